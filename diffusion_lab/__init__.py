@@ -1,0 +1,40 @@
+"""diffusion_lab: an experiment framework for image diffusion models.
+
+`import diffusion_lab` is cheap: it imports no torch. The names in `__all__` are looked up in their modules
+when they are first used, so `--help` and the configuration never wait for libraries that they do not need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from diffusion_lab import torchvision_beside_cpu_torch
+
+if TYPE_CHECKING:
+    from diffusion_lab.checkpoint import load_denoiser
+    from diffusion_lab.create import create_ddpm
+    from diffusion_lab.sampling import DiffusionSampler
+
+__version__ = "0.1.0"
+__all__ = ["DiffusionSampler", "__version__", "create_ddpm", "load_denoiser"]
+
+_HOME_OF = {
+    "DiffusionSampler": "diffusion_lab.sampling",
+    "create_ddpm": "diffusion_lab.create",
+    "load_denoiser": "diffusion_lab.checkpoint",
+}
+
+torchvision_beside_cpu_torch.install()
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value  # the next look-up does not come through here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,220 @@
+"""What a checkpoint holds, how it is read safely, and how one is found."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.validate import parse_section
+from diffusion_lab.create import create_denoiser
+from diffusion_lab.denoiser import Denoiser
+
+FORMAT = 1
+"""Version of the ``diffusion_lab`` part of a checkpoint."""
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: weights by the denoiser's own names, and what explains them."""
+
+    path: Path
+    weights: Weights
+    ema_weights: Weights | None
+    model: ModelSettings | None
+    class_names: tuple[str, ...]
+    step: int | None
+    config: dict[str, Any] | None
+
+    def denoiser(self, use_ema: bool = True, model: ModelSettings | None = None) -> Denoiser:
+        """Build the denoiser, in evaluation mode on the CPU.
+
+        Args:
+            use_ema: Take the averaged weights; warns and takes the raw ones where there are none.
+            model: The architecture, for files that do not tell it. The checkpoint's own always wins.
+
+        Raises:
+            ValueError: Where no architecture is known, or the weights belong to another one.
+        """
+        settings = self.model or model
+        if settings is None:
+            raise ValueError(
+                f"{self.path} holds weights but does not say of which architecture: give it in the settings "
+                "(sample.py: model=… diffusion=… conditioning=…)"
+            )
+        weights = self.weights
+        if use_ema and self.ema_weights is None:
+            warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", stacklevel=2)
+        elif use_ema and self.ema_weights is not None:
+            weights = self.ema_weights
+        denoiser = create_denoiser(settings, self.class_names)
+        load_weights(denoiser, weights, self.path)
+        return denoiser.eval()
+
+
+def load_denoiser(
+    path: str | Path,
+    use_ema: bool = True,
+    device: str | torch.device = "cpu",
+    model: ModelSettings | None = None,
+) -> Denoiser:
+    """Load a denoiser from a checkpoint file or a run folder (its best checkpoint, else its last).
+
+    Nothing but the file is needed: it tells the architecture, the diffusion process and the classes.
+
+    Args:
+        path: Checkpoint file or run folder.
+        use_ema: Take the averaged weights.
+        device: Where to put the denoiser.
+        model: The architecture, only for plain state dicts.
+
+    Raises:
+        FileNotFoundError: Nothing is there.
+        ValueError: It is no checkpoint, holds no weights, or weights of another architecture.
+    """
+    return read_checkpoint(find_checkpoint(path)).denoiser(use_ema, model).to(device)
+
+
+def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
+    """The checkpoint file that ``path`` means: itself, or the preferred one of a run folder, else the other.
+
+    Raises:
+        FileNotFoundError: With what is there instead.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"the checkpoint {path} does not exist: give a checkpoint file or a run folder")
+    folders = [path, path / "checkpoints", *sorted(folder for folder in path.iterdir() if folder.is_dir())]
+    names = ["best.ckpt", "last.ckpt"]
+    for name in names if prefer == "best" else reversed(names):
+        for folder in folders:
+            if (folder / name).is_file():
+                return folder / name
+    raise FileNotFoundError(f"the folder {path} holds no best.ckpt and no last.ckpt: was a run saved there?")
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of ours, a plain state dict, or a dict with ``model_state_dict`` (and ``ema_state_dict``).
+
+    Only tensors and plain containers are read; a file that asks for code to be run is refused.
+
+    Raises:
+        ValueError: The file is no checkpoint, or holds no weights.
+    """
+    path = Path(path)
+    content = load_tensors(path)
+    about = content.get("diffusion_lab")
+    if isinstance(about, dict):
+        return _from_own_format(path, content, about)
+    weights = content.get("model_state_dict", content.get("state_dict", content))
+    averaged = content.get("ema_state_dict")
+    for found in (weights, averaged):
+        if found is not None and not _are_weights(found):
+            raise ValueError(f"{path} holds no weights: expected a state dict, or a dict with model_state_dict")
+    return Checkpoint(
+        path=path,
+        weights=_by_denoiser_names(weights),
+        ema_weights=None if averaged is None else _by_denoiser_names(averaged),
+        model=None,
+        class_names=(),
+        step=None,
+        config=None,
+    )
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """The dict in a file written by ``torch.save``, on the CPU, with nothing but tensors and plain containers in it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is something else, or asks for code to be run.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"the checkpoint {path} does not exist")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} is no checkpoint, or a damaged one, or one that runs code: {reason}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no checkpoint: it holds a {type(content).__name__}, not a dict")
+    return content
+
+
+def load_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
+    """Load weights into a denoiser, all of them or none.
+
+    Raises:
+        ValueError: Listing what is missing, foreign or of another shape.
+    """
+    own = denoiser.state_dict()
+    faults = [f"missing {name}" for name in own if name not in weights]
+    faults += [f"unknown {name}" for name in weights if name not in own]
+    faults += [
+        f"{name} is {tuple(weights[name].shape)}, the model's is {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise ValueError(
+            f"{path} holds weights of another architecture: {'; '.join(faults[:5])}{more}. "
+            "Give the model settings that it was trained with"
+        )
+    denoiser.load_state_dict(dict(weights))
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _from_own_format(path: Path, content: dict[str, Any], about: dict[str, Any]) -> Checkpoint:
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {about.get('format')!r}, this version reads {FORMAT}: update diffusion_lab"
+        )
+    state = content.get("state_dict")
+    state = state if _are_weights(state) else {}
+    weights = _under(state, "denoiser.")
+    if not weights:
+        raise ValueError(f"{path} holds no weights of a denoiser: it was not written whole, or not by a training run")
+    config = about["config"]
+    return Checkpoint(
+        path=path,
+        weights=weights,
+        ema_weights=_under(state, "ema.average.") or None,
+        model=parse_section(ModelSettings, config["model"], "model"),
+        class_names=tuple(about["class_names"]),
+        step=about["step"],
+        config=config,
+    )
+
+
+def _under(state: Weights, prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _are_weights(found: object) -> TypeGuard[dict[str, Tensor]]:
+    return isinstance(found, dict) and bool(found) and all(isinstance(value, Tensor) for value in found.values())
+
+
+def _by_denoiser_names(weights: Weights) -> Weights:
+    """Names of a denoiser for names of a denoiser or of its network alone."""
+    if all(name.startswith("network.") for name in weights):
+        return weights
+    return {f"network.{name}": tensor for name, tensor in weights.items()}

@@ -1,0 +1,33 @@
+"""The configuration: one schema of types, bounds and meanings; validation; composing. Imports no torch.
+
+``get_default_config`` and ``validate_config`` work on plain trees (dicts, as YAML gives them);
+``parse_config`` turns a tree into the typed objects that all other code receives.
+"""
+
+from __future__ import annotations
+
+from diffusion_lab.config.defaults import (
+    derive_image_size_from_model,
+    derive_return_labels_from_model,
+    get_default_config,
+    resolve_output_path,
+)
+from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault
+from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
+from diffusion_lab.config.validate import parse_config, validate_config, validate_config_consistency
+
+__all__ = [
+    "ConfigError",
+    "ConfigWarning",
+    "Fault",
+    "GenerateConfig",
+    "RunConfig",
+    "TrainConfig",
+    "derive_image_size_from_model",
+    "derive_return_labels_from_model",
+    "get_default_config",
+    "parse_config",
+    "resolve_output_path",
+    "validate_config",
+    "validate_config_consistency",
+]

@@ -1,0 +1,86 @@
+"""From what Hydra composed to typed settings. Importing this registers the resolvers that ``conf/`` uses."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from diffusion_lab.config.faults import Fault
+from diffusion_lab.config.schema import GenerateConfig, TrainConfig
+from diffusion_lab.config.validate import ConfigT, parse_as
+
+SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema")
+"""Keys at the root of ``conf/sample.yaml``, which only fill V2 keys."""
+
+LONGEST_JOB_NAME = 100
+
+
+def compose_train_config(composed: DictConfig) -> TrainConfig:
+    """The settings of a training run. Raises ConfigError with all faults, broken references included."""
+    return _compose(TrainConfig, composed)
+
+
+def compose_generate_config(composed: DictConfig) -> GenerateConfig:
+    """The settings of a generation run, its short names dropped. Raises ConfigError with all faults."""
+    return _compose(GenerateConfig, composed, SHORT_NAMES)
+
+
+def _compose(root: type[ConfigT], composed: DictConfig, short_names: Sequence[str] = ()) -> ConfigT:
+    faults: list[Fault] = []
+    tree = _resolved(composed, "", faults)
+    for name in short_names:
+        tree.pop(name, None)
+    return parse_as(root, tree, faults)
+
+
+def _resolved(node: Any, key: str, faults: list[Fault]) -> Any:
+    """A node as plain containers; a value that cannot be had becomes a fault and is left out."""
+    if not isinstance(node, DictConfig | ListConfig):
+        return node
+    found: dict[Any, Any] = {}
+    for name in range(len(node)) if isinstance(node, ListConfig) else list(node):
+        place = f"{key}[{name}]" if isinstance(node, ListConfig) else f"{key}.{name}".lstrip(".")
+        try:
+            found[name] = _resolved(node[name], place, faults)
+        except MissingMandatoryValue:
+            faults.append(Fault(place, "required, but missing"))
+        except OmegaConfBaseException as error:
+            unresolved: Any = OmegaConf.to_container(node, resolve=False)
+            reason = str(error).strip().splitlines()[0]
+            faults.append(Fault(place, f"cannot be resolved ({reason})", unresolved[name]))
+    return list(found.values()) if isinstance(node, ListConfig) else found
+
+
+def run_folder(experiment: str) -> str:
+    """The folder of this run: ``outputs/EXPERIMENT/TIME``, in a multirun the job's folder in the sweep's."""
+    if HydraConfig.initialized():
+        hydra = HydraConfig.get()
+        if hydra.mode == RunMode.MULTIRUN:
+            return str(Path(hydra.sweep.dir, hydra.sweep.subdir))
+    return str(Path("outputs", experiment, f"{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+
+
+def job_folder(number: int, overrides: Sequence[str]) -> str:
+    """A readable, safe folder name for a job of a sweep.
+
+    >>> job_folder(3, ["optimizer=adam", "training.optimizer.learning_rate=1e-3"])
+    '3_optimizer-adam_learning_rate-1e-3'
+    """
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        parts.append(f"{key.split('.')[-1]}-{value}")
+    name = "_".join([str(number), *(re.sub(r"[^\w.-]+", "-", part).strip("-.") for part in parts)])
+    return name[:LONGEST_JOB_NAME].rstrip("-_.")
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=False, replace=True)
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)

@@ -1,0 +1,194 @@
+"""The rules that join several keys. Where a key is at fault itself, those that read it stay silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from diffusion_lab.config.data_section import SELF_CONTAINED_TYPES
+from diffusion_lab.config.faults import ConfigError, Fault, closest, faults_of
+from diffusion_lab.config.reading import SettingsReader, Unreadable, suggest_key
+from diffusion_lab.config.sampler_section import options_schema, sampler_class
+from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
+
+LOGGED_METRICS = ("loss",)
+"""What validation logs, and so what ``training.validation.metric`` can be."""
+
+REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
+
+
+def one_attention_flag_a_stage(tree: SettingsReader) -> Iterator[Fault]:
+    stages = len(tree["model.architecture.channel_multipliers"])
+    flags = tree["model.architecture.use_attention"]
+    if len(flags) != stages:
+        rule = f"must have one entry a stage: {stages}, as model.architecture.channel_multipliers has"
+        yield Fault("model.architecture.use_attention", rule, flags)
+
+
+def image_size_halves(tree: SettingsReader) -> Iterator[Fault]:
+    size = tree["model.architecture.image_size"]
+    stages = len(tree["model.architecture.channel_multipliers"])
+    if size % 2 ** (stages - 1):
+        rule = f"must be divisible by {2 ** (stages - 1)}: {stages} stages halve the image {stages - 1} times"
+        yield Fault("model.architecture.image_size", rule, size)
+
+
+def betas_rise(tree: SettingsReader) -> Iterator[Fault]:
+    start, end = tree["model.diffusion.beta_start"], tree["model.diffusion.beta_end"]
+    if start >= end:
+        yield Fault("model.diffusion.beta_start", f"must be less than model.diffusion.beta_end, {end}", start)
+
+
+def class_needs_num_classes(tree: SettingsReader) -> Iterator[Fault]:
+    classes = tree["model.conditioning.num_classes"]
+    if tree["model.conditioning.type"] == "class" and classes is None:
+        rule = "required with model.conditioning.type class: the number of classes"
+        yield Fault("model.conditioning.num_classes", rule, classes)
+
+
+def metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:
+    metric = tree["training.validation.metric"]
+    if metric not in LOGGED_METRICS:
+        rule = f"must be a metric that validation logs: {', '.join(LOGGED_METRICS)}"
+        yield Fault("training.validation.metric", rule, metric, closest(metric, LOGGED_METRICS))
+
+
+def best_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
+    best_only = tree["training.checkpointing.save_best_only"]
+    if best_only and not tree["training.validation.enabled"]:
+        rule = "needs training.validation.enabled: without validation there is no best checkpoint"
+        yield Fault("training.checkpointing.save_best_only", rule, best_only)
+
+
+def plateau_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
+    kind = tree["training.scheduler.type"]
+    if kind == "plateau" and not tree["training.validation.enabled"]:
+        yield Fault("training.scheduler.type", "needs training.validation.enabled, whose metric it watches", kind)
+
+
+def sampler_steps_fit(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["mode"] != "train" or not tree.gives("sampler.steps"):
+        return
+    steps, most = tree["sampler.steps"], tree["model.diffusion.num_timesteps"]
+    if isinstance(steps, int) and steps > most:
+        yield Fault("sampler.steps", f"must be at most model.diffusion.num_timesteps, {most}", steps)
+
+
+def images_are_there(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["mode"] != "train":
+        return
+    kind = tree["data.type"]
+    paths = {key: tree[key] for key in ("data.paths.train", "data.paths.val")}
+    if kind in SELF_CONTAINED_TYPES:
+        rule = f"must be null with data.type {kind}, which brings its own images (yours: data.type image_folder)"
+        yield from (Fault(key, rule, path) for key, path in paths.items() if path is not None)
+        return
+    if paths["data.paths.train"] is None and "." not in kind:
+        wanted = "an existing folder of images" if kind == "image_folder" else "the folder to download to"
+        yield Fault("data.paths.train", f"required with data.type {kind}: {wanted}", None)
+    if kind == "image_folder":
+        rule = "must be an existing folder of images, flat or with one subfolder a class"
+        yield from (Fault(key, rule, path) for key, path in paths.items() if path and not Path(path).is_dir())
+
+
+def resumes_from_something(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["mode"] == "train" and tree["training.resume.enabled"]:
+        rule = "with training.resume.enabled must be an existing checkpoint file or run folder"
+        yield from _existing("training.resume.checkpoint", rule, tree)
+
+
+def generates_from_something(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["mode"] == "generate":
+        rule = "must be an existing checkpoint file or run folder (sample.py: ckpt=PATH)"
+        yield from _existing("generation.checkpoint", rule, tree)
+
+
+def scheduler_keys_belong(tree: SettingsReader) -> Iterator[Fault]:
+    kind = tree["training.scheduler.type"]
+    if kind not in SCHEDULER_OPTIONS:
+        return
+    given = tree.section("training.scheduler")
+    for name, value in given.items():
+        owners = [str(owner) for owner, names in SCHEDULER_OPTIONS.items() if owner and name in names]
+        if owners and value is not None and name not in SCHEDULER_OPTIONS[kind]:
+            rule = f"belongs to type {' or '.join(owners)}, not to {kind or 'null'}; leave it out"
+            yield Fault(f"training.scheduler.{name}", rule, value)
+    for name in REQUIRED_SCHEDULER_OPTIONS.get(kind or "", ()):
+        if given.get(name) is None:
+            yield Fault(f"training.scheduler.{name}", f"required with type {kind}, but missing")
+
+
+def _no_unread_keys(section: str) -> Callable[[SettingsReader], Iterator[Fault]]:
+    """Keys that no field declares are for a class given by its dotted path; a built-in type has none."""
+
+    def rule(tree: SettingsReader) -> Iterator[Fault]:
+        given = tree.section(section)
+        if "." in str(given.get("type")):
+            return
+        for name in given.keys() - tree.schema_of(section).model_fields.keys():
+            key = f"{section}.{name}"
+            yield Fault(key, "unknown key", given[name], suggest_key(key, tree.root))
+
+    return rule
+
+
+def sampler_takes_options(tree: SettingsReader) -> Iterator[Fault]:
+    given = tree.section("sampler")
+    options = {name: value for name, value in given.items() if name != "type"}
+    try:
+        cls = sampler_class(tree["sampler.type"])
+    except ConfigError as error:
+        yield from error.faults
+        return
+    schema = options_schema(cls)
+    if schema is None:
+        return
+    try:
+        cls(**schema.model_validate(options).model_dump(exclude_unset=True))
+    except ValidationError as error:
+        beside = partial(_closest_of, names=schema.model_fields)
+        yield from faults_of(error.errors(), options, beside, "sampler")
+    except ValueError as error:
+        yield Fault("sampler", str(error), given)
+
+
+def _closest_of(key: str, names: Iterable[str]) -> str | None:
+    return closest(key.rpartition(".")[2], names)
+
+
+def _existing(key: str, rule: str, tree: SettingsReader) -> Iterator[Fault]:
+    path = tree[key]
+    if path is None or not Path(path).exists():
+        yield Fault(key, rule, path)
+
+
+CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
+    one_attention_flag_a_stage,
+    image_size_halves,
+    betas_rise,
+    class_needs_num_classes,
+    images_are_there,
+    scheduler_keys_belong,
+    metric_is_logged,
+    best_needs_validation,
+    plateau_needs_validation,
+    resumes_from_something,
+    generates_from_something,
+    sampler_takes_options,
+    sampler_steps_fit,
+    *map(_no_unread_keys, ("model.architecture", "data", "training.optimizer", "training.scheduler")),
+)
+
+
+def cross_check(tree: SettingsReader) -> list[Fault]:
+    """What keys, each sound by itself, get wrong together."""
+    faults: list[Fault] = []
+    for check in CROSS_CHECKS:
+        try:
+            faults += check(tree)
+        except Unreadable:
+            continue  # the key in question has been reported already
+    return faults

@@ -1,0 +1,145 @@
+"""The default tree of the V2 format, and what is derived from any tree instead of being said twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.config.faults import ConfigError, Fault, closest
+from diffusion_lab.config.reading import SettingsReader, Unreadable
+from diffusion_lab.config.schema import SubfolderSettings
+from diffusion_lab.config.validate import root_of
+
+
+def get_default_config() -> dict[str, Any]:
+    """The complete default tree as a plain dict, new at each call and free to be changed.
+
+    >>> get_default_config()["training"]["ema"]
+    {'enabled': True, 'decay': 0.9999}
+    """
+    return {
+        "experiment": "diffusion",
+        "mode": "train",
+        "compute": {"device": "cuda", "seed": None},
+        "model": _default_model(),
+        "data": _default_data(),
+        "output": {
+            "base_dir": "outputs",
+            "subdirs": {name: name for name in SubfolderSettings.model_fields},
+        },
+        "training": _default_training(),
+        "generation": {
+            "checkpoint": None,
+            "sampling": {"num_samples": 100, "guidance_scale": 3.0, "use_ema": True},
+            "output": {"save_individual": True, "save_grid": True, "grid_nrow": 10},
+        },
+    }
+
+
+def _default_model() -> dict[str, Any]:
+    return {
+        "architecture": {
+            "image_size": 40,
+            "in_channels": 3,
+            "model_channels": 64,
+            "channel_multipliers": [1, 2, 4],
+            "use_attention": [False, False, True],
+        },
+        "diffusion": {
+            "num_timesteps": 1000,
+            "beta_schedule": "cosine",
+            "beta_start": 0.0001,
+            "beta_end": 0.02,
+        },
+        "conditioning": {"type": None, "num_classes": None, "class_dropout_prob": 0.1},
+    }
+
+
+def _default_data() -> dict[str, Any]:
+    return {
+        "paths": {"train": "data/train", "val": None},
+        "loading": {
+            "batch_size": 32,
+            "num_workers": 4,
+            "pin_memory": True,
+            "shuffle_train": True,
+            "drop_last": False,
+        },
+        "augmentation": {
+            "horizontal_flip": True,
+            "rotation_degrees": 0,
+            "color_jitter": {"enabled": False, "strength": 0.1},
+        },
+    }
+
+
+def _default_training() -> dict[str, Any]:
+    return {
+        "epochs": 200,
+        "optimizer": {
+            "type": "adam",
+            "learning_rate": 0.0001,
+            "weight_decay": 0.0,
+            "betas": [0.9, 0.999],
+            "gradient_clip_norm": None,
+        },
+        "scheduler": {"type": None, "T_max": "auto", "eta_min": 1.0e-6},
+        "ema": {"enabled": True, "decay": 0.9999},
+        "checkpointing": {"save_frequency": 10, "save_best_only": False, "save_optimizer": True},
+        "validation": {"enabled": True, "frequency": 1, "metric": "loss"},
+        "visualization": {"enabled": True, "interval": 10, "num_samples": 8, "guidance_scale": 3.0},
+        "performance": {
+            "use_amp": False,
+            "use_tf32": True,
+            "cudnn_benchmark": True,
+            "compile_model": False,
+        },
+        "resume": {
+            "enabled": False,
+            "checkpoint": None,
+            "reset_optimizer": False,
+            "reset_scheduler": False,
+        },
+    }
+
+
+def resolve_output_path(config: Mapping[str, Any], name: str) -> Path:
+    """The folder ``base_dir/subdir`` for one of logs, checkpoints, samples and generated; it need not exist.
+
+    Raises ValueError for another name, or where the tree does not say.
+
+    >>> resolve_output_path(get_default_config(), "checkpoints").as_posix()
+    'outputs/checkpoints'
+    """
+    names = SubfolderSettings.model_fields
+    if name not in names:
+        rule = f"unknown output folder; there are {', '.join(names)}"
+        raise ConfigError([Fault(f"output.subdirs.{name}", rule, suggestion=closest(name, names))])
+    return Path(_read(config, "output.base_dir"), _read(config, f"output.subdirs.{name}"))
+
+
+def derive_image_size_from_model(config: Mapping[str, Any]) -> int:
+    """The size of the data's images: the model's. Raises ValueError where the tree does not say.
+
+    >>> derive_image_size_from_model(get_default_config())
+    40
+    """
+    size: int = _read(config, "model.architecture.image_size")
+    return size
+
+
+def derive_return_labels_from_model(config: Mapping[str, Any]) -> bool:
+    """Whether the data yields labels: if the model is conditioned on classes. Raises ValueError if unsaid.
+
+    >>> derive_return_labels_from_model(get_default_config())
+    False
+    """
+    return bool(_read(config, "model.conditioning.type") == "class")
+
+
+def _read(config: Mapping[str, Any], key: str) -> Any:
+    try:
+        return SettingsReader(config, root_of(config))[key]
+    except Unreadable as error:
+        raise ConfigError([Fault(key, "required, but missing")]) from error

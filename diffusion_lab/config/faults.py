@@ -1,0 +1,139 @@
+"""What is wrong with a configuration, in words for the one who wrote it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Any, cast
+
+from pydantic_core import ErrorDetails
+
+NO_VALUE = object()
+"""Stands for the value of a key that is not there."""
+
+RULES = {
+    "missing": "required, but missing",
+    "extra_forbidden": "unknown key",
+    "model_type": "must be a section of keys",
+    "model_attributes_type": "must be a section of keys",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "string_too_short": "must not be empty",
+    "literal_error": "must be {expected}",
+}
+"""Wording of pydantic's kinds of error."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong: the dotted key, the rule it breaks, the value given, and what may have been meant."""
+
+    key: str
+    rule: str
+    value: object = NO_VALUE
+    suggestion: str | None = None
+
+    def __str__(self) -> str:
+        given = "" if self.value is NO_VALUE else f" = {shown(self.value)}"
+        hint = f" (did you mean {self.suggestion!r}?)" if self.suggestion else ""
+        return f"{self.key}{given}: {self.rule}{hint}"
+
+
+class ConfigError(ValueError):
+    """A configuration with faults; its text has one line for each of them."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        count = "1 setting is" if len(faults) == 1 else f"{len(faults)} settings are"
+        super().__init__("\n  ".join([f"{count} wrong:", *map(str, faults)]))
+
+
+class ConfigWarning(UserWarning):
+    """A setting that is allowed and unlikely to be meant."""
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """A value as it would stand in YAML, shortened to ``longest`` characters."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def closest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that ``name`` may be a misspelling of, if one is near."""
+    return next(iter(get_close_matches(name, list(candidates), n=1, cutoff=0.6)), None)
+
+
+def faults_of(
+    errors: Iterable[ErrorDetails], tree: object, suggest: Callable[[str], str | None], prefix: str = ""
+) -> list[Fault]:
+    """Pydantic's errors about ``tree`` as faults, one for each key.
+
+    Args:
+        errors: From ``ValidationError.errors()``.
+        tree: The input that they are about.
+        suggest: What an unknown dotted key may mean.
+        prefix: Dotted key of ``tree`` itself, where it is a part of a larger one.
+    """
+    grouped: dict[str, list[Fault]] = {}
+    for error in errors:
+        fault = _fault_of(error, _dotted(error["loc"], tree, prefix))
+        if error["type"] == "extra_forbidden":
+            fault = replace(fault, suggestion=suggest(fault.key))
+        grouped.setdefault(fault.key, []).append(fault)
+    return [_joined(faults) for faults in grouped.values()]
+
+
+def _fault_of(error: ErrorDetails, key: str) -> Fault:
+    kind, value = error["type"], error["input"]
+    context: dict[str, Any] = error.get("ctx", {})
+    if kind == "value_error":
+        return Fault(key, str(context["error"]), value)
+    rule = RULES[kind].format(**context) if kind in RULES else error["msg"]
+    if kind == "float_type" and _reads_as_number(value):
+        rule += ", not text (in YAML without quotes, with a point: 1.0e-4)"
+    names = context.get("names") or re.findall(r"'([^']*)'", context.get("expected", ""))
+    suggestion = closest(value, names) if isinstance(value, str) else None
+    return Fault(key, rule, NO_VALUE if kind == "missing" else value, suggestion)
+
+
+def _joined(faults: list[Fault]) -> Fault:
+    """One fault for a key that could be of several types and is of none."""
+    first, *others = faults
+    rules = [first.rule, *(fault.rule.removeprefix("must be ") for fault in others)]
+    return Fault(first.key, " or ".join(dict.fromkeys(rules)), first.value, first.suggestion)
+
+
+def _dotted(location: tuple[int | str, ...], tree: object, prefix: str) -> str:
+    """The dotted key of a pydantic location, without the type names that it ends in for a union."""
+    key = prefix
+    for part in location:
+        if isinstance(tree, Mapping):
+            key = f"{key}.{part}" if key else str(part)
+            tree = cast("Mapping[Any, object]", tree).get(part)
+        elif isinstance(tree, list | tuple) and isinstance(part, int):
+            key = f"{key}[{part}]"
+            tree = tree[part] if part < len(tree) else None
+        else:
+            break
+    return key
+
+
+def _reads_as_number(value: object) -> bool:
+    try:
+        float(value) if isinstance(value, str) else float("")
+    except ValueError:
+        return False
+    return True

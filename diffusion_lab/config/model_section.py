@@ -1,0 +1,85 @@
+"""The ``model`` section: the network, the diffusion process, and what the images are conditioned on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from diffusion_lab.config.section import PluggableSection, PositiveInt, Probability, Section, name_or_path
+
+ARCHITECTURE_TYPES = ("unet",)
+
+
+def _fits_the_groups(channels: int) -> int:
+    if channels > 32 and channels % 8:
+        raise ValueError("must be a multiple of 8 above 32, so that group normalisation can divide it")
+    return channels
+
+
+def _is_no_bool(value: object) -> object:
+    if isinstance(value, bool):  # a Literal takes True for 1
+        raise ValueError("must be 1, 3 or 4")
+    return value
+
+
+class ArchitectureSettings(PluggableSection):
+    """``model.architecture``: the network. The size and channels of the data follow from here."""
+
+    type: Annotated[str, AfterValidator(name_or_path(*ARCHITECTURE_TYPES))] = Field(
+        default="unet", description="Network: unet, or the dotted path of your own class."
+    )
+    image_size: PositiveInt = Field(description="Height and width of the images in pixels; divisible by 2^(stages−1).")
+    in_channels: Annotated[Literal[1, 3, 4], BeforeValidator(_is_no_bool)] = Field(
+        description="Image channels: 1 gray, 3 RGB, 4 RGBA."
+    )
+    model_channels: Annotated[PositiveInt, AfterValidator(_fits_the_groups)] = Field(
+        description="Feature channels of the first stage; above 32 a multiple of 8 (group normalisation)."
+    )
+    channel_multipliers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = Field(
+        description="One entry a stage: its channels in units of model_channels. Later stages halve the image."
+    )
+    use_attention: Annotated[tuple[bool, ...], Field(strict=False)] = Field(
+        description="One entry a stage: whether it has self-attention."
+    )
+    num_res_blocks: PositiveInt = Field(default=2, description="Residual blocks a stage.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the residual blocks.")
+    head_channels: PositiveInt = Field(default=32, description="Channels of an attention head, at least.")
+
+
+class DiffusionSettings(Section):
+    """``model.diffusion``: how images become noise, and what the network predicts about it."""
+
+    num_timesteps: PositiveInt = Field(description="Steps of the discrete diffusion process.")
+    beta_schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = Field(
+        description="How the noise variance grows over the steps."
+    )
+    beta_start: float = Field(gt=0, lt=1, description="Noise variance of the first step (cosine does without).")
+    beta_end: float = Field(gt=0, lt=1, description="Noise variance of the last step (cosine does without).")
+    prediction: Literal["epsilon", "x0", "v"] = Field(
+        default="epsilon",
+        description="What the network predicts: the noise, the clean image, or the velocity.",
+    )
+
+
+class ConditioningSettings(Section):
+    """``model.conditioning``: what the user can ask for when sampling."""
+
+    type: Literal["class"] | None = Field(description="class: images have labels; null: unconditional.")
+    num_classes: PositiveInt | None = Field(description="Number of classes; required with type class.")
+    class_dropout_prob: Probability = Field(
+        description="Share of training labels dropped, so that guidance has an unconditional model."
+    )
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes of a class-conditional model, None for an unconditional one."""
+        return self.num_classes if self.type == "class" else None
+
+
+class ModelSettings(Section):
+    """``model``: everything that a checkpoint must know to be sampled from."""
+
+    architecture: ArchitectureSettings
+    diffusion: DiffusionSettings
+    conditioning: ConditioningSettings

@@ -1,0 +1,105 @@
+"""Read a settings tree that may have faults: what is sound can be read, the rest is out of reach."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from diffusion_lab.config.faults import closest
+from diffusion_lab.config.section import Section
+
+
+class Unreadable(Exception):
+    """A key that is missing or has a fault of its own: how it fits others cannot be said."""
+
+
+class SettingsReader:
+    """Values of a tree by dotted key: as given, else the default of the schema.
+
+    Reading a key that is missing without a default, or that is one of ``faulty``, raises Unreadable.
+    """
+
+    def __init__(self, tree: Mapping[str, Any], root: type[Section], faulty: Iterable[str] = ()) -> None:
+        self._tree = tree
+        self.root = root
+        self._faulty = {re.sub(r"\[.*", "", key) for key in faulty}
+
+    def __getitem__(self, key: str) -> Any:
+        parts = key.split(".")
+        if any(".".join(parts[: depth + 1]) in self._faulty for depth in range(len(parts))):
+            raise Unreadable(key)
+        value: Any = self._tree
+        schema: type[BaseModel] | None = self.root
+        for part in parts:
+            given = isinstance(value, Mapping) and part in value
+            value = value[part] if given else _default(schema, value, part)
+            schema = section_of(schema, part) if schema else None
+        return value
+
+    def gives(self, key: str) -> bool:
+        """Whether the tree itself has the key, be its value sound or not."""
+        value: Any = self._tree
+        for part in key.split("."):
+            if not (isinstance(value, Mapping) and part in value):
+                return False
+            value = value[part]
+        return True
+
+    def section(self, key: str) -> Mapping[str, Any]:
+        """The keys given in a section. Raises Unreadable where it is none."""
+        value = self[key]
+        if not isinstance(value, Mapping):
+            raise Unreadable(key)
+        return value
+
+    def schema_of(self, key: str) -> type[BaseModel]:
+        """The class of a section."""
+        schema: type[BaseModel] | None = self.root
+        for part in key.split("."):
+            schema = section_of(schema, part) if schema else None
+        if schema is None:
+            raise Unreadable(key)
+        return schema
+
+
+def _default(schema: type[BaseModel] | None, value: Any, part: str) -> Any:
+    if isinstance(value, BaseModel) and hasattr(value, part):  # inside a section that is all default
+        return getattr(value, part)
+    field = schema.model_fields.get(part) if schema and isinstance(value, Mapping) else None
+    default = field.get_default(call_default_factory=True) if field else PydanticUndefined
+    if default is PydanticUndefined:
+        raise Unreadable(part)
+    return default
+
+
+def section_of(schema: type[BaseModel], part: str) -> type[BaseModel] | None:
+    """The class of the section that a field holds, None for a plain value."""
+    field = schema.model_fields.get(part)
+    if field is None:
+        return None
+    members = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in members if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def known_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a schema, sections included."""
+    for name in schema.model_fields:
+        yield prefix + name
+        section = section_of(schema, name)
+        if section is not None:
+            yield from known_keys(section, f"{prefix}{name}.")
+
+
+def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
+    """What a mistyped dotted key may mean: its last part elsewhere in the tree, or a name like it."""
+    parent, _, name = unknown.rpartition(".")
+    keys = list(known_keys(root))
+    beside = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == parent]
+    elsewhere = [key for key in keys if key.rpartition(".")[2] == name]
+    if elsewhere:
+        return closest(unknown, elsewhere) or elsewhere[0]
+    return closest(name, beside) or closest(unknown, keys)

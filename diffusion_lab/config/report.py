@@ -1,0 +1,62 @@
+"""How a script tells its user that something is wrong with what was asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import TextIO, TypeVar
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from diffusion_lab.config.faults import ConfigError, ConfigWarning
+
+Result = TypeVar("Result")
+
+TRACEBACK_VARIABLE = "DIFFUSION_LAB_TRACEBACK"
+EXIT_CODE = 2
+
+
+def run_and_report(task: Callable[[], Result]) -> Result:
+    """Run a script's task; a fault of the user's (ValueError, OSError) ends in one message and exit code 2.
+
+    With DIFFUSION_LAB_TRACEBACK=1 in the environment the traceback is shown instead. In a Hydra multirun the
+    message is printed and the exception goes on to Hydra, which runs the other jobs: an exit would end the
+    sweep.
+    """
+    warnings.showwarning = _show_warning
+    try:
+        return task()
+    except (ValueError, OSError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE) == "1":
+            raise
+        job = _job_of_multirun()
+        where = "" if job is None else f" in job {job}"
+        more = "" if isinstance(error, ConfigError) else f"\n({TRACEBACK_VARIABLE}=1 shows where in the code)"
+        print(f"Error{where}: {error}{more}", file=sys.stderr)
+        if job is not None:
+            raise
+        raise SystemExit(EXIT_CODE) from error
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning about the settings without the line of code, which is no help to the one who wrote them."""
+    plain = f"Warning: {message}\n"
+    known = issubclass(category, ConfigWarning)
+    text = plain if known else warnings.formatwarning(message, category, filename, lineno, line)
+    print(text, end="", file=file or sys.stderr)
+
+
+def _job_of_multirun() -> int | None:
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return int(HydraConfig.get().job.num)
+    return None

@@ -1,0 +1,132 @@
+"""The whole configuration as types: every key with its type, its bounds and its meaning, stated once.
+
+Keys of the V2 format are required; what the project adds has a default. Rules that join several keys are in
+``consistency.py``: build these objects with ``parse_config``, which checks both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diffusion_lab.config.data_section import DataSettings
+from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
+from diffusion_lab.config.section import FolderName, NonNegative, PathText, PositiveInt, Section
+from diffusion_lab.config.training_section import TrainingSettings
+
+Label = Annotated[int, Field(ge=0)] | str
+
+
+class ComputeSettings(Section):
+    """``compute``: the machine and the randomness."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="auto takes the best that is there.")
+    seed: Annotated[int, Field(ge=0)] | None = Field(
+        description="Seed of every random draw (0 is a seed like any other); null draws one and records it."
+    )
+
+
+class SubfolderSettings(Section):
+    """``output.subdirs``: folders inside ``output.base_dir``."""
+
+    logs: FolderName = Field(description="Metrics and the loggers' own files.")
+    checkpoints: FolderName = Field(description="Checkpoints.")
+    samples: FolderName = Field(description="Pictures sampled while training.")
+    generated: FolderName = Field(description="Images made by sample.py.")
+
+
+class OutputSettings(Section):
+    """``output``: where everything is written."""
+
+    base_dir: PathText = Field(description="The run folder.")
+    subdirs: SubfolderSettings
+    overwrite: bool = Field(default=False, description="Write into a folder that already holds a run.")
+
+    def folder(self, name: Literal["logs", "checkpoints", "samples", "generated"]) -> Path:
+        """One of the subfolders, inside ``base_dir``; it need not exist."""
+        path: Path = self.base_dir / getattr(self.subdirs, name)
+        return path
+
+
+class SamplingSettings(Section):
+    """``generation.sampling``: which images to make, and how many."""
+
+    num_samples: PositiveInt = Field(description="Images to make, spread evenly over the labels.")
+    guidance_scale: NonNegative = Field(
+        description="Classifier-free guidance: above 1 strengthens the label, up to 1 is the plain model."
+    )
+    use_ema: bool = Field(description="Sample from the averaged weights.")
+    labels: Annotated[tuple[Label, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None, description="Class numbers or names to make; null is all classes."
+    )
+    batch_size: PositiveInt = Field(default=64, description="Images made at a time; it does not change them.")
+
+
+class GenerationOutputSettings(Section):
+    """``generation.output``: what is written for the images made."""
+
+    save_individual: bool = Field(description="One PNG an image.")
+    save_grid: bool = Field(description="All images in one picture.")
+    grid_nrow: PositiveInt = Field(description="Images in a row of the grid.")
+    save_npz: bool = Field(default=False, description="samples.npz in the layout of the ADM evaluation suite.")
+
+
+class GenerationSettings(Section):
+    """``generation``: making images from a checkpoint."""
+
+    checkpoint: PathText | None = Field(description="Checkpoint file or run folder; required in mode generate.")
+    sampling: SamplingSettings
+    output: GenerationOutputSettings
+
+
+class LoggerSettings(Section):
+    """``logger``: who else hears of the metrics; the run's own metrics.jsonl is always written."""
+
+    backends: Annotated[tuple[Literal["wandb", "tensorboard"], ...], Field(strict=False)] = Field(
+        default=(), description="Any of wandb and tensorboard."
+    )
+    mode: Literal["offline", "online", "disabled"] = Field(
+        default="offline", description="W&B: offline needs no account; online sends to the cloud."
+    )
+    project: Annotated[str, Field(min_length=1)] = Field(default="diffusion_lab", description="W&B project.")
+    entity: str | None = Field(default=None, description="W&B user or team; null is the account's own.")
+
+
+class RunConfig(Section):
+    """What training and generation have in common."""
+
+    experiment: Annotated[str, Field(min_length=1)] = Field(description="Name of the experiment.")
+    compute: ComputeSettings
+    output: OutputSettings
+    generation: GenerationSettings
+    sampler: SamplerSettings = Field(
+        default_factory=default_sampler,
+        description="The sampling method, for generation and for pictures while training.",
+    )
+
+
+class TrainConfig(RunConfig):
+    """The settings of a training run (``mode: train``)."""
+
+    mode: Literal["train"] = Field(description="train or generate.")
+    model: ModelSettings
+    data: DataSettings
+    training: TrainingSettings
+    logger: LoggerSettings = Field(default_factory=LoggerSettings)
+
+
+class GenerateConfig(RunConfig):
+    """The settings of a generation run (``mode: generate``).
+
+    The checkpoint brings its own model; ``model`` is for plain state dicts, which do not. The sections of
+    training may stand here, as in a file used for both; they are checked and not read.
+    """
+
+    mode: Literal["generate"] = Field(description="train or generate.")
+    model: ModelSettings | None = None
+    data: DataSettings | None = None
+    training: TrainingSettings | None = None
+    logger: LoggerSettings = Field(default_factory=LoggerSettings)

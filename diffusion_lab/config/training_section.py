@@ -1,0 +1,184 @@
+"""The ``training`` section: optimizer, schedule, averaging, and what happens every so many epochs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+
+from diffusion_lab.config.section import (
+    NonNegative,
+    PathText,
+    PluggableSection,
+    PositiveInt,
+    Section,
+    name_or_path,
+)
+
+OPTIMIZER_TYPES = ("adam", "adamw")
+SCHEDULER_OPTIONS: dict[str | None, tuple[str, ...]] = {
+    None: ("T_max", "eta_min"),  # unread, but part of the default tree, ready for type: cosine
+    "cosine": ("T_max", "eta_min"),
+    "step": ("step_size", "gamma"),
+    "plateau": ("mode", "factor", "patience"),
+    "warmup_cosine": ("warmup_steps", "eta_min"),
+}
+"""Keys that each type of learning-rate schedule reads."""
+SCHEDULER_TYPES = tuple(name for name in SCHEDULER_OPTIONS if name is not None)
+
+DEFAULT_STEP_SIZE = 30
+V2_OPTIMIZER_KEYS = ("type", "learning_rate", "weight_decay", "betas", "gradient_clip_norm")
+
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimizerSettings(PluggableSection):
+    """``training.optimizer``: how a gradient becomes a step."""
+
+    type: Annotated[str, AfterValidator(name_or_path(*OPTIMIZER_TYPES))] = Field(
+        description="Optimizer: adam, adamw, or the dotted path of your own class."
+    )
+    learning_rate: float = Field(gt=0, description="Step size; its peak where a scheduler warms up.")
+    weight_decay: NonNegative = Field(description="Pull of the weights towards zero.")
+    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = Field(
+        description="Decay of the running averages of gradient and squared gradient."
+    )
+    gradient_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        description="Largest total norm of all gradients; null leaves them as they are."
+    )
+    eps: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Added to the denominator for stability; null takes the class's own default.",
+    )
+    amsgrad: bool | None = Field(default=None, description="The AMSGrad variant; null takes the class's own default.")
+    fused: bool | None = Field(default=None, description="One kernel for the whole step; null lets torch decide.")
+
+    @model_serializer(mode="wrap")
+    def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = serialize(self)
+        return {key: value for key, value in tree.items() if value is not None or key in V2_OPTIMIZER_KEYS}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Further arguments of the optimizer's class: those given, beyond the V2 keys."""
+        known = {"eps": self.eps, "amsgrad": self.amsgrad, "fused": self.fused}
+        return {name: value for name, value in known.items() if value is not None} | self.extra_options
+
+
+class SchedulerSettings(PluggableSection):
+    """``training.scheduler``: how the learning rate changes. Which type reads what: SCHEDULER_OPTIONS."""
+
+    type: Annotated[str, AfterValidator(name_or_path(*SCHEDULER_TYPES))] | None = Field(
+        description="null (constant), cosine, step, plateau, warmup_cosine, or the dotted path of a class."
+    )
+    T_max: PositiveInt | Literal["auto"] | None = Field(
+        default=None, description="cosine: epochs until the learning rate is down; auto is training.epochs."
+    )
+    eta_min: NonNegative | None = Field(default=None, description="cosine, warmup_cosine: learning rate at the end.")
+    warmup_steps: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="warmup_cosine: optimizer steps of linear rise from zero to the learning rate.",
+    )
+    step_size: PositiveInt | None = Field(
+        default=None, description="step: epochs from one drop to the next; left out, 30."
+    )
+    gamma: Annotated[float, Field(gt=0)] | None = Field(default=None, description="step: factor of each drop.")
+    mode: Literal["min", "max"] | None = Field(
+        default=None, description="plateau: whether the watched metric should fall (min) or rise (max)."
+    )
+    factor: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="plateau: factor of each drop."
+    )
+    patience: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="plateau: epochs without progress that are tolerated before a drop."
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = serialize(self)
+        return {key: value for key, value in tree.items() if value is not None or key == "type"}
+
+
+class EmaSettings(Section):
+    """``training.ema``: the exponential moving average of the weights, which makes the better samples."""
+
+    enabled: bool = Field(description="Whether an average is kept.")
+    decay: Momentum = Field(description="Share of the old average kept at each optimizer step.")
+    warmup: bool = Field(
+        default=True,
+        description="Let the decay rise towards its value, so that the first weights are forgotten soon.",
+    )
+
+
+class CheckpointingSettings(Section):
+    """``training.checkpointing``: which states of the run are kept."""
+
+    save_frequency: PositiveInt = Field(description="Epochs from one checkpoint to the next.")
+    save_best_only: bool = Field(description="Keep only the checkpoint with the best validation metric.")
+    save_optimizer: bool = Field(description="Include the optimizer's state, without which a run cannot be resumed.")
+
+
+class ValidationSettings(Section):
+    """``training.validation``: the measure on images that training never saw."""
+
+    enabled: bool = Field(description="Whether to validate.")
+    frequency: PositiveInt = Field(description="Epochs from one validation to the next.")
+    metric: str = Field(description="Logged metric that decides which checkpoint is best.")
+
+
+class VisualizationSettings(Section):
+    """``training.visualization``: pictures sampled while training."""
+
+    enabled: bool = Field(description="Whether to sample pictures.")
+    interval: PositiveInt = Field(description="Epochs from one picture to the next.")
+    num_samples: PositiveInt = Field(description="Images a picture; one row a class where there are classes.")
+    guidance_scale: NonNegative = Field(description="Classifier-free guidance; up to 1 is off.")
+
+
+class PerformanceSettings(Section):
+    """``training.performance``: speed against precision and reproducibility."""
+
+    use_amp: bool = Field(description="Mixed precision.")
+    use_tf32: bool = Field(description="TF32 matrix products on NVIDIA GPUs.")
+    cudnn_benchmark: bool = Field(description="Let cuDNN try its kernels and keep the fastest.")
+    compile_model: bool = Field(description="torch.compile the network.")
+
+
+class ResumeSettings(Section):
+    """``training.resume``: going on from a checkpoint."""
+
+    enabled: bool = Field(description="Whether to go on from a checkpoint.")
+    checkpoint: PathText | None = Field(description="The checkpoint file or its run folder; required when enabled.")
+    reset_optimizer: bool = Field(description="Start with a fresh optimizer state.")
+    reset_scheduler: bool = Field(description="Start the learning-rate schedule anew.")
+
+
+class TrainingSettings(Section):
+    """``training``: everything about the run that is neither model nor data."""
+
+    epochs: PositiveInt = Field(description="Passes over the training images.")
+    accumulate_batches: PositiveInt = Field(default=1, description="Batches whose gradients make one optimizer step.")
+    log_interval: PositiveInt = Field(default=10, description="Optimizer steps between two lines of training metrics.")
+    optimizer: OptimizerSettings
+    scheduler: SchedulerSettings
+    ema: EmaSettings
+    checkpointing: CheckpointingSettings
+    validation: ValidationSettings
+    visualization: VisualizationSettings
+    performance: PerformanceSettings
+    resume: ResumeSettings
+
+    def scheduler_options(self) -> dict[str, Any]:
+        """The arguments given for the learning-rate schedule; ``T_max: auto`` is the number of epochs.
+
+        Empty for a constant learning rate. Arguments left out take the default of the schedule's class.
+        """
+        settings = self.scheduler
+        if settings.type is None:
+            return {}
+        given = settings.model_dump(exclude={"type"}, exclude_none=True)
+        if given.get("T_max") == "auto":
+            given["T_max"] = self.epochs
+        if settings.type == "step":
+            given.setdefault("step_size", DEFAULT_STEP_SIZE)  # optional here, and without a default in torch
+        return given

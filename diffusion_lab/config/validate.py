@@ -1,0 +1,155 @@
+"""Check a settings tree as a whole and turn it into typed objects."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from diffusion_lab.config.consistency import cross_check
+from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
+from diffusion_lab.config.reading import SettingsReader, suggest_key
+from diffusion_lab.config.sampler_section import default_sampler
+from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
+from diffusion_lab.config.section import Section
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+SectionT = TypeVar("SectionT", bound=Section)
+
+USUAL_CLIP_NORMS = (0.01, 100.0)
+
+
+def validate_config(config: Mapping[str, Any]) -> None:
+    """Check a V2 settings tree, with nothing built or written.
+
+    Raises:
+        ConfigError: A ValueError that lists every fault on its own line: dotted key, value, rule, and what
+            may have been meant.
+
+    Warns:
+        ConfigWarning: A UserWarning, for values that are allowed and unlikely to be meant.
+
+    >>> from diffusion_lab.config import get_default_config
+    >>> config = get_default_config()
+    >>> config["data"]["paths"]["train"] = "."
+    >>> config["training"]["ema"] = {"enabled": True, "deacy": 0.999}
+    >>> try:
+    ...     validate_config(config)
+    ... except ValueError as error:
+    ...     print(error)
+    2 settings are wrong:
+      training.ema.deacy = 0.999: unknown key (did you mean 'decay'?)
+      training.ema.decay: required, but missing
+    """
+    parse_config(config)
+
+
+def validate_config_consistency(config: Mapping[str, Any]) -> None:
+    """Check only how the keys of a tree fit each other; keys with faults of their own are passed over.
+
+    Class conditioning needs ``num_classes``; one attention flag a stage; an image size that the stages can
+    halve; ``beta_start`` below ``beta_end``; a metric that the run logs; keys that belong to the type of
+    learning-rate schedule (``T_max: auto`` stands for the number of epochs); paths that exist where they are
+    read.
+
+    Raises:
+        ConfigError: A ValueError that lists every contradiction on a line of its own.
+    """
+    tree, root = _plain(config), root_of(config)
+    faulty = [fault.key for fault in _field_faults(tree, root)]
+    _refuse(cross_check(SettingsReader(tree, root, faulty)))
+
+
+def parse_config(config: Mapping[str, Any]) -> TrainConfig | GenerateConfig:
+    """The typed settings of a V2 tree, by its ``mode``. Raises and warns as ``validate_config`` does."""
+    return parse_as(root_of(config), config)
+
+
+def parse_as(root: type[ConfigT], config: Mapping[str, Any], faults: Sequence[Fault] = ()) -> ConfigT:
+    """The typed settings of a V2 tree that must be of one mode.
+
+    Args:
+        root: TrainConfig or GenerateConfig.
+        config: The tree; it is not changed.
+        faults: What is known to be wrong already, to be reported along with the rest.
+    """
+    tree = _plain(config)
+    known = {fault.key for fault in faults}
+    found = [*faults, *(fault for fault in _field_faults(tree, root) if fault.key not in known)]
+    reader = SettingsReader(tree, root, [fault.key for fault in found])
+    _refuse([*found, *cross_check(reader)])
+    for message in _doubts(reader):
+        warnings.warn(message, ConfigWarning, stacklevel=3)
+    if root is TrainConfig and "sampler" not in tree:
+        tree["sampler"] = default_sampler(reader["model.diffusion.num_timesteps"]).model_dump()
+    return root.model_validate(tree)
+
+
+def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) -> SectionT:
+    """One typed section of a tree that need not have the others, such as the model of a checkpoint.
+
+    Args:
+        section: Its class.
+        values: Its keys.
+        key: Its dotted key in a tree, by which faults are named.
+
+    Raises:
+        ConfigError: A ValueError that lists every fault within the section, contradictions included.
+    """
+    plain = _plain(values)
+    found: list[Fault] = []
+    try:
+        section.model_validate(plain)
+    except ValidationError as error:
+        found = faults_of(error.errors(), plain, partial(suggest_key, root=TrainConfig), key)
+    tree = plain
+    for name in reversed(key.split(".")):
+        tree = {name: tree}
+    contradictions = cross_check(SettingsReader(tree, TrainConfig, [fault.key for fault in found]))
+    _refuse([*found, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
+    return section.model_validate(plain)
+
+
+def root_of(config: Mapping[str, Any]) -> type[TrainConfig] | type[GenerateConfig]:
+    """The class that a tree is checked against: by its mode, and for training where that cannot be told."""
+    if not isinstance(config, Mapping):
+        raise TypeError(f"a configuration must be a mapping of keys to values, got {type(config).__name__}")
+    return GenerateConfig if config.get("mode") == "generate" else TrainConfig
+
+
+def _field_faults(tree: Mapping[str, Any], root: type[RunConfig]) -> list[Fault]:
+    try:
+        root.model_validate(tree)
+    except ValidationError as error:
+        return faults_of(error.errors(), tree, partial(suggest_key, root=root))
+    return []
+
+
+def _refuse(faults: Iterable[Fault]) -> None:
+    found = sorted(faults, key=lambda fault: fault.key)
+    if found:
+        raise ConfigError(found)
+
+
+def _doubts(tree: SettingsReader) -> Iterable[str]:
+    """What is allowed and yet looks like a mistake."""
+    if tree["mode"] != "train":
+        return
+    clip = tree["training.optimizer.gradient_clip_norm"]
+    low, high = USUAL_CLIP_NORMS
+    if clip is not None and not low <= clip <= high:
+        effect = "nearly stops learning" if clip < low else "hardly ever clips"
+        usual = f"usual values lie between {low} and {high:g}"
+        yield f"training.optimizer.gradient_clip_norm = {clip:g} {effect}; {usual}"
+
+
+def _plain(value: Any) -> Any:
+    """Containers of any kind as new dicts and lists; nothing else is changed."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(entry) for entry in value]
+    return value

@@ -1,0 +1,96 @@
+"""Denoisers from settings: the one place that turns the ``model`` section into objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from diffusion_lab.config.dotted import load_class
+from diffusion_lab.config.model_section import ArchitectureSettings, ModelSettings
+from diffusion_lab.config.validate import parse_section
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
+from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule
+from diffusion_lab.networks import NETWORKS
+
+
+def create_ddpm(
+    *,
+    image_size: int = 40,
+    in_channels: int = 3,
+    model_channels: int = 64,
+    channel_multipliers: Sequence[int] = (1, 2, 4),
+    num_classes: int | None = None,
+    num_timesteps: int = 1000,
+    beta_schedule: str = "cosine",
+    beta_start: float = 0.0001,
+    beta_end: float = 0.02,
+    class_dropout_prob: float = 0.1,
+    use_attention: Sequence[bool] = (False, False, True),
+    device: str | torch.device = "cpu",
+    prediction: str = "epsilon",
+    num_res_blocks: int = 2,
+    dropout: float = 0.0,
+    head_channels: int = 32,
+    class_names: Sequence[str] = (),
+) -> Denoiser:
+    """Build an untrained denoiser from the numbers of the ``model`` section; they mean what they mean there.
+
+    ``class_dropout_prob`` is a number of the training loss alone and is only checked here.
+
+    Raises:
+        ValueError: Listing every number that is out of its bounds or contradicts another.
+    """
+    model = parse_section(
+        ModelSettings,
+        {
+            "architecture": {
+                "image_size": image_size,
+                "in_channels": in_channels,
+                "model_channels": model_channels,
+                "channel_multipliers": list(channel_multipliers),
+                "use_attention": list(use_attention),
+                "num_res_blocks": num_res_blocks,
+                "dropout": dropout,
+                "head_channels": head_channels,
+            },
+            "diffusion": {
+                "num_timesteps": num_timesteps,
+                "beta_schedule": beta_schedule,
+                "beta_start": beta_start,
+                "beta_end": beta_end,
+                "prediction": prediction,
+            },
+            "conditioning": {
+                "type": None if num_classes is None else "class",
+                "num_classes": num_classes,
+                "class_dropout_prob": class_dropout_prob,
+            },
+        },
+        "model",
+    )
+    return create_denoiser(model, class_names).to(device)
+
+
+def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> Denoiser:
+    """Build an untrained denoiser from the ``model`` section, on the CPU."""
+    diffusion, architecture = model.diffusion, model.architecture
+    betas = BETA_SCHEDULES[diffusion.beta_schedule]
+    return Denoiser(
+        network=_create_network(architecture, model.conditioning.classes),
+        schedule=DiscreteSchedule(betas(diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end)),
+        parameterization=PARAMETERIZATIONS[diffusion.prediction](),
+        image_shape=(architecture.in_channels, architecture.image_size, architecture.image_size),
+        num_classes=model.conditioning.classes,
+        class_names=tuple(class_names),
+    )
+
+
+def _create_network(architecture: ArchitectureSettings, num_classes: int | None) -> torch.nn.Module:
+    known = NETWORKS.get(architecture.type) or load_class(architecture.type, "model.architecture.type")
+    options: dict[str, Any] = architecture.model_dump(exclude={"type", "image_size"})
+    network: torch.nn.Module = known(num_classes=num_classes, **options)
+    # Convolutions run fastest on CPU and GPU alike where the channels of a pixel lie side by side.
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,89 @@
+"""Random changes to the images of a training batch, made for the whole batch at once on its device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusion_lab.shapes import Images
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in gray (ITU-R BT.601)."""
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Flips, turns and recolours each image on its own; called with images in [-1, 1] and a generator.
+
+    Args:
+        horizontal_flip: mirror every second image on average.
+        rotation_degrees: turn by an angle drawn evenly from ± this (0 to 180); the border is repeated
+            into what comes free.
+        jitter_strength: brightness, contrast and saturation each times a factor drawn evenly from 1 ± this
+            (0 to 1). Saturation needs colour; alpha is left as it is.
+    """
+
+    horizontal_flip: bool = False
+    rotation_degrees: float = 0.0
+    jitter_strength: float = 0.0
+
+    def __call__(self, images: Images, generator: torch.Generator) -> Images:
+        """Changed images (N, C, H, W); ``generator`` must live on the device of ``images``."""
+        if self.horizontal_flip:
+            images = flip(images, generator)
+        if self.rotation_degrees:
+            images = rotate(images, self.rotation_degrees, generator)
+        if self.jitter_strength:
+            images = jitter(images, self.jitter_strength, generator)
+        return images
+
+
+def flip(images: Images, generator: torch.Generator) -> Images:
+    """Mirror left and right, each image with probability 1/2."""
+    mirrored = _uniform(images, generator) < 0.5
+    return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def rotate(images: Images, degrees: float, generator: torch.Generator) -> Images:
+    """Turn each image about its centre by an angle drawn from ±``degrees``."""
+    angle = torch.deg2rad(degrees * (2 * _uniform(images, generator) - 1))
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # affine_grid measures both axes in [-1, 1], so a picture that is not square needs its aspect put back
+    aspect = images.shape[-1] / images.shape[-2]
+    turn = torch.stack([cos, -sin / aspect, zero, sin * aspect, cos, zero], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(turn.to(images.dtype), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def jitter(images: Images, strength: float, generator: torch.Generator) -> Images:
+    """Scale brightness, contrast and (of colour images) saturation, clipped to [-1, 1] after each."""
+    colours = 1 if images.shape[1] < 3 else 3
+    colour, alpha = images[:, :colours], images[:, colours:]
+    light = (colour + 1) / 2
+    light = (light * _factor(images, strength, generator)).clamp(0, 1)
+    light = _away_from(_gray(light).mean((2, 3), keepdim=True), light, _factor(images, strength, generator))
+    if colours == 3:
+        light = _away_from(_gray(light), light, _factor(images, strength, generator))
+    return torch.cat([light * 2 - 1, alpha], dim=1)
+
+
+def _away_from(pivot: Tensor, light: Tensor, factor: Tensor) -> Tensor:
+    return (pivot + (light - pivot) * factor).clamp(0, 1)
+
+
+def _gray(light: Tensor) -> Tensor:
+    if light.shape[1] == 1:
+        return light
+    return (light * light.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def _factor(images: Images, strength: float, generator: torch.Generator) -> Tensor:
+    return (1 + strength * (2 * _uniform(images, generator) - 1)).view(-1, 1, 1, 1).to(images.dtype)
+
+
+def _uniform(images: Images, generator: torch.Generator) -> Tensor:
+    """One number in [0, 1) for each image."""
+    return torch.rand(len(images), generator=generator, device=images.device)

@@ -1,0 +1,230 @@
+"""From sources to batches on the device, and back to the right place after an interruption."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from diffusion_lab.data.augmentation import Augmentation
+from diffusion_lab.data.order import Draw, EpochOrder, TrainingOrder
+from diffusion_lab.data.source import ImageSource
+from diffusion_lab.seeds import derive_seed
+from diffusion_lab.shapes import Batch, from_pixels
+
+WORKER_TIMEOUT = 120  # seconds without a batch after which a loader worker counts as hung
+
+
+class BatchDataset(Dataset[Batch]):
+    """Makes a whole batch at once, in the worker: ``__getitems__`` turns a Draw into a Batch of uint8 images.
+
+    Args:
+        source: the images.
+        labelled: whether batches carry labels.
+        vary: whether the source may leave something to chance (its random crop), seeded by the draw.
+    """
+
+    def __init__(self, source: ImageSource, labelled: bool, vary: bool) -> None:
+        self.source, self.labelled, self.vary = source, labelled, vary
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitems__(self, draw: Draw) -> Batch:
+        rng = np.random.default_rng(draw.seed) if self.vary else None
+        images = np.stack([self.source.load(index, rng) for index in draw.indices])
+        labels = torch.from_numpy(self.source.labels[list(draw.indices)]) if self.labelled else None
+        return Batch(torch.from_numpy(images), labels, draw.seed)
+
+
+class ImageDataModule(LightningDataModule):
+    """Batches for training and validation, the same ones whenever a run with this seed asks for them.
+
+    Images travel as uint8 and become float32 in [-1, 1] on the device, where training images are augmented.
+    Validation takes every image in a fixed order, with the same seeds each time, never augmented.
+
+    Its state is (epoch, images seen): a run resumed from it draws exactly the images, in the batches and with
+    the seeds, that the interrupted run still had before it, with any number of workers.
+
+    The Trainer must be made with ``use_distributed_sampler=False``: the order divides itself among the ranks.
+
+    Args:
+        train: images to train on.
+        val: images to validate on, of the same size, channels and classes; None for no validation.
+        batch_size: images per batch and device.
+        num_workers: processes that load; 0 loads in this one.
+        pin_memory: page-locked memory for a faster transfer; without effect where there is no CUDA device.
+        shuffle: a new order each epoch; False for the order of the source.
+        drop_last: leave out an epoch's last batch if it is not full.
+        augmentation: what changes the images of training batches; None for nothing.
+        labelled: whether batches carry labels; else their labels are None.
+        seed: seed of the run, ≥ 0.
+
+    Raises:
+        ValueError: an epoch would have no batch, or ``val`` does not match ``train``.
+    """
+
+    def __init__(
+        self,
+        train: ImageSource,
+        val: ImageSource | None,
+        batch_size: int,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        augmentation: Augmentation | None = None,
+        labelled: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _refuse_mismatch(train, val)
+        self.train, self.val = train, val
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.pin_memory = pin_memory and torch.cuda.is_available()  # torch warns where it has no effect
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.augmentation, self.labelled, self.seed = augmentation, labelled, seed
+        self._order = TrainingOrder(
+            self._epoch_order(0, 0)
+        )  # refuses an epoch without batches before anything is set up
+        self._resume_at: tuple[int, int] | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of their numbers; () if the images have none."""
+        return self.train.class_names
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.train.class_names)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that each device trains on in an epoch."""
+        return len(self._epoch_order(0, 0))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        place = self._resume_at or (self.trainer.current_epoch if self.trainer else 0, 0)
+        self._order, self._resume_at = TrainingOrder(self._epoch_order(*place)), None
+        return self._loader(BatchDataset(self.train, self.labelled, vary=True), self._order)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        if self.val is None:
+            return []
+        order = EpochOrder(len(self.val), self.batch_size, self.seed, False, False, self._rank, self._world_size)
+        # a list knows no epochs: the same batches and seeds every time
+        return self._loader(BatchDataset(self.val, self.labelled, vary=False), list(order))
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        images = from_pixels(batch.images)
+        if self.trainer is None or not self.trainer.training:
+            return batch._replace(images=images)
+        self._order.count_batch()
+        return batch._replace(images=self._augmented(images, batch.seed))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers: the place of the next image to train on, and what gives that place its meaning."""
+        epoch, seen = self._place()
+        return {
+            "epoch": epoch,
+            "samples_seen": seen,
+            "seed": self.seed,
+            "length": len(self.train),
+            "step_size": self._order.order.step_size,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at a stored place, with the seed of the run that stored it.
+
+        Raises:
+            ValueError: the place is in the middle of an epoch, and the number of images, or of images per
+                step over all devices, is not what it was: the rest of the epoch would not be the rest.
+        """
+        epoch, seen = state_dict["epoch"], state_dict["samples_seen"]
+        step_size = self._epoch_order(0, 0).step_size
+        where = f"to go on {seen} images into epoch {epoch}"
+        if seen and state_dict["length"] != len(self.train):
+            raise ValueError(
+                f"data.paths.train must hold the {state_dict['length']} images of the resumed run {where}, "
+                f"got {len(self.train)} (a checkpoint from the end of an epoch resumes with any number)"
+            )
+        if seen and state_dict["step_size"] != step_size:
+            raise ValueError(
+                f"data.loading.batch_size × devices must be {state_dict['step_size']} {where}, "
+                f"got {step_size} (a checkpoint from the end of an epoch resumes with any batch size)"
+            )
+        self.seed, self._resume_at = state_dict["seed"], (epoch, seen)
+        # not true of this loader: its place came with the data module's state
+        warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable")
+
+    def _place(self) -> tuple[int, int]:
+        """(epoch, images seen in it) of what was trained, not of what workers have loaded ahead."""
+        if self._resume_at is not None:
+            return self._resume_at
+        if self.trainer is None:
+            return self._order.place(unfinished=0, batches_per_epoch=len(self._order))
+        counts = self.trainer.fit_loop.epoch_loop.batch_progress.state_dict()["current"]
+        return self._order.place(counts["ready"] - counts["processed"], self.trainer.num_training_batches)
+
+    def _augmented(self, images: Tensor, seed: int) -> Tensor:
+        if self.augmentation is None:
+            return images
+        # a seed of its own: noise and times drawn from the batch's seed must not repeat these numbers
+        generator = torch.Generator(images.device).manual_seed(derive_seed("augmentation", seed))
+        return self.augmentation(images, generator)
+
+    def _epoch_order(self, epoch: int, start: int) -> EpochOrder:
+        return EpochOrder(
+            len(self.train),
+            self.batch_size,
+            self.seed,
+            self.shuffle,
+            self.drop_last,
+            self._rank,
+            self._world_size,
+            epoch,
+            start,
+        )
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _loader(self, dataset: BatchDataset, order: Any) -> DataLoader[Batch]:
+        # torch's type asks for lists of numbers, but it hands on to the dataset whatever the order yields
+        return DataLoader(
+            dataset,
+            batch_sampler=order,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            persistent_workers=self.num_workers > 0,
+            timeout=WORKER_TIMEOUT if self.num_workers else 0,
+        )
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The dataset already made a whole batch."""
+    return batch
+
+
+def _refuse_mismatch(train: ImageSource, val: ImageSource | None) -> None:
+    if val is None:
+        return
+    for name in ("image_size", "channels", "class_names"):
+        if getattr(train, name) != getattr(val, name):
+            raise ValueError(
+                f"{name} of the validation images must be that of the training images, "
+                f"{getattr(train, name)}, got {getattr(val, name)}"
+            )
+    if not len(val):
+        raise ValueError("data.paths.val holds no images to validate on")

@@ -1,0 +1,220 @@
+"""The user's own pictures: a folder of images, or of one subfolder per class."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from diffusion_lab.data.pixels import background_colour, open_image, resize_and_crop, to_array, to_channels
+from diffusion_lab.data.source import ImageSource, PixelArray
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+NAMED_FILES = 10  # how many corrupt files a message lists before it only counts
+
+
+class ImageFolderSource(ImageSource):
+    """The images under ``path``, listed at once and decoded when they are asked for.
+
+    Class subfolders are numbered by their sorted names; images lie in them at any depth. A folder with
+    images and no class subfolders has no classes. Hidden files and folders are left out. Files are known
+    by their suffix (``SUFFIXES``, any case).
+
+    Args:
+        path: the folder.
+        image_size: side S of the images that come out.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        class_names: the classes to number by (those of the training folder, () if it has none); None to
+            find them. A class without a folder is fine, a folder that is no class is not.
+        crop: which square of an image with unequal sides: the middle, or a random one (where ``load``
+            gets an rng).
+        background: colour under transparent pixels, a name or ``#rrggbb``.
+        on_corrupt: what an image that cannot be decoded does: it is left out and counted, or it is an error.
+        key: the setting that ``path`` comes from, for messages.
+
+    Attributes:
+        paths: the files, in order.
+        skipped: how many corrupt files this process has left out.
+
+    Raises:
+        ValueError: no folder, no images, images beside class subfolders, or a class that is not known.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        image_size: int,
+        channels: int,
+        class_names: Sequence[str] | None = None,
+        crop: Literal["center", "random"] = "center",
+        background: str = "white",
+        on_corrupt: Literal["skip", "error"] = "skip",
+        key: str = "data.paths.train",
+    ) -> None:
+        self.path, self.key = Path(path), key
+        self.image_size, self.channels = image_size, channels
+        self.crop, self.background, self.on_corrupt = crop, background_colour(background), on_corrupt
+        self.skipped = 0
+        self._corrupt: set[int] = set()
+        if not self.path.is_dir():
+            raise ValueError(f"{key} must be an existing folder of images, got {str(path)!r} (seen from {Path.cwd()})")
+        folders = self._class_folders() if class_names is None or len(class_names) else {}
+        if class_names is None:
+            class_names = sorted(folders)
+        self.class_names = tuple(class_names)
+        self._refuse_unknown(folders)
+        found = _images(self.path, folders, self.class_names)
+        if not found:
+            raise ValueError(f"{key} holds no images: {str(path)!r} has {_contents(self.path)}; {_expected()}")
+        self.paths = [file for file, _ in found]
+        self.labels = np.array([label for _, label in found], dtype=np.int64)
+
+    def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
+        """Image ``index`` as uint8 (C, S, S).
+
+        In place of a corrupt file comes the next good one of the same class, so every other image keeps its
+        place in the order.
+
+        Raises:
+            ValueError: the file is corrupt and ``on_corrupt`` is "error", or its class has no good image.
+        """
+        while True:
+            chosen = self._good(index)
+            try:
+                return self._decode(self.paths[chosen], rng)
+            except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
+                self._corrupt.add(chosen)
+                self._report([(self.paths[chosen], error)])
+
+    def check(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Decode every file once and drop those that cannot be, naming and counting them in one warning.
+
+        To be called before indices are handed out (they change), and before anything of a run is written.
+        ``progress`` is told (files done, files in all).
+
+        Raises:
+            ValueError: a file is corrupt and ``on_corrupt`` is "error", or no good file is left.
+        """
+        corrupt: dict[int, Exception] = {}
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for index, error in enumerate(pool.map(self._fault, self.paths)):
+                if error is not None:
+                    corrupt[index] = error
+                if progress is not None:
+                    progress(index + 1, len(self.paths))
+        if not corrupt:
+            return
+        if len(corrupt) == len(self.paths):
+            raise ValueError(f"{self.key}: none of the {len(corrupt)} images in {str(self.path)!r} can be decoded")
+        self._report([(self.paths[index], error) for index, error in corrupt.items()])
+        good = [index for index in range(len(self.paths)) if index not in corrupt]
+        self.paths = [self.paths[index] for index in good]
+        self.labels = self.labels[good]
+        self._corrupt.clear()
+
+    def _good(self, index: int) -> int:
+        """``index``, or in its place the next image of its class that is not known to be corrupt."""
+        if index not in self._corrupt:
+            return index
+        same_class = np.flatnonzero(self.labels == self.labels[index])
+        for member in np.roll(same_class, -int(np.searchsorted(same_class, index))).tolist():
+            if member not in self._corrupt:
+                return int(member)
+        raise ValueError(f"{self.key}: every image of the class of {self.paths[index]} is corrupt")
+
+    def _decode(self, file: Path, rng: np.random.Generator | None) -> PixelArray:
+        image = to_channels(open_image(file, self.image_size), self.channels, self.background)
+        return to_array(resize_and_crop(image, self.image_size, rng if self.crop == "random" else None))
+
+    def _fault(self, file: Path) -> Exception | None:
+        try:
+            self._decode(file, None)
+        except Exception as error:  # as in load: nearly everything
+            return error
+        return None
+
+    def _report(self, corrupt: Sequence[tuple[Path, Exception]]) -> None:
+        """One message for all: an error, or a warning and their number added to ``skipped``."""
+        lines = [f"  {file}: {type(error).__name__}: {error}" for file, error in corrupt[:NAMED_FILES]]
+        if len(corrupt) > NAMED_FILES:
+            lines.append(f"  and {len(corrupt) - NAMED_FILES} more")
+        listing = "\n".join(lines)
+        if self.on_corrupt == "error":
+            raise ValueError(
+                f"{self.key}: {len(corrupt)} corrupt image(s), and data.on_corrupt = error "
+                f"(skip to leave them out):\n{listing}"
+            ) from corrupt[0][1]
+        self.skipped += len(corrupt)
+        warnings.warn(f"{self.key}: {len(corrupt)} corrupt image(s) skipped:\n{listing}", UserWarning, stacklevel=3)
+
+    def _class_folders(self) -> dict[str, list[Path]]:
+        """The images of each class subfolder; {} for a flat folder."""
+        subfolders = sorted(entry for entry in self.path.iterdir() if entry.is_dir() and not _hidden(entry))
+        folders = {folder.name: _walk(folder) for folder in subfolders}
+        loose = [entry for entry in sorted(self.path.iterdir()) if entry.is_file() and _is_image(entry)]
+        filled = {name: files for name, files in folders.items() if files}
+        if filled and loose:
+            raise ValueError(
+                f"{self.key} must hold either class subfolders or images, not both: {str(self.path)!r} has "
+                f"the subfolder(s) {', '.join(filled)} and {len(loose)} image(s) such as {loose[0].name}"
+            )
+        if filled and len(filled) < len(folders):
+            empty = ", ".join(name for name in folders if name not in filled)
+            warnings.warn(f"{self.key}: no images in {empty}; not taken for a class", UserWarning, stacklevel=4)
+        return filled
+
+    def _refuse_unknown(self, folders: dict[str, list[Path]]) -> None:
+        unknown = [name for name in folders if name not in self.class_names]
+        if unknown:
+            raise ValueError(
+                f"{self.key} must hold only classes that data.paths.train has "
+                f"({', '.join(self.class_names)}), "
+                f"got the folder(s) {', '.join(unknown)} in {str(self.path)!r}"
+            )
+        if self.class_names and not folders and _walk(self.path):
+            raise ValueError(
+                f"{self.key} must hold a subfolder for each class ({', '.join(self.class_names)}) "
+                f"as data.paths.train does, got images alone in {str(self.path)!r}"
+            )
+
+
+def _images(path: Path, folders: dict[str, list[Path]], class_names: Sequence[str]) -> list[tuple[Path, int]]:
+    """Every image with its class number."""
+    if not class_names:
+        return [(file, 0) for file in _walk(path)]
+    return [(file, label) for label, name in enumerate(class_names) for file in folders.get(name, [])]
+
+
+def _walk(folder: Path) -> list[Path]:
+    """All image files under a folder, sorted by path."""
+    files: list[Path] = []
+    for parent, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        files += [file for file in (Path(parent, name) for name in names) if _is_image(file)]
+    return sorted(files)
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and not _hidden(file)
+
+
+def _hidden(entry: Path) -> bool:
+    return entry.name.startswith(".")
+
+
+def _contents(folder: Path) -> str:
+    """What a folder without images holds instead."""
+    kinds = Counter(file.suffix.lower() or "no suffix" for file in folder.rglob("*") if file.is_file())
+    if not kinds:
+        return "no files"
+    return "only " + ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(5))
+
+
+def _expected() -> str:
+    return f"expected files ending in {', '.join(sorted(SUFFIXES))}, in class subfolders or directly"

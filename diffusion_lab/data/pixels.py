@@ -1,0 +1,99 @@
+"""From any picture that Pillow opens to uint8 pixels of one size and number of channels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageColor, ImageOps
+
+from diffusion_lab.data.source import PixelArray
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Pillow's name for each number of channels: gray, colour, colour with alpha."""
+
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+Colour = tuple[int, int, int]
+
+
+def background_colour(name: str) -> Colour:
+    """Red, green, blue of a colour name or ``#rrggbb``; ValueError for anything else."""
+    try:
+        return ImageColor.getrgb(name)[:3]
+    except ValueError as error:
+        raise ValueError(
+            f"data.background must be a colour name or #rrggbb, got {name!r} (try white, black or #808080)"
+        ) from error
+
+
+def open_image(path: Path, size: int) -> Image.Image:
+    """Read and fully decode the first frame, upright as its EXIF orientation says.
+
+    A JPEG much larger than ``size`` is decoded at a fraction of its resolution, never below twice ``size``.
+    Damaged files raise whatever Pillow raises: OSError, SyntaxError, ValueError and others.
+    """
+    with Image.open(path) as image:
+        image.draft(None, (2 * size, 2 * size))
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+def to_channels(image: Image.Image, channels: int, background: Colour) -> Image.Image:
+    """Convert any mode to gray (1), RGB (3) or RGBA (4).
+
+    Alpha and transparent palette entries are laid onto ``background`` unless 4 channels keep them. Images of
+    16 bits, of 32 bits and of floats are brought to 0 to 255 over their whole range.
+    """
+    if image.mode in DEEP_MODES:
+        image = _to_eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if channels != 4:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
+    elif image.mode not in MODES.values():
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return image.convert(MODES[channels])
+
+
+def resize_and_crop(image: Image.Image, size: int, rng: np.random.Generator | None) -> Image.Image:
+    """Bring the short side to ``size`` and cut a square: the middle, or wherever ``rng`` says.
+
+    The square is cut before resizing, which gives the same pixels and stays small for extreme aspects.
+    """
+    short = min(image.size)
+    spare = [side - short for side in image.size]
+    left, top = (s // 2 if rng is None else int(rng.integers(s + 1)) for s in spare)
+    box = (left, top, left + short, top + short)
+    if short == size:
+        return image.crop(box)
+    smaller = Image.Resampling.LANCZOS if short > size else Image.Resampling.BICUBIC
+    return image.resize((size, size), smaller, box)
+
+
+def to_array(image: Image.Image) -> PixelArray:
+    """Pixels of an L, RGB or RGBA image as uint8 (C, H, W)."""
+    pixels: PixelArray = np.array(image, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def convert_arrays(images: PixelArray, image_size: int, channels: int, background: Colour) -> PixelArray:
+    """Bring a whole set (N, H, W) or (N, H, W, 3 or 4) to uint8 (N, channels, image_size, image_size)."""
+    if images.shape[1:] == (image_size, image_size) and channels == 1:
+        return np.ascontiguousarray(images[:, None])
+    if images.shape[1:] == (image_size, image_size, channels):
+        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    pictures = (to_channels(Image.fromarray(image), channels, background) for image in images)
+    return np.stack([to_array(resize_and_crop(picture, image_size, None)) for picture in pictures])
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Gray of 8 bits. The full scale is that of the format (16 bits, floats in [0, 1], values up to 255)
+    where the values fit one of these, else the image's own smallest to largest value."""
+    values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("an image of floats must be finite, found NaN or infinity")
+    low, high = 0.0, 1.0 if image.mode == "F" else 65535.0
+    if values.min() < low or values.max() > high:
+        low, high = (0.0, 255.0) if values.min() >= 0 and values.max() <= 255 else (values.min(), values.max())
+    scaled = (values - low) / max(high - low, 1e-12) * 255
+    return Image.fromarray(np.rint(scaled).astype(np.uint8))

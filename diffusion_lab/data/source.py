@@ -1,0 +1,70 @@
+"""What every data set looks like from outside: numbered images of one size, each with a class number."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+PixelArray = NDArray[np.uint8]
+IndexArray = NDArray[np.int64]
+
+
+class ImageSource(ABC):
+    """Images by number, all of one size and number of channels.
+
+    ``labels`` (N,) int64 holds the class number of each image, an index into ``class_names``. A set
+    without classes has no names and all labels 0.
+    """
+
+    class_names: tuple[str, ...]
+    labels: IndexArray
+    channels: int
+    image_size: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
+        """Image ``index`` as uint8 (C, S, S). ``rng`` decides what the source leaves to chance (a random
+        crop); with None it takes the middle, so the same image comes out each time."""
+
+
+class ArraySource(ImageSource):
+    """Images held in memory: ``images`` uint8 (N, C, S, S), ``labels`` (N,) integers."""
+
+    def __init__(self, images: PixelArray, labels: Sequence[int] | IndexArray, class_names: Sequence[str]) -> None:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
+            raise ValueError(f"images must be uint8 (N, C, S, S), got {images.dtype} {images.shape}")
+        self.images = images
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.class_names = tuple(class_names)
+        self.channels, self.image_size = images.shape[1], images.shape[2]
+        if self.labels.shape != (len(images),):
+            raise ValueError(f"labels must be ({len(images)},), one an image, got {self.labels.shape}")
+        if self.labels.size and not 0 <= self.labels.min() <= self.labels.max() < max(1, len(self.class_names)):
+            raise ValueError(
+                f"labels must lie in 0 to {max(1, len(self.class_names)) - 1}, "
+                f"got {self.labels.min()} to {self.labels.max()}"
+            )
+
+    def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
+        image: PixelArray = self.images[index]
+        return image
+
+
+class Subset(ImageSource):
+    """The images ``indices`` of another source, in that order, with the classes of the whole."""
+
+    def __init__(self, source: ImageSource, indices: Sequence[int] | IndexArray) -> None:
+        self.source = source
+        self.indices = np.asarray(indices, dtype=np.int64)
+        self.labels = source.labels[self.indices]
+        self.class_names = source.class_names
+        self.channels, self.image_size = source.channels, source.image_size
+
+    def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
+        return self.source.load(int(self.indices[index]), rng)

@@ -1,0 +1,76 @@
+"""The denoiser: network, noise process and parameterization as one map from noisy images to clean ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffusion_lab.diffusion.level import Level
+from diffusion_lab.diffusion.parameterization import Parameterization
+from diffusion_lab.diffusion.schedules import Schedule
+from diffusion_lab.shapes import Images, Labels, per_image
+
+
+class Denoiser(nn.Module):
+    """Estimates the clean images behind noisy ones. Loss, guidance, samplers and metrics know nothing else.
+
+    Args:
+        network: Maps ``(images, times, labels)`` to images of the same shape.
+        schedule: The noise process.
+        parameterization: What the network's output means.
+        image_shape: ``(C, H, W)`` of one image.
+        num_classes: Number of classes, or None for an unconditional model. The label ``num_classes`` itself stands
+            for "no label".
+        class_names: A name for each class, or nothing.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        parameterization: Parameterization,
+        image_shape: tuple[int, int, int],
+        num_classes: int | None = None,
+        class_names: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.schedule = schedule
+        self.parameterization = parameterization
+        self.image_shape = image_shape
+        self.num_classes = num_classes
+        self.class_names = class_names
+
+    def forward(self, noisy: Images, level: Level[Any], label: Labels | None = None) -> Images:
+        """Estimate the clean images.
+
+        Args:
+            noisy: Images ``(N, C, H, W)`` at ``level``.
+            level: One level for all images (floats) or one for each (tensors ``(N,)``), ``sigma > 0``.
+            label: Class numbers ``(N,)``; None where no label is known.
+
+        Returns:
+            Images ``(N, C, H, W)``, float32, not clipped.
+        """
+        of = self.parameterization.coefficients(level)
+        output = self.predict(noisy, level, label).float()
+        clean: Images = per_image(of.skip, noisy) * noisy + per_image(of.out, noisy) * output
+        return clean
+
+    def predict(self, noisy: Images, level: Level[Any], label: Labels | None = None) -> Tensor:
+        """The network's own output ``(N, C, H, W)``, arguments as of ``forward``."""
+        of = self.parameterization.coefficients(level)
+        time = torch.as_tensor(level.time, dtype=torch.float32, device=noisy.device).reshape(-1)
+        output: Tensor = self.network(per_image(of.into, noisy) * noisy, time, self._known_or_hidden(noisy, label))
+        return output
+
+    def _known_or_hidden(self, noisy: Images, label: Labels | None) -> Labels | None:
+        if self.num_classes is None:
+            if label is not None:
+                raise ValueError("labels were given, but the model is unconditional: leave them out")
+            return None
+        if label is None:
+            return torch.full((len(noisy),), self.num_classes, device=noisy.device)
+        return label

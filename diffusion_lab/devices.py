@@ -1,0 +1,24 @@
+"""The device that a setting means."""
+
+from __future__ import annotations
+
+import torch
+
+
+def resolve_device(name: str, key: str = "compute.device") -> torch.device:
+    """``auto`` is the best device there is; any other must be there.
+
+    Raises:
+        ValueError: The device is not on this machine.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(device for device, there in available.items() if there))
+    if not available.get(name, False):
+        there = ", ".join(device for device, is_there in available.items() if is_there)
+        raise ValueError(f"{key} must be a device of this machine ({there}, or auto), got {name!r}")
+    return torch.device(name)

@@ -1,0 +1,1 @@
+"""The arithmetic of diffusion: noise schedules, parameterizations, the denoising loss."""

@@ -1,0 +1,63 @@
+"""The denoising loss: draw a time, add noise, ask the network, compare."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion.level import Level
+from diffusion_lab.diffusion.parameterization import Parameterization
+from diffusion_lab.diffusion.schedules import Schedule
+from diffusion_lab.shapes import Images, Labels, per_image
+
+
+class Trained(Protocol):
+    """What the loss needs of a denoiser."""
+
+    schedule: Schedule
+    parameterization: Parameterization
+    num_classes: int | None
+
+    def predict(self, noisy: Images, level: Level[Tensor], label: Labels | None) -> Tensor:
+        """The network's own output."""
+
+
+@dataclass(frozen=True)
+class DenoisingLoss:
+    """Mean squared error of the network's output (arXiv:2006.11239, equation 14, for the noise).
+
+    Args:
+        label_dropout: Probability in [0, 1] with which an image's label is hidden, so that the one network learns
+            the unconditional model as well (classifier-free guidance, arXiv:2207.12598, algorithm 1).
+    """
+
+    label_dropout: float = 0.0
+
+    def __call__(self, denoiser: Trained, clean: Images, label: Labels | None, seed: int) -> Tensor:
+        """The loss of a batch, a scalar in float32.
+
+        Args:
+            denoiser: What is trained.
+            clean: Images ``(N, C, H, W)`` in [-1, 1].
+            label: Class numbers ``(N,)``, or None.
+            seed: Of the times, the noise and the dropped labels.
+        """
+        # Times are drawn on the CPU, where the tables are; the noise where it is used.
+        on_cpu = torch.Generator().manual_seed(seed)
+        on_device = torch.Generator(clean.device).manual_seed(seed)
+        level = denoiser.schedule.levels(denoiser.schedule.draw_times(len(clean), on_cpu))
+        noise = torch.randn(clean.shape, generator=on_device, device=clean.device)
+        noisy = per_image(level.alpha, clean) * clean + per_image(level.sigma, clean) * noise
+        output = denoiser.predict(noisy, level, self._hide(denoiser, label, on_cpu))
+        clean_share, noise_share = denoiser.parameterization.target(level)
+        target = per_image(clean_share, clean) * clean + per_image(noise_share, clean) * noise
+        return torch.nn.functional.mse_loss(output.float(), target)
+
+    def _hide(self, denoiser: Trained, label: Labels | None, generator: torch.Generator) -> Labels | None:
+        if label is None or denoiser.num_classes is None or self.label_dropout == 0:
+            return label
+        hidden = torch.rand(len(label), generator=generator) < self.label_dropout
+        return label.masked_fill(hidden.to(label.device), denoiser.num_classes)

@@ -1,0 +1,72 @@
+"""What a network predicts, as three coefficients of one formula.
+
+``denoised = skip * noisy + out * network(into * noisy, time)``
+
+Everything else follows from the coefficients, the training target too, so nothing asks which of them it has.
+The arithmetic serves floats and tensors alike and needs no tensor library.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic
+
+from diffusion_lab.diffusion.level import Level, Number
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients(Generic[Number]):
+    """``denoised = skip * noisy + out * network(into * noisy, time)``."""
+
+    skip: Number
+    out: Number
+    into: Number
+
+
+class Parameterization(ABC):
+    """A choice of what the network's output means."""
+
+    @abstractmethod
+    def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
+        """Give the coefficients at a noise level with ``sigma > 0``."""
+
+    def target(self, level: Level[Number]) -> tuple[Number, Number]:
+        """The shares of the clean image and of the noise in what the network has to output.
+
+        It is the output for which the denoised image equals the clean one: the formula above, solved for it.
+        """
+        of = self.coefficients(level)
+        return (1 - of.skip * level.alpha) / of.out, -of.skip * level.sigma / of.out
+
+
+class PredictNoise(Parameterization):
+    """The network predicts the noise, ε (DDPM, arXiv:2006.11239, equation 11)."""
+
+    def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
+        return Coefficients(skip=1 / level.alpha, out=-level.sigma / level.alpha, into=level.alpha**0)
+
+
+class PredictClean(Parameterization):
+    """The network predicts the clean image, x0."""
+
+    def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
+        return Coefficients(skip=level.alpha * 0, out=level.alpha**0, into=level.alpha**0)
+
+
+class PredictVelocity(Parameterization):
+    """The network predicts v = alpha · noise − sigma · clean (arXiv:2202.00512, appendix D).
+
+    Divided by ``alpha² + sigma²``, which is one in a variance-preserving process, it holds in every process.
+    """
+
+    def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
+        power = level.alpha**2 + level.sigma**2
+        return Coefficients(skip=level.alpha / power, out=-level.sigma / power, into=level.alpha**0)
+
+
+PARAMETERIZATIONS: dict[str, type[Parameterization]] = {
+    "epsilon": PredictNoise,
+    "x0": PredictClean,
+    "v": PredictVelocity,
+}

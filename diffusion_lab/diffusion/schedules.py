@@ -1,0 +1,128 @@
+"""Noise schedules: how much signal and how much noise an image holds at a time. Pure arithmetic, in float64."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion.level import Level
+from diffusion_lab.shapes import Times
+
+
+class Schedule(ABC):
+    """A noise process: alpha and sigma at a time in [0, 1], from clean (0) to noise (1)."""
+
+    first_time: float
+    """The least noisy time that training draws."""
+
+    @abstractmethod
+    def levels(self, times: Times) -> Level[Tensor]:
+        """The level at each time: ``alpha`` and ``sigma`` ``(N,)``, float64, on the CPU."""
+
+    @abstractmethod
+    def time(self, log_snr: float) -> float:
+        """The time at which the logarithm of the signal-to-noise ratio, ``2 log(alpha / sigma)``, is ``log_snr``."""
+
+    @abstractmethod
+    def draw_times(self, count: int, generator: torch.Generator) -> Times:
+        """Times ``(count,)``, float64, for training."""
+
+    @abstractmethod
+    def check_steps(self, steps: int | None) -> int:
+        """The number of sampling steps, null resolved; a ``ValueError`` where the process cannot take so many."""
+
+    def nearest_time(self, time: float) -> float:
+        """The time nearest to ``time`` that training could have drawn."""
+        return time
+
+    def level(self, time: float) -> Level[float]:
+        """The level at one time, as plain numbers."""
+        level = self.levels(torch.tensor([time], dtype=torch.float64))
+        return Level(level.alpha.item(), level.sigma.item(), time)
+
+
+class DiscreteSchedule(Schedule):
+    """The variance-preserving process of DDPM in T steps, given by its betas (arXiv:2006.11239, equation 2).
+
+    Step t of the paper, 1 to T, is the time t/T; time 0 is the clean image. Between the steps beta is held
+    constant, which makes it the continuous process of arXiv:2011.13456 through the same points.
+
+    Args:
+        betas: ``(T,)`` variances of the steps, each in (0, 1).
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        self.betas = betas.double()
+        self.num_timesteps = len(betas)
+        self.first_time = 1 / self.num_timesteps
+
+    @cached_property
+    def log_alpha_bar(self) -> Tensor:
+        """Logarithm of the product of ``1 - beta`` up to each step, ``(T + 1,)``, beginning with 0 for clean."""
+        return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self.betas).cumsum(0)])
+
+    def levels(self, times: Times) -> Level[Tensor]:
+        position = times.double().cpu() * self.num_timesteps
+        below = position.floor().long().clamp(0, self.num_timesteps - 1)
+        log_alpha_bar = torch.lerp(self.log_alpha_bar[below], self.log_alpha_bar[below + 1], position - below.double())
+        return Level((log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt(), times.double().cpu())
+
+    def time(self, log_snr: float) -> float:
+        log_alpha_bar = torch.nn.functional.logsigmoid(torch.tensor(log_snr, dtype=torch.float64))
+        table = -self.log_alpha_bar  # rising, as a search needs it
+        above = int(torch.searchsorted(table, -log_alpha_bar).clamp(1, self.num_timesteps))
+        share = (-log_alpha_bar - table[above - 1]) / (table[above] - table[above - 1])
+        return (above - 1 + share.clamp(0, 1).item()) / self.num_timesteps
+
+    def draw_times(self, count: int, generator: torch.Generator) -> Times:
+        steps = torch.randint(1, self.num_timesteps + 1, (count,), generator=generator)
+        return steps.double() / self.num_timesteps
+
+    def check_steps(self, steps: int | None) -> int:
+        if steps is not None and steps > self.num_timesteps:
+            raise ValueError(
+                f"sampler.steps must be at most model.diffusion.num_timesteps, {self.num_timesteps}, got {steps}"
+            )
+        return steps or self.num_timesteps
+
+    def nearest_time(self, time: float) -> float:
+        return max(round(time * self.num_timesteps), 1) / self.num_timesteps
+
+
+def linear_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """Betas in equal strides (arXiv:2006.11239, section 4)."""
+    return torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
+
+
+def quadratic_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """Betas whose square roots go in equal strides (latent diffusion, arXiv:2112.10752, "scaled linear")."""
+    return torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64) ** 2
+
+
+def sigmoid_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """Betas along a sigmoid from -6 to 6 (GeoDiff, arXiv:2203.02923)."""
+    ramp = torch.linspace(-6, 6, num_timesteps, dtype=torch.float64).sigmoid()
+    return beta_start + (beta_end - beta_start) * ramp
+
+
+def cosine_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+    """Betas for a squared-cosine product, none above 0.999 (arXiv:2102.09672, equation 17).
+
+    The curve is fixed: ``beta_start`` and ``beta_end`` have no part in it.
+    """
+    steps = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
+    product = torch.cos((steps + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - product[1:] / product[:-1]).clamp(max=0.999)
+
+
+BETA_SCHEDULES: dict[str, Callable[[int, float, float], Tensor]] = {
+    "linear": linear_betas,
+    "cosine": cosine_betas,
+    "quadratic": quadratic_betas,
+    "sigmoid": sigmoid_betas,
+}

@@ -1,0 +1,175 @@
+"""Generation from settings: images from a checkpoint alone, on disk as they are made."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.PngImagePlugin import PngInfo
+
+from diffusion_lab.checkpoint import file_hash, find_checkpoint, read_checkpoint
+from diffusion_lab.config.schema import GenerateConfig
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.devices import resolve_device
+from diffusion_lab.pictures import adm_arrays, grid_of, image_of
+from diffusion_lab.run_folder import check_writable
+from diffusion_lab.sampling import DiffusionSampler, SampleBatch
+from diffusion_lab.shapes import Pixels, to_pixels
+
+PNG_KEY = "diffusion_lab"
+"""Key of the text chunk in each PNG that holds its line of the manifest."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a generation run has written."""
+
+    folder: Path
+    count: int
+    grid: Path | None
+    npz: Path | None
+
+
+def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
+    """Make images from a checkpoint and write them into ``output.base_dir/output.subdirs.generated``.
+
+    Each image goes to disk, and a line into ``manifest.jsonl``, as soon as its batch is done.
+
+    Args:
+        config: The checked settings.
+        show_progress: Show a progress bar on standard error.
+
+    Raises:
+        ValueError, FileNotFoundError, PermissionError: Naming key, value and rule, before anything is written.
+    """
+    device = resolve_device(config.compute.device)
+    path = find_checkpoint(config.generation.checkpoint or "")
+    sampling = config.generation.sampling
+    denoiser = read_checkpoint(path).denoiser(sampling.use_ema, config.model)
+    labels = choose_labels(denoiser, sampling.labels, sampling.num_samples)
+    if sampling.guidance_scale > 1 and denoiser.num_classes is None:
+        warnings.warn("guidance_scale has no effect: the model is unconditional", stacklevel=2)
+    sampler = config.sampler.build()
+    seed = secrets.randbits(32) if config.compute.seed is None else config.compute.seed
+    batches = DiffusionSampler(denoiser, device).stream(
+        sampling.num_samples,
+        labels,
+        sampling.guidance_scale,
+        show_progress=show_progress,
+        sampler=sampler,
+        seed=seed,
+        batch_size=sampling.batch_size,
+    )
+    folder = config.output.base_dir / config.output.subdirs.generated
+    about = {
+        "seed": seed,
+        "sampler": config.sampler.type,
+        "steps": len(sampler.levels(denoiser.schedule)) - 1,
+        "sampler_options": config.sampler.extra_options,
+        "guidance_scale": sampling.guidance_scale,
+        "use_ema": sampling.use_ema,
+        "checkpoint": str(path),
+        "checkpoint_sha256": file_hash(path),
+    }
+    _make_room(folder, config.output.overwrite)
+    return _write(config, batches, folder, about, denoiser, labels)
+
+
+def choose_labels(denoiser: Denoiser, wanted: Sequence[int | str] | None, num_samples: int) -> list[int] | None:
+    """The label of each image: the wanted ones in turn, all classes where none are named.
+
+    In turn spreads them evenly, the remainder over the first ones, and lets image i have the same label whatever the
+    number of images. None for an unconditional model.
+
+    Args:
+        denoiser: The model.
+        wanted: Class numbers or names.
+        num_samples: Number of images.
+
+    Raises:
+        ValueError: A label that is no class of the model, or labels for an unconditional model.
+    """
+    if denoiser.num_classes is None:
+        if wanted is not None:
+            raise ValueError(f"generation.sampling.labels must be null for an unconditional model, got {list(wanted)}")
+        return None
+    numbers = range(denoiser.num_classes) if wanted is None else [_class_number(denoiser, label) for label in wanted]
+    return [numbers[index % len(numbers)] for index in range(num_samples)]
+
+
+def _class_number(denoiser: Denoiser, label: int | str) -> int:
+    if isinstance(label, str) and label in denoiser.class_names:
+        return denoiser.class_names.index(label)
+    if isinstance(label, int) and denoiser.num_classes is not None and 0 <= label < denoiser.num_classes:
+        return label
+    names = f" ({', '.join(denoiser.class_names)})" if denoiser.class_names else ""
+    raise ValueError(
+        f"generation.sampling.labels must be classes of the model, 0 to {(denoiser.num_classes or 0) - 1}{names}, "
+        f"got {label!r}"
+    )
+
+
+def _make_room(folder: Path, overwrite: bool) -> None:
+    """Make the folder; images of an earlier generation are an error, or are removed where the settings say so."""
+    manifest = folder / "manifest.jsonl"
+    if manifest.is_file() and not overwrite:
+        raise ValueError(
+            f"output.base_dir/output.subdirs.generated holds generated images already, got {str(folder)!r}: choose "
+            "another folder or set output.overwrite=true"
+        )
+    check_writable(folder, "output.base_dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in (*folder.glob("sample_*.png"), manifest, folder / "grid.png", folder / "samples.npz"):
+        stale.unlink(missing_ok=True)
+
+
+def _write(
+    config: GenerateConfig,
+    batches: Iterator[SampleBatch],
+    folder: Path,
+    about: dict[str, Any],
+    denoiser: Denoiser,
+    labels: list[int] | None,
+) -> Generation:
+    output = config.generation.output
+    made: list[Pixels] = []  # bytes: ten thousand images of 32×32 in colour take 30 MB
+    with (folder / "manifest.jsonl").open("w") as manifest:
+        for batch in batches:
+            pixels = to_pixels(batch.images).cpu()
+            for index, image in enumerate(pixels, start=batch.first):
+                line = _line(index, labels, denoiser.class_names, output.save_individual, about)
+                if output.save_individual:
+                    text = PngInfo()
+                    text.add_text(PNG_KEY, json.dumps(line))
+                    image_of(image).save(folder / line["file"], pnginfo=text)
+                manifest.write(json.dumps(line) + "\n")
+            manifest.flush()
+            if output.save_grid or output.save_npz:
+                made.append(pixels)
+    grid = folder / "grid.png" if output.save_grid else None
+    npz = folder / "samples.npz" if output.save_npz else None
+    if grid is not None:
+        grid_of(torch.cat(made), min(output.grid_nrow, config.generation.sampling.num_samples)).save(grid)
+    if npz is not None:
+        np.savez(npz, **adm_arrays(torch.cat(made), None if labels is None else torch.tensor(labels)))  # type: ignore[arg-type]
+    return Generation(folder, config.generation.sampling.num_samples, grid, npz)
+
+
+def _line(
+    index: int, labels: list[int] | None, class_names: tuple[str, ...], individual: bool, about: dict[str, Any]
+) -> dict[str, Any]:
+    label = None if labels is None else labels[index]
+    return {
+        "file": f"sample_{index:04d}.png" if individual else None,
+        "index": index,
+        "label": label,
+        "class_name": class_names[label] if label is not None and label < len(class_names) else None,
+        **about,
+    }

@@ -1,0 +1,143 @@
+"""The folder of a run: where things go, what explains them, and how the run stands."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion_lab.config.schema import OutputSettings
+
+PACKAGES = ("diffusion_lab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "pydantic", "numpy")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """``output.base_dir`` and its subfolders.
+
+    ``config.yaml`` is the resolved configuration, ``environment.json`` the versions and the git commit, and
+    ``status.json`` tells whether the run is running, finished or failed, and why.
+    """
+
+    base: Path
+    logs: Path
+    checkpoints: Path
+    samples: Path
+
+    @classmethod
+    def of(cls, output: OutputSettings) -> RunFolder:
+        """The folder of the settings; nothing is created."""
+        base, names = output.base_dir, output.subdirs
+        return cls(base, base / names.logs, base / names.checkpoints, base / names.samples)
+
+    def check_free(self, overwrite: bool, resumed_from: Path | None) -> None:
+        """Refuse a folder that holds another run, or that cannot be written.
+
+        Raises:
+            ValueError: There is a run already, and it is neither resumed nor to be overwritten.
+            PermissionError: The folder, or the nearest one above it that exists, cannot be written.
+        """
+        status = self.base / "status.json"
+        resumed = resumed_from is not None and self.base.resolve() in resumed_from.resolve().parents
+        if status.is_file() and not overwrite and not resumed:
+            raise ValueError(
+                f"output.base_dir holds a run already, got {str(self.base)!r} ({_state(status)}): choose another, "
+                "resume it (training.resume.enabled=true training.resume.checkpoint=…), or set output.overwrite=true"
+            )
+        check_writable(self.base, "output.base_dir")
+
+    def create(self, config: dict[str, Any], resumed: bool) -> None:
+        """Make the folders and write what explains the run; an earlier run that is not resumed is removed."""
+        for folder in (self.base, self.logs, self.checkpoints, self.samples):
+            folder.mkdir(parents=True, exist_ok=True)
+        if not resumed:
+            leftovers = [*self.checkpoints.glob("*.ckpt"), *self.samples.glob("epoch_*.png")]
+            for file in (*leftovers, self.logs / "metrics.jsonl", self.base / "summary.json"):
+                file.unlink(missing_ok=True)
+        (self.base / "config.yaml").write_text(
+            "# The resolved configuration of this run.\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        )
+        (self.base / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+
+    def write_status(self, state: str, **more: Any) -> None:
+        """Replace ``status.json`` in one move."""
+        status = {"state": state, "pid": os.getpid(), "at": datetime.now(UTC).isoformat(timespec="seconds"), **more}
+        partial = self.base / ".status.json.partial"
+        partial.write_text(json.dumps(status, indent=2) + "\n")
+        partial.replace(self.base / "status.json")
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Keep ``status.json`` and ``logs/run.log`` while the run goes on; a failure is recorded and raised again."""
+        handler = logging.FileHandler(self.logs / "run.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
+        logging.captureWarnings(True)
+        self.write_status("running")
+        try:
+            yield
+        except BaseException as error:
+            self.write_status("failed", why=f"{type(error).__name__}: {error}")
+            logging.getLogger(__name__).exception("the run failed")
+            raise
+        else:
+            self.write_status("finished")
+        finally:
+            logging.captureWarnings(False)
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """Raise PermissionError where ``folder`` cannot be made or written; nothing is created."""
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"{key} must be a folder that can be written, got {str(folder)!r} ({nearest} cannot)")
+
+
+def environment() -> dict[str, Any]:
+    """Versions of Python and the packages, the platform, the command line, and the project's git commit."""
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git_commit": git_commit(),
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the project's checkout, ``-dirty`` where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _state(status: Path) -> str:
+    try:
+        return str(json.loads(status.read_text())["state"])
+    except (OSError, ValueError, KeyError):
+        return "in an unknown state"

@@ -1,0 +1,116 @@
+"""The one loop of all samplers, and the one move that they share.
+
+A sampler is arithmetic on images and plain numbers: this package needs no tensor library to be imported, so the
+settings of a sampler are checked long before one is loaded.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge
+
+from diffusion_lab.diffusion.level import Level
+from diffusion_lab.samplers.spacing import SPACINGS, SpacingName
+
+if TYPE_CHECKING:
+    from diffusion_lab.diffusion.schedules import Schedule
+    from diffusion_lab.shapes import Images
+
+Denoise = Callable[["Images", Level[float]], "Images"]
+"""The estimated clean images, given noisy ones and their level."""
+
+Draw = Callable[[], "Images"]
+"""Fresh standard normal noise of the images' shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a denoiser believed at a level."""
+
+    level: Level[float]
+    clean: Images
+
+
+@dataclass(frozen=True)
+class Sampler(ABC):
+    """A way from noise to images. Its fields are its settings; a subclass writes one ``step``."""
+
+    steps: Annotated[int, Ge(1)] | None = 50
+    """Denoising steps; null takes every step of the training process."""
+    spacing: SpacingName = "trailing"
+    """How the steps are spread over the time of the process."""
+    clip: bool = True
+    """Keep each clean estimate inside the pixel range [-1, 1]."""
+
+    memory: ClassVar[int] = 1
+    """How many estimates, the newest included, ``step`` is handed."""
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    @abstractmethod
+    def step(
+        self, noisy: Images, past: Sequence[Estimate], there: Level[float], denoise: Denoise, draw: Draw
+    ) -> Images:
+        """Move images from the level of ``past[-1]`` to ``there``.
+
+        Args:
+            noisy: Images ``(N, C, H, W)`` at the level of ``past[-1]``.
+            past: The clean estimates so far, oldest first, at most ``memory`` of them; the last is of ``noisy``.
+            there: The next, cleaner level. The last of a walk is clean: ``alpha`` 1 and ``sigma`` 0.
+            denoise: For methods that need a further estimate within the step.
+            draw: For methods that add noise.
+        """
+
+    def levels(self, schedule: Schedule) -> list[Level[float]]:
+        """The levels of a walk, noisiest first, ending with the clean one.
+
+        Raises:
+            ValueError: More steps than the process has, or null steps for a process without steps of its own.
+        """
+        steps = schedule.check_steps(self.steps)
+        times = SPACINGS[self.spacing](steps, schedule.first_time)
+        return [*(schedule.level(schedule.nearest_time(time)) for time in times), Level(1.0, 0.0, 0.0)]
+
+    def walk(self, denoise: Denoise, noise: Images, levels: Sequence[Level[float]], draw: Draw) -> Iterator[Images]:
+        """Turn standard normal noise ``(N, C, H, W)`` into images; yields them after every step.
+
+        The walk starts from noise of the variance that images of unit variance have at the first level.
+        """
+        start = levels[0]
+        noisy = (start.alpha**2 + start.sigma**2) ** 0.5 * noise
+        past: list[Estimate] = []
+        for here, there in pairwise(levels):
+            clean = self._estimate(denoise, noisy, here)
+            past = [*past, Estimate(here, clean)][-self.memory :]
+            noisy = self.step(noisy, past, there, lambda x, at: self._estimate(denoise, x, at), draw)
+            yield noisy
+
+    def _estimate(self, denoise: Denoise, noisy: Images, level: Level[float]) -> Images:
+        clean = denoise(noisy, level)
+        return clean.clamp(-1, 1) if self.clip else clean
+
+
+def move(noisy: Images, clean: Images, here: Level[float], there: Level[float]) -> Images:
+    """Follow the ODE from one level to the next, the clean estimate held fixed (DDIM, arXiv:2010.02502).
+
+    The noise that ``noisy`` holds beside ``clean`` is kept and scaled; at a clean ``there`` only ``clean`` is left.
+    """
+    kept = there.sigma / here.sigma
+    return kept * noisy + (there.alpha - kept * here.alpha) * clean
+
+
+def posterior_variance(here: Level[float], there: Level[float]) -> float:
+    """Variance of the images at ``there``, those at ``here`` and the clean ones known (arXiv:2006.11239, eq. 7)."""
+    return added_variance(here, there) * there.sigma**2 / here.sigma**2
+
+
+def added_variance(here: Level[float], there: Level[float]) -> float:
+    """Variance of the noise that the process adds between ``there`` and the noisier ``here``.
+
+    For neighbouring levels of a discrete process this is its beta; arXiv:2102.09672, section 3.1, for others.
+    """
+    return here.sigma**2 - (here.alpha / there.alpha) ** 2 * there.sigma**2

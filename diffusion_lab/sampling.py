@@ -1,0 +1,246 @@
+"""The front door for images: seeds, labels, batches, averaged weights and progress around a sampler."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.guidance import guided
+from diffusion_lab.samplers import DDIMSampler, Sampler
+from diffusion_lab.seeds import derive_seed
+from diffusion_lab.shapes import Images, Labels
+
+
+class ImageNoise:
+    """Standard normal noise in which every image has a generator of its own.
+
+    What image i gets depends on the seed and on i alone: not on the batch it is in, and not on the device, since
+    the numbers are drawn on the CPU.
+
+    Args:
+        seed: The seed of all images.
+        indices: The numbers of this batch's images, ``N`` of them.
+        image_shape: ``(C, H, W)``.
+        device: Where the noise is needed.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], image_shape: tuple[int, ...], device: torch.device) -> None:
+        self.generators = [torch.Generator().manual_seed(derive_seed("image", seed, index)) for index in indices]
+        self.image_shape = image_shape
+        self.device = device
+
+    def __call__(self) -> Images:
+        """Draw the next noise of each image, ``(N, C, H, W)``."""
+        noise = [torch.randn(self.image_shape, generator=generator) for generator in self.generators]
+        return torch.stack(noise).to(self.device)
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """Finished images, with the number of the first of them among all that were asked for."""
+
+    first: int
+    images: Images
+
+
+class DiffusionSampler:
+    """Draws images from a denoiser. It needs no optimizer, data loader, logger or trainer.
+
+    The model is left as it was found: weights, train or eval mode, and the state of torch's random generators.
+
+    Args:
+        model: The denoiser.
+        device: Where to sample; model and ``ema`` are moved there.
+        ema: The same denoiser with averaged weights, if there is one.
+
+    Example:
+        >>> from diffusion_lab import DiffusionSampler, create_ddpm
+        >>> model = create_ddpm(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1, 2],
+        ...                     use_attention=[False, True], num_classes=10)
+        >>> DiffusionSampler(model).sample(2, class_labels=[3, 7], seed=0, sampler=DDIMSampler(steps=2)).shape
+        torch.Size([2, 1, 8, 8])
+    """
+
+    def __init__(self, model: Denoiser, device: str | torch.device = "cpu", ema: Denoiser | None = None) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device)
+        self.ema = ema.to(self.device) if ema is not None else None
+
+    def sample(
+        self,
+        num_samples: int,
+        class_labels: Sequence[int] | Labels | None = None,
+        guidance_scale: float = 0.0,
+        use_ema: bool = True,
+        show_progress: bool = False,
+        *,
+        sampler: Sampler | None = None,
+        seed: int | None = None,
+        batch_size: int = 64,
+        first: int = 0,
+    ) -> Images:
+        """Draw images.
+
+        Image i of a seed, with its label, is the same image whatever the batch size, the number of images and the
+        labels of the others.
+
+        Args:
+            num_samples: How many, at least 1.
+            class_labels: A class number for each image; None samples without a label.
+            guidance_scale: Strength of classifier-free guidance; up to 1 is the plain conditional model.
+            use_ema: Take the averaged weights, where there are some.
+            show_progress: Show a progress bar.
+            sampler: The method; 50 steps of DDIM where None (fewer, if the process has fewer).
+            seed: Of the images, an integer ≥ 0; None takes one from the operating system.
+            batch_size: Images made at a time.
+            first: Number of the first image, to go on behind images made earlier with the same seed.
+
+        Returns:
+            Float tensor ``(N, C, H, W)`` in [-1, 1] on the sampler's device.
+
+        Raises:
+            ValueError: For a label outside the classes, labels for an unconditional model, a number of labels
+                other than ``num_samples``, or a number out of its bounds.
+        """
+        parts = self.stream(
+            num_samples,
+            class_labels,
+            guidance_scale,
+            use_ema,
+            show_progress,
+            sampler=sampler,
+            seed=seed,
+            batch_size=batch_size,
+            first=first,
+        )
+        return torch.cat([part.images for part in parts])
+
+    def sample_by_class(
+        self,
+        samples_per_class: int,
+        num_classes: int,
+        guidance_scale: float = 0.0,
+        use_ema: bool = True,
+        show_progress: bool = False,
+        *,
+        sampler: Sampler | None = None,
+        seed: int | None = None,
+        batch_size: int = 64,
+    ) -> tuple[Images, list[int]]:
+        """Draw the same number of images of each of the first ``num_classes`` classes, class after class.
+
+        Further arguments as of ``sample``.
+
+        Returns:
+            Images ``(samples_per_class · num_classes, C, H, W)`` and the class of each.
+        """
+        labels = [label for label in range(num_classes) for _ in range(samples_per_class)]
+        images = self.sample(
+            len(labels),
+            labels,
+            guidance_scale,
+            use_ema,
+            show_progress,
+            sampler=sampler,
+            seed=seed,
+            batch_size=batch_size,
+        )
+        return images, labels
+
+    def stream(
+        self,
+        num_samples: int,
+        class_labels: Sequence[int] | Labels | None = None,
+        guidance_scale: float = 0.0,
+        use_ema: bool = True,
+        show_progress: bool = False,
+        *,
+        sampler: Sampler | None = None,
+        seed: int | None = None,
+        batch_size: int = 64,
+        first: int = 0,
+    ) -> Iterator[SampleBatch]:
+        """Draw images batch by batch, each handed over as soon as it is done; arguments as of ``sample``."""
+        denoiser = self.ema if use_ema and self.ema is not None else self.model
+        labels = self._checked_labels(denoiser, num_samples, class_labels)
+        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed or 0, 0), ("first", first, 0)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        image_seed = secrets.randbits(32) if seed is None else seed
+        method = sampler or _default_sampler(denoiser)
+        levels = method.levels(denoiser.schedule)
+        denoise = guided(denoiser, guidance_scale)
+
+        def draw(part: slice, advance: Callable[[], None]) -> Images:
+            indices = range(first + part.start, first + part.stop)
+            noise = ImageNoise(image_seed, indices, denoiser.image_shape, self.device)
+            label = None if labels is None else labels[part]
+            images = noise()
+            with evaluating(denoiser), torch.no_grad():
+                for moved in method.walk(lambda x, level: denoise(x, level, label), images, levels, noise):
+                    images = moved
+                    advance()
+            return images.clamp(-1, 1)
+
+        def batches() -> Iterator[SampleBatch]:
+            starts = range(0, num_samples, batch_size)
+            with _progress(len(starts) * (len(levels) - 1), show_progress) as advance:
+                for start in starts:
+                    part = slice(start, min(start + batch_size, num_samples))
+                    yield SampleBatch(first + start, draw(part, advance))
+
+        return batches()
+
+    def _checked_labels(
+        self, denoiser: Denoiser, num_samples: int, labels: Sequence[int] | Tensor | None
+    ) -> Labels | None:
+        if num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+        if labels is None:
+            return None
+        if denoiser.num_classes is None:
+            raise ValueError("class_labels were given, but the model is unconditional: leave them out")
+        label = torch.as_tensor(labels, dtype=torch.int64).to(self.device)
+        if label.shape != (num_samples,):
+            raise ValueError(
+                f"class_labels must hold one label for each of the {num_samples} images, got {label.numel()}"
+            )
+        outside = sorted({int(value) for value in label if not 0 <= value < denoiser.num_classes})
+        if outside:
+            raise ValueError(f"class_labels must lie in 0 to {denoiser.num_classes - 1}, got {outside}")
+        return label
+
+
+def _default_sampler(denoiser: Denoiser) -> Sampler:
+    return DDIMSampler(steps=min(50, getattr(denoiser.schedule, "num_timesteps", 50)))
+
+
+@contextlib.contextmanager
+def _progress(steps: int, shown: bool) -> Iterator[Callable[[], None]]:
+    if not shown:
+        yield lambda: None
+        return
+    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("steps,"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=steps)
+        yield lambda: progress.advance(task)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and every module of it back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

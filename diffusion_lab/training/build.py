@@ -1,0 +1,122 @@
+"""The objects of a training run from its settings: module, callbacks, trainer."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+from diffusion_lab.checkpoint import FORMAT
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.diffusion.loss import DenoisingLoss
+from diffusion_lab.ema import EMA
+from diffusion_lab.run_folder import RunFolder, environment
+from diffusion_lab.training.callbacks import Averaging, Checkpoints, Pictures, Resumption
+from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
+from diffusion_lab.training.lr_schedules import create_schedule
+from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.optimizers import create_optimizer
+
+
+def create_module(
+    config: TrainConfig, denoiser: Denoiser, data: ImageDataModule, settings: dict[str, Any]
+) -> DiffusionModule:
+    """The module, and in it what a checkpoint says of itself: ``settings`` is the configuration as plain containers."""
+    training = config.training
+    ema = EMA(denoiser, training.ema.decay, training.ema.warmup) if training.ema.enabled else None
+    if training.performance.compile_model:
+        denoiser.network.compile()  # in place, so that the names of the weights stay
+    batches = data.steps_per_epoch * training.epochs
+    return DiffusionModule(
+        denoiser,
+        DenoisingLoss(label_dropout=config.model.conditioning.class_dropout_prob),
+        make_optimizer=partial(create_optimizer, training.optimizer),
+        make_schedule=partial(
+            create_schedule,
+            training.scheduler.type,
+            training.scheduler_options(),
+            total_steps=-(-batches // training.accumulate_batches),
+            metric=logged_metric(config),
+        ),
+        ema=ema,
+        about={
+            "format": FORMAT,
+            "config": settings,
+            "class_names": list(data.class_names),
+            "seed": settings["compute"]["seed"],
+            "environment": environment(),
+        },
+    )
+
+
+def create_callbacks(
+    config: TrainConfig, folder: RunFolder, seed: int, resumed_from: Path | None
+) -> tuple[list[Callback], Checkpoints]:
+    """The callbacks that the settings ask for, the one that saves also by itself."""
+    training = config.training
+    kept, shown, resume = training.checkpointing, training.visualization, training.resume
+    callbacks: list[Callback] = [Averaging()] if training.ema.enabled else []
+    if resumed_from is not None:
+        callbacks.append(Resumption(resume.reset_optimizer, resume.reset_scheduler))
+    if shown.enabled:
+        sampler = config.sampler.build()
+        callbacks.append(
+            Pictures(folder.samples, sampler, shown.interval, shown.num_samples, shown.guidance_scale, seed)
+        )
+    checkpoints = Checkpoints(
+        folder.checkpoints, kept.save_frequency, kept.save_best_only, kept.save_optimizer, logged_metric(config)
+    )
+    return [*callbacks, checkpoints], checkpoints
+
+
+def create_trainer(
+    config: TrainConfig,
+    device: torch.device,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    folder: RunFolder,
+) -> Trainer:
+    """Lightning's trainer."""
+    training = config.training
+    performance = training.performance
+    torch.backends.cuda.matmul.allow_tf32 = performance.use_tf32
+    torch.backends.cudnn.allow_tf32 = performance.use_tf32
+    return Trainer(
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        # One device: several would start the whole command again for each further one, sweep and all.
+        devices=1,
+        precision=_precision(device, performance.use_amp),
+        max_epochs=training.epochs,
+        accumulate_grad_batches=training.accumulate_batches,
+        gradient_clip_val=training.optimizer.gradient_clip_norm,
+        benchmark=performance.cudnn_benchmark,
+        check_val_every_n_epoch=training.validation.frequency,
+        limit_val_batches=None if training.validation.enabled else 0,
+        log_every_n_steps=training.log_interval,
+        num_sanity_val_steps=0,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        default_root_dir=folder.base,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def logged_metric(config: TrainConfig) -> str:
+    """``training.validation.metric`` under the name that validation logs it by."""
+    return f"val/{config.training.validation.metric}"
+
+
+def _precision(device: torch.device, use_amp: bool) -> Any:
+    if not use_amp:
+        return "32-true"
+    half = device.type == "mps" or (device.type == "cuda" and not torch.cuda.is_bf16_supported())
+    return "16-mixed" if half else "bf16-mixed"

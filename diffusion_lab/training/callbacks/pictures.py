@@ -1,0 +1,55 @@
+"""Samples pictures while training, always from the same noise, so that those of successive epochs compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from diffusion_lab.pictures import grid_by_class, grid_of
+from diffusion_lab.samplers import Sampler
+from diffusion_lab.sampling import DiffusionSampler
+from diffusion_lab.shapes import to_pixels
+from diffusion_lab.training.loggers import log_picture
+from diffusion_lab.training.module import DiffusionModule
+
+
+class Pictures(Callback):
+    """Writes ``epoch_0010.png`` and so on, and hands them to the loggers: one row a class where there are classes.
+
+    Args:
+        folder: Where they go.
+        sampler: The method.
+        every_epochs: Epochs from one to the next; the last epoch is always shown.
+        num_samples: Images in all, spread evenly over the classes, the remainder over the first ones.
+        guidance_scale: Of classifier-free guidance; up to 1 is off.
+        seed: Of the starting noise.
+    """
+
+    def __init__(
+        self, folder: Path, sampler: Sampler, every_epochs: int, num_samples: int, guidance_scale: float, seed: int
+    ) -> None:
+        self.folder = folder
+        self.sampler = sampler
+        self.every_epochs = every_epochs
+        self.num_samples = num_samples
+        self.guidance_scale = guidance_scale
+        self.seed = seed
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        due = epoch % self.every_epochs == 0 or epoch == trainer.max_epochs
+        if not due or not isinstance(pl_module, DiffusionModule) or not trainer.is_global_zero:
+            return
+        denoiser = pl_module.judged
+        classes = denoiser.num_classes
+        labels = None if classes is None else [index % classes for index in range(self.num_samples)]
+        sampler = DiffusionSampler(denoiser, device=pl_module.device)
+        images = sampler.sample(self.num_samples, labels, self.guidance_scale, sampler=self.sampler, seed=self.seed)
+        pixels = to_pixels(images)
+        picture = grid_of(pixels) if labels is None else grid_by_class(pixels, labels, denoiser.class_names)
+        path = self.folder / f"epoch_{epoch:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+        for logger in trainer.loggers:
+            log_picture(logger, "samples", picture, trainer.global_step)

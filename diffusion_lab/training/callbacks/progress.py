@@ -1,0 +1,120 @@
+"""Shows how training goes: a bar on a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from diffusion_lab.shapes import Batch
+
+REFRESH_SECONDS = 0.5
+
+
+class TrainingProgress(Callback):
+    """One bar for the whole training: epoch, loss, images a second, time left.
+
+    Args:
+        console: Where to show it; standard error where None, so that standard output holds results alone.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.images = 0
+        self.seconds = 0.0
+        self._loss: Tensor | None = None
+        self._batches_done = 0
+        self._epoch_began = self._shown_at = 0.0
+        self._epoch_images = 0
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images a second so far, validation and pictures not counted."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._batches_done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        if not self.console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s "),
+            TimeElapsedColumn(),
+            TextColumn("done,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+        )
+        self._task = self._progress.add_task(
+            "",
+            total=int(trainer.num_training_batches) * (trainer.max_epochs or 1),
+            completed=self._batches_done,
+            epoch="-",
+            loss="-",
+            speed="-",
+        )
+        self._progress.start()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_began = time.monotonic()
+        self._epoch_images = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._batches_done += 1
+        self._epoch_images += len(batch.images)
+        loss = (outputs["loss"] if isinstance(outputs, dict) else outputs).detach()
+        # Kept as a tensor: reading a number would make a GPU wait.
+        self._loss = loss if self._loss is None else self._loss.lerp(loss, 0.05)
+        now = time.monotonic()
+        if now - self._shown_at >= REFRESH_SECONDS:
+            self._shown_at = now
+            self._show(trainer)
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._count_epoch()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._show(trainer)
+        if self._progress is None and self._loss is not None:
+            value = trainer.callback_metrics.get("val/loss")
+            validation = "" if value is None else f"  val/loss {float(value):.4f}"
+            self.console.print(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {float(self._loss):.4f}{validation}"
+                f"  {self.images_per_second:.0f} images/s",
+                highlight=False,
+            )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _count_epoch(self) -> None:
+        self.images += self._epoch_images
+        self.seconds += time.monotonic() - self._epoch_began
+
+    def _show(self, trainer: Trainer) -> None:
+        if self._progress is None or self._task is None or self._loss is None:
+            return
+        elapsed = time.monotonic() - self._epoch_began
+        self._progress.update(
+            self._task,
+            completed=self._batches_done,
+            epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
+            loss=f"{float(self._loss):.4f}",
+            speed=f"{self._epoch_images / elapsed:.0f}" if elapsed else "-",
+        )
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

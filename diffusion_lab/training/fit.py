@@ -1,0 +1,182 @@
+"""A training run from its settings: check everything, train, sum up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import resource
+import secrets
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from diffusion_lab.checkpoint import find_checkpoint, load_weights, read_checkpoint
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.create import create_denoiser
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.devices import resolve_device
+from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.seeds import derive_seed
+from diffusion_lab.training.build import create_callbacks, create_module, create_trainer, logged_metric
+from diffusion_lab.training.callbacks import TrainingProgress
+from diffusion_lab.training.loggers import close_loggers, create_loggers
+from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.sources import create_datamodule
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a finished run has to say; it is ``summary.json`` in the run folder."""
+
+    run_folder: str
+    epochs: int
+    steps: int
+    parameters: int
+    train_images: int
+    metric: str
+    best_value: float | None
+    best_epoch: int | None
+    best_checkpoint: str | None
+    last_checkpoint: str
+    train_seconds: float
+    images_per_second: float
+    peak_memory_mb: float
+
+
+def train(config: TrainConfig, console: Console | None = None) -> TrainingSummary:
+    """Train a model.
+
+    Everything that can be wrong with the settings, the images or the checkpoint to resume from is found before the
+    run folder is made.
+
+    Args:
+        config: The checked settings.
+        console: Where to show progress; standard error where None.
+
+    Raises:
+        ValueError, FileNotFoundError, PermissionError: Naming the key, the value and the rule.
+    """
+    device = resolve_device(config.compute.device)
+    folder = RunFolder.of(config.output)
+    resumed_from = _checkpoint_to_resume(config)
+    folder.check_free(config.output.overwrite, resumed_from)
+    seed = secrets.randbits(32) if config.compute.seed is None else config.compute.seed
+    torch.manual_seed(derive_seed("weights", seed))
+    data = create_datamodule(config, seed)
+    denoiser = create_denoiser(config.model, data.class_names)
+    resumed_at = None
+    if resumed_from is not None:
+        checkpoint = read_checkpoint(resumed_from)
+        # Refuses weights of another architecture, naming them, before anything is written.
+        load_weights(denoiser, checkpoint.weights, resumed_from)
+        resumed_at = checkpoint.step
+    settings = config.model_dump(mode="json")
+    settings["compute"]["seed"] = seed
+    module = create_module(config, denoiser, data, settings)
+    folder.create(settings, resumed=resumed_from is not None)
+    loggers = create_loggers(config.logger, folder.logs, config.experiment, folder.base.name, settings, resumed_at)
+    progress = TrainingProgress(console or Console(stderr=True))
+    callbacks, checkpoints = create_callbacks(config, folder, seed, resumed_from)
+    with folder.running(), close_loggers(loggers), _quiet():
+        trainer = create_trainer(config, device, [*callbacks, progress], loggers, folder)
+        _announce(config, module, data, device, folder, progress.console)
+        started = time.monotonic()
+        trainer.fit(module, datamodule=data, ckpt_path=resumed_from, weights_only=True)
+        seconds = time.monotonic() - started
+        if trainer.interrupted:  # Lightning returns from an interruption as if it were the end
+            raise KeyboardInterrupt
+        summary = TrainingSummary(
+            run_folder=str(folder.base),
+            epochs=trainer.current_epoch,
+            steps=trainer.global_step,
+            parameters=_count_parameters(module),
+            train_images=len(data.train),
+            metric=logged_metric(config),
+            best_value=checkpoints.best,
+            best_epoch=checkpoints.best_epoch,
+            best_checkpoint=str(checkpoints.best_path) if checkpoints.best is not None else None,
+            last_checkpoint=str(checkpoints.last_path),
+            train_seconds=round(seconds, 2),
+            images_per_second=round(progress.images_per_second, 1),
+            peak_memory_mb=round(_peak_memory_mb(device), 1),
+        )
+        (folder.base / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    _show(summary, progress.console)
+    return summary
+
+
+def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
+    resume = config.training.resume
+    if not resume.enabled or resume.checkpoint is None:
+        return None
+    return find_checkpoint(resume.checkpoint, prefer="last")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advertisements, and its warnings about what is so on purpose, from the user."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (
+            ".*does not have many workers.*",  # images held in memory need none
+            ".*smaller than the logging interval.*",  # small data; the epoch's own line is there all the same
+            ".*in eval mode at the start of training.*",  # the average is
+            ".*treespec, LeafSpec.*",  # Lightning's own use of torch
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _count_parameters(module: DiffusionModule) -> int:
+    return sum(parameter.numel() for parameter in module.denoiser.parameters())
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _announce(
+    config: TrainConfig,
+    module: DiffusionModule,
+    data: ImageDataModule,
+    device: torch.device,
+    folder: RunFolder,
+    console: Console,
+) -> None:
+    _say(
+        console,
+        f"{config.experiment}: {len(data.train)} images, {_count_parameters(module) / 1e6:.2f} M parameters, "
+        f"{config.training.epochs} epochs of {data.steps_per_epoch} batches on {device.type}\nrun folder {folder.base}",
+    )
+
+
+def _show(summary: TrainingSummary, console: Console) -> None:
+    if summary.best_value is not None:
+        _say(console, f"best {summary.metric} {summary.best_value:.4f} in epoch {summary.best_epoch}")
+        _say(console, f"best checkpoint {summary.best_checkpoint}")
+    _say(
+        console,
+        f"last checkpoint {summary.last_checkpoint}\n"
+        f"{summary.steps} steps in {summary.train_seconds:.0f} s, {summary.images_per_second:.0f} images/s, "
+        f"peak memory {summary.peak_memory_mb:.0f} MB\n"
+        f"sample from it: python sample.py ckpt={summary.run_folder}",
+    )
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,75 @@
+"""The LightningModule: an adapter between the denoising loss and the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.diffusion.loss import DenoisingLoss
+from diffusion_lab.ema import EMA
+from diffusion_lab.shapes import Batch
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeSchedule = Callable[[Optimizer], dict[str, Any] | None]
+
+
+class DiffusionModule(LightningModule):
+    """Trains a denoiser; validates its average where there is one.
+
+    Args:
+        denoiser: What is trained.
+        loss: The loss of both training and validation.
+        make_optimizer: Gives the optimizer for the parameters.
+        make_schedule: Gives Lightning's learning-rate schedule entry for an optimizer, or None for a constant one.
+        ema: The average, updated by the EMA callback.
+        about: Plain containers that explain a checkpoint: settings, class names, versions.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        loss: DenoisingLoss,
+        make_optimizer: MakeOptimizer,
+        make_schedule: MakeSchedule,
+        ema: EMA | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.ema = ema
+        self.loss = loss
+        self.make_optimizer = make_optimizer
+        self.make_schedule = make_schedule
+        self.about = about or {}
+
+    @property
+    def judged(self) -> Denoiser:
+        """The denoiser whose loss and pictures count: the average where there is one."""
+        return self.denoiser if self.ema is None else self.ema.average
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        torch.manual_seed(batch.seed)  # for dropout, which draws from torch's own generator
+        loss = self.loss(self.denoiser, batch.images, batch.labels, batch.seed)
+        self.log("train/loss", loss, batch_size=len(batch.images))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        loss = self.loss(self.judged, batch.images, batch.labels, batch.seed)
+        self.log("val/loss", loss, batch_size=len(batch.images))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.make_optimizer(self.denoiser.parameters())
+        schedule = self.make_schedule(optimizer)
+        if schedule is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": schedule}  # type: ignore[return-value]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["diffusion_lab"] = {**self.about, "step": self.global_step, "epoch": self.current_epoch}

@@ -1,0 +1,113 @@
+"""Images from settings: the one place that turns the ``data`` section into objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+from diffusion_lab.config.data_section import DataSettings
+from diffusion_lab.config.dotted import load_class
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.data.augmentation import Augmentation
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.digits import digits
+from diffusion_lab.data.emoji import emoji
+from diffusion_lab.data.image_folder import ImageFolderSource
+from diffusion_lab.data.source import ImageSource, Subset
+from diffusion_lab.data.split import balanced_split
+from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
+
+Sources = tuple[ImageSource, ImageSource | None]
+"""The images to train on, and those to validate on where they are a set of their own."""
+
+
+def _image_folder(data: DataSettings, image_size: int, channels: int) -> Sources:
+    read = partial(
+        ImageFolderSource,
+        image_size=image_size,
+        channels=channels,
+        crop=data.crop,
+        background=data.background,
+        on_corrupt=data.on_corrupt,
+    )
+    train = read(data.paths.train or "")
+    train.check()
+    if data.paths.val is None:
+        return train, None
+    val = read(data.paths.val, class_names=train.class_names, key="data.paths.val")
+    val.check()
+    return train, val
+
+
+def _digits(data: DataSettings, image_size: int, channels: int) -> Sources:
+    return digits(image_size, channels), None
+
+
+def _emoji(data: DataSettings, image_size: int, channels: int) -> Sources:
+    return emoji(image_size, channels, data.background), None
+
+
+def _torchvision(data: DataSettings, image_size: int, channels: int) -> Sources:
+    name, root = cast("TorchvisionName", data.type), data.paths.train or ""
+    train, test = (torchvision_set(name, root, part, image_size, channels) for part in (True, False))
+    return train, test
+
+
+SOURCES: dict[str, Callable[[DataSettings, int, int], Sources]] = {
+    "image_folder": _image_folder,
+    "digits": _digits,
+    "emoji": _emoji,
+    "mnist": _torchvision,
+    "cifar10": _torchvision,
+    "fashion_mnist": _torchvision,
+}
+"""The names that ``data.type`` takes, beside dotted paths of one's own ImageSource classes."""
+
+
+def create_datamodule(config: TrainConfig, seed: int) -> ImageDataModule:
+    """Read the images of the settings and set up their batches.
+
+    Raises:
+        ValueError: No images, no batch, classes that do not fit the model, or a corrupt image where that is fatal.
+    """
+    train, val = _sources(config)
+    conditional = config.model.conditioning.type == "class"
+    if conditional and len(train.class_names) != config.model.conditioning.num_classes:
+        names = ", ".join(train.class_names) or "none"
+        raise ValueError(
+            "model.conditioning.num_classes must be the number of classes of the data, "
+            f"{len(train.class_names)} ({names}), got {config.model.conditioning.num_classes}"
+        )
+    loading, augmentation = config.data.loading, config.data.augmentation
+    jitter = augmentation.color_jitter
+    return ImageDataModule(
+        train,
+        val if config.training.validation.enabled else None,
+        batch_size=loading.batch_size,
+        num_workers=loading.num_workers,
+        pin_memory=loading.pin_memory,
+        shuffle=loading.shuffle_train,
+        drop_last=loading.drop_last,
+        augmentation=Augmentation(
+            horizontal_flip=augmentation.horizontal_flip,
+            rotation_degrees=augmentation.rotation_degrees,
+            jitter_strength=jitter.strength if jitter.enabled else 0.0,
+        ),
+        labelled=conditional,
+        seed=seed,
+    )
+
+
+def _sources(config: TrainConfig) -> Sources:
+    data, architecture = config.data, config.model.architecture
+    if data.type in SOURCES:
+        train, val = SOURCES[data.type](data, architecture.image_size, architecture.in_channels)
+    else:
+        cls = load_class(data.type, "data.type")
+        train, val = cls(**data.extra_options), None
+    if val is None and config.training.validation.enabled:
+        split = data.validation_split
+        kept, held_out = balanced_split(train.labels, split.fraction, split.seed)
+        return Subset(train, kept), Subset(train, held_out)
+    return train, val

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from diffusion_lab.config import get_default_config
+
+CONF = Path(__file__).parents[2] / "conf"
+
+Change = Callable[..., dict[str, Any]]
+
+
+def put(tree: dict[str, Any], key: str, value: object) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree[section]
+    tree[name] = value
+
+
+def drop(tree: dict[str, Any], key: str) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree[section]
+    del tree[name]
+
+
+@pytest.fixture
+def default(tmp_path: Path) -> dict[str, Any]:
+    """The default tree with a training folder that exists."""
+    tree = get_default_config()
+    put(tree, "data.paths.train", str(tmp_path))
+    return tree
+
+
+@pytest.fixture
+def changed(default: dict[str, Any]) -> Change:
+    """The default tree with some values changed, by dotted key."""
+
+    def change(values: dict[str, object]) -> dict[str, Any]:
+        tree = deepcopy(default)
+        for key, value in values.items():
+            put(tree, key, value)
+        return tree
+
+    return change
+
+
+@pytest.fixture
+def composed() -> Iterator[Callable[..., DictConfig]]:
+    """Compose as a command line would."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield lambda script, *overrides: compose(script, list(overrides))

@@ -1,0 +1,219 @@
+"""What stands in ``conf/``: every choice composes and is valid, and the values are where they should be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.config import ConfigError, TrainConfig, get_default_config
+from diffusion_lab.config.compose import (
+    compose_generate_config,
+    compose_train_config,
+    job_folder,
+    run_folder,
+)
+from tests.config.conftest import CONF
+
+Composed = Callable[..., DictConfig]
+
+GROUPS = {
+    "model": {"unet_tiny", "unet_small", "unet_base", "unet_large"},
+    "diffusion": {"linear", "cosine", "quadratic", "sigmoid"},
+    "conditioning": {"none", "class"},
+    "data": {"digits", "image_folder", "emoji", "mnist", "cifar10", "fashion_mnist"},
+    "optimizer": {"adam", "adamw"},
+    "scheduler": {"none", "cosine", "step", "plateau", "warmup_cosine"},
+    "ema": {"on", "off"},
+    "sampler": {"ddpm", "ddim"},
+    "callbacks": {"default", "quiet"},
+    "logger": {"none", "wandb", "tensorboard", "all"},
+    "performance": {"default", "fast", "exact"},
+    "experiment": {"digits", "emoji", "v2_default"},
+}
+CHOICES = [(group, name) for group, names in GROUPS.items() for name in sorted(names)]
+FILES = sorted(CONF.rglob("*.yaml"))
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    tree = OmegaConf.to_container(composed)
+    assert isinstance(tree, dict)
+    return tree  # type: ignore[return-value]
+
+
+def only_known(tree: dict[str, Any], pattern: dict[str, Any]) -> dict[str, Any]:
+    """The part of a tree that has the keys of another."""
+    return {
+        key: only_known(tree[key], value) if isinstance(value, dict) else tree[key] for key, value in pattern.items()
+    }
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_each_file_is_a_tested_choice(group: str) -> None:
+    assert GROUPS[group] <= {path.stem for path in (CONF / group).glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), sorted((path.parent.name, path.stem) for path in FILES if path.parent != CONF)
+)
+def test_each_choice_composes_and_is_valid(composed: Composed, group: str, name: str, tmp_path: Path) -> None:
+    folder = ["data.paths.train=" + str(tmp_path)] if name in ("image_folder", "v2_default") else []
+    validation = ["training.validation.enabled=true"] if name == "plateau" else []
+    config = compose_train_config(composed("train", f"{group}={name}", *folder, *validation))
+    assert isinstance(config, TrainConfig)
+
+
+@pytest.mark.parametrize("data", sorted(GROUPS["data"]))
+@pytest.mark.parametrize("model", sorted(GROUPS["model"]))
+def test_each_model_takes_each_data(composed: Composed, model: str, data: str, tmp_path: Path) -> None:
+    folder = ["data.paths.train=" + str(tmp_path)] if data == "image_folder" else []
+    config = compose_train_config(composed("train", f"data={data}", f"model={model}", *folder))
+    assert config.data.type == data
+    assert config.experiment == data
+
+
+def test_no_argument_is_the_digits_run(composed: Composed) -> None:
+    tree = plain(composed("train"))
+    assert tree == plain(composed("train", "experiment=digits"))
+    config = compose_train_config(composed("train"))
+    architecture, conditioning = config.model.architecture, config.model.conditioning
+    assert (config.experiment, config.data.type, config.compute.seed) == ("digits", "digits", 0)
+    assert (architecture.image_size, architecture.in_channels, conditioning.classes) == (8, 1, 10)
+    assert (config.logger.backends, config.logger.mode) == (("wandb",), "offline")
+
+
+def test_v2_default_is_the_default_tree(composed: Composed) -> None:
+    default = get_default_config()
+    assert only_known(plain(composed("train", "experiment=v2_default")), default) == default
+
+
+def test_data_brings_its_size_channels_and_classes(composed: Composed) -> None:
+    config = compose_train_config(composed("train", "data=emoji", "model=unet_small"))
+    architecture = config.model.architecture
+    assert (architecture.image_size, architecture.in_channels) == (32, 3)
+    assert config.model.conditioning.classes == 10
+    assert config.model.architecture.model_channels == 32
+
+
+def test_own_pictures_are_unconditional_unless_said(composed: Composed, tmp_path: Path) -> None:
+    own = ["data=image_folder", f"data.paths.train={tmp_path}"]
+    assert compose_train_config(composed("train", *own)).model.conditioning.classes is None
+    with pytest.raises(ConfigError, match=r"model\.conditioning\.num_classes = null: required"):
+        compose_train_config(composed("train", *own, "conditioning=class"))
+    said = composed("train", *own, "conditioning=class", "model.conditioning.num_classes=3")
+    assert compose_train_config(said).model.conditioning.classes == 3
+
+
+def test_own_folder_without_its_data_group_is_not_passed_over(composed: Composed, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="must be null with data.type digits.*image_folder"):
+        compose_train_config(composed("train", f"data.paths.train={tmp_path}"))
+
+
+def test_command_line_has_the_last_word(composed: Composed) -> None:
+    config = compose_train_config(
+        composed("train", "experiment=emoji", "model=unet_tiny", "training.epochs=3", "output.base_dir=mine")
+    )
+    assert config.model.architecture.channel_multipliers == (1, 2)
+    assert (config.training.epochs, config.output.base_dir) == (3, Path("mine"))
+
+
+def test_short_names_fill_the_tree(composed: Composed, tmp_path: Path) -> None:
+    config = compose_generate_config(
+        composed(
+            "sample",
+            f"ckpt={tmp_path}",
+            "num_samples=5",
+            "guidance_scale=1.5",
+            "labels=[3,seven]",
+            "seed=0",
+            "device=cpu",
+            "use_ema=false",
+            "sampler=ddpm",
+            "sampler.steps=20",
+        )
+    )
+    sampling = config.generation.sampling
+    assert config.generation.checkpoint == tmp_path
+    assert (sampling.num_samples, sampling.guidance_scale, sampling.use_ema) == (5, 1.5, False)
+    assert sampling.labels == (3, "seven")
+    assert (config.compute.seed, config.compute.device) == (0, "cpu")
+    assert (config.sampler.type, config.sampler.extra_options["steps"]) == ("ddpm", 20)
+    assert config.model is None
+
+
+def test_model_can_be_named_for_a_plain_state_dict(composed: Composed, tmp_path: Path) -> None:
+    groups = ["model=unet_tiny", "diffusion=linear", "conditioning=class", "model.conditioning.num_classes=10"]
+    config = compose_generate_config(composed("sample", f"ckpt={tmp_path}", *groups))
+    assert config.model is not None
+    assert config.model.diffusion.beta_schedule == "linear"
+
+
+def test_model_named_in_part_is_a_fault(composed: Composed, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.diffusion: required"):
+        compose_generate_config(composed("sample", f"ckpt={tmp_path}", "model=unet_tiny"))
+
+
+def test_reference_that_leads_nowhere_is_a_fault_among_others(composed: Composed) -> None:
+    overrides = ["data.crop=${no.where}", "+training.a=1", "data.on_corrupt=???", "training.optimizer.betas=[0.9,${x}]"]
+    with pytest.raises(ConfigError) as caught:
+        compose_train_config(composed("train", *overrides))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "4 settings are wrong:"
+    assert any(line.startswith('  data.crop = "${no.where}": cannot be resolved') for line in lines)
+    assert "  data.on_corrupt: required, but missing" in lines
+    assert any(line.startswith('  training.optimizer.betas[1] = "${x}": cannot be resolved') for line in lines)
+
+
+def test_references_are_resolved(composed: Composed) -> None:
+    config = compose_train_config(composed("train", "training.visualization.num_samples=${training.epochs}"))
+    assert config.training.visualization.num_samples == config.training.epochs
+
+
+def test_run_folder_is_named_after_experiment_and_time() -> None:
+    folder = Path(run_folder("mine"))
+    assert folder.parent == Path("outputs/mine")
+    assert datetime.strptime(folder.name, "%Y-%m-%d_%H-%M-%S")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "7"),
+        (["optimizer=adam", "diffusion=linear"], "7_optimizer-adam_diffusion-linear"),
+        (["training.optimizer.learning_rate=1e-3"], "7_learning_rate-1e-3"),
+        (["+a.b=[1, 2]", "++c='x/y z'", "~d"], "7_b-1-2_c-x-y-z_d"),
+    ],
+)
+def test_job_folder_is_readable_and_safe(overrides: list[str], name: str) -> None:
+    assert job_folder(7, overrides) == name
+
+
+def test_job_folder_is_never_too_long_for_a_file_system() -> None:
+    assert len(job_folder(12, [f"key{i}=value{i}" for i in range(100)])) <= 100
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_each_value_has_a_comment_and_each_file_says_what_it_is(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    assert any(line.startswith("# ") and not line.startswith("# @package") for line in lines[:2])
+    text = 10**9  # indentation of the block of text we are in: it needs no comments
+    for line in lines:
+        depth = len(line) - len(line.lstrip())
+        if line.strip() and depth <= text:
+            text = 10**9
+        if line.rstrip().endswith("|"):
+            text = depth
+        value = re.match(r"\s*[\w]+: *[^\s#|]", line)
+        if value and depth <= text:
+            assert re.search(r"\s# \S", line), f"{path.name}: {line}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
+def test_each_file_is_plain_yaml(path: Path) -> None:
+    assert isinstance(yaml.safe_load(path.read_text()), dict)

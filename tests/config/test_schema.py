@@ -1,0 +1,204 @@
+"""Each row of the V2 tables: its default and its bounds are accepted, what lies beyond them is named."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from diffusion_lab.config import ConfigError, get_default_config, parse_config, validate_config
+from tests.config.conftest import Change, drop
+
+ROWS: list[tuple[str, list[object], list[object]]] = [
+    ("experiment", ["mine"], [None, "", 3]),
+    ("mode", [], ["training", None, True]),
+    ("compute.device", ["auto", "cpu", "cuda", "mps"], ["gpu", None]),
+    ("compute.seed", [0, 7, None], [-1, 1.5, "1", True]),
+    ("model.architecture.image_size", [4, 64], [0, -8, 8.0, "40", True]),
+    ("model.architecture.in_channels", [1, 3, 4], [2, 0, True, "3"]),
+    ("model.architecture.model_channels", [1, 12, 32, 40], [0, 33, 36, 1.0]),
+    ("model.architecture.use_attention", [[True, True, True]], [[0, 1, 1], "yes", None]),
+    ("model.architecture.type", ["unet", "my_lab.nets.Dit"], ["unett", "my lab.Net", ".x", None]),
+    ("model.architecture.num_res_blocks", [1], [0]),
+    ("model.architecture.dropout", [0, 0.5], [1, -0.1]),
+    ("model.architecture.head_channels", [1, 64], [0]),
+    ("model.diffusion.num_timesteps", [1, 4000], [0, 10.0, True]),
+    ("model.diffusion.beta_schedule", ["linear", "cosine", "quadratic", "sigmoid"], ["cosin", None]),
+    ("model.diffusion.beta_start", [0.001], [0, -0.1, 1, "1e-4", math.nan]),
+    ("model.diffusion.beta_end", [0.9], [1, 1.5, math.inf]),
+    ("model.diffusion.prediction", ["epsilon", "x0", "v"], ["eps", None]),
+    ("model.conditioning.type", [None], ["classes", True]),
+    ("model.conditioning.num_classes", [None, 1, 1000], [0, -1, 2.0, "10"]),
+    ("model.conditioning.class_dropout_prob", [0, 0.5, 1], [-0.1, 1.1]),
+    ("data.paths.val", [None], [3, "", "no/such/folder"]),
+    ("data.loading.batch_size", [1, 4096], [0, -1, 1.5]),
+    ("data.loading.num_workers", [0, 16], [-1, True]),
+    ("data.loading.pin_memory", [True, False], [1, "yes", None]),
+    ("data.loading.shuffle_train", [True, False], [0]),
+    ("data.loading.drop_last", [True, False], ["true"]),
+    ("data.augmentation.horizontal_flip", [True, False], [1]),
+    ("data.augmentation.rotation_degrees", [0, 15, 180.0], [-1, 181]),
+    ("data.augmentation.color_jitter.enabled", [True, False], [0.5]),
+    ("data.augmentation.color_jitter.strength", [0, 1], [-0.1, 1.01]),
+    ("data.type", ["my_lab.data.Birds"], ["folder", None]),
+    ("data.on_corrupt", ["skip", "error"], ["ignore"]),
+    ("data.background", ["black", "#10ff00"], ["blackish", "#xyz"]),
+    ("data.crop", ["center", "random"], ["middle"]),
+    ("output.base_dir", ["runs/a"], [None, "", 3]),
+    ("output.subdirs.logs", ["a/b"], ["", "/tmp", "../up", ".", None]),
+    ("output.subdirs.checkpoints", ["ckpt"], ["/tmp"]),
+    ("output.subdirs.samples", ["pictures"], ["a/../.."]),
+    ("output.subdirs.generated", ["made"], [None]),
+    ("output.overwrite", [True, False], ["no"]),
+    ("training.epochs", [1], [0, 1.5, None]),
+    ("training.accumulate_batches", [1, 8], [0]),
+    ("training.log_interval", [1], [0]),
+    ("training.optimizer.type", ["adam", "adamw", "my_lab.optim.Lion"], ["sgdd", None, 3]),
+    ("training.optimizer.learning_rate", [1e-6, 1], [0, -1e-4, "1e-4", None]),
+    ("training.optimizer.weight_decay", [0, 0.1], [-0.1]),
+    ("training.optimizer.betas", [[0, 0], [0.5, 0.99]], [[0.9, 1], [-0.1, 0.9], [0.9], [0.9, 0.9, 0.9], 0.9]),
+    ("training.optimizer.gradient_clip_norm", [None, 1], [0, -1]),
+    ("training.scheduler.type", [None, "cosine", "my_lab.Lr"], ["cosin", True]),
+    ("training.scheduler.T_max", ["auto", 5], [0, "all", 1.5]),
+    ("training.scheduler.eta_min", [0, 1e-5], [-1e-6]),
+    ("training.ema.enabled", [True, False], [1]),
+    ("training.ema.decay", [0, 0.99999], [1, -0.1]),
+    ("training.ema.warmup", [True, False], [None]),
+    ("training.checkpointing.save_frequency", [1], [0]),
+    ("training.checkpointing.save_best_only", [True, False], [0]),
+    ("training.checkpointing.save_optimizer", [True, False], ["no"]),
+    ("training.validation.enabled", [True, False], [None]),
+    ("training.validation.frequency", [1], [0]),
+    ("training.validation.metric", ["loss"], ["fid", None]),
+    ("training.visualization.enabled", [True, False], [2]),
+    ("training.visualization.interval", [1], [0]),
+    ("training.visualization.num_samples", [1], [0]),
+    ("training.visualization.guidance_scale", [0, 7.5], [-0.1]),
+    ("training.performance.use_amp", [True, False], ["bf16"]),
+    ("training.performance.use_tf32", [True, False], [0]),
+    ("training.performance.cudnn_benchmark", [True, False], [0]),
+    ("training.performance.compile_model", [True, False], [0]),
+    ("training.resume.enabled", [False], ["auto"]),
+    ("training.resume.checkpoint", [None, "last.ckpt"], [3]),
+    ("training.resume.reset_optimizer", [True, False], [0]),
+    ("training.resume.reset_scheduler", [True, False], [0]),
+    ("generation.checkpoint", [None, "last.ckpt"], [3, ""]),
+    ("generation.sampling.num_samples", [1], [0]),
+    ("generation.sampling.guidance_scale", [0, 1, 7.5], [-1]),
+    ("generation.sampling.use_ema", [True, False], [1]),
+    ("generation.sampling.labels", [None, [0, 9], ["cat", 3]], [[], 3, "cat"]),
+    ("generation.sampling.batch_size", [1], [0]),
+    ("generation.output.save_individual", [True, False], [1]),
+    ("generation.output.save_grid", [True, False], [1]),
+    ("generation.output.grid_nrow", [1], [0]),
+    ("generation.output.save_npz", [True, False], [1]),
+    ("logger", [{"backends": ["wandb", "tensorboard"], "mode": "online"}], [{"mode": "on"}, {"project": ""}]),
+    ("data.validation_split", [{"fraction": 0.5, "seed": 1}, {}], [{"fraction": 0}, {"fraction": 1}, {"seed": -1}]),
+]
+GOOD = [(key, value) for key, good, _ in ROWS for value in good]
+BAD = [(key, value) for key, _, bad in ROWS for value in bad]
+
+ENTRIES: list[tuple[str, list[object], str]] = [
+    ("model.architecture.channel_multipliers", [1, 0, 2], "model.architecture.channel_multipliers[1] = 0: "),
+    ("model.architecture.channel_multipliers", [], "model.architecture.channel_multipliers = []: "),
+    ("generation.sampling.labels", [3, True], "generation.sampling.labels[1] = true: "),
+    ("generation.sampling.labels", [-1], "generation.sampling.labels[0] = -1: "),
+]
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> list[str]:
+    return [
+        key
+        for name, value in tree.items()
+        for key in (leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name])
+    ]
+
+
+def message(tree: dict[str, Any]) -> str:
+    with pytest.raises(ValueError, match="wrong:") as caught:
+        validate_config(tree)
+    return str(caught.value)
+
+
+def test_default_is_accepted(default: dict[str, Any]) -> None:
+    validate_config(default)
+
+
+@pytest.mark.parametrize(("key", "value"), GOOD)
+def test_allowed_value(changed: Change, key: str, value: object) -> None:
+    validate_config(changed({key: value}))
+
+
+@pytest.mark.parametrize(("key", "value"), BAD)
+def test_value_beyond_the_bounds_is_named(changed: Change, key: str, value: object) -> None:
+    line = message(changed({key: value})).splitlines()[1]
+    place = f"{key}.{next(iter(value))}" if isinstance(value, dict) else key
+    assert line.startswith(f"  {place}")
+    if not isinstance(value, list | dict):
+        assert line.startswith(f"  {key} = {json.dumps(value)}: ")
+
+
+@pytest.mark.parametrize(("key", "value", "line"), ENTRIES)
+def test_entry_of_a_list_is_named(changed: Change, key: str, value: list[object], line: str) -> None:
+    assert line in message(changed({key: value}))
+
+
+def test_each_key_of_the_format_is_in_the_rows() -> None:
+    tested = {key for key, _, _ in ROWS} | {key for key, _, _ in ENTRIES} | {"data.paths.train"}
+    assert set(leaves(get_default_config())) <= tested
+
+
+@pytest.mark.parametrize("key", leaves(get_default_config()))
+def test_each_key_of_the_format_is_required(default: dict[str, Any], key: str) -> None:
+    drop(default, key)
+    if key in ("training.scheduler.T_max", "training.scheduler.eta_min"):
+        validate_config(default)  # of the cosine schedule only
+        default["training"]["scheduler"]["type"] = "cosine"
+    assert f"  {key}: required" in message(default)
+
+
+def test_extensions_have_defaults(default: dict[str, Any]) -> None:
+    config = parse_config(default)
+    assert config.mode == "train"
+    assert config.model.architecture.type == "unet"
+    assert config.data.type == "image_folder"
+    assert config.data.validation_split.fraction == 0.1
+    assert config.logger.backends == ()
+
+
+def test_integers_serve_as_numbers(changed: Change) -> None:
+    config = parse_config(changed({"training.optimizer.learning_rate": 1}))
+    assert config.training is not None
+    assert config.training.optimizer.learning_rate == 1.0
+
+
+def test_number_in_quotes_is_explained(changed: Change) -> None:
+    text = message(changed({"training.optimizer.learning_rate": "1e-4"}))
+    assert 'training.optimizer.learning_rate = "1e-4": must be a number, not text' in text
+
+
+def test_settings_cannot_be_changed(default: dict[str, Any]) -> None:
+    config = parse_config(default)
+    with pytest.raises(ValueError, match="frozen"):
+        config.compute.seed = 3
+
+
+def test_settings_written_out_are_a_valid_tree_with_the_same_meaning(default: dict[str, Any]) -> None:
+    config = parse_config(default)
+    assert parse_config(config.model_dump(mode="json")) == config
+
+
+def test_settings_written_out_name_no_option_that_was_not_given(changed: Change) -> None:
+    config = parse_config(changed({"training.scheduler": {"type": "step", "step_size": 3}}))
+    assert config.training is not None
+    written = config.training.model_dump(mode="json")
+    assert written["scheduler"] == {"type": "step", "step_size": 3}
+    assert written["optimizer"] == get_default_config()["training"]["optimizer"]
+
+
+def test_faults_are_value_errors_with_the_faults_apart(changed: Change) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate_config(changed({"training.epochs": 0, "compute.seed": -1}))
+    assert [fault.key for fault in caught.value.faults] == ["compute.seed", "training.epochs"]

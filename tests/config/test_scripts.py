@@ -1,0 +1,107 @@
+"""The command lines of train.py and sample.py, up to where the work begins."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "lightning", "wandb", "torchvision", "sklearn")
+
+RUN_AND_LIST_IMPORTS = f"""
+import runpy, sys
+script, sys.argv = sys.argv[1], sys.argv[1:]
+try:
+    runpy.run_path(script, run_name="__main__")
+finally:
+    print("IMPORTED", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+
+
+def run(folder: Path, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", RUN_AND_LIST_IMPORTS, str(ROOT / script), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py"])
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "--resolve"]])
+def test_looking_imports_nothing_heavy_and_writes_nothing(tmp_path: Path, script: str, arguments: list[str]) -> None:
+    result = run(tmp_path, script, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "IMPORTED []" in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_groups_examples_and_completion(tmp_path: Path) -> None:
+    text = run(tmp_path, "train.py", "--help").stdout
+    for wanted in (
+        "optimizer: adam, adamw",
+        "data=image_folder data.paths.train=DIR",
+        "-m optimizer=adam,adamw diffusion=linear,cosine",
+        'eval "$(python train.py --shell-completion install=bash)"',
+    ):
+        assert wanted in text
+
+
+def test_all_faults_in_one_message_and_no_trace(tmp_path: Path) -> None:
+    result = run(
+        tmp_path,
+        "train.py",
+        "+training.optimizer.learnin_rate=1",
+        "training.ema.decay=2",
+        "model.architecture.use_attention=[true]",
+    )
+    assert result.returncode == 2
+    assert "IMPORTED []" in result.stdout
+    assert "Error: 3 settings are wrong:" in result.stderr
+    assert "training.optimizer.learnin_rate = 1: unknown key (did you mean 'learning_rate'?)" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_traceback_on_request(tmp_path: Path) -> None:
+    result = run(tmp_path, "train.py", "training.epochs=0", DIFFUSION_LAB_TRACEBACK="1")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_sample_without_a_checkpoint(tmp_path: Path) -> None:
+    result = run(tmp_path, "sample.py")
+    assert result.returncode == 2
+    assert "generation.checkpoint = null: must be an existing checkpoint file or run folder" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_warning_is_one_plain_line(tmp_path: Path) -> None:
+    result = run(
+        tmp_path,
+        "train.py",
+        "training.optimizer.gradient_clip_norm=0.001",
+        "compute.device=cuda",
+        CUDA_VISIBLE_DEVICES="",
+    )
+    assert "Warning: training.optimizer.gradient_clip_norm = 0.001 nearly stops learning" in result.stderr
+    assert "warnings.warn" not in result.stderr
+
+
+def test_each_job_of_a_sweep_is_tried_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    result = run(tmp_path, "train.py", "-m", "optimizer=adam,adamw", "training.epochs=0,-1")
+    assert result.returncode == 1
+    assert all(f"Error in job {number}: 1 setting is wrong" in result.stderr for number in range(4))
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    assert sorted(job.name for job in sweep.iterdir() if job.is_dir()) == [
+        "0_optimizer-adam_epochs-0",
+        "1_optimizer-adam_epochs-1",
+        "2_optimizer-adamw_epochs-0",
+        "3_optimizer-adamw_epochs-1",
+    ]

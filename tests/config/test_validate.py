@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import sys
+import types
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from annotated_types import Ge
+
+from diffusion_lab.config import (
+    GenerateConfig,
+    TrainConfig,
+    parse_config,
+    validate_config,
+    validate_config_consistency,
+)
+from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.validate import parse_section
+from diffusion_lab.samplers import DDIMSampler, DDPMSampler
+from tests.config.conftest import Change
+
+CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
+    (
+        {"model.architecture.use_attention": [True]},
+        "model.architecture.use_attention = [true]: must have one entry a stage: 3, "
+        "as model.architecture.channel_multipliers has",
+    ),
+    (
+        {"model.architecture.image_size": 42},
+        "model.architecture.image_size = 42: must be divisible by 4: 3 stages halve the image 2 times",
+    ),
+    (
+        {"model.diffusion.beta_start": 0.02},
+        "model.diffusion.beta_start = 0.02: must be less than model.diffusion.beta_end, 0.02",
+    ),
+    ({"model.conditioning.type": "class"}, "model.conditioning.num_classes = null: required with"),
+    ({"training.validation.metric": "los"}, "validation logs: loss (did you mean 'loss'?)"),
+    (
+        {"training.checkpointing.save_best_only": True, "training.validation.enabled": False},
+        "training.checkpointing.save_best_only = true: needs training.validation.enabled",
+    ),
+    (
+        {"training.scheduler": {"type": "plateau"}, "training.validation.enabled": False},
+        'training.scheduler.type = "plateau": needs training.validation.enabled',
+    ),
+    ({"training.scheduler.type": "step"}, 'training.scheduler.T_max = "auto": belongs to type cosine, not to step'),
+    (
+        {"training.scheduler": {"type": "cosine", "T_max": 3, "eta_min": 0, "patience": 2}},
+        "training.scheduler.patience = 2: belongs to type plateau, not to cosine",
+    ),
+    (
+        {"training.scheduler": {"type": "plateau", "eta_min": 0.0}},
+        "training.scheduler.eta_min = 0.0: belongs to type cosine or warmup_cosine, not to plateau",
+    ),
+    ({"training.scheduler.gamma": 0.5}, "training.scheduler.gamma = 0.5: belongs to type step, not to null"),
+    ({"training.scheduler": {"type": "cosine", "T_max": "auto"}}, "training.scheduler.eta_min: required with type"),
+    ({"sampler": {"type": "ddim", "steps": 1001}}, "sampler.steps = 1001: must be at most"),
+    ({"data.paths.train": "no/such"}, 'data.paths.train = "no/such": must be an existing folder of images'),
+    ({"data.paths.train": None}, "data.paths.train = null: required with data.type image_folder"),
+    ({"data.paths.val": "no/such"}, 'data.paths.val = "no/such": must be an existing folder of images'),
+    ({"data.type": "digits"}, "must be null with data.type digits, which brings its own images"),
+    ({"data.type": "mnist", "data.paths.train": None}, "data.paths.train = null: required with data.type mnist"),
+    ({"training.resume.enabled": True}, "training.resume.checkpoint = null: with training.resume.enabled must be"),
+    (
+        {"training.resume.enabled": True, "training.resume.checkpoint": "no.ckpt"},
+        'training.resume.checkpoint = "no.ckpt": with training.resume.enabled must be an existing',
+    ),
+]
+
+TYPOS: list[tuple[dict[str, object], str]] = [
+    (
+        {"training.optimizer.learnin_rate": 1},
+        "training.optimizer.learnin_rate = 1: unknown key (did you mean 'learning_rate'?)",
+    ),
+    (
+        {"training.learning_rate": 1},
+        "training.learning_rate = 1: unknown key (did you mean 'training.optimizer.learning_rate'?)",
+    ),
+    ({"trainin": {}}, "trainin = {}: unknown key (did you mean 'training'?)"),
+    ({"image_size": 8}, "image_size = 8: unknown key (did you mean 'model.architecture.image_size'?)"),
+    ({"data.croop": "center"}, "data.croop = \"center\": unknown key (did you mean 'crop'?)"),
+    ({"model.architecture.dropuot": 0}, "unknown key (did you mean 'dropout'?)"),
+    ({"training.scheduler.T_mx": 3}, "unknown key (did you mean 'T_max'?)"),
+    ({"model.diffusion.beta_schedule": "cosin"}, "(did you mean 'cosine'?)"),
+    ({"training.optimizer.type": "adamww"}, "(did you mean 'adamw'?)"),
+    ({"sampler": {"type": "ddimm"}}, "(did you mean 'ddim'?)"),
+    ({"sampler": {"type": "ddim", "etta": 0.5}}, "sampler.etta = 0.5: unknown key (did you mean 'eta'?)"),
+]
+
+
+def message(tree: dict[str, Any]) -> str:
+    with pytest.raises(ValueError, match="wrong:") as caught:
+        validate_config(tree)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("values", "line"), CONTRADICTIONS)
+def test_contradiction_is_found_by_both_functions(changed: Change, values: dict[str, object], line: str) -> None:
+    text = message(changed(values))
+    assert line in text
+    with pytest.raises(ValueError, match="wrong:") as caught:
+        validate_config_consistency(changed(values))
+    assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(("values", "line"), TYPOS)
+def test_typo_gets_a_suggestion(changed: Change, values: dict[str, object], line: str) -> None:
+    assert line in message(changed(values))
+
+
+def test_many_faults_at_once_each_on_its_line(changed: Change) -> None:
+    faults = {
+        "compute.device": "gpu",
+        "compute.seed": -1,
+        "data.loading.batch_size": 0,
+        "data.paths.train": "no/such",
+        "experiment": None,
+        "model.architecture.use_attention": [True],
+        "model.diffusion.beta_start": 0.5,
+        "output.subdirs.logs": "/tmp",
+        "training.ema.decay": 2,
+        "training.optimizer.learnin_rate": 1,
+        "training.scheduler.type": "step",
+    }
+    lines = message(changed(faults)).splitlines()
+    keys = [line.strip().split(" ")[0] for line in lines[1:]]
+    assert lines[0] == "12 settings are wrong:"
+    reported = set(keys)
+    assert reported == {*faults} - {"training.scheduler.type"} | {
+        "training.scheduler.T_max",
+        "training.scheduler.eta_min",
+    }
+
+
+def test_rule_stays_silent_where_a_value_it_reads_is_at_fault(changed: Change) -> None:
+    text = message(changed({"model.architecture.channel_multipliers": "1,2", "model.architecture.image_size": 41}))
+    assert text.count("\n") == 1
+    assert "model.architecture.channel_multipliers" in text
+
+
+def test_consistency_passes_over_single_keys(changed: Change) -> None:
+    tree = changed({"training.epochs": 0})
+    assert "training.epochs" in message(tree)
+    validate_config_consistency(tree)
+
+
+def test_missing_section_is_one_fault(default: dict[str, Any]) -> None:
+    del default["data"]
+    assert message(default).splitlines()[1:] == ["  data: required, but missing"]
+
+
+def test_section_that_is_no_section(changed: Change) -> None:
+    assert "data.loading = 3: must be a section of keys" in message(changed({"data.loading": 3}))
+
+
+def test_no_mapping_at_all() -> None:
+    with pytest.raises(TypeError, match="mapping of keys to values, got list"):
+        validate_config([])  # type: ignore[arg-type]
+
+
+def test_validation_leaves_the_tree_as_it_was(default: dict[str, Any]) -> None:
+    before = repr(default)
+    parse_config(default)
+    assert repr(default) == before
+
+
+@pytest.mark.parametrize("norm", [0.009, 101])
+def test_odd_clip_norm_is_a_warning(changed: Change, norm: float) -> None:
+    with pytest.warns(UserWarning, match=f"gradient_clip_norm = {norm}"):
+        validate_config(changed({"training.optimizer.gradient_clip_norm": norm}))
+
+
+@pytest.mark.parametrize("norm", [0.01, 1.0, 100.0, None])
+def test_usual_clip_norm_is_no_warning(changed: Change, norm: float | None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        validate_config(changed({"training.optimizer.gradient_clip_norm": norm}))
+
+
+def test_mode_decides_the_type(default: dict[str, Any], tmp_path: Path) -> None:
+    assert isinstance(parse_config(default), TrainConfig)
+    default |= {"mode": "generate"}
+    assert "generation.checkpoint = null: must be an existing checkpoint" in message(default)
+    default["generation"]["checkpoint"] = str(tmp_path)
+    default["data"]["paths"]["train"] = "no/such"  # not read when generating
+    assert isinstance(parse_config(default), GenerateConfig)
+
+
+def test_generating_needs_no_section_of_training(default: dict[str, Any], tmp_path: Path) -> None:
+    for section in ("model", "data", "training"):
+        del default[section]
+    default |= {"mode": "generate"}
+    default["generation"]["checkpoint"] = str(tmp_path)
+    assert parse_config(default).model is None
+
+
+def test_generating_checks_the_sections_that_are_there(default: dict[str, Any]) -> None:
+    default |= {"mode": "generate"}
+    default["training"]["epochs"] = 0
+    default["model"]["architecture"]["use_attention"] = [True]
+    text = message(default)
+    assert "training.epochs = 0" in text
+    assert "model.architecture.use_attention" in text
+
+
+def test_options_of_the_schedule(changed: Change) -> None:
+    def options(scheduler: dict[str, object]) -> dict[str, Any]:
+        config = parse_config(changed({"training.scheduler": scheduler, "training.epochs": 7}))
+        assert config.training is not None
+        return config.training.scheduler_options()
+
+    assert options({"type": None, "T_max": "auto", "eta_min": 0.0}) == {}
+    assert options({"type": "cosine", "T_max": "auto", "eta_min": 0.0}) == {"T_max": 7, "eta_min": 0.0}
+    assert options({"type": "cosine", "T_max": 3, "eta_min": 0.0}) == {"T_max": 3, "eta_min": 0.0}
+    assert options({"type": "step"}) == {"step_size": 30}
+    assert options({"type": "step", "step_size": 2, "gamma": 0.5}) == {"step_size": 2, "gamma": 0.5}
+    assert options({"type": "plateau", "patience": 0}) == {"patience": 0}
+    assert options({"type": "warmup_cosine", "warmup_steps": 9}) == {"warmup_steps": 9}
+    assert options({"type": "my_lab.Lr", "power": 2}) == {"power": 2}
+
+
+def test_options_of_the_optimizer(changed: Change) -> None:
+    def options(values: dict[str, object]) -> dict[str, Any]:
+        config = parse_config(changed({f"training.optimizer.{name}": value for name, value in values.items()}))
+        assert config.training is not None
+        return config.training.optimizer.options
+
+    assert options({}) == {}
+    assert options({"eps": 1e-6, "amsgrad": False}) == {"eps": 1e-6, "amsgrad": False}
+    assert options({"type": "my_lab.Lion", "sign": True}) == {"sign": True}
+
+
+def test_sampler_is_built_from_its_options(changed: Change) -> None:
+    assert parse_config(changed({})).sampler.build() == DDIMSampler(steps=50)
+    config = parse_config(changed({"sampler": {"type": "ddpm", "steps": 20, "variance": "large"}}))
+    assert config.sampler.build() == DDPMSampler(steps=20, variance="large")
+
+
+def test_default_sampler_takes_no_more_steps_than_there_are(changed: Change) -> None:
+    config = parse_config(changed({"model.diffusion.num_timesteps": 10}))
+    assert config.sampler.build() == DDIMSampler(steps=10)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"steps": 0}, "sampler.steps = 0: must be at least 1"),
+        ({"steps": True}, "sampler.steps = true: must be an integer"),
+        ({"eta": 1.5}, "sampler.eta = 1.5: must be at most 1"),
+        ({"spacing": "trail"}, "sampler.spacing = \"trail\": must be 'trailing', 'leading' or 'linspace'"),
+        ({"variance": "small"}, 'sampler.variance = "small": unknown key'),
+    ],
+)
+def test_options_of_the_sampler_are_checked(changed: Change, options: dict[str, object], line: str) -> None:
+    assert line in message(changed({"sampler": {"type": "ddim", **options}}))
+
+
+@dataclass(frozen=True)
+class OwnSampler:
+    order: Annotated[int, Ge(1)]
+    window: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.window[0] > self.window[1]:
+            raise ValueError("window must rise")
+
+
+@pytest.fixture
+def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
+    module = types.ModuleType("my_lab_for_this_test")
+    vars(module).update(OwnSampler=OwnSampler, not_a_class=3)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module.__name__
+
+
+def test_own_sampler_by_dotted_path(changed: Change, own_module: str) -> None:
+    name = f"{own_module}.OwnSampler"
+    config = parse_config(changed({"sampler": {"type": name, "order": 2, "window": [0.1, 0.5]}}))
+    assert config.sampler.build() == OwnSampler(2, (0.1, 0.5))
+    assert "sampler.order = 0: must be at least 1" in message(changed({"sampler": {"type": name, "order": 0}}))
+    assert "sampler.order: required" in message(changed({"sampler": {"type": name}}))
+    falling = {"type": name, "order": 1, "window": [1.0, 0.0]}
+    assert "window must rise" in message(changed({"sampler": falling}))
+
+
+@pytest.mark.parametrize("name", ["NoSuch", "not_a_class"])
+def test_dotted_path_that_is_no_class(changed: Change, own_module: str, name: str) -> None:
+    path = f"{own_module}.{name}"
+    assert f'sampler.type = "{path}": must be a class' in message(changed({"sampler": {"type": path}}))
+
+
+def test_section_alone(default: dict[str, Any]) -> None:
+    model = parse_section(ModelSettings, default["model"], "model")
+    assert model.architecture.image_size == 40
+    default["model"]["architecture"] |= {"image_size": 41, "in_chanels": 3}
+    default["model"]["diffusion"]["beta_end"] = 1
+    with pytest.raises(ValueError, match="3 settings are wrong") as caught:
+        parse_section(ModelSettings, default["model"], "model")
+    for key in ("model.architecture.image_size", "model.architecture.in_chanels", "model.diffusion.beta_end"):
+        assert key in str(caught.value)

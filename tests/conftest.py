@@ -1,0 +1,59 @@
+"""What holds for every test: which ones run, how many threads they use, and that none leaves traces."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Tests run side by side (pytest-xdist) and start processes of their own: one thread each is fastest, and
+# sums are added up in the same order everywhere. Set before torch is imported, so it reaches all of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    lacking = {}
+    if not config.getoption("--slow") and os.environ.get("RUN_SLOW") != "1":
+        lacking["slow"] = "takes minutes: runs with --slow or RUN_SLOW=1"
+    if os.environ.get("DIFFUSION_LAB_NETWORK") != "1":
+        lacking["network"] = "needs a network: runs with DIFFUSION_LAB_NETWORK=1"
+    if any(item.get_closest_marker("gpu") for item in items) and not has_gpu():
+        lacking["gpu"] = "needs a CUDA device"
+    for item in items:
+        for name, reason in lacking.items():
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def has_gpu() -> bool:
+    import torch  # here, so that collecting tests that need no GPU stays fast
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def wandb_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("wandb")
+
+
+@pytest.fixture(autouse=True)
+def environment(wandb_home: Path) -> Iterator[None]:
+    """W&B stays offline, quiet and out of the user's folders; what a test sets is gone after it.
+
+    Restored by hand, not by monkeypatch: libraries set variables behind a test's back (W&B's logger does).
+    """
+    before = dict(os.environ)
+    for name in ("WANDB_API_KEY", "WANDB_RUN_ID", "DIFFUSION_LAB_TRACEBACK"):
+        os.environ.pop(name, None)
+    os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
+    os.environ.update({f"WANDB_{kind}_DIR": str(wandb_home) for kind in ("CACHE", "CONFIG", "DATA")})
+    os.environ["WANDB_DIR"] = str(wandb_home)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

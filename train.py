@@ -1,0 +1,27 @@
+"""Train a diffusion model. `python train.py --help` lists the groups and the common commands."""
+
+from __future__ import annotations
+
+import hydra
+from omegaconf import DictConfig
+
+from diffusion_lab.config.compose import compose_train_config
+from diffusion_lab.config.report import run_and_report
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(composed: DictConfig) -> None:
+    """Check the settings, then hand them over."""
+    run_and_report(lambda: run(composed))
+
+
+def run(composed: DictConfig) -> None:
+    """Train as composed. All faults of the settings are reported before anything heavy is imported."""
+    config = compose_train_config(composed)
+    from diffusion_lab.training.fit import train
+
+    train(config)
+
+
+if __name__ == "__main__":
+    main()
