@@ -74,12 +74,12 @@ def job_folder(number: int, overrides: Sequence[str]) -> str:
     >>> job_folder(3, ["optimizer=adam", "training.optimizer.learning_rate=1e-3"])
     '3_optimizer-adam_learning_rate-1e-3'
     """
-    parts = []
+    parts = [str(number)]
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        parts.append(f"{key.split('.')[-1]}-{value}")
-    name = "_".join([str(number), *(re.sub(r"[^\w.-]+", "-", part).strip("-.") for part in parts)])
-    return name[:LONGEST_JOB_NAME].rstrip("-_.")
+        safe = re.sub(r"[^\w.-]+", " ", value).strip().replace(" ", "-")
+        parts.append("-".join(filter(None, (key.split(".")[-1], safe))))
+    return "_".join(parts)[:LONGEST_JOB_NAME].rstrip("-_.")
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=False, replace=True)

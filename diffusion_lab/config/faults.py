@@ -7,12 +7,19 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from enum import Enum
 from typing import Any, cast
 
 from pydantic_core import ErrorDetails
 
-NO_VALUE = object()
-"""Stands for the value of a key that is not there."""
+
+class Absent(Enum):
+    """Stands for the value of a key that is not there."""
+
+    NO_VALUE = "no value"
+
+
+NO_VALUE = Absent.NO_VALUE
 
 RULES = {
     "missing": "required, but missing",
@@ -59,6 +66,9 @@ class ConfigError(ValueError):
         self.faults = tuple(faults)
         count = "1 setting is" if len(faults) == 1 else f"{len(faults)} settings are"
         super().__init__("\n  ".join([f"{count} wrong:", *map(str, faults)]))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Fault, ...]]]:
+        return ConfigError, (self.faults,)  # the jobs of a sweep may run in other processes
 
 
 class ConfigWarning(UserWarning):

@@ -111,7 +111,7 @@ def test_own_pictures_are_unconditional_unless_said(composed: Composed, tmp_path
 
 
 def test_own_folder_without_its_data_group_is_not_passed_over(composed: Composed, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="must be null with data.type digits.*image_folder"):
+    with pytest.raises(ConfigError, match=r"must be null with data\.type digits.*image_folder"):
         compose_train_config(composed("train", f"data.paths.train={tmp_path}"))
 
 

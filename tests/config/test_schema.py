@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -202,3 +203,10 @@ def test_faults_are_value_errors_with_the_faults_apart(changed: Change) -> None:
     with pytest.raises(ConfigError) as caught:
         validate_config(changed({"training.epochs": 0, "compute.seed": -1}))
     assert [fault.key for fault in caught.value.faults] == ["compute.seed", "training.epochs"]
+
+
+def test_faults_survive_the_way_from_another_process(default: dict[str, Any]) -> None:
+    drop(default, "training.epochs")
+    with pytest.raises(ConfigError) as caught:
+        validate_config(default)
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import sys
 import types
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -152,6 +152,11 @@ def test_missing_section_is_one_fault(default: dict[str, Any]) -> None:
     assert message(default).splitlines()[1:] == ["  data: required, but missing"]
 
 
+def test_sampler_that_is_no_section(changed: Change) -> None:
+    text = message(changed({"sampler": "ddim"}))
+    assert text.splitlines()[1:] == ['  sampler = "ddim": must be a section of keys']
+
+
 def test_section_that_is_no_section(changed: Change) -> None:
     assert "data.loading = 3: must be a section of keys" in message(changed({"data.loading": 3}))
 
@@ -262,16 +267,23 @@ def test_options_of_the_sampler_are_checked(changed: Change, options: dict[str, 
 class OwnSampler:
     order: Annotated[int, Ge(1)]
     window: tuple[float, float] = (0.0, 1.0)
+    names: list[str] = field(default_factory=list)
+    cache: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.window[0] > self.window[1]:
             raise ValueError("window must rise")
 
 
+class PlainSampler:
+    def __init__(self, **options: object) -> None:
+        self.options = options
+
+
 @pytest.fixture
 def own_module(monkeypatch: pytest.MonkeyPatch) -> str:
     module = types.ModuleType("my_lab_for_this_test")
-    vars(module).update(OwnSampler=OwnSampler, not_a_class=3)
+    vars(module).update(OwnSampler=OwnSampler, PlainSampler=PlainSampler, not_a_class=3)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return module.__name__
 
@@ -281,9 +293,15 @@ def test_own_sampler_by_dotted_path(changed: Change, own_module: str) -> None:
     config = parse_config(changed({"sampler": {"type": name, "order": 2, "window": [0.1, 0.5]}}))
     assert config.sampler.build() == OwnSampler(2, (0.1, 0.5))
     assert "sampler.order = 0: must be at least 1" in message(changed({"sampler": {"type": name, "order": 0}}))
+    assert "sampler.cache = 1: unknown key" in message(changed({"sampler": {"type": name, "order": 1, "cache": 1}}))
     assert "sampler.order: required" in message(changed({"sampler": {"type": name}}))
     falling = {"type": name, "order": 1, "window": [1.0, 0.0]}
     assert "window must rise" in message(changed({"sampler": falling}))
+
+
+def test_own_sampler_that_is_no_dataclass_gets_its_options_as_they_are(changed: Change, own_module: str) -> None:
+    config = parse_config(changed({"sampler": {"type": f"{own_module}.PlainSampler", "any": [1, 2]}}))
+    assert vars(config.sampler.build())["options"] == {"any": [1, 2]}
 
 
 @pytest.mark.parametrize("name", ["NoSuch", "not_a_class"])
