@@ -20,7 +20,8 @@ def run(composed: DictConfig) -> None:
     config = compose_generate_config(composed)
     from diffusion_lab.generate import generate
 
-    generate(config)
+    made = generate(config)
+    print(f"{made.count} images in {made.folder}", *filter(None, (made.grid, made.npz)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ def create_ddpm(
     num_res_blocks: int = 2,
     dropout: float = 0.0,
     head_channels: int = 32,
+    patch_size: int = 1,
     class_names: Sequence[str] = (),
 ) -> Denoiser:
     """Build an untrained denoiser from the numbers of the ``model`` section; they mean what they mean there.
@@ -55,6 +56,7 @@ def create_ddpm(
                 "num_res_blocks": num_res_blocks,
                 "dropout": dropout,
                 "head_channels": head_channels,
+                "patch_size": patch_size,
             },
             "diffusion": {
                 "num_timesteps": num_timesteps,

@@ -118,16 +118,17 @@ def _class_number(denoiser: Denoiser, label: int | str) -> int:
 
 def _make_room(folder: Path, overwrite: bool) -> None:
     """Make the folder; images of an earlier generation are an error, or are removed where the settings say so."""
-    manifest = folder / "manifest.jsonl"
-    if manifest.is_file() and not overwrite:
+    earlier = [*folder.glob("sample_*.png"), *(folder / name for name in ("manifest.jsonl", "grid.png", "samples.npz"))]
+    earlier = [file for file in earlier if file.exists()]
+    if earlier and not overwrite:
         raise ValueError(
             f"output.base_dir/output.subdirs.generated holds generated images already, got {str(folder)!r}: choose "
             "another folder or set output.overwrite=true"
         )
     check_writable(folder, "output.base_dir")
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in (*folder.glob("sample_*.png"), manifest, folder / "grid.png", folder / "samples.npz"):
-        stale.unlink(missing_ok=True)
+    for stale in earlier:
+        stale.unlink()
 
 
 def _write(

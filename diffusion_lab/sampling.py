@@ -63,6 +63,7 @@ class DiffusionSampler:
 
     Example:
         >>> from diffusion_lab import DiffusionSampler, create_ddpm
+        >>> from diffusion_lab.samplers import DDIMSampler
         >>> model = create_ddpm(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1, 2],
         ...                     use_attention=[False, True], num_classes=10)
         >>> DiffusionSampler(model).sample(2, class_labels=[3, 7], seed=0, sampler=DDIMSampler(steps=2)).shape
@@ -208,11 +209,14 @@ class DiffusionSampler:
             return None
         if denoiser.num_classes is None:
             raise ValueError("class_labels were given, but the model is unconditional: leave them out")
-        label = torch.as_tensor(labels, dtype=torch.int64).to(self.device)
+        label = torch.as_tensor(labels)
         if label.shape != (num_samples,):
             raise ValueError(
                 f"class_labels must hold one label for each of the {num_samples} images, got {label.numel()}"
             )
+        if label.is_floating_point() or label.dtype == torch.bool:
+            raise ValueError(f"class_labels must be class numbers, got {label.tolist()}")
+        label = label.to(self.device, torch.int64)
         outside = sorted({int(value) for value in label if not 0 <= value < denoiser.num_classes})
         if outside:
             raise ValueError(f"class_labels must lie in 0 to {denoiser.num_classes - 1}, got {outside}")

@@ -78,8 +78,8 @@ def report(summary: dict[str, float]) -> None:
     agreement, guided = summary["label_agreement"], summary["label_agreement_guided"]
     print(
         f"""
-A classifier of real digits ({summary["real_accuracy"]:.1%} right on real ones) takes 1,000 samples for the digit asked for:
-  without guidance {agreement:.1%}, with guidance of scale 2 {guided:.1%}
+Samples that a judge of real digits ({summary["real_accuracy"]:.1%} right on real ones) takes for the digit asked for:
+  without guidance {agreement:.1%}, with guidance of scale 2 {guided:.1%} (of 1,000 each)
 Fréchet distance of the samples to the training digits, over that of other real digits: {summary["pixel_fd_ratio"]:.2f}
 
 Sample grid   {RUN / "digits.png"} (with guidance: {RUN / "digits_guided.png"})

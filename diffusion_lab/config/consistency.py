@@ -29,11 +29,12 @@ def one_attention_flag_a_stage(tree: SettingsReader) -> Iterator[Fault]:
 
 
 def image_size_halves(tree: SettingsReader) -> Iterator[Fault]:
-    size = tree["model.architecture.image_size"]
-    stages = len(tree["model.architecture.channel_multipliers"])
-    if size % 2 ** (stages - 1):
-        rule = f"must be divisible by {2 ** (stages - 1)}: {stages} stages halve the image {stages - 1} times"
-        yield Fault("model.architecture.image_size", rule, size)
+    size, patch = tree["model.architecture.image_size"], tree["model.architecture.patch_size"]
+    halvings = len(tree["model.architecture.channel_multipliers"]) - 1
+    if size % (patch * 2**halvings):
+        patches = f", after patches of {patch}" if patch > 1 else ""
+        rule = f"must be divisible by {patch * 2**halvings}: {halvings + 1} stages halve the image {halvings} times"
+        yield Fault("model.architecture.image_size", rule + patches, size)
 
 
 def betas_rise(tree: SettingsReader) -> Iterator[Fault]:

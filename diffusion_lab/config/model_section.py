@@ -44,6 +44,9 @@ class ArchitectureSettings(PluggableSection):
     )
     num_res_blocks: PositiveInt = Field(default=2, description="Residual blocks a stage.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the residual blocks.")
+    patch_size: PositiveInt = Field(
+        default=1, description="Side of the square of pixels that the first stage sees as one position."
+    )
     head_channels: PositiveInt = Field(default=32, description="Channels of an attention head, at least.")
 
 

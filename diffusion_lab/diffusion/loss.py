@@ -11,6 +11,7 @@ from torch import Tensor
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.parameterization import Parameterization
 from diffusion_lab.diffusion.schedules import Schedule
+from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Images, Labels, per_image
 
 
@@ -45,9 +46,10 @@ class DenoisingLoss:
             label: Class numbers ``(N,)``, or None.
             seed: Of the times, the noise and the dropped labels.
         """
-        # Times are drawn on the CPU, where the tables are; the noise where it is used.
-        on_cpu = torch.Generator().manual_seed(seed)
-        on_device = torch.Generator(clean.device).manual_seed(seed)
+        # Times are drawn on the CPU, where the tables are; the noise where it is used. One seed for both would give
+        # noise that depends on the time.
+        on_cpu = torch.Generator().manual_seed(derive_seed("times", seed))
+        on_device = torch.Generator(clean.device).manual_seed(derive_seed("noise", seed))
         level = denoiser.schedule.levels(denoiser.schedule.draw_times(len(clean), on_cpu))
         noise = torch.randn(clean.shape, generator=on_device, device=clean.device)
         noisy = per_image(level.alpha, clean) * clean + per_image(level.sigma, clean) * noise

@@ -32,7 +32,8 @@ def create_module(
     ema = EMA(denoiser, training.ema.decay, training.ema.warmup) if training.ema.enabled else None
     if training.performance.compile_model:
         denoiser.network.compile()  # in place, so that the names of the weights stay
-    batches = data.steps_per_epoch * training.epochs
+    # The trainer makes a step at the end of each epoch, also from fewer batches than the others.
+    steps_per_epoch = -(-data.steps_per_epoch // training.accumulate_batches)
     return DiffusionModule(
         denoiser,
         DenoisingLoss(label_dropout=config.model.conditioning.class_dropout_prob),
@@ -41,7 +42,7 @@ def create_module(
             create_schedule,
             training.scheduler.type,
             training.scheduler_options(),
-            total_steps=-(-batches // training.accumulate_batches),
+            total_steps=steps_per_epoch * training.epochs,
             metric=logged_metric(config),
         ),
         ema=ema,

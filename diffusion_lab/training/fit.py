@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from diffusion_lab.checkpoint import find_checkpoint, load_weights, read_checkpoint
+from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -26,8 +26,9 @@ from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.training.build import create_callbacks, create_module, create_trainer, logged_metric
 from diffusion_lab.training.callbacks import TrainingProgress
-from diffusion_lab.training.loggers import close_loggers, create_loggers
+from diffusion_lab.training.loggers import open_loggers
 from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.resume import refuse_mismatch
 from diffusion_lab.training.sources import create_datamodule
 
 
@@ -74,17 +75,20 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
     resumed_at = None
     if resumed_from is not None:
         checkpoint = read_checkpoint(resumed_from)
-        # Refuses weights of another architecture, naming them, before anything is written.
-        load_weights(denoiser, checkpoint.weights, resumed_from)
+        refuse_mismatch(checkpoint, config, denoiser)
         resumed_at = checkpoint.step
     settings = config.model_dump(mode="json")
     settings["compute"]["seed"] = seed
     module = create_module(config, denoiser, data, settings)
+    module.configure_optimizers()  # refuses arguments that the user's own class does not take
     folder.create(settings, resumed=resumed_from is not None)
-    loggers = create_loggers(config.logger, folder.logs, config.experiment, folder.base.name, settings, resumed_at)
     progress = TrainingProgress(console or Console(stderr=True))
     callbacks, checkpoints = create_callbacks(config, folder, seed, resumed_from)
-    with folder.running(), close_loggers(loggers), _quiet():
+    with (
+        folder.running(),
+        open_loggers(config.logger, folder.logs, config.experiment, folder.base.name, settings, resumed_at) as loggers,
+        _quiet(),
+    ):
         trainer = create_trainer(config, device, [*callbacks, progress], loggers, folder)
         _announce(config, module, data, device, folder, progress.console)
         started = time.monotonic()

@@ -33,7 +33,7 @@ class JsonlLogger(Logger):
         self.started = time.monotonic()
         if self.path.is_file():
             lines = self.path.read_text().splitlines(keepends=True) if resumed_at is not None else []
-            self.path.write_text("".join(line for line in lines if json.loads(line)["step"] < (resumed_at or 0)))
+            self.path.write_text("".join(line for line in lines if _is_before(line, resumed_at or 0)))
 
     @property
     def name(self) -> str:
@@ -53,15 +53,26 @@ class JsonlLogger(Logger):
         """The settings stand in the run folder's ``config.yaml`` already."""
 
 
-def create_loggers(
+def _is_before(line: str, step: int) -> bool:
+    """Whether a line tells of an earlier step; the half line that a killed run may end in does not."""
+    try:
+        return int(json.loads(line)["step"]) < step
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def open_loggers(
     settings: LoggerSettings,
     folder: Path,
     experiment: str,
     run_name: str,
     config: dict[str, Any],
     resumed_at: int | None = None,
-) -> list[Logger]:
+) -> Iterator[list[Logger]]:
     """The run's own logger and those asked for.
+
+    W&B's run is finished whatever happens, so that the next run of this process does not join it.
 
     Args:
         settings: Which ones.
@@ -76,7 +87,14 @@ def create_loggers(
         loggers.append(TensorBoardLogger(save_dir=folder, name="tensorboard", version=""))
     if "wandb" in settings.backends and settings.mode != "disabled":
         loggers.append(_wandb_logger(settings, folder, experiment, run_name, config))
-    return loggers
+    failed = True
+    try:
+        yield loggers
+        failed = False
+    finally:
+        for logger in loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.finish(exit_code=int(failed))
 
 
 def _wandb_logger(
@@ -101,19 +119,6 @@ def _wandb_logger(
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step")
     return WandbLogger(experiment=run)
-
-
-@contextlib.contextmanager
-def close_loggers(loggers: list[Logger]) -> Iterator[None]:
-    """Finish W&B's run whatever happens, so that the next run of this process does not join it."""
-    failed = True
-    try:
-        yield
-        failed = False
-    finally:
-        for logger in loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish(exit_code=int(failed))
 
 
 def log_picture(logger: Logger, name: str, picture: Image.Image, step: int) -> None:

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
 
 from diffusion_lab.config.dotted import load_class
+
+
+class CosineLR(LambdaLR):
+    """Falls to ``eta_min`` along a cosine, and rises again after it (arXiv:1608.03983, equation 5).
+
+    The curve of torch's CosineAnnealingLR, whose rate follows from the rate before it: a resumed run with more
+    epochs would stay at ``eta_min``. Here it follows from the epoch alone.
+
+    Args:
+        optimizer: Its learning rate is the peak.
+        T_max: Epochs of the fall.
+        eta_min: The learning rate at its end.
+    """
+
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
+        peak = optimizer.param_groups[0]["lr"]
+        super().__init__(optimizer, lambda epoch: _cosine(epoch / T_max, peak, eta_min) / peak)
 
 
 class WarmupCosineLR(LambdaLR):
@@ -28,13 +46,17 @@ class WarmupCosineLR(LambdaLR):
             if step < warmup_steps:
                 return (step + 1) / (warmup_steps + 1)
             done = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
-            return float((eta_min + (peak - eta_min) * (1 + math.cos(math.pi * done)) / 2) / peak)
+            return _cosine(done, peak, eta_min) / peak
 
         super().__init__(optimizer, share)
 
 
+def _cosine(done: float, peak: float, least: float) -> float:
+    return least + (peak - least) * (1 + math.cos(math.pi * done)) / 2
+
+
 LR_SCHEDULES: dict[str, type[LRScheduler]] = {
-    "cosine": CosineAnnealingLR,
+    "cosine": CosineLR,
     "step": StepLR,
     "plateau": ReduceLROnPlateau,
     "warmup_cosine": WarmupCosineLR,
@@ -67,4 +89,16 @@ def create_schedule(
         schedule = cls(optimizer, **({"total_steps": total_steps} if by_step else {}), **options)
     except TypeError as error:
         raise ValueError(f"training.scheduler.type {type_} does not take these settings: {error}") from error
-    return {"scheduler": schedule, "interval": "step" if by_step else "epoch", "monitor": metric}
+    entry = {"scheduler": schedule, "interval": "step" if by_step else "epoch", "monitor": metric}
+    if isinstance(schedule, ReduceLROnPlateau):
+        # Never by the trainer, which would do it after the checkpoint of the epoch is written: the module does it.
+        entry["frequency"] = sys.maxsize
+    return entry
+
+
+def present_rates(schedule: LRScheduler) -> list[float]:
+    """The learning rate of each parameter group at the present place of a schedule."""
+    if isinstance(schedule, LambdaLR):
+        shares = [share(schedule.last_epoch) for share in schedule.lr_lambdas]
+        return [base * share for base, share in zip(schedule.base_lrs, shares, strict=True)]
+    return [float(rate) for rate in schedule.get_last_lr()]

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
+from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Batch
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -55,7 +56,7 @@ class DiffusionModule(LightningModule):
         return self.denoiser if self.ema is None else self.ema.average
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        torch.manual_seed(batch.seed)  # for dropout, which draws from torch's own generator
+        torch.manual_seed(derive_seed("dropout", batch.seed))  # it draws from torch's own generator
         loss = self.loss(self.denoiser, batch.images, batch.labels, batch.seed)
         self.log("train/loss", loss, batch_size=len(batch.images))
         return loss
@@ -63,6 +64,11 @@ class DiffusionModule(LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         loss = self.loss(self.judged, batch.images, batch.labels, batch.seed)
         self.log("val/loss", loss, batch_size=len(batch.images))
+
+    def on_validation_end(self) -> None:
+        for entry in self.trainer.lr_scheduler_configs:
+            if entry.reduce_on_plateau:
+                entry.scheduler.step(self.trainer.callback_metrics[str(entry.monitor)])  # type: ignore[call-arg]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.make_optimizer(self.denoiser.parameters())
@@ -72,4 +78,5 @@ class DiffusionModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}  # type: ignore[return-value]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["diffusion_lab"] = {**self.about, "step": self.global_step, "epoch": self.current_epoch}
+        epochs_done = self.trainer.fit_loop.epoch_progress.current.processed
+        checkpoint["diffusion_lab"] = {**self.about, "step": self.global_step, "epochs_done": epochs_done}

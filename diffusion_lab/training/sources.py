@@ -6,6 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.dotted import load_class
 from diffusion_lab.config.schema import TrainConfig
@@ -31,13 +34,20 @@ def _image_folder(data: DataSettings, image_size: int, channels: int) -> Sources
         background=data.background,
         on_corrupt=data.on_corrupt,
     )
-    train = read(data.paths.train or "")
-    train.check()
+    train = _checked(read(data.paths.train or ""))
     if data.paths.val is None:
         return train, None
-    val = read(data.paths.val, class_names=train.class_names, key="data.paths.val")
-    val.check()
-    return train, val
+    return train, _checked(read(data.paths.val, class_names=train.class_names, key="data.paths.val"))
+
+
+def _checked(source: ImageFolderSource) -> ImageFolderSource:
+    """Decode every image once, so that a corrupt one is known before training begins."""
+    with Progress(
+        TextColumn("checking images"), BarColumn(), MofNCompleteColumn(), console=Console(stderr=True)
+    ) as bar:
+        task = bar.add_task("")
+        source.check(lambda done, total: bar.update(task, completed=done, total=total))
+    return source
 
 
 def _digits(data: DataSettings, image_size: int, channels: int) -> Sources:

@@ -57,7 +57,8 @@ class Checkpoints(Checkpoint):
         return {"best": self.best, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        if self.best_path.is_file():  # resumed in another folder, the best so far is not there: begin anew
+            self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         trainer.save_checkpoint(path, weights_only=not self.save_optimizer)

@@ -6,6 +6,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from diffusion_lab.training.lr_schedules import present_rates
+
 
 class Resumption(Callback):
     """Drops from a checkpoint what the user wants anew, before the trainer restores it.
@@ -25,11 +27,6 @@ class Resumption(Callback):
         self._fresh_rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if "optimizer_states" not in checkpoint and not (self.reset_optimizer and self.reset_scheduler):
-            raise ValueError(
-                "training.resume.checkpoint holds no optimizer state (training.checkpointing.save_optimizer=false): "
-                "resume it with training.resume.reset_optimizer=true training.resume.reset_scheduler=true"
-            )
         # Lightning restores pairwise: from an empty list nothing.
         if self.reset_optimizer:
             checkpoint["optimizer_states"] = []
@@ -37,8 +34,11 @@ class Resumption(Callback):
             checkpoint["lr_schedulers"] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.reset_scheduler:
-            return
+        # The rate that the schedule has at this place: neither that of a fresh optimizer, nor, where the run became
+        # longer, that of the end of the shorter one.
+        rates = [rate for entry in trainer.lr_scheduler_configs for rate in present_rates(entry.scheduler)]
+        if not rates and self.reset_scheduler:
+            rates = self._fresh_rates
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        for group, rate in zip(groups, self._fresh_rates, strict=True):
+        for group, rate in zip(groups, rates, strict=bool(rates)):
             group["lr"] = rate
