@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from diffusion_lab import torchvision_beside_cpu_torch
+from diffusion_lab.version import __version__
 
 if TYPE_CHECKING:
     from diffusion_lab.checkpoint import load_denoiser
     from diffusion_lab.create import create_ddpm
     from diffusion_lab.sampling import DiffusionSampler
 
-__version__ = "0.1.0"
 __all__ = ["DiffusionSampler", "__version__", "create_ddpm", "load_denoiser"]
 
 _HOME_OF = {

@@ -15,6 +15,9 @@ from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule
 from diffusion_lab.networks import NETWORKS
 
+LARGEST_FACTOR = 1e9
+"""Of the network's output in the clean estimate: beyond it, float32 has no digits left for anything else."""
+
 
 def create_ddpm(
     *,
@@ -77,13 +80,25 @@ def create_ddpm(
 
 
 def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> Denoiser:
-    """Build an untrained denoiser from the ``model`` section, on the CPU."""
+    """Build an untrained denoiser from the ``model`` section, on the CPU.
+
+    Raises:
+        ValueError: The network's class cannot be had, or its prediction says nothing of the image at the last step.
+    """
     diffusion, architecture = model.diffusion, model.architecture
     betas = BETA_SCHEDULES[diffusion.beta_schedule]
+    schedule = DiscreteSchedule(betas(diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end))
+    parameterization = PARAMETERIZATIONS[diffusion.prediction]()
+    last = schedule.level(1.0)
+    if abs(parameterization.coefficients(last).out) > LARGEST_FACTOR:
+        raise ValueError(
+            f"model.diffusion.prediction {diffusion.prediction} needs some of the image left at the last step, got "
+            f"alpha = {last.alpha:.1e}: choose v, a smaller model.diffusion.beta_end or fewer num_timesteps"
+        )
     return Denoiser(
         network=_create_network(architecture, model.conditioning.classes),
-        schedule=DiscreteSchedule(betas(diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end)),
-        parameterization=PARAMETERIZATIONS[diffusion.prediction](),
+        schedule=schedule,
+        parameterization=parameterization,
         image_shape=(architecture.in_channels, architecture.image_size, architecture.image_size),
         num_classes=model.conditioning.classes,
         class_names=tuple(class_names),

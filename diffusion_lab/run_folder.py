@@ -19,8 +19,9 @@ from typing import Any
 import yaml
 
 from diffusion_lab.config.schema import OutputSettings
+from diffusion_lab.version import __version__
 
-PACKAGES = ("diffusion_lab", "torch", "torchvision", "lightning", "hydra-core", "omegaconf", "pydantic", "numpy")
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "pydantic", "numpy")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {"diffusion_lab": __version__} | {name: _version(name) for name in PACKAGES},
         "git_commit": git_commit(),
     }
 

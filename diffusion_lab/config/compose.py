@@ -20,7 +20,7 @@ from diffusion_lab.config.validate import ConfigT, parse_as
 SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema")
 """Keys at the root of ``conf/sample.yaml``, which only fill V2 keys."""
 
-LONGEST_JOB_NAME = 100
+LONGEST_JOB_NAME = 200
 
 
 def compose_train_config(composed: DictConfig) -> TrainConfig:

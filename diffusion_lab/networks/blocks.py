@@ -21,8 +21,12 @@ def zero_initialised(layer: Layer) -> Layer:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation (arXiv:1803.08494) in 32 groups, or as many of a power of two as divide the channels."""
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    """Group normalisation (arXiv:1803.08494) in up to 32 groups of at least 4 channels (arXiv:2206.00364, its code).
+
+    Groups of one channel would erase what a channel says of the image as a whole.
+    """
+    most = min(32, max(channels // 4, 1))
+    return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
 
 
 class TimeEmbedding(nn.Module):

@@ -49,7 +49,6 @@ class Sampler(ABC):
 
     memory: ClassVar[int] = 1
     """How many estimates, the newest included, ``step`` is handed."""
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     @abstractmethod
     def step(

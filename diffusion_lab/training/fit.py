@@ -7,6 +7,7 @@ import json
 import logging
 import resource
 import secrets
+import signal
 import sys
 import time
 import warnings
@@ -92,10 +93,9 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         trainer = create_trainer(config, device, [*callbacks, progress], loggers, folder)
         _announce(config, module, data, device, folder, progress.console)
         started = time.monotonic()
-        trainer.fit(module, datamodule=data, ckpt_path=resumed_from, weights_only=True)
+        with _interruptible():
+            trainer.fit(module, datamodule=data, ckpt_path=resumed_from, weights_only=True)
         seconds = time.monotonic() - started
-        if trainer.interrupted:  # Lightning returns from an interruption as if it were the end
-            raise KeyboardInterrupt
         summary = TrainingSummary(
             run_folder=str(folder.base),
             epochs=trainer.current_epoch,
@@ -121,6 +121,19 @@ def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
     if not resume.enabled or resume.checkpoint is None:
         return None
     return find_checkpoint(resume.checkpoint, prefer="last")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C be one: Lightning makes it a SystemExit and has the rest of the process ignore the next one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from error
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ class CosineLR(LambdaLR):
     """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
-        peak = optimizer.param_groups[0]["lr"]
+        peak: float = optimizer.param_groups[0]["lr"]
         super().__init__(optimizer, lambda epoch: _cosine(epoch / T_max, peak, eta_min) / peak)
 
 
@@ -40,7 +40,7 @@ class WarmupCosineLR(LambdaLR):
     """
 
     def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, eta_min: float = 0.0) -> None:
-        peak = optimizer.param_groups[0]["lr"]
+        peak: float = optimizer.param_groups[0]["lr"]
 
         def share(step: int) -> float:
             if step < warmup_steps:
@@ -100,5 +100,5 @@ def present_rates(schedule: LRScheduler) -> list[float]:
     """The learning rate of each parameter group at the present place of a schedule."""
     if isinstance(schedule, LambdaLR):
         shares = [share(schedule.last_epoch) for share in schedule.lr_lambdas]
-        return [base * share for base, share in zip(schedule.base_lrs, shares, strict=True)]
+        return [float(base) * share for base, share in zip(schedule.base_lrs, shares, strict=True)]
     return [float(rate) for rate in schedule.get_last_lr()]

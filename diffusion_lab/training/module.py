@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
@@ -67,8 +68,8 @@ class DiffusionModule(LightningModule):
 
     def on_validation_end(self) -> None:
         for entry in self.trainer.lr_scheduler_configs:
-            if entry.reduce_on_plateau:
-                entry.scheduler.step(self.trainer.callback_metrics[str(entry.monitor)])  # type: ignore[call-arg]
+            if isinstance(entry.scheduler, ReduceLROnPlateau):
+                entry.scheduler.step(self.trainer.callback_metrics[str(entry.monitor)])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.make_optimizer(self.denoiser.parameters())
@@ -77,6 +78,10 @@ class DiffusionModule(LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": schedule}  # type: ignore[return-value]
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Without it Lightning would not ask the callbacks what to restore of a checkpoint without optimizer.
+        checkpoint.setdefault("callbacks", {})
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        epochs_done = self.trainer.fit_loop.epoch_progress.current.processed
+        epochs_done = self.trainer.fit_loop.epoch_progress.state_dict()["current"]["processed"]
         checkpoint["diffusion_lab"] = {**self.about, "step": self.global_step, "epochs_done": epochs_done}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,15 +23,15 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 def create_optimizer(settings: OptimizerSettings, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """Build the optimizer of the settings.
 
+    ``betas`` always stands in the settings; a class without such an argument, like torch.optim.SGD, is not given it.
+
     Raises:
         ValueError: The class does not take an argument that was given.
     """
     cls = OPTIMIZERS.get(settings.type) or load_class(settings.type, "training.optimizer.type")
-    arguments: dict[str, Any] = {
-        "lr": settings.learning_rate,
-        "weight_decay": settings.weight_decay,
-        "betas": settings.betas,
-    }
+    arguments: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if "betas" in inspect.signature(cls).parameters:
+        arguments["betas"] = settings.betas
     try:
         optimizer: Optimizer = cls(parameters, **arguments, **settings.options)
     except TypeError as error:

@@ -195,7 +195,7 @@ def test_job_folder_is_readable_and_safe(overrides: list[str], name: str) -> Non
 
 
 def test_job_folder_is_never_too_long_for_a_file_system() -> None:
-    assert len(job_folder(12, [f"key{i}=value{i}" for i in range(100)])) <= 100
+    assert len(job_folder(12, [f"key{i}=value{i}" for i in range(100)])) <= 200
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))

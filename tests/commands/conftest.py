@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import diffusion_lab  # noqa: F401  # before Lightning, which imports torchvision
+from diffusion_lab.config.report import EXIT_CODE, run_and_report
+
+ROOT = Path(__file__).parents[2]
+
+SMALL = (
+    "compute.device=cpu",
+    "logger=none",
+    "model.architecture.model_channels=8",
+    "model.architecture.num_res_blocks=1",
+    "model.diffusion.num_timesteps=20",
+    "training.epochs=2",
+    "training.scheduler.warmup_steps=2",
+    "training.visualization.num_samples=10",
+    "sampler.steps=2",
+)
+"""A run of seconds."""
+
+Refused = Callable[..., str]
+
+
+def command(folder: Path, script: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Run the real program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *overrides],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def succeeds(folder: Path, script: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    done = command(folder, script, *overrides)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def run_here(script: str, overrides: Sequence[str]) -> None:
+    """What the program does, in this process: a start of Python with Lightning takes several seconds."""
+    import sample
+    import train
+
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose(script, list(overrides))
+    run = {"train": train.run, "sample": sample.run}[script]
+    run_and_report(lambda: run(composed))
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run a command that must be refused; gives what it says on standard error."""
+
+    def run(script: str, *overrides: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        before = sorted(tmp_path.rglob("*"))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            run_here(script, overrides)
+        said = capsys.readouterr().err
+        assert caught.value.code == EXIT_CODE != 0
+        assert len(re.findall(r"^Error: ", said, re.MULTILINE)) == 1
+        assert "Traceback" not in said
+        assert sorted(tmp_path.rglob("*")) == before, "nothing may be left behind"
+        return said
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of `python train.py`, with small numbers."""
+    folder = tmp_path_factory.mktemp("digits")
+    done = succeeds(folder, "train.py", *SMALL)
+    (run,) = (folder / "outputs" / "digits").iterdir()
+    assert f"sample from it: python sample.py ckpt=outputs/digits/{run.name}" in done.stderr
+    return run

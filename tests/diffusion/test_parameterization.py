@@ -1,0 +1,89 @@
+"""What the network predicts: the textbook targets, and the one formula that turns them back into clean images."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusion_lab.diffusion.level import Level
+from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, PredictVelocity
+from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule
+
+TEXTBOOK = {
+    "epsilon": lambda alpha, sigma: (0.0, 1.0),
+    "x0": lambda alpha, sigma: (1.0, 0.0),
+    "v": lambda alpha, sigma: (-sigma, alpha),
+}
+"""Shares of the clean image and of the noise, in a process with alpha² + sigma² = 1."""
+
+angles = st.floats(1e-4, math.pi / 2 - 1e-4)
+pixels = st.floats(-1, 1)
+noises = st.floats(-4, 4)
+
+
+def test_every_parameterization_has_a_textbook_target():
+    assert TEXTBOOK.keys() == PARAMETERIZATIONS.keys()
+
+
+@pytest.mark.parametrize("name", TEXTBOOK)
+@settings(deadline=None)
+@given(angle=angles)
+def test_targets_are_the_textbook_ones(name, angle):
+    level = Level(math.cos(angle), math.sin(angle), 0.5)
+    # the target is found by solving the formula, which costs digits where alpha or sigma is small
+    precision = 1e-15 / (level.alpha * level.sigma)
+    expected = pytest.approx(TEXTBOOK[name](level.alpha, level.sigma), abs=precision, rel=1e-9)
+    assert PARAMETERIZATIONS[name]().target(level) == expected
+
+
+@pytest.mark.parametrize("name", TEXTBOOK)
+@settings(deadline=None)
+@given(angle=angles, clean=pixels, noise=noises)
+def test_a_network_that_outputs_its_target_denoises_perfectly(name, angle, clean, noise):
+    level = Level(math.cos(angle), math.sin(angle), 0.5)
+    assert denoised(name, level, clean, noise) == pytest.approx(clean, abs=1e-14 / level.alpha)
+
+
+@pytest.mark.parametrize("name", TEXTBOOK)
+@pytest.mark.parametrize("betas", BETA_SCHEDULES)
+def test_perfect_denoising_holds_at_every_level_of_every_schedule(name, betas):
+    schedule = DiscreteSchedule(BETA_SCHEDULES[betas](1000, 1e-4, 0.02))
+    level = schedule.levels(torch.arange(1, 1001).double() / 1000)
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.rand(1000, generator=generator, dtype=torch.float64) * 2 - 1
+    noise = torch.randn(1000, generator=generator, dtype=torch.float64)
+    error = (denoised(name, level, clean, noise) - clean).abs() * level.alpha
+    assert error.max() < 1e-14
+
+
+@pytest.mark.parametrize("name", TEXTBOOK)
+@settings(deadline=None)
+@given(alpha=st.floats(0.01, 10), sigma=st.floats(0.01, 10), clean=pixels, noise=noises)
+def test_perfect_denoising_needs_no_preserved_variance(name, alpha, sigma, clean, noise):
+    level = Level(alpha, sigma, 0.5)
+    assert denoised(name, level, clean, noise) == pytest.approx(clean, abs=1e-9)
+
+
+def test_velocity_needs_no_division_by_alpha():
+    """At pure noise v tells the clean image, which the noise does not (arXiv:2202.00512, appendix D)."""
+    level = Level(0.0, 1.0, 1.0)
+    of = PredictVelocity().coefficients(level)
+    assert (of.skip, of.out, of.into) == (0, -1, 1)
+    assert PredictVelocity().target(level) == (-1, 0)
+
+
+@pytest.mark.parametrize("name", TEXTBOOK)
+def test_the_network_sees_the_noisy_image_as_it_is(name):
+    assert PARAMETERIZATIONS[name]().coefficients(Level(0.6, 0.8, 0.5)).into == 1
+
+
+def denoised(name, level, clean, noise):
+    parameterization = PARAMETERIZATIONS[name]()
+    clean_share, noise_share = parameterization.target(level)
+    of = parameterization.coefficients(level)
+    noisy = level.alpha * clean + level.sigma * noise
+    return of.skip * noisy + of.out * (clean_share * clean + noise_share * noise)

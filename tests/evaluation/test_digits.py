@@ -1,0 +1,84 @@
+"""The measures of generated digits, on digits whose measure is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_lab.data.digits import digits
+from diffusion_lab.evaluation.digits import DigitJudge, frechet_distance
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return DigitJudge()
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    source = digits(subset="heldout")
+    return torch.from_numpy(source.images), torch.from_numpy(source.labels)
+
+
+def test_the_judge_is_right_about_real_digits_it_never_saw(judge, held_out):
+    pixels, labels = held_out
+    assert judge.real_accuracy >= 0.98
+    assert judge.label_agreement(pixels, labels) == judge.real_accuracy
+
+
+def test_agreement_is_the_share_of_digits_that_are_what_was_asked_for(judge):
+    train = digits(subset="train")
+    pixels, labels = torch.from_numpy(train.images[:200]), torch.from_numpy(train.labels[:200])
+    assert judge.label_agreement(pixels, labels) == 1.0
+    asked = labels.clone()
+    asked[:50] = (asked[:50] + 1) % 10
+    assert judge.label_agreement(pixels, asked) == 0.75
+
+
+def test_real_held_out_digits_are_as_near_as_held_out_digits_are(judge, held_out):
+    assert judge.pixel_fd_ratio(held_out[0]) == pytest.approx(1.0, rel=1e-9)
+
+
+def test_the_training_digits_themselves_have_no_distance(judge):
+    train = torch.from_numpy(digits(subset="train").images)
+    assert judge.pixel_fd_ratio(train) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_noise_one_class_alone_and_a_single_digit_are_far(judge, held_out):
+    pixels, labels = held_out
+    noise = torch.randint(0, 256, pixels.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for bad in (noise, pixels[labels == 3], pixels[:1].expand(100, -1, -1, -1)):
+        assert judge.pixel_fd_ratio(bad) > 10
+
+
+FEATURES = np.random.default_rng(0).normal(size=(500, 6)) @ np.random.default_rng(1).normal(size=(6, 6))
+
+
+def test_frechet_distance_of_a_set_to_itself_is_zero():
+    assert frechet_distance(FEATURES, FEATURES) == pytest.approx(0, abs=1e-8)
+
+
+def test_frechet_distance_of_a_shift_is_its_squared_length():
+    shift = np.array([1.0, 0, 2, 0, 0, -2])
+    assert frechet_distance(FEATURES, FEATURES + shift) == pytest.approx(9, rel=1e-8)
+
+
+def test_frechet_distance_of_a_stretch_is_known():
+    """Covariances S and k² S: the trace of S + k² S − 2 k S."""
+    stretched = FEATURES.mean(axis=0) + 3 * (FEATURES - FEATURES.mean(axis=0))
+    expected = (3 - 1) ** 2 * np.trace(np.cov(FEATURES, rowvar=False))
+    assert frechet_distance(FEATURES, stretched) == pytest.approx(expected, rel=1e-8)
+
+
+def test_frechet_distance_is_symmetric_and_agrees_with_the_root_of_the_product():
+    """The other way to the trace: sqrt(A)·B·sqrt(A) is symmetric, with the same eigenvalues as A·B."""
+    other = np.random.default_rng(2).normal(size=(400, 6)) * [1, 2, 3, 4, 5, 6] + 0.5
+    first, second = (np.cov(features, rowvar=False) for features in (FEATURES, other))
+    values, vectors = np.linalg.eigh(first)
+    root = vectors @ np.diag(np.sqrt(values)) @ vectors.T
+    root_trace = np.sqrt(np.linalg.eigvalsh(root @ second @ root)).sum()
+    means = FEATURES.mean(axis=0) - other.mean(axis=0)
+    expected = means @ means + np.trace(first) + np.trace(second) - 2 * root_trace
+    assert frechet_distance(FEATURES, other) == pytest.approx(expected, rel=1e-8)
+    assert frechet_distance(other, FEATURES) == pytest.approx(expected, rel=1e-8)

@@ -1,0 +1,94 @@
+"""DDIM against the exact solution of Gaussian data, and against its equation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusion_lab.diffusion.level import Level
+from diffusion_lab.diffusion.schedules import DiscreteSchedule, linear_betas
+from diffusion_lab.samplers import DDIMSampler, DDPMSampler
+from diffusion_lab.samplers.base import Estimate
+
+HERE, THERE = Level(0.6, 0.8, 0.6), Level(0.8, 0.6, 0.4)
+
+
+def test_the_error_to_the_ode_halves_when_the_steps_double(data):
+    """DDIM is a solver of first order: twice the steps, half the error."""
+    coarse, middle, fine = (ode_error(data, steps) for steps in (50, 100, 200))
+    assert 1.8 < coarse / middle < 2.2
+    assert 1.8 < middle / fine < 2.2
+    assert fine < 0.02
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_whatever_the_eta_the_walk_lands_on_the_data(data, eta):
+    response = data.response(DDIMSampler(steps=500, eta=eta, clip=False))
+    assert response[0].item() == pytest.approx(data.mean, abs=0.01)
+    assert response[1:].norm().item() == pytest.approx(data.spread, rel=0.02)
+
+
+def test_only_eta_lets_fresh_noise_in(data):
+    """Without it the image follows from the starting noise alone; with it hardly any of that is left."""
+    still, fresh = (data.response(DDIMSampler(steps=100, eta=eta, clip=False)) for eta in (0.0, 1.0))
+    assert still[2:].abs().max() == 0
+    assert still[1].item() == pytest.approx(data.spread, rel=0.05)
+    assert fresh[1].abs().item() < 0.05 * data.spread
+
+
+@pytest.mark.parametrize("steps", [7, 400])
+def test_eta_one_is_ddpm_with_the_small_variance(data, steps):
+    """arXiv:2010.02502, section 4.1: with the same noise each, the same image."""
+    ddim = data.response(DDIMSampler(steps=steps, eta=1, clip=False))
+    ddpm = data.response(DDPMSampler(steps=steps, variance="small", clip=False))
+    torch.testing.assert_close(ddim, ddpm, rtol=0, atol=1e-10)
+
+
+@settings(deadline=None)
+@given(eta=st.floats(0, 1))
+def test_a_step_is_equation_12(eta):
+    """Written as in arXiv:2010.02502, equations 12 and 16, with the paper's alphas, our squares."""
+    noisy, clean, fresh = (torch.tensor([value], dtype=torch.float64) for value in (0.9, -0.2, 1.3))
+    deviation = eta * (THERE.sigma**2 / HERE.sigma**2) ** 0.5 * (1 - HERE.alpha**2 / THERE.alpha**2) ** 0.5
+    predicted_noise = (noisy - HERE.alpha * clean) / HERE.sigma
+    expected = THERE.alpha * clean + (THERE.sigma**2 - deviation**2) ** 0.5 * predicted_noise + deviation * fresh
+    moved = DDIMSampler(eta=eta).step(noisy, [Estimate(HERE, clean)], THERE, lambda x, level: x, lambda: fresh)
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-12)
+
+
+@settings(deadline=None)
+@given(
+    here=st.floats(1e-6, 1),
+    share=st.floats(0, 0.999),
+    eta=st.floats(0, 1),
+    end=st.sampled_from([0.02, 0.1, 0.3]),
+)
+def test_a_step_between_any_two_levels_is_real_and_finite(here, share, eta, end):
+    """A variance that rounding pushes below zero would make Python's power complex."""
+    schedule = DiscreteSchedule(linear_betas(1000, 1e-4, end))
+    at, to = schedule.level(here), schedule.level(here * share)
+    one = torch.ones(1, dtype=torch.float64)
+    moved = DDIMSampler(eta=eta).step(one, [Estimate(at, 0.5 * one)], to, lambda x, level: x, lambda: one)
+    assert moved.dtype == torch.float64
+    assert moved.isfinite().all()
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_last_step_is_the_clean_estimate_itself(eta):
+    noisy, clean = torch.randn(2, 1, 2, 2), torch.randn(2, 1, 2, 2)
+    sampler = DDIMSampler(eta=eta)
+    moved = sampler.step(noisy, [Estimate(HERE, clean)], Level(1.0, 0.0, 0.0), lambda x, level: x, no_noise)
+    torch.testing.assert_close(moved, clean)
+
+
+def no_noise():
+    pytest.fail("the last step draws no noise")
+
+
+def ode_error(data, steps):
+    """How far the image of noise one deviation from the mean ends from its exact end."""
+    sampler = DDIMSampler(steps=steps, spacing="linspace", clip=False)
+    offset, slope, *_ = data.response(sampler).tolist()
+    return abs(offset + slope - data.ode_end(1.0, sampler.levels(data.schedule)[0]))

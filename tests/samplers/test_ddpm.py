@@ -1,0 +1,91 @@
+"""DDPM against the posterior of the paper, and against the distribution that it has to reach."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from diffusion_lab.diffusion.level import Level
+from diffusion_lab.diffusion.schedules import DiscreteSchedule, linear_betas
+from diffusion_lab.samplers import DDPMSampler
+from diffusion_lab.samplers.base import Estimate, added_variance, posterior_variance
+
+STEPS = 20
+BETAS = torch.linspace(0.01, 0.4, STEPS, dtype=torch.float64)
+ALPHA_BAR = torch.cat([torch.ones(1, dtype=torch.float64), (1 - BETAS).cumprod(0)])
+SCHEDULE = DiscreteSchedule(linear_betas(STEPS, 0.01, 0.4))
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+@pytest.mark.parametrize("t", [2, 3, 11, 20])
+def test_a_step_has_the_posteriors_mean_and_variance(t, variance):
+    """arXiv:2006.11239, equations 6 and 7, for neighbouring steps: beta_tilde is small, beta is large."""
+    beta, before, now = BETAS[t - 1], ALPHA_BAR[t - 1], ALPHA_BAR[t]
+    noisy, clean = 0.7, -0.4
+    mean = before.sqrt() * beta / (1 - now) * clean + (1 - beta).sqrt() * (1 - before) / (1 - now) * noisy
+    expected = {"small": (1 - before) / (1 - now) * beta, "large": beta}[variance]
+    at_zero, at_one = (one_step(t, t - 1, noisy, clean, fresh, variance) for fresh in (0.0, 1.0))
+    assert at_zero == pytest.approx(mean.item(), abs=1e-12)
+    assert (at_one - at_zero) ** 2 == pytest.approx(expected.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize(("t", "s"), [(20, 13), (9, 1), (20, 2)])
+def test_a_strided_step_is_the_posterior_of_the_product_of_its_steps(t, s):
+    """arXiv:2102.09672, section 3.1: the process between two steps has beta = 1 - alpha_bar_t / alpha_bar_s."""
+    beta = 1 - ALPHA_BAR[t] / ALPHA_BAR[s]
+    here, there = SCHEDULE.level(t / STEPS), SCHEDULE.level(s / STEPS)
+    assert added_variance(here, there) == pytest.approx(beta.item(), rel=1e-10)
+    small = beta * (1 - ALPHA_BAR[s]) / (1 - ALPHA_BAR[t])
+    assert posterior_variance(here, there) == pytest.approx(small.item(), rel=1e-10)
+
+
+def test_the_posterior_is_that_of_bayes():
+    """Regression of the image at ``there`` on clean and noisy images, drawn from the process itself."""
+    generator = torch.Generator().manual_seed(0)
+    here, there = SCHEDULE.level(0.5), SCHEDULE.level(0.25)
+    first, second = torch.randn(2, 400_000, generator=generator, dtype=torch.float64)
+    clean = 0.5
+    at_there = there.alpha * clean + there.sigma * first
+    at_here = here.alpha / there.alpha * at_there + added_variance(here, there) ** 0.5 * second
+    slope = torch.cov(torch.stack([at_there, at_here]))[0, 1] / at_here.var()
+    rest = at_there - at_there.mean() - slope * (at_here - at_here.mean())
+    assert rest.var().item() == pytest.approx(posterior_variance(here, there), rel=4 * (2 / 400_000) ** 0.5)
+
+
+@pytest.mark.parametrize("variance", ["small", "large"])
+def test_all_steps_land_on_mean_and_variance_of_the_data(data, variance):
+    response = data.response(DDPMSampler(variance=variance, clip=False))
+    assert response[0].item() == pytest.approx(data.mean, abs=1e-3)
+    assert response[1:].norm().item() == pytest.approx(data.spread, rel=0.01)
+
+
+def test_small_variance_errs_below_and_large_above(data):
+    """They are the bounds of the right one, for data without and with unit variance (arXiv:2006.11239, 3.2)."""
+    small, large = (
+        data.response(DDPMSampler(steps=100, variance=variance, clip=False))[1:].norm().item()
+        for variance in ("small", "large")
+    )
+    assert small < data.spread < large
+
+
+def test_the_last_step_is_the_clean_estimate_and_draws_no_noise():
+    clean = torch.randn(2, 1, 2, 2)
+    past = [Estimate(SCHEDULE.level(1 / STEPS), clean)]
+    moved = DDPMSampler().step(torch.randn(2, 1, 2, 2), past, Level(1.0, 0.0, 0.0), lambda x, at: x, no_noise)
+    torch.testing.assert_close(moved, clean, rtol=0, atol=1e-6)
+
+
+def test_every_step_of_the_process_is_taken_unless_fewer_are_asked_for():
+    assert len(DDPMSampler().levels(SCHEDULE)) == STEPS + 1
+    assert len(DDPMSampler(steps=5).levels(SCHEDULE)) == 6
+
+
+def no_noise():
+    pytest.fail("the last step draws no noise")
+
+
+def one_step(t: int, s: int, noisy: float, clean: float, fresh: float, variance: str) -> float:
+    here, there = SCHEDULE.level(t / STEPS), SCHEDULE.level(s / STEPS)
+    past = [Estimate(here, torch.tensor([clean], dtype=torch.float64))]
+    image, noise = (torch.tensor([value], dtype=torch.float64) for value in (noisy, fresh))
+    return DDPMSampler(variance=variance).step(image, past, there, lambda x, at: x, lambda: noise).item()

@@ -1,0 +1,140 @@
+"""The one loop: where it stops, what it clips, what it hands to a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import ClassVar
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diffusion_lab.diffusion.level import Level
+from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, linear_betas
+from diffusion_lab.samplers import SAMPLERS, DDIMSampler, DDPMSampler, Sampler
+from diffusion_lab.samplers.base import Estimate, move
+from diffusion_lab.samplers.spacing import SPACINGS
+
+SCHEDULE = DiscreteSchedule(linear_betas(1000, 1e-4, 0.02))
+LEVELS = [Level(0.1, 0.99, 1.0), Level(0.6, 0.8, 0.5), Level(1.0, 0.0, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "expected"),
+    [
+        # arXiv:2305.08891, table 2, for 10 of 1000 steps, counted from 1
+        ("linspace", [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1]),
+        ("leading", [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]),
+        ("trailing", [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100]),
+    ],
+)
+def test_spacings_are_those_of_the_table(spacing, expected):
+    levels = DDIMSampler(steps=10, spacing=spacing).levels(SCHEDULE)
+    assert [round(level.time * 1000) for level in levels] == [*expected, 0]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_all_steps_are_all_times_of_training(spacing):
+    levels = DDIMSampler(steps=None, spacing=spacing).levels(SCHEDULE)
+    assert [level.time for level in levels] == [step / 1000 for step in range(1000, -1, -1)]
+
+
+@settings(deadline=None)
+@given(
+    total=st.integers(1, 400),
+    share=st.floats(0, 1),
+    spacing=st.sampled_from(sorted(SPACINGS)),
+    betas=st.sampled_from(sorted(BETA_SCHEDULES)),
+)
+def test_a_walk_only_gets_cleaner_and_ends_clean(total, share, spacing, betas):
+    schedule = DiscreteSchedule(BETA_SCHEDULES[betas](total, 1e-4, 0.02))
+    steps = max(round(share * total), 1)
+    levels = DDIMSampler(steps=steps, spacing=spacing).levels(schedule)
+    assert len(levels) == steps + 1
+    assert levels[-1] == Level(1.0, 0.0, 0.0)
+    assert all(here.time > there.time and here.sigma > there.sigma for here, there in pairwise(levels))
+    assert all(level.time * total == pytest.approx(round(level.time * total)) for level in levels)
+
+
+def test_more_steps_than_the_process_has_are_refused():
+    with pytest.raises(ValueError, match=r"sampler\.steps must be at most .*1000, got 1001"):
+        DDIMSampler(steps=1001).levels(SCHEDULE)
+
+
+def test_the_move_keeps_the_noise_and_is_exact_between_any_levels():
+    clean, noise = torch.randn(2, 100, dtype=torch.float64)
+    here, there = Level(0.6, 0.8, 0.5), Level(0.96, 0.28, 0.1)
+    moved = move(here.alpha * clean + here.sigma * noise, clean, here, there)
+    torch.testing.assert_close(moved, there.alpha * clean + there.sigma * noise)
+
+
+@pytest.mark.parametrize("sampler", [DDIMSampler(), DDIMSampler(eta=1), DDPMSampler()])
+def test_the_walk_ends_with_what_the_denoiser_believes(sampler):
+    answer = torch.full((2, 1, 2, 2), 0.5)
+    images = list(
+        sampler.walk(lambda x, level: answer, torch.randn(2, 1, 2, 2), LEVELS, lambda: torch.randn(2, 1, 2, 2))
+    )
+    assert len(images) == len(LEVELS) - 1
+    torch.testing.assert_close(images[-1], answer)
+
+
+@pytest.mark.parametrize(("clip", "expected"), [(True, 1.0), (False, 3.0)])
+def test_clipping_keeps_the_estimate_in_the_pixel_range(clip, expected):
+    three = torch.full((1, 1, 2, 2), 3.0)
+    *_, image = DDIMSampler(clip=clip).walk(lambda x, level: three, torch.zeros(1, 1, 2, 2), LEVELS, lambda: three)
+    torch.testing.assert_close(image, torch.full((1, 1, 2, 2), expected))
+
+
+def test_the_denoiser_is_asked_once_a_step_at_the_levels_of_the_walk():
+    asked = []
+
+    def denoise(noisy, level):
+        asked.append(level)
+        return noisy
+
+    list(DDIMSampler().walk(denoise, torch.zeros(1, 1, 2, 2), LEVELS, lambda: torch.zeros(1)))
+    assert asked == LEVELS[:-1]
+
+
+def test_the_walk_starts_from_noise_of_the_variance_of_its_first_level():
+    """In a process that does not preserve variance, images of unit variance have alpha² + sigma² of it."""
+    seen = []
+
+    def denoise(noisy, level):
+        seen.append(noisy)
+        return noisy * 0
+
+    list(
+        DDIMSampler().walk(denoise, torch.ones(1, 1, 1, 1), [Level(1.0, 80.0, 1.0), LEVELS[-1]], lambda: torch.zeros(1))
+    )
+    assert seen[0].item() == pytest.approx((1 + 80.0**2) ** 0.5)
+
+
+@dataclass(frozen=True)
+class TwoStepSampler(Sampler):
+    """A multistep method of one's own: remembers what it was handed."""
+
+    memory: ClassVar[int] = 2
+    handed: ClassVar[list[list[float]]] = []
+
+    def step(self, noisy, past: Sequence[Estimate], there, denoise, draw):
+        self.handed.append([estimate.level.time for estimate in past])
+        denoise(noisy, there) if there.sigma else None
+        return move(noisy, past[-1].clean, past[-1].level, there)
+
+
+def test_a_multistep_method_is_handed_its_history_oldest_first():
+    levels = [Level(0.1, 0.99, 1.0), Level(0.6, 0.8, 0.7), Level(0.8, 0.6, 0.4), Level(1.0, 0.0, 0.0)]
+    list(TwoStepSampler().walk(lambda x, level: x, torch.zeros(1, 1, 2, 2), levels, lambda: torch.zeros(1)))
+    assert TwoStepSampler.handed == [[1.0], [1.0, 0.7], [0.7, 0.4]]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_settings_of_every_named_sampler_are_its_fields_with_defaults(name):
+    sampler = SAMPLERS[name]()
+    assert {"steps", "spacing", "clip"} <= {field.name for field in fields(sampler)}
+    with pytest.raises(AttributeError):
+        sampler.steps = 3

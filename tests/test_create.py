@@ -1,0 +1,125 @@
+"""Denoisers from the numbers of the `model` section."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+
+import pytest
+import torch
+
+from diffusion_lab.config import get_default_config
+from diffusion_lab.config.model_section import ARCHITECTURE_TYPES, ModelSettings
+from diffusion_lab.config.validate import parse_section
+from diffusion_lab.create import create_ddpm, create_denoiser
+from diffusion_lab.diffusion.parameterization import PredictClean, PredictNoise, PredictVelocity
+from diffusion_lab.networks import NETWORKS
+
+TINY = {
+    "image_size": 8,
+    "in_channels": 1,
+    "model_channels": 8,
+    "channel_multipliers": [1, 2],
+    "use_attention": [False, True],
+    "num_res_blocks": 1,
+    "num_timesteps": 20,
+}
+
+
+def test_defaults_are_those_of_the_configuration():
+    model = get_default_config()["model"]
+    expected = {**model["architecture"], **model["diffusion"], **model["conditioning"]}
+    given = {name: parameter.default for name, parameter in inspect.signature(create_ddpm).parameters.items()}
+    same = {name: value for name, value in expected.items() if name != "type"}
+    assert {name: list(given[name]) if isinstance(given[name], tuple) else given[name] for name in same} == same
+    extensions = parse_section(ModelSettings, model, "model")
+    for section in (extensions.architecture, extensions.diffusion, extensions.conditioning):
+        for name in type(section).model_fields.keys() - expected.keys() - {"type"}:
+            assert given[name] == getattr(section, name), name
+
+
+def test_the_numbers_reach_the_denoiser():
+    model = create_ddpm(**TINY, num_classes=3, beta_schedule="linear", beta_start=0.01, beta_end=0.3, class_names="abc")
+    assert model.image_shape == (1, 8, 8)
+    assert (model.num_classes, model.class_names) == (3, ("a", "b", "c"))
+    assert model.schedule.num_timesteps == 20
+    assert model.schedule.betas[[0, -1]].tolist() == pytest.approx([0.01, 0.3])
+    assert model.network.embed_label.num_embeddings == 4
+    output = model(torch.randn(2, 1, 8, 8), model.schedule.level(0.5), torch.tensor([0, 2]))
+    assert output.shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "kind"), [("epsilon", PredictNoise), ("x0", PredictClean), ("v", PredictVelocity)]
+)
+def test_the_prediction_is_the_one_asked_for(prediction, kind):
+    assert type(create_ddpm(**TINY, prediction=prediction).parameterization) is kind
+
+
+def test_without_classes_the_model_is_unconditional():
+    model = create_ddpm(**TINY)
+    assert model.num_classes is None
+    assert model.network.embed_label is None
+
+
+def test_every_fault_is_listed_with_its_key():
+    faulty = {**TINY, "image_size": 7, "use_attention": [True], "num_timesteps": 0, "num_classes": 0}
+    with pytest.raises(ValueError, match="settings are wrong") as caught:
+        create_ddpm(**faulty, class_dropout_prob=2.0, beta_start=0.5, beta_end=0.1)
+    for key in (
+        "architecture.image_size",
+        "architecture.use_attention",
+        "diffusion.num_timesteps",
+        "diffusion.beta_start",
+        "conditioning.num_classes",
+        "conditioning.class_dropout_prob",
+    ):
+        assert f"model.{key} = " in str(caught.value)
+
+
+def test_the_same_seed_gives_the_same_weights():
+    def weights():
+        torch.manual_seed(4)
+        return torch.cat([parameter.flatten() for parameter in create_ddpm(**TINY).parameters()])
+
+    assert torch.equal(weights(), weights())
+
+
+@pytest.mark.parametrize("name", ["unet", *NETWORKS])
+def test_names_of_networks_are_those_that_the_settings_take(name):
+    assert name in ARCHITECTURE_TYPES
+    assert name in NETWORKS
+
+
+def test_a_dotted_path_names_a_network_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "my_lab_create.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, depth, **options):\n"
+        "        super().__init__()\n"
+        "        self.depth, self.options = depth, options\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    tree = get_default_config()["model"]
+    tree["architecture"] |= {"type": "my_lab_create.Net", "depth": 5}
+    network = create_denoiser(parse_section(ModelSettings, tree, "model")).network
+    assert type(network) is sys.modules["my_lab_create"].Net
+    assert network.depth == 5
+    assert network.options["in_channels"] == 3
+    assert network.options["num_classes"] is None
+    assert "image_size" not in network.options
+
+
+@pytest.mark.parametrize("path", ["no_such_module.Net", "math.NoSuchNet", "math.pi"])
+def test_a_dotted_path_that_names_no_class_is_refused(path):
+    tree = get_default_config()["model"]
+    tree["architecture"]["type"] = path
+    with pytest.raises(ValueError, match=r"model\.architecture\.type = .*must be a class"):
+        create_denoiser(parse_section(ModelSettings, tree, "model"))
+
+
+def test_noise_cannot_be_predicted_where_nothing_of_the_image_is_left():
+    numbers = dict(image_size=8, model_channels=8, channel_multipliers=[1], use_attention=[False])
+    with pytest.raises(ValueError, match=r"model\.diffusion\.prediction epsilon needs .* alpha = "):
+        create_ddpm(**numbers, beta_schedule="linear", beta_end=0.5, prediction="epsilon")
+    create_ddpm(**numbers, beta_schedule="linear", beta_end=0.5, prediction="v")

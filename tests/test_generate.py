@@ -1,0 +1,309 @@
+"""Generation from settings: what is written, what is refused before anything is, and which labels are made."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_lab.checkpoint import FORMAT, file_hash, load_denoiser
+from diffusion_lab.config import get_default_config
+from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.validate import parse_config, parse_section
+from diffusion_lab.create import create_ddpm, create_denoiser
+from diffusion_lab.generate import PNG_KEY, choose_labels, generate
+from diffusion_lab.samplers import DDIMSampler
+from diffusion_lab.sampling import DiffusionSampler
+from diffusion_lab.shapes import to_pixels
+
+
+@pytest.fixture(autouse=True)
+def no_surprises():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+
+
+def save_checkpoint(path, num_classes=3, class_names=("cat", "dog", "fox"), channels=1, ema=True):
+    """A checkpoint of our own format, as a training run writes it."""
+    model = get_default_config()["model"]
+    model["architecture"] |= {"image_size": 8, "in_channels": channels, "model_channels": 8, "num_res_blocks": 1}
+    model["architecture"] |= {"channel_multipliers": [1], "use_attention": [False]}
+    model["diffusion"] |= {"num_timesteps": 20}
+    model["conditioning"] |= {"type": "class" if num_classes else None, "num_classes": num_classes}
+    torch.manual_seed(0)
+    denoiser = create_denoiser(parse_section(ModelSettings, model, "model"))
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    prefixes = ("denoiser.", "ema.average.") if ema else ("denoiser.",)
+    state = {prefix + name: tensor for prefix in prefixes for name, tensor in denoiser.state_dict().items()}
+    about = {"format": FORMAT, "config": {"model": model}, "class_names": list(class_names), "step": 7, "epoch": 1}
+    torch.save({"state_dict": state, "diffusion_lab": about}, path)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Settings of a small generation run, some values changed by section."""
+
+    def change(sampling=(), output=(), save=(), seed=5, sampler=None, checkpoint=None, device="cpu"):
+        tree = {key: get_default_config()[key] for key in ("experiment", "compute", "output", "generation")}
+        tree |= {"mode": "generate", "sampler": sampler or {"type": "ddim", "steps": 3}}
+        tree["compute"] = {"device": device, "seed": seed}
+        tree["output"] |= {"base_dir": str(tmp_path / "out"), **dict(output)}
+        tree["generation"]["checkpoint"] = str(checkpoint or save_checkpoint(tmp_path / "last.ckpt"))
+        tree["generation"]["sampling"] |= {"num_samples": 5, "guidance_scale": 2.0, **dict(sampling)}
+        tree["generation"]["output"] |= dict(save)
+        return parse_config(tree)
+
+    return change
+
+
+def manifest_of(folder):
+    return [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+
+
+def array_of(path):
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def test_each_image_is_a_file_and_a_line_of_the_manifest(config, tmp_path):
+    settings = config()
+    done = generate(settings, show_progress=False)
+    assert (done.folder, done.count, done.npz) == (tmp_path / "out" / "generated", 5, None)
+    lines = manifest_of(done.folder)
+    assert [line["file"] for line in lines] == [f"sample_{index:04d}.png" for index in range(5)]
+    assert [line["label"] for line in lines] == [0, 1, 2, 0, 1]
+    assert [line["class_name"] for line in lines] == ["cat", "dog", "fox", "cat", "dog"]
+    checkpoint = tmp_path / "last.ckpt"
+    common = {
+        "seed": 5,
+        "sampler": "ddim",
+        "steps": 3,
+        "guidance_scale": 2.0,
+        "use_ema": True,
+        "checkpoint": str(checkpoint),
+        "checkpoint_sha256": file_hash(checkpoint),
+    }
+    assert all(line.items() >= common.items() for line in lines)
+    assert {path.name for path in done.folder.iterdir()} == {line["file"] for line in lines} | {
+        "manifest.jsonl",
+        "grid.png",
+    }
+
+
+def test_files_hold_the_images_that_the_sampler_draws(config, tmp_path):
+    done = generate(config(save={"save_npz": True}), show_progress=False)
+    denoiser = load_denoiser(tmp_path / "last.ckpt")
+    images = DiffusionSampler(denoiser).sample(5, [0, 1, 2, 0, 1], 2.0, sampler=DDIMSampler(steps=3), seed=5)
+    expected = to_pixels(images)[:, 0].numpy()
+    for index in range(5):
+        np.testing.assert_array_equal(array_of(done.folder / f"sample_{index:04d}.png"), expected[index])
+    arrays = np.load(done.npz)
+    assert sorted(arrays) == ["arr_0", "arr_1"]
+    assert (arrays["arr_0"].dtype, arrays["arr_0"].shape) == (np.uint8, (5, 8, 8, 1))
+    np.testing.assert_array_equal(arrays["arr_0"][..., 0], expected)
+    assert arrays["arr_1"].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_each_png_carries_its_line_of_the_manifest(config):
+    done = generate(config(), show_progress=False)
+    for line in manifest_of(done.folder):
+        with Image.open(done.folder / line["file"]) as image:
+            assert json.loads(image.text[PNG_KEY]) == line
+
+
+def test_class_names_of_any_script_survive(config, tmp_path):
+    path = save_checkpoint(tmp_path / "names.ckpt", class_names=("кот", "犬", "🦊"))
+    done = generate(config(sampling={"labels": ["犬"]}, checkpoint=path), show_progress=False)
+    assert {line["class_name"] for line in manifest_of(done.folder)} == {"犬"}
+    with Image.open(done.folder / "sample_0000.png") as image:
+        assert json.loads(image.text[PNG_KEY])["class_name"] == "犬"
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_the_batch_size_changes_no_image(config, tmp_path, batch_size):
+    (tmp_path / "other").mkdir()
+    whole = generate(config(), show_progress=False)
+    output = {"base_dir": str(tmp_path / "other")}
+    parts = generate(config(sampling={"batch_size": batch_size}, output=output), show_progress=False)
+    for index in range(5):
+        one, two = (array_of(run.folder / f"sample_{index:04d}.png").astype(int) for run in (whole, parts))
+        assert abs(one - two).max() <= 1
+
+
+def test_nothing_but_the_manifest_is_written_where_nothing_else_is_asked_for(config):
+    done = generate(config(save={"save_individual": False, "save_grid": False}), show_progress=False)
+    assert [path.name for path in done.folder.iterdir()] == ["manifest.jsonl"]
+    assert [line["file"] for line in manifest_of(done.folder)] == [None] * 5
+    assert (done.grid, done.npz) == (None, None)
+
+
+@pytest.mark.parametrize(("columns", "rows_of_cells"), [(2, 3), (5, 1), (10, 1)])
+def test_the_grid_has_the_columns_asked_for_and_no_empty_ones(config, columns, rows_of_cells):
+    done = generate(config(save={"grid_nrow": columns}), show_progress=False)
+    height, width, _ = array_of(done.grid).shape
+    assert (width - 2, height - 2) == (min(columns, 5) * 50, rows_of_cells * 50)
+
+
+def test_colour_images_keep_their_channels(config, tmp_path):
+    path = save_checkpoint(tmp_path / "colour.ckpt", channels=4)
+    done = generate(config(checkpoint=path, save={"save_npz": True}), show_progress=False)
+    assert array_of(done.folder / "sample_0000.png").shape == (8, 8, 4)
+    assert np.load(done.npz)["arr_0"].shape == (5, 8, 8, 4)
+
+
+def test_a_seed_of_null_is_drawn_and_recorded(config, tmp_path):
+    done = generate(config(seed=None), show_progress=False)
+    seed = manifest_of(done.folder)[0]["seed"]
+    again = generate(config(seed=seed, output={"base_dir": str(tmp_path / "again")}), show_progress=False)
+    assert (again.folder / "sample_0004.png").read_bytes() == (done.folder / "sample_0004.png").read_bytes()
+
+
+def test_options_of_the_sampler_are_recorded(config):
+    done = generate(config(sampler={"type": "ddim", "steps": 4, "eta": 0.5}), show_progress=False)
+    line = manifest_of(done.folder)[0]
+    assert (line["sampler"], line["steps"], line["sampler_options"]["eta"]) == ("ddim", 4, 0.5)
+
+
+def test_an_unconditional_model_makes_unlabelled_images(config, tmp_path):
+    path = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
+    settings = config(sampling={"guidance_scale": 1.0}, checkpoint=path, save={"save_npz": True})
+    done = generate(settings, show_progress=False)
+    assert {(line["label"], line["class_name"]) for line in manifest_of(done.folder)} == {(None, None)}
+    assert sorted(np.load(done.npz)) == ["arr_0"]
+
+
+def test_guidance_of_an_unconditional_model_has_no_effect_and_warns(config, tmp_path):
+    path = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
+    with pytest.warns(UserWarning, match="guidance_scale has no effect: the model is unconditional"):
+        generate(config(checkpoint=path), show_progress=False)
+
+
+def test_averaged_weights_that_are_not_there_warn(config, tmp_path):
+    path = save_checkpoint(tmp_path / "raw.ckpt", ema=False)
+    with pytest.warns(UserWarning, match="holds no EMA weights"):
+        generate(config(checkpoint=path), show_progress=False)
+
+
+def test_earlier_images_are_kept_unless_they_may_be_overwritten(config):
+    done = generate(config(), show_progress=False)
+    kept = (done.folder / "sample_0004.png").read_bytes()
+    with pytest.raises(ValueError, match=r"holds generated images already.*output\.overwrite=true"):
+        generate(config(sampling={"num_samples": 2}, seed=6), show_progress=False)
+    assert (done.folder / "sample_0004.png").read_bytes() == kept
+
+    (done.folder / "notes.txt").write_text("mine")
+    generate(config(sampling={"num_samples": 2}, output={"overwrite": True}), show_progress=False)
+    assert {path.name for path in done.folder.iterdir()} == {
+        *("sample_0000.png", "sample_0001.png", "manifest.jsonl", "grid.png", "notes.txt"),
+    }
+
+
+@pytest.mark.parametrize("name", ["sample_0042.png", "grid.png", "samples.npz"])
+def test_a_strangers_files_of_our_names_are_kept_too(config, tmp_path, name):
+    folder = tmp_path / "out" / "generated"
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(b"precious")
+    with pytest.raises(ValueError, match="holds generated images already"):
+        generate(config(), show_progress=False)
+    assert (folder / name).read_bytes() == b"precious"
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"sampling": {"labels": [3]}},
+            r"generation\.sampling\.labels must be classes .*0 to 2 \(cat, dog, fox\), got 3",
+        ),
+        ({"sampling": {"labels": ["cow"]}}, "got 'cow'"),
+        ({"sampler": {"type": "ddim", "steps": 21}}, r"sampler\.steps must be at most .*20, got 21"),
+    ],
+)
+def test_wrong_settings_are_named_before_anything_is_written(config, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        generate(config(**change), show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there_is_named_before_anything_is_written(config, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"compute\.device must be a device of this machine \(cpu, or auto\), got 'cuda'"
+    ):
+        generate(config(device="cuda"), show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_midway_leaves_the_images_made_so_far(config, monkeypatch):
+    stream = DiffusionSampler.stream
+
+    def breaks(self, *arguments, **options):
+        yield next(stream(self, *arguments, **options))
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(DiffusionSampler, "stream", breaks)
+    settings = config(sampling={"batch_size": 2})
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate(settings, show_progress=False)
+    folder = settings.output.folder("generated")
+    assert len(manifest_of(folder)) == 2
+    assert sorted(path.name for path in folder.glob("*.png")) == ["sample_0000.png", "sample_0001.png"]
+
+
+@pytest.fixture(scope="module")
+def cats_and_dogs():
+    return create_ddpm(
+        image_size=8,
+        in_channels=1,
+        model_channels=8,
+        channel_multipliers=[1],
+        use_attention=[False],
+        num_classes=4,
+        class_names=("cat", "dog", "7", "fox"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count", "expected"),
+    [
+        (None, 4, [0, 1, 2, 3]),
+        (None, 6, [0, 1, 2, 3, 0, 1]),
+        (None, 2, [0, 1]),
+        ([2], 3, [2, 2, 2]),
+        (["fox", 1], 5, [3, 1, 3, 1, 3]),
+        (["7"], 1, [2]),
+    ],
+)
+def test_labels_by_number_and_name_take_turns(cats_and_dogs, wanted, count, expected):
+    assert choose_labels(cats_and_dogs, wanted, count) == expected
+
+
+@pytest.mark.parametrize("count", [1, 7, 100, 101])
+def test_labels_are_spread_evenly_with_the_remainder_on_the_first(cats_and_dogs, count):
+    counts = Counter(choose_labels(cats_and_dogs, None, count))
+    assert [counts[label] for label in range(4)] == [(count + 3 - label) // 4 for label in range(4)]
+
+
+@pytest.mark.parametrize("label", [4, -1, "bird", "3", ""])
+def test_a_label_outside_the_classes_is_refused(cats_and_dogs, label):
+    with pytest.raises(ValueError, match=rf"must be classes of the model, 0 to 3 \(cat, dog, 7, fox\), got {label!r}"):
+        choose_labels(cats_and_dogs, [0, label], 5)
+
+
+def test_labels_for_an_unconditional_model_are_refused():
+    plain = create_ddpm(image_size=8, model_channels=8, channel_multipliers=[1], use_attention=[False])
+    assert choose_labels(plain, None, 5) is None
+    with pytest.raises(
+        ValueError, match=r"generation\.sampling\.labels must be null for an unconditional model, got \[1\]"
+    ):
+        choose_labels(plain, [1], 5)

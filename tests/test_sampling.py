@@ -1,0 +1,308 @@
+"""The front door for images: the same image whatever the batch, and a model left as it was found."""
+
+from __future__ import annotations
+
+import ast
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from diffusion_lab import DiffusionSampler, create_ddpm
+from diffusion_lab.samplers import DDIMSampler, DDPMSampler
+from diffusion_lab.sampling import ImageNoise, evaluating
+from diffusion_lab.seeds import derive_seed
+from diffusion_lab.shapes import to_pixels
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLER = DDIMSampler(steps=3)
+
+
+def trained(seed: int = 0, **options):
+    """A tiny denoiser whose output is not zero."""
+    torch.manual_seed(seed)
+    settings = {"image_size": 8, "in_channels": 1, "model_channels": 8, "num_res_blocks": 1, "num_timesteps": 20}
+    model = create_ddpm(**settings, channel_multipliers=[1, 2], use_attention=[False, True], **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained(num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def sampler(model):
+    return DiffusionSampler(model)
+
+
+LABELS = [index % 10 for index in range(70)]
+
+
+@pytest.mark.parametrize("method", [SAMPLER, DDPMSampler(steps=4), DDIMSampler(steps=4, eta=1)])
+@pytest.mark.parametrize("scale", [0.0, 2.0])
+def test_an_image_is_the_same_in_any_batch(sampler, method, scale):
+    whole = sampler.sample(70, LABELS, scale, sampler=method, seed=3, batch_size=64)
+    for batch_size in (7, 1):
+        count = 70 if batch_size > 1 else 10
+        parts = sampler.sample(count, LABELS[:count], scale, sampler=method, seed=3, batch_size=batch_size)
+        # convolutions of other batch sizes round otherwise; one step of 256 is 2/255 in [-1, 1]
+        torch.testing.assert_close(parts, whole[:count], rtol=0, atol=1e-3)
+        assert (to_pixels(parts).int() - to_pixels(whole[:count]).int()).abs().max() <= 1
+
+
+def test_an_image_does_not_depend_on_the_number_of_images_or_on_the_labels_of_others(sampler):
+    whole = sampler.sample(12, LABELS[:12], sampler=SAMPLER, seed=3)
+    some = sampler.sample(4, [0, 9, 2, 9], sampler=SAMPLER, seed=3)
+    torch.testing.assert_close(some[[0, 2]], whole[[0, 2]], rtol=0, atol=1e-3)
+    assert (some[1] - whole[1]).abs().max() > 1e-3  # its own label does count
+
+
+def test_going_on_behind_earlier_images_gives_what_asking_at_once_would(sampler):
+    whole = sampler.sample(10, LABELS[:10], sampler=DDPMSampler(steps=4), seed=3)
+    rest = sampler.sample(4, LABELS[6:10], sampler=DDPMSampler(steps=4), seed=3, first=6)
+    torch.testing.assert_close(rest, whole[6:], rtol=0, atol=1e-3)
+    (batch,) = sampler.stream(4, LABELS[6:10], sampler=SAMPLER, seed=3, first=6)
+    assert batch.first == 6
+
+
+def test_batches_are_handed_over_as_they_are_done(sampler):
+    stream = sampler.stream(10, None, sampler=SAMPLER, seed=0, batch_size=4)
+    assert [(batch.first, len(batch.images)) for batch in stream] == [(0, 4), (4, 4), (8, 2)]
+
+
+def test_the_seed_decides_and_none_takes_a_new_one(sampler):
+    first, again, other = (sampler.sample(2, None, sampler=SAMPLER, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert (first - other).abs().max() > 0.01
+    unseeded = [sampler.sample(1, None, sampler=SAMPLER) for _ in range(2)]
+    assert not torch.equal(*unseeded)
+    assert (first[0] - first[1]).abs().max() > 0.01
+
+
+def test_images_are_floats_in_the_pixel_range(sampler):
+    images = sampler.sample(3, [0, 1, 2], 5.0, sampler=DDIMSampler(steps=3, clip=False), seed=0)
+    assert (images.shape, images.dtype) == ((3, 1, 8, 8), torch.float32)
+    assert images.abs().max() <= 1
+    assert not images.requires_grad
+
+
+def test_the_noise_of_an_image_is_standard_normal_and_its_own():
+    noise = ImageNoise(0, range(50), (3, 16, 16), torch.device("cpu"))
+    first, second = noise(), noise()
+    count = first.numel()
+    for drawn in (first, second):
+        assert drawn.mean().item() == pytest.approx(0, abs=4 / count**0.5)
+        assert drawn.var().item() == pytest.approx(1, abs=4 * (2 / count) ** 0.5)
+    together = torch.corrcoef(torch.cat([first, second]).flatten(1)) - torch.eye(100)
+    assert together.abs().max() < 5.5 / 768**0.5
+    again = ImageNoise(0, [7], (3, 16, 16), torch.device("cpu"))
+    assert torch.equal(again()[0], first[7])
+    assert torch.equal(again()[0], second[7])
+
+
+def test_the_starting_noise_is_a_known_function_of_seed_and_number(model):
+    """Recorded once and for all: pictures made in the past can be made again."""
+    expected = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(derive_seed("image", 5, 2)))
+    seen = []
+    hook = model.network.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
+    DiffusionSampler(model).sample(3, None, sampler=SAMPLER, seed=5)
+    hook.remove()
+    torch.testing.assert_close(seen[0][2], expected)
+
+
+@pytest.mark.parametrize(("scale", "sizes"), [(0.0, [5] * 3), (1.0, [5] * 3), (2.0, [10] * 3)])
+def test_a_step_is_one_forward_pass(model, sampler, scale, sizes):
+    seen = []
+    hook = model.network.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    sampler.sample(5, [0, 1, 2, 3, 4], scale, sampler=SAMPLER, seed=0)
+    hook.remove()
+    assert seen == sizes
+
+
+def test_up_to_scale_one_images_are_bitwise_the_same(sampler):
+    images = [sampler.sample(3, [1, 2, 3], scale, sampler=SAMPLER, seed=0) for scale in (0.0, 1.0, 2.0)]
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
+
+
+def test_averaged_weights_are_used_where_there_are_some_and_wanted(model):
+    ema = trained(seed=1, num_classes=10)
+    both = DiffusionSampler(model, ema=ema)
+    averaged, raw = (both.sample(2, sampler=SAMPLER, seed=0, use_ema=use_ema) for use_ema in (True, False))
+    assert torch.equal(averaged, DiffusionSampler(ema).sample(2, sampler=SAMPLER, seed=0))
+    assert torch.equal(raw, DiffusionSampler(model).sample(2, sampler=SAMPLER, seed=0))
+    assert not torch.equal(averaged, raw)
+
+
+def test_the_default_method_is_ddim_with_no_more_steps_than_there_are(sampler):
+    expected = sampler.sample(1, sampler=DDIMSampler(steps=20), seed=0)
+    assert torch.equal(sampler.sample(1, seed=0), expected)
+
+
+def test_by_class_gives_the_same_number_of_each_class_in_turn(sampler):
+    images, labels = sampler.sample_by_class(2, 3, 2.0, sampler=SAMPLER, seed=1)
+    assert labels == [0, 0, 1, 1, 2, 2]
+    torch.testing.assert_close(images, sampler.sample(6, labels, 2.0, sampler=SAMPLER, seed=1))
+
+
+def test_labels_may_be_a_tensor(sampler):
+    listed = sampler.sample(2, [3, 4], sampler=SAMPLER, seed=0)
+    for dtype in (torch.int64, torch.int32, torch.uint8):
+        assert torch.equal(sampler.sample(2, torch.tensor([3, 4], dtype=dtype), sampler=SAMPLER, seed=0), listed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 0}, "num_samples must be at least 1, got 0"),
+        ({"num_samples": 2, "class_labels": [3, 10]}, r"class_labels must lie in 0 to 9, got \[10\]"),
+        ({"num_samples": 2, "class_labels": [-1, 3]}, r"class_labels must lie in 0 to 9, got \[-1\]"),
+        ({"num_samples": 3, "class_labels": [1, 2]}, "one label for each of the 3 images, got 2"),
+        ({"num_samples": 1, "class_labels": []}, "one label for each of the 1 images, got 0"),
+        ({"num_samples": 1, "class_labels": [1.5]}, r"class_labels must be class numbers, got \[1.5\]"),
+        ({"num_samples": 1, "class_labels": [True]}, r"class_labels must be class numbers, got \[True\]"),
+        ({"num_samples": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_samples": 1, "seed": -1}, "seed must be at least 0, got -1"),
+        ({"num_samples": 1, "first": -3}, "first must be at least 0, got -3"),
+        ({"num_samples": 1, "sampler": DDIMSampler(steps=21)}, r"sampler\.steps must be at most .*20, got 21"),
+    ],
+)
+def test_wrong_arguments_are_named_before_anything_is_sampled(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DiffusionSampler(model).stream(**arguments)
+
+
+def test_more_classes_than_the_model_has_are_refused(sampler):
+    with pytest.raises(ValueError, match=r"class_labels must lie in 0 to 9, got \[10, 11\]"):
+        sampler.sample_by_class(1, 12)
+
+
+def test_an_unconditional_model_takes_no_labels_and_ignores_the_scale():
+    sampler = DiffusionSampler(trained())
+    with pytest.raises(ValueError, match="class_labels were given, but the model is unconditional"):
+        sampler.sample(1, [0])
+    plain, scaled = (sampler.sample(2, None, scale, sampler=SAMPLER, seed=0) for scale in (0.0, 4.0))
+    assert torch.equal(plain, scaled)
+
+
+class Failing(DDIMSampler):
+    """Fails midway, with all that a sampler has to put back still changed."""
+
+    def step(self, noisy, past, there, denoise, draw):
+        if there.sigma == 0:
+            raise KeyboardInterrupt
+        return super().step(noisy, past, there, denoise, draw)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_and_all_random_states_are_left_as_they_were(fails):
+    model = trained(num_classes=10, dropout=0.3)
+    ema = trained(seed=1, num_classes=10)
+    modules = [*model.modules(), *ema.modules()]
+    for index, module in enumerate(modules):
+        module.training = index % 3 == 0  # a mode of its own for each
+    modes = [module.training for module in modules]
+    weights = [tensor.clone() for tensor in (*model.state_dict().values(), *ema.state_dict().values())]
+    before = random_states()
+
+    sampler = DiffusionSampler(model, ema=ema)
+    for use_ema in (True, False):
+        if fails:
+            with pytest.raises(KeyboardInterrupt):
+                sampler.sample(3, [0, 1, 2], 2.0, use_ema, sampler=Failing(steps=3), seed=0)
+        else:
+            sampler.sample(3, [0, 1, 2], 2.0, use_ema, sampler=DDPMSampler(steps=3))  # seed from the system
+
+    assert [module.training for module in modules] == modes
+    after = (*model.state_dict().values(), *ema.state_dict().values())
+    assert all(torch.equal(tensor, kept) for tensor, kept in zip(after, weights, strict=True))
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert torch.is_grad_enabled()
+    assert all(np.array_equal(now, then) for now, then in zip(random_states(), before, strict=True))
+
+
+def test_the_model_is_as_found_between_two_batches():
+    model = trained()
+    model.train()
+    stream = DiffusionSampler(model).stream(2, sampler=SAMPLER, seed=0, batch_size=1)
+    next(stream)
+    assert model.training
+    assert torch.is_grad_enabled()
+
+
+def test_dropout_sleeps_while_sampling():
+    model = trained(dropout=0.5).train()
+    first, second = (DiffusionSampler(model).sample(1, sampler=SAMPLER, seed=0) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_evaluating_puts_every_module_back_into_its_own_mode():
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2))).train()
+    model[1].eval()
+    with evaluating(model):
+        assert not any(module.training for module in model.modules())
+    assert [module.training for module in model.modules()] == [True, True, False, False]
+
+
+def test_progress_is_shown_only_when_asked_for(sampler, capsys):
+    sampler.sample(2, sampler=SAMPLER, seed=0, batch_size=1)
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == ""
+    sampler.sample(2, sampler=SAMPLER, seed=0, batch_size=1, show_progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "6/6" in captured.err
+
+
+ALONE = """
+import sys
+import torch
+from torch.utils.data import DataLoader
+
+def refuse(*arguments, **options):
+    raise AssertionError("sampling must not build this")
+
+torch.optim.Optimizer.__init__ = refuse
+DataLoader.__init__ = refuse
+
+from diffusion_lab import DiffusionSampler, create_ddpm
+from diffusion_lab.samplers import DDIMSampler
+model = create_ddpm(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1], use_attention=[False],
+                    num_classes=2, num_timesteps=4)
+DiffusionSampler(model).sample_by_class(1, 2, 2.0, sampler=DDIMSampler(steps=2), seed=0)
+DiffusionSampler(model).sample(2, seed=0)
+import diffusion_lab.generate, diffusion_lab.checkpoint
+unwanted = {"lightning", "pytorch_lightning", "torchmetrics", "wandb", "tensorboard", "hydra", "torchvision", "sklearn"}
+print(sorted(unwanted & {name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_sampling_needs_no_optimizer_data_loader_or_training_library():
+    done = subprocess.run([sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_only_the_sampler_samples():
+    """No function, method or attribute of the project is called `generate_samples`."""
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in [*(ROOT / "diffusion_lab").rglob("*.py"), *ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if "generate_samples" in (getattr(node, field, None) for field in ("name", "id", "attr", "arg", "value"))
+    ]
+    assert not found
+
+
+def random_states():
+    _, *numpy_state = np.random.get_state()
+    return [torch.get_rng_state(), *numpy_state, np.array(random.getstate()[1])]

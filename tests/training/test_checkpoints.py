@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_lab.checkpoint import load_denoiser
+from tests.training.tiny import CLASSES, saved, tiny_run
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def keeping(**changes: Any) -> dict[str, Any]:
+    return {f"training.checkpointing.{key}": value for key, value in changes.items()}
+
+
+def validated(folder: Path) -> list[float]:
+    """The validation loss of each epoch."""
+    lines = [json.loads(line) for line in (folder / "logs" / "metrics.jsonl").read_text().splitlines()]
+    return [line["val/loss"] for line in lines if "val/loss" in line]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five epochs, saved every two; the learning rate ruins the model, so that the last is not the best."""
+    folder = tmp_path_factory.mktemp("run")
+    tiny_run(folder, {"training.epochs": 5, "training.optimizer.learning_rate": 1.0, "training.ema.decay": 0.5})
+    return folder
+
+
+def test_every_so_many_epochs_and_the_last(run: Path) -> None:
+    assert names(run) == ["best.ckpt", "epoch_0002.ckpt", "epoch_0004.ckpt", "epoch_0005.ckpt", "last.ckpt"]
+    done = {name: saved(run / "checkpoints" / name)["diffusion_lab"]["epochs_done"] for name in names(run)}
+    assert [done[f"epoch_000{epoch}.ckpt"] for epoch in (2, 4, 5)] == [2, 4, 5]
+    assert done["last.ckpt"] == 5
+
+
+def test_best_follows_the_metric(run: Path) -> None:
+    losses = validated(run)
+    assert len(losses) == 5
+    best = losses.index(min(losses)) + 1
+    assert best < 5, "the run is meant to get worse; the test shows nothing otherwise"
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["best_epoch"], summary["best_value"]) == (best, min(losses))
+    assert saved(run / "checkpoints" / "best.ckpt")["diffusion_lab"]["epochs_done"] == best
+
+
+def test_each_file_holds_average_and_raw_weights_and_explains_itself(run: Path) -> None:
+    for name in names(run):
+        content = saved(run / "checkpoints" / name)
+        raw = {key for key in content["state_dict"] if key.startswith("denoiser.")}
+        averaged = {key for key in content["state_dict"] if key.startswith("ema.average.")}
+        assert {key.removeprefix("denoiser.") for key in raw} == {key.removeprefix("ema.average.") for key in averaged}
+        assert any(
+            not torch.equal(content["state_dict"][key], content["state_dict"][f"ema.average.{key[9:]}"]) for key in raw
+        )
+        about = content["diffusion_lab"]
+        assert about["class_names"] == list(CLASSES)
+        assert about["config"]["model"]["architecture"]["model_channels"] == 8
+        assert about["environment"]["packages"]["torch"]
+
+
+def test_both_kinds_of_weights_load(run: Path) -> None:
+    averaged, raw = (load_denoiser(run, use_ema=use_ema) for use_ema in (True, False))
+    content = saved(run / "checkpoints" / "best.ckpt")["state_dict"]
+    assert all(torch.equal(value, content[f"ema.average.{name}"]) for name, value in averaged.state_dict().items())
+    assert all(torch.equal(value, content[f"denoiser.{name}"]) for name, value in raw.state_dict().items())
+
+
+def test_best_only(tmp_path: Path) -> None:
+    tiny_run(tmp_path, keeping(save_best_only=True, save_frequency=1))
+    assert names(tmp_path) == ["best.ckpt", "last.ckpt"]
+
+
+def test_without_optimizer(tmp_path: Path) -> None:
+    tiny_run(tmp_path, keeping(save_optimizer=False))
+    content = saved(tmp_path / "checkpoints" / "last.ckpt")
+    assert "optimizer_states" not in content
+    assert load_denoiser(tmp_path).class_names == CLASSES
+
+
+def test_epoch_without_validation_is_never_best(tmp_path: Path) -> None:
+    """Its metric would be that of an earlier epoch."""
+    summary = tiny_run(tmp_path, {"training.epochs": 3, "training.validation.frequency": 2})
+    assert len(validated(tmp_path)) == 1
+    assert summary.best_epoch == 2
+
+
+def test_no_validation_no_best(tmp_path: Path) -> None:
+    summary = tiny_run(tmp_path, {"training.validation.enabled": False, **keeping(save_frequency=10)})
+    assert names(tmp_path) == ["epoch_0002.ckpt", "last.ckpt"]
+    assert (summary.best_value, summary.best_epoch, summary.best_checkpoint) == (None, None, None)
+    assert summary.train_images == 24  # none is held back

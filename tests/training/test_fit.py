@@ -1,0 +1,181 @@
+"""The run as a whole: seeds, the trainer's settings, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.validate import parse_as
+from diffusion_lab.training.callbacks import TrainingProgress
+from tests.training.tiny import saved, tiny_fit, tiny_run, tiny_trainer
+
+ONE_EPOCH = {"training.epochs": 1, "training.validation.enabled": False}
+
+
+def weights(folder: Path) -> torch.Tensor:
+    state = saved(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    return torch.cat([value.flatten() for name, value in state.items() if name.startswith("denoiser.")])
+
+
+def test_seed_zero_is_a_seed(tmp_path: Path) -> None:
+    for name, seed in (("zero", 0), ("again", 0), ("one", 1)):
+        torch.manual_seed(len(name))  # what the process drew before does not matter
+        tiny_run(tmp_path / name, {"compute.seed": seed, **ONE_EPOCH})
+    assert torch.equal(weights(tmp_path / "zero"), weights(tmp_path / "again"))
+    assert not torch.equal(weights(tmp_path / "zero"), weights(tmp_path / "one"))
+
+
+def test_seed_that_was_drawn_is_recorded_and_repeats_the_run(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "drawn", {"compute.seed": None, **ONE_EPOCH})
+    seed = yaml.safe_load((tmp_path / "drawn" / "config.yaml").read_text())["compute"]["seed"]
+    assert isinstance(seed, int)
+    assert saved(tmp_path / "drawn" / "checkpoints" / "last.ckpt")["diffusion_lab"]["seed"] == seed
+    tiny_run(tmp_path / "again", {"compute.seed": seed, **ONE_EPOCH})
+    assert torch.equal(weights(tmp_path / "drawn"), weights(tmp_path / "again"))
+
+
+class Gradients(Callback):
+    """Notes the total norm of the gradients that the optimizer sees."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        grads = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+        if grads:
+            self.norms.append(float(torch.nn.utils.get_total_norm(grads)))
+
+
+def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
+    """Adam itself does not care for the scale of gradients, so what counts is what it is given."""
+    norms = []
+    for clip in (None, 0.01):
+        watch = Gradients()
+        tiny_fit(tmp_path, [watch], {"training.optimizer.gradient_clip_norm": clip})
+        norms.append(watch.norms)
+    assert min(norms[0]) > 0.02
+    assert norms[1] == pytest.approx([0.01] * len(norms[1]), rel=1e-3)
+
+
+@pytest.mark.parametrize(("use_amp", "precision"), [(False, "32-true"), (True, "bf16-mixed")])
+def test_mixed_precision_reaches_the_trainer(tmp_path: Path, use_amp: bool, precision: str) -> None:
+    assert tiny_trainer(tmp_path, [], {"training.performance.use_amp": use_amp}).precision == precision
+
+
+def test_mixed_precision_trains_and_keeps_the_weights_whole(tmp_path: Path) -> None:
+    tiny_run(tmp_path, {"training.performance.use_amp": True, **ONE_EPOCH})
+    found = weights(tmp_path)
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+    assert not torch.equal(found, found.bfloat16().float())
+
+
+def test_other_settings_reach_the_trainer(tmp_path: Path) -> None:
+    trainer = tiny_trainer(
+        tmp_path,
+        [],
+        {
+            "training.epochs": 7,
+            "training.accumulate_batches": 3,
+            "training.validation.frequency": 2,
+            "training.optimizer.gradient_clip_norm": 0.5,
+            "training.log_interval": 4,
+        },
+    )
+    assert (trainer.max_epochs, trainer.accumulate_grad_batches, trainer.check_val_every_n_epoch) == (7, 3, 2)
+    assert (trainer.gradient_clip_val, trainer.log_every_n_steps) == (0.5, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"training.optimizer.type": "torch.optim.SGD", "training.optimizer.bounce": 3},
+            "training.optimizer.type torch.optim.SGD does not take.*bounce",
+        ),
+        (
+            {"training.scheduler": {"type": "torch.optim.lr_scheduler.ExponentialLR"}},
+            "training.scheduler.type torch.optim.lr_scheduler.ExponentialLR does not take",
+        ),
+        ({"model.conditioning.num_classes": 4}, r"num_classes must be .* 3 \(low, middle, high\), got 4"),
+        ({"data.loading.batch_size": 50, "data.loading.drop_last": True}, "data.loading.batch_size = 50"),
+    ],
+)
+def test_refused_before_anything_is_written(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_run(tmp_path / "run", changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_source_of_ones_own_takes_its_options(tmp_path: Path) -> None:
+    assert tiny_run(tmp_path, {"data.count": 12, **ONE_EPOCH}).train_images == 12
+
+
+def test_folder_of_a_finished_run_explains_it(tmp_path: Path) -> None:
+    shown = Console(file=io.StringIO(), width=200)
+    summary = tiny_run(tmp_path, console=shown)
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "finished"
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert {"command", "python", "platform", "packages", "git_commit"} <= environment.keys()
+    config = parse_as(TrainConfig, yaml.safe_load((tmp_path / "config.yaml").read_text()), [])
+    assert config.output.base_dir == tmp_path
+    assert json.loads((tmp_path / "summary.json").read_text())["steps"] == summary.steps == 6
+    assert isinstance(shown.file, io.StringIO)
+    for told in ("best val/loss", "best.ckpt", "last.ckpt", "peak memory", "images/s", f"ckpt={tmp_path}"):
+        assert told in shown.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [(RuntimeError("out of luck"), "RuntimeError: out of luck"), (KeyboardInterrupt(), "KeyboardInterrupt")],
+)
+def test_folder_of_a_failed_run_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, why: str
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(TrainingProgress, "on_train_epoch_end", fail)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(type(error)):
+        tiny_run(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is handler  # the next Ctrl-C counts as well
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert why in status["why"]
+    assert "Traceback" in (tmp_path / "logs" / "run.log").read_text()
+
+
+def test_logger_that_cannot_be_opened_is_a_failure_with_a_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    def refuse(**_: Any) -> None:
+        raise wandb.errors.UsageError("no API key")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(wandb.errors.UsageError):
+        tiny_run(tmp_path, {"logger": {"backends": ["wandb"], "mode": "online"}})
+    assert json.loads((tmp_path / "status.json").read_text())["why"] == "UsageError: no API key"
+
+
+def test_existing_run_is_refused_unless_overwritten(tmp_path: Path) -> None:
+    tiny_run(tmp_path, {"training.epochs": 2})
+    with pytest.raises(ValueError, match=r"output.base_dir holds a run already.*finished.*output.overwrite=true"):
+        tiny_run(tmp_path, ONE_EPOCH)
+    tiny_run(tmp_path, {"output.overwrite": True, **ONE_EPOCH})
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch_0001.ckpt", "last.ckpt"]
+    steps = [json.loads(line)["step"] for line in (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 3]

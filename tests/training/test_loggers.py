@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from diffusion_lab.config.schema import LoggerSettings
+from diffusion_lab.training.loggers import JsonlLogger, log_picture, open_loggers
+from tests.training.tiny import tiny_run
+
+PICTURES = {"enabled": True, "interval": 2, "num_samples": 3, "guidance_scale": 1.0}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class TestJsonl:
+    def test_each_line_is_in_the_file_at_once(self, tmp_path: Path) -> None:
+        """So that a kill takes none: nothing waits in a buffer of the logger, which stays open."""
+        logger = JsonlLogger(tmp_path)
+        for step in range(3):
+            logger.log_metrics({"train/loss": 0.5 * step}, step)
+            assert [line["step"] for line in lines(tmp_path)] == list(range(step + 1))
+        assert [line["train/loss"] for line in lines(tmp_path)] == [0.0, 0.5, 1.0]
+
+    @pytest.fixture
+    def earlier(self, tmp_path: Path) -> Path:
+        logger = JsonlLogger(tmp_path)
+        for step in range(6):
+            logger.log_metrics({"loss": 1.0}, step)
+        return tmp_path
+
+    def test_resuming_drops_the_steps_that_come_again(self, earlier: Path) -> None:
+        logger = JsonlLogger(earlier, resumed_at=4)
+        assert [line["step"] for line in lines(earlier)] == [0, 1, 2, 3]
+        logger.log_metrics({"loss": 2.0}, 4)
+        assert [line["loss"] for line in lines(earlier)] == [1.0] * 4 + [2.0]
+
+    def test_half_a_line_of_a_killed_run_is_dropped(self, earlier: Path) -> None:
+        with (earlier / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 2, "lo')
+        JsonlLogger(earlier, resumed_at=6)
+        assert [line["step"] for line in lines(earlier)] == [0, 1, 2, 3, 4, 5]
+
+    def test_new_run_begins_a_new_file(self, earlier: Path) -> None:
+        JsonlLogger(earlier)
+        assert lines(earlier) == []
+
+
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No W&B setting but the one under test: the run must be offline by itself."""
+    for name in list(os.environ):
+        if name.startswith("WANDB_") and not name.endswith(("_CACHE_DIR", "_CONFIG_DIR", "_DATA_DIR")):
+            monkeypatch.delenv(name)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def offline_runs(folder: Path) -> list[Path]:
+    return sorted((folder / "logs" / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.usefixtures("plain_environment")
+def test_wandb_offline_by_itself_one_run_a_job_and_no_trace_in_the_process(tmp_path: Path) -> None:
+    before = dict(os.environ)
+    changes = {"logger": {"backends": ["wandb"]}, "training.visualization": PICTURES}
+    ids = []
+    for name in ("first", "second"):
+        tiny_run(tmp_path / name, changes)
+        assert wandb.run is None  # finished: nothing that comes later joins it
+        (run,) = offline_runs(tmp_path / name)
+        (log,) = run.glob("run-*.wandb")
+        wait_for(lambda log=log: log.stat().st_size > 1000)  # W&B's own process writes it
+        ids.append(log.stem)
+        (picture,) = run.glob("files/media/images/samples_*.png")
+        assert Image.open(picture).size == Image.open(tmp_path / name / "samples" / "epoch_0002.png").size
+    assert ids[0] != ids[1]
+    left = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    assert not [name for name in left if name in ("WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR")]
+
+
+@pytest.mark.usefixtures("plain_environment")
+def test_wandb_run_of_a_failed_job_is_finished_too(tmp_path: Path) -> None:
+    settings = LoggerSettings(backends=("wandb",))
+
+    def job() -> None:
+        with open_loggers(settings, tmp_path, "tiny", "job", {}) as loggers:
+            assert isinstance(loggers[1], WandbLogger)
+            assert loggers[1].experiment.settings.mode == "offline"
+            raise RuntimeError("out of luck")
+
+    with pytest.raises(RuntimeError, match="out of luck"):
+        job()
+    assert wandb.run is None
+
+
+def test_wandb_disabled_leaves_it_out(tmp_path: Path) -> None:
+    settings = LoggerSettings(backends=("wandb",), mode="disabled")
+    with open_loggers(settings, tmp_path, "tiny", "job", {}) as loggers:
+        assert [type(logger) for logger in loggers] == [JsonlLogger]
+
+
+def test_tensorboard_tells_what_the_own_file_tells(tmp_path: Path) -> None:
+    tiny_run(tmp_path, {"logger": {"backends": ["tensorboard"]}, "training.visualization": PICTURES})
+    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    own = [(line["step"], line["val/loss"]) for line in lines(tmp_path / "logs") if "val/loss" in line]
+    shown = [(event.step, event.value) for event in events.Scalars("val/loss")]
+    assert shown == [(step, pytest.approx(value)) for step, value in own]
+    assert [event.step for event in events.Images("samples")] == [6]
+
+
+def test_picture_for_a_logger_without_pictures_is_no_fault(tmp_path: Path) -> None:
+    log_picture(JsonlLogger(tmp_path), "samples", Image.new("L", (8, 8)), 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_gray_and_transparent_pictures_reach_tensorboard(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    for step, mode in enumerate(("L", "RGBA")):
+        log_picture(logger, "samples", Image.new(mode, (8, 8)), step)
+    logger.experiment.close()
+    assert len(EventAccumulator(str(tmp_path)).Reload().Images("samples")) == 2

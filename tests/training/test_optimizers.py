@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion_lab.config.training_section import OPTIMIZER_TYPES, OptimizerSettings
+from diffusion_lab.training.optimizers import OPTIMIZERS, create_optimizer
+
+
+class PlainDescent(torch.optim.SGD):
+    """An optimizer of one's own, named by its dotted path; ``betas`` is there because V2 always gives them."""
+
+    def __init__(self, params: Any, lr: float, weight_decay: float, betas: Any, nesterov_like: bool = False) -> None:
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+        self.nesterov_like = nesterov_like
+
+
+def settings(**changes: Any) -> OptimizerSettings:
+    tree: dict[str, Any] = {
+        "type": "adam",
+        "learning_rate": 0.05,
+        "weight_decay": 0.1,
+        "betas": [0.8, 0.95],
+        "gradient_clip_norm": None,
+    }
+    return OptimizerSettings.model_validate(tree | changes)
+
+
+def walk(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> torch.Tensor:
+    """Ten steps down a parabola."""
+    for _ in range(10):
+        optimizer.zero_grad()
+        (weight**2).sum().backward()
+        optimizer.step()
+    return weight.detach()
+
+
+def start() -> nn.Parameter:
+    return nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
+
+
+@pytest.mark.parametrize(("name", "reference"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_named_optimizer_walks_as_torch_does(name: str, reference: type[torch.optim.Adam]) -> None:
+    ours, theirs = start(), start()
+    walk(create_optimizer(settings(type=name), [ours]), ours)
+    walk(reference([theirs], lr=0.05, weight_decay=0.1, betas=(0.8, 0.95)), theirs)
+    assert torch.equal(ours, theirs)
+
+
+def test_first_step_of_adam_is_the_learning_rate() -> None:
+    """With bias correction the first update is lr · gradient / |gradient| (arXiv:1412.6980, section 2.1)."""
+    weight = start()
+    optimizer = create_optimizer(settings(weight_decay=0.0), [weight])
+    (weight**2).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([0.95, -1.95, 2.95]))
+
+
+def test_options_reach_the_class() -> None:
+    optimizer = create_optimizer(settings(eps=1e-3, amsgrad=True), [start()])
+    assert optimizer.defaults["eps"] == 1e-3
+    assert optimizer.defaults["amsgrad"] is True
+
+
+def test_dotted_path_with_its_own_option() -> None:
+    optimizer = create_optimizer(
+        settings(type="tests.training.test_optimizers.PlainDescent", nesterov_like=True), [start()]
+    )
+    assert type(optimizer).__name__ == "PlainDescent"
+    assert optimizer.nesterov_like  # type: ignore[attr-defined]
+    assert optimizer.param_groups[0]["lr"] == 0.05
+
+
+def test_class_without_betas_is_not_given_them() -> None:
+    optimizer = create_optimizer(settings(type="torch.optim.SGD", momentum=0.9), [start()])
+    assert optimizer.defaults["momentum"] == 0.9
+
+
+@pytest.mark.parametrize("type_", ["torch.optim.SGD", "torch.optim.Adam"])
+def test_argument_that_the_class_does_not_take_names_the_key(type_: str) -> None:
+    with pytest.raises(ValueError, match=f"training.optimizer.type {type_} does not take.*momentum_of_all"):
+        create_optimizer(settings(type=type_, momentum_of_all=1), [start()])
+
+
+def test_path_without_a_class_names_key_and_value() -> None:
+    with pytest.raises(ValueError, match=r'training.optimizer.type = "torch.optim.NoSuch": must be a class'):
+        create_optimizer(settings(type="torch.optim.NoSuch"), [start()])
+
+
+def test_table_holds_the_names_that_the_settings_take() -> None:
+    assert tuple(OPTIMIZERS) == OPTIMIZER_TYPES

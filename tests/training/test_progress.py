@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+from diffusion_lab.training.callbacks import TrainingProgress
+from tests.training.tiny import tiny_fit
+
+
+def console(terminal: bool) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=120, color_system=None)
+
+
+def text_of(shown: Console) -> str:
+    assert isinstance(shown.file, io.StringIO)
+    return shown.file.getvalue()
+
+
+def test_a_line_an_epoch_where_there_is_no_terminal(tmp_path: Path) -> None:
+    shown = console(terminal=False)
+    tiny_fit(tmp_path, [TrainingProgress(shown)])
+    lines = text_of(shown).splitlines()
+    pattern = r"epoch {}/2  loss \d\.\d{{4}}  val/loss \d\.\d{{4}}  \d+ images/s"
+    assert len(lines) == 2
+    assert all(re.fullmatch(pattern.format(number), line) for number, line in enumerate(lines, start=1))
+
+
+def test_one_bar_on_a_terminal(tmp_path: Path) -> None:
+    shown = console(terminal=True)
+    tiny_fit(tmp_path, [TrainingProgress(shown)])
+    text = text_of(shown)
+    assert re.search(r"epoch 2/2.*loss \d\.\d{4}\s+\d+ images/s.*done,.*0:00:00 left", text)
+    assert "val/loss" not in text  # the lines are for where there is no bar
+
+
+def test_speed_counts_training_images_alone(tmp_path: Path) -> None:
+    progress = TrainingProgress(console(terminal=False))
+    tiny_fit(tmp_path, [progress])
+    assert progress.images == 2 * 18
+    assert progress.images_per_second == pytest.approx(36 / progress.seconds)
+
+
+def test_bar_is_stopped_by_a_failure(tmp_path: Path) -> None:
+    class Fail(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            raise RuntimeError("out of luck")
+
+    shown = console(terminal=True)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        tiny_fit(tmp_path, [TrainingProgress(shown), Fail()])
+    assert "\x1b[?25h" in text_of(shown)  # the cursor is back
+    shown.print("and the console is free")
+    assert "and the console is free" in text_of(shown)
+
+
+def test_standard_error_so_that_output_is_left_to_results() -> None:
+    assert TrainingProgress().console.stderr

@@ -1,0 +1,244 @@
+"""A resumed run and the uninterrupted one are the same run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_lab.training.callbacks import Resumption
+from tests.training.tiny import resume_of, saved, tiny_fit, tiny_run
+
+NONE = {"type": None}
+COSINE = {"type": "cosine", "T_max": 4, "eta_min": 1e-4}
+AUTO = {"type": "cosine", "T_max": "auto", "eta_min": 1e-4}
+WARMUP = {"type": "warmup_cosine", "warmup_steps": 4, "eta_min": 1e-4}
+STEP = {"type": "step", "step_size": 1, "gamma": 0.5}
+# The loss never falls by half in an epoch, so the rate drops after each one, the last before the interruption too.
+PLATEAU = {"type": "plateau", "mode": "max", "factor": 0.5, "patience": 0}
+SCHEDULES = {"none": NONE, "cosine": COSINE, "auto": AUTO, "warmup_cosine": WARMUP, "step": STEP, "plateau": PLATEAU}
+
+
+def last(folder: Path) -> dict[str, Any]:
+    return saved(folder / "checkpoints" / "last.ckpt")
+
+
+def assert_equal(found: Any, expected: Any, where: str = "") -> None:
+    """Bitwise, through all containers."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), where
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected:
+            assert_equal(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_equal(one, other, f"{where}[{index}]")
+    else:
+        assert found == expected, where
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert_equal(last(found)[part], last(expected)[part], part)
+    assert last(found)["global_step"] == 12
+
+
+def losses(folder: Path, first: int = 0) -> list[tuple[int, float]]:
+    """(step, loss) of every line from a step on, training and validation."""
+    lines = [json.loads(line) for line in (folder / "logs" / "metrics.jsonl").read_text().splitlines()]
+    found = [(line["step"], line.get("train/loss", line.get("val/loss"))) for line in lines]
+    return [(step, loss) for step, loss in found if step >= first]
+
+
+def rate(folder: Path) -> float:
+    """The learning rate that the run ended with."""
+    value: float = last(folder)["optimizer_states"][0]["param_groups"][0]["lr"]
+    return value
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def plain(runs: Path) -> Path:
+    """Two epochs with a falling learning rate, done."""
+    tiny_run(runs / "plain", {"training.scheduler": COSINE})
+    return runs / "plain"
+
+
+@pytest.fixture(scope="module")
+def without_optimizer(runs: Path) -> Path:
+    """Two epochs, saved without the state of the optimizer."""
+    tiny_run(runs / "light", {"training.checkpointing.save_optimizer": False})
+    return runs / "light"
+
+
+class TestSameRun:
+    @pytest.mark.parametrize("name", ["warmup_cosine", "step"])
+    def test_interrupted_in_the_middle(self, name: str, tmp_path: Path) -> None:
+        """In another folder."""
+        changes = {"training.epochs": 4, "training.scheduler": SCHEDULES[name], "training.ema.decay": 0.9}
+        tiny_run(tmp_path / "whole", changes)
+        middle = tmp_path / "whole" / "checkpoints" / "epoch_0002.ckpt"
+        tiny_run(tmp_path / "resumed", {**changes, **resume_of(middle)})
+        assert_same_run(tmp_path / "resumed", tmp_path / "whole")
+        assert losses(tmp_path / "resumed") == losses(tmp_path / "whole", first=6)
+
+    @pytest.mark.parametrize("name", ["none", "cosine", "plateau", "auto"])
+    def test_two_epochs_extended_by_two(self, name: str, tmp_path: Path) -> None:
+        """In the same folder. What follows from the number of epochs (auto) goes on as if it had been four."""
+        changes = {"training.scheduler": SCHEDULES[name], "training.ema.decay": 0.9}
+        whole, extended = tmp_path / "whole", tmp_path / "extended"
+        tiny_run(whole, {**changes, "training.epochs": 4})
+        tiny_run(extended, changes)
+        tiny_run(extended, {**changes, "training.epochs": 4, **resume_of(extended)})
+        assert [step for step, _ in losses(extended)] == [0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11]
+        if name == "auto":
+            assert rate(extended) == pytest.approx(rate(whole))
+        else:
+            assert_same_run(extended, whole)
+            assert losses(extended) == losses(whole)
+
+    def test_under_accumulation_with_a_partly_filled_last_step(self, tmp_path: Path) -> None:
+        changes = {"training.epochs": 4, "training.scheduler": WARMUP, "training.accumulate_batches": 2}
+        tiny_run(tmp_path / "a", changes)
+        tiny_run(tmp_path / "b", {**changes, **resume_of(tmp_path / "a" / "checkpoints" / "epoch_0002.ckpt")})
+        assert_equal(last(tmp_path / "b")["state_dict"], last(tmp_path / "a")["state_dict"])
+        assert last(tmp_path / "b")["global_step"] == 8  # two an epoch
+        assert rate(tmp_path / "a") == pytest.approx(1e-4)  # so the schedule is down exactly at the end
+
+
+def test_plateau_falls_only_where_there_was_a_validation(tmp_path: Path) -> None:
+    tiny_run(tmp_path, {"training.epochs": 5, "training.scheduler": PLATEAU, "training.validation.frequency": 2})
+    assert rate(tmp_path) == pytest.approx(0.01 * 0.5)  # validated after epochs 2 and 4, the first one is the measure
+
+
+class TestFolders:
+    def test_another_folder_holds_a_whole_run_and_the_first_stays_as_it_was(self, plain: Path, tmp_path: Path) -> None:
+        before = {path: path.stat().st_mtime_ns for path in plain.rglob("*")}
+        summary = tiny_run(tmp_path / "b", {"training.epochs": 3, "training.scheduler": COSINE, **resume_of(plain)})
+        assert {path: path.stat().st_mtime_ns for path in plain.rglob("*")} == before
+        assert json.loads((tmp_path / "b" / "status.json").read_text())["state"] == "finished"
+        assert (summary.epochs, summary.steps, summary.best_epoch) == (3, 9, 3)
+        assert summary.best_checkpoint is not None
+        assert Path(summary.best_checkpoint).is_file()
+
+    def test_best_of_this_folder_is_one_that_is_there(self, plain: Path, tmp_path: Path) -> None:
+        """A rate that ruins the model: the best so far stays in the other folder."""
+        changes = {"training.epochs": 3, "training.optimizer.learning_rate": 1.0, "training.ema.decay": 0.0}
+        summary = tiny_run(tmp_path, changes | resume_of(plain, reset_optimizer=True, reset_scheduler=True))
+        then = json.loads((plain / "summary.json").read_text())
+        assert summary.best_value is not None
+        assert summary.best_value > then["best_value"]
+        assert Path(str(summary.best_checkpoint)).is_file()
+
+    def test_run_of_the_same_folder_needs_no_overwrite(self, tmp_path: Path) -> None:
+        tiny_run(tmp_path, {"training.epochs": 1})
+        tiny_run(tmp_path, {**resume_of(tmp_path / "checkpoints" / "last.ckpt")})
+        assert last(tmp_path)["diffusion_lab"]["epochs_done"] == 2
+
+
+class TestResets:
+    def test_nothing_reset_keeps_the_state_of_both(self, plain: Path, tmp_path: Path) -> None:
+        tiny_run(tmp_path, {"training.epochs": 3, "training.scheduler": COSINE, **resume_of(plain)})
+        (state,) = last(tmp_path)["optimizer_states"]
+        assert {int(entry["step"]) for entry in state["state"].values()} == {9}
+        assert last(tmp_path)["lr_schedulers"][0]["last_epoch"] == 3
+
+    def test_reset_optimizer_forgets_its_averages_and_keeps_the_rate(self, plain: Path, tmp_path: Path) -> None:
+        changes = {"training.epochs": 3, "training.scheduler": COSINE}
+        tiny_run(tmp_path / "reset", {**changes, **resume_of(plain, reset_optimizer=True)})
+        tiny_run(tmp_path / "kept", {**changes, **resume_of(plain)})
+        (state,) = last(tmp_path / "reset")["optimizer_states"]
+        assert {int(entry["step"]) for entry in state["state"].values()} == {3}
+        assert rate(tmp_path / "reset") == rate(tmp_path / "kept")
+
+    def test_reset_scheduler_begins_with_the_rate_of_the_new_settings(self, plain: Path, tmp_path: Path) -> None:
+        changes = {
+            "training.epochs": 3,
+            "training.optimizer.learning_rate": 0.002,
+            "training.scheduler": {"type": "step", "step_size": 10, "gamma": 0.5},
+        }
+        tiny_run(tmp_path, {**changes, **resume_of(plain, reset_scheduler=True)})
+        assert rate(tmp_path) == 0.002
+        assert last(tmp_path)["lr_schedulers"][0]["last_epoch"] == 1
+        (state,) = last(tmp_path)["optimizer_states"]
+        assert {int(entry["step"]) for entry in state["state"].values()} == {9}
+
+    def test_reset_scheduler_without_a_schedule(self, plain: Path, tmp_path: Path) -> None:
+        changes = {"training.epochs": 3, "training.optimizer.learning_rate": 0.002}
+        tiny_run(tmp_path, {**changes, **resume_of(plain, reset_scheduler=True)})
+        assert rate(tmp_path) == 0.002
+
+    def test_first_resumed_epoch_has_the_right_rate(self, plain: Path, tmp_path: Path) -> None:
+        """Not only the last one: seen from inside, before the first step."""
+        seen: list[float] = []
+
+        class Look(Resumption):
+            def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+                super().on_train_start(trainer, pl_module)
+                seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        changes = {"training.epochs": 3, "training.scheduler": COSINE, "training.optimizer.learning_rate": 0.004}
+        for number, resets in enumerate(((True, False), (False, True))):
+            tiny_fit(tmp_path / str(number), [Look(*resets)], changes, plain / "checkpoints" / "last.ckpt")
+        assert seen == [pytest.approx((0.01 + 1e-4) / 2, rel=0.02), pytest.approx(0.004)]
+
+
+class TestRefusals:
+    """Each leaves no trace in the new folder."""
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"model.architecture.model_channels": 16}, "weights of another architecture"),
+            ({"model.diffusion.num_timesteps": 30}, "model.diffusion must be that of the checkpoint"),
+            ({"training.ema.enabled": False}, "training.ema.enabled must be true"),
+            ({"training.epochs": 2}, "training.epochs must exceed the 2 that are done, got 2"),
+            ({"training.optimizer.type": "adamw"}, "training.optimizer.type must be 'adam'.*reset_optimizer=true"),
+            ({"training.scheduler": STEP}, "training.scheduler.type must be 'cosine'.*reset_scheduler=true"),
+        ],
+    )
+    def test_settings_that_contradict_the_checkpoint(
+        self, plain: Path, tmp_path: Path, changes: dict[str, Any], message: str
+    ) -> None:
+        given = {"training.epochs": 3, "training.scheduler": COSINE, **resume_of(plain), **changes}
+        with pytest.raises(ValueError, match=message):
+            tiny_run(tmp_path / "b", given)
+        assert not (tmp_path / "b").exists()
+
+    @pytest.mark.parametrize("resets", [{}, {"reset_optimizer": True}, {"reset_scheduler": True}])
+    def test_without_optimizer_state(self, without_optimizer: Path, tmp_path: Path, resets: dict[str, bool]) -> None:
+        with pytest.raises(ValueError, match=r"no optimizer state.*reset_optimizer=true and .*reset_scheduler=true"):
+            tiny_run(tmp_path / "b", {"training.epochs": 3, **resume_of(without_optimizer, **resets)})
+        assert not (tmp_path / "b").exists()
+
+    def test_without_optimizer_state_and_both_reset(self, without_optimizer: Path, tmp_path: Path) -> None:
+        resets = {"reset_optimizer": True, "reset_scheduler": True}
+        summary = tiny_run(tmp_path, {"training.epochs": 3, **resume_of(without_optimizer, **resets)})
+        assert (summary.epochs, summary.steps) == (3, 9)
+        assert losses(tmp_path)[0][0] == 6
+
+    def test_weights_alone(self, plain: Path, tmp_path: Path) -> None:
+        weights = {
+            key.removeprefix("denoiser."): value
+            for key, value in last(plain)["state_dict"].items()
+            if key.startswith("denoiser.")
+        }
+        torch.save(weights, tmp_path / "weights.pt")
+        with pytest.raises(ValueError, match=r"training.resume.checkpoint must be a file written by train\.py"):
+            tiny_run(tmp_path / "b", {"training.epochs": 3, **resume_of(tmp_path / "weights.pt")})
+        assert not (tmp_path / "b").exists()
+
+    def test_folder_without_a_checkpoint(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(FileNotFoundError, match=r"no best\.ckpt and no last\.ckpt"):
+            tiny_run(tmp_path / "b", resume_of(tmp_path / "empty"))
+        assert not (tmp_path / "b").exists()

@@ -1,0 +1,132 @@
+"""Runs small enough to train in a second: 24 images of 8×8 in three classes, a network of 8 channels."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer
+from rich.console import Console
+
+from diffusion_lab.config import get_default_config
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.validate import parse_as
+from diffusion_lab.create import create_ddpm, create_denoiser
+from diffusion_lab.data.source import ArraySource
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.training.build import create_module, create_trainer
+from diffusion_lab.training.fit import TrainingSummary, train
+from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.sources import create_datamodule
+
+CLASSES = ("low", "middle", "high")
+CHANGES: dict[str, object] = {
+    "experiment": "tiny",
+    "compute.device": "cpu",
+    "compute.seed": 0,
+    "model.architecture.image_size": 8,
+    "model.architecture.in_channels": 1,
+    "model.architecture.model_channels": 8,
+    "model.architecture.channel_multipliers": [1],
+    "model.architecture.use_attention": [True],
+    "model.architecture.num_res_blocks": 1,
+    "model.architecture.dropout": 0.1,
+    "model.diffusion.num_timesteps": 20,
+    "model.conditioning.type": "class",
+    "model.conditioning.num_classes": 3,
+    "data.type": "tests.training.tiny.TinySource",
+    "data.paths.train": None,
+    "data.loading.batch_size": 6,
+    "data.loading.num_workers": 0,
+    "data.loading.pin_memory": False,
+    "data.validation_split": {"fraction": 0.25, "seed": 0},
+    "training.epochs": 2,
+    "training.log_interval": 1,
+    "training.optimizer.learning_rate": 0.01,
+    "training.checkpointing.save_frequency": 2,
+    "training.visualization.enabled": False,
+    "sampler": {"type": "ddim", "steps": 2},
+}
+
+
+class TinySource(ArraySource):
+    """Noise, brighter with the class; ``count`` images."""
+
+    def __init__(self, count: int = 24) -> None:
+        labels = np.arange(count) % len(CLASSES)
+        noise = np.random.default_rng(0).integers(0, 60, (count, 1, 8, 8))
+        super().__init__((noise + 90 * labels[:, None, None, None]).astype(np.uint8), labels, CLASSES)
+
+
+def tiny_tree(folder: Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of a tiny run in ``folder`` as a V2 tree; ``changes`` by dotted key."""
+    tree = get_default_config()
+    for key, value in (CHANGES | {"output.base_dir": str(folder)} | (changes or {})).items():
+        *sections, name = key.split(".")
+        section = tree
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = deepcopy(value)
+    return tree
+
+
+def tiny_config(folder: Path, changes: dict[str, Any] | None = None) -> TrainConfig:
+    return parse_as(TrainConfig, tiny_tree(folder, changes), [])
+
+
+def tiny_run(folder: Path, changes: dict[str, Any] | None = None, console: Console | None = None) -> TrainingSummary:
+    """Train; one line an epoch goes nowhere unless there is a console."""
+    return train(tiny_config(folder, changes), console or Console(quiet=True))
+
+
+def tiny_trainer(folder: Path, callbacks: list[Callback], changes: dict[str, Any] | None = None) -> Trainer:
+    """The trainer of a tiny run, not yet used."""
+    config = tiny_config(folder, changes)
+    return create_trainer(config, torch.device("cpu"), callbacks, [], RunFolder.of(config.output))
+
+
+def tiny_fit(
+    folder: Path, callbacks: list[Callback], changes: dict[str, Any] | None = None, resumed_from: Path | None = None
+) -> tuple[Trainer, DiffusionModule]:
+    """Train with nothing but these callbacks."""
+    config = tiny_config(folder, changes)
+    data = create_datamodule(config, seed=0)
+    torch.manual_seed(0)
+    module = create_module(config, create_denoiser(config.model, data.class_names), data, tiny_tree(folder, changes))
+    trainer = tiny_trainer(folder, callbacks, changes)
+    trainer.fit(module, datamodule=data, ckpt_path=resumed_from, weights_only=True)
+    return trainer, module
+
+
+def resume_of(checkpoint: Path, reset_optimizer: bool = False, reset_scheduler: bool = False) -> dict[str, Any]:
+    """The settings that go on from a checkpoint."""
+    resume = {"reset_optimizer": reset_optimizer, "reset_scheduler": reset_scheduler}
+    return {"training.resume": {"enabled": True, "checkpoint": str(checkpoint), **resume}}
+
+
+def saved(path: Path) -> dict[str, Any]:
+    """A checkpoint as every reader of it may load it."""
+    content: dict[str, Any] = torch.load(path, weights_only=True)
+    return content
+
+
+def tiny_denoiser(num_classes: int | None = 3) -> Denoiser:
+    torch.manual_seed(0)
+    denoiser = create_ddpm(
+        image_size=8,
+        in_channels=1,
+        model_channels=8,
+        channel_multipliers=[1],
+        use_attention=[False],
+        num_res_blocks=1,
+        num_classes=num_classes,
+        num_timesteps=20,
+        class_names=CLASSES if num_classes else (),
+    )
+    for parameter in denoiser.parameters():  # the last layers begin as zero, and then hide what labels and noise do
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return denoiser
