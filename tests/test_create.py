@@ -119,7 +119,7 @@ def test_a_dotted_path_that_names_no_class_is_refused(path):
 
 
 def test_noise_cannot_be_predicted_where_nothing_of_the_image_is_left():
-    numbers = dict(image_size=8, model_channels=8, channel_multipliers=[1], use_attention=[False])
+    numbers = {"image_size": 8, "model_channels": 8, "channel_multipliers": [1], "use_attention": [False]}
     with pytest.raises(ValueError, match=r"model\.diffusion\.prediction epsilon needs .* alpha = "):
         create_ddpm(**numbers, beta_schedule="linear", beta_end=0.5, prediction="epsilon")
     create_ddpm(**numbers, beta_schedule="linear", beta_end=0.5, prediction="v")

@@ -11,7 +11,7 @@ from diffusion_lab.training.optimizers import OPTIMIZERS, create_optimizer
 
 
 class PlainDescent(torch.optim.SGD):
-    """An optimizer of one's own, named by its dotted path; ``betas`` is there because V2 always gives them."""
+    """An optimizer of one's own, named by its dotted path."""
 
     def __init__(self, params: Any, lr: float, weight_decay: float, betas: Any, nesterov_like: bool = False) -> None:
         super().__init__(params, lr=lr, weight_decay=weight_decay)
