@@ -60,7 +60,8 @@ class Checkpoint:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", stacklevel=2)
         elif use_ema and self.ema_weights is not None:
             weights = self.ema_weights
-        denoiser = create_denoiser(settings, self.class_names)
+        with torch.random.fork_rng(devices=[]):  # initial weights, soon overwritten, are no reason to draw
+            denoiser = create_denoiser(settings, self.class_names)
         load_weights(denoiser, weights, self.path)
         return denoiser.eval()
 
@@ -211,6 +212,8 @@ def _from_own_format(path: Path, content: dict[str, Any], about: dict[str, Any])
     if lacking:
         raise ValueError(f"{path} is a damaged checkpoint: its diffusion_lab part lacks {', '.join(lacking)}")
     config = about["config"]
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise ValueError(f"{path} is a damaged checkpoint: its settings lack the model section")
     return Checkpoint(
         path=path,
         weights=weights,

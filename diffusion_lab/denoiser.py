@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion_lab.diffusion.level import Level
-from diffusion_lab.diffusion.parameterization import Parameterization
+from diffusion_lab.diffusion.parameterization import Coefficients, Parameterization
 from diffusion_lab.diffusion.schedules import Schedule
 from diffusion_lab.shapes import Images, Labels, per_image
 
@@ -55,13 +55,15 @@ class Denoiser(nn.Module):
             Images ``(N, C, H, W)``, float32, not clipped.
         """
         of = self.parameterization.coefficients(level)
-        output = self.predict(noisy, level, label).float()
+        output = self._output(noisy, level, label, of).float()
         clean: Images = per_image(of.skip, noisy) * noisy + per_image(of.out, noisy) * output
         return clean
 
     def predict(self, noisy: Images, level: Level[Any], label: Labels | None = None) -> Tensor:
         """The network's own output ``(N, C, H, W)``, arguments as of ``forward``."""
-        of = self.parameterization.coefficients(level)
+        return self._output(noisy, level, label, self.parameterization.coefficients(level))
+
+    def _output(self, noisy: Images, level: Level[Any], label: Labels | None, of: Coefficients[Any]) -> Tensor:
         time = torch.as_tensor(level.time, dtype=torch.float32, device=noisy.device).reshape(-1)
         output: Tensor = self.network(per_image(of.into, noisy) * noisy, time, self._known_or_hidden(noisy, label))
         return output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ class EMA(nn.Module):
         self.decay = decay
         self.warmup = warmup
         self.register_buffer("updates", torch.tensor(0, dtype=torch.int64))
+        self._updates: int | None = None  # the same as a plain number: reading the buffer makes a GPU wait
 
     def decay_at(self, update: int) -> float:
         """The decay used for update number ``update``, counted from 1."""
@@ -39,9 +41,17 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self, denoiser: Denoiser) -> None:
         """Take in the present weights: ``average ← decay · average + (1 − decay) · weights``."""
+        self._updates = int(self.updates) + 1 if self._updates is None else self._updates + 1
         self.updates += 1
         averages, weights = _tensors(self.average), _tensors(denoiser)
-        torch._foreach_lerp_(averages, weights, 1 - self.decay_at(int(self.updates)))
+        torch._foreach_lerp_(averages, weights, 1 - self.decay_at(self._updates))
+        for kept, present in zip(self.average.buffers(), denoiser.buffers(), strict=True):
+            if not kept.is_floating_point():  # counters: no average of these makes sense
+                kept.copy_(present)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._updates = None
 
     def train(self, mode: bool = True) -> EMA:
         """Stay in evaluation mode, whatever the trainer sets."""

@@ -26,6 +26,9 @@ from diffusion_lab.shapes import Pixels, to_pixels
 PNG_KEY = "diffusion_lab"
 """Key of the text chunk in each PNG that holds its line of the manifest."""
 
+MOST_GRID_ROWS = 100
+"""Rows of the grid; images beyond it are in their own files alone."""
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -67,7 +70,7 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
         seed=seed,
         batch_size=sampling.batch_size,
     )
-    folder = config.output.base_dir / config.output.subdirs.generated
+    folder = config.output.folder("generated")
     about = {
         "seed": seed,
         "sampler": config.sampler.type,
@@ -140,6 +143,7 @@ def _write(
     labels: list[int] | None,
 ) -> Generation:
     output = config.generation.output
+    shown = MOST_GRID_ROWS * output.grid_nrow
     made: list[Pixels] = []  # bytes: ten thousand images of 32×32 in colour take 30 MB
     with (folder / "manifest.jsonl").open("w") as manifest:
         for batch in batches:
@@ -157,7 +161,7 @@ def _write(
     grid = folder / "grid.png" if output.save_grid else None
     npz = folder / "samples.npz" if output.save_npz else None
     if grid is not None:
-        grid_of(torch.cat(made), min(output.grid_nrow, config.generation.sampling.num_samples)).save(grid)
+        grid_of(torch.cat(made)[:shown], min(output.grid_nrow, config.generation.sampling.num_samples)).save(grid)
     if npz is not None:
         np.savez(npz, **adm_arrays(torch.cat(made), None if labels is None else torch.tensor(labels)))  # type: ignore[arg-type]
     return Generation(folder, config.generation.sampling.num_samples, grid, npz)

@@ -43,27 +43,30 @@ class RunFolder:
         base, names = output.base_dir, output.subdirs
         return cls(base, base / names.logs, base / names.checkpoints, base / names.samples)
 
-    def check_free(self, overwrite: bool, resumed_from: Path | None) -> None:
-        """Refuse a folder that holds another run, or that cannot be written.
+    def holds(self, file: Path) -> bool:
+        """Whether a file lies in the folder, at any depth."""
+        return self.base.resolve() in file.resolve().parents
+
+    def check_free(self, reuse: bool) -> None:
+        """Refuse a folder that holds another run, unless it may be used again, or that cannot be written.
 
         Raises:
-            ValueError: There is a run already, and it is neither resumed nor to be overwritten.
+            ValueError: There is a run already.
             PermissionError: The folder, or the nearest one above it that exists, cannot be written.
         """
         status = self.base / "status.json"
-        resumed = resumed_from is not None and self.base.resolve() in resumed_from.resolve().parents
-        if status.is_file() and not overwrite and not resumed:
+        if status.is_file() and not reuse:
             raise ValueError(
                 f"output.base_dir holds a run already, got {str(self.base)!r} ({_state(status)}): choose another, "
                 "resume it (training.resume.enabled=true training.resume.checkpoint=…), or set output.overwrite=true"
             )
         check_writable(self.base, "output.base_dir")
 
-    def create(self, config: dict[str, Any], resumed: bool) -> None:
-        """Make the folders and write what explains the run; an earlier run that is not resumed is removed."""
+    def create(self, config: dict[str, Any], keep: bool) -> None:
+        """Make the folders and write what explains the run; what an earlier run left is removed, or kept."""
         for folder in (self.base, self.logs, self.checkpoints, self.samples):
             folder.mkdir(parents=True, exist_ok=True)
-        if not resumed:
+        if not keep:
             leftovers = [*self.checkpoints.glob("*.ckpt"), *self.samples.glob("epoch_*.png")]
             for file in (*leftovers, self.logs / "metrics.jsonl", self.base / "summary.json"):
                 file.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ The two commands it runs are those that a user would type; it prints them. The m
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -29,6 +30,7 @@ SHOWN_PER_CLASS = 12
 
 def main() -> None:
     """Train, sample, measure, and say where everything is."""
+    os.chdir(ROOT)
     started = time.monotonic()
     run("train.py", "experiment=digits", f"output.base_dir={RUN}", "output.overwrite=true")
     run(
@@ -51,7 +53,7 @@ def main() -> None:
 def run(script: str, *arguments: str) -> None:
     """Run one of the project's commands, showing it first."""
     print(f"\n$ python {script} {shlex.join(arguments)}", flush=True)
-    done = subprocess.run([sys.executable, script, *arguments], cwd=ROOT)
+    done = subprocess.run([sys.executable, script, *arguments])
     if done.returncode:
         raise SystemExit(f"{script} failed with exit code {done.returncode}; its message is above")
 

@@ -35,20 +35,20 @@ def status_of(folder):
 def test_folders_follow_the_settings_and_are_made_only_when_asked(folder, tmp_path):
     base = tmp_path / "run"
     assert (folder.base, folder.checkpoints, folder.samples) == (base, base / "weights", base / "pictures" / "here")
-    folder.check_free(overwrite=False, resumed_from=None)
+    folder.check_free(reuse=False)
     assert not base.exists()
-    folder.create({}, resumed=False)
+    folder.create({}, keep=False)
     assert all(path.is_dir() for path in (folder.logs, folder.checkpoints, folder.samples))
 
 
 def test_the_configuration_can_be_read_back(folder):
     config = {"experiment": "катя", "compute": {"seed": 0, "device": None}, "betas": [0.9, 0.999], "rate": 1e-4}
-    folder.create(config, resumed=False)
+    folder.create(config, keep=False)
     assert yaml.safe_load((folder.base / "config.yaml").read_text(encoding="utf-8")) == config
 
 
 def test_the_environment_tells_versions_command_and_commit(folder):
-    folder.create({}, resumed=False)
+    folder.create({}, keep=False)
     told = json.loads((folder.base / "environment.json").read_text())
     assert told == environment()
     assert told["packages"]["torch"].startswith("2.")
@@ -57,7 +57,7 @@ def test_the_environment_tells_versions_command_and_commit(folder):
 
 
 def test_a_run_that_ends_well_is_finished(folder):
-    folder.create({}, resumed=False)
+    folder.create({}, keep=False)
     with folder.running():
         assert status_of(folder)["state"] == "running"
         assert status_of(folder)["pid"] == os.getpid()
@@ -67,7 +67,7 @@ def test_a_run_that_ends_well_is_finished(folder):
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt(), SystemExit(3)])
 def test_a_run_that_fails_says_why_and_raises_again(folder, error):
-    folder.create({}, resumed=False)
+    folder.create({}, keep=False)
     with pytest.raises(type(error)) as caught, folder.running():
         raise error
     assert caught.value is error
@@ -77,7 +77,7 @@ def test_a_run_that_fails_says_why_and_raises_again(folder, error):
 
 
 def test_log_lines_and_warnings_go_to_the_log_while_the_run_goes_on(folder):
-    folder.create({}, resumed=False)
+    folder.create({}, keep=False)
     handlers = list(logging.getLogger().handlers)
     with folder.running():
         logging.getLogger("some.library").warning("heard")
@@ -92,33 +92,30 @@ def test_log_lines_and_warnings_go_to_the_log_while_the_run_goes_on(folder):
 
 @pytest.mark.parametrize("state", ["running", "failed", "finished"])
 def test_a_folder_with_a_run_is_left_alone(folder, state):
-    folder.create({}, resumed=False)
+    folder.create({}, keep=False)
     folder.write_status(state)
     with pytest.raises(
         ValueError, match=rf"output\.base_dir holds a run already, got .* \({state}\).*output\.overwrite=true"
     ):
-        folder.check_free(overwrite=False, resumed_from=None)
-    folder.check_free(overwrite=True, resumed_from=None)
+        folder.check_free(reuse=False)
+    folder.check_free(reuse=True)
 
 
-def test_a_run_may_go_on_in_its_own_folder_but_not_in_anothers(folder, tmp_path):
-    folder.create({}, resumed=False)
-    folder.write_status("failed")
-    folder.check_free(overwrite=False, resumed_from=folder.checkpoints / "last.ckpt")
-    with pytest.raises(ValueError, match="holds a run already"):
-        folder.check_free(overwrite=False, resumed_from=tmp_path / "other" / "last.ckpt")
+def test_a_folder_holds_its_own_checkpoints_and_no_others(folder, tmp_path):
+    assert folder.holds(folder.checkpoints / "last.ckpt")
+    assert not folder.holds(tmp_path / "other" / "last.ckpt")
 
 
 def test_a_damaged_status_is_still_a_run(folder):
-    folder.create({}, resumed=False)
+    folder.create({}, keep=False)
     (folder.base / "status.json").write_text("{")
     with pytest.raises(ValueError, match="in an unknown state"):
-        folder.check_free(overwrite=False, resumed_from=None)
+        folder.check_free(reuse=False)
 
 
 @pytest.mark.parametrize("resumed", [True, False])
 def test_an_earlier_run_is_removed_unless_it_goes_on(folder, resumed):
-    folder.create({}, resumed=False)
+    folder.create({}, keep=False)
     ours = [
         folder.checkpoints / "last.ckpt",
         folder.samples / "epoch_0010.png",
@@ -128,7 +125,7 @@ def test_an_earlier_run_is_removed_unless_it_goes_on(folder, resumed):
     theirs = [folder.checkpoints / "notes.txt", folder.samples / "mine.png", folder.base / "todo.md"]
     for file in (*ours, *theirs):
         file.write_text("x")
-    folder.create({}, resumed=resumed)
+    folder.create({}, keep=resumed)
     assert [file.exists() for file in ours] == [resumed] * 4
     assert all(file.exists() for file in theirs)
 

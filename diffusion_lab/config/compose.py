@@ -61,11 +61,25 @@ def _resolved(node: Any, key: str, faults: list[Fault]) -> Any:
 
 def run_folder(experiment: str) -> str:
     """The folder of this run: ``outputs/EXPERIMENT/TIME``, in a multirun the job's folder in the sweep's."""
-    if HydraConfig.initialized():
-        hydra = HydraConfig.get()
-        if hydra.mode == RunMode.MULTIRUN:
-            return str(Path(hydra.sweep.dir, hydra.sweep.subdir))
-    return str(Path("outputs", experiment, f"{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+    return sweep_job_or(str(Path("outputs", experiment, f"{datetime.now():%Y-%m-%d_%H-%M-%S}")))
+
+
+def sweep_job_or(folder: str) -> str:
+    """The job's folder inside that of the sweep; ``folder`` where this is no multirun."""
+    sweep = _sweep()
+    return folder if sweep is None else str(Path(sweep.dir, sweep.subdir))
+
+
+def sweep_name_or(name: str) -> str:
+    """The name of the sweep's folder; ``name`` where this is no multirun."""
+    sweep = _sweep()
+    return name if sweep is None else Path(sweep.dir).name
+
+
+def _sweep() -> Any:
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return HydraConfig.get().sweep
 
 
 def job_folder(number: int, overrides: Sequence[str]) -> str:
@@ -83,4 +97,6 @@ def job_folder(number: int, overrides: Sequence[str]) -> str:
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=False, replace=True)
+OmegaConf.register_new_resolver("sweep_job_or", sweep_job_or, use_cache=False, replace=True)
+OmegaConf.register_new_resolver("sweep_name_or", sweep_name_or, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from diffusion_lab.config.data_section import SELF_CONTAINED_TYPES
+from diffusion_lab.config.data_section import DOWNLOADED_TYPES, SELF_CONTAINED_TYPES
 from diffusion_lab.config.faults import ConfigError, Fault, closest, faults_of
 from diffusion_lab.config.reading import SettingsReader, Unreadable, suggest_key
 from diffusion_lab.config.sampler_section import options_schema, sampler_class
@@ -47,7 +47,19 @@ def class_needs_num_classes(tree: SettingsReader) -> Iterator[Fault]:
     classes = tree["model.conditioning.num_classes"]
     if tree["model.conditioning.type"] == "class" and classes is None:
         rule = "required with model.conditioning.type class: the number of classes"
-        yield Fault("model.conditioning.num_classes", rule, classes)
+        yield Fault("model.conditioning.num_classes", rule + _counted_folders(tree), classes)
+
+
+def _counted_folders(tree: SettingsReader) -> str:
+    """How many classes the user's folder seems to have, where that can be seen."""
+    try:
+        path = Path(tree["data.paths.train"] or "") if tree["data.type"] == "image_folder" else None
+    except Unreadable:
+        return ""
+    if path is None or not path.is_dir():
+        return ""
+    count = sum(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir())
+    return f" ({path} has {count} subfolders)" if count else ""
 
 
 def metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:
@@ -83,6 +95,9 @@ def images_are_there(tree: SettingsReader) -> Iterator[Fault]:
         return
     kind = tree["data.type"]
     paths = {key: tree[key] for key in ("data.paths.train", "data.paths.val")}
+    if kind in DOWNLOADED_TYPES and paths["data.paths.val"]:
+        rule = f"must be null with data.type {kind}: validation images are split off the training images"
+        yield Fault("data.paths.val", rule, paths["data.paths.val"])
     if kind in SELF_CONTAINED_TYPES:
         rule = f"must be null with data.type {kind}, which brings its own images (yours: data.type image_folder)"
         yield from (Fault(key, rule, path) for key, path in paths.items() if path is not None)

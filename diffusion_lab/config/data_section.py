@@ -16,6 +16,7 @@ from diffusion_lab.config.section import (
 )
 
 DATA_TYPES = ("image_folder", "digits", "emoji", "mnist", "cifar10", "fashion_mnist")
+DOWNLOADED_TYPES = ("mnist", "cifar10", "fashion_mnist")
 SELF_CONTAINED_TYPES = ("digits", "emoji")
 """Data that comes with the installed packages, so that no path is read."""
 

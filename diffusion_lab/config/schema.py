@@ -93,6 +93,9 @@ class LoggerSettings(Section):
     )
     project: Annotated[str, Field(min_length=1)] = Field(default="diffusion_lab", description="W&B project.")
     entity: str | None = Field(default=None, description="W&B user or team; null is the account's own.")
+    group: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="W&B group, under which runs are shown together; null is the experiment."
+    )
 
 
 class RunConfig(Section):

@@ -90,7 +90,7 @@ class SchedulerSettings(PluggableSection):
         default=None, description="plateau: factor of each drop."
     )
     patience: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="plateau: epochs without progress that are tolerated before a drop."
+        default=None, description="plateau: validations without progress that are tolerated before a drop."
     )
 
     @model_serializer(mode="wrap")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,13 +56,13 @@ def create_module(
 
 
 def create_callbacks(
-    config: TrainConfig, folder: RunFolder, seed: int, resumed_from: Path | None
+    config: TrainConfig, folder: RunFolder, seed: int, resumed: bool
 ) -> tuple[list[Callback], Checkpoints]:
-    """The callbacks that the settings ask for, the one that saves also by itself."""
+    """The callbacks that the settings ask for; the one that saves by itself, since it knows what is best."""
     training = config.training
     kept, shown, resume = training.checkpointing, training.visualization, training.resume
     callbacks: list[Callback] = [Averaging()] if training.ema.enabled else []
-    if resumed_from is not None:
+    if resumed:
         callbacks.append(Resumption(resume.reset_optimizer, resume.reset_scheduler))
     if shown.enabled:
         sampler = config.sampler.build()
@@ -73,7 +72,7 @@ def create_callbacks(
     checkpoints = Checkpoints(
         folder.checkpoints, kept.save_frequency, kept.save_best_only, kept.save_optimizer, logged_metric(config)
     )
-    return [*callbacks, checkpoints], checkpoints
+    return callbacks, checkpoints
 
 
 def create_trainer(

@@ -67,35 +67,33 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
     """
     device = resolve_device(config.compute.device)
     folder = RunFolder.of(config.output)
-    resumed_from = _checkpoint_to_resume(config)
-    folder.check_free(config.output.overwrite, resumed_from)
-    seed = secrets.randbits(32) if config.compute.seed is None else config.compute.seed
+    resumed = _Resumed.find(config)
+    continued = resumed is not None and folder.holds(resumed.path)
+    folder.check_free(config.output.overwrite or continued)
+    seed = _seed(config, resumed)
     torch.manual_seed(derive_seed("weights", seed))
     data = create_datamodule(config, seed)
     denoiser = create_denoiser(config.model, data.class_names)
-    resumed_at = None
-    if resumed_from is not None:
-        checkpoint = read_checkpoint(resumed_from)
-        refuse_mismatch(checkpoint, config, denoiser)
-        resumed_at = checkpoint.step
+    if resumed is not None:
+        refuse_mismatch(read_checkpoint(resumed.path), config, denoiser)
     settings = config.model_dump(mode="json")
     settings["compute"]["seed"] = seed
     module = create_module(config, denoiser, data, settings)
     module.configure_optimizers()  # refuses arguments that the user's own class does not take
-    folder.create(settings, resumed=resumed_from is not None)
+    callbacks, checkpoints = create_callbacks(config, folder, seed, resumed is not None)
     progress = TrainingProgress(console or Console(stderr=True))
-    callbacks, checkpoints = create_callbacks(config, folder, seed, resumed_from)
+    folder.create(settings, keep=continued)
+    resumed_at = resumed.step if resumed is not None and continued else None
     with (
         folder.running(),
         open_loggers(config.logger, folder.logs, config.experiment, folder.base.name, settings, resumed_at) as loggers,
         _quiet(),
     ):
-        trainer = create_trainer(config, device, [*callbacks, progress], loggers, folder)
+        trainer = create_trainer(config, device, [*callbacks, progress, checkpoints], loggers, folder)
         _announce(config, module, data, device, folder, progress.console)
         started = time.monotonic()
         with _interruptible():
-            trainer.fit(module, datamodule=data, ckpt_path=resumed_from, weights_only=True)
-        seconds = time.monotonic() - started
+            trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed.path, weights_only=True)
         summary = TrainingSummary(
             run_folder=str(folder.base),
             epochs=trainer.current_epoch,
@@ -107,7 +105,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
             best_epoch=checkpoints.best_epoch,
             best_checkpoint=str(checkpoints.best_path) if checkpoints.best is not None else None,
             last_checkpoint=str(checkpoints.last_path),
-            train_seconds=round(seconds, 2),
+            train_seconds=round(time.monotonic() - started, 2),
             images_per_second=round(progress.images_per_second, 1),
             peak_memory_mb=round(_peak_memory_mb(device), 1),
         )
@@ -116,11 +114,32 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
     return summary
 
 
-def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
-    resume = config.training.resume
-    if not resume.enabled or resume.checkpoint is None:
-        return None
-    return find_checkpoint(resume.checkpoint, prefer="last")
+@dataclass(frozen=True)
+class _Resumed:
+    """The checkpoint to go on from: its weights are read by whoever needs them, and not kept."""
+
+    path: Path
+    step: int | None
+    seed: int | None
+
+    @classmethod
+    def find(cls, config: TrainConfig) -> _Resumed | None:
+        resume = config.training.resume
+        if not resume.enabled or resume.checkpoint is None:
+            return None
+        path = find_checkpoint(resume.checkpoint, prefer="last")
+        checkpoint = read_checkpoint(path)
+        settings = checkpoint.config or {}
+        return cls(path, checkpoint.step, settings.get("compute", {}).get("seed"))
+
+
+def _seed(config: TrainConfig, resumed: _Resumed | None) -> int:
+    """The seed of the settings, else that of the run that goes on, else a new one."""
+    if config.compute.seed is not None:
+        return config.compute.seed
+    if resumed is not None and resumed.seed is not None:
+        return resumed.seed
+    return secrets.randbits(32)
 
 
 @contextlib.contextmanager

@@ -77,7 +77,7 @@ def open_loggers(
     Args:
         settings: Which ones.
         folder: Where their files go.
-        experiment: Group of the run on W&B.
+        experiment: Group of the run on W&B, where the settings give none.
         run_name: Its name there.
         config: The resolved settings, shown beside the run.
         resumed_at: Optimizer steps done, where the run goes on from a checkpoint.
@@ -104,18 +104,24 @@ def _wandb_logger(
 
     # The mode is given to this one run: Lightning's offline=True would set it for the whole process by an
     # environment variable, and so for the later jobs of a sweep.
-    run = wandb.init(
-        dir=folder,
-        mode=settings.mode,
-        project=settings.project,
-        entity=settings.entity,
-        group=experiment,
-        job_type="train",
-        name=run_name,
-        config=config,
-        settings=wandb.Settings(silent=True, console="off"),
-        reinit="finish_previous",
-    )
+    try:
+        run = wandb.init(
+            dir=folder,
+            mode=settings.mode,
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group or experiment,
+            job_type="train",
+            name=run_name,
+            config=config,
+            settings=wandb.Settings(silent=True, console="off"),
+            reinit="finish_previous",
+        )
+    except wandb.Error as error:
+        raise ValueError(
+            f"logger.mode {settings.mode} needs a W&B account that can be reached: {error} "
+            "(wandb login, or logger.mode=offline)"
+        ) from error
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step")
     return WandbLogger(experiment=run)
@@ -124,6 +130,6 @@ def _wandb_logger(
 def log_picture(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
     """Show a picture in a logger that can; the others ignore it."""
     if isinstance(logger, WandbLogger):
-        logger.log_image(key=name, images=[picture], step=None)
+        logger.log_image(key=name, images=[picture], step=step)
     elif isinstance(logger, TensorBoardLogger):
         logger.experiment.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")

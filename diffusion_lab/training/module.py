@@ -66,6 +66,9 @@ class DiffusionModule(LightningModule):
         loss = self.loss(self.judged, batch.images, batch.labels, batch.seed)
         self.log("val/loss", loss, batch_size=len(batch.images))
 
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
     def on_validation_end(self) -> None:
         for entry in self.trainer.lr_scheduler_configs:
             if isinstance(entry.scheduler, ReduceLROnPlateau):

@@ -15,7 +15,7 @@ def refuse_mismatch(checkpoint: Checkpoint, config: TrainConfig, denoiser: Denoi
     Raises:
         ValueError: It holds weights of another architecture, or the settings contradict it, each key named.
     """
-    load_weights(denoiser, checkpoint.weights, checkpoint.path)
+    load_weights(denoiser, checkpoint.weights, checkpoint.path)  # refuses those of another architecture
     faults = list(_mismatches(checkpoint, config))
     if faults:
         raise ValueError(f"cannot resume from {checkpoint.path}:\n  " + "\n  ".join(faults))
@@ -26,6 +26,9 @@ def _mismatches(checkpoint: Checkpoint, config: TrainConfig) -> Iterator[str]:
         yield "training.resume.checkpoint must be a file written by train.py, not weights alone"
         return
     now, then = config.training, checkpoint.config["training"]
+    seed = checkpoint.config["compute"]["seed"]
+    if config.compute.seed not in (None, seed):
+        yield f"compute.seed must be null or that of the checkpoint, {seed}, got {config.compute.seed}"
     if checkpoint.model.diffusion != config.model.diffusion:
         yield f"model.diffusion must be that of the checkpoint, {checkpoint.model.diffusion.model_dump()}"
     if now.ema.enabled != (checkpoint.ema_weights is not None):

@@ -59,9 +59,9 @@ def _emoji(data: DataSettings, image_size: int, channels: int) -> Sources:
 
 
 def _torchvision(data: DataSettings, image_size: int, channels: int) -> Sources:
-    name, root = cast("TorchvisionName", data.type), data.paths.train or ""
-    train, test = (torchvision_set(name, root, part, image_size, channels) for part in (True, False))
-    return train, test
+    # The test part stays unseen: choosing the best checkpoint by it would make it a part of training.
+    name = cast("TorchvisionName", data.type)
+    return torchvision_set(name, data.paths.train or "", True, image_size, channels), None
 
 
 SOURCES: dict[str, Callable[[DataSettings, int, int], Sources]] = {
@@ -114,10 +114,24 @@ def _sources(config: TrainConfig) -> Sources:
     if data.type in SOURCES:
         train, val = SOURCES[data.type](data, architecture.image_size, architecture.in_channels)
     else:
-        cls = load_class(data.type, "data.type")
-        train, val = cls(**data.extra_options), None
+        train, val = _own_source(data, architecture.image_size, architecture.in_channels), None
     if val is None and config.training.validation.enabled:
         split = data.validation_split
         kept, held_out = balanced_split(train.labels, split.fraction, split.seed)
         return Subset(train, kept), Subset(train, held_out)
     return train, val
+
+
+def _own_source(data: DataSettings, image_size: int, channels: int) -> ImageSource:
+    """The user's own class, called with ``image_size``, ``channels`` and the further keys of the ``data`` section."""
+    cls = load_class(data.type, "data.type")
+    try:
+        source: ImageSource = cls(image_size=image_size, channels=channels, **data.extra_options)
+    except TypeError as error:
+        raise ValueError(f"data.type {data.type} does not take these settings: {error}") from error
+    if (source.image_size, source.channels) != (image_size, channels):
+        raise ValueError(
+            f"data.type {data.type} must give images of model.architecture.image_size {image_size} with in_channels "
+            f"{channels}, got {source.image_size} with {source.channels}"
+        )
+    return source

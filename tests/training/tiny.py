@@ -56,9 +56,9 @@ CHANGES: dict[str, object] = {
 class TinySource(ArraySource):
     """Noise, brighter with the class; ``count`` images."""
 
-    def __init__(self, count: int = 24) -> None:
+    def __init__(self, image_size: int, channels: int, count: int = 24) -> None:
         labels = np.arange(count) % len(CLASSES)
-        noise = np.random.default_rng(0).integers(0, 60, (count, 1, 8, 8))
+        noise = np.random.default_rng(0).integers(0, 60, (count, channels, image_size, image_size))
         super().__init__((noise + 90 * labels[:, None, None, None]).astype(np.uint8), labels, CLASSES)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -43,9 +44,9 @@ class Checkpoints(Checkpoint):
         # Validation of this epoch has run by now; in an epoch without one, the metric is that of an earlier epoch.
         epoch = trainer.current_epoch + 1
         validated = trainer.enable_validation and epoch % (trainer.check_val_every_n_epoch or 1) == 0
-        value = trainer.callback_metrics.get(self.metric)
-        if validated and value is not None and (self.best is None or float(value) < self.best):
-            self.best, self.best_epoch = float(value), epoch
+        value = float(trainer.callback_metrics.get(self.metric, math.nan))
+        if validated and math.isfinite(value) and (self.best is None or value < self.best):
+            self.best, self.best_epoch = value, epoch
             self._save(trainer, self.best_path)
         is_last_epoch = epoch == trainer.max_epochs
         if epoch % self.every_epochs == 0 or is_last_epoch:
