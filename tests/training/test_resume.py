@@ -145,6 +145,21 @@ class TestFolders:
         assert last(tmp_path)["diffusion_lab"]["epochs_done"] == 2
 
 
+    def test_overwritten_folder_keeps_nothing_of_the_run_that_was_there(self, plain: Path, tmp_path: Path) -> None:
+        tiny_run(tmp_path, {"training.epochs": 7})
+        checkpoint = plain / "checkpoints" / "epoch_0001.ckpt"
+        tiny_run(tmp_path, {"training.epochs": 2, "output.overwrite": True, **resume_of(checkpoint)})
+        left = {path.name for path in (tmp_path / "checkpoints").glob("epoch_*.ckpt")}
+        assert left == {"epoch_0002.ckpt"}
+        assert {step for step, _ in losses(tmp_path)} == {3, 4, 5}
+
+
+def test_seed_left_open_is_that_of_the_run_that_goes_on(plain: Path, tmp_path: Path) -> None:
+    tiny_run(tmp_path, {"training.epochs": 3, "compute.seed": None, **resume_of(plain)})
+    seeds = [last(folder)["diffusion_lab"]["config"]["compute"]["seed"] for folder in (plain, tmp_path)]
+    assert seeds[0] == seeds[1]
+
+
 class TestResets:
     def test_nothing_reset_keeps_the_state_of_both(self, plain: Path, tmp_path: Path) -> None:
         tiny_run(tmp_path, {"training.epochs": 3, "training.scheduler": COSINE, **resume_of(plain)})
@@ -201,6 +216,7 @@ class TestRefusals:
             ({"model.architecture.model_channels": 16}, "weights of another architecture"),
             ({"model.diffusion.num_timesteps": 30}, "model.diffusion must be that of the checkpoint"),
             ({"training.ema.enabled": False}, "training.ema.enabled must be true"),
+            ({"compute.seed": 5}, "compute.seed must be null or that of the checkpoint"),
             ({"training.epochs": 2}, "training.epochs must exceed the 2 that are done, got 2"),
             ({"training.optimizer.type": "adamw"}, "training.optimizer.type must be 'adam'.*reset_optimizer=true"),
             ({"training.scheduler": STEP}, "training.scheduler.type must be 'cosine'.*reset_scheduler=true"),
