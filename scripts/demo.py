@@ -24,7 +24,7 @@ from diffusion_lab.shapes import to_pixels
 ROOT = Path(__file__).resolve().parent.parent
 RUN = Path("outputs/demo")
 SAMPLES_PER_CLASS = 100
-SAMPLER = DDIMSampler(steps=25)
+SAMPLER = DDIMSampler(steps=20)
 SHOWN_PER_CLASS = 12
 
 

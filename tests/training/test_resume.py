@@ -144,7 +144,6 @@ class TestFolders:
         tiny_run(tmp_path, {**resume_of(tmp_path / "checkpoints" / "last.ckpt")})
         assert last(tmp_path)["diffusion_lab"]["epochs_done"] == 2
 
-
     def test_overwritten_folder_keeps_nothing_of_the_run_that_was_there(self, plain: Path, tmp_path: Path) -> None:
         tiny_run(tmp_path, {"training.epochs": 7})
         checkpoint = plain / "checkpoints" / "epoch_0001.ckpt"
