@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_lab import torchvision_beside_cpu_torch
+
 # Tests run side by side (pytest-xdist) and start processes of their own: one thread each is fastest, and
 # sums are added up in the same order everywhere. Set before torch is imported, so it reaches all of them.
+# Also in the process that collects what the workers report: a warning of Lightning's makes it import Lightning.
+torchvision_beside_cpu_torch.install()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
