@@ -49,6 +49,7 @@ def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model_channels=8,
         channel_multipliers=[1, 2],
         use_attention=[False, True],
+        num_res_blocks=2,
         num_timesteps=20,
     )
     path = tmp_path_factory.mktemp("weights") / "weights.pt"
@@ -61,6 +62,7 @@ PLAIN = (
     "diffusion=cosine",
     "conditioning=none",
     "model.architecture.model_channels=8",
+    "model.architecture.num_res_blocks=2",
     "model.diffusion.num_timesteps=20",
 )
 

@@ -146,15 +146,15 @@ class TestFolders:
 
     def test_overwritten_folder_keeps_nothing_of_the_run_that_was_there(self, plain: Path, tmp_path: Path) -> None:
         tiny_run(tmp_path, {"training.epochs": 7})
-        checkpoint = plain / "checkpoints" / "epoch_0001.ckpt"
-        tiny_run(tmp_path, {"training.epochs": 2, "output.overwrite": True, **resume_of(checkpoint)})
-        left = {path.name for path in (tmp_path / "checkpoints").glob("epoch_*.ckpt")}
-        assert left == {"epoch_0002.ckpt"}
-        assert {step for step, _ in losses(tmp_path)} == {3, 4, 5}
+        changes = {"training.epochs": 3, "training.scheduler": COSINE, "output.overwrite": True}
+        tiny_run(tmp_path, changes | resume_of(plain))
+        assert {path.name for path in (tmp_path / "checkpoints").glob("epoch_*.ckpt")} == {"epoch_0003.ckpt"}
+        assert {step for step, _ in losses(tmp_path)} == {6, 7, 8}
 
 
 def test_seed_left_open_is_that_of_the_run_that_goes_on(plain: Path, tmp_path: Path) -> None:
-    tiny_run(tmp_path, {"training.epochs": 3, "compute.seed": None, **resume_of(plain)})
+    changes = {"training.epochs": 3, "training.scheduler": COSINE, "compute.seed": None}
+    tiny_run(tmp_path, changes | resume_of(plain))
     seeds = [last(folder)["diffusion_lab"]["config"]["compute"]["seed"] for folder in (plain, tmp_path)]
     assert seeds[0] == seeds[1]
 
