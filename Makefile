@@ -15,7 +15,7 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## make .venv and install the project with everything it needs (PYTHON=python3.12 picks one)
 
-demo: $(INSTALLED) ## train on handwritten digits and sample from the model, three to four minutes
+demo: $(INSTALLED) ## train on handwritten digits and sample from the model; about 3 minutes after the set-up
 	@$(BIN)/python scripts/demo.py
 
 test: $(INSTALLED) ## run the tests (PYTEST_ARGS="--slow tests/data" for more, or fewer)
