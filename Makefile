@@ -35,13 +35,15 @@ clean: ## remove .venv, caches and build leftovers; outputs/ stays
 	@find . -name __pycache__ -type d -not -path './outputs/*' -prune -exec rm -rf {} +
 	@echo "Removed .venv, caches and build leftovers. outputs/ and its runs were not touched."
 
-# pip would compile every file of every package; the libraries are imported once instead, which compiles what is used.
+# The pip that comes with Python may be years old and take three times as long as today's.
+# It would compile every file of every package; the libraries are imported once instead, which compiles what is used.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." \
 	    "Name one: make setup PYTHON=python3.12" >&2; exit 1; }
 	@echo "Setting up .venv (one to two minutes, 1.5 GB) ..."
 	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --no-compile \
 	    --editable '.[dev,notebooks]' --constraint constraints.txt \
 	  | awk '/^ *(Collecting|Processing) / {printf "\r  %d packages found", ++n} \
