@@ -43,8 +43,7 @@ class ConfFiles:
     def nearest_choice(self, wanted: Mapping[str, Any]) -> Choice:
         """The files, differing from the root's own, that leave the fewest keys unlike ``wanted`` (by dotted key).
 
-        Beyond recipe and data, each group has keys of its own, so each is chosen for itself. The name of the
-        experiment counts for more than all the rest: a recipe or a data set alone can give it.
+        Beyond recipe and data, each group has keys of its own, so each is chosen for itself.
         """
         found = [self._refined(start, wanted) for start in self._starts()]
         return min(found, key=lambda choice: (self._distance(choice, wanted), len(choice)))
@@ -64,9 +63,7 @@ class ConfFiles:
     def _distance(self, choice: Choice, wanted: Mapping[str, Any]) -> int:
         values = self._composed(choice)
         unlike = [key for key, value in wanted.items() if key not in values or values[key] != value]
-        differing = len(unlike) + len(values.keys() - wanted.keys())
-        named = values.get("experiment") == wanted.get("experiment", values.get("experiment"))
-        return differing if named else differing + len(wanted)
+        return len(unlike) + len(values.keys() - wanted.keys())
 
     def _composed(self, choice: Choice) -> dict[str, Any]:
         recipe = choice.get(RECIPES) or self.root.chosen.get(RECIPES)

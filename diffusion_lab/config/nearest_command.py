@@ -50,7 +50,7 @@ def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
     script = "train" if isinstance(wanted, TrainConfig) else "sample"
     files, settings = ConfFiles(conf, script), _settings(wanted)
     choice = files.nearest_choice(settings)
-    short = {f"${{{name}}}": name for name in SHORT_NAMES}
+    short = {f"${{{name}}}": name for name in SHORT_NAMES[script]}
     short_names = {key: short[value] for key, value in files.root.values.items() if str(value) in short}
     arguments = [f"{group}={choice[group]}" for group in sorted(choice, key=RECIPES.__ne__)]
     overrides: dict[str, str] = {}
@@ -85,7 +85,7 @@ def _comparable(config: TrainConfig | GenerateConfig) -> TrainConfig | GenerateC
 
 def _values(composed: DictConfig) -> dict[str, Any]:
     tree: Any = OmegaConf.to_container(composed, resolve=True)
-    ignored = (*NOT_READ_WHEN_GENERATING, *SHORT_NAMES) if tree["mode"] == "generate" else ()
+    ignored = SHORT_NAMES["train"] if tree["mode"] == "train" else (*NOT_READ_WHEN_GENERATING, *SHORT_NAMES["sample"])
     return leaves({name: value for name, value in tree.items() if name not in ignored})
 
 
@@ -94,9 +94,6 @@ def _overrides(
 ) -> Iterator[tuple[str, str]]:
     """An override for each key that is composed otherwise than wanted, by key."""
     for key, value in wanted.items():
-        if key == RECIPES and composed[key] != value:
-            rule = f"no command line can set it: {RECIPES}=NAME takes a recipe. With a file conf/{RECIPES}/NAME.yaml "
-            raise ConfigError([Fault(key, rule + "that says '# @package _global_' and sets it, it can", value)])
         if key not in composed and value is not None:
             yield key, f"+{key}={hydra_text(value)}"
         elif key in composed and composed[key] != value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -22,21 +22,27 @@ def read_yaml(file: Path) -> dict[str, Any]:
         OSError: The file is not there or cannot be read.
     """
     try:
-        tree = OmegaConf.load(file)
-        plain = OmegaConf.to_container(tree, resolve=True) if isinstance(tree, DictConfig) else None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+        plain = OmegaConf.to_container(load_tree(file), resolve=True)
     except OmegaConfBaseException as error:
         raise ValueError(f"{file} has a reference that leads nowhere: {str(error).splitlines()[0]}") from error
+    return {str(name): value for name, value in cast("dict[Any, Any]", plain).items()}
+
+
+def load_tree(file: Path) -> DictConfig:
+    """The tree in a settings file as it stands there. Raises as ``read_yaml`` does, but for references."""
+    try:
+        tree = OmegaConf.load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} does not exist") from error
     except OSError as error:
         if error.errno is not None:
             raise
-        plain = None  # a single text or number, in OmegaConf's way to say so
-    if not isinstance(plain, dict) or not plain:
+        tree = None  # a single text or number, in OmegaConf's way to say so
+    if not isinstance(tree, DictConfig) or not tree:
         raise ValueError(f"{file} holds no settings: a mapping of keys to values is expected")
-    return {str(name): value for name, value in plain.items()}
+    return tree
 
 
 def yaml_text(tree: Mapping[str, Any]) -> str:
