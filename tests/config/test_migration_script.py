@@ -9,6 +9,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,34 @@ SCRIPT = ROOT / "scripts" / "migrate_config_v1_to_v2.py"
 FIXTURES = ROOT / "tests" / "fixtures" / "configs" / "diffusion"
 
 
+@dataclass(frozen=True)
+class Outcome:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Call = Callable[..., Outcome]
+
+
 def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run the script in a folder, as from a checkout that is not installed."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Run the script in tmp_path, in this process, which takes less time."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Outcome:
+        code = runpy.run_path(str(SCRIPT))["main"](arguments)
+        output = capsys.readouterr()
+        return Outcome(code, output.out, output.err)
+
+    return call
 
 
 @pytest.fixture
@@ -40,9 +65,9 @@ def old(tmp_path: Path) -> Path:
     return file
 
 
-def test_prints_v2(old: Path) -> None:
+def test_prints_v2(old: Path, call: Call) -> None:
     for arguments in ([], ["--output", "new.yaml", "--dry-run"]):
-        result = run(old.parent, "--input", "old.yaml", *arguments)
+        result = call("--input", "old.yaml", *arguments)
         assert (result.returncode, result.stderr) == (0, "")
         assert yaml.safe_load(result.stdout) == migrate_config_v1_to_v2(read_yaml(old))
         assert result.stdout.startswith("# V2, made from old.yaml")
@@ -57,23 +82,23 @@ def test_writes_v2(old: Path) -> None:
     assert sorted(file.name for file in old.parent.iterdir()) == ["flowers", "new.yaml", "old.yaml", "runs"]
 
 
-def test_existing_file_only_by_force(old: Path) -> None:
+def test_existing_file_only_by_force(old: Path, call: Call) -> None:
     new = old.with_name("new.yaml")
     new.write_text("mine")
-    refused = run(old.parent, "--input", "old.yaml", "--output", "new.yaml")
+    refused = call("--input", "old.yaml", "--output", "new.yaml")
     assert refused.returncode == 1
     assert refused.stderr == "Error: new.yaml exists: --force overwrites it\n"
     assert new.read_text() == "mine"
-    assert run(old.parent, "--input", "old.yaml", "--output", "new.yaml", "--force").returncode == 0
+    assert call("--input", "old.yaml", "--output", "new.yaml", "--force").returncode == 0
     assert yaml.safe_load(new.read_text())["experiment"] == "flowers"
 
 
 @pytest.mark.parametrize("name", ["old.yaml", "link.yaml", "hard.yaml"])
-def test_input_is_not_overwritten_even_by_force(old: Path, name: str) -> None:
+def test_input_is_not_overwritten_even_by_force(old: Path, call: Call, name: str) -> None:
     before = old.read_bytes()
     old.with_name("link.yaml").symlink_to(old)
     old.with_name("hard.yaml").hardlink_to(old)
-    result = run(old.parent, "--input", "old.yaml", "--output", name, "--force")
+    result = call("--input", "old.yaml", "--output", name, "--force")
     assert result.returncode == 1
     assert result.stderr == f"Error: {name} is the input, which is not overwritten: name another --output\n"
     assert old.read_bytes() == before
@@ -98,27 +123,32 @@ BAD_INPUTS = {
 
 @pytest.mark.parametrize(("content", "message"), BAD_INPUTS.values(), ids=BAD_INPUTS)
 def test_bad_input_ends_with_one_clear_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    content: str | bytes | None,
-    message: str,
+    tmp_path: Path, call: Call, content: str | bytes | None, message: str
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     if content is not None:
-        Path("bad.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
-    script = runpy.run_path(str(SCRIPT))
-    assert script["main"](["--input", "bad.yaml", "--output", "new.yaml"]) == 1
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert output.err.startswith(f"Error: {message}")
-    assert output.err.count("\n") == 1 + message.count("\n")
-    assert not Path("new.yaml").exists()
+        (tmp_path / "bad.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    result = call("--input", "bad.yaml", "--output", "new.yaml")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: {message}")
+    assert result.stderr.count("\n") == 1 + message.count("\n")
+    assert not (tmp_path / "new.yaml").exists()
 
 
-def test_what_is_left_out_and_what_is_wrong_is_told(tmp_path: Path) -> None:
+def test_folder_as_input(call: Call) -> None:
+    result = call("--input", ".")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "Is a directory" in result.stderr
+
+
+def test_all_of_it_from_a_process(old: Path) -> None:
+    result = run(old.parent, "--input", "nothing.yaml", "--output", "new.yaml")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "Error: nothing.yaml does not exist\n"
+
+
+def test_what_is_left_out_and_what_is_wrong_is_told(tmp_path: Path, call: Call) -> None:
     (tmp_path / "old.yaml").write_text("device: gpu\nlearning_rate: 1.0\n")
-    result = run(tmp_path, "--input", "old.yaml", "--output", "new.yaml")
+    result = call("--input", "old.yaml", "--output", "new.yaml")
     assert result.returncode == 0
     assert (tmp_path / "new.yaml").is_file()
     assert "Warning: not all of V1 is in V2:\n  learning_rate = 1.0: no key of V1, left out" in result.stderr
@@ -154,19 +184,19 @@ def within(tree: dict[str, Any], pattern: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_to_overrides_takes_v2_for_generating(tmp_path: Path) -> None:
+def test_to_overrides_takes_v2_for_generating(tmp_path: Path, call: Call) -> None:
     tree = get_default_config() | {"mode": "generate"}
     tree["generation"]["checkpoint"] = "."
     (tmp_path / "v2.yaml").write_text(yaml_text(tree))
-    result = run(tmp_path, "--input", "v2.yaml", "--to-overrides")
+    result = call("--input", "v2.yaml", "--to-overrides")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("python sample.py ")
     assert " ckpt=. " in result.stdout
 
 
-def test_to_overrides_of_a_file_with_faults(tmp_path: Path) -> None:
+def test_to_overrides_of_a_file_with_faults(tmp_path: Path, call: Call) -> None:
     (tmp_path / "old.yaml").write_text("device: gpu\n")
-    result = run(tmp_path, "--input", "old.yaml", "--to-overrides")
+    result = call("--input", "old.yaml", "--to-overrides")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: 2 settings are wrong:\n  compute.device = ")
 

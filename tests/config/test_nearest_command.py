@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import shlex
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,13 @@ CHOICES: list[dict[str, str]] = [
     {"optimizer": "adam", "scheduler": "step", "ema": "off", "sampler": "ddpm", "logger": "all"},
     {"diffusion": "linear", "callbacks": "quiet", "performance": "exact"},
 ]
+
+
+class PlainSampler:
+    """A sampler of the user's own that does not tell its options."""
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
 
 
 def words(tree: dict[str, Any]) -> list[str]:
@@ -65,6 +73,18 @@ def test_examples_in_docstrings(module: ModuleType) -> None:
 def test_files_are_read_as_hydra_composes_them(choice: dict[str, str]) -> None:
     expected = leaves(plain(composed("train", *(f"{group}={name}" for group, name in choice.items())), resolve=False))
     assert ConfFiles(CONF, "train").composed(choice) == expected
+
+
+def test_recipe_may_build_on_another(tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - emoji\n  - _self_\nexperiment: mine\ntraining:\n  epochs: 3\n"
+    )
+    files = ConfFiles(conf, "train")
+    expected = files.composed({"experiment": "emoji"}) | {"experiment": "mine", "training.epochs": 3}
+    assert files.composed({"experiment": "mine"}) == expected
+    assert files.nearest_choice(expected) == {"experiment": "mine"}
 
 
 def test_files_for_generating_are_read_as_hydra_composes_them() -> None:
@@ -106,6 +126,7 @@ def test_choice_is_found_again(tmp_path: Path, choice: dict[str, str]) -> None:
             "logger": {"backends": ["wandb"], "group": "null"},
         },
         {"training.optimizer.type": "torch.optim.NAdam", "training.optimizer.momentum_decay": 0.1},
+        {"sampler": {"type": f"{__name__}.PlainSampler", "window": [1, 2]}},
         {"model.architecture.channel_multipliers": [1, 2], "model.architecture.use_attention": [False, True]},
     ],
     ids=str,
@@ -115,7 +136,7 @@ def test_command_gives_the_settings_of_the_tree(changed: Change, values: dict[st
     tree |= {key: value for key, value in values.items() if key in ("logger", "sampler")}
     config = compose_train_config(composed("train", *words(tree)))
     wanted = parse_config(tree)
-    assert config.sampler.build() == wanted.sampler.build()
+    assert vars(config.sampler.build()) == vars(wanted.sampler.build())
     assert config.model_copy(update={"sampler": wanted.sampler}) == wanted
 
 
@@ -170,7 +191,10 @@ def test_command_that_would_differ_is_refused(monkeypatch: pytest.MonkeyPatch) -
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 
 
-@given(st.recursive(scalars, lambda inner: st.lists(inner, max_size=3), max_leaves=5))
+names = st.from_regex(r"[a-z]+", fullmatch=True)
+
+
+@given(st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(names, inner), max_leaves=5))
 def test_hydra_reads_what_is_written(value: object) -> None:
     (override,) = OverridesParser.create().parse_overrides([f"key={hydra_text(value)}"])
     assert OmegaConf.to_container(OmegaConf.create({"key": override.value()}), resolve=True) == {"key": value}
