@@ -34,13 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.to_overrides and given.output:
         parser.error("--to-overrides prints, so it goes without --output")
-    warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
     try:
-        tree = read_yaml(given.input)
-        if given.to_overrides:
-            print(command_of(tree))
-        else:
-            migrate(tree, given.input, None if given.dry_run else given.output, given.force)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+            tree = read_yaml(given.input)
+            if given.to_overrides:
+                print(command_of(tree))
+            else:
+                migrate(tree, given.input, None if given.dry_run else given.output, given.force)
     except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

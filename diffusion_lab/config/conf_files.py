@@ -30,15 +30,26 @@ class ConfFile:
 
 
 class ConfFiles:
-    """The groups that one of the root files (``train``, ``sample``) composes.
-
-    What is found here is near to what Hydra composes and no substitute for it: references stay unresolved.
-    """
+    """The groups that one of the root files (``train``, ``sample``) composes."""
 
     def __init__(self, conf: Path, root: str) -> None:
         self._conf = conf
         self._load = cache(self._loaded)
         self.root = self._load(root)
+
+    def composed(self, choice: Choice) -> dict[str, Any]:
+        """The values by dotted key, as Hydra composes them; references stay unresolved."""
+        recipe = choice.get(RECIPES) or self.root.chosen.get(RECIPES)
+        asked = (self._load(f"{RECIPES}/{recipe}").chosen if recipe else {}) | choice
+        names = self.root.chosen | asked
+        data = names.get(DATA)
+        if data:
+            names |= self._load(f"{DATA}/{data}").chosen | asked
+        values = dict(self.root.values)
+        for group, name in names.items():
+            if name is not None:
+                values |= self._load(f"{group}/{name}").values
+        return values
 
     def nearest_choice(self, wanted: Mapping[str, Any]) -> Choice:
         """The files, differing from the root's own, that leave the fewest keys unlike ``wanted`` (by dotted key).
@@ -61,22 +72,9 @@ class ConfFiles:
         return choice
 
     def _distance(self, choice: Choice, wanted: Mapping[str, Any]) -> int:
-        values = self._composed(choice)
+        values = self.composed(choice)
         unlike = [key for key, value in wanted.items() if key not in values or values[key] != value]
         return len(unlike) + len(values.keys() - wanted.keys())
-
-    def _composed(self, choice: Choice) -> dict[str, Any]:
-        recipe = choice.get(RECIPES) or self.root.chosen.get(RECIPES)
-        asked = (self._load(f"{RECIPES}/{recipe}").chosen if recipe else {}) | choice
-        names = self.root.chosen | asked
-        data = names.get(DATA)
-        if data:
-            names |= self._load(f"{DATA}/{data}").chosen | asked
-        values = dict(self.root.values)
-        for group, name in names.items():
-            if name is not None:
-                values |= self._load(f"{group}/{name}").values
-        return values
 
     def _names(self, group: str) -> list[str]:
         return sorted(file.stem for file in (self._conf / group).glob("*.yaml"))

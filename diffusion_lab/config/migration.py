@@ -96,9 +96,9 @@ def _marks(tree: Mapping[Any, Any]) -> tuple[list[str], list[str]]:
     """The keys in a tree that V1 alone has, and those that V2 alone has."""
     old: list[str] = []
     new: list[str] = []
-    for key, value in _walk(tree):
+    for key, section, name in _walk(tree):
         if key in SECTIONS_ONLY_IN_V2:
-            (new if isinstance(value, Mapping) else old).append(key)
+            (new if isinstance(section[name], Mapping) else old).append(key)
         elif key in ONLY_V1:
             old.append(key)
         elif key in ONLY_V2:
@@ -106,17 +106,20 @@ def _marks(tree: Mapping[Any, Any]) -> tuple[list[str], list[str]]:
     return old, new
 
 
-def _walk(tree: Mapping[Any, Any], parent: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys of a tree with their values; those within sections of V1 as well."""
-    for name, value in tree.items():
+def _walk(tree: Mapping[Any, Any], parent: str = "") -> Iterator[tuple[str, Mapping[Any, Any], Any]]:
+    """The keys of a tree, and of sections of V1 in it: dotted key, section, name.
+
+    A value is read only where it may be such a section, because some may be references that lead nowhere.
+    """
+    for name in tree:
         key = f"{parent}{name}"
-        yield key, value
-        if key in V1_SECTIONS and isinstance(value, Mapping):
-            yield from _walk(value, f"{key}.")
+        yield key, tree, name
+        if key in V1_SECTIONS and isinstance(tree[name], Mapping):
+            yield from _walk(tree[name], f"{key}.")
 
 
 def _migrated(v1: Mapping[str, Any]) -> dict[str, Any]:
-    given = dict(_walk(v1))
+    given = {key: section[name] for key, section, name in _walk(v1)}
     old = {key: deepcopy(value) for key, value in given.items() if key not in V1_SECTIONS}
     new = leaves(get_default_config())
     faults = [*_no_sections(given), *_move(old, new), *_contradictions(old, new)]

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from diffusion_lab.config import (
     V1_DEPRECATION,
@@ -595,6 +596,11 @@ def test_one_name_is_text_in_v1_and_a_section_in_v2(name: str) -> None:
     assert is_v1({"training": {name: "adam"}})
     assert is_v1({"training": {name: None}})
     assert is_v2({"training": {name: {"type": "adam"}}})
+
+
+def test_reference_that_leads_nowhere_does_not_hide_the_format() -> None:
+    assert is_v1(OmegaConf.create({"device": "${no.where}", "data": {"train_path": "${no.where}"}}))
+    assert is_v2(OmegaConf.create({"compute": "${no.where}", "model": {"architecture": {"image_size": "${no.where}"}}}))
 
 
 @pytest.mark.parametrize("name", V1_FILES)
