@@ -110,6 +110,11 @@ class RunConfig(Section):
     """What training and generation have in common."""
 
     experiment: Annotated[str, Field(min_length=1)] = Field(description="Name of the experiment.")
+    name: str | None = Field(
+        default=None,
+        exclude=True,  # the experiment says it
+        description="Stands for experiment on the command line of train.py, where experiment=NAME takes a recipe.",
+    )
     compute: ComputeSettings
     output: OutputSettings
     generation: GenerationSettings
