@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from diffusion_lab.config.section import (
+    NameOrPath,
     PathText,
     PluggableSection,
     PositiveInt,
     Probability,
     Section,
-    name_or_path,
 )
 
 DATA_TYPES = ("image_folder", "digits", "emoji", "mnist", "cifar10", "fashion_mnist")
@@ -76,7 +76,7 @@ class ValidationSplitSettings(Section):
 class DataSettings(PluggableSection):
     """``data``: the images. Their size, channels and labels follow from the ``model`` section."""
 
-    type: Annotated[str, AfterValidator(name_or_path(*DATA_TYPES))] = Field(
+    type: Annotated[str, NameOrPath(*DATA_TYPES)] = Field(
         default="image_folder",
         description=f"One of {', '.join(DATA_TYPES)}, or the dotted path of your own class.",
     )

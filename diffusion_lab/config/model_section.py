@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from diffusion_lab.config.section import PluggableSection, PositiveInt, Probability, Section, name_or_path
+from diffusion_lab.config.section import NameOrPath, PluggableSection, PositiveInt, Probability, Section
 
 ARCHITECTURE_TYPES = ("unet",)
 
@@ -26,7 +26,7 @@ def _is_no_bool(value: object) -> object:
 class ArchitectureSettings(PluggableSection):
     """``model.architecture``: the network. The size and channels of the data follow from here."""
 
-    type: Annotated[str, AfterValidator(name_or_path(*ARCHITECTURE_TYPES))] = Field(
+    type: Annotated[str, NameOrPath(*ARCHITECTURE_TYPES)] = Field(
         default="unet", description="Network: unet, or the dotted path of your own class."
     )
     image_size: PositiveInt = Field(description="Height and width of the images in pixels; divisible by 2^(stages−1).")
@@ -34,7 +34,8 @@ class ArchitectureSettings(PluggableSection):
         description="Image channels: 1 gray, 3 RGB, 4 RGBA."
     )
     model_channels: Annotated[PositiveInt, AfterValidator(_fits_the_groups)] = Field(
-        description="Feature channels of the first stage; above 32 a multiple of 8 (group normalisation)."
+        json_schema_extra={"anyOf": [{"maximum": 32}, {"multipleOf": 8}]},
+        description="Feature channels of the first stage; above 32 a multiple of 8 (group normalisation).",
     )
     channel_multipliers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = Field(
         description="One entry a stage: its channels in units of model_channels. Later stages halve the image."

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from diffusion_lab.config.section import (
+    NameOrPath,
     NonNegative,
     PathText,
     PluggableSection,
     PositiveInt,
     Section,
-    name_or_path,
 )
 
 OPTIMIZER_TYPES = ("adam", "adamw")
@@ -35,7 +35,7 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerSettings(PluggableSection):
     """``training.optimizer``: how a gradient becomes a step."""
 
-    type: Annotated[str, AfterValidator(name_or_path(*OPTIMIZER_TYPES))] = Field(
+    type: Annotated[str, NameOrPath(*OPTIMIZER_TYPES)] = Field(
         description="Optimizer: adam, adamw, or the dotted path of your own class."
     )
     learning_rate: float = Field(gt=0, description="Step size; its peak where a scheduler warms up.")
@@ -66,9 +66,12 @@ class OptimizerSettings(PluggableSection):
 
 
 class SchedulerSettings(PluggableSection):
-    """``training.scheduler``: how the learning rate changes. Which type reads what: SCHEDULER_OPTIONS."""
+    """``training.scheduler``: how the learning rate changes.
 
-    type: Annotated[str, AfterValidator(name_or_path(*SCHEDULER_TYPES))] | None = Field(
+    Which type reads what: SCHEDULER_OPTIONS.
+    """
+
+    type: Annotated[str, NameOrPath(*SCHEDULER_TYPES)] | None = Field(
         description="null (constant), cosine, step, plateau, warmup_cosine, or the dotted path of a class."
     )
     T_max: PositiveInt | Literal["auto"] | None = Field(
