@@ -59,10 +59,10 @@ DEFAULTS: JsonSchema = {
 
 def schema_files(conf: Path) -> dict[str, JsonSchema]:
     """All schemas by their place in the folder ``schema/``: of complete files, and of each package in ``conf/``."""
-    packages = {package_of(file) for file in conf.glob("*.yaml")} | {package_of(file) for file in conf.glob("*/*.yaml")}
+    named = {package_of(file) or WHOLE_TREE for depth in ("*.yaml", "*/*.yaml") for file in conf.glob(depth)}
+    packages = sorted(package for package in named if not package.startswith(f"{HYDRA}."))
     files = {"config.schema.json": config_schema()}
-    for package in sorted(packages - {None} | {WHOLE_TREE}, key=str):
-        files[f"conf/{package}.schema.json"] = package_schema(str(package))
+    files |= {f"conf/{package}.schema.json": package_schema(package) for package in packages}
     return files | {"conf/sample.schema.json": sample_schema(short_names(conf / "sample.yaml"))}
 
 

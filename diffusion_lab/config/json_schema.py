@@ -70,5 +70,5 @@ def _texts_below_fields(cls: type[Any]) -> dict[str, str]:
 
 
 def _in_words(docstring: str) -> str:
-    """The first paragraph of a docstring on one line, without the marks of code."""
-    return " ".join(inspect.cleandoc(docstring).partition("\n\n")[0].replace("``", "").split())
+    """The first paragraph of a docstring on one line, with Markdown's marks of code."""
+    return " ".join(inspect.cleandoc(docstring).partition("\n\n")[0].replace("``", "`").split())

@@ -19,10 +19,10 @@ DEFAULT_STEPS = 50
 
 
 class SamplerSettings(PluggableSection):
-    """``sampler``: ``type`` names the method; all other keys are fields of its class."""
+    """``sampler``: the method that makes images out of noise; the other keys are options of its ``type``."""
 
     type: Annotated[str, NameOrPath(*SAMPLERS)] = Field(
-        default="ddim", description=f"Sampler: {', '.join(SAMPLERS)}, or the dotted path of your own class."
+        default="ddim", description="The method; a dotted path names your own class."
     )
 
     def build(self) -> Sampler:

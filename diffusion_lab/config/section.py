@@ -71,7 +71,7 @@ class NameOrPath:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        own_class = {"type": "string", "pattern": f"^{DOTTED_PATH.pattern}$"}
+        own_class = {"type": "string", "format": "dotted-path", "pattern": f"^{DOTTED_PATH.pattern}$"}
         return {"anyOf": [{"type": "string", "enum": list(self.names)}, own_class]}
 
 
@@ -85,6 +85,7 @@ FolderName = Annotated[
     AfterValidator(_stays_inside),
     Field(
         json_schema_extra={
+            "format": "folder-name",
             "pattern": r"^(?!/|\.?$)(?!(.*/)?\.\.(/|$))",
             "patternErrorMessage": "must be a relative folder name that stays inside output.base_dir",
         }
