@@ -35,7 +35,7 @@ GROUPS = {
     "callbacks": {"default", "quiet"},
     "logger": {"none", "wandb", "tensorboard", "all"},
     "performance": {"default", "fast", "exact"},
-    "experiment": {"digits", "emoji", "v2_default"},
+    "experiment": {"ddpm_cifar10", "ddpm_small_images", "digits", "emoji", "fast_debug", "v2_default"},
 }
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in sorted(names)]
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -63,7 +63,8 @@ def test_each_file_is_a_tested_choice(group: str) -> None:
     ("group", "name"), sorted((path.parent.name, path.stem) for path in FILES if path.parent != CONF)
 )
 def test_each_choice_composes_and_is_valid(composed: Composed, group: str, name: str, tmp_path: Path) -> None:
-    folder = ["data.paths.train=" + str(tmp_path)] if name in ("image_folder", "v2_default") else []
+    needs_folder = name in ("image_folder", "v2_default", "ddpm_small_images")
+    folder = ["data.paths.train=" + str(tmp_path)] if needs_folder else []
     validation = ["training.validation.enabled=true"] if name == "plateau" else []
     config = compose_train_config(composed("train", f"{group}={name}", *folder, *validation))
     assert isinstance(config, TrainConfig)

@@ -11,6 +11,7 @@ import yaml
 
 from diffusion_lab.config import TrainConfig, get_default_config
 from diffusion_lab.config.reading import SettingsReader, known_keys
+from diffusion_lab.config.training_section import OPTIMIZER_TYPES
 from diffusion_lab.samplers import SAMPLERS
 from scripts import make_docs
 from tests.config.conftest import CONF
@@ -68,7 +69,7 @@ def test_samplers_have_their_options() -> None:
         ("model.architecture.in_channels", "`1`, `3` or `4`"),
         ("model.diffusion.beta_start", "number, 0 < x < 1"),
         ("model.architecture.use_attention", "list of booleans"),
-        ("training.optimizer.type", "`adam`, `adamw` or dotted path"),
+        ("training.optimizer.type", f"{', '.join(f'`{name}`' for name in OPTIMIZER_TYPES)} or dotted path"),
         ("training.optimizer.betas", "2 numbers, 0 ≤ x < 1"),
         ("training.scheduler.T_max", "integer ≥ 1, `auto`, or `null`"),
         ("output.subdirs.logs", "folder name"),
