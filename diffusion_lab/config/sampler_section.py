@@ -6,10 +6,10 @@ import dataclasses
 import typing
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, create_model
+from pydantic import Field, create_model
 
 from diffusion_lab.config.dotted import load_class
-from diffusion_lab.config.section import PluggableSection, Section, name_or_path
+from diffusion_lab.config.section import NameOrPath, PluggableSection, Section
 from diffusion_lab.samplers import SAMPLERS
 
 if typing.TYPE_CHECKING:
@@ -19,10 +19,10 @@ DEFAULT_STEPS = 50
 
 
 class SamplerSettings(PluggableSection):
-    """``sampler``: ``type`` names the method; all other keys are fields of its class."""
+    """``sampler``: the method that makes images out of noise; the other keys are options of its ``type``."""
 
-    type: Annotated[str, AfterValidator(name_or_path(*SAMPLERS))] = Field(
-        default="ddim", description=f"Sampler: {', '.join(SAMPLERS)}, or the dotted path of your own class."
+    type: Annotated[str, NameOrPath(*SAMPLERS)] = Field(
+        default="ddim", description="The method; a dotted path names your own class."
     )
 
     def build(self) -> Sampler:
