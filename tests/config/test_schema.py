@@ -11,6 +11,7 @@ import pytest
 
 from diffusion_lab.config import ConfigError, get_default_config, parse_config, validate_config
 from tests.config.conftest import Change, drop
+from tests.config.own_classes import HERE
 
 ROWS: list[tuple[str, list[object], list[object]]] = [
     ("experiment", ["mine"], [None, "", 3]),
@@ -21,7 +22,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("model.architecture.in_channels", [1, 3, 4], [2, 0, True, "3"]),
     ("model.architecture.model_channels", [1, 12, 32, 40], [0, 33, 36, 1.0]),
     ("model.architecture.use_attention", [[True, True, True]], [[0, 1, 1], "yes", None]),
-    ("model.architecture.type", ["unet", "my_lab.nets.Dit"], ["unett", "my lab.Net", ".x", None]),
+    ("model.architecture.type", ["unet", f"{HERE}.TakesAnything"], ["unett", "my lab.Net", ".x", None]),
     ("model.architecture.num_res_blocks", [1], [0]),
     ("model.architecture.dropout", [0, 0.5], [1, -0.1]),
     ("model.architecture.head_channels", [1, 64], [0]),
@@ -43,7 +44,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("data.augmentation.rotation_degrees", [0, 15, 180.0], [-1, 181]),
     ("data.augmentation.color_jitter.enabled", [True, False], [0.5]),
     ("data.augmentation.color_jitter.strength", [0, 1], [-0.1, 1.01]),
-    ("data.type", ["my_lab.data.Birds"], ["folder", None]),
+    ("data.type", [f"{HERE}.Images"], ["folder", None]),
     ("data.on_corrupt", ["skip", "error"], ["ignore"]),
     ("data.background", ["black", "#10ff00"], ["blackish", "#xyz"]),
     ("data.crop", ["center", "random"], ["middle"]),
@@ -56,12 +57,12 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.epochs", [1], [0, 1.5, None]),
     ("training.accumulate_batches", [1, 8], [0]),
     ("training.log_interval", [1], [0]),
-    ("training.optimizer.type", ["adam", "adamw", "my_lab.optim.Lion"], ["sgdd", None, 3]),
+    ("training.optimizer.type", ["adam", "adamw", f"{HERE}.Lion"], ["sgdd", None, 3]),
     ("training.optimizer.learning_rate", [1e-6, 1], [0, -1e-4, "1e-4", None]),
     ("training.optimizer.weight_decay", [0, 0.1], [-0.1]),
     ("training.optimizer.betas", [[0, 0], [0.5, 0.99]], [[0.9, 1], [-0.1, 0.9], [0.9], [0.9, 0.9, 0.9], 0.9]),
     ("training.optimizer.gradient_clip_norm", [None, 1], [0, -1]),
-    ("training.scheduler.type", [None, "cosine", "my_lab.Lr"], ["cosin", True]),
+    ("training.scheduler.type", [None, "cosine", f"{HERE}.TakesAnything"], ["cosin", True]),
     ("training.scheduler.T_max", ["auto", 5], [0, "all", 1.5]),
     ("training.scheduler.eta_min", [0, 1e-5], [-1e-6]),
     ("training.ema.enabled", [True, False], [1]),
