@@ -63,6 +63,10 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
     ({"data.paths.val": "no/such"}, 'data.paths.val = "no/such": must be an existing folder of images'),
     ({"data.type": "digits"}, "must be null with data.type digits, which brings its own images"),
     ({"data.type": "mnist", "data.paths.train": None}, "data.paths.train = null: required with data.type mnist"),
+    (
+        {"data.type": "cifar10", "data.paths.val": "."},
+        'data.paths.val = ".": must be null with data.type cifar10: validation images are split off',
+    ),
     ({"training.resume.enabled": True}, "training.resume.checkpoint = null: with training.resume.enabled must be"),
     (
         {"training.resume.enabled": True, "training.resume.checkpoint": "no.ckpt"},
@@ -133,6 +137,16 @@ def test_many_faults_at_once_each_on_its_line(changed: Change) -> None:
         "training.scheduler.T_max",
         "training.scheduler.eta_min",
     }
+
+
+def test_number_of_classes_is_counted_where_it_can_be_seen(changed: Change, tmp_path: Path) -> None:
+    for name in ("cat", "dog", ".cache"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes.txt").touch()
+    needed = {"model.conditioning.type": "class"}
+    assert f"({tmp_path} has 2 subfolders)" in message(changed(needed))
+    for unseen in ({"data.type": "digits"}, {"data.paths.train": "no/such"}, {"data.type": 3}):
+        assert "subfolders)" not in message(changed({**needed, **unseen}))
 
 
 def test_rule_stays_silent_where_a_value_it_reads_is_at_fault(changed: Change) -> None:
