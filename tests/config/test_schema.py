@@ -11,6 +11,7 @@ import pytest
 
 from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, parse_config, validate_config
 from diffusion_lab.config.reading import known_keys
+from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
 from tests.config.conftest import Change, drop
 from tests.config.own_classes import HERE
 
@@ -178,6 +179,15 @@ def test_key_of_a_scheduler(changed: Change, kind: str, name: str, good: list[ob
     for value in bad:
         text = message(changed({"training.scheduler": {"type": kind, **needed, name: value}}))
         assert text.splitlines()[1].startswith(f"  training.scheduler.{name} = {json.dumps(value)}: must be ")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SCHEDULER_OPTIONS if kind])
+def test_key_of_another_scheduler_is_named(changed: Change, kind: str) -> None:
+    for owner, name, (value, *_), _ in OF_A_SCHEDULER:
+        if name not in SCHEDULER_OPTIONS[kind]:
+            text = message(changed({"training.scheduler": {"type": kind, name: value}}))
+            assert f"training.scheduler.{name} = {json.dumps(value)}: belongs to type " in text
+            assert owner in text
 
 
 def test_each_key_is_tried() -> None:
