@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint format schema docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,12 @@ lint: $(INSTALLED) ## check format, style and types; changes nothing
 format: $(INSTALLED) ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+schema: $(INSTALLED) ## write schema/, by which editors complete and check conf/ and settings files
+	@$(BIN)/python scripts/make_schema.py
+
+docs: $(INSTALLED) ## write docs/configuration.md, the reference of every key
+	@$(BIN)/python scripts/make_docs.py
 
 clean: ## remove .venv, caches and build leftovers; outputs/ stays
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

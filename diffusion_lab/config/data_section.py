@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from diffusion_lab.config.section import (
+    NameOrPath,
     PathText,
     PluggableSection,
     PositiveInt,
     Probability,
     Section,
-    name_or_path,
 )
 
 DATA_TYPES = ("image_folder", "digits", "emoji", "mnist", "cifar10", "fashion_mnist")
@@ -35,16 +35,16 @@ class PathSettings(Section):
     """``data.paths``: the folders of the images."""
 
     train: PathText | None = Field(
-        description="Training images: a folder of pictures (image_folder), the download folder (mnist, "
-        "cifar10, fashion_mnist), or null where the data brings its own (digits, emoji)."
+        description="Training images: a folder of pictures (`image_folder`), the download folder (`mnist`, "
+        "`cifar10`, `fashion_mnist`), or `null` where the data brings its own (`digits`, `emoji`)."
     )
-    val: PathText | None = Field(description="Validation images; null splits them off the training images.")
+    val: PathText | None = Field(description="Validation images; `null` splits them off the training images.")
 
 
 class LoadingSettings(Section):
     """``data.loading``: batches and worker processes."""
 
-    batch_size: PositiveInt = Field(description="Images a batch (per device).")
+    batch_size: PositiveInt = Field(description="Images a batch.")
     num_workers: int = Field(ge=0, description="Worker processes that load images; 0 loads in the main process.")
     pin_memory: bool = Field(description="Page-locked memory for faster copies to a GPU.")
     shuffle_train: bool = Field(description="A new order of the training images every epoch.")
@@ -67,28 +67,29 @@ class AugmentationSettings(Section):
 
 
 class ValidationSplitSettings(Section):
-    """``data.validation_split``: how images are split off for validation where ``data.paths.val`` is null."""
+    """``data.validation_split``: how images are split off for validation where ``data.paths.val`` is ``null``."""
 
     fraction: float = Field(default=0.1, gt=0, lt=1, description="Share of each class kept for validation.")
-    seed: int = Field(default=0, ge=0, description="Which images these are; apart from compute.seed on purpose.")
+    seed: int = Field(default=0, ge=0, description="Which images these are; apart from `compute.seed` on purpose.")
 
 
 class DataSettings(PluggableSection):
     """``data``: the images. Their size, channels and labels follow from the ``model`` section."""
 
-    type: Annotated[str, AfterValidator(name_or_path(*DATA_TYPES))] = Field(
+    type: Annotated[str, NameOrPath(*DATA_TYPES)] = Field(
         default="image_folder",
-        description=f"One of {', '.join(DATA_TYPES)}, or the dotted path of your own class.",
+        description="Where the images come from: your own pictures (`image_folder`), sets that come with the project "
+        "(`digits`, `emoji`), others that are downloaded, or a dotted path to your own class.",
     )
     paths: PathSettings
     loading: LoadingSettings
     augmentation: AugmentationSettings
     validation_split: ValidationSplitSettings = Field(default_factory=ValidationSplitSettings)
     on_corrupt: Literal["skip", "error"] = Field(
-        default="skip", description="An image file that cannot be read: skip (named and counted) or error."
+        default="skip", description="An image file that cannot be read: `skip` it (named and counted), or `error`."
     )
     background: Annotated[str, AfterValidator(_is_colour)] = Field(
-        default="white", description="Colour behind transparent pixels: a name that PIL knows, or #rrggbb."
+        default="white", description="Colour behind transparent pixels: a name that PIL knows, or `#rrggbb`."
     )
     crop: Literal["center", "random"] = Field(
         default="center",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from diffusion_lab.config.section import PluggableSection, PositiveInt, Probability, Section, name_or_path
+from diffusion_lab.config.section import NameOrPath, PluggableSection, PositiveInt, Probability, Section
 
 ARCHITECTURE_TYPES = ("unet",)
 
@@ -26,21 +26,22 @@ def _is_no_bool(value: object) -> object:
 class ArchitectureSettings(PluggableSection):
     """``model.architecture``: the network. The size and channels of the data follow from here."""
 
-    type: Annotated[str, AfterValidator(name_or_path(*ARCHITECTURE_TYPES))] = Field(
-        default="unet", description="Network: unet, or the dotted path of your own class."
+    type: Annotated[str, NameOrPath(*ARCHITECTURE_TYPES)] = Field(
+        default="unet", description="The network; a dotted path names your own class."
     )
     image_size: PositiveInt = Field(description="Height and width of the images in pixels; divisible by 2^(stages−1).")
     in_channels: Annotated[Literal[1, 3, 4], BeforeValidator(_is_no_bool)] = Field(
         description="Image channels: 1 gray, 3 RGB, 4 RGBA."
     )
     model_channels: Annotated[PositiveInt, AfterValidator(_fits_the_groups)] = Field(
-        description="Feature channels of the first stage; above 32 a multiple of 8 (group normalisation)."
+        json_schema_extra={"anyOf": [{"maximum": 32}, {"multipleOf": 8}]},
+        description="Feature channels of the first stage; above 32 a multiple of 8 (group normalisation).",
     )
     channel_multipliers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = Field(
-        description="One entry a stage: its channels in units of model_channels. Later stages halve the image."
+        description="One entry a stage: its channels in units of `model_channels`. Later stages halve the image."
     )
     use_attention: Annotated[tuple[bool, ...], Field(strict=False)] = Field(
-        description="One entry a stage: whether it has self-attention."
+        description="One entry a stage, as many as `channel_multipliers` has: whether it has self-attention."
     )
     num_res_blocks: PositiveInt = Field(default=2, description="Residual blocks a stage.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the residual blocks.")
@@ -57,21 +58,23 @@ class DiffusionSettings(Section):
     beta_schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = Field(
         description="How the noise variance grows over the steps."
     )
-    beta_start: float = Field(gt=0, lt=1, description="Noise variance of the first step (cosine does without).")
-    beta_end: float = Field(gt=0, lt=1, description="Noise variance of the last step (cosine does without).")
+    beta_start: float = Field(
+        gt=0, lt=1, description="Noise variance of the first step, less than `beta_end`; `cosine` does without both."
+    )
+    beta_end: float = Field(gt=0, lt=1, description="Noise variance of the last step.")
     prediction: Literal["epsilon", "x0", "v"] = Field(
         default="epsilon",
-        description="What the network predicts: the noise, the clean image, or the velocity.",
+        description="What the network predicts: the noise, the clean image (`x0`), or the velocity (`v`).",
     )
 
 
 class ConditioningSettings(Section):
-    """``model.conditioning``: what the user can ask for when sampling."""
+    """``model.conditioning``: what can be asked for when sampling."""
 
-    type: Literal["class"] | None = Field(description="class: images have labels; null: unconditional.")
-    num_classes: PositiveInt | None = Field(description="Number of classes; required with type class.")
+    type: Literal["class"] | None = Field(description="`class`: images have labels; `null`: unconditional.")
+    num_classes: PositiveInt | None = Field(description="Number of classes; required with `type: class`.")
     class_dropout_prob: Probability = Field(
-        description="Share of training labels dropped, so that guidance has an unconditional model."
+        description="Share of the training labels dropped, so that guidance has an unconditional model."
     )
 
     @property

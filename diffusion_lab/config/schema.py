@@ -31,9 +31,11 @@ def _is_a_mode(value: object) -> object:
 class ComputeSettings(Section):
     """``compute``: the machine and the randomness."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="auto takes the best that is there.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        description="Where to compute; `auto` takes the best that is there."
+    )
     seed: Annotated[int, Field(ge=0)] | None = Field(
-        description="Seed of every random draw (0 is a seed like any other); null draws one and records it."
+        description="Seed of every random draw (0 is a seed like any other); `null` draws one and records it."
     )
 
 
@@ -43,13 +45,13 @@ class SubfolderSettings(Section):
     logs: FolderName = Field(description="Metrics and the loggers' own files.")
     checkpoints: FolderName = Field(description="Checkpoints.")
     samples: FolderName = Field(description="Pictures sampled while training.")
-    generated: FolderName = Field(description="Images made by sample.py.")
+    generated: FolderName = Field(description="Images made by `sample.py`.")
 
 
 class OutputSettings(Section):
     """``output``: where everything is written."""
 
-    base_dir: PathText = Field(description="The run folder.")
+    base_dir: PathText = Field(description="The folder of the run.")
     subdirs: SubfolderSettings
     overwrite: bool = Field(default=False, description="Write into a folder that already holds a run.")
 
@@ -68,7 +70,7 @@ class SamplingSettings(Section):
     )
     use_ema: bool = Field(description="Sample from the averaged weights.")
     labels: Annotated[tuple[Label, ...], Field(strict=False, min_length=1)] | None = Field(
-        default=None, description="Class numbers or names to make; null is all classes."
+        default=None, description="Class numbers or names to make; `null` is all classes."
     )
     batch_size: PositiveInt = Field(default=64, description="Images made at a time; it does not change them.")
 
@@ -79,37 +81,46 @@ class GenerationOutputSettings(Section):
     save_individual: bool = Field(description="One PNG an image.")
     save_grid: bool = Field(description="All images in one picture.")
     grid_nrow: PositiveInt = Field(description="Images in a row of the grid.")
-    save_npz: bool = Field(default=False, description="samples.npz in the layout of the ADM evaluation suite.")
+    save_npz: bool = Field(default=False, description="`samples.npz` in the layout of the ADM evaluation suite.")
 
 
 class GenerationSettings(Section):
     """``generation``: making images from a checkpoint."""
 
-    checkpoint: PathText | None = Field(description="Checkpoint file or run folder; required in mode generate.")
+    checkpoint: PathText | None = Field(description="Checkpoint file or run folder; required with `mode: generate`.")
     sampling: SamplingSettings
     output: GenerationOutputSettings
 
 
 class LoggerSettings(Section):
-    """``logger``: who else hears of the metrics; the run's own metrics.jsonl is always written."""
+    """``logger``: who else hears of the metrics; the run's own ``metrics.jsonl`` is always written."""
 
     backends: Annotated[tuple[Literal["wandb", "tensorboard"], ...], Field(strict=False)] = Field(
-        default=(), description="Any of wandb and tensorboard."
+        default=(), description="Loggers beside `metrics.jsonl`."
     )
     mode: Literal["offline", "online", "disabled"] = Field(
-        default="offline", description="W&B: offline needs no account; online sends to the cloud."
+        default="offline",
+        description="W&B: `offline` needs no account and no network, `online` sends to the cloud, "
+        "`disabled` does nothing.",
     )
     project: Annotated[str, Field(min_length=1)] = Field(default="diffusion_lab", description="W&B project.")
-    entity: str | None = Field(default=None, description="W&B user or team; null is the account's own.")
+    entity: str | None = Field(default=None, description="W&B user or team; `null` is the account's own.")
     group: Annotated[str, Field(min_length=1)] | None = Field(
-        default=None, description="W&B group, under which runs are shown together; null is the experiment."
+        default=None, description="W&B group, under which runs are shown together; `null` is the experiment."
     )
 
 
 class RunConfig(Section):
     """What training and generation have in common."""
 
-    experiment: Annotated[str, Field(min_length=1)] = Field(description="Name of the experiment.")
+    experiment: Annotated[str, Field(min_length=1)] = Field(
+        description="Name of the experiment, part of the run folder's name and of what loggers show."
+    )
+    name: str | None = Field(
+        default=None,
+        exclude=True,  # the experiment says it
+        description="Stands for experiment on the command line of train.py, where experiment=NAME takes a recipe.",
+    )
     compute: ComputeSettings
     output: OutputSettings
     generation: GenerationSettings
@@ -122,7 +133,9 @@ class RunConfig(Section):
 class TrainConfig(RunConfig):
     """The settings of a training run (``mode: train``)."""
 
-    mode: Annotated[Literal["train"], BeforeValidator(_is_a_mode)] = Field(description="train or generate.")
+    mode: Annotated[Literal["train"], BeforeValidator(_is_a_mode)] = Field(
+        description="What the settings are for: training, or making images from a checkpoint."
+    )
     model: ModelSettings
     data: DataSettings
     training: TrainingSettings
@@ -136,7 +149,9 @@ class GenerateConfig(RunConfig):
     training may stand here, as in a file used for both; they are checked and not read.
     """
 
-    mode: Annotated[Literal["generate"], BeforeValidator(_is_a_mode)] = Field(description="train or generate.")
+    mode: Annotated[Literal["generate"], BeforeValidator(_is_a_mode)] = Field(
+        description="What the settings are for: training, or making images from a checkpoint."
+    )
     model: ModelSettings | None = None
     data: DataSettings | None = None
     training: TrainingSettings | None = None

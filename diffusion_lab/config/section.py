@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -46,20 +54,40 @@ def _stays_inside(name: str) -> str:
     return name
 
 
-def name_or_path(*names: str) -> Callable[[str], str]:
-    """A check for a choice by name: one of ``names``, or a dotted import path to the user's own class."""
+class NameOrPath:
+    """Makes a text a choice by name: one of ``names``, or a dotted import path to the user's own class."""
 
-    def check(value: str) -> str:
-        if value in names or DOTTED_PATH.fullmatch(value):
+    def __init__(self, *names: str) -> None:
+        self.names = names
+
+    def check(self, value: str) -> str:
+        """The value itself. Raises PydanticCustomError, which knows the names, for any other."""
+        if value in self.names or DOTTED_PATH.fullmatch(value):
             return value
-        choices = f"{', '.join(names)}, or the dotted path of a class (my_lab.module.Name)"
-        raise PydanticCustomError("choice", "must be one of {choices}", {"choices": choices, "names": names})
+        choices = f"{', '.join(self.names)}, or the dotted path of a class (my_lab.module.Name)"
+        raise PydanticCustomError("choice", "must be one of {choices}", {"choices": choices, "names": self.names})
 
-    return check
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        own_class = {"type": "string", "format": "dotted-path", "pattern": f"^{DOTTED_PATH.pattern}$"}
+        return {"anyOf": [{"type": "string", "enum": list(self.names)}, own_class]}
 
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
-PathText = Annotated[Path, BeforeValidator(_is_path_text), Field(strict=False)]
-FolderName = Annotated[str, StringConstraints(min_length=1), AfterValidator(_stays_inside)]
+PathText = Annotated[Path, BeforeValidator(_is_path_text), Field(strict=False, json_schema_extra={"pattern": r"\S"})]
+FolderName = Annotated[
+    str,
+    StringConstraints(min_length=1),
+    AfterValidator(_stays_inside),
+    Field(
+        json_schema_extra={
+            "format": "folder-name",
+            "pattern": r"^(?!/|\.?$)(?!(.*/)?\.\.(/|$))",
+            "patternErrorMessage": "must be a relative folder name that stays inside output.base_dir",
+        }
+    ),
+]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from diffusion_lab.config.section import (
+    NameOrPath,
     NonNegative,
     PathText,
     PluggableSection,
     PositiveInt,
     Section,
-    name_or_path,
 )
 
 OPTIMIZER_TYPES = ("adam", "adamw")
@@ -27,7 +27,8 @@ SCHEDULER_OPTIONS: dict[str | None, tuple[str, ...]] = {
 SCHEDULER_TYPES = tuple(name for name in SCHEDULER_OPTIONS if name is not None)
 
 DEFAULT_STEP_SIZE = 30
-V2_OPTIMIZER_KEYS = ("type", "learning_rate", "weight_decay", "betas", "gradient_clip_norm")
+OPTIMIZER_OPTIONS = ("eps", "amsgrad", "fused")
+"""Keys of ``training.optimizer`` that are left to the optimizer's class unless they are given."""
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -35,8 +36,8 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerSettings(PluggableSection):
     """``training.optimizer``: how a gradient becomes a step."""
 
-    type: Annotated[str, AfterValidator(name_or_path(*OPTIMIZER_TYPES))] = Field(
-        description="Optimizer: adam, adamw, or the dotted path of your own class."
+    type: Annotated[str, NameOrPath(*OPTIMIZER_TYPES)] = Field(
+        description="The method; a dotted path names your own class."
     )
     learning_rate: float = Field(gt=0, description="Step size; its peak where a scheduler warms up.")
     weight_decay: NonNegative = Field(description="Pull of the weights towards zero.")
@@ -44,59 +45,65 @@ class OptimizerSettings(PluggableSection):
         description="Decay of the running averages of gradient and squared gradient."
     )
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
-        description="Largest total norm of all gradients; null leaves them as they are."
+        description="Largest total norm of all gradients; `null` leaves them as they are."
     )
     eps: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="Added to the denominator for stability; null takes the class's own default.",
+        description="Added to the denominator for stability; `null` takes the class's own default.",
     )
-    amsgrad: bool | None = Field(default=None, description="The AMSGrad variant; null takes the class's own default.")
-    fused: bool | None = Field(default=None, description="One kernel for the whole step; null lets torch decide.")
+    amsgrad: bool | None = Field(default=None, description="The AMSGrad variant; `null` takes the class's own default.")
+    fused: bool | None = Field(default=None, description="One kernel for the whole step; `null` lets torch decide.")
 
     @model_serializer(mode="wrap")
     def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = serialize(self)
-        return {key: value for key, value in tree.items() if value is not None or key in V2_OPTIMIZER_KEYS}
+        return {key: value for key, value in tree.items() if value is not None or key not in OPTIMIZER_OPTIONS}
 
     @property
     def options(self) -> dict[str, Any]:
         """Further arguments of the optimizer's class: those given, beyond the V2 keys."""
-        known = {"eps": self.eps, "amsgrad": self.amsgrad, "fused": self.fused}
+        known = {name: getattr(self, name) for name in OPTIMIZER_OPTIONS}
         return {name: value for name, value in known.items() if value is not None} | self.extra_options
 
 
 class SchedulerSettings(PluggableSection):
-    """``training.scheduler``: how the learning rate changes. Which type reads what: SCHEDULER_OPTIONS."""
+    """``training.scheduler``: how the learning rate changes.
 
-    type: Annotated[str, AfterValidator(name_or_path(*SCHEDULER_TYPES))] | None = Field(
-        description="null (constant), cosine, step, plateau, warmup_cosine, or the dotted path of a class."
+    Which type reads what: SCHEDULER_OPTIONS.
+    """
+
+    type: Annotated[str, NameOrPath(*SCHEDULER_TYPES)] | None = Field(
+        description="The curve; `null` is a constant learning rate, a dotted path names your own class."
     )
     T_max: PositiveInt | Literal["auto"] | None = Field(
-        default=None, description="cosine: epochs until the learning rate is down; auto is training.epochs."
+        default=None, description="`cosine`: epochs until the learning rate is down; `auto` is `training.epochs`."
     )
-    eta_min: NonNegative | None = Field(default=None, description="cosine, warmup_cosine: learning rate at the end.")
+    eta_min: NonNegative | None = Field(
+        default=None, description="`cosine`, `warmup_cosine`: learning rate at the end."
+    )
     warmup_steps: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
-        description="warmup_cosine: optimizer steps of linear rise from zero to the learning rate.",
+        description="`warmup_cosine`: optimizer steps of linear rise from zero to the learning rate.",
     )
     step_size: PositiveInt | None = Field(
-        default=None, description="step: epochs from one drop to the next; left out, 30."
+        default=None, description="`step`: epochs from one drop to the next; left out, 30."
     )
-    gamma: Annotated[float, Field(gt=0)] | None = Field(default=None, description="step: factor of each drop.")
+    gamma: Annotated[float, Field(gt=0)] | None = Field(default=None, description="`step`: factor of each drop.")
     mode: Literal["min", "max"] | None = Field(
-        default=None, description="plateau: whether the watched metric should fall (min) or rise (max)."
+        default=None, description="`plateau`: whether the watched metric should fall (`min`) or rise (`max`)."
     )
     factor: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="plateau: factor of each drop."
+        default=None, description="`plateau`: factor of each drop."
     )
     patience: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="plateau: validations without progress that are tolerated before a drop."
+        default=None, description="`plateau`: validations without progress that are tolerated before a drop."
     )
 
     @model_serializer(mode="wrap")
     def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = serialize(self)
-        return {key: value for key, value in tree.items() if value is not None or key == "type"}
+        kept = {"type", *self.extra_options}  # null may mean something to a class of the user's own
+        return {key: value for key, value in tree.items() if value is not None or key in kept}
 
 
 class EmaSettings(Section):
@@ -113,8 +120,12 @@ class EmaSettings(Section):
 class CheckpointingSettings(Section):
     """``training.checkpointing``: which states of the run are kept."""
 
-    save_frequency: PositiveInt = Field(description="Epochs from one checkpoint to the next.")
-    save_best_only: bool = Field(description="Keep only the checkpoint with the best validation metric.")
+    save_frequency: PositiveInt = Field(
+        description="Epochs from one checkpoint to the next; the last epoch always has one."
+    )
+    save_best_only: bool = Field(
+        description="Keep only the best and the last checkpoint; best by the validation metric."
+    )
     save_optimizer: bool = Field(description="Include the optimizer's state, without which a run cannot be resumed.")
 
 
@@ -123,7 +134,7 @@ class ValidationSettings(Section):
 
     enabled: bool = Field(description="Whether to validate.")
     frequency: PositiveInt = Field(description="Epochs from one validation to the next.")
-    metric: str = Field(description="Logged metric that decides which checkpoint is best.")
+    metric: str = Field(description="Metric that decides which checkpoint is best; validation logs `loss`.")
 
 
 class VisualizationSettings(Section):
@@ -138,17 +149,21 @@ class VisualizationSettings(Section):
 class PerformanceSettings(Section):
     """``training.performance``: speed against precision and reproducibility."""
 
-    use_amp: bool = Field(description="Mixed precision.")
+    use_amp: bool = Field(description="Mixed precision: bfloat16, or float16 where the device has no bfloat16.")
     use_tf32: bool = Field(description="TF32 matrix products on NVIDIA GPUs.")
     cudnn_benchmark: bool = Field(description="Let cuDNN try its kernels and keep the fastest.")
-    compile_model: bool = Field(description="torch.compile the network.")
+    compile_model: bool = Field(
+        description="Compile the network with `torch.compile`: the first steps take longer, the others less."
+    )
 
 
 class ResumeSettings(Section):
     """``training.resume``: going on from a checkpoint."""
 
     enabled: bool = Field(description="Whether to go on from a checkpoint.")
-    checkpoint: PathText | None = Field(description="The checkpoint file or its run folder; required when enabled.")
+    checkpoint: PathText | None = Field(
+        description="The checkpoint file or its run folder; required with `enabled: true`."
+    )
     reset_optimizer: bool = Field(description="Start with a fresh optimizer state.")
     reset_scheduler: bool = Field(description="Start the learning-rate schedule anew.")
 
@@ -176,7 +191,7 @@ class TrainingSettings(Section):
         settings = self.scheduler
         if settings.type is None:
             return {}
-        given = settings.model_dump(exclude={"type"}, exclude_none=True)
+        given = settings.model_dump(exclude={"type"})
         if given.get("T_max") == "auto":
             given["T_max"] = self.epochs
         if settings.type == "step":

@@ -41,7 +41,7 @@ class Sampler(ABC):
     """A way from noise to images. Its fields are its settings; a subclass writes one ``step``."""
 
     steps: Annotated[int, Ge(1)] | None = 50
-    """Denoising steps; null takes every step of the training process."""
+    """Denoising steps; ``null`` takes every step of the training process."""
     spacing: SpacingName = "trailing"
     """How the steps are spread over the time of the process."""
     clip: bool = True

@@ -28,8 +28,8 @@ class DDPMSampler(Sampler):
 
     steps: Annotated[int, Ge(1)] | None = None
     variance: Literal["small", "large"] = "small"
-    """Of the noise added in a step: ``small`` is the posterior's (best with few steps), ``large`` is the forward
-    step's beta (arXiv:2006.11239, section 3.2)."""
+    """Variance of the noise added in a step: ``small`` is the posterior's (best with few steps), ``large`` is the
+    forward step's beta (arXiv:2006.11239, section 3.2)."""
 
     def step(
         self, noisy: Images, past: Sequence[Estimate], there: Level[float], denoise: Denoise, draw: Draw

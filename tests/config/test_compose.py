@@ -12,7 +12,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config import ConfigError, TrainConfig, get_default_config
+from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, validate_config
 from diffusion_lab.config.compose import (
     compose_generate_config,
     compose_train_config,
@@ -35,7 +35,7 @@ GROUPS = {
     "callbacks": {"default", "quiet"},
     "logger": {"none", "wandb", "tensorboard", "all"},
     "performance": {"default", "fast", "exact"},
-    "experiment": {"digits", "emoji", "v2_default"},
+    "experiment": {"ddpm_cifar10", "ddpm_small_images", "digits", "emoji", "fast_debug", "v2_default"},
 }
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in sorted(names)]
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -62,7 +62,8 @@ def test_each_file_is_a_tested_choice(group: str) -> None:
 
 @pytest.mark.parametrize(("group", "name"), sorted((path.parent.name, path.stem) for path in CHOICE_FILES))
 def test_each_choice_composes_and_is_valid(composed: Composed, group: str, name: str, tmp_path: Path) -> None:
-    folder = ["data.paths.train=" + str(tmp_path)] if name in ("image_folder", "v2_default") else []
+    needs_folder = name in ("image_folder", "v2_default", "ddpm_small_images")
+    folder = ["data.paths.train=" + str(tmp_path)] if needs_folder else []
     validation = ["training.validation.enabled=true"] if name == "plateau" else []
     config = compose_train_config(composed("train", f"{group}={name}", *folder, *validation))
     assert isinstance(config, TrainConfig)
@@ -89,7 +90,18 @@ def test_no_argument_is_the_digits_run(composed: Composed) -> None:
 
 def test_v2_default_is_the_default_tree(composed: Composed) -> None:
     default = get_default_config()
-    assert only_known(plain(composed("train", "experiment=v2_default")), default) == default
+    tree = OmegaConf.to_container(composed("train", "experiment=v2_default"), resolve=True)
+    assert only_known(tree, default) == default  # type: ignore[arg-type]
+
+
+def test_a_run_can_be_named(composed: Composed) -> None:
+    assert compose_train_config(composed("train", "name=mine")).experiment == "mine"
+    assert compose_train_config(composed("train", "data=emoji", "model=unet_small")).experiment == "emoji"
+
+
+def test_the_printed_tree_is_a_valid_v2_tree(composed: Composed) -> None:
+    tree = OmegaConf.to_container(composed("train", "output.base_dir=mine"), resolve=True)
+    assert validate_config(tree) is None  # type: ignore[arg-type,func-returns-value]
 
 
 def test_data_brings_its_size_channels_and_classes(composed: Composed) -> None:
@@ -200,7 +212,7 @@ def test_job_folder_is_never_too_long_for_a_file_system() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
 def test_each_value_has_a_comment_and_each_file_says_what_it_is(path: Path) -> None:
     lines = path.read_text().splitlines()
-    assert any(line.startswith("# ") and not line.startswith("# @package") for line in lines[:2])
+    assert any(line.startswith("# ") and not line.startswith(("# @package", "# yaml-")) for line in lines[:3])
     text = 10**9  # indentation of the block of text we are in: it needs no comments
     for line in lines:
         depth = len(line) - len(line.lstrip())

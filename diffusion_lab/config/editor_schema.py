@@ -1,0 +1,248 @@
+"""JSON Schema for editors: of complete V2 files, and of the files in ``conf/``, each of which is a part of one.
+
+With it an editor knows every key, its type, bounds and meaning, and the options that belong to a ``type``. Rules that
+join several keys are left to the validation: what that accepts, the schema accepts too.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.conf import HydraConf
+from pydantic import BaseModel
+
+from diffusion_lab.config.consistency import REQUIRED_SCHEDULER_OPTIONS
+from diffusion_lab.config.data_section import DataSettings
+from diffusion_lab.config.json_schema import JsonSchema, sampler_options, section_schemas
+from diffusion_lab.config.model_section import ArchitectureSettings
+from diffusion_lab.config.reading import section_of
+from diffusion_lab.config.sampler_section import SamplerSettings
+from diffusion_lab.config.schema import GenerateConfig, TrainConfig
+from diffusion_lab.config.section import DOTTED_PATH
+from diffusion_lab.config.training_section import SCHEDULER_OPTIONS, OptimizerSettings, SchedulerSettings
+from diffusion_lab.samplers import SAMPLERS
+
+OptionsByType = Mapping[str | None, JsonSchema]
+
+DIALECT = "http://json-schema.org/draft-07/schema#"
+"""The newest dialect that the YAML support of all usual editors knows."""
+
+WHOLE_TREE, HYDRA = "_global_", "hydra"
+"""Packages of ``conf/`` files that are no section of the tree."""
+
+REFERENCE, MISSING = r"\$\{", r"^\?\?\?$"
+"""What may stand for any value: a reference ``${…}``, and in ``conf/`` also ``???``, a value still to be given."""
+
+DEFAULTS: JsonSchema = {
+    "description": "Files of other groups that this one builds on: GROUP: NAME, or override /GROUP: NAME.",
+    "type": "array",
+    "items": {
+        "anyOf": [
+            {"type": "string"},
+            {
+                "type": "object",
+                "minProperties": 1,
+                "maxProperties": 1,
+                "additionalProperties": {"type": ["string", "null", "array"]},
+            },
+        ]
+    },
+}
+
+
+def schema_files(conf: Path) -> dict[str, JsonSchema]:
+    """All schemas by their place in the folder ``schema/``: of complete files, and of each package in ``conf/``."""
+    named = {package_of(file) or WHOLE_TREE for depth in ("*.yaml", "*/*.yaml") for file in conf.glob(depth)}
+    packages = sorted(package for package in named if not package.startswith(f"{HYDRA}."))
+    files = {"config.schema.json": config_schema()}
+    files |= {f"conf/{package}.schema.json": package_schema(package) for package in packages}
+    return files | {"conf/sample.schema.json": sample_schema(short_names(conf / "sample.yaml"))}
+
+
+def package_of(file: Path) -> str | None:
+    """Where in the tree the keys of a ``conf/`` file belong, as its first line says; None where it does not."""
+    found = re.match(r"# @package (\S+)\n", file.read_text(encoding="utf-8"))
+    return found[1] if found else None
+
+
+def short_names(sample_file: Path) -> dict[str, str]:
+    """The names at the root of ``conf/sample.yaml`` that fill other keys, each with the dotted key that it fills."""
+    tree = yaml.safe_load(sample_file.read_text(encoding="utf-8"))
+    filled = {value: key for key, value in _leaves(tree) if isinstance(value, str)}
+    return {name: filled[f"${{{name}}}"] for name in tree if f"${{{name}}}" in filled}
+
+
+def config_schema() -> JsonSchema:
+    """The schema of a complete V2 file, for training or generation by its ``mode``."""
+    root = {
+        "description": "The settings of a run of diffusion_lab: a complete V2 file.",
+        "if": {"required": ["mode"], "properties": {"mode": {"const": "generate"}}},
+        "then": {"$ref": f"#/$defs/{GenerateConfig.__name__}"},
+        "else": {"$ref": f"#/$defs/{TrainConfig.__name__}"},
+    }
+    return _document(root, _sections(complete=True))
+
+
+def package_schema(package: str) -> JsonSchema:
+    """The schema of ``conf/`` files of a package, such as ``training.optimizer``; they may hold any part of it.
+
+    Raises ValueError where the tree has no such section.
+    """
+    if package == HYDRA:
+        return _document(_hydra(), {})
+    sections = _sections(complete=False)
+    root = sections[_class_of(package).__name__]
+    root["properties"]["defaults"] = DEFAULTS
+    if package == WHOLE_TREE:
+        generate = sections[GenerateConfig.__name__]["properties"]["mode"]
+        root["properties"]["mode"]["anyOf"].append(generate["anyOf"][0])
+        root["properties"]["hydra"] = _hydra()
+    return _document(root, sections)
+
+
+def sample_schema(short: Mapping[str, str]) -> JsonSchema:
+    """The schema of ``conf/sample.yaml``: any part of the tree, and short names for the dotted keys that they fill."""
+    document = package_schema(WHOLE_TREE)
+    for name, key in short.items():
+        place = document
+        for part in key.split("."):
+            place = document["$defs"][place["$ref"].rpartition("/")[2]] if "$ref" in place else place
+            place = place["properties"][part]
+        document["properties"][name] = {**place, "description": f"Short for {key}. {place['description']}"}
+    return document
+
+
+def _sections(complete: bool) -> dict[str, JsonSchema]:
+    """The sections as they stand in files: with references for values, and options that fit the ``type``.
+
+    Args:
+        complete: Whether the required keys must be there; else a file may hold any part of a section.
+    """
+    sections = section_schemas()
+    for section in sections.values():
+        section["properties"] = {key: _or_reference(value) for key, value in section["properties"].items()}
+        if not complete:
+            section.pop("required", None)
+    for cls in (ArchitectureSettings, DataSettings, OptimizerSettings):
+        section = sections[cls.__name__]
+        section["allOf"] = [_more_keys_for_own_class(section["properties"])]
+    samplers: OptionsByType = {
+        name: {option: _or_reference(value) for option, value in sampler_options(cls).items()}
+        for name, cls in SAMPLERS.items()
+    }
+    _give_options(sections[SamplerSettings.__name__], samplers, complete)
+    _give_options(sections[SchedulerSettings.__name__], _schedules(sections), complete)
+    pattern = REFERENCE if complete else f"{REFERENCE}|{MISSING}"
+    return {**sections, "Reference": {"type": "string", "pattern": pattern}}
+
+
+def _or_reference(value: JsonSchema) -> JsonSchema:
+    """A value, or a reference to one; a section stays as it is."""
+    choices = [value] if "type" in value else value.get("anyOf", [value])
+    if any("$ref" in choice for choice in choices):
+        return value
+    told: JsonSchema = {name: value[name] for name in ("description", "default") if name in value}
+    plain = [{name: part for name, part in choice.items() if name not in told} for choice in choices]
+    for choice in plain:
+        entries = choice.get("items")
+        if isinstance(entries, list):
+            choice["items"] = [_or_reference(entry) for entry in entries]
+        elif entries is not None:
+            choice["items"] = _or_reference(entries)
+    return {**told, "anyOf": [*plain, {"$ref": "#/$defs/Reference"}]}
+
+
+def _more_keys_for_own_class(known: Iterable[str]) -> JsonSchema:
+    own = {"type": "string", "pattern": f"^{DOTTED_PATH.pattern}$|{REFERENCE}"}
+    return {
+        "if": {"required": ["type"], "properties": {"type": own}},
+        "else": {"propertyNames": {"enum": [*known, "defaults"]}},
+    }
+
+
+def _schedules(sections: Mapping[str, JsonSchema]) -> OptionsByType:
+    """The options of each learning-rate schedule; those of others may be null, which is as good as not given."""
+    known = {**sections[SchedulerSettings.__name__]["properties"]}
+    del known["type"]
+    others = {name: {"type": "null", "doNotSuggest": True} for name in known}
+    return {kind: {**others, **{name: known[name] for name in own}} for kind, own in SCHEDULER_OPTIONS.items()}
+
+
+def _give_options(section: JsonSchema, options: OptionsByType, complete: bool) -> None:
+    """Let a section have, beside ``type``, the options that belong to it; any where ``type`` is the user's own class.
+
+    In a file of ``conf/`` without a ``type``, which may stand in another file, they may be the options of all types.
+    """
+    kind = section["properties"]["type"]
+    section["properties"] = {"type": kind}
+    rules = section["allOf"] = []
+    for name, own in options.items():
+        when: JsonSchema = {"properties": {"type": {"const": name}}}
+        if not complete or "default" not in kind or name != kind["default"]:
+            when["required"] = ["type"]
+        then = _only({"type": {}, **own})
+        if complete and name in REQUIRED_SCHEDULER_OPTIONS:
+            then["required"] = list(REQUIRED_SCHEDULER_OPTIONS[name])
+        rules.append({"if": when, "then": then})
+    if not complete:
+        rules.append({"if": {"not": {"required": ["type"]}}, "then": _only(_of_any_type(options))})
+
+
+def _of_any_type(options: OptionsByType) -> JsonSchema:
+    variants: dict[str, list[JsonSchema]] = {}
+    for name, value in (item for own in options.values() for item in own.items()):
+        schema = {part: content for part, content in value.items() if part != "default"}
+        if "doNotSuggest" not in schema and schema not in variants.setdefault(name, []):
+            variants[name].append(schema)
+    return {name: schemas[0] if len(schemas) == 1 else {"anyOf": schemas} for name, schemas in variants.items()}
+
+
+def _only(properties: JsonSchema) -> JsonSchema:
+    return {"properties": {**properties, "defaults": {"doNotSuggest": True}}, "additionalProperties": False}
+
+
+def _hydra() -> JsonSchema:
+    names: JsonSchema = {field.name: {} for field in dataclasses.fields(HydraConf)}
+    return {
+        "description": "How Hydra itself behaves: folders of runs and sweeps, launcher, sweeper, help.",
+        "type": "object",
+        "properties": names | {"defaults": DEFAULTS},
+        "additionalProperties": False,
+    }
+
+
+def _class_of(package: str) -> type[BaseModel]:
+    cls: type[BaseModel] = TrainConfig
+    for part in package.split(".") if package != WHOLE_TREE else ():
+        section = section_of(cls, part)
+        if section is None:
+            raise ValueError(f"# @package {package}: the tree has no section {part}")
+        cls = section
+    return cls
+
+
+def _document(root: JsonSchema, sections: Mapping[str, JsonSchema]) -> JsonSchema:
+    """A schema that stands for itself: ``root``, and the sections that it leads to."""
+    reached: set[str] = set()
+    waiting = [root]
+    while waiting:
+        found = set(re.findall(r'"#/\$defs/(\w+)"', json.dumps(waiting.pop()))) - reached
+        reached |= found
+        waiting += [sections[name] for name in found]
+    parts = {"$defs": {name: sections[name] for name in sorted(reached)}} if reached else {}
+    return copy.deepcopy({"$schema": DIALECT, **root, **parts})
+
+
+def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping):
+        for name, value in tree.items():
+            yield from _leaves(value, f"{key}.{name}".lstrip("."))
+    else:
+        yield key, tree

@@ -1,0 +1,244 @@
+"""What `make docs` runs: write docs/configuration.md, the reference of every key, from the schema."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion_lab.config import get_default_config
+from diffusion_lab.config.consistency import REQUIRED_SCHEDULER_OPTIONS
+from diffusion_lab.config.editor_schema import WHOLE_TREE, package_of, short_names
+from diffusion_lab.config.json_schema import JsonSchema, sampler_options, section_schemas
+from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
+from diffusion_lab.samplers import SAMPLERS, Sampler
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "conf"
+PAGE = ROOT / "docs" / "configuration.md"
+
+V2_OPTIONAL = {f"training.scheduler.{name}" for name in ("step_size", "gamma", "mode", "factor", "patience")}
+"""Keys that the V2 format has and does not require."""
+
+INTRODUCTION = """\
+# Configuration
+
+<!-- Made by `make docs` from the schema in diffusion_lab/config/: change that, not this page. -->
+
+Every run has one tree of settings, in the V2 format. This page lists all its keys. What is said once is derived
+everywhere else: the size and channels of the images follow from `model.architecture`, labels from
+`model.conditioning.type`, output folders are `output.base_dir` with a name of `output.subdirs`.
+
+A mistyped key, a wrong type, a value out of bounds or keys that contradict each other end a command before anything is
+written, with all faults in one message. `--cfg job` prints the tree that a command composes.
+
+## Groups
+
+`train.py` and `sample.py` compose the tree from the files of `conf/`. `GROUP=NAME` takes another file of a group,
+`key=value` sets one value, `+key=value` adds a key that no file mentions, `~key` drops one.
+
+{groups}
+
+A recipe, `experiment=NAME`, chooses files and sets values; what the command line says still comes last.
+
+{recipes}
+
+`sample.py` has short names for what is typed most:
+
+{short}
+
+`python -m diffusion_lab FILE.yaml [key=value …]` runs one complete file without any group, by its `mode`. There are
+some to copy in `conf/standalone/`, and each training run leaves one behind: `config.yaml` in its folder. Files in the
+older V1 format: [migration](migration-v1-to-v2.md).
+
+## Help while typing
+
+Each file of `conf/` names its JSON Schema in a comment, so an editor completes keys and choices, shows meanings, and
+underlines what is wrong: VS Code with the YAML extension by Red Hat, JetBrains editors as they are, Neovim, Emacs,
+Helix, Zed and Sublime Text with `yaml-language-server`. For a file of your own, write the line yourself, with the path
+from the file to the schema; below `# @package` if it has that line, which Hydra wants first:
+
+```yaml
+# @package training.optimizer
+# yaml-language-server: $schema=../../schema/conf/training.optimizer.schema.json
+```
+
+The name is that of the package (`_global_` for recipes and data). A complete V2 file takes `schema/config.schema.json`.
+
+## Classes of your own
+
+Where a `type` takes a dotted path, it names a class on the Python path, such as `my_lab.optim.Lion` for the class
+`Lion` in `my_lab/optim.py` beside `train.py`. Keys that the section does not know become arguments of that class; a
+type that the project brings has no further keys. Paths are read from the command line and your own YAML, never from a
+checkpoint.
+
+## Keys
+
+Keys marked † are extensions of the V2 format: they may be left out, and their default is then taken. All others must be
+there in a complete file (with `mode: generate`, the sections `model`, `data` and `training` may be missing); the
+defaults shown for them are those of `get_default_config()` and of `experiment=v2_default`, while each file of `conf/`
+sets what suits it. Any value may be a reference to another, such as `${{training.epochs}}`.
+"""
+
+
+def main() -> None:
+    """Write the page."""
+    PAGE.write_text(page(), encoding="utf-8")
+    print(PAGE.relative_to(ROOT))
+
+
+def page() -> str:
+    """The text of the page."""
+    introduction = INTRODUCTION.format(groups=_groups(), recipes=_recipes(), short=_short_names())
+    return "\n".join([introduction, *Reference().section("TrainConfig")])
+
+
+def _groups() -> str:
+    entries = yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))["defaults"]
+    rows = []
+    for group in (name for entry in entries if isinstance(entry, dict) for name in entry if " " not in name):
+        files = sorted((CONF / group).glob("*.yaml"))
+        package = package_of(files[0])
+        place = "the whole tree" if package == WHOLE_TREE else f"`{package}`"
+        rows.append((f"`{group}`", place, ", ".join(f"`{file.stem}`" for file in files)))
+    return _table(("group", "sets", "files"), rows)
+
+
+def _recipes() -> str:
+    files = sorted((CONF / "experiment").glob("*.yaml"))
+    return _table(("recipe", "what it is"), [(f"`experiment={file.stem}`", _first_comment(file)) for file in files])
+
+
+def _first_comment(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    first = next(line for line in lines if not line.startswith(("# @package", "# yaml-language-server")))
+    return first.removeprefix("# ")
+
+
+def _short_names() -> str:
+    names = short_names(CONF / "sample.yaml")
+    return _table(("short", "fills"), [(f"`{name}`", f"`{key}`") for name, key in names.items()])
+
+
+class Reference:
+    """The headings and tables of all keys."""
+
+    def __init__(self) -> None:
+        default = get_default_config()
+        self.sections = section_schemas()
+        self.defaults = dict(_leaves(default))
+        root = self.sections["TrainConfig"]["properties"]
+        root["mode"]["enum"] = [root["mode"].pop("const"), "generate"]
+        order = [*default, *(name for name in root if name not in default)]
+        self.sections["TrainConfig"]["properties"] = {name: root[name] for name in order}
+
+    def section(self, name: str, key: str = "") -> Iterator[str]:
+        """A section and those within it, by the name of its class and its dotted key."""
+        section = self.sections[name]
+        if key:
+            text = section["description"].removeprefix(f"`{key}`: ")
+            yield f"{'###' if '.' in key else '##'} `{key}`\n\n{text[0].upper()}{text[1:]}\n"
+        inner = {part: value["$ref"] for part, value in section["properties"].items() if "$ref" in value}
+        values = {part: value for part, value in section["properties"].items() if part not in inner}
+        if values:
+            yield self.table(key, values)
+        if key == "sampler":
+            yield from self.samplers()
+        if key == "training.scheduler":
+            yield _schedules()
+        for part, reference in inner.items():
+            yield from self.section(reference.rpartition("/")[2], f"{key}.{part}".lstrip("."))
+
+    def table(self, section: str, values: Mapping[str, JsonSchema]) -> str:
+        """A row for each key of a section."""
+        rows = (self.row(f"{section}.{name}".lstrip("."), value) for name, value in values.items())
+        return _table(("key", "type and bounds", "default", "meaning"), rows) + "\n"
+
+    def row(self, key: str, value: JsonSchema) -> tuple[str, ...]:
+        """Name, type, default and meaning of a key; extensions of the format are marked."""
+        mark = "" if key in self.defaults or key in V2_OPTIONAL else " †"
+        default = "optional" if key in V2_OPTIONAL else _code(self.defaults.get(key, value.get("default")))
+        return f"`{key}`{mark}", _kind(value), default, value["description"]
+
+    def samplers(self) -> Iterator[str]:
+        """The options that all samplers have, then those that a sampler has of its own, or with another default."""
+        shared = sampler_options(Sampler)
+        yield "Every sampler has these options:\n"
+        yield self.table("sampler", shared)
+        for name, cls in SAMPLERS.items():
+            own = {option: value for option, value in sampler_options(cls).items() if value != shared.get(option)}
+            yield f"`type: {name}`. {inspect.getdoc(cls)}\n"
+            if own:
+                yield self.table("sampler", own)
+
+
+def _schedules() -> str:
+    rows = []
+    for name, options in SCHEDULER_OPTIONS.items():
+        required = REQUIRED_SCHEDULER_OPTIONS.get(str(name), ())
+        read = ", ".join(f"`{option}`" + (" (required)" if option in required else "") for option in options)
+        rows.append((_code(name), read if name else "none"))
+    return "Each type has options of its own:\n\n" + _table(("type", "options"), rows) + "\n"
+
+
+def _kind(value: JsonSchema) -> str:
+    """A JSON Schema in words, such as ``integer ≥ 1``; null comes last."""
+    *others, last = _kinds(value)
+    if not others:
+        return last
+    either = ", ".join(others)
+    return f"{either}, or {last}" if last == "`null`" and re.search(", | or ", either) else f"{either} or {last}"
+
+
+def _kinds(value: JsonSchema, many: bool = False) -> list[str]:
+    if "enum" in value or "const" in value:
+        return [_code(choice) for choice in value.get("enum", [value.get("const")])]
+    if "type" not in value:
+        return [kind for choice in value["anyOf"] for kind in _kinds(choice, many)]
+    if value["type"] == "null":
+        return ["`null`"]
+    if value["type"] == "array":
+        entries = value["items"]
+        if isinstance(entries, list):
+            return [f"{len(entries)} {' or '.join(_kinds(entries[0], many=True))}"]
+        return [f"{'non-empty ' if value.get('minItems') else ''}list of {' or '.join(_kinds(entries, many=True))}"]
+    word = value.get("format", "text").replace("-", " ") if value["type"] == "string" else value["type"]
+    return [word + ("s" if many else "") + _bounds(value)]
+
+
+def _bounds(value: JsonSchema) -> str:
+    low, high = value.get("minimum", value.get("exclusiveMinimum")), value.get("maximum", value.get("exclusiveMaximum"))
+    least, most = ("≤" if "minimum" in value else "<"), ("≤" if "maximum" in value else "<")
+    if low is not None and high is not None:
+        return f", {low:g} {least} x {most} {high:g}"
+    if low is not None:
+        return f" {'≥' if least == '≤' else '>'} {low:g}"
+    return "" if high is None else f" {most} {high:g}"
+
+
+def _code(value: Any) -> str:
+    """A value as YAML, marked as code."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).partition("\n")[0]
+    return f"`{text}`"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = tuple(head)
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _leaves(tree: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{key}{name}.")
+        else:
+            yield key + name, value
+
+
+if __name__ == "__main__":
+    main()

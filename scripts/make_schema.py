@@ -1,0 +1,35 @@
+"""What `make schema` runs: write schema/, the JSON Schema by which editors check and complete conf/ and V2 files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diffusion_lab.config.editor_schema import schema_files
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "schema"
+
+
+def contents() -> dict[Path, str]:
+    """The text of each file."""
+    return {
+        FOLDER / name: json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+        for name, schema in schema_files(ROOT / "conf").items()
+    }
+
+
+def main() -> None:
+    """Write the files, and remove those that nothing is written to any more."""
+    files = contents()
+    for path in FOLDER.rglob("*.schema.json"):
+        if path not in files:
+            path.unlink()
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    print(f"{len(files)} files in {FOLDER.relative_to(ROOT)}/")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The recipes of conf/experiment: each composes, is valid, and builds what a run is made of."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from omegaconf import DictConfig
+from PIL import Image
+
+from diffusion_lab.config import ConfigError, ConfigWarning, TrainConfig
+from diffusion_lab.config.compose import compose_train_config
+from diffusion_lab.create import create_denoiser
+from diffusion_lab.diffusion.loss import DenoisingLoss
+from diffusion_lab.diffusion.schedules import linear_betas
+from diffusion_lab.training.lr_schedules import create_schedule
+from diffusion_lab.training.optimizers import create_optimizer
+from diffusion_lab.training.sources import create_datamodule
+from tests.commands.conftest import succeeds
+from tests.config.conftest import CONF
+
+Recipe = Callable[..., TrainConfig]
+
+NAMES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+ESSENTIAL = {"model", "diffusion", "conditioning", "data", "optimizer", "scheduler", "ema"}
+
+
+@pytest.fixture
+def recipe(composed: Callable[..., DictConfig], tmp_path: Path) -> Recipe:
+    """The settings of a recipe; those for one's own pictures get a folder with some."""
+
+    def make(name: str, *overrides: str) -> TrainConfig:
+        if yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())["defaults"].count(
+            {"override /data": "image_folder"}
+        ):
+            pixels = np.random.default_rng(0).integers(0, 256, (5, 70, 80, 3), dtype=np.uint8)
+            for number, picture in enumerate(pixels):
+                Image.fromarray(picture).save(tmp_path / f"{number}.png")
+            overrides = (f"data.paths.train={tmp_path}", *overrides)
+        return compose_train_config(composed("train", f"experiment={name}", *overrides))
+
+    return make
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chooses_all_that_matters(name: str) -> None:
+    """So that a recipe stays the same when the defaults of train.yaml change."""
+    entries = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())["defaults"]
+    assert {key.removeprefix("override /") for entry in entries for key in entry} >= ESSENTIAL
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_valid_and_named(name: str, recipe: Recipe) -> None:
+    with warnings.catch_warnings():
+        if name != "v2_default":  # whose values are given by the format
+            warnings.simplefilter("error", ConfigWarning)
+        config = recipe(name)
+    assert config.experiment == {"v2_default": "diffusion"}.get(name, name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builds_and_makes_a_step(name: str, recipe: Recipe) -> None:
+    config = recipe(name)
+    shape = (2, config.model.architecture.in_channels, *[config.model.architecture.image_size] * 2)
+    images, labels, names = torch.zeros(shape), None, ()
+    if config.data.type != "cifar10":  # it would have to be downloaded
+        data = create_datamodule(config, seed=0)
+        names = data.class_names
+        assert data.train.load(0, None).shape == shape[1:]
+        assert data.steps_per_epoch >= 1
+    if config.model.conditioning.classes:
+        labels = torch.tensor([0, config.model.conditioning.classes - 1])
+    denoiser = create_denoiser(config.model, names)
+    training = config.training
+    optimizer = create_optimizer(training.optimizer, denoiser.parameters())
+    create_schedule(training.scheduler.type, training.scheduler_options(), optimizer, 100, "val/loss")
+    levels = config.sampler.build().levels(denoiser.schedule)
+    assert levels[-1].sigma == 0
+    loss = DenoisingLoss(config.model.conditioning.class_dropout_prob)(denoiser, images, labels, seed=0)
+    loss.backward()
+    before = denoiser.network.leave[-1].weight.detach().clone()
+    optimizer.step()
+    assert not torch.equal(denoiser.network.leave[-1].weight, before)
+
+
+class TestDdpmCifar10:
+    """The numbers of arXiv:2006.11239, appendix B, and of its code."""
+
+    def test_steps_and_learning_rate(self, recipe: Recipe) -> None:
+        config = recipe("ddpm_cifar10")
+        steps = config.training.epochs * (50_000 // config.data.loading.batch_size)
+        assert abs(steps - 800_000) < 390
+        weight = torch.nn.Parameter(torch.zeros(1))
+        optimizer = create_optimizer(config.training.optimizer, [weight])
+        options = config.training.scheduler_options()
+        entry = create_schedule(config.training.scheduler.type, options, optimizer, steps, "val/loss")
+        assert entry is not None
+        (share,) = entry["scheduler"].lr_lambdas
+        rates = [2e-4 * share(step) for step in (0, 2500, 5000, 400_000, steps)]
+        assert rates == pytest.approx([0, 1e-4, 2e-4, 2e-4, 2e-4], abs=1e-7)
+
+    def test_network_and_process(self, recipe: Recipe) -> None:
+        denoiser = create_denoiser(recipe("ddpm_cifar10").model, ())
+        count = sum(weight.numel() for weight in denoiser.network.parameters())
+        assert f"{count / 1e6:.1f} million parameters" in (CONF / "experiment" / "ddpm_cifar10.yaml").read_text()
+        heads = {name: module.heads for name, module in denoiser.network.named_modules() if hasattr(module, "heads")}
+        assert set(heads.values()) == {1}
+        assert {name.partition(".blocks")[0] for name in heads} == {"down.1", "up.2"}  # 16×16 of 32×32
+        assert torch.equal(denoiser.schedule.betas, linear_betas(1000, 1e-4, 0.02))
+
+    def test_command_line_has_the_last_word(self, recipe: Recipe) -> None:
+        config = recipe("ddpm_cifar10", "training.optimizer.learning_rate=1e-3", "training.epochs=3")
+        assert config.training.scheduler.eta_min == 1e-3
+        assert config.training.epochs == 3
+        assert config.model.architecture.model_channels == 128
+
+
+class TestDdpmSmallImages:
+    def test_without_a_folder_it_says_which_key_is_missing(
+        self, composed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ConfigError, match=r"data\.paths\.train = .*must be an existing folder of images"):
+            compose_train_config(composed("train", "experiment=ddpm_small_images"))
+
+    def test_takes_classes(self, recipe: Recipe) -> None:
+        config = recipe("ddpm_small_images", "conditioning=class", "model.conditioning.num_classes=3")
+        assert config.model.conditioning.classes == 3
+
+
+def test_fast_debug_runs_to_the_end(tmp_path: Path) -> None:
+    succeeds(tmp_path, "train.py", "experiment=fast_debug", "compute.device=cpu")
+    (run,) = (tmp_path / "outputs" / "fast_debug").iterdir()
+    assert json.loads((run / "status.json").read_text())["state"] == "finished"
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+        "epoch_0001.ckpt",
+        "epoch_0002.ckpt",
+    }
+    assert {path.name for path in (run / "samples").iterdir()} == {"epoch_0001.png", "epoch_0002.png"}
+    logged = [json.loads(line) for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()]
+    assert sum("val/loss" in line for line in logged) == 2
+    assert json.loads((run / "summary.json").read_text())["steps"] <= 30

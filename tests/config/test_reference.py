@@ -1,0 +1,87 @@
+"""docs/configuration.md: current, and what its tables say is what the code does."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import fields
+
+import pytest
+import yaml
+
+from diffusion_lab.config import TrainConfig, get_default_config
+from diffusion_lab.config.reading import SettingsReader, known_keys
+from diffusion_lab.config.training_section import OPTIMIZER_TYPES
+from diffusion_lab.samplers import SAMPLERS
+from scripts import make_docs
+from tests.config.conftest import CONF
+from tests.config.test_schema import leaves
+
+PAGE = make_docs.PAGE.read_text(encoding="utf-8")
+ROWS = [
+    [cell.strip() for cell in line.strip("| ").split(" | ")]
+    for line in PAGE.partition("## Keys")[2].splitlines()
+    if re.match(r"\| `[\w.]+`( †)? \| .* \| .* \| ", line)
+]
+KEYS = {row[0].split("`")[1]: row for row in ROWS if not row[0].startswith("`sampler.")}
+DEFAULTS = leaves(get_default_config())
+
+
+def test_page_is_current() -> None:
+    assert make_docs.page() == PAGE, "run `make docs`"
+
+
+def test_each_key_has_one_row_in_the_section_it_belongs_to() -> None:
+    keys = set(known_keys(TrainConfig))
+    sections = {key.rpartition(".")[0] for key in keys}
+    assert set(KEYS) | {"sampler.type"} == keys - sections
+    assert max(Counter(row[0] for row in ROWS if not row[0].startswith("`sampler.")).values()) == 1
+
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_default_is_that_of_the_default_tree(key: str) -> None:
+    name, kind, default, meaning = KEYS[key]
+    assert "†" not in name
+    assert yaml.safe_load(default.strip("`")) == SettingsReader(get_default_config(), TrainConfig)[key]
+    assert len(kind) > 3
+    assert meaning.endswith(".")
+
+
+def test_extensions_are_marked_and_have_the_default_of_the_schema() -> None:
+    marked = {key for key, row in KEYS.items() if "†" in row[0]}
+    assert marked == set(KEYS) - set(DEFAULTS) - make_docs.V2_OPTIONAL
+    written = {key: yaml.safe_load(KEYS[key][2].strip("`")) for key in marked}
+    reader = SettingsReader(get_default_config(), TrainConfig)
+    assert {key: list(value) if isinstance(value := reader[key], tuple) else value for key in marked} == written
+
+
+def test_samplers_have_their_options() -> None:
+    for name, cls in SAMPLERS.items():
+        text = PAGE.partition("Every sampler has these options:")[2].partition("## `logger`")[0]
+        own = text.partition("`type: ")[0] + text.partition(f"`type: {name}`")[2].partition("`type: ")[0]
+        assert set(re.findall(r"^\| `sampler\.(\w+)`", own, re.MULTILINE)) == {field.name for field in fields(cls)}
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("compute.seed", "integer ≥ 0 or `null`"),
+        ("model.architecture.in_channels", "`1`, `3` or `4`"),
+        ("model.diffusion.beta_start", "number, 0 < x < 1"),
+        ("model.architecture.use_attention", "list of booleans"),
+        ("training.optimizer.type", f"{', '.join(f'`{name}`' for name in OPTIMIZER_TYPES)} or dotted path"),
+        ("training.optimizer.betas", "2 numbers, 0 ≤ x < 1"),
+        ("training.scheduler.T_max", "integer ≥ 1, `auto`, or `null`"),
+        ("output.subdirs.logs", "folder name"),
+        ("mode", "`train` or `generate`"),
+    ],
+)
+def test_bounds_in_words(key: str, kind: str) -> None:
+    assert KEYS[key][1] == kind
+
+
+def test_groups_and_recipes_are_those_of_conf() -> None:
+    for folder in (path for path in CONF.iterdir() if path.is_dir() and path.name != "standalone"):
+        (row,) = re.findall(rf"^\| `{folder.name}` \|.*$", PAGE.partition("## Keys")[0], re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", row.split(" | ")[2])) == {path.stem for path in folder.glob("*.yaml")}
+    assert re.search(r"^\| `experiment=digits` \| Handwritten digits", PAGE, re.MULTILINE)
