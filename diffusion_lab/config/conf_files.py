@@ -72,7 +72,7 @@ class ConfFiles:
         return choice
 
     def _distance(self, choice: Choice, wanted: Mapping[str, Any]) -> int:
-        values = self.composed(choice)
+        values = _followed(self.composed(choice))
         unlike = [key for key, value in wanted.items() if key not in values or values[key] != value]
         return len(unlike) + len(values.keys() - wanted.keys())
 
@@ -99,3 +99,8 @@ class ConfFiles:
         tree.pop("hydra", None)
         values |= leaves(tree, f"{package}." if package else "")
         return ConfFile(values, chosen)
+
+
+def _followed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with those that only repeat another key, as ``${name}`` does, replaced by what they repeat."""
+    return {key: values.get(value[2:-1], value) if isinstance(value, str) else value for key, value in values.items()}

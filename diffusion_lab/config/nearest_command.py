@@ -12,6 +12,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.compose import NAME, SHORT_NAMES, compose_generate_config, compose_train_config
@@ -44,7 +45,8 @@ def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
         conf: The project's folder of settings.
 
     Raises:
-        ConfigError: A ValueError: the tree has faults, or settings that no command line gives.
+        ConfigError: A ValueError: the tree has faults.
+        ValueError: It has settings that no command line gives.
     """
     wanted = parse_config(config)
     script = "train" if isinstance(wanted, TrainConfig) else "sample"
@@ -54,15 +56,18 @@ def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
     short_names = {key: short[value] for key, value in files.root.values.items() if str(value) in short}
     arguments = [f"{group}={choice[group]}" for group in sorted(choice, key=RECIPES.__ne__)]
     overrides: dict[str, str] = {}
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        composed = compose(script, arguments)
-        for _ in range(MOST_ROUNDS):
-            further = dict(_overrides(_values(composed), settings, short_names))
-            if not further:
-                break
-            overrides |= further
-            composed = compose(script, [*arguments, *overrides.values()])
-        _verify(composed, wanted)
+    try:
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            composed = compose(script, arguments)
+            for _ in range(MOST_ROUNDS):
+                further = dict(_overrides(_values(composed), settings, short_names))
+                if not further:
+                    break
+                overrides |= further
+                composed = compose(script, [*arguments, *overrides.values()])
+            _verify(composed, wanted)
+    except HydraException as error:
+        raise ValueError(f"no command line gives these settings: {' '.join(str(error).split())}") from error
     return shlex.join(["python", f"{script}.py", *arguments, *overrides.values()])
 
 

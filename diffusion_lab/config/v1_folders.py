@@ -43,8 +43,9 @@ def places_of(folders: Mapping[str, str], default_base: str) -> Places:
         base = next((path.parent for path in named.values()), Path(default_base))
     subdirs, moved = {}, {}
     for key, path in paths.items():
-        if key in named and path.is_relative_to(base):
-            subdirs[FOLDERS[key]] = path.relative_to(base).as_posix()
+        inside = base in path.parents and path.relative_to(base)
+        if inside and ".." not in inside.parts:
+            subdirs[FOLDERS[key]] = inside.as_posix()
         else:
             moved[key] = (base / FOLDERS[key]).as_posix()
     return Places(base.as_posix(), subdirs, moved)

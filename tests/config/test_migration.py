@@ -458,6 +458,8 @@ def test_all_that_is_left_out_is_in_one_warning() -> None:
         ("runs/c", "/logs", "runs/g", "runs", {"logs": "runs/logs"}),
         ("/scratch/c", "/var/l", "/home/g", "/scratch", {"logs": "/scratch/logs", "generated": "/scratch/generated"}),
         ("a/c", "b/l", "a/g", "a", {"logs": "a/logs"}),
+        ("a/c", "b", "a", "a", {"logs": "a/logs", "generated": "a/generated"}),
+        ("c", "../l", "a/g", ".", {"logs": "logs"}),
         (".", "a/l", "a/g", "a", {"checkpoints": "a/checkpoints"}),
         (".", "..", "/", "outputs", {name: f"outputs/{name}" for name in ("checkpoints", "logs", "generated")}),
         ("../../c", "../l", "../g", "../..", {"logs": "../../logs", "generated": "../../generated"}),

@@ -166,6 +166,13 @@ def test_generating_without_a_model(changed: Change, tmp_path: Path) -> None:
 
 def test_any_name_of_the_experiment_can_be_given(changed: Change) -> None:
     assert "name=mine" in words(changed({"experiment": "mine"}))
+    assert not [word for word in words(changed({"experiment": "diffusion"})) if word.startswith("name=")]
+
+
+def test_settings_that_no_command_line_gives(changed: Change) -> None:
+    tree = changed({}) | {"sampler": {"type": f"{__name__}.PlainSampler", "a b": 1}}
+    with pytest.raises(ValueError, match=r"no command line gives these settings: .*sampler\.a b"):
+        words(tree)
 
 
 def test_faults_of_the_tree_are_told(changed: Change) -> None:
