@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
 from diffusion_lab.config.compose import compose_generate_config
+from diffusion_lab.config.launch import launch
 from diffusion_lab.config.report import run_and_report
 
+CONF = Path(__file__).resolve().parent / "conf"
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="sample")
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 def main(composed: DictConfig) -> None:
     """Check the settings, then hand them over."""
     run_and_report(lambda: run(composed))
@@ -20,9 +25,8 @@ def run(composed: DictConfig) -> None:
     config = compose_generate_config(composed)
     from diffusion_lab.generate import generate
 
-    made = generate(config)
-    print(f"{made.count} images in {made.folder}", *filter(None, (made.grid, made.npz)), sep="\n")
+    print(generate(config))
 
 
 if __name__ == "__main__":
-    main()
+    launch(main, compose_generate_config, CONF, "sample")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import hydra
 from omegaconf import DictConfig
 
 from diffusion_lab.config.compose import compose_train_config
+from diffusion_lab.config.launch import launch
 from diffusion_lab.config.report import run_and_report
 
+CONF = Path(__file__).resolve().parent / "conf"
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(composed: DictConfig) -> None:
     """Check the settings, then hand them over."""
     run_and_report(lambda: run(composed))
@@ -24,4 +29,4 @@ def run(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    launch(main, compose_train_config, CONF, "train")

@@ -39,6 +39,9 @@ class Generation:
     grid: Path | None
     npz: Path | None
 
+    def __str__(self) -> str:
+        return "\n".join(map(str, filter(None, (f"{self.count} images in {self.folder}", self.grid, self.npz))))
+
 
 def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     """Make images from a checkpoint and write them into ``output.base_dir/output.subdirs.generated``.

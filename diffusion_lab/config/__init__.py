@@ -13,10 +13,12 @@ from diffusion_lab.config.defaults import (
     resolve_output_path,
 )
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault
+from diffusion_lab.config.migration import V1_DEPRECATION, is_v1, is_v2, migrate_config_v1_to_v2
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.validate import parse_config, validate_config, validate_config_consistency
 
 __all__ = [
+    "V1_DEPRECATION",
     "ConfigError",
     "ConfigWarning",
     "Fault",
@@ -26,6 +28,9 @@ __all__ = [
     "derive_image_size_from_model",
     "derive_return_labels_from_model",
     "get_default_config",
+    "is_v1",
+    "is_v2",
+    "migrate_config_v1_to_v2",
     "parse_config",
     "resolve_output_path",
     "validate_config",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,43 +13,55 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from diffusion_lab.config.faults import Fault
+from diffusion_lab.config.faults import ConfigError, Fault
+from diffusion_lab.config.origins import Origins, job_origins
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.validate import ConfigT, parse_as
 
-SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema")
-"""Keys at the root of ``conf/sample.yaml``, which only fill V2 keys."""
+SHORT_NAMES = {
+    "train": ("name",),
+    "sample": ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema"),
+}
+"""Keys at the root of ``conf/train.yaml`` and ``conf/sample.yaml`` that only fill V2 keys."""
 
 LONGEST_JOB_NAME = 200
 
 
-def compose_train_config(composed: DictConfig) -> TrainConfig:
-    """The settings of a training run. Raises ConfigError with all faults, broken references included."""
-    return _compose(TrainConfig, composed)
+def compose_train_config(composed: DictConfig, origins: Callable[[], Origins] = job_origins) -> TrainConfig:
+    """The settings of a training run.
+
+    Raises ConfigError with all faults, broken references included, and where their keys were given (``origins``).
+    """
+    return _compose(TrainConfig, composed, origins, SHORT_NAMES["train"])
 
 
-def compose_generate_config(composed: DictConfig) -> GenerateConfig:
-    """The settings of a generation run, its short names dropped. Raises ConfigError with all faults."""
-    return _compose(GenerateConfig, composed, SHORT_NAMES)
+def compose_generate_config(composed: DictConfig, origins: Callable[[], Origins] = job_origins) -> GenerateConfig:
+    """The settings of a generation run, its short names dropped. Raises as ``compose_train_config`` does."""
+    return _compose(GenerateConfig, composed, origins, SHORT_NAMES["sample"])
 
 
-def _compose(root: type[ConfigT], composed: DictConfig, short_names: Sequence[str] = ()) -> ConfigT:
+def _compose(
+    root: type[ConfigT], composed: DictConfig, origins: Callable[[], Origins], short_names: Sequence[str]
+) -> ConfigT:
     faults: list[Fault] = []
-    tree = _resolved(composed, "", faults)
+    tree = resolved(composed, faults)
     for name in short_names:
         tree.pop(name, None)
-    return parse_as(root, tree, faults)
+    try:
+        return parse_as(root, tree, faults)
+    except ConfigError as error:
+        raise error.suggesting(short_names).located(origins().place_of) from None
 
 
-def _resolved(node: Any, key: str, faults: list[Fault]) -> Any:
-    """A node as plain containers; a value that cannot be had becomes a fault and is left out."""
+def resolved(node: Any, faults: list[Fault], key: str = "") -> Any:
+    """A node as plain containers; a value that cannot be had becomes one of the ``faults`` and is left out."""
     if not isinstance(node, DictConfig | ListConfig):
         return node
     found: dict[Any, Any] = {}
     for name in range(len(node)) if isinstance(node, ListConfig) else list(node):
         place = f"{key}[{name}]" if isinstance(node, ListConfig) else f"{key}.{name}".lstrip(".")
         try:
-            found[name] = _resolved(node[name], place, faults)
+            found[name] = resolved(node[name], faults, place)
         except MissingMandatoryValue:
             faults.append(Fault(place, "required, but missing"))
         except OmegaConfBaseException as error:

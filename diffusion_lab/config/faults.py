@@ -46,17 +46,20 @@ RULES = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong: the dotted key, the rule it breaks, the value given, and what may have been meant."""
+    """One thing wrong: the dotted key, the rule it breaks, its value, what may have been meant, and where it stands."""
 
     key: str
     rule: str
     value: object = NO_VALUE
     suggestion: str | None = None
+    origin: str | None = None
+    """File and line, or ``command line``."""
 
     def __str__(self) -> str:
         given = "" if self.value is NO_VALUE else f" = {shown(self.value)}"
         hint = f" (did you mean {self.suggestion!r}?)" if self.suggestion else ""
-        return f"{self.key}{given}: {self.rule}{hint}"
+        where = f" [{self.origin}]" if self.origin else ""
+        return f"{self.key}{given}: {self.rule}{hint}{where}"
 
 
 class ConfigError(ValueError):
@@ -66,6 +69,23 @@ class ConfigError(ValueError):
         self.faults = tuple(faults)
         count = "1 setting is" if len(faults) == 1 else f"{len(faults)} settings are"
         super().__init__("\n  ".join([f"{count} wrong:", *map(str, faults)]))
+
+    def suggesting(self, names: Sequence[str]) -> ConfigError:
+        """The same faults; an unknown key at the root that is like one of ``names`` suggests that."""
+        return ConfigError(
+            [
+                replace(fault, suggestion=closest(fault.key, names) or fault.suggestion)
+                if fault.rule == RULES["extra_forbidden"] and "." not in fault.key
+                else fault
+                for fault in self.faults
+            ]
+        )
+
+    def located(self, place: Callable[[str], str | None]) -> ConfigError:
+        """The same faults, each with the place where its key was given."""
+        return ConfigError(
+            [fault if fault.value is NO_VALUE else replace(fault, origin=place(fault.key)) for fault in self.faults]
+        )
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Fault, ...]]]:
         return ConfigError, (self.faults,)  # the jobs of a sweep may run in other processes

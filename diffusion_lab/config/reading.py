@@ -94,6 +94,19 @@ def known_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from known_keys(section, f"{prefix}{name}.")
 
 
+def leaves(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
+    """The values of a tree by dotted key; lists and empty sections are values.
+
+    >>> leaves({"model": {"diffusion": {"beta_end": 0.02}}})
+    {'model.diffusion.beta_end': 0.02}
+    """
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{parent}{name}"
+        found |= leaves(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+    return found
+
+
 def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
     """What a mistyped dotted key may mean: its last part elsewhere in the tree, or a name like it."""
     parent, _, name = unknown.rpartition(".")

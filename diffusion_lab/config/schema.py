@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.model_section import ModelSettings
@@ -18,6 +19,13 @@ from diffusion_lab.config.section import FolderName, NonNegative, PathText, Posi
 from diffusion_lab.config.training_section import TrainingSettings
 
 Label = Annotated[int, Field(ge=0)] | str
+MODES = ("train", "generate")
+
+
+def _is_a_mode(value: object) -> object:
+    if value not in MODES:  # said here, because each of the two classes below takes only one
+        raise PydanticCustomError("choice", "must be 'train' or 'generate'", {"names": MODES})
+    return value
 
 
 class ComputeSettings(Section):
@@ -120,7 +128,7 @@ class RunConfig(Section):
 class TrainConfig(RunConfig):
     """The settings of a training run (``mode: train``)."""
 
-    mode: Literal["train"] = Field(
+    mode: Annotated[Literal["train"], BeforeValidator(_is_a_mode)] = Field(
         description="What the settings are for: training, or making images from a checkpoint."
     )
     model: ModelSettings
@@ -136,7 +144,7 @@ class GenerateConfig(RunConfig):
     training may stand here, as in a file used for both; they are checked and not read.
     """
 
-    mode: Literal["generate"] = Field(
+    mode: Annotated[Literal["generate"], BeforeValidator(_is_a_mode)] = Field(
         description="What the settings are for: training, or making images from a checkpoint."
     )
     model: ModelSettings | None = None

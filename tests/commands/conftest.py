@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 import diffusion_lab  # noqa: F401  # before Lightning, which imports torchvision
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
@@ -79,6 +81,19 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return said
 
     return run
+
+
+@pytest.fixture
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of eight small pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = np.random.default_rng(0)
+    for name in ("rose", "tulip"):
+        (folder / name).mkdir()
+        for number in range(8):
+            image = Image.fromarray(pixels.integers(0, 256, (8, 8), dtype=np.uint8))
+            image.save(folder / name / f"{number}.png")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -69,6 +69,49 @@ def test_all_faults_in_one_message_and_no_trace(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_key_that_hydra_refuses_is_explained_with_all_other_faults(tmp_path: Path) -> None:
+    result = run(tmp_path, "train.py", "training.optimizer.learnin_rate=1", "training.epochs=0")
+    assert result.returncode == 2
+    assert "IMPORTED []" in result.stdout
+    assert result.stderr.splitlines() == [
+        "Error: 2 settings are wrong:",
+        "  training.epochs = 0: must be at least 1 [command line]",
+        "  training.optimizer.learnin_rate = 1: unknown key (did you mean 'learning_rate'?) [command line]",
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistyped_short_name_of_sample(tmp_path: Path) -> None:
+    result = run(tmp_path, "sample.py", "num_sample=3")
+    assert "num_sample = 3: unknown key (did you mean 'num_samples'?) [command line]" in result.stderr
+
+
+def test_an_unknown_choice_of_a_group(tmp_path: Path) -> None:
+    result = run(tmp_path, "train.py", "optimizer=adamww")
+    assert result.returncode == 2
+    assert "Could not find 'optimizer/adamww'" in result.stderr
+    assert result.stderr.rstrip().endswith("Did you mean 'adamw'?")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_mistyped_key_in_a_sweep(tmp_path: Path) -> None:
+    result = run(tmp_path, "train.py", "-m", "training.optimizer.learnin_rate=1,2")
+    assert result.returncode == 2
+    assert result.stderr.rstrip().endswith("Did you mean 'learning_rate'?")
+
+
+def test_a_known_key_that_the_files_leave_out_needs_a_plus(tmp_path: Path) -> None:
+    result = run(tmp_path, "train.py", "training.optimizer.eps=1e-8")
+    assert result.returncode == 2
+    assert "use +training.optimizer.eps=1e-8" in result.stderr
+    assert "Did you mean" not in result.stderr
+
+
+def test_a_reference_that_leads_nowhere(tmp_path: Path) -> None:
+    result = run(tmp_path, "train.py", "compute.device=${nothing}")
+    assert 'compute.device = "${nothing}": cannot be resolved' in result.stderr
+
+
 def test_traceback_on_request(tmp_path: Path) -> None:
     result = run(tmp_path, "train.py", "training.epochs=0", DIFFUSION_LAB_TRACEBACK="1")
     assert result.returncode == 1

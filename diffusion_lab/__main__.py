@@ -1,0 +1,53 @@
+"""Run one settings file: ``python -m diffusion_lab FILE.yaml [key=value ...]`` trains or generates, by its mode."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffusion_lab.config import TrainConfig
+from diffusion_lab.config.report import run_and_report
+from diffusion_lab.config.settings_file import read_settings
+from diffusion_lab.config.yaml_file import yaml_text
+
+EXAMPLES = """
+examples:
+  python -m diffusion_lab conf/standalone/default.yaml data.paths.train=DIR training.epochs=10
+  python -m diffusion_lab conf/standalone/generate.yaml generation.checkpoint=RUN_FOLDER
+  python -m diffusion_lab MINE.yaml --validate
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, check the settings, then hand them over."""
+    parser = argparse.ArgumentParser(
+        prog="python -m diffusion_lab",
+        description="Train or generate as one settings file says: a complete V2 file, or an old V1 file.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", type=Path, metavar="FILE.yaml", help="all settings; its `mode` is train or generate")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="V2 keys that differ from the file")
+    parser.add_argument("--validate", action="store_true", help="check and print the resolved settings, run nothing")
+    given = parser.parse_intermixed_args(arguments)
+    run_and_report(lambda: run(given.file, given.overrides, given.validate))
+
+
+def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
+    """Do what the file asks for. All faults are reported before anything heavy is imported."""
+    config = read_settings(file, overrides)
+    if only_validate:
+        print(yaml_text(config.model_dump(mode="json")), end="")
+    elif isinstance(config, TrainConfig):
+        from diffusion_lab.training.fit import train
+
+        train(config)
+    else:
+        from diffusion_lab.generate import generate
+
+        print(generate(config))
+
+
+if __name__ == "__main__":
+    main()

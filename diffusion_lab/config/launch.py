@@ -1,0 +1,80 @@
+"""Start a Hydra application so that a mistyped override is explained as any other fault of the settings is."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import CompactHydraException, MissingConfigException
+from omegaconf import DictConfig
+
+from diffusion_lab.config.faults import ConfigError, closest
+from diffusion_lab.config.origins import Origins, composed_origins, override_keys
+from diffusion_lab.config.reading import known_keys, suggest_key
+from diffusion_lab.config.report import EXIT_CODE
+from diffusion_lab.config.schema import TrainConfig
+
+Check = Callable[[DictConfig, Callable[[], Origins]], object]
+
+
+def launch(application: Callable[[], None], check: Check, conf: Path, config_name: str) -> None:
+    """Run what ``hydra.main`` decorated.
+
+    Hydra refuses an override of a key that the composed tree lacks before any of our code runs. Then all is
+    composed once more with that key let in, so that ``check`` finds it, suggests what may have been meant, and
+    reports the other faults with it.
+
+    Args:
+        application: The decorated function.
+        check: Raises ConfigError for a composed tree with faults, such as ``compose_train_config``.
+        conf: Folder of the settings.
+        config_name: The file in it that ``application`` starts from.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what cannot be composed instead of exiting
+    try:
+        application()
+    except CompactHydraException as error:
+        overrides: list[str] = get_args_parser().parse_args().overrides
+        print(f"Error: {_explained(error, check, conf, config_name, overrides)}", file=sys.stderr)
+        raise SystemExit(EXIT_CODE) from error
+
+
+def _explained(
+    error: CompactHydraException, check: Check, conf: Path, config_name: str, overrides: Sequence[str]
+) -> str:
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            let_in = _with_keys_let_in(overrides)
+            check(compose(config_name, let_in), partial(composed_origins, config_name, let_in))
+    except ConfigError as faults:
+        return str(faults)
+    except CompactHydraException:
+        pass  # nothing can be composed at all: Hydra's own words say why
+    return _in_hydras_words(error)
+
+
+def _in_hydras_words(error: CompactHydraException) -> str:
+    text = re.sub(r"\nConfig search path:.*", "", str(error).strip(), flags=re.DOTALL).rstrip()
+    meant = None
+    refused = re.match(r"Could not override '([\w.]+)'", text)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        meant = closest(error.missing_cfg_file.rpartition("/")[2], error.options or ())
+    elif refused:
+        meant = None if refused[1] in known_keys(TrainConfig) else suggest_key(refused[1], TrainConfig)
+    return f"{text}\nDid you mean {meant!r}?" if meant else text
+
+
+def _with_keys_let_in(overrides: Sequence[str]) -> list[str]:
+    """The overrides with ``++`` before each plain ``key=value`` whose key is no group of files."""
+    loader = GlobalHydra.instance().config_loader()
+    return [
+        f"++{override}" if override[0] not in "+~" and not loader.get_group_options(key) else override
+        for override, key in zip(overrides, override_keys(overrides), strict=True)
+    ]

@@ -1,0 +1,247 @@
+"""From V1, the flat format of older files, to V2."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+from diffusion_lab.config.defaults import get_default_config
+from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, closest, shown
+from diffusion_lab.config.reading import known_keys, leaves
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.v1_folders import places_of
+from diffusion_lab.config.v1_format import FOLDERS, MOVES, PICTURES_UNDER_GENERATION, V1_KEYS, V1_SECTIONS
+
+V1_DEPRECATION = (
+    "this file is in the V1 format, which still runs but will be dropped. docs/migration-v1-to-v2.md tells what "
+    "changed; python scripts/migrate_config_v1_to_v2.py --input OLD.yaml --output NEW.yaml writes it as V2"
+)
+"""What the user of a V1 file is told."""
+
+V2_KEYS = frozenset(known_keys(TrainConfig))
+ONLY_V1 = frozenset({*V1_KEYS, *V1_SECTIONS} - V2_KEYS)
+ONLY_V2 = frozenset(
+    {key for key in V2_KEYS if any(known.startswith(f"{key}.") for known in V2_KEYS)} - V1_SECTIONS
+    | {"output.base_dir"}
+)
+"""Sections of V2 that V1 has not; single keys decide nothing, they may be slips."""
+SECTIONS_ONLY_IN_V2 = ("training.optimizer", "training.scheduler")
+"""Names of one value in V1."""
+
+
+def is_v1(tree: Mapping[Any, Any]) -> bool:
+    """Whether a settings tree has keys that V1 alone has, and none of the sections that V2 alone has.
+
+    >>> is_v1({"device": "cpu", "model": {"image_size": 32}})
+    True
+    """
+    old, new = _marks(tree)
+    return bool(old) and not new
+
+
+def is_v2(tree: Mapping[Any, Any]) -> bool:
+    """Whether a settings tree has sections that V2 alone has, and none of the keys that V1 alone has.
+
+    >>> is_v2({"compute": {"device": "cpu"}, "model": {"architecture": {"image_size": 32}}})
+    True
+    """
+    old, new = _marks(tree)
+    return bool(new) and not old
+
+
+def migrate_config_v1_to_v2(v1: Mapping[str, Any]) -> dict[str, Any]:
+    """A V1 settings tree as a complete V2 tree; its sections keep their order, and what it leaves out is V2's default.
+
+    Values are taken as they are: what was wrong in V1 is as wrong in V2, where ``validate_config`` tells.
+
+    Args:
+        v1: The tree; it is not changed. One that is V2 already comes back as an unchanged copy.
+
+    Raises:
+        TypeError: It is no mapping.
+        ConfigError: A ValueError: the tree is neither V1 nor V2, says one thing twice with different values, or
+            contradicts what V2 derives (``data.image_size`` and ``data.return_labels`` must be as the model says).
+
+    Warns:
+        ConfigWarning: One UserWarning that names each key without a place in V2 and each folder that moves; or that
+            the tree is V2 already.
+
+    >>> old = {"device": "cpu", "model": {"image_size": 32, "num_classes": 10}, "training": {"scheduler": "none"}}
+    >>> new = migrate_config_v1_to_v2(old)
+    >>> new["compute"], new["model"]["conditioning"]
+    ({'device': 'cpu', 'seed': None}, {'type': 'class', 'num_classes': 10, 'class_dropout_prob': 0.1})
+    >>> new["training"]["scheduler"]
+    {'type': None, 'T_max': 'auto', 'eta_min': 1e-06}
+    """
+    if not isinstance(v1, Mapping):
+        raise TypeError(f"a configuration must be a mapping of keys to values, got {type(v1).__name__}")
+    old_marks, new_marks = _marks(v1)
+    if new_marks and not old_marks:
+        warnings.warn("the configuration is V2 already: nothing to migrate", ConfigWarning, stacklevel=2)
+        return deepcopy(dict(v1))
+    if not old_marks:
+        rule = "is neither V1 (no key like device or model.image_size) nor V2 (no section like compute or data.paths)"
+        raise ConfigError([Fault("configuration", rule)])
+    if new_marks:
+        raise ConfigError(
+            [Fault(key, f"is of V2, but {old_marks[0]} is of V1: write one of the two") for key in new_marks]
+        )
+    return _migrated(v1)
+
+
+def _marks(tree: Mapping[Any, Any]) -> tuple[list[str], list[str]]:
+    """The keys in a tree that V1 alone has, and those that V2 alone has."""
+    old: list[str] = []
+    new: list[str] = []
+    for key, section, name in _walk(tree):
+        if key in SECTIONS_ONLY_IN_V2:
+            (new if isinstance(section[name], Mapping) else old).append(key)
+        elif key in ONLY_V1:
+            old.append(key)
+        elif key in ONLY_V2:
+            new.append(key)
+    return old, new
+
+
+def _walk(tree: Mapping[Any, Any], parent: str = "") -> Iterator[tuple[str, Mapping[Any, Any], Any]]:
+    """The keys of a tree, and of sections of V1 in it: dotted key, section, name.
+
+    A value is read only where it may be such a section, because some may be references that lead nowhere.
+    """
+    for name in tree:
+        key = f"{parent}{name}"
+        yield key, tree, name
+        if key in V1_SECTIONS and isinstance(tree[name], Mapping):
+            yield from _walk(tree[name], f"{key}.")
+
+
+def _migrated(v1: Mapping[str, Any]) -> dict[str, Any]:
+    given = {key: section[name] for key, section, name in _walk(v1)}
+    old = {key: deepcopy(value) for key, value in given.items() if key not in V1_SECTIONS}
+    new = leaves(get_default_config())
+    faults = [*_no_sections(given), *_move(old, new), *_contradictions(old, new)]
+    notes = [*_left_out(old), *_choose_schedule(old, new)]
+    _count_pictures(old, new)
+    try:
+        notes += _place_folders(old, new)
+    except ConfigError as error:
+        faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    if notes:
+        warnings.warn("\n  ".join(["not all of V1 is in V2:", *notes]), ConfigWarning, stacklevel=3)
+    return _in_order(_nested(new), [str(name) for name in v1])
+
+
+def _no_sections(given: Mapping[str, Any]) -> Iterator[Fault]:
+    for key, value in given.items():
+        if key in V1_SECTIONS and not (value is None or isinstance(value, Mapping)):
+            yield Fault(key, "must be a section of keys", value)
+
+
+def _move(old: Mapping[str, Any], new: dict[str, Any]) -> Iterator[Fault]:
+    """Give V2's keys the values of V1's."""
+    said: dict[str, str] = {}
+    for key, place in MOVES:
+        if key not in old:
+            continue
+        first = said.setdefault(place, key)
+        if old[key] != old[first]:
+            yield Fault(key, f"contradicts {first} = {shown(old[first])}, the same setting: keep one", old[key])
+        new[place] = old[first]
+    classes = new["model.conditioning.num_classes"]
+    new["model.conditioning.type"] = None if classes is None else "class"
+    shared, own = "generation.guidance_scale", "training.visualization.guidance_scale"
+    if shared in old and own not in old and any(key in old for key in PICTURES_UNDER_GENERATION):
+        new[own] = old[shared]
+
+
+def _contradictions(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Fault]:
+    """What V1 says once more, and otherwise than the model does."""
+    conditional = new["model.conditioning.type"] is not None
+    derived = {
+        "data.image_size": (new["model.architecture.image_size"], "model.image_size"),
+        "data.return_labels": (conditional, f"model.num_classes being {'set' if conditional else 'null'}"),
+    }
+    for key, (value, source) in derived.items():
+        if old.get(key) is not None and old[key] != value:
+            yield Fault(key, f"must be {shown(value)} by {source}, or be left out: V2 derives it", old[key])
+
+
+def _left_out(old: Mapping[str, Any]) -> Iterator[str]:
+    names = {key: key.rpartition(".") for key in V1_KEYS}
+    for key, value in old.items():
+        if key not in names:
+            parent, _, name = key.rpartition(".")
+            elsewhere = [known for known, parts in names.items() if parts[2] == name]
+            beside = [parts[2] for parts in names.values() if parts[0] == parent]
+            meant = elsewhere[0] if elsewhere else closest(name, beside)
+            hint = f" (did you mean {meant!r}?)" if meant else ""
+            yield f"{key} = {shown(value)}: no key of V1, left out{hint}"
+
+
+def _choose_schedule(old: Mapping[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    """Keep the options that the type of learning-rate schedule reads; the defaults of V2 are those of a cosine."""
+    section = "training.scheduler"
+    kind = new[f"{section}.type"]
+    if isinstance(kind, str) and kind.lower() == "none":
+        kind = new[f"{section}.type"] = None
+    if not (kind is None or isinstance(kind, str)):
+        return
+    read = SCHEDULER_OPTIONS.get(kind)
+    for place in [place for place in new if place.startswith(f"{section}.") and place != f"{section}.type"]:
+        name = place.rpartition(".")[2]
+        source = f"training.scheduler_kwargs.{name}"
+        if source not in old and kind not in (None, "cosine"):
+            del new[place]
+        elif source in old and read is not None and name not in read:
+            del new[place]
+            yield f"{source} = {shown(old[source])}: not read with scheduler {kind or 'none'}, left out"
+
+
+def _count_pictures(old: Mapping[str, Any], new: dict[str, Any]) -> None:
+    """V1 counts the pictures of each class, V2 all of them."""
+    key, classes = "training.visualization.num_samples", new["model.conditioning.num_classes"]
+    count = new[key]
+    if any(place == key and source in old for source, place in MOVES) and type(count) is type(classes) is int:
+        new[key] = count * classes
+
+
+def _place_folders(old: Mapping[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    given = {key: old[key] for key in FOLDERS if old.get(key) is not None}
+    wrong = {key: value for key, value in given.items() if not (isinstance(value, str) and value.strip())}
+    if wrong:
+        raise ConfigError([Fault(key, "must be a path", value) for key, value in wrong.items()])
+    if not given:
+        return
+    places = places_of(given, new["output.base_dir"])
+    new["output.base_dir"] = places.base_dir
+    new |= {f"output.subdirs.{name}": folder for name, folder in places.subdirs.items()}
+    for key, place in places.moved.items():
+        yield f"{key} = {shown(given[key])}: V2 has one base folder, {places.base_dir}; its new place is {place}"
+
+
+def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in leaves.items():
+        *sections, name = key.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = value
+    return tree
+
+
+def _in_order(tree: dict[str, Any], v1_names: Iterable[str]) -> dict[str, Any]:
+    """The sections in the order of the V1 file; those that it lacks follow their predecessor in V2's own order."""
+    renamed = {old.split(".")[0]: new.split(".")[0] for old, new in MOVES if old.split(".")[0] not in tree}
+    order = [name for name in dict.fromkeys(renamed.get(name, name) for name in v1_names) if name in tree]
+    before = None
+    for name in tree:
+        if name not in order:
+            order.insert(0 if before is None else order.index(before) + 1, name)
+        before = name
+    return {name: tree[name] for name in order}

@@ -1,0 +1,131 @@
+"""The command line that gives the settings of a file: the nearest files of ``conf/`` and the differing keys."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.types import Quote, QuotedString
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.config.compose import SHORT_NAMES, compose_generate_config, compose_train_config
+from diffusion_lab.config.conf_files import RECIPES, ConfFiles
+from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault
+from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.sampler_section import SamplerSettings, options_schema, sampler_class
+from diffusion_lab.config.schema import GenerateConfig, TrainConfig
+from diffusion_lab.config.validate import parse_config
+
+NOT_READ_WHEN_GENERATING = ("experiment", "data", "training", "logger")
+"""A file that is used for both modes has them; ``sample.py`` does without."""
+
+MOST_ROUNDS = 3
+"""An override may change what another key refers to, which then differs in its turn."""
+
+PLAIN_TEXT = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_./][\w./@%+:-]*", re.IGNORECASE | re.ASCII)
+"""Text that needs no quotes on Hydra's command line."""
+
+
+def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
+    """The shell command, ``python train.py ...`` or ``python sample.py ...``, that gives the settings of a V2 tree.
+
+    It names the recipe and the files of ``conf/`` that leave the fewest keys to be set one by one, and sets those. It
+    has been composed and compared with the tree: all typed settings are equal, those included that the tree leaves to
+    defaults. With ``mode: generate``, what generation does not read is left aside.
+
+    Args:
+        config: The tree.
+        conf: The project's folder of settings.
+
+    Raises:
+        ConfigError: A ValueError: the tree has faults, or settings that no command line gives.
+    """
+    wanted = parse_config(config)
+    script = "train" if isinstance(wanted, TrainConfig) else "sample"
+    files, settings = ConfFiles(conf, script), _settings(wanted)
+    choice = files.nearest_choice(settings)
+    short = {f"${{{name}}}": name for name in SHORT_NAMES[script]}
+    short_names = {key: short[value] for key, value in files.root.values.items() if str(value) in short}
+    arguments = [f"{group}={choice[group]}" for group in sorted(choice, key=RECIPES.__ne__)]
+    overrides: dict[str, str] = {}
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        composed = compose(script, arguments)
+        for _ in range(MOST_ROUNDS):
+            further = dict(_overrides(_values(composed), settings, short_names))
+            if not further:
+                break
+            overrides |= further
+            composed = compose(script, [*arguments, *overrides.values()])
+        _verify(composed, wanted)
+    return shlex.join(["python", f"{script}.py", *arguments, *overrides.values()])
+
+
+def _settings(config: TrainConfig | GenerateConfig) -> dict[str, Any]:
+    """Typed settings by dotted key, as YAML would hold them."""
+    ignored = () if isinstance(config, TrainConfig) else NOT_READ_WHEN_GENERATING
+    return leaves(_comparable(config).model_dump(mode="json", exclude=set(ignored)))
+
+
+def _comparable(config: TrainConfig | GenerateConfig) -> TrainConfig | GenerateConfig:
+    """The settings with each option of the sampler, given or not; without what generation does not read."""
+    options = options_schema(sampler_class(config.sampler.type))
+    if options is not None:
+        given = options.model_validate(config.sampler.extra_options).model_dump()
+        sampler = SamplerSettings.model_validate({"type": config.sampler.type, **given})
+        config = config.model_copy(update={"sampler": sampler})
+    unread = {} if isinstance(config, TrainConfig) else dict.fromkeys(NOT_READ_WHEN_GENERATING)
+    return config.model_copy(update=unread)
+
+
+def _values(composed: DictConfig) -> dict[str, Any]:
+    tree: Any = OmegaConf.to_container(composed, resolve=True)
+    ignored = SHORT_NAMES["train"] if tree["mode"] == "train" else (*NOT_READ_WHEN_GENERATING, *SHORT_NAMES["sample"])
+    return leaves({name: value for name, value in tree.items() if name not in ignored})
+
+
+def _overrides(
+    composed: Mapping[str, Any], wanted: Mapping[str, Any], short_names: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """An override for each key that is composed otherwise than wanted, by key."""
+    for key, value in wanted.items():
+        if key not in composed and value is not None:
+            yield key, f"+{key}={hydra_text(value)}"
+        elif key in composed and composed[key] != value:
+            yield key, f"{short_names.get(key, key)}={hydra_text(value)}"
+    for key in sorted(composed.keys() - wanted.keys()):
+        yield key, f"~{key}"
+
+
+def hydra_text(value: Any) -> str:
+    """A value as Hydra's command line reads it.
+
+    >>> hydra_text([1.0e-6, None, "a/b.png", "it's", "null"])
+    "[1e-06,null,a/b.png,'it\\\\'s','null']"
+    """
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{name}:{hydra_text(entry)}" for name, entry in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(hydra_text, value)) + "]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if PLAIN_TEXT.fullmatch(value):
+        return value
+    quoted: str = QuotedString(value.replace("${", "\\${"), Quote.single).with_quotes()
+    return quoted
+
+
+def _verify(composed: DictConfig, wanted: TrainConfig | GenerateConfig) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConfigWarning)  # the file's own, told before
+        compose_config = compose_train_config if isinstance(wanted, TrainConfig) else compose_generate_config
+        found = compose_config(composed)
+    if _comparable(found) != _comparable(wanted):
+        got, meant = _settings(found), _settings(wanted)
+        different = [key for key in sorted(got.keys() | meant.keys()) if got.get(key) != meant.get(key)]
+        raise ConfigError([Fault(key, "no command line was found that gives it", meant.get(key)) for key in different])

@@ -1,0 +1,108 @@
+"""Where each setting comes from: the file and line, or the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+COMMAND_LINE = "command line"
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+class Origins:
+    """The place of the last statement that set a dotted key."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, str] = {}
+        self._references: dict[str, str] = {}
+
+    def place_of(self, key: str) -> str | None:
+        """The place of a key, else of the section given as a whole; None where that is not known.
+
+        A key that only repeats another, as ``checkpoint: ${ckpt}`` does, comes from where the other was set.
+        """
+        key = re.sub(r"\[.*", "", key)
+        while key and key not in self._places:
+            key = key.rpartition(".")[0]
+        followed: set[str] = set()
+        while self._references.get(key) in self._places and key not in followed:
+            followed.add(key)
+            key = self._references[key]
+        return self._places.get(key)
+
+    def add_file(self, path: Path, package: str = "") -> None:
+        """Take in what a YAML file sets, later than all before; ``package`` is the place of its tree."""
+        shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+        for key, node in _leaves(yaml.compose(path.read_text(encoding="utf-8")), package):
+            self._set(key, f"{shown}:{node.start_mark.line + 1}")
+            reference = REFERENCE.fullmatch(node.value) if isinstance(node, yaml.ScalarNode) else None
+            if reference:
+                self._references[key] = reference[1]
+
+    def add_overrides(self, overrides: Sequence[str]) -> None:
+        """Take in ``key=value`` arguments, later than all before."""
+        for key in override_keys(overrides):
+            self._set(key, COMMAND_LINE)
+
+    def _set(self, key: str, place: str) -> None:
+        for known in [known for known in self._places if known == key or known.startswith(f"{key}.")]:
+            del self._places[known]
+            self._references.pop(known, None)
+        self._places[key] = place
+
+
+def override_keys(overrides: Sequence[str]) -> list[str]:
+    """The dotted key, or the group, of each ``key=value`` argument, without its ``+`` or ``~``."""
+    return [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
+
+
+def job_origins() -> Origins:
+    """Origins of the settings of the running Hydra job; empty where its files are out of reach."""
+    if not HydraConfig.initialized() or not GlobalHydra.instance().is_initialized():
+        return Origins()
+    job = HydraConfig.get()
+    overrides = OmegaConf.to_container(job.overrides.task, resolve=False)  # their values may hold references
+    return composed_origins(str(job.job.config_name), cast("list[str]", overrides))
+
+
+def composed_origins(config_name: str, overrides: Sequence[str]) -> Origins:
+    """Origins of what the initialized Hydra composes from ``config_name`` and ``overrides``."""
+    loader = GlobalHydra.instance().config_loader()
+    folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
+    origins = Origins()
+    for default in loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults:
+        files = (folder / f"{default.config_path}.yaml" for folder in folders)
+        file = next((file for file in files if file.is_file()), None)
+        if file is not None:
+            origins.add_file(file, default.package or "")
+    pairs = zip(override_keys(overrides), overrides, strict=True)
+    origins.add_overrides([override for key, override in pairs if not loader.get_group_options(key)])
+    return origins
+
+
+def file_origins(path: Path, overrides: Sequence[str] = ()) -> Origins:
+    """Origins of the settings of a file that stands for itself, and of the overrides typed after it."""
+    origins = Origins()
+    origins.add_file(path)
+    origins.add_overrides(overrides)
+    return origins
+
+
+def _leaves(node: yaml.Node | None, key: str) -> Iterator[tuple[str, yaml.Node]]:
+    """The values in a YAML document with their dotted keys; a list is one value."""
+    if not isinstance(node, yaml.MappingNode) or not node.value:
+        if node is not None and key:
+            yield key, node
+        return
+    for name, value in node.value:
+        yield from _leaves(value, f"{key}.{name.value}" if key else str(name.value))

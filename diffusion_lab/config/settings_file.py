@@ -1,0 +1,85 @@
+"""Settings from one file that stands for itself, without Hydra composing anything."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion_lab.config.compose import resolved
+from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault
+from diffusion_lab.config.migration import V1_DEPRECATION, is_v1, migrate_config_v1_to_v2
+from diffusion_lab.config.origins import Origins, file_origins
+from diffusion_lab.config.schema import GenerateConfig, TrainConfig
+from diffusion_lab.config.validate import parse_as, root_of
+from diffusion_lab.config.yaml_file import load_tree
+
+
+def read_settings(file: Path, overrides: Sequence[str] = ()) -> TrainConfig | GenerateConfig:
+    """The settings of a complete V2 file, or of a V1 file, by its ``mode``.
+
+    Args:
+        file: YAML. References such as ``${experiment}`` to its own keys are resolved.
+        overrides: ``key=value`` with V2 keys, as Hydra's command line writes them; ``~key`` drops a key.
+
+    Raises:
+        ConfigError: A ValueError with every fault: key, value, rule, and line of the file or command line.
+        ValueError: The file is no YAML or no mapping, or an override cannot be read.
+        OSError: The file cannot be read.
+
+    Warns:
+        ConfigWarning: For a V1 file, and as ``validate_config`` does.
+    """
+    tree = load_tree(file)
+    old = is_v1(tree)
+    if old:
+        warnings.warn(f"{file}: {V1_DEPRECATION}", ConfigWarning, stacklevel=2)
+        tree = OmegaConf.create(migrate_config_v1_to_v2(_plain(tree, file_origins(file))))
+    _override(tree, overrides)
+    origins = file_origins(file, overrides) if not old else _typed(overrides)
+    faults: list[Fault] = []
+    found = resolved(tree, faults)
+    try:
+        return parse_as(root_of(found), found, faults)
+    except ConfigError as error:
+        raise error.located(origins.place_of) from None
+
+
+def _plain(tree: DictConfig, origins: Origins) -> dict[str, Any]:
+    """A tree without references. Raises ConfigError for those that lead nowhere."""
+    faults: list[Fault] = []
+    plain: dict[str, Any] = resolved(tree, faults)
+    if faults:
+        raise ConfigError(faults).located(origins.place_of)
+    return plain
+
+
+def _override(tree: DictConfig, overrides: Sequence[str]) -> None:
+    try:
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            if override.is_delete():
+                _drop(tree, override.key_or_group)
+            else:
+                OmegaConf.update(tree, override.key_or_group, override.value(), merge=False, force_add=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(f"the override cannot be used: {str(error).strip()}") from error
+
+
+def _drop(tree: DictConfig, key: str) -> None:
+    parent, _, name = key.rpartition(".")
+    section = OmegaConf.select(tree, parent) if parent else tree
+    if not isinstance(section, DictConfig) or name not in section:
+        raise ConfigError([Fault(key, "cannot be dropped: there is no such key")])
+    del section[name]
+
+
+def _typed(overrides: Sequence[str]) -> Origins:
+    origins = Origins()
+    origins.add_overrides(overrides)
+    return origins

@@ -1,0 +1,99 @@
+"""The V1 format: every key that it has, and where V2 keeps the value. Tables alone; ``migration.py`` follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+KEPT_NAMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("", "", ("experiment", "mode")),
+    ("", "compute", ("device", "seed")),
+    (
+        "model",
+        "model.architecture",
+        ("image_size", "in_channels", "model_channels", "channel_multipliers", "use_attention"),
+    ),
+    ("model", "model.diffusion", ("num_timesteps", "beta_schedule", "beta_start", "beta_end")),
+    ("model", "model.conditioning", ("num_classes", "class_dropout_prob")),
+    ("data", "data.loading", ("batch_size", "num_workers", "pin_memory", "shuffle_train", "drop_last")),
+    ("data", "data.augmentation", ("horizontal_flip", "rotation_degrees")),
+    ("training", "training", ("epochs",)),
+    ("training", "training.optimizer", ("learning_rate", "gradient_clip_norm")),
+    ("training.optimizer_kwargs", "training.optimizer", ("weight_decay", "betas", "eps", "amsgrad", "fused")),
+    (
+        "training.scheduler_kwargs",
+        "training.scheduler",
+        ("T_max", "eta_min", "step_size", "gamma", "mode", "factor", "patience"),
+    ),
+    ("training", "training.checkpointing", ("save_frequency", "save_best_only")),
+    ("training.validation", "training.validation", ("enabled", "frequency", "metric")),
+    ("validation", "training.validation", ("enabled", "frequency", "metric")),
+    ("training.visualization", "training.visualization", ("guidance_scale",)),
+    ("training", "training.performance", ("use_amp",)),
+    ("generation", "generation", ("checkpoint",)),
+    ("generation", "generation.sampling", ("num_samples", "guidance_scale", "use_ema")),
+    ("generation", "generation.output", ("save_grid", "grid_nrow")),
+)
+"""Keys that changed their section alone: V1 section, V2 section, names."""
+
+RENAMED: tuple[tuple[str, str], ...] = (
+    ("data.train_path", "data.paths.train"),
+    ("data.val_path", "data.paths.val"),
+    ("data.color_jitter", "data.augmentation.color_jitter.enabled"),
+    ("data.color_jitter_strength", "data.augmentation.color_jitter.strength"),
+    ("training.optimizer", "training.optimizer.type"),
+    ("training.optimizer_kwargs.lr", "training.optimizer.learning_rate"),
+    ("training.scheduler", "training.scheduler.type"),
+    ("training.use_ema", "training.ema.enabled"),
+    ("training.ema_decay", "training.ema.decay"),
+    ("training.visualization.sample_images", "training.visualization.enabled"),
+    ("generation.sample_images", "training.visualization.enabled"),
+    ("training.visualization.sample_interval", "training.visualization.interval"),
+    ("generation.sample_interval", "training.visualization.interval"),
+    # Times the number of classes:
+    ("training.visualization.samples_per_class", "training.visualization.num_samples"),
+    ("generation.samples_per_class", "training.visualization.num_samples"),
+)
+"""Keys with another name in V2: the whole V1 key, the whole V2 key."""
+
+FOLDERS = {
+    "training.checkpoint_dir": "checkpoints",
+    "output.log_dir": "logs",
+    "generation.output_dir": "generated",
+}
+"""Folders of their own in V1, each with its name in ``output.subdirs``."""
+
+DERIVED = ("data.image_size", "data.return_labels")
+"""Said once in V2, by the model."""
+
+PICTURES_UNDER_GENERATION = ("generation.sample_images", "generation.sample_interval", "generation.samples_per_class")
+"""Older V1 files keep the pictures sampled while training here, with one guidance_scale for them and for generation."""
+
+
+def _moves() -> Iterator[tuple[str, str]]:
+    for old, new, names in KEPT_NAMES:
+        for name in names:
+            yield f"{old}.{name}".lstrip("."), f"{new}.{name}".lstrip(".")
+    yield from RENAMED
+
+
+MOVES: tuple[tuple[str, str], ...] = tuple(_moves())
+"""Each V1 key whose value V2 keeps, with the V2 key. Two V1 keys may be two ways to say the same."""
+
+V1_KEYS: tuple[str, ...] = (*(old for old, _ in MOVES), *FOLDERS, *DERIVED)
+"""Every dotted key of V1."""
+
+V1_SECTIONS: frozenset[str] = frozenset(
+    ".".join(parts[:depth]) for parts in (key.split(".") for key in V1_KEYS) for depth in range(1, len(parts))
+)
+"""The sections of V1 by their dotted keys."""
+
+
+def v1_keys_of(key: str) -> tuple[str, ...]:
+    """The V1 keys that a V2 key may come from.
+
+    >>> v1_keys_of("training.ema.decay")
+    ('training.ema_decay',)
+    >>> v1_keys_of("training.validation.metric")
+    ('training.validation.metric', 'validation.metric')
+    """
+    return tuple(old for old, new in MOVES if new == key)

@@ -1,0 +1,121 @@
+"""Settings files: read with references resolved, written so that YAML 1.1 and 1.2 readers take them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+LONGEST_LINE = 1000
+"""Characters of a list on one line, before it is broken."""
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The tree in a settings file, references (``${experiment}``) resolved.
+
+    Raises:
+        ValueError: In one line: no YAML, no mapping of keys to values, or a reference that leads nowhere.
+        OSError: The file is not there or cannot be read.
+    """
+    try:
+        plain = OmegaConf.to_container(load_tree(file), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{file} has a reference that leads nowhere: {str(error).splitlines()[0]}") from error
+    return {str(name): value for name, value in cast("dict[Any, Any]", plain).items()}
+
+
+def load_tree(file: Path) -> DictConfig:
+    """The tree in a settings file as it stands there. Raises as ``read_yaml`` does, but for references."""
+    try:
+        tree = OmegaConf.load(file)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{file} does not exist") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        tree = None  # a single text or number, in OmegaConf's way to say so
+    if not isinstance(tree, DictConfig) or not tree:
+        raise ValueError(f"{file} holds no settings: a mapping of keys to values is expected")
+    return tree
+
+
+def yaml_text(tree: Mapping[str, Any]) -> str:
+    """A settings tree as text to read and edit: an empty line around sections, lists on one line.
+
+    >>> print(yaml_text({"mode": "train", "training": {"epochs": 3, "optimizer": {"eps": 1e-8, "betas": [0.9, 0.99]}}}))
+    mode: train
+    <BLANKLINE>
+    training:
+      epochs: 3
+      optimizer:
+        eps: 1.0e-08
+        betas: [0.9, 0.99]
+    <BLANKLINE>
+    """
+    text, after_section = "", False
+    for name, value in tree.items():
+        section = isinstance(value, Mapping)
+        text += "\n" if text and (section or after_section) else ""
+        text += yaml.dump({name: value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=LONGEST_LINE)
+        after_section = section
+    return text
+
+
+def write_new(file: Path, text: str, source: Path, force: bool = False) -> None:
+    """Write a file all at once, made from ``source``, which is never replaced.
+
+    Args:
+        file: Where to; its folder must exist.
+        text: What.
+        source: The file that it was made from.
+        force: Replace ``file`` where it exists.
+
+    Raises:
+        FileExistsError: It exists, without ``force``, or is ``source`` by this or another name.
+        OSError: It cannot be written; nothing has changed.
+    """
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{file.parent} is no folder: make it first")
+    if file.exists():
+        if not file.is_file():
+            raise FileExistsError(f"{file} is no file that could be written")
+        if file.samefile(source):
+            raise FileExistsError(f"{file} is the input, which is not overwritten: name another --output")
+        if not force:
+            raise FileExistsError(f"{file} exists: --force overwrites it")
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists on one line; quotes around text that some reader takes for a number (YAML 1.2: 1e-6)."""
+
+
+def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if _is_number(text) else None)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(str, _represent_text)

@@ -1,0 +1,79 @@
+"""Write a V1 settings file as V2, or print the Hydra command line that gives the settings of a V1 or V2 file.
+
+    python scripts/migrate_config_v1_to_v2.py --input OLD.yaml                     # print
+    python scripts/migrate_config_v1_to_v2.py --input OLD.yaml --output NEW.yaml   # write
+    python scripts/migrate_config_v1_to_v2.py --input FILE.yaml --to-overrides     # python train.py experiment=...
+
+What changed, and why: docs/migration-v1-to-v2.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from diffusion_lab.config import ConfigError, is_v1, is_v2, migrate_config_v1_to_v2, validate_config  # noqa: E402
+from diffusion_lab.config.yaml_file import read_yaml, write_new, yaml_text  # noqa: E402
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for; 1 where it cannot be done, with the reason on standard error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", type=Path, required=True, metavar="OLD.yaml", help="the file to read")
+    parser.add_argument("--output", type=Path, metavar="NEW.yaml", help="the file to write; without it, print")
+    parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
+    parser.add_argument("--force", action="store_true", help="replace an existing NEW.yaml; never OLD.yaml")
+    parser.add_argument("--to-overrides", action="store_true", help="print the command line instead of a file")
+    given = parser.parse_args(arguments)
+    if given.to_overrides and given.output:
+        parser.error("--to-overrides prints, so it goes without --output")
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+            tree = read_yaml(given.input)
+            if given.to_overrides:
+                print(command_of(tree))
+            else:
+                migrate(tree, given.input, None if given.dry_run else given.output, given.force)
+    except (ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def migrate(tree: dict[str, Any], source: Path, output: Path | None, force: bool) -> None:
+    """Print the tree as V2, or write it; say what V2 will refuse of it."""
+    if not is_v1(tree):
+        other = (
+            "it is V2 already" if is_v2(tree) else "it lacks the keys of V1, such as device, or mixes them with V2's"
+        )
+        raise ValueError(f"{source} is no V1 file: {other}")
+    v2 = migrate_config_v1_to_v2(tree)
+    text = f"# V2, made from {source.name} (docs/migration-v1-to-v2.md tells what changed).\n{yaml_text(v2)}"
+    if output is None:
+        print(text, end="")
+    else:
+        write_new(output, text, source, force)
+        print(f"{output} written", file=sys.stderr)
+    try:
+        validate_config(v2)
+    except ConfigError as error:
+        print(f"Warning: to be mended before it runs here, as in V1. {error}", file=sys.stderr)
+
+
+def command_of(tree: dict[str, Any]) -> str:
+    """The command line that gives the settings of a V1 or V2 tree."""
+    from diffusion_lab.config.nearest_command import nearest_command  # Hydra takes half a second
+
+    return nearest_command(migrate_config_v1_to_v2(tree) if is_v1(tree) else tree, ROOT / "conf")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

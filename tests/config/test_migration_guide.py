@@ -1,0 +1,61 @@
+"""What the guide shows is true: each V1 block, migrated, is the V2 block after it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from diffusion_lab.config import ConfigWarning, get_default_config, migrate_config_v1_to_v2
+from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.v1_format import V1_KEYS
+
+ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "docs" / "migration-v1-to-v2.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```yaml\n# (V[12])\n(.*?)```", GUIDE, flags=re.DOTALL)
+PAIRS = [(before, after) for (_, before), (_, after) in zip(BLOCKS[::2], BLOCKS[1::2], strict=True)]
+
+
+def part_of(tree: dict[str, Any], shown: dict[str, Any]) -> dict[str, Any]:
+    """What of a tree is to be shown: a section with sections of its own in part, any other one whole."""
+    if not any(isinstance(value, dict) for value in shown.values()):
+        return tree
+    return {
+        key: part_of(tree[key], value) if isinstance(value, dict) else tree.get(key) for key, value in shown.items()
+    }
+
+
+def test_blocks_come_in_pairs() -> None:
+    assert [version for version, _ in BLOCKS] == ["V1", "V2"] * len(PAIRS)
+    assert len(PAIRS) > 10
+
+
+@pytest.mark.parametrize(("before", "after"), PAIRS, ids=[before.splitlines()[0] for before, _ in PAIRS])
+def test_before_gives_after(before: str, after: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        v2 = migrate_config_v1_to_v2(yaml.safe_load(before))
+    shown = yaml.safe_load(after)
+    assert part_of(v2, shown) == shown
+    told = [str(warning.message) for warning in caught if warning.category is ConfigWarning]
+    assert bool(told) == ("/var/log" in before)
+    assert all("its new place is runs/logs" in message for message in told)
+
+
+def test_every_key_of_both_formats_is_shown() -> None:
+    before = {key for text, _ in PAIRS for key in leaves(yaml.safe_load(text))}
+    after = {key for _, text in PAIRS for key in leaves(yaml.safe_load(text))}
+    assert after >= leaves(get_default_config()).keys()
+    older = {"training.validation.enabled", "training.validation.frequency", "training.validation.metric"}
+    seldom = {f"training.optimizer_kwargs.{name}" for name in ("lr", "amsgrad", "fused")}
+    assert set(V1_KEYS) - before == older | seldom
+
+
+def test_scripts_that_it_names_are_there() -> None:
+    named = re.findall(r"\bscripts/[\w.]+", GUIDE)
+    assert named
+    assert all((ROOT / name).is_file() for name in named)

@@ -1,0 +1,200 @@
+"""The command line of a settings tree: few words, and exactly these settings."""
+
+from __future__ import annotations
+
+import doctest
+import shlex
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion_lab.config import ConfigError, nearest_command, parse_config, reading
+from diffusion_lab.config.compose import compose_generate_config, compose_train_config
+from diffusion_lab.config.conf_files import ConfFiles
+from diffusion_lab.config.nearest_command import hydra_text
+from diffusion_lab.config.reading import leaves
+from tests.config.conftest import CONF, Change, put
+
+RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+CHOICES: list[dict[str, str]] = [
+    {},
+    *({"experiment": recipe} for recipe in RECIPES),
+    {"data": "image_folder"},
+    {"data": "cifar10", "model": "unet_base"},
+    {"experiment": "emoji", "data": "mnist"},
+    {"experiment": "emoji", "model": "unet_tiny", "conditioning": "none"},
+    {"optimizer": "adam", "scheduler": "step", "ema": "off", "sampler": "ddpm", "logger": "all"},
+    {"diffusion": "linear", "callbacks": "quiet", "performance": "exact"},
+]
+
+
+class PlainSampler:
+    """A sampler of the user's own that does not tell its options."""
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
+
+
+def words(tree: dict[str, Any]) -> list[str]:
+    """The arguments of the command line of a tree."""
+    python, _, *arguments = shlex.split(nearest_command.nearest_command(tree, CONF))
+    assert python == "python"
+    return arguments
+
+
+def composed(script: str, *arguments: str) -> DictConfig:
+    """Not the fixture: Hydra can be set up once at a time, and finding the command line does so."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(script, list(arguments))
+
+
+def plain(tree: DictConfig, resolve: bool) -> dict[str, Any]:
+    container = OmegaConf.to_container(tree, resolve=resolve)
+    assert isinstance(container, dict)
+    return container  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("module", [nearest_command, reading], ids=lambda module: module.__name__)
+def test_examples_in_docstrings(module: ModuleType) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_files_are_read_as_hydra_composes_them(choice: dict[str, str]) -> None:
+    expected = leaves(plain(composed("train", *(f"{group}={name}" for group, name in choice.items())), resolve=False))
+    assert ConfFiles(CONF, "train").composed(choice) == expected
+
+
+def test_recipe_may_build_on_another(tmp_path: Path) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    (conf / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - emoji\n  - _self_\nexperiment: mine\ntraining:\n  epochs: 3\n"
+    )
+    files = ConfFiles(conf, "train")
+    expected = files.composed({"experiment": "emoji"}) | {"experiment": "mine", "training.epochs": 3}
+    assert files.composed({"experiment": "mine"}) == expected
+    assert files.nearest_choice(expected) == {"experiment": "mine"}
+
+
+def test_files_for_generating_are_read_as_hydra_composes_them() -> None:
+    choice = {"sampler": "ddpm", "model": "unet_tiny", "diffusion": "linear", "conditioning": "class"}
+    expected = leaves(plain(composed("sample", *(f"{group}={name}" for group, name in choice.items())), resolve=False))
+    assert ConfFiles(CONF, "sample").composed(choice) == expected
+
+
+@pytest.mark.parametrize("choice", CHOICES[-5:], ids=str)
+def test_choice_is_found_again(tmp_path: Path, choice: dict[str, str]) -> None:
+    """Settings that files of conf/ make need no other words than the names of such files, and the run folder."""
+    given = [f"{group}={name}" for group, name in choice.items()]
+    tree = plain(composed("train", *given, "output.base_dir=mine"), resolve=True)
+    if tree["data"]["type"] == "image_folder":
+        tree["data"]["paths"]["train"] = str(tmp_path)
+    if tree["model"]["conditioning"]["type"] == "class" and tree["model"]["conditioning"]["num_classes"] is None:
+        tree["model"]["conditioning"]["num_classes"] = 3
+    found = words(tree)
+    keys = {word.split("=")[0] for word in found if "." in word.split("=")[0]}
+    assert keys <= {"output.base_dir", "data.paths.train", "model.conditioning.num_classes"}
+    assert len(found) - len(keys) <= len(choice)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"training.epochs": 7, "compute.seed": 0, "training.optimizer.learning_rate": 3e-7},
+        {"training.scheduler": {"type": "step"}, "training.optimizer.eps": 1e-6},
+        {"training.scheduler": {"type": "plateau", "patience": 0}, "sampler": {"type": "ddpm", "variance": "large"}},
+        {
+            "model.conditioning.type": "class",
+            "model.conditioning.num_classes": 3,
+            "generation.sampling.labels": ["a b", 2],
+        },
+        {
+            "data.background": "#aabbcc",
+            "output.base_dir": "it's here",
+            "logger": {"backends": ["wandb"], "group": "null"},
+        },
+        {"training.optimizer.type": "torch.optim.NAdam", "training.optimizer.momentum_decay": 0.1},
+        {"sampler": {"type": f"{__name__}.PlainSampler", "window": [1, 2]}},
+        {"model.architecture.channel_multipliers": [1, 2], "model.architecture.use_attention": [False, True]},
+    ],
+    ids=str,
+)
+def test_command_gives_the_settings_of_the_tree(changed: Change, values: dict[str, Any]) -> None:
+    tree = changed({key: value for key, value in values.items() if "logger" not in key and "sampler" not in key})
+    tree |= {key: value for key, value in values.items() if key in ("logger", "sampler")}
+    config = compose_train_config(composed("train", *words(tree)))
+    wanted = parse_config(tree)
+    assert vars(config.sampler.build()) == vars(wanted.sampler.build())
+    assert config.model_copy(update={"sampler": wanted.sampler}) == wanted
+
+
+def test_only_what_differs_is_said(changed: Change, tmp_path: Path) -> None:
+    assert words(changed({"training.epochs": 3})) == [
+        "experiment=v2_default", f"data.paths.train={tmp_path}", "training.epochs=3", "logger.group=null",
+    ]  # fmt: skip
+
+
+def test_generating(changed: Change, tmp_path: Path) -> None:
+    tree = changed({"mode": "generate", "generation.checkpoint": str(tmp_path), "experiment": "any", "compute.seed": 3})
+    put(tree, "model.conditioning", {"type": "class", "num_classes": 4, "class_dropout_prob": 0.1})
+    found = words(tree)
+    assert {f"ckpt={tmp_path}", "seed=3", "device=cuda", "guidance_scale=3.0", "conditioning=class"} <= set(found)
+    config, wanted = compose_generate_config(composed("sample", *found)), parse_config(tree)
+    assert (config.model, config.generation, config.compute, config.output) == (
+        wanted.model, wanted.generation, wanted.compute, wanted.output,
+    )  # fmt: skip
+
+
+def test_generating_without_a_model(changed: Change, tmp_path: Path) -> None:
+    tree = changed({"mode": "generate", "generation.checkpoint": str(tmp_path)})
+    for section in ("model", "data", "training"):
+        del tree[section]
+    assert not [word for word in words(tree) if word.startswith(("model", "diffusion", "conditioning"))]
+
+
+def test_name_of_the_experiment_that_no_file_has(changed: Change) -> None:
+    with pytest.raises(
+        ConfigError, match=r'experiment = "mine": no command line can set it.*conf/experiment/NAME.yaml'
+    ):
+        words(changed({"experiment": "mine"}))
+
+
+def test_name_of_the_experiment_decides_the_recipe(changed: Change) -> None:
+    found = words(changed({"experiment": "emoji"}))
+    assert {"experiment=emoji", "data=emoji"} & set(found)
+
+
+def test_faults_of_the_tree_are_told(changed: Change) -> None:
+    with pytest.raises(ConfigError, match=r"training\.epochs = 0"):
+        words(changed({"training.epochs": 0}))
+
+
+def test_command_that_would_differ_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = plain(composed("train", "training.epochs=3"), resolve=True)
+    monkeypatch.setattr(nearest_command, "MOST_ROUNDS", 0)
+    with pytest.raises(ConfigError, match=r"training\.epochs = 3: no command line was found that gives it"):
+        words(tree)
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+
+
+names = st.from_regex(r"[a-z]+", fullmatch=True)
+
+
+@given(st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(names, inner), max_leaves=5))
+def test_hydra_reads_what_is_written(value: object) -> None:
+    (override,) = OverridesParser.create().parse_overrides([f"key={hydra_text(value)}"])
+    assert OmegaConf.to_container(OmegaConf.create({"key": override.value()}), resolve=True) == {"key": value}
