@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from itertools import chain
 from typing import Any
 
@@ -37,6 +38,10 @@ class EMA(nn.Module):
     def decay_at(self, update: int) -> float:
         """The decay used for update number ``update``, counted from 1."""
         return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
+
+    def initial_share(self, updates: int) -> float:
+        """Share of the initial weights that is left in the average after so many updates."""
+        return math.prod(self.decay_at(update) for update in range(1, updates + 1))
 
     @torch.no_grad()
     def update(self, denoiser: Denoiser) -> None:

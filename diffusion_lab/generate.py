@@ -15,7 +15,9 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lab.checkpoint import file_hash, find_checkpoint, read_checkpoint
-from diffusion_lab.config.schema import GenerateConfig
+from diffusion_lab.config.doubts import doubts_about_guidance, doubts_about_shares
+from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
 from diffusion_lab.pictures import adm_arrays, grid_of, image_of
@@ -60,8 +62,8 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     sampling = config.generation.sampling
     denoiser = read_checkpoint(path).denoiser(sampling.use_ema, config.model)
     labels = choose_labels(denoiser, sampling.labels, sampling.num_samples)
-    if sampling.guidance_scale > 1 and denoiser.num_classes is None:
-        warnings.warn("guidance_scale has no effect: the model is unconditional", stacklevel=2)
+    for doubt in _doubts(sampling, denoiser):
+        warnings.warn(doubt, ConfigWarning, stacklevel=2)
     sampler = config.sampler.build()
     seed = secrets.randbits(32) if config.compute.seed is None else config.compute.seed
     batches = DiffusionSampler(denoiser, device).stream(
@@ -86,6 +88,16 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     }
     _make_room(folder, config.output.overwrite)
     return _write(config, batches, folder, about, denoiser, labels)
+
+
+def _doubts(sampling: SamplingSettings, denoiser: Denoiser) -> Iterator[str]:
+    """What is allowed and yet unlikely to be meant of this model."""
+    section = "generation.sampling"
+    if denoiser.num_classes is None:
+        yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale)
+    else:
+        labels = denoiser.num_classes if sampling.labels is None else len(sampling.labels)
+        yield from doubts_about_shares(f"{section}.num_samples", sampling.num_samples, labels)
 
 
 def choose_labels(denoiser: Denoiser, wanted: Sequence[int | str] | None, num_samples: int) -> list[int] | None:

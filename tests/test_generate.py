@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from diffusion_lab.checkpoint import FORMAT, file_hash, load_denoiser
-from diffusion_lab.config import get_default_config
+from diffusion_lab.config import ConfigWarning, get_default_config
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.validate import parse_config, parse_section
 from diffusion_lab.create import create_ddpm, create_denoiser
@@ -26,6 +26,8 @@ from diffusion_lab.shapes import to_pixels
 def no_surprises():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        # five images of three classes tell more in these tests than six
+        warnings.filterwarnings("ignore", "generation.sampling.num_samples", ConfigWarning)
         yield
 
 
@@ -181,10 +183,38 @@ def test_an_unconditional_model_makes_unlabelled_images(config, tmp_path):
     assert sorted(np.load(done.npz)) == ["arr_0"]
 
 
-def test_guidance_of_an_unconditional_model_has_no_effect_and_warns(config, tmp_path):
+def doubts(settings):
+    """What a generation warns of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        generate(settings, show_progress=False)
+    return [str(warning.message) for warning in caught if issubclass(warning.category, ConfigWarning)]
+
+
+@pytest.mark.parametrize(("scale", "warns"), [(0.0, False), (1.0, False), (2.0, False), (1.5, True), (3.0, True)])
+def test_guidance_of_an_unconditional_model_warns_where_it_was_asked_for(config, tmp_path, scale, warns):
+    """Two is what stands in sample.yaml: nobody asked for it."""
     path = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
-    with pytest.warns(UserWarning, match="guidance_scale has no effect: the model is unconditional"):
-        generate(config(checkpoint=path), show_progress=False)
+    said = [f"generation.sampling.guidance_scale = {scale:g} has no effect: the model is unconditional"] * warns
+    assert doubts(config(sampling={"guidance_scale": scale}, checkpoint=path)) == said
+
+
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        ({"num_samples": 6, "guidance_scale": 7.5}, []),
+        ({"num_samples": 7}, ["does not divide evenly among 3 classes: the first class has one image more"]),
+        ({"num_samples": 2}, ["leaves 1 of 3 classes without an image"]),
+        ({"num_samples": 2, "labels": [0, 2]}, []),
+        ({"num_samples": 3, "labels": [0, 2]}, ["does not divide evenly among 2 classes"]),
+        ({"num_samples": 1, "labels": [1]}, []),
+    ],
+)
+def test_images_that_the_classes_do_not_share_evenly_warn(config, sampling, said):
+    found = doubts(config(sampling=sampling))
+    assert len(found) == len(said)
+    for doubt, start in zip(found, said, strict=True):
+        assert doubt.startswith(f"generation.sampling.num_samples = {sampling['num_samples']} {start}")
 
 
 def test_averaged_weights_that_are_not_there_warn(config, tmp_path):

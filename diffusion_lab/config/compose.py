@@ -18,11 +18,11 @@ from diffusion_lab.config.origins import Origins, job_origins
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.validate import ConfigT, parse_as
 
-SHORT_NAMES = {
-    "train": ("name",),
-    "sample": ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema"),
-}
-"""Keys at the root of ``conf/train.yaml`` and ``conf/sample.yaml`` that only fill V2 keys."""
+SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema")
+"""Keys at the root of ``conf/sample.yaml`` that only fill V2 keys."""
+
+NAME = "name"
+"""The same in ``conf/train.yaml``: it fills ``experiment``, since ``experiment=`` takes a recipe there."""
 
 LONGEST_JOB_NAME = 200
 
@@ -32,16 +32,16 @@ def compose_train_config(composed: DictConfig, origins: Callable[[], Origins] = 
 
     Raises ConfigError with all faults, broken references included, and where their keys were given (``origins``).
     """
-    return _compose(TrainConfig, composed, origins, SHORT_NAMES["train"])
+    return _compose(TrainConfig, composed, origins, (NAME,))
 
 
 def compose_generate_config(composed: DictConfig, origins: Callable[[], Origins] = job_origins) -> GenerateConfig:
     """The settings of a generation run, its short names dropped. Raises as ``compose_train_config`` does."""
-    return _compose(GenerateConfig, composed, origins, SHORT_NAMES["sample"])
+    return _compose(GenerateConfig, composed, origins, SHORT_NAMES)
 
 
 def _compose(
-    root: type[ConfigT], composed: DictConfig, origins: Callable[[], Origins], short_names: Sequence[str]
+    root: type[ConfigT], composed: DictConfig, origins: Callable[[], Origins], short_names: Sequence[str] = ()
 ) -> ConfigT:
     faults: list[Fault] = []
     tree = resolved(composed, faults)

@@ -1,9 +1,13 @@
-"""The rules that join several keys. Where a key is at fault itself, those that read it stay silent."""
+"""The rules that join several keys. Where a key is at fault itself, those that read it stay silent.
+
+Rules that import the user's own classes stand apart: ``cross_check`` runs them only where it is told to.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from inspect import isabstract
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,8 +15,10 @@ from pydantic import ValidationError
 from diffusion_lab.config.data_section import DOWNLOADED_TYPES, SELF_CONTAINED_TYPES
 from diffusion_lab.config.faults import ConfigError, Fault, closest, faults_of
 from diffusion_lab.config.reading import SettingsReader, Unreadable, suggest_key
-from diffusion_lab.config.sampler_section import options_schema, sampler_class
+from diffusion_lab.config.sampler_section import SAMPLER_OPTIONS, options_schema, sampler_class
+from diffusion_lab.config.signatures import arguments_are_taken
 from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
+from diffusion_lab.samplers import SAMPLERS
 
 LOGGED_METRICS = ("loss",)
 """What validation logs, and so what ``training.validation.metric`` can be."""
@@ -131,7 +137,7 @@ def scheduler_keys_belong(tree: SettingsReader) -> Iterator[Fault]:
         owners = [str(owner) for owner, names in SCHEDULER_OPTIONS.items() if owner and name in names]
         if owners and value is not None and name not in SCHEDULER_OPTIONS[kind]:
             rule = f"belongs to type {' or '.join(owners)}, not to {kind or 'null'}; leave it out"
-            yield Fault(f"training.scheduler.{name}", rule, value)
+            yield Fault(f"training.scheduler.{name}", rule + _group_instead("scheduler", kind), value)
     for name in REQUIRED_SCHEDULER_OPTIONS.get(kind or "", ()):
         if given.get(name) is None:
             yield Fault(f"training.scheduler.{name}", f"required with type {kind}, but missing")
@@ -152,23 +158,42 @@ def _no_unread_keys(section: str) -> Callable[[SettingsReader], Iterator[Fault]]
 
 
 def sampler_takes_options(tree: SettingsReader) -> Iterator[Fault]:
+    """The values of a sampler's options; whether a class of the user's own has them is for its signature to say."""
     given = tree.section("sampler")
-    options = {name: value for name, value in given.items() if name != "type"}
+    name = tree["sampler.type"]
+    options = {key: value for key, value in given.items() if key != "type"}
     try:
-        cls = sampler_class(tree["sampler.type"])
-    except ConfigError as error:
-        yield from error.faults
-        return
+        cls = sampler_class(name)
+    except ConfigError:
+        return  # its signature has been asked for already
     schema = options_schema(cls)
-    if schema is None:
+    if schema is None or isabstract(cls):
         return
+    if name not in SAMPLERS:
+        options = {key: value for key, value in options.items() if key in schema.model_fields}
     try:
         cls(**schema.model_validate(options).model_dump(exclude_unset=True))
     except ValidationError as error:
+        errors = [each for each in error.errors() if name in SAMPLERS or each["type"] != "missing"]
         beside = partial(_closest_of, names=schema.model_fields)
-        yield from faults_of(error.errors(), options, beside, "sampler")
-    except ValueError as error:
+        yield from (_of_another_sampler(fault, name) for fault in faults_of(errors, options, beside, "sampler"))
+    except (TypeError, ValueError) as error:
         yield Fault("sampler", str(error), given)
+
+
+def _of_another_sampler(fault: Fault, kind: str) -> Fault:
+    """A fault that says whose option it is, where it is one of another type's: it is likely left over from there."""
+    option = fault.key.rpartition(".")[2]
+    owners = [name for name, options in SAMPLER_OPTIONS.items() if option in options]
+    if kind not in SAMPLERS or kind in owners or not owners:
+        return fault
+    rule = f"belongs to type {' or '.join(owners)}, not to {kind}; leave it out" + _group_instead("sampler", kind)
+    return Fault(fault.key, rule, fault.value)
+
+
+def _group_instead(group: str, kind: str | None) -> str:
+    """What a command line says to have the keys of a type alone, where it changed the type alone."""
+    return f" (command line: {group}={kind})" if kind else ""
 
 
 def _closest_of(key: str, names: Iterable[str]) -> str | None:
@@ -193,16 +218,22 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     plateau_needs_validation,
     resumes_from_something,
     generates_from_something,
-    sampler_takes_options,
     sampler_steps_fit,
     *map(_no_unread_keys, ("model.architecture", "data", "training.optimizer", "training.scheduler")),
 )
+IMPORTING_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (arguments_are_taken, sampler_takes_options)
 
 
-def cross_check(tree: SettingsReader) -> list[Fault]:
-    """What keys, each sound by itself, get wrong together."""
+def cross_check(tree: SettingsReader, *, import_classes: bool) -> list[Fault]:
+    """What keys, each sound by itself, get wrong together.
+
+    Args:
+        tree: The keys.
+        import_classes: Whether to import classes named by their dotted path, to look at their arguments. Never for
+            what a checkpoint says: importing runs code.
+    """
     faults: list[Fault] = []
-    for check in CROSS_CHECKS:
+    for check in (*CROSS_CHECKS, *(IMPORTING_CHECKS if import_classes else ())):
         try:
             faults += check(tree)
         except Unreadable:

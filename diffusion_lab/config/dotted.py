@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
-from diffusion_lab.config.faults import ConfigError, Fault
+from diffusion_lab.config.faults import ConfigError, Fault, closest
 
 
 def load_class(path: str, key: str) -> type[Any]:
@@ -15,10 +17,28 @@ def load_class(path: str, key: str) -> type[Any]:
     checkpoint must not come here. Raises ConfigError that names ``key`` where no class can be imported.
     """
     module, _, name = path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError([Fault(key, f"must be a class that can be imported ({error})", path)]) from error
+    imported = _import(module, path, key)
+    found = getattr(imported, name, None)
+    if found is None:
+        classes = [known for known, value in vars(imported).items() if isinstance(value, type)]
+        rule = f"must be a class that can be imported (module {module!r} has no {name})"
+        raise ConfigError([Fault(key, rule, path, closest(name, classes))])
     if not isinstance(found, type):
         raise ConfigError([Fault(key, f"must be a class, not a {type(found).__name__}", path)])
     return found
+
+
+def _import(module: str, path: str, key: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except Exception as error:  # the user's own code, in which anything may go wrong
+        what = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        rule = f"must be a class that can be imported ({what}{_place_of(error)})"
+        raise ConfigError([Fault(key, rule, path)]) from error
+
+
+def _place_of(error: Exception) -> str:
+    """Where in the user's code, as `` at FILE:LINE``; nothing where no module was found, or the error tells itself."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    tells_itself = isinstance(error, SyntaxError) or "importlib" in last.filename
+    return "" if tells_itself else f" at {last.filename}:{last.lineno}"

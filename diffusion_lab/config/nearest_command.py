@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config.compose import SHORT_NAMES, compose_generate_config, compose_train_config
+from diffusion_lab.config.compose import NAME, SHORT_NAMES, compose_generate_config, compose_train_config
 from diffusion_lab.config.conf_files import RECIPES, ConfFiles
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault
 from diffusion_lab.config.reading import leaves
@@ -50,7 +50,7 @@ def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
     script = "train" if isinstance(wanted, TrainConfig) else "sample"
     files, settings = ConfFiles(conf, script), _settings(wanted)
     choice = files.nearest_choice(settings)
-    short = {f"${{{name}}}": name for name in SHORT_NAMES[script]}
+    short = {f"${{{name}}}": name for name in (*SHORT_NAMES, NAME)}
     short_names = {key: short[value] for key, value in files.root.values.items() if str(value) in short}
     arguments = [f"{group}={choice[group]}" for group in sorted(choice, key=RECIPES.__ne__)]
     overrides: dict[str, str] = {}
@@ -79,13 +79,13 @@ def _comparable(config: TrainConfig | GenerateConfig) -> TrainConfig | GenerateC
         given = options.model_validate(config.sampler.extra_options).model_dump()
         sampler = SamplerSettings.model_validate({"type": config.sampler.type, **given})
         config = config.model_copy(update={"sampler": sampler})
-    unread = {} if isinstance(config, TrainConfig) else dict.fromkeys(NOT_READ_WHEN_GENERATING)
-    return config.model_copy(update=unread)
+    unread = () if isinstance(config, TrainConfig) else NOT_READ_WHEN_GENERATING
+    return config.model_copy(update=dict.fromkeys((NAME, *unread)))
 
 
 def _values(composed: DictConfig) -> dict[str, Any]:
     tree: Any = OmegaConf.to_container(composed, resolve=True)
-    ignored = SHORT_NAMES["train"] if tree["mode"] == "train" else (*NOT_READ_WHEN_GENERATING, *SHORT_NAMES["sample"])
+    ignored = (NAME,) if tree["mode"] == "train" else (*NOT_READ_WHEN_GENERATING, *SHORT_NAMES)
     return leaves({name: value for name, value in tree.items() if name not in ignored})
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import typing
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import Field, create_model
+from pydantic import Field, PydanticUserError, create_model
 
 from diffusion_lab.config.dotted import load_class
 from diffusion_lab.config.section import NameOrPath, PluggableSection, Section
@@ -16,6 +18,9 @@ if typing.TYPE_CHECKING:
     from diffusion_lab.samplers import Sampler
 
 DEFAULT_STEPS = 50
+
+SAMPLER_OPTIONS = {name: tuple(field.name for field in dataclasses.fields(cls)) for name, cls in SAMPLERS.items()}
+"""Keys that each type of sampler reads."""
 
 
 class SamplerSettings(PluggableSection):
@@ -45,15 +50,24 @@ def sampler_class(name: str) -> type[Sampler]:
 def options_schema(cls: type[Any]) -> type[Section] | None:
     """The fields of a dataclass as a strict section, with the bounds that its annotations carry.
 
-    None where ``cls`` is no dataclass: its arguments are then checked when it is built.
+    None where ``cls`` is no dataclass, or one whose annotations mean nothing here: its options are then passed on
+    as they are.
     """
     if not dataclasses.is_dataclass(cls):
         return None
+    settable = [field for field in dataclasses.fields(cls) if field.init]
+    if list(inspect.signature(cls).parameters) != [field.name for field in settable]:
+        return None  # it has an __init__ of its own
+    try:
+        return _section_of(cls, settable)
+    except (NameError, PydanticUserError):  # annotations that cannot be resolved, or are no types of plain values
+        return None
+
+
+def _section_of(cls: type[Any], settable: Iterable[dataclasses.Field[Any]]) -> type[Section]:
     hints = typing.get_type_hints(cls, include_extras=True)
     fields: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):
-        if not field.init:
-            continue
+    for field in settable:
         default: Any = ... if field.default is dataclasses.MISSING else field.default
         if field.default_factory is not dataclasses.MISSING:
             default = Field(default_factory=field.default_factory)

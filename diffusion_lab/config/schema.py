@@ -116,6 +116,11 @@ class RunConfig(Section):
     experiment: Annotated[str, Field(min_length=1)] = Field(
         description="Name of the experiment, part of the run folder's name and of what loggers show."
     )
+    name: str | None = Field(
+        default=None,
+        exclude=True,  # the experiment says it
+        description="Stands for experiment on the command line of train.py, where experiment=NAME takes a recipe.",
+    )
     compute: ComputeSettings
     output: OutputSettings
     generation: GenerationSettings

@@ -27,7 +27,8 @@ SCHEDULER_OPTIONS: dict[str | None, tuple[str, ...]] = {
 SCHEDULER_TYPES = tuple(name for name in SCHEDULER_OPTIONS if name is not None)
 
 DEFAULT_STEP_SIZE = 30
-V2_OPTIMIZER_KEYS = ("type", "learning_rate", "weight_decay", "betas", "gradient_clip_norm")
+OPTIMIZER_OPTIONS = ("eps", "amsgrad", "fused")
+"""Keys of ``training.optimizer`` that are left to the optimizer's class unless they are given."""
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -56,12 +57,12 @@ class OptimizerSettings(PluggableSection):
     @model_serializer(mode="wrap")
     def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = serialize(self)
-        return {key: value for key, value in tree.items() if value is not None or key in V2_OPTIMIZER_KEYS}
+        return {key: value for key, value in tree.items() if value is not None or key not in OPTIMIZER_OPTIONS}
 
     @property
     def options(self) -> dict[str, Any]:
         """Further arguments of the optimizer's class: those given, beyond the V2 keys."""
-        known = {"eps": self.eps, "amsgrad": self.amsgrad, "fused": self.fused}
+        known = {name: getattr(self, name) for name in OPTIMIZER_OPTIONS}
         return {name: value for name, value in known.items() if value is not None} | self.extra_options
 
 
@@ -101,7 +102,8 @@ class SchedulerSettings(PluggableSection):
     @model_serializer(mode="wrap")
     def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = serialize(self)
-        return {key: value for key, value in tree.items() if value is not None or key == "type"}
+        kept = {"type", *self.extra_options}  # null may mean something to a class of the user's own
+        return {key: value for key, value in tree.items() if value is not None or key in kept}
 
 
 class EmaSettings(Section):
@@ -189,7 +191,7 @@ class TrainingSettings(Section):
         settings = self.scheduler
         if settings.type is None:
             return {}
-        given = settings.model_dump(exclude={"type"}, exclude_none=True)
+        given = settings.model_dump(exclude={"type"})
         if given.get("T_max") == "auto":
             given["T_max"] = self.epochs
         if settings.type == "step":

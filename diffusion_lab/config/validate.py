@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from diffusion_lab.config.consistency import cross_check
+from diffusion_lab.config.doubts import doubts_about
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
 from diffusion_lab.config.reading import SettingsReader, suggest_key
 from diffusion_lab.config.sampler_section import default_sampler
@@ -19,11 +20,12 @@ from diffusion_lab.config.section import Section
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 SectionT = TypeVar("SectionT", bound=Section)
 
-USUAL_CLIP_NORMS = (0.01, 100.0)
-
 
 def validate_config(config: Mapping[str, Any]) -> None:
     """Check a V2 settings tree, with nothing built or written.
+
+    A class that the tree names by its dotted path is imported, to see whether it takes its arguments. Importing runs
+    code: check only trees of your own.
 
     Raises:
         ConfigError: A ValueError that lists every fault on its own line: dotted key, value, rule, and what
@@ -60,7 +62,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     """
     tree, root = _plain(config), root_of(config)
     faulty = [fault.key for fault in _field_faults(tree, root)]
-    _refuse(cross_check(SettingsReader(tree, root, faulty)))
+    _refuse(cross_check(SettingsReader(tree, root, faulty), import_classes=True))
 
 
 def parse_config(config: Mapping[str, Any]) -> TrainConfig | GenerateConfig:
@@ -80,8 +82,8 @@ def parse_as(root: type[ConfigT], config: Mapping[str, Any], faults: Sequence[Fa
     known = {fault.key for fault in faults}
     found = [*faults, *(fault for fault in _field_faults(tree, root) if fault.key not in known)]
     reader = SettingsReader(tree, root, [fault.key for fault in found])
-    _refuse([*found, *cross_check(reader)])
-    for message in _doubts(reader):
+    _refuse([*found, *cross_check(reader, import_classes=True)])
+    for message in doubts_about(reader):
         warnings.warn(message, ConfigWarning, stacklevel=3)
     if root is TrainConfig and "sampler" not in tree:
         tree["sampler"] = default_sampler(reader["model.diffusion.num_timesteps"]).model_dump()
@@ -90,6 +92,8 @@ def parse_as(root: type[ConfigT], config: Mapping[str, Any], faults: Sequence[Fa
 
 def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) -> SectionT:
     """One typed section of a tree that need not have the others, such as the model of a checkpoint.
+
+    Nothing is imported: a class named by its dotted path is whatever the file says, and not looked at.
 
     Args:
         section: Its class.
@@ -108,7 +112,8 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
     tree = plain
     for name in reversed(key.split(".")):
         tree = {name: tree}
-    contradictions = cross_check(SettingsReader(tree, TrainConfig, [fault.key for fault in found]))
+    reader = SettingsReader(tree, TrainConfig, [fault.key for fault in found])
+    contradictions = cross_check(reader, import_classes=False)
     _refuse([*found, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
     return section.model_validate(plain)
 
@@ -132,18 +137,6 @@ def _refuse(faults: Iterable[Fault]) -> None:
     found = sorted(faults, key=lambda fault: fault.key)
     if found:
         raise ConfigError(found)
-
-
-def _doubts(tree: SettingsReader) -> Iterable[str]:
-    """What is allowed and yet looks like a mistake."""
-    if tree["mode"] != "train":
-        return
-    clip = tree["training.optimizer.gradient_clip_norm"]
-    low, high = USUAL_CLIP_NORMS
-    if clip is not None and not low <= clip <= high:
-        effect = "nearly stops learning" if clip < low else "hardly ever clips"
-        usual = f"usual values lie between {low} and {high:g}"
-        yield f"training.optimizer.gradient_clip_norm = {clip:g} {effect}; {usual}"
 
 
 def _plain(value: Any) -> Any:

@@ -31,8 +31,6 @@ def create_module(
     ema = EMA(denoiser, training.ema.decay, training.ema.warmup) if training.ema.enabled else None
     if training.performance.compile_model:
         denoiser.network.compile()  # in place, so that the names of the weights stay
-    # The trainer makes a step at the end of each epoch, also from fewer batches than the others.
-    steps_per_epoch = -(-data.steps_per_epoch // training.accumulate_batches)
     return DiffusionModule(
         denoiser,
         DenoisingLoss(label_dropout=config.model.conditioning.class_dropout_prob),
@@ -41,7 +39,7 @@ def create_module(
             create_schedule,
             training.scheduler.type,
             training.scheduler_options(),
-            total_steps=steps_per_epoch * training.epochs,
+            total_steps=optimizer_steps(config, data),
             metric=logged_metric(config),
         ),
         ema=ema,
@@ -53,6 +51,12 @@ def create_module(
             "environment": environment(),
         },
     )
+
+
+def optimizer_steps(config: TrainConfig, data: ImageDataModule) -> int:
+    """Optimizer steps of the whole run."""
+    # The trainer makes a step at the end of each epoch, also from fewer batches than the others.
+    return -(-data.steps_per_epoch // config.training.accumulate_batches) * config.training.epochs
 
 
 def create_callbacks(

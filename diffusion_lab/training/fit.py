@@ -19,14 +19,22 @@ import torch
 from rich.console import Console
 
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.devices import resolve_device
 from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.seeds import derive_seed
-from diffusion_lab.training.build import create_callbacks, create_module, create_trainer, logged_metric
+from diffusion_lab.training.build import (
+    create_callbacks,
+    create_module,
+    create_trainer,
+    logged_metric,
+    optimizer_steps,
+)
 from diffusion_lab.training.callbacks import TrainingProgress
+from diffusion_lab.training.doubts import doubts_about_batches, doubts_about_ema
 from diffusion_lab.training.loggers import open_loggers
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.resume import refuse_mismatch
@@ -79,7 +87,8 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
     settings = config.model_dump(mode="json")
     settings["compute"]["seed"] = seed
     module = create_module(config, denoiser, data, settings)
-    module.configure_optimizers()  # refuses arguments that the user's own class does not take
+    module.configure_optimizers()  # refuses values that the user's own class does not take
+    _warn(module, data, optimizer_steps(config, data))
     callbacks, checkpoints = create_callbacks(config, folder, seed, resumed is not None)
     progress = TrainingProgress(console or Console(stderr=True))
     folder.create(settings, keep=continued)
@@ -112,6 +121,12 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         (folder.base / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
     _show(summary, progress.console)
     return summary
+
+
+def _warn(module: DiffusionModule, data: ImageDataModule, steps: int) -> None:
+    about_ema = () if module.ema is None else doubts_about_ema(module.ema, steps)
+    for doubt in (*doubts_about_batches(data), *about_ema):
+        warnings.warn(doubt, ConfigWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)

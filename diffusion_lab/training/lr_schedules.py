@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
@@ -39,6 +39,8 @@ class WarmupCosineLR(LambdaLR):
         eta_min: The learning rate at the end.
     """
 
+    by_step: ClassVar[bool] = True
+
     def __init__(self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, eta_min: float = 0.0) -> None:
         peak: float = optimizer.param_groups[0]["lr"]
 
@@ -69,7 +71,8 @@ def create_schedule(
 ) -> dict[str, Any] | None:
     """Build Lightning's entry for a learning-rate schedule; None for a constant rate.
 
-    Schedules go by epochs, as torch's do; ``warmup_cosine`` goes by optimizer steps.
+    Schedules go by epochs, as torch's do. A class that says ``by_step = True``, like that of ``warmup_cosine``, goes
+    by optimizer steps, and is given their number as ``total_steps``.
 
     Args:
         type_: Name or dotted path.
@@ -84,7 +87,7 @@ def create_schedule(
     if type_ is None:
         return None
     cls = LR_SCHEDULES.get(type_) or load_class(type_, "training.scheduler.type")
-    by_step = cls is WarmupCosineLR
+    by_step = getattr(cls, "by_step", False)
     try:
         schedule = cls(optimizer, **({"total_steps": total_steps} if by_step else {}), **options)
     except TypeError as error:

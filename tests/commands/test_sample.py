@@ -147,7 +147,7 @@ class TestPlainWeights:
         self, unconditional: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         sampled(tmp_path, unconditional, *PLAIN, "guidance_scale=3", "use_ema=false")
-        assert "guidance_scale has no effect: the model is unconditional" in capsys.readouterr().err
+        assert "guidance_scale = 3 has no effect: the model is unconditional" in capsys.readouterr().err
 
     def test_without_an_architecture(self, unconditional: Path, refused: Refused) -> None:
         said = refused("sample", f"ckpt={unconditional}", *QUICK)

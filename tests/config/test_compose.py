@@ -12,7 +12,7 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config import ConfigError, TrainConfig, get_default_config
+from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, validate_config
 from diffusion_lab.config.compose import (
     compose_generate_config,
     compose_train_config,
@@ -90,7 +90,18 @@ def test_no_argument_is_the_digits_run(composed: Composed) -> None:
 
 def test_v2_default_is_the_default_tree(composed: Composed) -> None:
     default = get_default_config()
-    assert only_known(plain(composed("train", "experiment=v2_default")), default) == default
+    tree = OmegaConf.to_container(composed("train", "experiment=v2_default"), resolve=True)
+    assert only_known(tree, default) == default  # type: ignore[arg-type]
+
+
+def test_a_run_can_be_named(composed: Composed) -> None:
+    assert compose_train_config(composed("train", "name=mine")).experiment == "mine"
+    assert compose_train_config(composed("train", "data=emoji", "model=unet_small")).experiment == "emoji"
+
+
+def test_the_printed_tree_is_a_valid_v2_tree(composed: Composed) -> None:
+    tree = OmegaConf.to_container(composed("train", "output.base_dir=mine"), resolve=True)
+    assert validate_config(tree) is None  # type: ignore[arg-type,func-returns-value]
 
 
 def test_data_brings_its_size_channels_and_classes(composed: Composed) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import doctest
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,91 @@ from diffusion_lab.config import (
     validate,
 )
 from tests.config.conftest import Change
+
+DEFAULTS: dict[str, object] = {
+    "experiment": "diffusion",
+    "mode": "train",
+    "compute.device": "cuda",
+    "compute.seed": None,
+    "model.architecture.image_size": 40,
+    "model.architecture.in_channels": 3,
+    "model.architecture.model_channels": 64,
+    "model.architecture.channel_multipliers": [1, 2, 4],
+    "model.architecture.use_attention": [False, False, True],
+    "model.diffusion.num_timesteps": 1000,
+    "model.diffusion.beta_schedule": "cosine",
+    "model.diffusion.beta_start": 0.0001,
+    "model.diffusion.beta_end": 0.02,
+    "model.conditioning.type": None,
+    "model.conditioning.num_classes": None,
+    "model.conditioning.class_dropout_prob": 0.1,
+    "data.paths.train": "data/train",
+    "data.paths.val": None,
+    "data.loading.batch_size": 32,
+    "data.loading.num_workers": 4,
+    "data.loading.pin_memory": True,
+    "data.loading.shuffle_train": True,
+    "data.loading.drop_last": False,
+    "data.augmentation.horizontal_flip": True,
+    "data.augmentation.rotation_degrees": 0,
+    "data.augmentation.color_jitter.enabled": False,
+    "data.augmentation.color_jitter.strength": 0.1,
+    "output.base_dir": "outputs",
+    "output.subdirs.logs": "logs",
+    "output.subdirs.checkpoints": "checkpoints",
+    "output.subdirs.samples": "samples",
+    "output.subdirs.generated": "generated",
+    "training.epochs": 200,
+    "training.optimizer.type": "adam",
+    "training.optimizer.learning_rate": 0.0001,
+    "training.optimizer.weight_decay": 0.0,
+    "training.optimizer.betas": [0.9, 0.999],
+    "training.optimizer.gradient_clip_norm": None,
+    "training.scheduler.type": None,
+    "training.scheduler.T_max": "auto",
+    "training.scheduler.eta_min": 1.0e-6,
+    "training.ema.enabled": True,
+    "training.ema.decay": 0.9999,
+    "training.checkpointing.save_frequency": 10,
+    "training.checkpointing.save_best_only": False,
+    "training.checkpointing.save_optimizer": True,
+    "training.validation.enabled": True,
+    "training.validation.frequency": 1,
+    "training.validation.metric": "loss",
+    "training.visualization.enabled": True,
+    "training.visualization.interval": 10,
+    "training.visualization.num_samples": 8,
+    "training.visualization.guidance_scale": 3.0,
+    "training.performance.use_amp": False,
+    "training.performance.use_tf32": True,
+    "training.performance.cudnn_benchmark": True,
+    "training.performance.compile_model": False,
+    "training.resume.enabled": False,
+    "training.resume.checkpoint": None,
+    "training.resume.reset_optimizer": False,
+    "training.resume.reset_scheduler": False,
+    "generation.checkpoint": None,
+    "generation.sampling.num_samples": 100,
+    "generation.sampling.guidance_scale": 3.0,
+    "generation.sampling.use_ema": True,
+    "generation.output.save_individual": True,
+    "generation.output.save_grid": True,
+    "generation.output.grid_nrow": 10,
+}
+"""The V2 format, row by row."""
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def test_default_of_each_row() -> None:
+    found = flat(get_default_config())
+    assert found == DEFAULTS
+    assert [type(value) for value in found.values()] == [type(DEFAULTS[key]) for key in found]  # true is no 1
 
 
 @pytest.mark.parametrize("module", [compose, defaults, validate], ids=lambda module: module.__name__)

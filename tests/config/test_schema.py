@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from diffusion_lab.config import ConfigError, get_default_config, parse_config, validate_config
+from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, parse_config, validate_config
+from diffusion_lab.config.reading import known_keys
+from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
 from tests.config.conftest import Change, drop
+from tests.config.own_classes import HERE
 
 ROWS: list[tuple[str, list[object], list[object]]] = [
     ("experiment", ["mine"], [None, "", 3]),
@@ -21,10 +24,11 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("model.architecture.in_channels", [1, 3, 4], [2, 0, True, "3"]),
     ("model.architecture.model_channels", [1, 12, 32, 40], [0, 33, 36, 1.0]),
     ("model.architecture.use_attention", [[True, True, True]], [[0, 1, 1], "yes", None]),
-    ("model.architecture.type", ["unet", "my_lab.nets.Dit"], ["unett", "my lab.Net", ".x", None]),
+    ("model.architecture.type", ["unet", f"{HERE}.TakesAnything"], ["unett", "my lab.Net", ".x", None]),
     ("model.architecture.num_res_blocks", [1], [0]),
     ("model.architecture.dropout", [0, 0.5], [1, -0.1]),
     ("model.architecture.head_channels", [1, 64], [0]),
+    ("model.architecture.patch_size", [1, 2], [0, 1.5]),
     ("model.diffusion.num_timesteps", [1, 4000], [0, 10.0, True]),
     ("model.diffusion.beta_schedule", ["linear", "cosine", "quadratic", "sigmoid"], ["cosin", None]),
     ("model.diffusion.beta_start", [0.001], [0, -0.1, 1, "1e-4", math.nan]),
@@ -43,7 +47,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("data.augmentation.rotation_degrees", [0, 15, 180.0], [-1, 181]),
     ("data.augmentation.color_jitter.enabled", [True, False], [0.5]),
     ("data.augmentation.color_jitter.strength", [0, 1], [-0.1, 1.01]),
-    ("data.type", ["my_lab.data.Birds"], ["folder", None]),
+    ("data.type", [f"{HERE}.Images"], ["folder", None]),
     ("data.on_corrupt", ["skip", "error"], ["ignore"]),
     ("data.background", ["black", "#10ff00"], ["blackish", "#xyz"]),
     ("data.crop", ["center", "random"], ["middle"]),
@@ -56,12 +60,15 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.epochs", [1], [0, 1.5, None]),
     ("training.accumulate_batches", [1, 8], [0]),
     ("training.log_interval", [1], [0]),
-    ("training.optimizer.type", ["adam", "adamw", "my_lab.optim.Lion"], ["sgdd", None, 3]),
+    ("training.optimizer.type", ["adam", "adamw", f"{HERE}.Lion"], ["sgdd", None, 3]),
     ("training.optimizer.learning_rate", [1e-6, 1], [0, -1e-4, "1e-4", None]),
     ("training.optimizer.weight_decay", [0, 0.1], [-0.1]),
     ("training.optimizer.betas", [[0, 0], [0.5, 0.99]], [[0.9, 1], [-0.1, 0.9], [0.9], [0.9, 0.9, 0.9], 0.9]),
     ("training.optimizer.gradient_clip_norm", [None, 1], [0, -1]),
-    ("training.scheduler.type", [None, "cosine", "my_lab.Lr"], ["cosin", True]),
+    ("training.optimizer.eps", [None, 1e-6], [0, -1e-8, "1e-8"]),
+    ("training.optimizer.amsgrad", [None, True, False], [1]),
+    ("training.optimizer.fused", [None, True, False], ["yes"]),
+    ("training.scheduler.type", [None, "cosine", f"{HERE}.TakesAnything"], ["cosin", True]),
     ("training.scheduler.T_max", ["auto", 5], [0, "all", 1.5]),
     ("training.scheduler.eta_min", [0, 1e-5], [-1e-6]),
     ("training.ema.enabled", [True, False], [1]),
@@ -76,7 +83,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.visualization.enabled", [True, False], [2]),
     ("training.visualization.interval", [1], [0]),
     ("training.visualization.num_samples", [1], [0]),
-    ("training.visualization.guidance_scale", [0, 7.5], [-0.1]),
+    ("training.visualization.guidance_scale", [0, 3.0], [-0.1]),
     ("training.performance.use_amp", [True, False], ["bf16"]),
     ("training.performance.use_tf32", [True, False], [0]),
     ("training.performance.cudnn_benchmark", [True, False], [0]),
@@ -95,11 +102,29 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("generation.output.save_grid", [True, False], [1]),
     ("generation.output.grid_nrow", [1], [0]),
     ("generation.output.save_npz", [True, False], [1]),
-    ("logger", [{"backends": ["wandb", "tensorboard"], "mode": "online"}], [{"mode": "on"}, {"project": ""}]),
     ("data.validation_split", [{"fraction": 0.5, "seed": 1}, {}], [{"fraction": 0}, {"fraction": 1}, {"seed": -1}]),
+    (
+        "logger",
+        [{"backends": ["wandb", "tensorboard"], "mode": "online"}, {"entity": None, "group": "mine"}],
+        [{"backends": ["wandbb"]}, {"mode": "on"}, {"project": ""}, {"entity": 3}, {"group": ""}],
+    ),
+    ("sampler", [{"type": "ddim", "steps": 9}, {"type": "ddpm"}, {}], [{"type": "ddimm"}, {"type": None}]),
 ]
 GOOD = [(key, value) for key, good, _ in ROWS for value in good]
 BAD = [(key, value) for key, _, bad in ROWS for value in bad]
+
+OF_A_SCHEDULER: list[tuple[str, str, list[object], list[object]]] = [
+    ("cosine", "T_max", ["auto", 5], [0, "all", 1.5]),
+    ("cosine", "eta_min", [0, 1e-5], [-1e-6, "0"]),
+    ("warmup_cosine", "warmup_steps", [0, 40], [-1, 0.5]),
+    ("warmup_cosine", "eta_min", [0, 1e-5], [-1e-6]),
+    ("step", "step_size", [1, 30], [0, 1.5, "auto"]),
+    ("step", "gamma", [0.1, 2], [0, -0.5]),
+    ("plateau", "mode", ["min", "max"], ["least", True]),
+    ("plateau", "factor", [0.5], [0, 1, -0.1]),
+    ("plateau", "patience", [0, 9], [-1, 1.5]),
+]
+"""Keys that belong to one type of learning-rate schedule."""
 
 ENTRIES: list[tuple[str, list[object], str]] = [
     ("model.architecture.channel_multipliers", [1, 0, 2], "model.architecture.channel_multipliers[1] = 0: "),
@@ -146,9 +171,34 @@ def test_entry_of_a_list_is_named(changed: Change, key: str, value: list[object]
     assert line in message(changed({key: value}))
 
 
-def test_each_key_of_the_format_is_in_the_rows() -> None:
-    tested = {key for key, _, _ in ROWS} | {key for key, _, _ in ENTRIES} | {"data.paths.train"}
-    assert set(leaves(get_default_config())) <= tested
+@pytest.mark.parametrize(("kind", "name", "good", "bad"), OF_A_SCHEDULER)
+def test_key_of_a_scheduler(changed: Change, kind: str, name: str, good: list[object], bad: list[object]) -> None:
+    needed = {"T_max": "auto", "eta_min": 0.0} if kind == "cosine" else {}
+    for value in good:
+        validate_config(changed({"training.scheduler": {"type": kind, **needed, name: value}}))
+    for value in bad:
+        text = message(changed({"training.scheduler": {"type": kind, **needed, name: value}}))
+        assert text.splitlines()[1].startswith(f"  training.scheduler.{name} = {json.dumps(value)}: must be ")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SCHEDULER_OPTIONS if kind])
+def test_key_of_another_scheduler_is_named(changed: Change, kind: str) -> None:
+    for owner, name, (value, *_), _ in OF_A_SCHEDULER:
+        if name not in SCHEDULER_OPTIONS[kind]:
+            text = message(changed({"training.scheduler": {"type": kind, name: value}}))
+            assert f"training.scheduler.{name} = {json.dumps(value)}: belongs to type " in text
+            assert owner in text
+
+
+def test_each_key_is_tried() -> None:
+    """Those of the format, and those that the project adds."""
+    tried = {key for key, _, _ in ROWS} | {key for key, _, _ in ENTRIES}
+    tried |= {f"{key}.{name}" for key, _, bad in ROWS for value in bad if isinstance(value, dict) for name in value}
+    tried |= {f"training.scheduler.{name}" for _, name, _, _ in OF_A_SCHEDULER}
+    tried |= {"data.paths.train"}  # as a folder that must be there
+    sections = {key.rpartition(".")[0] for key in known_keys(TrainConfig)}
+    assert set(known_keys(TrainConfig)) - sections <= tried
+    assert set(leaves(get_default_config())) <= tried
 
 
 @pytest.mark.parametrize("key", leaves(get_default_config()))

@@ -120,7 +120,7 @@ def test_dropping_what_is_not_there() -> None:
         ("a: 1\na: 2", "is no YAML"),
         ("", "holds no settings"),
         ("- 1", "holds no settings"),
-        ("just text", "holds no settings"),
+        ("3", "holds no settings"),
     ],
 )
 def test_no_settings_file(tmp_path: Path, text: str, message: str) -> None:

@@ -101,11 +101,15 @@ def test_other_settings_reach_the_trainer(tmp_path: Path) -> None:
     [
         (
             {"training.optimizer.type": "torch.optim.SGD", "training.optimizer.bounce": 3},
-            "training.optimizer.type torch.optim.SGD does not take.*bounce",
+            "training.optimizer.bounce = 3: torch.optim.SGD takes no such argument",
+        ),
+        (
+            {"training.optimizer.type": "torch.optim.SGD", "training.optimizer.nesterov": True},
+            "Nesterov momentum requires a momentum",  # what only the class itself can know
         ),
         (
             {"training.scheduler": {"type": "torch.optim.lr_scheduler.ExponentialLR"}},
-            "training.scheduler.type torch.optim.lr_scheduler.ExponentialLR does not take",
+            "training.scheduler.gamma: required by torch.optim.lr_scheduler.ExponentialLR",
         ),
         ({"model.conditioning.num_classes": 4}, r"num_classes must be .* 3 \(low, middle, high\), got 4"),
         ({"data.loading.batch_size": 50, "data.loading.drop_last": True}, "data.loading.batch_size = 50"),

@@ -1,0 +1,60 @@
+"""What is allowed and yet unlikely to be meant: one line each, as far as the settings alone can tell.
+
+What only the images can tell is in ``training/doubts.py``; what only a checkpoint can tell, in ``generate.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diffusion_lab.config.reading import SettingsReader
+
+USUAL_CLIP_NORMS = (0.01, 100.0)
+
+# An unconditional model ignores guidance, as the format says, and its default tree is unconditional with a scale of 3.
+# A scale that merely stands where nobody touched it is therefore no mistake and gives no warning: 3 in the default
+# tree, 2 in the groups of `conf/`. Any other was typed by someone who expects something of it.
+UNTOUCHED_SCALES = {
+    "training.visualization.guidance_scale": (2.0, 3.0),
+    "generation.sampling.guidance_scale": (2.0,),  # sample.py's own; a file with 3 in it was written to generate
+}
+
+
+def doubts_about(tree: SettingsReader) -> Iterator[str]:
+    """The doubts about a sound tree. In mode generate the checkpoint decides, so here there are none."""
+    if tree["mode"] != "train":
+        return
+    clip = tree["training.optimizer.gradient_clip_norm"]
+    low, high = USUAL_CLIP_NORMS
+    if clip is not None and not low <= clip <= high:
+        effect = "nearly stops learning" if clip < low else "hardly ever clips"
+        usual = f"usual values lie between {low} and {high:g}"
+        yield f"training.optimizer.gradient_clip_norm = {clip:g} {effect}; {usual}"
+    if tree["training.visualization.enabled"]:
+        yield from _doubts_about_pictures(tree)
+
+
+def _doubts_about_pictures(tree: SettingsReader) -> Iterator[str]:
+    section = "training.visualization"
+    if tree["model.conditioning.type"] is None:
+        yield from doubts_about_guidance(f"{section}.guidance_scale", tree[f"{section}.guidance_scale"])
+    else:
+        classes = tree["model.conditioning.num_classes"]
+        yield from doubts_about_shares(f"{section}.num_samples", tree[f"{section}.num_samples"], classes)
+
+
+def doubts_about_guidance(key: str, scale: float) -> Iterator[str]:
+    """Of an unconditional model: ``scale`` is the value of ``key``, one of UNTOUCHED_SCALES."""
+    if scale > 1 and scale not in UNTOUCHED_SCALES[key]:
+        yield f"{key} = {scale:g} has no effect: the model is unconditional"
+
+
+def doubts_about_shares(key: str, num_samples: int, labels: int) -> Iterator[str]:
+    """Of images that are made for ``labels`` classes in turn: ``num_samples`` is the value of ``key``."""
+    rest = num_samples % labels
+    if num_samples < labels:
+        yield f"{key} = {num_samples} leaves {labels - num_samples} of {labels} classes without an image"
+    elif rest:
+        more = "the first class has" if rest == 1 else f"the first {rest} classes have"
+        even = f"{num_samples - rest} or {num_samples - rest + labels} are even"
+        yield f"{key} = {num_samples} does not divide evenly among {labels} classes: {more} one image more ({even})"

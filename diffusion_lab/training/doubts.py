@@ -1,0 +1,45 @@
+"""What is allowed and yet unlikely to be meant, as far as only the images can tell: said before training begins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.ema import EMA
+
+LARGEST_SHARE_LEFT_OUT = 0.1
+"""Of the images, by ``drop_last``, in every epoch."""
+
+LARGEST_INITIAL_SHARE = 0.25
+"""Of the untrained weights in the average at the end of training; with warm-up it is less after any step."""
+
+
+def doubts_about_batches(data: ImageDataModule) -> Iterator[str]:
+    """Whether ``drop_last`` leaves out many images."""
+    images = len(data.train)
+    left_out = images % data.batch_size if data.drop_last else 0
+    if left_out > LARGEST_SHARE_LEFT_OUT * images:
+        whose = "others each time" if data.shuffle else "always the same"
+        yield (
+            f"data.loading.drop_last leaves out {left_out} of {images} images in each epoch, {whose}: the last batch "
+            f"of {data.batch_size} is not full; set it to false, or let data.loading.batch_size divide them better"
+        )
+
+
+def doubts_about_ema(ema: EMA, steps: int) -> Iterator[str]:
+    """Whether the average will have forgotten the untrained weights after ``steps`` optimizer steps."""
+    share = ema.initial_share(steps)
+    if share > LARGEST_INITIAL_SHARE:
+        yield (
+            f"training.ema.decay = {ema.decay:g} is too slow for the {steps} optimizer steps of this run: {share:.0%} "
+            f"of the average will still be the untrained weights; choose at most {_fast_decay(steps):g}, or set "
+            "training.ema.warmup=true"
+        )
+
+
+def _fast_decay(steps: int) -> float:
+    """A decay in round numbers that leaves less than 1 % of the initial weights: exp(-5), after that many steps."""
+    forgotten = 5 / steps
+    digit = 10.0 ** math.floor(math.log10(forgotten))
+    return round(max(1 - math.ceil(round(forgotten / digit, 6)) * digit, 0.0), 9)

@@ -1,0 +1,252 @@
+"""Any valid tree is accepted and survives being written; any single corruption of one is refused by name."""
+
+from __future__ import annotations
+
+import datetime
+import warnings
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from diffusion_lab.config import ConfigError, GenerateConfig, TrainConfig, parse_config, validate_config
+from diffusion_lab.config.reading import known_keys, section_of
+from diffusion_lab.config.sampler_section import SAMPLER_OPTIONS
+from tests.config.conftest import drop, put
+from tests.config.own_classes import HERE
+from tests.config.test_schema import BAD
+from tests.config.valid_trees import ANYTHING, FOLDER, Tree, trees
+
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+few = settings(max_examples=40, deadline=None, suppress_health_check=[*SLOW, HealthCheck.function_scoped_fixture])
+OPTIONS = {option for options in SAMPLER_OPTIONS.values() for option in options}
+KNOWN = {*known_keys(TrainConfig), *(f"sampler.{option}" for option in OPTIONS)}
+NO_VALUES: list[object] = [{"not": "a value"}, [[{}]], datetime.date(2024, 2, 29)]
+"""Values, as YAML may give them, that no key takes."""
+
+
+@pytest.fixture(autouse=True)
+def no_doubts() -> Iterator[None]:
+    """Random settings are full of what looks unlikely to be meant."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def given_keys(tree: Tree, schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
+    """The keys of a tree that its schema knows: each with whether it is required and whether it is a section."""
+    for name, field in schema.model_fields.items():
+        if name in tree:
+            section = section_of(schema, name)
+            yield prefix + name, field.is_required(), section is not None
+            if section is not None:
+                yield from given_keys(tree[name], section, f"{prefix}{name}.")
+
+
+def keys_of(tree: Tree) -> list[tuple[str, bool, bool]]:
+    """Those of ``given_keys``, and the options of the project's own samplers."""
+    options = [f"sampler.{name}" for name in tree.get("sampler", {}) if name in OPTIONS]
+    schema = GenerateConfig if tree["mode"] == "generate" else TrainConfig
+    return [*given_keys(tree, schema), *((key, False, False) for key in options)]
+
+
+def at(tree: Tree, key: str) -> Any:
+    value: Any = tree
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def has(tree: Tree, key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    holder = at(tree, section) if section else tree
+    return isinstance(holder, dict) and name in holder
+
+
+def assert_refused(tree: Tree, key: str) -> None:
+    """By a message with a line for the key."""
+    with pytest.raises(ConfigError) as caught:
+        validate_config(tree)
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert any(line.startswith((f"{key}:", f"{key} = ", f"{key}[")) for line in lines), str(caught.value)
+
+
+@few
+@given(trees())
+def test_valid_tree_survives_being_written(tree: Tree) -> None:
+    before = deepcopy(tree)
+    config = parse_config(tree)
+    assert tree == before
+    assert parse_config(yaml.safe_load(yaml.safe_dump(tree))) == config
+    written = config.model_dump(mode="json")
+    assert parse_config(written) == config
+    assert parse_config(yaml.safe_load(yaml.safe_dump(written, sort_keys=False))) == config
+
+
+@few
+@given(trees(), st.data())
+def test_missing_key_is_named(tree: Tree, data: st.DataObject) -> None:
+    key = data.draw(st.sampled_from([key for key, required, _ in keys_of(tree) if required]))
+    drop(tree, key)
+    assert_refused(tree, key)
+
+
+@few
+@given(trees(), st.data())
+def test_mistyped_key_is_named(tree: Tree, data: st.DataObject) -> None:
+    """Not beside a class that takes any key."""
+    key = data.draw(st.sampled_from([key for key, _, _ in keys_of(tree)]))
+    section, _, name = key.rpartition(".")
+    assume(not section or at(tree, f"{section}.type") != ANYTHING)
+    place = data.draw(st.integers(0, len(name) - 1))
+    typos = [name[:place] + name[place + 1 :], name[:place] + "x" + name[place:], f"{name}s", name.upper()]
+    mistyped = f"{section}.{data.draw(st.sampled_from(typos))}".lstrip(".")
+    assume(mistyped not in KNOWN)
+    put(tree, mistyped, at(tree, key))
+    drop(tree, key)
+    assert_refused(tree, mistyped)
+
+
+@few
+@given(trees(), st.data())
+def test_value_of_another_type_is_named(tree: Tree, data: st.DataObject) -> None:
+    key, _, is_section = data.draw(st.sampled_from(keys_of(tree)))
+    put(tree, key, data.draw(st.sampled_from(NO_VALUES[is_section:])))
+    assert_refused(tree, key)
+
+
+@few
+@given(trees(), st.data())
+def test_value_out_of_bounds_is_named(tree: Tree, data: st.DataObject) -> None:
+    here = [(key, value) for key, value in BAD if has(tree, key) and value != "no/such/folder"]
+    key, value = data.draw(st.sampled_from(here))
+    put(tree, key, value)
+    assert_refused(tree, f"{key}.{next(iter(value))}" if isinstance(value, dict) else key)
+
+
+def one_more_flag(tree: Tree) -> str:
+    tree["model"]["architecture"]["use_attention"].append(True)
+    return "model.architecture.use_attention"
+
+
+def image_that_does_not_halve(tree: Tree) -> str:
+    architecture = tree["model"]["architecture"]
+    assume(architecture.get("patch_size", 1) * len(architecture["channel_multipliers"]) > 1)
+    architecture["image_size"] += 1
+    return "model.architecture.image_size"
+
+
+def betas_that_do_not_rise(tree: Tree) -> str:
+    diffusion = tree["model"]["diffusion"]
+    diffusion["beta_start"], diffusion["beta_end"] = diffusion["beta_end"], diffusion["beta_start"]
+    return "model.diffusion.beta_start"
+
+
+def classes_without_a_number(tree: Tree) -> str:
+    tree["model"]["conditioning"] |= {"type": "class", "num_classes": None}
+    return "model.conditioning.num_classes"
+
+
+def best_without_validation(tree: Tree) -> str:
+    assume(tree["training"]["scheduler"]["type"] != "plateau")
+    tree["training"]["checkpointing"]["save_best_only"] = True
+    tree["training"]["validation"]["enabled"] = False
+    return "training.checkpointing.save_best_only"
+
+
+def plateau_without_validation(tree: Tree) -> str:
+    tree["training"]["scheduler"] = {"type": "plateau"}
+    tree["training"]["checkpointing"]["save_best_only"] = False
+    tree["training"]["validation"]["enabled"] = False
+    return "training.scheduler.type"
+
+
+def metric_that_is_not_logged(tree: Tree) -> str:
+    tree["training"]["validation"]["metric"] = "accuracy"
+    return "training.validation.metric"
+
+
+def option_of_another_schedule(tree: Tree) -> str:
+    kind = tree["training"]["scheduler"]["type"]
+    assume(kind != ANYTHING)
+    option, value = ("patience", 1) if kind != "plateau" else ("warmup_steps", 1)
+    tree["training"]["scheduler"][option] = value
+    return f"training.scheduler.{option}"
+
+
+def cosine_without_its_end(tree: Tree) -> str:
+    tree["training"]["scheduler"] = {"type": "cosine", "T_max": "auto"}
+    return "training.scheduler.eta_min"
+
+
+def option_of_another_sampler(tree: Tree) -> str:
+    tree["sampler"] = {"type": "ddim", "variance": "small"}
+    return "sampler.variance"
+
+
+def argument_that_the_class_lacks(tree: Tree) -> str:
+    tree["sampler"] = {"type": f"{HERE}.PlainSampler", "eta": 0.5}
+    return "sampler.eta"
+
+
+def more_steps_than_there_are(tree: Tree) -> str:
+    assume(tree["mode"] == "train")
+    tree["sampler"] = {"type": "ddpm", "steps": tree["model"]["diffusion"]["num_timesteps"] + 1}
+    return "sampler.steps"
+
+
+def images_that_are_not_there(tree: Tree) -> str:
+    assume(tree["mode"] == "train")
+    tree["data"] |= {"type": "image_folder", "paths": {"train": "no/such/folder", "val": None}}
+    return "data.paths.train"
+
+
+def images_for_data_that_brings_its_own(tree: Tree) -> str:
+    assume(tree["mode"] == "train")
+    tree["data"] |= {"type": "digits", "paths": {"train": None, "val": FOLDER}}
+    return "data.paths.val"
+
+
+def resuming_from_nothing(tree: Tree) -> str:
+    assume(tree["mode"] == "train")
+    tree["training"]["resume"] |= {"enabled": True, "checkpoint": "no/such/file"}
+    return "training.resume.checkpoint"
+
+
+def generating_from_nothing(tree: Tree) -> str:
+    assume(tree["mode"] == "generate")
+    tree["generation"]["checkpoint"] = None
+    return "generation.checkpoint"
+
+
+RULES: list[tuple[str, Callable[[Tree], str]]] = [
+    ("model", one_more_flag),
+    ("model", image_that_does_not_halve),
+    ("model", betas_that_do_not_rise),
+    ("model", classes_without_a_number),
+    ("training", best_without_validation),
+    ("training", plateau_without_validation),
+    ("training", metric_that_is_not_logged),
+    ("training", option_of_another_schedule),
+    ("training", cosine_without_its_end),
+    ("mode", option_of_another_sampler),
+    ("mode", argument_that_the_class_lacks),
+    ("mode", more_steps_than_there_are),
+    ("data", images_that_are_not_there),
+    ("data", images_for_data_that_brings_its_own),
+    ("training", resuming_from_nothing),
+    ("mode", generating_from_nothing),
+]
+
+
+@pytest.mark.parametrize(("section", "break_rule"), RULES, ids=lambda part: getattr(part, "__name__", ""))
+@settings(few, max_examples=8)
+@given(tree=trees())
+def test_broken_rule_is_named(section: str, break_rule: Callable[[Tree], str], tree: Tree) -> None:
+    assume(section in tree)
+    assert_refused(tree, break_rule(tree))

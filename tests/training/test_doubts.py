@@ -1,0 +1,118 @@
+"""Warnings that need the images, raised before training begins."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_lab.config import ConfigWarning
+from diffusion_lab.ema import EMA
+from diffusion_lab.training.build import optimizer_steps
+from diffusion_lab.training.doubts import doubts_about_batches, doubts_about_ema
+from diffusion_lab.training.sources import create_datamodule
+from tests.training.tiny import tiny_config, tiny_denoiser, tiny_run
+
+# 18 images are left to train on.
+DROP = {"data.loading.drop_last": True}
+
+
+def about_batches(folder: Path, **loading: Any) -> list[str]:
+    changes = {f"data.loading.{name}": value for name, value in loading.items()}
+    return list(doubts_about_batches(create_datamodule(tiny_config(folder, changes), seed=0)))
+
+
+def about_ema(decay: float, steps: int, warmup: bool = False) -> list[str]:
+    return list(doubts_about_ema(EMA(tiny_denoiser(), decay, warmup), steps))
+
+
+@pytest.mark.parametrize(("batch_size", "left_out"), [(8, 2), (5, 3), (10, 8), (7, 4)])
+def test_batch_that_is_dropped_and_large(tmp_path: Path, batch_size: int, left_out: int) -> None:
+    (doubt,) = about_batches(tmp_path, batch_size=batch_size, drop_last=True)
+    assert doubt.startswith(
+        f"data.loading.drop_last leaves out {left_out} of 18 images in each epoch, others each time"
+    )
+    assert f"the last batch of {batch_size} is not full" in doubt
+
+
+def test_images_that_are_never_seen(tmp_path: Path) -> None:
+    (doubt,) = about_batches(tmp_path, batch_size=10, drop_last=True, shuffle_train=False)
+    assert "always the same" in doubt
+
+
+@pytest.mark.parametrize(
+    "loading",
+    [
+        {"batch_size": 10},
+        {"batch_size": 6, "drop_last": True},
+        {"batch_size": 17, "drop_last": True},  # one of eighteen
+    ],
+)
+def test_few_images_dropped_are_no_matter(tmp_path: Path, loading: dict[str, Any]) -> None:
+    assert about_batches(tmp_path, **loading) == []
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5, 6, 40, 1000, 13862])
+def test_average_that_is_still_the_untrained_weights(steps: int) -> None:
+    """13862 steps of 0.9999 leave a quarter: log(0.25) / log(0.9999) = 13862.25."""
+    (doubt,) = about_ema(0.9999, steps)
+    assert f"training.ema.decay = 0.9999 is too slow for the {steps} optimizer steps" in doubt
+    assert f": {0.9999**steps:.0%} of the average" in doubt
+    better = float(re.findall(r"at most (\S+),", doubt)[0])
+    assert better**steps < 0.01
+    assert about_ema(better, steps) == []
+
+
+@pytest.mark.parametrize(("decay", "steps"), [(0.9999, 13863), (0.9999, 10**5), (0.5, 2), (0.0, 1)])
+def test_average_that_has_forgotten(decay: float, steps: int) -> None:
+    assert about_ema(decay, steps) == []
+
+
+@pytest.mark.parametrize("steps", [1, 2, 100])
+def test_average_that_warms_up_forgets_at_once(steps: int) -> None:
+    assert about_ema(0.9999, steps, warmup=True) == []
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_initial_share_is_what_the_average_has_left_of_its_start(warmup: bool) -> None:
+    """An average that began as one and takes in nothing but zeros."""
+    denoiser = tiny_denoiser()
+    for tensor in denoiser.parameters():
+        torch.nn.init.ones_(tensor)
+    ema = EMA(denoiser, 0.7, warmup)
+    for tensor in denoiser.parameters():
+        torch.nn.init.zeros_(tensor)
+    for update in range(9):
+        weight = next(ema.average.parameters()).flatten()[0]
+        assert float(weight) == pytest.approx(ema.initial_share(update), rel=1e-5)
+        ema.update(denoiser)
+    if not warmup:
+        assert ema.initial_share(9) == pytest.approx(math.pow(0.7, 9))
+
+
+def test_steps_are_those_of_the_run(tmp_path: Path) -> None:
+    changes = {"data.loading.batch_size": 5, "training.accumulate_batches": 3, "training.epochs": 2}
+    config = tiny_config(tmp_path, changes)
+    assert optimizer_steps(config, create_datamodule(config, seed=0)) == 4
+    assert tiny_run(tmp_path, changes).steps == 4
+
+
+def test_run_warns_before_it_trains(tmp_path: Path) -> None:
+    changes = {"training.ema.warmup": False, "data.loading.batch_size": 10, **DROP}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ConfigWarning)
+        tiny_run(tmp_path, changes)
+    texts = [str(warning.message) for warning in caught if issubclass(warning.category, ConfigWarning)]
+    assert [text.split(" ")[0] for text in texts] == ["data.loading.drop_last", "training.ema.decay"]
+    assert "for the 2 optimizer steps of this run: 100% of" in texts[1]
+
+
+def test_run_without_an_average_has_none_to_doubt(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConfigWarning)
+        tiny_run(tmp_path, {"training.ema.enabled": False, "training.ema.warmup": False})
