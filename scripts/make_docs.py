@@ -14,6 +14,7 @@ from diffusion_lab.config import get_default_config
 from diffusion_lab.config.consistency import REQUIRED_SCHEDULER_OPTIONS
 from diffusion_lab.config.editor_schema import WHOLE_TREE, package_of, short_names
 from diffusion_lab.config.json_schema import JsonSchema, sampler_options, section_schemas
+from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
 from diffusion_lab.samplers import SAMPLERS, Sampler
 
@@ -47,7 +48,7 @@ A recipe, `experiment=NAME`, chooses files and sets values; what the command lin
 
 {recipes}
 
-`sample.py` has short names for what is typed most:
+What is typed most has a short name:
 
 {short}
 
@@ -120,8 +121,9 @@ def _first_comment(file: Path) -> str:
 
 
 def _short_names() -> str:
-    names = short_names(CONF / "sample.yaml")
-    return _table(("short", "fills"), [(f"`{name}`", f"`{key}`") for name, key in names.items()])
+    names = {root: short_names(CONF / f"{root}.yaml") for root in ("train", "sample")}
+    rows = [(f"`{short}`", f"`{root}.py`", f"`{key}`") for root in names for short, key in names[root].items()]
+    return _table(("short", "of", "fills"), rows)
 
 
 class Reference:
@@ -130,7 +132,7 @@ class Reference:
     def __init__(self) -> None:
         default = get_default_config()
         self.sections = section_schemas()
-        self.defaults = dict(_leaves(default))
+        self.defaults = leaves(default)
         root = self.sections["TrainConfig"]["properties"]
         root["mode"]["enum"] = [root["mode"].pop("const"), "generate"]
         order = [*default, *(name for name in root if name not in default)]
@@ -230,14 +232,6 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = tuple(head)
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
-def _leaves(tree: Mapping[str, Any], key: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{key}{name}.")
-        else:
-            yield key + name, value
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ import copy
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 from hydra.conf import HydraConf
@@ -22,7 +21,7 @@ from diffusion_lab.config.consistency import REQUIRED_SCHEDULER_OPTIONS
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.json_schema import JsonSchema, sampler_options, section_schemas
 from diffusion_lab.config.model_section import ArchitectureSettings
-from diffusion_lab.config.reading import section_of
+from diffusion_lab.config.reading import leaves, section_of
 from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.section import DOTTED_PATH
@@ -63,7 +62,9 @@ def schema_files(conf: Path) -> dict[str, JsonSchema]:
     packages = sorted(package for package in named if not package.startswith(f"{HYDRA}."))
     files = {"config.schema.json": config_schema()}
     files |= {f"conf/{package}.schema.json": package_schema(package) for package in packages}
-    return files | {"conf/sample.schema.json": sample_schema(short_names(conf / "sample.yaml"))}
+    for name, root in ((WHOLE_TREE, "train"), ("sample", "sample")):
+        files[f"conf/{name}.schema.json"] = tree_schema(short_names(conf / f"{root}.yaml"))
+    return files
 
 
 def package_of(file: Path) -> str | None:
@@ -72,10 +73,10 @@ def package_of(file: Path) -> str | None:
     return found[1] if found else None
 
 
-def short_names(sample_file: Path) -> dict[str, str]:
-    """The names at the root of ``conf/sample.yaml`` that fill other keys, each with the dotted key that it fills."""
-    tree = yaml.safe_load(sample_file.read_text(encoding="utf-8"))
-    filled = {value: key for key, value in _leaves(tree) if isinstance(value, str)}
+def short_names(file: Path) -> dict[str, str]:
+    """The names at the root of ``conf/train.yaml`` or ``sample.yaml`` that only fill keys, each with its key."""
+    tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    filled = {value: key for key, value in leaves(tree).items() if isinstance(value, str)}
     return {name: filled[f"${{{name}}}"] for name in tree if f"${{{name}}}" in filled}
 
 
@@ -100,16 +101,15 @@ def package_schema(package: str) -> JsonSchema:
     sections = _sections(complete=False)
     root = sections[_class_of(package).__name__]
     root["properties"]["defaults"] = DEFAULTS
-    if package == WHOLE_TREE:
-        generate = sections[GenerateConfig.__name__]["properties"]["mode"]
-        root["properties"]["mode"]["anyOf"].append(generate["anyOf"][0])
-        root["properties"]["hydra"] = _hydra()
     return _document(root, sections)
 
 
-def sample_schema(short: Mapping[str, str]) -> JsonSchema:
-    """The schema of ``conf/sample.yaml``: any part of the tree, and short names for the dotted keys that they fill."""
+def tree_schema(short: Mapping[str, str]) -> JsonSchema:
+    """The schema of ``conf/`` files that hold any part of the tree, and short names for the keys that they fill."""
     document = package_schema(WHOLE_TREE)
+    generate = _sections(complete=False)[GenerateConfig.__name__]["properties"]["mode"]
+    document["properties"]["mode"]["anyOf"].append(generate["anyOf"][0])
+    document["properties"]["hydra"] = _hydra()
     for name, key in short.items():
         place = document
         for part in key.split("."):
@@ -238,11 +238,3 @@ def _document(root: JsonSchema, sections: Mapping[str, JsonSchema]) -> JsonSchem
         waiting += [sections[name] for name in found]
     parts = {"$defs": {name: sections[name] for name in sorted(reached)}} if reached else {}
     return copy.deepcopy({"$schema": DIALECT, **root, **parts})
-
-
-def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping):
-        for name, value in tree.items():
-            yield from _leaves(value, f"{key}.{name}".lstrip("."))
-    else:
-        yield key, tree

@@ -28,7 +28,7 @@ FIXTURES = CONF.parent / "tests" / "fixtures" / "configs" / "diffusion"
 MODELINE = "# yaml-language-server: $schema="
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.name != "legacy.yaml")  # V1 has no schema
 
-SHIPPED = [CONF / f"{name}.yaml" for name in ("train", "sample", "launch")]
+SHIPPED = [CONF / f"{name}.yaml" for name in ("train", "sample", "launch", "standalone/default", "standalone/generate")]
 SHIPPED += [CONF / group / f"{name}.yaml" for group, name in CHOICES]
 
 BEYOND_JSON_SCHEMA: list[tuple[str, object]] = [
@@ -226,6 +226,9 @@ OPTIONS: list[tuple[str, dict[str, object], bool]] = [
     ("_global_", {"defaults": ["a", {"override /model": "unet_tiny"}, {"logger": None}, {"a": ["b", "c"]}]}, True),
     ("_global_", {"defaults": [{"model": 3}]}, False),
     ("_global_", {"num_samples": 3}, False),
+    ("_global_", {"name": "mine"}, True),
+    ("_global_", {"name": 3}, False),
+    ("sample", {"name": "mine"}, False),
     ("hydra", {"sweep": {"dir": "a"}}, True),
     ("hydra", {"swep": {"dir": "a"}}, False),
     ("sample", {"num_samples": 3, "ckpt": "a", "labels": [3, "cat"], "use_ema": True}, True),
@@ -253,7 +256,8 @@ def test_cosine_needs_its_options() -> None:
 
 
 def test_short_names_are_those_that_the_code_drops() -> None:
-    assert set(short_names(CONF / "sample.yaml")) == set(SHORT_NAMES)
+    for root, names in SHORT_NAMES.items():
+        assert set(short_names(CONF / f"{root}.yaml")) == set(names)
 
 
 def test_each_key_has_a_meaning() -> None:
