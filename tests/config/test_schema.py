@@ -33,6 +33,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("model.diffusion.beta_schedule", ["linear", "cosine", "quadratic", "sigmoid"], ["cosin", None]),
     ("model.diffusion.beta_start", [0.001], [0, -0.1, 1, "1e-4", math.nan]),
     ("model.diffusion.beta_end", [0.9], [1, 1.5, math.inf]),
+    ("name", [None, "mine"], [3]),
     ("model.diffusion.prediction", ["epsilon", "x0", "v"], ["eps", None]),
     ("model.conditioning.type", [None], ["classes", True]),
     ("model.conditioning.num_classes", [None, 1, 1000], [0, -1, 2.0, "10"]),
