@@ -62,9 +62,8 @@ def schema_files(conf: Path) -> dict[str, JsonSchema]:
     packages = sorted(package for package in named if not package.startswith(f"{HYDRA}."))
     files = {"config.schema.json": config_schema()}
     files |= {f"conf/{package}.schema.json": package_schema(package) for package in packages}
-    for name, root in ((WHOLE_TREE, "train"), ("sample", "sample")):
-        files[f"conf/{name}.schema.json"] = tree_schema(short_names(conf / f"{root}.yaml"))
-    return files
+    files[f"conf/{WHOLE_TREE}.schema.json"] = tree_schema({})
+    return files | {"conf/sample.schema.json": tree_schema(short_names(conf / "sample.yaml"))}
 
 
 def package_of(file: Path) -> str | None:
@@ -105,7 +104,7 @@ def package_schema(package: str) -> JsonSchema:
 
 
 def tree_schema(short: Mapping[str, str]) -> JsonSchema:
-    """The schema of ``conf/`` files that hold any part of the tree, and short names for the keys that they fill."""
+    """The schema of ``conf/`` files that hold any part of the tree, beside short names for the keys that they fill."""
     document = package_schema(WHOLE_TREE)
     generate = _sections(complete=False)[GenerateConfig.__name__]["properties"]["mode"]
     document["properties"]["mode"]["anyOf"].append(generate["anyOf"][0])
