@@ -31,15 +31,17 @@ def doubts_about_ema(ema: EMA, steps: int) -> Iterator[str]:
     """Whether the average will have forgotten the untrained weights after ``steps`` optimizer steps."""
     share = ema.initial_share(steps)
     if share > LARGEST_INITIAL_SHARE:
+        better = _fast_decay(steps)
+        instead = f"choose at most {better:g}, or set" if better else "set"
+        of_the_run = f"{steps} optimizer step{'s' * (steps > 1)} of this run"
         yield (
-            f"training.ema.decay = {ema.decay:g} is too slow for the {steps} optimizer steps of this run: {share:.0%} "
-            f"of the average will still be the untrained weights; choose at most {_fast_decay(steps):g}, or set "
-            "training.ema.warmup=true"
+            f"training.ema.decay = {ema.decay:g} is too slow for the {of_the_run}: {share:.0%} of the average will still "
+            f"be the untrained weights; {instead} training.ema.warmup=true"
         )
 
 
 def _fast_decay(steps: int) -> float:
-    """A decay in round numbers that leaves less than 1 % of the initial weights: exp(-5), after that many steps."""
+    """A decay in round numbers that leaves less than 1 % of the initial weights, exp(-5); 0 where there is none."""
     forgotten = 5 / steps
     digit = 10.0 ** math.floor(math.log10(forgotten))
     return round(max(1 - math.ceil(round(forgotten / digit, 6)) * digit, 0.0), 9)
