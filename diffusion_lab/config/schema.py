@@ -119,7 +119,7 @@ class RunConfig(Section):
     name: str | None = Field(
         default=None,
         exclude=True,  # the experiment says it
-        description="Stands for `experiment` on the command line of `train.py`: there, `experiment=NAME` takes a recipe.",
+        description="Stands for `experiment` in commands of `train.py`, where `experiment=NAME` takes a recipe.",
     )
     compute: ComputeSettings
     output: OutputSettings
