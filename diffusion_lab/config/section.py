@@ -24,7 +24,13 @@ DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 class Section(BaseModel):
     """A part of the tree: a bool is no int, ``"1"`` is no number, NaN is no value, a typo is a fault."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",  # an option of a class of the user's own may be infinite, and is no null
+    )
 
 
 class PluggableSection(Section):

@@ -35,8 +35,8 @@ def doubts_about_ema(ema: EMA, steps: int) -> Iterator[str]:
         instead = f"choose at most {better:g}, or set" if better else "set"
         of_the_run = f"{steps} optimizer step{'s' * (steps > 1)} of this run"
         yield (
-            f"training.ema.decay = {ema.decay:g} is too slow for the {of_the_run}: {share:.0%} of the average will still "
-            f"be the untrained weights; {instead} training.ema.warmup=true"
+            f"training.ema.decay = {ema.decay:g} is too slow for the {of_the_run}: {share:.0%} of the average will "
+            f"still be the untrained weights; {instead} training.ema.warmup=true"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -262,6 +263,12 @@ def test_option_that_is_null_is_kept(changed: Change) -> None:
     assert isinstance(config, TrainConfig)
     assert config.training.scheduler_options() == {"power": 2.0, "end": None}
     assert parse_config(config.model_dump(mode="json")) == config
+
+
+def test_option_that_is_infinite_is_kept(changed: Change) -> None:
+    config = parse_config(changed(own("training.optimizer", "TakesAnything", bound=math.inf)))
+    assert isinstance(config, TrainConfig)
+    assert config.model_dump(mode="json")["training"]["optimizer"]["bound"] == math.inf
 
 
 def test_class_without_a_signature_is_taken_as_it_is(changed: Change) -> None:
