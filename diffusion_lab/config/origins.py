@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import yaml
 from hydra.core.global_hydra import GlobalHydra
@@ -16,13 +16,21 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 COMMAND_LINE = "command line"
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is several times as fast
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 class Origins:
-    """The place of the last statement that set a dotted key."""
+    """The place of the last statement that set a dotted key.
 
-    def __init__(self) -> None:
+    Args:
+        read_files: Takes in the files. It is called when a key was not typed: composing again takes time.
+        overrides: ``key=value`` arguments, later than all files.
+    """
+
+    def __init__(self, read_files: Callable[[Origins], None] = lambda _: None, overrides: Sequence[str] = ()) -> None:
+        self._read_files: Callable[[Origins], None] | None = read_files
+        self._typed = set(override_keys(overrides))
         self._places: dict[str, str] = {}
         self._references: dict[str, str] = {}
 
@@ -32,33 +40,39 @@ class Origins:
         A key that only repeats another, as ``checkpoint: ${ckpt}`` does, comes from where the other was set.
         """
         key = re.sub(r"\[.*", "", key)
-        while key and key not in self._places:
-            key = key.rpartition(".")[0]
+        if _nearest(key, self._typed):
+            return COMMAND_LINE
+        if self._read_files is not None:
+            self._read_files(self)
+            self._read_files = None
+        key = _nearest(key, self._places)
         followed: set[str] = set()
-        while self._references.get(key) in self._places and key not in followed:
+        while key in self._references and key not in followed:
             followed.add(key)
-            key = self._references[key]
+            meant = self._references[key]
+            if _nearest(meant, self._typed):
+                return COMMAND_LINE
+            key = meant if meant in self._places else key
         return self._places.get(key)
 
     def add_file(self, path: Path, package: str = "") -> None:
         """Take in what a YAML file sets, later than all before; ``package`` is the place of its tree."""
         shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-        for key, node in _leaves(yaml.compose(path.read_text(encoding="utf-8")), package):
-            self._set(key, f"{shown}:{node.start_mark.line + 1}")
+        for key, node in _leaves(yaml.compose(path.read_text(encoding="utf-8"), Loader=LOADER), package):
+            for known in [known for known in self._places if known == key or known.startswith(f"{key}.")]:
+                del self._places[known]
+                self._references.pop(known, None)
+            self._places[key] = f"{shown}:{node.start_mark.line + 1}"
             reference = REFERENCE.fullmatch(node.value) if isinstance(node, yaml.ScalarNode) else None
             if reference:
                 self._references[key] = reference[1]
 
-    def add_overrides(self, overrides: Sequence[str]) -> None:
-        """Take in ``key=value`` arguments, later than all before."""
-        for key in override_keys(overrides):
-            self._set(key, COMMAND_LINE)
 
-    def _set(self, key: str, place: str) -> None:
-        for known in [known for known in self._places if known == key or known.startswith(f"{key}.")]:
-            del self._places[known]
-            self._references.pop(known, None)
-        self._places[key] = place
+def _nearest(key: str, known: Container[str]) -> str:
+    """The key, or the innermost section around it, that is known; empty where none is."""
+    while key and key not in known:
+        key = key.rpartition(".")[0]
+    return key
 
 
 def override_keys(overrides: Sequence[str]) -> list[str]:
@@ -78,24 +92,22 @@ def job_origins() -> Origins:
 def composed_origins(config_name: str, overrides: Sequence[str]) -> Origins:
     """Origins of what the initialized Hydra composes from ``config_name`` and ``overrides``."""
     loader = GlobalHydra.instance().config_loader()
-    folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
-    origins = Origins()
-    for default in loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults:
-        files = (folder / f"{default.config_path}.yaml" for folder in folders)
-        file = next((file for file in files if file.is_file()), None)
-        if file is not None:
-            origins.add_file(file, default.package or "")
+
+    def read_files(origins: Origins) -> None:
+        folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
+        for default in loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults:
+            files = (folder / f"{default.config_path}.yaml" for folder in folders)
+            file = next((file for file in files if file.is_file()), None)
+            if file is not None:
+                origins.add_file(file, default.package or "")
+
     pairs = zip(override_keys(overrides), overrides, strict=True)
-    origins.add_overrides([override for key, override in pairs if not loader.get_group_options(key)])
-    return origins
+    return Origins(read_files, [override for key, override in pairs if not loader.get_group_options(key)])
 
 
 def file_origins(path: Path, overrides: Sequence[str] = ()) -> Origins:
     """Origins of the settings of a file that stands for itself, and of the overrides typed after it."""
-    origins = Origins()
-    origins.add_file(path)
-    origins.add_overrides(overrides)
-    return origins
+    return Origins(lambda origins: origins.add_file(path), overrides)
 
 
 def _leaves(node: yaml.Node | None, key: str) -> Iterator[tuple[str, yaml.Node]]:

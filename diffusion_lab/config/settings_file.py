@@ -42,7 +42,7 @@ def read_settings(file: Path, overrides: Sequence[str] = ()) -> TrainConfig | Ge
         warnings.warn(f"{file}: {V1_DEPRECATION}", ConfigWarning, stacklevel=2)
         tree = OmegaConf.create(migrate_config_v1_to_v2(_plain(tree, file_origins(file))))
     _override(tree, overrides)
-    origins = file_origins(file, overrides) if not old else _typed(overrides)
+    origins = Origins(overrides=overrides) if old else file_origins(file, overrides)
     faults: list[Fault] = []
     found = resolved(tree, faults)
     try:
@@ -77,9 +77,3 @@ def _drop(tree: DictConfig, key: str) -> None:
     if not isinstance(section, DictConfig) or name not in section:
         raise ConfigError([Fault(key, "cannot be dropped: there is no such key")])
     del section[name]
-
-
-def _typed(overrides: Sequence[str]) -> Origins:
-    origins = Origins()
-    origins.add_overrides(overrides)
-    return origins
