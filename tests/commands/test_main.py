@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.commands.conftest import ROOT, succeeds
@@ -78,10 +79,11 @@ def test_a_file_trains_and_a_file_generates(tmp_path: Path) -> None:
     assert (tmp_path / "outputs" / "generated" / "grid.png").is_file()
 
 
-def test_the_complete_training_file_runs(tmp_path: Path, image_folder: Path) -> None:
+@pytest.mark.parametrize("name", ["default", "legacy"])
+def test_the_complete_training_files_run(tmp_path: Path, image_folder: Path, name: str) -> None:
     done = run_file(
         tmp_path,
-        str(STANDALONE / "default.yaml"),
+        str(STANDALONE / f"{name}.yaml"),
         f"data.paths.train={image_folder}",
         "compute.device=cpu",
         "data.loading.num_workers=0",

@@ -1,0 +1,69 @@
+"""What Hydra refuses before any code of ours runs is told as any other fault is. The real programs: test_scripts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from diffusion_lab.config.compose import compose_train_config
+from diffusion_lab.config.launch import launch
+from diffusion_lab.config.report import EXIT_CODE
+from tests.config.conftest import CONF
+
+Told = Callable[..., str]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Told:
+    """What is said of a command line that cannot be composed."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+
+        def application() -> None:
+            with initialize_config_dir(str(CONF), version_base="1.3"):
+                compose("train", [word.split(",")[0] for word in arguments if word != "-m"])  # the first job of a sweep
+
+        with pytest.raises(SystemExit) as caught:
+            launch(application, compose_train_config, CONF, "train")
+        assert caught.value.code == EXIT_CODE
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_a_mistyped_key_is_told_with_all_other_faults(told: Told) -> None:
+    assert told("training.optimizer.learnin_rate=1", "training.epochs=0").splitlines() == [
+        "Error: 2 settings are wrong:",
+        "  training.epochs = 0: must be at least 1 [command line]",
+        "  training.optimizer.learnin_rate = 1: unknown key (did you mean 'learning_rate'?) [command line]",
+    ]
+
+
+def test_a_known_key_that_no_file_has_needs_a_plus(told: Told) -> None:
+    text = told("training.optimizer.eps=1e-8")
+    assert "use +training.optimizer.eps=1e-8" in text
+    assert "Did you mean" not in text
+
+
+def test_a_mistyped_file_of_a_group(told: Told) -> None:
+    text = told("optimizer=adamww")
+    assert text.rstrip().endswith("Did you mean 'adamw'?")
+    assert "Config search path" not in text
+
+
+def test_a_mistyped_key_that_is_swept(told: Told) -> None:
+    assert told("-m", "training.optimizer.learnin_rate=1,2").rstrip().endswith("Did you mean 'learning_rate'?")
+
+
+def test_an_override_that_is_none(told: Told) -> None:
+    assert told("training.epochs=[1").startswith("Error: ")
+
+
+def test_what_runs_is_left_alone() -> None:
+    ran: list[str] = []
+    launch(lambda: ran.append("yes"), compose_train_config, CONF, "train")
+    assert ran == ["yes"]
