@@ -62,13 +62,13 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
 
     >>> from diffusion_lab.config import get_default_config
     >>> config = get_default_config() | {"mode": "generate", "generation": {"checkpoint": "."}}
-    >>> config["model"]["architecture"]["use_attention"] = [True]
+    >>> config["model"]["diffusion"]["beta_start"] = 0.5
     >>> try:
     ...     validate_config_consistency(config)
     ... except ValueError as error:
     ...     print(error)
     1 setting is wrong:
-      model.architecture.use_attention = [true]: must have one entry a stage: 3, as model.architecture.channel_multipliers has
+      model.diffusion.beta_start = 0.5: must be less than model.diffusion.beta_end, 0.02
     """
     tree, root = _plain(config), root_of(config)
     faulty = [fault.key for fault in _field_faults(tree, root)]
