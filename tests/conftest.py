@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from diffusion_lab import torchvision_beside_cpu_torch
 
@@ -15,6 +16,10 @@ from diffusion_lab import torchvision_beside_cpu_torch
 # Also in the process that collects what the workers report: a warning of Lightning's makes it import Lightning.
 torchvision_beside_cpu_torch.install()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A machine that is busy with something else is no fault of the code.
+settings.register_profile("any_speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any_speed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -209,7 +209,6 @@ def migrated(v1: Tree) -> tuple[Tree, str]:
     return v2, "".join(str(warning.message) for warning in caught)
 
 
-@settings(deadline=None)
 @given(v1_trees())
 def test_what_comes_out_is_valid_and_the_same_when_written(v1: Tree) -> None:
     v2, _ = migrated(v1)
@@ -219,7 +218,6 @@ def test_what_comes_out_is_valid_and_the_same_when_written(v1: Tree) -> None:
     assert yaml.safe_load(yaml_text(v2)) == v2
 
 
-@settings(deadline=None)
 @given(v1_trees())
 def test_no_value_is_lost(v1: Tree) -> None:
     before = copy.deepcopy(v1)
@@ -248,7 +246,6 @@ def place_of(key: str) -> str:
     return PREFIXES[prefix] + key.removeprefix(prefix)
 
 
-@settings(deadline=None)
 @given(v1_trees(), st.sampled_from(["", "model.", "data.", "training.", "generation."]), names.map("new_{}".format))
 def test_key_that_v1_has_not_is_named(v1: Tree, section: str, name: str) -> None:
     expected, already_told = migrated(v1)
@@ -259,7 +256,7 @@ def test_key_that_v1_has_not_is_named(v1: Tree, section: str, name: str) -> None
     assert all(line in told for line in already_told.splitlines())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(v1_trees())
 def test_v2_is_left_alone(v1: Tree) -> None:
     v2, _ = migrated(v1)
@@ -272,7 +269,7 @@ def test_the_generator_reaches_every_key() -> None:
     """What the properties do not try, they do not show."""
     seen: set[str] = set()
 
-    @settings(max_examples=200, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=200, derandomize=True, database=None)
     @given(v1_trees())
     def collect(v1: Tree) -> None:
         seen.update(leaves(v1))

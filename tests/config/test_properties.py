@@ -23,7 +23,7 @@ from tests.config.test_schema import BAD
 from tests.config.valid_trees import ANYTHING, FOLDER, Tree, trees
 
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-few = settings(max_examples=30, deadline=None, suppress_health_check=[*SLOW, HealthCheck.function_scoped_fixture])
+few = settings(max_examples=30, suppress_health_check=[*SLOW, HealthCheck.function_scoped_fixture])
 OPTIONS = {option for options in SAMPLER_OPTIONS.values() for option in options}
 KNOWN = {*known_keys(TrainConfig), *(f"sampler.{option}" for option in OPTIONS)}
 NO_VALUES: list[object] = [{"not": "a value"}, [[{}]], datetime.date(2024, 2, 29)]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lab.diffusion.level import Level
@@ -30,7 +30,6 @@ def test_every_parameterization_has_a_textbook_target():
 
 
 @pytest.mark.parametrize("name", TEXTBOOK)
-@settings(deadline=None)
 @given(angle=angles)
 def test_targets_are_the_textbook_ones(name, angle):
     level = Level(math.cos(angle), math.sin(angle), 0.5)
@@ -41,7 +40,6 @@ def test_targets_are_the_textbook_ones(name, angle):
 
 
 @pytest.mark.parametrize("name", TEXTBOOK)
-@settings(deadline=None)
 @given(angle=angles, clean=pixels, noise=noises)
 def test_a_network_that_outputs_its_target_denoises_perfectly(name, angle, clean, noise):
     level = Level(math.cos(angle), math.sin(angle), 0.5)
@@ -61,7 +59,6 @@ def test_perfect_denoising_holds_at_every_level_of_every_schedule(name, betas):
 
 
 @pytest.mark.parametrize("name", TEXTBOOK)
-@settings(deadline=None)
 @given(alpha=st.floats(0.01, 10), sigma=st.floats(0.01, 10), clean=pixels, noise=noises)
 def test_perfect_denoising_needs_no_preserved_variance(name, alpha, sigma, clean, noise):
     level = Level(alpha, sigma, 0.5)

@@ -93,7 +93,7 @@ def test_the_least_noise_keeps_its_digits(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(time=st.floats(1e-6, 1))
 def test_time_and_log_snr_are_each_others_inverse(name, time):
     schedule = schedule_of(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lab.diffusion.level import Level
@@ -46,7 +46,6 @@ def test_eta_one_is_ddpm_with_the_small_variance(data, steps):
     torch.testing.assert_close(ddim, ddpm, rtol=0, atol=1e-10)
 
 
-@settings(deadline=None)
 @given(eta=st.floats(0, 1))
 def test_a_step_is_equation_12(eta):
     """Written as in arXiv:2010.02502, equations 12 and 16, with the paper's alphas, our squares."""
@@ -58,7 +57,6 @@ def test_a_step_is_equation_12(eta):
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-12)
 
 
-@settings(deadline=None)
 @given(
     here=st.floats(1e-6, 1),
     share=st.floats(0, 0.999),

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lab.diffusion.level import Level
@@ -42,7 +42,6 @@ def test_all_steps_are_all_times_of_training(spacing):
     assert [level.time for level in levels] == [step / 1000 for step in range(1000, -1, -1)]
 
 
-@settings(deadline=None)
 @given(
     total=st.integers(1, 400),
     share=st.floats(0, 1),
