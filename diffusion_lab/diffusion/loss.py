@@ -10,7 +10,10 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.parameterization import Parameterization
+from diffusion_lab.diffusion.penalty import Penalty, SquaredError
 from diffusion_lab.diffusion.schedules import Schedule
+from diffusion_lab.diffusion.time_distribution import TimeDistribution, UniformTimes
+from diffusion_lab.diffusion.weighting import UniformWeighting, Weighting
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Images, Labels, per_image
 
@@ -28,17 +31,32 @@ class Trained(Protocol):
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """Mean squared error of the network's output (arXiv:2006.11239, equation 14, for the noise).
+    """The error of the network's output (arXiv:2006.11239, equation 14, for the noise), weighted by noise level.
 
     Args:
+        penalty: What an error of the output costs.
+        weighting: How much it counts at each noise level.
+        times: How often each noise level is visited.
+        stratified: Spread the times of a batch evenly, one in each of N equal shares (arXiv:2107.00630, appendix I.1):
+            the loss varies less from batch to batch. Otherwise each is drawn by itself.
         label_dropout: Probability in [0, 1] with which an image's label is hidden, so that the one network learns
             the unconditional model as well (classifier-free guidance, arXiv:2207.12598, algorithm 1).
     """
 
+    penalty: Penalty = SquaredError()
+    weighting: Weighting = UniformWeighting()
+    times: TimeDistribution = UniformTimes()
+    stratified: bool = False
     label_dropout: float = 0.0
 
     def __call__(self, denoiser: Trained, clean: Images, label: Labels | None, seed: int) -> Tensor:
-        """The loss of a batch, a scalar in float32.
+        """The loss of a batch, a scalar in float32. Arguments as of ``per_image``."""
+        return self.per_image(denoiser, clean, label, seed)[0].mean()
+
+    def per_image(
+        self, denoiser: Trained, clean: Images, label: Labels | None, seed: int
+    ) -> tuple[Tensor, Level[Tensor]]:
+        """The loss of each image ``(N,)`` in float32, and the noise levels it was taken at.
 
         Args:
             denoiser: What is trained.
@@ -50,13 +68,20 @@ class DenoisingLoss:
         # noise that depends on the time.
         on_cpu = torch.Generator().manual_seed(derive_seed("times", seed))
         on_device = torch.Generator(clean.device).manual_seed(derive_seed("noise", seed))
-        level = denoiser.schedule.levels(denoiser.schedule.draw_times(len(clean), on_cpu))
+        level = self._draw_levels(denoiser.schedule, len(clean), on_cpu)
         noise = torch.randn(clean.shape, generator=on_device, device=clean.device)
         noisy = per_image(level.alpha, clean) * clean + per_image(level.sigma, clean) * noise
         output = denoiser.predict(noisy, level, self._hide(denoiser, label, on_cpu))
         clean_share, noise_share = denoiser.parameterization.target(level)
         target = per_image(clean_share, clean) * clean + per_image(noise_share, clean) * noise
-        return torch.nn.functional.mse_loss(output.float(), target)
+        costs = self.penalty(output.float(), target).flatten(1).mean(1)
+        return self.weighting.of_output(level, denoiser.parameterization).to(costs) * costs, level
+
+    def _draw_levels(self, schedule: Schedule, count: int, generator: torch.Generator) -> Level[Tensor]:
+        share = torch.rand(count, generator=generator, dtype=torch.float64)
+        if self.stratified:
+            share = (torch.randperm(count, generator=generator) + share) / count
+        return schedule.levels(schedule.training_times(self.times.quantile(share, schedule)))
 
     def _hide(self, denoiser: Trained, label: Labels | None, generator: torch.Generator) -> Labels | None:
         if label is None or denoiser.num_classes is None or self.label_dropout == 0:

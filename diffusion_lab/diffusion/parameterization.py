@@ -65,8 +65,38 @@ class PredictVelocity(Parameterization):
         return Coefficients(skip=level.alpha / power, out=-level.sigma / power, into=level.alpha**0)
 
 
+class PredictFlow(Parameterization):
+    """The network predicts noise − clean, the velocity of the straight line (rectified flow, arXiv:2209.03003)."""
+
+    def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
+        total = level.alpha + level.sigma
+        return Coefficients(skip=1 / total, out=-level.sigma / total, into=level.alpha**0)
+
+
+class PreconditionedOutput(Parameterization):
+    """Input and output of the network have unit variance at every level (EDM, arXiv:2206.00364, table 1).
+
+    With ``alpha`` below 1 the paper's formulas hold for ``noisy / alpha``, whose noise is ``sigma / alpha``.
+
+    Args:
+        sigma_data: Standard deviation of the pixels, > 0.
+    """
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        self.sigma_data = sigma_data
+
+    def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
+        signal = level.alpha * self.sigma_data
+        total = (signal**2 + level.sigma**2) ** 0.5
+        return Coefficients(
+            skip=signal * self.sigma_data / total**2, out=level.sigma * self.sigma_data / total, into=1 / total
+        )
+
+
 PARAMETERIZATIONS: dict[str, type[Parameterization]] = {
     "epsilon": PredictNoise,
     "x0": PredictClean,
     "v": PredictVelocity,
+    "flow": PredictFlow,
+    "edm": PreconditionedOutput,
 }

@@ -17,28 +17,36 @@ from diffusion_lab.shapes import Times
 class Schedule(ABC):
     """A noise process: alpha and sigma at a time in [0, 1], from clean (0) to noise (1)."""
 
-    first_time: float
-    """The least noisy time that training draws."""
+    first_time: float = 0.0
+    """The least noisy time that training draws; there ``sigma > 0``."""
 
     @abstractmethod
     def levels(self, times: Times) -> Level[Tensor]:
         """The level at each time: ``alpha`` and ``sigma`` ``(N,)``, float64, on the CPU."""
 
     @abstractmethod
-    def time(self, log_snr: float) -> float:
-        """The time at which the logarithm of the signal-to-noise ratio, ``2 log(alpha / sigma)``, is ``log_snr``."""
+    def times(self, log_snr: Tensor) -> Times:
+        """The times ``(N,)`` of logarithms of the signal-to-noise ratio, ``2 log(alpha / sigma)``, kept in [0, 1]."""
 
-    @abstractmethod
-    def draw_times(self, count: int, generator: torch.Generator) -> Times:
-        """Times ``(count,)``, float64, for training."""
-
-    @abstractmethod
-    def check_steps(self, steps: int | None) -> int:
-        """The number of sampling steps, null resolved; a ``ValueError`` where the process cannot take so many."""
+    def training_times(self, times: Times) -> Times:
+        """The times that training takes for any ``times`` in [0, 1]."""
+        return times.clamp(min=self.first_time)
 
     def nearest_time(self, time: float) -> float:
-        """The time nearest to ``time`` that training could have drawn."""
-        return time
+        """The time nearest to ``time`` that training could have taken."""
+        return max(time, self.first_time)
+
+    def check_steps(self, steps: int | None) -> int:
+        """The number of sampling steps, null resolved; a ``ValueError`` where the process cannot take so many."""
+        if steps is None:
+            raise ValueError(
+                "sampler.steps must be a number: null is every step, and a continuous process has no steps"
+            )
+        return steps
+
+    def time(self, log_snr: float) -> float:
+        """The time at which the logarithm of the signal-to-noise ratio is ``log_snr``."""
+        return self.times(torch.tensor([log_snr], dtype=torch.float64)).item()
 
     def level(self, time: float) -> Level[float]:
         """The level at one time, as plain numbers."""
@@ -68,20 +76,22 @@ class DiscreteSchedule(Schedule):
 
     def levels(self, times: Times) -> Level[Tensor]:
         position = times.double().cpu() * self.num_timesteps
-        below = position.floor().long().clamp(0, self.num_timesteps - 1)
-        log_alpha_bar = torch.lerp(self.log_alpha_bar[below], self.log_alpha_bar[below + 1], position - below.double())
-        return Level((log_alpha_bar / 2).exp(), (-torch.expm1(log_alpha_bar)).sqrt(), times.double().cpu())
+        below, above = position.floor().long(), position.ceil().long()
+        share, table = position - below.double(), self.log_alpha_bar
+        between = torch.lerp(table[below], table[above], share)
+        # The table may end in -inf, of which no share can be taken, not even none.
+        log_alpha_bar = torch.where(share == 0, table[below], between)
+        return Level((log_alpha_bar / 2).exp(), torch.expm1(log_alpha_bar).abs().sqrt(), times.double().cpu())
 
-    def time(self, log_snr: float) -> float:
-        log_alpha_bar = torch.nn.functional.logsigmoid(torch.tensor(log_snr, dtype=torch.float64))
+    def times(self, log_snr: Tensor) -> Times:
+        log_alpha_bar = torch.nn.functional.logsigmoid(log_snr.double())
         table = -self.log_alpha_bar  # rising, as a search needs it
-        above = int(torch.searchsorted(table, -log_alpha_bar).clamp(1, self.num_timesteps))
+        above = torch.searchsorted(table, -log_alpha_bar).clamp(1, self.num_timesteps)
         share = (-log_alpha_bar - table[above - 1]) / (table[above] - table[above - 1])
-        return (above - 1 + share.clamp(0, 1).item()) / self.num_timesteps
+        return (above - 1 + share.nan_to_num(nan=1.0).clamp(0, 1)) / self.num_timesteps
 
-    def draw_times(self, count: int, generator: torch.Generator) -> Times:
-        steps = torch.randint(1, self.num_timesteps + 1, (count,), generator=generator)
-        return steps.double() / self.num_timesteps
+    def training_times(self, times: Times) -> Times:
+        return (times.double() * self.num_timesteps).ceil().clamp(min=1) / self.num_timesteps
 
     def check_steps(self, steps: int | None) -> int:
         if steps is not None and steps > self.num_timesteps:
@@ -92,6 +102,16 @@ class DiscreteSchedule(Schedule):
 
     def nearest_time(self, time: float) -> float:
         return max(round(time * self.num_timesteps), 1) / self.num_timesteps
+
+
+def without_last_signal(betas: Tensor) -> Tensor:
+    """Betas that leave nothing of the image at the last step and the first step as it was (arXiv:2305.08891, alg. 1)."""
+    if len(betas) == 1:
+        raise ValueError("model.diffusion.zero_terminal_snr needs at least 2 num_timesteps, got 1")
+    alpha = (1 - betas).cumprod(0).sqrt()
+    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    alpha_bar = torch.cat([torch.ones(1, dtype=alpha.dtype), alpha.square()])
+    return 1 - alpha_bar[1:] / alpha_bar[:-1]
 
 
 def linear_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 
-from diffusion_lab.diffusion.level import Level
+from diffusion_lab.diffusion.level import Level, log_snr
 from diffusion_lab.samplers.spacing import SPACINGS, SpacingName
 
 if TYPE_CHECKING:
@@ -30,10 +30,17 @@ Draw = Callable[[], "Images"]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a denoiser believed at a level."""
+    """What a denoiser believed at a level, and the images that the walk went on from there."""
 
     level: Level[float]
     clean: Images
+    noisy: Images
+
+    @property
+    def noise(self) -> Images:
+        """The noise that ``noisy`` holds beside ``clean``."""
+        noise: Images = (self.noisy - self.level.alpha * self.clean) / self.level.sigma
+        return noise
 
 
 @dataclass(frozen=True)
@@ -41,14 +48,28 @@ class Sampler(ABC):
     """A way from noise to images. Its fields are its settings; a subclass writes one ``step``."""
 
     steps: Annotated[int, Ge(1)] | None = 50
-    """Denoising steps; ``null`` takes every step of the training process."""
-    spacing: SpacingName = "trailing"
-    """How the steps are spread over the time of the process."""
+    """Denoising steps; ``null`` takes every step of the training process, or every time that ``spacing`` lists."""
+    spacing: SpacingName | tuple[Annotated[float, Interval(gt=0, le=1)], ...] = "trailing"
+    """How the steps are spread over the process: by a rule, or a falling list of times in (0, 1]."""
     clip: bool = True
     """Keep each clean estimate inside the pixel range [-1, 1]."""
+    dynamic_threshold: Annotated[float, Interval(gt=0, le=1)] | None = None
+    """Before that, divide each image by this quantile of its absolute pixels where it is above 1 (arXiv:2205.11487,
+    section 2.3): with strong guidance, detail instead of flat black and white."""
 
     memory: ClassVar[int] = 1
     """How many estimates, the newest included, ``step`` is handed."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.spacing, str):
+            return
+        if not self.spacing or any(later >= time for time, later in pairwise(self.spacing)):
+            raise ValueError(f"sampler.spacing must be a falling list of times in (0, 1], got {list(self.spacing)}")
+        if self.steps not in (None, len(self.spacing)):
+            raise ValueError(
+                f"sampler.steps must be null or {len(self.spacing)}, the number of times in sampler.spacing, "
+                f"got {self.steps}"
+            )
 
     @abstractmethod
     def step(
@@ -64,18 +85,28 @@ class Sampler(ABC):
             draw: For methods that add noise.
         """
 
+    def correct(self, noisy: Images, clean: Images, here: Level[float], past: Sequence[Estimate]) -> Images:
+        """Better images at ``here``, now that the estimate of those the last step gave is known; ``past`` precedes it.
+
+        Methods without a corrector leave them as they are.
+        """
+        return noisy
+
     def levels(self, schedule: Schedule) -> list[Level[float]]:
-        """The levels of a walk, noisiest first, ending with the clean one.
+        """The levels of a walk, noisiest first, ending with the clean one. Where one is noisier than the one before
+        it, noise is added.
 
         Raises:
             ValueError: More steps than the process has, or null steps for a process without steps of its own.
         """
-        steps = schedule.check_steps(self.steps)
-        times = SPACINGS[self.spacing](steps, schedule.first_time)
-        return [*(schedule.level(schedule.nearest_time(time)) for time in times), Level(1.0, 0.0, 0.0)]
+        if isinstance(self.spacing, str):
+            times = SPACINGS[self.spacing](schedule.check_steps(self.steps), schedule)
+        else:
+            times = list(self.spacing)
+        return [*map(schedule.level, times), Level(1.0, 0.0, 0.0)]
 
     def walk(self, denoise: Denoise, noise: Images, levels: Sequence[Level[float]], draw: Draw) -> Iterator[Images]:
-        """Turn standard normal noise ``(N, C, H, W)`` into images; yields them after every step.
+        """Turn standard normal noise ``(N, C, H, W)`` into images; yields them at every level after the first.
 
         The walk starts from noise of the variance that images of unit variance have at the first level.
         """
@@ -83,13 +114,25 @@ class Sampler(ABC):
         noisy = (start.alpha**2 + start.sigma**2) ** 0.5 * noise
         past: list[Estimate] = []
         for here, there in pairwise(levels):
-            clean = self._estimate(denoise, noisy, here)
-            past = [*past, Estimate(here, clean)][-self.memory :]
-            noisy = self.step(noisy, past, there, lambda x, at: self._estimate(denoise, x, at), draw)
+            if log_snr(there) < log_snr(here):
+                noisy = self.stir(noisy, here, there, draw)
+            else:
+                clean = self._estimate(denoise, noisy, here)
+                noisy = self.correct(noisy, clean, here, past)
+                past = [*past, Estimate(here, clean, noisy)][-self.memory :]
+                noisy = self.step(noisy, past, there, lambda x, at: self._estimate(denoise, x, at), draw)
             yield noisy
+
+    def stir(self, noisy: Images, here: Level[float], there: Level[float], draw: Draw) -> Images:
+        """Add the noise that leads up to a noisier level."""
+        stirred: Images = there.alpha / here.alpha * noisy + added_variance(there, here) ** 0.5 * draw()
+        return stirred
 
     def _estimate(self, denoise: Denoise, noisy: Images, level: Level[float]) -> Images:
         clean = denoise(noisy, level)
+        if self.dynamic_threshold is not None:
+            largest = clean.abs().flatten(1).quantile(self.dynamic_threshold, dim=1).clamp(min=1)
+            clean = clean / largest.view(-1, *[1] * (clean.ndim - 1))
         return clean.clamp(-1, 1) if self.clip else clean
 
 

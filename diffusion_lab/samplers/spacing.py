@@ -1,32 +1,64 @@
-"""Where on the way from noise to image a sampler stops: times in (0, 1], falling (arXiv:2305.08891, table 2)."""
+"""Where on the way from noise to image a sampler stops: times in (0, 1], falling."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-SpacingName = Literal["trailing", "leading", "linspace"]
+from diffusion_lab.diffusion.level import log_snr
 
+if TYPE_CHECKING:
+    from diffusion_lab.diffusion.schedules import Schedule
 
-def trailing(steps: int, first_time: float) -> list[float]:
-    """Equal strides counted from the noisy end, which is always one of the times."""
-    return [1 - index / steps for index in range(steps)]
+SpacingName = Literal["trailing", "leading", "linspace", "karras", "log_snr"]
 
+MOST_LOG_SNR = 15.0
+"""Where the noise or the image is as good as gone: a process that really loses one of them has no log-SNR there."""
 
-def leading(steps: int, first_time: float) -> list[float]:
-    """Equal strides counted from ``first_time``, the least noisy time; the noisy end is not reached (DDIM's own)."""
-    return [first_time + (steps - 1 - index) / steps for index in range(steps)]
-
-
-def linspace(steps: int, first_time: float) -> list[float]:
-    """Equal strides with both ends, the noisy end and ``first_time``, among the times."""
-    if steps == 1:
-        return [1.0]
-    return [1 - (1 - first_time) * index / (steps - 1) for index in range(steps)]
+KARRAS_RHO = 7
 
 
-SPACINGS: dict[SpacingName, Callable[[int, float], list[float]]] = {
+def trailing(steps: int, schedule: Schedule) -> list[float]:
+    """Equal strides counted from the noisy end, which is always one of the times (arXiv:2305.08891, table 2)."""
+    return [schedule.nearest_time(1 - index / steps) for index in range(steps)]
+
+
+def leading(steps: int, schedule: Schedule) -> list[float]:
+    """Equal strides counted from the least noisy time; the noisy end is not reached (DDIM's own, as above)."""
+    return [schedule.nearest_time(schedule.first_time + (steps - 1 - index) / steps) for index in range(steps)]
+
+
+def linspace(steps: int, schedule: Schedule) -> list[float]:
+    """Equal strides with both ends, the noisy end and the least noisy time, among the times (as above)."""
+    return [schedule.nearest_time(time) for time in _between(1.0, schedule.first_time, steps)]
+
+
+def karras(steps: int, schedule: Schedule) -> list[float]:
+    """Equal strides of the seventh root of ``sigma / alpha`` (arXiv:2206.00364, equation 5): ever shorter steps."""
+    most, least = (math.exp(-end / 2) ** (1 / KARRAS_RHO) for end in _ends(schedule))
+    return [schedule.time(-2 * KARRAS_RHO * math.log(root)) for root in _between(most, least, steps)]
+
+
+def uniform_log_snr(steps: int, schedule: Schedule) -> list[float]:
+    """Equal strides of the logarithm of the signal-to-noise ratio (arXiv:2206.00927, section 3.4)."""
+    return [schedule.time(end) for end in _between(*_ends(schedule), steps)]
+
+
+def _ends(schedule: Schedule) -> tuple[float, float]:
+    """The log-SNR of the noisy end and of the least noisy time."""
+    noisy, clean = (log_snr(schedule.level(time)) for time in (1.0, schedule.first_time))
+    return max(noisy, -MOST_LOG_SNR), min(clean, MOST_LOG_SNR)
+
+
+def _between(first: float, last: float, count: int) -> list[float]:
+    return [first + (last - first) * index / max(count - 1, 1) for index in range(count)]
+
+
+SPACINGS: dict[SpacingName, Callable[[int, Schedule], list[float]]] = {
     "trailing": trailing,
     "leading": leading,
     "linspace": linspace,
+    "karras": karras,
+    "log_snr": uniform_log_snr,
 }

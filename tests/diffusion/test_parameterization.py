@@ -10,13 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lab.diffusion.level import Level
-from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, PredictVelocity
+from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, PreconditionedOutput, PredictVelocity
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule
+
+
+def preconditioned_target(alpha, sigma, sigma_data):
+    """arXiv:2206.00364, equation 8, for the image divided by alpha."""
+    ratio = sigma / alpha
+    c_skip = sigma_data**2 / (ratio**2 + sigma_data**2)
+    c_out = ratio * sigma_data / math.hypot(ratio, sigma_data)
+    return (1 - c_skip) / c_out, -c_skip * ratio / c_out
+
 
 TEXTBOOK = {
     "epsilon": lambda alpha, sigma: (0.0, 1.0),
     "x0": lambda alpha, sigma: (1.0, 0.0),
     "v": lambda alpha, sigma: (-sigma, alpha),
+    "flow": lambda alpha, sigma: (-1.0, 1.0),
+    "edm": lambda alpha, sigma: preconditioned_target(alpha, sigma, 0.5),
 }
 """Shares of the clean image and of the noise, in a process with alpha² + sigma² = 1."""
 
@@ -73,7 +84,18 @@ def test_velocity_needs_no_division_by_alpha():
     assert PredictVelocity().target(level) == (-1, 0)
 
 
-@pytest.mark.parametrize("name", TEXTBOOK)
+def test_preconditioning_gives_the_network_unit_variance_in_and_out():
+    """arXiv:2206.00364, equations 116 and 129, for pixels of standard deviation sigma_data."""
+    for alpha, sigma in ((1.0, 0.002), (1.0, 80.0), (0.3, 0.7), (0.0, 1.0)):
+        parameterization = PreconditionedOutput(sigma_data=0.5)
+        level = Level(alpha, sigma, 0.5)
+        into = parameterization.coefficients(level).into
+        clean_share, noise_share = parameterization.target(level)
+        assert into**2 * (alpha**2 * 0.25 + sigma**2) == pytest.approx(1)
+        assert clean_share**2 * 0.25 + noise_share**2 == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", TEXTBOOK.keys() - {"edm"})
 def test_the_network_sees_the_noisy_image_as_it_is(name):
     assert PARAMETERIZATIONS[name]().coefficients(Level(0.6, 0.8, 0.5)).into == 1
 

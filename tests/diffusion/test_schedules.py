@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_lab.diffusion.level import Level, log_snr
-from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule
+from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, without_last_signal
 
 STEPS = (1, 2, 10, 1000, 4000)
 NAMES = sorted(BETA_SCHEDULES)
@@ -122,21 +122,28 @@ def test_between_two_steps_the_logarithm_of_alpha_bar_is_linear():
     assert between == pytest.approx(0.75 * below + 0.25 * above, rel=1e-12)
 
 
-def test_training_draws_every_step_equally_and_never_the_clean_image():
+def test_training_takes_every_step_equally_and_never_the_clean_image():
     schedule = schedule_of("linear", 8)
-    times = schedule.draw_times(8000, torch.Generator().manual_seed(0))
+    times = schedule.training_times((torch.arange(8000, dtype=torch.float64) + 0.5) / 8000)
     steps, counts = (times * 8).unique(return_counts=True)
     assert steps.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert times.dtype == torch.float64
-    # the standard deviation of a count is sqrt(8000 · 1/8 · 7/8) = 30
-    assert (counts - 1000).abs().max() < 120
+    assert counts.tolist() == [1000] * 8
+    assert schedule.training_times(torch.zeros(1)).item() == 1 / 8
 
 
-def test_drawn_times_follow_the_generator_alone():
-    schedule = schedule_of("linear")
-    first, again, other = (schedule.draw_times(50, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_nothing_is_left_of_the_image_with_zero_terminal_snr():
+    """arXiv:2305.08891, algorithm 1: the last alpha is zero, the first unchanged, the others shifted and scaled."""
+    betas = BETA_SCHEDULES["linear"](1000, 1e-4, 0.02)
+    before, after = DiscreteSchedule(betas), DiscreteSchedule(without_last_signal(betas))
+    level, times = after.level(1.0), torch.arange(1, 1001).double() / 1000
+    assert (level.alpha, level.sigma) == (0.0, 1.0)
+    assert after.level(0.001).alpha == pytest.approx(before.level(0.001).alpha, rel=1e-12)
+    old, new = (schedule.levels(times).alpha for schedule in (before, after))
+    torch.testing.assert_close(new, (old - old[-1]) * old[0] / (old[0] - old[-1]), rtol=1e-9, atol=1e-12)
+    assert (new.diff() < 0).all()
+    assert after.time(-math.inf) == 1.0
+    with pytest.raises(ValueError, match="zero_terminal_snr needs at least 2 num_timesteps, got 1"):
+        without_last_signal(betas[:1])
 
 
 def test_the_nearest_time_is_a_step_of_training():

@@ -1,0 +1,87 @@
+"""Noise processes in continuous time, which can be sampled in any number of steps.
+
+Each is given by the ratio of noise to signal, ``sigma / alpha``, as a function of time. ``noise_shift`` multiplies
+that ratio: large images need more noise until as little of them is left (arXiv:2301.11093, section 3.1).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion.level import Level
+from diffusion_lab.diffusion.schedules import Schedule
+from diffusion_lab.shapes import Times
+
+LARGEST_LOG_SNR = 15.0
+
+
+class ContinuousCosineSchedule(Schedule):
+    """Signal and noise as cosine and sine of an angle (arXiv:2301.11093, section 2).
+
+    The logarithm of the signal-to-noise ratio runs from 15 to -15, less twice the logarithm of ``noise_shift``.
+
+    Args:
+        noise_shift: Factor of ``sigma / alpha``, > 0; the paper's for images of side d is d / 64.
+    """
+
+    def __init__(self, noise_shift: float = 1.0) -> None:
+        self.noise_shift = noise_shift
+        self._least = math.atan(math.exp(-LARGEST_LOG_SNR / 2))
+        self._range = math.pi / 2 - 2 * self._least
+
+    def levels(self, times: Times) -> Level[Tensor]:
+        times = times.double().cpu()
+        ratio = self.noise_shift * torch.tan(self._least + self._range * times)
+        alpha = (1 + ratio.square()).rsqrt()
+        return Level(alpha, ratio * alpha, times)
+
+    def times(self, log_snr: Tensor) -> Times:
+        ratio = torch.exp(-log_snr.double() / 2) / self.noise_shift
+        return ((torch.atan(ratio) - self._least) / self._range).clamp(0, 1)
+
+
+class EDMSchedule(Schedule):
+    """The whole image with more and more noise: ``alpha = 1`` (arXiv:2206.00364).
+
+    The time goes with the logarithm of sigma, as the paper's noise conditioning does.
+
+    Args:
+        sigma_min, sigma_max: Noise at time 0 and 1, 0 < min < max.
+    """
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
+        self._least = math.log(sigma_min)
+        self._range = math.log(sigma_max) - math.log(sigma_min)
+
+    def levels(self, times: Times) -> Level[Tensor]:
+        times = times.double().cpu()
+        return Level(torch.ones_like(times), torch.exp(self._least + self._range * times), times)
+
+    def times(self, log_snr: Tensor) -> Times:
+        return ((-log_snr.double() / 2 - self._least) / self._range).clamp(0, 1)
+
+
+class FlowSchedule(Schedule):
+    """The straight line from image to noise: ``alpha = 1 - sigma`` (arXiv:2209.03003, arXiv:2210.02747).
+
+    Args:
+        noise_shift: Factor of ``sigma / alpha``, > 0 (the time shift of arXiv:2403.03206, equation 23).
+    """
+
+    first_time = 1e-3
+
+    def __init__(self, noise_shift: float = 1.0) -> None:
+        self.noise_shift = noise_shift
+
+    def levels(self, times: Times) -> Level[Tensor]:
+        times = times.double().cpu()
+        noise = self.noise_shift * times
+        total = 1 - times + noise
+        return Level((1 - times) / total, noise / total, times)
+
+    def times(self, log_snr: Tensor) -> Times:
+        # ratio / (1 + ratio) with ratio = exp(-log_snr / 2) / shift, without the overflow of a large ratio
+        return torch.sigmoid(-log_snr.double() / 2 - math.log(self.noise_shift)).clamp(0, 1)

@@ -1,0 +1,89 @@
+"""How often training visits each noise level: distributions of the time, each given by its quantiles.
+
+The times come from numbers that are uniform in [0, 1], so how those are drawn (independently, or spread evenly over a
+batch) is a choice of its own. The arithmetic needs no tensor library to be imported.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Gt, Interval
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusion_lab.diffusion.schedules import Schedule
+    from diffusion_lab.shapes import Times
+
+
+class TimeDistribution(ABC):
+    """A distribution over the times of a noise process."""
+
+    @abstractmethod
+    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+        """The times ``(N,)`` in [0, 1] below which the ``share`` ``(N,)`` of all times lies."""
+
+
+@dataclass(frozen=True)
+class UniformTimes(TimeDistribution):
+    """Every time alike (arXiv:2006.11239, algorithm 1)."""
+
+    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+        return share
+
+
+@dataclass(frozen=True)
+class LogitNormalTimes(TimeDistribution):
+    """``log(t / (1 - t))`` is normal: the middle more often than both ends (arXiv:2403.03206, equation 19)."""
+
+    mean: float = 0.0
+    """Of the normal distribution; below 0 there are more clean images, above more noisy ones."""
+    std: Annotated[float, Gt(0)] = 1.0
+    """Of the normal distribution."""
+
+    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+        return (self.mean + self.std * _normal_quantile(share)).sigmoid()
+
+
+@dataclass(frozen=True)
+class ModeTimes(TimeDistribution):
+    """The middle more often, the ends never left out (arXiv:2403.03206, equation 20)."""
+
+    scale: Annotated[float, Interval(ge=-1, le=2 / (math.pi - 2))] = 1.29
+    """Above 0 the middle is favoured, at 0 every time is alike, below 0 both ends are favoured."""
+
+    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+        rest = 1 - share  # the paper's curve falls from 1 to 0
+        times: Times = 1 - rest - self.scale * ((math.pi / 2 * rest).cos().square() - 1 + rest)
+        return times.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class LogNormalNoise(TimeDistribution):
+    """``log(sigma / alpha)`` is normal (EDM, arXiv:2206.00364, table 1)."""
+
+    mean: float = -1.2
+    """Of the normal distribution."""
+    std: Annotated[float, Gt(0)] = 1.2
+    """Of the normal distribution."""
+
+    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+        return schedule.times(-2 * (self.mean + self.std * _normal_quantile(share)))
+
+
+def _normal_quantile(share: Tensor) -> Tensor:
+    inside = share.double().clamp(1e-9, 1 - 1e-9)  # the ends of a normal distribution lie at infinity
+    return math.sqrt(2) * (2 * inside - 1).erfinv()
+
+
+TIME_DISTRIBUTIONS: dict[str, type[TimeDistribution]] = {
+    "uniform": UniformTimes,
+    "logit_normal": LogitNormalTimes,
+    "mode": ModeTimes,
+    "log_normal": LogNormalNoise,
+}
+"""The names that ``training.loss.times.type`` takes."""

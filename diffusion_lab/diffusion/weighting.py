@@ -1,0 +1,112 @@
+"""How much an error counts at each noise level.
+
+Most weightings say what the squared error of the *clean image* is worth. What the error of the network's output is worth
+follows from the parameterization, since the two differ by the factor ``out``: so each weighting is right for all of
+them. The arithmetic needs no tensor library to be imported.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Gt
+
+from diffusion_lab.diffusion.level import Level
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffusion_lab.diffusion.parameterization import Parameterization
+
+
+class Weighting(ABC):
+    """The worth of an error at each noise level."""
+
+    @abstractmethod
+    def of_output(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
+        """Weights ``(N,)`` ≥ 0 of the squared error of the network's output, at levels with ``sigma > 0``."""
+
+
+class CleanWeighting(Weighting):
+    """A weighting that is told by the worth of the clean image's error."""
+
+    @abstractmethod
+    def of_clean(self, level: Level[Tensor]) -> Tensor:
+        """Weights ``(N,)`` ≥ 0 of the squared error of the clean image."""
+
+    def of_output(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
+        return self.of_clean(level) * parameterization.coefficients(level).out ** 2
+
+
+@dataclass(frozen=True)
+class UniformWeighting(Weighting):
+    """Every error of the network's output counts alike (the simple loss of arXiv:2006.11239, equation 14)."""
+
+    def of_output(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
+        return level.sigma**0
+
+
+@dataclass(frozen=True)
+class MinSNRWeighting(CleanWeighting):
+    """The signal-to-noise ratio, but at most gamma (arXiv:2303.09556, section 3.4)."""
+
+    gamma: Annotated[float, Gt(0)] = 5.0
+    """Largest weight."""
+
+    def of_clean(self, level: Level[Tensor]) -> Tensor:
+        return _snr(level).clamp(max=self.gamma)
+
+
+@dataclass(frozen=True)
+class P2Weighting(CleanWeighting):
+    """Less weight on what is nearly clean: ``1 / (k + SNR)^gamma`` of the noise's error (arXiv:2204.00227, eq. 8)."""
+
+    gamma: Annotated[float, Ge(0)] = 1.0
+    """How much less; 0 is the simple loss of the noise."""
+    k: Annotated[float, Gt(0)] = 1.0
+    """Keeps the weights finite."""
+
+    def of_clean(self, level: Level[Tensor]) -> Tensor:
+        snr = _snr(level)
+        return snr / (self.k + snr) ** self.gamma
+
+
+@dataclass(frozen=True)
+class EDMWeighting(CleanWeighting):
+    """Every error of EDM's preconditioned output counts alike, whatever the network predicts (arXiv:2206.00364)."""
+
+    sigma_data: Annotated[float, Gt(0)] = 0.5
+    """Standard deviation of the pixels."""
+
+    def of_clean(self, level: Level[Tensor]) -> Tensor:
+        # (sigma² + sigma_data²) / (sigma · sigma_data)² for the noise of an image that is not scaled, sigma / alpha
+        data = self.sigma_data**2
+        return (level.sigma**2 + level.alpha**2 * data) / (level.sigma**2 * data)
+
+
+@dataclass(frozen=True)
+class SigmoidWeighting(CleanWeighting):
+    """A sigmoid of the log-SNR as the weight of the noise's error (arXiv:2303.00848; arXiv:2410.19324, section 3)."""
+
+    bias: float = 0.0
+    """The log-SNR at which the weight is one half; larger values weigh finer detail more."""
+
+    def of_clean(self, level: Level[Tensor]) -> Tensor:
+        snr = _snr(level)
+        return snr * (self.bias - snr.log()).sigmoid()
+
+
+def _snr(level: Level[Tensor]) -> Tensor:
+    return (level.alpha / level.sigma) ** 2
+
+
+WEIGHTINGS: dict[str, type[Weighting]] = {
+    "uniform": UniformWeighting,
+    "min_snr": MinSNRWeighting,
+    "p2": P2Weighting,
+    "edm": EDMWeighting,
+    "sigmoid": SigmoidWeighting,
+}
+"""The names that ``training.loss.weighting.type`` takes."""
