@@ -54,7 +54,7 @@ class Checkpoint:
                 f"{self.path} holds weights but does not say of which architecture: give it in the settings "
                 "(sample.py: model=… diffusion=… conditioning=…)"
             )
-        self._refuse_foreign_class(settings.architecture.type, model)
+        self._refuse_foreign_classes(settings, model)
         weights = self.weights
         if use_ema and self.ema_weights is None:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", stacklevel=2)
@@ -65,15 +65,17 @@ class Checkpoint:
         load_weights(denoiser, weights, self.path)
         return denoiser.eval()
 
-    def _refuse_foreign_class(self, architecture: str, model: ModelSettings | None) -> None:
+    def _refuse_foreign_classes(self, own: ModelSettings, model: ModelSettings | None) -> None:
         """Importing a class runs code, so the path of one is taken from the user alone, never from a file."""
-        confirmed = model is not None and model.architecture.type == architecture
-        if "." in architecture and not confirmed:
-            raise ValueError(
-                f"{self.path} names the class {architecture!r} for its network, which is imported only where "
-                f"model.architecture.type says so: if you trust it, give {architecture!r} in the settings "
-                f"(sample.py: model=… diffusion=… conditioning=… model.architecture.type={architecture})"
-            )
+        for key, part in (("architecture", "network"), ("diffusion", "noise process")):
+            path = getattr(own, key).type
+            confirmed = model is not None and getattr(model, key).type == path
+            if "." in path and not confirmed:
+                raise ValueError(
+                    f"{self.path} names the class {path!r} for its {part}, which is imported only where "
+                    f"model.{key}.type says so: if you trust it, give {path!r} in the settings "
+                    f"(sample.py: model=… diffusion=… conditioning=… model.{key}.type={path})"
+                )
 
 
 def load_denoiser(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from diffusion_lab.config.dotted import load_class
-from diffusion_lab.config.model_section import ArchitectureSettings, ModelSettings
+from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings, ModelSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
-from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule
+from diffusion_lab.diffusion.continuous import ContinuousCosineSchedule, EDMSchedule, FlowSchedule
+from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, Parameterization, PreconditionedOutput
+from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, Schedule, without_last_signal
 from diffusion_lab.networks import NETWORKS
 
 LARGEST_FACTOR = 1e9
@@ -33,7 +35,13 @@ def create_ddpm(
     class_dropout_prob: float = 0.1,
     use_attention: Sequence[bool] = (False, False, True),
     device: str | torch.device = "cpu",
+    diffusion_type: str = "discrete",
+    zero_terminal_snr: bool = False,
+    noise_shift: float = 1.0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
     prediction: str = "epsilon",
+    sigma_data: float = 0.5,
     num_res_blocks: int = 2,
     dropout: float = 0.0,
     head_channels: int = 32,
@@ -62,11 +70,17 @@ def create_ddpm(
                 "patch_size": patch_size,
             },
             "diffusion": {
+                "type": diffusion_type,
                 "num_timesteps": num_timesteps,
                 "beta_schedule": beta_schedule,
                 "beta_start": beta_start,
                 "beta_end": beta_end,
+                "zero_terminal_snr": zero_terminal_snr,
+                "noise_shift": noise_shift,
+                "sigma_min": sigma_min,
+                "sigma_max": sigma_max,
                 "prediction": prediction,
+                "sigma_data": sigma_data,
             },
             "conditioning": {
                 "type": None if num_classes is None else "class",
@@ -85,16 +99,9 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
     Raises:
         ValueError: The network's class cannot be had, or its prediction says nothing of the image at the last step.
     """
-    diffusion, architecture = model.diffusion, model.architecture
-    betas = BETA_SCHEDULES[diffusion.beta_schedule]
-    schedule = DiscreteSchedule(betas(diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end))
-    parameterization = PARAMETERIZATIONS[diffusion.prediction]()
-    last = schedule.level(1.0)
-    if abs(parameterization.coefficients(last).out) > LARGEST_FACTOR:
-        raise ValueError(
-            f"model.diffusion.prediction {diffusion.prediction} needs some of the image left at the last step, got "
-            f"alpha = {last.alpha:.1e}: choose v, a smaller model.diffusion.beta_end or fewer num_timesteps"
-        )
+    architecture = model.architecture
+    schedule, parameterization = create_schedule(model.diffusion), create_parameterization(model.diffusion)
+    _refuse_blind(parameterization, schedule, model.diffusion.prediction)
     return Denoiser(
         network=_create_network(architecture, model.conditioning.classes),
         schedule=schedule,
@@ -103,6 +110,53 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
         num_classes=model.conditioning.classes,
         class_names=tuple(class_names),
     )
+
+
+def create_schedule(diffusion: DiffusionSettings) -> Schedule:
+    """The noise process. Raises ValueError where the user's own class cannot be had."""
+    known = PROCESSES.get(diffusion.type)
+    if known is not None:
+        return known(diffusion)
+    schedule: Schedule = load_class(diffusion.type, "model.diffusion.type")(**diffusion.extra_options)
+    return schedule
+
+
+def create_parameterization(diffusion: DiffusionSettings) -> Parameterization:
+    """What the network's output means. Raises ValueError where ``sigma_data`` is still to be measured."""
+    cls = PARAMETERIZATIONS[diffusion.prediction]
+    if not issubclass(cls, PreconditionedOutput):
+        return cls()
+    if diffusion.sigma_data == "auto":
+        raise ValueError("model.diffusion.sigma_data must be a number: auto is measured when training")
+    return cls(diffusion.sigma_data)
+
+
+def _discrete(diffusion: DiffusionSettings) -> Schedule:
+    betas = BETA_SCHEDULES[diffusion.beta_schedule](diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end)
+    return DiscreteSchedule(without_last_signal(betas) if diffusion.zero_terminal_snr else betas)
+
+
+PROCESSES: dict[str, Callable[[DiffusionSettings], Schedule]] = {
+    "discrete": _discrete,
+    "continuous_cosine": lambda diffusion: ContinuousCosineSchedule(diffusion.noise_shift),
+    "edm": lambda diffusion: EDMSchedule(diffusion.sigma_min, diffusion.sigma_max),
+    "flow": lambda diffusion: FlowSchedule(diffusion.noise_shift),
+}
+"""The names that ``model.diffusion.type`` takes, beside dotted paths of one's own Schedule classes."""
+
+
+def _refuse_blind(parameterization: Parameterization, schedule: Schedule, prediction: str) -> None:
+    """Refuse an output that says nothing of the image where nothing of the image is left: the noise, for one."""
+    last = schedule.level(1.0)
+    try:
+        factor = abs(parameterization.coefficients(last).out)
+    except ZeroDivisionError:
+        factor = math.inf
+    if factor > LARGEST_FACTOR:
+        raise ValueError(
+            f"model.diffusion.prediction {prediction} needs some of the image left at the last step, got "
+            f"alpha = {last.alpha:.1e}: choose v, or a process that leaves some"
+        )
 
 
 def _create_network(architecture: ArchitectureSettings, num_classes: int | None) -> torch.nn.Module:

@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 
 from diffusion_lab.config import get_default_config
+from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.consistency import REQUIRED_SCHEDULER_OPTIONS
 from diffusion_lab.config.editor_schema import WHOLE_TREE, package_of, short_names
-from diffusion_lab.config.json_schema import JsonSchema, sampler_options, section_schemas
+from diffusion_lab.config.json_schema import JsonSchema, class_options, section_schemas
 from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
-from diffusion_lab.samplers import SAMPLERS, Sampler
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -148,8 +149,8 @@ class Reference:
         values = {part: value for part, value in section["properties"].items() if part not in inner}
         if values:
             yield self.table(key, values)
-        if key == "sampler":
-            yield from self.samplers()
+        for choice in (each for each in CHOICES if key == each.KEY):
+            yield from self.options(choice)
         if key == "training.scheduler":
             yield _schedules()
         for part, reference in inner.items():
@@ -166,16 +167,17 @@ class Reference:
         default = "optional" if key in V2_OPTIONAL else _code(self.defaults.get(key, value.get("default")))
         return f"`{key}`{mark}", _kind(value), default, value["description"]
 
-    def samplers(self) -> Iterator[str]:
-        """The options that all samplers have, then those that a sampler has of its own, or with another default."""
-        shared = sampler_options(Sampler)
-        yield "Every sampler has these options:\n"
-        yield self.table("sampler", shared)
-        for name, cls in SAMPLERS.items():
-            own = {option: value for option, value in sampler_options(cls).items() if value != shared.get(option)}
+    def options(self, choice: type[ChoiceSettings]) -> Iterator[str]:
+        """The options that all types have, then those that a type has of its own, or with another default."""
+        shared = class_options(choice.BASE)
+        if shared:
+            yield f"Every type of `{choice.KEY}` has these options:\n"
+            yield self.table(choice.KEY, shared)
+        for name, cls in choice.NAMED.items():
+            own = {option: value for option, value in class_options(cls).items() if value != shared.get(option)}
             yield f"`type: {name}`. {inspect.getdoc(cls)}\n"
             if own:
-                yield self.table("sampler", own)
+                yield self.table(choice.KEY, own)
 
 
 def _schedules() -> str:

@@ -12,16 +12,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from diffusion_lab.config.choice import ChoiceSettings, options_schema
 from diffusion_lab.config.data_section import DOWNLOADED_TYPES, SELF_CONTAINED_TYPES
 from diffusion_lab.config.faults import ConfigError, Fault, closest, faults_of
+from diffusion_lab.config.model_section import DEFAULT_PROCESS, PROCESS_OPTIONS
 from diffusion_lab.config.reading import SettingsReader, Unreadable, suggest_key
-from diffusion_lab.config.sampler_section import SAMPLER_OPTIONS, options_schema, sampler_class
+from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.signatures import arguments_are_taken
 from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
-from diffusion_lab.samplers import SAMPLERS
 
 LOGGED_METRICS = ("loss",)
 """What validation logs, and so what ``training.validation.metric`` can be."""
+
+PLUGGABLE = ("model.architecture", "model.diffusion", "data", "training.optimizer", "training.scheduler")
+"""Sections whose further keys are for a class given by its dotted path."""
 
 REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
 
@@ -89,11 +93,26 @@ def plateau_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
 
 
 def sampler_steps_fit(tree: SettingsReader) -> Iterator[Fault]:
-    if tree["mode"] != "train" or not tree.gives("sampler.steps"):
+    if tree["mode"] != "train" or not tree.gives("sampler.steps") or tree["model.diffusion.type"] != "discrete":
         return
     steps, most = tree["sampler.steps"], tree["model.diffusion.num_timesteps"]
     if isinstance(steps, int) and steps > most:
         yield Fault("sampler.steps", f"must be at most model.diffusion.num_timesteps, {most}", steps)
+
+
+def process_keys_belong(tree: SettingsReader) -> Iterator[Fault]:
+    kind = tree["model.diffusion.type"]
+    for name, value in tree.section("model.diffusion").items():
+        owners = [owner for owner, names in PROCESS_OPTIONS.items() if name in names]
+        if owners and kind in PROCESS_OPTIONS and kind not in owners and value != DEFAULT_PROCESS[name]:
+            rule = f"belongs to type {' or '.join(owners)}, not to {kind}; leave it out"
+            yield Fault(f"model.diffusion.{name}", rule, value)
+
+
+def sigmas_rise(tree: SettingsReader) -> Iterator[Fault]:
+    low, high = tree["model.diffusion.sigma_min"], tree["model.diffusion.sigma_max"]
+    if low >= high:
+        yield Fault("model.diffusion.sigma_min", f"must be less than model.diffusion.sigma_max, {high:g}", low)
 
 
 def images_are_there(tree: SettingsReader) -> Iterator[Fault]:
@@ -157,37 +176,44 @@ def _no_unread_keys(section: str) -> Callable[[SettingsReader], Iterator[Fault]]
     return rule
 
 
-def sampler_takes_options(tree: SettingsReader) -> Iterator[Fault]:
-    """The values of a sampler's options; whether a class of the user's own has them is for its signature to say."""
-    given = tree.section("sampler")
-    name = tree["sampler.type"]
-    options = {key: value for key, value in given.items() if key != "type"}
-    try:
-        cls = sampler_class(name)
-    except ConfigError:
-        return  # its signature has been asked for already
-    schema = options_schema(cls)
-    if schema is None or isabstract(cls):
-        return
-    if name not in SAMPLERS:
-        options = {key: value for key, value in options.items() if key in schema.model_fields}
-    try:
-        cls(**schema.model_validate(options).model_dump(exclude_unset=True))
-    except ValidationError as error:
-        errors = [each for each in error.errors() if name in SAMPLERS or each["type"] != "missing"]
-        beside = partial(_closest_of, names=schema.model_fields)
-        yield from (_of_another_sampler(fault, name) for fault in faults_of(errors, options, beside, "sampler"))
-    except (TypeError, ValueError) as error:
-        yield Fault("sampler", str(error), given)
+def _takes_options(choice: type[ChoiceSettings]) -> Callable[[SettingsReader], Iterator[Fault]]:
+    """The values of a class's options; whether a class of the user's own has them is for its signature to say."""
+
+    def rule(tree: SettingsReader) -> Iterator[Fault]:
+        given = tree.section(choice.KEY) if tree.gives(choice.KEY) else {}
+        name = tree[f"{choice.KEY}.type"]
+        named = name in choice.NAMED
+        options = {key: value for key, value in given.items() if key != "type"}
+        try:
+            cls = choice.class_of(name)
+        except ConfigError:
+            return  # its signature has been asked for already
+        schema = options_schema(cls)
+        if schema is None or isabstract(cls):
+            return
+        if not named:
+            options = {key: value for key, value in options.items() if key in schema.model_fields}
+        try:
+            cls(**schema.model_validate(options).model_dump(exclude_unset=True))
+        except ValidationError as error:
+            errors = [each for each in error.errors() if named or each["type"] != "missing"]
+            beside = partial(_closest_of, names=schema.model_fields)
+            for fault in faults_of(errors, options, beside, choice.KEY):
+                yield _of_another_type(fault, name, choice)
+        except (TypeError, ValueError) as error:
+            yield Fault(choice.KEY, str(error), given)
+
+    return rule
 
 
-def _of_another_sampler(fault: Fault, kind: str) -> Fault:
+def _of_another_type(fault: Fault, kind: str, choice: type[ChoiceSettings]) -> Fault:
     """A fault that says whose option it is, where it is one of another type's: it is likely left over from there."""
     option = fault.key.rpartition(".")[2]
-    owners = [name for name, options in SAMPLER_OPTIONS.items() if option in options]
-    if kind not in SAMPLERS or kind in owners or not owners:
+    owners = [name for name in choice.NAMED if option in choice.options_of(name)]
+    if kind not in choice.NAMED or kind in owners or not owners:
         return fault
-    rule = f"belongs to type {' or '.join(owners)}, not to {kind}; leave it out" + _group_instead("sampler", kind)
+    group = choice.KEY.rpartition(".")[2]
+    rule = f"belongs to type {' or '.join(owners)}, not to {kind}; leave it out" + _group_instead(group, kind)
     return Fault(fault.key, rule, fault.value)
 
 
@@ -210,6 +236,8 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     one_attention_flag_a_stage,
     image_size_halves,
     betas_rise,
+    sigmas_rise,
+    process_keys_belong,
     class_needs_num_classes,
     images_are_there,
     scheduler_keys_belong,
@@ -219,9 +247,12 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     resumes_from_something,
     generates_from_something,
     sampler_steps_fit,
-    *map(_no_unread_keys, ("model.architecture", "data", "training.optimizer", "training.scheduler")),
+    *map(_no_unread_keys, PLUGGABLE),
 )
-IMPORTING_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (arguments_are_taken, sampler_takes_options)
+IMPORTING_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
+    arguments_are_taken,
+    *map(_takes_options, CHOICES),
+)
 
 
 def cross_check(tree: SettingsReader, *, import_classes: bool) -> list[Fault]:

@@ -19,14 +19,12 @@ from pydantic import BaseModel
 
 from diffusion_lab.config.consistency import REQUIRED_SCHEDULER_OPTIONS
 from diffusion_lab.config.data_section import DataSettings
-from diffusion_lab.config.json_schema import JsonSchema, sampler_options, section_schemas
-from diffusion_lab.config.model_section import ArchitectureSettings
+from diffusion_lab.config.json_schema import JsonSchema, class_options, section_schemas
+from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings
 from diffusion_lab.config.reading import leaves, section_of
-from diffusion_lab.config.sampler_section import SamplerSettings
-from diffusion_lab.config.schema import GenerateConfig, TrainConfig
+from diffusion_lab.config.schema import CHOICES, GenerateConfig, TrainConfig
 from diffusion_lab.config.section import DOTTED_PATH
 from diffusion_lab.config.training_section import SCHEDULER_OPTIONS, OptimizerSettings, SchedulerSettings
-from diffusion_lab.samplers import SAMPLERS
 
 OptionsByType = Mapping[str | None, JsonSchema]
 
@@ -129,14 +127,15 @@ def _sections(complete: bool) -> dict[str, JsonSchema]:
         section["properties"] = {key: _or_reference(value) for key, value in section["properties"].items()}
         if not complete:
             section.pop("required", None)
-    for cls in (ArchitectureSettings, DataSettings, OptimizerSettings):
+    for cls in (ArchitectureSettings, DiffusionSettings, DataSettings, OptimizerSettings):
         section = sections[cls.__name__]
         section["allOf"] = [_more_keys_for_own_class(section["properties"])]
-    samplers: OptionsByType = {
-        name: {option: _or_reference(value) for option, value in sampler_options(cls).items()}
-        for name, cls in SAMPLERS.items()
-    }
-    _give_options(sections[SamplerSettings.__name__], samplers, complete)
+    for choice in CHOICES:
+        options: OptionsByType = {
+            name: {option: _or_reference(value) for option, value in class_options(cls).items()}
+            for name, cls in choice.NAMED.items()
+        }
+        _give_options(sections[choice.__name__], options, complete)
     _give_options(sections[SchedulerSettings.__name__], _schedules(sections), complete)
     pattern = REFERENCE if complete else f"{REFERENCE}|{MISSING}"
     return {**sections, "Reference": {"type": "string", "pattern": pattern}}

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
-from diffusion_lab.config.sampler_section import options_schema
+from diffusion_lab.config.choice import options_schema
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 
 JsonSchema = dict[str, Any]
@@ -33,8 +33,8 @@ def section_schemas() -> dict[str, JsonSchema]:
     return sections
 
 
-def sampler_options(cls: type[Any]) -> dict[str, JsonSchema]:
-    """The schema of each option of a sampler: a field of its dataclass, with what the text below it says."""
+def class_options(cls: type[Any]) -> dict[str, JsonSchema]:
+    """The schema of each option of a class: a field of the dataclass, with what the text below it says."""
     options = options_schema(cls)
     if options is None:
         return {}

@@ -9,6 +9,13 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from diffusion_lab.config.section import NameOrPath, PluggableSection, PositiveInt, Probability, Section
 
 ARCHITECTURE_TYPES = ("unet",)
+PROCESS_OPTIONS = {
+    "discrete": ("zero_terminal_snr",),
+    "continuous_cosine": ("noise_shift",),
+    "edm": ("sigma_min", "sigma_max"),
+    "flow": ("noise_shift",),
+}
+"""Keys of ``model.diffusion``, beyond those of the V2 format, that each type of noise process reads."""
 
 
 def _fits_the_groups(channels: int) -> int:
@@ -51,21 +58,48 @@ class ArchitectureSettings(PluggableSection):
     head_channels: PositiveInt = Field(default=32, description="Channels of an attention head, at least.")
 
 
-class DiffusionSettings(Section):
+class DiffusionSettings(PluggableSection):
     """``model.diffusion``: how images become noise, and what the network predicts about it."""
 
-    num_timesteps: PositiveInt = Field(description="Steps of the discrete diffusion process.")
+    type: Annotated[str, NameOrPath(*PROCESS_OPTIONS)] = Field(
+        default="discrete",
+        description="The noise process: DDPM's steps, or one in continuous time; a dotted path names your own class.",
+    )
+    num_timesteps: PositiveInt = Field(description="`discrete`: steps of the process.")
     beta_schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = Field(
-        description="How the noise variance grows over the steps."
+        description="`discrete`: how the noise variance grows over the steps."
     )
     beta_start: float = Field(
-        gt=0, lt=1, description="Noise variance of the first step, less than `beta_end`; `cosine` does without both."
+        gt=0,
+        lt=1,
+        description="`discrete`: noise variance of the first step, less than `beta_end`; `cosine` does without both.",
     )
-    beta_end: float = Field(gt=0, lt=1, description="Noise variance of the last step.")
-    prediction: Literal["epsilon", "x0", "v"] = Field(
+    beta_end: float = Field(gt=0, lt=1, description="`discrete`: noise variance of the last step.")
+    zero_terminal_snr: bool = Field(
+        default=False, description="`discrete`: leave nothing of the image at the last step (arXiv:2305.08891)."
+    )
+    noise_shift: float = Field(
+        default=1.0,
+        gt=0,
+        description="`continuous_cosine`, `flow`: factor of the noise-to-signal ratio at every time; larger images "
+        "need more, such as the side divided by 64 (arXiv:2301.11093).",
+    )
+    sigma_min: float = Field(default=0.002, gt=0, description="`edm`: least noise, less than `sigma_max`.")
+    sigma_max: float = Field(default=80.0, gt=0, description="`edm`: most noise.")
+    prediction: Literal["epsilon", "x0", "v", "flow", "edm"] = Field(
         default="epsilon",
-        description="What the network predicts: the noise, the clean image (`x0`), or the velocity (`v`).",
+        description="What the network predicts: the noise, the clean image (`x0`), the velocity (`v`), noise minus "
+        "image (`flow`), or what gives its input and output unit variance (`edm`).",
     )
+    sigma_data: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        default=0.5,
+        description="`prediction: edm`: standard deviation of the pixels; `auto` measures it when training.",
+    )
+
+
+DEFAULT_PROCESS = {
+    name: DiffusionSettings.model_fields[name].default for names in PROCESS_OPTIONS.values() for name in names
+}
 
 
 class ConditioningSettings(Section):

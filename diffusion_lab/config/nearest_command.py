@@ -8,20 +8,23 @@ import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.compose import NAME, SHORT_NAMES, compose_generate_config, compose_train_config
 from diffusion_lab.config.conf_files import RECIPES, ConfFiles
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault
 from diffusion_lab.config.reading import leaves
-from diffusion_lab.config.sampler_section import SamplerSettings, options_schema, sampler_class
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
+from diffusion_lab.config.section import Section
 from diffusion_lab.config.validate import parse_config
+
+SectionT = TypeVar("SectionT", bound=Section)
 
 NOT_READ_WHEN_GENERATING = ("experiment", "data", "training", "logger")
 """A file that is used for both modes has them; ``sample.py`` does without."""
@@ -78,14 +81,16 @@ def _settings(config: TrainConfig | GenerateConfig) -> dict[str, Any]:
 
 
 def _comparable(config: TrainConfig | GenerateConfig) -> TrainConfig | GenerateConfig:
-    """The settings with each option of the sampler, given or not; without what generation does not read."""
-    options = options_schema(sampler_class(config.sampler.type))
-    if options is not None:
-        given = options.model_validate(config.sampler.extra_options).model_dump()
-        sampler = SamplerSettings.model_validate({"type": config.sampler.type, **given})
-        config = config.model_copy(update={"sampler": sampler})
+    """The settings with each option of the classes they name, given or not; without what generation does not read."""
     unread = () if isinstance(config, TrainConfig) else NOT_READ_WHEN_GENERATING
-    return config.model_copy(update=dict.fromkeys((NAME, *unread)))
+    return _complete(config.model_copy(update=dict.fromkeys((NAME, *unread))))
+
+
+def _complete(section: SectionT) -> SectionT:
+    if isinstance(section, ChoiceSettings):
+        return section.complete()
+    inner = {name: value for name, value in section if isinstance(value, Section)}
+    return section.model_copy(update={name: _complete(value) for name, value in inner.items()})
 
 
 def _values(composed: DictConfig) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
+from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.data_section import DataSettings
+from diffusion_lab.config.loss_section import PenaltySettings, TimesSettings, WeightingSettings
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
 from diffusion_lab.config.section import FolderName, NonNegative, PathText, PositiveInt, Section
@@ -20,6 +22,9 @@ from diffusion_lab.config.training_section import TrainingSettings
 
 Label = Annotated[int, Field(ge=0)] | str
 MODES = ("train", "generate")
+
+CHOICES: tuple[type[ChoiceSettings], ...] = (SamplerSettings, PenaltySettings, WeightingSettings, TimesSettings)
+"""The sections that name a class and hold its options."""
 
 
 def _is_a_mode(value: object) -> object:

@@ -16,7 +16,7 @@ from diffusion_lab.config.dotted import load_class
 from diffusion_lab.config.faults import ConfigError, Fault, closest
 from diffusion_lab.config.model_section import ArchitectureSettings
 from diffusion_lab.config.reading import SettingsReader, Unreadable
-from diffusion_lab.config.sampler_section import SAMPLER_OPTIONS
+from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.training_section import OPTIMIZER_OPTIONS, SCHEDULER_OPTIONS, SchedulerSettings
 
 NETWORK_ARGUMENTS = [name for name in ArchitectureSettings.model_fields if name not in ("type", "image_size")]
@@ -111,6 +111,7 @@ CALLS = (
         },
         only_train=False,
     ),
+    Call("model.diffusion", only_train=False),  # create.py
     Call(  # training/sources.py
         "data",
         given={"image_size": "model.architecture.image_size", "channels": "model.architecture.in_channels"},
@@ -133,7 +134,7 @@ CALLS = (
         options=SchedulerSettings.model_fields.keys() - {"type"},
         of_built_in=frozenset().union(*SCHEDULER_OPTIONS.values()),
     ),
-    Call("sampler", of_built_in=frozenset().union(*SAMPLER_OPTIONS.values()), only_train=False),
+    *(Call(each.KEY, of_built_in=each.all_options(), only_train=each.KEY != "sampler") for each in CHOICES),
 )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.section import (
     NameOrPath,
     NonNegative,
@@ -174,6 +175,7 @@ class TrainingSettings(Section):
     epochs: PositiveInt = Field(description="Passes over the training images.")
     accumulate_batches: PositiveInt = Field(default=1, description="Batches whose gradients make one optimizer step.")
     log_interval: PositiveInt = Field(default=10, description="Optimizer steps between two lines of training metrics.")
+    loss: LossSettings = Field(default_factory=LossSettings)
     optimizer: OptimizerSettings
     scheduler: SchedulerSettings
     ema: EmaSettings

@@ -13,7 +13,7 @@ from diffusion_lab.config.consistency import cross_check
 from diffusion_lab.config.doubts import doubts_about
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
 from diffusion_lab.config.reading import SettingsReader, suggest_key
-from diffusion_lab.config.sampler_section import default_sampler
+from diffusion_lab.config.sampler_section import DEFAULT_STEPS, default_sampler
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.section import Section
 
@@ -96,7 +96,9 @@ def parse_as(root: type[ConfigT], config: Mapping[str, Any], faults: Sequence[Fa
     for message in doubts_about(reader):
         warnings.warn(message, ConfigWarning, stacklevel=3)
     if root is TrainConfig and "sampler" not in tree:
-        tree["sampler"] = default_sampler(reader["model.diffusion.num_timesteps"]).model_dump()
+        discrete = reader["model.diffusion.type"] == "discrete"
+        most = reader["model.diffusion.num_timesteps"] if discrete else DEFAULT_STEPS
+        tree["sampler"] = default_sampler(most).model_dump()
     return root.model_validate(tree)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.schedules import Schedule
+from diffusion_lab.diffusion.time_distribution import LogitNormalTimes, LogNormalNoise
 from diffusion_lab.shapes import Times
 
 LARGEST_LOG_SNR = 15.0
@@ -52,6 +53,8 @@ class EDMSchedule(Schedule):
         sigma_min, sigma_max: Noise at time 0 and 1, 0 < min < max.
     """
 
+    usual_times = LogNormalNoise()
+
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         self._least = math.log(sigma_min)
         self._range = math.log(sigma_max) - math.log(sigma_min)
@@ -72,6 +75,7 @@ class FlowSchedule(Schedule):
     """
 
     first_time = 1e-3
+    usual_times = LogitNormalTimes()
 
     def __init__(self, noise_shift: float = 1.0) -> None:
         self.noise_shift = noise_shift

@@ -12,7 +12,7 @@ from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.parameterization import Parameterization
 from diffusion_lab.diffusion.penalty import Penalty, SquaredError
 from diffusion_lab.diffusion.schedules import Schedule
-from diffusion_lab.diffusion.time_distribution import TimeDistribution, UniformTimes
+from diffusion_lab.diffusion.time_distribution import ProcessTimes, TimeDistribution
 from diffusion_lab.diffusion.weighting import UniformWeighting, Weighting
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Images, Labels, per_image
@@ -45,8 +45,8 @@ class DenoisingLoss:
 
     penalty: Penalty = field(default_factory=SquaredError)
     weighting: Weighting = field(default_factory=UniformWeighting)
-    times: TimeDistribution = field(default_factory=UniformTimes)
-    stratified: bool = False
+    times: TimeDistribution = field(default_factory=ProcessTimes)
+    stratified: bool = True
     label_dropout: float = 0.0
 
     def __call__(self, denoiser: Trained, clean: Images, label: Labels | None, seed: int) -> Tensor:

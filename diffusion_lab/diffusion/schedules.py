@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.level import Level
+from diffusion_lab.diffusion.time_distribution import TimeDistribution, UniformTimes
 from diffusion_lab.shapes import Times
 
 
@@ -19,6 +20,9 @@ class Schedule(ABC):
 
     first_time: float = 0.0
     """The least noisy time that training draws; there ``sigma > 0``."""
+
+    usual_times: TimeDistribution = UniformTimes()
+    """How often training visits each time, where nothing else is asked for."""
 
     @abstractmethod
     def levels(self, times: Times) -> Level[Tensor]:

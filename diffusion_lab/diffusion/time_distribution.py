@@ -29,6 +29,14 @@ class TimeDistribution(ABC):
 
 
 @dataclass(frozen=True)
+class ProcessTimes(TimeDistribution):
+    """The distribution that the noise process is usually trained with, ``Schedule.usual_times``."""
+
+    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+        return schedule.usual_times.quantile(share, schedule)
+
+
+@dataclass(frozen=True)
 class UniformTimes(TimeDistribution):
     """Every time alike (arXiv:2006.11239, algorithm 1)."""
 
@@ -81,6 +89,7 @@ def _normal_quantile(share: Tensor) -> Tensor:
 
 
 TIME_DISTRIBUTIONS: dict[str, type[TimeDistribution]] = {
+    "auto": ProcessTimes,
     "uniform": UniformTimes,
     "logit_normal": LogitNormalTimes,
     "mode": ModeTimes,

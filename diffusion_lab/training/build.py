@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 
 from diffusion_lab.checkpoint import FORMAT
+from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
@@ -33,7 +34,7 @@ def create_module(
         denoiser.network.compile()  # in place, so that the names of the weights stay
     return DiffusionModule(
         denoiser,
-        DenoisingLoss(label_dropout=config.model.conditioning.class_dropout_prob),
+        create_loss(training.loss, config.model.conditioning.class_dropout_prob),
         make_optimizer=partial(create_optimizer, training.optimizer),
         make_schedule=partial(
             create_schedule,
@@ -43,6 +44,7 @@ def create_module(
             metric=logged_metric(config),
         ),
         ema=ema,
+        log_interval=training.log_interval,
         about={
             "format": FORMAT,
             "config": settings,
@@ -53,6 +55,17 @@ def create_module(
     )
 
 
+def create_loss(loss: LossSettings, label_dropout: float) -> DenoisingLoss:
+    """The denoising loss."""
+    return DenoisingLoss(
+        penalty=loss.penalty.build(),
+        weighting=loss.weighting.build(),
+        times=loss.times.build(),
+        stratified=loss.stratified,
+        label_dropout=label_dropout,
+    )
+
+
 def optimizer_steps(config: TrainConfig, data: ImageDataModule) -> int:
     """Optimizer steps of the whole run."""
     # The trainer makes a step at the end of each epoch, also from fewer batches than the others.
@@ -60,9 +73,13 @@ def optimizer_steps(config: TrainConfig, data: ImageDataModule) -> int:
 
 
 def create_callbacks(
-    config: TrainConfig, folder: RunFolder, seed: int, resumed: bool
+    config: TrainConfig, denoiser: Denoiser, folder: RunFolder, seed: int, resumed: bool
 ) -> tuple[list[Callback], Checkpoints]:
-    """The callbacks that the settings ask for; the one that saves by itself, since it knows what is best."""
+    """The callbacks that the settings ask for; the one that saves by itself, since it knows what is best.
+
+    Raises:
+        ValueError: The sampler of the pictures cannot walk the noise process.
+    """
     training = config.training
     kept, shown, resume = training.checkpointing, training.visualization, training.resume
     callbacks: list[Callback] = [Averaging()] if training.ema.enabled else []
@@ -70,6 +87,7 @@ def create_callbacks(
         callbacks.append(Resumption(resume.reset_optimizer, resume.reset_scheduler))
     if shown.enabled:
         sampler = config.sampler.build()
+        sampler.levels(denoiser.schedule)  # now, not when the first picture is due
         callbacks.append(
             Pictures(folder.samples, sampler, shown.interval, shown.num_samples, shown.guidance_scale, seed)
         )

@@ -38,6 +38,7 @@ from diffusion_lab.training.doubts import doubts_about_batches, doubts_about_ema
 from diffusion_lab.training.loggers import open_loggers
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.resume import refuse_mismatch
+from diffusion_lab.training.sigma_data import with_measured_sigma_data
 from diffusion_lab.training.sources import create_datamodule
 
 
@@ -81,6 +82,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
     seed = _seed(config, resumed)
     torch.manual_seed(derive_seed("weights", seed))
     data = create_datamodule(config, seed)
+    config = with_measured_sigma_data(config, data.train)
     denoiser = create_denoiser(config.model, data.class_names)
     if resumed is not None:
         refuse_mismatch(read_checkpoint(resumed.path), config, denoiser)
@@ -89,7 +91,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
     module = create_module(config, denoiser, data, settings)
     module.configure_optimizers()  # refuses values that the user's own class does not take
     _warn(module, data, optimizer_steps(config, data))
-    callbacks, checkpoints = create_callbacks(config, folder, seed, resumed is not None)
+    callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumed is not None)
     progress = TrainingProgress(console or Console(stderr=True))
     folder.create(settings, keep=continued)
     resumed_at = resumed.step if resumed is not None and continued else None

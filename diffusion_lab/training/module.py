@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.loss import DenoisingLoss
+from diffusion_lab.diffusion.noise_bands import by_noise_band
 from diffusion_lab.ema import EMA
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Batch
@@ -31,6 +33,7 @@ class DiffusionModule(LightningModule):
         make_optimizer: Gives the optimizer for the parameters.
         make_schedule: Gives Lightning's learning-rate schedule entry for an optimizer, or None for a constant one.
         ema: The average, updated by the EMA callback.
+        log_interval: Optimizer steps from one to the next whose loss is told by noise level, too.
         about: Plain containers that explain a checkpoint: settings, class names, versions.
     """
 
@@ -41,6 +44,7 @@ class DiffusionModule(LightningModule):
         make_optimizer: MakeOptimizer,
         make_schedule: MakeSchedule,
         ema: EMA | None = None,
+        log_interval: int = 1,
         about: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -49,6 +53,7 @@ class DiffusionModule(LightningModule):
         self.loss = loss
         self.make_optimizer = make_optimizer
         self.make_schedule = make_schedule
+        self.log_interval = log_interval
         self.about = about or {}
 
     @property
@@ -58,13 +63,21 @@ class DiffusionModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         torch.manual_seed(derive_seed("dropout", batch.seed))  # it draws from torch's own generator
-        loss = self.loss(self.denoiser, batch.images, batch.labels, batch.seed)
+        losses, level = self.loss.per_image(self.denoiser, batch.images, batch.labels, batch.seed)
+        loss = losses.mean()
         self.log("train/loss", loss, batch_size=len(batch.images))
+        if (self.global_step + 1) % self.log_interval == 0:
+            self._log_bands("train", losses.detach(), level)
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        loss = self.loss(self.judged, batch.images, batch.labels, batch.seed)
-        self.log("val/loss", loss, batch_size=len(batch.images))
+        losses, level = self.loss.per_image(self.judged, batch.images, batch.labels, batch.seed)
+        self.log("val/loss", losses.mean(), batch_size=len(batch.images))
+        self._log_bands("val", losses, level)
+
+    def _log_bands(self, stage: str, losses: Tensor, level: Level[Tensor]) -> None:
+        for band, (mean, count) in by_noise_band(losses, level).items():
+            self.log(f"{stage}/loss_sigma_{band}", mean, batch_size=count)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])

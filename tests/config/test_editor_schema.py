@@ -16,7 +16,7 @@ from jsonschema import Draft7Validator
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.compose import SHORT_NAMES
 from diffusion_lab.config.editor_schema import HYDRA, package_of, package_schema, short_names
-from diffusion_lab.config.json_schema import sampler_options
+from diffusion_lab.config.json_schema import class_options
 from diffusion_lab.samplers import SAMPLERS
 from scripts import make_schema
 from tests.config.conftest import CONF, put
@@ -266,7 +266,7 @@ def test_each_key_has_a_meaning() -> None:
 
     document = WHOLE.schema
     assert not [key for name, node in document["$defs"].items() for key in unexplained(node, name)]
-    assert all(option["description"] for cls in SAMPLERS.values() for option in sampler_options(cls).values())
+    assert all(option["description"] for cls in SAMPLERS.values() for option in class_options(cls).values())
 
 
 def test_package_that_is_no_section() -> None:

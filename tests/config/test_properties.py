@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from diffusion_lab.config import ConfigError, GenerateConfig, TrainConfig, parse_config, validate_config
 from diffusion_lab.config.reading import known_keys, section_of
-from diffusion_lab.config.sampler_section import SAMPLER_OPTIONS
+from diffusion_lab.config.sampler_section import SamplerSettings
 from tests.config.conftest import drop, put
 from tests.config.own_classes import HERE
 from tests.config.test_schema import BAD
@@ -24,7 +24,7 @@ from tests.config.valid_trees import ANYTHING, FOLDER, Tree, trees
 
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 few = settings(max_examples=30, suppress_health_check=[*SLOW, HealthCheck.function_scoped_fixture])
-OPTIONS = {option for options in SAMPLER_OPTIONS.values() for option in options}
+OPTIONS = SamplerSettings.all_options()
 KNOWN = {*known_keys(TrainConfig), *(f"sampler.{option}" for option in OPTIONS)}
 NO_VALUES: list[object] = [{"not": "a value"}, [[{}]], datetime.date(2024, 2, 29)]
 """Values, as YAML may give them, that no key takes."""

@@ -1,0 +1,32 @@
+"""The loss by noise level: where a network errs, which the mean over all levels does not tell."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from diffusion_lab.diffusion.level import Level
+
+EDGES = (0.0, 0.1, 1.0, 10.0, math.inf)
+
+NOISE_BANDS = ("below_0.1", "0.1_to_1", "1_to_10", "above_10")
+"""Bands of the noise-to-signal ratio ``sigma / alpha``, which means the same in every noise process."""
+
+
+def by_noise_band(losses: Tensor, level: Level[Tensor]) -> dict[str, tuple[Tensor, int]]:
+    """The mean loss of each band and the number of images in it; bands without any are left out.
+
+    Args:
+        losses: Of each image ``(N,)``.
+        level: At which they were taken, tensors ``(N,)`` on the CPU.
+    """
+    ratio = level.sigma / level.alpha
+    found: dict[str, tuple[Tensor, int]] = {}
+    for name, (low, high) in zip(NOISE_BANDS, pairwise(EDGES), strict=True):
+        inside = torch.nonzero((ratio > low) & (ratio <= high)).flatten()
+        if len(inside):
+            found[name] = (losses[inside.to(losses.device)].mean(), len(inside))
+    return found

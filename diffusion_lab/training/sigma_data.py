@@ -1,0 +1,36 @@
+"""The standard deviation of the training pixels, for ``model.diffusion.sigma_data: auto``."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.data.source import ImageSource
+
+MOST_IMAGES = 2048
+"""Images looked at: of that many pixels the deviation is known to a fraction of a percent."""
+
+
+def with_measured_sigma_data(config: TrainConfig, images: ImageSource) -> TrainConfig:
+    """The settings with a number for ``sigma_data: auto``, measured on the images; others as they are.
+
+    Raises:
+        ValueError: All pixels are alike.
+    """
+    diffusion = config.model.diffusion
+    if diffusion.sigma_data != "auto":
+        return config
+    sigma_data = round(_deviation(images), 4)
+    if sigma_data == 0:
+        raise ValueError(
+            "model.diffusion.sigma_data auto is the standard deviation of the training pixels, which is 0 here"
+        )
+    model = config.model.model_copy(update={"diffusion": diffusion.model_copy(update={"sigma_data": sigma_data})})
+    return config.model_copy(update={"model": model})
+
+
+def _deviation(images: ImageSource) -> float:
+    """Standard deviation of all pixels, in units of [-1, 1], about their common mean."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, MOST_IMAGES).astype(int))
+    pixels = np.stack([images.load(int(index), None) for index in chosen])
+    return float(pixels.std(dtype=np.float64)) / 127.5
