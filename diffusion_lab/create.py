@@ -100,7 +100,7 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
         ValueError: The network's class cannot be had, or its prediction says nothing of the image at the last step.
     """
     architecture = model.architecture
-    schedule, parameterization = create_schedule(model.diffusion), create_parameterization(model.diffusion)
+    schedule, parameterization = create_process(model.diffusion), create_parameterization(model.diffusion)
     _refuse_blind(parameterization, schedule, model.diffusion.prediction)
     return Denoiser(
         network=_create_network(architecture, model.conditioning.classes),
@@ -112,7 +112,7 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
     )
 
 
-def create_schedule(diffusion: DiffusionSettings) -> Schedule:
+def create_process(diffusion: DiffusionSettings) -> Schedule:
     """The noise process. Raises ValueError where the user's own class cannot be had."""
     known = PROCESSES.get(diffusion.type)
     if known is not None:

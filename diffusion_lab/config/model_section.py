@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from diffusion_lab.config.section import NameOrPath, PluggableSection, PositiveInt, Probability, Section
 
@@ -92,9 +92,15 @@ class DiffusionSettings(PluggableSection):
         "image (`flow`), or what gives its input and output unit variance (`edm`).",
     )
     sigma_data: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
-        default=0.5,
+        default="auto",
         description="`prediction: edm`: standard deviation of the pixels; `auto` measures it when training.",
     )
+
+    @model_serializer(mode="wrap")
+    def _without_options_of_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        tree: dict[str, Any] = serialize(self)
+        kept = PROCESS_OPTIONS.get(self.type, ())
+        return {key: value for key, value in tree.items() if key in kept or key not in DEFAULT_PROCESS}
 
 
 DEFAULT_PROCESS = {

@@ -12,13 +12,13 @@ MOST_IMAGES = 2048
 
 
 def with_measured_sigma_data(config: TrainConfig, images: ImageSource) -> TrainConfig:
-    """The settings with a number for ``sigma_data: auto``, measured on the images; others as they are.
+    """The settings with a number for ``sigma_data: auto`` where it is read, measured on the images.
 
     Raises:
         ValueError: All pixels are alike.
     """
     diffusion = config.model.diffusion
-    if diffusion.sigma_data != "auto":
+    if diffusion.prediction != "edm" or diffusion.sigma_data != "auto":
         return config
     sigma_data = round(_deviation(images), 4)
     if sigma_data == 0:

@@ -19,7 +19,7 @@ Change = Callable[..., dict[str, Any]]
 def put(tree: dict[str, Any], key: str, value: object) -> None:
     *sections, name = key.split(".")
     for section in sections:
-        tree = tree[section]
+        tree = tree.setdefault(section, {})
     tree[name] = value
 
 

@@ -36,6 +36,11 @@ class Net(TakesAnything):
         super().__init__(depth=depth, width=width, **others)
 
 
+class Process:
+    def __init__(self, power: float) -> None:
+        self.power = power
+
+
 class NarrowNet(TakesAnything):
     """Lacks arguments that every network is given."""
 

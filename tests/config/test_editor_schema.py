@@ -219,8 +219,8 @@ OPTIONS: list[tuple[str, dict[str, object], bool]] = [
     ("sampler", {"type": "???", "churn": 2}, True),  # it may become one's own class
     ("sampler", {"steps": 20, "variance": "large"}, True),
     ("sampler", {"steps": "many"}, False),
-    ("sampler", {"churn": 2}, False),
-    ("_global_", {"sampler": {"churn": 2}}, False),
+    ("sampler", {"chrun": 2}, False),
+    ("_global_", {"sampler": {"chrun": 2}}, False),
     ("_global_", {"hydra": {"sweeper": {"params": {}}}}, True),
     ("_global_", {"hydra": {"sweper": {}}}, False),
     ("_global_", {"defaults": ["a", {"override /model": "unet_tiny"}, {"logger": None}, {"a": ["b", "c"]}]}, True),

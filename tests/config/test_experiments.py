@@ -17,8 +17,8 @@ from PIL import Image
 from diffusion_lab.config import ConfigError, ConfigWarning, TrainConfig
 from diffusion_lab.config.compose import compose_train_config
 from diffusion_lab.create import create_denoiser
-from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.diffusion.schedules import linear_betas
+from diffusion_lab.training.build import create_loss
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
@@ -82,7 +82,7 @@ def test_builds_and_makes_a_step(name: str, recipe: Recipe) -> None:
     create_schedule(training.scheduler.type, training.scheduler_options(), optimizer, 100, "val/loss")
     levels = config.sampler.build().levels(denoiser.schedule)
     assert levels[-1].sigma == 0
-    loss = DenoisingLoss(config.model.conditioning.class_dropout_prob)(denoiser, images, labels, seed=0)
+    loss = create_loss(training.loss, config.model.conditioning.class_dropout_prob)(denoiser, images, labels, seed=0)
     loss.backward()
     before = denoiser.network.leave[-1].weight.detach().clone()
     optimizer.step()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import fields
 
 import pytest
 import yaml
 
 from diffusion_lab.config import TrainConfig, get_default_config
+from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.reading import SettingsReader, known_keys
+from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.training_section import OPTIMIZER_TYPES
-from diffusion_lab.samplers import SAMPLERS
 from scripts import make_docs
 from tests.config.conftest import CONF
 from tests.config.test_schema import leaves
@@ -23,7 +23,8 @@ ROWS = [
     for line in PAGE.partition("## Keys")[2].splitlines()
     if re.match(r"\| `[\w.]+`( †)? \| .* \| .* \| ", line)
 ]
-KEYS = {row[0].split("`")[1]: row for row in ROWS if not row[0].startswith("`sampler.")}
+OPTIONS = {f"{choice.KEY}.{option}" for choice in CHOICES for option in choice.all_options()}
+KEYS = {key: row for row in ROWS if (key := row[0].split("`")[1]) not in OPTIONS}
 DEFAULTS = leaves(get_default_config())
 
 
@@ -34,8 +35,8 @@ def test_page_is_current() -> None:
 def test_each_key_has_one_row_in_the_section_it_belongs_to() -> None:
     keys = set(known_keys(TrainConfig))
     sections = {key.rpartition(".")[0] for key in keys}
-    assert set(KEYS) | {"sampler.type"} == keys - sections
-    assert max(Counter(row[0] for row in ROWS if not row[0].startswith("`sampler.")).values()) == 1
+    assert set(KEYS) == keys - sections
+    assert max(Counter(row[0] for row in KEYS.values()).values()) == 1
 
 
 @pytest.mark.parametrize("key", DEFAULTS)
@@ -55,11 +56,13 @@ def test_extensions_are_marked_and_have_the_default_of_the_schema() -> None:
     assert {key: list(value) if isinstance(value := reader[key], tuple) else value for key in marked} == written
 
 
-def test_samplers_have_their_options() -> None:
-    for name, cls in SAMPLERS.items():
-        text = PAGE.partition("Every sampler has these options:")[2].partition("## `logger`")[0]
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.KEY)
+def test_each_type_has_its_options(choice: type[ChoiceSettings]) -> None:
+    text = re.split(rf"^##+ `{re.escape(choice.KEY)}`$", PAGE, flags=re.MULTILINE)[1].partition("\n##")[0]
+    for name in choice.NAMED:
         own = text.partition("`type: ")[0] + text.partition(f"`type: {name}`")[2].partition("`type: ")[0]
-        assert set(re.findall(r"^\| `sampler\.(\w+)`", own, re.MULTILINE)) == {field.name for field in fields(cls)}
+        found = set(re.findall(rf"^\| `{re.escape(choice.KEY)}\.(\w+)`", own, re.MULTILINE)) - {"type"}
+        assert found == set(choice.options_of(name))
 
 
 @pytest.mark.parametrize(

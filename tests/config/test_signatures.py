@@ -19,7 +19,7 @@ from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.config.signatures import CALLS
 from diffusion_lab.config.training_section import OptimizerSettings
 from diffusion_lab.config.validate import parse_section
-from diffusion_lab.create import create_denoiser
+from diffusion_lab.create import create_denoiser, create_process
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
@@ -30,7 +30,7 @@ from tests.config.own_classes import HERE, OwnSampler, PlainSampler
 def own(section: str, name: str, **options: object) -> dict[str, object]:
     """Changes of the default tree that name a class of ``own_classes`` with these options."""
     path = f"{HERE}.{name}"
-    if section in ("sampler", "training.scheduler"):
+    if section in ("sampler", "training.scheduler") or section.startswith("training.loss."):
         return {section: {"type": path, **options}}
     return {f"{section}.type": path} | {f"{section}.{key}": value for key, value in options.items()}
 
@@ -49,6 +49,10 @@ TAKEN: list[dict[str, object]] = [
     own("model.architecture", "Net", depth=3),
     own("model.architecture", "Net", depth=3, width=5, anything=[1]),
     own("model.architecture", "TakesAnything"),
+    own("model.diffusion", "Process", power=2.0),
+    own("training.loss.penalty", "TakesAnything", sharpness=2),
+    own("training.loss.weighting", "OwnSampler", order=2),
+    own("training.loss.times", "PlainSampler", churn=0.5),
     own("data", "Images"),
     own("data", "Images", folder="here", limit=None),
     own("data", "ImagesOf", folder="here"),
@@ -125,6 +129,26 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
         ],
     ),
     (
+        own("model.diffusion", "Process", powr=3),
+        [
+            "model.diffusion.power: required by Process, but missing",
+            "model.diffusion.powr = 3: Process takes no such argument (did you mean 'power'?)",
+        ],
+    ),
+    (
+        own("training.loss.penalty", "OwnSampler", delta=0.5),
+        [
+            "training.loss.penalty.delta = 0.5: OwnSampler takes no such argument; leave it out "
+            "(command line: '~training.loss.penalty.delta')",
+            "training.loss.penalty.order: required by OwnSampler, but missing",
+        ],
+    ),
+    (own("training.loss.weighting", "OwnSampler", order=0), ["training.loss.weighting.order = 0: must be at least 1"]),
+    (
+        own("training.loss.times", "PlainSampler", chrun=1),
+        ["training.loss.times.chrun = 1: PlainSampler takes no such argument (did you mean 'churn'?)"],
+    ),
+    (
         own("data", "Images", limits=3, image_size=8),
         [
             "data.image_size = 8: Images is given this from model.architecture.image_size; leave it out",
@@ -199,6 +223,10 @@ BUILD: dict[str, Callable[[TrainConfig], object]] = {
         total_steps=9,
         metric="val/loss",
     ),
+    "model.diffusion": lambda config: create_process(config.model.diffusion),
+    "training.loss.penalty": lambda config: config.training.loss.penalty.build(),
+    "training.loss.weighting": lambda config: config.training.loss.weighting.build(),
+    "training.loss.times": lambda config: config.training.loss.times.build(),
     "sampler": lambda config: config.sampler.build(),
 }
 """The code that calls the classes of each section."""

@@ -256,7 +256,7 @@ def test_default_sampler_takes_no_more_steps_than_there_are(changed: Change) -> 
         ({"steps": 0}, "sampler.steps = 0: must be at least 1"),
         ({"steps": True}, "sampler.steps = true: must be an integer"),
         ({"eta": 1.5}, "sampler.eta = 1.5: must be at most 1"),
-        ({"spacing": "trail"}, "sampler.spacing = \"trail\": must be 'trailing', 'leading' or 'linspace'"),
+        ({"spacing": "trail"}, "must be 'trailing', 'leading', 'linspace', 'karras' or 'log_snr' or a list"),
         (
             {"variance": "small"},
             'sampler.variance = "small": belongs to type ddpm, not to ddim; leave it out (command line: sampler=ddim)',

@@ -29,7 +29,7 @@ def validated(folder: Path) -> list[float]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five epochs, saved every two; the learning rate ruins the model, so that the last is not the best."""
     folder = tmp_path_factory.mktemp("run")
-    tiny_run(folder, {"training.epochs": 5, "training.optimizer.learning_rate": 1.0, "training.ema.decay": 0.5})
+    tiny_run(folder, {"training.epochs": 5, "training.optimizer.learning_rate": 10.0, "training.ema.decay": 0.5})
     return folder
 
 
