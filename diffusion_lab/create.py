@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -41,7 +41,7 @@ def create_ddpm(
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
     prediction: str = "epsilon",
-    sigma_data: float = 0.5,
+    sigma_data: float | Literal["auto"] = "auto",
     num_res_blocks: int = 2,
     dropout: float = 0.0,
     head_channels: int = 32,

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from diffusion_lab.config import get_default_config
-from diffusion_lab.config.model_section import ARCHITECTURE_TYPES, ModelSettings
+from diffusion_lab.config.model_section import ARCHITECTURE_TYPES, PROCESS_OPTIONS, ModelSettings
 from diffusion_lab.config.validate import parse_section
-from diffusion_lab.create import create_ddpm, create_denoiser
-from diffusion_lab.diffusion.parameterization import PredictClean, PredictNoise, PredictVelocity
+from diffusion_lab.create import PROCESSES, create_ddpm, create_denoiser
+from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
+from diffusion_lab.diffusion.schedules import Schedule
 from diffusion_lab.networks import NETWORKS
 
 TINY = {
@@ -49,11 +50,41 @@ def test_the_numbers_reach_the_denoiser():
     assert output.shape == (2, 1, 8, 8)
 
 
-@pytest.mark.parametrize(
-    ("prediction", "kind"), [("epsilon", PredictNoise), ("x0", PredictClean), ("v", PredictVelocity)]
-)
+@pytest.mark.parametrize(("prediction", "kind"), PARAMETERIZATIONS.items())
 def test_the_prediction_is_the_one_asked_for(prediction, kind):
-    assert type(create_ddpm(**TINY, prediction=prediction).parameterization) is kind
+    assert type(create_ddpm(**TINY, prediction=prediction, sigma_data=0.3).parameterization) is kind
+
+
+def test_the_deviation_of_the_pixels_reaches_the_preconditioning():
+    assert create_ddpm(**TINY, prediction="edm", sigma_data=0.3).parameterization.sigma_data == 0.3
+    with pytest.raises(ValueError, match=r"model\.diffusion\.sigma_data must be a number: auto is measured"):
+        create_ddpm(**TINY, prediction="edm")
+
+
+@pytest.mark.parametrize("name", [*PROCESS_OPTIONS, *PROCESSES])
+def test_names_of_processes_are_those_that_the_settings_take(name):
+    assert PROCESSES.keys() == PROCESS_OPTIONS.keys()
+    assert isinstance(create_ddpm(**TINY, diffusion_type=name, prediction="v").schedule, Schedule)
+
+
+def test_the_numbers_reach_the_noise_process():
+    edm = create_ddpm(**TINY, diffusion_type="edm", sigma_min=0.01, sigma_max=50.0).schedule
+    assert [edm.level(time).sigma for time in (0.0, 1.0)] == pytest.approx([0.01, 50.0])
+    for name in ("continuous_cosine", "flow"):
+        plain, shifted = (
+            create_ddpm(**TINY, diffusion_type=name, prediction="v", noise_shift=shift).schedule.level(0.5)
+            for shift in (1.0, 3.0)
+        )
+        assert shifted.sigma / shifted.alpha == pytest.approx(3 * plain.sigma / plain.alpha)
+    zero = create_ddpm(**TINY, zero_terminal_snr=True, prediction="v").schedule
+    assert zero.level(1.0).alpha == 0
+
+
+def test_a_key_of_another_process_is_refused():
+    with pytest.raises(ValueError, match=r"noise_shift = 2\.0: belongs to type continuous_cosine or flow, not to edm"):
+        create_ddpm(**TINY, diffusion_type="edm", noise_shift=2.0)
+    with pytest.raises(ValueError, match=r"sigma_min = 90\.0: must be less than model\.diffusion\.sigma_max, 80"):
+        create_ddpm(**TINY, diffusion_type="edm", sigma_min=90.0)
 
 
 def test_without_classes_the_model_is_unconditional():
@@ -123,3 +154,6 @@ def test_noise_cannot_be_predicted_where_nothing_of_the_image_is_left():
     with pytest.raises(ValueError, match=r"model\.diffusion\.prediction epsilon needs .* alpha = "):
         create_ddpm(**numbers, beta_schedule="linear", beta_end=0.5, prediction="epsilon")
     create_ddpm(**numbers, beta_schedule="linear", beta_end=0.5, prediction="v")
+    for process in ({"zero_terminal_snr": True}, {"diffusion_type": "flow"}):
+        with pytest.raises(ValueError, match=r"epsilon needs .* got alpha = 0\.0e\+00"):
+            create_ddpm(**numbers, **process, prediction="epsilon")

@@ -13,6 +13,9 @@ from torch import nn
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.diffusion.penalty import HuberError
+from diffusion_lab.diffusion.time_distribution import LogitNormalTimes
+from diffusion_lab.diffusion.weighting import MinSNRWeighting
 from diffusion_lab.training.build import create_module
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.sources import create_datamodule
@@ -102,6 +105,20 @@ def test_network_is_compiled_where_it_should_be(tmp_path: Path, monkeypatch: pyt
 def test_dropout_of_labels_reaches_the_loss(tmp_path: Path, share: float) -> None:
     module = module_of(tmp_path, {"model.conditioning.class_dropout_prob": share})
     assert module.loss.label_dropout == share
+
+
+def test_loss_is_the_one_asked_for(tmp_path: Path) -> None:
+    loss = module_of(
+        tmp_path,
+        {
+            "training.loss.penalty": {"type": "huber", "delta": 0.3},
+            "training.loss.weighting": {"type": "min_snr"},
+            "training.loss.times": {"type": "logit_normal", "std": 2.0},
+            "training.loss.stratified": False,
+        },
+    ).loss
+    assert (loss.penalty, loss.weighting, loss.stratified) == (HuberError(0.3), MinSNRWeighting(5.0), False)
+    assert loss.times == LogitNormalTimes(0.0, 2.0)
 
 
 @pytest.mark.parametrize(("enabled", "decay", "warmup"), [(True, 0.5, False), (True, 0.9, True), (False, 0.9, True)])

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
+from diffusion_lab.diffusion.noise_bands import NOISE_BANDS
 from diffusion_lab.ema import EMA
 from diffusion_lab.shapes import Batch
 from diffusion_lab.training.module import DiffusionModule
@@ -38,6 +39,22 @@ def validation_loss(module: DiffusionModule, given: Batch) -> Tensor:
 def test_training_and_validation_share_one_step() -> None:
     module = module_of(tiny_denoiser())
     assert torch.equal(module.training_step(batch(3), 0), validation_loss(module, batch(3)))
+
+
+def test_loss_is_told_by_noise_level() -> None:
+    """The bands' means, weighted by their numbers of images, make the mean of all."""
+    for stage, every, counted in (("val", 1, True), ("train", 1, True), ("train", 2, False)):
+        module = module_of(tiny_denoiser())
+        module.log_interval = every
+        logged: dict[str, tuple[Tensor, int]] = {}
+        module.log = lambda name, value, batch_size, into=logged: into.update({name: (value, batch_size)})  # type: ignore[method-assign]
+        (module.validation_step if stage == "val" else module.training_step)(batch(3), 0)
+        total, count = logged.pop(f"{stage}/loss")
+        assert bool(logged) is counted
+        assert set(logged) <= {f"{stage}/loss_sigma_{band}" for band in NOISE_BANDS}
+        if counted:
+            assert sum(number for _, number in logged.values()) == count
+            torch.testing.assert_close(sum(mean * number for mean, number in logged.values()) / count, total)
 
 
 def test_loss_follows_from_the_seed_of_the_batch_alone() -> None:
