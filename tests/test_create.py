@@ -116,7 +116,7 @@ def test_the_same_seed_gives_the_same_weights():
     assert torch.equal(weights(), weights())
 
 
-@pytest.mark.parametrize("name", ["unet", *NETWORKS])
+@pytest.mark.parametrize("name", [*ARCHITECTURE_TYPES, *NETWORKS])
 def test_names_of_networks_are_those_that_the_settings_take(name):
     assert name in ARCHITECTURE_TYPES
     assert name in NETWORKS

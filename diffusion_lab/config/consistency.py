@@ -31,6 +31,8 @@ REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
 
 
 def one_attention_flag_a_stage(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["model.architecture.type"] == "dit":
+        return  # has a rule of its own
     stages = len(tree["model.architecture.channel_multipliers"])
     flags = tree["model.architecture.use_attention"]
     if len(flags) != stages:
@@ -38,13 +40,32 @@ def one_attention_flag_a_stage(tree: SettingsReader) -> Iterator[Fault]:
         yield Fault("model.architecture.use_attention", rule, flags)
 
 
+def dit_has_one_stage(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["model.architecture.type"] != "dit":
+        return
+    multipliers = tree["model.architecture.channel_multipliers"]
+    flags = tree["model.architecture.use_attention"]
+    instead = "with model.architecture.type dit, which has one stage (command line: model=dit_tiny or another dit)"
+    if len(multipliers) != 1:
+        yield Fault("model.architecture.channel_multipliers", f"must have one entry {instead}", multipliers)
+    if list(flags) != [True]:
+        yield Fault("model.architecture.use_attention", f"must be [true] {instead}", flags)
+
+
+def dit_knows_row_and_column(tree: SettingsReader) -> Iterator[Fault]:
+    channels, multipliers = tree["model.architecture.model_channels"], tree["model.architecture.channel_multipliers"]
+    if tree["model.architecture.type"] == "dit" and channels * multipliers[0] % 4:
+        rule = f"times the multiplier, {multipliers[0]}, must be divisible by 4 with model.architecture.type dit: "
+        yield Fault("model.architecture.model_channels", rule + "a sine and a cosine for row and column", channels)
+
+
 def image_size_halves(tree: SettingsReader) -> Iterator[Fault]:
     size, patch = tree["model.architecture.image_size"], tree["model.architecture.patch_size"]
     halvings = len(tree["model.architecture.channel_multipliers"]) - 1
     if size % (patch * 2**halvings):
-        patches = f", after patches of {patch}" if patch > 1 else ""
-        rule = f"must be divisible by {patch * 2**halvings}: {halvings + 1} stages halve the image {halvings} times"
-        yield Fault("model.architecture.image_size", rule + patches, size)
+        stages = [f"{halvings + 1} stages halve the image {halvings} times"] if halvings else []
+        reasons = ", after ".join(stages + ([f"patches of {patch}"] if patch > 1 else []))
+        yield Fault("model.architecture.image_size", f"must be divisible by {patch * 2**halvings}: {reasons}", size)
 
 
 def betas_rise(tree: SettingsReader) -> Iterator[Fault]:
@@ -234,6 +255,8 @@ def _existing(key: str, rule: str, tree: SettingsReader) -> Iterator[Fault]:
 
 CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     one_attention_flag_a_stage,
+    dit_has_one_stage,
+    dit_knows_row_and_column,
     image_size_halves,
     betas_rise,
     sigmas_rise,

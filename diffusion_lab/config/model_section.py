@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionW
 
 from diffusion_lab.config.section import NameOrPath, PluggableSection, PositiveInt, Probability, Section
 
-ARCHITECTURE_TYPES = ("unet",)
+ARCHITECTURE_TYPES = ("unet", "dit")
 PROCESS_OPTIONS = {
     "discrete": ("zero_terminal_snr",),
     "continuous_cosine": ("noise_shift",),
@@ -34,9 +34,12 @@ class ArchitectureSettings(PluggableSection):
     """``model.architecture``: the network. The size and channels of the data follow from here."""
 
     type: Annotated[str, NameOrPath(*ARCHITECTURE_TYPES)] = Field(
-        default="unet", description="The network; a dotted path names your own class."
+        default="unet",
+        description="The network: convolutions (`unet`), a transformer (`dit`); a dotted path names your own class.",
     )
-    image_size: PositiveInt = Field(description="Height and width of the images in pixels; divisible by 2^(stages−1).")
+    image_size: PositiveInt = Field(
+        description="Height and width of the images in pixels; divisible by `patch_size` · 2^(stages−1)."
+    )
     in_channels: Annotated[Literal[1, 3, 4], BeforeValidator(_is_no_bool)] = Field(
         description="Image channels: 1 gray, 3 RGB, 4 RGBA."
     )
@@ -45,15 +48,18 @@ class ArchitectureSettings(PluggableSection):
         description="Feature channels of the first stage; above 32 a multiple of 8 (group normalisation).",
     )
     channel_multipliers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = Field(
-        description="One entry a stage: its channels in units of `model_channels`. Later stages halve the image."
+        description="One entry a stage: its channels in units of `model_channels`. Later stages halve the image. "
+        "`dit` has one."
     )
     use_attention: Annotated[tuple[bool, ...], Field(strict=False)] = Field(
-        description="One entry a stage, as many as `channel_multipliers` has: whether it has self-attention."
+        description="One entry a stage, as many as `channel_multipliers` has: whether it has self-attention. "
+        "`[true]` for `dit`."
     )
-    num_res_blocks: PositiveInt = Field(default=2, description="Residual blocks a stage.")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the residual blocks.")
+    num_res_blocks: PositiveInt = Field(default=2, description="Residual blocks a stage; transformer blocks of `dit`.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the blocks.")
     patch_size: PositiveInt = Field(
-        default=1, description="Side of the square of pixels that the first stage sees as one position."
+        default=1,
+        description="Side of the square of pixels that the first stage sees as one position, `dit` as one token.",
     )
     head_channels: PositiveInt = Field(default=32, description="Channels of an attention head, at least.")
 

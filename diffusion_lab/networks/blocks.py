@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -29,27 +30,38 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
 
 
+def waves(positions: Tensor, width: int, fastest: float) -> Tensor:
+    """Cosines and sines of positions in geometric frequencies (arXiv:1706.03762, 3.5), float32 ``(N, width)``.
+
+    Args:
+        positions: Any numbers ``(N,)``.
+        width: Number of cosines and sines together; even.
+        fastest: Radians by which the fastest wave turns from 0 to 1; the slowest turns nearly 10 000 times less.
+    """
+    steps = torch.arange(width // 2, dtype=torch.float32, device=positions.device)
+    frequencies = fastest * torch.exp(-math.log(10_000) * steps / (width // 2))
+    angles = positions.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
 class TimeEmbedding(nn.Module):
-    """Sines and cosines of a time in [0, 1] in geometric frequencies (arXiv:1706.03762, 3.5), then two layers.
+    """Waves of a time in [0, 1], then two layers.
 
     Args:
         width: Number of sines and cosines together; even.
         channels: Length of the embedding.
     """
 
-    frequencies: Tensor
-
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
-        # Time is stretched to a thousand, the usual number of steps, and the slowest wave turns once in ten thousand.
-        frequencies = 1000 * torch.exp(-math.log(10_000) * torch.arange(width // 2) / (width // 2))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.layers = nn.Sequential(nn.Linear(width // 2 * 2, channels), nn.SiLU(), nn.Linear(channels, channels))
+        self.width = width // 2 * 2
+        self.layers = nn.Sequential(nn.Linear(self.width, channels), nn.SiLU(), nn.Linear(channels, channels))
 
     def forward(self, time: Tensor) -> Tensor:
         """Embed times ``(N,)`` as ``(N, channels)``."""
-        angles = time.float()[:, None] * self.frequencies
-        embedded: Tensor = self.layers(torch.cat([angles.cos(), angles.sin()], dim=1))
+        turned = waves(time, self.width, fastest=1000)  # the usual number of steps, so that neighbours stay apart
+        # Frequencies and angles need float32 whatever the weights are, so the waves are rounded last.
+        embedded: Tensor = self.layers(turned.to(next(self.layers.parameters()).dtype))
         return embedded
 
 
@@ -83,8 +95,38 @@ class ResidualBlock(nn.Module):
         return output
 
 
+def heads_of(channels: int, head_channels: int) -> int:
+    """How many heads of at least ``head_channels`` divide the channels evenly; one where there are fewer channels."""
+    most = max(channels // head_channels, 1)
+    return next(heads for heads in range(most, 0, -1) if channels % heads == 0)
+
+
+def attend(queries_keys_values: Tensor, heads: int) -> Tensor:
+    """Let positions attend to each other (arXiv:1706.03762).
+
+    Args:
+        queries_keys_values: The three side by side, ``(N, L, 3C)``; ``(N, L, C)`` comes out.
+        heads: Number of heads, which divides C.
+    """
+    parts = queries_keys_values.unflatten(2, (3, heads, -1))
+    queries, keys, values = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (N, heads, L, C/heads) each
+    mixed: Tensor = functional.scaled_dot_product_attention(queries, keys, values)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def as_positions(images: Tensor) -> Tensor:
+    """``(N, C, H, W)`` as ``(N, H·W, C)``; a view where the memory is channels-last."""
+    return images.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def as_images(positions: Tensor, size: Sequence[int]) -> Tensor:
+    """Positions ``(N, H·W, C)`` as ``(N, C, H, W)`` of size ``(H, W)``, the memory channels-last."""
+    images: Tensor = positions.unflatten(1, size).permute(0, 3, 1, 2)
+    return images
+
+
 class SelfAttention(nn.Module):
-    """Every pixel attends to every other, around a skip (arXiv:1706.03762; in images arXiv:1805.08318).
+    """Every pixel attends to every other, around a skip (in images arXiv:1805.08318).
 
     Args:
         channels: Channels in and out.
@@ -93,20 +135,13 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int) -> None:
         super().__init__()
-        most = max(channels // head_channels, 1)
-        self.heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
+        self.heads = heads_of(channels, head_channels)
         self.norm = group_norm(channels)
         self.queries_keys_values = nn.Conv2d(channels, 3 * channels, 1)
         self.project = zero_initialised(nn.Conv2d(channels, channels, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map ``(N, channels, H, W)`` to the same shape."""
-        count, channels, height, width = images.shape
-        hidden: Tensor = self.queries_keys_values(self.norm(images))
-        # (N, 3C, H, W) -> three of (N, heads, H·W, C/heads); a view where the memory is channels-last
-        parts = hidden.permute(0, 2, 3, 1).reshape(count, height * width, 3, self.heads, channels // self.heads)
-        queries, keys, values = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        mixed = functional.scaled_dot_product_attention(queries, keys, values)
-        mixed = mixed.transpose(1, 2).reshape(count, height, width, channels).permute(0, 3, 1, 2)
-        output: Tensor = images + self.project(mixed)
+        mixed = attend(as_positions(self.queries_keys_values(self.norm(images))), self.heads)
+        output: Tensor = images + self.project(as_images(mixed, images.shape[-2:]))
         return output

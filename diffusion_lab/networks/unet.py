@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.networks.blocks import ResidualBlock, SelfAttention, TimeEmbedding, group_norm, zero_initialised
-from diffusion_lab.shapes import Images, Labels, Times
+from diffusion_lab.networks.blocks import ResidualBlock, SelfAttention, group_norm, zero_initialised
+from diffusion_lab.networks.image_network import ImageNetwork
 
 
 class Block(nn.Module):
@@ -79,11 +79,12 @@ class UpStage(nn.Module):
         return hidden
 
 
-class UNet(nn.Module):
-    """Maps images, times and labels to images of the same shape.
+class UNet(ImageNetwork):
+    """Convolutions, and self-attention where it is asked for, at one resolution after the other.
 
     A stage works at half the resolution of the one before it; every block of the way down hands its output to its
-    counterpart on the way up. The last convolution begins as zero, so an untrained network outputs zero.
+    counterpart on the way up. Height and width of the images must be divisible by ``patch_size`` times two to the
+    power of the stages less one.
 
     Args:
         in_channels: Channels of the images, in and out.
@@ -110,12 +111,9 @@ class UNet(nn.Module):
         head_channels: int = 32,
         patch_size: int = 1,
     ) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        patch_channels, channels = in_channels * patch_size**2, model_channels
         embedding_channels = 4 * model_channels
-        self.embed_time = TimeEmbedding(max(model_channels, 2), embedding_channels)
-        self.embed_label = None if num_classes is None else nn.Embedding(num_classes + 1, embedding_channels)
+        super().__init__(max(model_channels, 2), embedding_channels, num_classes, patch_size)
+        patch_channels, channels = in_channels * patch_size**2, model_channels
         make_block = partial(Block, embedding_channels=embedding_channels, dropout=dropout)
         stages = [
             (model_channels * multiplier, partial(make_block, head_channels=head_channels if attends else None))
@@ -137,19 +135,8 @@ class UNet(nn.Module):
         last = zero_initialised(nn.Conv2d(channels, patch_channels, 3, padding=1))
         self.leave = nn.Sequential(group_norm(channels), nn.SiLU(), last)
 
-    def forward(self, images: Images, time: Times, label: Labels | None = None) -> Images:
-        """Map images ``(N, C, H, W)`` to the same shape.
-
-        Args:
-            images: H and W divisible by ``patch_size`` times two to the power of the stages less one.
-            time: In [0, 1], ``(N,)``, or ``(1,)`` for all images.
-            label: Class numbers ``(N,)``, ``num_classes`` itself for "no label"; None without classes.
-        """
-        embedding = self.embed_time(time)
-        if self.embed_label is not None:
-            embedding = embedding + self.embed_label(label)
-        patches = functional.pixel_unshuffle(images, self.patch_size)
-        kept = [self.enter(patches.contiguous(memory_format=torch.channels_last))]
+    def map_patches(self, patches: Tensor, embedding: Tensor) -> Tensor:
+        kept = [self.enter(patches)]
         for stage in self.down:
             kept += stage(kept[-1], embedding)
         hidden = kept[-1]
@@ -157,4 +144,5 @@ class UNet(nn.Module):
             hidden = block(hidden, embedding)
         for stage in self.up:
             hidden = stage(hidden, embedding, kept)
-        return functional.pixel_shuffle(self.leave(hidden), self.patch_size)
+        output: Tensor = self.leave(hidden)
+        return output

@@ -23,7 +23,9 @@ from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
+from diffusion_lab.networks.cost import count_parameters, forward_flops
 from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.training.build import (
@@ -44,12 +46,16 @@ from diffusion_lab.training.sources import create_datamodule
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a finished run has to say; it is ``summary.json`` in the run folder."""
+    """What a finished run has to say; it is ``summary.json`` in the run folder.
+
+    ``forward_flops`` are the operations of the network for one image, None where they cannot be counted.
+    """
 
     run_folder: str
     epochs: int
     steps: int
     parameters: int
+    forward_flops: int | None
     train_images: int
     metric: str
     best_value: float | None
@@ -101,7 +107,8 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         _quiet(),
     ):
         trainer = create_trainer(config, device, [*callbacks, progress, checkpoints], loggers, folder)
-        _announce(config, module, data, device, folder, progress.console)
+        flops = _forward_flops(denoiser)
+        _announce(config, denoiser, flops, data, device, folder, progress.console)
         started = time.monotonic()
         with _interruptible():
             trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed.path, weights_only=True)
@@ -109,7 +116,8 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
             run_folder=str(folder.base),
             epochs=trainer.current_epoch,
             steps=trainer.global_step,
-            parameters=_count_parameters(module),
+            parameters=count_parameters(denoiser),
+            forward_flops=flops,
             train_images=len(data.train),
             metric=logged_metric(config),
             best_value=checkpoints.best,
@@ -192,8 +200,11 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _count_parameters(module: DiffusionModule) -> int:
-    return sum(parameter.numel() for parameter in module.denoiser.parameters())
+def _forward_flops(denoiser: Denoiser) -> int | None:
+    try:
+        return forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
+    except Exception:  # a network of one's own may do anything with a tensor; no run shall end for a count
+        return None
 
 
 def _peak_memory_mb(device: torch.device) -> float:
@@ -205,15 +216,17 @@ def _peak_memory_mb(device: torch.device) -> float:
 
 def _announce(
     config: TrainConfig,
-    module: DiffusionModule,
+    denoiser: Denoiser,
+    flops: int | None,
     data: ImageDataModule,
     device: torch.device,
     folder: RunFolder,
     console: Console,
 ) -> None:
+    work = "" if flops is None else f", {flops / 1e9:.3g} GFLOP an image forward"
     _say(
         console,
-        f"{config.experiment}: {len(data.train)} images, {_count_parameters(module) / 1e6:.2f} M parameters, "
+        f"{config.experiment}: {len(data.train)} images, {count_parameters(denoiser) / 1e6:.2f} M parameters{work}, "
         f"{config.training.epochs} epochs of {data.steps_per_epoch} batches on {device.type}\nrun folder {folder.base}",
     )
 

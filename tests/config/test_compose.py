@@ -24,7 +24,7 @@ from tests.config.conftest import CONF
 Composed = Callable[..., DictConfig]
 
 GROUPS = {
-    "model": {"unet_tiny", "unet_small", "unet_base", "unet_large"},
+    "model": {"unet_tiny", "unet_small", "unet_base", "unet_large", "dit_tiny", "dit_small", "dit_base"},
     "diffusion": {"linear", "cosine", "quadratic", "sigmoid"},
     "conditioning": {"none", "class"},
     "data": {"digits", "image_folder", "emoji", "mnist", "cifar10", "fashion_mnist"},

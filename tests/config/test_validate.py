@@ -18,6 +18,11 @@ from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from tests.config.conftest import Change
 from tests.config.own_classes import HERE
 
+DIT: dict[str, object] = {
+    "model.architecture.type": "dit",
+    "model.architecture.channel_multipliers": [1],
+    "model.architecture.use_attention": [True],
+}
 CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
     (
         {"model.architecture.use_attention": [True]},
@@ -27,6 +32,26 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
     (
         {"model.architecture.image_size": 42},
         "model.architecture.image_size = 42: must be divisible by 4: 3 stages halve the image 2 times",
+    ),
+    (
+        {"model.architecture.image_size": 44, "model.architecture.patch_size": 2},
+        "image_size = 44: must be divisible by 8: 3 stages halve the image 2 times, after patches of 2",
+    ),
+    (
+        {"model.architecture.type": "dit"},
+        "model.architecture.channel_multipliers = [1, 2, 4]: must have one entry with model.architecture.type dit, "
+        "which has one stage (command line: model=dit_tiny or another dit)",
+    ),
+    (DIT | {"model.architecture.use_attention": [False]}, "use_attention = [false]: must be [true] with model.arch"),
+    (DIT | {"model.architecture.use_attention": [True, True]}, "use_attention = [true, true]: must be [true] with"),
+    (
+        DIT | {"model.architecture.model_channels": 6, "model.architecture.channel_multipliers": [3]},
+        "model.architecture.model_channels = 6: times the multiplier, 3, must be divisible by 4 with "
+        "model.architecture.type dit: a sine and a cosine for row and column",
+    ),
+    (
+        DIT | {"model.architecture.image_size": 42, "model.architecture.patch_size": 4},
+        "model.architecture.image_size = 42: must be divisible by 4: patches of 4",
     ),
     (
         {"model.diffusion.beta_start": 0.02},
@@ -113,6 +138,12 @@ def test_contradiction_is_found_by_both_functions(changed: Change, values: dict[
 @pytest.mark.parametrize(("values", "line"), TYPOS)
 def test_typo_gets_a_suggestion(changed: Change, values: dict[str, object], line: str) -> None:
     assert line in message(changed(values))
+
+
+def test_dit_has_faults_of_its_own_alone(changed: Change) -> None:
+    assert validate_config(changed(DIT)) is None  # type: ignore[func-returns-value]
+    (fault,) = message(changed(DIT | {"model.architecture.use_attention": []})).splitlines()[1:]
+    assert "must be [true]" in fault
 
 
 def test_many_faults_at_once_each_on_its_line(changed: Change) -> None:

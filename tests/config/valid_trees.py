@@ -53,7 +53,7 @@ def some_of(options: Mapping[str, Values]) -> st.SearchStrategy[Tree]:
 inside = numbers(0, 1, exclude_min=True, exclude_max=True)
 network_options = some_of(
     {
-        "type": st.just("unet"),
+        "type": st.sampled_from(["unet", "dit"]),
         "num_res_blocks": positive,
         "dropout": below_one,
         "head_channels": positive,
@@ -250,17 +250,18 @@ others = st.fixed_dictionaries(
 
 @st.composite
 def models(draw: st.DrawFn) -> Tree:
-    """Stages, attention and image size that agree."""
-    stages = draw(st.integers(1, 4))
+    """Stages, attention, widths and image size that agree."""
     options = draw(network_options)
     if draw(st.integers(0, 4)) == 0:
         options |= {"type": ANYTHING, "depth": draw(plain)}
+    transformer = options.get("type") == "dit"
+    stages = 1 if transformer else draw(st.integers(1, 4))
     architecture = {
         "image_size": options.get("patch_size", 1) * 2 ** (stages - 1) * draw(st.integers(1, 64)),
         "in_channels": draw(st.sampled_from([1, 3, 4])),
-        "model_channels": draw(widths),
+        "model_channels": draw(widths.filter(lambda width: width % 4 == 0) if transformer else widths),
         "channel_multipliers": draw(st.lists(st.integers(1, 9), min_size=stages, max_size=stages)),
-        "use_attention": draw(st.lists(yes_or_no, min_size=stages, max_size=stages)),
+        "use_attention": [True] if transformer else draw(st.lists(yes_or_no, min_size=stages, max_size=stages)),
         **options,
     }
     return {"architecture": architecture, "diffusion": draw(processes), "conditioning": draw(conditionings)}

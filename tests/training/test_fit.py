@@ -16,6 +16,9 @@ from rich.console import Console
 
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
+from diffusion_lab.create import create_denoiser
+from diffusion_lab.networks import UNet
+from diffusion_lab.networks.cost import forward_flops
 from diffusion_lab.training.callbacks import TrainingProgress
 from tests.training.tiny import saved, tiny_fit, tiny_run, tiny_trainer
 
@@ -135,9 +138,33 @@ def test_folder_of_a_finished_run_explains_it(tmp_path: Path) -> None:
     config = parse_as(TrainConfig, yaml.safe_load((tmp_path / "config.yaml").read_text()), [])
     assert config.output.base_dir == tmp_path
     assert json.loads((tmp_path / "summary.json").read_text())["steps"] == summary.steps == 6
+    work = forward_flops(create_denoiser(config.model).network, (1, 8, 8), num_classes=3)
+    assert summary.forward_flops == work
     assert isinstance(shown.file, io.StringIO)
+    assert f" M parameters, {work / 1e9:.3g} GFLOP an image forward, 2 epochs" in shown.file.getvalue()
     for told in ("best val/loss", "best.ckpt", "last.ckpt", "peak memory", "images/s", f"ckpt={tmp_path}"):
         assert told in shown.file.getvalue()
+
+
+class ValueReader(UNet):
+    """Does what only tensors with values can."""
+
+    def forward(self, images: torch.Tensor, time: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        assert time.numpy().min() >= 0
+        return super().forward(images, time, label)
+
+
+def test_network_whose_operations_cannot_be_counted_trains_all_the_same(tmp_path: Path) -> None:
+    shown = Console(file=io.StringIO(), width=200)
+    own = {"model.architecture.type": "tests.training.test_fit.ValueReader"}
+    assert tiny_run(tmp_path, ONE_EPOCH | own, shown).forward_flops is None
+    assert isinstance(shown.file, io.StringIO)
+    assert "M parameters, 1 epochs" in shown.file.getvalue()
+
+
+def test_transformer_trains(tmp_path: Path) -> None:
+    own = {"model.architecture.type": "dit", "model.architecture.patch_size": 2}
+    assert tiny_run(tmp_path, own).best_value is not None
 
 
 @pytest.mark.parametrize(

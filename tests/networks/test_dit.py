@@ -1,0 +1,106 @@
+"""The DiT: its blocks against the formula, where its tokens lie, and which options it refuses."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+import torch
+from torch.nn import functional
+
+from diffusion_lab.networks import dit as module
+from diffusion_lab.networks.dit import TransformerBlock, grid_waves
+from tests.networks.small_networks import awake, count, dit
+
+
+def test_a_block_is_attention_and_two_layers_each_shifted_scaled_and_gated():
+    """arXiv:2212.09748, figure 3: x + α₁ · attention(γ₁ · norm(x) + β₁), then the same with the layers."""
+    block = awake(TransformerBlock(8, head_channels=4, dropout=0.0))
+    tokens, embedding = torch.randn(2, 5, 8), torch.randn(2, 8)
+
+    def norm(values):
+        centred = values - values.mean(dim=2, keepdim=True)
+        return centred / (centred.square().mean(dim=2, keepdim=True) + 1e-6).sqrt()
+
+    given = block.modulate(functional.silu(embedding)).view(2, 6, 1, 8).unbind(1)
+    queries, keys, values = block.queries_keys_values((1 + given[1]) * norm(tokens) + given[0]).chunk(3, dim=2)
+    heads = []
+    for start in (0, 4):
+        q, k, v = (part[:, :, start : start + 4] for part in (queries, keys, values))
+        heads.append((q @ k.transpose(1, 2) / 4**0.5).softmax(dim=2) @ v)
+    expected = tokens + given[2] * block.project(torch.cat(heads, dim=2))
+    first, second = block.layers[0], block.layers[2]
+    hidden = first((1 + given[4]) * norm(expected) + given[3])
+    hidden = 0.5 * hidden * (1 + (math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)).tanh())
+    expected = expected + given[5] * second(hidden)
+    torch.testing.assert_close(block(tokens, embedding), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_begin_as_the_identity():
+    tokens = torch.randn(2, 5, 16)
+    assert torch.equal(TransformerBlock(16, 8, 0.0)(tokens, torch.randn(2, 16)), tokens)
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_there_are_the_blocks_asked_for_of_the_width_asked_for(blocks):
+    network = dit(num_res_blocks=blocks, model_channels=12, channel_multipliers=[2])
+    assert count(network, TransformerBlock) == blocks
+    assert all(block.project.in_features == 24 for block in network.blocks)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (6, 10), (14, 4), (32, 32)])
+def test_any_size_that_the_patch_divides_works(size):
+    output = awake(dit(patch_size=2))(torch.randn(1, 1, *size), torch.rand(1))
+    assert output.shape == (1, 1, *size)
+    assert output.isfinite().all()
+
+
+def test_a_position_is_the_waves_of_its_row_and_of_its_column():
+    waves = grid_waves(3, 5, 8, torch.device("cpu")).view(3, 5, 8)
+    row, column = 2, 4
+    angles = [[place / 10_000 ** (index / 2) for index in range(2)] for place in (row, column)]
+    expected = [turn(angle) for along in angles for turn in (math.cos, math.sin) for angle in along]
+    torch.testing.assert_close(waves[row, column], torch.tensor(expected))
+
+
+def test_positions_of_a_large_grid_stay_apart():
+    waves = grid_waves(24, 40, 64, torch.device("cpu"))
+    distances = torch.cdist(waves, waves) + 10 * torch.eye(len(waves))
+    assert distances.min() > 0.5
+
+
+def in_another_order(images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    return images.flatten(2)[:, :, order].view_as(images)
+
+
+@pytest.mark.parametrize("knows_places", [True, False])
+def test_only_the_positions_tell_tokens_apart(monkeypatch, knows_places):
+    """Without them the pixels of an image can be put in any order, and the output comes in the same order."""
+    if not knows_places:
+        monkeypatch.setattr(module, "grid_waves", lambda *given: 0 * grid_waves(*given))
+    network, order = awake(dit()), torch.randperm(16)
+    images, time = torch.randn(2, 1, 4, 4), torch.rand(2)
+    moved = network(in_another_order(images, order), time)
+    same = torch.allclose(moved, in_another_order(network(images, time), order), rtol=1e-4, atol=1e-5)
+    assert same != knows_places
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"channel_multipliers": [1, 2], "use_attention": [True, True]},
+            "channel_multipliers must have one entry for a DiT, got [1, 2]",
+        ),
+        ({"use_attention": [False]}, "use_attention must be [True] for a DiT, got [False]"),
+        ({"use_attention": []}, "use_attention must be [True] for a DiT, got []"),
+        (
+            {"model_channels": 6, "channel_multipliers": [3]},
+            "model_channels times its multiplier must be divisible by 4 for a DiT, got 18",
+        ),
+    ],
+)
+def test_options_of_other_networks_are_refused(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dit(**options)
