@@ -28,14 +28,16 @@ def doubts_about_batches(data: ImageDataModule) -> Iterator[str]:
 
 
 def doubts_about_ema(ema: EMA, steps: int) -> Iterator[str]:
-    """Whether the average will have forgotten the untrained weights after ``steps`` optimizer steps."""
-    share = ema.initial_share(steps)
-    if share > LARGEST_INITIAL_SHARE:
+    """Whether each average will have forgotten the untrained weights after ``steps`` optimizer steps."""
+    for key, decay in ema.decays.items():
+        share = ema.initial_share(steps, decay)
+        if share <= LARGEST_INITIAL_SHARE:
+            continue
         better = _fast_decay(steps)
         instead = f"choose at most {better:g}, or set" if better else "set"
         of_the_run = f"{steps} optimizer step{'s' * (steps > 1)} of this run"
         yield (
-            f"training.ema.decay = {ema.decay:g} is too slow for the {of_the_run}: {share:.0%} of the average will "
+            f"{key} = {decay:g} is too slow for the {of_the_run}: {share:.0%} of the average will "
             f"still be the untrained weights; {instead} training.ema.warmup=true"
         )
 
