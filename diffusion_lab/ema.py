@@ -32,7 +32,7 @@ class EMA(nn.Module):
         self, denoiser: Denoiser, decay: float, warmup: bool = True, further_decays: Sequence[float] = ()
     ) -> None:
         super().__init__()
-        self.decays = {"training.ema.decay": decay}
+        self.decays = {"training.ema.decay": decay}  # by the key that each comes from, the main one first
         self.decays |= {f"training.ema.further_decays[{i}]": further for i, further in enumerate(further_decays)}
         for key, value in self.decays.items():
             if not 0 <= value < 1:

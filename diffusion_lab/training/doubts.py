@@ -28,7 +28,7 @@ def doubts_about_batches(data: ImageDataModule) -> Iterator[str]:
 
 
 def doubts_about_ema(ema: EMA, steps: int) -> Iterator[str]:
-    """Whether each average will have forgotten the untrained weights after ``steps`` optimizer steps."""
+    """Whether each average will have forgotten the untrained weights after ``steps`` optimizer steps, and differ."""
     for key, decay in ema.decays.items():
         share = ema.initial_share(steps, decay)
         if share <= LARGEST_INITIAL_SHARE:
@@ -39,6 +39,12 @@ def doubts_about_ema(ema: EMA, steps: int) -> Iterator[str]:
         yield (
             f"{key} = {decay:g} is too slow for the {of_the_run}: {share:.0%} of the average will "
             f"still be the untrained weights; {instead} training.ema.warmup=true"
+        )
+    rising = [key for key, decay in ema.decays.items() if ema.decay_at(steps, decay) < decay]
+    if len(rising) > 1:
+        yield (
+            f"{' and '.join(rising)} give the same average: with training.ema.warmup the decay has risen to "
+            f"{ema.decay_at(steps, 1):.4g} after the {steps} optimizer steps of this run, which is none of them"
         )
 
 
