@@ -256,7 +256,8 @@ def _averages(state: Weights, config: dict[str, Any]) -> dict[float | None, Weig
     decays: list[float | None] = [None]
     match config:
         case {"training": {"ema": {} as section}}:
-            ema = parse_section(EmaSettings, section, "training.ema")
+            known = {name: value for name, value in section.items() if name in EmaSettings.model_fields}
+            ema = parse_section(EmaSettings, known, "training.ema")
             decays = [ema.decay, *ema.further_decays]
     prefixes = ["ema.average.", *(f"ema.further.{index}." for index in range(len(decays) - 1))]
     found = {decay: _under(state, prefix) for decay, prefix in zip(decays, prefixes, strict=True)}

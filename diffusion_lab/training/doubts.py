@@ -43,8 +43,8 @@ def doubts_about_ema(ema: EMA, steps: int) -> Iterator[str]:
     rising = [key for key, decay in ema.decays.items() if ema.decay_at(steps, decay) < decay]
     if len(rising) > 1:
         yield (
-            f"{' and '.join(rising)} give the same average: with training.ema.warmup the decay has risen to "
-            f"{ema.decay_at(steps, 1):.4g} after the {steps} optimizer steps of this run, which is none of them"
+            f"{', '.join(rising)} give the same average: with training.ema.warmup the decay rises only to "
+            f"{ema.decay_at(steps, 1):.4g} in the {steps} optimizer steps of this run"
         )
 
 
