@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.training_section import EmaSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.denoiser import Denoiser
@@ -25,28 +26,40 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read: weights by the denoiser's own names, and what explains them."""
+    """A checkpoint as read: weights by the denoiser's own names, and what explains them.
+
+    ``ema_weights`` holds the averaged weights by their decay, the main ones first; None is the decay of averages in a
+    file that does not tell it.
+    """
 
     path: Path
     weights: Weights
-    ema_weights: Weights | None
+    ema_weights: Mapping[float | None, Weights]
     model: ModelSettings | None
     class_names: tuple[str, ...]
     step: int | None
     config: dict[str, Any] | None
     epochs_done: int | None = None
 
-    def denoiser(self, use_ema: bool = True, model: ModelSettings | None = None) -> Denoiser:
+    @property
+    def decays(self) -> list[float | None]:
+        """The decays of the averages, the main one first."""
+        return list(self.ema_weights)
+
+    def denoiser(
+        self, use_ema: bool = True, model: ModelSettings | None = None, ema_decay: float | None = None
+    ) -> Denoiser:
         """Build the denoiser, in evaluation mode on the CPU.
 
         Args:
             use_ema: Take the averaged weights; warns and takes the raw ones where there are none.
             model: The architecture, for files that do not tell it; the checkpoint's own wins. Where the checkpoint
                 names the user's own class by its dotted path, this must name the same class.
+            ema_decay: Which of the averages, by its decay; the main one where None.
 
         Raises:
-            ValueError: Where no architecture is known, the weights belong to another one, or only the checkpoint
-                names the class to import.
+            ValueError: Where no architecture is known, the weights belong to another one, there is no average of that
+                decay, or only the checkpoint names the class to import.
         """
         settings = self.model or model
         if settings is None:
@@ -55,15 +68,25 @@ class Checkpoint:
                 "(sample.py: model=… diffusion=… conditioning=…)"
             )
         self._refuse_foreign_classes(settings, model)
-        weights = self.weights
-        if use_ema and self.ema_weights is None:
+        decay = self.chosen_decay(use_ema, ema_decay)
+        if use_ema and not self.ema_weights:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", stacklevel=2)
-        elif use_ema and self.ema_weights is not None:
-            weights = self.ema_weights
+        weights = self.ema_weights[decay] if use_ema and self.ema_weights else self.weights
         with torch.random.fork_rng(devices=[]):  # initial weights, soon overwritten, are no reason to draw
             denoiser = create_denoiser(settings, self.class_names)
         load_weights(denoiser, weights, self.path)
         return denoiser.eval()
+
+    def chosen_decay(self, use_ema: bool, ema_decay: float | None) -> float | None:
+        """The decay of the averaged weights that these arguments of ``denoiser`` choose, None for the raw ones."""
+        if ema_decay is not None and not use_ema:
+            raise ValueError(f"generation.sampling.ema_decay needs generation.sampling.use_ema, got {ema_decay:g}")
+        if ema_decay is not None and ema_decay not in self.ema_weights:
+            there = ", ".join(f"{decay:g}" for decay in self.decays if decay is not None) or "none that it tells"
+            raise ValueError(
+                f"generation.sampling.ema_decay must be one of the averages in {self.path} ({there}), got {ema_decay:g}"
+            )
+        return next(iter(self.decays), None) if use_ema and ema_decay is None else ema_decay
 
     def _refuse_foreign_classes(self, own: ModelSettings, model: ModelSettings | None) -> None:
         """Importing a class runs code, so the path of one is taken from the user alone, never from a file."""
@@ -83,6 +106,7 @@ def load_denoiser(
     use_ema: bool = True,
     device: str | torch.device = "cpu",
     model: ModelSettings | None = None,
+    ema_decay: float | None = None,
 ) -> Denoiser:
     """Load a denoiser from a checkpoint file or a run folder (its best checkpoint, else its last).
 
@@ -93,12 +117,13 @@ def load_denoiser(
         use_ema: Take the averaged weights.
         device: Where to put the denoiser.
         model: The architecture, for plain state dicts, and for checkpoints with a network class of your own.
+        ema_decay: Which of the averages, by its decay; the main one where None.
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ValueError: It is no checkpoint, holds no weights, or weights of another architecture.
+        ValueError: It is no checkpoint, holds no weights, or none of that decay, or weights of another architecture.
     """
-    return read_checkpoint(find_checkpoint(path)).denoiser(use_ema, model).to(device)
+    return read_checkpoint(find_checkpoint(path)).denoiser(use_ema, model, ema_decay).to(device)
 
 
 def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
@@ -142,7 +167,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(
         path=path,
         weights=_by_denoiser_names(weights),
-        ema_weights=None if averaged is None else _by_denoiser_names(averaged),
+        ema_weights={} if averaged is None else {None: _by_denoiser_names(averaged)},
         model=None,
         class_names=(),
         step=None,
@@ -219,13 +244,26 @@ def _from_own_format(path: Path, content: dict[str, Any], about: dict[str, Any])
     return Checkpoint(
         path=path,
         weights=weights,
-        ema_weights=_under(state, "ema.average.") or None,
+        ema_weights=_averages(state, config),
         model=parse_section(ModelSettings, config["model"], "model"),
         class_names=tuple(about["class_names"]),
         step=about["step"],
         config=config,
         epochs_done=about.get("epochs_done"),
     )
+
+
+def _averages(state: Weights, config: dict[str, Any]) -> dict[float | None, Weights]:
+    """The averaged weights that there are, by the decays that the settings tell."""
+    decays: list[float | None] = [None]
+    match config:
+        case {"training": {"ema": {} as section}}:
+            known = {name: value for name, value in section.items() if name in EmaSettings.model_fields}
+            ema = parse_section(EmaSettings, known, "training.ema")
+            decays = [ema.decay, *ema.further_decays]
+    prefixes = ["ema.average.", *(f"ema.further.{index}." for index in range(len(decays) - 1))]
+    found = {decay: _under(state, prefix) for decay, prefix in zip(decays, prefixes, strict=True)}
+    return {decay: weights for decay, weights in found.items() if weights}
 
 
 def _under(state: Weights, prefix: str) -> dict[str, Tensor]:

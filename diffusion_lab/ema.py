@@ -1,9 +1,10 @@
-"""Exponential moving average of weights."""
+"""Exponential moving averages of weights."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,45 +15,59 @@ from diffusion_lab.denoiser import Denoiser
 
 
 class EMA(nn.Module):
-    """A denoiser whose weights are the running average of another's; it is never trained and never swapped in.
+    """Denoisers whose weights are running averages of another's; they are never trained and never swapped in.
 
     Args:
-        denoiser: Whose weights are averaged; the average begins as a copy of them.
-        decay: Share of the average kept at each update, in [0, 1).
+        denoiser: Whose weights are averaged; each average begins as a copy of them.
+        decay: Share of the main average, ``average``, kept at each update, in [0, 1).
         warmup: Begin with a smaller decay, ``(1 + n) / (10 + n)`` at update n, so that the initial weights are
             soon forgotten (the rule of TensorFlow's ExponentialMovingAverage).
+        further_decays: Of the averages in ``further``, each different from all others. Each costs the memory of one
+            copy of the weights.
     """
 
     updates: Tensor
 
-    def __init__(self, denoiser: Denoiser, decay: float, warmup: bool = True) -> None:
+    def __init__(
+        self, denoiser: Denoiser, decay: float, warmup: bool = True, further_decays: Sequence[float] = ()
+    ) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"training.ema.decay must lie in [0, 1), got {decay}")
+        self.decays = {"training.ema.decay": decay}  # by the key that each comes from, the main one first
+        self.decays |= {f"training.ema.further_decays[{i}]": further for i, further in enumerate(further_decays)}
+        for key, value in self.decays.items():
+            if not 0 <= value < 1:
+                raise ValueError(f"{key} must lie in [0, 1), got {value}")
+        if len(set(self.decays.values())) < len(self.decays):
+            raise ValueError(
+                f"training.ema.further_decays must differ from each other and from training.ema.decay, {decay:g}, "
+                f"got {list(further_decays)}"
+            )
         self.average = copy.deepcopy(denoiser).requires_grad_(False).eval()
+        self.further = nn.ModuleList(copy.deepcopy(self.average) for _ in further_decays)
         self.decay = decay
         self.warmup = warmup
         self.register_buffer("updates", torch.tensor(0, dtype=torch.int64))
         self._updates: int | None = None  # the same as a plain number: reading the buffer makes a GPU wait
 
-    def decay_at(self, update: int) -> float:
-        """The decay used for update number ``update``, counted from 1."""
-        return min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
+    def decay_at(self, update: int, decay: float) -> float:
+        """The decay used for update number ``update``, counted from 1, of the average that has ``decay`` in the end."""
+        return min(decay, (1 + update) / (10 + update)) if self.warmup else decay
 
-    def initial_share(self, updates: int) -> float:
-        """Share of the initial weights that is left in the average after so many updates."""
-        return math.prod(self.decay_at(update) for update in range(1, updates + 1))
+    def initial_share(self, updates: int, decay: float) -> float:
+        """Share of the initial weights that is left in the average of a decay after so many updates."""
+        return math.prod(self.decay_at(update, decay) for update in range(1, updates + 1))
 
     @torch.no_grad()
     def update(self, denoiser: Denoiser) -> None:
-        """Take in the present weights: ``average ← decay · average + (1 − decay) · weights``."""
+        """Take in the present weights: ``average ← decay · average + (1 − decay) · weights``, for each decay."""
         self._updates = int(self.updates) + 1 if self._updates is None else self._updates + 1
         self.updates += 1
-        averages, weights = _tensors(self.average), _tensors(denoiser)
-        torch._foreach_lerp_(averages, weights, 1 - self.decay_at(self._updates))
-        for kept, present in zip(self.average.buffers(), denoiser.buffers(), strict=True):
-            if not kept.is_floating_point():  # counters: no average of these makes sense
-                kept.copy_(present)
+        weights = _tensors(denoiser)
+        for average, decay in zip((self.average, *self.further), self.decays.values(), strict=True):
+            torch._foreach_lerp_(_tensors(average), weights, 1 - self.decay_at(self._updates, decay))
+            for kept, present in zip(average.buffers(), denoiser.buffers(), strict=True):
+                if not kept.is_floating_point():  # counters: no average of these makes sense
+                    kept.copy_(present)
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
@@ -63,5 +78,5 @@ class EMA(nn.Module):
         return super().train(False)
 
 
-def _tensors(denoiser: Denoiser) -> list[Tensor]:
+def _tensors(denoiser: nn.Module) -> list[Tensor]:
     return [tensor for tensor in chain(denoiser.parameters(), denoiser.buffers()) if tensor.is_floating_point()]

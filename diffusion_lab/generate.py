@@ -15,11 +15,12 @@ import torch
 from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lab.checkpoint import file_hash, find_checkpoint, read_checkpoint
-from diffusion_lab.config.doubts import doubts_about_guidance, doubts_about_shares
+from diffusion_lab.config.doubts import doubts_about_guidance, doubts_about_rounds, doubts_about_shares
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
+from diffusion_lab.guidance import Guidance
 from diffusion_lab.pictures import adm_arrays, grid_of, image_of
 from diffusion_lab.run_folder import check_writable
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
@@ -60,8 +61,9 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     device = resolve_device(config.compute.device)
     path = find_checkpoint(config.generation.checkpoint or "")
     sampling = config.generation.sampling
-    denoiser = read_checkpoint(path).denoiser(sampling.use_ema, config.model)
+    denoiser, decay = _load(path, config)
     labels = choose_labels(denoiser, sampling.labels, sampling.num_samples)
+    scales = choose_scales(sampling.scales, _labels_a_round(sampling, denoiser), sampling.num_samples)
     for doubt in _doubts(sampling, denoiser):
         warnings.warn(doubt, ConfigWarning, stacklevel=2)
     sampler = config.sampler.build()
@@ -69,25 +71,38 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     batches = DiffusionSampler(denoiser, device).stream(
         sampling.num_samples,
         labels,
-        sampling.guidance_scale,
+        scales,
         show_progress=show_progress,
         sampler=sampler,
+        guidance=Guidance(**dict(config.guidance)),
         seed=seed,
         batch_size=sampling.batch_size,
     )
+    steps = len(sampler.levels(denoiser.schedule)) - 1
+    about = {**_about(config, path), "seed": seed, "steps": steps, "ema_decay": decay}
     folder = config.output.folder("generated")
-    about = {
-        "seed": seed,
+    _make_room(folder, config.output.overwrite)
+    return _write(config, batches, folder, about, _told(denoiser, labels, scales), labels)
+
+
+def _load(path: Path, config: GenerateConfig) -> tuple[Denoiser, float | None]:
+    """The model, and the decay of the average that its weights are."""
+    checkpoint, sampling = read_checkpoint(path), config.generation.sampling
+    denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay)
+    return denoiser, checkpoint.chosen_decay(sampling.use_ema, sampling.ema_decay)
+
+
+def _about(config: GenerateConfig, path: Path) -> dict[str, Any]:
+    """What the manifest says of every image."""
+    return {
         "sampler": config.sampler.type,
-        "steps": len(sampler.levels(denoiser.schedule)) - 1,
         "sampler_options": config.sampler.extra_options,
-        "guidance_scale": sampling.guidance_scale,
-        "use_ema": sampling.use_ema,
+        "guidance_interval": config.guidance.interval,
+        "guidance_rescale": config.guidance.rescale,
+        "use_ema": config.generation.sampling.use_ema,
         "checkpoint": str(path),
         "checkpoint_sha256": file_hash(path),
     }
-    _make_room(folder, config.output.overwrite)
-    return _write(config, batches, folder, about, denoiser, labels)
 
 
 def _doubts(sampling: SamplingSettings, denoiser: Denoiser) -> Iterator[str]:
@@ -96,8 +111,14 @@ def _doubts(sampling: SamplingSettings, denoiser: Denoiser) -> Iterator[str]:
     if denoiser.num_classes is None:
         yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale)
     else:
-        labels = denoiser.num_classes if sampling.labels is None else len(sampling.labels)
+        labels = _labels_a_round(sampling, denoiser)
         yield from doubts_about_shares(f"{section}.num_samples", sampling.num_samples, labels)
+        yield from doubts_about_rounds(f"{section}.num_samples", sampling.num_samples, labels, len(sampling.scales))
+
+
+def _labels_a_round(sampling: SamplingSettings, denoiser: Denoiser) -> int:
+    """Number of images until the labels begin anew."""
+    return len(sampling.labels) if sampling.labels is not None else denoiser.num_classes or 1
 
 
 def choose_labels(denoiser: Denoiser, wanted: Sequence[int | str] | None, num_samples: int) -> list[int] | None:
@@ -120,6 +141,19 @@ def choose_labels(denoiser: Denoiser, wanted: Sequence[int | str] | None, num_sa
         return None
     numbers = range(denoiser.num_classes) if wanted is None else [_class_number(denoiser, label) for label in wanted]
     return [numbers[index % len(numbers)] for index in range(num_samples)]
+
+
+def choose_scales(wanted: Sequence[float], labels: int, num_samples: int) -> list[float]:
+    """The guidance scale of each image: the wanted ones in turn, each for a whole round of the labels.
+
+    So a grid with as many columns as there are labels has one scale a row.
+
+    Args:
+        wanted: Scales, at least one.
+        labels: Number of labels in a round.
+        num_samples: Number of images.
+    """
+    return [wanted[index // labels % len(wanted)] for index in range(num_samples)]
 
 
 def _class_number(denoiser: Denoiser, label: int | str) -> int:
@@ -154,7 +188,7 @@ def _write(
     batches: Iterator[SampleBatch],
     folder: Path,
     about: dict[str, Any],
-    denoiser: Denoiser,
+    told: Sequence[dict[str, Any]],
     labels: list[int] | None,
 ) -> Generation:
     output = config.generation.output
@@ -164,11 +198,12 @@ def _write(
         for batch in batches:
             pixels = to_pixels(batch.images).cpu()
             for index, image in enumerate(pixels, start=batch.first):
-                line = _line(index, labels, denoiser.class_names, output.save_individual, about)
-                if output.save_individual:
+                name = f"sample_{index:04d}.png" if output.save_individual else None
+                line = {"file": name, "index": index, **told[index], **about}
+                if name is not None:
                     text = PngInfo()
                     text.add_text(PNG_KEY, json.dumps(line))
-                    image_of(image).save(folder / line["file"], pnginfo=text)
+                    image_of(image).save(folder / name, pnginfo=text)
                 manifest.write(json.dumps(line) + "\n")
             manifest.flush()
             if output.save_grid or output.save_npz:
@@ -182,14 +217,14 @@ def _write(
     return Generation(folder, config.generation.sampling.num_samples, grid, npz)
 
 
-def _line(
-    index: int, labels: list[int] | None, class_names: tuple[str, ...], individual: bool, about: dict[str, Any]
-) -> dict[str, Any]:
-    label = None if labels is None else labels[index]
-    return {
-        "file": f"sample_{index:04d}.png" if individual else None,
-        "index": index,
-        "label": label,
-        "class_name": class_names[label] if label is not None and label < len(class_names) else None,
-        **about,
-    }
+def _told(denoiser: Denoiser, labels: list[int] | None, scales: list[float]) -> list[dict[str, Any]]:
+    """What the manifest says of each image that differs from one to the next."""
+    names = dict(enumerate(denoiser.class_names))
+    return [
+        {
+            "label": None if labels is None else labels[index],
+            "class_name": None if labels is None else names.get(labels[index]),
+            "guidance_scale": scale,
+        }
+        for index, scale in enumerate(scales)
+    ]

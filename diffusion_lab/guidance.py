@@ -3,40 +3,106 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.level import Level
-from diffusion_lab.shapes import Images, Labels
+from diffusion_lab.shapes import Images, Labels, per_image
 
 LabelledDenoise = Callable[[Images, Level[float], Labels | None], Images]
 """What guidance wraps and what it makes: ``(noisy, level, label)`` to clean images."""
 
 
-def guided(denoiser: Denoiser, scale: float) -> LabelledDenoise:
+@dataclass(frozen=True)
+class Guidance:
+    """Where guidance is applied, and what keeps it from overdoing it; how strong it is says its scale.
+
+    Args:
+        interval: Noise levels that are guided, ``low < sigma / alpha <= high``; elsewhere it is the plain conditional
+            model, in half the time (arXiv:2404.07724, equation 6). None guides at all levels.
+        rescale: Share in [0, 1] by which each image's standard deviation is pulled back to that of the conditional
+            estimate (arXiv:2305.08891, section 3.4).
+    """
+
+    interval: tuple[float, float] | None = None
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
+            raise ValueError(
+                f"guidance.interval must be two numbers, 0 ≤ low < high, or null, got {list(self.interval)}"
+            )
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"guidance.rescale must lie in [0, 1], got {self.rescale}")
+
+    def applies_at(self, level: Level[float]) -> bool:
+        """Whether images of this noise level are guided."""
+        if self.interval is None:
+            return True
+        low, high = self.interval
+        return low * level.alpha < level.sigma <= high * level.alpha  # no division: alpha may be 0
+
+
+PLAIN = Guidance()
+"""At all noise levels, and nothing pulled back."""
+
+
+def guided(denoiser: Denoiser, scale: float | Tensor, guidance: Guidance = PLAIN) -> LabelledDenoise:
     """Strengthen the label by ``scale`` (classifier-free guidance, arXiv:2207.12598, equation 6).
 
     ``scale`` weighs the conditional estimate against the unconditional one, ``uncond + scale · (cond − uncond)``: 1 is
     the plain conditional model, and anything up to 1, like an unconditional model, leaves the denoiser as it is.
+
+    Args:
+        denoiser: The model.
+        scale: One number, or one for each image ``(N,)``.
+        guidance: At which noise levels, and how tamed.
     """
-    if scale <= 1 or denoiser.num_classes is None:
+    scales = torch.as_tensor(scale, dtype=torch.float32)
+    if denoiser.num_classes is None or not bool((scales > 1).any()):
         return denoiser
-    return ClassifierFreeGuidance(denoiser, scale)
+    return ClassifierFreeGuidance(denoiser, scales, guidance)
 
 
 class ClassifierFreeGuidance:
-    """The conditional and the unconditional estimate from one batched forward pass."""
+    """All conditional estimates, and the unconditional ones of the images to be guided, from one batched forward pass.
 
-    def __init__(self, denoiser: Denoiser, scale: float) -> None:
+    Where the scale of an image is up to 1, its estimate is the conditional one, untouched.
+    """
+
+    def __init__(self, denoiser: Denoiser, scale: Tensor, guidance: Guidance = PLAIN) -> None:
         self.denoiser = denoiser
-        self.scale = scale
+        self.scale = scale.cpu()  # which images are guided must be known here: on a GPU each step would wait for it
+        self.guidance = guidance
 
     def __call__(self, noisy: Images, level: Level[float], label: Labels | None) -> Images:
-        if label is None:  # nothing to strengthen
-            unlabelled: Images = self.denoiser(noisy, level, None)
-            return unlabelled
-        no_label = torch.full_like(label, self.denoiser.num_classes or 0)
-        both = self.denoiser(torch.cat([noisy, noisy]), level, torch.cat([label, no_label]))
-        conditional, unconditional = both.chunk(2)
-        return torch.lerp(unconditional, conditional, self.scale)
+        if self.scale.shape not in ((), (len(noisy),)):
+            raise ValueError(f"guidance needs one scale, or one for each of {len(noisy)} images, got {len(self.scale)}")
+        if label is None or not self.guidance.applies_at(level):
+            unguided: Images = self.denoiser(noisy, level, label)
+            return unguided
+        scale = self.scale.expand(len(noisy))
+        chosen = (scale > 1).nonzero().flatten().to(noisy.device)
+        no_label = torch.full_like(label[chosen], self.denoiser.num_classes or 0)
+        both = self.denoiser(torch.cat([noisy, noisy[chosen]]), level, torch.cat([label, no_label]))
+        clean, unconditional = both[: len(noisy)], both[len(noisy) :]
+        conditional: Images = clean[chosen]
+        estimate = torch.lerp(unconditional, conditional, per_image(scale[scale > 1], noisy))
+        if self.guidance.rescale:
+            estimate = _rescaled(estimate, conditional, self.guidance.rescale)
+        guided_images: Images = clean.index_copy(0, chosen, estimate)
+        return guided_images
+
+
+def _rescaled(estimate: Images, model: Images, share: float) -> Images:
+    """Pull the standard deviation of each image towards that of its model (arXiv:2305.08891, equations 15 and 16).
+
+    The paper applies it to what the network predicts. On the clean estimate it means the same contrast for all that a
+    network may predict: the noise in a noise prediction would outweigh the image that is to be kept from overexposure.
+    """
+    spread, usual = estimate.flatten(1).std(dim=1), model.flatten(1).std(dim=1)
+    factor = torch.where(spread > 0, usual / spread, 1)  # an image of one colour has no contrast to lose
+    return per_image(1 + share * (factor - 1), estimate) * estimate

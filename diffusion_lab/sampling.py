@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.guidance import guided
+from diffusion_lab.guidance import PLAIN, Guidance, guided
 from diffusion_lab.samplers import DDIMSampler, Sampler
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Images, Labels
@@ -79,27 +79,30 @@ class DiffusionSampler:
         self,
         num_samples: int,
         class_labels: Sequence[int] | Labels | None = None,
-        guidance_scale: float = 0.0,
+        guidance_scale: float | Sequence[float] | Tensor = 0.0,
         use_ema: bool = True,
         show_progress: bool = False,
         *,
         sampler: Sampler | None = None,
+        guidance: Guidance = PLAIN,
         seed: int | None = None,
         batch_size: int = 64,
         first: int = 0,
     ) -> Images:
         """Draw images.
 
-        Image i of a seed, with its label, is the same image whatever the batch size, the number of images and the
-        labels of the others.
+        Image i of a seed, with its label and scale, is the same image whatever the batch size, the number of images
+        and the labels and scales of the others.
 
         Args:
             num_samples: How many, at least 1.
             class_labels: A class number for each image; None samples without a label.
-            guidance_scale: Strength of classifier-free guidance; up to 1 is the plain conditional model.
+            guidance_scale: Strength of classifier-free guidance, one number or one for each image; up to 1 is the
+                plain conditional model.
             use_ema: Take the averaged weights, where there are some.
             show_progress: Show a progress bar.
             sampler: The method; 50 steps of DDIM where None (fewer, if the process has fewer).
+            guidance: At which noise levels guidance is applied, and how tamed.
             seed: Of the images, an integer ≥ 0; None takes one from the operating system.
             batch_size: Images made at a time.
             first: Number of the first image, to go on behind images made earlier with the same seed.
@@ -108,8 +111,8 @@ class DiffusionSampler:
             Float tensor ``(N, C, H, W)`` in [-1, 1] on the sampler's device.
 
         Raises:
-            ValueError: For a label outside the classes, labels for an unconditional model, a number of labels
-                other than ``num_samples``, or a number out of its bounds.
+            ValueError: For a label outside the classes, labels for an unconditional model, a number of labels or
+                scales other than ``num_samples``, or a number out of its bounds.
         """
         parts = self.stream(
             num_samples,
@@ -118,6 +121,7 @@ class DiffusionSampler:
             use_ema,
             show_progress,
             sampler=sampler,
+            guidance=guidance,
             seed=seed,
             batch_size=batch_size,
             first=first,
@@ -128,11 +132,12 @@ class DiffusionSampler:
         self,
         samples_per_class: int,
         num_classes: int,
-        guidance_scale: float = 0.0,
+        guidance_scale: float | Sequence[float] | Tensor = 0.0,
         use_ema: bool = True,
         show_progress: bool = False,
         *,
         sampler: Sampler | None = None,
+        guidance: Guidance = PLAIN,
         seed: int | None = None,
         batch_size: int = 64,
     ) -> tuple[Images, list[int]]:
@@ -151,6 +156,7 @@ class DiffusionSampler:
             use_ema,
             show_progress,
             sampler=sampler,
+            guidance=guidance,
             seed=seed,
             batch_size=batch_size,
         )
@@ -160,11 +166,12 @@ class DiffusionSampler:
         self,
         num_samples: int,
         class_labels: Sequence[int] | Labels | None = None,
-        guidance_scale: float = 0.0,
+        guidance_scale: float | Sequence[float] | Tensor = 0.0,
         use_ema: bool = True,
         show_progress: bool = False,
         *,
         sampler: Sampler | None = None,
+        guidance: Guidance = PLAIN,
         seed: int | None = None,
         batch_size: int = 64,
         first: int = 0,
@@ -172,18 +179,19 @@ class DiffusionSampler:
         """Draw images batch by batch, each handed over as soon as it is done; arguments as of ``sample``."""
         denoiser = self.ema if use_ema and self.ema is not None else self.model
         labels = self._checked_labels(denoiser, num_samples, class_labels)
+        scales = _checked_scales(num_samples, guidance_scale)
         for name, value, least in (("batch_size", batch_size, 1), ("seed", seed or 0, 0), ("first", first, 0)):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         image_seed = secrets.randbits(32) if seed is None else seed
         method = sampler or _default_sampler(denoiser)
         levels = method.levels(denoiser.schedule)
-        denoise = guided(denoiser, guidance_scale)
 
         def draw(part: slice, advance: Callable[[], None]) -> Images:
             indices = range(first + part.start, first + part.stop)
             noise = ImageNoise(image_seed, indices, denoiser.image_shape, self.device)
             label = None if labels is None else labels[part]
+            denoise = guided(denoiser, scales[part], guidance)
             images = noise()
             with evaluating(denoiser), torch.no_grad():
                 for moved in method.walk(lambda x, level: denoise(x, level, label), images, levels, noise):
@@ -221,6 +229,16 @@ class DiffusionSampler:
         if outside:
             raise ValueError(f"class_labels must lie in 0 to {denoiser.num_classes - 1}, got {outside}")
         return label
+
+
+def _checked_scales(num_samples: int, scale: float | Sequence[float] | Tensor) -> Tensor:
+    """The guidance scale of each image."""
+    scales = torch.as_tensor(scale, dtype=torch.float32)
+    if scales.shape not in ((), (num_samples,)):
+        raise ValueError(
+            f"guidance_scale must be one number, or one for each of the {num_samples} images, got {scales.numel()}"
+        )
+    return scales.expand(num_samples)
 
 
 def _default_sampler(denoiser: Denoiser) -> Sampler:

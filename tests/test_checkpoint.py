@@ -57,7 +57,7 @@ def denoiser_of(seed: int):
     return create_denoiser(settings(), ("cat", "dog"))
 
 
-RAW, AVERAGED = denoiser_of(0), denoiser_of(1)
+RAW, AVERAGED, SLOWER, SLOWEST = (denoiser_of(seed) for seed in range(4))
 
 
 def under(prefix, weights):
@@ -111,6 +111,60 @@ def test_without_averaged_weights_the_raw_ones_are_used_with_a_warning(saved):
     with pytest.warns(UserWarning, match="holds no EMA weights: the raw weights are used"):
         assert same(load_denoiser(path), RAW)
     assert same(load_denoiser(path, use_ema=False), RAW)
+
+
+def of_several_decays(further=(0.99, 0.9999), averages=(SLOWER, SLOWEST)):
+    """The format of a run with further averages."""
+    content = own_format()
+    for index, average in enumerate(averages):
+        content["state_dict"] |= under(f"ema.further.{index}.", average.state_dict())
+    ema = {"enabled": True, "decay": 0.9, "warmup": True, "further_decays": list(further)}
+    content["diffusion_lab"]["config"]["training"] = {"ema": ema, "epochs": 3}
+    return content
+
+
+def test_an_average_is_chosen_by_its_decay(saved):
+    path = saved(of_several_decays())
+    assert read_checkpoint(path).decays == [0.9, 0.99, 0.9999]
+    chosen = {None: AVERAGED, 0.9: AVERAGED, 0.99: SLOWER, 0.9999: SLOWEST}
+    for decay, expected in chosen.items():
+        assert same(load_denoiser(path, ema_decay=decay), expected)
+    assert same(load_denoiser(path, use_ema=False), RAW)
+
+
+def test_a_decay_that_is_not_there_is_refused_with_those_that_are(saved):
+    path = saved(of_several_decays())
+    rule = r"generation\.sampling\.ema_decay must be one of the averages in .*last\.ckpt"
+    with pytest.raises(ValueError, match=rule + r" \(0\.9, 0\.99, 0\.9999\), got 0\.5"):
+        load_denoiser(path, ema_decay=0.5)
+    with pytest.raises(ValueError, match=r"ema_decay needs generation\.sampling\.use_ema, got 0\.99"):
+        load_denoiser(path, use_ema=False, ema_decay=0.99)
+
+
+def test_checkpoints_from_before_there_were_several_averages_load(saved):
+    content = of_several_decays(averages=())
+    del content["diffusion_lab"]["config"]["training"]["ema"]["further_decays"]
+    path = saved(content)
+    assert read_checkpoint(path).decays == [0.9]
+    assert same(load_denoiser(path), AVERAGED)
+    assert same(load_denoiser(path, ema_decay=0.9), AVERAGED)
+
+
+@pytest.mark.parametrize("content", [own_format(), {"model_state_dict": RAW.state_dict()}], ids=["own", "plain"])
+def test_a_decay_that_the_file_does_not_tell_cannot_be_chosen(saved, content):
+    with pytest.raises(ValueError, match=r"averages in .*last\.ckpt \(none that it tells\), got 0\.9"):
+        load_denoiser(saved(content), model=settings(), ema_decay=0.9)
+
+
+def test_averages_lost_from_the_file_cannot_be_chosen(saved):
+    path = saved(of_several_decays(averages=(SLOWER,)))
+    with pytest.raises(ValueError, match=r"\(0\.9, 0\.99\), got 0\.9999"):
+        load_denoiser(path, ema_decay=0.9999)
+
+
+def test_damaged_settings_of_the_averages_are_listed_by_key(saved):
+    with pytest.raises(ValueError, match=r"training\.ema\.further_decays\[1\] = 1\.5"):
+        read_checkpoint(saved(of_several_decays(further=(0.99, 1.5))))
 
 
 def test_the_checkpoints_own_architecture_wins(saved):

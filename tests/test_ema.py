@@ -122,3 +122,70 @@ def test_the_number_of_updates_travels_with_the_state():
 def test_a_decay_outside_its_range_is_refused(decay):
     with pytest.raises(ValueError, match=rf"training\.ema\.decay must lie in \[0, 1\), got {decay}"):
         EMA(denoiser_of(), decay)
+
+
+DECAYS = (0.3, 0.9, 0.0)
+VALUES = [1.0, 4.0, -2.0, 0.5, 3.0]
+
+
+def averages_of(values: list[float], warmup: bool) -> EMA:
+    """The averages of all of DECAYS, begun at the first value and fed the others."""
+    denoiser = denoiser_of(values[0])
+    ema = EMA(denoiser, DECAYS[0], warmup, DECAYS[1:])
+    for value in values[1:]:
+        set_to(denoiser, value)
+        ema.update(denoiser)
+    return ema
+
+
+@pytest.mark.parametrize("warmup", [True, False])
+def test_several_decays_are_as_many_averages(warmup):
+    """Each is the one that a run with its decay alone would have: the closed forms above hold for it."""
+    ema = averages_of(VALUES, warmup)
+    found = [average.network.weight.unique().item() for average in (ema.average, *ema.further)]
+    assert found == [average_of(VALUES, decay, warmup)[0] for decay in DECAYS]
+    assert len(set(found)) == len(DECAYS)
+    assert int(ema.updates) == len(VALUES) - 1
+
+
+def test_further_averages_are_no_aliases_either_and_count_what_is_counted():
+    denoiser = denoiser_of(1.0)
+    ema = EMA(denoiser, 0.9, further_decays=[0.5])
+    denoiser.network.count += 3
+    set_to(denoiser, 5.0)
+    assert ema.further[0].network.weight.unique().item() == 1.0
+    ema.update(denoiser)
+    assert [int(each.network.count) for each in (ema.average, *ema.further)] == [3, 3]
+    assert not any(parameter.requires_grad for parameter in ema.parameters())
+
+
+def test_all_averages_travel_with_the_state_under_names_of_their_own():
+    ema = averages_of(VALUES, warmup=True)
+    names = {name.rpartition(".network.")[0] for name in ema.state_dict()} - {""}
+    assert names == {"average", "further.0", "further.1"}
+    resumed = EMA(denoiser_of(0.0), DECAYS[0], True, DECAYS[1:])
+    resumed.load_state_dict(ema.state_dict())
+    denoiser = denoiser_of(9.0)
+    for each in (ema, resumed):
+        each.update(denoiser)
+    for name, tensor in ema.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor)
+
+
+def test_the_state_of_one_average_is_what_it_was():
+    """So that checkpoints from before there were several load."""
+    names = set(EMA(denoiser_of(), 0.9).state_dict())
+    assert names == {"updates", *(f"average.{name}" for name in denoiser_of().state_dict())}
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        ([0.5, 1.0], r"training\.ema\.further_decays\[1\] must lie in \[0, 1\), got 1\.0"),
+        ([0.9], r"training\.ema\.further_decays must differ .* training\.ema\.decay, 0\.9, got \[0\.9\]"),
+        ([0.5, 0.5], r"training\.ema\.further_decays must differ from each other .* got \[0\.5, 0\.5\]"),
+    ],
+)
+def test_further_decays_that_make_no_sense_are_refused(further, message):
+    with pytest.raises(ValueError, match=message):
+        EMA(denoiser_of(), 0.9, further_decays=further)

@@ -16,7 +16,8 @@ from diffusion_lab.config import ConfigWarning, get_default_config
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.validate import parse_config, parse_section
 from diffusion_lab.create import create_ddpm, create_denoiser
-from diffusion_lab.generate import PNG_KEY, choose_labels, generate
+from diffusion_lab.generate import PNG_KEY, choose_labels, choose_scales, generate
+from diffusion_lab.guidance import Guidance
 from diffusion_lab.samplers import DDIMSampler
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.shapes import to_pixels
@@ -54,9 +55,10 @@ def save_checkpoint(path, num_classes=3, class_names=("cat", "dog", "fox"), chan
 def config(tmp_path):
     """Settings of a small generation run, some values changed by section."""
 
-    def change(sampling=(), output=(), save=(), seed=5, sampler=None, checkpoint=None, device="cpu"):
+    def change(sampling=(), output=(), save=(), seed=5, sampler=None, checkpoint=None, device="cpu", guidance=None):
         tree = {key: get_default_config()[key] for key in ("experiment", "compute", "output", "generation")}
         tree |= {"mode": "generate", "sampler": sampler or {"type": "ddim", "steps": 3}}
+        tree |= {"guidance": guidance} if guidance else {}
         tree["compute"] = {"device": device, "seed": seed}
         tree["output"] |= {"base_dir": str(tmp_path / "out"), **dict(output)}
         tree["generation"]["checkpoint"] = str(checkpoint or save_checkpoint(tmp_path / "last.ckpt"))
@@ -90,7 +92,10 @@ def test_each_image_is_a_file_and_a_line_of_the_manifest(config, tmp_path):
         "sampler": "ddim",
         "steps": 3,
         "guidance_scale": 2.0,
+        "guidance_interval": None,
+        "guidance_rescale": 0.0,
         "use_ema": True,
+        "ema_decay": None,  # the file does not tell it
         "checkpoint": str(checkpoint),
         "checkpoint_sha256": file_hash(checkpoint),
     }
@@ -113,6 +118,34 @@ def test_files_hold_the_images_that_the_sampler_draws(config, tmp_path):
     assert (arrays["arr_0"].dtype, arrays["arr_0"].shape) == (np.uint8, (5, 8, 8, 1))
     np.testing.assert_array_equal(arrays["arr_0"][..., 0], expected)
     assert arrays["arr_1"].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_each_round_of_the_labels_has_the_next_scale(config, tmp_path):
+    scales = [1.0, 4.0, 2.5]
+    settings = config(sampling={"num_samples": 11, "guidance_scale": scales, "batch_size": 4}, save={"save_npz": True})
+    done = generate(settings, show_progress=False)
+    lines = manifest_of(done.folder)
+    assert [line["label"] for line in lines] == [0, 1, 2] * 3 + [0, 1]
+    assert [line["guidance_scale"] for line in lines] == [1.0] * 3 + [4.0] * 3 + [2.5] * 3 + [1.0] * 2
+    denoiser = load_denoiser(tmp_path / "last.ckpt")
+    found = np.load(done.npz)["arr_0"][..., 0].astype(int)
+    for round_, scale in enumerate(scales):  # as where that is the only scale
+        images = DiffusionSampler(denoiser).sample(9, [0, 1, 2] * 3, scale, sampler=DDIMSampler(steps=3), seed=5)
+        rows = slice(3 * round_, 3 * round_ + 3)
+        assert abs(found[rows] - to_pixels(images)[rows, 0].numpy()).max() <= 1
+
+
+def test_guidance_of_the_settings_is_that_of_the_images(config, tmp_path):
+    guidance = {"interval": [0.1, 2.0], "rescale": 0.7}
+    done = generate(config(sampling={"guidance_scale": 5.0}, guidance=guidance), show_progress=False)
+    way = Guidance(interval=(0.1, 2.0), rescale=0.7)
+    denoiser, labels = load_denoiser(tmp_path / "last.ckpt"), [0, 1, 2, 0, 1]
+    images = DiffusionSampler(denoiser).sample(5, labels, 5.0, sampler=DDIMSampler(steps=3), guidance=way, seed=5)
+    for index, expected in enumerate(to_pixels(images)[:, 0].numpy()):
+        np.testing.assert_array_equal(array_of(done.folder / f"sample_{index:04d}.png"), expected)
+    assert {(*line["guidance_interval"], line["guidance_rescale"]) for line in manifest_of(done.folder)} == {
+        (0.1, 2.0, 0.7)
+    }
 
 
 def test_each_png_carries_its_line_of_the_manifest(config):
@@ -199,6 +232,20 @@ def test_guidance_of_an_unconditional_model_warns_where_it_was_asked_for(config,
     assert doubts(config(sampling={"guidance_scale": scale}, checkpoint=path)) == said
 
 
+@pytest.mark.parametrize(("scales", "warns"), [([0.5, 1.0], False), ([1.0, 2.0], True)])
+def test_guidance_by_a_list_of_an_unconditional_model_was_asked_for(config, tmp_path, scales, warns):
+    path = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
+    said = ["generation.sampling.guidance_scale = [1, 2] has no effect: the model is unconditional"] * warns
+    assert doubts(config(sampling={"guidance_scale": scales}, checkpoint=path)) == said
+
+
+@pytest.mark.parametrize(("count", "left"), [(12, 0), (6, 2), (3, 3)])
+def test_scales_without_an_image_warn(config, count, left):
+    said = f"generation.sampling.num_samples = {count} leaves {left} of 4 guidance scales without an image: each takes "
+    found = doubts(config(sampling={"num_samples": count, "guidance_scale": [1, 2, 3, 4]}))
+    assert found == [said + "a round of 3 labels"] * bool(left)
+
+
 @pytest.mark.parametrize(
     ("sampling", "said"),
     [
@@ -256,6 +303,10 @@ def test_a_strangers_files_of_our_names_are_kept_too(config, tmp_path, name):
             r"generation\.sampling\.labels must be classes .*0 to 2 \(cat, dog, fox\), got 3",
         ),
         ({"sampling": {"labels": ["cow"]}}, "got 'cow'"),
+        (
+            {"sampling": {"ema_decay": 0.5}},
+            r"generation\.sampling\.ema_decay must be one of the averages in .* got 0\.5",
+        ),
         ({"sampler": {"type": "ddim", "steps": 21}}, r"sampler\.steps must be at most .*20, got 21"),
     ],
 )
@@ -316,6 +367,18 @@ def cats_and_dogs():
 )
 def test_labels_by_number_and_name_take_turns(cats_and_dogs, wanted, count, expected):
     assert choose_labels(cats_and_dogs, wanted, count) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels", "count", "expected"),
+    [
+        ([2.0], 3, 4, [2, 2, 2, 2]),
+        ([1.0, 2.0], 3, 8, [1, 1, 1, 2, 2, 2, 1, 1]),
+        ([1.0, 2.0, 4.0], 1, 4, [1, 2, 4, 1]),
+    ],
+)
+def test_scales_take_turns_a_round_of_labels_each(wanted, labels, count, expected):
+    assert choose_scales(wanted, labels, count) == expected
 
 
 @pytest.mark.parametrize("count", [1, 7, 100, 101])

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from diffusion_lab.create import create_ddpm
+from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.level import Level
-from diffusion_lab.guidance import guided
+from diffusion_lab.diffusion.parameterization import PredictClean
+from diffusion_lab.diffusion.schedules import DiscreteSchedule, linear_betas
+from diffusion_lab.guidance import Guidance, guided
 
 LEVEL = Level(0.6, 0.8, 0.5)
 
@@ -73,3 +77,119 @@ def test_without_labels_there_is_nothing_to_strengthen(model, passes):
 def test_an_unconditional_model_ignores_the_scale():
     model = trained()
     assert guided(model, 5.0) is model
+
+
+class Tint(nn.Module):
+    """Multiplies by a number for each label; what it makes of an image does not depend on the rest of the batch."""
+
+    def forward(self, images, times, labels):
+        return images * torch.tensor([0.9, 0.7, 1.3, 0.4])[labels].view(-1, 1, 1, 1)  # the last one: no label
+
+
+def alone(network=None):
+    schedule = DiscreteSchedule(linear_betas(10, 0.01, 0.2))
+    return Denoiser(network or Tint(), schedule, PredictClean(), (1, 8, 8), num_classes=3)
+
+
+NOISY, LABEL = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1, 0])
+SCALES = torch.tensor([0.0, 1.0, 1.5, 3.0, 0.5])
+
+
+@torch.no_grad()
+def test_each_image_has_its_own_scale(model, passes):
+    conditional, unconditional = model(NOISY, LEVEL, LABEL), model(NOISY, LEVEL, None)
+    passes.clear()
+    estimate = guided(model, SCALES)(NOISY, LEVEL, LABEL)
+    assert passes == [7]  # the unconditional estimate is made of the two images that need it
+    weight = SCALES.clamp(min=1).view(-1, 1, 1, 1)
+    expected = unconditional + weight * (conditional - unconditional)
+    torch.testing.assert_close(estimate, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(rescale=0.7)], ids=str)
+def test_beside_others_an_image_of_a_scale_up_to_one_is_bitwise_the_conditional_one(guidance):
+    model = alone()
+    conditional = model(NOISY, LEVEL, LABEL)
+    estimate = guided(model, SCALES, guidance)(NOISY, LEVEL, LABEL)
+    same = [torch.equal(one, other) for one, other in zip(estimate, conditional, strict=True)]
+    assert same == [True, True, False, False, True]
+
+
+@pytest.mark.parametrize("scale", [2.0, 7.0])
+def test_one_scale_is_that_scale_for_each_image(scale):
+    one, each = (guided(alone(), given)(NOISY, LEVEL, LABEL) for given in (scale, torch.full((5,), scale)))
+    assert torch.equal(one, each)
+
+
+def test_scales_up_to_one_need_no_guidance():
+    model = alone()
+    assert guided(model, torch.tensor([0.0, 1.0, 0.5])) is model
+
+
+def test_a_wrong_number_of_scales_is_refused():
+    with pytest.raises(ValueError, match="one scale, or one for each of 5 images, got 3"):
+        guided(alone(), torch.tensor([1.0, 2.0, 3.0]))(NOISY, LEVEL, LABEL)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "sigma", "inside"),
+    [
+        (0.5, 0.125, False),  # 0.25, the open end
+        (0.5, 0.1250001, True),
+        (0.5, 1.0, True),  # 2, the closed end
+        (0.5, 1.0000001, False),
+        (1.0, 0.5, True),
+        (1.0, 80.0, False),
+        (0.0, 1.0, False),  # noise alone
+    ],
+)
+@torch.no_grad()
+def test_the_interval_is_open_below_and_closed_above(model, passes, alpha, sigma, inside):
+    """arXiv:2404.07724, equation 6, for the noise-to-signal ratio."""
+    level, stub = Level(alpha, sigma, 0.5), alone()
+    estimates = [guided(stub, 3.0, way)(NOISY, level, LABEL) for way in (Guidance(), Guidance(interval=(0.25, 2.0)))]
+    assert torch.equal(estimates[1], estimates[0] if inside else stub(NOISY, level, LABEL))
+    if alpha:
+        guided(model, 3.0, Guidance(interval=(0.25, 2.0)))(NOISY, level, LABEL)
+        assert passes == [10 if inside else 5]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7, 1.0])
+@torch.no_grad()
+def test_rescaling_pulls_the_contrast_back(model, share):
+    """arXiv:2305.08891, equations 15 and 16."""
+    conditional, plain = model(NOISY, LEVEL, LABEL), guided(model, 7.5)(NOISY, LEVEL, LABEL)
+    estimate = guided(model, 7.5, Guidance(rescale=share))(NOISY, LEVEL, LABEL)
+    for found, usual, strong in zip(estimate, conditional, plain, strict=True):
+        pulled = strong * (usual.numpy().std() / strong.numpy().std())
+        torch.testing.assert_close(found, share * pulled + (1 - share) * strong, rtol=1e-4, atol=1e-5)
+        if share == 1:
+            assert found.std().item() == pytest.approx(usual.std().item(), rel=1e-4)
+
+
+def test_an_estimate_without_contrast_stays_finite():
+    """As that of an untrained network that predicts the clean image."""
+
+    class Black(nn.Module):
+        def forward(self, images, times, labels):
+            return torch.zeros_like(images)
+
+    assert guided(alone(Black()), 3.0, Guidance(rescale=0.7))(NOISY, LEVEL, LABEL).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"interval": (2.0, 1.0)},
+            r"guidance\.interval must be two numbers, 0 ≤ low < high, or null, got \[2\.0, 1\.0\]",
+        ),
+        ({"interval": (1.0, 1.0)}, r"guidance\.interval .* got \[1\.0, 1\.0\]"),
+        ({"interval": (-1.0, 1.0)}, r"guidance\.interval .* got \[-1\.0, 1\.0\]"),
+        ({"rescale": 1.1}, r"guidance\.rescale must lie in \[0, 1\], got 1\.1"),
+        ({"rescale": -0.1}, r"guidance\.rescale must lie in \[0, 1\], got -0\.1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Guidance(**options)

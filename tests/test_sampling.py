@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from diffusion_lab import DiffusionSampler, create_ddpm
+from diffusion_lab.guidance import Guidance
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from diffusion_lab.sampling import ImageNoise, evaluating
 from diffusion_lab.seeds import derive_seed
@@ -134,6 +135,50 @@ def test_up_to_scale_one_images_are_bitwise_the_same(sampler):
     assert not torch.equal(images[0], images[2])
 
 
+SCALES = [1.0, 3.0, 0.0, 7.0, 1.5] * 4
+
+
+@pytest.mark.parametrize("method", [SAMPLER, DDPMSampler(steps=4)])
+def test_an_image_with_a_scale_of_its_own_is_the_same_in_any_batch(sampler, method):
+    whole = sampler.sample(20, LABELS[:20], SCALES, sampler=method, seed=3)
+    for batch_size in (7, 1):
+        parts = sampler.sample(20, LABELS[:20], SCALES, sampler=method, seed=3, batch_size=batch_size)
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-3)
+    for scale in set(SCALES):  # as where all have its scale
+        chosen = [index for index, each in enumerate(SCALES) if each == scale]
+        alike = sampler.sample(20, LABELS[:20], scale, sampler=method, seed=3)
+        torch.testing.assert_close(whole[chosen], alike[chosen], rtol=0, atol=1e-3)
+    assert (whole - sampler.sample(20, LABELS[:20], 1.0, sampler=method, seed=3)).abs().max() > 1e-2
+
+
+def test_scales_may_be_a_tensor(sampler):
+    listed = sampler.sample(2, [3, 4], [1, 2], sampler=SAMPLER, seed=0)
+    for dtype in (torch.int64, torch.float64):
+        assert torch.equal(
+            sampler.sample(2, [3, 4], torch.tensor([1, 2], dtype=dtype), sampler=SAMPLER, seed=0), listed
+        )
+
+
+def test_outside_the_interval_a_step_takes_half_the_work(model, sampler):
+    levels = SAMPLER.levels(model.schedule)[:-1]
+    ratios = [level.sigma / level.alpha for level in levels]
+    seen = []
+    hook = model.network.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    middle = Guidance(interval=(ratios[2], ratios[1]))
+    sampler.sample(5, LABELS[:5], 3.0, sampler=SAMPLER, guidance=middle, seed=0)
+    hook.remove()
+    assert seen == [5, 10, 5]
+
+
+def test_guidance_reaches_every_way_to_sample(sampler):
+    ways = [Guidance(), Guidance(interval=(0.1, 1.0)), Guidance(rescale=0.7)]
+    images = [sampler.sample(4, [0, 0, 1, 1], 5.0, sampler=SAMPLER, guidance=way, seed=0) for way in ways]
+    assert min((images[0] - other).abs().max() for other in images[1:]) > 1e-3
+    for way, expected in zip(ways, images, strict=True):
+        by_class, _ = sampler.sample_by_class(2, 2, 5.0, sampler=SAMPLER, guidance=way, seed=0)
+        assert torch.equal(by_class, expected)
+
+
 def test_averaged_weights_are_used_where_there_are_some_and_wanted(model):
     ema = trained(seed=1, num_classes=10)
     both = DiffusionSampler(model, ema=ema)
@@ -170,6 +215,8 @@ def test_labels_may_be_a_tensor(sampler):
         ({"num_samples": 1, "class_labels": []}, "one label for each of the 1 images, got 0"),
         ({"num_samples": 1, "class_labels": [1.5]}, r"class_labels must be class numbers, got \[1.5\]"),
         ({"num_samples": 1, "class_labels": [True]}, r"class_labels must be class numbers, got \[True\]"),
+        ({"num_samples": 3, "guidance_scale": [1.0, 2.0]}, "or one for each of the 3 images, got 2"),
+        ({"num_samples": 1, "guidance_scale": []}, "or one for each of the 1 images, got 0"),
         ({"num_samples": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_samples": 1, "seed": -1}, "seed must be at least 0, got -1"),
         ({"num_samples": 1, "first": -3}, "first must be at least 0, got -3"),

@@ -113,6 +113,21 @@ def plateau_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
         yield Fault("training.scheduler.type", "needs training.validation.enabled, whose metric it watches", kind)
 
 
+def decays_differ(tree: SettingsReader) -> Iterator[Fault]:
+    known = [tree["training.ema.decay"]]
+    for index, decay in enumerate(tree["training.ema.further_decays"]):
+        if decay in known:
+            rule = "must differ from training.ema.decay and from the others: it would be the same average"
+            yield Fault(f"training.ema.further_decays[{index}]", rule, decay)
+        known.append(decay)
+
+
+def only_averages_have_a_decay(tree: SettingsReader) -> Iterator[Fault]:
+    decay = tree["generation.sampling.ema_decay"]
+    if decay is not None and not tree["generation.sampling.use_ema"]:
+        yield Fault("generation.sampling.ema_decay", "needs generation.sampling.use_ema: it chooses an average", decay)
+
+
 def sampler_steps_fit(tree: SettingsReader) -> Iterator[Fault]:
     if tree["mode"] != "train" or not tree.gives("sampler.steps") or tree["model.diffusion.type"] != "discrete":
         return
@@ -270,6 +285,8 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     resumes_from_something,
     generates_from_something,
     sampler_steps_fit,
+    decays_differ,
+    only_averages_have_a_decay,
     *map(_no_unread_keys, PLUGGABLE),
 )
 IMPORTING_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (

@@ -5,7 +5,7 @@ What only the images can tell is in ``training/doubts.py``; what only a checkpoi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from diffusion_lab.config.reading import SettingsReader
 
@@ -43,9 +43,12 @@ def _doubts_about_pictures(tree: SettingsReader) -> Iterator[str]:
         yield from doubts_about_shares(f"{section}.num_samples", tree[f"{section}.num_samples"], classes)
 
 
-def doubts_about_guidance(key: str, scale: float) -> Iterator[str]:
+def doubts_about_guidance(key: str, scale: float | Sequence[float]) -> Iterator[str]:
     """Of an unconditional model: ``scale`` is the value of ``key``, one of UNTOUCHED_SCALES."""
-    if scale > 1 and scale not in UNTOUCHED_SCALES[key]:
+    if isinstance(scale, Sequence):
+        if max(scale) > 1:
+            yield f"{key} = [{', '.join(f'{each:g}' for each in scale)}] has no effect: the model is unconditional"
+    elif scale > 1 and scale not in UNTOUCHED_SCALES[key]:
         yield f"{key} = {scale:g} has no effect: the model is unconditional"
 
 
@@ -58,3 +61,13 @@ def doubts_about_shares(key: str, num_samples: int, labels: int) -> Iterator[str
         more = "the first class has" if rest == 1 else f"the first {rest} classes have"
         even = f"{num_samples - rest} or {num_samples - rest + labels} are even"
         yield f"{key} = {num_samples} does not divide evenly among {labels} classes: {more} one image more ({even})"
+
+
+def doubts_about_rounds(key: str, num_samples: int, labels: int, scales: int) -> Iterator[str]:
+    """Of images of ``labels`` in turn, a guidance scale a round: ``num_samples`` is the value of ``key``."""
+    rounds = -(-num_samples // labels)
+    if rounds < scales:
+        yield (
+            f"{key} = {num_samples} leaves {scales - rounds} of {scales} guidance scales without an image: each takes "
+            f"a round of {labels} labels"
+        )

@@ -119,11 +119,12 @@ def faults_of(
     """
     grouped: dict[str, list[Fault]] = {}
     for error in errors:
-        fault = _fault_of(error, _dotted(error["loc"], tree, prefix))
+        fault = _fault_of(error, _dotted(error, tree, prefix))
         if error["type"] == "extra_forbidden":
             fault = replace(fault, suggestion=suggest(fault.key))
         grouped.setdefault(fault.key, []).append(fault)
-    return [_joined(faults) for faults in grouped.values()]
+    within = {re.sub(r"\[\d+\]$", "", key) for key in grouped if key.endswith("]")}
+    return [_joined(faults) for key, faults in grouped.items() if key not in within]  # an entry tells more
 
 
 def _fault_of(error: ErrorDetails, key: str) -> Fault:
@@ -146,17 +147,17 @@ def _joined(faults: list[Fault]) -> Fault:
     return Fault(first.key, " or ".join(dict.fromkeys(rules)), first.value, first.suggestion)
 
 
-def _dotted(location: tuple[int | str, ...], tree: object, prefix: str) -> str:
-    """The dotted key of a pydantic location, without the type names that it ends in for a union."""
+def _dotted(error: ErrorDetails, tree: object, prefix: str) -> str:
+    """The dotted key of an error's location, without the type names that it has for a union."""
     key = prefix
-    for part in location:
-        if isinstance(tree, Mapping):
+    for part in error["loc"]:
+        if isinstance(tree, Mapping) and (part in tree or error["type"] == "missing"):
             key = f"{key}.{part}" if key else str(part)
             tree = cast("Mapping[Any, object]", tree).get(part)
         elif isinstance(tree, list | tuple) and isinstance(part, int):
             key = f"{key}[{part}]"
             tree = tree[part] if part < len(tree) else None
-        else:
+        elif not isinstance(tree, list | tuple):
             break
     return key
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from diffusion_lab.config.choice import ChoiceSettings
@@ -17,7 +17,7 @@ from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.loss_section import PenaltySettings, TimesSettings, WeightingSettings
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
-from diffusion_lab.config.section import FolderName, NonNegative, PathText, PositiveInt, Section
+from diffusion_lab.config.section import FolderName, NonNegative, PathText, PositiveInt, Probability, Section
 from diffusion_lab.config.training_section import TrainingSettings
 
 Label = Annotated[int, Field(ge=0)] | str
@@ -31,6 +31,12 @@ def _is_a_mode(value: object) -> object:
     if value not in MODES:  # said here, because each of the two classes below takes only one
         raise PydanticCustomError("choice", "must be 'train' or 'generate'", {"names": MODES})
     return value
+
+
+def _rises(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] >= interval[1]:
+        raise ValueError("must be two numbers, the first below the second")
+    return interval
 
 
 class ComputeSettings(Section):
@@ -70,14 +76,40 @@ class SamplingSettings(Section):
     """``generation.sampling``: which images to make, and how many."""
 
     num_samples: PositiveInt = Field(description="Images to make, spread evenly over the labels.")
-    guidance_scale: NonNegative = Field(
-        description="Classifier-free guidance: above 1 strengthens the label, up to 1 is the plain model."
+    guidance_scale: NonNegative | Annotated[tuple[NonNegative, ...], Field(strict=False, min_length=1)] = Field(
+        description="Classifier-free guidance: above 1 strengthens the label, up to 1 is the plain model. Of a list, "
+        "each is for one image of every label, in turn."
     )
     use_ema: bool = Field(description="Sample from the averaged weights.")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None,
+        description="Which average, by its decay: `training.ema.decay` of the checkpoint (also `null`) or one of its "
+        "`further_decays`.",
+    )
     labels: Annotated[tuple[Label, ...], Field(strict=False, min_length=1)] | None = Field(
         default=None, description="Class numbers or names to make; `null` is all classes."
     )
     batch_size: PositiveInt = Field(default=64, description="Images made at a time; it does not change them.")
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The guidance scales, of which each round of the labels takes the next."""
+        return self.guidance_scale if isinstance(self.guidance_scale, tuple) else (self.guidance_scale,)
+
+
+class GuidanceSettings(Section):
+    """``guidance``: where classifier-free guidance is applied, and what keeps it from overexposure."""
+
+    interval: Annotated[tuple[NonNegative, NonNegative], AfterValidator(_rises), Field(strict=False)] | None = Field(
+        default=None,
+        description="Guide only where low < sigma / alpha ≤ high, noise to signal (arXiv:2404.07724); `null` guides at "
+        "all noise levels.",
+    )
+    rescale: Probability = Field(
+        default=0.0,
+        description="How far to pull the contrast of each guided image back to that of the plain conditional one "
+        "(arXiv:2305.08891, section 3.4): 0 not at all, 1 entirely.",
+    )
 
 
 class GenerationOutputSettings(Section):
@@ -132,6 +164,10 @@ class RunConfig(Section):
     sampler: SamplerSettings = Field(
         default_factory=default_sampler,
         description="The sampling method, for generation and for pictures while training.",
+    )
+    guidance: GuidanceSettings = Field(
+        default_factory=GuidanceSettings,
+        description="How guidance is applied, for generation and for pictures while training.",
     )
 
 

@@ -111,10 +111,17 @@ class EmaSettings(Section):
     """``training.ema``: the exponential moving average of the weights, which makes the better samples."""
 
     enabled: bool = Field(description="Whether an average is kept.")
-    decay: Momentum = Field(description="Share of the old average kept at each optimizer step.")
+    decay: Momentum = Field(
+        description="Share of the old average kept at each optimizer step; this one is validated and pictured."
+    )
     warmup: bool = Field(
         default=True,
         description="Let the decay rise towards its value, so that the first weights are forgotten soon.",
+    )
+    further_decays: Annotated[tuple[Momentum, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Decays of further averages, to choose one when sampling (`generation.sampling.ema_decay`); each "
+        "costs the memory, and in checkpoints the space, of one copy of the weights.",
     )
 
 

@@ -16,6 +16,7 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
+from diffusion_lab.guidance import Guidance
 from diffusion_lab.run_folder import RunFolder, environment
 from diffusion_lab.training.callbacks import Averaging, Checkpoints, Pictures, Resumption
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
@@ -29,7 +30,8 @@ def create_module(
 ) -> DiffusionModule:
     """The module, and in it what a checkpoint says of itself: ``settings`` is the configuration as plain containers."""
     training = config.training
-    ema = EMA(denoiser, training.ema.decay, training.ema.warmup) if training.ema.enabled else None
+    averaged = training.ema
+    ema = EMA(denoiser, averaged.decay, averaged.warmup, averaged.further_decays) if averaged.enabled else None
     if training.performance.compile_model:
         denoiser.network.compile()  # in place, so that the names of the weights stay
     return DiffusionModule(
@@ -86,10 +88,10 @@ def create_callbacks(
     if resumed:
         callbacks.append(Resumption(resume.reset_optimizer, resume.reset_scheduler))
     if shown.enabled:
-        sampler = config.sampler.build()
+        sampler, guidance = config.sampler.build(), Guidance(**dict(config.guidance))
         sampler.levels(denoiser.schedule)  # now, not when the first picture is due
         callbacks.append(
-            Pictures(folder.samples, sampler, shown.interval, shown.num_samples, shown.guidance_scale, seed)
+            Pictures(folder.samples, sampler, shown.interval, shown.num_samples, shown.guidance_scale, seed, guidance)
         )
     checkpoints = Checkpoints(
         folder.checkpoints, kept.save_frequency, kept.save_best_only, kept.save_optimizer, logged_metric(config)

@@ -28,15 +28,23 @@ def doubts_about_batches(data: ImageDataModule) -> Iterator[str]:
 
 
 def doubts_about_ema(ema: EMA, steps: int) -> Iterator[str]:
-    """Whether the average will have forgotten the untrained weights after ``steps`` optimizer steps."""
-    share = ema.initial_share(steps)
-    if share > LARGEST_INITIAL_SHARE:
+    """Whether each average will have forgotten the untrained weights after ``steps`` optimizer steps, and differ."""
+    for key, decay in ema.decays.items():
+        share = ema.initial_share(steps, decay)
+        if share <= LARGEST_INITIAL_SHARE:
+            continue
         better = _fast_decay(steps)
         instead = f"choose at most {better:g}, or set" if better else "set"
         of_the_run = f"{steps} optimizer step{'s' * (steps > 1)} of this run"
         yield (
-            f"training.ema.decay = {ema.decay:g} is too slow for the {of_the_run}: {share:.0%} of the average will "
+            f"{key} = {decay:g} is too slow for the {of_the_run}: {share:.0%} of the average will "
             f"still be the untrained weights; {instead} training.ema.warmup=true"
+        )
+    rising = [key for key, decay in ema.decays.items() if ema.decay_at(steps, decay) < decay]
+    if len(rising) > 1:
+        yield (
+            f"{', '.join(rising)} give the same average: with training.ema.warmup the decay rises only to "
+            f"{ema.decay_at(steps, 1):.4g} in the {steps} optimizer steps of this run"
         )
 
 

@@ -31,8 +31,11 @@ def _mismatches(checkpoint: Checkpoint, config: TrainConfig) -> Iterator[str]:
         yield f"compute.seed must be null or that of the checkpoint, {seed}, got {config.compute.seed}"
     if checkpoint.model.diffusion != config.model.diffusion:
         yield f"model.diffusion must be that of the checkpoint, {checkpoint.model.diffusion.model_dump()}"
-    if now.ema.enabled != (checkpoint.ema_weights is not None):
+    if now.ema.enabled != bool(checkpoint.ema_weights):
         yield f"training.ema.enabled must be {str(not now.ema.enabled).lower()}, as in the checkpoint"
+    elif now.ema.enabled and list(now.ema.further_decays) != checkpoint.decays[1:]:
+        kept = checkpoint.decays[1:]
+        yield f"training.ema.further_decays must be {kept}, as in the checkpoint, got {list(now.ema.further_decays)}"
     if now.epochs <= checkpoint.epochs_done:
         yield f"training.epochs must exceed the {checkpoint.epochs_done} that are done, got {now.epochs}"
     resets = {"optimizer": now.resume.reset_optimizer, "scheduler": now.resume.reset_scheduler}

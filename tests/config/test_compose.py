@@ -32,6 +32,7 @@ GROUPS = {
     "scheduler": {"none", "cosine", "step", "plateau", "warmup_cosine"},
     "ema": {"on", "off"},
     "sampler": {"ddpm", "ddim"},
+    "guidance": {"plain", "interval", "rescale"},
     "callbacks": {"default", "quiet"},
     "logger": {"none", "wandb", "tensorboard", "all"},
     "performance": {"default", "fast", "exact"},
@@ -145,6 +146,7 @@ def test_short_names_fill_the_tree(composed: Composed, tmp_path: Path) -> None:
             "seed=0",
             "device=cpu",
             "use_ema=false",
+            "ema_decay=null",
             "sampler=ddpm",
             "sampler.steps=20",
         )
@@ -156,6 +158,15 @@ def test_short_names_fill_the_tree(composed: Composed, tmp_path: Path) -> None:
     assert (config.compute.seed, config.compute.device) == (0, "cpu")
     assert (config.sampler.type, config.sampler.extra_options["steps"]) == ("ddpm", 20)
     assert config.model is None
+
+
+def test_several_scales_and_one_average_are_short_to_say(composed: Composed, tmp_path: Path) -> None:
+    said = ("guidance_scale=[1,2,4]", "ema_decay=0.99", "guidance=interval", "guidance.rescale=0.2")
+    config = compose_generate_config(composed("sample", f"ckpt={tmp_path}", *said))
+    sampling = config.generation.sampling
+    assert (sampling.scales, sampling.ema_decay, config.guidance.rescale) == ((1, 2, 4), 0.99, 0.2)
+    assert config.guidance.interval is not None
+    assert compose_generate_config(composed("sample", f"ckpt={tmp_path}")).generation.sampling.scales == (2.0,)
 
 
 def test_model_can_be_named_for_a_plain_state_dict(composed: Composed, tmp_path: Path) -> None:

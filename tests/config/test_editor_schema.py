@@ -39,6 +39,8 @@ BEYOND_JSON_SCHEMA: list[tuple[str, object]] = [
     ("data.paths.val", "no/such/folder"),
     ("data.background", "blackish"),
     ("data.background", "#xyz"),
+    ("guidance", {"interval": [2, 2]}),  # the first below the second
+    ("guidance", {"interval": [2, 1]}),
     ("training.validation.metric", "fid"),  # a rule that joins keys: it depends on what the run logs
 ]
 WRONG = [
@@ -228,12 +230,19 @@ OPTIONS: list[tuple[str, dict[str, object], bool]] = [
     ("_global_", {"num_samples": 3}, False),
     ("_global_", {"name": "mine"}, True),
     ("_global_", {"name": 3}, False),
+    ("guidance", {"interval": [0.2, 3]}, True),
+    ("guidance", {"interval": [0.2, "${high}"]}, True),
+    ("guidance", {"interval": [0.2]}, False),
+    ("guidance", {"scale": 3}, False),
     ("hydra", {"sweep": {"dir": "a"}}, True),
     ("hydra", {"swep": {"dir": "a"}}, False),
     ("sample", {"num_samples": 3, "ckpt": "a", "labels": [3, "cat"], "use_ema": True}, True),
     ("sample", {"num_samples": 0}, False),
     ("sample", {"sed": 0}, False),
     ("sample", {"labels": 3}, False),
+    ("sample", {"guidance_scale": [1, 2.5], "ema_decay": 0.9}, True),
+    ("sample", {"guidance_scale": []}, False),
+    ("sample", {"ema_decay": 1}, False),
 ]
 
 

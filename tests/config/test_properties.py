@@ -200,6 +200,22 @@ def more_steps_than_there_are(tree: Tree) -> str:
     return "sampler.steps"
 
 
+def the_same_average_twice(tree: Tree) -> str:
+    ema = tree["training"]["ema"]
+    ema["further_decays"] = [ema["decay"]]
+    return "training.ema.further_decays"
+
+
+def decay_of_no_average(tree: Tree) -> str:
+    tree["generation"]["sampling"] |= {"use_ema": False, "ema_decay": 0.5}
+    return "generation.sampling.ema_decay"
+
+
+def interval_that_falls(tree: Tree) -> str:
+    tree["guidance"] = {"interval": [2, 1]}
+    return "guidance.interval"
+
+
 def images_that_are_not_there(tree: Tree) -> str:
     assume(tree["mode"] == "train")
     tree["data"] |= {"type": "image_folder", "paths": {"train": "no/such/folder", "val": None}}
@@ -237,6 +253,9 @@ RULES: list[tuple[str, Callable[[Tree], str]]] = [
     ("mode", option_of_another_sampler),
     ("mode", argument_that_the_class_lacks),
     ("mode", more_steps_than_there_are),
+    ("training", the_same_average_twice),
+    ("mode", decay_of_no_average),
+    ("mode", interval_that_falls),
     ("data", images_that_are_not_there),
     ("data", images_for_data_that_brings_its_own),
     ("training", resuming_from_nothing),

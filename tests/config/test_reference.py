@@ -76,6 +76,8 @@ def test_each_type_has_its_options(choice: type[ChoiceSettings]) -> None:
         ("training.optimizer.betas", "2 numbers, 0 ≤ x < 1"),
         ("training.scheduler.T_max", "integer ≥ 1, `auto`, or `null`"),
         ("output.subdirs.logs", "folder name"),
+        ("generation.sampling.guidance_scale", "number ≥ 0 or non-empty list of numbers ≥ 0"),
+        ("guidance.interval", "2 numbers ≥ 0 or `null`"),
         ("mode", "`train` or `generate`"),
     ],
 )

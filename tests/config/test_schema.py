@@ -85,6 +85,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.ema.enabled", [True, False], [1]),
     ("training.ema.decay", [0, 0.99999], [1, -0.1]),
     ("training.ema.warmup", [True, False], [None]),
+    ("training.ema.further_decays", [[], [0, 0.99]], [0.99, None, ["0.9"]]),
     ("training.checkpointing.save_frequency", [1], [0]),
     ("training.checkpointing.save_best_only", [True, False], [0]),
     ("training.checkpointing.save_optimizer", [True, False], ["no"]),
@@ -105,8 +106,9 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.resume.reset_scheduler", [True, False], [0]),
     ("generation.checkpoint", [None, "last.ckpt"], [3, ""]),
     ("generation.sampling.num_samples", [1], [0]),
-    ("generation.sampling.guidance_scale", [0, 1, 7.5], [-1]),
+    ("generation.sampling.guidance_scale", [0, 1, 7.5, [0], [1, 2.5]], [-1, None, "2", [], True]),
     ("generation.sampling.use_ema", [True, False], [1]),
+    ("generation.sampling.ema_decay", [None, 0, 0.999], [1, -0.1, "0.9"]),
     ("generation.sampling.labels", [None, [0, 9], ["cat", 3]], [[], 3, "cat"]),
     ("generation.sampling.batch_size", [1], [0]),
     ("generation.output.save_individual", [True, False], [1]),
@@ -118,6 +120,11 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
         "logger",
         [{"backends": ["wandb", "tensorboard"], "mode": "online"}, {"entity": None, "group": "mine"}],
         [{"backends": ["wandbb"]}, {"mode": "on"}, {"project": ""}, {"entity": 3}, {"group": ""}],
+    ),
+    (
+        "guidance",
+        [{}, {"interval": None, "rescale": 1}, {"interval": [0, 2.5]}],
+        [{"interval": 2}, {"interval": [1]}, {"interval": [1, 2, 3]}, {"interval": [2, 2]}, {"rescale": 1.1}],
     ),
     ("sampler", [{"type": "ddim", "steps": 9}, {"type": "ddpm"}, {}], [{"type": "ddimm"}, {"type": None}]),
 ]
@@ -137,11 +144,15 @@ OF_A_SCHEDULER: list[tuple[str, str, list[object], list[object]]] = [
 ]
 """Keys that belong to one type of learning-rate schedule."""
 
-ENTRIES: list[tuple[str, list[object], str]] = [
+ENTRIES: list[tuple[str, object, str]] = [
     ("model.architecture.channel_multipliers", [1, 0, 2], "model.architecture.channel_multipliers[1] = 0: "),
     ("model.architecture.channel_multipliers", [], "model.architecture.channel_multipliers = []: "),
     ("generation.sampling.labels", [3, True], "generation.sampling.labels[1] = true: "),
     ("generation.sampling.labels", [-1], "generation.sampling.labels[0] = -1: "),
+    ("generation.sampling.guidance_scale", [1, -1], "generation.sampling.guidance_scale[1] = -1: must be at least 0"),
+    ("training.ema.further_decays", [0.5, 1], "training.ema.further_decays[1] = 1: must be less than 1"),
+    ("guidance", {"interval": [-1, 2]}, "guidance.interval[0] = -1: must be at least 0"),
+    ("guidance", {"interval": [2, 1]}, "guidance.interval = [2, 1]: must be two numbers, the first below the second"),
 ]
 
 
@@ -178,7 +189,7 @@ def test_value_beyond_the_bounds_is_named(changed: Change, key: str, value: obje
 
 
 @pytest.mark.parametrize(("key", "value", "line"), ENTRIES)
-def test_entry_of_a_list_is_named(changed: Change, key: str, value: list[object], line: str) -> None:
+def test_entry_of_a_list_is_named(changed: Change, key: str, value: object, line: str) -> None:
     assert line in message(changed({key: value}))
 
 

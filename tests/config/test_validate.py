@@ -83,6 +83,15 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
     ({"training.scheduler.gamma": 0.5}, "training.scheduler.gamma = 0.5: belongs to type step, not to null"),
     ({"training.scheduler": {"type": "cosine", "T_max": "auto"}}, "training.scheduler.eta_min: required with type"),
     ({"sampler": {"type": "ddim", "steps": 1001}}, "sampler.steps = 1001: must be at most"),
+    (
+        {"training.ema.further_decays": [0.5, 0.9999]},
+        "training.ema.further_decays[1] = 0.9999: must differ from training.ema.decay and from the others",
+    ),
+    ({"training.ema.further_decays": [0.5, 0.5]}, "training.ema.further_decays[1] = 0.5: must differ from"),
+    (
+        {"generation.sampling.ema_decay": 0.9, "generation.sampling.use_ema": False},
+        "generation.sampling.ema_decay = 0.9: needs generation.sampling.use_ema: it chooses an average",
+    ),
     ({"data.paths.train": "no/such"}, 'data.paths.train = "no/such": must be an existing folder of images'),
     ({"data.paths.train": None}, "data.paths.train = null: required with data.type image_folder"),
     ({"data.paths.val": "no/such"}, 'data.paths.val = "no/such": must be an existing folder of images'),

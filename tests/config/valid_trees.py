@@ -168,12 +168,18 @@ resumes = st.fixed_dictionaries(
         "reset_scheduler": yes_or_no,
     }
 )
+averages = st.lists(below_one, min_size=1, max_size=3, unique=True).flatmap(
+    lambda decays: st.fixed_dictionaries(
+        {"enabled": yes_or_no, "decay": st.just(decays[0])},
+        optional={"warmup": yes_or_no, "further_decays": st.just(decays[1:])},
+    )
+)
 trainings_but_for_a_rule = st.fixed_dictionaries(
     {
         "epochs": positive,
         "optimizer": optimizers,
         "scheduler": schedulers,
-        "ema": st.fixed_dictionaries({"enabled": yes_or_no, "decay": below_one}, optional={"warmup": yes_or_no}),
+        "ema": averages,
         "checkpointing": st.fixed_dictionaries(
             {"save_frequency": positive, "save_best_only": yes_or_no, "save_optimizer": yes_or_no}
         ),
@@ -188,16 +194,19 @@ trainings_but_for_a_rule = st.fixed_dictionaries(
     },
     optional={"accumulate_batches": positive, "log_interval": positive},
 )
+scales = numbers(0, 1e6) | st.lists(numbers(0, 1e6), min_size=1, max_size=3)
 generations = st.fixed_dictionaries(
     {
         "checkpoint": st.sampled_from([FILE, FOLDER]),
         "sampling": st.fixed_dictionaries(
-            {"num_samples": positive, "guidance_scale": numbers(0, 1e6), "use_ema": yes_or_no},
+            {"num_samples": positive, "guidance_scale": scales, "use_ema": st.just(True)},
             optional={
+                "ema_decay": st.none() | below_one,
                 "labels": st.none() | st.lists(st.integers(0, 9) | texts, min_size=1, max_size=3),
                 "batch_size": positive,
             },
-        ),
+        )
+        | st.fixed_dictionaries({"num_samples": positive, "guidance_scale": scales, "use_ema": st.just(False)}),
         "output": st.fixed_dictionaries(
             {"save_individual": yes_or_no, "save_grid": yes_or_no, "grid_nrow": positive},
             optional={"save_npz": yes_or_no},
@@ -216,6 +225,7 @@ samplers = (
     )
     | st.fixed_dictionaries({"type": st.just(ANYTHING)}, optional={"any_name": plain})
 )
+intervals = st.lists(numbers(0, 1e3), min_size=2, max_size=2, unique=True).map(sorted)
 others = st.fixed_dictionaries(
     {
         "experiment": texts,
@@ -235,6 +245,7 @@ others = st.fixed_dictionaries(
     },
     optional={
         "sampler": samplers,
+        "guidance": some_of({"interval": st.none() | intervals, "rescale": shares}),
         "logger": some_of(
             {
                 "backends": st.lists(st.sampled_from(["wandb", "tensorboard"]), max_size=2),

@@ -16,7 +16,10 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.diffusion.penalty import HuberError
 from diffusion_lab.diffusion.time_distribution import LogitNormalTimes
 from diffusion_lab.diffusion.weighting import MinSNRWeighting
-from diffusion_lab.training.build import create_module
+from diffusion_lab.guidance import Guidance
+from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.training.build import create_callbacks, create_module
+from diffusion_lab.training.callbacks import Pictures
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.sources import create_datamodule
 from tests.training.tiny import tiny_config, tiny_trainer
@@ -128,3 +131,17 @@ def test_average_is_the_one_asked_for(tmp_path: Path, enabled: bool, decay: floa
     assert (ema is not None) is enabled
     if ema is not None:
         assert (ema.decay, ema.warmup) == (decay, warmup)
+
+
+def test_further_averages_are_those_asked_for(tmp_path: Path) -> None:
+    ema = module_of(tmp_path, {"training.ema.decay": 0.9, "training.ema.further_decays": [0.5, 0.99]}).ema
+    assert ema is not None
+    assert list(ema.decays.values()) == [0.9, 0.5, 0.99]
+
+
+def test_guidance_reaches_the_pictures(tmp_path: Path) -> None:
+    changes = {"training.visualization.enabled": True, "guidance": {"interval": [0.5, 2], "rescale": 0.3}}
+    config = tiny_config(tmp_path, changes)
+    callbacks, _ = create_callbacks(config, RunFolder.of(config.output), seed=0, resumed=False)
+    (pictures,) = (callback for callback in callbacks if isinstance(callback, Pictures))
+    assert pictures.guidance == Guidance(interval=(0.5, 2), rescale=0.3)

@@ -4,10 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffusion_lab.checkpoint import load_denoiser
+from diffusion_lab.config import ConfigWarning, GenerateConfig, get_default_config
+from diffusion_lab.config.validate import parse_as
+from diffusion_lab.generate import generate
 from tests.training.tiny import CLASSES, saved, tiny_run
 
 
@@ -70,6 +75,35 @@ def test_both_kinds_of_weights_load(run: Path) -> None:
     content = saved(run / "checkpoints" / "best.ckpt")["state_dict"]
     assert all(torch.equal(value, content[f"ema.average.{name}"]) for name, value in averaged.state_dict().items())
     assert all(torch.equal(value, content[f"denoiser.{name}"]) for name, value in raw.state_dict().items())
+
+
+def test_each_of_several_averages_can_be_sampled_from(tmp_path: Path) -> None:
+    """From training to the images: warm-up off, so that two decays give two averages after six steps."""
+    ema = {"training.ema.warmup": False, "training.ema.decay": 0.5, "training.ema.further_decays": [0.9]}
+    with pytest.warns(ConfigWarning, match=r"training\.ema\.further_decays\[0\] = 0\.9 is too slow"):
+        tiny_run(tmp_path, ema)
+    state = saved(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
+    prefixes = {None: "ema.average.", 0.5: "ema.average.", 0.9: "ema.further.0."}
+    for decay, prefix in prefixes.items():
+        found = load_denoiser(tmp_path / "checkpoints" / "last.ckpt", ema_decay=decay).state_dict()
+        assert all(torch.equal(value, state[prefix + name]) for name, value in found.items())
+    pictures = {decay: made_with(tmp_path, decay) for decay in prefixes}
+    assert pictures[None] == pictures[0.5]
+    assert pictures[None] != pictures[0.9]
+
+
+def made_with(run: Path, decay: float | None) -> list[bytes]:
+    """Images of a run, made from one of its averages, which each of them tells."""
+    tree: Any = get_default_config()
+    tree = {name: tree[name] for name in ("experiment", "output", "generation")}
+    tree |= {"mode": "generate", "sampler": {"type": "ddim", "steps": 2}, "compute": {"device": "cpu", "seed": 0}}
+    tree["output"] |= {"base_dir": str(run / f"made_{decay}")}
+    tree["generation"] |= {"checkpoint": str(run / "checkpoints" / "last.ckpt")}
+    tree["generation"]["sampling"] |= {"num_samples": 3, "ema_decay": decay}
+    folder = generate(parse_as(GenerateConfig, tree), show_progress=False).folder
+    lines = (folder / "manifest.jsonl").read_text().splitlines()
+    assert {json.loads(line)["ema_decay"] for line in lines} == {decay or 0.5}
+    return [np.asarray(Image.open(folder / json.loads(line)["file"])).tobytes() for line in lines]
 
 
 def test_best_only(tmp_path: Path) -> None:

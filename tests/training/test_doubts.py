@@ -29,8 +29,8 @@ def about_batches(folder: Path, **loading: Any) -> list[str]:
     return list(doubts_about_batches(create_datamodule(tiny_config(folder, changes), seed=0)))
 
 
-def about_ema(decay: float, steps: int, warmup: bool = False) -> list[str]:
-    return list(doubts_about_ema(EMA(tiny_denoiser(), decay, warmup), steps))
+def about_ema(decay: float, steps: int, warmup: bool = False, further: tuple[float, ...] = ()) -> list[str]:
+    return list(doubts_about_ema(EMA(tiny_denoiser(), decay, warmup, further), steps))
 
 
 @pytest.mark.parametrize(("batch_size", "left_out"), [(8, 2), (5, 3), (10, 8), (7, 4)])
@@ -86,6 +86,21 @@ def test_average_that_warms_up_forgets_at_once(steps: int) -> None:
     assert about_ema(0.9999, steps, warmup=True) == []
 
 
+def test_each_average_is_looked_at() -> None:
+    keys = [doubt.partition(" = ")[0] for doubt in about_ema(0.9999, 100, further=(0.5, 0.999))]
+    assert keys == ["training.ema.decay", "training.ema.further_decays[1]"]
+
+
+@pytest.mark.parametrize(("steps", "same"), [(80, 2), (81, 1), (8989, 1), (8991, 0)])
+def test_averages_that_warmup_keeps_the_same(steps: int, same: int) -> None:
+    """At update n the decay is at most (1 + n) / (10 + n): 0.9 at 80, 0.999 at 8,990."""
+    found = about_ema(0.999, steps, warmup=True, further=(0.9999, 0.9001))
+    keys = ["training.ema.decay", "training.ema.further_decays[0]", *["training.ema.further_decays[1]"] * (same == 2)]
+    said = f"{', '.join(keys)} give the same average: with training.ema.warmup the decay rises only to "
+    assert len(found) == bool(same)
+    assert all(doubt.startswith(said + f"{(1 + steps) / (10 + steps):.4g} in the {steps} ") for doubt in found)
+
+
 @pytest.mark.parametrize("warmup", [True, False])
 def test_initial_share_is_what_the_average_has_left_of_its_start(warmup: bool) -> None:
     """An average that began as one and takes in nothing but zeros."""
@@ -97,10 +112,10 @@ def test_initial_share_is_what_the_average_has_left_of_its_start(warmup: bool) -
         torch.nn.init.zeros_(tensor)
     for update in range(9):
         weight = next(ema.average.parameters()).flatten()[0]
-        assert float(weight) == pytest.approx(ema.initial_share(update), rel=1e-5)
+        assert float(weight) == pytest.approx(ema.initial_share(update, 0.7), rel=1e-5)
         ema.update(denoiser)
     if not warmup:
-        assert ema.initial_share(9) == pytest.approx(math.pow(0.7, 9))
+        assert ema.initial_share(9, 0.7) == pytest.approx(math.pow(0.7, 9))
 
 
 def test_steps_are_those_of_the_run(tmp_path: Path) -> None:

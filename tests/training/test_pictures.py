@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
+from diffusion_lab.guidance import Guidance
 from diffusion_lab.pictures import GAP, LEAST_CELL, grid_by_class
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from diffusion_lab.sampling import DiffusionSampler
@@ -53,9 +54,10 @@ def test_same_noise_in_successive_epochs(tmp_path: Path) -> None:
     assert not np.array_equal(first, read(tmp_path / "b" / "epoch_0001.png"))
 
 
-def test_one_row_a_class_of_the_average(tmp_path: Path) -> None:
+@pytest.mark.parametrize("guidance", [Guidance(), Guidance(interval=(0.0, 1.0), rescale=0.5)], ids=str)
+def test_one_row_a_class_of_the_average(tmp_path: Path, guidance: Guidance) -> None:
     changes = {"training.optimizer.learning_rate": 0.05, "training.ema.decay": 0.9}
-    shown = pictures(tmp_path / "p", sampler=DDIMSampler(steps=2))
+    shown = pictures(tmp_path / "p", sampler=DDIMSampler(steps=2), guidance=guidance)
     _, module = tiny_fit(tmp_path, [Averaging(), shown], changes)
     assert module.ema is not None
     labels = [0, 1, 2, 0, 1, 2, 0]  # the remainder goes to the first classes
@@ -65,7 +67,8 @@ def test_one_row_a_class_of_the_average(tmp_path: Path) -> None:
     assert picture.shape[1] > 3 * cell  # three columns, and the names of the classes beside them
 
     def drawn(denoiser: Any) -> np.ndarray:
-        images = DiffusionSampler(denoiser).sample(7, labels, 2.0, sampler=DDIMSampler(steps=2), seed=0)
+        method = DDIMSampler(steps=2)
+        images = DiffusionSampler(denoiser).sample(7, labels, 2.0, sampler=method, guidance=guidance, seed=0)
         return np.asarray(grid_by_class(to_pixels(images), labels, CLASSES))
 
     assert np.array_equal(picture, drawn(module.ema.average))

@@ -114,6 +114,13 @@ class TestSameRun:
         assert last(tmp_path / "b")["global_step"] == 8  # two an epoch
         assert rate(tmp_path / "a") == pytest.approx(1e-4)  # so the schedule is down exactly at the end
 
+    def test_with_several_averages(self, tmp_path: Path) -> None:
+        changes = {"training.epochs": 4, "training.ema.decay": 0.9, "training.ema.further_decays": [0.5, 0.99]}
+        tiny_run(tmp_path / "whole", changes)
+        middle = tmp_path / "whole" / "checkpoints" / "epoch_0002.ckpt"
+        tiny_run(tmp_path / "resumed", {**changes, **resume_of(middle)})
+        assert_same_run(tmp_path / "resumed", tmp_path / "whole")
+
 
 def test_plateau_falls_only_where_there_was_a_validation(tmp_path: Path) -> None:
     tiny_run(tmp_path, {"training.epochs": 5, "training.scheduler": PLATEAU, "training.validation.frequency": 2})
@@ -215,6 +222,10 @@ class TestRefusals:
             ({"model.architecture.model_channels": 16}, "weights of another architecture"),
             ({"model.diffusion.num_timesteps": 30}, "model.diffusion must be that of the checkpoint"),
             ({"training.ema.enabled": False}, "training.ema.enabled must be true"),
+            (
+                {"training.ema.further_decays": [0.5]},
+                r"training\.ema\.further_decays must be \[\], as in the checkpoint, got \[0\.5\]",
+            ),
             ({"compute.seed": 5}, "compute.seed must be null or that of the checkpoint"),
             ({"training.epochs": 2}, "training.epochs must exceed the 2 that are done, got 2"),
             ({"training.optimizer.type": "adamw"}, "training.optimizer.type must be 'adam'.*reset_optimizer=true"),
@@ -226,6 +237,14 @@ class TestRefusals:
     ) -> None:
         given = {"training.epochs": 3, "training.scheduler": COSINE, **resume_of(plain), **changes}
         with pytest.raises(ValueError, match=message):
+            tiny_run(tmp_path / "b", given)
+        assert not (tmp_path / "b").exists()
+
+    def test_averages_in_another_order(self, tmp_path: Path) -> None:
+        """Each would go on from the weights of the other."""
+        tiny_run(tmp_path / "a", {"training.ema.further_decays": [0.5, 0.99]})
+        given = {"training.epochs": 3, "training.ema.further_decays": [0.99, 0.5], **resume_of(tmp_path / "a")}
+        with pytest.raises(ValueError, match=r"must be \[0\.5, 0\.99\], as in the checkpoint, got \[0\.99, 0\.5\]"):
             tiny_run(tmp_path / "b", given)
         assert not (tmp_path / "b").exists()
 

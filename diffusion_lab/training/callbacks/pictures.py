@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from diffusion_lab.guidance import PLAIN, Guidance
 from diffusion_lab.pictures import grid_by_class, grid_of
 from diffusion_lab.samplers import Sampler
 from diffusion_lab.sampling import DiffusionSampler
@@ -24,10 +25,18 @@ class Pictures(Callback):
         num_samples: Images in all, spread evenly over the classes, the remainder over the first ones.
         guidance_scale: Of classifier-free guidance; up to 1 is off.
         seed: Of the starting noise.
+        guidance: At which noise levels guidance is applied, and how tamed.
     """
 
     def __init__(
-        self, folder: Path, sampler: Sampler, every_epochs: int, num_samples: int, guidance_scale: float, seed: int
+        self,
+        folder: Path,
+        sampler: Sampler,
+        every_epochs: int,
+        num_samples: int,
+        guidance_scale: float,
+        seed: int,
+        guidance: Guidance = PLAIN,
     ) -> None:
         self.folder = folder
         self.sampler = sampler
@@ -35,6 +44,7 @@ class Pictures(Callback):
         self.num_samples = num_samples
         self.guidance_scale = guidance_scale
         self.seed = seed
+        self.guidance = guidance
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -45,7 +55,14 @@ class Pictures(Callback):
         classes = denoiser.num_classes
         labels = None if classes is None else [index % classes for index in range(self.num_samples)]
         sampler = DiffusionSampler(denoiser, device=pl_module.device)
-        images = sampler.sample(self.num_samples, labels, self.guidance_scale, sampler=self.sampler, seed=self.seed)
+        images = sampler.sample(
+            self.num_samples,
+            labels,
+            self.guidance_scale,
+            sampler=self.sampler,
+            guidance=self.guidance,
+            seed=self.seed,
+        )
         pixels = to_pixels(images)
         picture = grid_of(pixels) if labels is None else grid_by_class(pixels, labels, denoiser.class_names)
         path = self.folder / f"epoch_{epoch:04d}.png"
