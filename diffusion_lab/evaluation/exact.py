@@ -89,7 +89,8 @@ class GaussianData:
         noise = torch.nn.functional.pad(torch.eye(size, size * len(levels), dtype=torch.float64), (1, 0))
         noise = (start.alpha**2 + start.sigma**2) ** 0.5 * noise
         exact = self.denoise(self.follow(noise, start, last), last)
-        return (self.walk(sampler, levels)[-1] - exact).norm().item()
+        error: float = (self.walk(sampler, levels)[-1] - exact).norm().item()
+        return error
 
     def _variances(self, level: Level[float]) -> Tensor:
         return level.alpha**2 * self._axes[0] + level.sigma**2
