@@ -98,9 +98,11 @@ class GaussianData:
     def _stretched(self, noisy: Tensor, here: Level[float], alpha: float, factors: Tensor) -> Tensor:
         """Deviations from the mean at ``here`` times a factor along each axis, about the mean of another ``alpha``."""
         _, axes = self._axes
-        mean = torch.zeros_like(noisy)
-        mean[:, 0] = self.mean
-        return alpha * mean + axes * factors @ axes.T @ (noisy - here.alpha * mean)
+        deviations = noisy.clone()
+        deviations[:, 0] -= here.alpha * self.mean
+        stretched = (axes * factors) @ (axes.T @ deviations)
+        stretched[:, 0] += alpha * self.mean
+        return stretched
 
 
 def moments_of(points: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from diffusion_lab.evaluation.exact import GaussianData, moments_of
 from diffusion_lab.samplers import SAMPLERS
 from tests.diffusion.processes import PROCESSES
 
-# UniPC-2 corrects its predictor of second order, which makes the whole of third (arXiv:2302.04867, corollary 3.2).
+# UniPC-2 corrects its predictor of second order, which makes the whole of third (arXiv:2302.04867, section 3).
 ODE_ORDERS = {
     "ddim": 1,
     "euler": 1,

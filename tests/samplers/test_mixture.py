@@ -18,7 +18,7 @@ from tests.diffusion.processes import PROCESSES
 MEANS = torch.tensor([[-0.8, 0.0], [0.6, 0.5], [0.6, -0.7]], dtype=torch.float64)
 SPREADS = torch.tensor([0.10, 0.15, 0.05], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
-COUNT = 3000
+COUNT = 2000
 FIRST_ORDER_WITHOUT_NOISE = ("ddim", "euler")  # no higher order and no fresh noise mend their errors: more steps do
 FOUR_STANDARD_ERRORS = 4 / COUNT**0.5
 
