@@ -83,7 +83,8 @@ class DiscreteSchedule(Schedule):
         below, above = position.floor().long(), position.ceil().long()
         share, table = position - below.double(), self.log_alpha_bar
         between = torch.lerp(table[below], table[above], share)
-        # The table may end in -inf, of which no share can be taken, not even none.
+        # To a pure end no constant beta leads in finite time: there alpha_bar itself falls in a line.
+        between = torch.where(table[above].isinf(), table[below] + torch.log1p(-share), between)
         log_alpha_bar = torch.where(share == 0, table[below], between)
         return Level((log_alpha_bar / 2).exp(), torch.expm1(log_alpha_bar).abs().sqrt(), times.double().cpu())
 
@@ -91,8 +92,9 @@ class DiscreteSchedule(Schedule):
         log_alpha_bar = torch.nn.functional.logsigmoid(log_snr.double())
         table = -self.log_alpha_bar  # rising, as a search needs it
         above = torch.searchsorted(table, -log_alpha_bar).clamp(1, self.num_timesteps)
-        share = (-log_alpha_bar - table[above - 1]) / (table[above] - table[above - 1])
-        return (above - 1 + share.nan_to_num(nan=1.0).clamp(0, 1)) / self.num_timesteps
+        way = -log_alpha_bar - table[above - 1]
+        share = torch.where(table[above].isinf(), -torch.expm1(-way), way / (table[above] - table[above - 1]))
+        return (above - 1 + share.clamp(0, 1)) / self.num_timesteps
 
     def training_times(self, times: Times) -> Times:
         return (times.double() * self.num_timesteps).ceil().clamp(min=1) / self.num_timesteps

@@ -1,4 +1,4 @@
-"""DDIM against the exact solution of Gaussian data, and against its equation."""
+"""DDIM against its equation and against DDPM."""
 
 from __future__ import annotations
 
@@ -15,34 +15,20 @@ from diffusion_lab.samplers.base import Estimate
 HERE, THERE = Level(0.6, 0.8, 0.6), Level(0.8, 0.6, 0.4)
 
 
-def test_the_error_to_the_ode_halves_when_the_steps_double(data):
-    """DDIM is a solver of first order: twice the steps, half the error."""
-    coarse, middle, fine = (ode_error(data, steps) for steps in (50, 100, 200))
-    assert 1.8 < coarse / middle < 2.2
-    assert 1.8 < middle / fine < 2.2
-    assert fine < 0.02
-
-
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_whatever_the_eta_the_walk_lands_on_the_data(data, eta):
-    response = data.response(DDIMSampler(steps=500, eta=eta, clip=False))
-    assert response[0].item() == pytest.approx(data.mean, abs=0.01)
-    assert response[1:].norm().item() == pytest.approx(data.spread, rel=0.02)
-
-
 def test_only_eta_lets_fresh_noise_in(data):
     """Without it the image follows from the starting noise alone; with it hardly any of that is left."""
-    still, fresh = (data.response(DDIMSampler(steps=100, eta=eta, clip=False)) for eta in (0.0, 1.0))
+    still, fresh = (data.end(DDIMSampler(steps=100, eta=eta)).squeeze(0) for eta in (0.0, 1.0))
     assert still[2:].abs().max() == 0
-    assert still[1].item() == pytest.approx(data.spread, rel=0.05)
-    assert fresh[1].abs().item() < 0.05 * data.spread
+    spread = data.covariance.sqrt().item()
+    assert still[1].item() == pytest.approx(spread, rel=0.05)
+    assert fresh[1].abs().item() < 0.05 * spread
 
 
-@pytest.mark.parametrize("steps", [7, 400])
+@pytest.mark.parametrize("steps", [7, 100])
 def test_eta_one_is_ddpm_with_the_small_variance(data, steps):
     """arXiv:2010.02502, section 4.1: with the same noise each, the same image."""
-    ddim = data.response(DDIMSampler(steps=steps, eta=1, clip=False))
-    ddpm = data.response(DDPMSampler(steps=steps, variance="small", clip=False))
+    ddim = data.end(DDIMSampler(steps=steps, eta=1))
+    ddpm = data.end(DDPMSampler(steps=steps, variance="small"))
     torch.testing.assert_close(ddim, ddpm, rtol=0, atol=1e-10)
 
 
@@ -83,10 +69,3 @@ def test_the_last_step_is_the_clean_estimate_itself(eta):
 
 def no_noise():
     pytest.fail("the last step draws no noise")
-
-
-def ode_error(data, steps):
-    """How far the image of noise one deviation from the mean ends from its exact end."""
-    sampler = DDIMSampler(steps=steps, spacing="linspace", clip=False)
-    offset, slope, *_ = data.response(sampler).tolist()
-    return abs(offset + slope - data.ode_end(1.0, sampler.levels(data.schedule)[0]))

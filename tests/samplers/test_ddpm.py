@@ -7,8 +7,10 @@ import torch
 
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.schedules import DiscreteSchedule, linear_betas
+from diffusion_lab.evaluation.exact import GaussianData, moments_of
 from diffusion_lab.samplers import DDPMSampler
 from diffusion_lab.samplers.base import Estimate, added_variance, posterior_variance
+from tests.diffusion.processes import DISCRETE
 
 STEPS = 20
 BETAS = torch.linspace(0.01, 0.4, STEPS, dtype=torch.float64)
@@ -53,19 +55,20 @@ def test_the_posterior_is_that_of_bayes():
 
 
 @pytest.mark.parametrize("variance", ["small", "large"])
-def test_all_steps_land_on_mean_and_variance_of_the_data(data, variance):
-    response = data.response(DDPMSampler(variance=variance, clip=False))
-    assert response[0].item() == pytest.approx(data.mean, abs=1e-3)
-    assert response[1:].norm().item() == pytest.approx(data.spread, rel=0.01)
+@pytest.mark.parametrize("process", DISCRETE)
+def test_all_steps_land_on_mean_and_variance_of_the_data(process, variance):
+    data = GaussianData(DISCRETE[process])
+    mean, covariance = moments_of(data.end(DDPMSampler(variance=variance)))
+    torch.testing.assert_close(mean, data.mean, rtol=0, atol=1e-3)
+    torch.testing.assert_close(covariance, data.covariance, rtol=0.02, atol=0)
 
 
 def test_small_variance_errs_below_and_large_above(data):
     """They are the bounds of the right one, for data without and with unit variance (arXiv:2006.11239, 3.2)."""
     small, large = (
-        data.response(DDPMSampler(steps=100, variance=variance, clip=False))[1:].norm().item()
-        for variance in ("small", "large")
+        moments_of(data.end(DDPMSampler(steps=100, variance=variance)))[1] for variance in ("small", "large")
     )
-    assert small < data.spread < large
+    assert small < data.covariance < large
 
 
 def test_the_last_step_is_the_clean_estimate_and_draws_no_noise():

@@ -44,7 +44,7 @@ def test_all_steps_are_all_times_of_training(spacing):
 
 
 @given(
-    total=st.integers(1, 400),
+    total=st.integers(1, 100),
     share=st.floats(0, 1),
     spacing=st.sampled_from(sorted(SPACINGS)),
     betas=st.sampled_from(sorted(BETA_SCHEDULES)),
@@ -87,6 +87,15 @@ def test_clipping_keeps_the_estimate_in_the_pixel_range(clip, expected):
     three = torch.full((1, 1, 2, 2), 3.0)
     *_, image = DDIMSampler(clip=clip).walk(lambda x, level: three, torch.zeros(1, 1, 2, 2), LEVELS, lambda: three)
     torch.testing.assert_close(image, torch.full((1, 1, 2, 2), expected))
+
+
+def test_dynamic_threshold_divides_each_image_by_its_own_quantile_where_that_is_above_one():
+    """arXiv:2205.11487, section 2.3: the bright image is drawn in, what is beyond clipped; the dim one stays."""
+    clean = torch.linspace(-1, 1, 101).view(1, 1, 1, 101) * torch.tensor([4.0, 0.5]).view(2, 1, 1, 1)
+    sampler = DDIMSampler(dynamic_threshold=0.9)
+    *_, images = sampler.walk(lambda x, level: clean, torch.zeros_like(clean), LEVELS, lambda: clean)
+    torch.testing.assert_close(images[0], (clean[0] / (0.9 * 4)).clamp(-1, 1))
+    torch.testing.assert_close(images[1], clean[1])
 
 
 def test_the_denoiser_is_asked_once_a_step_at_the_levels_of_the_walk():

@@ -1,0 +1,58 @@
+"""Euler and Heun with churn against EDM's algorithm 2, written as it is printed."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from diffusion_lab.diffusion.continuous import EDMSchedule
+from diffusion_lab.samplers import EulerSampler, HeunSampler
+
+SCHEDULE = EDMSchedule(sigma_min=0.02, sigma_max=40)
+CHURN = {"churn": 4.0, "churn_from": 0.05, "churn_to": 10.0, "churn_noise": 1.01}
+
+
+def denoise(noisy: torch.Tensor, sigma: float) -> torch.Tensor:
+    return torch.sin(noisy) / (1 + sigma)
+
+
+def algorithm_2(sigmas, noise, draws, *, second_order, churn, churn_from, churn_to, churn_noise) -> torch.Tensor:
+    """arXiv:2206.00364, for s(t) = 1 and sigma(t) = t."""
+    x, draws = (1 + sigmas[0] ** 2) ** 0.5 * noise, iter(draws)
+    steps = len(sigmas) - 1
+    for t, later in pairwise(sigmas):
+        gamma = min(churn / steps, 2**0.5 - 1) if churn_from <= t <= churn_to else 0
+        t_hat = t + gamma * t
+        x_hat = x + (t_hat**2 - t**2) ** 0.5 * churn_noise * next(draws) if gamma > 0 else x
+        slope = (x_hat - denoise(x_hat, t_hat)) / t_hat
+        x = x_hat + (later - t_hat) * slope
+        if later != 0 and second_order:
+            slope_there = (x - denoise(x, later)) / later
+            x = x_hat + (later - t_hat) * (slope + slope_there) / 2
+    return x
+
+
+@pytest.mark.parametrize("settings", [{}, CHURN, {"churn": 1000.0}])
+@pytest.mark.parametrize("sampler_class", [EulerSampler, HeunSampler])
+def test_a_walk_is_algorithm_2(sampler_class, settings):
+    steps = 12
+    noise, *draws = torch.randn(steps + 1, 2, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    fresh = iter(draws)
+    sampler = sampler_class(steps=steps, spacing="karras", clip=False, **settings)
+    levels = sampler.levels(SCHEDULE)
+    *_, image = sampler.walk(lambda x, level: denoise(x, level.sigma), noise, levels, lambda: next(fresh))
+    sigmas = [level.sigma for level in sampler_class(steps=steps, spacing="karras").levels(SCHEDULE)]
+    # The noisiest level cannot be stirred: no process goes beyond its end.
+    most = min(settings.get("churn_to", 39.0), 39.0)
+    printed = {"churn": 0.0, "churn_from": 0.0, "churn_noise": 1.0, **settings, "churn_to": most}
+    expected = algorithm_2(sigmas, noise, draws, second_order=sampler_class is HeunSampler, **printed)
+    torch.testing.assert_close(image, expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("churn", "count"), [(0.0, 0), (1.0, 9)])
+def test_each_level_is_stirred_once_but_the_noisiest_and_the_clean_one(churn, count):
+    levels = HeunSampler(steps=10, churn=churn).levels(SCHEDULE)
+    assert len(levels) == 11 + count
+    assert sum(there.sigma > here.sigma for here, there in pairwise(levels)) == count
