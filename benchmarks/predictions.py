@@ -1,0 +1,85 @@
+"""What each prediction learns of handwritten digits with the default settings: a training run and 1,000 samples each.
+
+    python benchmarks/predictions.py [epsilon x0 v flow edm]
+
+trains one after the other (a few minutes each on two cores), writes the table into docs/predictions.md where all five
+are asked for, and keeps the runs in outputs/predictions/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from diffusion_lab import DiffusionSampler, load_denoiser
+from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.pictures import grid_by_class
+from diffusion_lab.shapes import to_pixels
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "predictions.md"
+PREDICTIONS = {
+    "epsilon": ["diffusion=cosine", "model.diffusion.prediction=epsilon"],
+    "x0": ["diffusion=cosine", "model.diffusion.prediction=x0"],
+    "v": ["diffusion=cosine"],
+    "flow": ["diffusion=flow"],
+    "edm": ["diffusion=edm"],
+}
+"""What is typed for each, beyond `experiment=digits`."""
+SAMPLES_PER_CLASS = 100
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a run has come to."""
+
+    command: str
+    train_seconds: float
+    label_agreement: float
+    pixel_fd_ratio: float
+
+    def row(self, name: str) -> str:
+        """A line of the table."""
+        return (
+            f"| {name} | `{self.command}` | {self.label_agreement:.3f} | {self.pixel_fd_ratio:.2f} "
+            f"| {self.train_seconds:.0f} s |"
+        )
+
+
+def learn(name: str, folder: Path, judge: DigitJudge) -> Learned:
+    """Train with a prediction as a user would, and measure unguided samples by the default sampler."""
+    arguments = ["experiment=digits", *PREDICTIONS[name]]
+    quiet = ["logger=none", f"output.base_dir={folder}", "output.overwrite=true"]
+    subprocess.run([sys.executable, "train.py", *arguments, *quiet], cwd=ROOT, check=True)
+    sampler = DiffusionSampler(load_denoiser(folder))
+    images, labels = sampler.sample_by_class(SAMPLES_PER_CLASS, 10, seed=1, batch_size=250)
+    pixels, asked = to_pixels(images), torch.tensor(labels)
+    shown = torch.arange(len(labels)).reshape(10, -1)[:, :12].flatten()
+    grid_by_class(pixels[shown], asked[shown]).save(folder / "digits.png")
+    return Learned(
+        command=" ".join(["python train.py", *arguments[1:]]),
+        train_seconds=json.loads((folder / "summary.json").read_text())["train_seconds"],
+        label_agreement=judge.label_agreement(pixels, asked),
+        pixel_fd_ratio=judge.pixel_fd_ratio(pixels),
+    )
+
+
+def main(names: list[str]) -> None:
+    """Train and measure; print the table, and write it where it is whole."""
+    judge = DigitJudge()
+    found = {name: learn(name, ROOT / "outputs" / "predictions" / name, judge) for name in names or PREDICTIONS}
+    rows = [learned.row(name) for name, learned in found.items()]
+    print("\n".join(rows))
+    if found.keys() == PREDICTIONS.keys():
+        text = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(re.sub(r"(\|---.*\n)(\|.*\n)+", lambda match: match[1] + "\n".join(rows) + "\n", text))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

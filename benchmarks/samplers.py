@@ -1,0 +1,177 @@
+"""Every sampler on one checkpoint of the digits: its images as `sample.py` makes them, and quality against evaluations.
+
+    python benchmarks/samplers.py CHECKPOINT
+
+writes the tables of docs/samplers.md, a grid for each sampler into docs/images/samplers/, and the plot
+docs/images/sampler-quality.png (needs the extra ``plots``). About half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from diffusion_lab import DiffusionSampler, load_denoiser
+from diffusion_lab.config.sampler_section import SamplerSettings
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.pictures import grid_by_class
+from diffusion_lab.samplers import (
+    DDIMSampler,
+    DDPMSampler,
+    DPMSolverPP2MSampler,
+    DPMSolverPP2MSDESampler,
+    DPMSolverPP3MSampler,
+    EulerAncestralSampler,
+    HeunSampler,
+    Sampler,
+    UniPCSampler,
+)
+from diffusion_lab.shapes import Images, Labels, to_pixels
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF, DOCS = ROOT / "conf", ROOT / "docs"
+PAGE, PLOT, GRIDS = DOCS / "samplers.md", DOCS / "images" / "sampler-quality.png", DOCS / "images" / "samplers"
+
+PER_CLASS = {"images": 100, "curve": 50, "grid": 10}
+"""Samples of each digit: measured at the settings of `conf/`, measured for the curve, and shown."""
+
+EVALUATIONS = (5, 10, 20, 50, 100)
+LONG = 1000
+"""The whole process of the checkpoint, for DDPM alone."""
+
+
+class Counted(torch.nn.Module):
+    """A network that counts its evaluations."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network, self.count = network, 0
+
+    def forward(self, *arguments: object) -> torch.Tensor:
+        self.count += 1
+        output: torch.Tensor = self.network(*arguments)
+        return output
+
+
+def named_samplers() -> dict[str, Sampler]:
+    """The samplers of `conf/sampler/` with the settings that they have there."""
+    found = {}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for file in sorted((CONF / "sampler").glob("*.yaml")):
+            section = OmegaConf.to_container(compose("sample", [f"sampler={file.stem}"]).sampler)
+            found[file.stem] = SamplerSettings.model_validate(section).build()
+    return found
+
+
+def draw(denoiser: Denoiser, sampler: Sampler, per_class: int, scale: float = 1.0) -> tuple[Images, Labels, int, float]:
+    """Images of each class, their labels, evaluations of the network for an image, and seconds."""
+    counted = Counted(denoiser.network)
+    denoiser.network = counted
+    started = time.monotonic()
+    images, labels = DiffusionSampler(denoiser).sample_by_class(
+        per_class, 10, scale, sampler=sampler, seed=1, batch_size=per_class * 10
+    )
+    seconds = time.monotonic() - started
+    denoiser.network = counted.network
+    return images, torch.tensor(labels), counted.count, seconds
+
+
+def measure_named(denoiser: Denoiser, judge: DigitJudge) -> Iterator[str]:
+    """A row for each file of `conf/sampler/`; writes its grid."""
+    GRIDS.mkdir(parents=True, exist_ok=True)
+    for name, sampler in named_samplers().items():
+        images, labels, evaluations, seconds = draw(denoiser, sampler, PER_CLASS["images"])
+        pixels = to_pixels(images)
+        shown = torch.arange(len(labels)).reshape(10, -1)[:, : PER_CLASS["grid"]].flatten()
+        grid_by_class(pixels[shown], labels[shown]).save(GRIDS / f"{name}.png")
+        row = (
+            f"| `sampler={name}` | {evaluations} | {seconds:.1f} s | {judge.label_agreement(pixels, labels):.3f} "
+            f"| {judge.pixel_fd_ratio(pixels):.2f} |"
+        )
+        print(row, flush=True)
+        yield row
+
+
+def curve_samplers(evaluations: int) -> dict[str, Sampler]:
+    """The methods to compare, each with as many steps as that number of evaluations allows."""
+    return {
+        "ddpm, small variance": DDPMSampler(steps=evaluations),
+        "ddpm, large variance": DDPMSampler(steps=evaluations, variance="large"),
+        "ddim": DDIMSampler(steps=evaluations),
+        "euler_ancestral": EulerAncestralSampler(steps=evaluations),
+        "heun": HeunSampler(steps=(evaluations + 1) // 2, spacing="karras"),
+        "dpm_solver_pp_2m": DPMSolverPP2MSampler(steps=evaluations, spacing="log_snr"),
+        "dpm_solver_pp_2m_sde": DPMSolverPP2MSDESampler(steps=evaluations, spacing="log_snr"),
+        "dpm_solver_pp_3m": DPMSolverPP3MSampler(steps=max(evaluations - 1, 1), spacing="log_snr"),
+        "unipc": UniPCSampler(steps=evaluations, spacing="log_snr"),
+    }
+
+
+def measure_curve(denoiser: Denoiser, judge: DigitJudge) -> dict[str, dict[int, float]]:
+    """Fréchet distance of each method by its number of evaluations."""
+    found: dict[str, dict[int, float]] = {}
+    for evaluations in (*EVALUATIONS, LONG):
+        for name, sampler in curve_samplers(evaluations).items():
+            if evaluations == LONG and not name.startswith("ddpm,"):
+                continue
+            images, *_ = draw(denoiser, sampler, PER_CLASS["curve"])
+            found.setdefault(name, {})[evaluations] = judge.pixel_fd_ratio(to_pixels(images))
+            print(name, evaluations, f"{found[name][evaluations]:.2f}", flush=True)
+    return found
+
+
+def curve_rows(found: dict[str, dict[int, float]]) -> list[str]:
+    """The lines of the table."""
+    columns = (*EVALUATIONS, LONG)
+    return [
+        f"| {name} | {' | '.join(f'{values[count]:.2f}' if count in values else '' for count in columns)} |"
+        for name, values in found.items()
+    ]
+
+
+def plot(found: dict[str, dict[int, float]]) -> None:
+    """Distance against evaluations, both on logarithmic axes."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display needed
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
+    for (name, values), marker in zip(found.items(), "os^vDPX*h", strict=True):
+        axes.loglog(values.keys(), values.values(), marker=marker, label=name)
+    axes.set_xticks([*EVALUATIONS, LONG], labels=[str(count) for count in (*EVALUATIONS, LONG)])
+    axes.minorticks_off()
+    axes.set_xlabel("evaluations of the network for an image")
+    axes.set_ylabel("Fréchet distance to training digits,\nover that of held-out digits")
+    axes.set_title("Quality against evaluations: one checkpoint of the digits")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(PLOT, dpi=120)
+
+
+def write(marker: str, rows: list[str]) -> None:
+    """Replace the rows of the table that follows a marker in the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    pattern = rf"(<!-- {marker} -->\n\|.*\n\|---.*\n)(?:\|.*\n)*"
+    PAGE.write_text(re.sub(pattern, lambda match: match[1] + "\n".join(rows) + "\n", text), encoding="utf-8")
+
+
+def main(checkpoint: str) -> None:
+    """Measure, draw, write."""
+    denoiser, judge = load_denoiser(checkpoint), DigitJudge()
+    write("samplers", list(measure_named(denoiser, judge)))
+    found = measure_curve(denoiser, judge)
+    write("curve", curve_rows(found))
+    plot(found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
