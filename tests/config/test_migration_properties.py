@@ -269,7 +269,7 @@ def test_the_generator_reaches_every_key() -> None:
     """What the properties do not try, they do not show."""
     seen: set[str] = set()
 
-    @settings(max_examples=200, derandomize=True, database=None)
+    @settings(max_examples=500, derandomize=True, database=None)
     @given(v1_trees())
     def collect(v1: Tree) -> None:
         seen.update(leaves(v1))
