@@ -35,6 +35,7 @@ def create_ddpm(
     class_dropout_prob: float = 0.1,
     use_attention: Sequence[bool] = (False, False, True),
     device: str | torch.device = "cpu",
+    architecture_type: str = "unet",
     diffusion_type: str = "discrete",
     zero_terminal_snr: bool = False,
     noise_shift: float = 1.0,
@@ -59,6 +60,7 @@ def create_ddpm(
         ModelSettings,
         {
             "architecture": {
+                "type": architecture_type,
                 "image_size": image_size,
                 "in_channels": in_channels,
                 "model_channels": model_channels,

@@ -87,6 +87,11 @@ def test_a_key_of_another_process_is_refused():
         create_ddpm(**TINY, diffusion_type="edm", sigma_min=90.0)
 
 
+def test_the_network_is_the_one_asked_for():
+    stage = {"channel_multipliers": [1], "use_attention": [True]}
+    assert type(create_ddpm(**{**TINY, **stage}, architecture_type="dit").network) is NETWORKS["dit"]
+
+
 def test_without_classes_the_model_is_unconditional():
     model = create_ddpm(**TINY)
     assert model.num_classes is None

@@ -12,8 +12,8 @@ from diffusion_lab.diffusion.level import Level
 
 EDGES = (0.0, 0.1, 1.0, 10.0, math.inf)
 
-NOISE_BANDS = ("below_0.1", "0.1_to_1", "1_to_10", "above_10")
-"""Bands of the noise-to-signal ratio ``sigma / alpha``, which means the same in every noise process."""
+NOISE_BANDS = ("low", "medium", "high", "extreme")
+"""Bands of the noise-to-signal ratio ``sigma / alpha``, between EDGES; it means the same in every noise process."""
 
 
 def by_noise_band(losses: Tensor, level: Level[Tensor]) -> dict[str, tuple[Tensor, int]]:

@@ -77,7 +77,7 @@ class DiffusionModule(LightningModule):
 
     def _log_bands(self, stage: str, losses: Tensor, level: Level[Tensor]) -> None:
         for band, (mean, count) in by_noise_band(losses, level).items():
-            self.log(f"{stage}/loss_sigma_{band}", mean, batch_size=count)
+            self.log(f"{stage}/loss_at_{band}_noise", mean, batch_size=count)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])

@@ -19,15 +19,15 @@ def test_each_band_has_the_mean_of_its_images() -> None:
     losses = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])
     found = by_noise_band(losses, level_of([0.05, 0.5, 0.6, 5.0, 1e3]))
     assert {name: (mean.item(), count) for name, (mean, count) in found.items()} == {
-        "below_0.1": (1.0, 1),
-        "0.1_to_1": (2.5, 2),
-        "1_to_10": (4.0, 1),
-        "above_10": (5.0, 1),
+        "low": (1.0, 1),
+        "medium": (2.5, 2),
+        "high": (4.0, 1),
+        "extreme": (5.0, 1),
     }
 
 
 def test_bands_without_images_are_left_out() -> None:
-    assert set(by_noise_band(torch.ones(2), level_of([0.01, 0.02]))) == {"below_0.1"}
+    assert set(by_noise_band(torch.ones(2), level_of([0.01, 0.02]))) == {"low"}
 
 
 def test_no_image_left_is_the_noisiest_band() -> None:

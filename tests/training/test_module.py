@@ -51,7 +51,7 @@ def test_loss_is_told_by_noise_level() -> None:
         (module.validation_step if stage == "val" else module.training_step)(batch(3), 0)
         total, count = logged.pop(f"{stage}/loss")
         assert bool(logged) is counted
-        assert set(logged) <= {f"{stage}/loss_sigma_{band}" for band in NOISE_BANDS}
+        assert set(logged) <= {f"{stage}/loss_at_{band}_noise" for band in NOISE_BANDS}
         if counted:
             assert sum(number for _, number in logged.values()) == count
             torch.testing.assert_close(sum(mean * number for mean, number in logged.values()) / count, total)

@@ -1,0 +1,52 @@
+"""The benchmark behind the tables of docs/samplers.md."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from benchmarks import samplers as benchmark
+from diffusion_lab.create import create_ddpm
+from diffusion_lab.samplers import SAMPLERS
+from tests.config.conftest import CONF
+
+MODEL = {"image_size": 8, "in_channels": 1, "model_channels": 8, "channel_multipliers": [1], "use_attention": [False]}
+
+
+def test_every_file_of_the_group_is_measured_by_its_own_settings():
+    found = benchmark.named_samplers()
+    assert found.keys() == {file.stem for file in (CONF / "sampler").glob("*.yaml")}
+    assert all(type(found[name]) is SAMPLERS[name] for name in SAMPLERS)
+
+
+@pytest.mark.parametrize("evaluations", [5, 10, 100])
+def test_methods_are_compared_at_equal_evaluations(evaluations):
+    torch.manual_seed(0)
+    model = create_ddpm(**MODEL, num_classes=10)
+    for name, sampler in benchmark.curve_samplers(evaluations).items():
+        images, labels, count, _ = benchmark.draw(model, sampler, per_class=1)
+        assert images.shape == (10, 1, 8, 8)
+        assert labels.tolist() == list(range(10))
+        assert evaluations - 1 <= count <= evaluations, name
+        assert not isinstance(model.network, benchmark.Counted)
+
+
+def test_tables_are_written_behind_their_markers(tmp_path, monkeypatch):
+    page = tmp_path / "samplers.md"
+    page.write_text("a\n<!-- curve -->\n| method |\n|---|\n| old |\n\nb\n<!-- samplers -->\n| x |\n|---|\n| kept |\n")
+    monkeypatch.setattr(benchmark, "PAGE", page)
+    benchmark.write("curve", benchmark.curve_rows({"ddim": {5: 2.0, 100: 1.234}}))
+    assert page.read_text().startswith(
+        "a\n<!-- curve -->\n| method |\n|---|\n| ddim | 2.00 |  |  |  | 1.23 |  |\n\nb\n"
+    )
+    assert page.read_text().endswith("| kept |\n")
+
+
+def test_the_page_shows_every_file_of_the_group_and_its_grid():
+    page = benchmark.PAGE.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `sampler=(\w+)` \| \d+ \| [\d.]+ s \| [\d.]+ \| [\d.]+ \|$", page, re.MULTILINE)
+    names = sorted(file.stem for file in (CONF / "sampler").glob("*.yaml"))
+    assert rows == names
+    assert all(f"images/samplers/{name}.png" in page and (benchmark.GRIDS / f"{name}.png").is_file() for name in names)
