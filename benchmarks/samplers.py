@@ -12,6 +12,8 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -34,16 +36,16 @@ from diffusion_lab.samplers import (
     Sampler,
     UniPCSampler,
 )
-from diffusion_lab.shapes import Images, Labels, to_pixels
+from diffusion_lab.shapes import Labels, Pixels, to_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF, DOCS = ROOT / "conf", ROOT / "docs"
 PAGE, PLOT, GRIDS = DOCS / "samplers.md", DOCS / "images" / "sampler-quality.png", DOCS / "images" / "samplers"
 
-PER_CLASS = {"images": 100, "curve": 50, "grid": 10}
-"""Samples of each digit: measured at the settings of `conf/`, measured for the curve, and shown."""
+PER_CLASS, SHOWN_PER_CLASS = 40, 10
+"""Samples of each digit, measured and shown."""
 
-EVALUATIONS = (5, 10, 20, 50, 100)
+EVALUATIONS = (5, 10, 20, 50)
 LONG = 1000
 """The whole process of the checkpoint, for DDPM alone."""
 
@@ -71,30 +73,41 @@ def named_samplers() -> dict[str, Sampler]:
     return found
 
 
-def draw(denoiser: Denoiser, sampler: Sampler, per_class: int, scale: float = 1.0) -> tuple[Images, Labels, int, float]:
-    """Images of each class, their labels, evaluations of the network for an image, and seconds."""
+@dataclass(frozen=True)
+class Drawn:
+    """Unguided images of each class, their labels, evaluations of the network for an image, and seconds for all."""
+
+    pixels: Pixels
+    labels: Labels
+    evaluations: int
+    seconds: float
+
+
+@cache
+def draw(denoiser: Denoiser, sampler: Sampler, per_class: int = PER_CLASS) -> Drawn:
+    """Sample, counting what it takes; once for each sampler."""
     counted = Counted(denoiser.network)
     denoiser.network = counted
     started = time.monotonic()
     images, labels = DiffusionSampler(denoiser).sample_by_class(
-        per_class, 10, scale, sampler=sampler, seed=1, batch_size=per_class * 10
+        per_class, 10, sampler=sampler, seed=1, batch_size=per_class * 10
     )
     seconds = time.monotonic() - started
     denoiser.network = counted.network
-    return images, torch.tensor(labels), counted.count, seconds
+    return Drawn(to_pixels(images), torch.tensor(labels), counted.count, seconds)
 
 
 def measure_named(denoiser: Denoiser, judge: DigitJudge) -> Iterator[str]:
     """A row for each file of `conf/sampler/`; writes its grid."""
     GRIDS.mkdir(parents=True, exist_ok=True)
     for name, sampler in named_samplers().items():
-        images, labels, evaluations, seconds = draw(denoiser, sampler, PER_CLASS["images"])
-        pixels = to_pixels(images)
-        shown = torch.arange(len(labels)).reshape(10, -1)[:, : PER_CLASS["grid"]].flatten()
-        grid_by_class(pixels[shown], labels[shown]).save(GRIDS / f"{name}.png")
+        drawn = draw(denoiser, sampler)
+        shown = torch.arange(len(drawn.labels)).reshape(10, -1)[:, :SHOWN_PER_CLASS].flatten()
+        grid_by_class(drawn.pixels[shown], drawn.labels[shown]).save(GRIDS / f"{name}.png")
+        agreement = judge.label_agreement(drawn.pixels, drawn.labels)
         row = (
-            f"| `sampler={name}` | {evaluations} | {seconds:.1f} s | {judge.label_agreement(pixels, labels):.3f} "
-            f"| {judge.pixel_fd_ratio(pixels):.2f} |"
+            f"| `sampler={name}` | {drawn.evaluations} | {drawn.seconds:.1f} s | {agreement:.3f} "
+            f"| {judge.pixel_fd_ratio(drawn.pixels):.2f} |"
         )
         print(row, flush=True)
         yield row
@@ -102,9 +115,10 @@ def measure_named(denoiser: Denoiser, judge: DigitJudge) -> Iterator[str]:
 
 def curve_samplers(evaluations: int) -> dict[str, Sampler]:
     """The methods to compare, each with as many steps as that number of evaluations allows."""
+    steps = None if evaluations == LONG else evaluations
     return {
-        "ddpm, small variance": DDPMSampler(steps=evaluations),
-        "ddpm, large variance": DDPMSampler(steps=evaluations, variance="large"),
+        "ddpm, small variance": DDPMSampler(steps=steps),
+        "ddpm, large variance": DDPMSampler(steps=steps, variance="large"),
         "ddim": DDIMSampler(steps=evaluations),
         "euler_ancestral": EulerAncestralSampler(steps=evaluations),
         "heun": HeunSampler(steps=(evaluations + 1) // 2, spacing="karras"),
@@ -122,8 +136,7 @@ def measure_curve(denoiser: Denoiser, judge: DigitJudge) -> dict[str, dict[int, 
         for name, sampler in curve_samplers(evaluations).items():
             if evaluations == LONG and not name.startswith("ddpm,"):
                 continue
-            images, *_ = draw(denoiser, sampler, PER_CLASS["curve"])
-            found.setdefault(name, {})[evaluations] = judge.pixel_fd_ratio(to_pixels(images))
+            found.setdefault(name, {})[evaluations] = judge.pixel_fd_ratio(draw(denoiser, sampler).pixels)
             print(name, evaluations, f"{found[name][evaluations]:.2f}", flush=True)
     return found
 
