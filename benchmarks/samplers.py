@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF, DOCS = ROOT / "conf", ROOT / "docs"
 PAGE, PLOT, GRIDS = DOCS / "samplers.md", DOCS / "images" / "sampler-quality.png", DOCS / "images" / "samplers"
 
-PER_CLASS, SHOWN_PER_CLASS = 40, 10
+PER_CLASS, SHOWN_PER_CLASS = 25, 10
 """Samples of each digit, measured and shown."""
 
 EVALUATIONS = (5, 10, 20, 50)
