@@ -162,6 +162,9 @@ def plot(found: dict[str, dict[int, float]]) -> None:
         axes.loglog(values.keys(), values.values(), marker=marker, label=name)
     axes.set_xticks([*EVALUATIONS, LONG], labels=[str(count) for count in (*EVALUATIONS, LONG)])
     axes.minorticks_off()
+    usual = found["ddpm, small variance"][EVALUATIONS[0]]
+    axes.set_ylim(1, 2 * usual)  # what falls apart with few steps leaves the frame
+    axes.set_yticks(ticks := range(1, int(2 * usual) + 1), labels=[str(tick) for tick in ticks])
     axes.set_xlabel("evaluations of the network for an image")
     axes.set_ylabel("Fréchet distance to training digits,\nover that of held-out digits")
     axes.set_title("Quality against evaluations: one checkpoint of the digits")
