@@ -82,7 +82,9 @@ def _section_of(cls: type[Any], settable: Iterable[dataclasses.Field[Any]]) -> t
         if field.default_factory is not dataclasses.MISSING:
             default = Field(default_factory=field.default_factory)
         fields[field.name] = (_from_yaml(hints[field.name]), default)
-    return create_model(f"{cls.__name__}Options", __base__=Section, **fields)
+    options: type[Section] = create_model(f"{cls.__name__}Options", __base__=Section, **fields)
+    options.model_rebuild()  # now, not at the first use, so that a strange type is met where it is expected
+    return options
 
 
 def _from_yaml(hint: Any) -> Any:

@@ -10,9 +10,11 @@ from functools import partial
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffusion_lab.config.faults import ConfigError, closest
@@ -38,12 +40,26 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
         config_name: The file in it that ``application`` starts from.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what cannot be composed instead of exiting
+    Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
     try:
         application()
     except CompactHydraException as error:
         overrides: list[str] = get_args_parser().parse_args().overrides
         print(f"Error: {_explained(error, check, conf, config_name, overrides)}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from error
+
+
+_mode_of_composed = Hydra.get_mode
+
+
+def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+    """What Hydra finds by composing the whole tree a first time, a fifth of the time to the first message.
+
+    Only a recipe or an override can set ``hydra.mode``; without one, ``-m`` or its absence says it (None).
+    """
+    may_set_it = any(re.match(r"[+~]*(experiment|hydra)\b", override) for override in overrides)
+    mode: RunMode | None = _mode_of_composed(hydra, config_name, overrides) if may_set_it else None
+    return mode
 
 
 def _explained(

@@ -125,6 +125,11 @@ def test_sample_without_a_checkpoint(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_sweep_may_be_asked_for_by_hydras_key(tmp_path: Path) -> None:
+    result = run(tmp_path, "train.py", "hydra.mode=MULTIRUN", "training.epochs=0,-1")
+    assert all(f"Error in job {number}: 1 setting is wrong" in result.stderr for number in range(2))
+
+
 def test_each_job_of_a_sweep_is_tried_in_a_folder_of_its_own(tmp_path: Path) -> None:
     result = run(tmp_path, "train.py", "-m", "optimizer=adam,adamw", "training.epochs=0,-1")
     assert result.returncode == 1
