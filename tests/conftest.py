@@ -30,6 +30,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     lacking = {}
     if not config.getoption("--slow") and os.environ.get("RUN_SLOW") != "1":
         lacking["slow"] = "takes minutes: runs with --slow or RUN_SLOW=1"
+    if "soak" not in config.getoption("markexpr"):
+        lacking["soak"] = "takes many minutes: runs with -m soak"
     if os.environ.get("DIFFUSION_LAB_NETWORK") != "1":
         lacking["network"] = "needs a network: runs with DIFFUSION_LAB_NETWORK=1"
     if any(item.get_closest_marker("gpu") for item in items) and not has_gpu():

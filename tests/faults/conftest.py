@@ -1,0 +1,149 @@
+"""Real programs in processes of their own, to be killed, starved and fed with damaged files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+
+TINY = (
+    "compute.device=cpu",
+    "logger=none",
+    "model.architecture.model_channels=8",
+    "model.architecture.num_res_blocks=1",
+    "model.diffusion.num_timesteps=20",
+    "data.loading.batch_size=300",
+    "training.epochs=4",
+    "training.scheduler.warmup_steps=2",
+    "training.log_interval=1",
+    "training.checkpointing.save_frequency=1",
+    "training.visualization.interval=2",
+    "training.visualization.num_samples=10",
+    "sampler.steps=2",
+)
+"""Overrides that make `train.py` on the digits a run of seconds: five steps an epoch."""
+
+
+class Launcher:
+    """Speaks with ``launcher.py``."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(LAUNCHER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def ask(self, **request: Any) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(30)
+
+
+class Program:
+    """A program that runs: ``python PROGRAM …`` in ``folder``.
+
+    Args:
+        launcher: What starts it.
+        program: Its command line, without the interpreter: ``("train.py", "training.epochs=1")``, ``("-m", "module")``.
+        folder: Where it runs.
+        env: What its environment has beside that of the tests.
+    """
+
+    def __init__(self, launcher: Launcher, program: tuple[str, ...], folder: Path, env: dict[str, str]) -> None:
+        self.launcher = launcher
+        mark = f"{time.monotonic_ns()}"
+        self._out, self._err = (folder.parent / f"{folder.name}.{mark}.{name}" for name in ("out", "err"))
+        request = {"program": list(program), "cwd": str(folder), "out": str(self._out), "err": str(self._err)}
+        self.pid: int = launcher.ask(do="start", env=env, **request)
+        self.code: int | None = None
+
+    @property
+    def out(self) -> str:
+        """What it has written to standard output."""
+        return self._out.read_text() if self._out.exists() else ""
+
+    @property
+    def err(self) -> str:
+        """What it has written to standard error."""
+        return self._err.read_text() if self._err.exists() else ""
+
+    @property
+    def running(self) -> bool:
+        return self.ended(0) is None
+
+    def ended(self, seconds: float) -> int | None:
+        """Its exit code (negative: the signal that ended it), None if it still runs after so many seconds."""
+        if self.code is None:
+            self.code = self.launcher.ask(do="wait", pid=self.pid, seconds=seconds)
+        return self.code
+
+    def wait(self, seconds: float = 120) -> int:
+        """Its exit code; fails the test, with what it said, if it does not end."""
+        code = self.ended(seconds)
+        if code is None:
+            self.signal(signal.SIGKILL)
+            pytest.fail(f"still running after {seconds} s:\n{self.err}")
+        return code
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the program alone, as a scheduler does."""
+        os.kill(self.pid, number)
+
+    def until(self, holds: Callable[[], object], seconds: float = 120) -> None:
+        """Wait until something holds; fails the test if the program ends before."""
+        ends = time.monotonic() + seconds
+        while not holds():
+            if not self.running and not holds():
+                pytest.fail(f"ended with {self.code} before what was waited for:\n{self.err}")
+            if time.monotonic() > ends:
+                self.signal(signal.SIGKILL)
+                pytest.fail(f"what was waited for did not come in {seconds} s:\n{self.err}")
+            time.sleep(0.005)
+
+
+Start = Callable[..., Program]
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    launcher = Launcher()
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def start(launcher: Launcher, tmp_path: Path) -> Iterator[Start]:
+    """Start a program: ``start("train.py", *TINY)``, in ``tmp_path/"work"`` unless ``folder=`` names another."""
+    started: list[Program] = []
+
+    def run(*program: str, folder: Path | None = None, env: dict[str, str] | None = None) -> Program:
+        place = folder or tmp_path / "work"
+        place.mkdir(exist_ok=True)
+        started.append(Program(launcher, program, place, env or {}))
+        return started[-1]
+
+    yield run
+    for program in started:
+        if program.running:
+            os.killpg(program.pid, signal.SIGKILL)
+            program.ended(10)
