@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from diffusion_lab.checkpoint import DamagedCheckpointError, verify
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
 
 OLD, NEW = {"weight": torch.zeros(1000)}, {"weight": torch.ones(1000)}
@@ -33,7 +34,7 @@ def target(tmp_path: Path) -> Path:
 def test_written_whole_and_alone(target: Path) -> None:
     AtomicCheckpointIO().save_checkpoint(NEW, target)
     assert torch.equal(AtomicCheckpointIO().load_checkpoint(target)["weight"], NEW["weight"])
-    assert names(target.parent) == ["last.ckpt"]
+    assert names(target.parent) == ["last.ckpt", "last.manifest.json"]
 
 
 def test_failure_while_writing_leaves_the_previous_file_whole(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,15 +51,25 @@ def test_bytes_are_on_the_disk_before_the_name_changes(target: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", lambda number: (events.append("fsync"), fsync(number))[1])
     monkeypatch.setattr(Path, "replace", lambda path, to: (events.append("replace"), replace(path, to))[1])
     AtomicCheckpointIO().save_checkpoint(NEW, target)
-    assert events == ["fsync", "replace", "fsync"]  # the file, its name, the folder
+    assert events == ["fsync", "replace", "fsync"] * 2  # the file, its name, the folder; then the manifest
 
 
 def test_same_folder_so_that_renaming_is_one_move(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[tuple[Path, Path]] = []
-    monkeypatch.setattr(Path, "replace", lambda path, to: moved.append((path, Path(to))))
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, to: (moved.append((path, Path(to))), replace(path, to))[1])
     AtomicCheckpointIO().save_checkpoint(NEW, target)
-    ((source, destination),) = moved
-    assert (source.parent, destination) == (target.parent, target)
+    assert [destination.name for _, destination in moved] == ["last.ckpt", "last.manifest.json"]
+    assert all(source.parent == destination.parent == target.parent for source, destination in moved)
+
+
+def test_what_the_disk_gives_back_is_compared_with_what_was_written(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diffusion_lab.training.checkpoint_io.file_hash", lambda path: "another")
+    with pytest.raises(DamagedCheckpointError, match="reads back damaged"):
+        AtomicCheckpointIO().save_checkpoint(NEW, target)
+    assert verify(target) is None  # no manifest says that it is whole
 
 
 def test_refusal_to_write_is_heard_through_the_trainer(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

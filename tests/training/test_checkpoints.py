@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffusion_lab.checkpoint import load_denoiser
+from diffusion_lab.checkpoint import find_checkpoint, load_denoiser, verify
+from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config import ConfigWarning, GenerateConfig, get_default_config
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.generate import generate
@@ -17,7 +18,10 @@ from tests.training.tiny import CLASSES, saved, tiny_run
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+    return sorted(path.name for path in (folder / "checkpoints").glob("*.ckpt"))
+
+
+NO_VALIDATION = {"training.validation.enabled": False}
 
 
 def keeping(**changes: Any) -> dict[str, Any]:
@@ -38,11 +42,32 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_so_many_epochs_and_the_last(run: Path) -> None:
-    assert names(run) == ["best.ckpt", "epoch_0002.ckpt", "epoch_0004.ckpt", "epoch_0005.ckpt", "last.ckpt"]
-    done = {name: saved(run / "checkpoints" / name)["diffusion_lab"]["epochs_done"] for name in names(run)}
-    assert [done[f"epoch_000{epoch}.ckpt"] for epoch in (2, 4, 5)] == [2, 4, 5]
-    assert done["last.ckpt"] == 5
+def test_every_so_many_epochs_the_best_and_the_last(run: Path) -> None:
+    """Three steps an epoch."""
+    summary = json.loads((run / "summary.json").read_text())
+    epochs = sorted({summary["best_epoch"], 2, 4, 5})
+    assert names(run) == ["best.ckpt", *(step_name(3 * epoch) for epoch in epochs)]
+    for epoch in epochs:
+        assert saved(run / "checkpoints" / step_name(3 * epoch))["diffusion_lab"]["epochs_done"] == epoch
+    assert all(verify(run / "checkpoints" / name) for name in names(run))
+    assert find_checkpoint(run, "last").name == step_name(15)
+
+
+def test_the_newest_two_stay_and_the_one_before_goes(tmp_path: Path) -> None:
+    """The best one has its own reason to stay."""
+    summary = tiny_run(tmp_path, keeping(save_best_only=True, save_frequency=1) | {"training.epochs": 5})
+    epochs = sorted({summary.best_epoch or 0, 4, 5})
+    assert names(tmp_path) == ["best.ckpt", *(step_name(3 * epoch) for epoch in epochs)]
+
+
+def test_what_was_never_finished_is_removed_by_the_next_that_is(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    leftovers = (folder / step_name(1), folder / ".step_00000002.ckpt.77.partial")
+    for leftover in leftovers:
+        leftover.write_bytes(b"half")
+    tiny_run(tmp_path)
+    assert not any(leftover.exists() for leftover in leftovers)
 
 
 def test_best_follows_the_metric(run: Path) -> None:
@@ -82,10 +107,10 @@ def test_each_of_several_averages_can_be_sampled_from(tmp_path: Path) -> None:
     ema = {"training.ema.warmup": False, "training.ema.decay": 0.5, "training.ema.further_decays": [0.9]}
     with pytest.warns(ConfigWarning, match=r"training\.ema\.further_decays\[0\] = 0\.9 is too slow"):
         tiny_run(tmp_path, ema)
-    state = saved(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
+    state = saved(find_checkpoint(tmp_path, "last"))["state_dict"]
     prefixes = {None: "ema.average.", 0.5: "ema.average.", 0.9: "ema.further.0."}
     for decay, prefix in prefixes.items():
-        found = load_denoiser(tmp_path / "checkpoints" / "last.ckpt", ema_decay=decay).state_dict()
+        found = load_denoiser(find_checkpoint(tmp_path, "last"), ema_decay=decay).state_dict()
         assert all(torch.equal(value, state[prefix + name]) for name, value in found.items())
     pictures = {decay: made_with(tmp_path, decay) for decay in prefixes}
     assert pictures[None] == pictures[0.5]
@@ -98,7 +123,7 @@ def made_with(run: Path, decay: float | None) -> list[bytes]:
     tree = {name: tree[name] for name in ("experiment", "output", "generation")}
     tree |= {"mode": "generate", "sampler": {"type": "ddim", "steps": 2}, "compute": {"device": "cpu", "seed": 0}}
     tree["output"] |= {"base_dir": str(run / f"made_{decay}")}
-    tree["generation"] |= {"checkpoint": str(run / "checkpoints" / "last.ckpt")}
+    tree["generation"] |= {"checkpoint": str(find_checkpoint(run, "last"))}
     tree["generation"]["sampling"] |= {"num_samples": 3, "ema_decay": decay}
     folder = generate(parse_as(GenerateConfig, tree), show_progress=False).folder
     lines = (folder / "manifest.jsonl").read_text().splitlines()
@@ -106,14 +131,9 @@ def made_with(run: Path, decay: float | None) -> list[bytes]:
     return [np.asarray(Image.open(folder / json.loads(line)["file"])).tobytes() for line in lines]
 
 
-def test_best_only(tmp_path: Path) -> None:
-    tiny_run(tmp_path, keeping(save_best_only=True, save_frequency=1))
-    assert names(tmp_path) == ["best.ckpt", "last.ckpt"]
-
-
 def test_without_optimizer(tmp_path: Path) -> None:
     tiny_run(tmp_path, keeping(save_optimizer=False))
-    content = saved(tmp_path / "checkpoints" / "last.ckpt")
+    content = saved(find_checkpoint(tmp_path, "last"))
     assert "optimizer_states" not in content
     assert load_denoiser(tmp_path).class_names == CLASSES
 
@@ -126,7 +146,7 @@ def test_epoch_without_validation_is_never_best(tmp_path: Path) -> None:
 
 
 def test_no_validation_no_best(tmp_path: Path) -> None:
-    summary = tiny_run(tmp_path, {"training.validation.enabled": False, **keeping(save_frequency=10)})
-    assert names(tmp_path) == ["epoch_0002.ckpt", "last.ckpt"]
+    summary = tiny_run(tmp_path, NO_VALIDATION | keeping(save_frequency=10))
+    assert names(tmp_path) == [step_name(4 * 2)]
     assert (summary.best_value, summary.best_epoch, summary.best_checkpoint) == (None, None, None)
     assert summary.train_images == 24  # none is held back

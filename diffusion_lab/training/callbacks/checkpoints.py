@@ -1,4 +1,4 @@
-"""Saves the run: its last state, its best, and one every so many epochs."""
+"""Saves the run: its last states, its best, and one every so many epochs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from diffusion_lab.checkpoint.files import BEST, Manifest, step_name, step_of, steps_in
+
+NEWEST_KEPT = 2
+"""Of those that nothing else keeps: where the newest turns out damaged, the one before is there."""
+
 
 class Checkpoints(Checkpoint):
-    """Writes ``best.ckpt``, ``last.ckpt`` and ``epoch_0010.ckpt``, ``epoch_0020.ckpt`` and so on.
+    """Writes ``step_00000230.ckpt`` after every so many epochs and after the last, and for each new best.
+
+    ``best.ckpt`` is a link to the best. The newest two stay, the best, and those of every so many epochs; others go
+    when a newer one is whole.
 
     Args:
         folder: Where they go.
         every_epochs: Epochs from one to the next; the last epoch is always saved.
-        best_only: Keep no ``epoch_….ckpt`` files, only the best and the last.
+        best_only: Do not keep those of every so many epochs, only the best and the newest.
         save_optimizer: Save what a resumed run needs (optimizer, schedule, progress), not the weights alone.
         metric: Logged name, the smaller the better, by which the best is chosen.
     """
@@ -31,44 +39,85 @@ class Checkpoints(Checkpoint):
         self.metric = metric
         self.best: float | None = None
         self.best_epoch: int | None = None
+        self._best_step: int | None = None
+        self._kept: list[int] = []
+        self._saved: Path | None = None
 
     @property
     def best_path(self) -> Path:
-        return self.folder / "best.ckpt"
+        return self.folder / BEST
 
     @property
-    def last_path(self) -> Path:
-        return self.folder / "last.ckpt"
+    def last_path(self) -> Path | None:
+        """The newest one that this process has saved."""
+        return self._saved
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Validation of this epoch has run by now; in an epoch without one, the metric is that of an earlier epoch.
         epoch = trainer.current_epoch + 1
         validated = trainer.enable_validation and epoch % (trainer.check_val_every_n_epoch or 1) == 0
         value = float(trainer.callback_metrics.get(self.metric, math.nan))
-        if validated and math.isfinite(value) and (self.best is None or value < self.best):
-            self.best, self.best_epoch = value, epoch
-            self._save(trainer, self.best_path)
-        is_last_epoch = epoch == trainer.max_epochs
-        if epoch % self.every_epochs == 0 or is_last_epoch:
-            self._save(trainer, self.last_path)
-            if not self.best_only:
-                _same_file(self.last_path, self.folder / f"epoch_{epoch:04d}.ckpt")
+        is_best = validated and math.isfinite(value) and (self.best is None or value < self.best)
+        is_due = epoch % self.every_epochs == 0
+        if is_best:
+            self.best, self.best_epoch, self._best_step = value, epoch, trainer.global_step
+        if is_due and not self.best_only:
+            self._kept.append(trainer.global_step)
+        if is_best or is_due or epoch == trainer.max_epochs:
+            saved = self._save(trainer)
+            if is_best:
+                _link(self.best_path, saved)
+            self._remove_superseded(trainer.global_step)
+
+    def save_now(self, trainer: Trainer) -> Path:
+        """Save the present state as the newest checkpoint, unless that is done already."""
+        if self._saved is None or step_of(self._saved) != trainer.global_step:
+            self._save(trainer)
+            self._remove_superseded(trainer.global_step)
+        assert self._saved is not None
+        return self._saved
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_epoch": self.best_epoch}
+        return {"best": self.best, "best_epoch": self.best_epoch, "best_step": self._best_step, "kept": self._kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.best_path.is_file():  # resumed in another folder, the best so far is not there: begin anew
-            self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        self._kept = list(state_dict["kept"])
+        step = state_dict["best_step"]
+        best = None if step is None else self.folder / step_name(step)
+        if best is None or not best.is_file():  # resumed in another folder: the best so far is not there, begin anew
+            return
+        self.best, self.best_epoch, self._best_step = state_dict["best"], state_dict["best_epoch"], step
+        if self.best_path.resolve() != best.resolve():  # a later one was, before the run went back to this one
+            _link(self.best_path, best)
 
-    def _save(self, trainer: Trainer, path: Path) -> None:
+    def _save(self, trainer: Trainer) -> Path:
+        path = self.folder / step_name(trainer.global_step)
         trainer.save_checkpoint(path, weights_only=not self.save_optimizer)
+        self._saved = path
+        return path
+
+    def _remove_superseded(self, present: int) -> None:
+        """Remove what the checkpoint of the present step, whole by now, makes superfluous.
+
+        Files of later steps are of a continuation that the user went back from. What has no manifest was never
+        finished, and neither were files that still have the name of their writing.
+        """
+        whole = steps_in(self.folder)
+        done = [step for file in whole if (step := step_of(file)) is not None and step <= present]
+        needed = {*done[:NEWEST_KEPT], *self._kept, self._best_step}
+        for file in self.folder.glob("step_*.ckpt"):
+            if file not in whole or step_of(file) not in needed or step_of(file) not in done:
+                file.unlink(missing_ok=True)
+                Manifest.place(file).unlink(missing_ok=True)
+        for leftover in self.folder.glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
 
 
-def _same_file(source: Path, target: Path) -> None:
-    """Give a file a second name; where the file system has no links, copy it."""
-    target.unlink(missing_ok=True)
+def _link(link: Path, target: Path) -> None:
+    """Make a name point to a file beside it, in one move; where the file system has no links, copy it."""
+    partial = link.with_name(f".{link.name}.{os.getpid()}.partial")
     try:
-        os.link(source, target)
+        partial.symlink_to(target.name)
     except OSError:
-        shutil.copy2(source, target)
+        shutil.copy2(target, partial)
+    partial.replace(link)

@@ -1,17 +1,19 @@
-"""What a checkpoint holds, how it is read safely, and how one is found."""
+"""What a checkpoint holds, and the denoiser that is made of it."""
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
+from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, read_export
+from diffusion_lab.checkpoint.files import find_checkpoint
+from diffusion_lab.checkpoint.tensors import load_tensors
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.training_section import EmaSettings
 from diffusion_lab.config.validate import parse_section
@@ -29,7 +31,7 @@ class Checkpoint:
     """A checkpoint as read: weights by the denoiser's own names, and what explains them.
 
     ``ema_weights`` holds the averaged weights by their decay, the main ones first; None is the decay of averages in a
-    file that does not tell it.
+    file that does not tell it. ``about`` is all that the writer told: settings, class names, versions, commit, hashes.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class Checkpoint:
     step: int | None
     config: dict[str, Any] | None
     epochs_done: int | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def decays(self) -> list[float | None]:
@@ -47,15 +50,20 @@ class Checkpoint:
         return list(self.ema_weights)
 
     def denoiser(
-        self, use_ema: bool = True, model: ModelSettings | None = None, ema_decay: float | None = None
+        self,
+        use_ema: bool = True,
+        model: ModelSettings | None = None,
+        ema_decay: float | None = None,
+        trust: Collection[str] = (),
     ) -> Denoiser:
         """Build the denoiser, in evaluation mode on the CPU.
 
         Args:
             use_ema: Take the averaged weights; warns and takes the raw ones where there are none.
-            model: The architecture, for files that do not tell it; the checkpoint's own wins. Where the checkpoint
-                names the user's own class by its dotted path, this must name the same class.
+            model: The architecture, for files that do not tell it; the checkpoint's own wins.
             ema_decay: Which of the averages, by its decay; the main one where None.
+            trust: Dotted paths of classes that may be imported because the checkpoint names them; those that
+                ``model`` names may be as well.
 
         Raises:
             ValueError: Where no architecture is known, the weights belong to another one, there is no average of that
@@ -67,7 +75,7 @@ class Checkpoint:
                 f"{self.path} holds weights but does not say of which architecture: give it in the settings "
                 "(sample.py: model=… diffusion=… conditioning=…)"
             )
-        self._refuse_foreign_classes(settings, model)
+        self._refuse_foreign_classes(settings, model, trust)
         decay = self.chosen_decay(use_ema, ema_decay)
         if use_ema and not self.ema_weights:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", stacklevel=2)
@@ -88,16 +96,15 @@ class Checkpoint:
             )
         return next(iter(self.decays), None) if use_ema and ema_decay is None else ema_decay
 
-    def _refuse_foreign_classes(self, own: ModelSettings, model: ModelSettings | None) -> None:
+    def _refuse_foreign_classes(self, own: ModelSettings, model: ModelSettings | None, trust: Collection[str]) -> None:
         """Importing a class runs code, so the path of one is taken from the user alone, never from a file."""
         for key, part in (("architecture", "network"), ("diffusion", "noise process")):
             path = getattr(own, key).type
-            confirmed = model is not None and getattr(model, key).type == path
+            confirmed = path in trust or (model is not None and getattr(model, key).type == path)
             if "." in path and not confirmed:
                 raise ValueError(
-                    f"{self.path} names the class {path!r} for its {part}, which is imported only where "
-                    f"model.{key}.type says so: if you trust it, give {path!r} in the settings "
-                    f"(sample.py: model=… diffusion=… conditioning=… model.{key}.type={path})"
+                    f"{self.path} names the class {path!r} for its {part}, which is imported only where you say so: "
+                    f"if you trust it, load_denoiser(…, trust=[{path!r}]), sample.py trust={path}"
                 )
 
 
@@ -107,47 +114,31 @@ def load_denoiser(
     device: str | torch.device = "cpu",
     model: ModelSettings | None = None,
     ema_decay: float | None = None,
+    trust: Collection[str] = (),
 ) -> Denoiser:
-    """Load a denoiser from a checkpoint file or a run folder (its best checkpoint, else its last).
+    """Load a denoiser from a checkpoint, an export, or a run folder (its best checkpoint, else its last).
 
-    Nothing but the file is needed: it tells the architecture, the diffusion process and the classes.
+    Nothing but the file is needed: it tells the architecture, the diffusion process and the classes. No code in it
+    is run.
 
     Args:
-        path: Checkpoint file or run folder.
+        path: Checkpoint file, ``.safetensors`` export, or run folder.
         use_ema: Take the averaged weights.
         device: Where to put the denoiser.
-        model: The architecture, for plain state dicts, and for checkpoints with a network class of your own.
+        model: The architecture, for plain state dicts.
         ema_decay: Which of the averages, by its decay; the main one where None.
+        trust: Dotted paths of your own classes that may be imported because the checkpoint names them.
 
     Raises:
         FileNotFoundError: Nothing is there.
-        ValueError: It is no checkpoint, holds no weights, or none of that decay, or weights of another architecture.
+        ValueError: It is no checkpoint or a damaged one, holds no weights, or none of that decay, or weights of
+            another architecture, or names a class that is not trusted.
     """
-    return read_checkpoint(find_checkpoint(path)).denoiser(use_ema, model, ema_decay).to(device)
-
-
-def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
-    """The checkpoint file that ``path`` means: itself, or the preferred one of a run folder, else the other.
-
-    Raises:
-        FileNotFoundError: With what is there instead.
-    """
-    path = Path(path)
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise FileNotFoundError(f"the checkpoint {path} does not exist: give a checkpoint file or a run folder")
-    folders = [path, path / "checkpoints", *sorted(folder for folder in path.iterdir() if folder.is_dir())]
-    names = ["best.ckpt", "last.ckpt"]
-    for name in names if prefer == "best" else reversed(names):
-        for folder in folders:
-            if (folder / name).is_file():
-                return folder / name
-    raise FileNotFoundError(f"the folder {path} holds no best.ckpt and no last.ckpt: was a run saved there?")
+    return read_checkpoint(find_checkpoint(path)).denoiser(use_ema, model, ema_decay, trust).to(device)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours, a plain state dict, or a dict with ``model_state_dict`` (and ``ema_state_dict``).
+    """Read a checkpoint of ours, an export, a plain state dict, or one under ``model_state_dict`` (``ema_state_dict``).
 
     Only tensors and plain containers are read; a file that asks for code to be run is refused.
 
@@ -155,6 +146,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ValueError: The file is no checkpoint, or holds no weights.
     """
     path = Path(path)
+    if path.suffix == EXPORT_SUFFIX:
+        return _from_export(path)
     content = load_tensors(path)
     about = content.get("diffusion_lab")
     if isinstance(about, dict):
@@ -173,27 +166,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         step=None,
         config=None,
     )
-
-
-def load_tensors(path: Path) -> dict[str, Any]:
-    """The dict in a file written by ``torch.save``, on the CPU, with nothing but tensors and plain containers in it.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is something else, or asks for code to be run.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"the checkpoint {path} does not exist")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # what bytes that are no checkpoint lead to has no end of kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} is no checkpoint, or a damaged one, or one that runs code: {reason}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is no checkpoint: it holds a {type(content).__name__}, not a dict")
-    return content
 
 
 def load_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
@@ -219,37 +191,47 @@ def load_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
     denoiser.load_state_dict(dict(weights))
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _from_own_format(path: Path, content: dict[str, Any], about: dict[str, Any]) -> Checkpoint:
-    if about.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {about.get('format')!r}, this version reads {FORMAT}: update diffusion_lab"
-        )
+    _refuse_incomplete(path, about)
     state = content.get("state_dict")
     state = state if _are_weights(state) else {}
     weights = _under(state, "denoiser.")
     if not weights:
         raise ValueError(f"{path} holds no weights of a denoiser: it was not written whole, or not by a training run")
+    return _explained(path, weights, _averages(state, about["config"]), about)
+
+
+def _from_export(path: Path) -> Checkpoint:
+    weights, about = read_export(path)
+    _refuse_incomplete(path, about)
+    return _explained(path, weights, {about.get("ema_decay"): weights} if about.get("averaged") else {}, about)
+
+
+def _refuse_incomplete(path: Path, about: Mapping[str, Any]) -> None:
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {about.get('format')!r}, this version reads {FORMAT}: update diffusion_lab"
+        )
     lacking = [key for key in ("config", "class_names", "step") if key not in about]
     if lacking:
         raise ValueError(f"{path} is a damaged checkpoint: its diffusion_lab part lacks {', '.join(lacking)}")
-    config = about["config"]
-    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+    if not isinstance(about["config"], dict) or not isinstance(about["config"].get("model"), dict):
         raise ValueError(f"{path} is a damaged checkpoint: its settings lack the model section")
+
+
+def _explained(
+    path: Path, weights: Weights, averages: Mapping[float | None, Weights], about: Mapping[str, Any]
+) -> Checkpoint:
     return Checkpoint(
         path=path,
         weights=weights,
-        ema_weights=_averages(state, config),
-        model=parse_section(ModelSettings, config["model"], "model"),
+        ema_weights=averages,
+        model=parse_section(ModelSettings, about["config"]["model"], "model"),
         class_names=tuple(about["class_names"]),
         step=about["step"],
-        config=config,
+        config=about["config"],
         epochs_done=about.get("epochs_done"),
+        about=about,
     )
 
 

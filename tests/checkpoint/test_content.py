@@ -1,92 +1,25 @@
-"""Checkpoints: every kind of file that loads, and every kind that must not."""
+"""Every kind of checkpoint that loads, and what is missing in those that do not."""
 
 from __future__ import annotations
 
-import pickle
-import random
-import sys
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from diffusion_lab.checkpoint import (
-    FORMAT,
-    file_hash,
-    find_checkpoint,
-    load_denoiser,
-    load_tensors,
-    load_weights,
-    read_checkpoint,
+from diffusion_lab.checkpoint import FORMAT, load_denoiser, load_tensors, load_weights, read_checkpoint
+from tests.checkpoint.contents import (
+    AVERAGED,
+    RAW,
+    SLOWER,
+    SLOWEST,
+    denoiser_of,
+    own_format,
+    same,
+    settings,
+    tree,
+    under,
 )
-from diffusion_lab.config import get_default_config
-from diffusion_lab.config.model_section import ModelSettings
-from diffusion_lab.config.validate import parse_section
-from diffusion_lab.create import create_denoiser
-
-
-@pytest.fixture(autouse=True)
-def no_surprises():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        yield
-
-
-def tree(**architecture):
-    model = get_default_config()["model"]
-    model["architecture"] |= {
-        "image_size": 8,
-        "in_channels": 1,
-        "model_channels": 8,
-        "channel_multipliers": [1],
-        "use_attention": [False],
-        "num_res_blocks": 1,
-    } | architecture
-    model["diffusion"] |= {"num_timesteps": 20, "prediction": "v"}
-    model["conditioning"] |= {"type": "class", "num_classes": 2}
-    return model
-
-
-def settings(**architecture) -> ModelSettings:
-    return parse_section(ModelSettings, tree(**architecture), "model")
-
-
-def denoiser_of(seed: int):
-    torch.manual_seed(seed)
-    return create_denoiser(settings(), ("cat", "dog"))
-
-
-RAW, AVERAGED, SLOWER, SLOWEST = (denoiser_of(seed) for seed in range(4))
-
-
-def under(prefix, weights):
-    return {prefix + name: tensor for name, tensor in weights.items()}
-
-
-def own_format(model=None, averaged=AVERAGED, **about):
-    state = under("denoiser.", RAW.state_dict())
-    if averaged is not None:
-        state |= under("ema.average.", averaged.state_dict()) | {"ema.updates": torch.tensor(5)}
-    own = {"format": FORMAT, "config": {"model": model or tree(), "experiment": "cats"}}
-    own |= {"class_names": ["cat", "dog"], "step": 70, "epoch": 3}
-    return {"state_dict": state, "diffusion_lab": own | about, "optimizer_states": [{"state": {}}]}
-
-
-@pytest.fixture
-def saved(tmp_path):
-    def save(content, name="last.ckpt") -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, path)
-        return path
-
-    return save
-
-
-def same(denoiser, other) -> bool:
-    pairs = zip(denoiser.state_dict().items(), other.state_dict().items(), strict=True)
-    return all(name == other_name and torch.equal(one, two) for (name, one), (other_name, two) in pairs)
 
 
 def test_our_own_checkpoint_tells_all_that_sampling_needs(saved):
@@ -227,40 +160,6 @@ def test_a_missing_file_says_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not a checkpoint", bytes(range(256)), b"PK\x03\x04" + bytes(50), b"\x80\x02K\x01.", b"\x80\x04"]
-)
-def test_a_file_that_is_no_checkpoint_says_so(tmp_path, content):
-    path = tmp_path / "last.ckpt"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"last\.ckpt (is no checkpoint|holds no weights)"):
-        load_denoiser(path)
-
-
-def test_damaged_checkpoints_never_raise_anything_but_a_clear_error(saved):
-    """Cut anywhere, or with some bytes changed; what still reads is not told from a whole one."""
-    path = saved({"a": torch.zeros(3), "b": torch.ones(2)}, "weights.pt")
-    whole = path.read_bytes()
-    legacy = saved({"a": torch.zeros(3)}, "legacy.pt")
-    torch.save({"a": torch.zeros(3)}, legacy, _use_new_zipfile_serialization=False)
-    draw = random.Random(0)
-    refused = 0
-    for source in (whole, legacy.read_bytes(), pickle.dumps({"a": 1})) * 60:
-        damaged = bytearray(source[: draw.randrange(len(source))] if draw.random() < 0.5 else source)
-        for _ in range(draw.randrange(1, 10)):
-            if damaged:
-                damaged[draw.randrange(len(damaged))] = draw.randrange(256)
-        path.write_bytes(damaged)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                read_checkpoint(path)
-            except ValueError as error:
-                refused += 1
-                assert "weights.pt" in str(error)  # noqa: PT017 - some damage goes unseen
-    assert refused > 150
-
-
-@pytest.mark.parametrize(
     "content",
     [
         [torch.zeros(2)],
@@ -298,84 +197,3 @@ def test_a_newer_format_asks_for_an_update(saved):
 def test_a_damaged_model_section_is_listed_by_key(saved):
     with pytest.raises(ValueError, match=r"model\.architecture\.image_size = -8"):
         read_checkpoint(saved(own_format(model=tree(image_size=-8))))
-
-
-class Bomb:
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self):
-        return Path.touch, (self.trace,)
-
-
-@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle"])
-@pytest.mark.parametrize("where", ["alone", "beside weights"])
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, kind, where):
-    trace, path = tmp_path / "trace", tmp_path / "last.ckpt"
-    content = Bomb(trace) if where == "alone" else {**own_format(), "callbacks": Bomb(trace)}
-    if kind == "pickle":
-        path.write_bytes(pickle.dumps(content))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
-    with pytest.raises(ValueError, match=r"last\.ckpt is no checkpoint, or a damaged one, or one that runs code"):
-        load_denoiser(path)
-    assert not trace.exists()
-
-
-@pytest.fixture
-def own_network(tmp_path, monkeypatch):
-    """A module of the user's own that leaves a trace when it is imported."""
-    (tmp_path / "my_lab_checkpoint.py").write_text(
-        "from pathlib import Path\n"
-        "from diffusion_lab.networks import UNet\n"
-        f"Path({str(tmp_path / 'trace')!r}).touch()\n"
-        "class Net(UNet):\n    pass\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    yield tmp_path / "trace"
-    sys.modules.pop("my_lab_checkpoint", None)
-
-
-def test_a_class_that_only_the_checkpoint_names_is_not_imported(saved, own_network):
-    path = saved(own_format(model=tree(type="my_lab_checkpoint.Net")))
-    assert read_checkpoint(path).model.architecture.type == "my_lab_checkpoint.Net"
-    for model in (None, settings()):  # "unet" is no consent to import something else
-        with pytest.raises(ValueError, match=r"names the class 'my_lab_checkpoint\.Net'.*model\.architecture\.type"):
-            load_denoiser(path, model=model)
-    assert not own_network.exists()
-
-
-def test_a_class_that_the_user_names_as_well_is_imported(saved, own_network):
-    path = saved(own_format(model=tree(type="my_lab_checkpoint.Net")))
-    denoiser = load_denoiser(path, model=settings(type="my_lab_checkpoint.Net", model_channels=32))
-    assert own_network.exists()
-    assert type(denoiser.network).__name__ == "Net"
-    assert same(denoiser, AVERAGED)  # all else is still the checkpoint's
-
-
-def test_a_run_folder_means_its_best_else_its_last(saved, tmp_path):
-    last = saved(own_format(), "run/checkpoints/last.ckpt")
-    assert find_checkpoint(tmp_path / "run") == last
-    best = saved(own_format(), "run/checkpoints/best.ckpt")
-    assert find_checkpoint(tmp_path / "run") == best
-    assert find_checkpoint(tmp_path / "run" / "checkpoints") == best
-    assert find_checkpoint(tmp_path / "run", prefer="last") == last
-    assert find_checkpoint(last) == last
-    last.unlink()
-    assert find_checkpoint(tmp_path / "run", prefer="last") == best
-    assert same(load_denoiser(tmp_path / "run"), AVERAGED)
-
-
-def test_checkpoints_are_found_in_a_subfolder_of_any_name(saved, tmp_path):
-    last = saved(own_format(), "run/weights/last.ckpt")
-    assert find_checkpoint(str(tmp_path / "run")) == last
-
-
-def test_a_folder_without_checkpoints_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no best\.ckpt and no last\.ckpt"):
-        find_checkpoint(tmp_path)
-
-
-def test_the_hash_is_that_of_the_bytes(tmp_path):
-    (tmp_path / "file").write_bytes(b"abc")
-    assert file_hash(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

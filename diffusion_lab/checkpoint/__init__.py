@@ -1,0 +1,32 @@
+"""Checkpoints: written whole, found again, checked, and read without running code.
+
+From the command line: ``python -m diffusion_lab.checkpoint inspect|verify|export PATH``.
+"""
+
+from __future__ import annotations
+
+from diffusion_lab.checkpoint.content import (
+    FORMAT,
+    Checkpoint,
+    Weights,
+    load_denoiser,
+    load_weights,
+    read_checkpoint,
+)
+from diffusion_lab.checkpoint.files import DamagedCheckpointError, Manifest, file_hash, find_checkpoint, verify
+from diffusion_lab.checkpoint.tensors import load_tensors
+
+__all__ = [
+    "FORMAT",
+    "Checkpoint",
+    "DamagedCheckpointError",
+    "Manifest",
+    "Weights",
+    "file_hash",
+    "find_checkpoint",
+    "load_denoiser",
+    "load_tensors",
+    "load_weights",
+    "read_checkpoint",
+    "verify",
+]

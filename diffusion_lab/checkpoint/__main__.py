@@ -1,0 +1,170 @@
+"""Look at checkpoints: ``python -m diffusion_lab.checkpoint inspect|verify|export PATH``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion_lab.checkpoint.content import Checkpoint, Weights, read_checkpoint
+from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, write_export
+from diffusion_lab.checkpoint.files import (
+    DamagedCheckpointError,
+    Manifest,
+    file_hash,
+    find_checkpoint,
+    step_of,
+    verify,
+)
+from diffusion_lab.checkpoint.tensors import load_tensors
+
+EXIT_CODE = 2
+"""Of what cannot be done; 1 is that of ``verify`` that found damage."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks for; gives the exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        code: int = given.do(given)
+    except (ValueError, OSError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return EXIT_CODE
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m diffusion_lab.checkpoint", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="inspect|verify|export")
+    path = "checkpoint file, export, or run folder (its best checkpoint, else its last)"
+
+    inspect = commands.add_parser("inspect", help="tell what a checkpoint holds")
+    inspect.add_argument("path", type=Path, help=path)
+    inspect.add_argument("--json", action="store_true", help="as JSON, with all settings")
+    inspect.set_defaults(do=_inspect)
+
+    check = commands.add_parser("verify", help="tell whether checkpoints are whole; exit code 1 if one is not")
+    check.add_argument("path", type=Path, help="checkpoint file, or a folder: all checkpoints in it, at any depth")
+    check.set_defaults(do=_verify)
+
+    export = commands.add_parser(
+        "export", help="write the weights that sampling uses, and the settings, as safetensors"
+    )
+    export.add_argument("path", type=Path, help=path)
+    export.add_argument(
+        "--output", type=Path, help="default: beside the checkpoint, or in the run folder, model.safetensors"
+    )
+    export.add_argument("--raw", action="store_true", help="the weights as trained, not their average")
+    export.add_argument("--ema-decay", type=float, help="which of several averages, by its decay")
+    export.set_defaults(do=_export)
+    return parser
+
+
+def _inspect(given: argparse.Namespace) -> int:
+    file = find_checkpoint(given.path)
+    checkpoint = read_checkpoint(file)
+    facts = dict(_facts(file, checkpoint))
+    if given.json:
+        print(json.dumps({**facts, "config": checkpoint.config}, indent=2, default=str))
+    else:
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            print(f"{name:<{width}}  {_shown(value)}")
+        if checkpoint.config is not None:
+            print("\nmodel:")
+            text = yaml.safe_dump(checkpoint.config["model"], sort_keys=False, default_flow_style=None, width=100)
+            print("\n".join(f"  {line}" for line in text.rstrip().splitlines()))
+    return 0
+
+
+def _facts(file: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
+    """What is worth knowing, in the order to tell it."""
+    about, manifest = checkpoint.about, Manifest.of(file)
+    environment = about.get("environment", {})
+    yield "file", str(file.resolve() if file.is_symlink() else file)
+    yield "size", f"{file.stat().st_size / 2**20:.1f} MiB"
+    yield "verified", "no manifest: checked by its own checksums" if manifest is None else manifest.sha256
+    for name in ("step", "epochs_done", "seed", "config_hash", "data_fingerprint"):
+        if about.get(name) is not None:
+            yield name.replace("_", " "), about[name]
+    if environment.get("git_commit"):
+        yield "git commit", environment["git_commit"]
+    if "packages" in environment:
+        yield "packages", ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
+    yield "classes", list(checkpoint.class_names) or None
+    yield "parameters", sum(math.prod(tensor.shape) for tensor in checkpoint.weights.values())
+    yield "averages", checkpoint.decays or None
+    yield "to resume", _training_state(file)
+
+
+def _training_state(file: Path) -> list[str] | None:
+    """What a resumed run finds in it beside the weights."""
+    if file.suffix == EXPORT_SUFFIX:
+        return None
+    content = load_tensors(file)
+    known = {
+        "optimizer_states": "optimizer",
+        "lr_schedulers": "schedule",
+        "MixedPrecision": "scaler",
+        "loops": "progress",
+        "ImageDataModule": "order of the data",
+        "randomness": "randomness",
+    }
+    return [name for key, name in known.items() if content.get(key)] or None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "none" if value is None else str(value)
+
+
+def _verify(given: argparse.Namespace) -> int:
+    files = sorted(_checkpoints_under(given.path)) if given.path.is_dir() else [given.path]
+    if not files:
+        raise FileNotFoundError(f"the folder {given.path} holds no checkpoint")
+    damaged = 0
+    for file in files:
+        try:
+            manifest = verify(file)
+            if manifest is None:
+                read_checkpoint(file)
+            print(f"whole    {file}" + ("" if manifest else "  (by its own checksums: it has no manifest)"))
+        except (DamagedCheckpointError, ValueError) as error:
+            damaged += 1
+            print(f"DAMAGED  {file}: {error}")
+    return int(damaged > 0)
+
+
+def _checkpoints_under(folder: Path) -> Iterator[Path]:
+    for file in folder.rglob("*"):
+        if file.suffix in (".ckpt", EXPORT_SUFFIX) and not file.is_symlink() and not file.name.startswith("."):
+            yield file
+
+
+def _export(given: argparse.Namespace) -> int:
+    file = find_checkpoint(given.path)
+    checkpoint = read_checkpoint(file)
+    if checkpoint.config is None:
+        raise ValueError(f"{file} holds weights alone: it does not tell of which architecture")
+    target = given.output or (given.path if given.path.is_dir() else file.parent) / f"model{EXPORT_SUFFIX}"
+    averaged = bool(checkpoint.ema_weights) and not given.raw
+    decay = checkpoint.chosen_decay(averaged, given.ema_decay)
+    weights: Weights = checkpoint.ema_weights[decay] if averaged else checkpoint.weights
+    about = {**checkpoint.about, "averaged": averaged, "ema_decay": decay}
+    write_export(target, weights, about)
+    which = f"average of decay {decay:g}" if decay is not None else "average" if averaged else "weights as trained"
+    print(f"{target}: {which} after step {step_of(file.resolve()) or checkpoint.step}, SHA-256 {file_hash(target)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Which file is meant, whether it is whole, and how it is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab.checkpoint import DamagedCheckpointError, Manifest, file_hash, find_checkpoint, load_denoiser, verify
+from diffusion_lab.checkpoint.files import newest_valid, step_name, step_of, whole_file
+from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
+from tests.checkpoint.contents import AVERAGED, own_format, same
+
+
+@pytest.fixture
+def step(tmp_path: Path) -> Callable[[int], Path]:
+    """Save a checkpoint of a step, with its manifest."""
+
+    def save(number: int, folder: str = "run/checkpoints") -> Path:
+        path = tmp_path / folder / step_name(number)
+        AtomicCheckpointIO().save_checkpoint(own_format(step=number, config_hash="abc"), path)
+        return path
+
+    return save
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_manifest_tells_what_was_written(step) -> None:
+    path = step(70)
+    manifest = verify(path)
+    assert manifest == Manifest(step=70, size=path.stat().st_size, sha256=file_hash(path), config_hash="abc")
+    assert Manifest.of(path) == manifest
+
+
+def test_the_newest_is_that_of_the_latest_step_whatever_was_written_last(step, tmp_path) -> None:
+    late, early = step(1000), step(99)
+    assert newest_valid(late.parent) == late
+    assert find_checkpoint(tmp_path / "run", "last") == late
+    assert find_checkpoint(early) == early
+
+
+def test_without_a_manifest_it_was_never_finished(step, tmp_path) -> None:
+    whole, unfinished = step(5), step(6)
+    Manifest.place(unfinished).unlink()
+    assert find_checkpoint(tmp_path / "run", "last") == whole
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty", "manifest", "other step"])
+def test_a_damaged_newest_is_named_and_the_one_before_is_taken(step, tmp_path, harm) -> None:
+    whole, damaged = step(5), step(6)
+    if harm == "flip":
+        flip(damaged, 4000)
+    elif harm == "cut":
+        os.truncate(damaged, 4000)
+    elif harm == "empty":
+        damaged.write_bytes(b"")
+    elif harm == "manifest":
+        Manifest.place(damaged).write_text("{")
+    else:
+        told = json.loads(Manifest.place(damaged).read_text())
+        Manifest.place(damaged).write_text(json.dumps({**told, "step": 7}))
+    with pytest.warns(UserWarning, match=r"step_00000006.* damaged.* an earlier checkpoint is taken instead"):
+        assert find_checkpoint(tmp_path / "run", "last") == whole
+    with pytest.raises(DamagedCheckpointError, match="step_00000006"):
+        load_denoiser(damaged)
+
+
+def test_no_flipped_bit_and_no_cut_goes_unseen(step) -> None:
+    """At a hundred places drawn at random, and at both ends."""
+    path = step(5)
+    whole = path.read_bytes()
+    draw = random.Random(0)
+    places = [0, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(100))]
+    for number, place in enumerate(places):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged if number % 3 else whole[:place])
+        os.utime(path, ns=(number, number))  # written within one tick of the clock, a file may look unchanged
+        with pytest.raises(DamagedCheckpointError):
+            verify(path)
+
+
+def test_best_is_a_link_and_is_passed_over_when_damaged(step, tmp_path) -> None:
+    best, last = step(5), step(6)
+    (best.parent / "best.ckpt").symlink_to(best.name)
+    assert find_checkpoint(tmp_path / "run").resolve() == best
+    assert find_checkpoint(tmp_path / "run", "last") == last
+    assert same(load_denoiser(tmp_path / "run"), AVERAGED)
+    flip(best, 4000)
+    with pytest.warns(UserWarning, match=r"step_00000005|best\.ckpt"):
+        assert find_checkpoint(tmp_path / "run") == last
+
+
+def test_a_best_one_alone_is_taken_for_the_last_as_well(saved, tmp_path) -> None:
+    best = saved(own_format(), "run/checkpoints/best.ckpt")
+    assert find_checkpoint(tmp_path / "run", "last") == best
+
+
+def test_a_manifest_of_the_users_own_beside_a_file_is_none(saved) -> None:
+    path = saved(own_format(), "model.ckpt")
+    path.with_suffix(".json").write_text("[]")
+    assert verify(path) is None
+    assert same(load_denoiser(path), AVERAGED)
+
+
+def test_checkpoints_are_found_in_a_subfolder_of_any_name(step, tmp_path) -> None:
+    last = step(3, "run/weights")
+    assert find_checkpoint(str(tmp_path / "run")) == last
+
+
+def test_a_folder_without_checkpoints_says_so(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no whole checkpoint"):
+        find_checkpoint(tmp_path)
+
+
+def test_names_of_steps_sort_and_are_read_back() -> None:
+    assert [step_of(Path(step_name(step))) for step in (0, 230, 10**9)] == [0, 230, 10**9]
+    assert step_of(Path("best.ckpt")) is None
+    assert step_of(Path("step_12.ckpt")) is None
+
+
+def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path) -> None:
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+
+    def interrupted() -> None:
+        with whole_file(target) as file:
+            file.write(b"ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    assert file_hash(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
