@@ -33,6 +33,9 @@ TINY = (
 )
 """Overrides that make `train.py` on the digits a run of seconds: five steps an epoch."""
 
+AGAIN = ("training.resume.enabled=true", "training.resume.checkpoint=auto", "output.base_dir=run")
+"""With these the same command starts a run, goes on with it, or finds that all is done."""
+
 
 class Launcher:
     """Speaks with ``launcher.py``."""

@@ -1,0 +1,116 @@
+"""What it costs to save a checkpoint safely, against `torch.save`, and which share of training it takes.
+
+    python -m benchmarks.checkpoints [--json] [--megabytes 500]
+
+Both write the same tensors into the same folder, in turns; the median of five. Safely means: written beside the
+target, flushed to the disk, renamed, read back and compared, with a manifest. The share of training is that of
+`python train.py` with its own settings, on the digits, over a few epochs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion_lab.checkpoint import file_hash, verify
+from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
+
+ROOT = Path(__file__).resolve().parents[1]
+REPEATS = 5
+EPOCHS = 10
+
+
+def seconds(task: Callable[[], object]) -> float:
+    """How long a task takes."""
+    began = time.perf_counter()
+    task()
+    return time.perf_counter() - began
+
+
+def flushed(content: dict[str, Any], path: Path) -> None:
+    """`torch.save`, and its bytes on the disk: what a comparison of safe ways starts from."""
+    with path.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def measure(megabytes: int, folder: Path) -> dict[str, float]:
+    """Median seconds of each way of saving tensors of so many megabytes, in turns, and of verifying them."""
+    count = 50
+    tensors = {f"weight {index}": torch.randn(megabytes * 2**20 // 4 // count) for index in range(count)}
+    content = {"state_dict": tensors}
+    plain, safe = folder / "plain.ckpt", folder / "step_00000001.ckpt"
+    ways: dict[str, Callable[[], object]] = {
+        "torch.save": lambda: torch.save(content, plain),
+        "torch.save, flushed": lambda: flushed(content, plain),
+        "safe": lambda: AtomicCheckpointIO().save_checkpoint(content, safe),
+        "sha256": lambda: file_hash(safe),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(REPEATS):
+        for name, way in ways.items():
+            taken[name].append(seconds(way))
+    assert verify(safe)
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+SHARE = """
+import json, runpy, sys, time
+from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO as IO
+saved, taken = IO.save_checkpoint, []
+def timed(*arguments, **options):
+    began = time.perf_counter()
+    saved(*arguments, **options)
+    taken.append(time.perf_counter() - began)
+IO.save_checkpoint = timed
+sys.argv = ["train.py", *sys.argv[1:]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print(json.dumps(taken))
+"""
+
+
+def share_of_training(folder: Path) -> dict[str, float]:
+    """Seconds of `train.py` on the digits, and of the checkpoints in it."""
+    arguments = [f"training.epochs={EPOCHS}", "compute.device=cpu", "logger=none", f"output.base_dir={folder}"]
+    done = subprocess.run(
+        [sys.executable, "-c", SHARE, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    saves = json.loads(done.stdout.splitlines()[-1])
+    trained = json.loads((folder / "summary.json").read_text())["train_seconds"]
+    return {"training": trained, "checkpoints": len(saves), "saving": sum(saves), "share": sum(saves) / trained}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoints")
+    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--megabytes", type=int, default=500, help="of tensors in the checkpoint")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=ROOT / "outputs") as name:
+        saving = measure(given.megabytes, Path(name))
+        share = share_of_training(Path(name) / "run")
+    if given.json:
+        print(json.dumps({"megabytes": given.megabytes, "seconds": saving, "digits": share}, indent=2))
+        return
+    for way, taken in saving.items():
+        print(f"{way:<20} {taken:6.2f} s  {taken / saving['torch.save, flushed']:5.2f} × flushed torch.save")
+    print(
+        f"digits, {EPOCHS} epochs: {share['checkpoints']} checkpoints took {share['saving']:.2f} s "
+        f"of {share['training']:.0f} s, {share['share']:.2%}"
+    )
+
+
+if __name__ == "__main__":
+    main()
