@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.compose import compose_generate_config
 from diffusion_lab.config.launch import launch
 from diffusion_lab.config.report import run_and_report
+from diffusion_lab.generation.interruption import leaving_when_told
 
 CONF = Path(__file__).resolve().parent / "conf"
 
@@ -29,4 +30,5 @@ def run(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, compose_generate_config, CONF, "sample")
+    with leaving_when_told():
+        launch(main, compose_generate_config, CONF, "sample")

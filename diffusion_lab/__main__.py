@@ -45,8 +45,10 @@ def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
         train(config)
     else:
         from diffusion_lab.generate import generate
+        from diffusion_lab.generation.interruption import leaving_when_told
 
-        print(generate(config))
+        with leaving_when_told():
+            print(generate(config))
 
 
 if __name__ == "__main__":

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import json
-import secrets
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from diffusion_lab.checkpoint import file_hash, find_checkpoint, read_checkpoint
+from diffusion_lab.checkpoint import Checkpoint, file_hash, find_checkpoint, read_checkpoint
 from diffusion_lab.config.doubts import doubts_about_guidance, doubts_about_rounds, doubts_about_shares
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
+from diffusion_lab.generation.arrays import ARRAYS, stored_count, write_arrays
+from diffusion_lab.generation.folder import GRID, Opened, opened
+from diffusion_lab.generation.images import KeptImages, Nothing, PngFiles, RawBytes
+from diffusion_lab.generation.interruption import Terminated
+from diffusion_lab.generation.manifest import lines_told, manifest_from
+from diffusion_lab.generation.order import PNG_KEY, Order, labels_in_turn
+from diffusion_lab.generation.whole_files import written_whole
 from diffusion_lab.guidance import Guidance
-from diffusion_lab.pictures import adm_arrays, grid_of, image_of
+from diffusion_lab.pictures import grid_of
 from diffusion_lab.run_folder import check_writable
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
-from diffusion_lab.shapes import Pixels, to_pixels
-
-PNG_KEY = "diffusion_lab"
-"""Key of the text chunk in each PNG that holds its line of the manifest."""
+from diffusion_lab.shapes import to_pixels
 
 MOST_GRID_ROWS = 100
 """Rows of the grid; images beyond it are in their own files alone."""
@@ -35,196 +40,194 @@ MOST_GRID_ROWS = 100
 
 @dataclass(frozen=True)
 class Generation:
-    """What a generation run has written."""
+    """What a generation run has written; ``made`` of the ``count`` images there are new."""
 
     folder: Path
     count: int
     grid: Path | None
     npz: Path | None
+    made: int
 
     def __str__(self) -> str:
-        return "\n".join(map(str, filter(None, (f"{self.count} images in {self.folder}", self.grid, self.npz))))
+        complete = "" if self.made else ": already complete, nothing was made"
+        images = f"{self.count} images in {self.folder}{complete}"
+        return "\n".join(map(str, filter(None, (images, self.grid, self.npz))))
 
 
 def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     """Make images from a checkpoint and write them into ``output.base_dir/output.subdirs.generated``.
 
-    Each image goes to disk, and a line into ``manifest.jsonl``, as soon as its batch is done.
+    Each image goes to disk, and a line into ``manifest.jsonl``, as soon as its batch is done. Where the folder holds
+    images of the same generation, what lacks of them is made: after an interruption the folder is in the end, byte for
+    byte, what it would have been without.
 
     Args:
         config: The checked settings.
-        show_progress: Show a progress bar on standard error.
+        show_progress: Show a progress bar, and whether earlier images were found, on standard error.
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: Naming key, value and rule, before anything is written.
+        MemoryError: Memory is too small for one image at a time.
     """
     device = resolve_device(config.compute.device)
     path = find_checkpoint(config.generation.checkpoint or "")
     sampling = config.generation.sampling
-    denoiser, decay = _load(path, config)
-    labels = choose_labels(denoiser, sampling.labels, sampling.num_samples)
-    scales = choose_scales(sampling.scales, _labels_a_round(sampling, denoiser), sampling.num_samples)
-    for doubt in _doubts(sampling, denoiser):
-        warnings.warn(doubt, ConfigWarning, stacklevel=2)
-    sampler = config.sampler.build()
-    seed = secrets.randbits(32) if config.compute.seed is None else config.compute.seed
-    batches = DiffusionSampler(denoiser, device).stream(
-        sampling.num_samples,
-        labels,
-        scales,
-        show_progress=show_progress,
-        sampler=sampler,
-        guidance=Guidance(**dict(config.guidance)),
-        seed=seed,
-        batch_size=sampling.batch_size,
-    )
-    steps = len(sampler.levels(denoiser.schedule)) - 1
-    about = {**_about(config, path), "seed": seed, "steps": steps, "ema_decay": decay}
-    folder = config.output.folder("generated")
-    _make_room(folder, config.output.overwrite)
-    return _write(config, batches, folder, about, _told(denoiser, labels, scales), labels)
-
-
-def _load(path: Path, config: GenerateConfig) -> tuple[Denoiser, float | None]:
-    """The model, and the decay of the average that its weights are."""
-    checkpoint, sampling = read_checkpoint(path), config.generation.sampling
+    checkpoint = read_checkpoint(path)
     denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay)
-    return denoiser, checkpoint.chosen_decay(sampling.use_ema, sampling.ema_decay)
+    order = _order(config, checkpoint, denoiser)
+    for doubt in _doubts(sampling, denoiser, order.round_length):
+        warnings.warn(doubt, ConfigWarning, stacklevel=2)
+    folder = config.output.folder("generated")
+    check_writable(folder, "output.base_dir")
+    sampler = DiffusionSampler(denoiser, device)
+    with opened(folder, order, sampling.num_samples, config.output.overwrite) as room:
+        return _Run(config, room, sampler, show_progress).complete()
 
 
-def _about(config: GenerateConfig, path: Path) -> dict[str, Any]:
-    """What the manifest says of every image."""
-    return {
+def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -> Order:
+    """The images that the settings ask for, the seed left open where they leave it."""
+    sampling = config.generation.sampling
+    about = {
         "sampler": config.sampler.type,
         "sampler_options": config.sampler.extra_options,
         "guidance_interval": config.guidance.interval,
         "guidance_rescale": config.guidance.rescale,
-        "use_ema": config.generation.sampling.use_ema,
-        "checkpoint": str(path),
-        "checkpoint_sha256": file_hash(path),
+        "use_ema": sampling.use_ema,
+        "checkpoint": str(checkpoint.path),
+        "checkpoint_sha256": file_hash(checkpoint.path),
+        "config_hash": getattr(checkpoint, "config_hash", None),
+        "data_fingerprint": getattr(checkpoint, "data_fingerprint", None),
+        "seed": config.compute.seed,
+        "steps": len(config.sampler.build().levels(denoiser.schedule)) - 1,
+        "ema_decay": checkpoint.chosen_decay(sampling.use_ema, sampling.ema_decay),
     }
+    labels = labels_in_turn(denoiser, sampling.labels)
+    return Order(about, labels, sampling.scales, denoiser.class_names, config.generation.output.save_individual)
 
 
-def _doubts(sampling: SamplingSettings, denoiser: Denoiser) -> Iterator[str]:
-    """What is allowed and yet unlikely to be meant of this model."""
+class _Run:
+    """One go at a generation: from what is there to all that is asked for."""
+
+    def __init__(self, config: GenerateConfig, room: Opened, sampler: DiffusionSampler, show_progress: bool) -> None:
+        self.config, self.room, self.order = config, room, room.order
+        self.sampler, self.show_progress = sampler, show_progress
+        self.output = config.generation.output
+        self.shown = min(room.count, MOST_GRID_ROWS * self.output.grid_nrow)
+        self.columns = min(self.output.grid_nrow, room.count)
+
+    def complete(self) -> Generation:
+        """Make what lacks."""
+        told = lines_told(self.room.path, self.order)
+        finished = told == self.room.count and not self.room.unfinished and self._has_summaries()
+        kept = self._kept()
+        if finished and not kept.outlive:
+            kept.close()
+            return self._result(made=0)
+        done = kept.done(self.room.count, told)
+        if finished and all(done):
+            return self._result(made=0)
+        self.room.begin()
+        if any(done) and self.show_progress:
+            print(f"Going on in {self.room.path}: {sum(done)} of {self.room.count} images are there", file=sys.stderr)
+        try:
+            self._make(kept, done)
+            self._summarize(kept)
+        except (KeyboardInterrupt, Terminated) as stop:
+            stop.add_note(f"the same command again goes on with the images in {self.room.path}")
+            raise
+        self.room.finish()
+        kept.close()
+        return self._result(made=done.count(False))
+
+    def _kept(self) -> KeptImages:
+        wanted = self.output.save_grid or self.output.save_npz
+        way = PngFiles if self.output.save_individual else RawBytes if wanted else Nothing
+        return way(self.room.path, self.order, self.sampler.model.image_shape)
+
+    def _make(self, kept: KeptImages, done: list[bool]) -> None:
+        """Make the images that lack, in the batches of an uninterrupted run, for rounding depends on those."""
+        spans = list(_lacking(done, self.config.generation.sampling.batch_size))
+        begin = spans[0].start if spans else len(done)
+        with manifest_from(self.room.path, self.order, begin) as extend:
+            for span in spans:
+                extend(span.start)
+                for batch in self._stream(span):
+                    pixels = to_pixels(batch.images).cpu()
+                    kept.add(batch.first, pixels)
+                    extend(batch.first + len(pixels))
+            extend(len(done))
+
+    def _stream(self, span: range) -> Iterator[SampleBatch]:
+        labels = [label for label in map(self.order.label, span) if label is not None]
+        return self.sampler.stream(
+            len(span),
+            labels or None,
+            [self.order.scale(index) for index in span],
+            show_progress=self.show_progress,
+            sampler=self.config.sampler.build(),
+            guidance=Guidance(**dict(self.config.guidance)),
+            seed=self.order.about["seed"],
+            batch_size=self.config.generation.sampling.batch_size,
+            first=span.start,
+        )
+
+    def _summarize(self, kept: KeptImages) -> None:
+        """Grid and arrays, from the images that are kept."""
+        count = self.room.count
+        if self.output.save_grid:
+            grid = grid_of(torch.stack([kept.read(index) for index in range(self.shown)]), self.columns)
+            text = PngInfo()
+            text.add_text(PNG_KEY, json.dumps(self._about_grid))
+            with written_whole(self.room.path / GRID) as path:
+                grid.save(path, "PNG", pnginfo=text)
+        if self.output.save_npz:
+            labels = [label for label in map(self.order.label, range(count)) if label is not None]
+            write_arrays(
+                self.room.path / ARRAYS, map(kept.read, range(count)), (count, *kept.shape), labels if labels else None
+            )
+
+    def _has_summaries(self) -> bool:
+        """Whether grid and arrays are there where they are wanted, and of all images."""
+        grid, arrays = self.room.path / GRID, self.room.path / ARRAYS
+        return (not self.output.save_grid or _text_of(grid) == self._about_grid) and (
+            not self.output.save_npz or stored_count(arrays) == self.room.count
+        )
+
+    @property
+    def _about_grid(self) -> dict[str, int]:
+        return {"images": self.shown, "columns": self.columns}
+
+    def _result(self, made: int) -> Generation:
+        grid = self.room.path / GRID if self.output.save_grid else None
+        npz = self.room.path / ARRAYS if self.output.save_npz else None
+        return Generation(self.room.path, self.room.count, grid, npz, made)
+
+
+def _lacking(done: Sequence[bool], batch_size: int) -> Iterator[range]:
+    """The images in whole batches of which one is not done, neighbouring batches together."""
+    starts = range(0, len(done), batch_size)
+    for lacks, batches in groupby(starts, lambda start: not all(done[start : start + batch_size])):
+        if lacks:
+            group = list(batches)
+            yield range(group[0], min(group[-1] + batch_size, len(done)))
+
+
+def _text_of(picture: Path) -> Any:
+    """What is told in a picture; None where it is not there, damaged, or not ours."""
+    try:
+        with Image.open(picture, formats=["PNG"]) as image:
+            told = json.loads(image.info.get(PNG_KEY, "null"))
+            image.verify()
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return told
+
+
+def _doubts(sampling: SamplingSettings, denoiser: Denoiser, labels: int) -> Iterator[str]:
+    """What is allowed and yet unlikely to be meant of this model; ``labels`` make a round."""
     section = "generation.sampling"
     if denoiser.num_classes is None:
         yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale)
     else:
-        labels = _labels_a_round(sampling, denoiser)
         yield from doubts_about_shares(f"{section}.num_samples", sampling.num_samples, labels)
         yield from doubts_about_rounds(f"{section}.num_samples", sampling.num_samples, labels, len(sampling.scales))
-
-
-def _labels_a_round(sampling: SamplingSettings, denoiser: Denoiser) -> int:
-    """Number of images until the labels begin anew."""
-    return len(sampling.labels) if sampling.labels is not None else denoiser.num_classes or 1
-
-
-def choose_labels(denoiser: Denoiser, wanted: Sequence[int | str] | None, num_samples: int) -> list[int] | None:
-    """The label of each image: the wanted ones in turn, all classes where none are named.
-
-    In turn spreads them evenly, the remainder over the first ones, and lets image i have the same label whatever the
-    number of images. None for an unconditional model.
-
-    Args:
-        denoiser: The model.
-        wanted: Class numbers or names.
-        num_samples: Number of images.
-
-    Raises:
-        ValueError: A label that is no class of the model, or labels for an unconditional model.
-    """
-    if denoiser.num_classes is None:
-        if wanted is not None:
-            raise ValueError(f"generation.sampling.labels must be null for an unconditional model, got {list(wanted)}")
-        return None
-    numbers = range(denoiser.num_classes) if wanted is None else [_class_number(denoiser, label) for label in wanted]
-    return [numbers[index % len(numbers)] for index in range(num_samples)]
-
-
-def choose_scales(wanted: Sequence[float], labels: int, num_samples: int) -> list[float]:
-    """The guidance scale of each image: the wanted ones in turn, each for a whole round of the labels.
-
-    So a grid with as many columns as there are labels has one scale a row.
-
-    Args:
-        wanted: Scales, at least one.
-        labels: Number of labels in a round.
-        num_samples: Number of images.
-    """
-    return [wanted[index // labels % len(wanted)] for index in range(num_samples)]
-
-
-def _class_number(denoiser: Denoiser, label: int | str) -> int:
-    if isinstance(label, str) and label in denoiser.class_names:
-        return denoiser.class_names.index(label)
-    if isinstance(label, int) and denoiser.num_classes is not None and 0 <= label < denoiser.num_classes:
-        return label
-    names = f" ({', '.join(denoiser.class_names)})" if denoiser.class_names else ""
-    raise ValueError(
-        f"generation.sampling.labels must be classes of the model, 0 to {(denoiser.num_classes or 0) - 1}{names}, "
-        f"got {label!r}"
-    )
-
-
-def _make_room(folder: Path, overwrite: bool) -> None:
-    """Make the folder; images of an earlier generation are an error, or are removed where the settings say so."""
-    earlier = [*folder.glob("sample_*.png"), *(folder / name for name in ("manifest.jsonl", "grid.png", "samples.npz"))]
-    earlier = [file for file in earlier if file.exists()]
-    if earlier and not overwrite:
-        raise ValueError(
-            f"output.base_dir/output.subdirs.generated holds generated images already, got {str(folder)!r}: choose "
-            "another folder or set output.overwrite=true"
-        )
-    check_writable(folder, "output.base_dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in earlier:
-        stale.unlink()
-
-
-def _write(
-    config: GenerateConfig,
-    batches: Iterator[SampleBatch],
-    folder: Path,
-    about: dict[str, Any],
-    told: Sequence[dict[str, Any]],
-    labels: list[int] | None,
-) -> Generation:
-    output = config.generation.output
-    shown = MOST_GRID_ROWS * output.grid_nrow
-    made: list[Pixels] = []  # bytes: ten thousand images of 32×32 in colour take 30 MB
-    with (folder / "manifest.jsonl").open("w") as manifest:
-        for batch in batches:
-            pixels = to_pixels(batch.images).cpu()
-            for index, image in enumerate(pixels, start=batch.first):
-                name = f"sample_{index:04d}.png" if output.save_individual else None
-                line = {"file": name, "index": index, **told[index], **about}
-                if name is not None:
-                    text = PngInfo()
-                    text.add_text(PNG_KEY, json.dumps(line))
-                    image_of(image).save(folder / name, pnginfo=text)
-                manifest.write(json.dumps(line) + "\n")
-            manifest.flush()
-            if output.save_grid or output.save_npz:
-                made.append(pixels)
-    grid = folder / "grid.png" if output.save_grid else None
-    npz = folder / "samples.npz" if output.save_npz else None
-    if grid is not None:
-        grid_of(torch.cat(made)[:shown], min(output.grid_nrow, config.generation.sampling.num_samples)).save(grid)
-    if npz is not None:
-        np.savez(npz, **adm_arrays(torch.cat(made), None if labels is None else torch.tensor(labels)))  # type: ignore[arg-type]
-    return Generation(folder, config.generation.sampling.num_samples, grid, npz)
-
-
-def _told(denoiser: Denoiser, labels: list[int] | None, scales: list[float]) -> list[dict[str, Any]]:
-    """What the manifest says of each image that differs from one to the next."""
-    names = dict(enumerate(denoiser.class_names))
-    return [
-        {
-            "label": None if labels is None else labels[index],
-            "class_name": None if labels is None else names.get(labels[index]),
-            "guidance_scale": scale,
-        }
-        for index, scale in enumerate(scales)
-    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from diffusion_lab.shapes import Labels, Pixels
@@ -19,6 +20,12 @@ def image_of(pixels: Pixels) -> Image.Image:
     """One image ``(C, H, W)``, uint8, with 1, 3 or 4 channels, as a PIL image."""
     array = pixels.permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+
+
+def pixels_of(image: Image.Image) -> Pixels:
+    """The pixels ``(C, H, W)``, uint8, of a PIL image that ``image_of`` made."""
+    array = torch.from_numpy(np.array(image))
+    return array[None] if array.ndim == 2 else array.permute(2, 0, 1)
 
 
 def grid_of(pixels: Pixels, columns: int | None = None) -> Image.Image:
@@ -57,9 +64,3 @@ def _draw(pixels: Pixels, rows: list[list[int | None]], names: Sequence[str] = (
                 mask = image if image.mode == "RGBA" else None
                 sheet.paste(image, (margin + x * cell_width + GAP, top), mask)
     return sheet
-
-
-def adm_arrays(pixels: Pixels, labels: Labels | None) -> dict[str, np.ndarray]:
-    """The arrays of the ADM evaluation suite: ``arr_0`` uint8 ``(N, H, W, C)`` and, with labels, ``arr_1`` ``(N,)``."""
-    arrays = {"arr_0": pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()}
-    return arrays if labels is None else {**arrays, "arr_1": labels.cpu().numpy()}

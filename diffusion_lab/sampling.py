@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.guidance import PLAIN, Guidance, guided
+from diffusion_lab.memory import in_fitting_batches
 from diffusion_lab.samplers import DDIMSampler, Sampler
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Images, Labels
+
+BATCH_SIZE_KEY = "generation.sampling.batch_size"
 
 
 class ImageNoise:
@@ -104,7 +107,7 @@ class DiffusionSampler:
             sampler: The method; 50 steps of DDIM where None (fewer, if the process has fewer).
             guidance: At which noise levels guidance is applied, and how tamed.
             seed: Of the images, an integer ≥ 0; None takes one from the operating system.
-            batch_size: Images made at a time.
+            batch_size: Images made at a time; halved, with a warning, where memory is too small for them.
             first: Number of the first image, to go on behind images made earlier with the same seed.
 
         Returns:
@@ -113,6 +116,7 @@ class DiffusionSampler:
         Raises:
             ValueError: For a label outside the classes, labels for an unconditional model, a number of labels or
                 scales other than ``num_samples``, or a number out of its bounds.
+            MemoryError: Memory is too small for one image at a time.
         """
         parts = self.stream(
             num_samples,
@@ -187,24 +191,24 @@ class DiffusionSampler:
         method = sampler or _default_sampler(denoiser)
         levels = method.levels(denoiser.schedule)
 
-        def draw(part: slice, advance: Callable[[], None]) -> Images:
+        def draw(part: slice, advance: Callable[[float], None]) -> Images:
             indices = range(first + part.start, first + part.stop)
             noise = ImageNoise(image_seed, indices, denoiser.image_shape, self.device)
             label = None if labels is None else labels[part]
             denoise = guided(denoiser, scales[part], guidance)
             images = noise()
+            walk = method.walk(lambda x, level: denoise(x, level, label), images, levels, noise)
             with evaluating(denoiser), torch.no_grad():
-                for moved in method.walk(lambda x, level: denoise(x, level, label), images, levels, noise):
+                for step, moved in enumerate(walk, start=1):
                     images = moved
-                    advance()
+                    advance(part.start + len(indices) * step / (len(levels) - 1))
             return images.clamp(-1, 1)
 
         def batches() -> Iterator[SampleBatch]:
-            starts = range(0, num_samples, batch_size)
-            with _progress(len(starts) * (len(levels) - 1), show_progress) as advance:
-                for start in starts:
-                    part = slice(start, min(start + batch_size, num_samples))
-                    yield SampleBatch(first + start, draw(part, advance))
+            with _progress(num_samples, show_progress) as advance:
+                parts = in_fitting_batches(lambda part: draw(part, advance), num_samples, batch_size, BATCH_SIZE_KEY)
+                for start, images in parts:
+                    yield SampleBatch(first + start, images)
 
         return batches()
 
@@ -246,22 +250,23 @@ def _default_sampler(denoiser: Denoiser) -> Sampler:
 
 
 @contextlib.contextmanager
-def _progress(steps: int, shown: bool) -> Iterator[Callable[[], None]]:
+def _progress(images: int, shown: bool) -> Iterator[Callable[[float], None]]:
+    """A bar that is told how many images are done, those underway by their share."""
     if not shown:
-        yield lambda: None
+        yield lambda done: None
         return
-    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("steps,"), TimeRemainingColumn())
+    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=steps)
-        yield lambda: progress.advance(task)
+        task = progress.add_task("", total=images)
+        yield lambda done: progress.update(task, completed=done)
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode, and every module of it back into its own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
+    try:  # also around eval(), which a signal can interrupt halfway
+        model.eval()
         yield
     finally:
         for module, mode in modes.items():

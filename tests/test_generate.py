@@ -16,7 +16,8 @@ from diffusion_lab.config import ConfigWarning, get_default_config
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.validate import parse_config, parse_section
 from diffusion_lab.create import create_ddpm, create_denoiser
-from diffusion_lab.generate import PNG_KEY, choose_labels, choose_scales, generate
+from diffusion_lab.generate import generate
+from diffusion_lab.generation.order import PNG_KEY, Order, labels_in_turn
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.samplers import DDIMSampler
 from diffusion_lab.sampling import DiffusionSampler
@@ -354,6 +355,11 @@ def cats_and_dogs():
     )
 
 
+def labels_of(denoiser, wanted, count):
+    order = Order({}, labels_in_turn(denoiser, wanted), (1.0,), denoiser.class_names, files=False)
+    return [order.label(index) for index in range(count)]
+
+
 @pytest.mark.parametrize(
     ("wanted", "count", "expected"),
     [
@@ -366,7 +372,7 @@ def cats_and_dogs():
     ],
 )
 def test_labels_by_number_and_name_take_turns(cats_and_dogs, wanted, count, expected):
-    assert choose_labels(cats_and_dogs, wanted, count) == expected
+    assert labels_of(cats_and_dogs, wanted, count) == expected
 
 
 @pytest.mark.parametrize(
@@ -378,25 +384,26 @@ def test_labels_by_number_and_name_take_turns(cats_and_dogs, wanted, count, expe
     ],
 )
 def test_scales_take_turns_a_round_of_labels_each(wanted, labels, count, expected):
-    assert choose_scales(wanted, labels, count) == expected
+    order = Order({}, tuple(range(labels)), tuple(wanted), (), files=False)
+    assert [order.scale(index) for index in range(count)] == expected
 
 
 @pytest.mark.parametrize("count", [1, 7, 100, 101])
 def test_labels_are_spread_evenly_with_the_remainder_on_the_first(cats_and_dogs, count):
-    counts = Counter(choose_labels(cats_and_dogs, None, count))
+    counts = Counter(labels_of(cats_and_dogs, None, count))
     assert [counts[label] for label in range(4)] == [(count + 3 - label) // 4 for label in range(4)]
 
 
 @pytest.mark.parametrize("label", [4, -1, "bird", "3", ""])
 def test_a_label_outside_the_classes_is_refused(cats_and_dogs, label):
     with pytest.raises(ValueError, match=rf"must be classes of the model, 0 to 3 \(cat, dog, 7, fox\), got {label!r}"):
-        choose_labels(cats_and_dogs, [0, label], 5)
+        labels_in_turn(cats_and_dogs, [0, label])
 
 
 def test_labels_for_an_unconditional_model_are_refused():
     plain = create_ddpm(image_size=8, model_channels=8, channel_multipliers=[1], use_attention=[False])
-    assert choose_labels(plain, None, 5) is None
+    assert labels_in_turn(plain, None) is None
     with pytest.raises(
         ValueError, match=r"generation\.sampling\.labels must be null for an unconditional model, got \[1\]"
     ):
-        choose_labels(plain, [1], 5)
+        labels_in_turn(plain, [1])

@@ -23,15 +23,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("denoiser",),
     ("guidance", "samplers", "ema"),
     ("config",),
-    ("create",),
-    ("sampling", "checkpoint", "run_folder"),
+    ("create", "identity", "memory"),
+    ("sampling", "checkpoint", "run_folder", "generation"),
     ("training", "evaluation", "generate"),
     ("build",),
     ("__main__",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
-SAMPLING_PATH = ("samplers", "sampling", "checkpoint", "create", "denoiser", "guidance", "generate")
+SAMPLING_PATH = ("samplers", "sampling", "checkpoint", "create", "denoiser", "guidance", "generation", "generate")
 TRAINING_LIBRARIES = {"lightning", "pytorch_lightning", "torchmetrics", "wandb", "hydra"}
 READ_BEFORE_TORCH = ("config", "samplers", "diffusion.parameterization")  # so that --help is fast
 HEAVY_LIBRARIES = {"torch", "torchvision", *TRAINING_LIBRARIES - {"hydra"}}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.pictures import GAP, LEAST_CELL, PAPER, adm_arrays, grid_by_class, grid_of, image_of
+from diffusion_lab.pictures import GAP, LEAST_CELL, PAPER, grid_by_class, grid_of, image_of, pixels_of
 
 
 def flat(*values: int, size: int = 60, channels: int = 3) -> torch.Tensor:
@@ -80,10 +80,7 @@ def test_longer_names_get_more_room_and_classes_without_a_name_show_their_number
     assert abs(numbered - narrow) < 10
 
 
-def test_arrays_are_laid_out_as_the_adm_suite_reads_them():
-    pixels = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)
-    arrays = adm_arrays(pixels, torch.tensor([7, 8]))
-    assert (arrays["arr_0"].dtype, arrays["arr_0"].shape) == (np.uint8, (2, 4, 5, 3))
-    assert arrays["arr_0"][1, 2, 3].tolist() == pixels[1, :, 2, 3].tolist()
-    assert arrays["arr_1"].tolist() == [7, 8]
-    assert list(adm_arrays(pixels, None)) == ["arr_0"]
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_survive_being_a_picture(channels):
+    pixels = torch.arange(channels * 4 * 5, dtype=torch.uint8).view(channels, 4, 5)
+    assert torch.equal(pixels_of(image_of(pixels)), pixels)

@@ -20,7 +20,8 @@ EXIT_CODE = 2
 
 
 def run_and_report(task: Callable[[], Result]) -> Result:
-    """Run a script's task; a fault of the user's (ValueError, OSError) ends in one message and exit code 2.
+    """Run a script's task; a fault of the user's or the machine's (ValueError, OSError,
+    MemoryError) ends in one message and exit code 2.
 
     With DIFFUSION_LAB_TRACEBACK=1 in the environment the traceback is shown instead. In a Hydra multirun the
     message is printed and the exception goes on to Hydra, which runs the other jobs: an exit would end the
@@ -29,7 +30,7 @@ def run_and_report(task: Callable[[], Result]) -> Result:
     warnings.showwarning = _show_warning
     try:
         return task()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if os.environ.get(TRACEBACK_VARIABLE) == "1":
             raise
         job = _job_of_multirun()

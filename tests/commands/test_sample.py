@@ -126,8 +126,9 @@ def test_images_do_not_depend_on_the_batch_size(digits_run: Path, tmp_path: Path
 def test_earlier_images_are_kept_unless_overwritten(digits_run: Path, tmp_path: Path, refused: Refused) -> None:
     here = ("output.subdirs.generated=mine", f"output.base_dir={tmp_path}")
     sampled(tmp_path, digits_run, *here)
-    said = refused("sample", f"ckpt={digits_run}", *QUICK, *here)
+    said = refused("sample", f"ckpt={digits_run}", *QUICK, *here, "seed=1")
     assert "holds generated images already" in said
+    assert "compute.seed is 0 there and 1 here" in said
     sampled(tmp_path, digits_run, *here, "num_samples=2", "output.overwrite=true")
     assert len(images(tmp_path / "mine")) == 2
 

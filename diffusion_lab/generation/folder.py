@@ -1,0 +1,153 @@
+"""Which folder a generation goes into: a new one, or that of the same generation where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.generation.arrays import ARRAYS
+from diffusion_lab.generation.images import RAW
+from diffusion_lab.generation.manifest import read_lines
+from diffusion_lab.generation.order import MANIFEST, PLACES, Order, differences
+from diffusion_lab.generation.whole_files import locked, remove_partial_files, written_whole
+
+KEY = "output.base_dir/output.subdirs.generated"
+
+UNFINISHED = ".unfinished.json"
+"""What is being made; it goes when all of it is there."""
+
+GRID, MEASURES = "grid.png", "evaluation.json"
+TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+"""The name of a folder that nobody named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A folder that this process alone writes into, and what goes there.
+
+    ``fresh`` says that it holds no image of the generation, ``unfinished`` that some may be lacking.
+    """
+
+    path: Path
+    order: Order
+    count: int
+    fresh: bool
+    unfinished: bool
+
+    def begin(self) -> None:
+        """Note what is being made, and remove what is made of all images: it would lack the new ones."""
+        note = {"order": self.order.request(), "num_samples": self.count}
+        with written_whole(self.path / UNFINISHED) as partial:
+            partial.write_text(json.dumps(note, indent=2) + "\n")
+        for name in (GRID, MEASURES):
+            (self.path / name).unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """All of it is there."""
+        (self.path / UNFINISHED).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def opened(folder: Path, order: Order, count: int, overwrite: bool) -> Iterator[Opened]:
+    """Open a folder for a generation, going on with the same one where it holds that.
+
+    A folder that nobody named, by the time, is new at each start: there the newest unfinished one of the same
+    generation takes its place. Where the seed is left open (None in ``order``) that of the earlier images is taken.
+
+    Args:
+        folder: The folder; made where it is not there.
+        order: The images.
+        count: How many are asked for; where there are more, they stay and count.
+        overwrite: Begin anew instead of refusing, and where the generation is finished. An unfinished one goes on.
+
+    Raises:
+        ValueError: It holds other images, or another process writes into it.
+    """
+    if TIME_STAMP.fullmatch(folder.name) and not folder.exists():
+        folder = _unfinished(folder.parent, order, count) or folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, KEY):
+        unfinished = (folder / UNFINISHED).exists()
+        faults = _refusals(folder, order)
+        if overwrite and (faults or not unfinished):
+            _clear(folder)
+        elif faults:
+            raise ValueError(
+                f"{KEY} holds generated images already, got {str(folder)!r} ({'; '.join(faults)}): choose another "
+                "folder or set output.overwrite=true"
+            )
+        remove_partial_files(folder)
+        fresh, lines = not _ours(folder), sum(1 for line in read_lines(folder) if line)
+        yield Opened(folder, _adopting(folder, order), max(count, lines), fresh, unfinished)
+
+
+def _refusals(folder: Path, order: Order) -> list[str]:
+    """Why a folder cannot take these images; nothing where it is free, or holds the same generation."""
+    if not _ours(folder):
+        return []
+    note = _read_note(folder)
+    if note is not None:
+        return differences(note["order"], _with_seed_of(note["order"], order).request())
+    found = False
+    for index, line in enumerate(read_lines(folder)):
+        if line is not None:
+            found = True
+            faults = differences(line, _with_seed_of(line, order).line(index))
+            if faults:
+                return faults
+    return [] if found else ["nothing tells of which generation"]
+
+
+def _adopting(folder: Path, order: Order) -> Order:
+    """The order with what the earlier images tell of places and, where it is open, the seed; or with a new seed."""
+    note = _read_note(folder)
+    earlier = note["order"] if note else next((line for line in read_lines(folder) if line), {})
+    places = {name: earlier[name] for name in PLACES if name in earlier}
+    order = _with_seed_of(earlier, order)
+    about = {**order.about, **places}
+    if about["seed"] is None:
+        about["seed"] = secrets.randbits(32)
+    return dataclasses.replace(order, about=about)
+
+
+def _with_seed_of(earlier: dict[str, Any], order: Order) -> Order:
+    if order.about["seed"] is not None or "seed" not in earlier:
+        return order
+    return dataclasses.replace(order, about={**order.about, "seed": earlier["seed"]})
+
+
+def _unfinished(parent: Path, order: Order, count: int) -> Path | None:
+    """The newest folder with a time for a name in which the same command was interrupted, and no process is at work."""
+    named = (path for path in parent.glob("*") if TIME_STAMP.fullmatch(path.name))
+    for folder in sorted(named, reverse=True):
+        note = _read_note(folder)
+        if note is None or note["num_samples"] != count or _refusals(folder, order):
+            continue
+        with contextlib.suppress(ValueError), locked(folder, KEY):
+            return folder
+    return None
+
+
+def _ours(folder: Path) -> list[Path]:
+    """What a generation leaves, whosesoever it is."""
+    names = (MANIFEST, GRID, ARRAYS, UNFINISHED, RAW)
+    return [*folder.glob("sample_*.png"), *(folder / name for name in names if (folder / name).exists())]
+
+
+def _clear(folder: Path) -> None:
+    for stale in (*_ours(folder), folder / MEASURES):
+        stale.unlink(missing_ok=True)
+
+
+def _read_note(folder: Path) -> dict[str, Any] | None:
+    try:
+        note = json.loads((folder / UNFINISHED).read_text())
+        return note if isinstance(note["order"], dict) and isinstance(note["num_samples"], int) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

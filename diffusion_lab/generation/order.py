@@ -1,0 +1,148 @@
+"""What is asked for and what is known of every image before it is made: its label, its scale, its line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion_lab.denoiser import Denoiser
+
+MANIFEST = "manifest.jsonl"
+
+PNG_KEY = "diffusion_lab"
+"""Key of the text chunk in each PNG that holds its line of the manifest."""
+
+KEYS = {
+    "seed": "compute.seed",
+    "sampler": "sampler.type",
+    "sampler_options": "the options of sampler",
+    "steps": "sampler.steps",
+    "guidance_interval": "guidance.interval",
+    "guidance_rescale": "guidance.rescale",
+    "use_ema": "generation.sampling.use_ema",
+    "ema_decay": "generation.sampling.ema_decay",
+    "checkpoint_sha256": "the SHA-256 of generation.checkpoint",
+    "label": "generation.sampling.labels",
+    "guidance_scale": "generation.sampling.guidance_scale",
+    "file": "generation.output.save_individual",
+}
+"""What in a line is set by which key of the settings."""
+
+PLACES = ("checkpoint",)
+"""What in a line tells where something lay, and not what the image is."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """The images of a generation, however many: image i is known from this and i.
+
+    Args:
+        about: What holds for all images, by its name in the manifest.
+        labels: The labels that images take in turn; None for an unconditional model.
+        scales: The guidance scales in turn, each for a whole round of the labels: so a grid with as many columns as
+            there are labels has one scale a row.
+        class_names: Names of the model's classes.
+        files: Whether each image has a file of its own.
+    """
+
+    about: Mapping[str, Any]
+    labels: tuple[int, ...] | None
+    scales: tuple[float, ...]
+    class_names: tuple[str, ...]
+    files: bool
+
+    @property
+    def round_length(self) -> int:
+        """Number of images until the labels begin anew."""
+        return len(self.labels or (None,))
+
+    def request(self) -> dict[str, Any]:
+        """What all images are known from, by the names of a line."""
+        return {
+            "file": self.files,
+            "label": self.labels,
+            "class_name": self.class_names,
+            "guidance_scale": self.scales,
+            **self.about,
+        }
+
+    def label(self, index: int) -> int | None:
+        """Class number of an image."""
+        return None if self.labels is None else self.labels[index % len(self.labels)]
+
+    def scale(self, index: int) -> float:
+        """Guidance scale of an image."""
+        return self.scales[index // self.round_length % len(self.scales)]
+
+    def line(self, index: int) -> dict[str, Any]:
+        """What the manifest says of an image."""
+        label = self.label(index)
+        has_name = label is not None and label < len(self.class_names)
+        return {
+            "file": file_name(index) if self.files else None,
+            "index": index,
+            "label": label,
+            "class_name": self.class_names[label or 0] if has_name else None,
+            "guidance_scale": self.scale(index),
+            **self.about,
+        }
+
+    def text(self, index: int) -> str:
+        """The line as it is written."""
+        return json.dumps(self.line(index))
+
+
+def file_name(index: int) -> str:
+    """The file of an image."""
+    return f"sample_{index:04d}.png"
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What keeps two lines from being of the same image of the same generation, in words."""
+    ours = json.loads(json.dumps(ours))  # what became a list on the way to the file is no difference
+    names = [name for name in {**ours, **theirs} if name not in PLACES]
+    return [
+        f"{KEYS.get(name, name)} is {_shown(theirs.get(name))} there and {_shown(ours.get(name))} here"
+        for name in names
+        if theirs.get(name) != ours.get(name)
+    ]
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def labels_in_turn(denoiser: Denoiser, wanted: Sequence[int | str] | None) -> tuple[int, ...] | None:
+    """The labels that images take in turn: the wanted ones, all classes where none are named.
+
+    In turn spreads them evenly, the remainder over the first ones, and lets image i have the same label whatever the
+    number of images. None for an unconditional model.
+
+    Args:
+        denoiser: The model.
+        wanted: Class numbers or names.
+
+    Raises:
+        ValueError: A label that is no class of the model, or labels for an unconditional model.
+    """
+    if denoiser.num_classes is None:
+        if wanted is not None:
+            raise ValueError(f"generation.sampling.labels must be null for an unconditional model, got {list(wanted)}")
+        return None
+    if wanted is None:
+        return tuple(range(denoiser.num_classes))
+    return tuple(_class_number(denoiser, label) for label in wanted)
+
+
+def _class_number(denoiser: Denoiser, label: int | str) -> int:
+    if isinstance(label, str) and label in denoiser.class_names:
+        return denoiser.class_names.index(label)
+    if isinstance(label, int) and denoiser.num_classes is not None and 0 <= label < denoiser.num_classes:
+        return label
+    names = f" ({', '.join(denoiser.class_names)})" if denoiser.class_names else ""
+    raise ValueError(
+        f"generation.sampling.labels must be classes of the model, 0 to {(denoiser.num_classes or 0) - 1}{names}, "
+        f"got {label!r}"
+    )

@@ -1,0 +1,354 @@
+"""A generation that was interrupted goes on, and ends as if nothing had been."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import weakref
+
+import pytest
+import torch
+
+from diffusion_lab.generate import generate
+from diffusion_lab.generation.images import PngFiles
+from diffusion_lab.generation.interruption import Terminated
+from diffusion_lab.generation.whole_files import locked
+from diffusion_lab.sampling import DiffusionSampler, SampleBatch
+from diffusion_lab.shapes import to_pixels
+from tests.generation.conftest import contents
+from tests.test_generate import manifest_of, save_checkpoint
+
+ALL = {"save_individual": True, "save_grid": True, "save_npz": True}
+WAYS = [
+    ALL,
+    {"save_individual": False, "save_grid": True, "save_npz": True},
+    {"save_individual": False, "save_grid": True, "save_npz": False},
+    {"save_individual": False, "save_grid": False, "save_npz": False},
+]
+BATCHES = {"num_samples": 11, "batch_size": 4}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Numbers of the images that were sampled; ``stop`` is after how many batches the sampling is interrupted."""
+    seen = []
+    stream = DiffusionSampler.stream
+
+    def watched(self, *arguments, **options):
+        for batch in stream(self, *arguments, **options):
+            if watch.stop == 0:
+                raise Terminated
+            watch.stop -= 1
+            seen.extend(range(batch.first, batch.first + len(batch.images)))
+            yield SampleBatch(batch.first, batch.images)
+
+    @dataclasses.dataclass
+    class Watch:
+        stop: int = -1
+
+        def take(self):
+            taken = seen[:]
+            seen.clear()
+            return taken
+
+    watch = Watch()
+    monkeypatch.setattr(DiffusionSampler, "stream", watched)
+    return watch
+
+
+def made(settings):
+    return generate(settings, show_progress=False)
+
+
+@pytest.fixture
+def whole(config, tmp_path):
+    """What an uninterrupted run leaves."""
+
+    def run(**change):
+        output = {"base_dir": str(tmp_path / "whole"), "overwrite": True}
+        return contents(made(config(output=output, **change)).folder)
+
+    return run
+
+
+@pytest.mark.parametrize("save", WAYS)
+@pytest.mark.parametrize("batches", [0, 1, 2])
+def test_the_end_is_that_of_an_uninterrupted_run(config, whole, drawn, save, batches):
+    expected = whole(sampling=BATCHES, save=save)
+    drawn.take()
+    settings = config(sampling=BATCHES, save=save)
+    drawn.stop = batches
+    with pytest.raises(Terminated):
+        made(settings)
+    assert drawn.take() == [*range(4 * batches)]
+    drawn.stop = -1
+    done = made(settings)
+    assert drawn.take() == [*range(4 * batches, 11)]
+    assert done.made == 11 - 4 * batches
+    assert contents(done.folder) == expected
+
+
+@pytest.mark.parametrize("save", WAYS)
+def test_a_finished_one_is_complete_and_nothing_is_made(config, drawn, save):
+    settings = config(sampling=BATCHES, save=save)
+    first = made(settings)
+    before = contents(first.folder)
+    times = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+    drawn.take()
+    again = made(settings)
+    assert (again.made, drawn.take()) == (0, [])
+    assert "complete" in str(again)
+    assert "complete" not in str(first)
+    assert contents(again.folder) == before
+    assert {path: path.stat().st_mtime_ns for path in again.folder.iterdir()} == times
+
+
+@pytest.mark.parametrize("save", WAYS)
+def test_more_images_of_the_same_generation_extend_it(config, whole, drawn, save):
+    expected = whole(sampling={"num_samples": 12, "batch_size": 4}, save=save)
+    made(config(sampling={"num_samples": 8, "batch_size": 4}, save=save))
+    drawn.take()
+    done = made(config(sampling={"num_samples": 12, "batch_size": 4}, save=save))
+    kept = save["save_individual"] or save["save_npz"] or not save["save_grid"]
+    assert drawn.take() == [*range(8 if kept else 0, 12)]  # a grid alone is no copy of the images
+    assert contents(done.folder) == expected
+
+
+def test_fewer_than_there_are_leave_all_of_them(config, drawn):
+    before = contents(made(config(sampling=BATCHES)).folder)
+    drawn.take()
+    done = made(config(sampling={**BATCHES, "num_samples": 5}))
+    assert (done.count, done.made, drawn.take()) == (11, 0, [])
+    assert contents(done.folder) == before
+
+
+def damage_half_a_line(folder):
+    file = folder / "manifest.jsonl"
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+def damage_half_a_picture(folder):
+    file = folder / "sample_0006.png"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def damage_one_bit(folder):
+    content = bytearray((folder / "sample_0002.png").read_bytes())
+    content[-30] ^= 1
+    (folder / "sample_0002.png").write_bytes(content)
+
+
+def damage_leftover(folder):
+    (folder / ".sample_0003.png.partial").write_bytes(b"half")
+    (folder / "sample_0003.png").unlink()
+
+
+def damage_empty_grid(folder):
+    (folder / "grid.png").write_bytes(b"")
+
+
+def damage_cut_arrays(folder):
+    file = folder / "samples.npz"
+    file.write_bytes(file.read_bytes()[:400])
+
+
+@pytest.mark.parametrize(
+    ("damage", "again"),
+    [
+        (damage_half_a_line, []),
+        (damage_half_a_picture, [4, 5, 6, 7]),
+        (damage_one_bit, [0, 1, 2, 3]),
+        (damage_leftover, [0, 1, 2, 3]),
+        (damage_empty_grid, []),
+        (damage_cut_arrays, []),
+    ],
+)
+def test_what_is_half_there_is_mended(config, drawn, damage, again):
+    settings = config(sampling=BATCHES, save=ALL)
+    done = made(settings)
+    expected = contents(done.folder)
+    drawn.take()
+    damage(done.folder)
+    made(settings)
+    assert drawn.take() == again  # the batch, for bits depend on it
+    assert contents(done.folder) == expected
+
+
+def test_images_that_are_there_are_not_written_again(config, monkeypatch):
+    settings = config(sampling=BATCHES)
+    folder = made(settings).folder
+    (folder / "sample_0006.png").unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("sample_*.png")}
+    done = made(settings)
+    assert done.made == 1
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_raw_bytes_cut_short_go_on_behind_the_last_whole_image(config, whole, drawn):
+    save = WAYS[1]
+    expected = whole(sampling=BATCHES, save=save)
+    settings = config(sampling=BATCHES, save=save)
+    drawn.stop = 2
+    with pytest.raises(Terminated):
+        made(settings)
+    folder = settings.output.folder("generated")
+    raw = folder / ".pixels.raw"
+    assert raw.stat().st_size == 8 * 64
+    raw.write_bytes(raw.read_bytes()[: 5 * 64 + 10])
+    drawn.stop = -1
+    drawn.take()
+    made(settings)
+    assert drawn.take() == [*range(4, 11)]
+    assert contents(folder) == expected
+
+
+def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatch):
+    expected = whole(sampling=BATCHES, save=ALL)
+    settings = config(sampling=BATCHES, save=ALL)
+    text = PngFiles.add.__globals__["image_of"]
+    count = iter(range(100))
+
+    def breaks(pixels):
+        if next(count) == 6:
+            raise KeyboardInterrupt
+        return text(pixels)
+
+    monkeypatch.setattr("diffusion_lab.generation.images.image_of", breaks)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        made(settings)
+    folder = settings.output.folder("generated")
+    assert any("the same command again goes on" in note for note in stopped.value.__notes__)
+    assert len(manifest_of(folder)) == 4
+    assert len(list(folder.glob("sample_*.png"))) == 6
+    assert made(settings).made == 5
+    assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 6}, "compute.seed is 5 there and 6 here"),
+        ({"sampler": {"type": "ddim", "steps": 4}}, "sampler.steps is 3 there and 4 here"),
+        ({"sampler": {"type": "ddim", "steps": 3, "eta": 0.5}}, "the options of sampler"),
+        ({"sampling": {"labels": [1, 0]}}, "generation.sampling.labels"),
+        ({"sampling": {"guidance_scale": [2.0, 3.0]}}, "generation.sampling.guidance_scale"),
+        ({"sampling": {"use_ema": False}}, "generation.sampling.use_ema is true there and false here"),
+        ({"guidance": {"rescale": 0.5}}, "guidance.rescale is 0.0 there and 0.5 here"),
+        ({"save": {"save_individual": False}}, "generation.output.save_individual"),
+    ],
+)
+def test_another_generation_is_refused_with_what_differs(config, drawn, finished, change, said):
+    sampling = {"num_samples": 9, "batch_size": 3}
+    settings = config(sampling=sampling)
+    drawn.stop = -1 if finished else 1
+    try:
+        made(settings)
+    except Terminated:
+        drawn.stop = -1
+    folder = settings.output.folder("generated")
+    before = contents(folder)
+    change = {**change, "sampling": {**sampling, **change.get("sampling", {})}}
+    with pytest.raises(ValueError, match="holds generated images already") as refused:
+        made(config(**change))
+    assert said in str(refused.value)
+    assert contents(folder) == before
+
+
+def test_another_checkpoint_is_another_generation_and_another_place_is_not(config, tmp_path):
+    made(config())
+    moved = tmp_path / "moved.ckpt"
+    shutil.copy(tmp_path / "last.ckpt", moved)
+    assert made(config(checkpoint=moved)).made == 0
+    other = save_checkpoint(tmp_path / "other.ckpt", ema=False)
+    with (
+        pytest.warns(UserWarning, match="holds no EMA weights"),
+        pytest.raises(ValueError, match=r"the SHA-256 of generation\.checkpoint"),
+    ):
+        made(config(checkpoint=other))
+
+
+def test_a_seed_that_was_drawn_is_kept(config, drawn):
+    settings = config(sampling=BATCHES, seed=None)
+    drawn.stop = 0
+    with pytest.raises(Terminated):  # before the first image
+        made(settings)
+    drawn.stop = 1
+    with pytest.raises(Terminated):
+        made(settings)
+    (seed,) = {line["seed"] for line in manifest_of(settings.output.folder("generated"))}
+    drawn.stop = -1
+    done = made(settings)
+    assert {line["seed"] for line in manifest_of(done.folder)} == {seed}
+    assert made(settings).made == 0
+    assert made(config(sampling=BATCHES, seed=seed)).made == 0
+
+
+def test_overwriting_goes_on_with_an_unfinished_one_and_renews_a_finished_one(config, drawn):
+    settings = config(sampling=BATCHES, output={"overwrite": True})
+    drawn.stop = 1
+    with pytest.raises(Terminated):
+        made(settings)
+    drawn.stop = -1
+    drawn.take()
+    made(settings)
+    assert drawn.take() == [*range(4, 11)]
+    made(settings)
+    assert drawn.take() == [*range(11)]
+    made(config(sampling=BATCHES, output={"overwrite": True}, seed=6))
+    assert drawn.take() == [*range(11)]
+
+
+class TestFoldersThatNobodyNamed:
+    def folder(self, time):
+        return {"subdirs": {"logs": "l", "checkpoints": "c", "samples": "s", "generated": f"generated/{time}"}}
+
+    def test_the_unfinished_one_of_the_same_command_is_gone_on_with(self, config, drawn):
+        early, late = self.folder("2030-01-01_00-00-00"), self.folder("2030-01-01_00-00-07")
+        drawn.stop = 1
+        with pytest.raises(Terminated):
+            made(config(sampling=BATCHES, output=early))
+        drawn.stop = -1
+        done = made(config(sampling=BATCHES, output=late))
+        assert (done.folder.name, done.made) == ("2030-01-01_00-00-00", 7)
+        assert made(config(sampling=BATCHES, output=late)).made == 11  # a finished one is no reason not to begin
+
+    @pytest.mark.parametrize("change", [{"seed": 6}, {"sampling": {**BATCHES, "num_samples": 8}}])
+    def test_that_of_another_command_is_not(self, config, drawn, change):
+        drawn.stop = 1
+        with pytest.raises(Terminated):
+            made(config(sampling=BATCHES, output=self.folder("2030-01-01_00-00-00")))
+        drawn.stop = -1
+        done = made(config(**{"sampling": BATCHES, **change}, output=self.folder("2030-01-01_00-00-07")))
+        assert done.folder.name == "2030-01-01_00-00-07"
+
+    def test_nor_is_one_at_which_a_process_is_at_work(self, config, drawn):
+        early = config(sampling=BATCHES, output=self.folder("2030-01-01_00-00-00"))
+        drawn.stop = 1
+        with pytest.raises(Terminated):
+            made(early)
+        drawn.stop = -1
+        with locked(early.output.folder("generated"), "key"):
+            done = made(config(sampling=BATCHES, output=self.folder("2030-01-01_00-00-07")))
+        assert done.folder.name == "2030-01-01_00-00-07"
+
+
+def test_images_are_let_go_when_they_are_kept(config, monkeypatch):
+    """So ten thousand take the memory of a hundred."""
+    alive = weakref.WeakSet()
+    most = []
+
+    def counted(tensor):
+        alive.add(tensor)
+        most.append(len(alive))
+        return tensor
+
+    def many(self, count, *arguments, first=0, batch_size=64, **options):
+        for start in range(0, count, batch_size):
+            yield SampleBatch(first + start, counted(torch.zeros(min(batch_size, count - start), 1, 8, 8)))
+
+    monkeypatch.setattr(DiffusionSampler, "stream", many)
+    monkeypatch.setattr("diffusion_lab.generate.to_pixels", lambda images: counted(to_pixels(images)))
+    made(config(sampling={"num_samples": 640}, save=WAYS[1]))
+    assert len(most) == 20
+    assert max(most) <= 4
