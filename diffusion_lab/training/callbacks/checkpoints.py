@@ -61,6 +61,11 @@ class Checkpoints(Checkpoint):
         if self.best_path.is_file():  # resumed in another folder, the best so far is not there: begin anew
             self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
 
+    def save_now(self, trainer: Trainer) -> Path:
+        """Save the present state as the newest checkpoint."""
+        self._save(trainer, self.last_path)
+        return self.last_path
+
     def _save(self, trainer: Trainer, path: Path) -> None:
         trainer.save_checkpoint(path, weights_only=not self.save_optimizer)
 
