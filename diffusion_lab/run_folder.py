@@ -19,9 +19,27 @@ from typing import Any
 import yaml
 
 from diffusion_lab.config.schema import OutputSettings
+from diffusion_lab.folder_lock import held, refuse_if_used
 from diffusion_lab.version import __version__
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "pydantic", "numpy")
+
+RUN_LOG = "diffusion_lab.run"
+"""Logger of what ``run.log`` alone hears, because the console is told in other words."""
+
+
+class RunStopped(SystemExit):
+    """The run ends early because it was asked to, which is no failure; the process ends with the exit code.
+
+    Args:
+        why: Who asked.
+        code: The exit code.
+        step: Optimizer steps that are saved, None where this time nothing was.
+    """
+
+    def __init__(self, why: str, code: int, step: int | None) -> None:
+        super().__init__(code)
+        self.why, self.step = why, step
 
 
 @dataclass(frozen=True)
@@ -29,7 +47,7 @@ class RunFolder:
     """``output.base_dir`` and its subfolders.
 
     ``config.yaml`` is the resolved configuration, ``environment.json`` the versions and the git commit, and
-    ``status.json`` tells whether the run is running, finished or failed, and why.
+    ``status.json`` tells whether the run is running, finished, stopped or failed, and why.
     """
 
     base: Path
@@ -51,16 +69,39 @@ class RunFolder:
         """Refuse a folder that holds another run, unless it may be used again, or that cannot be written.
 
         Raises:
-            ValueError: There is a run already.
+            ValueError: There is a run already, or one that is going on.
             PermissionError: The folder, or the nearest one above it that exists, cannot be written.
         """
+        refuse_if_used(self.base, "output.base_dir")
         status = self.base / "status.json"
         if status.is_file() and not reuse:
             raise ValueError(
                 f"output.base_dir holds a run already, got {str(self.base)!r} ({_state(status)}): choose another, "
-                "resume it (training.resume.enabled=true training.resume.checkpoint=…), or set output.overwrite=true"
+                "resume it (training.resume.enabled=true training.resume.checkpoint=auto), or set output.overwrite=true"
             )
         check_writable(self.base, "output.base_dir")
+
+    def stamp(self) -> int | None:
+        """Changes whenever a run begins or ends in the folder."""
+        status = self.base / "status.json"
+        return status.stat().st_mtime_ns if status.is_file() else None
+
+    @contextlib.contextmanager
+    def claimed(self, stamp: int | None) -> Iterator[None]:
+        """Keep other processes out of the folder.
+
+        Args:
+            stamp: That of the folder when the decision was made to use it.
+
+        Raises:
+            ValueError: Another process has it, or had it since then.
+        """
+        with held(self.base, "output.base_dir"):
+            if self.stamp() != stamp:
+                raise ValueError(
+                    f"output.base_dir was used by another process just now, got {str(self.base)!r}: start again"
+                )
+            yield
 
     def create(self, config: dict[str, Any], keep: bool) -> None:
         """Make the folders and write what explains the run; what an earlier run left is removed, or kept."""
@@ -87,11 +128,18 @@ class RunFolder:
         """Keep ``status.json`` and ``logs/run.log`` while the run goes on; a failure is recorded and raised again."""
         handler = logging.FileHandler(self.logs / "run.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger().addHandler(handler)
+        own = logging.getLogger(RUN_LOG)
+        own.propagate = False
+        for logger in (logging.getLogger(), own):
+            logger.addHandler(handler)
         logging.captureWarnings(True)
         self.write_status("running")
         try:
             yield
+        except RunStopped as stop:
+            self.write_status("stopped", why=stop.why, step=stop.step)
+            own.info("the run stopped after step %s: %s", stop.step, stop.why)
+            raise
         except BaseException as error:
             self.write_status("failed", why=f"{type(error).__name__}: {error}")
             logging.getLogger(__name__).exception("the run failed")
@@ -100,7 +148,8 @@ class RunFolder:
             self.write_status("finished")
         finally:
             logging.captureWarnings(False)
-            logging.getLogger().removeHandler(handler)
+            for logger in (logging.getLogger(), own):
+                logger.removeHandler(handler)
             handler.close()
 
 

@@ -172,8 +172,9 @@ def images_are_there(tree: SettingsReader) -> Iterator[Fault]:
 
 
 def resumes_from_something(tree: SettingsReader) -> Iterator[Fault]:
-    if tree["mode"] == "train" and tree["training.resume.enabled"]:
-        rule = "with training.resume.enabled must be an existing checkpoint file or run folder"
+    enabled = tree["mode"] == "train" and tree["training.resume.enabled"]
+    if enabled and tree["training.resume.checkpoint"] != "auto":
+        rule = "with training.resume.enabled must be an existing checkpoint file or run folder, or auto"
         yield from _existing("training.resume.checkpoint", rule, tree)
 
 

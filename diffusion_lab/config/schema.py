@@ -48,6 +48,11 @@ class ComputeSettings(Section):
     seed: Annotated[int, Field(ge=0)] | None = Field(
         description="Seed of every random draw (0 is a seed like any other); `null` draws one and records it."
     )
+    deterministic: bool = Field(
+        default=False,
+        description="Use deterministic algorithms alone, so that two runs of one seed are equal bit by bit on a GPU, "
+        "too; slower, and an error where an operation has none.",
+    )
 
 
 class SubfolderSettings(Section):

@@ -165,12 +165,27 @@ class PerformanceSettings(Section):
     )
 
 
+class WatchSettings(Section):
+    """``training.watch``: what ends a run that goes wrong, and what it is warned of."""
+
+    skip_non_finite: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Optimizer steps in a row that may be left out because their loss or gradient is NaN or infinite; "
+        "one more stops the run. With 0 the first one does.",
+    )
+    spike_factor: Annotated[float, Field(gt=1)] | None = Field(
+        default=5.0,
+        description="Warn of a loss that is so many times its running mean; `null` never does.",
+    )
+
+
 class ResumeSettings(Section):
     """``training.resume``: going on from a checkpoint."""
 
     enabled: bool = Field(description="Whether to go on from a checkpoint.")
-    checkpoint: PathText | None = Field(
-        description="The checkpoint file or its run folder; required with `enabled: true`."
+    checkpoint: Literal["auto"] | PathText | None = Field(
+        description="The checkpoint file or its run folder, or `auto`: the newest in `output.base_dir`, or a fresh "
+        "start where there is none; required with `enabled: true`."
     )
     reset_optimizer: bool = Field(description="Start with a fresh optimizer state.")
     reset_scheduler: bool = Field(description="Start the learning-rate schedule anew.")
@@ -190,19 +205,23 @@ class TrainingSettings(Section):
     validation: ValidationSettings
     visualization: VisualizationSettings
     performance: PerformanceSettings
+    watch: WatchSettings = Field(default_factory=WatchSettings)
     resume: ResumeSettings
 
-    def scheduler_options(self) -> dict[str, Any]:
+    def scheduler_options(self, epochs: int | None = None) -> dict[str, Any]:
         """The arguments given for the learning-rate schedule; ``T_max: auto`` is the number of epochs.
 
         Empty for a constant learning rate. Arguments left out take the default of the schedule's class.
+
+        Args:
+            epochs: That the schedule is for; all of the settings where None.
         """
         settings = self.scheduler
         if settings.type is None:
             return {}
         given = settings.model_dump(exclude={"type"})
         if given.get("T_max") == "auto":
-            given["T_max"] = self.epochs
+            given["T_max"] = epochs or self.epochs
         if settings.type == "step":
             given.setdefault("step_size", DEFAULT_STEP_SIZE)  # optional here, and without a default in torch
         return given

@@ -104,6 +104,11 @@ class ImageDataModule(LightningDataModule):
         return len(self.train.class_names)
 
     @property
+    def step_size(self) -> int:
+        """Images that all devices together take in one batch each."""
+        return self._epoch_order(0, 0).step_size
+
+    @property
     def steps_per_epoch(self) -> int:
         """Batches that each device trains on in an epoch."""
         return len(self._epoch_order(0, 0))
@@ -142,21 +147,20 @@ class ImageDataModule(LightningDataModule):
         """Go on at a stored place, with the seed of the run that stored it.
 
         Raises:
-            ValueError: the place is in the middle of an epoch, and the number of images, or of images per
-                step over all devices, is not what it was: the rest of the epoch would not be the rest.
+            ValueError: the place is in the middle of an epoch, and the number of images is not what it was, so the
+                rest of the epoch would not be the rest; or no batch of the present size begins there.
         """
         epoch, seen = state_dict["epoch"], state_dict["samples_seen"]
-        step_size = self._epoch_order(0, 0).step_size
         where = f"to go on {seen} images into epoch {epoch}"
         if seen and state_dict["length"] != len(self.train):
             raise ValueError(
                 f"data.paths.train must hold the {state_dict['length']} images of the resumed run {where}, "
                 f"got {len(self.train)} (a checkpoint from the end of an epoch resumes with any number)"
             )
-        if seen and state_dict["step_size"] != step_size:
+        if seen % self.step_size and seen < len(self.train):
             raise ValueError(
-                f"data.loading.batch_size × devices must be {state_dict['step_size']} {where}, "
-                f"got {step_size} (a checkpoint from the end of an epoch resumes with any batch size)"
+                f"data.loading.batch_size × devices must divide {seen} {where}, "
+                f"got {self.step_size} (a checkpoint from the end of an epoch resumes with any batch size)"
             )
         self.seed, self._resume_at = state_dict["seed"], (epoch, seen)
         # not true of this loader: its place came with the data module's state

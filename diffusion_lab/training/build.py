@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -26,9 +26,22 @@ from diffusion_lab.training.optimizers import create_optimizer
 
 
 def create_module(
-    config: TrainConfig, denoiser: Denoiser, data: ImageDataModule, settings: dict[str, Any]
+    config: TrainConfig,
+    denoiser: Denoiser,
+    data: ImageDataModule,
+    settings: dict[str, Any],
+    span: ScheduleSpan | None = None,
 ) -> DiffusionModule:
-    """The module, and in it what a checkpoint says of itself: ``settings`` is the configuration as plain containers."""
+    """The module, and in it what a checkpoint says of itself.
+
+    Args:
+        config: The settings.
+        denoiser: What is trained.
+        data: The images.
+        settings: The configuration as plain containers.
+        span: What the learning-rate schedule is for; the whole run where None.
+    """
+    span = span or ScheduleSpan(config.training.epochs, optimizer_steps(config, data))
     training = config.training
     averaged = training.ema
     ema = EMA(denoiser, averaged.decay, averaged.warmup, averaged.further_decays) if averaged.enabled else None
@@ -41,8 +54,8 @@ def create_module(
         make_schedule=partial(
             create_schedule,
             training.scheduler.type,
-            training.scheduler_options(),
-            total_steps=optimizer_steps(config, data),
+            training.scheduler_options(span.epochs),
+            total_steps=span.steps,
             metric=logged_metric(config),
         ),
         ema=ema,
@@ -55,6 +68,13 @@ def create_module(
             "environment": environment(),
         },
     )
+
+
+class ScheduleSpan(NamedTuple):
+    """The epochs and optimizer steps that a learning-rate schedule is for, from its own beginning."""
+
+    epochs: int
+    steps: int
 
 
 def create_loss(loss: LossSettings, label_dropout: float) -> DenoisingLoss:
@@ -75,7 +95,7 @@ def optimizer_steps(config: TrainConfig, data: ImageDataModule) -> int:
 
 
 def create_callbacks(
-    config: TrainConfig, denoiser: Denoiser, folder: RunFolder, seed: int, resumed: bool
+    config: TrainConfig, denoiser: Denoiser, folder: RunFolder, seed: int, resumption: Resumption | None = None
 ) -> tuple[list[Callback], Checkpoints]:
     """The callbacks that the settings ask for; the one that saves by itself, since it knows what is best.
 
@@ -83,10 +103,10 @@ def create_callbacks(
         ValueError: The sampler of the pictures cannot walk the noise process.
     """
     training = config.training
-    kept, shown, resume = training.checkpointing, training.visualization, training.resume
+    kept, shown = training.checkpointing, training.visualization
     callbacks: list[Callback] = [Averaging()] if training.ema.enabled else []
-    if resumed:
-        callbacks.append(Resumption(resume.reset_optimizer, resume.reset_scheduler))
+    if resumption is not None:
+        callbacks.append(resumption)
     if shown.enabled:
         sampler, guidance = config.sampler.build(), Guidance(**dict(config.guidance))
         sampler.levels(denoiser.schedule)  # now, not when the first picture is due
@@ -119,7 +139,7 @@ def create_trainer(
         max_epochs=training.epochs,
         accumulate_grad_batches=training.accumulate_batches,
         gradient_clip_val=training.optimizer.gradient_clip_norm,
-        benchmark=performance.cudnn_benchmark,
+        benchmark=performance.cudnn_benchmark and not config.compute.deterministic,
         check_val_every_n_epoch=training.validation.frequency,
         limit_val_batches=None if training.validation.enabled else 0,
         log_every_n_steps=training.log_interval,

@@ -2,72 +2,58 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import resource
 import secrets
-import signal
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from rich.console import Console
 
-from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
-from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.checkpoint import Checkpoint
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.determinism import deterministic
 from diffusion_lab.devices import resolve_device
 from diffusion_lab.networks.cost import count_parameters, forward_flops
-from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.run_folder import RunFolder, RunStopped
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.training.build import (
+    ScheduleSpan,
     create_callbacks,
     create_module,
     create_trainer,
     logged_metric,
     optimizer_steps,
 )
-from diffusion_lab.training.callbacks import TrainingProgress
-from diffusion_lab.training.doubts import doubts_about_batches, doubts_about_ema
-from diffusion_lab.training.loggers import open_loggers
+from diffusion_lab.training.callbacks import Checkpoints, Resumption, Stopping, TrainingProgress, Watch
+from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
 from diffusion_lab.training.module import DiffusionModule
-from diffusion_lab.training.resume import refuse_mismatch
+from diffusion_lab.training.origin import Origin, find_origin
+from diffusion_lab.training.resume import Remainder, refuse_mismatch, remainder, same_results
 from diffusion_lab.training.sigma_data import with_measured_sigma_data
+from diffusion_lab.training.signals import StopRequest, stoppable
 from diffusion_lab.training.sources import create_datamodule
+from diffusion_lab.training.summary import TrainingSummary
+from diffusion_lab.training.words import (
+    announce,
+    announce_origin,
+    quiet,
+    say,
+    show,
+    tell_complete,
+    tell_stopped,
+    warn_of_doubts,
+)
 
 
-@dataclass(frozen=True)
-class TrainingSummary:
-    """What a finished run has to say; it is ``summary.json`` in the run folder.
-
-    ``forward_flops`` are the operations of the network for one image, None where they cannot be counted.
-    """
-
-    run_folder: str
-    epochs: int
-    steps: int
-    parameters: int
-    forward_flops: int | None
-    train_images: int
-    metric: str
-    best_value: float | None
-    best_epoch: int | None
-    best_checkpoint: str | None
-    last_checkpoint: str
-    train_seconds: float
-    images_per_second: float
-    peak_memory_mb: float
-
-
-def train(config: TrainConfig, console: Console | None = None) -> TrainingSummary:
+def train(config: TrainConfig, console: Console | None = None) -> TrainingSummary | None:
     """Train a model.
 
     Everything that can be wrong with the settings, the images or the checkpoint to resume from is found before the
@@ -77,127 +63,155 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         config: The checked settings.
         console: Where to show progress; standard error where None.
 
+    Returns:
+        The summary; that of the earlier run, None where it left none, if the run to resume is complete already.
+
     Raises:
         ValueError, FileNotFoundError, PermissionError: Naming the key, the value and the rule.
+        RunStopped: A signal asked for it.
     """
-    device = resolve_device(config.compute.device)
+    console = console or Console(stderr=True)
     folder = RunFolder.of(config.output)
-    resumed = _Resumed.find(config)
-    continued = resumed is not None and folder.holds(resumed.path)
-    folder.check_free(config.output.overwrite or continued)
-    seed = _seed(config, resumed)
+    with stoppable() as stop, deterministic(config.compute.deterministic):
+        try:
+            return _train(config, folder, console, stop)
+        except RunStopped as stopped:
+            tell_stopped(console, folder, stopped)
+            raise
+
+
+def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopRequest) -> TrainingSummary | None:
+    stamp = folder.stamp()
+    resumes_itself = config.training.resume.enabled and config.training.resume.checkpoint == "auto"
+    found = find_origin(config, folder)
+    origin = found[0] if found else None
+    continued = origin is not None and folder.holds(origin.path)
+    folder.check_free(config.output.overwrite or continued or resumes_itself)
+    if origin is not None and origin.is_complete(config):
+        earlier = TrainingSummary.read(origin.path.parents[1])
+        if earlier is not None or not continued:  # else it was killed before its last words, which follow now
+            tell_complete(console, config, origin)
+            return earlier
+    run = _prepare(config, folder, found)
+    del found  # the weights
+    with folder.claimed(stamp):
+        folder.create(run.settings, keep=continued)
+        summary = _fit(run, folder, console, stop, _continuation(origin, config) if continued and origin else None)
+    show(summary, console)
+    if stop.received is not None:
+        raise stop.stopped(summary.steps)
+    return summary
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Everything that a run is made of."""
+
+    config: TrainConfig
+    settings: dict[str, Any]
+    device: torch.device
+    data: ImageDataModule
+    denoiser: Denoiser
+    module: DiffusionModule
+    callbacks: Sequence[Callback]
+    checkpoints: Checkpoints
+    origin: Origin | None
+    note: str | None
+
+
+def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkpoint] | None) -> _Run:
+    """Make the parts of a run. What can be refused is refused here; nothing is written."""
+    origin = found[0] if found else None
+    device = resolve_device(config.compute.device)
+    seed = _seed(config, origin)
     torch.manual_seed(derive_seed("weights", seed))
     data = create_datamodule(config, seed)
     config = with_measured_sigma_data(config, data.train)
     denoiser = create_denoiser(config.model, data.class_names)
-    if resumed is not None:
-        refuse_mismatch(read_checkpoint(resumed.path), config, denoiser)
+    left: Remainder | None = None
+    if found is not None:
+        refuse_mismatch(found[1], config, denoiser)
+        left = remainder(found[0], config, data)
     settings = config.model_dump(mode="json")
     settings["compute"]["seed"] = seed
-    module = create_module(config, denoiser, data, settings)
+    module = create_module(config, denoiser, data, settings, _span(config, origin, left))
     module.configure_optimizers()  # refuses values that the user's own class does not take
-    _warn(module, data, optimizer_steps(config, data))
-    callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumed is not None)
-    progress = TrainingProgress(console or Console(stderr=True))
-    folder.create(settings, keep=continued)
-    resumed_at = resumed.step if resumed is not None and continued else None
+    warn_of_doubts(module, data, optimizer_steps(config, data))
+    resume = config.training.resume
+    resumption = None
+    if left is not None:
+        resumption = Resumption(resume.reset_optimizer, resume.reset_scheduler, left.batches_done)
+    callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumption)
+    note = left.note if left else None
+    return _Run(config, settings, device, data, denoiser, module, callbacks, checkpoints, origin, note)
+
+
+def _span(config: TrainConfig, origin: Origin | None, left: Remainder | None) -> ScheduleSpan | None:
+    """What the schedule of a resumed run is for: what is left where it begins anew, else what is done, too."""
+    if origin is None or left is None:
+        return None
+    if config.training.resume.reset_scheduler:
+        return ScheduleSpan(left.epochs, left.steps)
+    return ScheduleSpan(config.training.epochs, (origin.step or 0) + left.steps)
+
+
+def _continuation(origin: Origin, config: TrainConfig) -> Continuation:
+    return Continuation(origin.step or 0, origin.wandb_id, same_results(config, origin))
+
+
+def _fit(
+    run: _Run, folder: RunFolder, console: Console, stop: StopRequest, continued: Continuation | None
+) -> TrainingSummary:
+    config = run.config
+    progress = TrainingProgress(console)
+    watched, every = config.training.watch, config.training.log_interval
+    watch = Watch(watched.skip_non_finite, watched.spike_factor, every, run.checkpoints, console)
+    callbacks = [*run.callbacks, watch, progress, run.checkpoints, Stopping(stop, run.checkpoints)]
     with (
         folder.running(),
-        open_loggers(config.logger, folder.logs, config.experiment, folder.base.name, settings, resumed_at) as loggers,
-        _quiet(),
+        open_loggers(
+            config.logger, folder.logs, config.experiment, folder.base.name, run.settings, continued
+        ) as loggers,
+        quiet(),
     ):
-        trainer = create_trainer(config, device, [*callbacks, progress, checkpoints], loggers, folder)
-        flops = _forward_flops(denoiser)
-        _announce(config, denoiser, flops, data, device, folder, progress.console)
+        run.module.about["wandb_id"] = wandb_id(loggers)
+        trainer = create_trainer(config, run.device, callbacks, loggers, folder)
+        flops = _forward_flops(run.denoiser)
+        announce(console, config, run.denoiser, flops, run.data, run.device, folder)
+        announce_origin(console, config, folder, run.origin)
+        if run.note is not None:
+            say(console, run.note)
         started = time.monotonic()
-        with _interruptible():
-            trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed.path, weights_only=True)
+        trainer.fit(
+            run.module, datamodule=run.data, ckpt_path=run.origin.path if run.origin else None, weights_only=True
+        )
         summary = TrainingSummary(
             run_folder=str(folder.base),
             epochs=trainer.current_epoch,
             steps=trainer.global_step,
-            parameters=count_parameters(denoiser),
+            parameters=count_parameters(run.denoiser),
             forward_flops=flops,
-            train_images=len(data.train),
+            train_images=len(run.data.train),
             metric=logged_metric(config),
-            best_value=checkpoints.best,
-            best_epoch=checkpoints.best_epoch,
-            best_checkpoint=str(checkpoints.best_path) if checkpoints.best is not None else None,
-            last_checkpoint=str(checkpoints.last_path),
+            best_value=run.checkpoints.best,
+            best_epoch=run.checkpoints.best_epoch,
+            best_checkpoint=str(run.checkpoints.best_path) if run.checkpoints.best is not None else None,
+            last_checkpoint=str(run.checkpoints.last_path),
             train_seconds=round(time.monotonic() - started, 2),
             images_per_second=round(progress.images_per_second, 1),
-            peak_memory_mb=round(_peak_memory_mb(device), 1),
+            peak_memory_mb=round(_peak_memory_mb(run.device), 1),
         )
-        (folder.base / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
-    _show(summary, progress.console)
+        summary.write()
     return summary
 
 
-def _warn(module: DiffusionModule, data: ImageDataModule, steps: int) -> None:
-    about_ema = () if module.ema is None else doubts_about_ema(module.ema, steps)
-    for doubt in (*doubts_about_batches(data), *about_ema):
-        warnings.warn(doubt, ConfigWarning, stacklevel=3)
-
-
-@dataclass(frozen=True)
-class _Resumed:
-    """The checkpoint to go on from: its weights are read by whoever needs them, and not kept."""
-
-    path: Path
-    step: int | None
-    seed: int | None
-
-    @classmethod
-    def find(cls, config: TrainConfig) -> _Resumed | None:
-        resume = config.training.resume
-        if not resume.enabled or resume.checkpoint is None:
-            return None
-        path = find_checkpoint(resume.checkpoint, prefer="last")
-        checkpoint = read_checkpoint(path)
-        settings = checkpoint.config or {}
-        return cls(path, checkpoint.step, settings.get("compute", {}).get("seed"))
-
-
-def _seed(config: TrainConfig, resumed: _Resumed | None) -> int:
+def _seed(config: TrainConfig, origin: Origin | None) -> int:
     """The seed of the settings, else that of the run that goes on, else a new one."""
     if config.compute.seed is not None:
         return config.compute.seed
-    if resumed is not None and resumed.seed is not None:
-        return resumed.seed
+    if origin is not None and origin.seed is not None:
+        return origin.seed
     return secrets.randbits(32)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be one: Lightning makes it a SystemExit and has the rest of the process ignore the next one."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit as error:
-        if not isinstance(error.__context__, KeyboardInterrupt):
-            raise
-        signal.signal(signal.SIGINT, handler)
-        raise KeyboardInterrupt from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's advertisements, and its warnings about what is so on purpose, from the user."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in (
-            ".*does not have many workers.*",  # images held in memory need none
-            ".*smaller than the logging interval.*",  # small data; the epoch's own line is there all the same
-            ".*in eval mode at the start of training.*",  # the average is
-            ".*treespec, LeafSpec.*",  # Lightning's own use of torch
-        ):
-            warnings.filterwarnings("ignore", message=message)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def _forward_flops(denoiser: Denoiser) -> int | None:
@@ -212,37 +226,3 @@ def _peak_memory_mb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-def _announce(
-    config: TrainConfig,
-    denoiser: Denoiser,
-    flops: int | None,
-    data: ImageDataModule,
-    device: torch.device,
-    folder: RunFolder,
-    console: Console,
-) -> None:
-    work = "" if flops is None else f", {flops / 1e9:.3g} GFLOP an image forward"
-    _say(
-        console,
-        f"{config.experiment}: {len(data.train)} images, {count_parameters(denoiser) / 1e6:.2f} M parameters{work}, "
-        f"{config.training.epochs} epochs of {data.steps_per_epoch} batches on {device.type}\nrun folder {folder.base}",
-    )
-
-
-def _show(summary: TrainingSummary, console: Console) -> None:
-    if summary.best_value is not None:
-        _say(console, f"best {summary.metric} {summary.best_value:.4f} in epoch {summary.best_epoch}")
-        _say(console, f"best checkpoint {summary.best_checkpoint}")
-    _say(
-        console,
-        f"last checkpoint {summary.last_checkpoint}\n"
-        f"{summary.steps} steps in {summary.train_seconds:.0f} s, {summary.images_per_second:.0f} images/s, "
-        f"peak memory {summary.peak_memory_mb:.0f} MB\n"
-        f"sample from it: python sample.py ckpt={summary.run_folder}",
-    )
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

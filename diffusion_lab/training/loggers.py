@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -17,23 +18,48 @@ from PIL import Image
 
 from diffusion_lab.config.schema import LoggerSettings
 
+Told = frozenset[tuple[int, frozenset[str]]]
+"""Lines of metrics by their step and the names in them."""
+
+
+class Continuation(NamedTuple):
+    """What the loggers of a run know that goes on in its own folder.
+
+    Args:
+        step: Optimizer steps done. What was told of later ones is forgotten, since they come again.
+        wandb_id: Of the run on W&B, where the checkpoint tells it.
+        same_results: Whether those steps come out as they did before, bit by bit.
+    """
+
+    step: int
+    wandb_id: str | None = None
+    same_results: bool = False
+
 
 class JsonlLogger(Logger):
     """Writes one JSON object a line to ``metrics.jsonl``, each flushed, so that a killed run keeps every line.
 
+    ``forgotten`` holds the lines of a resumed run that were dropped since they come again.
+
     Args:
         folder: Where the file is.
-        resumed_at: Optimizer steps done when the run goes on from a checkpoint. What the file says of later steps is
-            dropped, since they come again. None begins a new file.
+        resumed_at: Optimizer steps done when the run goes on from a checkpoint, and with it the file and its seconds.
+            What the file says of later steps is dropped. None begins a new file.
     """
 
     def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
         super().__init__()
         self.path = folder / "metrics.jsonl"
-        self.started = time.monotonic()
+        self.forgotten: Told = frozenset()
+        earlier = _lines(self.path)
+        kept = [line for line in earlier if resumed_at is not None and line["step"] < resumed_at]
+        self.started = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
+        if resumed_at is not None:
+            self.forgotten = frozenset(_told(line) for line in earlier) - {_told(line) for line in kept}
         if self.path.is_file():
-            lines = self.path.read_text().splitlines(keepends=True) if resumed_at is not None else []
-            self.path.write_text("".join(line for line in lines if _is_before(line, resumed_at or 0)))
+            partial = self.path.with_name(f".{self.path.name}.partial")
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            partial.replace(self.path)
 
     @property
     def name(self) -> str:
@@ -53,12 +79,41 @@ class JsonlLogger(Logger):
         """The settings stand in the run folder's ``config.yaml`` already."""
 
 
-def _is_before(line: str, step: int) -> bool:
-    """Whether a line tells of an earlier step; the half line that a killed run may end in does not."""
-    try:
-        return int(json.loads(line)["step"]) < step
-    except ValueError:
-        return False
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of metrics, without the half one that a killed run may end in."""
+    lines = []
+    for text in path.read_text().splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and {"step", "seconds"} <= line.keys():
+                lines.append(line)
+    return lines
+
+
+def _told(line: dict[str, Any]) -> tuple[int, frozenset[str]]:
+    return line["step"], frozenset(line) - {"step", "seconds"}
+
+
+class WandbMirror(WandbLogger):
+    """Sends to W&B what it has not been sent before: a sent line cannot be taken back.
+
+    Args:
+        run: The run on W&B.
+        sent: The lines that an earlier part of the run sent.
+    """
+
+    def __init__(self, run: Any, sent: Told) -> None:
+        super().__init__(experiment=run)
+        self.sent = sent
+        self.last_sent = max((step for step, _ in sent), default=-1)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        of_numbers = all(isinstance(value, int | float) for value in metrics.values())
+        # Pictures have no line; a line of a later step shows that theirs was sent.
+        known = (step, frozenset(metrics)) in self.sent if of_numbers else (step or 0) < self.last_sent
+        if not known:
+            super().log_metrics(metrics, step)
 
 
 @contextlib.contextmanager
@@ -68,7 +123,7 @@ def open_loggers(
     experiment: str,
     run_name: str,
     config: dict[str, Any],
-    resumed_at: int | None = None,
+    continued: Continuation | None = None,
 ) -> Iterator[list[Logger]]:
     """The run's own logger and those asked for.
 
@@ -80,13 +135,16 @@ def open_loggers(
         experiment: Group of the run on W&B, where the settings give none.
         run_name: Its name there.
         config: The resolved settings, shown beside the run.
-        resumed_at: Optimizer steps done, where the run goes on from a checkpoint.
+        continued: Of a run that goes on in this folder.
     """
-    loggers: list[Logger] = [JsonlLogger(folder, resumed_at)]
+    own = JsonlLogger(folder, continued.step if continued else None)
+    loggers: list[Logger] = [own]
     if "tensorboard" in settings.backends:
-        loggers.append(TensorBoardLogger(save_dir=folder, name="tensorboard", version=""))
+        purge: dict[str, Any] = {"purge_step": continued.step} if continued else {}  # hides what is told again
+        loggers.append(TensorBoardLogger(save_dir=folder, name="tensorboard", version="", **purge))
     if "wandb" in settings.backends and settings.mode != "disabled":
-        loggers.append(_wandb_logger(settings, folder, experiment, run_name, config))
+        run = _wandb_run(settings, folder, experiment, run_name, config, continued)
+        loggers.append(WandbMirror(run, own.forgotten if continued and continued.same_results else frozenset()))
     failed = True
     try:
         yield loggers
@@ -97,15 +155,27 @@ def open_loggers(
                 logger.experiment.finish(exit_code=int(failed))
 
 
-def _wandb_logger(
-    settings: LoggerSettings, folder: Path, experiment: str, run_name: str, config: dict[str, Any]
-) -> WandbLogger:
+def wandb_id(loggers: Iterable[Logger]) -> str | None:
+    """The id of the run on W&B, None where it is not sent there."""
+    return next((str(logger.experiment.id) for logger in loggers if isinstance(logger, WandbLogger)), None)
+
+
+def _wandb_run(
+    settings: LoggerSettings,
+    folder: Path,
+    experiment: str,
+    run_name: str,
+    config: dict[str, Any],
+    continued: Continuation | None,
+) -> Any:
     import wandb
 
     # The mode is given to this one run: Lightning's offline=True would set it for the whole process by an
     # environment variable, and so for the later jobs of a sweep.
     try:
         run = wandb.init(
+            id=_kept_id(folder / "wandb_id", continued),
+            resume="allow" if continued and settings.mode == "online" else None,
             dir=folder,
             mode=settings.mode,
             project=settings.project,
@@ -124,7 +194,16 @@ def _wandb_logger(
         ) from error
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step")
-    return WandbLogger(experiment=run)
+    return run
+
+
+def _kept_id(file: Path, continued: Continuation | None) -> str:
+    """The id of the run on W&B: made once, and kept in the run folder, and in the checkpoints in case it is lost."""
+    if continued and file.is_file():
+        return file.read_text().strip()
+    kept = (continued.wandb_id if continued else None) or secrets.token_hex(4)
+    file.write_text(kept + "\n")
+    return kept
 
 
 def log_picture(logger: Logger, name: str, picture: Image.Image, step: int) -> None:

@@ -19,6 +19,7 @@ from diffusion_lab.diffusion.noise_bands import by_noise_band
 from diffusion_lab.ema import EMA
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Batch
+from diffusion_lab.training.watching import refuse_non_finite
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer], dict[str, Any] | None]
@@ -61,6 +62,13 @@ class DiffusionModule(LightningModule):
         """The denoiser whose loss and pictures count: the average where there is one."""
         return self.denoiser if self.ema is None else self.ema.average
 
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        # Else the logger, which is told the last value of each metric, would hear again of a band that none of the
+        # images of this step is in; and a resumed run, which does not know that value, would not.
+        told: dict[str, Any] = self.trainer._results or {}
+        for name in [name for name in told if "loss_at_" in name]:
+            del told[name]
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         torch.manual_seed(derive_seed("dropout", batch.seed))  # it draws from torch's own generator
         losses, level = self.loss.per_image(self.denoiser, batch.images, batch.labels, batch.seed)
@@ -99,5 +107,6 @@ class DiffusionModule(LightningModule):
         checkpoint.setdefault("callbacks", {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        refuse_non_finite(checkpoint["state_dict"], self.global_step)
         epochs_done = self.trainer.fit_loop.epoch_progress.state_dict()["current"]["processed"]
         checkpoint["diffusion_lab"] = {**self.about, "step": self.global_step, "epochs_done": epochs_done}

@@ -142,8 +142,6 @@ def test_further_averages_are_those_asked_for(tmp_path: Path) -> None:
 def test_guidance_reaches_the_pictures(tmp_path: Path) -> None:
     changes = {"training.visualization.enabled": True, "guidance": {"interval": [0.5, 2], "rescale": 0.3}}
     config = tiny_config(tmp_path, changes)
-    callbacks, _ = create_callbacks(
-        config, create_denoiser(config.model), RunFolder.of(config.output), seed=0, resumed=False
-    )
+    callbacks, _ = create_callbacks(config, create_denoiser(config.model), RunFolder.of(config.output), seed=0)
     (pictures,) = (callback for callback in callbacks if isinstance(callback, Pictures))
     assert pictures.guidance == Guidance(interval=(0.5, 2), rescale=0.3)

@@ -1,4 +1,4 @@
-"""What happens beside the training step: averaging, checkpoints, pictures, progress."""
+"""What happens beside the training step: averaging, checkpoints, pictures, progress, watching, stopping."""
 
 from __future__ import annotations
 
@@ -7,5 +7,7 @@ from diffusion_lab.training.callbacks.checkpoints import Checkpoints
 from diffusion_lab.training.callbacks.pictures import Pictures
 from diffusion_lab.training.callbacks.progress import TrainingProgress
 from diffusion_lab.training.callbacks.resumption import Resumption
+from diffusion_lab.training.callbacks.stopping import Stopping
+from diffusion_lab.training.callbacks.watch import Watch
 
-__all__ = ["Averaging", "Checkpoints", "Pictures", "Resumption", "TrainingProgress"]
+__all__ = ["Averaging", "Checkpoints", "Pictures", "Resumption", "Stopping", "TrainingProgress", "Watch"]

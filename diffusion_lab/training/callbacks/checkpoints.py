@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from diffusion_lab.checkpoint.files import BEST, Manifest, step_name, step_of, steps_in
+from diffusion_lab.checkpoint.files import BEST, Manifest, newest_valid, step_name, step_of, steps_in
 
 NEWEST_KEPT = 2
 """Of those that nothing else keeps: where the newest turns out damaged, the one before is there."""
@@ -49,8 +49,8 @@ class Checkpoints(Checkpoint):
 
     @property
     def last_path(self) -> Path | None:
-        """The newest one that this process has saved."""
-        return self._saved
+        """The newest one: that which this process has saved last, else what it found."""
+        return self._saved or newest_valid(self.folder)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Validation of this epoch has run by now; in an epoch without one, the metric is that of an earlier epoch.

@@ -68,5 +68,5 @@ class Pictures(Callback):
         path = self.folder / f"epoch_{epoch:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
-        for logger in trainer.loggers:
-            log_picture(logger, "samples", picture, trainer.global_step)
+        for logger in trainer.loggers:  # under the step of the validation of this epoch, its last one
+            log_picture(logger, "samples", picture, trainer.global_step - 1)

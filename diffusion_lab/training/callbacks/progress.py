@@ -40,6 +40,7 @@ class TrainingProgress(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._batches_done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        self._epoch_began = time.monotonic()  # resumed in the middle of an epoch, it has no other beginning
         if not self.console.is_terminal:
             return
         self._progress = Progress(

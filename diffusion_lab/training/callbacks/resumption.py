@@ -1,4 +1,4 @@
-"""Lets a resumed run begin anew in part: a fresh optimizer, a fresh learning-rate schedule."""
+"""Lets a resumed run begin anew in part: a fresh optimizer, a fresh learning-rate schedule, batches of another size."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from diffusion_lab.training.lr_schedules import present_rates
 
 
 class Resumption(Callback):
-    """Drops from a checkpoint what the user wants anew, before the trainer restores it.
+    """Changes in a checkpoint what the user wants otherwise, before the trainer restores it.
 
     Args:
         reset_optimizer: Forget the optimizer's running averages.
         reset_scheduler: Begin the schedule, and with it the learning rate, as the settings say.
+        batches_done: How many batches of the present size the images are that an unfinished epoch has seen.
     """
 
-    def __init__(self, reset_optimizer: bool, reset_scheduler: bool) -> None:
+    def __init__(self, reset_optimizer: bool, reset_scheduler: bool, batches_done: int = 0) -> None:
         self.reset_optimizer = reset_optimizer
         self.reset_scheduler = reset_scheduler
+        self.batches_done = batches_done
         self._fresh_rates: list[float] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -32,6 +34,10 @@ class Resumption(Callback):
             checkpoint["optimizer_states"] = []
         if self.reset_scheduler:
             checkpoint["lr_schedulers"] = []
+        if self.batches_done:
+            counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+            more = self.batches_done - counts["ready"]
+            counts.update({name: count + more for name, count in counts.items()})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The rate that the schedule has at this place: neither that of a fresh optimizer, nor, where the run became

@@ -1,0 +1,102 @@
+"""The checkpoint that a run goes on from: which one it is, and what it says of the place it was saved at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffusion_lab.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the data a checkpoint was saved, as the data module tells it.
+
+    ``samples_seen`` of the epoch are done, in steps of ``step_size`` over all devices.
+    """
+
+    epoch: int
+    samples_seen: int
+    step_size: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run goes on from.
+
+    The weights are not kept: only the check of the architecture reads them, and the trainer later reads its own.
+
+    Args:
+        path: The checkpoint.
+        step: Optimizer steps done.
+        epochs_done: Epochs done; None in files that were not written by a training run.
+        config: The settings of the run that wrote it.
+        place: Where in the data; None where the file does not tell.
+        wandb_id: Of the run on W&B.
+    """
+
+    path: Path
+    step: int | None
+    epochs_done: int | None
+    config: Mapping[str, Any]
+    place: Place | None
+    wandb_id: str | None
+
+    @property
+    def seed(self) -> int | None:
+        seed: int | None = self.config.get("compute", {}).get("seed")
+        return seed
+
+    def is_complete(self, config: TrainConfig) -> bool:
+        """Whether the epochs of the settings are all done."""
+        return self.epochs_done is not None and self.epochs_done >= config.training.epochs
+
+
+def find_origin(config: TrainConfig, folder: RunFolder) -> tuple[Origin, Checkpoint] | None:
+    """What ``training.resume`` asks to go on from, and its content; None for a fresh start.
+
+    ``auto`` is the newest checkpoint in the run folder, or a fresh start where there is none.
+
+    Raises:
+        ValueError, FileNotFoundError: The checkpoint that the settings name is none.
+    """
+    resume = config.training.resume
+    if not resume.enabled or resume.checkpoint is None:
+        return None
+    if resume.checkpoint != "auto":
+        path = find_checkpoint(resume.checkpoint, prefer="last")
+    elif (newest := _newest(folder)) is not None:
+        path = newest
+    else:
+        return None
+    checkpoint = read_checkpoint(path)
+    place, wandb_id = _facts(path)
+    origin = Origin(path, checkpoint.step, checkpoint.epochs_done, checkpoint.config or {}, place, wandb_id)
+    return origin, checkpoint
+
+
+def _newest(folder: RunFolder) -> Path | None:
+    try:
+        return find_checkpoint(folder.base, prefer="last")
+    except FileNotFoundError:
+        return None
+
+
+def _facts(path: Path) -> tuple[Place | None, str | None]:
+    """Numbers of a checkpoint; its tensors stay on the disk."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError):  # a format that cannot be mapped, and is none of ours
+        return None, None
+    place: Place | None = None
+    match content.get(ImageDataModule.__qualname__):
+        case {"epoch": int(epoch), "samples_seen": int(seen), "step_size": int(step_size)}:
+            place = Place(epoch, seen, step_size)
+    return place, content.get("diffusion_lab", {}).get("wandb_id")

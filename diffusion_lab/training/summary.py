@@ -1,0 +1,43 @@
+"""What a finished run has to say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+SUMMARY_NAME = "summary.json"
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a finished run has to say; it is ``summary.json`` in the run folder.
+
+    ``forward_flops`` are the operations of the network for one image, None where they cannot be counted.
+    """
+
+    run_folder: str
+    epochs: int
+    steps: int
+    parameters: int
+    forward_flops: int | None
+    train_images: int
+    metric: str
+    best_value: float | None
+    best_epoch: int | None
+    best_checkpoint: str | None
+    last_checkpoint: str
+    train_seconds: float
+    images_per_second: float
+    peak_memory_mb: float
+
+    def write(self) -> None:
+        (Path(self.run_folder) / SUMMARY_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, run_folder: Path) -> TrainingSummary | None:
+        """The summary of a run folder; None where there is none, or none that this version wrote."""
+        try:
+            return cls(**json.loads((run_folder / SUMMARY_NAME).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None

@@ -1,0 +1,115 @@
+"""What the console is told of a training run before and after it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import torch
+from rich.console import Console
+
+from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.networks.cost import count_parameters
+from diffusion_lab.run_folder import RunFolder, RunStopped
+from diffusion_lab.training.doubts import doubts_about_batches, doubts_about_ema
+from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.origin import Origin
+from diffusion_lab.training.summary import TrainingSummary
+
+
+def say(console: Console, text: str) -> None:
+    """Print plain text, as long as the lines may be."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def announce(
+    console: Console,
+    config: TrainConfig,
+    denoiser: Denoiser,
+    flops: int | None,
+    data: ImageDataModule,
+    device: torch.device,
+    folder: RunFolder,
+) -> None:
+    """What is about to be trained."""
+    work = "" if flops is None else f", {flops / 1e9:.3g} GFLOP an image forward"
+    say(
+        console,
+        f"{config.experiment}: {len(data.train)} images, {count_parameters(denoiser) / 1e6:.2f} M parameters{work}, "
+        f"{config.training.epochs} epochs of {data.steps_per_epoch} batches on {device.type}\nrun folder {folder.base}",
+    )
+
+
+def announce_origin(console: Console, config: TrainConfig, folder: RunFolder, origin: Origin | None) -> None:
+    """Where a resumed run begins."""
+    if origin is not None:
+        say(console, f"goes on from {origin.path}, {origin.step} steps and {origin.epochs_done} epochs done")
+    elif config.training.resume.enabled:
+        say(
+            console, f"training.resume.checkpoint=auto: {folder.base} holds no checkpoint yet, so training starts fresh"
+        )
+
+
+def tell_complete(console: Console, config: TrainConfig, origin: Origin) -> None:
+    """Nothing is left to do."""
+    say(
+        console,
+        f"already complete: {origin.path} has done {origin.epochs_done} epochs (training.epochs="
+        f"{config.training.epochs}); nothing is trained or written. More training.epochs extend the run",
+    )
+
+
+def tell_stopped(console: Console, folder: RunFolder, stop: RunStopped) -> None:
+    """How to go on with a run that was asked to stop."""
+    saved = "before training began" if stop.step is None else f"after step {stop.step}, which is saved"
+    say(
+        console,
+        f"stopped {saved} ({stop.why}). Go on with the same command and output.base_dir={folder.base} "
+        "training.resume.enabled=true training.resume.checkpoint=auto",
+    )
+
+
+def show(summary: TrainingSummary, console: Console) -> None:
+    """What came out."""
+    if summary.best_value is not None:
+        say(console, f"best {summary.metric} {summary.best_value:.4f} in epoch {summary.best_epoch}")
+        say(console, f"best checkpoint {summary.best_checkpoint}")
+    say(
+        console,
+        f"last checkpoint {summary.last_checkpoint}\n"
+        f"{summary.steps} steps in {summary.train_seconds:.0f} s, {summary.images_per_second:.0f} images/s, "
+        f"peak memory {summary.peak_memory_mb:.0f} MB\n"
+        f"sample from it: python sample.py ckpt={summary.run_folder}",
+    )
+
+
+def warn_of_doubts(module: DiffusionModule, data: ImageDataModule, steps: int) -> None:
+    """What is allowed and yet unlikely to be meant."""
+    about_ema = () if module.ema is None else doubts_about_ema(module.ema, steps)
+    for doubt in (*doubts_about_batches(data), *about_ema):
+        warnings.warn(doubt, ConfigWarning, stacklevel=3)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's advertisements, and its warnings about what is so on purpose, from the user."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (
+            ".*does not have many workers.*",  # images held in memory need none
+            ".*smaller than the logging interval.*",  # small data; the epoch's own line is there all the same
+            ".*in eval mode at the start of training.*",  # the average is
+            ".*treespec, LeafSpec.*",  # Lightning's own use of torch
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
