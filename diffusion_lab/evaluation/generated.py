@@ -95,6 +95,8 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
         if line is None:
             raise ValueError(f"{folder / MANIFEST} is damaged in line {number}: the command that made it mends it")
         lines.append(line)
+    if not lines:
+        raise FileNotFoundError(f"{folder} holds no generated images: its {MANIFEST} is empty")
     return lines
 
 
