@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -225,6 +226,32 @@ def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatc
     assert len(list(folder.glob("sample_*.png"))) == 6
     assert made(settings).made == 5
     assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("save", WAYS[:3])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "diffusion_lab.generate.grid_of",
+        "diffusion_lab.generate.write_arrays",
+        "diffusion_lab.generation.folder.Opened.finish",
+        "diffusion_lab.generation.images.KeptImages.close",
+        "diffusion_lab.generation.images.RawBytes.close",
+    ],
+)
+def test_interrupted_when_all_images_are_made(config, whole, monkeypatch, save, moment):
+    expected = whole(sampling=BATCHES, save=save)
+    settings = config(sampling=BATCHES, save=save)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(moment, stop)
+        with contextlib.suppress(KeyboardInterrupt):  # not all kinds of images come to each moment
+            made(settings)
+    made(settings)
+    assert contents(settings.output.folder("generated")) == expected
 
 
 @pytest.mark.parametrize("finished", [True, False])
