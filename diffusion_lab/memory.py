@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
+import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -13,8 +17,18 @@ from diffusion_lab.config.faults import ConfigWarning
 
 Result = TypeVar("Result")
 
-SAID_OF_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
-"""How the libraries below torch say it: CUDA and MPS, the CPU allocator of Linux and of Windows, C++."""
+SAID_OF_NO_MEMORY = (
+    "out of memory",  # CUDA and MPS
+    "can't allocate memory",  # torch's allocator for the CPU on Linux
+    "not enough memory",  # and on Windows
+    "bad_alloc",  # C++
+    "could not create a primitive",  # oneDNN, which does not tell why
+    "could not create a memory object",
+    "could not execute a primitive",
+)
+"""How the libraries below torch say it."""
+
+M_MMAP_THRESHOLD, LARGE_BLOCK = -3, 1 << 20  # as in malloc.h, and bytes
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -46,10 +60,13 @@ def in_fitting_batches(
     start, fits = 0, batch_size
     while start < count:
         part, asked = slice(start, min(start + fits, count)), fits
-        while (result := _unless_out_of_memory(work, part)) is None:
+        while isinstance(result := _attempt(work, part), _NoMemory):
             fits = (part.stop - part.start) // 2
             if not fits:
-                raise MemoryError("memory is too small for one image at a time: free some, or take a larger machine")
+                raise MemoryError(
+                    "memory is too small for one image at a time: free some, or take a larger machine "
+                    f"(torch says: {result.said})"
+                )
             _release()
             part = slice(start, start + fits)
         if fits < asked:
@@ -59,17 +76,24 @@ def in_fitting_batches(
                 ConfigWarning,
                 stacklevel=2,
             )
-        yield start, result[0]
+        yield start, result
         start = part.stop
 
 
-def _unless_out_of_memory(work: Callable[[slice], Result], part: slice) -> tuple[Result] | None:
+@dataclass(frozen=True)
+class _NoMemory:
+    """What an attempt without enough memory comes to, in words alone: its traceback would keep its tensors."""
+
+    said: str
+
+
+def _attempt(work: Callable[[slice], Result], part: slice) -> Result | _NoMemory:
     try:
-        return (work(part),)
+        return work(part)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    return None  # outside the handler, where the traceback no longer keeps the tensors of the failed attempt
+        return _NoMemory(str(error).strip().partition("\n")[0] or type(error).__name__)
 
 
 def _release() -> None:
@@ -77,3 +101,16 @@ def _release() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library than glibc has no such functions
+            _let_glibc_give_back()
+
+
+def _let_glibc_give_back() -> None:
+    """Have freed blocks of a megabyte and more go back to the system.
+
+    By default glibc keeps them for later, in pieces that the tensors of the next attempt do not fit into.
+    """
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+    libc.malloc_trim(0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -275,6 +277,50 @@ def test_the_model_and_all_random_states_are_left_as_they_were(fails):
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert torch.is_grad_enabled()
     assert all(np.array_equal(now, then) for now, then in zip(random_states(), before, strict=True))
+
+
+@pytest.mark.parametrize("depth", [0, 7, 40])
+def test_a_signal_midway_leaves_all_as_it_was(depth):
+    """Row 9 of what a run survives: the signal comes within the network."""
+    model = trained(num_classes=10, dropout=0.3).train()
+    ema = trained(seed=1, num_classes=10).eval()
+    weights = [tensor.clone() for tensor in (*model.state_dict().values(), *ema.state_dict().values())]
+    before = random_states()
+    handler = signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(143)))
+    calls = itertools.count()
+
+    def strike(*_):
+        if next(calls) == depth:
+            signal.raise_signal(signal.SIGTERM)
+
+    hooks = [module.register_forward_pre_hook(strike) for network in (model, ema) for module in network.modules()]
+    try:
+        for use_ema in (True, False):
+            calls = itertools.count()
+            with pytest.raises(SystemExit):
+                DiffusionSampler(model, ema=ema).sample(3, [0, 1, 2], 2.0, use_ema, sampler=SAMPLER, seed=0)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        for hook in hooks:
+            hook.remove()
+    assert all(module.training for module in model.modules())
+    assert not any(module.training for module in ema.modules())
+    after = (*model.state_dict().values(), *ema.state_dict().values())
+    assert all(torch.equal(tensor, kept) for tensor, kept in zip(after, weights, strict=True))
+    assert all(np.array_equal(now, then) for now, then in zip(random_states(), before, strict=True))
+
+
+def test_an_interruption_while_the_modes_change_puts_them_back():
+    class Interrupted(nn.Module):
+        def train(self, mode=True):
+            if not mode:
+                raise KeyboardInterrupt
+            return super().train(mode)
+
+    model = nn.Sequential(nn.Dropout(), Interrupted(), nn.Dropout()).train()
+    with pytest.raises(KeyboardInterrupt), evaluating(model):
+        pass
+    assert all(module.training for module in model.modules())
 
 
 def test_the_model_is_as_found_between_two_batches():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections import Counter
@@ -91,6 +92,20 @@ class ImageFolderSource(ImageSource):
             except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
                 self._corrupt.add(chosen)
                 self._report([(self.paths[chosen], error)])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the files and of what is done to them: not of where the folder lies.
+
+        For each file in order its name inside the folder, its size and the SHA-256 of its content, read in parallel
+        and not decoded; then the classes, size, channels, crop and background. Files that ``check`` has dropped are not
+        in it.
+        """
+        found = self._hash_of_classes()
+        found.update(repr((self.crop, self.background)).encode())
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for file, (size, content) in zip(self.paths, pool.map(_content, self.paths), strict=True):
+                found.update(f"{file.relative_to(self.path).as_posix()}\0{size}\0{content}\n".encode())
+        return found.hexdigest()
 
     def check(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Decode every file once and drop those that cannot be, naming and counting them in one warning.
@@ -182,6 +197,13 @@ class ImageFolderSource(ImageSource):
                 f"{self.key} must hold a subfolder for each class ({', '.join(self.class_names)}) "
                 f"as data.paths.train does, got images alone in {str(self.path)!r}"
             )
+
+
+def _content(file: Path) -> tuple[int, str]:
+    """Size and SHA-256 of a file."""
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return stream.tell(), digest
 
 
 def _images(path: Path, folders: dict[str, list[Path]], class_names: Sequence[str]) -> list[tuple[Path, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -32,6 +33,24 @@ class ImageSource(ABC):
         """Image ``index`` as uint8 (C, S, S). ``rng`` decides what the source leaves to chance (a random
         crop); with None it takes the middle, so the same image comes out each time."""
 
+    def fingerprint(self) -> str:
+        """SHA-256, in hexadecimal, of the images with their labels and the names of the classes.
+
+        Equal where the same images come out in the same order, wherever they lie. Here every image is loaded for
+        it; a source that knows its images by less says so by a method of its own.
+        """
+        found = self._hash_of_classes()
+        for index in range(len(self)):
+            found.update(np.ascontiguousarray(self.load(index, None)).data)
+        return found.hexdigest()
+
+    def _hash_of_classes(self) -> hashlib._Hash:
+        """What all fingerprints begin with: the form of the images, and their labels."""
+        form = (self.channels, self.image_size, self.class_names)
+        found = hashlib.sha256(repr(form).encode())
+        found.update(np.ascontiguousarray(self.labels).data)
+        return found
+
 
 class ArraySource(ImageSource):
     """Images held in memory: ``images`` uint8 (N, C, S, S), ``labels`` (N,) integers."""
@@ -55,6 +74,12 @@ class ArraySource(ImageSource):
         image: PixelArray = self.images[index]
         return image
 
+    def fingerprint(self) -> str:
+        """The hash of all the bytes, as of any source, at once."""
+        found = self._hash_of_classes()
+        found.update(np.ascontiguousarray(self.images).data)
+        return found.hexdigest()
+
 
 class Subset(ImageSource):
     """The images ``indices`` of another source, in that order, with the classes of the whole."""
@@ -68,3 +93,10 @@ class Subset(ImageSource):
 
     def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
         return self.source.load(int(self.indices[index]), rng)
+
+    def fingerprint(self) -> str:
+        """That of the whole source, and the numbers of the images."""
+        found = self._hash_of_classes()
+        found.update(self.source.fingerprint().encode())
+        found.update(np.ascontiguousarray(self.indices).data)
+        return found.hexdigest()

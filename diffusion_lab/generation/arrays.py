@@ -50,18 +50,15 @@ def stored_count(path: Path) -> int:
         return 0
 
 
-def stored_pixels(path: Path, shape: tuple[int, int, int]) -> Iterator[Pixels]:
-    """The images ``(C, H, W)`` in the file in turn; none where it is damaged, or they have another shape."""
-    channels, height, width = shape
+def stored_pixels(path: Path) -> Iterator[Pixels]:
+    """The images ``(C, H, W)`` in the file in turn; none where it is not there or damaged."""
     if not stored_count(path):
         return
     with zipfile.ZipFile(path) as archive:
         if archive.testzip() is not None:
             return
         with archive.open(IMAGES) as file:
-            count, *of_image = _shape(file)
-            if of_image != [height, width, channels]:
-                return
+            count, height, width, channels = _shape(file)
             for _ in range(count):
                 pixels = torch.frombuffer(bytearray(file.read(channels * height * width)), dtype=torch.uint8)
                 yield pixels.view(height, width, channels).permute(2, 0, 1)

@@ -127,7 +127,7 @@ class RawBytes(KeptImages):
     def _restore(self) -> None:
         """Of a finished generation only the arrays are left: more images are to follow those."""
         with written_whole(self._path) as path, path.open("wb") as file:
-            for pixels in stored_pixels(self.folder / ARRAYS, self.shape):
+            for pixels in stored_pixels(self.folder / ARRAYS):
                 file.write(pixels.contiguous().numpy().tobytes())
 
 

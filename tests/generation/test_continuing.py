@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import shutil
 import weakref
 
 import pytest
 import torch
+from PIL import Image
 
+from diffusion_lab.checkpoint import Checkpoint
 from diffusion_lab.generate import generate
-from diffusion_lab.generation.images import PngFiles
 from diffusion_lab.generation.interruption import Terminated
+from diffusion_lab.generation.order import PNG_KEY
 from diffusion_lab.generation.whole_files import locked
+from diffusion_lab.pictures import image_of
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import to_pixels
 from tests.generation.conftest import contents
@@ -205,13 +210,12 @@ def test_raw_bytes_cut_short_go_on_behind_the_last_whole_image(config, whole, dr
 def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatch):
     expected = whole(sampling=BATCHES, save=ALL)
     settings = config(sampling=BATCHES, save=ALL)
-    text = PngFiles.add.__globals__["image_of"]
     count = iter(range(100))
 
     def breaks(pixels):
         if next(count) == 6:
             raise KeyboardInterrupt
-        return text(pixels)
+        return image_of(pixels)
 
     monkeypatch.setattr("diffusion_lab.generation.images.image_of", breaks)
     with pytest.raises(KeyboardInterrupt) as stopped:
@@ -222,6 +226,32 @@ def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatc
     assert len(list(folder.glob("sample_*.png"))) == 6
     assert made(settings).made == 5
     assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("save", WAYS[:3])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "diffusion_lab.generate.grid_of",
+        "diffusion_lab.generate.write_arrays",
+        "diffusion_lab.generation.folder.Opened.finish",
+        "diffusion_lab.generation.images.KeptImages.close",
+        "diffusion_lab.generation.images.RawBytes.close",
+    ],
+)
+def test_interrupted_when_all_images_are_made(config, whole, monkeypatch, save, moment):
+    expected = whole(sampling=BATCHES, save=save)
+    settings = config(sampling=BATCHES, save=save)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(moment, stop)
+        with contextlib.suppress(KeyboardInterrupt):  # not all kinds of images come to each moment
+            made(settings)
+    made(settings)
+    assert contents(settings.output.folder("generated")) == expected
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -266,6 +296,21 @@ def test_another_checkpoint_is_another_generation_and_another_place_is_not(confi
         pytest.raises(ValueError, match=r"the SHA-256 of generation\.checkpoint"),
     ):
         made(config(checkpoint=other))
+
+
+def test_the_checkpoint_s_identity_is_in_every_line_and_every_picture(config, monkeypatch):
+    assert {(line["config_hash"], line["data_fingerprint"]) for line in manifest_of(made(config()).folder)} == {
+        (None, None)  # an older checkpoint does not tell them
+    }
+    monkeypatch.setattr(Checkpoint, "config_hash", "ab12", raising=False)
+    monkeypatch.setattr(Checkpoint, "data_fingerprint", "cd34", raising=False)
+    with pytest.raises(ValueError, match='config_hash is null there and "ab12" here; data_fingerprint is null there'):
+        made(config())
+    folder = made(config(output={"overwrite": True})).folder
+    for line in manifest_of(folder):
+        assert (line["config_hash"], line["data_fingerprint"]) == ("ab12", "cd34")
+        with Image.open(folder / line["file"]) as image:
+            assert json.loads(image.text[PNG_KEY]) == line
 
 
 def test_a_seed_that_was_drawn_is_kept(config, drawn):

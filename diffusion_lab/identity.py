@@ -1,0 +1,96 @@
+"""Which settings and which images a result came from, as two numbers to compare."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from diffusion_lab.config.choice import ChoiceSettings, options_schema
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.data.source import ImageSource
+
+WITHOUT_INFLUENCE = frozenset(
+    {
+        "experiment",
+        "name",
+        "mode",
+        "output",
+        "logger",
+        "generation",
+        "sampler",
+        "guidance",
+        "compute.device",
+        "data.paths",
+        "data.loading.num_workers",
+        "data.loading.pin_memory",
+        "training.log_interval",
+        "training.checkpointing",
+        "training.visualization",
+        "training.resume",
+    }
+)
+"""Keys and sections that change no weight of a trained model."""
+
+
+def config_hash(config: TrainConfig) -> str:
+    """SHA-256, in hexadecimal, of the settings that the trained weights depend on.
+
+    It is taken over the settings as JSON with sorted keys, so their order is of no account, and neither is writing out
+    a default: what equals its default is left out, so that a later version with a new key gives old settings their old
+    hash. Keys without a default are always in it.
+
+    Left out as well is what changes no weight (``WITHOUT_INFLUENCE``): names and folders, loggers, the device, worker
+    processes, what is saved and pictured and how often, where a run resumes from, and how images are sampled in the
+    end. ``data.paths`` too: which images were learnt is for ``data_fingerprint`` to say, wherever they lay.
+
+    Args:
+        config: The settings as checked, with the seed that was drawn in place of ``compute.seed: null``.
+    """
+    telling = _telling(config, "")
+    return hashlib.sha256(_canonical(telling).encode()).hexdigest()
+
+
+def data_fingerprint(source: ImageSource) -> str:
+    """SHA-256, in hexadecimal, of the images and labels of a source, as its ``fingerprint`` defines it."""
+    return source.fingerprint()
+
+
+def _canonical(tree: Mapping[str, Any]) -> str:
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _telling(section: BaseModel, place: str) -> dict[str, Any]:
+    """What a section has beyond defaults and what is without influence, empty sections left out."""
+    plain = section.model_dump(mode="json")
+    found = {}
+    for name, field in type(section).model_fields.items():
+        value, key = getattr(section, name), f"{place}{name}"
+        if key in WITHOUT_INFLUENCE or (
+            not field.is_required() and value == field.get_default(call_default_factory=True)
+        ):
+            continue
+        told = _telling(value, f"{key}.") if isinstance(value, BaseModel) else plain.get(name)
+        if told != {} or not isinstance(value, BaseModel):
+            found[name] = told
+    return found | _telling_options(section)
+
+
+def _telling_options(section: BaseModel) -> dict[str, Any]:
+    """The options of a class by name or path, without those that equal the class's own defaults."""
+    options = section.model_dump(mode="json", include=set(section.model_extra or {}))
+    if not isinstance(section, ChoiceSettings):
+        return options
+    schema = options_schema(section.class_of(section.type))
+    fields = schema.model_fields if schema else {}
+    given = schema.model_validate(section.model_extra) if schema else section
+    return {
+        name: value
+        for name, value in options.items()
+        if name not in fields
+        or fields[name].is_required()
+        or getattr(given, name) != fields[name].get_default(call_default_factory=True)
+    }

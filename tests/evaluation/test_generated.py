@@ -1,0 +1,144 @@
+"""Generated folders are measured together only where they are of one model and one set of images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion_lab.data.digits import digits
+from diffusion_lab.evaluation.__main__ import main
+from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.evaluation.generated import read_generated
+from diffusion_lab.generation.arrays import ARRAYS, write_arrays
+from diffusion_lab.generation.folder import UNFINISHED
+from diffusion_lab.generation.images import PngFiles
+from diffusion_lab.generation.manifest import manifest_from
+from diffusion_lab.generation.order import Order
+
+IDENTITY = {"checkpoint_sha256": "c0ffee", "config_hash": "ab12", "data_fingerprint": "cd34"}
+REAL = digits(subset="heldout")
+COUNT = 40
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A folder as ``sample.py`` leaves it, with real digits in the place of generated ones."""
+
+    def make(name, first=0, files=True, labels=True, **identity):
+        folder = tmp_path / name
+        folder.mkdir()
+        chosen = slice(first, first + COUNT)
+        pixels = torch.from_numpy(REAL.images[chosen])
+        numbers = tuple(REAL.labels[chosen].tolist()) if labels else None
+        order = Order({**IDENTITY, **identity, "seed": 0}, numbers, (1.0,), REAL.class_names, files)
+        if files:
+            images = PngFiles(folder, order, (1, 8, 8))
+            images.done(COUNT, 0)
+            images.add(0, pixels)
+        else:
+            write_arrays(folder / ARRAYS, iter(pixels), (COUNT, 1, 8, 8), numbers)
+        with manifest_from(folder, order, COUNT):
+            pass
+        return folder
+
+    return make
+
+
+def test_the_measures_are_those_of_the_judge_with_the_identity(made, tmp_path, capsys):
+    folders = [made("a"), made("b", first=COUNT, files=False)]
+    main([str(folder) for folder in folders])
+    written = json.loads((folders[0] / "evaluation.json").read_text())
+    assert json.loads(capsys.readouterr().out) == written
+    pixels, labels = torch.from_numpy(REAL.images[: 2 * COUNT]), torch.from_numpy(REAL.labels[: 2 * COUNT])
+    judge = DigitJudge()
+    assert written == {
+        "images": 2 * COUNT,
+        "folders": [str(folder) for folder in folders],
+        "identity": IDENTITY,
+        "real_accuracy": judge.real_accuracy,
+        "label_agreement": judge.label_agreement(pixels, labels),
+        "pixel_fd_ratio": judge.pixel_fd_ratio(pixels),
+    }
+    main([str(folders[0]), "--output", str(tmp_path / "mine.json")])
+    assert json.loads((tmp_path / "mine.json").read_text())["images"] == COUNT
+
+
+def test_png_and_arrays_hold_the_same(made):
+    one, other = read_generated([made("a")]), read_generated([made("b", files=False)])
+    assert torch.equal(one.pixels, other.pixels)
+    assert torch.equal(one.labels, other.labels)
+    np.testing.assert_array_equal(one.pixels, REAL.images[:COUNT])
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+@pytest.mark.parametrize("other", ["other", None])
+def test_folders_of_different_identity_are_not_mixed(made, name, other):
+    folders = [made("a"), made("b", **{name: other})]
+    with pytest.raises(ValueError, match=f"results of different {name} must not be mixed") as refused:
+        read_generated(folders)
+    assert {str(folder / "manifest.jsonl") in str(refused.value) for folder in folders} == {True}
+    assert IDENTITY[name] in str(refused.value)
+    assert str(other) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_a_line_of_another_identity_is_not_mixed(made, name):
+    folder = made("a")
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    lines[7][name] = "other"
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ValueError, match=rf"different {name} must not be mixed.*image 7"):
+        read_generated([folder])
+
+
+def test_a_picture_from_elsewhere_is_not_measured(made):
+    folder, other = made("a"), made("b", config_hash="other")
+    shutil.copy(other / "sample_0003.png", folder / "sample_0003.png")
+    with pytest.raises(ValueError, match=r"different config_hash must not be mixed.*sample_0003\.png"):
+        read_generated([folder])
+
+
+def test_identities_that_are_not_known_are_alike(made):
+    unknown = dict.fromkeys(("config_hash", "data_fingerprint"))
+    assert read_generated([made("a", **unknown), made("b", **unknown)]).identity == {**IDENTITY, **unknown}
+
+
+def test_what_cannot_be_measured_is_told_in_one_line(made, tmp_path, capsys):
+    def said(*folders):
+        with pytest.raises(SystemExit) as left:
+            main([str(folder) for folder in folders])
+        assert left.value.code == 2
+        return capsys.readouterr().err
+
+    (tmp_path / "empty").mkdir()
+    assert "holds no generated images" in said(tmp_path / "empty")
+    assert "label or none" in said(made("a"), made("b", labels=False))
+    lacking = made("lacking")
+    (lacking / "sample_0001.png").unlink()
+    assert "sample_0001.png is not there" in said(lacking)
+    cut = made("cut")
+    (cut / "sample_0001.png").write_bytes((cut / "sample_0001.png").read_bytes()[:-60])
+    assert "sample_0001.png is damaged" in said(cut)
+    (cut / UNFINISHED).write_text("{}")
+    assert "is an unfinished generation" in said(cut)
+    half = made("half")
+    (half / "manifest.jsonl").write_bytes((half / "manifest.jsonl").read_bytes()[:-5])
+    assert f"is damaged in line {COUNT}" in said(half)
+    gone = made("gone", files=False)
+    (gone / ARRAYS).unlink()
+    assert f"does not hold its {COUNT} images" in said(gone)
+
+
+def test_images_that_are_no_digits_are_refused(made, tmp_path, capsys):
+    order = Order({**IDENTITY, "seed": 0}, None, (1.0,), (), files=False)
+    write_arrays(tmp_path / ARRAYS, iter(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), (2, 3, 8, 8), None)
+    with manifest_from(tmp_path, order, 2):
+        pass
+    with pytest.raises(SystemExit):
+        main([str(tmp_path)])
+    assert "got images of (3, 8, 8)" in capsys.readouterr().err
+    assert not (tmp_path / "evaluation.json").exists()

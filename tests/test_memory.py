@@ -1,0 +1,157 @@
+"""Where memory is too small for a batch, half of it is tried, and the images are the same."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from diffusion_lab import DiffusionSampler, create_ddpm
+from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.memory import in_fitting_batches, is_out_of_memory
+from diffusion_lab.samplers import DDPMSampler
+
+SAYINGS = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 64 bytes."),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("could not create a primitive"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", SAYINGS)
+def test_all_ways_to_say_it_are_known(error):
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("out of memory"), KeyboardInterrupt()])
+def test_other_faults_are_not_taken_for_it(error):
+    assert not is_out_of_memory(error)
+
+
+class Room:
+    """Work that fails for more than ``most`` at a time; ``tried`` are the sizes of all attempts."""
+
+    def __init__(self, most, error=SAYINGS[1]):
+        self.most, self.error, self.tried = most, error, []
+
+    def __call__(self, part):
+        size = part.stop - part.start
+        self.tried.append(size)
+        if size > self.most:
+            raise self.error
+        return list(range(part.start, part.stop))
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "most", "tried"),
+    [
+        (10, 4, 4, [4, 4, 2]),
+        (20, 8, 2, [8, 4, *[2] * 10]),
+        (10, 5, 4, [5, 2, 2, 2, 2, 2]),
+        (3, 64, 1, [3, 1, 1, 1]),
+    ],
+)
+def test_halves_until_it_fits_and_stays_there(count, batch_size, most, tried):
+    room = Room(most)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        parts = list(in_fitting_batches(room, count, batch_size, "size"))
+    assert room.tried == tried
+    assert [each for _, part in parts for each in part] == [*range(count)]
+    assert [start for start, _ in parts] == [part[0] for _, part in parts]
+    expected = f"size = {batch_size} does not fit into memory: {tried[-1]} images at a time from here on"
+    assert [str(warning.message)[: len(expected)] for warning in said] == [expected] * (most < min(batch_size, count))
+
+
+def test_no_room_for_one_is_an_error():
+    room = Room(0)
+    with pytest.raises(MemoryError, match="too small for one image at a time"):
+        list(in_fitting_batches(room, 10, 4, "size"))
+    assert room.tried == [4, 2, 1]
+
+
+def test_another_fault_is_not_tried_again():
+    room = Room(1, RuntimeError("shape mismatch"))
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        list(in_fitting_batches(room, 10, 4, "size"))
+    assert room.tried == [4]
+
+
+@pytest.mark.filterwarnings("ignore::diffusion_lab.config.faults.ConfigWarning")
+def test_what_the_failed_attempt_held_is_free_before_the_next():
+    held = weakref.WeakSet()
+
+    def work(part):
+        gc.disable()  # what goes must go by itself or be collected on purpose
+        assert not held
+        tensor = torch.zeros(4)
+        held.add(tensor)
+        cycle = [tensor]
+        cycle.append(cycle)
+        if part.stop - part.start > 1:
+            raise MemoryError
+        cycle.clear()
+
+    try:
+        list(in_fitting_batches(work, 1, 4, "size")) + list(in_fitting_batches(work, 4, 4, "size"))
+    finally:
+        gc.enable()
+
+
+class Narrow(nn.Module):
+    """A network that has no room for more than so many images, after it has begun with them."""
+
+    def __init__(self, network, most):
+        super().__init__()
+        self.network, self.most, self.calls = network, most, 0
+
+    def forward(self, noisy, *arguments):
+        self.calls += 1
+        if self.calls > 2 and len(noisy) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.network(noisy, *arguments)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    settings = {"image_size": 8, "in_channels": 1, "model_channels": 8, "num_res_blocks": 1, "num_timesteps": 20}
+    model = create_ddpm(**settings, channel_multipliers=[1, 2], use_attention=[False, True], num_classes=10)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def test_the_images_are_those_of_the_smaller_batch(model):
+    """Bit for bit; with guidance the network gets each image twice. The method draws noise at each step."""
+    labels = [index % 10 for index in range(20)]
+    ask = {"sampler": DDPMSampler(steps=4), "seed": 3}
+    expected = DiffusionSampler(model).sample(20, labels, 2.0, batch_size=4, **ask)
+    model.network = Narrow(model.network, most=8)
+    with pytest.warns(ConfigWarning, match=r"generation\.sampling\.batch_size = 16 .* 4 images at a time"):
+        images = DiffusionSampler(model).sample(20, labels, 2.0, batch_size=16, **ask)
+    assert torch.equal(images, expected)
+
+
+@pytest.mark.filterwarnings("ignore::diffusion_lab.config.faults.ConfigWarning")
+def test_the_bar_ends_at_the_number_of_images(model, capsys):
+    model.network = Narrow(model.network, most=3)
+    DiffusionSampler(model).sample(7, sampler=DDPMSampler(steps=4), batch_size=7, show_progress=True)
+    assert "7/7 images" in capsys.readouterr().err
+
+
+def test_a_model_without_room_for_one_image_is_left_as_it_was(model):
+    model.network = Narrow(model.network, most=0)
+    model.train()
+    with pytest.raises(MemoryError, match="too small for one image"):
+        DiffusionSampler(model).sample(4, sampler=DDPMSampler(steps=4))
+    assert all(module.training for module in model.modules())
