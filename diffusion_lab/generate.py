@@ -73,7 +73,7 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     path = find_checkpoint(config.generation.checkpoint or "")
     sampling = config.generation.sampling
     checkpoint = read_checkpoint(path)
-    denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay)
+    denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay, config.generation.trusted)
     order = _order(config, checkpoint, denoiser)
     for doubt in _doubts(sampling, denoiser, order.round_length):
         warnings.warn(doubt, ConfigWarning, stacklevel=2)
@@ -95,8 +95,8 @@ def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -
         "use_ema": sampling.use_ema,
         "checkpoint": str(checkpoint.path),
         "checkpoint_sha256": file_hash(checkpoint.path),
-        "config_hash": getattr(checkpoint, "config_hash", None),
-        "data_fingerprint": getattr(checkpoint, "data_fingerprint", None),
+        "config_hash": checkpoint.about.get("config_hash"),
+        "data_fingerprint": checkpoint.about.get("data_fingerprint"),
         "seed": config.compute.seed,
         "steps": len(config.sampler.build().levels(denoiser.schedule)) - 1,
         "ema_decay": checkpoint.chosen_decay(sampling.use_ema, sampling.ema_decay),

@@ -18,7 +18,7 @@ from diffusion_lab.config.origins import Origins, job_origins
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.validate import ConfigT, parse_as
 
-SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema", "ema_decay")
+SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema", "ema_decay", "trust")
 """Keys at the root of ``conf/sample.yaml`` that only fill V2 keys."""
 
 NAME = "name"

@@ -17,9 +17,18 @@ from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.loss_section import PenaltySettings, TimesSettings, WeightingSettings
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
-from diffusion_lab.config.section import FolderName, NonNegative, PathText, PositiveInt, Probability, Section
+from diffusion_lab.config.section import (
+    DOTTED_PATH,
+    FolderName,
+    NonNegative,
+    PathText,
+    PositiveInt,
+    Probability,
+    Section,
+)
 from diffusion_lab.config.training_section import TrainingSettings
 
+DottedPath = Annotated[str, Field(pattern=f"^{DOTTED_PATH.pattern}$")]
 Label = Annotated[int, Field(ge=0)] | str
 MODES = ("train", "generate")
 
@@ -132,6 +141,16 @@ class GenerationSettings(Section):
     checkpoint: PathText | None = Field(description="Checkpoint file or run folder; required with `mode: generate`.")
     sampling: SamplingSettings
     output: GenerationOutputSettings
+    trust: DottedPath | Annotated[tuple[DottedPath, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Dotted path of your own class, or a list of such, that may be imported because the checkpoint "
+        "names it: importing runs code.",
+    )
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """The dotted paths in ``trust``."""
+        return (self.trust,) if isinstance(self.trust, str) else self.trust
 
 
 class LoggerSettings(Section):

@@ -17,8 +17,9 @@ from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
 from diffusion_lab.guidance import Guidance
+from diffusion_lab.identity import config_hash, data_fingerprint
 from diffusion_lab.run_folder import RunFolder, environment
-from diffusion_lab.training.callbacks import Averaging, Checkpoints, Pictures, Resumption
+from diffusion_lab.training.callbacks import Averaging, Checkpoints, Pictures, Randomness, Resumption
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.module import DiffusionModule
@@ -65,6 +66,8 @@ def create_module(
             "config": settings,
             "class_names": list(data.class_names),
             "seed": settings["compute"]["seed"],
+            "config_hash": config_hash(config.model_validate(settings)),
+            "data_fingerprint": data_fingerprint(data.train),
             "environment": environment(),
         },
     )
@@ -104,7 +107,7 @@ def create_callbacks(
     """
     training = config.training
     kept, shown = training.checkpointing, training.visualization
-    callbacks: list[Callback] = [Averaging()] if training.ema.enabled else []
+    callbacks: list[Callback] = [Randomness(), *([Averaging()] if training.ema.enabled else [])]
     if resumption is not None:
         callbacks.append(resumption)
     if shown.enabled:

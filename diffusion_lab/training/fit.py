@@ -200,6 +200,8 @@ def _fit(
             train_seconds=round(time.monotonic() - started, 2),
             images_per_second=round(progress.images_per_second, 1),
             peak_memory_mb=round(_peak_memory_mb(run.device), 1),
+            config_hash=run.module.about["config_hash"],
+            data_fingerprint=run.module.about["data_fingerprint"],
         )
         summary.write()
     return summary

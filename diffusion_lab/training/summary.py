@@ -13,7 +13,8 @@ SUMMARY_NAME = "summary.json"
 class TrainingSummary:
     """What a finished run has to say; it is ``summary.json`` in the run folder.
 
-    ``forward_flops`` are the operations of the network for one image, None where they cannot be counted.
+    ``forward_flops`` are the operations of the network for one image, None where they cannot be counted. Results of
+    one ``config_hash`` and one ``data_fingerprint`` may be compared as results of the same thing.
     """
 
     run_folder: str
@@ -30,6 +31,8 @@ class TrainingSummary:
     train_seconds: float
     images_per_second: float
     peak_memory_mb: float
+    config_hash: str
+    data_fingerprint: str
 
     def write(self) -> None:
         (Path(self.run_folder) / SUMMARY_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
