@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from diffusion_lab.checkpoint import find_checkpoint
 from tests.commands.conftest import ROOT, succeeds
 
 FIXTURES = ROOT / "tests" / "fixtures" / "configs" / "diffusion"
@@ -93,7 +94,7 @@ def test_the_complete_training_files_run(tmp_path: Path, image_folder: Path, nam
         "model.architecture.image_size=8",
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "outputs" / "checkpoints" / "last.ckpt").is_file()
+    assert find_checkpoint(tmp_path / "outputs", "last").is_file()
 
 
 def test_validate_prints_the_resolved_tree_and_runs_nothing(tmp_path: Path) -> None:

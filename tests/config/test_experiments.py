@@ -138,12 +138,8 @@ def test_fast_debug_runs_to_the_end(tmp_path: Path) -> None:
     succeeds(tmp_path, "train.py", "experiment=fast_debug", "compute.device=cpu")
     (run,) = (tmp_path / "outputs" / "fast_debug").iterdir()
     assert json.loads((run / "status.json").read_text())["state"] == "finished"
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {
-        "best.ckpt",
-        "last.ckpt",
-        "epoch_0001.ckpt",
-        "epoch_0002.ckpt",
-    }
+    assert len(list((run / "checkpoints").glob("step_*.ckpt"))) == 2
+    assert (run / "checkpoints" / "best.ckpt").is_file()
     assert {path.name for path in (run / "samples").iterdir()} == {"epoch_0001.png", "epoch_0002.png"}
     logged = [json.loads(line) for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()]
     assert sum("val/loss" in line for line in logged) == 2

@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
+from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.create import create_denoiser
@@ -25,7 +26,7 @@ ONE_EPOCH = {"training.epochs": 1, "training.validation.enabled": False}
 
 
 def weights(folder: Path) -> torch.Tensor:
-    state = saved(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    state = saved(find_checkpoint(folder, "last"))["state_dict"]
     return torch.cat([value.flatten() for name, value in state.items() if name.startswith("denoiser.")])
 
 
@@ -41,7 +42,7 @@ def test_seed_that_was_drawn_is_recorded_and_repeats_the_run(tmp_path: Path) -> 
     tiny_run(tmp_path / "drawn", {"compute.seed": None, **ONE_EPOCH})
     seed = yaml.safe_load((tmp_path / "drawn" / "config.yaml").read_text())["compute"]["seed"]
     assert isinstance(seed, int)
-    assert saved(tmp_path / "drawn" / "checkpoints" / "last.ckpt")["diffusion_lab"]["seed"] == seed
+    assert saved(find_checkpoint(tmp_path / "drawn", "last"))["diffusion_lab"]["seed"] == seed
     tiny_run(tmp_path / "again", {"compute.seed": seed, **ONE_EPOCH})
     assert torch.equal(weights(tmp_path / "drawn"), weights(tmp_path / "again"))
 
@@ -141,7 +142,7 @@ def test_folder_of_a_finished_run_explains_it(tmp_path: Path) -> None:
     assert summary.forward_flops == work
     assert isinstance(shown.file, io.StringIO)
     assert f" M parameters, {work / 1e9:.3g} GFLOP an image forward, 2 epochs" in shown.file.getvalue()
-    for told in ("best val/loss", "best.ckpt", "last.ckpt", "peak memory", "images/s", f"ckpt={tmp_path}"):
+    for told in ("best val/loss", "best.ckpt", "step_00000006.ckpt", "peak memory", "images/s", f"ckpt={tmp_path}"):
         assert told in shown.file.getvalue()
 
 
@@ -197,6 +198,6 @@ def test_existing_run_is_refused_unless_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"output.base_dir holds a run already.*finished.*output.overwrite=true"):
         tiny_run(tmp_path, ONE_EPOCH)
     tiny_run(tmp_path, {"output.overwrite": True, **ONE_EPOCH})
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["epoch_0001.ckpt", "last.ckpt"]
+    assert [path.name for path in (tmp_path / "checkpoints").glob("*.ckpt")] == ["step_00000004.ckpt"]
     steps = [json.loads(line)["step"] for line in (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0, 1, 2, 3]

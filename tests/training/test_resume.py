@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from diffusion_lab.checkpoint import find_checkpoint
+from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.training.callbacks import Resumption
 from tests.training.tiny import resume_of, saved, tiny_fit, tiny_run
 
@@ -23,7 +25,7 @@ SCHEDULES = {"none": NONE, "cosine": COSINE, "auto": AUTO, "warmup_cosine": WARM
 
 
 def last(folder: Path) -> dict[str, Any]:
-    return saved(folder / "checkpoints" / "last.ckpt")
+    return saved(find_checkpoint(folder, "last"))
 
 
 def assert_equal(found: Any, expected: Any, where: str = "") -> None:
@@ -86,7 +88,7 @@ class TestSameRun:
         """In another folder."""
         changes = {"training.epochs": 4, "training.scheduler": SCHEDULES[name], "training.ema.decay": 0.9}
         tiny_run(tmp_path / "whole", changes)
-        middle = tmp_path / "whole" / "checkpoints" / "epoch_0002.ckpt"
+        middle = tmp_path / "whole" / "checkpoints" / step_name(6)
         tiny_run(tmp_path / "resumed", {**changes, **resume_of(middle)})
         assert_same_run(tmp_path / "resumed", tmp_path / "whole")
         assert losses(tmp_path / "resumed") == losses(tmp_path / "whole", first=6)
@@ -109,7 +111,7 @@ class TestSameRun:
     def test_under_accumulation_with_a_partly_filled_last_step(self, tmp_path: Path) -> None:
         changes = {"training.epochs": 4, "training.scheduler": WARMUP, "training.accumulate_batches": 2}
         tiny_run(tmp_path / "a", changes)
-        tiny_run(tmp_path / "b", {**changes, **resume_of(tmp_path / "a" / "checkpoints" / "epoch_0002.ckpt")})
+        tiny_run(tmp_path / "b", {**changes, **resume_of(tmp_path / "a" / "checkpoints" / step_name(4))})
         assert_equal(last(tmp_path / "b")["state_dict"], last(tmp_path / "a")["state_dict"])
         assert last(tmp_path / "b")["global_step"] == 8  # two an epoch
         assert rate(tmp_path / "a") == pytest.approx(1e-4)  # so the schedule is down exactly at the end
@@ -117,7 +119,7 @@ class TestSameRun:
     def test_with_several_averages(self, tmp_path: Path) -> None:
         changes = {"training.epochs": 4, "training.ema.decay": 0.9, "training.ema.further_decays": [0.5, 0.99]}
         tiny_run(tmp_path / "whole", changes)
-        middle = tmp_path / "whole" / "checkpoints" / "epoch_0002.ckpt"
+        middle = tmp_path / "whole" / "checkpoints" / step_name(6)
         tiny_run(tmp_path / "resumed", {**changes, **resume_of(middle)})
         assert_same_run(tmp_path / "resumed", tmp_path / "whole")
 
@@ -148,14 +150,14 @@ class TestFolders:
 
     def test_run_of_the_same_folder_needs_no_overwrite(self, tmp_path: Path) -> None:
         tiny_run(tmp_path, {"training.epochs": 1})
-        tiny_run(tmp_path, {**resume_of(tmp_path / "checkpoints" / "last.ckpt")})
+        tiny_run(tmp_path, {**resume_of(find_checkpoint(tmp_path, "last"))})
         assert last(tmp_path)["diffusion_lab"]["epochs_done"] == 2
 
     def test_overwritten_folder_keeps_nothing_of_the_run_that_was_there(self, plain: Path, tmp_path: Path) -> None:
         tiny_run(tmp_path, {"training.epochs": 7})
         changes = {"training.epochs": 3, "training.scheduler": COSINE, "output.overwrite": True}
         tiny_run(tmp_path, changes | resume_of(plain))
-        assert {path.name for path in (tmp_path / "checkpoints").glob("epoch_*.ckpt")} == {"epoch_0003.ckpt"}
+        assert {path.name for path in (tmp_path / "checkpoints").glob("step_*.ckpt")} == {step_name(9)}
         assert {step for step, _ in losses(tmp_path)} == {6, 7, 8}
 
 
@@ -209,7 +211,7 @@ class TestResets:
 
         changes = {"training.epochs": 3, "training.scheduler": COSINE, "training.optimizer.learning_rate": 0.004}
         for number, resets in enumerate(((True, False), (False, True))):
-            tiny_fit(tmp_path / str(number), [Look(*resets)], changes, plain / "checkpoints" / "last.ckpt")
+            tiny_fit(tmp_path / str(number), [Look(*resets)], changes, find_checkpoint(plain, "last"))
         assert seen == [pytest.approx((0.01 + 1e-4) / 2, rel=0.02), pytest.approx(0.004)]
 
 

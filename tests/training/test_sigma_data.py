@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusion_lab.checkpoint import load_denoiser, read_checkpoint
+from diffusion_lab.checkpoint import find_checkpoint, load_denoiser, read_checkpoint
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.training.sigma_data import MOST_IMAGES, with_measured_sigma_data
 from tests.training.tiny import tiny_config, tiny_run
@@ -48,7 +48,7 @@ def test_images_of_one_colour_have_none(tmp_path: Path) -> None:
 
 def test_the_checkpoint_holds_the_number(tmp_path: Path) -> None:
     tiny_run(tmp_path, {**EDM, "sampler": {"type": "heun", "steps": 3, "spacing": "karras"}})
-    settings = read_checkpoint(tmp_path / "checkpoints" / "last.ckpt").config
+    settings = read_checkpoint(find_checkpoint(tmp_path, "last")).config
     assert settings is not None
     sigma_data = settings["model"]["diffusion"]["sigma_data"]
     assert 0 < sigma_data < 2
