@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusion_lab.checkpoint import find_checkpoint
 from tests.commands.conftest import Refused, run_here, succeeds
 
 QUICK = ("device=cpu", "sampler.steps=3", "num_samples=12")
@@ -40,8 +41,7 @@ def raw_weights(run: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def unconditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the weights of an unconditional model, and nothing that explains them."""
-    from diffusion_lab.checkpoint import find_checkpoint
-from diffusion_lab import create_ddpm
+    from diffusion_lab import create_ddpm
 
     torch.manual_seed(0)
     model = create_ddpm(
