@@ -20,8 +20,9 @@ EXIT_CODE = 2
 
 
 def run_and_report(task: Callable[[], Result]) -> Result:
-    """Run a script's task; a fault of the user's or the machine's (ValueError, OSError,
-    MemoryError) ends in one message and exit code 2.
+    """Run a script's task; a fault of the user's or the machine's ends in one message and exit code 2.
+
+    Those are ValueError, OSError and MemoryError.
 
     With DIFFUSION_LAB_TRACEBACK=1 in the environment the traceback is shown instead. In a Hydra multirun the
     message is printed and the exception goes on to Hydra, which runs the other jobs: an exit would end the

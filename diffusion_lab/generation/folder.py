@@ -29,15 +29,11 @@ TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A folder that this process alone writes into, and what goes there.
-
-    ``fresh`` says that it holds no image of the generation, ``unfinished`` that some may be lacking.
-    """
+    """A folder that this process alone writes into, and what goes there; ``unfinished`` where some of it may lack."""
 
     path: Path
     order: Order
     count: int
-    fresh: bool
     unfinished: bool
 
     def begin(self) -> None:
@@ -83,8 +79,8 @@ def opened(folder: Path, order: Order, count: int, overwrite: bool) -> Iterator[
                 "folder or set output.overwrite=true"
             )
         remove_partial_files(folder)
-        fresh, lines = not _ours(folder), sum(1 for line in read_lines(folder) if line)
-        yield Opened(folder, _adopting(folder, order), max(count, lines), fresh, unfinished)
+        there = sum(1 for line in read_lines(folder) if line)
+        yield Opened(folder, _adopting(folder, order), max(count, there), unfinished)
 
 
 def _refusals(folder: Path, order: Order) -> list[str]:

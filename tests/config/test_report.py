@@ -37,8 +37,10 @@ def test_result_is_handed_back() -> None:
     assert run_and_report(lambda: 3) == 3
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), FileNotFoundError("no"), PermissionError("no")])
-def test_fault_of_the_user_is_a_message_and_an_exit_code(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("error", [ValueError("no"), FileNotFoundError("no"), PermissionError("no"), MemoryError("no")])
+def test_fault_of_the_user_or_the_machine_is_a_message_and_an_exit_code(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         run_and_report(lambda: fail(error))
     assert caught.value.code == 2
