@@ -103,7 +103,9 @@ def test_a_stopped_sweep_begins_no_further_job(start: Start, tmp_path: Path) -> 
     jobs = ("compute.seed=1,2", "hydra.sweep.dir=sweep")
     run = start("train.py", "-m", *TINY, "training.epochs=100", *jobs)
     sweep = tmp_path / "work" / "sweep"
-    run.until(lambda: len(list(sweep.rglob("metrics.jsonl"))) == 1 and len(metrics(next(sweep.rglob("logs")).parent)) > 2)
+    run.until(
+        lambda: len(list(sweep.rglob("metrics.jsonl"))) == 1 and len(metrics(next(sweep.rglob("logs")).parent)) > 2
+    )
     run.signal(signal.SIGTERM)
     assert run.wait() == 143, run.err
     assert len(list(sweep.rglob("status.json"))) == 1
