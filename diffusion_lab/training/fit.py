@@ -41,6 +41,7 @@ from diffusion_lab.training.sigma_data import with_measured_sigma_data
 from diffusion_lab.training.signals import StopRequest, stoppable
 from diffusion_lab.training.sources import create_datamodule
 from diffusion_lab.training.summary import TrainingSummary
+from diffusion_lab.training.watching import naming_last_good
 from diffusion_lab.training.words import (
     announce,
     announce_origin,
@@ -82,11 +83,11 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
 
 def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopRequest) -> TrainingSummary | None:
     stamp = folder.stamp()
-    resumes_itself = config.training.resume.enabled and config.training.resume.checkpoint == "auto"
+    resume = config.training.resume
     found = find_origin(config, folder)
     origin = found[0] if found else None
     continued = origin is not None and folder.holds(origin.path)
-    folder.check_free(config.output.overwrite or continued or resumes_itself)
+    folder.check_free(config.output.overwrite or continued or (resume.enabled and resume.checkpoint == "auto"))
     if origin is not None and origin.is_complete(config):
         earlier = TrainingSummary.read(origin.path.parents[1])
         if earlier is not None or not continued:  # else it was killed before its last words, which follow now
@@ -165,10 +166,11 @@ def _fit(
     config = run.config
     progress = TrainingProgress(console)
     watched, every = config.training.watch, config.training.log_interval
-    watch = Watch(watched.skip_non_finite, watched.spike_factor, every, run.checkpoints, console)
+    watch = Watch(watched.skip_non_finite, watched.spike_factor, every, console)
     callbacks = [*run.callbacks, watch, progress, run.checkpoints, Stopping(stop, run.checkpoints)]
     with (
         folder.running(),
+        naming_last_good(folder.base),
         open_loggers(
             config.logger, folder.logs, config.experiment, folder.base.name, run.settings, continued
         ) as loggers,

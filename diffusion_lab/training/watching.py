@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from diffusion_lab.checkpoint import find_checkpoint
 
 MEMORY = 50
 """Losses that the running mean is of, in effect."""
@@ -21,6 +25,22 @@ QUIET_STEPS = 100
 
 class NonFiniteError(ValueError):
     """A loss, gradient or weight is NaN or infinite: going on would make nothing but more of it."""
+
+
+@contextlib.contextmanager
+def naming_last_good(run_folder: Path) -> Iterator[None]:
+    """Have a NonFiniteError tell where to go back to, and what may help."""
+    try:
+        yield
+    except NonFiniteError as error:
+        try:
+            good = f"the last good checkpoint is {find_checkpoint(run_folder, prefer='last')}"
+        except FileNotFoundError:
+            good = "no checkpoint was saved before it"
+        raise NonFiniteError(
+            f"{error}; {good}. Try a lower training.optimizer.learning_rate, training.optimizer.gradient_clip_norm, or "
+            "training.watch.skip_non_finite=N to leave out up to N such steps in a row"
+        ) from error
 
 
 def gradient_norm(optimizer: Optimizer) -> Tensor:

@@ -289,7 +289,7 @@ def test_before_training_the_state_is_the_beginning_or_what_was_loaded():
             {"train": source(11)},
             r"data\.paths\.train must hold the 10 images .*6 images into epoch 1, got 11",
         ),
-        ({"batch_size": 4}, r"data\.loading\.batch_size × devices must be 3 .*6 images into epoch 1, got 4"),
+        ({"batch_size": 4}, r"data\.loading\.batch_size × devices must divide 6 .*6 images into epoch 1, got 4"),
     ],
 )
 def test_a_place_inside_an_epoch_needs_the_same_data_and_batch_size(options, message):

@@ -13,9 +13,10 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config.schema import LoggerSettings
-from diffusion_lab.training.loggers import JsonlLogger, log_picture, open_loggers
-from tests.training.tiny import tiny_run
+from diffusion_lab.training.loggers import JsonlLogger, WandbMirror, log_picture, open_loggers
+from tests.training.tiny import saved, tiny_run
 
 PICTURES = {"enabled": True, "interval": 2, "num_samples": 3, "guidance_scale": 1.0}
 
@@ -51,6 +52,12 @@ class TestJsonl:
             file.write('{"step": 2, "lo')
         JsonlLogger(earlier, resumed_at=6)
         assert [line["step"] for line in lines(earlier)] == [0, 1, 2, 3, 4, 5]
+
+    def test_seconds_go_on(self, earlier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file = earlier / "metrics.jsonl"
+        file.write_text('{"step": 0, "seconds": 500.0}\n{"step": 1, "seconds": 900.0}\n')
+        JsonlLogger(earlier, resumed_at=1).log_metrics({}, 1)
+        assert 500 <= lines(earlier)[-1]["seconds"] < 600
 
     def test_new_run_begins_a_new_file(self, earlier: Path) -> None:
         JsonlLogger(earlier)
@@ -108,6 +115,67 @@ def test_wandb_run_of_a_failed_job_is_finished_too(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="out of luck"):
         job()
     assert wandb.run is None
+
+
+class Sent:
+    """Stands for the run on W&B."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        self.steps.append(metrics["trainer/global_step"])
+
+    def define_metric(self, *_: Any, **__: Any) -> None: ...
+
+
+def test_wandb_is_not_sent_twice_what_comes_again(tmp_path: Path) -> None:
+    """After a kill: steps 4 and 5 were told, and the validation of step 5 was not."""
+    first = JsonlLogger(tmp_path)
+    for step in range(6):
+        first.log_metrics({"train/loss": 1.0, "epoch": 0}, step)
+    own = JsonlLogger(tmp_path, resumed_at=4)
+    run = Sent()
+    mirror = WandbMirror(run, own.forgotten)
+    for step in range(4, 7):
+        mirror.log_metrics({"train/loss": 1.0, "epoch": 0}, step)
+        if step == 5:
+            mirror.log_metrics({"val/loss": 1.0, "epoch": 0}, step)
+        mirror.log_metrics({"samples": [object()]}, step)
+    assert run.steps == [5, 5, 6, 6]  # the validation of 5, its picture; then all of 6
+
+
+RESUMED = {
+    "training.resume": {"enabled": True, "checkpoint": "auto", "reset_optimizer": False, "reset_scheduler": False}
+}
+
+
+@pytest.mark.usefixtures("plain_environment")
+def test_resumed_run_goes_on_in_the_same_run_on_wandb(tmp_path: Path) -> None:
+    changes = {"logger": {"backends": ["wandb"]}, "training.visualization": PICTURES, **RESUMED}
+    for epochs in (1, 2):
+        tiny_run(tmp_path, {**changes, "training.epochs": epochs})
+    ids = {run.name.rpartition("-")[2] for run in offline_runs(tmp_path)}
+    assert ids == {(tmp_path / "logs" / "wandb_id").read_text().strip()}
+    assert saved(find_checkpoint(tmp_path, "last"))["diffusion_lab"]["wandb_id"] in ids
+
+
+def test_segments_on_tensorboard_neither_overlap_nor_leave_a_gap(tmp_path: Path) -> None:
+    """Of three epochs, the last of which a run is not resumed from, but comes again."""
+    changes = {
+        "logger": {"backends": ["tensorboard"]},
+        "training.visualization": {**PICTURES, "interval": 1},
+        **RESUMED,
+    }
+    tiny_run(tmp_path, {**changes, "training.epochs": 2, "training.checkpointing.save_frequency": 1})
+    early = find_checkpoint(tmp_path / "checkpoints" / "epoch_0001.ckpt")
+    tiny_run(tmp_path, {**changes, "training.resume": {**RESUMED["training.resume"], "checkpoint": str(early)}})
+    events = EventAccumulator(
+        str(tmp_path / "logs" / "tensorboard"), size_guidance={"scalars": 0, "images": 0}
+    ).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(6))
+    assert [event.step for event in events.Scalars("val/loss")] == [2, 5]
+    assert [event.step for event in events.Images("samples")] == [2, 5]
 
 
 def test_wandb_disabled_leaves_it_out(tmp_path: Path) -> None:

@@ -195,6 +195,13 @@ class TestResets:
         (state,) = last(tmp_path)["optimizer_states"]
         assert {int(entry["step"]) for entry in state["state"].values()} == {9}
 
+    def test_reset_scheduler_is_sized_for_what_is_left(self, plain: Path, tmp_path: Path) -> None:
+        """Begun anew after two of four epochs, it is down at the end, by steps as by epochs."""
+        for name, schedule in (("steps", WARMUP), ("epochs", AUTO)):
+            changes = {"training.epochs": 4, "training.scheduler": schedule}
+            tiny_run(tmp_path / name, {**changes, **resume_of(plain, reset_scheduler=True)})
+            assert rate(tmp_path / name) == pytest.approx(1e-4)
+
     def test_reset_scheduler_without_a_schedule(self, plain: Path, tmp_path: Path) -> None:
         changes = {"training.epochs": 3, "training.optimizer.learning_rate": 0.002}
         tiny_run(tmp_path, {**changes, **resume_of(plain, reset_scheduler=True)})

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from lightning.pytorch import LightningModule, Trainer
 
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.run_folder import RunStopped
@@ -43,13 +40,13 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs that nothing stopped."""
     folder = tmp_path_factory.mktemp("whole")
     runs = {name: folder / name for name in KINDS if name != "workers"}
     for name, path in runs.items():
         tiny_run(path, KINDS[name])
-    yield {**runs, "workers": runs["warmup"]}  # workers make no difference
+    return {**runs, "workers": runs["warmup"]}  # workers make no difference
 
 
 class At:
@@ -114,9 +111,10 @@ TRIED = [
 def test_stopped_and_resumed(
     kind: str, place: str, whole: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch, pytest.raises(RunStopped) as stopped:
+    with monkeypatch.context() as patch:
         At(*PLACES[place], patch)
-        tiny_run(tmp_path, KINDS[kind])
+        with pytest.raises(RunStopped) as stopped:
+            tiny_run(tmp_path, KINDS[kind])
     assert stopped.value.code == 143
     again = tiny_run(tmp_path, KINDS[kind])
     assert again is not None

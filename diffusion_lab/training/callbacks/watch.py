@@ -11,9 +11,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.run_folder import RUN_LOG
-from diffusion_lab.training.callbacks.checkpoints import Checkpoints
 from diffusion_lab.training.watching import NonFiniteError, SpikeWatch, gradient_norm
 
 SCALER_STEPS = 32
@@ -31,16 +29,12 @@ class Watch(Callback):
         skip: Steps in a row that may be left out.
         spike_factor: Of the running mean of the loss, from which on it is told; None never does.
         log_interval: Optimizer steps from one to the next whose metrics are read.
-        checkpoints: What knows the last good checkpoint.
         console: Where it is told; in ``run.log``, too.
     """
 
-    def __init__(
-        self, skip: int, spike_factor: float | None, log_interval: int, checkpoints: Checkpoints, console: Console
-    ) -> None:
+    def __init__(self, skip: int, spike_factor: float | None, log_interval: int, console: Console) -> None:
         self.skip = skip
         self.log_interval = log_interval
-        self.checkpoints = checkpoints
         self.console = console
         self.spikes = None if spike_factor is None else SpikeWatch(spike_factor)
         self._left_out = 0
@@ -109,15 +103,7 @@ class Watch(Callback):
             raise self._error(step)
 
     def _error(self, step: int, more: str = "") -> NonFiniteError:
-        try:
-            good = f"the last good checkpoint is {find_checkpoint(self.checkpoints.folder, prefer='last')}"
-        except FileNotFoundError:
-            good = "no checkpoint was saved before it"
-        return NonFiniteError(
-            f"the loss or gradient of step {step} is NaN or infinite{more}: training stops without saving; {good}. "
-            "Try a lower training.optimizer.learning_rate, training.optimizer.gradient_clip_norm, or "
-            "training.watch.skip_non_finite=N to leave out up to N such steps in a row"
-        )
+        return NonFiniteError(f"the loss or gradient of step {step} is NaN or infinite{more}: training stops unsaved")
 
     def _tell(self, text: str) -> None:
         self.console.print(f"Warning: {text}", highlight=False, markup=False, soft_wrap=True)

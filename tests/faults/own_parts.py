@@ -1,0 +1,71 @@
+"""Parts of a run of one's own that bring about a fault at a certain place."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffusion_lab.data.digits import digits
+from diffusion_lab.data.source import ArraySource, PixelArray
+from diffusion_lab.samplers.ddim import DDIMSampler
+
+
+class TerminatedInValidation(ArraySource):
+    """The digits. The first process that validates gets a SIGTERM while it does, the next ones none."""
+
+    def __init__(self, image_size: int, channels: int) -> None:
+        found = digits(image_size, channels)
+        super().__init__(found.images, found.labels, found.class_names)
+
+    def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
+        if rng is None and _first_time("validated"):  # validation leaves nothing to chance
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().load(index, rng)
+
+
+class FailingSampler(DDIMSampler):
+    """Fails in the middle of its first picture but one."""
+
+    def step(self, *arguments: Any) -> Any:
+        if (Path("run") / "samples" / "epoch_0002.png").exists() and _first_time("sampled"):
+            raise RuntimeError("out of luck while sampling")
+        return super().step(*arguments)
+
+
+class SlowToSave(torch.optim.AdamW):
+    """Says when it is being saved, and takes its time."""
+
+    def state_dict(self) -> dict[str, Any]:
+        if Path("slow").exists():
+            Path("saving").touch()
+            time.sleep(2)
+        return super().state_dict()
+
+
+class Ruinous(torch.optim.AdamW):
+    """Makes the weights NaN in one of its steps."""
+
+    def __init__(self, *arguments: Any, ruined_in: int, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.left = ruined_in
+
+    def step(self, closure: Any = None) -> Any:
+        loss = super().step(closure)
+        self.left -= 1
+        if self.left == 0:
+            self.param_groups[0]["params"][0].data.fill_(float("nan"))
+        return loss
+
+
+def _first_time(name: str) -> bool:
+    try:
+        Path(name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True

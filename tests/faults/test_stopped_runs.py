@@ -1,0 +1,238 @@
+"""Runs that are asked to stop, or have to, and go on."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
+from tests.faults.conftest import TINY, Launcher, Program, Start
+from tests.training.test_resume import assert_equal
+from tests.training.tiny import saved
+
+pytestmark = pytest.mark.faults
+
+AUTO = (
+    *TINY,
+    "training.epochs=3",
+    "training.visualization.interval=1",
+    "output.base_dir=run",
+    "training.resume.enabled=true",
+    "training.resume.checkpoint=auto",
+)
+"""The same command for the first time and for every time after it; four steps an epoch."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing happened to; beside it what it said."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    run = Program(launcher, ("train.py", *AUTO), place, {})
+    assert run.wait() == 0, run.err
+    (place / "said").write_text(run.err)
+    return place / "run"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "work" / "run"
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    file = run / "logs" / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def status(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "status.json").read_text())
+    return found
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    one, other = (saved(find_checkpoint(run, "last")) for run in (found, expected))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert_equal(one[part], other[part], part)
+    assert metrics(found) == metrics(expected)
+    for picture in (expected / "samples").glob("*.png"):
+        assert (found / "samples" / picture.name).read_bytes() == picture.read_bytes()
+
+
+def stopped_at(start: Start, place: Path, lines: int, number: signal.Signals, *more: str) -> Program:
+    """A run that got a signal once its metrics had so many lines."""
+    run = start("train.py", *AUTO, *more)
+    run.until(lambda: len(metrics(place)) >= lines)
+    run.signal(number)
+    return run
+
+
+@pytest.mark.parametrize(("number", "code", "lines"), [("SIGTERM", 143, 3), ("SIGINT", 130, 7)])
+def test_a_stopped_run_goes_on_as_if_it_never_had(
+    number: str, code: int, lines: int, start: Start, place: Path, undisturbed: Path
+) -> None:
+    """Row 8: SIGTERM (a preempted node) in training saves, exits 143; resumed by the same command, bitwise equal."""
+    run = stopped_at(start, place, lines, signal.Signals[number])
+    assert run.wait() == code, run.err
+    told = status(place)
+    assert (told["state"], told["why"]) == ("stopped", f"asked to by {number}")
+    assert told["step"] == saved(find_checkpoint(place, "last"))["global_step"]
+    assert "training.resume.checkpoint=auto" in run.err
+    again = start("train.py", *AUTO)
+    assert again.wait() == 0, again.err
+    assert f"goes on from {find_checkpoint(place, 'last').parent.relative_to(place.parent)}" in again.err
+    assert_same_run(place, undisturbed)
+    assert status(place)["state"] == "finished"
+
+
+def test_a_settings_file_stops_alike(start: Start, place: Path, undisturbed: Path) -> None:
+    """Row 8: with ``python -m diffusion_lab``."""
+    longer = ("output.base_dir=run", "training.epochs=100", "training.visualization.interval=100")
+    run = start("-m", "diffusion_lab", str(undisturbed / "config.yaml"), *longer)
+    run.until(lambda: len(metrics(place)) >= 3)
+    run.signal(signal.SIGTERM)
+    assert run.wait() == 143, run.err
+    assert read_checkpoint(find_checkpoint(place, "last")).step == status(place)["step"]
+
+
+def test_a_stopped_sweep_begins_no_further_job(start: Start, tmp_path: Path) -> None:
+    """Row 8: in a sweep."""
+    jobs = ("compute.seed=1,2", "hydra.sweep.dir=sweep")
+    run = start("train.py", "-m", *TINY, "training.epochs=100", *jobs)
+    sweep = tmp_path / "work" / "sweep"
+    run.until(
+        lambda: len(list(sweep.rglob("metrics.jsonl"))) == 1 and len(metrics(next(sweep.rglob("logs")).parent)) > 2
+    )
+    run.signal(signal.SIGTERM)
+    assert run.wait() == 143, run.err
+    assert len(list(sweep.rglob("status.json"))) == 1
+
+
+def test_terminated_in_validation(start: Start, place: Path, undisturbed: Path) -> None:
+    """Row 9: SIGTERM in validation; raw and EMA weights are not swapped in what is saved."""
+    own = ("data.type=tests.faults.own_parts.TerminatedInValidation",)
+    run = start("train.py", *AUTO, *own)
+    assert run.wait() == 143, run.err
+    assert read_checkpoint(find_checkpoint(place, "last")).epochs_done == 1
+    again = start("train.py", *AUTO, *own)
+    assert again.wait() == 0, again.err
+    assert_same_run(place, undisturbed)
+
+
+def test_failed_while_sampling(start: Start, place: Path, undisturbed: Path) -> None:
+    """Row 9: an exception while sampling; what is saved is the end of the epoch before, and it goes on."""
+    own = ("sampler.type=tests.faults.own_parts.FailingSampler",)
+    run = start("train.py", *AUTO, *own)
+    assert run.wait() == 1
+    assert "out of luck while sampling" in status(place)["why"]
+    assert read_checkpoint(find_checkpoint(place, "last")).epochs_done == 2
+    again = start("train.py", *AUTO, *own)
+    assert again.wait() == 0, again.err
+    assert_same_run(place, undisturbed)
+
+
+def test_interrupted_again_while_saving(start: Start, place: Path) -> None:
+    """Row 10: Ctrl-C, then a second one while saving; the previous checkpoint is still valid."""
+    run = start("train.py", *AUTO, "training.epochs=50", "training.optimizer.type=tests.faults.own_parts.SlowToSave")
+    run.until(lambda: len(metrics(place)) >= 8)
+    (place.parent / "slow").touch()
+    run.signal(signal.SIGINT)
+    run.until((place.parent / "saving").exists)
+    run.signal(signal.SIGINT)
+    assert run.wait() == 130, run.err
+    last = read_checkpoint(find_checkpoint(place, "last"))
+    assert last.step is not None
+    assert last.step % 4 == 0  # not the one that was being saved in the middle of an epoch, unless at its end
+    assert not list(place.rglob("*.partial"))
+
+
+def test_another_number_of_workers(start: Start, place: Path, undisturbed: Path) -> None:
+    """Row 11: resumed without the two workers it began with: same order of samples, same weights."""
+    run = stopped_at(start, place, 3, signal.SIGUSR1, "data.loading.num_workers=2")
+    assert run.wait() == 85, run.err
+    again = start("train.py", *AUTO, "data.loading.num_workers=0")
+    assert again.wait() == 0, again.err
+    assert_same_run(place, undisturbed)
+
+
+@pytest.fixture
+def halfway(start: Start, place: Path) -> Path:
+    """A run stopped in the middle of an epoch."""
+    run = stopped_at(start, place, 1, signal.SIGTERM)
+    assert run.wait() == 143, run.err
+    return place
+
+
+def test_another_batch_size(start: Start, halfway: Path) -> None:
+    """Row 12: carries on from the right sample, said in one line, or is refused with the reason."""
+    before = {file: file.stat().st_mtime_ns for file in halfway.rglob("*")}
+    step = status(halfway)["step"]
+    refused = start("train.py", *AUTO, "data.loading.batch_size=7")
+    assert refused.wait() == 2
+    assert f"must divide the {300 * step} images" in refused.err
+    assert {file: file.stat().st_mtime_ns for file in halfway.rglob("*")} == before
+    run = start("train.py", *AUTO, "data.loading.batch_size=150", "training.epochs=1")
+    assert run.wait() == 0, run.err
+    assert f"was 300 and is 150: epoch 1 goes on with its image {300 * step + 1}" in run.err
+    batches = (1293 - 300 * step) // 150  # of the digits to train on, without a last batch that is not full
+    assert saved(find_checkpoint(halfway, "last"))["global_step"] == step + batches
+
+
+def test_another_architecture(start: Start, halfway: Path) -> None:
+    """Row 13: the differing keys are listed, nothing is loaded in part."""
+    before = {file: file.stat().st_mtime_ns for file in halfway.rglob("*")}
+    run = start("train.py", *AUTO, "model.architecture.model_channels=16", "model.diffusion.num_timesteps=30")
+    assert run.wait() == 2
+    assert "model.architecture.model_channels must be that of the checkpoint, 8, got 16" in run.err
+    assert "model.diffusion.num_timesteps must be that of the checkpoint, 20, got 30" in run.err
+    assert "weights of another architecture" in run.err
+    assert {file: file.stat().st_mtime_ns for file in halfway.rglob("*")} == before
+
+
+def test_finished_run(start: Start, undisturbed: Path) -> None:
+    """Row 14: "already complete", exit 0, nothing overwritten."""
+    before = {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in undisturbed.rglob("*")}
+    for folder in ("run", "another"):
+        given = ("output.base_dir=" + folder, f"training.resume.checkpoint={undisturbed}")
+        run = start("train.py", *AUTO, *given[: 1 + (folder != "run")], folder=undisturbed.parent)
+        assert run.wait() == 0, run.err
+        assert "already complete" in run.err
+    assert {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in undisturbed.rglob("*")} == before
+    assert not (undisturbed.parent / "another").exists()
+
+
+def test_nothing_to_go_on_from(undisturbed: Path) -> None:
+    """Row 15: ``auto`` resume and nothing is there; starts fresh and says so."""
+    said = (undisturbed.parent / "said").read_text()
+    assert "training.resume.checkpoint=auto: run holds no checkpoint yet, so training starts fresh" in said
+
+
+@pytest.mark.parametrize(("ruined_in", "found_in", "good"), [(7, 8, 4), (8, 8, 4)])
+def test_weights_that_turn_nan(ruined_in: int, found_in: int, good: int, start: Start, place: Path) -> None:
+    """Row 16: stops with step and last good checkpoint, also in the last step of an epoch; no NaN is saved."""
+    own = ("training.optimizer.type=tests.faults.own_parts.Ruinous", f"+training.optimizer.ruined_in={ruined_in}")
+    run = start("train.py", *AUTO, *own)
+    assert run.wait() == 2, run.err
+    last = find_checkpoint(place, "last")
+    assert f"step {found_in}" in run.err
+    assert f"the last good checkpoint is {last.relative_to(place.parent)}" in run.err
+    assert status(place)["state"] == "failed"
+    assert read_checkpoint(last).step == good
+    for kept in (last, find_checkpoint(place, "best")):
+        assert all(bool(weight.isfinite().all()) for weight in saved(kept)["state_dict"].values())
+
+
+def test_second_process_on_a_run_folder(start: Start, place: Path) -> None:
+    """Row 19: the second is refused, naming the first; when that one dies, however it does, the folder is free."""
+    first = start("train.py", *AUTO, "training.epochs=1000", "data.loading.num_workers=1")
+    first.until(lambda: len(metrics(place)) >= 6)
+    second = start("train.py", *AUTO)
+    assert second.wait() == 2
+    assert f"output.base_dir is in use by another process, got 'run' (process {first.pid} on " in second.err
+    first.signal(signal.SIGKILL)
+    first.wait()
+    third = start("train.py", *AUTO)
+    assert third.wait() == 0, third.err

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffusion_lab.checkpoint import find_checkpoint
+from diffusion_lab.determinism import CUBLAS_VARIABLE, deterministic
+from diffusion_lab.training.module import DiffusionModule
+from tests.training.test_resume import assert_equal
+from tests.training.tiny import saved, tiny_run
+
+
+def state() -> tuple[bool, bool, bool, str | None]:
+    cudnn = torch.backends.cudnn
+    variable = os.environ.get(CUBLAS_VARIABLE)
+    return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark, variable
+
+
+def test_it_holds_inside_and_leaves_no_trace() -> None:
+    before = state()
+    with deterministic(True):
+        assert state() == (True, True, False, ":4096:8")
+    assert state() == before
+
+
+def test_without_it_nothing_is_touched() -> None:
+    before = state()
+    with deterministic(False):
+        assert state() == before
+
+
+def test_two_runs_of_one_seed_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are made with deterministic algorithms."""
+    seen = []
+    monkeypatch.setattr(DiffusionModule, "on_train_start", lambda self: seen.append(state()[0]), raising=False)
+    for name in ("one", "two"):
+        tiny_run(tmp_path / name, {"compute.deterministic": True, "training.epochs": 1})
+    one, two = (saved(find_checkpoint(tmp_path / name, "last")) for name in ("one", "two"))
+    assert_equal(one["state_dict"], two["state_dict"])
+    assert_equal(one["optimizer_states"], two["optimizer_states"])
+    assert seen == [True, True]
