@@ -23,6 +23,7 @@ from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.workers import naming_lost_workers
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
 from diffusion_lab.networks.cost import count_parameters, forward_flops
@@ -110,7 +111,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         flops = _forward_flops(denoiser)
         _announce(config, denoiser, flops, data, device, folder, progress.console)
         started = time.monotonic()
-        with _interruptible():
+        with _interruptible(), naming_lost_workers():
             trainer.fit(module, datamodule=data, ckpt_path=None if resumed is None else resumed.path, weights_only=True)
         summary = TrainingSummary(
             run_folder=str(folder.base),
