@@ -106,8 +106,8 @@ def job_folder(overrides: Sequence[str], constant: Sequence[str] = ()) -> str:
     'sampler-ddim_learning_rate-1e-3'
     """
     parts = []
-    for override in sorted(overrides):
-        key, _, value = override.lstrip("+~").partition("=")
+    for override in sorted(override.lstrip("+~") for override in overrides):
+        key, _, value = override.partition("=")
         safe = re.sub(r"[^\w.-]+", " ", value).strip().replace(" ", "-")
         if key not in constant:
             parts.append("-".join(filter(None, (key.split(".")[-1], safe))))
