@@ -27,8 +27,8 @@ WHOLE = [file.read_bytes() for folder in (FIXTURES, CONF / "standalone") for fil
 KEYS = sorted(leaves(get_default_config()))
 PIECES = r"""
 ${a} | ${ | } | *a | &a | <<: | !!python/object/apply:os.system [true] | !!binary | !!set {a} | !!timestamp x
-2001-99-99 | 1e999 | .nan | [ | { | ? | - | --- | %YAML 9 | 1:2:3 | !!int x | !!bool x | ??? | null | ${${${ | ${.} | ' | "\uD800"
-= | !!omap [a: 1] | 0o9
+2001-99-99 | 1e999 | .nan | [ | { | ? | - | --- | %YAML 9 | 1:2:3 | !!int x | !!bool x | ??? | null | ${${${ | ${.}
+' | "\uD800" | = | !!omap [a: 1] | 0o9
 """
 SCALARS = (
     *(st.none(), st.booleans(), st.integers(), st.floats()),
