@@ -173,7 +173,7 @@ def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path) ->
             traceback.print_exc()
         raise
     except BaseException as error:
-        replace(record, state=INTERRUPTED, why=type(error).__name__).write(folder)
+        replace(record, state=INTERRUPTED, why=f"{type(error).__name__} {error}".strip()).write(folder)
         raise
     replace(record, state=FINISHED, **_result(folder)).write(folder)
 

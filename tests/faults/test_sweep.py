@@ -86,3 +86,12 @@ def test_an_ended_sweep_goes_on_where_it_was(start: Start, tmp_path: Path, numbe
     assert trained(again) == ["optimizer-adam", "optimizer-adamw"]
     assert "epoch 1/6" not in again.err.partition("run folder sweep/optimizer-adamw")[0]
     assert set(states(sweep).values()) == {"finished"}
+
+
+def test_jobs_in_processes_of_their_own(start: Start, tmp_path: Path) -> None:
+    """Row 25: the same with the joblib launcher, whose jobs run side by side in other processes."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -e '.[launchers]'")
+    run = start(*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "training.ema.decay=1.5,0.9")
+    assert run.wait() == 1
+    assert states(tmp_path / "work" / "sweep") == {"decay-0.9": "finished", "decay-1.5": "failed"}
+    assert "1 of 2 jobs finished" in run.err
