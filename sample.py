@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.compose import compose_generate_config
 from diffusion_lab.config.launch import launch
 from diffusion_lab.config.report import run_and_report
+from diffusion_lab.config.sweep import run_job
 from diffusion_lab.generation.interruption import leaving_when_told
 
 CONF = Path(__file__).resolve().parent / "conf"
@@ -18,7 +19,7 @@ CONF = Path(__file__).resolve().parent / "conf"
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 def main(composed: DictConfig) -> None:
     """Check the settings, then hand them over."""
-    run_and_report(lambda: run(composed))
+    run_and_report(lambda: run_job(run, composed))
 
 
 def run(composed: DictConfig) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from diffusion_lab.config.compose import compose_train_config
 from diffusion_lab.config.launch import launch
 from diffusion_lab.config.report import run_and_report
+from diffusion_lab.config.sweep import run_job
 
 CONF = Path(__file__).resolve().parent / "conf"
 
@@ -17,7 +18,7 @@ CONF = Path(__file__).resolve().parent / "conf"
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(composed: DictConfig) -> None:
     """Check the settings, then hand them over."""
-    run_and_report(lambda: run(composed))
+    run_and_report(lambda: run_job(run, composed))
 
 
 def run(composed: DictConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "devic
 NAME = "name"
 """The same in ``conf/train.yaml``: it fills ``experiment``, since ``experiment=`` takes a recipe there."""
 
-LONGEST_JOB_NAME = 200
+LONGEST_JOB_NAME = 100
 
 
 def compose_train_config(composed: DictConfig, origins: Callable[[], Origins] = job_origins) -> TrainConfig:
@@ -94,18 +95,26 @@ def _sweep() -> Any:
     return HydraConfig.get().sweep
 
 
-def job_folder(number: int, overrides: Sequence[str]) -> str:
-    """A readable, safe folder name for a job of a sweep.
+def job_folder(overrides: Sequence[str], constant: Sequence[str] = ()) -> str:
+    """A readable, safe folder name for a job of a sweep, the same whenever these overrides are asked for.
 
-    >>> job_folder(3, ["optimizer=adam", "training.optimizer.learning_rate=1e-3"])
-    '3_optimizer-adam_learning_rate-1e-3'
+    Args:
+        overrides: Those of the job.
+        constant: Keys which have one value in all jobs, and which the name leaves out.
+
+    >>> job_folder(["training.epochs=3", "training.optimizer.learning_rate=1e-3", "sampler=ddim"], ["training.epochs"])
+    'sampler-ddim_learning_rate-1e-3'
     """
-    parts = [str(number)]
-    for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
+    parts = []
+    for override in sorted(override.lstrip("+~") for override in overrides):
+        key, _, value = override.partition("=")
         safe = re.sub(r"[^\w.-]+", " ", value).strip().replace(" ", "-")
-        parts.append("-".join(filter(None, (key.split(".")[-1], safe))))
-    return "_".join(parts)[:LONGEST_JOB_NAME].rstrip("-_.")
+        if key not in constant:
+            parts.append("-".join(filter(None, (key.split(".")[-1], safe))))
+    name = "_".join(parts) or "job"
+    if len(name) > LONGEST_JOB_NAME:
+        name = f"{name[: LONGEST_JOB_NAME - 9]}_{sha256(name.encode()).hexdigest()[:8]}"
+    return name
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=False, replace=True)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from diffusion_lab.config.choice import ChoiceSettings, options_schema
 from diffusion_lab.config.data_section import DOWNLOADED_TYPES, SELF_CONTAINED_TYPES
 from diffusion_lab.config.faults import ConfigError, Fault, closest, faults_of
+from diffusion_lab.config.folders import subfolders_stay_inside
 from diffusion_lab.config.model_section import DEFAULT_PROCESS, PROCESS_OPTIONS
 from diffusion_lab.config.reading import SettingsReader, Unreadable, suggest_key
 from diffusion_lab.config.schema import CHOICES
@@ -279,6 +280,7 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     process_keys_belong,
     class_needs_num_classes,
     images_are_there,
+    subfolders_stay_inside,
     scheduler_keys_belong,
     metric_is_logged,
     best_needs_validation,

@@ -49,6 +49,10 @@ class LoadingSettings(Section):
     pin_memory: bool = Field(description="Page-locked memory for faster copies to a GPU.")
     shuffle_train: bool = Field(description="A new order of the training images every epoch.")
     drop_last: bool = Field(description="Leave out the last batch of an epoch where it is not full.")
+    worker_timeout: Annotated[float, Field(gt=0)] = Field(
+        default=120.0,
+        description="Seconds without a batch after which the worker processes count as hung, which ends the run.",
+    )
 
 
 class ColorJitterSettings(Section):

@@ -22,6 +22,7 @@ from diffusion_lab.config.origins import Origins, composed_origins, override_key
 from diffusion_lab.config.reading import known_keys, suggest_key
 from diffusion_lab.config.report import EXIT_CODE
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.sweep_summary import summed_up
 
 Check = Callable[[DictConfig, Callable[[], Origins]], object]
 
@@ -42,7 +43,8 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what cannot be composed instead of exiting
     Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
     try:
-        application()
+        with summed_up():
+            application()
     except CompactHydraException as error:
         overrides: list[str] = get_args_parser().parse_args().overrides
         print(f"Error: {_explained(error, check, conf, config_name, overrides)}", file=sys.stderr)

@@ -49,14 +49,14 @@ class PluggableSection(Section):
 
 
 def _is_path_text(value: object) -> object:
-    if isinstance(value, Path) or (isinstance(value, str) and value.strip()):
+    if isinstance(value, Path) or (isinstance(value, str) and value.strip() and "\0" not in value):
         return value
     raise ValueError("must be a path")
 
 
 def _stays_inside(name: str) -> str:
     path = Path(name)
-    if path.is_absolute() or ".." in path.parts or path == Path():
+    if path.is_absolute() or ".." in path.parts or path == Path() or "\0" in name:
         raise ValueError("must be a relative folder name that stays inside output.base_dir")
     return name
 

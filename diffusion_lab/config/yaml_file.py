@@ -13,6 +13,16 @@ from omegaconf.errors import OmegaConfBaseException
 LONGEST_LINE = 1000
 """Characters of a list on one line, before it is broken."""
 
+MOST_BYTES, MOST_VALUES, MOST_LEVELS = 2**20, 20_000, 50
+"""Of a settings file: its size, its values with all repeats (``*alias``) written out, and sections in sections."""
+
+UNREADABLE = (
+    *(yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException),
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError),  # of PyYAML, at values it cannot make
+)
+
+READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is several times as fast
+
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """The tree in a settings file, references (``${experiment}``) resolved.
@@ -31,11 +41,15 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def load_tree(file: Path) -> DictConfig:
     """The tree in a settings file as it stands there. Raises as ``read_yaml`` does, but for references."""
     try:
-        tree = OmegaConf.load(file)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+        _refuse_excess(file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} does not exist") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+    try:
+        tree = OmegaConf.load(file)
+    except UNREADABLE as error:
+        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
     except OSError as error:
         if error.errno is not None:
             raise
@@ -43,6 +57,34 @@ def load_tree(file: Path) -> DictConfig:
     if not isinstance(tree, DictConfig) or not tree:
         raise ValueError(f"{file} holds no settings: a mapping of keys to values is expected")
     return tree
+
+
+def _refuse_excess(file: Path) -> None:
+    """Raise ValueError for a file that is small to look at and endless to read, before anything is made of it."""
+    size = file.stat().st_size
+    if size > MOST_BYTES:
+        raise ValueError(f"{file} is no settings file: {size} bytes, at most {MOST_BYTES} are read")
+    sizes: dict[str, int] = {}
+    values = references = 0
+    open_anchors: list[tuple[str | None, int]] = []  # sections and lists around: their anchor, the values before them
+    for event in yaml.parse(file.read_bytes(), Loader=READER):
+        if isinstance(event, yaml.AliasEvent):
+            values += sizes.get(event.anchor or "", MOST_VALUES)  # one within itself has no end
+        elif isinstance(event, yaml.NodeEvent):
+            values += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_anchors.append((event.anchor, values))
+        elif isinstance(event, yaml.ScalarEvent):
+            sizes[event.anchor or ""] = 1
+            references = max(references, event.value.count("${"))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_anchors.pop()
+            sizes[anchor or ""] = values - before + 1
+        if values > MOST_VALUES or max(len(open_anchors), references) > MOST_LEVELS:
+            raise ValueError(
+                f"{file} is no settings file: more than {MOST_VALUES} values with all repeats (*alias) written out, "
+                f"or more than {MOST_LEVELS} sections or references within each other"
+            )
 
 
 def yaml_text(tree: Mapping[str, Any]) -> str:

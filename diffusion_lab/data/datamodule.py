@@ -14,10 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.order import Draw, EpochOrder, TrainingOrder
 from diffusion_lab.data.source import ImageSource
+from diffusion_lab.data.workers import WORKER_TIMEOUT
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Batch, from_pixels
-
-WORKER_TIMEOUT = 120  # seconds without a batch after which a loader worker counts as hung
 
 
 class BatchDataset(Dataset[Batch]):
@@ -64,6 +63,7 @@ class ImageDataModule(LightningDataModule):
         augmentation: what changes the images of training batches; None for nothing.
         labelled: whether batches carry labels; else their labels are None.
         seed: seed of the run, ≥ 0.
+        worker_timeout: seconds without a batch after which the processes that load count as hung, > 0.
 
     Raises:
         ValueError: an epoch would have no batch, or ``val`` does not match ``train``.
@@ -81,11 +81,13 @@ class ImageDataModule(LightningDataModule):
         augmentation: Augmentation | None = None,
         labelled: bool = False,
         seed: int = 0,
+        worker_timeout: float = WORKER_TIMEOUT,
     ) -> None:
         super().__init__()
         _refuse_mismatch(train, val)
         self.train, self.val = train, val
         self.batch_size, self.num_workers = batch_size, num_workers
+        self.worker_timeout = worker_timeout
         self.pin_memory = pin_memory and torch.cuda.is_available()  # torch warns where it has no effect
         self.shuffle, self.drop_last = shuffle, drop_last
         self.augmentation, self.labelled, self.seed = augmentation, labelled, seed
@@ -212,7 +214,7 @@ class ImageDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             persistent_workers=self.num_workers > 0,
-            timeout=WORKER_TIMEOUT if self.num_workers else 0,
+            timeout=self.worker_timeout if self.num_workers else 0,
         )
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from diffusion_lab.data.pixels import background_colour, open_image, resize_and_crop, to_array, to_channels
+from diffusion_lab.data.pixels import background_colour, opened_image, resize_and_crop, to_array, to_channels
 from diffusion_lab.data.source import ImageSource, PixelArray
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -144,8 +144,9 @@ class ImageFolderSource(ImageSource):
         raise ValueError(f"{self.key}: every image of the class of {self.paths[index]} is corrupt")
 
     def _decode(self, file: Path, rng: np.random.Generator | None) -> PixelArray:
-        image = to_channels(open_image(file, self.image_size), self.channels, self.background)
-        return to_array(resize_and_crop(image, self.image_size, rng if self.crop == "random" else None))
+        with opened_image(file, self.image_size) as opened:
+            image = to_channels(opened, self.channels, self.background)
+            return to_array(resize_and_crop(image, self.image_size, rng if self.crop == "random" else None))
 
     def _fault(self, file: Path) -> Exception | None:
         try:

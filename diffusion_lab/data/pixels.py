@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +19,17 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 Colour = tuple[int, int, int]
 
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF")
+"""What a picture may be, whatever its name says. Pillow would also try formats that start other programs (EPS)."""
+
+MOST_PIXELS = 50_000_000
+"""Of one picture when decoded: a few kilobytes can declare enough to fill any memory."""
+
+LARGE = 16_000_000
+"""Pixels from which on only one picture is decoded at a time."""
+
+_one_large_picture = threading.Lock()
+
 
 def background_colour(name: str) -> Colour:
     """Red, green, blue of a colour name or ``#rrggbb``; ValueError for anything else."""
@@ -26,16 +41,31 @@ def background_colour(name: str) -> Colour:
         ) from error
 
 
-def open_image(path: Path, size: int) -> Image.Image:
+@contextlib.contextmanager
+def opened_image(path: Path, size: int) -> Iterator[Image.Image]:
     """Read and fully decode the first frame, upright as its EXIF orientation says.
 
     A JPEG much larger than ``size`` is decoded at a fraction of its resolution, never below twice ``size``.
-    Damaged files raise whatever Pillow raises: OSError, SyntaxError, ValueError and others.
+    Damaged files raise whatever Pillow raises: OSError, SyntaxError, ValueError and others. Of large pictures only
+    one is in memory at a time, so what is to be done with the pixels is done within the context.
+
+    Raises:
+        ValueError: The picture declares more than MOST_PIXELS.
     """
-    with Image.open(path) as image:
+    with Image.open(path, formats=_readable_formats()) as image:
         image.draft(None, (2 * size, 2 * size))
-        image.load()
-        return ImageOps.exif_transpose(image)
+        width, height = image.size
+        if width * height > MOST_PIXELS:
+            raise ValueError(f"a picture may have {MOST_PIXELS} pixels when decoded, this declares {width} × {height}")
+        with _one_large_picture if width * height > LARGE else contextlib.nullcontext():
+            image.load()
+            yield ImageOps.exif_transpose(image)
+
+
+@cache
+def _readable_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def to_channels(image: Image.Image, channels: int, background: Colour) -> Image.Image:

@@ -18,6 +18,7 @@ from diffusion_lab.checkpoint import Checkpoint
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.workers import naming_lost_workers
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.determinism import deterministic
 from diffusion_lab.devices import resolve_device
@@ -184,9 +185,10 @@ def _fit(
         if run.note is not None:
             say(console, run.note)
         started = time.monotonic()
-        trainer.fit(
-            run.module, datamodule=run.data, ckpt_path=run.origin.path if run.origin else None, weights_only=True
-        )
+        with naming_lost_workers():
+            trainer.fit(
+                run.module, datamodule=run.data, ckpt_path=run.origin.path if run.origin else None, weights_only=True
+            )
         summary = TrainingSummary(
             run_folder=str(folder.base),
             epochs=trainer.current_epoch,

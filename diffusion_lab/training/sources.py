@@ -106,6 +106,7 @@ def create_datamodule(config: TrainConfig, seed: int) -> ImageDataModule:
         ),
         labelled=conditional,
         seed=seed,
+        worker_timeout=loading.worker_timeout,
     )
 
 

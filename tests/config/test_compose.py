@@ -206,18 +206,26 @@ def test_run_folder_is_named_after_experiment_and_time() -> None:
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
-        ([], "7"),
-        (["optimizer=adam", "diffusion=linear"], "7_optimizer-adam_diffusion-linear"),
-        (["training.optimizer.learning_rate=1e-3"], "7_learning_rate-1e-3"),
-        (["+a.b=[1, 2]", "++c='x/y z'", "~d"], "7_b-1-2_c-x-y-z_d"),
+        ([], "job"),
+        (["optimizer=adam", "diffusion=linear"], "diffusion-linear_optimizer-adam"),
+        (["training.optimizer.learning_rate=1e-3"], "learning_rate-1e-3"),
+        (["+a.b=[1, 2]", "++c='x/y z'", "~d"], "b-1-2_c-x-y-z_d"),
+        (["seed=1", "training.epochs=3", "compute.device=cpu"], "epochs-3"),
     ],
 )
 def test_job_folder_is_readable_and_safe(overrides: list[str], name: str) -> None:
-    assert job_folder(7, overrides) == name
+    assert job_folder(overrides, constant=["seed", "compute.device"]) == name
 
 
-def test_job_folder_is_never_too_long_for_a_file_system() -> None:
-    assert len(job_folder(12, [f"key{i}=value{i}" for i in range(100)])) <= 200
+def test_job_folder_is_one_whatever_the_order() -> None:
+    assert job_folder(["a.type=1", "b.type=2"]) == job_folder(["b.type=2", "a.type=1"])
+
+
+def test_job_folder_that_is_cut_stays_one_of_its_own() -> None:
+    many = [f"key{i}=value{i}" for i in range(100)]
+    one, other = job_folder(many), job_folder([*many[:-1], "key99=other"])
+    assert len(one) <= 100
+    assert one != other
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))

@@ -67,7 +67,7 @@ def test_sweep_goes_on_after_a_fault(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.usefixtures("third_job_of_a_sweep")
 def test_run_folder_of_a_job_lies_in_the_folder_of_the_sweep() -> None:
-    assert Path(run_folder("digits")) == Path("outputs/sweeps/now/2_optimizer-adam")
+    assert Path(run_folder("digits")) == Path("outputs/sweeps/now/optimizer-adam")
 
 
 def test_warning_about_settings_is_one_plain_line(capsys: pytest.CaptureFixture[str]) -> None:

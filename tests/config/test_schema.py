@@ -47,6 +47,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("data.paths.val", [None], [3, "", "no/such/folder"]),
     ("data.loading.batch_size", [1, 4096], [0, -1, 1.5]),
     ("data.loading.num_workers", [0, 16], [-1, True]),
+    ("data.loading.worker_timeout", [0.5, 3600], [0, -1, None, "1"]),
     ("data.loading.pin_memory", [True, False], [1, "yes", None]),
     ("data.loading.shuffle_train", [True, False], [0]),
     ("data.loading.drop_last", [True, False], ["true"]),

@@ -136,8 +136,8 @@ def test_each_job_of_a_sweep_is_tried_in_a_folder_of_its_own(tmp_path: Path) -> 
     assert all(f"Error in job {number}: 1 setting is wrong" in result.stderr for number in range(4))
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     assert sorted(job.name for job in sweep.iterdir() if job.is_dir()) == [
-        "0_optimizer-adam_epochs-0",
-        "1_optimizer-adam_epochs--1",
-        "2_optimizer-adamw_epochs-0",
-        "3_optimizer-adamw_epochs--1",
+        "optimizer-adam_epochs--1",
+        "optimizer-adam_epochs-0",
+        "optimizer-adamw_epochs--1",
+        "optimizer-adamw_epochs-0",
     ]

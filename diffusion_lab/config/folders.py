@@ -1,0 +1,20 @@
+"""The rule for folders: what a run writes stays inside its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffusion_lab.config.faults import Fault
+from diffusion_lab.config.reading import SettingsReader
+
+
+def subfolders_stay_inside(tree: SettingsReader) -> Iterator[Fault]:
+    """Also where a symbolic link leads: its name alone is within ``output.base_dir``."""
+    base = Path(tree["output.base_dir"])
+    for name in tree.section("output.subdirs"):
+        key = f"output.subdirs.{name}"
+        place = base / tree[key]
+        if base.resolve() not in place.resolve().parents:
+            rule = f"must stay inside output.base_dir, but is a link that leads to {place.resolve()}"
+            yield Fault(key, rule, tree[key])

@@ -1,0 +1,97 @@
+"""A sweep of which a job fails, or which is ended: what the others do, what is said, what a second command does."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import TINY, Program, Start
+
+pytestmark = pytest.mark.faults
+
+QUICK = ("training.epochs=1", "training.visualization.enabled=false")
+SWEEP = ("train.py", "-m", *TINY, *QUICK, "hydra.sweep.dir=sweep")
+
+
+def states(sweep: Path) -> Mapping[str, str]:
+    return {job["folder"]: job["state"] for job in told(sweep)}
+
+
+def told(sweep: Path) -> list[dict[str, Any]]:
+    jobs: list[dict[str, Any]] = json.loads((sweep / "sweep.json").read_text())
+    return jobs
+
+
+def trained(run: Program) -> list[str]:
+    """The folders in which a sweep has begun a run."""
+    said = [line.removeprefix("run folder sweep/") for line in run.err.splitlines()]
+    return [line for line, whole in zip(said, run.err.splitlines(), strict=True) if line != whole]
+
+
+def test_a_failed_job_stops_no_other_and_runs_again(start: Start, tmp_path: Path) -> None:
+    """Row 25: the others finish, the summary says which failed and why, and only what is missing runs again."""
+    sweep = tmp_path / "work" / "sweep"
+    run = start(*SWEEP, "training.ema.decay=1.5,0.9")
+    assert run.wait() == 1
+    good, failed = told(sweep)
+    assert (failed["state"], failed["overrides"]) == ("failed", ["training.ema.decay=1.5"])
+    assert "training.ema.decay = 1.5: must be less than 1" in failed["why"]
+    assert (good["state"], good["metric"], good["why"]) == ("finished", "val/loss", None)
+    assert good["best_value"] > 0
+    assert "1 of 2 jobs finished" in run.err
+    assert f"{good['best_value']:.4g}" in run.err
+    assert "Traceback" not in run.err
+
+    more = start(*SWEEP, "training.ema.decay=1.5,0.9,0.95")
+    assert more.wait() == 1
+    assert trained(more) == ["decay-0.95"]
+    assert "decay-0.9: finished already, skipped" in more.err
+    fewer = start(*SWEEP, "training.ema.decay=0.95")
+    assert fewer.wait() == 0, fewer.err
+    assert "decay-0.95: finished already, skipped" in fewer.err
+    assert states(sweep) == {"decay-0.9": "finished", "decay-0.95": "finished", "decay-1.5": "failed"}
+
+
+def test_a_job_of_other_settings_is_not_taken_for_done(start: Start, tmp_path: Path) -> None:
+    """Row 25: what is finished is recognized by its settings, not by the name of its folder alone."""
+    assert start(*SWEEP, "optimizer=adam,adamw").wait() == 0
+    other = start(*SWEEP, "optimizer=adam,adamw", "training.scheduler.warmup_steps=3")
+    assert other.wait() == 1
+    assert "training.scheduler.warmup_steps 2, now 3" in other.err
+    assert trained(other) == []
+    replaced = start(*SWEEP, "optimizer=adam,adamw", "training.scheduler.warmup_steps=3", "output.overwrite=true")
+    assert replaced.wait() == 0, replaced.err
+    assert len(trained(replaced)) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_ended_sweep_goes_on_where_it_was(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    """Row 25: Ctrl-C ends the sweep and not just its job; the job that it ended goes on from its checkpoint."""
+    sweep = tmp_path / "work" / "sweep"
+    command = (*SWEEP, "training.epochs=6", "optimizer=adam,adamw")
+    run = start(*command)
+    run.until(lambda: "epoch 2/6" in run.err)
+    run.signal(number)
+    assert run.wait() == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert trained(run) == ["optimizer-adam"]
+    if number == signal.SIGINT:
+        assert states(sweep) == {"optimizer-adam": "interrupted"}
+    again = start(*command)
+    assert again.wait() == 0, again.err
+    assert trained(again) == ["optimizer-adam", "optimizer-adamw"]
+    assert "epoch 1/6" not in again.err.partition("run folder sweep/optimizer-adamw")[0]
+    assert set(states(sweep).values()) == {"finished"}
+
+
+def test_jobs_in_processes_of_their_own(start: Start, tmp_path: Path) -> None:
+    """Row 25: the same with the joblib launcher, whose jobs run side by side in other processes."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -e '.[launchers]'")
+    run = start(*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "training.ema.decay=1.5,0.9")
+    assert run.wait() == 1
+    assert states(tmp_path / "work" / "sweep") == {"decay-0.9": "finished", "decay-1.5": "failed"}
+    assert "1 of 2 jobs finished" in run.err
