@@ -3,66 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
-import shutil
 import weakref
 
 import pytest
 import torch
-from PIL import Image
 
-from diffusion_lab.checkpoint import Checkpoint
-from diffusion_lab.generate import generate
 from diffusion_lab.generation.interruption import Terminated
-from diffusion_lab.generation.order import PNG_KEY
-from diffusion_lab.generation.whole_files import locked
 from diffusion_lab.pictures import image_of
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import to_pixels
-from tests.generation.conftest import contents
-from tests.test_generate import manifest_of, save_checkpoint
-
-ALL = {"save_individual": True, "save_grid": True, "save_npz": True}
-WAYS = [
-    ALL,
-    {"save_individual": False, "save_grid": True, "save_npz": True},
-    {"save_individual": False, "save_grid": True, "save_npz": False},
-    {"save_individual": False, "save_grid": False, "save_npz": False},
-]
-BATCHES = {"num_samples": 11, "batch_size": 4}
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Numbers of the images that were sampled; ``stop`` is after how many batches the sampling is interrupted."""
-    seen = []
-    stream = DiffusionSampler.stream
-
-    def watched(self, *arguments, **options):
-        for batch in stream(self, *arguments, **options):
-            if watch.stop == 0:
-                raise Terminated
-            watch.stop -= 1
-            seen.extend(range(batch.first, batch.first + len(batch.images)))
-            yield SampleBatch(batch.first, batch.images)
-
-    @dataclasses.dataclass
-    class Watch:
-        stop: int = -1
-
-        def take(self):
-            taken = seen[:]
-            seen.clear()
-            return taken
-
-    watch = Watch()
-    monkeypatch.setattr(DiffusionSampler, "stream", watched)
-    return watch
-
-
-def made(settings):
-    return generate(settings, show_progress=False)
+from tests.generation.conftest import ALL, BATCHES, WAYS, contents, made
+from tests.test_generate import manifest_of
 
 
 @pytest.fixture
@@ -252,130 +203,6 @@ def test_interrupted_when_all_images_are_made(config, whole, monkeypatch, save, 
             made(settings)
     made(settings)
     assert contents(settings.output.folder("generated")) == expected
-
-
-@pytest.mark.parametrize("finished", [True, False])
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"seed": 6}, "compute.seed is 5 there and 6 here"),
-        ({"sampler": {"type": "ddim", "steps": 4}}, "sampler.steps is 3 there and 4 here"),
-        ({"sampler": {"type": "ddim", "steps": 3, "eta": 0.5}}, "the options of sampler"),
-        ({"sampling": {"labels": [1, 0]}}, "generation.sampling.labels"),
-        ({"sampling": {"guidance_scale": [2.0, 3.0]}}, "generation.sampling.guidance_scale"),
-        ({"sampling": {"use_ema": False}}, "generation.sampling.use_ema is true there and false here"),
-        ({"guidance": {"rescale": 0.5}}, "guidance.rescale is 0.0 there and 0.5 here"),
-        ({"save": {"save_individual": False}}, "generation.output.save_individual"),
-    ],
-)
-def test_another_generation_is_refused_with_what_differs(config, drawn, finished, change, said):
-    sampling = {"num_samples": 9, "batch_size": 3}
-    settings = config(sampling=sampling)
-    drawn.stop = -1 if finished else 1
-    try:
-        made(settings)
-    except Terminated:
-        drawn.stop = -1
-    folder = settings.output.folder("generated")
-    before = contents(folder)
-    change = {**change, "sampling": {**sampling, **change.get("sampling", {})}}
-    with pytest.raises(ValueError, match="holds generated images already") as refused:
-        made(config(**change))
-    assert said in str(refused.value)
-    assert contents(folder) == before
-
-
-def test_another_checkpoint_is_another_generation_and_another_place_is_not(config, tmp_path):
-    made(config())
-    moved = tmp_path / "moved.ckpt"
-    shutil.copy(tmp_path / "last.ckpt", moved)
-    assert made(config(checkpoint=moved)).made == 0
-    other = save_checkpoint(tmp_path / "other.ckpt", ema=False)
-    with (
-        pytest.warns(UserWarning, match="holds no EMA weights"),
-        pytest.raises(ValueError, match=r"the SHA-256 of generation\.checkpoint"),
-    ):
-        made(config(checkpoint=other))
-
-
-def test_the_checkpoint_s_identity_is_in_every_line_and_every_picture(config, monkeypatch):
-    assert {(line["config_hash"], line["data_fingerprint"]) for line in manifest_of(made(config()).folder)} == {
-        (None, None)  # an older checkpoint does not tell them
-    }
-    monkeypatch.setattr(Checkpoint, "config_hash", "ab12", raising=False)
-    monkeypatch.setattr(Checkpoint, "data_fingerprint", "cd34", raising=False)
-    with pytest.raises(ValueError, match='config_hash is null there and "ab12" here; data_fingerprint is null there'):
-        made(config())
-    folder = made(config(output={"overwrite": True})).folder
-    for line in manifest_of(folder):
-        assert (line["config_hash"], line["data_fingerprint"]) == ("ab12", "cd34")
-        with Image.open(folder / line["file"]) as image:
-            assert json.loads(image.text[PNG_KEY]) == line
-
-
-def test_a_seed_that_was_drawn_is_kept(config, drawn):
-    settings = config(sampling=BATCHES, seed=None)
-    drawn.stop = 0
-    with pytest.raises(Terminated):  # before the first image
-        made(settings)
-    drawn.stop = 1
-    with pytest.raises(Terminated):
-        made(settings)
-    (seed,) = {line["seed"] for line in manifest_of(settings.output.folder("generated"))}
-    drawn.stop = -1
-    done = made(settings)
-    assert {line["seed"] for line in manifest_of(done.folder)} == {seed}
-    assert made(settings).made == 0
-    assert made(config(sampling=BATCHES, seed=seed)).made == 0
-
-
-def test_overwriting_goes_on_with_an_unfinished_one_and_renews_a_finished_one(config, drawn):
-    settings = config(sampling=BATCHES, output={"overwrite": True})
-    drawn.stop = 1
-    with pytest.raises(Terminated):
-        made(settings)
-    drawn.stop = -1
-    drawn.take()
-    made(settings)
-    assert drawn.take() == [*range(4, 11)]
-    made(settings)
-    assert drawn.take() == [*range(11)]
-    made(config(sampling=BATCHES, output={"overwrite": True}, seed=6))
-    assert drawn.take() == [*range(11)]
-
-
-class TestFoldersThatNobodyNamed:
-    def folder(self, time):
-        return {"subdirs": {"logs": "l", "checkpoints": "c", "samples": "s", "generated": f"generated/{time}"}}
-
-    def test_the_unfinished_one_of_the_same_command_is_gone_on_with(self, config, drawn):
-        early, late = self.folder("2030-01-01_00-00-00"), self.folder("2030-01-01_00-00-07")
-        drawn.stop = 1
-        with pytest.raises(Terminated):
-            made(config(sampling=BATCHES, output=early))
-        drawn.stop = -1
-        done = made(config(sampling=BATCHES, output=late))
-        assert (done.folder.name, done.made) == ("2030-01-01_00-00-00", 7)
-        assert made(config(sampling=BATCHES, output=late)).made == 11  # a finished one is no reason not to begin
-
-    @pytest.mark.parametrize("change", [{"seed": 6}, {"sampling": {**BATCHES, "num_samples": 8}}])
-    def test_that_of_another_command_is_not(self, config, drawn, change):
-        drawn.stop = 1
-        with pytest.raises(Terminated):
-            made(config(sampling=BATCHES, output=self.folder("2030-01-01_00-00-00")))
-        drawn.stop = -1
-        done = made(config(**{"sampling": BATCHES, **change}, output=self.folder("2030-01-01_00-00-07")))
-        assert done.folder.name == "2030-01-01_00-00-07"
-
-    def test_nor_is_one_at_which_a_process_is_at_work(self, config, drawn):
-        early = config(sampling=BATCHES, output=self.folder("2030-01-01_00-00-00"))
-        drawn.stop = 1
-        with pytest.raises(Terminated):
-            made(early)
-        drawn.stop = -1
-        with locked(early.output.folder("generated"), "key"):
-            done = made(config(sampling=BATCHES, output=self.folder("2030-01-01_00-00-07")))
-        assert done.folder.name == "2030-01-01_00-00-07"
 
 
 def test_images_are_let_go_when_they_are_kept(config, monkeypatch):
