@@ -192,7 +192,13 @@ trainings_but_for_a_rule = st.fixed_dictionaries(
         ),
         "resume": resumes,
     },
-    optional={"accumulate_batches": positive, "log_interval": positive},
+    optional={
+        "accumulate_batches": positive,
+        "log_interval": positive,
+        "watch": st.fixed_dictionaries(
+            {}, optional={"skip_non_finite": st.integers(0, 100), "spike_factor": st.none() | numbers(1.5, 1e3)}
+        ),
+    },
 )
 scales = numbers(0, 1e6) | st.lists(numbers(0, 1e6), min_size=1, max_size=3)
 generations = st.fixed_dictionaries(
