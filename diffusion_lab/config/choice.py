@@ -7,6 +7,7 @@ import inspect
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Annotated, Any, ClassVar, Self, Union
 
 from pydantic import Field, PydanticUserError, create_model
@@ -63,6 +64,11 @@ def options_schema(cls: type[Any]) -> type[Section] | None:
     None where ``cls`` is no dataclass, or one whose annotations mean nothing here: its options are then passed on
     as they are.
     """
+    return _options_schema(cls)  # type: ignore[arg-type]  # mypy takes no class for hashable
+
+
+@cache  # pydantic takes milliseconds to build one, and every check of a tree asks for several
+def _options_schema(cls: type[Any]) -> type[Section] | None:
     if not dataclasses.is_dataclass(cls):
         return None
     settable = [field for field in dataclasses.fields(cls) if field.init]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -76,6 +77,7 @@ def _default(schema: type[BaseModel] | None, value: Any, part: str) -> Any:
     return default
 
 
+@cache
 def section_of(schema: type[BaseModel], part: str) -> type[BaseModel] | None:
     """The class of the section that a field holds, None for a plain value."""
     field = schema.model_fields.get(part)
