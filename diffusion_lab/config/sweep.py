@@ -157,7 +157,7 @@ def _go_on(composed: DictConfig, tree: Mapping[str, Any], same: bool) -> None:
         base = Path(reader["output.base_dir"])
         saved = any((base / reader["output.subdirs.checkpoints"]).glob("*.ckpt"))
         if same and saved:
-            OmegaConf.update(composed, "training.resume", {"enabled": True, "checkpoint": str(base)})
+            OmegaConf.update(composed, "training.resume", {"enabled": True, "checkpoint": "auto"})
         else:
             OmegaConf.update(composed, "output.overwrite", True)
 

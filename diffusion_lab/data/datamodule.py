@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.order import Draw, EpochOrder, TrainingOrder
 from diffusion_lab.data.source import ImageSource
-from diffusion_lab.data.workers import WORKER_TIMEOUT
+from diffusion_lab.data.workers import WORKER_TIMEOUT, leave_signals_to_the_run
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Batch, from_pixels
 
@@ -215,6 +215,7 @@ class ImageDataModule(LightningDataModule):
             pin_memory=self.pin_memory,
             persistent_workers=self.num_workers > 0,
             timeout=self.worker_timeout if self.num_workers else 0,
+            worker_init_fn=leave_signals_to_the_run,
         )
 
 

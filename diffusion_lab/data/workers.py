@@ -1,9 +1,12 @@
-"""What becomes of a run when a process that loads images dies or hangs: one error that says so, and none left over."""
+"""The processes that load images: deaf to signals meant for the run, and named in one error if one dies or hangs."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
 
 WORKER_TIMEOUT = 120.0
@@ -11,6 +14,25 @@ WORKER_TIMEOUT = 120.0
 
 DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (\w+)|exited unexpectedly)")
 HUNG = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
+
+
+def leave_signals_to_the_run(worker: int) -> None:
+    """Called in each worker: end only with the process that it loads for.
+
+    A terminal's Ctrl-C and a scheduler's SIGTERM go to all processes of a run. A worker that died of them would be an
+    error in the middle of what the run does to save itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS, whose workers still end at SIGTERM
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_run_says_so, daemon=True).start()
+
+
+def _end_when_the_run_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     continued = origin is not None and folder.holds(origin.path)
     folder.check_free(config.output.overwrite or continued or (resume.enabled and resume.checkpoint == "auto"))
     if origin is not None and origin.is_complete(config):
-        earlier = TrainingSummary.read(origin.path.parents[1])
+        earlier = TrainingSummary.read(origin.run_folder)
         if earlier is not None or not continued:  # else it was killed before its last words, which follow now
             tell_complete(console, config, origin)
             return earlier

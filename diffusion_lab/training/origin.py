@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from diffusion_lab.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from diffusion_lab.checkpoint.files import newest_valid, steps_in
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.run_folder import RunFolder
@@ -54,6 +55,12 @@ class Origin:
         seed: int | None = self.config.get("compute", {}).get("seed")
         return seed
 
+    @property
+    def run_folder(self) -> Path:
+        """The folder of the run that wrote it."""
+        inside = self.config.get("output", {}).get("subdirs", {}).get("checkpoints", "checkpoints")
+        return self.path.resolve().parents[len(Path(inside).parts)]
+
     def is_complete(self, config: TrainConfig) -> bool:
         """Whether the epochs of the settings are all done."""
         return self.epochs_done is not None and self.epochs_done >= config.training.epochs
@@ -62,10 +69,11 @@ class Origin:
 def find_origin(config: TrainConfig, folder: RunFolder) -> tuple[Origin, Checkpoint] | None:
     """What ``training.resume`` asks to go on from, and its content; None for a fresh start.
 
-    ``auto`` is the newest checkpoint in the run folder, or a fresh start where there is none.
+    ``auto`` is the newest valid checkpoint in the run folder, or a fresh start where there is none.
 
     Raises:
-        ValueError, FileNotFoundError: The checkpoint that the settings name is none.
+        ValueError, FileNotFoundError: The checkpoint that the settings name is none, or all that ``auto`` could take
+            are damaged: to start afresh would remove them.
     """
     resume = config.training.resume
     if not resume.enabled or resume.checkpoint is None:
@@ -83,10 +91,14 @@ def find_origin(config: TrainConfig, folder: RunFolder) -> tuple[Origin, Checkpo
 
 
 def _newest(folder: RunFolder) -> Path | None:
-    try:
-        return find_checkpoint(folder.base, prefer="last")
-    except FileNotFoundError:
-        return None
+    newest = newest_valid(folder.checkpoints)
+    damaged = steps_in(folder.checkpoints)
+    if newest is None and damaged:
+        raise ValueError(
+            f"training.resume.checkpoint=auto finds nothing but damaged checkpoints in {folder.checkpoints}, "
+            f"{len(damaged)} of them: name one of another folder, or remove them to start afresh"
+        )
+    return newest
 
 
 def _facts(path: Path) -> tuple[Place | None, str | None]:

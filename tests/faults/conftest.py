@@ -31,7 +31,7 @@ TINY = (
     "training.visualization.num_samples=10",
     "sampler.steps=2",
 )
-"""Overrides that make `train.py` on the digits a run of seconds: five steps an epoch."""
+"""Overrides that make `train.py` on the digits a run of seconds: four steps an epoch."""
 
 AGAIN = ("training.resume.enabled=true", "training.resume.checkpoint=auto", "output.base_dir=run")
 """With these the same command starts a run, goes on with it, or finds that all is done."""
@@ -111,6 +111,10 @@ class Program:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the program alone, as a scheduler does."""
         os.kill(self.pid, number)
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to the program and all processes that it started, as a terminal does."""
+        os.killpg(self.pid, number)
 
     def until(self, holds: Callable[[], object], seconds: float = 120) -> None:
         """Wait until something holds; fails the test if the program ends before."""

@@ -88,6 +88,21 @@ def test_a_stopped_run_goes_on_as_if_it_never_had(
     assert status(place)["state"] == "finished"
 
 
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_to_all_processes_leaves_the_workers_at_work(
+    number: str, code: int, start: Start, place: Path, undisturbed: Path
+) -> None:
+    """Row 8: as Slurm's scancel and a terminal's Ctrl-C send it, to the processes that load images, too."""
+    run = start("train.py", *AUTO, "data.loading.num_workers=2")
+    run.until(lambda: len(metrics(place)) >= 3)
+    run.signal_all(signal.Signals[number])
+    assert run.wait() == code, run.err
+    assert status(place)["state"] == "stopped"
+    again = start("train.py", *AUTO, "data.loading.num_workers=2")
+    assert again.wait() == 0, again.err
+    assert_same_run(place, undisturbed)
+
+
 def test_a_settings_file_stops_alike(start: Start, place: Path, undisturbed: Path) -> None:
     """Row 8: with ``python -m diffusion_lab``."""
     longer = ("output.base_dir=run", "training.epochs=100", "training.visualization.interval=100")
