@@ -36,12 +36,27 @@ def held(folder: Path, key: str) -> Iterator[None]:
         ValueError: Another process holds it; naming that process.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_NAME).open("a+") as file:
-        _lock(file, folder, key)
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
-        file.flush()
-        yield
+    path = folder / LOCK_NAME
+    while True:
+        with path.open("a+") as file:
+            _lock(file, folder, key)
+            if not _is_at(file, path):
+                continue  # its holder removed it just before we got it: the next one is another file
+            file.truncate(0)
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+            file.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: IO[str], folder: Path, key: str) -> None:

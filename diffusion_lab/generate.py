@@ -27,12 +27,12 @@ from diffusion_lab.generation.images import KeptImages, Nothing, PngFiles, RawBy
 from diffusion_lab.generation.interruption import Terminated
 from diffusion_lab.generation.manifest import lines_told, manifest_from
 from diffusion_lab.generation.order import PNG_KEY, Order, labels_in_turn
-from diffusion_lab.generation.whole_files import written_whole
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.pictures import grid_of
 from diffusion_lab.run_folder import check_writable
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import to_pixels
+from diffusion_lab.whole_files import written_whole
 
 MOST_GRID_ROWS = 100
 """Rows of the grid; images beyond it are in their own files alone."""

@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusion_lab.checkpoint.files import HashingWriter, Manifest, step_of, verify, whole_file
+from diffusion_lab.checkpoint.files import HashingWriter, Manifest, step_of, verify
+from diffusion_lab.whole_files import written_whole
 
 EXPORT_SUFFIX = ".safetensors"
 ABOUT = "diffusion_lab"
@@ -31,7 +32,7 @@ def write_export(path: Path, weights: Mapping[str, Tensor], about: dict[str, Any
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     Manifest.place(path).unlink(missing_ok=True)
-    with whole_file(path) as file:
+    with written_whole(path) as partial, partial.open("wb") as file:
         writer = HashingWriter(file)
         writer.write(save(tensors, metadata={ABOUT: json.dumps(about)}))
     Manifest(step_of(path), writer.size, writer.sha256, about.get("config_hash")).write(path)

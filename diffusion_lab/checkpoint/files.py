@@ -6,10 +6,8 @@ checkpoint without one was not finished. The manifest tells size and SHA-256, so
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,6 +15,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal, Self
+
+from diffusion_lab.whole_files import written_whole
 
 STEP_NAME = re.compile(r"step_(\d{8,})\.ckpt")
 BEST = "best.ckpt"
@@ -69,8 +69,8 @@ class Manifest:
 
     def write(self, file: Path) -> None:
         """Put it beside its file, all or nothing."""
-        with whole_file(self.place(file)) as out:
-            out.write(json.dumps(asdict(self), indent=2).encode() + b"\n")
+        with written_whole(self.place(file)) as partial:
+            partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
 def step_of(file: Path) -> int | None:
@@ -82,33 +82,6 @@ def step_of(file: Path) -> int | None:
 def step_name(step: int) -> str:
     """The name of the checkpoint of an optimizer step."""
     return f"step_{step:08d}.ckpt"
-
-
-@contextlib.contextmanager
-def whole_file(target: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes its name only when all its bytes are on the disk.
-
-    It is written beside the target, so on the same file system, and renamed. Whatever happens, a file of that name
-    is either the previous one or the new one, whole.
-    """
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class HashingWriter:

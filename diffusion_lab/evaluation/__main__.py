@@ -26,7 +26,7 @@ def run(folders: Sequence[Path], output: Path | None) -> None:
     """Measure the folders together."""
     from diffusion_lab.evaluation.generated import measure_digits, read_generated
     from diffusion_lab.generation.folder import MEASURES
-    from diffusion_lab.generation.whole_files import written_whole
+    from diffusion_lab.whole_files import written_whole
 
     text = json.dumps(measure_digits(read_generated(folders)), indent=2)
     with written_whole(output or folders[0] / MEASURES) as path:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from diffusion_lab.generation.whole_files import written_whole
 from diffusion_lab.shapes import Pixels
+from diffusion_lab.whole_files import written_whole
 
 ARRAYS = "samples.npz"
 IMAGES, LABELS = "arr_0.npy", "arr_1.npy"

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.folder_lock import held
 from diffusion_lab.generation.arrays import ARRAYS
 from diffusion_lab.generation.images import RAW
 from diffusion_lab.generation.manifest import read_lines
 from diffusion_lab.generation.order import MANIFEST, PLACES, Order, differences
-from diffusion_lab.generation.whole_files import locked, remove_partial_files, written_whole
+from diffusion_lab.whole_files import remove_partial_files, written_whole
 
 KEY = "output.base_dir/output.subdirs.generated"
 
@@ -68,7 +69,7 @@ def opened(folder: Path, order: Order, count: int, overwrite: bool) -> Iterator[
     if TIME_STAMP.fullmatch(folder.name) and not folder.exists():
         folder = _unfinished(folder.parent, order, count) or folder
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, KEY):
+    with held(folder, KEY):
         unfinished = (folder / UNFINISHED).exists()
         faults = _refusals(folder, order)
         if overwrite and (faults or not unfinished):
@@ -125,7 +126,7 @@ def _unfinished(parent: Path, order: Order, count: int) -> Path | None:
         note = _read_note(folder)
         if note is None or note["num_samples"] != count or _refusals(folder, order):
             continue
-        with contextlib.suppress(ValueError), locked(folder, KEY):
+        with contextlib.suppress(ValueError), held(folder, KEY):
             return folder
     return None
 

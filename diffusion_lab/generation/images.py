@@ -13,9 +13,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lab.generation.arrays import ARRAYS, stored_pixels
 from diffusion_lab.generation.order import PNG_KEY, Order, file_name
-from diffusion_lab.generation.whole_files import written_whole
 from diffusion_lab.pictures import image_of, pixels_of
 from diffusion_lab.shapes import Pixels
+from diffusion_lab.whole_files import written_whole
 
 RAW = ".pixels.raw"
 

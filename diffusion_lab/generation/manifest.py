@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.generation.order import MANIFEST, Order
-from diffusion_lab.generation.whole_files import written_whole
+from diffusion_lab.whole_files import written_whole
 
 
 def read_lines(folder: Path) -> Iterator[dict[str, Any] | None]:

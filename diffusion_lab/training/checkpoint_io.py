@@ -9,7 +9,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from diffusion_lab.checkpoint import DamagedCheckpointError, Manifest, file_hash, load_tensors
-from diffusion_lab.checkpoint.files import HashingWriter, step_of, whole_file
+from diffusion_lab.checkpoint.files import HashingWriter, step_of
+from diffusion_lab.whole_files import written_whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -30,7 +31,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target.parent.mkdir(parents=True, exist_ok=True)
         Manifest.place(target).unlink(missing_ok=True)  # of a file of the same name, which is about to change
         try:
-            with whole_file(target) as file:
+            with written_whole(target) as partial, partial.open("wb") as file:
                 written = _write(checkpoint, HashingWriter(file))
         except OSError as error:
             raise _unsaved(target, error) from error

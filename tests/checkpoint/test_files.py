@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.checkpoint import DamagedCheckpointError, Manifest, file_hash, find_checkpoint, load_denoiser, verify
-from diffusion_lab.checkpoint.files import newest_valid, step_name, step_of, whole_file
+from diffusion_lab.checkpoint.files import newest_valid, step_name, step_of
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
+from diffusion_lab.whole_files import written_whole
 from tests.checkpoint.contents import AVERAGED, own_format, same
 
 
@@ -133,8 +134,8 @@ def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path) -> None:
     target.write_bytes(b"old")
 
     def interrupted() -> None:
-        with whole_file(target) as file:
-            file.write(b"ne")
+        with written_whole(target) as partial:
+            partial.write_bytes(b"ne")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

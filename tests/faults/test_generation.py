@@ -132,7 +132,7 @@ def test_two_processes_on_one_folder(start: Start, run_folder: Path, whole: dict
     first.signal(signal.SIGSTOP)  # so that it cannot be done before the second begins
     second = start(*command)
     assert second.wait() == 2
-    assert f"is being written by another process (number {first.pid})" in second.err
+    assert f"(process {first.pid} on " in second.err
     first.signal(signal.SIGKILL)
     first.wait()
     third = start(*command)

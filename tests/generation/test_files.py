@@ -1,12 +1,9 @@
-"""Files that are whole or not there, the lock of a folder, and the arrays."""
+"""Files that are whole or not there, and the arrays."""
 
 from __future__ import annotations
 
 import io
-import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +11,7 @@ import torch
 
 from diffusion_lab.generation.arrays import stored_count, stored_pixels, write_arrays
 from diffusion_lab.generation.interruption import leaving_when_told
-from diffusion_lab.generation.whole_files import LOCK, locked, remove_partial_files, written_whole
+from diffusion_lab.whole_files import remove_partial_files, written_whole
 
 
 def test_what_fails_midway_leaves_the_earlier_file(tmp_path):
@@ -29,34 +26,17 @@ def test_what_fails_midway_leaves_the_earlier_file(tmp_path):
     with pytest.raises(RuntimeError):
         fail()
     assert file.read_text() == "earlier"
-    remove_partial_files(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     with written_whole(file) as path:
         path.write_text("later")
     assert file.read_text() == "later"
 
 
-def test_the_lock_names_its_holder_and_goes_with_it(tmp_path):
-    said = rf"some\.key is being written by another process \(number {os.getpid()}\)"
-    with locked(tmp_path, "some.key"):
-        with pytest.raises(ValueError, match=said), locked(tmp_path, "some.key"):
-            pass
-        assert (tmp_path / LOCK).exists()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_lock_file_that_nobody_holds_keeps_nobody_out(tmp_path):
-    hold = "import sys, pathlib; from diffusion_lab.generation.whole_files import locked\n"
-    hold += "with locked(pathlib.Path(sys.argv[1]), 'key'):\n    print('held', flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", hold, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match=f"number {holder.pid}"), locked(tmp_path, "key"):
-            pass
-        holder.kill()
-    assert (tmp_path / LOCK).exists()
-    with locked(tmp_path, "key"):
-        pass
+def test_what_a_killed_program_had_begun_is_removed(tmp_path):
+    (tmp_path / ".a.txt.partial").touch()
+    (tmp_path / "b.txt").touch()
+    remove_partial_files(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
 
 
 @pytest.mark.parametrize("labels", [[7, 8], None])

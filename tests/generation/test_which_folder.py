@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 from PIL import Image
 
-from diffusion_lab.checkpoint import Checkpoint
+from diffusion_lab.checkpoint import read_checkpoint
 from diffusion_lab.generation.interruption import Terminated
 from diffusion_lab.generation.order import PNG_KEY
-from diffusion_lab.generation.whole_files import locked
+from tests.another_process import holding
 from tests.generation.conftest import BATCHES, contents, made
 from tests.test_generate import manifest_of, save_checkpoint
 
@@ -64,8 +65,11 @@ def test_the_checkpoint_s_identity_is_in_every_line_and_every_picture(config, mo
     assert {(line["config_hash"], line["data_fingerprint"]) for line in manifest_of(made(config()).folder)} == {
         (None, None)  # an older checkpoint does not tell them
     }
-    monkeypatch.setattr(Checkpoint, "config_hash", "ab12", raising=False)
-    monkeypatch.setattr(Checkpoint, "data_fingerprint", "cd34", raising=False)
+    identity = {"config_hash": "ab12", "data_fingerprint": "cd34"}
+    monkeypatch.setattr(
+        "diffusion_lab.generate.read_checkpoint",
+        lambda path: dataclasses.replace(read_checkpoint(path), about=identity),
+    )
     with pytest.raises(ValueError, match='config_hash is null there and "ab12" here; data_fingerprint is null there'):
         made(config())
     folder = made(config(output={"overwrite": True})).folder
@@ -135,6 +139,6 @@ class TestFoldersThatNobodyNamed:
         with pytest.raises(Terminated):
             made(early)
         drawn.stop = -1
-        with locked(early.output.folder("generated"), "key"):
+        with holding(early.output.folder("generated")):
             done = made(config(sampling=BATCHES, output=self.folder("2030-01-01_00-00-07")))
         assert done.folder.name == "2030-01-01_00-00-07"

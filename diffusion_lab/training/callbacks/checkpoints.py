@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from diffusion_lab.checkpoint.files import BEST, Manifest, newest_valid, step_name, step_of, steps_in
+from diffusion_lab.whole_files import remove_partial_files, written_whole
 
 NEWEST_KEPT = 2
 """Of those that nothing else keeps: where the newest turns out damaged, the one before is there."""
@@ -109,15 +109,14 @@ class Checkpoints(Checkpoint):
             if file not in whole or step_of(file) not in needed or step_of(file) not in done:
                 file.unlink(missing_ok=True)
                 Manifest.place(file).unlink(missing_ok=True)
-        for leftover in self.folder.glob(".*.partial"):
-            leftover.unlink(missing_ok=True)
+        remove_partial_files(self.folder)
 
 
 def _link(link: Path, target: Path) -> None:
     """Make a name point to a file beside it, in one move; where the file system has no links, copy it."""
-    partial = link.with_name(f".{link.name}.{os.getpid()}.partial")
-    try:
-        partial.symlink_to(target.name)
-    except OSError:
-        shutil.copy2(target, partial)
-    partial.replace(link)
+    with written_whole(link) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            partial.symlink_to(target.name)
+        except OSError:
+            shutil.copy2(target, partial)
