@@ -21,7 +21,10 @@ def refuse_if_used(folder: Path, key: str) -> None:
         folder: It need not exist.
         key: Of the settings, that names the folder.
     """
-    with contextlib.suppress(FileNotFoundError, PermissionError), (folder / LOCK_NAME).open("r+") as file:
+    with (
+        contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError),
+        (folder / LOCK_NAME).open("r+") as file,
+    ):
         _lock(file, folder, key)
 
 

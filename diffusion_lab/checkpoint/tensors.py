@@ -42,7 +42,7 @@ def _check_archive(path: Path, read_all: bool) -> None:
     torch's: it would make a few kilobytes fill the memory.
     """
     if path.stat().st_size == 0:
-        raise DamagedCheckpointError(f"{path} is damaged: it is empty")
+        raise DamagedCheckpointError(f"{path} is no checkpoint, or one cut short: it is empty")
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()

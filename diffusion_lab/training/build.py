@@ -66,7 +66,7 @@ def create_module(
             "config": settings,
             "class_names": list(data.class_names),
             "seed": settings["compute"]["seed"],
-            "config_hash": config_hash(config.model_validate(settings)),
+            "config_hash": config_hash(_seeded(config, settings["compute"]["seed"])),
             "data_fingerprint": data_fingerprint(data.train),
             "environment": environment(),
         },
@@ -78,6 +78,11 @@ class ScheduleSpan(NamedTuple):
 
     epochs: int
     steps: int
+
+
+def _seeded(config: TrainConfig, seed: int) -> TrainConfig:
+    """The settings with the seed that was drawn where they leave it open."""
+    return config.model_copy(update={"compute": config.compute.model_copy(update={"seed": seed})})
 
 
 def create_loss(loss: LossSettings, label_dropout: float) -> DenoisingLoss:

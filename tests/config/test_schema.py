@@ -109,6 +109,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.resume.reset_optimizer", [True, False], [0]),
     ("training.resume.reset_scheduler", [True, False], [0]),
     ("generation.checkpoint", [None, "last.ckpt"], [3, ""]),
+    ("generation.trust", ["my_lab.Net", [], ["my_lab.Net", "my_lab.Noise"]], ["Net", 3, ["a b.c"], None]),
     ("generation.sampling.num_samples", [1], [0]),
     ("generation.sampling.guidance_scale", [0, 1, 7.5, [0], [1, 2.5]], [-1, None, "2", [], True]),
     ("generation.sampling.use_ema", [True, False], [1]),

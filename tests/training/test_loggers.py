@@ -14,6 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from diffusion_lab.checkpoint import find_checkpoint
+from diffusion_lab.checkpoint.files import steps_in
 from diffusion_lab.config.schema import LoggerSettings
 from diffusion_lab.training.loggers import JsonlLogger, WandbMirror, log_picture, open_loggers
 from tests.training.tiny import saved, tiny_run
@@ -168,7 +169,7 @@ def test_segments_on_tensorboard_neither_overlap_nor_leave_a_gap(tmp_path: Path)
         **RESUMED,
     }
     tiny_run(tmp_path, {**changes, "training.epochs": 2, "training.checkpointing.save_frequency": 1})
-    early = find_checkpoint(tmp_path / "checkpoints" / "epoch_0001.ckpt")
+    early = steps_in(tmp_path / "checkpoints")[-1]
     tiny_run(tmp_path, {**changes, "training.resume": {**RESUMED["training.resume"], "checkpoint": str(early)}})
     events = EventAccumulator(
         str(tmp_path / "logs" / "tensorboard"), size_guidance={"scalars": 0, "images": 0}
