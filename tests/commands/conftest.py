@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 import diffusion_lab  # noqa: F401  # before Lightning, which imports torchvision
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
+from tests.programs import Program, shared_launcher
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,14 +35,9 @@ Refused = Callable[..., str]
 
 def command(folder: Path, script: str, *overrides: str) -> subprocess.CompletedProcess[str]:
     """Run the real program in a process of its own."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *overrides],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = Program(shared_launcher(), (script, *overrides), folder, dict(os.environ))
+    code = program.wait(300)
+    return subprocess.CompletedProcess([script, *overrides], code, program.out, program.err)
 
 
 def succeeds(folder: Path, script: str, *overrides: str) -> subprocess.CompletedProcess[str]:

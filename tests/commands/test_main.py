@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from diffusion_lab.checkpoint import find_checkpoint
-from tests.commands.conftest import ROOT, succeeds
+from tests.commands.conftest import ROOT, command, succeeds
 
 FIXTURES = ROOT / "tests" / "fixtures" / "configs" / "diffusion"
 STANDALONE = ROOT / "conf" / "standalone"
@@ -48,14 +48,7 @@ SMALL_V1 = {
 
 
 def run_file(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "diffusion_lab", *arguments],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return command(folder, "-m", "diffusion_lab", *arguments)
 
 
 def first_losses(run_folder: Path) -> list[float]:

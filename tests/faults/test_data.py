@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.faults.conftest import TINY, Program, Start
+from tests.faults.conftest import TINY, Start
+from tests.programs import Program
 
 pytestmark = pytest.mark.faults
 

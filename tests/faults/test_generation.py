@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import TINY, Launcher, Program, Start
+from tests.faults.conftest import TINY, Start
+from tests.programs import Launcher, Program
 
 pytestmark = pytest.mark.faults
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from diffusion_lab import create_ddpm
-from tests.faults.conftest import Program, Start
+from tests.faults.conftest import Start
+from tests.programs import Program
 
 pytestmark = pytest.mark.faults
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import TINY, Start
-from tests.faults.launcher import ROOT
+from tests.program_launcher import ROOT
 
 pytestmark = pytest.mark.faults
 

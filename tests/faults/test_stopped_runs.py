@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
-from tests.faults.conftest import TINY, Launcher, Program, Start
+from tests.faults.conftest import TINY, Start
+from tests.programs import Launcher, Program
 from tests.training.test_resume import assert_equal
 from tests.training.tiny import saved
 

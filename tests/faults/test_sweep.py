@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import TINY, Program, Start
+from tests.faults.conftest import TINY, Start
+from tests.programs import Program
 
 pytestmark = pytest.mark.faults
 

@@ -39,9 +39,7 @@ def changed_losses(monkeypatch: pytest.MonkeyPatch, factors: dict[int, float]) -
 def test_stops_before_the_step_is_made(bad: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed_losses(monkeypatch, {5: bad})
     every = {"training.checkpointing.save_frequency": 1}
-    with pytest.raises(
-        NonFiniteError, match=r"gradient of step 5 is NaN.*the last good checkpoint is .*step_0"
-    ):
+    with pytest.raises(NonFiniteError, match=r"gradient of step 5 is NaN.*the last good checkpoint is .*step_0"):
         tiny_run(tmp_path, every)
     assert saved(find_checkpoint(tmp_path, "last"))["global_step"] == 3
 

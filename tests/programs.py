@@ -1,0 +1,118 @@
+"""The real programs in processes of their own, each there within a second: ``program_launcher.py`` forks them."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LAUNCHER = Path(__file__).with_name("program_launcher.py")
+
+
+@cache
+def shared_launcher() -> Launcher:
+    """The one launcher of this test process, which ends with it."""
+    launcher = Launcher()
+    atexit.register(launcher.close)
+    return launcher
+
+
+class Launcher:
+    """Speaks with ``program_launcher.py``."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(LAUNCHER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def ask(self, **request: Any) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(30)
+
+
+class Program:
+    """A program that runs: ``python PROGRAM …`` in ``folder``.
+
+    Args:
+        launcher: What starts it.
+        program: Its command line, without the interpreter: ``("train.py", "training.epochs=1")``, ``("-m", "module")``.
+        folder: Where it runs.
+        env: What its environment has beside that of the tests.
+    """
+
+    def __init__(self, launcher: Launcher, program: tuple[str, ...], folder: Path, env: dict[str, str]) -> None:
+        self.launcher = launcher
+        mark = f"{time.monotonic_ns()}"
+        self._out, self._err = (folder.parent / f"{folder.name}.{mark}.{name}" for name in ("out", "err"))
+        request = {"program": list(program), "cwd": str(folder), "out": str(self._out), "err": str(self._err)}
+        self.pid: int = launcher.ask(do="start", env=env, **request)
+        self.code: int | None = None
+
+    @property
+    def out(self) -> str:
+        """What it has written to standard output."""
+        return self._out.read_text() if self._out.exists() else ""
+
+    @property
+    def err(self) -> str:
+        """What it has written to standard error."""
+        return self._err.read_text() if self._err.exists() else ""
+
+    @property
+    def running(self) -> bool:
+        return self.ended(0) is None
+
+    def ended(self, seconds: float) -> int | None:
+        """Its exit code (negative: the signal that ended it), None if it still runs after so many seconds."""
+        if self.code is None:
+            self.code = self.launcher.ask(do="wait", pid=self.pid, seconds=seconds)
+        return self.code
+
+    def wait(self, seconds: float = 120) -> int:
+        """Its exit code; fails the test, with what it said, if it does not end."""
+        code = self.ended(seconds)
+        if code is None:
+            self.signal(signal.SIGKILL)
+            pytest.fail(f"still running after {seconds} s:\n{self.err}")
+        return code
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the program alone, as a scheduler does."""
+        os.kill(self.pid, number)
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to the program and all processes that it started, as a terminal does."""
+        os.killpg(self.pid, number)
+
+    def until(self, holds: Callable[[], object], seconds: float = 120) -> None:
+        """Wait until something holds; fails the test if the program ends before."""
+        ends = time.monotonic() + seconds
+        while not holds():
+            if not self.running and not holds():
+                pytest.fail(f"ended with {self.code} before what was waited for:\n{self.err}")
+            if time.monotonic() > ends:
+                self.signal(signal.SIGKILL)
+                pytest.fail(f"what was waited for did not come in {seconds} s:\n{self.err}")
+            time.sleep(0.005)
