@@ -22,3 +22,6 @@ class Hanging(ImageSource):
         if index == 1234:
             time.sleep(1000)
         return self.source.load(index, rng)
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
