@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help setup demo test lint format schema docs clean
+.PHONY: help setup demo test bench lint format schema docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -20,6 +20,10 @@ demo: $(INSTALLED) ## train on handwritten digits and sample from the model; abo
 
 test: $(INSTALLED) ## run the tests (PYTEST_ARGS="--slow tests/data" for more, or fewer)
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+bench: $(INSTALLED) ## measure the speed of everything, beside its peers; under 20 minutes (make demo first adds a row)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[plots]' --constraint constraints.txt
+	@$(BIN)/python -m benchmarks
 
 lint: $(INSTALLED) ## check format, style and types; changes nothing
 	$(BIN)/ruff format --check .

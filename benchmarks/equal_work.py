@@ -1,0 +1,100 @@
+"""Networks of equal work: ours, and those of the peers, as the goals describe them.
+
+32×32×3, 64 channels, multipliers 1, 2, 4, two blocks a stage, attention in the last stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffusion_lab import torchvision_beside_cpu_torch
+from diffusion_lab.checkpoint import FORMAT
+from diffusion_lab.config import get_default_config
+from diffusion_lab.create import create_ddpm
+from diffusion_lab.denoiser import Denoiser
+
+BATCH = 16
+IMAGE_SHAPE = (3, 32, 32)
+CHANNELS, MULTIPLIERS = 64, (1, 2, 4)
+
+EQUAL_WORK: dict[str, Any] = {
+    "image_size": IMAGE_SHAPE[1],
+    "in_channels": IMAGE_SHAPE[0],
+    "model_channels": CHANNELS,
+    "channel_multipliers": list(MULTIPLIERS),
+    "use_attention": [False, False, True],
+}
+"""Of ours; the project's defaults stand for all that the goals leave open."""
+
+MOST_DIFFERENCE = 0.05
+"""Between the FLOPs of two networks that are said to do equal work."""
+
+
+def peer(library: str) -> Any:
+    """A peer's library, which the extra ``peers`` brings; it has no types."""
+    torchvision_beside_cpu_torch.install()  # both import torchvision
+    return import_module(library)
+
+
+def missing_peers() -> str:
+    """Those that are not installed."""
+    return ", ".join(name for name in ("diffusers", "denoising_diffusion_pytorch") if find_spec(name) is None)
+
+
+def our_denoiser(**options: Any) -> Denoiser:
+    """Ours, untrained."""
+    return create_ddpm(**EQUAL_WORK, **options)
+
+
+def write_checkpoint(path: Path, architecture: dict[str, Any]) -> None:
+    """A checkpoint of raw and averaged weights, as training writes them; untrained and without labels."""
+    weights = create_ddpm(**architecture).state_dict()
+    model = get_default_config()["model"]
+    model["architecture"] |= architecture
+    model["conditioning"] |= {"type": None, "num_classes": None}
+    state = {prefix + name: value for prefix in ("denoiser.", "ema.average.") for name, value in weights.items()}
+    about = {"format": FORMAT, "config": {"model": model}, "class_names": [], "step": 1}
+    torch.save({"state_dict": state, "diffusion_lab": about}, path)
+
+
+def diffusers_unet() -> nn.Module:
+    """`UNet2DModel` with its own defaults for all that the goals leave open."""
+    network: nn.Module = peer("diffusers").UNet2DModel(
+        sample_size=IMAGE_SHAPE[1],
+        in_channels=IMAGE_SHAPE[0],
+        out_channels=IMAGE_SHAPE[0],
+        layers_per_block=2,
+        block_out_channels=tuple(CHANNELS * multiplier for multiplier in MULTIPLIERS),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    )
+    return network
+
+
+def lucidrains_unet() -> nn.Module:
+    """The `Unet` of denoising_diffusion_pytorch; of fewer FLOPs, so it is compared by FLOP."""
+    network: nn.Module = peer("denoising_diffusion_pytorch").Unet(
+        dim=CHANNELS, dim_mults=MULTIPLIERS, channels=IMAGE_SHAPE[0]
+    )
+    return network
+
+
+def training_flops(predict: Callable[[Tensor, Tensor], Tensor]) -> int:
+    """Operations of an image's way there and back, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        predict(torch.randn(1, *IMAGE_SHAPE), torch.tensor([3])).sum().backward()
+    return int(counter.get_total_flops())
+
+
+def refuse_unequal(ours: float, peers: float) -> None:
+    """Equal work is what makes a comparison of times one of speeds."""
+    if abs(ours / peers - 1) > MOST_DIFFERENCE:
+        raise ValueError(f"the networks must do equal work, got {ours / 1e9:.2f} and {peers / 1e9:.2f} GFLOP an image")

@@ -1,0 +1,106 @@
+"""What all benchmarks have found, as one table, one plot, and the table of docs/performance.md.
+
+    python -m benchmarks.report [outputs/bench/results.json]
+
+writes the table of a run of `make bench` into that page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness import Row
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "outputs" / "bench" / "results.json"
+PAGE = ROOT / "docs" / "performance.md"
+HEADINGS = ("goal", "measured", "ours", "peer", "ratio", "wanted", "of the limit", "", "note")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """The words of a line under ``HEADINGS``."""
+    wanted = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound:g}"
+    return (
+        row.goal,
+        row.what,
+        _figure(row.ours, row.unit),
+        _figure(row.peer, row.unit),
+        "" if row.ratio is None else f"{row.ratio:.2f}",
+        wanted,
+        "" if row.share is None else f"{row.share:.0%}",
+        row.verdict,
+        row.note,
+    )
+
+
+def _figure(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:.3g} {unit}".strip() if value < 1000 else f"{value:,.0f} {unit}".strip()
+
+
+def table(rows: Sequence[Row]) -> str:
+    """All rows, in columns, for a terminal."""
+    lines = [HEADINGS, *map(cells, rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """All rows as a table of a page."""
+    lines = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """What share of its goal each row has reached, right of 1 where it is reached; needs the extra ``plots``."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display needed
+    from matplotlib import pyplot as plt
+
+    shown = [(row, row.ratio, row.bound) for row in rows if row.ratio and row.bound]
+    shares = [ratio / bound if row.at_least else bound / ratio for row, ratio, bound in shown]
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.35 * len(shown)), layout="constrained")
+    colours = ["tab:blue" if row.reached else "tab:orange" for row, _, _ in shown]
+    axes.barh(range(len(shown)), shares, color=colours)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(range(len(shown)), labels=[f"{row.goal}  {row.what}" for row, _, _ in shown])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlabel("reached, as a multiple of the goal")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def between(text: str, marker: str, content: str) -> str:
+    """Replace what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""
+    pattern = rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)"
+    replaced, found = re.subn(pattern, lambda match: f"{match[1]}{content}\n{match[2]}", text, flags=re.DOTALL)
+    if not found:
+        raise ValueError(f"the page has no place for it: no markers <!-- {marker} --> and <!-- /{marker} -->")
+    return replaced
+
+
+def describe(found: dict[str, object]) -> str:
+    """The machine, and the table."""
+    about, rows = found["machine"], found["rows"]
+    assert isinstance(about, dict)
+    assert isinstance(rows, list)
+    limit = ", ".join(f"{value:.0f} GFLOP/s in {name}" for name, value in about["limit_gflops"].items())
+    told = f"{about['system']}, torch {about['torch']}, {about['threads']} threads, {about['instructions']}"
+    return f"{told}; a matrix product runs at {limit}.\n\n{markdown([Row(**row) for row in rows])}"
+
+
+def main(results: Path = RESULTS) -> None:
+    """Write the page."""
+    found = json.loads(results.read_text(encoding="utf-8"))
+    PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), "results", describe(found)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,186 @@
+"""What sampling costs beyond the network, against diffusers' pipeline, in memory, and in seconds for a quality.
+
+    python -m benchmarks.sampling [--json] [--checkpoint outputs/demo]
+
+The last row needs a checkpoint of the digits (`make demo` trains one); DDPM's 1,000 steps are what takes long.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks import equal_work
+from benchmarks.harness import Row, command, in_turns, not_measured, say
+from benchmarks.samplers import Counted, curve_samplers, draw
+from diffusion_lab import DiffusionSampler, load_denoiser
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.samplers import DDIMSampler, DDPMSampler, Sampler
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = 5
+STEPS = 5
+FEW, MANY = 100, 10_000
+"""Images whose memory is compared."""
+PER_CLASS = 10
+"""Digits of each class, for their quality."""
+
+SMALL = {"image_size": 32, "in_channels": 3, "model_channels": 8, "channel_multipliers": [1], "use_attention": [False]}
+"""A network that costs little, so that the images are what may take memory."""
+
+# The last line that it prints is the most memory that it has held, in KiB (bytes on macOS; only the ratio counts).
+PEAK = """
+import resource, runpy, sys
+sys.argv = ["sample.py", *sys.argv[1:]]
+runpy.run_path("sample.py", run_name="__main__")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def loop_row() -> Row:
+    """N steps against N forward passes of the bare network."""
+    denoiser = equal_work.our_denoiser().eval()
+    images, time = torch.randn(equal_work.BATCH, *equal_work.IMAGE_SHAPE), torch.tensor([0.5])
+    front = DiffusionSampler(denoiser)
+
+    def passes() -> None:
+        with torch.no_grad():
+            for _ in range(STEPS):
+                denoiser.network(images, time)
+
+    ways: dict[str, Callable[[], object]] = {"sampling": lambda: sample(front), "passes": passes}
+    taken = in_turns(ways, ROUNDS)
+    return Row(
+        "5",
+        f"{STEPS} steps of DDIM",
+        taken.median("sampling"),
+        taken.median("passes"),
+        "s",
+        taken.ratio("sampling", "passes"),
+        1.03,
+        at_least=False,
+        note="as many forward passes",
+    )
+
+
+def sample(front: DiffusionSampler) -> torch.Tensor:
+    """A batch by a few steps of DDIM."""
+    return front.sample(equal_work.BATCH, sampler=DDIMSampler(steps=STEPS), seed=0)
+
+
+def pipeline_row() -> Row:
+    """Ours against diffusers' `DDIMPipeline`, both asked for tensors or arrays of a batch."""
+    what = "DDIM at equal work"
+    if equal_work.missing_peers():
+        return not_measured("5", what, f"needs {equal_work.missing_peers()}, of the extra peers")
+    diffusers = equal_work.peer("diffusers")
+    pipeline = diffusers.DDIMPipeline(equal_work.diffusers_unet().eval(), diffusers.DDIMScheduler())
+    pipeline.set_progress_bar_config(disable=True)
+    front = DiffusionSampler(equal_work.our_denoiser())
+    ways: dict[str, Callable[[], object]] = {
+        "ours": lambda: sample(front),
+        "peer": lambda: pipeline(batch_size=equal_work.BATCH, num_inference_steps=STEPS, output_type="np"),
+    }
+    taken = in_turns(ways, ROUNDS)
+    ours, peers = (equal_work.BATCH / taken.median(way) for way in ("ours", "peer"))
+    return Row("5", what, ours, peers, "images/s", taken.ratio("peer", "ours"), 1.5, note="diffusers DDIMPipeline")
+
+
+def calls_rows() -> list[Row]:
+    """How often a guided step asks the network, and how many times it embeds."""
+    network, embedded = count_guided_steps()
+    told = ("passes of the network in a guided step", network), ("times embedded in a guided step", embedded)
+    return [
+        Row("5", what, count / STEPS, 1, "", count / STEPS, 1.0, at_least=False, note="one is needed")
+        for what, count in told
+    ]
+
+
+def count_guided_steps() -> tuple[int, int]:
+    """Passes of the network, and rows of time that it embedded, in ``STEPS`` guided steps of two images."""
+    denoiser = equal_work.our_denoiser(num_classes=10)
+    rows = 0
+
+    def count_rows(module: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        nonlocal rows
+        rows += len(given[0])
+
+    watch = denoiser.network.get_submodule("embed_time").register_forward_pre_hook(count_rows)
+    denoiser.network = counted = Counted(denoiser.network)
+    DiffusionSampler(denoiser).sample(2, [1, 2], 3.0, sampler=DDIMSampler(steps=STEPS), seed=0)
+    watch.remove()
+    return counted.count, rows
+
+
+def peak_memory(count: int, checkpoint: Path, folder: Path) -> int:
+    """The most memory `sample.py` holds, making so many images of two steps."""
+    arguments = [f"ckpt={checkpoint}", f"num_samples={count}", f"output.base_dir={folder / str(count)}"]
+    fast = ["sampler.steps=2", "generation.sampling.batch_size=100", "compute.device=cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *arguments, *fast], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return int(done.stdout.splitlines()[-1])
+
+
+def memory_row() -> Row:
+    """Many images in the memory of few."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        equal_work.write_checkpoint(folder / "model.ckpt", SMALL)
+        few, many = (peak_memory(count, folder / "model.ckpt", folder) for count in (FEW, MANY))
+    what = f"peak memory of sample.py, {MANY:,} images"
+    return Row("5", what, many / 1024, few / 1024, "MiB", many / few, 1.05, at_least=False, note=f"{FEW} images")
+
+
+def quality_row(checkpoint: Path) -> Row:
+    """The cheapest way to images at least as good as those of DDPM with every step."""
+    what = "seconds for the quality of 1,000-step DDPM"
+    if not checkpoint.exists():
+        return not_measured("5", what, "needs a checkpoint of the digits: make demo, or --checkpoint")
+    denoiser, judge = load_denoiser(checkpoint), DigitJudge()
+    long, wanted = _seconds_and_distance(denoiser, judge, DDPMSampler(steps=None))
+    for evaluations in (10, 20, 50):
+        methods = curve_samplers(evaluations)
+        tried = {name: _seconds_and_distance(denoiser, judge, method) for name, method in methods.items()}
+        good = {name: seconds for name, (seconds, distance) in tried.items() if distance <= wanted}
+        if good:
+            name = min(good, key=good.__getitem__)
+            note = f"{name}, {evaluations} evaluations: {tried[name][1]:.2f} against {wanted:.2f}"
+            return Row("5", what, good[name], long, "s", good[name] / long, 1 / 20, at_least=False, note=note)
+    return not_measured("5", what, f"nothing up to 50 evaluations is as good as {wanted:.2f}")
+
+
+def _seconds_and_distance(denoiser: Denoiser, judge: DigitJudge, method: Sampler) -> tuple[float, float]:
+    drawn = draw(denoiser, method, PER_CLASS)
+    return drawn.seconds, judge.pixel_fd_ratio(drawn.pixels)
+
+
+def measure(checkpoint: str) -> list[Row]:
+    """All rows."""
+    parts: dict[str, Callable[[], list[Row]]] = {
+        "the loop": lambda: [loop_row()],
+        "diffusers' pipeline": lambda: [pipeline_row()],
+        "guidance": calls_rows,
+        "memory": lambda: [memory_row()],
+        "quality": lambda: [quality_row(ROOT / checkpoint)],
+    }
+    rows = []
+    for told, part in parts.items():
+        say(f"sampling: {told}")
+        rows += part()
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    command("sampling", measure, checkpoint="outputs/demo")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""How long a command takes to begin, against the libraries that it cannot do without.
+
+    python -m benchmarks.start [--json]
+
+Every start is a process of its own, with files that the system has read before.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.equal_work import EQUAL_WORK, write_checkpoint
+from benchmarks.harness import Row, Turns, command, in_turns, say
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = 5
+
+ALLOWED_SECONDS, ALLOWED_SHARE = 1.2, 0.25
+"""What `--help` may take: so long, or this share of Lightning's import."""
+
+LIGHTNING = "import diffusion_lab, lightning.pytorch"  # the package lets torchvision load beside a CPU build of torch
+WEIGHTS = "import sys, torch; torch.load(sys.argv[1], weights_only=True)"
+
+# The sampler is loaded with the settings, before torch, so nothing is imported here that sample.py would not.
+FIRST_STEP = """
+import os, runpy, sys
+from diffusion_lab.samplers.base import Sampler
+def reached(*arguments):
+    os._exit(0)
+Sampler._estimate = reached
+sys.argv = ["sample.py", *sys.argv[1:]]
+runpy.run_path("sample.py", run_name="__main__")
+sys.exit("sample.py ended without a denoising step")
+"""
+
+
+def process(*arguments: str) -> Callable[[], object]:
+    """A Python process, to be timed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return lambda: subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True
+    )
+
+
+def measure() -> list[Row]:
+    """A row for each command."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_checkpoint(folder / "model.ckpt", EQUAL_WORK)
+        return rows(in_turns(ways(folder), ROUNDS))
+
+
+def ways(folder: Path) -> dict[str, Callable[[], object]]:
+    """What is timed."""
+    checkpoint = str(folder / "model.ckpt")
+    say("starting train.py, sample.py and what they are compared with, each a few times")
+    return {
+        "train.py --help": process("train.py", "--help"),
+        "train.py --cfg job": process("train.py", "--cfg", "job"),
+        "import lightning.pytorch": process("-c", LIGHTNING),
+        "sample.py": process("-c", FIRST_STEP, f"ckpt={checkpoint}", f"output.base_dir={folder / 'images'}"),
+        "import torch, weights": process("-c", WEIGHTS, checkpoint),
+    }
+
+
+def rows(taken: Turns) -> list[Row]:
+    """The goals: the first two commands by the clock or by Lightning, whichever is kinder."""
+    lightning = taken.median("import lightning.pytorch")
+    allowed = max(ALLOWED_SECONDS / lightning, ALLOWED_SHARE)
+    found = [
+        Row(
+            "4",
+            way,
+            taken.median(way),
+            lightning,
+            "s",
+            taken.ratio(way, "import lightning.pytorch"),
+            round(allowed, 2),
+            at_least=False,
+            note="import lightning.pytorch",
+        )
+        for way in ("train.py --help", "train.py --cfg job")
+    ]
+    bare = "import torch, weights"
+    first = Row(
+        "4",
+        "sample.py to its first denoising step",
+        taken.median("sample.py"),
+        taken.median(bare),
+        "s",
+        taken.ratio("sample.py", bare),
+        2.0,
+        at_least=False,
+        note="import torch and reading the weights",
+    )
+    return [*found, first]
+
+
+def main() -> None:
+    """Measure and print."""
+    command("start", measure)
+
+
+if __name__ == "__main__":
+    main()

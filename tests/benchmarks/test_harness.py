@@ -1,0 +1,119 @@
+"""What the benchmarks of speed are made of; nothing here is timed by a clock that runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from itertools import count
+
+import pytest
+
+from benchmarks import __main__ as suite
+from benchmarks import harness, report
+from benchmarks.harness import Row, Turns, in_turns, not_measured
+
+
+def row(**other) -> Row:
+    return Row(**{"goal": "1", "what": "a step", "ours": 4.0, "peer": 2.0, "unit": "s", "ratio": 2.0} | other)
+
+
+def test_ways_are_taken_in_turns_and_the_first_round_does_not_count():
+    order, clock = [], count()
+    taken = in_turns(
+        {name: lambda name=name: order.append(name) for name in "ab"}, rounds=2, warm_up=1, clock=clock.__next__
+    )
+    assert order == list("ababab")
+    assert taken.seconds == {"a": [1, 1], "b": [1, 1]}
+
+
+def test_a_ratio_compares_within_a_round():
+    """A machine that gets four times slower halfway changes medians apart, and no ratio."""
+    taken = Turns({"slow": [2.0, 2.0, 8.0], "fast": [1.0, 4.0, 4.0]})
+    assert taken.ratio("slow", "fast") == 2
+    assert taken.median("slow") == 2
+    assert taken.median("fast") == 4
+
+
+@pytest.mark.parametrize(
+    ("bound", "at_least", "verdict"),
+    [(2.0, True, "reached"), (2.1, True, "MISS"), (2.0, False, "reached"), (1.9, False, "MISS"), (None, True, "")],
+)
+def test_a_miss_is_called_a_miss(bound, at_least, verdict):
+    assert row(bound=bound, at_least=at_least).verdict == verdict
+
+
+def test_what_was_not_measured_is_open():
+    assert not_measured("9", "a GPU", "none here").verdict == "open"
+
+
+def test_the_table_says_all_of_a_row_in_columns():
+    lines = report.table([row(bound=3.0, share=0.5, note="somebody"), row(what="a longer name", ours=12345.0)])
+    first, second, third = lines.splitlines()
+    assert first.split() == ["goal", "measured", "ours", "peer", "ratio", "wanted", "of", "the", "limit", "note"]
+    assert second.split() == ["1", "a", "step", "4", "s", "2", "s", "2.00", "≥", "3", "50%", "MISS", "somebody"]
+    assert "12,345 s" in third
+    assert second.index("4 s") == third.index("12,345 s")
+
+
+def test_the_page_is_written_between_its_markers():
+    text = "before\n<!-- results -->\nold\n<!-- /results -->\nafter\n"
+    assert report.between(text, "results", "new") == "before\n<!-- results -->\nnew\n<!-- /results -->\nafter\n"
+    with pytest.raises(ValueError, match="no markers <!-- other -->"):
+        report.between(text, "other", "new")
+
+
+def test_the_page_has_a_place_for_the_results():
+    page = report.PAGE.read_text(encoding="utf-8")
+    found = {"machine": {"limit_gflops": {"float32": 99.6}, "system": "Linux", "torch": "2", "threads": 2}}
+    found["machine"]["instructions"] = "AVX2"
+    found["rows"] = [vars(row(what="a step of tests"))]
+    written = report.between(page, "results", report.describe(found))
+    assert "100 GFLOP/s in float32" in written
+    assert "| 1 | a step of tests | 4 s | 2 s | 2.00 |" in written
+
+
+def test_a_command_prints_json_that_rows_are_made_of(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--json", "--checkpoint", "here"])
+    seen = []
+    harness.command("x", lambda checkpoint: seen.append(checkpoint) or [row()], checkpoint="there")
+    assert seen == ["here"]
+    assert [Row(**told) for told in json.loads(capsys.readouterr().out)["rows"]] == [row()]
+
+
+@pytest.fixture
+def processes(tmp_path, monkeypatch):
+    """A suite of benchmarks that are files in a folder of their own."""
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    monkeypatch.setattr(suite, "ROOT", tmp_path)
+    monkeypatch.setattr(suite, "RESULTS", tmp_path / "outputs" / "results.json")
+    monkeypatch.setattr(suite, "machine", dict)
+    monkeypatch.setattr(suite, "plot", lambda rows, path: None)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return lambda name, text: (folder / f"{name}.py").write_text(text)
+
+
+def test_all_are_run_each_in_its_process_and_what_breaks_does_not_stop_the_others(processes, tmp_path, capsys):
+    processes("good", f"print({json.dumps({'rows': [vars(row(goal='7', bound=3.0))]})!r})")
+    processes("bad", "raise SystemExit('no')")
+    processes("odd", "print('hello')")
+    assert suite.main(["good", "bad", "odd"]) == 1
+    table = capsys.readouterr().out
+    assert "MISS" in table
+    assert "broke with exit status 1" in table
+    assert "printed something else than JSON" in table
+    told = json.loads((tmp_path / "outputs" / "results.json").read_text())
+    assert told["benchmarks"]["good"]["rows"][0]["goal"] == "7"
+    assert len(told["rows"]) == 3
+
+
+def test_a_missed_goal_is_no_failure_of_the_command(processes):
+    processes("good", f"print({json.dumps({'rows': [vars(row(bound=3.0))]})!r})")
+    assert suite.main(["good"]) == 0
+
+
+def test_one_that_takes_too_long_is_given_up(processes):
+    processes("slow", "import time; time.sleep(60)")
+    (told,) = suite.run("slow", minutes=0.005)["rows"]
+    assert told["note"] == "not done after 0.005 minutes"
