@@ -36,8 +36,9 @@ class BatchDataset(Dataset[Batch]):
 
     def __getitems__(self, draw: Draw) -> Batch:
         rng = np.random.default_rng(draw.seed) if self.vary else None
-        images = np.stack([self.source.load(index, rng) for index in draw.indices])
-        labels = torch.from_numpy(self.source.labels[list(draw.indices)]) if self.labelled else None
+        indices = np.array(draw.indices, dtype=np.int64)
+        images = self.source.load_batch(indices, rng)
+        labels = torch.from_numpy(self.source.labels[indices]) if self.labelled else None
         return Batch(torch.from_numpy(images), labels, draw.seed)
 
 
@@ -124,8 +125,8 @@ class ImageDataModule(LightningDataModule):
         if self.val is None:
             return []
         order = EpochOrder(len(self.val), self.batch_size, self.seed, False, False, self._rank, self._world_size)
-        # a list knows no epochs: the same batches and seeds every time
-        return self._loader(BatchDataset(self.val, self.labelled, vary=False), list(order))
+        # never told of an epoch: the same batches and seeds every time
+        return self._loader(BatchDataset(self.val, self.labelled, vary=False), order)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         images = from_pixels(batch.images)

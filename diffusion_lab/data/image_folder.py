@@ -130,7 +130,7 @@ class ImageFolderSource(ImageSource):
         try:
             self.decode(index)
         except Exception as error:  # as in load: nearly everything
-            return error
+            return error.with_traceback(None)  # which would keep the half decoded picture
         return None
 
     def content(self, index: int) -> Content:
