@@ -129,11 +129,15 @@ class ImageDataModule(LightningDataModule):
         return self._loader(BatchDataset(self.val, self.labelled, vary=False), order)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        images = from_pixels(batch.images)
         if self.trainer is None or not self.trainer.training:
-            return batch._replace(images=images)
+            return self.prepared(batch, vary=False)
         self._order.count_batch()
-        return batch._replace(images=self._augmented(images, batch.seed))
+        return self.prepared(batch, vary=True)
+
+    def prepared(self, batch: Batch, vary: bool) -> Batch:
+        """A batch of pixels as the model gets it, on whatever device it is: floats, augmented where it may ``vary``."""
+        images = from_pixels(batch.images)
+        return batch._replace(images=self._augmented(images, batch.seed) if vary else images)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers: the place of the next image to train on, and what gives that place its meaning."""
