@@ -136,8 +136,8 @@ class ImageDataModule(LightningDataModule):
 
     def prepared(self, batch: Batch, vary: bool) -> Batch:
         """A batch of pixels as the model gets it, on whatever device it is: floats, augmented where it may ``vary``."""
-        images = from_pixels(batch.images)
-        return batch._replace(images=self._augmented(images, batch.seed) if vary else images)
+        images = self._augmented(batch.images, batch.seed) if vary else batch.images
+        return batch._replace(images=images if images.is_floating_point() else from_pixels(images))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers: the place of the next image to train on, and what gives that place its meaning."""
