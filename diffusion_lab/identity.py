@@ -24,6 +24,8 @@ WITHOUT_INFLUENCE = frozenset(
         "sampler",
         "guidance",
         "compute.device",
+        "data.cache",
+        "data.cache_dir",
         "data.paths",
         "data.loading.num_workers",
         "data.loading.pin_memory",
@@ -44,8 +46,8 @@ def config_hash(config: TrainConfig) -> str:
     hash. Keys without a default are always in it.
 
     Left out as well is what changes no weight (``WITHOUT_INFLUENCE``): names and folders, loggers, the device, worker
-    processes, what is saved and pictured and how often, where a run resumes from, and how images are sampled in the
-    end. ``data.paths`` too: which images were learnt is for ``data_fingerprint`` to say, wherever they lay.
+    processes, caches, what is saved and pictured and how often, where a run resumes from, and how images are sampled
+    in the end. ``data.paths`` too: which images were learnt is for ``data_fingerprint`` to say, wherever they lay.
 
     Args:
         config: The settings as checked, with the seed that was drawn in place of ``compute.seed: null``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Images = Tensor
@@ -49,4 +50,4 @@ def to_pixels(images: Images) -> Pixels:
 
 def from_pixels(pixels: Pixels) -> Images:
     """Turn 0 to 255 into float32 in [-1, 1]."""
-    return pixels.float() / 127.5 - 1
+    return pixels.to(torch.float32, copy=True).div_(127.5).sub_(1)  # in place: a third of the memory to move

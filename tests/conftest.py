@@ -54,8 +54,8 @@ def wandb_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def environment(wandb_home: Path) -> Iterator[None]:
-    """W&B stays offline, quiet and out of the user's folders; what a test sets is gone after it.
+def environment(wandb_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """W&B stays offline, quiet and out of the user's folders, as caches do; what a test sets is gone after it.
 
     Restored by hand, not by monkeypatch: libraries set variables behind a test's back (W&B's logger does).
     """
@@ -64,6 +64,7 @@ def environment(wandb_home: Path) -> Iterator[None]:
         os.environ.pop(name, None)
     os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
     os.environ.update({f"WANDB_{kind}_DIR": str(wandb_home) for kind in ("CACHE", "CONFIG", "DATA")})
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp() / "cache")
     os.environ["WANDB_DIR"] = str(wandb_home)
     yield
     os.environ.clear()

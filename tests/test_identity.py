@@ -63,6 +63,8 @@ def test_the_hash_is_a_sha256_that_the_order_of_keys_does_not_change():
         {"data__paths__train": str(HERE.parent)},
         {"data__loading__num_workers": 7},
         {"data__loading__pin_memory": False},
+        {"data__cache": "none"},
+        {"data__cache_dir": "elsewhere"},
         {"logger__backends": ["tensorboard"]},
         {"generation__sampling__num_samples": 3},
         {"sampler": {"type": "heun", "steps": 3}},

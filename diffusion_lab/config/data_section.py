@@ -99,3 +99,14 @@ class DataSettings(PluggableSection):
         default="center",
         description="Which square of a picture that is not square, after resizing its short side.",
     )
+    cache: Literal["disk", "memory", "none"] = Field(
+        default="disk",
+        description="Where the pictures of a folder are kept once they are decoded and resized: on `disk` for later "
+        "runs too, read as they are needed, so that they may be more than memory holds; in `memory` for this run; "
+        "`none` decodes each picture each time. The images are the same. Other sets are in memory as they come.",
+    )
+    cache_dir: PathText | None = Field(
+        default=None,
+        description="Folder of the caches of `data.cache: disk`; `null`: `diffusion_lab` in `$XDG_CACHE_HOME`, or in "
+        "`~/.cache`. What is in it may be removed at any time.",
+    )

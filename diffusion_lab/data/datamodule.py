@@ -36,8 +36,9 @@ class BatchDataset(Dataset[Batch]):
 
     def __getitems__(self, draw: Draw) -> Batch:
         rng = np.random.default_rng(draw.seed) if self.vary else None
-        images = np.stack([self.source.load(index, rng) for index in draw.indices])
-        labels = torch.from_numpy(self.source.labels[list(draw.indices)]) if self.labelled else None
+        indices = np.array(draw.indices, dtype=np.int64)
+        images = self.source.load_batch(indices, rng)
+        labels = torch.from_numpy(self.source.labels[indices]) if self.labelled else None
         return Batch(torch.from_numpy(images), labels, draw.seed)
 
 
@@ -124,15 +125,19 @@ class ImageDataModule(LightningDataModule):
         if self.val is None:
             return []
         order = EpochOrder(len(self.val), self.batch_size, self.seed, False, False, self._rank, self._world_size)
-        # a list knows no epochs: the same batches and seeds every time
-        return self._loader(BatchDataset(self.val, self.labelled, vary=False), list(order))
+        # never told of an epoch: the same batches and seeds every time
+        return self._loader(BatchDataset(self.val, self.labelled, vary=False), order)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        images = from_pixels(batch.images)
         if self.trainer is None or not self.trainer.training:
-            return batch._replace(images=images)
+            return self.prepared(batch, vary=False)
         self._order.count_batch()
-        return batch._replace(images=self._augmented(images, batch.seed))
+        return self.prepared(batch, vary=True)
+
+    def prepared(self, batch: Batch, vary: bool) -> Batch:
+        """A batch of pixels as the model gets it, on whatever device it is: floats, augmented where it may ``vary``."""
+        images = self._augmented(batch.images, batch.seed) if vary else batch.images
+        return batch._replace(images=images if images.is_floating_point() else from_pixels(images))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers: the place of the next image to train on, and what gives that place its meaning."""

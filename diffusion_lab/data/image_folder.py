@@ -6,18 +6,39 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from diffusion_lab.data.pixels import background_colour, opened_image, resize_and_crop, to_array, to_channels
-from diffusion_lab.data.source import ImageSource, PixelArray
+from diffusion_lab.data.listing import SUFFIXES, Listing, is_image, list_images
+from diffusion_lab.data.parallel import in_order
+from diffusion_lab.data.pixels import (
+    background_colour,
+    cut_square,
+    opened_image,
+    resize_and_crop,
+    resize_to_strip,
+    to_array,
+    to_channels,
+)
+from diffusion_lab.data.source import ImageSource, IndexArray, PixelArray
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+CROPS = {"center": "center", "random": "random, after resizing"}
+"""What a fingerprint calls each crop; another way of cutting gets another name."""
+
 NAMED_FILES = 10  # how many corrupt files a message lists before it only counts
+
+
+class Content(NamedTuple):
+    """Size in bytes and SHA-256 of a file."""
+
+    size: int
+    sha256: bytes
+
+
+_NO_FILES = Listing(Path(), b"", np.empty(0, np.int64), np.empty((0, 2), np.int64))
 
 
 class ImageFolderSource(ImageSource):
@@ -40,7 +61,7 @@ class ImageFolderSource(ImageSource):
         key: the setting that ``path`` comes from, for messages.
 
     Attributes:
-        paths: the files, in order.
+        paths: the files, in order (a path each, made when it is asked for).
         skipped: how many corrupt files this process has left out.
 
     Raises:
@@ -70,11 +91,11 @@ class ImageFolderSource(ImageSource):
             class_names = sorted(folders)
         self.class_names = tuple(class_names)
         self._refuse_unknown(folders)
-        found = _images(self.path, folders, self.class_names)
-        if not found:
+        found = [folders.get(name, _NO_FILES) for name in self.class_names] or [list_images(self.path)]
+        self.paths = Listing.joined(self.path, found)
+        if not self.paths:
             raise ValueError(f"{key} holds no images: {str(path)!r} has {_contents(self.path)}; {_expected()}")
-        self.paths = [file for file, _ in found]
-        self.labels = np.array([label for _, label in found], dtype=np.int64)
+        self.labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(files) for files in found])
 
     def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
         """Image ``index`` as uint8 (C, S, S).
@@ -85,13 +106,38 @@ class ImageFolderSource(ImageSource):
         Raises:
             ValueError: the file is corrupt and ``on_corrupt`` is "error", or its class has no good image.
         """
+        rng = rng if self.crop == "random" else None
         while True:
             chosen = self._good(index)
             try:
-                return self._decode(self.paths[chosen], rng)
+                return np.ascontiguousarray(cut_square(self.decode(chosen), self.image_size, rng))
             except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
                 self._corrupt.add(chosen)
                 self._report([(self.paths[chosen], error)])
+
+    def decode(self, index: int) -> PixelArray:
+        """What ``load`` cuts its square from, uint8: (C, S, S), or with random crops (C, H, W) of short side S.
+
+        Damaged files raise nearly everything.
+        """
+        with opened_image(self.paths[index], self.image_size) as opened:
+            image = to_channels(opened, self.channels, self.background)
+            resized = resize_to_strip if self.crop == "random" else resize_and_crop
+            return to_array(resized(image, self.image_size))
+
+    def fault(self, index: int) -> Exception | None:
+        """Why a file cannot be decoded; None where it can."""
+        try:
+            self.decode(index)
+        except Exception as error:  # as in load: nearly everything
+            return error.with_traceback(None)  # which would keep the half decoded picture
+        return None
+
+    def content(self, index: int) -> Content:
+        """What the fingerprint knows a file by."""
+        with self.paths[index].open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").digest()
+            return Content(stream.tell(), digest)
 
     def fingerprint(self) -> str:
         """SHA-256 of the files and of what is done to them: not of where the folder lies.
@@ -100,11 +146,14 @@ class ImageFolderSource(ImageSource):
         and not decoded; then the classes, size, channels, crop and background. Files that ``check`` has dropped are not
         in it.
         """
+        return self.fingerprint_of(in_order(self.content, len(self.paths)))
+
+    def fingerprint_of(self, contents: Iterable[Content]) -> str:
+        """The fingerprint, by what is already known of the files in order."""
         found = self._hash_of_classes()
-        found.update(repr((self.crop, self.background)).encode())
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for file, (size, content) in zip(self.paths, pool.map(_content, self.paths), strict=True):
-                found.update(f"{file.relative_to(self.path).as_posix()}\0{size}\0{content}\n".encode())
+        found.update(repr((CROPS[self.crop], self.background)).encode())
+        for index, (size, sha256) in enumerate(contents):
+            found.update(b"%s\0%d\0%s\n" % (self.paths.name(index), size, sha256.hex().encode()))
         return found.hexdigest()
 
     def check(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -117,20 +166,22 @@ class ImageFolderSource(ImageSource):
             ValueError: a file is corrupt and ``on_corrupt`` is "error", or no good file is left.
         """
         corrupt: dict[int, Exception] = {}
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for index, error in enumerate(pool.map(self._fault, self.paths)):
-                if error is not None:
-                    corrupt[index] = error
-                if progress is not None:
-                    progress(index + 1, len(self.paths))
+        for index, error in enumerate(in_order(self.fault, len(self.paths))):
+            if error is not None:
+                corrupt[index] = error
+            if progress is not None:
+                progress(index + 1, len(self.paths))
+        self.drop(corrupt)
+
+    def drop(self, corrupt: Mapping[int, Exception]) -> None:
+        """Leave out the files that are known to be corrupt, by what was said of each; raises as ``check`` does."""
         if not corrupt:
             return
         if len(corrupt) == len(self.paths):
             raise ValueError(f"{self.key}: none of the {len(corrupt)} images in {str(self.path)!r} can be decoded")
         self._report([(self.paths[index], error) for index, error in corrupt.items()])
-        good = [index for index in range(len(self.paths)) if index not in corrupt]
-        self.paths = [self.paths[index] for index in good]
-        self.labels = self.labels[good]
+        good: IndexArray = np.delete(np.arange(len(self.paths)), list(corrupt))
+        self.paths, self.labels = self.paths.kept(good), self.labels[good]
         self._corrupt.clear()
 
     def _good(self, index: int) -> int:
@@ -142,18 +193,6 @@ class ImageFolderSource(ImageSource):
             if member not in self._corrupt:
                 return int(member)
         raise ValueError(f"{self.key}: every image of the class of {self.paths[index]} is corrupt")
-
-    def _decode(self, file: Path, rng: np.random.Generator | None) -> PixelArray:
-        with opened_image(file, self.image_size) as opened:
-            image = to_channels(opened, self.channels, self.background)
-            return to_array(resize_and_crop(image, self.image_size, rng if self.crop == "random" else None))
-
-    def _fault(self, file: Path) -> Exception | None:
-        try:
-            self._decode(file, None)
-        except Exception as error:  # as in load: nearly everything
-            return error
-        return None
 
     def _report(self, corrupt: Sequence[tuple[Path, Exception]]) -> None:
         """One message for all: an error, or a warning and their number added to ``skipped``."""
@@ -169,23 +208,25 @@ class ImageFolderSource(ImageSource):
         self.skipped += len(corrupt)
         warnings.warn(f"{self.key}: {len(corrupt)} corrupt image(s) skipped:\n{listing}", UserWarning, stacklevel=3)
 
-    def _class_folders(self) -> dict[str, list[Path]]:
+    def _class_folders(self) -> dict[str, Listing]:
         """The images of each class subfolder; {} for a flat folder."""
-        subfolders = sorted(entry for entry in self.path.iterdir() if entry.is_dir() and not _hidden(entry))
-        folders = {folder.name: _walk(folder) for folder in subfolders}
-        loose = [entry for entry in sorted(self.path.iterdir()) if entry.is_file() and _is_image(entry)]
+        subfolders = [entry.name for entry in os.scandir(self.path) if entry.is_dir() and entry.name[0] != "."]
+        folders = {name: list_images(self.path, name) for name in sorted(subfolders)}
         filled = {name: files for name, files in folders.items() if files}
-        if filled and loose:
+        if not filled:
+            return {}
+        loose = sorted(entry.name for entry in os.scandir(self.path) if is_image(entry.name) and entry.is_file())
+        if loose:
             raise ValueError(
                 f"{self.key} must hold either class subfolders or images, not both: {str(self.path)!r} has "
-                f"the subfolder(s) {', '.join(filled)} and {len(loose)} image(s) such as {loose[0].name}"
+                f"the subfolder(s) {', '.join(filled)} and {len(loose)} image(s) such as {loose[0]}"
             )
-        if filled and len(filled) < len(folders):
+        if len(filled) < len(folders):
             empty = ", ".join(name for name in folders if name not in filled)
             warnings.warn(f"{self.key}: no images in {empty}; not taken for a class", UserWarning, stacklevel=4)
         return filled
 
-    def _refuse_unknown(self, folders: dict[str, list[Path]]) -> None:
+    def _refuse_unknown(self, folders: Mapping[str, Listing]) -> None:
         unknown = [name for name in folders if name not in self.class_names]
         if unknown:
             raise ValueError(
@@ -193,42 +234,11 @@ class ImageFolderSource(ImageSource):
                 f"({', '.join(self.class_names)}), "
                 f"got the folder(s) {', '.join(unknown)} in {str(self.path)!r}"
             )
-        if self.class_names and not folders and _walk(self.path):
+        if self.class_names and not folders and list_images(self.path):
             raise ValueError(
                 f"{self.key} must hold a subfolder for each class ({', '.join(self.class_names)}) "
                 f"as data.paths.train does, got images alone in {str(self.path)!r}"
             )
-
-
-def _content(file: Path) -> tuple[int, str]:
-    """Size and SHA-256 of a file."""
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return stream.tell(), digest
-
-
-def _images(path: Path, folders: dict[str, list[Path]], class_names: Sequence[str]) -> list[tuple[Path, int]]:
-    """Every image with its class number."""
-    if not class_names:
-        return [(file, 0) for file in _walk(path)]
-    return [(file, label) for label, name in enumerate(class_names) for file in folders.get(name, [])]
-
-
-def _walk(folder: Path) -> list[Path]:
-    """All image files under a folder, sorted by path."""
-    files: list[Path] = []
-    for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        files += [file for file in (Path(parent, name) for name in names) if _is_image(file)]
-    return sorted(files)
-
-
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES and not _hidden(file)
-
-
-def _hidden(entry: Path) -> bool:
-    return entry.name.startswith(".")
 
 
 def _contents(folder: Path) -> str:

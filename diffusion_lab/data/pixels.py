@@ -28,6 +28,9 @@ MOST_PIXELS = 50_000_000
 LARGE = 16_000_000
 """Pixels from which on only one picture is decoded at a time."""
 
+LONGEST = 8
+"""Times its short side that is kept of a picture for random crops: a thin line could fill any memory when enlarged."""
+
 _one_large_picture = threading.Lock()
 
 
@@ -85,19 +88,37 @@ def to_channels(image: Image.Image, channels: int, background: Colour) -> Image.
     return image.convert(MODES[channels])
 
 
-def resize_and_crop(image: Image.Image, size: int, rng: np.random.Generator | None) -> Image.Image:
-    """Bring the short side to ``size`` and cut a square: the middle, or wherever ``rng`` says.
+def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
+    """Bring the short side to ``size`` and cut the square in the middle.
 
     The square is cut before resizing, which gives the same pixels and stays small for extreme aspects.
     """
+    return _resized(image, size, 1)
+
+
+def resize_to_strip(image: Image.Image, size: int) -> Image.Image:
+    """Bring the short side to ``size`` and keep the long one, at most LONGEST times as long: its middle.
+
+    What ``cut_square`` may cut from, so that a picture has to be decoded once and can be cut anew each time.
+    """
+    return _resized(image, size, LONGEST)
+
+
+def _resized(image: Image.Image, size: int, longest: int) -> Image.Image:
     short = min(image.size)
-    spare = [side - short for side in image.size]
-    left, top = (s // 2 if rng is None else int(rng.integers(s + 1)) for s in spare)
-    box = (left, top, left + short, top + short)
+    width, height = (min(side, longest * short) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    box = (left, top, left + width, top + height)
     if short == size:
         return image.crop(box)
     smaller = Image.Resampling.LANCZOS if short > size else Image.Resampling.BICUBIC
-    return image.resize((size, size), smaller, box)
+    return image.resize((round(width * size / short), round(height * size / short)), smaller, box)
+
+
+def cut_square(pixels: PixelArray, size: int, rng: np.random.Generator | None) -> PixelArray:
+    """A square of (C, H, W), whose short side is ``size``: the middle, or wherever ``rng`` says. It is a view."""
+    top, left = ((s - size) // 2 if rng is None else int(rng.integers(s - size + 1)) for s in pixels.shape[1:])
+    return pixels[:, top : top + size, left : left + size]
 
 
 def to_array(image: Image.Image) -> PixelArray:
@@ -113,7 +134,7 @@ def convert_arrays(images: PixelArray, image_size: int, channels: int, backgroun
     if images.shape[1:] == (image_size, image_size, channels):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     pictures = (to_channels(Image.fromarray(image), channels, background) for image in images)
-    return np.stack([to_array(resize_and_crop(picture, image_size, None)) for picture in pictures])
+    return np.stack([to_array(resize_and_crop(picture, image_size)) for picture in pictures])
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

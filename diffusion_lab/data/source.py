@@ -36,6 +36,10 @@ class ImageSource(ABC):
         """Image ``index`` as uint8 (C, S, S). ``rng`` decides what the source leaves to chance (a random
         crop); with None it takes the middle, so the same image comes out each time."""
 
+    def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
+        """Several images as uint8 (N, C, S, S), in an array of their own; ``rng`` as one after the other takes it."""
+        return np.stack([self.load(index, rng) for index in indices.tolist()])
+
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the images with their labels and the names of the classes.
 
@@ -78,6 +82,9 @@ class ArraySource(ImageSource):
         image: PixelArray = self.images[index]
         return image
 
+    def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
+        return self.images[indices]
+
     def fingerprint(self) -> str:
         """The hash of all the bytes, as of any source, at once."""
         found = self._hash_of_classes()
@@ -97,6 +104,9 @@ class Subset(ImageSource):
 
     def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
         return self.source.load(int(self.indices[index]), rng)
+
+    def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
+        return self.source.load_batch(self.indices[indices], rng)
 
     def fingerprint(self) -> str:
         """That of the whole source, and the numbers of the images."""

@@ -19,15 +19,21 @@ def balanced_split(labels: IndexArray, fraction: float, seed: int) -> tuple[Inde
     if not 0 < fraction < 1:
         raise ValueError(f"data.validation_split.fraction must lie between 0 and 1, both excluded, got {fraction}")
     rng = np.random.default_rng(seed)
-    held_out: list[IndexArray] = []
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
+    held_out = np.zeros(len(labels), dtype=bool)
+    for members in _classes(labels):
         share = int(np.floor(fraction * len(members) + 0.5))
-        held_out.append(members[: min(max(share, 1), len(members) - 1)])
-    validation = np.sort(np.concatenate(held_out)) if held_out else np.empty(0, np.int64)
+        held_out[rng.permutation(members)[: min(max(share, 1), len(members) - 1)]] = True
+    validation = np.flatnonzero(held_out)
     if not validation.size:
         raise ValueError(
             f"data.validation_split.fraction = {fraction} finds nothing to hold out: no class has two images "
             "(set data.paths.val, or training.validation.enabled=false)"
         )
-    return np.setdiff1d(np.arange(len(labels)), validation), validation
+    return np.flatnonzero(~held_out), validation
+
+
+def _classes(labels: IndexArray) -> list[IndexArray]:
+    """The images of each class that has any, in order. One stable sort: a search for each class is slow with many."""
+    order = np.argsort(labels.astype(np.int16) if labels.size and labels.max() < 2**15 else labels, kind="stable")
+    ends = np.cumsum(np.bincount(labels))
+    return [members for members in np.split(order, ends[:-1]) if members.size]

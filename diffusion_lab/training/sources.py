@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.dotted import load_class
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.decoded import decoded_in_memory
 from diffusion_lab.data.digits import digits
+from diffusion_lab.data.disk_cache import cached_on_disk, default_cache_dir
 from diffusion_lab.data.emoji import emoji
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.source import ImageSource, Subset
@@ -34,20 +40,56 @@ def _image_folder(data: DataSettings, image_size: int, channels: int) -> Sources
         background=data.background,
         on_corrupt=data.on_corrupt,
     )
-    train = _checked(read(data.paths.train or ""))
+    train = read(data.paths.train or "")
+    decoded = _ready(train, data)
     if data.paths.val is None:
-        return train, None
-    return train, _checked(read(data.paths.val, class_names=train.class_names, key="data.paths.val"))
+        return decoded, None
+    return decoded, _ready(read(data.paths.val, class_names=train.class_names, key="data.paths.val"), data)
 
 
-def _checked(source: ImageFolderSource) -> ImageFolderSource:
-    """Decode every image once, so that a corrupt one is known before training begins."""
-    with Progress(
-        TextColumn("checking images"), BarColumn(), MofNCompleteColumn(), console=Console(stderr=True)
-    ) as bar:
-        task = bar.add_task("")
-        source.check(lambda done, total: bar.update(task, completed=done, total=total))
+def _ready(source: ImageFolderSource, data: DataSettings) -> ImageSource:
+    """The images as ``data.cache`` says; each was decoded once, so that a corrupt one is known before training."""
+    if data.cache == "disk":
+        with contextlib.suppress(_NoCache):
+            return _from_disk(source, data.cache_dir)
+    with _progress("decoding" if data.cache == "memory" else "checking") as told:
+        if data.cache == "memory":
+            return decoded_in_memory(source, told)
+        source.check(told)
     return source
+
+
+class _NoCache(Exception):
+    """There is none, and none can be made."""
+
+
+def _from_disk(source: ImageFolderSource, cache_dir: Path | None) -> ImageSource:
+    """Raises ValueError where the user's own folder of caches cannot be used; that of the system is not insisted on."""
+    base = cache_dir.expanduser() if cache_dir else default_cache_dir()
+    try:
+        with _progress("decoding") as told:
+            return cached_on_disk(source, base, Console(stderr=True, soft_wrap=True).print, told)
+    except OSError as error:
+        if cache_dir:
+            raise ValueError(f"data.cache_dir cannot be used, got {str(cache_dir)!r}: {error}") from error
+        rule = "each image is decoded each time (data.cache_dir chooses another folder)"
+        warnings.warn(f"data.cache = disk cannot be written in {base}: {error}; {rule}", ConfigWarning, stacklevel=2)
+        raise _NoCache from error
+
+
+@contextlib.contextmanager
+def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the screen from the first file on; what it gives is told (files done, files in all)."""
+    columns = TextColumn(f"{doing} images"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: list[TaskID] = []
+
+        def told(done: int, total: int) -> None:
+            if not tasks:
+                tasks.append(bar.add_task(""))
+            bar.update(tasks[0], completed=done, total=total)
+
+        yield told
 
 
 def _digits(data: DataSettings, image_size: int, channels: int) -> Sources:

@@ -60,6 +60,8 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("data.on_corrupt", ["skip", "error"], ["ignore"]),
     ("data.background", ["black", "#10ff00"], ["blackish", "#xyz"]),
     ("data.crop", ["center", "random"], ["middle"]),
+    ("data.cache", ["disk", "memory", "none"], ["ram", None, True]),
+    ("data.cache_dir", [None, "caches"], ["", 3]),
     ("output.base_dir", ["runs/a"], [None, "", 3]),
     ("output.subdirs.logs", ["a/b"], ["", "/tmp", "../up", ".", None]),
     ("output.subdirs.checkpoints", ["ckpt"], ["/tmp"]),

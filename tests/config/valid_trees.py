@@ -125,6 +125,8 @@ data_options = st.fixed_dictionaries(
         "on_corrupt": st.sampled_from(["skip", "error"]),
         "background": st.sampled_from(["white", "#10ff00"]),
         "crop": st.sampled_from(["center", "random"]),
+        "cache": st.sampled_from(["disk", "memory", "none"]),
+        "cache_dir": st.sampled_from([None, "caches"]),
     },
 )
 data = st.builds(dict.__or__, sources, data_options)

@@ -1,0 +1,178 @@
+"""A folder of images that were all decoded once: one run of bytes, in memory or mapped from a file."""
+
+from __future__ import annotations
+
+import io
+import os
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from diffusion_lab.data.image_folder import Content, ImageFolderSource
+from diffusion_lab.data.parallel import in_order
+from diffusion_lab.data.pixels import cut_square
+from diffusion_lab.data.source import ImageSource, IndexArray, PixelArray
+
+Progress = Callable[[int, int], None]
+"""Told (files done, files in all)."""
+
+
+class DecodedSource(ImageSource):
+    """The same images as an ``ImageFolderSource``, without decoding.
+
+    Args:
+        pixels: all images, uint8, one after the other; or the file that holds them. A file is mapped and not read, so
+            memory holds of it what is in use, and processes share that.
+        sides: height and width of each image (N, 2), the shorter side that of the images that come out; None where
+            all are squares.
+        labels: the class number of each image.
+        class_names: names of the classes.
+        channels: of each image.
+        image_size: side S of the images that come out.
+        fingerprint: that of the folder.
+
+    Raises:
+        ValueError: the bytes are not as many as the images need.
+    """
+
+    def __init__(
+        self,
+        pixels: PixelArray | Path,
+        sides: IndexArray | None,
+        labels: IndexArray,
+        class_names: Sequence[str],
+        channels: int,
+        image_size: int,
+        fingerprint: str,
+    ) -> None:
+        self.labels, self.class_names = labels, tuple(class_names)
+        self.channels, self.image_size = channels, image_size
+        self._fingerprint, self._sides = fingerprint, sides
+        self._starts = None if sides is None else np.cumsum(sides.prod(1) * channels) - sides.prod(1) * channels
+        self._file = pixels if isinstance(pixels, Path) else None
+        self._pixels = _mapped(pixels) if isinstance(pixels, Path) else pixels
+        needed = len(labels) * channels * image_size**2 if sides is None else int(sides.prod(1).sum()) * channels
+        if len(self._pixels) != needed:
+            raise ValueError(f"{len(labels)} decoded images must be {needed} bytes, got {len(self._pixels)}")
+
+    def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
+        image: PixelArray = self.load_batch(np.array([index]), rng)[0]
+        return image
+
+    def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
+        shape = (self.channels, self.image_size, self.image_size)
+        if self._sides is None or self._starts is None:
+            gathered: PixelArray = self._pixels.reshape(-1, *shape)[indices]
+            return gathered
+        squares = np.empty((len(indices), *shape), np.uint8)
+        bounds = zip(self._starts[indices].tolist(), self._sides[indices].tolist(), strict=True)
+        for place, (start, (height, width)) in enumerate(bounds):
+            strip = self._pixels[start : start + self.channels * height * width]
+            squares[place] = cut_square(strip.reshape(self.channels, height, width), self.image_size, rng)
+        return squares
+
+    def fingerprint(self) -> str:
+        """That of the folder, taken when the files were decoded."""
+        return self._fingerprint
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker that is not forked maps the file again; it would be sent all images otherwise."""
+        return {**self.__dict__, "_pixels": None} if self._file else self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._file:
+            self._pixels = _mapped(self._file)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What became of the files of a folder.
+
+    Attributes:
+        sides: height and width of each image in order, (N, 2).
+        sizes: bytes of each image's file.
+        sha256: of each image's file, 32 bytes each, one after the other.
+        corrupt: what was said of each corrupt file, by its number in the folder.
+    """
+
+    sides: IndexArray
+    sizes: Sequence[int]
+    sha256: bytes
+    corrupt: dict[int, Exception]
+
+    def contents(self) -> Iterator[Content]:
+        """Of the image files in order, for the fingerprint."""
+        for index, size in enumerate(self.sizes):
+            yield Content(size, self.sha256[32 * index : 32 * index + 32])
+
+
+def decode_all(source: ImageFolderSource, stream: BinaryIO, progress: Progress | None) -> Decoding:
+    """Decode every file and write its pixels to ``stream``, in order; memory never holds more than some of them."""
+    sides, sizes, sha256 = array("q"), array("q"), bytearray()
+    corrupt: dict[int, Exception] = {}
+    for index, found in enumerate(in_order(lambda index: _decoded(source, index), len(source))):
+        if isinstance(found, Exception):
+            corrupt[index] = found
+        else:
+            content, pixels = found
+            stream.write(pixels.data)
+            sides.extend(pixels.shape[1:])
+            sizes.append(content.size)
+            sha256 += content.sha256
+        if progress is not None:
+            progress(index + 1, len(source))
+    return Decoding(np.frombuffer(sides.tobytes(), np.int64).reshape(-1, 2), sizes, bytes(sha256), corrupt)
+
+
+def least_bytes(source: ImageFolderSource) -> int:
+    """Bytes that all images take when decoded; the least where pictures that are not square keep their long side."""
+    return len(source) * source.channels * source.image_size**2
+
+
+def sides_to_keep(source: ImageFolderSource, sides: IndexArray) -> IndexArray | None:
+    """None where all images are the squares that come out."""
+    return None if (sides == source.image_size).all() else sides
+
+
+def decoded_in_memory(source: ImageFolderSource, progress: Progress | None = None) -> DecodedSource:
+    """All images of a folder in memory; corrupt files are dropped or fatal as ``check`` has it.
+
+    Raises:
+        ValueError: as ``check``, or this machine has less memory than the images take.
+    """
+    needed, there = least_bytes(source), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise ValueError(
+            f"data.cache = memory takes {needed / 1e9:.1f} GB for the images of {source.key}, and this machine has "
+            f"{there / 1e9:.1f} GB: take data.cache = disk"
+        )
+    stream = io.BytesIO()
+    done = decode_all(source, stream, progress)
+    source.drop(done.corrupt)
+    return DecodedSource(
+        np.frombuffer(stream.getbuffer(), np.uint8),
+        sides_to_keep(source, done.sides),
+        source.labels,
+        source.class_names,
+        source.channels,
+        source.image_size,
+        source.fingerprint_of(done.contents()),
+    )
+
+
+def _decoded(source: ImageFolderSource, index: int) -> tuple[Content, PixelArray] | Exception:
+    try:
+        return source.content(index), np.ascontiguousarray(source.decode(index))
+    except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
+        return error.with_traceback(None)  # which would keep the half decoded picture
+
+
+def _mapped(file: Path) -> PixelArray:
+    # a plain array over the mapping: numpy's own memmap class is slow to index, and pickles the whole file
+    pixels: PixelArray = np.asarray(np.memmap(file, np.uint8, mode="r"))
+    return pixels
