@@ -18,7 +18,16 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module may import from the lines above its own and from its own folder, not from its
 # neighbours on the same line: so `networks` and `data` know nothing of diffusion.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("shapes", "seeds", "devices", "version", "torchvision_beside_cpu_torch", "folder_lock", "determinism"),
+    (
+        "shapes",
+        "seeds",
+        "devices",
+        "version",
+        "torchvision_beside_cpu_torch",
+        "folder_lock",
+        "determinism",
+        "precision",
+    ),
     ("diffusion", "networks", "data", "pictures"),
     ("denoiser",),
     ("guidance", "samplers", "ema"),
