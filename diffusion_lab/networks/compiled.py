@@ -67,5 +67,6 @@ class _Compiled:
 
 def _why(error: Exception) -> str:
     """The first line of what went wrong, of an error that may be pages long."""
+    error = getattr(error, "inner_exception", error)  # of the backend, which torch wraps
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
