@@ -18,11 +18,13 @@ from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.create import create_denoiser
+from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.cost import forward_flops
 from diffusion_lab.training.build import prepare
 from diffusion_lab.training.callbacks import TrainingProgress
+from diffusion_lab.training.module import DiffusionModule
 from tests.training.tiny import saved, tiny_config, tiny_fit, tiny_run, tiny_trainer
 
 ONE_EPOCH = {"training.epochs": 1, "training.validation.enabled": False}
@@ -115,6 +117,48 @@ def test_mixed_precision_trains_and_keeps_the_weights_whole(tmp_path: Path) -> N
     assert found.dtype == torch.float32
     assert found.isfinite().all()
     assert not torch.equal(found, found.bfloat16().float())
+
+
+class OneLevel(DenoisingLoss):
+    """No noise and one level, so that an image's loss does not depend on the batch it is in."""
+
+    def per_image(self, denoiser: Any, clean: Any, label: Any, seed: int) -> Any:
+        level = denoiser.schedule.levels(torch.full((len(clean),), 0.5, dtype=torch.float64))
+        return (denoiser.predict(clean, level, label) - clean).square().flatten(1).mean(1), level
+
+
+class TakesOneLevel(Callback):
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        pl_module.loss = OneLevel()
+
+
+@pytest.mark.parametrize(
+    ("size", "accumulated", "large"),
+    [
+        (9, 2, 18),
+        (6, 2, 12),  # of 18 images: the last step has one batch, not two
+        (4, 5, 18),  # the last batch of the step has 2 images, not 4
+    ],
+)
+def test_accumulated_gradients_are_those_of_one_large_batch(
+    tmp_path: Path, size: int, accumulated: int, large: int
+) -> None:
+    found = []
+    for batch, batches in ((large, 1), (size, accumulated)):
+        gradients = Gradients()
+        changes = {
+            "data.loading.batch_size": batch,
+            "data.loading.shuffle_train": False,
+            "data.loading.drop_last": False,
+            "training.accumulate_batches": batches,
+            "training.optimizer.gradient_clip_norm": None,
+            "model.architecture.dropout": 0.0,
+            **ONE_EPOCH,
+        }
+        tiny_fit(tmp_path, [TakesOneLevel(), gradients], changes)
+        found.append(gradients.norms)
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
 def test_gradient_checkpointing_changes_no_weight(tmp_path: Path) -> None:
