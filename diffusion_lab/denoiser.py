@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.parameterization import Coefficients, Parameterization
 from diffusion_lab.diffusion.schedules import Schedule
+from diffusion_lab.precision import computing_in
 from diffusion_lab.shapes import Images, Labels, per_image
 
 
@@ -24,6 +25,8 @@ class Denoiser(nn.Module):
         num_classes: Number of classes, or None for an unconditional model. The label ``num_classes`` itself stands
             for "no label".
         class_names: A name for each class, or nothing.
+
+    ``compute_dtype`` is what the network computes in, float32 unless it is set; what comes out is float32 in any case.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Denoiser(nn.Module):
         self.image_shape = image_shape
         self.num_classes = num_classes
         self.class_names = class_names
+        self.compute_dtype = torch.float32
 
     def forward(self, noisy: Images, level: Level[Any], label: Labels | None = None) -> Images:
         """Estimate the clean images.
@@ -65,7 +69,8 @@ class Denoiser(nn.Module):
 
     def _output(self, noisy: Images, level: Level[Any], label: Labels | None, of: Coefficients[Any]) -> Tensor:
         time = torch.as_tensor(level.time, dtype=torch.float32, device=noisy.device).reshape(-1)
-        output: Tensor = self.network(per_image(of.into, noisy) * noisy, time, self._known_or_hidden(noisy, label))
+        with computing_in(self.compute_dtype, noisy.device):
+            output: Tensor = self.network(per_image(of.into, noisy) * noisy, time, self._known_or_hidden(noisy, label))
         return output
 
     def _known_or_hidden(self, noisy: Images, label: Labels | None) -> Labels | None:

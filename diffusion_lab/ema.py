@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +47,9 @@ class EMA(nn.Module):
         self.warmup = warmup
         self.register_buffer("updates", torch.tensor(0, dtype=torch.int64))
         self._updates: int | None = None  # the same as a plain number: reading the buffer makes a GPU wait
+        # Whose tensors were looked for last, and what was found: the search takes longer than the arithmetic.
+        self._sources: list[Denoiser] = []
+        self._tensors: list[_Tensors] = []
 
     def decay_at(self, update: int, decay: float) -> float:
         """The decay used for update number ``update``, counted from 1, of the average that has ``decay`` in the end."""
@@ -62,12 +64,18 @@ class EMA(nn.Module):
         """Take in the present weights: ``average ← decay · average + (1 − decay) · weights``, for each decay."""
         self._updates = int(self.updates) + 1 if self._updates is None else self._updates + 1
         self.updates += 1
-        weights = _tensors(denoiser)
-        for average, decay in zip((self.average, *self.further), self.decays.values(), strict=True):
-            torch._foreach_lerp_(_tensors(average), weights, 1 - self.decay_at(self._updates, decay))
-            for kept, present in zip(average.buffers(), denoiser.buffers(), strict=True):
-                if not kept.is_floating_point():  # counters: no average of these makes sense
-                    kept.copy_(present)
+        if self._sources != [denoiser]:
+            self._sources = [denoiser]  # in a list, or its weights would count as this module's own
+            self._tensors = [_tensors(of) for of in (denoiser, self.average, *self.further)]
+        weights, *averages = self._tensors
+        for average, decay in zip(averages, self.decays.values(), strict=True):
+            torch._foreach_lerp_(average.numbers, weights.numbers, 1 - self.decay_at(self._updates, decay))
+            for kept, present in zip(average.counters, weights.counters, strict=True):  # no average of these
+                kept.copy_(present)
+
+    def _apply(self, *arguments: Any, **options: Any) -> Any:
+        self._sources = []  # moving to another device makes new tensors of the buffers, also of the trained ones
+        return super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
@@ -78,5 +86,14 @@ class EMA(nn.Module):
         return super().train(False)
 
 
-def _tensors(denoiser: nn.Module) -> list[Tensor]:
-    return [tensor for tensor in chain(denoiser.parameters(), denoiser.buffers()) if tensor.is_floating_point()]
+class _Tensors(NamedTuple):
+    """What a denoiser is made of: what has an average, and counters, which have none."""
+
+    numbers: list[Tensor]
+    counters: list[Tensor]
+
+
+def _tensors(denoiser: nn.Module) -> _Tensors:
+    all_ = [*denoiser.parameters(), *denoiser.buffers()]
+    numbers = [tensor for tensor in all_ if tensor.is_floating_point()]
+    return _Tensors(numbers, [tensor for tensor in all_ if not tensor.is_floating_point()])

@@ -29,6 +29,7 @@ from diffusion_lab.generation.manifest import lines_told, manifest_from
 from diffusion_lab.generation.order import PNG_KEY, Order, labels_in_turn
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.pictures import grid_of
+from diffusion_lab.precision import resolve_precision
 from diffusion_lab.run_folder import check_writable
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import to_pixels
@@ -74,6 +75,8 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     sampling = config.generation.sampling
     checkpoint = read_checkpoint(path)
     denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay, config.generation.trusted)
+    wanted = sampling.precision or ("auto" if checkpoint.trained_in_less_than_32_bits else 32)
+    denoiser.compute_dtype = resolve_precision(wanted, device, "generation.sampling.precision")
     order = _order(config, checkpoint, denoiser)
     for doubt in _doubts(sampling, denoiser, order.round_length):
         warnings.warn(doubt, ConfigWarning, stacklevel=2)
@@ -99,6 +102,7 @@ def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -
         "data_fingerprint": checkpoint.about.get("data_fingerprint"),
         "seed": config.compute.seed,
         "steps": len(config.sampler.build().levels(denoiser.schedule)) - 1,
+        "precision": str(denoiser.compute_dtype).removeprefix("torch."),
         "ema_decay": checkpoint.chosen_decay(sampling.use_ema, sampling.ema_decay),
     }
     labels = labels_in_turn(denoiser, sampling.labels)

@@ -189,3 +189,19 @@ def test_the_state_of_one_average_is_what_it_was():
 def test_further_decays_that_make_no_sense_are_refused(further, message):
     with pytest.raises(ValueError, match=message):
         EMA(denoiser_of(), 0.9, further_decays=further)
+
+
+def test_it_follows_tensors_that_were_replaced_by_moving_and_another_denoiser():
+    """Moving makes new tensors of buffers; what was found of the old ones must not be averaged."""
+    pair = nn.ModuleDict({"trained": denoiser_of(0.0)})
+    pair["ema"] = EMA(pair["trained"], 0.5, warmup=False)
+    set_to(pair["trained"], 4.0)
+    pair["ema"].update(pair["trained"])
+    pair.double()
+    set_to(pair["trained"], 6.0)
+    pair["ema"].update(pair["trained"])
+    average = pair["ema"].average.network
+    assert (average.weight.unique().item(), average.statistic.unique().item()) == (4.0, 4.0)
+    pair["ema"].update(denoiser_of(8.0).double())
+    assert (average.weight.unique().item(), average.statistic.unique().item()) == (6.0, 6.0)
+    assert not any(name.startswith("_") or "sources" in name for name in pair["ema"].state_dict())

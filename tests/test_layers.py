@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "folder_lock",
         "whole_files",
         "determinism",
+        "precision",
     ),
     ("diffusion", "networks", "data", "pictures"),
     ("denoiser",),

@@ -15,7 +15,7 @@ from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, read_export
 from diffusion_lab.checkpoint.files import find_checkpoint
 from diffusion_lab.checkpoint.tensors import load_tensors
 from diffusion_lab.config.model_section import ModelSettings
-from diffusion_lab.config.training_section import EmaSettings
+from diffusion_lab.config.training_section import EmaSettings, PerformanceSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.denoiser import Denoiser
@@ -48,6 +48,15 @@ class Checkpoint:
     def decays(self) -> list[float | None]:
         """The decays of the averages, the main one first."""
         return list(self.ema_weights)
+
+    @property
+    def trained_in_less_than_32_bits(self) -> bool:
+        """Whether the run computed in mixed precision, as far as the file tells."""
+        match self.config:
+            case {"training": {"performance": {} as section}}:
+                known = {name: value for name, value in section.items() if name in PerformanceSettings.model_fields}
+                return parse_section(PerformanceSettings, known, "training.performance").wanted_precision != 32
+        return False
 
     def denoiser(
         self,

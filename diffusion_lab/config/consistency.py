@@ -114,6 +114,13 @@ def plateau_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
         yield Fault("training.scheduler.type", "needs training.validation.enabled, whose metric it watches", kind)
 
 
+def amp_is_meant(tree: SettingsReader) -> Iterator[Fault]:
+    precision = tree["training.performance.precision"]
+    if precision == 32 and tree["training.performance.use_amp"]:
+        rule = "must be auto, bf16, fp16 or null with training.performance.use_amp: true asks for less than 32 bits"
+        yield Fault("training.performance.precision", rule, precision)
+
+
 def decays_differ(tree: SettingsReader) -> Iterator[Fault]:
     known = [tree["training.ema.decay"]]
     for index, decay in enumerate(tree["training.ema.further_decays"]):
@@ -288,6 +295,7 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     resumes_from_something,
     generates_from_something,
     sampler_steps_fit,
+    amp_is_meant,
     decays_differ,
     only_averages_have_a_decay,
     *map(_no_unread_keys, PLUGGABLE),

@@ -26,7 +26,7 @@ from diffusion_lab.config.section import (
     Probability,
     Section,
 )
-from diffusion_lab.config.training_section import TrainingSettings
+from diffusion_lab.config.training_section import Precision, TrainingSettings
 
 DottedPath = Annotated[str, Field(pattern=f"^{DOTTED_PATH.pattern}$")]
 Label = Annotated[int, Field(ge=0)] | str
@@ -104,6 +104,11 @@ class SamplingSettings(Section):
         default=None, description="Class numbers or names to make; `null` is all classes."
     )
     batch_size: PositiveInt = Field(default=64, description="Images made at a time; it does not change them.")
+    precision: Precision | None = Field(
+        default=None,
+        description="What the network computes in, as `training.performance.precision`. `null`: `auto` where the run "
+        "was trained in less than 32 bits, else 32. The images of a seed differ slightly from one to the other.",
+    )
 
     @property
     def scales(self) -> tuple[float, ...]:

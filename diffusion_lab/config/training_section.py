@@ -31,6 +31,7 @@ DEFAULT_STEP_SIZE = 30
 OPTIMIZER_OPTIONS = ("eps", "amsgrad", "fused")
 """Keys of ``training.optimizer`` that are left to the optimizer's class unless they are given."""
 
+Precision = Literal["auto", 32, "bf16", "fp16"]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -157,12 +158,28 @@ class VisualizationSettings(Section):
 class PerformanceSettings(Section):
     """``training.performance``: speed against precision and reproducibility."""
 
-    use_amp: bool = Field(description="Mixed precision: bfloat16, or float16 where the device has no bfloat16.")
+    use_amp: bool = Field(description="Mixed precision: `true` means `precision: auto`, where that is not given.")
+    precision: Precision | None = Field(
+        default=None,
+        description="What the network computes in; weights stay 32. `auto`: bf16 where the device has it in hardware, "
+        "else fp16 on NVIDIA GPUs, else 32. `null`: as `use_amp` says.",
+    )
     use_tf32: bool = Field(description="TF32 matrix products on NVIDIA GPUs.")
     cudnn_benchmark: bool = Field(description="Let cuDNN try its kernels and keep the fastest.")
     compile_model: bool = Field(
-        description="Compile the network with `torch.compile`: the first steps take longer, the others less."
+        description="Compile the network with `torch.compile`: the first steps take longer, the others less. Where no "
+        "compiler is found, the run goes on without."
     )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Compute the activations of each block again for its gradient instead of keeping them: less "
+        "memory, about a third more time, the same gradients.",
+    )
+
+    @property
+    def wanted_precision(self) -> Precision:
+        """``precision``, or what ``use_amp`` stands for where that is null."""
+        return self.precision or ("auto" if self.use_amp else 32)
 
 
 class WatchSettings(Section):

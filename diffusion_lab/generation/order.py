@@ -23,6 +23,7 @@ KEYS = {
     "guidance_rescale": "guidance.rescale",
     "use_ema": "generation.sampling.use_ema",
     "ema_decay": "generation.sampling.ema_decay",
+    "precision": "generation.sampling.precision",
     "checkpoint_sha256": "the SHA-256 of generation.checkpoint",
     "label": "generation.sampling.labels",
     "guidance_scale": "generation.sampling.guidance_scale",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -63,6 +65,28 @@ class TimeEmbedding(nn.Module):
         # Frequencies and angles need float32 whatever the weights are, so the waves are rounded last.
         embedded: Tensor = self.layers(turned.to(next(self.layers.parameters()).dtype))
         return embedded
+
+
+class Recomputable(nn.Module, ABC):
+    """A block that may forget its activations and compute them again for the gradient (arXiv:1604.06174).
+
+    ``recompute`` says whether to; where no gradient is asked for, nothing is kept in any case.
+    """
+
+    recompute = False
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map the inputs to the output."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self.change(*inputs)
+        # Dropout, which draws from torch's own generator, drops the same again; without it there is nothing to restore.
+        draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
+        output: Tensor = checkpoint(self.change, *inputs, use_reentrant=False, preserve_rng_state=draws)
+        return output
+
+    @abstractmethod
+    def change(self, *inputs: Tensor) -> Tensor:
+        """What ``forward`` does, its activations kept."""
 
 
 class ResidualBlock(nn.Module):

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.networks.blocks import as_images, as_positions, attend, heads_of, waves, zero_initialised
+from diffusion_lab.networks.blocks import (
+    Recomputable,
+    as_images,
+    as_positions,
+    attend,
+    heads_of,
+    waves,
+    zero_initialised,
+)
 from diffusion_lab.networks.image_network import ImageNetwork
 
 TIME_WAVES = 256
@@ -31,7 +39,7 @@ def grid_waves(height: int, width: int, channels: int, device: torch.device) -> 
     return torch.cat(along, dim=2).flatten(0, 1)
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(Recomputable):
     """Self-attention, then two layers, each around a skip; the embedding shifts, scales and gates both.
 
     The gates begin as zero, and so the block as the identity (arXiv:2212.09748, figure 3, adaLN-Zero).
@@ -57,7 +65,7 @@ class TransformerBlock(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.modulate = zero_initialised(nn.Linear(channels, 6 * channels))
 
-    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
+    def change(self, tokens: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
         """Map tokens ``(N, L, channels)`` to the same shape; the embedding has N rows, or one for all."""
         given = self.modulate(functional.silu(embedding))[:, None]
         shift_in, scale_in, gate_in, shift_out, scale_out, gate_out = given.chunk(6, dim=2)

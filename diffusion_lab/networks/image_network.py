@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.networks.blocks import TimeEmbedding
+from diffusion_lab.networks.blocks import Recomputable, TimeEmbedding
 from diffusion_lab.shapes import Images, Labels, Times
 
 
@@ -43,6 +43,12 @@ class ImageNetwork(nn.Module, ABC):
             embedding = embedding + self.embed_label(label)
         patches = functional.pixel_unshuffle(images, self.patch_size).contiguous(memory_format=torch.channels_last)
         return functional.pixel_shuffle(self.map_patches(patches, embedding), self.patch_size)
+
+    def recompute_activations(self) -> None:
+        """From now on compute the activations of each block again for its gradient instead of keeping them."""
+        for block in self.modules():
+            if isinstance(block, Recomputable):
+                block.recompute = True
 
     @abstractmethod
     def map_patches(self, patches: Tensor, embedding: Tensor) -> Tensor:

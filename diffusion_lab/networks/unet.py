@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.networks.blocks import ResidualBlock, SelfAttention, group_norm, zero_initialised
+from diffusion_lab.networks.blocks import Recomputable, ResidualBlock, SelfAttention, group_norm, zero_initialised
 from diffusion_lab.networks.image_network import ImageNetwork
 
 
-class Block(nn.Module):
+class Block(Recomputable):
     """A residual block, and self-attention after it where ``head_channels`` is given."""
 
     def __init__(
@@ -28,9 +28,11 @@ class Block(nn.Module):
         self.residual = ResidualBlock(channels, out_channels, embedding_channels, dropout)
         self.attention = SelfAttention(out_channels, head_channels) if head_channels else nn.Identity()
 
-    def forward(self, images: Tensor, embedding: Tensor) -> Tensor:
-        """Map ``(N, channels, H, W)`` to ``(N, out_channels, H, W)``."""
-        output: Tensor = self.attention(self.residual(images, embedding))
+    def change(self, embedding: Tensor, *images: Tensor) -> Tensor:  # type: ignore[override]
+        """Map images ``(N, C, H, W)``, their channels together ``channels``, to ``(N, out_channels, H, W)``."""
+        # Put side by side in here, so that with ``recompute`` no copy of them is kept.
+        beside = images[0] if len(images) == 1 else torch.cat(images, dim=1)
+        output: Tensor = self.attention(self.residual(beside, embedding))
         return output
 
 
@@ -55,7 +57,7 @@ class DownStage(nn.Module):
             hidden = self.shrink(hidden)
             kept.append(hidden)
         for block in self.blocks:
-            hidden = block(hidden, embedding)
+            hidden = block(embedding, hidden)
             kept.append(hidden)
         return kept
 
@@ -73,7 +75,7 @@ class UpStage(nn.Module):
     def forward(self, hidden: Tensor, embedding: Tensor, kept: list[Tensor]) -> Tensor:
         """Takes what it needs from the end of ``kept``."""
         for block in self.blocks:
-            hidden = block(torch.cat([hidden, kept.pop()], dim=1), embedding)
+            hidden = block(embedding, hidden, kept.pop())
         if self.grow is not None:
             hidden = self.grow(functional.interpolate(hidden, scale_factor=2.0))
         return hidden
@@ -141,7 +143,7 @@ class UNet(ImageNetwork):
             kept += stage(kept[-1], embedding)
         hidden = kept[-1]
         for block in self.middle:
-            hidden = block(hidden, embedding)
+            hidden = block(embedding, hidden)
         for stage in self.up:
             hidden = stage(hidden, embedding, kept)
         output: Tensor = self.leave(hidden)

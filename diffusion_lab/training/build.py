@@ -12,12 +12,16 @@ from lightning.pytorch.loggers import Logger
 from diffusion_lab.checkpoint import FORMAT
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.training_section import PerformanceSettings
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.identity import config_hash, data_fingerprint
+from diffusion_lab.networks import ImageNetwork
+from diffusion_lab.networks.compiled import compile_in_place, forget_compiled
+from diffusion_lab.precision import resolve_precision
 from diffusion_lab.run_folder import RunFolder, environment
 from diffusion_lab.training.callbacks import Averaging, Checkpoints, Pictures, Randomness, Resumption
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
@@ -47,7 +51,9 @@ def create_module(
     averaged = training.ema
     ema = EMA(denoiser, averaged.decay, averaged.warmup, averaged.further_decays) if averaged.enabled else None
     if training.performance.compile_model:
-        denoiser.network.compile()  # in place, so that the names of the weights stay
+        forget_compiled()  # by an earlier run of this process: only so many programs are kept
+        for compiled in (denoiser, *([ema.average] if ema else [])):  # the average is validated and pictured
+            compile_in_place(compiled.network)
     return DiffusionModule(
         denoiser,
         create_loss(training.loss, config.model.conditioning.class_dropout_prob),
@@ -83,6 +89,22 @@ class ScheduleSpan(NamedTuple):
 def _seeded(config: TrainConfig, seed: int) -> TrainConfig:
     """The settings with the seed that was drawn where they leave it open."""
     return config.model_copy(update={"compute": config.compute.model_copy(update={"seed": seed})})
+
+
+def prepare(denoiser: Denoiser, performance: PerformanceSettings, device: torch.device) -> None:
+    """Set what a denoiser computes in on a device, and which activations it keeps; its averages do as it does.
+
+    Raises:
+        ValueError: The device cannot, or a network of the user's own cannot compute activations again.
+    """
+    denoiser.compute_dtype = _computes_in(performance, device)
+    if performance.gradient_checkpointing:
+        if not isinstance(denoiser.network, ImageNetwork):
+            raise ValueError(
+                "training.performance.gradient_checkpointing needs a network derived from "
+                f"diffusion_lab.networks.ImageNetwork, got {type(denoiser.network).__name__}"
+            )
+        denoiser.network.recompute_activations()
 
 
 def create_loss(loss: LossSettings, label_dropout: float) -> DenoisingLoss:
@@ -143,7 +165,8 @@ def create_trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         # One device: several would start the whole command again for each further one, sweep and all.
         devices=1,
-        precision=_precision(device, performance.use_amp),
+        # The denoiser itself computes in less than 32 bits; the gradients of float16 need a scaler, too.
+        precision="16-mixed" if _computes_in(performance, device) == torch.float16 else "32-true",
         max_epochs=training.epochs,
         accumulate_grad_batches=training.accumulate_batches,
         gradient_clip_val=training.optimizer.gradient_clip_norm,
@@ -167,8 +190,5 @@ def logged_metric(config: TrainConfig) -> str:
     return f"val/{config.training.validation.metric}"
 
 
-def _precision(device: torch.device, use_amp: bool) -> Any:
-    if not use_amp:
-        return "32-true"
-    half = device.type == "mps" or (device.type == "cuda" and not torch.cuda.is_bf16_supported())
-    return "16-mixed" if half else "bf16-mixed"
+def _computes_in(performance: PerformanceSettings, device: torch.device) -> torch.dtype:
+    return resolve_precision(performance.wanted_precision, device, "training.performance.precision")

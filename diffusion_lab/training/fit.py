@@ -32,6 +32,7 @@ from diffusion_lab.training.build import (
     create_trainer,
     logged_metric,
     optimizer_steps,
+    prepare,
 )
 from diffusion_lab.training.callbacks import Checkpoints, Resumption, Stopping, TrainingProgress, Watch
 from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
@@ -130,6 +131,7 @@ def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkp
     data = create_datamodule(config, seed)
     config = with_measured_sigma_data(config, data.train)
     denoiser = create_denoiser(config.model, data.class_names)
+    prepare(denoiser, config.training.performance, device)
     left: Remainder | None = None
     if found is not None:
         refuse_mismatch(found[1], config, denoiser)

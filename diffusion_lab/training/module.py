@@ -56,6 +56,7 @@ class DiffusionModule(LightningModule):
         self.make_schedule = make_schedule
         self.log_interval = log_interval
         self.about = about or {}
+        self._window: list[int] = []  # images of each batch of this optimizer step so far
 
     @property
     def judged(self) -> Denoiser:
@@ -73,6 +74,7 @@ class DiffusionModule(LightningModule):
         torch.manual_seed(derive_seed("dropout", batch.seed))  # it draws from torch's own generator
         losses, level = self.loss.per_image(self.denoiser, batch.images, batch.labels, batch.seed)
         loss = losses.mean()
+        self._window.append(len(losses))
         self.log("train/loss", loss, batch_size=len(batch.images))
         if (self.global_step + 1) % self.log_interval == 0:
             self._log_bands("train", losses.detach(), level)
@@ -87,7 +89,18 @@ class DiffusionModule(LightningModule):
         for band, (mean, count) in by_noise_band(losses, level).items():
             self.log(f"{stage}/loss_at_{band}_noise", mean, batch_size=count)
 
+    # Under accumulation the trainer takes the mean of so many batches, however many an epoch's last step is made of,
+    # and however large its last one is. These two make it the mean of the images, as of one large batch.
+    def backward(self, loss: Tensor) -> None:
+        weight = self._window[-1] / self._window[0]
+        (loss if weight == 1 else weight * loss).backward()
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        factor = self.trainer.accumulate_grad_batches * self._window[0] / sum(self._window)
+        self._window.clear()
+        if factor != 1:
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], factor)
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def on_validation_end(self) -> None:

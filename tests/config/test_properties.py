@@ -211,6 +211,11 @@ def decay_of_no_average(tree: Tree) -> str:
     return "generation.sampling.ema_decay"
 
 
+def amp_in_full_precision(tree: Tree) -> str:
+    tree["training"]["performance"] |= {"use_amp": True, "precision": 32}
+    return "training.performance.precision"
+
+
 def interval_that_falls(tree: Tree) -> str:
     tree["guidance"] = {"interval": [2, 1]}
     return "guidance.interval"
@@ -255,6 +260,7 @@ RULES: list[tuple[str, Callable[[Tree], str]]] = [
     ("mode", more_steps_than_there_are),
     ("training", the_same_average_twice),
     ("mode", decay_of_no_average),
+    ("training", amp_in_full_precision),
     ("mode", interval_that_falls),
     ("data", images_that_are_not_there),
     ("data", images_for_data_that_brings_its_own),

@@ -92,6 +92,10 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
         {"generation.sampling.ema_decay": 0.9, "generation.sampling.use_ema": False},
         "generation.sampling.ema_decay = 0.9: needs generation.sampling.use_ema: it chooses an average",
     ),
+    (
+        {"training.performance.use_amp": True, "training.performance.precision": 32},
+        "training.performance.precision = 32: must be auto, bf16, fp16 or null with training.performance.use_amp",
+    ),
     ({"data.paths.train": "no/such"}, 'data.paths.train = "no/such": must be an existing folder of images'),
     ({"data.paths.train": None}, "data.paths.train = null: required with data.type image_folder"),
     ({"data.paths.val": "no/such"}, 'data.paths.val = "no/such": must be an existing folder of images'),

@@ -18,6 +18,7 @@ from diffusion_lab.diffusion.time_distribution import LogitNormalTimes
 from diffusion_lab.diffusion.weighting import MinSNRWeighting
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.training import build
 from diffusion_lab.training.build import create_callbacks, create_module
 from diffusion_lab.training.callbacks import Pictures
 from diffusion_lab.training.module import DiffusionModule
@@ -34,7 +35,7 @@ def data_of(folder: Path, **changes: Any) -> ImageDataModule:
 def module_of(folder: Path, changes: dict[str, Any]) -> DiffusionModule:
     config = tiny_config(folder, changes)
     data = create_datamodule(config, seed=0)
-    return create_module(config, create_denoiser(config.model), data, {"compute": {"seed": 0}})
+    return create_module(config, create_denoiser(config.model), data, config.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize("yes", [True, False])
@@ -99,9 +100,10 @@ def test_speed_reaches_torch(tmp_path: Path, yes: bool) -> None:
 @pytest.mark.parametrize("yes", [True, False])
 def test_network_is_compiled_where_it_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, yes: bool) -> None:
     compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda network: compiled.append(network))
+    monkeypatch.setattr(build, "compile_in_place", compiled.append)
     module = module_of(tmp_path, {"training.performance.compile_model": yes})
-    assert compiled == [module.denoiser.network] * yes
+    assert module.ema is not None
+    assert compiled == [module.denoiser.network, module.ema.average.network] * yes
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4])

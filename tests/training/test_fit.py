@@ -13,14 +13,19 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
+from diffusion_lab import precision
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.create import create_denoiser
+from diffusion_lab.diffusion.loss import DenoisingLoss
+from diffusion_lab.ema import EMA
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.cost import forward_flops
+from diffusion_lab.training.build import prepare
 from diffusion_lab.training.callbacks import TrainingProgress
-from tests.training.tiny import saved, tiny_fit, tiny_run, tiny_trainer
+from diffusion_lab.training.module import DiffusionModule
+from tests.training.tiny import saved, tiny_config, tiny_fit, tiny_run, tiny_trainer
 
 ONE_EPOCH = {"training.epochs": 1, "training.validation.enabled": False}
 
@@ -70,17 +75,111 @@ def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
     assert norms[1] == pytest.approx([0.01] * len(norms[1]), rel=1e-3)
 
 
-@pytest.mark.parametrize(("use_amp", "precision"), [(False, "32-true"), (True, "bf16-mixed")])
-def test_mixed_precision_reaches_the_trainer(tmp_path: Path, use_amp: bool, precision: str) -> None:
-    assert tiny_trainer(tmp_path, [], {"training.performance.use_amp": use_amp}).precision == precision
+@pytest.mark.parametrize(
+    ("asked", "in_hardware", "expected"),
+    [
+        ({"use_amp": False}, True, torch.float32),
+        ({"use_amp": True}, True, torch.bfloat16),
+        ({"use_amp": True}, False, torch.float32),
+        ({"use_amp": True, "precision": "bf16"}, False, torch.bfloat16),
+        ({"use_amp": False, "precision": "auto"}, True, torch.bfloat16),
+    ],
+)
+def test_precision_reaches_the_denoiser_and_its_average(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], in_hardware: bool, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: in_hardware)
+    config = tiny_config(tmp_path, {f"training.performance.{name}": value for name, value in asked.items()})
+    denoiser = create_denoiser(config.model)
+    prepare(denoiser, config.training.performance, torch.device("cpu"))
+    assert denoiser.compute_dtype == EMA(denoiser, 0.9).average.compute_dtype == expected
+
+
+def losses(folder: Path) -> list[float]:
+    lines = map(json.loads, (folder / "logs" / "metrics.jsonl").read_text().splitlines())
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def test_loss_curves_of_both_precisions_agree(tmp_path: Path) -> None:
+    """The same images, times and noise in both, so that only rounding is different."""
+    for name in (32, "bf16"):
+        changes = {"training.performance.precision": name, "training.optimizer.learning_rate": 0.003}
+        tiny_run(tmp_path / str(name), {"training.epochs": 12, "training.validation.enabled": False, **changes})
+    full, mixed = (torch.tensor(losses(tmp_path / str(name))) for name in (32, "bf16"))
+    assert not torch.equal(full, mixed)
+    assert full[-3:].mean() < 0.8 * full[:3].mean()
+    torch.testing.assert_close(mixed, full, rtol=0.05, atol=0.01)
 
 
 def test_mixed_precision_trains_and_keeps_the_weights_whole(tmp_path: Path) -> None:
-    tiny_run(tmp_path, {"training.performance.use_amp": True, **ONE_EPOCH})
+    tiny_run(tmp_path, {"training.performance.precision": "bf16", **ONE_EPOCH})
     found = weights(tmp_path)
     assert found.dtype == torch.float32
     assert found.isfinite().all()
     assert not torch.equal(found, found.bfloat16().float())
+
+
+class OneLevel(DenoisingLoss):
+    """No noise and one level, so that an image's loss does not depend on the batch it is in."""
+
+    def per_image(self, denoiser: Any, clean: Any, label: Any, seed: int) -> Any:
+        level = denoiser.schedule.levels(torch.full((len(clean),), 0.5, dtype=torch.float64))
+        return (denoiser.predict(clean, level, label) - clean).square().flatten(1).mean(1), level
+
+
+class TakesOneLevel(Callback):
+    """Notes the gradients of the last step."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        pl_module.loss = OneLevel()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.last = [weight.grad.clone() for weight in pl_module.parameters() if weight.grad is not None]
+
+
+@pytest.mark.parametrize(
+    ("size", "accumulated", "large"),
+    [
+        (12, 2, 24),
+        (8, 2, 16),  # of 24 images: the last step has one batch, not two
+        (5, 5, 24),  # the last batch of the step has 4 images, not 5
+    ],
+)
+def test_accumulated_gradients_are_those_of_one_large_batch(
+    tmp_path: Path, size: int, accumulated: int, large: int
+) -> None:
+    found = []
+    for batch, batches in ((large, 1), (size, accumulated)):
+        noting = TakesOneLevel()
+        changes = {
+            "data.loading.batch_size": batch,
+            "data.loading.shuffle_train": False,
+            "data.loading.drop_last": False,
+            "training.accumulate_batches": batches,
+            "training.optimizer.type": "torch.optim.SGD",
+            "training.optimizer.gradient_clip_norm": None,
+            "model.architecture.dropout": 0.0,
+            **ONE_EPOCH,
+        }
+        tiny_fit(tmp_path, [noting], changes)
+        found.append(noting.last)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
+
+
+def test_gradient_checkpointing_changes_no_weight(tmp_path: Path) -> None:
+    """The tiny network drops activations, too."""
+    for asked in (False, True):
+        tiny_run(tmp_path / str(asked), {"training.performance.gradient_checkpointing": asked, **ONE_EPOCH})
+    assert torch.equal(weights(tmp_path / "False"), weights(tmp_path / "True"))
+
+
+def test_gradient_checkpointing_is_refused_for_a_network_that_knows_nothing_of_it(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, {"training.performance.gradient_checkpointing": True})
+    denoiser = create_denoiser(config.model)
+    denoiser.network = torch.nn.Identity()
+    with pytest.raises(ValueError, match=r"gradient_checkpointing needs a network .*, got Identity"):
+        prepare(denoiser, config.training.performance, torch.device("cpu"))
 
 
 def test_other_settings_reach_the_trainer(tmp_path: Path) -> None:

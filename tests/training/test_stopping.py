@@ -32,7 +32,7 @@ COSINE = {"type": "cosine", "T_max": "auto", "eta_min": 1e-4}
 KINDS: dict[str, dict[str, Any]] = {
     "warmup": BASE,
     "plateau": {**BASE, "training.scheduler": PLATEAU},
-    "cosine, bfloat16": {**BASE, "training.scheduler": COSINE, "training.performance.use_amp": True},
+    "cosine, bfloat16": {**BASE, "training.scheduler": COSINE, "training.performance.precision": "bf16"},
     "accumulating": {**BASE, "training.accumulate_batches": 2},
     "rarely logged": {**BASE, "training.log_interval": 2, "training.validation.frequency": 2},
     "workers": {**BASE, "data.loading.num_workers": 2},

@@ -1,0 +1,51 @@
+"""What the average of the weights costs: seconds of its update against those of a training step, and bytes."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from benchmarks.harness import Row, command, in_turns
+from diffusion_lab.create import create_ddpm
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.diffusion.loss import DenoisingLoss
+from diffusion_lab.ema import EMA
+
+BATCH = 16
+LARGEST_SHARE = 0.02
+UPDATES = 20
+"""Timed together: one alone takes milliseconds."""
+
+
+def bytes_of(module: nn.Module) -> int:
+    """Of its parameters and buffers."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in (*module.parameters(), *module.buffers()))
+
+
+def step_of(denoiser: Denoiser) -> None:
+    """A training step at 32×32×3."""
+    optimizer = torch.optim.AdamW(denoiser.parameters())
+    DenoisingLoss()(denoiser, torch.rand(BATCH, 3, 32, 32), None, seed=0).backward()
+    optimizer.step()
+
+
+def measure() -> list[Row]:
+    """A row for the time and one for the memory."""
+    denoiser = create_ddpm(image_size=32, channel_multipliers=[1, 2, 4], use_attention=[False, False, True])
+    ema = EMA(denoiser, 0.999)
+
+    def updates() -> None:
+        for _ in range(UPDATES):
+            ema.update(denoiser)
+
+    turns = in_turns({"update": updates, "step": lambda: step_of(denoiser)}, rounds=5)
+    share, size = turns.ratio("update", "step") / UPDATES, bytes_of(denoiser)
+    what, copies = "EMA update, of a step at 32×32×3, batch 16", "memory of EMA, of one copy of the weights"
+    return [
+        Row("6", what, turns.median("update") / UPDATES, turns.median("step"), "s", share, LARGEST_SHARE, False),
+        Row("6", copies, bytes_of(ema) / 2**20, size / 2**20, "MB", bytes_of(ema) / size, 1.001, False),
+    ]
+
+
+if __name__ == "__main__":
+    command("ema", measure)

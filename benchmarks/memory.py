@@ -1,0 +1,54 @@
+"""What gradient checkpointing saves: bytes that the forward pass keeps for the gradient, counted and not timed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.harness import Row, command
+from diffusion_lab.networks import DiT, ImageNetwork, UNet
+
+BATCH = 4
+LARGEST_SHARE = 0.5
+
+
+def kept_bytes(network: nn.Module, images: Tensor) -> int:
+    """Of each tensor kept once, whatever else keeps it too; the weights are there in any case and left out."""
+    weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
+    kept: dict[int, Tensor] = {}  # held, so that no address is used twice
+
+    def keep(tensor: Tensor) -> Tensor:
+        address = tensor.untyped_storage().data_ptr()
+        if address not in weights:
+            kept[address] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(images, torch.rand(len(images)))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def networks() -> dict[str, ImageNetwork]:
+    """One of each kind, as for 32×32×3."""
+    return {
+        "UNet": UNet(3, 64, [1, 2, 4], [False, False, True]),
+        "DiT": DiT(3, 192, [1], [True], num_res_blocks=6, patch_size=2),
+    }
+
+
+def measure() -> list[Row]:
+    """A row for each kind of network."""
+    rows, images = [], torch.randn(BATCH, 3, 32, 32)
+    for name, network in networks().items():
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        much = kept_bytes(network, images)
+        network.recompute_activations()
+        little = kept_bytes(network, images)
+        what = f"activations kept with gradient checkpointing, {name} at 32×32×3"
+        scale = 2**20 * BATCH
+        rows.append(Row("6", what, little / scale, much / scale, "MB an image", little / much, LARGEST_SHARE, False))
+    return rows
+
+
+if __name__ == "__main__":
+    command("memory", measure)
