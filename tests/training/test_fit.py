@@ -155,6 +155,7 @@ def test_accumulated_gradients_are_those_of_one_large_batch(
         changes = {
             "data.loading.batch_size": batch,
             "data.loading.shuffle_train": False,
+            "data.augmentation.horizontal_flip": False,  # drawn for each batch
             "data.loading.drop_last": False,
             "training.accumulate_batches": batches,
             "training.optimizer.type": "torch.optim.SGD",

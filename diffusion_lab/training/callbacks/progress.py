@@ -52,6 +52,7 @@ class TrainingProgress(Callback):
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self.console,
+            auto_refresh=False,  # a thread that draws ten times a second takes its time from training
         )
         self._task = self._progress.add_task(
             "",
@@ -109,6 +110,7 @@ class TrainingProgress(Callback):
         elapsed = time.monotonic() - self._epoch_began
         self._progress.update(
             self._task,
+            refresh=True,
             completed=self._batches_done,
             epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
             loss=f"{float(self._loss):.4f}",
