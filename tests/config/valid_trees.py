@@ -21,7 +21,7 @@ ANYTHING = f"{HERE}.TakesAnything"
 yes_or_no = st.booleans()
 positive = st.integers(1, 10**6)
 texts = st.text(min_size=1, max_size=8)
-paths = texts.filter(str.strip)
+paths = texts.filter(lambda text: text.strip() and "\0" not in text)
 folder_names = st.lists(st.text("ab_-é ", min_size=1, max_size=4), min_size=1, max_size=3).map("/".join)
 plain = st.recursive(
     st.none() | yes_or_no | st.integers(-9, 9) | st.floats(allow_nan=False) | texts,

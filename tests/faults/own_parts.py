@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from diffusion_lab.data.digits import digits
-from diffusion_lab.data.source import ArraySource, PixelArray
+from diffusion_lab.data.source import ArraySource, IndexArray, PixelArray
 from diffusion_lab.samplers.ddim import DDIMSampler
 
 
@@ -23,10 +23,10 @@ class TerminatedInValidation(ArraySource):
         found = digits(image_size, channels)
         super().__init__(found.images, found.labels, found.class_names)
 
-    def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
+    def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
         if rng is None and _first_time("validated"):  # validation leaves nothing to chance
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().load(index, rng)
+        return super().load_batch(indices, rng)
 
 
 class FailingSampler(DDIMSampler):
