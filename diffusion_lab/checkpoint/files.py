@@ -7,6 +7,7 @@ checkpoint without one was not finished. The manifest tells size and SHA-256, so
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import warnings
@@ -84,7 +85,7 @@ def step_name(step: int) -> str:
     return f"step_{step:08d}.ckpt"
 
 
-class HashingWriter:
+class HashingWriter(io.RawIOBase):
     """Hands on what is written, computes its SHA-256 on the way, and remembers why writing failed.
 
     ``torch.save`` reports a full disk as an inconsistency of its own; the reason is kept in ``error``.
@@ -96,6 +97,9 @@ class HashingWriter:
         self.error: OSError | None = None
         self._hash = hashlib.sha256()
 
+    def writable(self) -> bool:
+        return True
+
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
         try:
@@ -106,9 +110,6 @@ class HashingWriter:
         self._hash.update(view)
         self.size += len(view)
         return len(view)
-
-    def flush(self) -> None:
-        self.file.flush()
 
     @property
     def sha256(self) -> str:

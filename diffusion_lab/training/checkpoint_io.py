@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from diffusion_lab.checkpoint import DamagedCheckpointError, Manifest, file_hash, load_tensors
 from diffusion_lab.checkpoint.files import HashingWriter, step_of
 from diffusion_lab.whole_files import written_whole
+
+GATHERED_BYTES = 2**20
+"""Written, and hashed, at a time."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -51,7 +55,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def _write(checkpoint: dict[str, Any], out: HashingWriter) -> HashingWriter:
     try:
-        torch.save(checkpoint, out)  # type: ignore[arg-type]
+        gathered = io.BufferedWriter(out, GATHERED_BYTES)  # torch writes thousands of small pieces
+        torch.save(checkpoint, gathered)
+        gathered.flush()
     except RuntimeError as error:
         if out.error is not None:  # which torch takes for an inconsistency of its own
             raise out.error from error
