@@ -59,5 +59,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  | awk '/^ *(Collecting|Processing) / {printf "\r  %d packages found", ++n} \
 	    /^Installing collected/ {printf ", unpacking ..."} {fflush()} END {print ""}'
 	@echo "  compiling ..."
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import diffusion_lab, lightning.pytorch, sklearn.svm, wandb, hydra.main'
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import diffusion_lab.config.launch, diffusion_lab.training.fit, sklearn.svm, wandb, hydra.main'
 	@touch $@
