@@ -23,6 +23,9 @@ from diffusion_lab.denoiser import Denoiser
 FORMAT = 1
 """Version of the ``diffusion_lab`` part of a checkpoint."""
 
+ORDER = "ImageDataModule"
+"""Key of the place in the data, which the trainer calls by the class of the data module."""
+
 Weights = Mapping[str, Tensor]
 
 
@@ -31,7 +34,8 @@ class Checkpoint:
     """A checkpoint as read: weights by the denoiser's own names, and what explains them.
 
     ``ema_weights`` holds the averaged weights by their decay, the main ones first; None is the decay of averages in a
-    file that does not tell it. ``about`` is all that the writer told: settings, class names, versions, commit, hashes.
+    file that does not tell it. ``about`` is all that the writer told: settings, class names, versions, commit, hashes;
+    ``order`` is the place in the data, as the data module that saved it tells it.
     """
 
     path: Path
@@ -43,6 +47,7 @@ class Checkpoint:
     config: dict[str, Any] | None
     epochs_done: int | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    order: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def decays(self) -> list[float | None]:
@@ -207,7 +212,7 @@ def _from_own_format(path: Path, content: dict[str, Any], about: dict[str, Any])
     weights = _under(state, "denoiser.")
     if not weights:
         raise ValueError(f"{path} holds no weights of a denoiser: it was not written whole, or not by a training run")
-    return _explained(path, weights, _averages(state, about["config"]), about)
+    return _explained(path, weights, _averages(state, about["config"]), about, content.get(ORDER))
 
 
 def _from_export(path: Path) -> Checkpoint:
@@ -229,7 +234,11 @@ def _refuse_incomplete(path: Path, about: Mapping[str, Any]) -> None:
 
 
 def _explained(
-    path: Path, weights: Weights, averages: Mapping[float | None, Weights], about: Mapping[str, Any]
+    path: Path,
+    weights: Weights,
+    averages: Mapping[float | None, Weights],
+    about: Mapping[str, Any],
+    order: object = None,
 ) -> Checkpoint:
     return Checkpoint(
         path=path,
@@ -241,6 +250,7 @@ def _explained(
         config=about["config"],
         epochs_done=about.get("epochs_done"),
         about=about,
+        order=order if isinstance(order, dict) else {},
     )
 
 

@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffusion_lab.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from diffusion_lab.checkpoint.files import newest_valid, steps_in
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.run_folder import RunFolder
 
 
@@ -85,7 +82,7 @@ def find_origin(config: TrainConfig, folder: RunFolder) -> tuple[Origin, Checkpo
     else:
         return None
     checkpoint = read_checkpoint(path)
-    place, wandb_id = _facts(path)
+    place, wandb_id = _place(checkpoint.order), checkpoint.about.get("wandb_id")
     origin = Origin(path, checkpoint.step, checkpoint.epochs_done, checkpoint.config or {}, place, wandb_id)
     return origin, checkpoint
 
@@ -101,14 +98,8 @@ def _newest(folder: RunFolder) -> Path | None:
     return newest
 
 
-def _facts(path: Path) -> tuple[Place | None, str | None]:
-    """Numbers of a checkpoint; its tensors stay on the disk."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError):  # a format that cannot be mapped, and is none of ours
-        return None, None
-    place: Place | None = None
-    match content.get(ImageDataModule.__qualname__):
+def _place(order: Mapping[str, Any]) -> Place | None:
+    match order:
         case {"epoch": int(epoch), "samples_seen": int(seen), "step_size": int(step_size)}:
-            place = Place(epoch, seen, step_size)
-    return place, content.get("diffusion_lab", {}).get("wandb_id")
+            return Place(epoch, seen, step_size)
+    return None

@@ -17,8 +17,8 @@ import torch
 from diffusion_lab.checkpoint import find_checkpoint, load_tensors, verify
 from diffusion_lab.checkpoint.files import Manifest, newest_valid, steps_in
 from tests.faults.conftest import AGAIN, TINY, Start
-from tests.faults.sameness import assert_same_state
 from tests.programs import Program
+from tests.sameness import assert_same_state
 
 pytestmark = pytest.mark.faults
 

@@ -12,7 +12,7 @@ import pytest
 from diffusion_lab.checkpoint import verify
 from diffusion_lab.checkpoint.files import newest_valid
 from tests.faults.conftest import AGAIN, TINY, Start
-from tests.faults.sameness import assert_same_run
+from tests.sameness import assert_same_run
 
 pytestmark = pytest.mark.soak
 

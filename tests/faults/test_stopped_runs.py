@@ -12,7 +12,7 @@ import pytest
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
 from tests.faults.conftest import TINY, Start
 from tests.programs import Launcher, Program
-from tests.training.test_resume import assert_equal
+from tests.sameness import assert_equal
 from tests.training.tiny import saved
 
 pytestmark = pytest.mark.faults

@@ -12,6 +12,7 @@ import torch
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.training.callbacks import Resumption
+from tests.sameness import assert_equal
 from tests.training.tiny import resume_of, saved, tiny_fit, tiny_run
 
 NONE = {"type": None}
@@ -26,22 +27,6 @@ SCHEDULES = {"none": NONE, "cosine": COSINE, "auto": AUTO, "warmup_cosine": WARM
 
 def last(folder: Path) -> dict[str, Any]:
     return saved(find_checkpoint(folder, "last"))
-
-
-def assert_equal(found: Any, expected: Any, where: str = "") -> None:
-    """Bitwise, through all containers."""
-    if isinstance(expected, torch.Tensor):
-        assert torch.equal(found, expected), where
-    elif isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
-        for key in expected:
-            assert_equal(found[key], expected[key], f"{where}.{key}")
-    elif isinstance(expected, list | tuple):
-        assert len(found) == len(expected), where
-        for index, (one, other) in enumerate(zip(found, expected, strict=True)):
-            assert_equal(one, other, f"{where}[{index}]")
-    else:
-        assert found == expected, where
 
 
 def assert_same_run(found: Path, expected: Path) -> None:

@@ -14,7 +14,7 @@ from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.run_folder import RunStopped
 from diffusion_lab.training.callbacks import Averaging, Pictures
 from diffusion_lab.training.module import DiffusionModule
-from tests.training.test_resume import assert_equal
+from tests.sameness import assert_equal
 from tests.training.tiny import saved, tiny_run
 
 AUTO = {"training.resume": {"enabled": True, "checkpoint": "auto", "reset_optimizer": False, "reset_scheduler": False}}

@@ -27,7 +27,7 @@ def assert_same_state(found: Path, expected: Path) -> None:
     """Bitwise the same weights, averages, optimizer and schedule in the last checkpoints of two run folders."""
     one, other = (load_tensors(find_checkpoint(run, "last")) for run in (found, expected))
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
-        _assert_equal(one[part], other[part], part)
+        assert_equal(one[part], other[part], part)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -36,16 +36,17 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
-def _assert_equal(found: Any, expected: Any, where: str) -> None:
+def assert_equal(found: Any, expected: Any, where: str = "") -> None:
+    """Bitwise, through all containers."""
     if isinstance(expected, torch.Tensor):
         assert torch.equal(found, expected), where
     elif isinstance(expected, dict):
         assert found.keys() == expected.keys(), where
         for key in expected:
-            _assert_equal(found[key], expected[key], f"{where}.{key}")
+            assert_equal(found[key], expected[key], f"{where}.{key}")
     elif isinstance(expected, list | tuple):
         assert len(found) == len(expected), where
         for index, (one, other) in enumerate(zip(found, expected, strict=True)):
-            _assert_equal(one, other, f"{where}[{index}]")
+            assert_equal(one, other, f"{where}[{index}]")
     else:
         assert found == expected, where
