@@ -24,7 +24,7 @@ from diffusion_lab.networks.compiled import compile_in_place, forget_compiled
 from diffusion_lab.precision import resolve_precision
 from diffusion_lab.run_folder import RunFolder, environment
 from diffusion_lab.training.callbacks import Averaging, Checkpoints, Pictures, Randomness, Resumption
-from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
+from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.optimizers import create_optimizer
@@ -177,7 +177,7 @@ def create_trainer(
         num_sanity_val_steps=0,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[BackgroundCheckpointIO()],
         default_root_dir=folder.base,
         use_distributed_sampler=False,
         enable_progress_bar=False,

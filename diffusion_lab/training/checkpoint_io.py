@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,58 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         return load_tensors(Path(path))
+
+
+class BackgroundCheckpointIO(AtomicCheckpointIO):
+    """Copies what is to be saved, and writes it safely while training goes on; one at a time.
+
+    The copy lies in the memory of the host until it is written: weights, averages and the state of the optimizer once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._writing is not None and not self._writing.done()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Begin to save the present state; waits for the one before.
+
+        Raises:
+            OSError, DamagedCheckpointError: The one before could not be saved.
+        """
+        self.wait()
+        self._writing = self._thread.submit(super().save_checkpoint, _copied(checkpoint), path)
+
+    def wait(self) -> None:
+        """Return when the checkpoint is whole on the disk.
+
+        Raises:
+            OSError, DamagedCheckpointError: It could not be saved. This is said once.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def teardown(self) -> None:
+        self._thread.shutdown()
+
+
+def _copied(value: Any) -> Any:
+    """A copy, on the CPU, of tensors in plain containers, whose kinds and own attributes stay."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        copied = copy.copy(value)
+        copied.update((key, _copied(item)) for key, item in value.items())
+        return copied
+    if isinstance(value, list | tuple):
+        return type(value)(map(_copied, value))
+    return value
 
 
 def _write(checkpoint: dict[str, Any], out: HashingWriter) -> HashingWriter:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from diffusion_lab.checkpoint.files import BEST, Manifest, newest_valid, step_name, step_of, steps_in
+from diffusion_lab.checkpoint.files import (
+    BEST,
+    DamagedCheckpointError,
+    Manifest,
+    newest_valid,
+    step_name,
+    step_of,
+    steps_in,
+)
+from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.whole_files import remove_partial_files, written_whole
 
 NEWEST_KEPT = 2
@@ -21,7 +31,7 @@ class Checkpoints(Checkpoint):
     """Writes ``step_00000230.ckpt`` after every so many epochs and after the last, and for each new best.
 
     ``best.ckpt`` is a link to the best. The newest two stay, the best, and those of every so many epochs; others go
-    when a newer one is whole.
+    when a newer one is whole. Training goes on while one is written; that it could not be is an error at the next step.
 
     Args:
         folder: Where they go.
@@ -42,6 +52,8 @@ class Checkpoints(Checkpoint):
         self._best_step: int | None = None
         self._kept: list[int] = []
         self._saved: Path | None = None
+        self._begun: Path | None = None
+        self._writer: BackgroundCheckpointIO
 
     @property
     def best_path(self) -> Path:
@@ -52,6 +64,17 @@ class Checkpoints(Checkpoint):
         """The newest one: that which this process has saved last, else what it found."""
         return self._saved or newest_valid(self.folder)
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        writer = trainer.strategy.checkpoint_io
+        assert isinstance(writer, BackgroundCheckpointIO)
+        self._writer = writer
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._begun is not None and not self._writer.busy:
+            self._finish()
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Validation of this epoch has run by now; in an epoch without one, the metric is that of an earlier epoch.
         epoch = trainer.current_epoch + 1
@@ -59,21 +82,30 @@ class Checkpoints(Checkpoint):
         value = float(trainer.callback_metrics.get(self.metric, math.nan))
         is_best = validated and math.isfinite(value) and (self.best is None or value < self.best)
         is_due = epoch % self.every_epochs == 0
+        if not (is_best or is_due or epoch == trainer.max_epochs):
+            return
+        self._finish()
         if is_best:
             self.best, self.best_epoch, self._best_step = value, epoch, trainer.global_step
         if is_due and not self.best_only:
             self._kept.append(trainer.global_step)
-        if is_best or is_due or epoch == trainer.max_epochs:
-            saved = self._save(trainer)
-            if is_best:
-                _link(self.best_path, saved)
-            self._remove_superseded(trainer.global_step)
+        self._begin(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        try:
+            self._finish()
+        except (OSError, DamagedCheckpointError) as error:  # what ended the run is told, and this beside it
+            warnings.warn(str(error), stacklevel=2)
 
     def save_now(self, trainer: Trainer) -> Path:
-        """Save the present state as the newest checkpoint, unless that is done already."""
+        """Save the present state as the newest checkpoint, unless that is done already; it is whole on return."""
+        self._finish()
         if self._saved is None or step_of(self._saved) != trainer.global_step:
-            self._save(trainer)
-            self._remove_superseded(trainer.global_step)
+            self._begin(trainer)
+            self._finish()
         assert self._saved is not None
         return self._saved
 
@@ -90,11 +122,22 @@ class Checkpoints(Checkpoint):
         if self.best_path.resolve() != best.resolve():  # a later one was, before the run went back to this one
             _link(self.best_path, best)
 
-    def _save(self, trainer: Trainer) -> Path:
-        path = self.folder / step_name(trainer.global_step)
-        trainer.save_checkpoint(path, weights_only=not self.save_optimizer)
-        self._saved = path
-        return path
+    def _begin(self, trainer: Trainer) -> None:
+        self._begun = self.folder / step_name(trainer.global_step)
+        trainer.save_checkpoint(self._begun, weights_only=not self.save_optimizer)
+
+    def _finish(self) -> None:
+        """Wait until what was begun is whole; only then the link to the best goes to it, and older ones go."""
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return
+        self._writer.wait()
+        self._saved = begun
+        step = step_of(begun)
+        assert step is not None
+        if step == self._best_step:
+            _link(self.best_path, begun)
+        self._remove_superseded(step)
 
     def _remove_superseded(self, present: int) -> None:
         """Remove what the checkpoint of the present step, whole by now, makes superfluous.
