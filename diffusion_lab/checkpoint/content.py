@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, read_export
 from diffusion_lab.checkpoint.files import find_checkpoint
@@ -94,7 +96,8 @@ class Checkpoint:
         if use_ema and not self.ema_weights:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", stacklevel=2)
         weights = self.ema_weights[decay] if use_ema and self.ema_weights else self.weights
-        with torch.random.fork_rng(devices=[]):  # initial weights, soon overwritten, are no reason to draw
+        foreign = "." in settings.architecture.type + settings.diffusion.type  # may draw what no checkpoint holds
+        with torch.random.fork_rng(devices=[]), nullcontext() if foreign else _WithoutDrawing():
             denoiser = create_denoiser(settings, self.class_names)
         load_weights(denoiser, weights, self.path)
         return denoiser.eval()
@@ -120,6 +123,18 @@ class Checkpoint:
                     f"{self.path} names the class {path!r} for its {part}, which is imported only where you say so: "
                     f"if you trust it, load_denoiser(…, trust=[{path!r}]), sample.py trust={path}"
                 )
+
+
+class _WithoutDrawing(TorchFunctionMode):
+    """Leaves out the drawing of initial weights, which are soon overwritten; it takes longer than reading them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.__name__.endswith(("uniform_", "normal_")):  # of tensors, and torch.nn.init.kaiming_uniform_ and so on
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def load_denoiser(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_lab.checkpoint import FORMAT, load_denoiser, load_tensors, load_weights, read_checkpoint
 from tests.checkpoint.contents import (
@@ -197,3 +198,28 @@ def test_a_newer_format_asks_for_an_update(saved):
 def test_a_damaged_model_section_is_listed_by_key(saved):
     with pytest.raises(ValueError, match=r"model\.architecture\.image_size = -8"):
         read_checkpoint(saved(own_format(model=tree(image_size=-8))))
+
+
+class Operations(TorchDispatchMode):
+    """Remembers the operations that are done."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_initial_weights_are_drawn_to_be_overwritten(saved):
+    """Drawing takes longer than reading."""
+    path, state = saved(own_format()), torch.get_rng_state()
+    with Operations() as done:
+        assert same(load_denoiser(path), AVERAGED)
+    assert "empty" in done.names
+    assert not done.names & {"uniform_", "normal_"}
+    assert torch.equal(torch.get_rng_state(), state)
+    with Operations() as done:
+        denoiser_of(seed=0)
+    assert done.names & {"uniform_", "normal_"}, "the test shows nothing if new networks draw by other operations"
