@@ -54,7 +54,9 @@ class OptimizerSettings(PluggableSection):
         description="Added to the denominator for stability; `null` takes the class's own default.",
     )
     amsgrad: bool | None = Field(default=None, description="The AMSGrad variant; `null` takes the class's own default.")
-    fused: bool | None = Field(default=None, description="One kernel for the whole step; `null` lets torch decide.")
+    fused: bool | None = Field(
+        default=None, description="One kernel for the whole step; `null` takes it where there is one."
+    )
 
     @model_serializer(mode="wrap")
     def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def create_module(
     return DiffusionModule(
         denoiser,
         create_loss(training.loss, config.model.conditioning.class_dropout_prob),
-        make_optimizer=partial(create_optimizer, training.optimizer),
+        make_optimizer=partial(create_optimizer, training.optimizer, scaled=denoiser.compute_dtype == torch.float16),
         make_schedule=partial(
             create_schedule,
             training.scheduler.type,

@@ -47,7 +47,25 @@ def test_named_optimizer_walks_as_torch_does(name: str, reference: type[torch.op
     ours, theirs = start(), start()
     walk(create_optimizer(settings(type=name), [ours]), ours)
     walk(reference([theirs], lr=0.05, weight_decay=0.1, betas=(0.8, 0.95)), theirs)
-    assert torch.equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_kernel_makes_the_step_where_there_is_one(name: str) -> None:
+    elsewhere = nn.Parameter(torch.zeros(3, device="meta"))
+    for weight, given, scaled, fused in (
+        (start(), None, False, True),
+        (start(), False, False, False),
+        (start(), None, True, False),
+        (elsewhere, None, False, False),
+    ):
+        optimizer = create_optimizer(settings(type=name, fused=given), [weight], scaled)
+        assert optimizer.param_groups[0]["fused"] is fused
+
+
+def test_one_kernel_that_undoes_the_scale_too_late_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"training\.optimizer\.fused must be off where .* fp16, got true"):
+        create_optimizer(settings(fused=True), [start()], scaled=True)
 
 
 def test_first_step_of_adam_is_the_learning_rate() -> None:
