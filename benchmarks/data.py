@@ -8,15 +8,12 @@ resizes and augments each picture in its processes, as its users do; they stay f
 datamodule's own batches, augmented as it does it for training.
 
 The first epoch of each begins with nothing but the files, so ours contains checking, hashing and decoding all of them
-and writing the cache. Later epochs are taken in turns, and the median of each is compared. ``bare`` is what the
-machine allows: copying the same bytes out of memory in the same order, and turning them into floats.
+and writing the cache. Later epochs are taken in turns, and the ratio is the median of those within a turn. What the
+machine allows is told in the note: copying the same bytes out of memory in that order, and turning them into floats.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -27,19 +24,15 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from diffusion_lab import torchvision_beside_cpu_torch
-
-torchvision_beside_cpu_torch.install()
-
-from torch.utils.data import DataLoader  # noqa: E402
-from torchvision import datasets, transforms  # noqa: E402
-
-from diffusion_lab.data.augmentation import Augmentation  # noqa: E402
-from diffusion_lab.data.datamodule import ImageDataModule  # noqa: E402
-from diffusion_lab.data.disk_cache import cached_on_disk  # noqa: E402
-from diffusion_lab.data.image_folder import ImageFolderSource  # noqa: E402
-from diffusion_lab.shapes import Batch, from_pixels  # noqa: E402
+from benchmarks import equal_work
+from benchmarks.harness import Row, command, in_turns, say
+from diffusion_lab.data.augmentation import Augmentation
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.disk_cache import cached_on_disk
+from diffusion_lab.data.image_folder import ImageFolderSource
+from diffusion_lab.shapes import Batch, from_pixels
 
 BATCH_SIZE, WORKERS = 32, 2
 DEGREES, STRENGTH = 15.0, 0.2
@@ -63,6 +56,7 @@ def make_images(folder: Path, count: int) -> None:
 
 def peer(folder: Path, size: int, all_changes: bool) -> Epoch:
     """torchvision's ImageFolder, its transforms and torch's DataLoader."""
+    datasets, transforms = (equal_work.peer(f"torchvision.{part}") for part in ("datasets", "transforms"))
     changes: list[Any] = [transforms.Resize(size), transforms.CenterCrop(size), transforms.RandomHorizontalFlip()]
     if all_changes:
         colours = transforms.ColorJitter(brightness=STRENGTH, contrast=STRENGTH, saturation=STRENGTH)
@@ -103,81 +97,55 @@ def bare(count: int, size: int) -> Epoch:
     return epoch
 
 
-def timed(task: Callable[[], int]) -> float:
-    """Images a second."""
-    began = time.perf_counter()
-    done = task()
-    return done / (time.perf_counter() - began)
+def first_epochs(ways: dict[str, Callable[[], Epoch]]) -> tuple[dict[str, float], dict[str, Epoch]]:
+    """Seconds of making ready and of the first epoch; and the epochs to go on with."""
+    taken, begun = {}, {}
+    for name, begin in ways.items():
+        began = time.perf_counter()
+        begun[name] = begin()
+        begun[name]()
+        taken[name] = time.perf_counter() - began
+    return taken, begun
 
 
-def measure(folder: Path, count: int, size: int, epochs: int, all_changes: bool) -> dict[str, float]:
-    """Images a second of each: the first epoch, made ready included, and the median of the later ones."""
-    found: dict[str, float] = {}
-    later: dict[str, Epoch] = {}
+def rows(folder: Path, count: int, size: int, epochs: int, all_changes: bool) -> list[Row]:
+    """The first epoch, and the later ones."""
+    changes = "flips, turns and colours" if all_changes else "flips"
+    firsts = []
     for turn in ("once", "again"):  # each begins twice with nothing, in turns; the better one counts
         caches = folder.parent / f"caches {all_changes} {turn}"
-        begun: dict[str, Callable[[], Epoch]] = {
-            "peer": partial(peer, folder, size, all_changes),
-            "ours": partial(ours, folder, size, all_changes, caches, 0),
-        }
-        for name, begin in begun.items():
-            rate = timed(partial(_first, begin, name, later))
-            found[f"{name}, first epoch"] = max(rate, found.get(f"{name}, first epoch", 0))
-    later["ours, 2 workers"] = ours(folder, size, all_changes, caches, WORKERS)
-    later["ours, 2 workers"]()
-    later["bare"] = bare(count, size)
-    rates: dict[str, list[float]] = {name: [] for name in later}
-    for _ in range(epochs):
-        for name, epoch in later.items():
-            rates[name].append(timed(epoch))
-    return found | {f"{name}, later": statistics.median(each) for name, each in rates.items()}
+        taken, begun = first_epochs(
+            {
+                "peer": partial(peer, folder, size, all_changes),
+                "ours": partial(ours, folder, size, all_changes, caches, 0),
+            }
+        )
+        firsts.append(taken)
+    first, other = (count / min(taken[name] for taken in firsts) for name in ("ours", "peer"))
+    later = in_turns({**begun, "bare": bare(count, size)}, epochs)
+    rate = {name: count / later.median(name) for name in later.seconds}
+    note = "torchvision ImageFolder, 2 processes"
+    allowed = f"{note}; {later.ratio('bare', 'ours'):.0%} of copying them from memory as floats"
+    what = f"{count:,} JPEGs to {size}×{size}, {changes}"
+    ratio = later.ratio("peer", "ours")
+    return [
+        Row("3", f"{what}, later epochs", rate["ours"], rate["peer"], "images/s", ratio, GOAL_LATER, note=allowed),
+        Row("3", f"{what}, first epoch", first, other, "images/s", first / other, GOAL_FIRST, note=note),
+    ]
 
 
-def _first(begin: Callable[[], Epoch], name: str, later: dict[str, Epoch]) -> int:
-    later[name] = begin()
-    return later[name]()
-
-
-def report(rates: dict[str, float]) -> dict[str, float | bool]:
-    """The ratios, and whether each reaches its goal."""
-    first = rates["ours, first epoch"] / rates["peer, first epoch"]
-    later = rates["ours, later"] / rates["peer, later"]
-    return {
-        "first epoch": first,
-        "later": later,
-        "share of bare": rates["ours, later"] / rates["bare, later"],
-        "reached": first >= GOAL_FIRST and later >= GOAL_LATER,
-    }
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--size", type=int, default=64, help="pixels a side that come out")
-    parser.add_argument("--epochs", type=int, default=5, help="later epochs of each, in turns")
-    given = parser.parse_args()
-    found = {}
+def measure(images: str = "2000", size: str = "64", epochs: str = "5") -> list[Row]:
+    """Two rows for each choice of augmentations."""
+    found = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "images"
-        make_images(folder, given.images)
-        for title, all_changes in (("flips", False), ("flips, turns and colours", True)):
-            rates = measure(folder, given.images, given.size, given.epochs, all_changes)
-            found[title] = {"images_per_second": rates, "ratios": report(rates)}
-    if given.json:
-        print(json.dumps({"images": given.images, "size": given.size, "augmentations": found}, indent=2))
-        return
-    for title, result in found.items():
-        print(title)
-        for way, rate in result["images_per_second"].items():
-            print(f"  {way:<24} {rate:10,.0f} images/s")
-        ratios = result["ratios"]
-        print(
-            f"  ours / peer: first epoch {ratios['first epoch']:.2f} × (goal {GOAL_FIRST:g}), later epochs "
-            f"{ratios['later']:.1f} × (goal {GOAL_LATER:g}); {ratios['share of bare']:.0%} of bare copying"
-        )
+        say(f"data: making {images} JPEGs")
+        make_images(folder, int(images))
+        for all_changes in (False, True):
+            say(f"data: {'flips, turns and colours' if all_changes else 'flips'}")
+            found += rows(folder, int(images), int(size), int(epochs), all_changes)
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    command("data", measure, images="2000", size="64", epochs="5")

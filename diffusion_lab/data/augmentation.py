@@ -11,7 +11,7 @@ from torch import Tensor
 from diffusion_lab.shapes import Images, Pixels, from_pixels
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in gray (ITU-R BT.601)."""
+"""Weights of red, green and blue in gray (ITU-R BT.601); their sum is 1."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ class Augmentation:
 
     def __call__(self, images: Images | Pixels, generator: torch.Generator) -> Images | Pixels:
         """Changed images (N, C, H, W); ``generator`` must live on the device of ``images``."""
-        if self.horizontal_flip:
-            images = flip(images, generator)
+        mirrored = _every_second(images, generator) if self.horizontal_flip else None
+        if mirrored is not None and not self.rotation_degrees:
+            images = _mirror(images, mirrored)
         if (self.rotation_degrees or self.jitter_strength) and not images.is_floating_point():
             images = from_pixels(images)
-        if self.rotation_degrees:
-            images = rotate(images, self.rotation_degrees, generator)
+        if self.rotation_degrees:  # which mirrors on the way, at no cost
+            images = rotate(images, self.rotation_degrees, generator, mirrored)
         if self.jitter_strength:
             images = jitter(images, self.jitter_strength, generator)
         return images
@@ -48,45 +49,58 @@ class Augmentation:
 
 def flip(images: Images | Pixels, generator: torch.Generator) -> Images | Pixels:
     """Mirror left and right, each image with probability 1/2."""
-    mirrored = _uniform(images, generator) < 0.5
+    return _mirror(images, _every_second(images, generator))
+
+
+def _every_second(images: Images | Pixels, generator: torch.Generator) -> Tensor:
+    return _uniform(images, generator) < 0.5
+
+
+def _mirror(images: Images | Pixels, mirrored: Tensor) -> Images | Pixels:
     # picking whole images out of both kinds is several times faster on a CPU than choosing pixel by pixel
     both = torch.cat([images, images.flip(-1)])
     return both.index_select(0, torch.arange(len(images), device=images.device) + len(images) * mirrored)
 
 
-def rotate(images: Images, degrees: float, generator: torch.Generator) -> Images:
-    """Turn each image about its centre by an angle drawn from ±``degrees``."""
+def rotate(images: Images, degrees: float, generator: torch.Generator, mirrored: Tensor | None = None) -> Images:
+    """Turn each image about its centre by an angle drawn from ±``degrees``; the ``mirrored`` ones are so before."""
     angle = torch.deg2rad(degrees * (2 * _uniform(images, generator) - 1)).to(images.dtype).view(-1, 1, 1)
-    grid = _turned_grid(angle.cos(), angle.sin(), *images.shape[-2:])
+    side = 1 if mirrored is None else 1 - 2 * mirrored.to(images.dtype).view(-1, 1, 1)
+    grid = _turned_grid(angle.cos(), angle.sin(), side, *images.shape[-2:])
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _turned_grid(cos: Tensor, sin: Tensor, height: int, width: int) -> Tensor:
+def _turned_grid(cos: Tensor, sin: Tensor, side: Tensor | float, height: int, width: int) -> Tensor:
     """Where each pixel comes from, (N, H, W, 2) as x and y; ``affine_grid`` gives the same from a matrix, much slower.
 
-    Both axes are measured in [-1, 1], so a picture that is not square needs its aspect put back.
+    Both axes are measured in [-1, 1], so a picture that is not square needs its aspect put back. ``side`` is -1 where
+    left and right change places.
     """
-    y, x = (((torch.arange(side).to(cos) * 2 + 1) / side - 1) for side in (height, width))
+    y, x = (((torch.arange(length).to(cos) * 2 + 1) / length - 1) for length in (height, width))
     y, aspect = y.view(1, -1, 1), width / height
-    return torch.stack([x * cos - y * (sin / aspect), x * (sin * aspect) + y * cos], dim=-1)
+    grid = cos.new_empty(len(cos), height, width, 2)
+    torch.sub(x * (side * cos), y * (side * sin / aspect), out=grid[..., 0])
+    torch.add(x * (sin * aspect), y * cos, out=grid[..., 1])
+    return grid
 
 
 def jitter(images: Images, strength: float, generator: torch.Generator) -> Images:
     """Scale brightness, contrast and (of colour images) saturation, clipped to [-1, 1] after each."""
     colours = 1 if images.shape[1] < 3 else 3
     colour, alpha = images[:, :colours], images[:, colours:]
-    light = (colour + 1).div_(2)  # a copy, so what follows may change it in place: memory is what takes the time
-    light.mul_(_factor(images, strength, generator)).clamp_(0, 1)
+    # Moving memory is what takes the time, so each change is one pass, and one for clipping. Brightness is measured
+    # from black, at -1; the others are distances, which are the same in [-1, 1] and [0, 1] but for their scale.
+    factor = _factor(images, strength, generator)
+    light = torch.addcmul(factor - 1, colour, factor).clamp_(-1, 1)
     _draw_away(light, _gray(light).mean((2, 3), keepdim=True), _factor(images, strength, generator))
     if colours == 3:
         _draw_away(light, _gray(light), _factor(images, strength, generator))
-    light.mul_(2).sub_(1)
     return torch.cat([light, alpha], dim=1) if alpha.shape[1] else light
 
 
 def _draw_away(light: Tensor, pivot: Tensor, factor: Tensor) -> None:
     """Scale the distance from ``pivot``, in place."""
-    light.sub_(pivot).mul_(factor).add_(pivot).clamp_(0, 1)
+    torch.lerp(pivot, light, factor, out=light).clamp_(-1, 1)
 
 
 def _gray(light: Tensor) -> Tensor:

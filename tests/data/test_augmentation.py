@@ -70,6 +70,15 @@ def test_rotation_turns_about_the_centre_each_image_by_its_own_angle():
     assert angles.std() == pytest.approx(180 / 12**0.5, rel=0.1)  # evenly spread from -90 to 90
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 12)])
+def test_mirrored_on_the_way_is_mirrored_first(height, width):
+    """Turning does both at once; the result is that of one after the other."""
+    original = images(50, height=height, width=width)
+    at_once = Augmentation(horizontal_flip=True, rotation_degrees=40)(original, generator())
+    source = generator()
+    torch.testing.assert_close(at_once, rotate(flip(original, source), 40, source), atol=1e-5, rtol=0)
+
+
 def test_rotation_repeats_the_border():
     flat = torch.full((8, 3, 8, 8), 0.25)
     torch.testing.assert_close(rotate(flat, 45, generator()), flat)
