@@ -50,8 +50,8 @@ def missing_peers() -> str:
 
 
 def our_denoiser(**options: Any) -> Denoiser:
-    """Ours, untrained."""
-    return create_ddpm(**EQUAL_WORK, **options)
+    """Ours, untrained; ``options`` take the place of those of ``EQUAL_WORK``."""
+    return create_ddpm(**EQUAL_WORK | options)
 
 
 def write_checkpoint(path: Path, architecture: dict[str, Any]) -> None:
@@ -65,16 +65,17 @@ def write_checkpoint(path: Path, architecture: dict[str, Any]) -> None:
     torch.save({"state_dict": state, "diffusion_lab": about}, path)
 
 
-def diffusers_unet() -> nn.Module:
+def diffusers_unet(architecture: dict[str, Any] = EQUAL_WORK) -> nn.Module:
     """`UNet2DModel` with its own defaults for all that the goals leave open."""
+    stages = list(zip(architecture["channel_multipliers"], architecture["use_attention"], strict=True))
     network: nn.Module = peer("diffusers").UNet2DModel(
-        sample_size=IMAGE_SHAPE[1],
-        in_channels=IMAGE_SHAPE[0],
-        out_channels=IMAGE_SHAPE[0],
+        sample_size=architecture["image_size"],
+        in_channels=architecture["in_channels"],
+        out_channels=architecture["in_channels"],
         layers_per_block=2,
-        block_out_channels=tuple(CHANNELS * multiplier for multiplier in MULTIPLIERS),
-        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=[architecture["model_channels"] * multiplier for multiplier, _ in stages],
+        down_block_types=["AttnDownBlock2D" if attention else "DownBlock2D" for _, attention in stages],
+        up_block_types=["AttnUpBlock2D" if attention else "UpBlock2D" for _, attention in reversed(stages)],
     )
     return network
 
@@ -87,10 +88,10 @@ def lucidrains_unet() -> nn.Module:
     return network
 
 
-def training_flops(predict: Callable[[Tensor, Tensor], Tensor]) -> int:
+def training_flops(predict: Callable[[Tensor, Tensor], Tensor], image_shape: tuple[int, int, int] = IMAGE_SHAPE) -> int:
     """Operations of an image's way there and back, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
-        predict(torch.randn(1, *IMAGE_SHAPE), torch.tensor([3])).sum().backward()
+        predict(torch.randn(1, *image_shape), torch.tensor([3])).sum().backward()
     return int(counter.get_total_flops())
 
 

@@ -112,9 +112,11 @@ def in_turns(
     return Turns(seconds)
 
 
-def matrix_product(dtype: torch.dtype, size: int = LIMIT_SIZE) -> Callable[[], object]:
+def matrix_product(
+    dtype: torch.dtype, size: int = LIMIT_SIZE, device: torch.device | str = "cpu"
+) -> Callable[[], object]:
     """A product of two square matrices, to be taken in turns with what it is the limit of."""
-    left, right = torch.randn(2, size, size).to(dtype)
+    left, right = torch.randn(2, size, size, device=device).to(dtype)
     return lambda: left @ right
 
 

@@ -1,10 +1,11 @@
 """A training step at equal work, against diffusers and denoising_diffusion_pytorch, and against the machine's limit.
 
-    python -m benchmarks.training_step [--json]
+    python -m benchmarks.training_step [--json] [--compiled yes]
 
 Batch 16 of 32×32×3; each network with AdamW and the loss that its users train it with, without data loading. Ours
 takes the steps of `train.py`: the project's own loss and optimizer settings. Peers come with the extra ``peers``. On a
 machine that only emulates bfloat16 the bfloat16 rows are left open, and the share of the float32 limit is the goal.
+``--compiled yes`` adds our step compiled; compiling takes minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -31,29 +32,38 @@ from benchmarks.harness import (
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.training_section import OptimizerSettings
 from diffusion_lab.config.validate import parse_section
+from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
+from diffusion_lab.networks.compiled import compile_in_place
 from diffusion_lab.training.optimizers import create_optimizer
 
 ROUNDS = 7
 NO_BF16 = "bfloat16 is emulated here"
 LEARNING_RATE = 1e-4
+COMPILED = "ours, compiled"
 
 Step = Callable[[], object]
 
 
-def our_step(bf16: bool) -> Step:
+def our_step(bf16: bool, compiled: bool = False) -> Step:
     """The step of the training loop: the denoising loss, backward, clipping, optimizer."""
     denoiser = equal_work.our_denoiser()
+    denoiser.compute_dtype = torch.bfloat16 if bf16 else torch.float32
+    if compiled:
+        compile_in_place(denoiser.network)
+    images = torch.randn(equal_work.BATCH, *equal_work.IMAGE_SHAPE).clamp(-1, 1)
+    return step_of(denoiser, images)
+
+
+def step_of(denoiser: Denoiser, images: Tensor) -> Step:
+    """What the training loop does with a batch."""
     loss = DenoisingLoss()
     settings = parse_section(OptimizerSettings, get_default_config()["training"]["optimizer"], "training.optimizer")
-    images = torch.randn(equal_work.BATCH, *equal_work.IMAGE_SHAPE).clamp(-1, 1)
     parameters = list(denoiser.parameters())
     optimizer = create_optimizer(settings, parameters)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            error = loss(denoiser, images, None, seed=0)
-        error.backward()
+        loss(denoiser, images, None, seed=0).backward()
         nn.utils.clip_grad_norm_(parameters, settings.gradient_clip_norm or float("inf"), foreach=True)
         optimizer.step()
         optimizer.zero_grad()
@@ -61,14 +71,15 @@ def our_step(bf16: bool) -> Step:
     return step
 
 
-def noising() -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+def noising(images: Tensor | None = None) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
     """Noisy images, their steps, and the noise, as diffusers' examples make them."""
     scheduler = equal_work.peer("diffusers").DDPMScheduler(num_train_timesteps=1000)
-    images = torch.randn(equal_work.BATCH, *equal_work.IMAGE_SHAPE).clamp(-1, 1)
+    if images is None:
+        images = torch.randn(equal_work.BATCH, *equal_work.IMAGE_SHAPE).clamp(-1, 1)
 
     def draw() -> tuple[Tensor, Tensor, Tensor]:
         noise = torch.randn_like(images)
-        times = torch.randint(0, 1000, (len(images),))
+        times = torch.randint(0, 1000, (len(images),), device=images.device)
         return scheduler.add_noise(images, noise, times), times, noise
 
     return draw
@@ -102,7 +113,7 @@ def peer_step(
         noisy, times, noise = draw()
         if bf16:
             noisy = noisy.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=bf16):
             error = functional.mse_loss(predict(noisy, times).float(), noise)
         error.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -128,13 +139,19 @@ def flops() -> dict[str, int]:
 def rows(taken: Turns, work: dict[str, int], bf16: bool) -> list[Row]:
     """The goals; where there is no bfloat16, the same comparisons in float32 stand without a bound of their own."""
     kind, dtype = ("bf16", "bfloat16") if bf16 else ("fp32", "float32")
-    ours = f"ours {kind}"
-    share = _rate(taken, ours, work["ours"]) / (matrix_flops() / taken.median(f"limit {kind}"))
+    limit = matrix_flops() / taken.median(f"limit {kind}")
+    bound, note = 0.60 if bf16 else 0.85, f"{dtype} matrix product of {LIMIT_SIZE}³"
 
-    def against(peer: str, network: str, bound: float | None, what: str) -> Row:
+    def against(peer: str, network: str, bound: float | None, what: str, ours: str = f"ours {kind}") -> Row:
         per_flop = taken.ratio(peer, ours) * work["ours"] / work[network]
         images = equal_work.BATCH / taken.median(ours), equal_work.BATCH / taken.median(peer)
+        share = _rate(taken, ours, work["ours"]) / limit
         return Row("1", what, *images, "images/s", per_flop, bound, share=share, note=peer)
+
+    def arithmetic(what: str, ours: str) -> Row:
+        reached = _rate(taken, ours, work["ours"])
+        share = reached / limit
+        return Row("1", what, reached / 1e9, limit / 1e9, "GFLOP/s", share, bound, note=note)
 
     found = [against("diffusers fp32", "diffusers", 2.0 if bf16 else None, f"training step, {kind}, at equal work")]
     if bf16:
@@ -143,17 +160,18 @@ def rows(taken: Turns, work: dict[str, int], bf16: bool) -> list[Row]:
     else:
         found.append(not_measured("1", "training step, both bf16, at equal work", NO_BF16))
         found.append(against("lucidrains fp32", "lucidrains", None, "training step, both fp32, per FLOP"))
-    reached = _rate(taken, ours, work["ours"]) / 1e9
-    limit = matrix_flops() / taken.median(f"limit {kind}") / 1e9
-    bound, note = 0.60 if bf16 else 0.85, f"{dtype} matrix product of {LIMIT_SIZE}³"
-    return [*found, Row("1", "training step, arithmetic", reached, limit, "GFLOP/s", share, bound, note=note)]
+    found.append(arithmetic("training step, arithmetic", f"ours {kind}"))
+    if COMPILED in taken.seconds:
+        found.append(against("diffusers fp32", "diffusers", None, f"training step, {kind}, compiled", COMPILED))
+        found.append(arithmetic("training step, arithmetic, compiled", COMPILED))
+    return found
 
 
 def _rate(taken: Turns, way: str, image_flops: int) -> float:
     return equal_work.BATCH * image_flops / taken.median(way)
 
 
-def measure() -> list[Row]:
+def measure(compiled: str = "no") -> list[Row]:
     """Take all steps in turns with the machine's limit."""
     missing = equal_work.missing_peers()
     if missing:
@@ -161,14 +179,16 @@ def measure() -> list[Row]:
     work = flops()
     say("training step: " + ", ".join(f"{name} {count / 1e9:.1f} GFLOP an image" for name, count in work.items()))
     bf16 = bf16_is_accelerated()
-    return rows(in_turns(dict(ways(bf16)), ROUNDS), work, bf16)
+    return rows(in_turns(dict(ways(bf16, compiled == "yes")), ROUNDS), work, bf16)
 
 
-def ways(bf16: bool) -> Iterable[tuple[str, Step]]:
+def ways(bf16: bool, compiled: bool) -> Iterable[tuple[str, Step]]:
     """What is taken in turns."""
     yield "diffusers fp32", diffusers_step(bf16=False)
     kind = "bf16" if bf16 else "fp32"
     yield f"ours {kind}", our_step(bf16)
+    if compiled:
+        yield COMPILED, our_step(bf16, compiled=True)
     if bf16:
         yield "diffusers bf16", diffusers_step(bf16)
     yield f"lucidrains {kind}", lucidrains_step(bf16)
@@ -177,7 +197,7 @@ def ways(bf16: bool) -> Iterable[tuple[str, Step]]:
 
 def main() -> None:
     """Measure and print."""
-    command("training_step", measure)
+    command("training_step", measure, compiled="no")
 
 
 if __name__ == "__main__":

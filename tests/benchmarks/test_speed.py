@@ -58,6 +58,9 @@ def test_the_goals_of_a_step_are_those_of_the_machine(bf16, bounds):
     rows = training_step.rows(Turns({**seconds, f"limit {kind}": [0.1]}), work, bf16)
     assert [row.bound for row in rows] == bounds
     assert rows[0].ratio == 2
+    faster = {**seconds, f"limit {kind}": [0.1], training_step.COMPILED: [seconds[f"ours {kind}"][0] / 2]}
+    compiled = training_step.rows(Turns(faster), work, bf16)[4:]
+    assert [row.ratio for row in compiled] == pytest.approx([4, 2 * (rows[3].ratio or 0)])
     assert rows[2].ratio == pytest.approx(1.2)  # 0.6 of the time for half of the work
     assert rows[3].ratio == pytest.approx(16 * 1e10 / 2 / (2 * 2048**3 / 0.1))
 
