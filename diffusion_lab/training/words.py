@@ -41,7 +41,8 @@ def announce(
     say(
         console,
         f"{config.experiment}: {len(data.train)} images, {count_parameters(denoiser) / 1e6:.2f} M parameters{work}, "
-        f"{config.training.epochs} epochs of {data.steps_per_epoch} batches on {device.type}\nrun folder {folder.base}",
+        f"{config.training.epochs} epochs of {data.steps_per_epoch} batches on {device.type} in "
+        f"{str(denoiser.compute_dtype).removeprefix('torch.')}\nrun folder {folder.base}",
     )
 
 

@@ -241,7 +241,10 @@ def test_folder_of_a_finished_run_explains_it(tmp_path: Path) -> None:
     work = forward_flops(create_denoiser(config.model).network, (1, 8, 8), num_classes=3)
     assert summary.forward_flops == work
     assert isinstance(shown.file, io.StringIO)
-    assert f" M parameters, {work / 1e9:.3g} GFLOP an image forward, 2 epochs" in shown.file.getvalue()
+    assert (
+        f" M parameters, {work / 1e9:.3g} GFLOP an image forward, 2 epochs of 3 batches on cpu in float32"
+        in shown.file.getvalue()
+    )
     for told in ("best val/loss", "best.ckpt", "step_00000006.ckpt", "peak memory", "images/s", f"ckpt={tmp_path}"):
         assert told in shown.file.getvalue()
 
