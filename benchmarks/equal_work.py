@@ -87,10 +87,10 @@ def lucidrains_unet() -> nn.Module:
     return network
 
 
-def training_flops(predict: Callable[[Tensor, Tensor], Tensor]) -> int:
+def training_flops(predict: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, int, int] = IMAGE_SHAPE) -> int:
     """Operations of an image's way there and back, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
-        predict(torch.randn(1, *IMAGE_SHAPE), torch.tensor([3])).sum().backward()
+        predict(torch.randn(1, *shape), torch.tensor([3])).sum().backward()
     return int(counter.get_total_flops())
 
 
