@@ -1,6 +1,6 @@
 """What each logger and callback costs: microseconds of a step of the digits' training, and their share of it.
 
-    python -m benchmarks.callbacks [--json] [--epochs 20]
+    python -m benchmarks.callbacks [--json] [--epochs 10]
 
 A whole run is made with the settings of `train.py` and all loggers. Each method by which the trainer calls a callback
 or a logger is timed in it, without the time of those that it calls itself; the sums are divided by the steps of the
@@ -36,7 +36,7 @@ from diffusion_lab.config.schema import TrainConfig  # noqa: E402
 from diffusion_lab.training import build, fit  # noqa: E402
 from diffusion_lab.training.summary import TrainingSummary  # noqa: E402
 
-EPOCHS = 20
+EPOCHS = 10
 LARGEST_SHARE = 0.03
 """Of a step, all together: the loop is to keep 97 % of the bare step's speed."""
 
