@@ -18,7 +18,10 @@ from typing import Any
 from benchmarks.harness import Row, machine, not_measured, say
 from benchmarks.report import RESULTS, ROOT, plot, table
 
-SUITE = ("start", "training_step", "loop", "data", "sampling", "memory", "ema", "growth_images", "gpu")
+SUITE = (
+    *("start", "training_step", "loop", "data", "sampling", "memory", "ema"),
+    *("growth_images", "growth", "callbacks", "gpu"),
+)
 """Those of `make bench`; together under 20 minutes on two cores."""
 
 MINUTES = 6

@@ -88,10 +88,10 @@ def lucidrains_unet() -> nn.Module:
     return network
 
 
-def training_flops(predict: Callable[[Tensor, Tensor], Tensor], image_shape: tuple[int, int, int] = IMAGE_SHAPE) -> int:
+def training_flops(predict: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, int, int] = IMAGE_SHAPE) -> int:
     """Operations of an image's way there and back, as torch counts them."""
     with FlopCounterMode(display=False) as counter:
-        predict(torch.randn(1, *image_shape), torch.tensor([3])).sum().backward()
+        predict(torch.randn(1, *shape), torch.tensor([3])).sum().backward()
     return int(counter.get_total_flops())
 
 

@@ -1,31 +1,56 @@
-"""What grows with the number of images: start-up, memory and the time of a batch, of a thousand against a million.
+"""What grows with the number of images: start, memory and the time of a batch, of a million against a thousand.
 
-    python -m benchmarks.growth_images [--json] [--images 1000 1000000]
+    python -m benchmarks.growth_images [--json] [--images 1000000] [--files 20000]
 
 Each number of images is a cache of 8×8 pixels made up beforehand, opened in a process of its own as training does:
 labels, a balanced split for validation, the fingerprint, the datamodule; then batches from all over the first epoch.
-``memory`` is what the process holds for itself; pages of the cache belong to the system, which takes them back as it
-needs them. ``listing`` is the one thing that must look at every file: whether a cache is still that of the folder. It
-is taken on a folder of that many files (--files says of how many at most, as making a million takes minutes).
+Memory is what the process holds for itself; pages of the cache belong to the system, which takes them back as it needs
+them. Listing is the one thing that must look at every file: whether a cache is still that of the folder. It is taken
+on a folder of fewer files, as making a million takes minutes.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.equal_work import peer
+from benchmarks.harness import Row, Turns, command, in_turns, say
+
 SIDE, CLASSES, BATCH_SIZE, BATCHES, REPEATS = 8, 10, 32, 300, 3
-MOST_FILES = 20_000
+FEW, MANY, FILES = 1000, 1_000_000, 20_000
+MOST_GROWTH = 1.25
+"""Of what must not grow; a quarter is what a busy machine may add."""
+
+
+WORDS = {
+    "first_batch": "from a process's beginning to its first batch",
+    "memory": "own memory of the process",
+    "batch": f"time of a batch of {BATCH_SIZE}, 8×8",
+}
+"""What the rows are about, by the name of their figure below."""
+
+
+class Start(NamedTuple):
+    """What a process took to start with a cache: seconds, megabytes."""
+
+    first_batch: float
+    """Seconds from its beginning, imports included."""
+    opening: float
+    """Of these, those for the images."""
+    memory: float
+    """All that it holds for itself."""
+    batch: float
+    """Seconds of a batch."""
 
 
 def make_pixels(file: Path, count: int) -> None:
@@ -42,8 +67,8 @@ def own_memory() -> float:
     return int(told[0]) / 1024 if told else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def one_start(file: Path, count: int) -> dict[str, float]:
-    """Seconds and megabytes of opening a cache and drawing batches from it, in this process."""
+def one_start(file: Path, count: int, began: float) -> Start:
+    """Open a cache and draw batches from it, in this process, which began at that time."""
     from diffusion_lab import torchvision_beside_cpu_torch
 
     torchvision_beside_cpu_torch.install()
@@ -52,7 +77,7 @@ def one_start(file: Path, count: int) -> dict[str, float]:
     from diffusion_lab.data.source import Subset
     from diffusion_lab.data.split import balanced_split
 
-    imported, began = own_memory(), time.perf_counter()
+    imported = time.monotonic()
     labels = np.arange(count) % CLASSES
     source = DecodedSource(file, None, labels, [str(number) for number in range(CLASSES)], 3, SIDE, "made up")
     train, val = (Subset(source, part) for part in balanced_split(labels, 0.1, seed=0))
@@ -60,69 +85,74 @@ def one_start(file: Path, count: int) -> dict[str, float]:
     data = ImageDataModule(train, val, BATCH_SIZE, labelled=True)
     batches, held_out = iter(data.train_dataloader()), iter(data.val_dataloader())
     next(batches), next(held_out)
-    started, taken = time.perf_counter() - began, []
+    started, taken = time.monotonic(), []
     for _ in range(BATCHES):
         before = time.perf_counter()
         if next(batches, None) is None:
             batches = iter(data.train_dataloader())
             continue
         taken.append(time.perf_counter() - before)
-    return {"start": started, "memory": own_memory() - imported, "batch": statistics.median(taken)}
+    return Start(started - began, started - imported, own_memory(), statistics.median(taken))
 
 
-def seconds_to_list(folder: Path, count: int) -> float:
-    """A look at every file of a folder, empty ones here: only names, sizes and times are asked for."""
+def starts(counts: Sequence[int], folder: Path) -> dict[int, list[Start]]:
+    """Of each number of images, in processes of their own, in turns."""
+    files = {count: folder / f"{count}.bin" for count in counts}
+    for count, file in files.items():
+        make_pixels(file, count)
+    found: dict[int, list[Start]] = {count: [] for count in counts}
+    for _ in range(REPEATS):
+        for count, file in files.items():
+            with get_context("spawn").Pool(1) as process:
+                found[count].append(process.apply(one_start, (file, count, time.monotonic())))
+    return found
+
+
+def rows(found: Mapping[int, Sequence[Start]]) -> list[Row]:
+    """What is to stay as it is from the smaller number of images to the larger."""
+    few, many = sorted(found)
+
+    def figures(name: str) -> Turns:
+        return Turns({str(count): [getattr(run, name) for run in runs] for count, runs in found.items()})
+
+    def row(name: str, unit: str, scale: float, note: str = "") -> Row:
+        taken = figures(name)
+        ours, least = (scale * taken.median(str(count)) for count in (many, few))
+        growth, note = taken.ratio(str(many), str(few)), f"peer: {few:,} images{note}"
+        return Row("8", f"{WORDS[name]}, {many:,} images", ours, least, unit, growth, MOST_GROWTH, False, note=note)
+
+    part, memory = ([figures(name).median(str(count)) for count in (many, few)] for name in ("opening", "memory"))
+    each = (memory[0] - memory[1]) * 2**20 / (many - few)
+    return [
+        row("first_batch", "s", 1, f"; for the images {part[0]:.2g} s and {part[1]:.2g} s of it"),
+        row("memory", "MB", 1, f"; {each:.0f} bytes for each further image: its label, its place in the order"),
+        row("batch", "µs", 1e6),
+    ]
+
+
+def listing_row(folder: Path, count: int) -> Row:
+    """A look at every file of a folder, empty ones here, beside that of torchvision's ImageFolder."""
     from diffusion_lab.data.listing import list_images
 
     for number in range(count):
         file = folder / f"{number % CLASSES}" / f"{number:08}.png"
         file.parent.mkdir(exist_ok=True, parents=True)
         file.touch()
-    began = time.perf_counter()
-    list_images(folder).digest()
-    return time.perf_counter() - began
+    theirs = peer("torchvision.datasets").ImageFolder
+    taken = in_turns({"ours": lambda: list_images(folder).digest(), "theirs": partial(theirs, folder)}, REPEATS)
+    ours, other = (taken.median(name) / count for name in ("ours", "theirs"))
+    note = f"peer: ImageFolder, which asks for names alone; {MANY:,} files: {ours * MANY:.0f} s at the start"
+    what = "looking for changes in a folder of images"
+    return Row("8", what, ours * 1e6, other * 1e6, "µs a file", taken.ratio("ours", "theirs"), note=note)
 
 
-def measure(counts: list[int], folder: Path) -> dict[int, dict[str, float]]:
-    """Medians of each number of images, in processes of their own, in turns."""
-    files = {count: folder / f"{count}.bin" for count in counts}
-    for count, file in files.items():
-        make_pixels(file, count)
-    runs: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
-    for _ in range(REPEATS):
-        for count, file in files.items():
-            command = [sys.executable, "-m", "benchmarks.growth_images", "--one", str(file), "--images", str(count)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
-            runs[count].append(json.loads(done.stdout))
-    return {
-        count: {key: statistics.median(run[key] for run in each) for key in each[0]} for count, each in runs.items()
-    }
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth_images")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
-    parser.add_argument("--images", type=int, nargs="+", default=[1000, 1_000_000])
-    parser.add_argument("--files", type=int, default=MOST_FILES, help="made to measure the listing of a folder")
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(one_start(given.one, given.images[0])))
-        return
+def measure(images: str = str(MANY), files: str = str(FILES)) -> list[Row]:
+    """Rows of the caches, and one of the folder."""
+    say(f"growth: {FEW:,} and {int(images):,} images")
     with tempfile.TemporaryDirectory() as name:
-        found = measure(given.images, Path(name))
-        listing = seconds_to_list(Path(name) / "files", given.files) / given.files
-    if given.json:
-        print(json.dumps({"images": found, "listing_seconds_a_file": listing}, indent=2))
-        return
-    for count, each in found.items():
-        print(
-            f"{count:>9,} images: start {each['start']:6.3f} s, own memory {each['memory']:6.1f} MB, "
-            f"a batch {each['batch'] * 1e6:6.0f} µs"
-        )
-    print(f"looking at the files of a folder: {listing * 1e6:.1f} µs a file")
+        found = starts([FEW, int(images)], Path(name))
+        return [*rows(found), listing_row(Path(name) / "files", int(files))]
 
 
 if __name__ == "__main__":
-    main()
+    command("growth_images", measure, images=str(MANY), files=str(FILES))

@@ -34,6 +34,7 @@ class Row:
         peer: What it is compared with.
         unit: Of both.
         ratio: Of ours to the peer's, or the other way round where less is better; ``bound`` says what it must reach.
+            None where there is no peer.
         bound: A number that the ratio must not fall below (``at_least``) or exceed; None where there is no goal.
         at_least: Which of the two.
         share: Of the machine's limit, where what is measured is arithmetic.
@@ -61,7 +62,7 @@ class Row:
     @property
     def verdict(self) -> str:
         """The last word of the line."""
-        if self.ratio is None:
+        if self.ours is None:
             return "open"
         return {None: "", True: "reached", False: "MISS"}[self.reached]
 

@@ -50,9 +50,13 @@ def settings(overrides: list[str], folder: Path) -> TrainConfig:
     """Those of `train.py` with these arguments, without what comes between epochs."""
     quiet = ["logger=none", "training.validation.enabled=false", "training.visualization.enabled=false"]
     quiet += ["training.checkpointing.save_best_only=false", "training.checkpointing.save_optimizer=false"]
-    quiet += [f"output.base_dir={folder}", "output.overwrite=true", "compute.device=cpu"]
+    return composed([*overrides, *quiet, "output.overwrite=true"], folder)
+
+
+def composed(overrides: list[str], folder: Path) -> TrainConfig:
+    """Those of `train.py` with these arguments, on the CPU."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        tree = resolved(compose("train", [*overrides, *quiet]), [])
+        tree = resolved(compose("train", [*overrides, f"output.base_dir={folder}", "compute.device=cpu"]), [])
     tree = {name: tree[name] for name in TrainConfig.model_fields if name in tree and name != "name"}
     return parse_as(TrainConfig, tree, [])
 

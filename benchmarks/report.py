@@ -29,7 +29,7 @@ def cells(row: Row) -> tuple[str, ...]:
         row.what,
         _figure(row.ours, row.unit),
         _figure(row.peer, row.unit),
-        "" if row.ratio is None else f"{row.ratio:.2f}",
+        "" if row.ratio is None else f"{row.ratio:.2f}" if row.ratio >= 0.1 else f"{row.ratio:.2g}",
         wanted,
         "" if row.share is None else f"{row.share:.0%}",
         row.verdict,

@@ -42,8 +42,14 @@ def test_a_miss_is_called_a_miss(bound, at_least, verdict):
     assert row(bound=bound, at_least=at_least).verdict == verdict
 
 
-def test_what_was_not_measured_is_open():
+def test_what_was_not_measured_is_open_and_what_has_no_peer_is_not():
     assert not_measured("9", "a GPU", "none here").verdict == "open"
+    assert row(peer=None, ratio=None).verdict == ""
+
+
+@pytest.mark.parametrize(("ratio", "shown"), [(1.999, "2.00"), (0.1, "0.10"), (0.0123, "0.012"), (0, "0")])
+def test_a_small_share_keeps_its_figures(ratio, shown):
+    assert report.cells(row(ratio=ratio))[4] == shown
 
 
 def test_the_table_says_all_of_a_row_in_columns():
