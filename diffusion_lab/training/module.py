@@ -56,6 +56,8 @@ class DiffusionModule(LightningModule):
         self.make_schedule = make_schedule
         self.log_interval = log_interval
         self.about = about or {}
+        self.gradient_norm: Tensor | None = None
+        """Of all gradients of this step, where a callback has taken it: it is not taken again for clipping."""
         self._window: list[int] = []  # images of each batch of this optimizer step so far
 
     @property
@@ -101,7 +103,21 @@ class DiffusionModule(LightningModule):
         if factor != 1:
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], factor)
+            self.gradient_norm = None if self.gradient_norm is None else self.gradient_norm * factor
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        norm, self.gradient_norm = self.gradient_norm, None
+        if norm is None:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val is not None:
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            nn.utils.clip_grads_with_norm_(weights, gradient_clip_val, norm)
 
     def on_validation_end(self) -> None:
         for entry in self.trainer.lr_scheduler_configs:

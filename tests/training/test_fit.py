@@ -24,6 +24,7 @@ from diffusion_lab.networks import UNet
 from diffusion_lab.networks.cost import forward_flops
 from diffusion_lab.training.build import prepare
 from diffusion_lab.training.callbacks import TrainingProgress
+from diffusion_lab.training.callbacks.watch import Watch
 from diffusion_lab.training.module import DiffusionModule
 from tests.training.tiny import saved, tiny_config, tiny_fit, tiny_run, tiny_trainer
 
@@ -64,13 +65,20 @@ class Gradients(Callback):
             self.norms.append(float(torch.nn.utils.get_total_norm(grads)))
 
 
-def test_gradients_are_clipped_to_the_norm(tmp_path: Path) -> None:
-    """Adam itself does not care for the scale of gradients, so what counts is what it is given."""
+@pytest.mark.parametrize("accumulated", [1, 2])
+@pytest.mark.parametrize("watched", [False, True])
+def test_gradients_are_clipped_to_the_norm(tmp_path: Path, watched: bool, accumulated: int) -> None:
+    """Adam itself does not care for the scale of gradients, so what counts is what it is given.
+
+    Where they are watched their norm is there already; an epoch's last step, of fewer batches, rescales it.
+    """
     norms = []
     for clip in (None, 0.01):
-        watch = Gradients()
-        tiny_fit(tmp_path, [watch], {"training.optimizer.gradient_clip_norm": clip})
-        norms.append(watch.norms)
+        seen, watch = Gradients(), Watch(0, None, 1, Console(quiet=True))
+        changes = {"training.optimizer.gradient_clip_norm": clip, "training.accumulate_batches": accumulated}
+        _, module = tiny_fit(tmp_path, [*([watch] if watched else []), seen], changes)
+        norms.append(seen.norms)
+        assert module.gradient_norm is None
     assert min(norms[0]) > 0.02
     assert norms[1] == pytest.approx([0.01] * len(norms[1]), rel=1e-3)
 

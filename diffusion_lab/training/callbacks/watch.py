@@ -49,7 +49,8 @@ class Watch(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         assert self._loss is not None
         step = trainer.global_step + 1
-        fine = self._loss.isfinite() & self._is_fine(gradient_norm(optimizer), trainer)
+        norm = pl_module.gradient_norm = gradient_norm(optimizer)
+        fine = self._loss.isfinite() & self._is_fine(norm, trainer)
         self._loss = None
         if self.skip:
             self._leave_out_unless(bool(fine), step, optimizer)
