@@ -35,6 +35,7 @@ from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.shapes import Batch, from_pixels
 
 BATCH_SIZE, WORKERS = 32, 2
+FIRSTS = 3
 DEGREES, STRENGTH = 15.0, 0.2
 GOAL_LATER, GOAL_FIRST = 20.0, 1.0
 
@@ -112,7 +113,7 @@ def rows(folder: Path, count: int, size: int, epochs: int, all_changes: bool) ->
     """The first epoch, and the later ones."""
     changes = "flips, turns and colours" if all_changes else "flips"
     firsts = []
-    for turn in ("once", "again"):  # each begins twice with nothing, in turns; the better one counts
+    for turn in range(FIRSTS):  # each begins with nothing, in turns; the best one counts
         caches = folder.parent / f"caches {all_changes} {turn}"
         taken, begun = first_epochs(
             {

@@ -1,6 +1,6 @@
 """What grows with the batch and with the resolution: images and pixels a second of a training step, and its memory.
 
-    python -m benchmarks.growth [--json] [--rounds 3]
+    python -m benchmarks.growth [--json] [--rounds 2]
 
 A step is that of the training loop in float32: loss, backward, clipping, optimizer. The network is a small one (32
 channels, multipliers 1, 2, 4, attention in the last stage). Batches of 1 to 256 are taken at 32×32; resolutions of 8 to
@@ -27,7 +27,7 @@ CHANNELS = 32
 BATCHES, SIDE = (1, 4, 16, 64, 256), 32
 SIDES, PIXELS = (8, 16, 32, 64, 128), 128**2
 """A turn has at least so many pixels: smaller batches make several steps, as one alone is too short to be timed."""
-ROUNDS = 3
+ROUNDS = 2
 LIMIT = "limit"
 
 

@@ -88,19 +88,16 @@ def jitter(images: Images, strength: float, generator: torch.Generator) -> Image
     """Scale brightness, contrast and (of colour images) saturation, clipped to [-1, 1] after each."""
     colours = 1 if images.shape[1] < 3 else 3
     colour, alpha = images[:, :colours], images[:, colours:]
-    # Moving memory is what takes the time, so each change is one pass, and one for clipping. Brightness is measured
-    # from black, at -1; the others are distances, which are the same in [-1, 1] and [0, 1] but for their scale.
+    # Moving memory is what takes the time, so all is done in place, in few passes, and by kernels that are fast where
+    # one number goes with each image (``addcmul`` and ``lerp`` are not). Brightness is measured from black, at -1; the
+    # others are distances, which need no other range than [-1, 1].
     factor = _factor(images, strength, generator)
-    light = torch.addcmul(factor - 1, colour, factor).clamp_(-1, 1)
-    _draw_away(light, _gray(light).mean((2, 3), keepdim=True), _factor(images, strength, generator))
+    light = colour.mul(factor).add_(factor - 1).clamp_(-1, 1)
+    mean, factor = _gray(light).mean((2, 3), keepdim=True), _factor(images, strength, generator)
+    light.mul_(factor).add_(mean * (1 - factor)).clamp_(-1, 1)
     if colours == 3:
-        _draw_away(light, _gray(light), _factor(images, strength, generator))
+        torch.lerp(_gray(light), light, _factor(images, strength, generator), out=light).clamp_(-1, 1)
     return torch.cat([light, alpha], dim=1) if alpha.shape[1] else light
-
-
-def _draw_away(light: Tensor, pivot: Tensor, factor: Tensor) -> None:
-    """Scale the distance from ``pivot``, in place."""
-    torch.lerp(pivot, light, factor, out=light).clamp_(-1, 1)
 
 
 def _gray(light: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def test_time_inside_another_method_counts_once():
     assert stopwatch.of(Worker(), ["outer"]) == 0
 
 
-def test_costs_are_those_of_a_step_and_judged_together():
+def test_costs_are_those_of_a_step():
     first, second = Worker(), Worker()
     stopwatch = callbacks.Stopwatch()
     stopwatch.seconds.update(
@@ -109,7 +109,7 @@ def test_costs_are_those_of_a_step_and_judged_together():
     logger, callback, together = callbacks.rows(stopwatch, [second], [first], steps=100, step=1.0)
     assert (logger.ours, callback.ours, together.ours) == pytest.approx((2e4, 1e4, 3e4))
     assert "at epochs 50,000 µs" in callback.note
-    assert (logger.verdict, callback.verdict, together.verdict) == ("", "", "reached")
+    assert (logger.ratio, callback.ratio, together.ratio) == pytest.approx((0.02, 0.01, 0.03))
 
 
 def test_every_logger_and_callback_of_a_run_is_counted(tmp_path):
