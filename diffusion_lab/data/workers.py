@@ -46,7 +46,9 @@ def naming_lost_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        died, hung = DIED.search(str(error)), HUNG.search(str(error))
+        # Where the signal comes while a batch is waited for, torch tells of it only as the cause of a vaguer error.
+        told = f"{error.__cause__}\n{error}"
+        died, hung = DIED.search(told), HUNG.search(told)
         if died:
             how = f"was killed by signal {died[2]}" if died[2] else "ended unexpectedly"
             raise ChildProcessError(

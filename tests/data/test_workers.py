@@ -26,3 +26,14 @@ ENDED = "DataLoader worker (pid(s) 12, 13) exited unexpectedly"
 def test_a_lost_worker_is_named_and_other_errors_are_left_alone(message: str, kind: type[Exception], told: str) -> None:
     with pytest.raises(kind, match=told), naming_lost_workers():
         raise RuntimeError(message)
+
+
+def test_the_signal_is_told_where_it_came_while_a_batch_was_waited_for():
+    with (
+        pytest.raises(ChildProcessError, match=r"\(process id 12\) was killed by signal Killed"),
+        naming_lost_workers(),
+    ):
+        try:
+            raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
+        except RuntimeError as error:
+            raise RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly") from error
