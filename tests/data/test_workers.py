@@ -29,11 +29,10 @@ def test_a_lost_worker_is_named_and_other_errors_are_left_alone(message: str, ki
 
 
 def test_the_signal_is_told_where_it_came_while_a_batch_was_waited_for():
+    vaguer = RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
+    vaguer.__cause__ = RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
     with (
         pytest.raises(ChildProcessError, match=r"\(process id 12\) was killed by signal Killed"),
         naming_lost_workers(),
     ):
-        try:
-            raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
-        except RuntimeError as error:
-            raise RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly") from error
+        raise vaguer
