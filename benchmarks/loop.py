@@ -31,19 +31,19 @@ from diffusion_lab.training.sources import create_datamodule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LEAST_SHARE = 0.97
-ROUNDS = 3
+ROUNDS = 2
 
 DIGITS = ["training.epochs=2"]
 LARGER = [
     "data=emoji",
     "conditioning=none",
     "model=unet_small",
-    "model.architecture.model_channels=64",
+    "model.architecture.model_channels=16",
     "data.loading.batch_size=16",
-    "data.validation_split.fraction=0.96",
+    "data.validation_split.fraction=0.5",
     "training.epochs=1",
 ]
-"""32×32×3, 64 channels, batches of 16, as the training step is measured; a part of the images is enough."""
+"""32×32×3 in batches of 16, as the training step is measured, with fewer channels: a quicker step hides less."""
 
 
 def settings(overrides: list[str], folder: Path) -> TrainConfig:
@@ -107,7 +107,7 @@ def in_rounds(config: TrainConfig, rounds: int) -> tuple[float, float, float]:
 def measure(rounds: str = str(ROUNDS)) -> list[Row]:
     """A row for the digits' own settings, and one for 32×32 pictures."""
     rows = []
-    for what, overrides in (("digits, default settings", DIGITS), ("32×32×3, 64 channels, batch 16", LARGER)):
+    for what, overrides in (("digits, default settings", DIGITS), ("32×32×3, 16 channels, batch 16", LARGER)):
         say(f"the loop: {what}")
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
