@@ -18,27 +18,27 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 from rich.console import Console
 
-from diffusion_lab import torchvision_beside_cpu_torch
+from benchmarks.equal_work import peer
+from benchmarks.harness import Row, command, say
+from benchmarks.loop import composed
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.training import build, fit
+from diffusion_lab.training.summary import TrainingSummary
 
-torchvision_beside_cpu_torch.install()
-
-from lightning.pytorch import Callback  # noqa: E402
-from lightning.pytorch.loggers import Logger  # noqa: E402
-
-from benchmarks.harness import Row, command, say  # noqa: E402
-from benchmarks.loop import composed  # noqa: E402
-from diffusion_lab.config.schema import TrainConfig  # noqa: E402
-from diffusion_lab.training import build, fit  # noqa: E402
-from diffusion_lab.training.summary import TrainingSummary  # noqa: E402
+if TYPE_CHECKING:  # at run time torchvision, which it imports, must find its operators first
+    from lightning.pytorch import Callback
+    from lightning.pytorch.loggers import Logger
 
 EPOCHS = 10
 
-HOOKS = [name for name in vars(Callback) if name.startswith("on_") or name in ("setup", "teardown")]
+IDLE: Any = peer("lightning.pytorch").Callback
+"""A callback that does nothing."""
+HOOKS = [name for name in vars(IDLE) if name.startswith("on_") or name in ("setup", "teardown")]
 IN_A_STEP = frozenset(name for name in HOOKS if "_batch_" in name or "before" in name or "backward" in name)
 TOLD = ("log_metrics", "save")
 """By these a logger hears of a line of metrics."""
@@ -92,7 +92,7 @@ def timed_run(config: TrainConfig) -> tuple[Stopwatch, list[Callback], list[Logg
     def watched(config: TrainConfig, device: Any, callbacks: list[Callback], loggers: list[Logger], folder: Any) -> Any:
         for callback in callbacks:
             for name in HOOKS:
-                if getattr(type(callback), name) is not getattr(Callback, name):
+                if getattr(type(callback), name) is not getattr(IDLE, name):
                     stopwatch.watch(callback, name)
         for logger in loggers:
             for name in TOLD:
