@@ -2,7 +2,7 @@
 
     python benchmarks/samplers.py CHECKPOINT
 
-writes the tables of docs/samplers.md, a grid for each sampler into docs/images/samplers/, and the plot
+writes two tables of docs/samplers.md, a grid for each sampler into docs/images/samplers/, and the plot
 docs/images/sampler-quality.png (needs the extra ``plots``). About half an hour on two cores.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -133,55 +134,81 @@ def curve_samplers(evaluations: int) -> dict[str, Sampler]:
     }
 
 
-def measure_curve(denoiser: Denoiser, judge: DigitJudge) -> dict[str, dict[int, float]]:
-    """Fréchet distance of each method by its number of evaluations."""
-    found: dict[str, dict[int, float]] = {}
+class Point(NamedTuple):
+    """Of the curves: a Fréchet ratio, and the seconds that its images took."""
+
+    distance: float
+    seconds: float
+
+
+Curves = dict[str, dict[int, Point]]
+"""By method and number of evaluations."""
+
+
+def measure_curve(denoiser: Denoiser, judge: DigitJudge) -> Curves:
+    """Fréchet distance and time of each method by its number of evaluations."""
+    found: Curves = {}
     for evaluations in (*EVALUATIONS, LONG):
         for name, sampler in curve_samplers(evaluations).items():
             if evaluations == LONG and not name.startswith("ddpm,"):
                 continue
-            found.setdefault(name, {})[evaluations] = judge.pixel_fd_ratio(draw(denoiser, sampler).pixels)
-            print(name, evaluations, f"{found[name][evaluations]:.2f}", flush=True)
+            drawn = draw(denoiser, sampler)
+            point = Point(judge.pixel_fd_ratio(drawn.pixels), drawn.seconds)
+            found.setdefault(name, {})[evaluations] = point
+            print(name, evaluations, f"{point.distance:.2f}, {point.seconds:.1f} s", flush=True)
     return found
 
 
-def curve_rows(found: dict[str, dict[int, float]]) -> list[str]:
+def curve_rows(found: Curves) -> list[str]:
     """The lines of the table."""
     columns = (*EVALUATIONS, LONG)
     return [
-        f"| {name} | {' | '.join(f'{values[count]:.2f}' if count in values else '' for count in columns)} |"
-        for name, values in found.items()
+        f"| {name} | {' | '.join(f'{points[count].distance:.2f}' if count in points else '' for count in columns)} |"
+        for name, points in found.items()
     ]
 
 
-def plot(found: dict[str, dict[int, float]]) -> None:
-    """Distance against evaluations, both on logarithmic axes."""
+def plot(found: Curves) -> None:
+    """Distance against evaluations and against seconds, all axes logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
-    for (name, values), marker in zip(found.items(), "os^vDPX*h", strict=True):
-        axes.loglog(values.keys(), values.values(), marker=marker, label=name)
-    axes.set_xticks([*EVALUATIONS, LONG], labels=[str(count) for count in (*EVALUATIONS, LONG)])
-    axes.minorticks_off()
-    usual = found["ddpm, small variance"][EVALUATIONS[0]]
-    axes.set_ylim(1, 2 * usual)  # what falls apart with few steps leaves the frame
-    axes.set_yticks(ticks := range(1, int(2 * usual) + 1), labels=[str(tick) for tick in ticks])
-    axes.set_xlabel("evaluations of the network for an image")
-    axes.set_ylabel("Fréchet distance to training digits,\nover that of held-out digits")
-    axes.set_title("Quality against evaluations: one checkpoint of the digits")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    figure, (by_evaluations, by_time) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained", sharey=True)
+    for (name, points), marker in zip(found.items(), "os^vDPX*h", strict=True):
+        distances = [point.distance for point in points.values()]
+        by_evaluations.loglog(points.keys(), distances, marker=marker, label=name)
+        by_time.loglog([point.seconds for point in points.values()], distances, marker=marker)
+    usual = found["ddpm, small variance"]
+    highest = 2 * usual[EVALUATIONS[0]].distance  # what falls apart with few steps leaves the frame
+    for axes in (by_evaluations, by_time):
+        axes.minorticks_off()
+        axes.set_ylim(1, highest)
+        axes.grid(alpha=0.3)
+    counts, ticks = (*EVALUATIONS, LONG), range(1, int(highest) + 1)
+    by_evaluations.set_xticks(counts, labels=[str(count) for count in counts])
+    by_evaluations.set_yticks(ticks, labels=[str(tick) for tick in ticks])
+    by_evaluations.set_xlabel("evaluations of the network for an image")
+    by_evaluations.set_ylabel("Fréchet distance to training digits,\nover that of held-out digits")
+    by_evaluations.set_title("Quality against evaluations: one checkpoint of the digits")
+    by_evaluations.legend()
+    by_time.set_xticks(seconds := (1, 3, 10, 30, 100, 300), labels=[str(second) for second in seconds])
+    by_time.set_xlabel(f"seconds for {10 * PER_CLASS} images, two CPU cores")
+    by_time.axhline(usual[LONG].distance, color="black", linewidth=1, linestyle="--")
+    by_time.axvline(usual[LONG].seconds / 20, color="black", linewidth=1, linestyle="--")
+    by_time.set_title("Quality against time; dashed: DDPM with every step, and 1/20 of its time")
     figure.savefig(PLOT, dpi=120)
 
 
 def write(marker: str, rows: list[str]) -> None:
-    """Replace the rows of the table that follows a marker in the page."""
+    """Replace the rows of the table that follows a marker in the page; ValueError where there is none."""
     text = PAGE.read_text(encoding="utf-8")
     pattern = rf"(<!-- {marker} -->\n\|.*\n\|---.*\n)(?:\|.*\n)*"
-    PAGE.write_text(re.sub(pattern, lambda match: match[1] + "\n".join(rows) + "\n", text), encoding="utf-8")
+    text, found = re.subn(pattern, lambda match: match[1] + "\n".join(rows) + "\n", text)
+    if not found:
+        raise ValueError(f"{PAGE.name} has no table behind <!-- {marker} -->")
+    PAGE.write_text(text, encoding="utf-8")
 
 
 def main(checkpoint: str) -> None:

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import samplers as benchmark
 from diffusion_lab.create import create_ddpm
@@ -42,9 +43,29 @@ def test_tables_are_written_behind_their_markers(tmp_path, monkeypatch):
     page = tmp_path / "samplers.md"
     page.write_text("a\n<!-- curve -->\n| method |\n|---|\n| old |\n\nb\n<!-- samplers -->\n| x |\n|---|\n| kept |\n")
     monkeypatch.setattr(benchmark, "PAGE", page)
-    benchmark.write("curve", benchmark.curve_rows({"ddim": {5: 2.0, 50: 1.234}}))
+    benchmark.write(
+        "curve", benchmark.curve_rows({"ddim": {5: benchmark.Point(2.0, 1.0), 50: benchmark.Point(1.234, 9.0)}})
+    )
     assert page.read_text().startswith("a\n<!-- curve -->\n| method |\n|---|\n| ddim | 2.00 |  |  | 1.23 |  |\n\nb\n")
     assert page.read_text().endswith("| kept |\n")
+
+
+def test_a_page_without_the_place_is_an_error(tmp_path, monkeypatch):
+    page = tmp_path / "samplers.md"
+    page.write_text("no table\n")
+    monkeypatch.setattr(benchmark, "PAGE", page)
+    with pytest.raises(ValueError, match="<!-- curve -->"):
+        benchmark.write("curve", ["| ddim |"])
+
+
+def test_the_plot_is_written(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(benchmark, "PLOT", tmp_path / "plot.png")
+    names = benchmark.curve_samplers(5)
+    counts = (*benchmark.EVALUATIONS, benchmark.LONG)
+    benchmark.plot({name: {count: benchmark.Point(3.0, count / 4) for count in counts} for name in names})
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.width > 1000
 
 
 def test_the_page_shows_every_file_of_the_group_and_its_grid():

@@ -1,24 +1,47 @@
-"""The comparison of both variances tells means, and their difference in pairs."""
+"""The comparison of both variances: distances, and the error of their difference by leaving seeds out."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 
 from benchmarks import variances
 from diffusion_lab.create import create_ddpm
-from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.shapes import Pixels
 
 
-def test_a_line_tells_means_and_the_difference_with_its_error():
-    line = variances.row(None, {"small": [1.0, 1.2], "large": [0.9, 1.0]})
-    assert line == "| all | 1.100 | 0.950 | -0.1500 ± 0.0500 |"
-    assert variances.row(10, {"small": [1.0], "large": [2.0]}) == "| 10 | 1.000 | 2.000 | +1.0000 ± nan |"
+class Mean:
+    """A judge whose distance is the mean pixel: its jackknife error is the standard error of a mean."""
+
+    def pixel_fd_ratio(self, pixels: Pixels) -> float:
+        return float(pixels.double().mean())
 
 
-def test_each_seed_and_variance_is_measured():
+def pair(small: int, large: int) -> variances.Pair:
+    return variances.Pair(*(torch.full((2, 1, 8, 8), value, dtype=torch.uint8) for value in (small, large)))
+
+
+def test_the_error_is_that_of_a_mean_of_differences():
+    found = variances.compare(Mean(), [pair(10, 14), pair(30, 32), pair(20, 29)])
+    differences = torch.tensor([4.0, 2.0, 9.0])
+    assert found[:3] == pytest.approx((20, 25, 5))
+    assert found.error == pytest.approx(float(differences.std()) / math.sqrt(3))
+
+
+def test_one_seed_tells_no_error():
+    found = variances.compare(Mean(), [pair(10, 14)])
+    assert variances.row(10, 250, found) == "| 10 | 250 | 10.000 | 14.000 | +4.0000 ± nan |"
+
+
+def test_both_variances_begin_alike_and_end_apart():
     denoiser = create_ddpm(
         image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1], use_attention=[False], num_classes=10
     )
-    found = variances.distances(denoiser.eval(), DigitJudge(), 2, (1, 2), per_class=4)
-    assert {name: len(values) for name, values in found.items()} == {"small": 2, "large": 2}
-    assert found["small"] != pytest.approx(found["large"])
+    drawn = variances.draw(denoiser.eval(), 2, 1, per_class=2)
+    assert drawn.small.shape == drawn.large.shape == (20, 1, 8, 8)
+    assert not torch.equal(drawn.small, drawn.large)
+    again = variances.draw(denoiser, 2, 1, per_class=2)
+    assert torch.equal(drawn.small, again.small)
+    assert torch.equal(drawn.large, again.large)
