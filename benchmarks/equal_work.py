@@ -20,6 +20,7 @@ from diffusion_lab.checkpoint import FORMAT
 from diffusion_lab.config import get_default_config
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.networks.convolution import plain_convolutions
 
 BATCH = 16
 IMAGE_SHAPE = (3, 32, 32)
@@ -89,8 +90,8 @@ def lucidrains_unet() -> nn.Module:
 
 
 def training_flops(predict: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, int, int] = IMAGE_SHAPE) -> int:
-    """Operations of an image's way there and back, as torch counts them."""
-    with FlopCounterMode(display=False) as counter:
+    """Operations of an image's way there and back, as torch counts them; our convolutions as plain as the peers'."""
+    with plain_convolutions(), FlopCounterMode(display=False) as counter:
         predict(torch.randn(1, *shape), torch.tensor([3])).sum().backward()
     return int(counter.get_total_flops())
 

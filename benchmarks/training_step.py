@@ -5,6 +5,7 @@
 Batch 16 of 32×32×3; each network with AdamW and the loss that its users train it with, without data loading. Ours
 takes the steps of `train.py`: the project's own loss and optimizer settings. Peers come with the extra ``peers``. On a
 machine that only emulates bfloat16 the bfloat16 rows are left open, and the share of the float32 limit is the goal.
+Arithmetic is that of plain convolutions, whichever way they are computed, so a share can be more than all.
 ``--compiled yes`` adds our step compiled; compiling takes minutes on a CPU.
 """
 

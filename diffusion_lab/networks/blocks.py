@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from diffusion_lab.networks.convolution import Conv3x3
+
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
@@ -102,11 +104,11 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, embedding_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm_in = group_norm(channels)
-        self.conv_in = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.conv_in = Conv3x3(channels, out_channels)
         self.embed = nn.Linear(embedding_channels, 2 * out_channels)
         self.norm_out = group_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = zero_initialised(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv_out = zero_initialised(Conv3x3(out_channels, out_channels))
         self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, images: Tensor, embedding: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion_lab.networks.blocks import Recomputable, ResidualBlock, SelfAttention, group_norm, zero_initialised
+from diffusion_lab.networks.convolution import Conv3x3
 from diffusion_lab.networks.image_network import ImageNetwork
 
 
@@ -70,7 +71,7 @@ class UpStage(nn.Module):
         self.blocks = nn.ModuleList(
             make_block((width if index else channels) + skip, width) for index, skip in enumerate(skips)
         )
-        self.grow = nn.Conv2d(width, width, 3, padding=1) if grows else None
+        self.grow = Conv3x3(width, width) if grows else None
 
     def forward(self, hidden: Tensor, embedding: Tensor, kept: list[Tensor]) -> Tensor:
         """Takes what it needs from the end of ``kept``."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 from PIL import Image
 
 from diffusion_lab.checkpoint import find_checkpoint
-from tests.commands.conftest import Refused, run_here, succeeds
+from tests.commands.conftest import ROOT, Refused, run_here, succeeds
 
 QUICK = ("device=cpu", "sampler.steps=3", "num_samples=12")
 
@@ -111,6 +113,23 @@ class TestProgram:
             assert arrays["arr_0"].dtype == np.uint8
             assert np.array_equal(arrays["arr_0"][..., 0], images(folder))
             assert arrays["arr_1"].tolist() == [3, 7] * 6
+
+
+WATCHED = """
+import runpy, sys
+sys.argv = ["sample.py", *sys.argv[1:]]
+runpy.run_path("sample.py", run_name="__main__")
+unwanted = {"lightning", "pytorch_lightning", "torchmetrics", "wandb", "tensorboard", "torchvision", "sklearn", "scipy"}
+print(sorted(unwanted & {name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_nothing_of_training_is_imported_on_the_way_to_the_images(digits_run: Path, tmp_path: Path) -> None:
+    here = (f"output.base_dir={tmp_path}", f"ckpt={digits_run}", *QUICK)
+    done = subprocess.run([sys.executable, "-c", WATCHED, *here], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("sample_*.png"))) == 12
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_images_do_not_depend_on_the_batch_size(digits_run: Path, tmp_path: Path) -> None:

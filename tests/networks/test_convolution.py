@@ -1,0 +1,151 @@
+"""Convolutions in tiles against torch's own, in value, gradients and what they leave alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from diffusion_lab.create import create_ddpm
+from diffusion_lab.networks import convolution
+from diffusion_lab.networks.convolution import Conv3x3, fixed_filters, plain_convolutions
+
+ROUNDING = 2e-4
+"""Of numbers whose standard deviation is about 1."""
+
+
+def layer(channels: int = 128, out_channels: int = 112) -> Conv3x3:
+    torch.manual_seed(0)
+    return Conv3x3(channels, out_channels)
+
+
+def images(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The shapes that are convolved in tiles."""
+    seen: list[torch.Size] = []
+    plain = convolution._convolve
+
+    def watched(given: Tensor, *further: Tensor | None) -> Tensor:
+        seen.append(given.shape)
+        return plain(given, *further)
+
+    monkeypatch.setattr(convolution, "_convolve", watched)
+    return seen
+
+
+@pytest.mark.parametrize("shape", [(16, 8, 8), (5, 16, 16), (4, 8, 32), (1, 32, 32), (2, 64, 64)])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_output_and_gradients_are_those_of_torch_in_double_precision(shape, memory, calls):
+    batch, height, width = shape
+    conv, given = layer(), images(batch, 128, height, width).to(memory_format=memory).requires_grad_()
+    output = conv(given)
+    weights = images(*output.shape)
+    found = [output, *torch.autograd.grad((output * weights).sum(), [given, conv.weight, conv.bias])]
+    assert len(calls) == 2  # there, and back to the images
+    exact = copy.deepcopy(conv).double(), given.detach().double().requires_grad_()
+    true = functional.conv2d(exact[1], exact[0].weight, exact[0].bias, padding=1)
+    truth = [true, *torch.autograd.grad((true * weights).sum(), [exact[1], exact[0].weight, exact[0].bias])]
+    for ours, theirs in zip(found, truth, strict=True):
+        assert ours.shape == theirs.shape
+        assert (ours - theirs).abs().max() < ROUNDING * theirs.std()
+
+
+def test_the_matrices_give_the_convolution_of_a_line():
+    """F(4, 3) is exact: four numbers of a line's correlation with a filter of three."""
+    line, filter_ = torch.randn(2, 6, dtype=torch.float64).unbind()
+    direct = (line.unfold(0, 3, 1) * filter_[:3]).sum(1)
+    products = (convolution.FILTER.double() @ filter_[:3]) * (convolution.DATA.double() @ line)
+    torch.testing.assert_close(convolution.RESULT.double() @ products, direct, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("conv", "shape"),
+    [
+        (layer(64, 64), (64, 64, 32, 32)),  # few channels: the images' change of basis costs what is gained
+        (layer(), (16, 128, 10, 8)),  # not in tiles
+        (layer(), (8, 128, 8, 8)),  # few pixels: the filters' change of basis costs it
+        (layer().double(), (16, 128, 8, 8)),
+        (layer().bfloat16(), (16, 128, 8, 8)),
+    ],
+    ids=["few channels", "sides", "few pixels", "float64", "bfloat16"],
+)
+def test_what_would_not_pay_goes_the_plain_way(conv, shape, calls):
+    given = images(*shape).to(conv.weight.dtype)
+    assert torch.equal(conv(given), functional.conv2d(given, conv.weight, conv.bias, padding=1))
+    assert not calls
+
+
+def test_autocast_compilers_and_whoever_asks_go_the_plain_way(calls):
+    conv, given = layer(), images(16, 128, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(given).dtype == torch.bfloat16
+    expected = functional.conv2d(given, conv.weight, conv.bias, padding=1)
+    assert torch.equal(torch.compile(conv, backend="eager")(given), expected)
+    with plain_convolutions():
+        assert torch.equal(conv(given), expected)
+    assert not calls
+    assert not torch.equal(conv(given), expected)
+    assert calls
+
+
+def test_no_gradient_is_made_that_is_not_asked_for(monkeypatch):
+    conv, given = layer().requires_grad_(False), images(16, 128, 8, 8).requires_grad_()
+    monkeypatch.setattr(convolution, "_gradient_of_weight", None)
+    (gradient,) = torch.autograd.grad(conv(given).sum(), [given])
+    assert gradient.shape == given.shape
+
+
+class TestFixedFilters:
+    def test_they_change_their_basis_once_and_are_forgotten(self, monkeypatch):
+        conv, given, count = layer(), images(16, 128, 8, 8), 0
+        plain = convolution._in_basis
+
+        def counted(weight: Tensor) -> Tensor:
+            nonlocal count
+            count += 1
+            return plain(weight)
+
+        monkeypatch.setattr(convolution, "_in_basis", counted)
+        with torch.no_grad():
+            before = conv(given)
+            with fixed_filters(conv):
+                with fixed_filters(conv):
+                    assert torch.equal(conv(given), before)
+                assert torch.equal(conv(given), before)
+                assert count == 2
+            conv.weight.mul_(2)
+            assert conv.filters is None
+            torch.testing.assert_close(conv(given) - conv.bias[:, None, None], 2 * (before - conv.bias[:, None, None]))
+
+    def test_an_image_is_the_same_in_every_batch(self):
+        """One is too few for tiles elsewhere: it would be rounded in another way."""
+        conv, given = layer(), images(16, 128, 8, 8)
+        with torch.no_grad(), fixed_filters(conv):
+            alone = torch.cat([conv(image[None]) for image in given])
+            torch.testing.assert_close(alone, conv(given), rtol=0, atol=5e-6)
+
+    def test_sampling_fixes_them(self, calls):
+        from diffusion_lab import DiffusionSampler
+        from diffusion_lab.samplers import DDIMSampler
+
+        torch.manual_seed(0)
+        model = create_ddpm(
+            image_size=8, model_channels=128, channel_multipliers=[1], use_attention=[False], num_res_blocks=1
+        )
+        names = set(model.state_dict())
+        few, many = (
+            DiffusionSampler(model).sample(9, sampler=DDIMSampler(steps=2), seed=0, batch_size=size) for size in (2, 9)
+        )
+        assert calls
+        torch.testing.assert_close(few, many, rtol=0, atol=1e-5)
+        convolutions = [module for module in model.modules() if isinstance(module, Conv3x3)]
+        assert all(module.filters is None and not module.users for module in convolutions)
+        assert set(model.state_dict()) == names
+        assert not any("filters" in name for name in names)
