@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from diffusion_lab.checkpoint import find_checkpoint
-from diffusion_lab.determinism import CUBLAS_VARIABLE, deterministic
+from diffusion_lab.determinism import CUBLAS_VARIABLE, deterministic, seed_default_generators
 from diffusion_lab.training.module import DiffusionModule
 from tests.training.test_resume import assert_equal
 from tests.training.tiny import saved, tiny_run
@@ -24,6 +24,18 @@ def test_it_holds_inside_and_leaves_no_trace() -> None:
     with deterministic(True):
         assert state() == (True, True, False, ":4096:8")
     assert state() == before
+
+
+def test_default_generators_are_seeded_as_by_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    seed_default_generators(7, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    seed_default_generators(7, torch.device("cuda", 0))
+    assert torch.equal(torch.rand(3), expected)
+    assert seeds == [7]
 
 
 def test_without_it_nothing_is_touched() -> None:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.determinism import seed_default_generators
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.diffusion.noise_bands import by_noise_band
@@ -73,7 +74,7 @@ class DiffusionModule(LightningModule):
             del told[name]
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        torch.manual_seed(derive_seed("dropout", batch.seed))  # it draws from torch's own generator
+        seed_default_generators(derive_seed("dropout", batch.seed), batch.images.device)  # dropout draws from them
         losses, level = self.loss.per_image(self.denoiser, batch.images, batch.labels, batch.seed)
         loss = losses.mean()
         self._window.append(len(losses))

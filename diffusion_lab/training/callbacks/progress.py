@@ -12,7 +12,8 @@ from torch import Tensor
 
 from diffusion_lab.shapes import Batch
 
-REFRESH_SECONDS = 0.5
+REFRESH_SECONDS = 1.0
+"""Drawing the bar takes milliseconds."""
 
 
 class TrainingProgress(Callback):
