@@ -1,49 +1,53 @@
-"""What the loop costs: images a second of a whole training run against those of its bare step.
+"""What the loop costs: the steps of a whole training run beside the same steps alone.
 
-Both train the same network on the same images, batch by batch, with the same loss, clipping and optimizer. The one is
-the run as `train.py` makes it: Lightning, averaging, the watch over losses, metrics, a progress bar. The other is what
-no loop can do without. Validation, pictures and checkpoints are no part of either.
+    python -m benchmarks.loop [--json] [--digits 120] [--larger 12]
+
+The one is the run as `train.py` makes it: Lightning, averaging, the watch over losses, metrics, a progress bar. The
+other is what no loop can do without: the next batch, the loss, its gradient, clipping, the optimizer, for a network of
+its own. After each step of the run comes a bare one, so that both see the machine as it is in that moment. Validation,
+pictures and checkpoints are no part of either.
 """
 
 from __future__ import annotations
 
 import io
-import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
+from benchmarks.equal_work import EQUAL_WORK, peer
 from benchmarks.harness import Row, command, say
 from diffusion_lab.config.compose import resolved
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.create import create_denoiser
+from diffusion_lab.training import build, fit
 from diffusion_lab.training.build import create_loss
-from diffusion_lab.training.fit import train
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LEAST_SHARE = 0.97
-ROUNDS = 2
+WARM_UP = 3
+"""Steps that are not counted."""
 
-DIGITS = ["training.epochs=4"]
+DIGITS_STEPS, LARGER_STEPS = 120, 12
+
 LARGER = [
-    "model=unet_small",
-    "model.architecture.image_size=32",
-    "model.architecture.model_channels=16",
-    "model.architecture.num_res_blocks=1",
+    "data=emoji",
+    "conditioning=none",
     "data.loading.batch_size=16",
-    "data.validation_split.fraction=0.5",
-    "training.epochs=1",
+    *(f"model.architecture.{name}={value}" for name, value in EQUAL_WORK.items()),
 ]
-"""Digits made larger, in small batches: half a hundred steps."""
+"""The training step that the goals are about: its loop has seconds to hide in."""
 
 
 def settings(overrides: list[str], folder: Path) -> TrainConfig:
@@ -61,60 +65,85 @@ def composed(overrides: list[str], folder: Path) -> TrainConfig:
     return parse_as(TrainConfig, tree, [])
 
 
-def whole(config: TrainConfig) -> float:
-    """Images a second of the run."""
-    summary = train(config, Console(file=io.StringIO(), force_terminal=True))
-    assert summary is not None
-    return summary.images_per_second
-
-
-def bare(config: TrainConfig) -> float:
-    """Images a second of the steps alone, on the same batches."""
-    torch.manual_seed(0)
+def bare_steps(config: TrainConfig) -> Iterator[int]:
+    """Take a step on the next batch, for as long as one is asked for; gives the number of its images."""
     data = create_datamodule(config, seed=0)
     denoiser = create_denoiser(config.model, data.class_names)
     loss = create_loss(config.training.loss, config.model.conditioning.class_dropout_prob)
-    optimizer, images, seconds = create_optimizer(config.training.optimizer, denoiser.parameters()), 0, 0.0
+    optimizer = create_optimizer(config.training.optimizer, denoiser.parameters())
     clip = config.training.optimizer.gradient_clip_norm
-    for _ in range(config.training.epochs):
-        batches = data.train_dataloader()
-        began = time.monotonic()
-        for raw in batches:
+    while True:
+        for raw in data.train_dataloader():
             batch = data.on_after_batch_transfer(raw, 0)
             optimizer.zero_grad()
             loss(denoiser, batch.images, batch.labels, batch.seed).backward()
             if clip is not None:
                 torch.nn.utils.clip_grad_norm_(denoiser.parameters(), clip)
             optimizer.step()
-            images += len(batch.images)
-        seconds += time.monotonic() - began
-    return images / seconds
+            yield len(batch.images)
 
 
-def in_rounds(config: TrainConfig, rounds: int) -> tuple[float, float, float]:
-    """Images a second of both, and the median of the ratios within a round, the order changing from one to the next."""
-    ways: list[Callable[[TrainConfig], float]] = [whole, bare]
-    found: dict[Callable[[TrainConfig], float], list[float]] = {way: [] for way in ways}
-    for index in range(rounds + 1):
-        for way in ways if index % 2 else reversed(ways):
-            speed = way(config)
-            if index:  # the first is for warming up
-                found[way].append(speed)
-    ratio = statistics.median(one / other for one, other in zip(found[whole], found[bare], strict=True))
-    return statistics.median(found[whole]), statistics.median(found[bare]), ratio
+class SideBySide(peer("lightning.pytorch").Callback):  # type: ignore[misc]
+    """Takes a bare step after each of the run, and the time of both; ends the run after so many of each."""
+
+    def __init__(self, config: TrainConfig, steps: int) -> None:
+        self.whole: list[float] = []
+        self.bare: list[float] = []
+        self.images = 0
+        self._steps = bare_steps(config)
+        self._left: float | None = None
+        self._most = steps
+
+    def on_train_epoch_start(self, *told: Any) -> None:
+        self._left = None  # what comes between epochs is not counted
+
+    def on_train_batch_end(self, trainer: Any, *told: Any) -> None:
+        arrived = time.perf_counter()
+        if self._left is not None:
+            self.whole.append(arrived - self._left)
+        self.images = next(self._steps)
+        left = time.perf_counter()
+        if self._left is not None:
+            self.bare.append(left - arrived)
+        self._left = left
+        trainer.should_stop = len(self.bare) >= self._most
+
+    def seconds(self) -> tuple[float, float]:
+        """Mean step of the run, and of the bare ones; those for warming up left out."""
+        whole, bare = (sum(taken[WARM_UP:]) / len(taken[WARM_UP:]) for taken in (self.whole, self.bare))
+        return whole, bare
 
 
-def measure(rounds: str = str(ROUNDS)) -> list[Row]:
-    """A row for the digits' own settings, and one for a network that works at 32×32."""
-    rows = []
-    for what, overrides in (("digits, default settings", DIGITS), ("32×32, 16 channels, batch 16", LARGER)):
-        say(f"the loop: {what}")
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            ours, least, ratio = in_rounds(settings(overrides, Path(folder) / "run"), int(rounds))
-        rows.append(Row("2", f"training loop, {what}", ours, least, "images/s", ratio, LEAST_SHARE, note="bare step"))
-    return rows
+def side_by_side(config: TrainConfig, steps: int) -> SideBySide:
+    """A run, with bare steps in between."""
+    beside = SideBySide(config, steps)
+
+    def watched(config: TrainConfig, device: Any, callbacks: list[Any], loggers: list[Any], folder: Any) -> Any:
+        return build.create_trainer(config, device, [*callbacks, beside], loggers, folder)  # the last one to be called
+
+    with mock.patch.object(fit, "create_trainer", watched):
+        fit.train(config, Console(file=io.StringIO(), force_terminal=True))
+    return beside
+
+
+def row(what: str, overrides: list[str], steps: int) -> Row:
+    """Images a second of both, and their ratio."""
+    say(f"the loop: {what}")
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        beside = side_by_side(settings(overrides, Path(folder) / "run"), steps)
+    whole, bare = beside.seconds()
+    speeds = beside.images / whole, beside.images / bare
+    return Row("2", f"training loop, {what}", *speeds, "images/s", bare / whole, LEAST_SHARE, note="bare step")
+
+
+def measure(digits: str = str(DIGITS_STEPS), larger: str = str(LARGER_STEPS)) -> list[Row]:
+    """A row for the digits' own settings, whose steps are short, and one for the goals' network."""
+    return [
+        row("digits, default settings", [], int(digits)),
+        row("the goals' network, 32×32×3, batch 16", LARGER, int(larger)),
+    ]
 
 
 if __name__ == "__main__":
-    command("loop", measure, rounds=str(ROUNDS))
+    command("loop", measure, digits=str(DIGITS_STEPS), larger=str(LARGER_STEPS))

@@ -35,7 +35,7 @@ class DiffusionModule(LightningModule):
         make_optimizer: Gives the optimizer for the parameters.
         make_schedule: Gives Lightning's learning-rate schedule entry for an optimizer, or None for a constant one.
         ema: The average, updated by the EMA callback.
-        log_interval: Optimizer steps from one to the next whose loss is told by noise level, too.
+        log_interval: Optimizer steps from one to the next whose metrics are told.
         about: Plain containers that explain a checkpoint: settings, class names, versions.
     """
 
@@ -78,8 +78,8 @@ class DiffusionModule(LightningModule):
         losses, level = self.loss.per_image(self.denoiser, batch.images, batch.labels, batch.seed)
         loss = losses.mean()
         self._window.append(len(losses))
-        self.log("train/loss", loss, batch_size=len(batch.images))
-        if (self.global_step + 1) % self.log_interval == 0:
+        if self._is_told:
+            self.log("train/loss", loss, batch_size=len(batch.images))
             self._log_bands("train", losses.detach(), level)
         return loss
 
@@ -87,6 +87,11 @@ class DiffusionModule(LightningModule):
         losses, level = self.loss.per_image(self.judged, batch.images, batch.labels, batch.seed)
         self.log("val/loss", losses.mean(), batch_size=len(batch.images))
         self._log_bands("val", losses, level)
+
+    @property
+    def _is_told(self) -> bool:
+        """Whether the loggers hear of this step: naming a metric that nobody reads would still take its time."""
+        return (self.global_step + 1) % self.log_interval == 0
 
     def _log_bands(self, stage: str, losses: Tensor, level: Level[Tensor]) -> None:
         for band, (mean, count) in by_noise_band(losses, level).items():
@@ -105,7 +110,8 @@ class DiffusionModule(LightningModule):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], factor)
             self.gradient_norm = None if self.gradient_norm is None else self.gradient_norm * factor
-        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        if self._is_told:
+            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
 
     def configure_gradient_clipping(
         self,
