@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -213,6 +214,8 @@ def write(marker: str, rows: list[str]) -> None:
 
 def main(checkpoint: str) -> None:
     """Measure, draw, write."""
+    if find_spec("matplotlib") is None:
+        sys.exit("the plot needs matplotlib: pip install -e '.[plots]'")
     denoiser, judge = load_denoiser(checkpoint), DigitJudge()
     write("samplers", list(measure_named(denoiser, judge)))
     found = measure_curve(denoiser, judge)

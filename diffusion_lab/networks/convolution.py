@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
+from torch.nn import functional
 
 OUT, IN = 4, 6
 """Sides of a tile of the output, and of what it is made of."""
@@ -112,6 +113,8 @@ class Conv3x3(nn.Conv2d):
             and images.device.type == "cpu"
             and images.dtype == self.weight.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
+            and forward_ad._current_level < 0  # derivatives forward, and torch.func, are torch's own operations' alone
+            and not torch._C._are_functorch_transforms_active()
             and height % OUT == width % OUT == 0
             and batch * height * width >= (1 if self.users else MIN_POSITIONS)
             and channels * self.out_channels >= MIN_CHANNELS * (channels + self.out_channels)
@@ -127,17 +130,30 @@ class _InTiles(torch.autograd.Function):
         return _convolve(images, _in_basis(weight) if filters is None else filters, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
         of_images, of_weight, of_bias, _ = ctx.needs_input_grad
-        turned = weight.flip(2, 3).transpose(0, 1)
+        plain = torch.is_grad_enabled()  # a gradient of the gradient is wanted: torch's own operations have one
+        by_images, by_weight = (_plain_by_images, _plain_by_weight) if plain else (_by_images, _by_weight)
         return (
-            _convolve(gradient, _in_basis(turned)) if of_images else None,
-            _gradient_of_weight(images, gradient) if of_weight else None,
+            by_images(weight, gradient) if of_images else None,
+            by_weight(images, gradient) if of_weight else None,
             gradient.sum((0, 2, 3)) if of_bias else None,
             None,
         )
+
+
+def _plain_by_images(weight: Tensor, gradient: Tensor) -> Tensor:
+    return functional.conv_transpose2d(gradient, weight, padding=1)
+
+
+def _plain_by_weight(images: Tensor, gradient: Tensor) -> Tensor:
+    turned: Tensor = functional.conv2d(images.transpose(0, 1), gradient.transpose(0, 1), padding=1)
+    return turned.transpose(0, 1)
+
+
+def _by_images(weight: Tensor, gradient: Tensor) -> Tensor:
+    return _convolve(gradient, _in_basis(weight.flip(2, 3).transpose(0, 1)))
 
 
 def _in_basis(weight: Tensor) -> Tensor:
@@ -158,7 +174,7 @@ def _convolve(images: Tensor, filters: Tensor, bias: Tensor | None = None) -> Te
     return output.permute(0, 3, 1, 2)
 
 
-def _gradient_of_weight(images: Tensor, gradient: Tensor) -> Tensor:
+def _by_weight(images: Tensor, gradient: Tensor) -> Tensor:
     channels, out_channels = images.shape[1], gradient.shape[1]
     found = images.new_zeros(IN * IN, channels, out_channels)
     padded, gradients = _padded(images), gradient.permute(0, 2, 3, 1)

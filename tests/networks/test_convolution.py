@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from diffusion_lab.create import create_ddpm
@@ -97,9 +98,36 @@ def test_autocast_compilers_and_whoever_asks_go_the_plain_way(calls):
 
 def test_no_gradient_is_made_that_is_not_asked_for(monkeypatch):
     conv, given = layer().requires_grad_(False), images(16, 128, 8, 8).requires_grad_()
-    monkeypatch.setattr(convolution, "_gradient_of_weight", None)
+    monkeypatch.setattr(convolution, "_by_weight", None)
     (gradient,) = torch.autograd.grad(conv(given).sum(), [given])
     assert gradient.shape == given.shape
+
+
+def test_the_gradient_has_a_gradient():
+    conv, given = layer(), images(16, 128, 8, 8).requires_grad_()
+
+    def second_order() -> list[Tensor]:
+        of_images, of_weight = torch.autograd.grad(conv(given).square().sum(), [given, conv.weight], create_graph=True)
+        return list(torch.autograd.grad(of_images.square().mean() + of_weight.square().mean(), [given, conv.weight]))
+
+    found = second_order()
+    with plain_convolutions():
+        expected = second_order()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours - theirs).abs().max() < 5 * ROUNDING * theirs.std()
+
+
+def test_forward_derivatives_and_vectorised_maps_are_those_of_torch():
+    conv, given, along = layer(), images(16, 128, 8, 8), images(2, 16, 128, 8, 8)[1]
+    with plain_convolutions():
+        expected = torch.func.jvp(conv, (given,), (along,))
+        mapped = torch.func.vmap(conv)(given[:, None])
+    for ours, theirs in zip(torch.func.jvp(conv, (given,), (along,)), expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert torch.equal(torch.func.vmap(conv)(given[:, None]), mapped)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(conv(forward_ad.make_dual(given, along))).tangent
+    torch.testing.assert_close(tangent, expected[1])
 
 
 class TestFixedFilters:
