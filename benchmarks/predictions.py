@@ -1,6 +1,6 @@
 """What each prediction learns of handwritten digits with the default settings: a training run and 1,000 samples each.
 
-    python benchmarks/predictions.py [epsilon x0 v flow edm]
+    python -m benchmarks.predictions [epsilon x0 v flow edm]
 
 trains one after the other (a few minutes each on two cores), writes the table into docs/predictions.md where all five
 are asked for, and keeps the runs in outputs/predictions/.
@@ -9,7 +9,6 @@ are asked for, and keeps the runs in outputs/predictions/.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.report import write_table
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.evaluation.digits import DigitJudge
 from diffusion_lab.pictures import grid_by_class
@@ -77,8 +77,7 @@ def main(names: list[str]) -> None:
     rows = [learned.row(name) for name, learned in found.items()]
     print("\n".join(rows))
     if found.keys() == PREDICTIONS.keys():
-        text = PAGE.read_text(encoding="utf-8")
-        PAGE.write_text(re.sub(r"(\|---.*\n)(\|.*\n)+", lambda match: match[1] + "\n".join(rows) + "\n", text))
+        write_table(PAGE, "predictions", rows)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,16 @@ def between(text: str, marker: str, content: str) -> str:
     return replaced
 
 
+def write_table(page: Path, marker: str, rows: Sequence[str]) -> None:
+    """Replace the rows of the table that follows ``<!-- marker -->`` in a page; ValueError where there is none."""
+    text = page.read_text(encoding="utf-8")
+    pattern = rf"(<!-- {marker} -->\n\|.*\n\|---.*\n)(?:\|.*\n)*"
+    text, found = re.subn(pattern, lambda match: match[1] + "".join(f"{row}\n" for row in rows), text)
+    if not found:
+        raise ValueError(f"{page.name} has no table behind <!-- {marker} -->")
+    page.write_text(text, encoding="utf-8")
+
+
 def describe(found: dict[str, object]) -> str:
     """The machine, and the table."""
     about, rows = found["machine"], found["rows"]

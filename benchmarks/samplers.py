@@ -1,6 +1,6 @@
 """Every sampler on one checkpoint of the digits: its images as `sample.py` makes them, and quality against evaluations.
 
-    python benchmarks/samplers.py CHECKPOINT
+    python -m benchmarks.samplers CHECKPOINT
 
 writes two tables of docs/samplers.md, a grid for each sampler into docs/images/samplers/, and the plot
 docs/images/sampler-quality.png (needs the extra ``plots``). About half an hour on two cores.
@@ -8,7 +8,6 @@ docs/images/sampler-quality.png (needs the extra ``plots``). About half an hour 
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from benchmarks.report import write_table
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.denoiser import Denoiser
@@ -202,24 +202,14 @@ def plot(found: Curves) -> None:
     figure.savefig(PLOT, dpi=120)
 
 
-def write(marker: str, rows: list[str]) -> None:
-    """Replace the rows of the table that follows a marker in the page; ValueError where there is none."""
-    text = PAGE.read_text(encoding="utf-8")
-    pattern = rf"(<!-- {marker} -->\n\|.*\n\|---.*\n)(?:\|.*\n)*"
-    text, found = re.subn(pattern, lambda match: match[1] + "\n".join(rows) + "\n", text)
-    if not found:
-        raise ValueError(f"{PAGE.name} has no table behind <!-- {marker} -->")
-    PAGE.write_text(text, encoding="utf-8")
-
-
 def main(checkpoint: str) -> None:
     """Measure, draw, write."""
     if find_spec("matplotlib") is None:
         sys.exit("the plot needs matplotlib: pip install -e '.[plots]'")
     denoiser, judge = load_denoiser(checkpoint), DigitJudge()
-    write("samplers", list(measure_named(denoiser, judge)))
+    write_table(PAGE, "samplers", list(measure_named(denoiser, judge)))
     found = measure_curve(denoiser, judge)
-    write("curve", curve_rows(found))
+    write_table(PAGE, "curve", curve_rows(found))
     plot(found)
 
 

@@ -1,6 +1,6 @@
 """How fast the error of each ODE sampler falls with its steps, on Gaussian data, whose ODE has a known solution.
 
-    python benchmarks/solver_order.py
+    python -m benchmarks.solver_order
 
 prints the table and writes docs/images/solver-order.png (needs the extra ``plots``). Ten seconds on one core.
 """

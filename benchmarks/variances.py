@@ -22,7 +22,8 @@ from typing import Literal, NamedTuple
 import torch
 
 from benchmarks.harness import say
-from benchmarks.samplers import write
+from benchmarks.report import write_table
+from benchmarks.samplers import PAGE
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.evaluation.digits import DigitJudge
@@ -99,7 +100,7 @@ def main() -> None:
             line = row(steps, 10 * given.per_class * seed, compare(judge, pairs))
             say(line)
         rows.append(line)
-    write("variances", rows)
+    write_table(PAGE, "variances", rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ multiplications for each pair of channels, where the plain way takes 144. In the
 
 for a tile d and a filter g. Written row by row as vectors, both changes of basis are products with a Kronecker product,
 and summing ⊙ over channels is one matrix product for each of the 36 places, so all of the work is in matrix products.
-The price is rounding: errors are about six times those of the plain way, 1e-5 of the output.
+The price is rounding: the largest errors are about 5e-5 of the output's spread, where the plain way's are 1e-5.
 """
 
 from __future__ import annotations

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
 import torch
 from PIL import Image
 
+from benchmarks import predictions
 from benchmarks import samplers as benchmark
+from benchmarks.report import write_table
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.samplers import SAMPLERS
 from tests.config.conftest import CONF
@@ -39,23 +42,36 @@ def test_the_fast_preset_asks_at_most_ten_times():
     assert benchmark.draw(model, benchmark.named_samplers()["fast"], per_class=1).evaluations <= 10
 
 
-def test_tables_are_written_behind_their_markers(tmp_path, monkeypatch):
+def test_tables_are_written_behind_their_markers(tmp_path):
     page = tmp_path / "samplers.md"
     page.write_text("a\n<!-- curve -->\n| method |\n|---|\n| old |\n\nb\n<!-- samplers -->\n| x |\n|---|\n| kept |\n")
-    monkeypatch.setattr(benchmark, "PAGE", page)
-    benchmark.write(
-        "curve", benchmark.curve_rows({"ddim": {5: benchmark.Point(2.0, 1.0), 50: benchmark.Point(1.234, 9.0)}})
-    )
+    points = {5: benchmark.Point(2.0, 1.0), 50: benchmark.Point(1.234, 9.0)}
+    write_table(page, "curve", benchmark.curve_rows({"ddim": points}))
     assert page.read_text().startswith("a\n<!-- curve -->\n| method |\n|---|\n| ddim | 2.00 |  |  | 1.23 |  |\n\nb\n")
     assert page.read_text().endswith("| kept |\n")
 
 
-def test_a_page_without_the_place_is_an_error(tmp_path, monkeypatch):
+def test_a_page_without_the_place_is_an_error(tmp_path):
     page = tmp_path / "samplers.md"
     page.write_text("no table\n")
-    monkeypatch.setattr(benchmark, "PAGE", page)
     with pytest.raises(ValueError, match="<!-- curve -->"):
-        benchmark.write("curve", ["| ddim |"])
+        write_table(page, "curve", ["| ddim |"])
+
+
+@pytest.mark.parametrize(
+    ("page", "marker"),
+    [
+        (benchmark.PAGE, "samplers"),
+        (benchmark.PAGE, "curve"),
+        (benchmark.PAGE, "variances"),
+        (predictions.PAGE, "predictions"),
+    ],
+)
+def test_the_rows_of_a_page_have_the_columns_of_their_table(page, marker):
+    lines = page.read_text(encoding="utf-8").partition(f"<!-- {marker} -->\n")[2].splitlines()
+    table = list(itertools.takewhile(lambda line: line.startswith("|"), lines))
+    assert len(table) > 2
+    assert {line.count("|") for line in table} == {table[0].count("|")}
 
 
 def test_the_plot_is_written(tmp_path, monkeypatch):
