@@ -1,6 +1,6 @@
 """What the loop costs: the steps of a whole training run beside the same steps alone.
 
-    python -m benchmarks.loop [--json] [--digits 120] [--larger 12]
+    python -m benchmarks.loop [--json] [--digits 120] [--larger 24]
 
 The one is the run as `train.py` makes it: Lightning, averaging, the watch over losses, metrics, a progress bar. The
 other is what no loop can do without: the next batch, the loss, its gradient, clipping, the optimizer, for a network of
@@ -39,7 +39,7 @@ LEAST_SHARE = 0.97
 WARM_UP = 3
 """Steps that are not counted."""
 
-DIGITS_STEPS, LARGER_STEPS = 120, 12
+DIGITS_STEPS, LARGER_STEPS = 120, 24
 
 LARGER = [
     "data=emoji",
