@@ -69,12 +69,11 @@ def test_a_guided_step_asks_once_and_embeds_one_time():
     assert sampling.count_guided_steps() == (sampling.STEPS, sampling.STEPS)
 
 
-def test_sampling_asks_once_a_step_without_a_label(monkeypatch):
+def test_sampling_asks_once_a_step_without_a_label():
     denoiser = equal_work.our_denoiser()
     denoiser.network = counted = sampling.Counted(denoiser.network)
-    monkeypatch.setattr(equal_work, "BATCH", 1)
-    sampling.sample(sampling.DiffusionSampler(denoiser))
-    assert counted.count == sampling.STEPS
+    sampling.sample(sampling.DiffusionSampler(denoiser), 1, 3)
+    assert counted.count == 3
 
 
 def test_quality_without_a_checkpoint_is_open(tmp_path):
