@@ -72,6 +72,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     axes.set_yticks(range(len(shown)), labels=[f"{row.goal}  {row.what}" for row, _, _ in shown])
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(ticks := (0.5, 1, 2, 5, 10), labels=[f"{tick:g}" for tick in ticks])
     axes.set_xlabel("reached, as a multiple of the goal")
     figure.savefig(path, dpi=120)
     plt.close(figure)
