@@ -76,6 +76,15 @@ def test_sampling_asks_once_a_step_without_a_label():
     assert counted.count == 3
 
 
+def test_the_peak_memory_of_sampling_is_its_own(tmp_path):
+    """Not that of a process that held more when it started it."""
+    held = bytearray(2**30)
+    held[:: 2**12] = b"x" * len(held[:: 2**12])
+    equal_work.write_checkpoint(tmp_path / "model.ckpt", sampling.SMALL)
+    assert 2**17 < sampling.peak_memory(1, tmp_path / "model.ckpt", tmp_path) < 2**20
+    del held
+
+
 def test_quality_without_a_checkpoint_is_open(tmp_path):
     assert sampling.quality_row(tmp_path / "none").verdict == "open"
 
