@@ -72,13 +72,15 @@ def fixed_filters(network: nn.Module) -> Iterator[None]:
 
     An image is then convolved in the same way whatever the batch that it is in.
     """
-    layers = [module for module in network.modules() if isinstance(module, Conv3x3)]
-    for layer in layers:
-        layer.users += 1
-    try:
+    begun: list[Conv3x3] = []
+    try:  # also around the beginning, which a signal can interrupt halfway
+        for layer in network.modules():
+            if isinstance(layer, Conv3x3):
+                layer.users += 1
+                begun.append(layer)
         yield
     finally:
-        for layer in layers:
+        for layer in begun:
             layer.users -= 1
             if not layer.users:
                 layer.filters = None
