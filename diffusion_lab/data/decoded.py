@@ -167,7 +167,7 @@ def decoded_in_memory(source: ImageFolderSource, progress: Progress | None = Non
 
 def _decoded(source: ImageFolderSource, index: int) -> tuple[Content, PixelArray] | Exception:
     try:
-        return source.content(index), np.ascontiguousarray(source.decode(index))
+        return source.content_and_decode(index)
     except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
         return error.with_traceback(None)  # which would keep the half decoded picture
 

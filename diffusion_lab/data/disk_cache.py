@@ -28,12 +28,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+import torch
 
 from diffusion_lab.data.decoded import DecodedSource, Progress, decode_all, least_bytes, sides_to_keep
 from diffusion_lab.data.image_folder import CROPS, ImageFolderSource
 from diffusion_lab.data.source import IndexArray
 
-FORMAT = 1
+FORMAT = 2
 """Of the files of a cache, and of how pictures become pixels: another number, and no earlier cache is opened."""
 
 PIXELS, ABOUT, CORRUPT, SIDES = "pixels.bin", "about.json", "corrupt.npy", "sides.npy"
@@ -58,8 +59,9 @@ class CachePlace:
     @classmethod
     def of(cls, source: ImageFolderSource, base: Path) -> CachePlace:
         path = source.path.resolve()
-        # Pillow's version, because decoders and filters change the last bit now and then
-        pixels = (FORMAT, PIL.__version__, source.channels, source.image_size, CROPS[source.crop], source.background)
+        # the versions, because decoders and filters change the last bit now and then
+        versions = (FORMAT, PIL.__version__, torch.__version__.partition("+")[0])
+        pixels = (*versions, source.channels, source.image_size, CROPS[source.crop], source.background)
         settings = _short(repr((pixels, source.class_names)).encode())
         return cls(base / f"{path.name}-{_short(os.fsencode(path))}", settings, source.paths.digest()[:16])
 

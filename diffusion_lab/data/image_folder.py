@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,13 +22,15 @@ from diffusion_lab.data.pixels import (
     opened_image,
     resize_and_crop,
     resize_to_strip,
-    to_array,
     to_channels,
 )
 from diffusion_lab.data.source import ImageSource, IndexArray, PixelArray
 
-CROPS = {"center": "center", "random": "random, after resizing"}
-"""What a fingerprint calls each crop; another way of cutting gets another name."""
+CROPS = {"center": "center, bicubic", "random": "random, after resizing, bicubic"}
+"""What a fingerprint calls each crop; another way of cutting or resizing gets another name."""
+
+SMALL_FILE = 16 * 2**20
+"""Bytes up to which a file is read into memory as a whole."""
 
 NAMED_FILES = 10  # how many corrupt files a message lists before it only counts
 
@@ -120,10 +124,8 @@ class ImageFolderSource(ImageSource):
 
         Damaged files raise nearly everything.
         """
-        with opened_image(self.paths[index], self.image_size) as opened:
-            image = to_channels(opened, self.channels, self.background)
-            resized = resize_to_strip if self.crop == "random" else resize_and_crop
-            return to_array(resized(image, self.image_size))
+        with _opened(self.paths[index]) as stream:
+            return self._decoded(stream)
 
     def fault(self, index: int) -> Exception | None:
         """Why a file cannot be decoded; None where it can."""
@@ -135,9 +137,15 @@ class ImageFolderSource(ImageSource):
 
     def content(self, index: int) -> Content:
         """What the fingerprint knows a file by."""
-        with self.paths[index].open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").digest()
-            return Content(stream.tell(), digest)
+        with _opened(self.paths[index]) as stream:
+            return _content(stream)
+
+    def content_and_decode(self, index: int) -> tuple[Content, PixelArray]:
+        """What ``content`` and ``decode`` give, of a file opened once."""
+        with _opened(self.paths[index]) as stream:
+            content = _content(stream)
+            stream.seek(0)
+            return content, self._decoded(stream)
 
     def fingerprint(self) -> str:
         """SHA-256 of the files and of what is done to them: not of where the folder lies.
@@ -183,6 +191,12 @@ class ImageFolderSource(ImageSource):
         good: IndexArray = np.delete(np.arange(len(self.paths)), list(corrupt))
         self.paths, self.labels = self.paths.kept(good), self.labels[good]
         self._corrupt.clear()
+
+    def _decoded(self, stream: BinaryIO) -> PixelArray:
+        with opened_image(stream, self.image_size) as opened:
+            image = to_channels(opened, self.channels, self.background)
+            resized = resize_to_strip if self.crop == "random" else resize_and_crop
+            return resized(image, self.image_size)
 
     def _good(self, index: int) -> int:
         """``index``, or in its place the next image of its class that is not known to be corrupt."""
@@ -239,6 +253,19 @@ class ImageFolderSource(ImageSource):
                 f"{self.key} must hold a subfolder for each class ({', '.join(self.class_names)}) "
                 f"as data.paths.train does, got images alone in {str(self.path)!r}"
             )
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[io.BytesIO | io.BufferedReader]:
+    """A file to read from; the small ones at once, because Pillow reads their headers by a few bytes at a time."""
+    with path.open("rb", buffering=0) as file:
+        small = os.fstat(file.fileno()).st_size <= SMALL_FILE
+        yield io.BytesIO(file.read()) if small else io.BufferedReader(file)
+
+
+def _content(stream: io.BytesIO | io.BufferedReader) -> Content:
+    sha256 = hashlib.file_digest(stream, "sha256").digest()
+    return Content(stream.seek(0, os.SEEK_END), sha256)
 
 
 def _contents(folder: Path) -> str:

@@ -7,8 +7,11 @@ import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageOps
 
 from diffusion_lab.data.source import PixelArray
@@ -45,7 +48,7 @@ def background_colour(name: str) -> Colour:
 
 
 @contextlib.contextmanager
-def opened_image(path: Path, size: int) -> Iterator[Image.Image]:
+def opened_image(file: Path | BinaryIO, size: int) -> Iterator[Image.Image]:
     """Read and fully decode the first frame, upright as its EXIF orientation says.
 
     A JPEG much larger than ``size`` is decoded at a fraction of its resolution, never below twice ``size``.
@@ -55,14 +58,15 @@ def opened_image(path: Path, size: int) -> Iterator[Image.Image]:
     Raises:
         ValueError: The picture declares more than MOST_PIXELS.
     """
-    with Image.open(path, formats=_readable_formats()) as image:
+    with Image.open(file, formats=_readable_formats()) as image:
         image.draft(None, (2 * size, 2 * size))
         width, height = image.size
         if width * height > MOST_PIXELS:
             raise ValueError(f"a picture may have {MOST_PIXELS} pixels when decoded, this declares {width} × {height}")
         with _one_large_picture if width * height > LARGE else contextlib.nullcontext():
             image.load()
-            yield ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)  # what is upright already would be copied otherwise
+            yield image
 
 
 @cache
@@ -85,18 +89,18 @@ def to_channels(image: Image.Image, channels: int, background: Colour) -> Image.
             image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
     elif image.mode not in MODES.values():
         image = image.convert("L" if image.mode == "1" else "RGB")
-    return image.convert(MODES[channels])
+    return image if image.mode == MODES[channels] else image.convert(MODES[channels])  # which would copy it, too
 
 
-def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """Bring the short side to ``size`` and cut the square in the middle.
+def resize_and_crop(image: Image.Image, size: int) -> PixelArray:
+    """Bring the short side to ``size`` and cut the square in the middle: uint8 (C, size, size).
 
     The square is cut before resizing, which gives the same pixels and stays small for extreme aspects.
     """
     return _resized(image, size, 1)
 
 
-def resize_to_strip(image: Image.Image, size: int) -> Image.Image:
+def resize_to_strip(image: Image.Image, size: int) -> PixelArray:
     """Bring the short side to ``size`` and keep the long one, at most LONGEST times as long: its middle.
 
     What ``cut_square`` may cut from, so that a picture has to be decoded once and can be cut anew each time.
@@ -104,15 +108,31 @@ def resize_to_strip(image: Image.Image, size: int) -> Image.Image:
     return _resized(image, size, LONGEST)
 
 
-def _resized(image: Image.Image, size: int, longest: int) -> Image.Image:
+def _resized(image: Image.Image, size: int, longest: int) -> PixelArray:
     short = min(image.size)
     width, height = (min(side, longest * short) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    box = (left, top, left + width, top + height)
+    if (width, height) != image.size:
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
     if short == size:
-        return image.crop(box)
-    smaller = Image.Resampling.LANCZOS if short > size else Image.Resampling.BICUBIC
-    return image.resize((round(width * size / short), round(height * size / short)), smaller, box)
+        return to_array(image)
+    width, height = (round(side * size / short) for side in (width, height))
+    if image.mode != "RGBA":
+        return _resampled(image, width, height)
+    # hidden colours of transparent pixels must not bleed: each pixel weighs as much as it is opaque
+    weighed = _resampled(image.convert("RGBa"), width, height).transpose(1, 2, 0)
+    return to_array(Image.frombytes("RGBa", (width, height), weighed.tobytes()).convert("RGBA"))
+
+
+def _resampled(image: Image.Image, width: int, height: int) -> PixelArray:
+    """Bicubic, antialiased where it shrinks (arXiv:2104.11222 says why that matters), as Pillow's but for rounding.
+
+    torch counts in whole numbers here, so that every processor gives the same pixels, in a quarter of Pillow's time.
+    """
+    pixels = torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1)
+    resampled = F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True)[0]
+    array: PixelArray = resampled.contiguous().numpy()
+    return array
 
 
 def cut_square(pixels: PixelArray, size: int, rng: np.random.Generator | None) -> PixelArray:
@@ -134,7 +154,7 @@ def convert_arrays(images: PixelArray, image_size: int, channels: int, backgroun
     if images.shape[1:] == (image_size, image_size, channels):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     pictures = (to_channels(Image.fromarray(image), channels, background) for image in images)
-    return np.stack([to_array(resize_and_crop(picture, image_size)) for picture in pictures])
+    return np.stack([resize_and_crop(picture, image_size) for picture in pictures])
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:

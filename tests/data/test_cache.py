@@ -158,15 +158,15 @@ def test_corrupt_files_are_named_in_every_run_and_fatal_where_asked(images, tmp_
 
 
 def test_a_file_that_could_not_be_read_for_a_moment_comes_back(images, tmp_path, monkeypatch):
-    real = ImageFolderSource.content
+    real = ImageFolderSource.content_and_decode
 
-    def content(self, index):
+    def content_and_decode(self, index):
         if self.paths[index].name == "0.png":
             raise OSError(5, "Input/output error")
         return real(self, index)
 
     with monkeypatch.context() as broken:
-        broken.setattr(ImageFolderSource, "content", content)
+        broken.setattr(ImageFolderSource, "content_and_decode", content_and_decode)
         assert len(quietly(cached_on_disk, folder(images), tmp_path)) == 6
     again = quietly(cached_on_disk, folder(images), tmp_path)
     assert epoch(again) == epoch(checked(images))
