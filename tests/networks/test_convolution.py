@@ -62,8 +62,8 @@ def test_the_matrices_give_the_convolution_of_a_line():
     """F(4, 3) is exact: four numbers of a line's correlation with a filter of three."""
     line, filter_ = torch.randn(2, 6, dtype=torch.float64).unbind()
     direct = (line.unfold(0, 3, 1) * filter_[:3]).sum(1)
-    products = (convolution.FILTER.double() @ filter_[:3]) * (convolution.DATA.double() @ line)
-    torch.testing.assert_close(convolution.RESULT.double() @ products, direct, rtol=0, atol=1e-6)
+    products = (convolution.OF_FILTER.double() @ filter_[:3]) * (convolution.OF_TILE.double() @ line)
+    torch.testing.assert_close(convolution.TO_RESULT.double() @ products, direct, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
