@@ -38,16 +38,13 @@ PER_CLASS = 25
 SMALL = {"image_size": 32, "in_channels": 3, "model_channels": 8, "channel_multipliers": [1], "use_attention": [False]}
 """A network that costs little, so that the images are what may take memory."""
 
-# The last line that it prints is the most memory that it has held, in KiB (bytes on macOS; only the ratio counts). What
-# getrusage tells on Linux is no less than what the process that started it held then.
+# The last line that it prints is the most memory that it has held.
 PEAK = """
-import resource, runpy, sys
-from pathlib import Path
+import runpy, sys
 sys.argv = ["sample.py", *sys.argv[1:]]
 runpy.run_path("sample.py", run_name="__main__")
-status = Path("/proc/self/status")
-told = status.read_text().partition("VmHWM:")[2].split() if status.exists() else []
-print(told[0] if told else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+from diffusion_lab.memory import peak_bytes
+print(peak_bytes())
 """
 
 
@@ -146,7 +143,7 @@ def memory_row() -> Row:
             for count in (FEW, MANY)
         )
     what = f"peak memory of sample.py, {MANY:,} images"
-    return Row("5", what, many / 1024, few / 1024, "MiB", many / few, 1.05, at_least=False, note=f"{FEW} images")
+    return Row("5", what, many / 2**20, few / 2**20, "MiB", many / few, 1.05, at_least=False, note=f"{FEW} images")
 
 
 def quality_row(checkpoint: Path) -> Row:

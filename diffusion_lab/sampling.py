@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.guidance import PLAIN, Guidance, guided
-from diffusion_lab.memory import in_fitting_batches
+from diffusion_lab.memory import freed_memory_kept, in_fitting_batches
 from diffusion_lab.networks.convolution import fixed_filters
 from diffusion_lab.samplers import DDIMSampler, Sampler
 from diffusion_lab.seeds import derive_seed
@@ -199,7 +199,7 @@ class DiffusionSampler:
             denoise = guided(denoiser, scales[part], guidance)
             images = noise()
             walk = method.walk(lambda x, level: denoise(x, level, label), images, levels, noise)
-            with evaluating(denoiser), fixed_filters(denoiser), torch.no_grad():
+            with evaluating(denoiser), fixed_filters(denoiser), freed_memory_kept(self.device), torch.no_grad():
                 for step, moved in enumerate(walk, start=1):
                     images = moved
                     advance(part.start + len(indices) * step / (len(levels) - 1))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import platform
+import subprocess
+import sys
 import warnings
 import weakref
 
@@ -155,3 +158,78 @@ def test_a_model_without_room_for_one_image_is_left_as_it_was(model):
     with pytest.raises(MemoryError, match="too small for one image"):
         DiffusionSampler(model).sample(4, sampler=DDPMSampler(steps=4))
     assert all(module.training for module in model.modules())
+
+
+STEPS = """
+import resource, torch
+from pathlib import Path
+from diffusion_lab.memory import freed_memory_kept, in_fitting_batches
+
+def cleared() -> int:
+    "Pages that the system clears while tensors of 192 MB come and go once more."
+    for _ in range(2):
+        begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        held = [torch.ones(2**20) for _ in range(48)]
+        del held
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun
+
+def held() -> int:
+    "KiB of memory."
+    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
+
+def no_room(part: slice) -> None:
+    if part.stop > 1:
+        raise MemoryError
+
+cpu, gpu = torch.device("cpu"), torch.device("cuda")
+"""
+KEPT = """
+before = held()
+with freed_memory_kept(cpu):
+    with freed_memory_kept(cpu):
+        pass
+    print(cleared(), held() - before)
+print(held() - before)
+"""
+ELSEWHERE = """
+with freed_memory_kept(gpu):
+    print(cleared())
+"""
+SCARCE = """
+list(in_fitting_batches(lambda part: no_room(part) if part.start == 0 else None, 2, 2, "size"))
+with freed_memory_kept(cpu):
+    print(cleared())
+"""
+PEAK = """
+from diffusion_lab.memory import peak_bytes
+print(held() * 1024, peak_bytes())
+"""
+
+glibc_alone = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told what to keep")
+
+
+def told_by(steps: str) -> list[int]:
+    command = [sys.executable, "-W", "ignore", "-c", STEPS + steps]
+    return [*map(int, subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split())]
+
+
+@glibc_alone
+def test_freed_memory_is_kept_for_the_next_step_and_given_back_at_the_end():
+    cleared, held, held_at_the_end = told_by(KEPT)
+    assert cleared < 5_000
+    assert held > 190_000
+    assert held_at_the_end < 20_000
+
+
+@glibc_alone
+@pytest.mark.parametrize("steps", [ELSEWHERE, SCARCE], ids=["on another device", "once memory has run out"])
+def test_no_memory_is_kept(steps):
+    (cleared,) = told_by(steps)
+    assert cleared > 10_000
+
+
+def test_the_peak_of_a_process_is_its_own():
+    """Not that of the process that started it, which held more."""
+    held = torch.ones(2**28)
+    now, peak = told_by(PEAK)
+    assert now <= peak < held.nbytes

@@ -114,9 +114,10 @@ class ResidualBlock(nn.Module):
     def forward(self, images: Tensor, embedding: Tensor) -> Tensor:
         """Map ``(N, channels, H, W)`` to ``(N, out_channels, H, W)``; the embedding has N rows, or one for all."""
         scale, shift = self.embed(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
-        hidden = self.conv_in(functional.silu(self.norm_in(images)))
+        in_place = not torch.is_grad_enabled()  # a gradient needs what comes in; else it is memory saved
+        hidden = self.conv_in(functional.silu(self.norm_in(images), in_place))
         hidden = torch.addcmul(shift, self.norm_out(hidden), 1 + scale)
-        hidden = self.conv_out(self.dropout(functional.silu(hidden)))
+        hidden = self.conv_out(self.dropout(functional.silu(hidden, in_place)))
         output: Tensor = self.skip(images) + hidden
         return output
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import secrets
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from diffusion_lab.data.workers import naming_lost_workers
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.determinism import deterministic
 from diffusion_lab.devices import resolve_device
+from diffusion_lab.memory import freed_memory_kept, peak_bytes
 from diffusion_lab.networks.cost import count_parameters, forward_flops
 from diffusion_lab.run_folder import RunFolder, RunStopped
 from diffusion_lab.seeds import derive_seed
@@ -187,7 +186,7 @@ def _fit(
         if run.note is not None:
             say(console, run.note)
         started = time.monotonic()
-        with naming_lost_workers():
+        with naming_lost_workers(), freed_memory_kept(run.device):
             trainer.fit(
                 run.module, datamodule=run.data, ckpt_path=run.origin.path if run.origin else None, weights_only=True
             )
@@ -232,5 +231,4 @@ def _forward_flops(denoiser: Denoiser) -> int | None:
 def _peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+    return peak_bytes() / 2**20

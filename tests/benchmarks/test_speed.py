@@ -81,7 +81,7 @@ def test_the_peak_memory_of_sampling_is_its_own(tmp_path):
     held = bytearray(2**30)
     held[:: 2**12] = b"x" * len(held[:: 2**12])
     equal_work.write_checkpoint(tmp_path / "model.ckpt", sampling.SMALL)
-    assert 2**17 < sampling.peak_memory(1, tmp_path / "model.ckpt", tmp_path) < 2**20
+    assert 2**27 < sampling.peak_memory(1, tmp_path / "model.ckpt", tmp_path) < 2**30
     del held
 
 
