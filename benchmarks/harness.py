@@ -7,14 +7,18 @@ alone are compared: the machine, and what else it is busy with, are the same for
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
+import multiprocessing
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -111,6 +115,52 @@ def in_turns(
             if index >= warm_up:
                 seconds[name].append(clock() - began)
     return Turns(seconds)
+
+
+def in_turns_apart(ways: Mapping[str, Callable[[], Callable[[], object]]], rounds: int = 5) -> Turns:
+    """As ``in_turns``, each way in a process of its own, as its users run it: what one does to its process, such as how
+    the memory is managed, is nothing to the others.
+
+    Args:
+        ways: By name, what makes the way in its process; it must be importable there.
+        rounds: How many count; one before them does not.
+    """
+    with contextlib.ExitStack() as processes:
+        return in_turns({name: processes.enter_context(_apart(make)) for name, make in ways.items()}, rounds)
+
+
+@contextlib.contextmanager
+def _apart(make: Callable[[], Callable[[], object]]) -> Iterator[Callable[[], object]]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, make), daemon=True)
+    process.start()
+    theirs.close()
+
+    def way() -> None:
+        ours.send(None)
+        if (fault := ours.recv()) is not None:
+            raise RuntimeError(fault)
+
+    try:
+        yield way
+    finally:
+        ours.close()
+        process.join()
+
+
+def _serve(pipe: Connection, make: Callable[[], Callable[[], object]]) -> None:
+    """Take the way each time that it is asked for, and tell what went wrong, until the other end is closed."""
+    way: Callable[[], object] | None = None
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.recv()
+            try:
+                way = way or make()
+                way()
+                pipe.send(None)
+            except Exception:
+                pipe.send(traceback.format_exc())
 
 
 def matrix_product(

@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 
 from benchmarks import equal_work
-from benchmarks.harness import Row, command, in_turns, not_measured, say
+from benchmarks.harness import Row, command, in_turns, in_turns_apart, not_measured, say
 from benchmarks.samplers import Counted, curve_samplers, draw
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.memory import freed_memory_kept
 from diffusion_lab.networks.convolution import fixed_filters
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler, Sampler
 
@@ -55,7 +56,7 @@ def loop_row() -> Row:
     front = DiffusionSampler(denoiser)
 
     def passes() -> None:
-        with torch.no_grad(), fixed_filters(denoiser):
+        with torch.no_grad(), fixed_filters(denoiser), freed_memory_kept(front.device):
             for _ in range(STEPS):
                 denoiser.network(images, time)
 
@@ -80,21 +81,27 @@ def sample(front: DiffusionSampler, batch: int, steps: int) -> torch.Tensor:
 
 
 def pipeline_row() -> Row:
-    """Ours against diffusers' `DDIMPipeline`, both asked for tensors or arrays of a batch."""
+    """Ours against diffusers' `DDIMPipeline`, asked for tensors or arrays of a batch, each in a process of its own."""
     what = f"{PIPELINE_STEPS} steps of DDIM at equal work"
     if equal_work.missing_peers():
         return not_measured("5", what, f"needs {equal_work.missing_peers()}, of the extra peers")
+    taken = in_turns_apart({"ours": our_pipeline, "peer": their_pipeline}, ROUNDS)
+    ours, peers = (equal_work.BATCH / taken.median(way) for way in ("ours", "peer"))
+    return Row("5", what, ours, peers, "images/s", taken.ratio("peer", "ours"), 1.5, note="diffusers DDIMPipeline")
+
+
+def our_pipeline() -> Callable[[], object]:
+    """A batch by ours."""
+    front = DiffusionSampler(equal_work.our_denoiser())
+    return lambda: sample(front, equal_work.BATCH, PIPELINE_STEPS)
+
+
+def their_pipeline() -> Callable[[], object]:
+    """A batch by diffusers."""
     diffusers = equal_work.peer("diffusers")
     pipeline = diffusers.DDIMPipeline(equal_work.diffusers_unet().eval(), diffusers.DDIMScheduler())
     pipeline.set_progress_bar_config(disable=True)
-    front = DiffusionSampler(equal_work.our_denoiser())
-    ways: dict[str, Callable[[], object]] = {
-        "ours": lambda: sample(front, equal_work.BATCH, PIPELINE_STEPS),
-        "peer": lambda: pipeline(batch_size=equal_work.BATCH, num_inference_steps=PIPELINE_STEPS, output_type="np"),
-    }
-    taken = in_turns(ways, ROUNDS)
-    ours, peers = (equal_work.BATCH / taken.median(way) for way in ("ours", "peer"))
-    return Row("5", what, ours, peers, "images/s", taken.ratio("peer", "ours"), 1.5, note="diffusers DDIMPipeline")
+    return lambda: pipeline(batch_size=equal_work.BATCH, num_inference_steps=PIPELINE_STEPS, output_type="np")
 
 
 def calls_rows() -> list[Row]:

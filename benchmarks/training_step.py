@@ -2,16 +2,18 @@
 
     python -m benchmarks.training_step [--json] [--compiled yes]
 
-Batch 16 of 32×32×3; each network with AdamW and the loss that its users train it with, without data loading. Ours
-takes the steps of `train.py`: the project's own loss and optimizer settings. Peers come with the extra ``peers``. On a
-machine that only emulates bfloat16 the bfloat16 rows are left open, and the share of the float32 limit is the goal.
-Arithmetic is that of plain convolutions, whichever way they are computed, so a share can be more than all.
-``--compiled yes`` adds our step compiled; compiling takes minutes on a CPU.
+Batch 16 of 32×32×3; each network with AdamW and the loss that its users train it with, without data loading, in a
+process of its own. Ours takes the steps of `train.py`: the project's own loss and optimizer settings, and memory that
+is kept from step to step. Peers come with the extra ``peers``. On a machine that only emulates bfloat16 the bfloat16
+rows are left open, and the share of the float32 limit is the goal. Arithmetic is that of plain convolutions, whichever
+way they are computed, so a share can be more than all. ``--compiled yes`` adds our step compiled; compiling takes
+minutes on a CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from benchmarks.harness import (
     Turns,
     bf16_is_accelerated,
     command,
-    in_turns,
+    in_turns_apart,
     matrix_flops,
     matrix_product,
     not_measured,
@@ -35,6 +37,7 @@ from diffusion_lab.config.training_section import OptimizerSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
+from diffusion_lab.memory import freed_memory_kept
 from diffusion_lab.networks.compiled import compile_in_place
 from diffusion_lab.training.optimizers import create_optimizer
 
@@ -44,6 +47,12 @@ LEARNING_RATE = 1e-4
 COMPILED = "ours, compiled"
 
 Step = Callable[[], object]
+
+
+def as_train_py(make: Callable[[], Step]) -> Step:
+    """A step in a process that manages its memory as that of ``train.py`` does, for as long as it lives."""
+    freed_memory_kept(torch.device("cpu")).__enter__()
+    return make()
 
 
 def our_step(bf16: bool, compiled: bool = False) -> Step:
@@ -180,20 +189,20 @@ def measure(compiled: str = "no") -> list[Row]:
     work = flops()
     say("training step: " + ", ".join(f"{name} {count / 1e9:.1f} GFLOP an image" for name, count in work.items()))
     bf16 = bf16_is_accelerated()
-    return rows(in_turns(dict(ways(bf16, compiled == "yes")), ROUNDS), work, bf16)
+    return rows(in_turns_apart(dict(ways(bf16, compiled == "yes")), ROUNDS), work, bf16)
 
 
-def ways(bf16: bool, compiled: bool) -> Iterable[tuple[str, Step]]:
+def ways(bf16: bool, compiled: bool) -> Iterable[tuple[str, Callable[[], Step]]]:
     """What is taken in turns."""
-    yield "diffusers fp32", diffusers_step(bf16=False)
     kind = "bf16" if bf16 else "fp32"
-    yield f"ours {kind}", our_step(bf16)
+    yield "diffusers fp32", partial(diffusers_step, bf16=False)
+    yield f"ours {kind}", partial(as_train_py, partial(our_step, bf16))
     if compiled:
-        yield COMPILED, our_step(bf16, compiled=True)
+        yield COMPILED, partial(as_train_py, partial(our_step, bf16, compiled=True))
     if bf16:
-        yield "diffusers bf16", diffusers_step(bf16)
-    yield f"lucidrains {kind}", lucidrains_step(bf16)
-    yield f"limit {kind}", matrix_product(torch.bfloat16 if bf16 else torch.float32)
+        yield "diffusers bf16", partial(diffusers_step, bf16=True)
+    yield f"lucidrains {kind}", partial(lucidrains_step, bf16)
+    yield f"limit {kind}", partial(matrix_product, torch.bfloat16 if bf16 else torch.float32)
 
 
 def main() -> None:

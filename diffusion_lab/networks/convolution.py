@@ -46,8 +46,8 @@ MIN_POSITIONS = 1024
 MIN_CHANNELS = 40
 """The same for the basis of the images: half the harmonic mean of the channels that come in and go out."""
 
-CHUNK_BYTES, CHUNK_TILES = 2**21, 64
-"""Tiles that are worked on at a time shall stay in the processor's cache, and be enough to use each filter well."""
+CHUNK_BYTES, CHUNK_TILES = 2**23, 64
+"""Tiles worked on at a time shall stay in the processor's last cache, and be enough to use each filter well."""
 
 _tiles_allowed = True
 

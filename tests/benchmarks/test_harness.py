@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from itertools import count
+from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as suite
 from benchmarks import harness, report
-from benchmarks.harness import Row, Turns, in_turns, not_measured
+from benchmarks.harness import Row, Turns, in_turns, in_turns_apart, not_measured
 
 
 def row(**other) -> Row:
@@ -24,6 +28,31 @@ def test_ways_are_taken_in_turns_and_the_first_round_does_not_count():
     )
     assert order == list("ababab")
     assert taken.seconds == {"a": [1, 1], "b": [1, 1]}
+
+
+def write_process(path: Path) -> Callable[[], object]:
+    with path.open("a") as file:
+        file.write(f"made {os.getpid()}\n")
+    return lambda: path.write_text(path.read_text() + f"taken {os.getpid()}\n")
+
+
+def fail() -> Callable[[], object]:
+    raise ValueError("no such network")
+
+
+def test_ways_apart_are_made_once_and_taken_in_processes_of_their_own(tmp_path):
+    taken = in_turns_apart({name: partial(write_process, tmp_path / name) for name in "ab"}, rounds=2)
+    assert [len(seconds) for seconds in taken.seconds.values()] == [2, 2]
+    (a, processes_a), (b, processes_b) = (
+        zip(*(line.split() for line in (tmp_path / name).read_text().splitlines()), strict=True) for name in "ab"
+    )
+    assert a == b == ("made", *["taken"] * 3)
+    assert len({*processes_a, *processes_b, str(os.getpid())}) == 3
+
+
+def test_what_fails_in_a_process_of_its_own_is_told():
+    with pytest.raises(RuntimeError, match="ValueError: no such network"):
+        in_turns_apart({"a": fail}, rounds=1)
 
 
 def test_a_ratio_compares_within_a_round():
