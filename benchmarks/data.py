@@ -32,6 +32,7 @@ from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.disk_cache import cached_on_disk
 from diffusion_lab.data.image_folder import ImageFolderSource
+from diffusion_lab.memory import freed_memory_kept
 from diffusion_lab.shapes import Batch, from_pixels
 
 BATCH_SIZE, WORKERS = 32, 2
@@ -83,7 +84,12 @@ def ours(folder: Path, size: int, all_changes: bool, caches: Path, workers: int)
     )
     data = ImageDataModule(source, None, BATCH_SIZE, workers, augmentation=augmentation)
     loader: Iterable[Batch] = data.train_dataloader()
-    return lambda: sum(len(data.prepared(batch, vary=True).images) for batch in loader)
+
+    def epoch() -> int:
+        with freed_memory_kept(torch.device("cpu")):  # as in training
+            return sum(len(data.prepared(batch, vary=True).images) for batch in loader)
+
+    return epoch
 
 
 def bare(count: int, size: int) -> Epoch:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -38,13 +40,12 @@ class Augmentation:
         mirrored = _every_second(images, generator) if self.horizontal_flip else None
         if mirrored is not None and not self.rotation_degrees:
             images = _mirror(images, mirrored)
-        if (self.rotation_degrees or self.jitter_strength) and not images.is_floating_point():
-            images = from_pixels(images)
+        if not (self.rotation_degrees or self.jitter_strength):
+            return images
+        images = images.clone() if images.is_floating_point() else from_pixels(images)
         if self.rotation_degrees:  # which mirrors on the way, at no cost
             images = rotate(images, self.rotation_degrees, generator, mirrored)
-        if self.jitter_strength:
-            images = jitter(images, self.jitter_strength, generator)
-        return images
+        return _jitter_in_place(images, self.jitter_strength, generator) if self.jitter_strength else images
 
 
 def flip(images: Images | Pixels, generator: torch.Generator) -> Images | Pixels:
@@ -53,7 +54,7 @@ def flip(images: Images | Pixels, generator: torch.Generator) -> Images | Pixels
 
 
 def _every_second(images: Images | Pixels, generator: torch.Generator) -> Tensor:
-    return _uniform(images, generator) < 0.5
+    return _uniform(images, generator, 0, 1) < 0.5
 
 
 def _mirror(images: Images | Pixels, mirrored: Tensor) -> Images | Pixels:
@@ -64,40 +65,54 @@ def _mirror(images: Images | Pixels, mirrored: Tensor) -> Images | Pixels:
 
 def rotate(images: Images, degrees: float, generator: torch.Generator, mirrored: Tensor | None = None) -> Images:
     """Turn each image about its centre by an angle drawn from ±``degrees``; the ``mirrored`` ones are so before."""
-    angle = torch.deg2rad(degrees * (2 * _uniform(images, generator) - 1)).to(images.dtype).view(-1, 1, 1)
-    side = 1 if mirrored is None else 1 - 2 * mirrored.to(images.dtype).view(-1, 1, 1)
-    grid = _turned_grid(angle.cos(), angle.sin(), side, *images.shape[-2:])
+    largest = math.radians(degrees)
+    angle = _uniform(images, generator, -largest, largest).to(images.dtype).view(-1, 1, 1)
+    side = 1.0 if mirrored is None else 1 - 2 * mirrored.to(images.dtype).view(-1, 1, 1)
+    grid = _turned_grid(angle, side, *images.shape[-2:])
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _turned_grid(cos: Tensor, sin: Tensor, side: Tensor | float, height: int, width: int) -> Tensor:
+def _turned_grid(angle: Tensor, side: Tensor | float, height: int, width: int) -> Tensor:
     """Where each pixel comes from, (N, H, W, 2) as x and y; ``affine_grid`` gives the same from a matrix, much slower.
 
     Both axes are measured in [-1, 1], so a picture that is not square needs its aspect put back. ``side`` is -1 where
-    left and right change places.
+    left and right change places. As complex numbers x + iy, so that one addition for each pixel gives both.
     """
-    y, x = (((torch.arange(length).to(cos) * 2 + 1) / length - 1) for length in (height, width))
-    y, aspect = y.view(1, -1, 1), width / height
-    grid = cos.new_empty(len(cos), height, width, 2)
-    torch.sub(x * (side * cos), y * (side * sin / aspect), out=grid[..., 0])
-    torch.add(x * (sin * aspect), y * cos, out=grid[..., 1])
-    return grid
+    cos, sin, aspect = angle.cos(), angle.sin(), width / height
+    x, y = _centres(width, angle.device), _centres(height, angle.device).view(-1, 1)
+    by_column = torch.complex(x * (side * cos), x * (aspect * sin))  # (N, 1, W)
+    by_row = torch.complex(y * (-side / aspect * sin), y * cos)  # (N, H, 1)
+    return torch.view_as_real(by_column + by_row)
+
+
+@cache
+def _centres(length: int, device: torch.device) -> Tensor:
+    """Of the pixels along an axis, in [-1, 1]."""
+    return ((torch.arange(length) * 2 + 1) / length - 1).to(device)
 
 
 def jitter(images: Images, strength: float, generator: torch.Generator) -> Images:
     """Scale brightness, contrast and (of colour images) saturation, clipped to [-1, 1] after each."""
+    return _jitter_in_place(images.clone(), strength, generator)
+
+
+def _jitter_in_place(images: Images, strength: float, generator: torch.Generator) -> Images:
     colours = 1 if images.shape[1] < 3 else 3
-    colour, alpha = images[:, :colours], images[:, colours:]
+    light = images[:, :colours]  # without alpha
+
+    def factor() -> Tensor:
+        return _uniform(images, generator, 1 - strength, 1 + strength).view(-1, 1, 1, 1).to(images.dtype)
+
     # Moving memory is what takes the time, so all is done in place, in few passes, and by kernels that are fast where
     # one number goes with each image (``addcmul`` and ``lerp`` are not). Brightness is measured from black, at -1; the
     # others are distances, which need no other range than [-1, 1].
-    factor = _factor(images, strength, generator)
-    light = colour.mul(factor).add_(factor - 1).clamp_(-1, 1)
-    mean, factor = _gray(light).mean((2, 3), keepdim=True), _factor(images, strength, generator)
-    light.mul_(factor).add_(mean * (1 - factor)).clamp_(-1, 1)
+    brightness = factor()
+    light.mul_(brightness).add_(brightness - 1).clamp_(-1, 1)
+    mean, contrast = _gray(light.mean((2, 3), keepdim=True)), factor()
+    light.mul_(contrast).add_(mean * (1 - contrast)).clamp_(-1, 1)
     if colours == 3:
-        torch.lerp(_gray(light), light, _factor(images, strength, generator), out=light).clamp_(-1, 1)
-    return torch.cat([light, alpha], dim=1) if alpha.shape[1] else light
+        torch.lerp(_gray(light), light, factor(), out=light).clamp_(-1, 1)
+    return images
 
 
 def _gray(light: Tensor) -> Tensor:
@@ -109,10 +124,6 @@ def _gray(light: Tensor) -> Tensor:
     return gray.add_(light[:, 1:2], alpha=green).add_(light[:, 2:3], alpha=blue)
 
 
-def _factor(images: Images, strength: float, generator: torch.Generator) -> Tensor:
-    return (1 + strength * (2 * _uniform(images, generator) - 1)).view(-1, 1, 1, 1).to(images.dtype)
-
-
-def _uniform(images: Images | Pixels, generator: torch.Generator) -> Tensor:
-    """One number in [0, 1) for each image."""
-    return torch.rand(len(images), generator=generator, device=images.device)
+def _uniform(images: Images | Pixels, generator: torch.Generator, low: float, high: float) -> Tensor:
+    """One number in [low, high) for each image."""
+    return torch.empty(len(images), device=images.device).uniform_(low, high, generator=generator)

@@ -18,9 +18,13 @@ def images(n=64, channels=3, height=8, width=8) -> torch.Tensor:
 
 
 def draws(monkeypatch, *values):
-    """Let every image draw these numbers, one after the other."""
+    """Let every image draw these shares of what it may draw, one after the other."""
     waiting = iter(values)
-    monkeypatch.setattr(augmentation, "_uniform", lambda batch, _: torch.full((len(batch),), next(waiting)))
+
+    def uniform(batch, _, low, high):
+        return torch.full((len(batch),), low + next(waiting) * (high - low))
+
+    monkeypatch.setattr(augmentation, "_uniform", uniform)
 
 
 EVERYTHING = Augmentation(horizontal_flip=True, rotation_degrees=30, jitter_strength=0.5)
