@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import resource
 import sys
 import threading
 import warnings
@@ -80,6 +79,8 @@ def peak_bytes() -> int:
     status = Path("/proc/self/status")  # what getrusage tells on Linux is no less than what the parent held
     if status.exists() and (told := status.read_text().partition("VmHWM:")[2].split()):
         return int(told[0]) * 2**10
+    import resource  # which Windows lacks, where sampling needs the rest of this module
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 2**10
 
