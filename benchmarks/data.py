@@ -127,8 +127,8 @@ def rows(folder: Path, count: int, size: int, epochs: int, all_changes: bool) ->
                 "ours": partial(ours, folder, size, all_changes, caches, 0),
             }
         )
-        for name, taken_by in taken.items():
-            seconds[name].append(taken_by)
+        for name, spent in taken.items():
+            seconds[name].append(spent)
     firsts = Turns(seconds)
     first, other = (count / firsts.median(name) for name in ("ours", "peer"))
     later = in_turns({**begun, "bare": bare(count, size)}, epochs)

@@ -56,7 +56,7 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
     """Keep what is freed with this process, for work on a CPU in steps that each need as much as the one before.
 
     glibc would give it back after many an operation, and the system would have to clear every page of it for the next:
-    up to a fifth of a small network's time. The most memory that is held grows hardly. Does nothing on other devices,
+    up to a sixth of the time. The most memory that is held grows hardly. Does nothing on other devices,
     with other C libraries, and where memory has run out before.
     """
     if device.type != "cpu" or _keeping.scarce:

@@ -103,9 +103,8 @@ def _jitter_in_place(images: Images, strength: float, generator: torch.Generator
     def factor() -> Tensor:
         return _uniform(images, generator, 1 - strength, 1 + strength).view(-1, 1, 1, 1).to(images.dtype)
 
-    # Moving memory is what takes the time, so all is done in place, in few passes, and by kernels that are fast where
-    # one number goes with each image (``addcmul`` and ``lerp`` are not). Brightness is measured from black, at -1; the
-    # others are distances, which need no other range than [-1, 1].
+    # Moving memory is what takes the time, so all is done in place and in few passes. Brightness is measured from
+    # black, at -1; the others are distances, which need no other range than [-1, 1].
     brightness = factor()
     light.mul_(brightness).add_(brightness - 1).clamp_(-1, 1)
     mean, contrast = _gray(light.mean((2, 3), keepdim=True)), factor()
