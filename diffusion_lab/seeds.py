@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
+
+import numpy as np
+import numpy.typing as npt
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -10,5 +14,18 @@ def derive_seed(*parts: int | str) -> int:
 
     Neighbouring parts give unrelated seeds, which adding or multiplying the parts would not.
     """
-    name = "/".join(str(part) for part in parts).encode()
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(hashlib.blake2b(_name(parts), digest_size=8).digest(), "big") >> 1
+
+
+def derive_uniform(shape: tuple[int, ...], *parts: int | str) -> npt.NDArray[np.float32]:
+    """Numbers spread evenly over ±1, each of which depends on every part as a seed does.
+
+    For a few numbers at a time, which are there before a generator of random numbers would be seeded.
+    """
+    drawn = hashlib.shake_128(_name(parts)).digest(4 * math.prod(shape))
+    spread: npt.NDArray[np.float32] = np.multiply(np.frombuffer(drawn, "<i4"), np.float32(2**-31), dtype=np.float32)
+    return spread.reshape(shape)
+
+
+def _name(parts: tuple[int | str, ...]) -> bytes:
+    return "/".join(str(part) for part in parts).encode()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.seeds import derive_seed, derive_uniform
 from diffusion_lab.shapes import from_pixels, per_image, to_pixels
 
 
@@ -42,3 +44,19 @@ def test_a_seed_is_the_same_everywhere_and_for_good():
 
 
 RECORDED = 1389397352385362954
+
+
+def test_numbers_drawn_from_a_name_are_spread_evenly_and_stay_what_they_are():
+    drawn = derive_uniform((3, 5000), "augmentation", 1)
+    assert drawn.shape == (3, 5000)
+    assert abs(drawn).max() <= 1
+    assert abs(drawn.mean(1)).max() < 0.03
+    assert drawn.std(1) == pytest.approx(3**-0.5, rel=0.03)
+    assert abs(np.corrcoef(drawn)[np.triu_indices(3, 1)]).max() < 0.05
+    assert derive_uniform((2,), "augmentation", 1).tolist() == drawn.ravel()[:2].tolist()
+    assert np.isin(derive_uniform((3, 5000), "augmentation", 2), drawn).mean() < 0.01
+
+
+def test_a_draw_is_what_it_was_when_this_was_written():
+    """Augmentation follows from it: a run that is resumed by a later version must go on with the same images."""
+    assert derive_uniform((2,), "augmentation", 0) == pytest.approx([0.9685259461402893, -0.7193259596824646])

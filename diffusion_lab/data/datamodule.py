@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.order import Draw, EpochOrder, TrainingOrder
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.data.workers import WORKER_TIMEOUT, leave_signals_to_the_run
-from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Batch, from_pixels
 
 
@@ -29,7 +27,7 @@ class BatchDataset(Dataset[Batch]):
     """
 
     def __init__(self, source: ImageSource, labelled: bool, vary: bool) -> None:
-        self.source, self.labelled, self.vary = source, labelled, vary
+        self.source, self.labelled, self.vary = source, labelled, vary and source.varies
 
     def __len__(self) -> int:
         return len(self.source)
@@ -136,7 +134,7 @@ class ImageDataModule(LightningDataModule):
 
     def prepared(self, batch: Batch, vary: bool) -> Batch:
         """A batch of pixels as the model gets it, on whatever device it is: floats, augmented where it may ``vary``."""
-        images = self._augmented(batch.images, batch.seed) if vary else batch.images
+        images = self.augmentation(batch.images, batch.seed) if self.augmentation and vary else batch.images
         return batch._replace(images=images if images.is_floating_point() else from_pixels(images))
 
     def state_dict(self) -> dict[str, Any]:
@@ -181,13 +179,6 @@ class ImageDataModule(LightningDataModule):
             return self._order.place(unfinished=0, batches_per_epoch=len(self._order))
         counts = self.trainer.fit_loop.epoch_loop.batch_progress.state_dict()["current"]
         return self._order.place(counts["ready"] - counts["processed"], self.trainer.num_training_batches)
-
-    def _augmented(self, images: Tensor, seed: int) -> Tensor:
-        if self.augmentation is None:
-            return images
-        # a seed of its own: noise and times drawn from the batch's seed must not repeat these numbers
-        generator = torch.Generator(images.device).manual_seed(derive_seed("augmentation", seed))
-        return self.augmentation(images, generator)
 
     def _epoch_order(self, epoch: int, start: int) -> EpochOrder:
         return EpochOrder(

@@ -51,7 +51,7 @@ class DecodedSource(ImageSource):
     ) -> None:
         self.labels, self.class_names = labels, tuple(class_names)
         self.channels, self.image_size = channels, image_size
-        self._fingerprint, self._sides = fingerprint, sides
+        self._fingerprint, self._sides, self.varies = fingerprint, sides, sides is not None
         self._starts = None if sides is None else np.cumsum(sides.prod(1) * channels) - sides.prod(1) * channels
         self._file = pixels if isinstance(pixels, Path) else None
         self._pixels = _mapped(pixels) if isinstance(pixels, Path) else pixels
@@ -66,7 +66,7 @@ class DecodedSource(ImageSource):
     def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
         shape = (self.channels, self.image_size, self.image_size)
         if self._sides is None or self._starts is None:
-            gathered: PixelArray = self._pixels.reshape(-1, *shape)[indices]
+            gathered: PixelArray = self._pixels.reshape(-1, *shape).take(indices, axis=0)
             return gathered
         squares = np.empty((len(indices), *shape), np.uint8)
         bounds = zip(self._starts[indices].tolist(), self._sides[indices].tolist(), strict=True)

@@ -87,6 +87,7 @@ class ImageFolderSource(ImageSource):
         self.image_size, self.channels = image_size, channels
         self.crop, self.background, self.on_corrupt = crop, background_colour(background), on_corrupt
         self.skipped = 0
+        self.varies = crop == "random"
         self._corrupt: set[int] = set()
         if not self.path.is_dir():
             raise ValueError(f"{key} must be an existing folder of images, got {str(path)!r} (seen from {Path.cwd()})")

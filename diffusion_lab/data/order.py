@@ -81,9 +81,9 @@ class EpochOrder:
         for begin in range(self.start, self.seen(len(self)), self.step_size):
             step = min(self.step_size, self.length - begin)
             share = -(-step // self.world_size)
-            places = begin + self.rank * share + np.arange(share)
-            seed = derive_seed("batch", self.seed, self.epoch, int(places[0]), self.rank)
-            yield Draw(tuple(order[places % self.length].tolist()), seed)
+            first = begin + self.rank * share
+            seed = derive_seed("batch", self.seed, self.epoch, first, self.rank)
+            yield Draw(tuple(order.take(range(first, first + share), mode="wrap").tolist()), seed)
 
     def _permutation(self) -> IndexArray:
         if not self.shuffle:

@@ -28,6 +28,9 @@ class ImageSource(ABC):
     channels: int
     image_size: int
 
+    varies: bool = True
+    """Whether the source may leave something to chance; where it does not, it is given no ``rng``."""
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -66,7 +69,7 @@ class ArraySource(ImageSource):
     def __init__(self, images: PixelArray, labels: Sequence[int] | IndexArray, class_names: Sequence[str]) -> None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
             raise ValueError(f"images must be uint8 (N, C, S, S), got {images.dtype} {images.shape}")
-        self.images = images
+        self.images, self.varies = images, False
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = tuple(class_names)
         self.channels, self.image_size = images.shape[1], images.shape[2]
@@ -100,7 +103,7 @@ class Subset(ImageSource):
         self.indices = np.asarray(indices, dtype=np.int64)
         self.labels = source.labels[self.indices]
         self.class_names = source.class_names
-        self.channels, self.image_size = source.channels, source.image_size
+        self.channels, self.image_size, self.varies = source.channels, source.image_size, source.varies
 
     def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
         return self.source.load(int(self.indices[index]), rng)

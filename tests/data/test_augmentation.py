@@ -2,69 +2,63 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.data import augmentation
-from diffusion_lab.data.augmentation import LUMA, Augmentation, flip, jitter, rotate
-
-
-def generator(seed=0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def images(n=64, channels=3, height=8, width=8) -> torch.Tensor:
-    return torch.rand(n, channels, height, width, generator=generator(9)) * 2 - 1
-
-
-def draws(monkeypatch, *values):
-    """Let every image draw these shares of what it may draw, one after the other."""
-    waiting = iter(values)
-
-    def uniform(batch, _, low, high):
-        return torch.full((len(batch),), low + next(waiting) * (high - low))
-
-    monkeypatch.setattr(augmentation, "_uniform", uniform)
-
+from diffusion_lab.data.augmentation import LUMA, Augmentation, mirror, recolour, rotate
+from diffusion_lab.shapes import from_pixels, to_pixels
 
 EVERYTHING = Augmentation(horizontal_flip=True, rotation_degrees=30, jitter_strength=0.5)
 
 
-def test_nothing_chosen_changes_nothing_and_draws_nothing():
-    original, source = images(), generator()
-    before = source.get_state()
-    assert Augmentation()(original, source) is original
-    assert torch.equal(source.get_state(), before)
+def images(n=64, channels=3, height=8, width=8) -> torch.Tensor:
+    return torch.rand(n, channels, height, width, generator=torch.Generator().manual_seed(9)) * 2 - 1
 
 
-def test_flip_mirrors_about_half_of_the_images_and_leaves_the_rest():
-    original = images(400)
-    flipped = flip(original, generator())
+def each(value: float, n: int) -> np.ndarray:
+    return np.full(n, value, np.float32)
+
+
+def none(n: int) -> np.ndarray:
+    return np.zeros(n, bool)
+
+
+def test_nothing_chosen_changes_nothing():
+    original = images()
+    assert Augmentation()(original, 0) is original
+
+
+@pytest.mark.parametrize("kind", ["images", "pixels"])
+def test_flip_mirrors_about_half_of_the_images_and_leaves_the_rest(kind):
+    original = images(400) if kind == "images" else to_pixels(images(400))
+    flipped = Augmentation(horizontal_flip=True)(original, 0)
     mirrored = (flipped == original.flip(-1)).flatten(1).all(1)
     kept = (flipped == original).flatten(1).all(1)
+    assert flipped.dtype == original.dtype
     assert (mirrored ^ kept).all()
     assert 160 < mirrored.sum() < 240
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 12)])
-def test_rotation_by_half_a_turn(monkeypatch, height, width):
-    draws(monkeypatch, 1.0)
+def test_rotation_by_half_a_turn(height, width):
     original = images(4, height=height, width=width)
-    torch.testing.assert_close(rotate(original, 180, generator()), original.flip(-1, -2), atol=1e-4, rtol=0)
+    turned = rotate(original, each(math.pi, 4), none(4))
+    torch.testing.assert_close(turned, original.flip(-1, -2), atol=1e-4, rtol=0)
 
 
-def test_rotation_by_a_quarter_turn(monkeypatch):
-    draws(monkeypatch, 1.0)
+def test_rotation_by_a_quarter_turn():
     original = images(4)
-    turned = rotate(original, 90, generator())
-    candidates = [torch.rot90(original, k, (-2, -1)) for k in (1, -1)]
-    assert any(torch.allclose(turned, candidate, atol=1e-4) for candidate in candidates)
+    turned = rotate(original, each(math.pi / 2, 4), none(4))
+    torch.testing.assert_close(turned, torch.rot90(original, 1, (-2, -1)), atol=1e-4, rtol=0)
 
 
 def test_rotation_turns_about_the_centre_each_image_by_its_own_angle():
     point = torch.full((200, 1, 33, 33), -1.0)
     point[:, :, 16, 28] = 1  # twelve pixels to the right of the centre
-    turned = rotate(point, 90, generator()) + 1
+    turned = Augmentation(rotation_degrees=90)(point, 0) + 1
     mass = turned.sum((1, 2, 3))
     rows, columns = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
     y, x = ((turned[:, 0] * axis).sum((1, 2)) / mass for axis in (rows, columns))
@@ -74,63 +68,115 @@ def test_rotation_turns_about_the_centre_each_image_by_its_own_angle():
     assert angles.std() == pytest.approx(180 / 12**0.5, rel=0.1)  # evenly spread from -90 to 90
 
 
+def test_a_picture_that_is_not_square_is_turned_not_sheared():
+    point = torch.full((1, 1, 17, 65), -1.0)
+    point[:, :, 8, 38] = 1  # six pixels to the right of the centre
+    turned = rotate(point, each(math.radians(60), 1), none(1))[0, 0] + 1
+    rows, columns = torch.meshgrid(torch.arange(17.0) - 8, torch.arange(65.0) - 32, indexing="ij")
+    y, x = ((turned * axis).sum() / turned.sum() for axis in (rows, columns))
+    assert math.hypot(x, y) == pytest.approx(6, abs=0.3)
+    assert abs(math.degrees(math.atan2(y, x))) == pytest.approx(60, abs=3)
+
+
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 12)])
 def test_mirrored_on_the_way_is_mirrored_first(height, width):
     """Turning does both at once; the result is that of one after the other."""
     original = images(50, height=height, width=width)
-    at_once = Augmentation(horizontal_flip=True, rotation_degrees=40)(original, generator())
-    source = generator()
-    torch.testing.assert_close(at_once, rotate(flip(original, source), 40, source), atol=1e-5, rtol=0)
+    angle = np.linspace(-1, 1, 50, dtype=np.float32)
+    mirrored = np.arange(50) % 3 == 0
+    one_after_the_other = rotate(mirror(original, mirrored), angle, none(50))
+    torch.testing.assert_close(rotate(original, angle, mirrored), one_after_the_other, atol=1e-5, rtol=0)
+
+
+def test_what_is_mirrored_does_not_depend_on_the_turning():
+    original = images(40)
+    flipped = Augmentation(horizontal_flip=True)(original, 3)
+    both = Augmentation(horizontal_flip=True, rotation_degrees=1e-6)(original, 3)
+    torch.testing.assert_close(both, flipped, atol=1e-4, rtol=0)
 
 
 def test_rotation_repeats_the_border():
     flat = torch.full((8, 3, 8, 8), 0.25)
-    torch.testing.assert_close(rotate(flat, 45, generator()), flat)
+    torch.testing.assert_close(Augmentation(rotation_degrees=45)(flat, 0), flat)
 
 
 def test_brightness_alone_decides_a_gray_flat_image():
     """Contrast about its own mean and saturation of gray change nothing, so the factor itself can be seen."""
     flat = torch.zeros(2000, 3, 2, 2)  # half of full light
-    light = (jitter(flat, 0.4, generator())[:, 0, 0, 0] + 1) / 2
+    light = (Augmentation(jitter_strength=0.4)(flat, 0)[:, 0, 0, 0] + 1) / 2
     assert 0.5 * 0.6 <= light.min() < 0.31
-    assert 0.69 < light.max() <= 0.5 * 1.4
+    assert 0.69 < light.max() <= 0.5 * 1.4 + 1e-6
     assert light.mean() == pytest.approx(0.5, abs=0.01)
 
 
-def test_saturation_keeps_the_gray_of_each_pixel(monkeypatch):
-    # the three factors 1, 1 and 1 - strength: brightness and contrast unchanged, half of the colour gone
-    draws(monkeypatch, 0.5, 0.5, 0.0)
+def test_brightness_is_measured_from_black():
     original = images(4) * 0.5
-    changed = jitter(original, 0.5, generator())
-    luma = torch.tensor(LUMA).view(1, 3, 1, 1)
-    gray = (original * luma).sum(1, keepdim=True)
+    changed = recolour(original, each(0.5, 4), each(1, 4), each(1, 4))
+    torch.testing.assert_close(changed, (original + 1) * 0.5 - 1)
+
+
+def test_saturation_keeps_the_gray_of_each_pixel():
+    original = images(4) * 0.5
+    changed = recolour(original, each(1, 4), each(1, 4), each(0.5, 4))
+    gray = gray_of(original)
     torch.testing.assert_close(changed, gray + (original - gray) / 2)
 
 
-def test_contrast_scales_about_the_mean(monkeypatch):
-    draws(monkeypatch, 0.5, 0.0)
-    original = images(4, channels=1)
-    mean = original.mean((2, 3), keepdim=True)
-    torch.testing.assert_close(jitter(original, 0.5, generator()), mean + (original - mean) / 2)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contrast_scales_about_the_mean_gray(channels):
+    original = images(4, channels)
+    mean = gray_of(original).mean((2, 3), keepdim=True)
+    changed = recolour(original, each(1, 4), each(0.5, 4), each(1, 4))
+    torch.testing.assert_close(changed, mean + (original - mean) / 2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_three_at_once_are_one_after_the_other(channels):
+    original = images(5, channels) * 0.3
+    factors = [np.linspace(low, high, 5, dtype=np.float32) for low, high in ((0.8, 1.2), (1.3, 0.7), (0.5, 1.5))]
+    ones = each(1, 5)
+    steps = recolour(original, factors[0], ones, ones)
+    steps = recolour(steps, ones, factors[1], ones)
+    steps = recolour(steps, ones, ones, factors[2])
+    torch.testing.assert_close(recolour(original, *factors), steps)
+
+
+def gray_of(original: torch.Tensor) -> torch.Tensor:
+    if original.shape[1] == 1:
+        return original
+    return (original * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_range_shape_and_alpha(channels):
     original = images(32, channels)
-    changed = jitter(original, 1.0, generator())
+    changed = Augmentation(jitter_strength=1.0)(original, 0)
     assert changed.shape == original.shape
     assert changed.abs().max() <= 1
     assert not torch.equal(changed[:, :1], original[:, :1])
-    assert torch.equal(changed[:, 3:], original[:, 3:])
+    torch.testing.assert_close(changed[:, 3:], original[:, 3:], atol=1e-6, rtol=0)
 
 
-def test_the_generator_decides():
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_become_what_images_become(channels):
+    pixels = to_pixels(images(16, channels))
+    torch.testing.assert_close(EVERYTHING(pixels, 5), EVERYTHING(from_pixels(pixels), 5), atol=1e-5, rtol=0)
+
+
+def test_what_was_given_stays_as_it_was():
     original = images()
-    assert torch.equal(EVERYTHING(original, generator(1)), EVERYTHING(original, generator(1)))
-    assert not torch.equal(EVERYTHING(original, generator(1)), EVERYTHING(original, generator(2)))
+    before = original.clone()
+    EVERYTHING(original, 0)
+    assert torch.equal(original, before)
+
+
+def test_the_seed_decides():
+    original = images()
+    assert torch.equal(EVERYTHING(original, 1), EVERYTHING(original, 1))
+    assert not torch.equal(EVERYTHING(original, 1), EVERYTHING(original, 2))
 
 
 def test_the_global_random_state_stays():
     before = torch.get_rng_state()
-    EVERYTHING(images(), generator())
+    EVERYTHING(images(), 0)
     assert torch.equal(torch.get_rng_state(), before)
