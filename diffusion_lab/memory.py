@@ -56,9 +56,13 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
     """Keep what is freed with this process, for work on a CPU in steps that each need as much as the one before.
 
     glibc would give it back after many an operation, and the system would have to clear every page of it for the next:
-    up to a sixth of the time. The most memory that is held grows hardly. Does nothing on other devices,
-    with other C libraries, and where memory has run out before.
+    up to a sixth of the time. The most memory that is held grows hardly. Does nothing on other devices, with other C
+    libraries, and where memory has run out before. Under a limit on addresses (``ulimit -v`` or ``-d``), against which
+    what is free between blocks in use counts for good, it has all large blocks given back instead.
     """
+    if _addresses_are_limited():
+        _set(RETURNED)
+        _keeping.scarce = True
     if device.type != "cpu" or _keeping.scarce:
         yield
         return
@@ -159,6 +163,15 @@ def _release() -> None:
     # that the tensors of the next attempt do not fit into.
     _keeping.scarce = True
     _give_back(RETURNED)
+
+
+def _addresses_are_limited() -> bool:
+    if _glibc() is None:
+        return False
+    import resource  # which Windows lacks
+
+    kinds = resource.RLIMIT_AS, resource.RLIMIT_DATA
+    return any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds)
 
 
 def _give_back(thresholds: Mapping[int, int]) -> None:

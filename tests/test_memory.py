@@ -200,6 +200,11 @@ list(in_fitting_batches(lambda part: no_room(part) if part.start == 0 else None,
 with freed_memory_kept(cpu):
     print(cleared())
 """
+LIMITED = """
+resource.setrlimit(resource.RLIMIT_DATA, (2**40, -1))
+with freed_memory_kept(cpu):
+    print(cleared())
+"""
 PEAK = """
 from diffusion_lab.memory import peak_bytes
 print(held() * 1024, peak_bytes())
@@ -222,7 +227,11 @@ def test_freed_memory_is_kept_for_the_next_step_and_given_back_at_the_end():
 
 
 @glibc_alone
-@pytest.mark.parametrize("steps", [ELSEWHERE, SCARCE], ids=["on another device", "once memory has run out"])
+@pytest.mark.parametrize(
+    "steps",
+    [ELSEWHERE, SCARCE, LIMITED],
+    ids=["on another device", "once memory has run out", "where addresses are limited"],
+)
 def test_no_memory_is_kept(steps):
     (cleared,) = told_by(steps)
     assert cleared > 10_000

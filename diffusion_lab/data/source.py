@@ -69,7 +69,7 @@ class ArraySource(ImageSource):
     def __init__(self, images: PixelArray, labels: Sequence[int] | IndexArray, class_names: Sequence[str]) -> None:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[2] != images.shape[3]:
             raise ValueError(f"images must be uint8 (N, C, S, S), got {images.dtype} {images.shape}")
-        self.images, self.varies = images, False
+        self.images = images
         self.labels = np.asarray(labels, dtype=np.int64)
         self.class_names = tuple(class_names)
         self.channels, self.image_size = images.shape[1], images.shape[2]

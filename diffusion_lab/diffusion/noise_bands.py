@@ -8,22 +8,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffusion_lab.diffusion.level import Level
-
 EDGES = (0.0, 0.1, 1.0, 10.0, math.inf)
 
 NOISE_BANDS = ("low", "medium", "high", "extreme")
 """Bands of the noise-to-signal ratio ``sigma / alpha``, between EDGES; it means the same in every noise process."""
 
 
-def by_noise_band(losses: Tensor, level: Level[Tensor]) -> dict[str, tuple[Tensor, int]]:
+def by_noise_band(losses: Tensor, ratio: Tensor) -> dict[str, tuple[Tensor, int]]:
     """The mean loss of each band and the number of images in it; bands without any are left out.
 
     Args:
         losses: Of each image ``(N,)``.
-        level: At which they were taken, tensors ``(N,)`` on the CPU.
+        ratio: Noise to signal, ``sigma / alpha``, at which they were taken, ``(N,)`` on the CPU.
     """
-    ratio = level.sigma / level.alpha
     found: dict[str, tuple[Tensor, int]] = {}
     for name, (low, high) in zip(NOISE_BANDS, pairwise(EDGES), strict=True):
         inside = torch.nonzero((ratio > low) & (ratio <= high)).flatten()

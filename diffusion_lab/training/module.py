@@ -14,7 +14,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.determinism import seed_default_generators
-from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.diffusion.noise_bands import by_noise_band
 from diffusion_lab.ema import EMA
@@ -59,59 +58,55 @@ class DiffusionModule(LightningModule):
         self.about = about or {}
         self.gradient_norm: Tensor | None = None
         """Of all gradients of this step, where a callback has taken it: it is not taken again for clipping."""
-        self._window: list[int] = []  # images of each batch of this optimizer step so far
+        self._window: list[tuple[Tensor, Tensor]] = []  # losses and noise-to-signal of each batch of this step
+        self._told: dict[str, Tensor] = {}  # of this step, by metric, where the loggers are to hear of it
+        self._learning_rate = 0.0
 
     @property
     def judged(self) -> Denoiser:
         """The denoiser whose loss and pictures count: the average where there is one."""
         return self.denoiser if self.ema is None else self.ema.average
 
-    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
-        # Else the logger, which is told the last value of each metric, would hear again of a band that none of the
-        # images of this step is in; and a resumed run, which does not know that value, would not.
-        told: dict[str, Any] = self.trainer._results or {}
-        for name in [name for name in told if "loss_at_" in name]:
-            del told[name]
-
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         seed_default_generators(derive_seed("dropout", batch.seed), batch.images.device)  # dropout draws from them
         losses, level = self.loss.per_image(self.denoiser, batch.images, batch.labels, batch.seed)
-        loss = losses.mean()
-        self._window.append(len(losses))
-        if self._is_told:
-            self.log("train/loss", loss, batch_size=len(batch.images))
-            self._log_bands("train", losses.detach(), level)
-        return loss
+        self._window.append((losses.detach(), level.sigma / level.alpha))
+        return losses.mean()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         losses, level = self.loss.per_image(self.judged, batch.images, batch.labels, batch.seed)
-        self.log("val/loss", losses.mean(), batch_size=len(batch.images))
-        self._log_bands("val", losses, level)
-
-    @property
-    def _is_told(self) -> bool:
-        """Whether the loggers hear of this step: naming a metric that nobody reads would still take its time."""
-        return (self.global_step + 1) % self.log_interval == 0
-
-    def _log_bands(self, stage: str, losses: Tensor, level: Level[Tensor]) -> None:
-        for band, (mean, count) in by_noise_band(losses, level).items():
-            self.log(f"{stage}/loss_at_{band}_noise", mean, batch_size=count)
+        for name, (mean, count) in _means("val", losses, level.sigma / level.alpha).items():
+            self.log(name, mean, batch_size=count)
 
     # Under accumulation the trainer takes the mean of so many batches, however many an epoch's last step is made of,
     # and however large its last one is. These two make it the mean of the images, as of one large batch.
     def backward(self, loss: Tensor) -> None:
-        weight = self._window[-1] / self._window[0]
+        weight = len(self._window[-1][0]) / len(self._window[0][0])
         (loss if weight == 1 else weight * loss).backward()
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        factor = self.trainer.accumulate_grad_batches * self._window[0] / sum(self._window)
-        self._window.clear()
+        window, self._window = self._window, []
+        counts = [len(losses) for losses, _ in window]
+        factor = self.trainer.accumulate_grad_batches * counts[0] / sum(counts)
         if factor != 1:
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], factor)
             self.gradient_norm = None if self.gradient_norm is None else self.gradient_norm * factor
-        if self._is_told:
-            self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+        if (self.global_step + 1) % self.log_interval == 0:
+            losses, ratio = (torch.cat(parts) for parts in zip(*window, strict=True))
+            self._told = {name: mean for name, (mean, _) in _means("train", losses, ratio).items()}
+            self._learning_rate = optimizer.param_groups[0]["lr"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+        # Straight to the loggers: the trainer's own way of naming metrics takes half a millisecond for each.
+        told, self._told = self._told, {}
+        if not told:
+            return
+        metrics = dict(zip(told, torch.stack(list(told.values())).tolist(), strict=True))
+        metrics |= {"train/learning_rate": self._learning_rate, "epoch": self.current_epoch}
+        for logger in self.loggers:
+            logger.log_metrics(metrics, self.global_step - 1)
+            logger.save()
 
     def configure_gradient_clipping(
         self,
@@ -146,3 +141,11 @@ class DiffusionModule(LightningModule):
         refuse_non_finite(checkpoint["state_dict"], self.global_step)
         epochs_done = self.trainer.fit_loop.epoch_progress.state_dict()["current"]["processed"]
         checkpoint["diffusion_lab"] = {**self.about, "step": self.global_step, "epochs_done": epochs_done}
+
+
+def _means(stage: str, losses: Tensor, ratio: Tensor) -> dict[str, tuple[Tensor, int]]:
+    """The mean of all losses and that of each band of noise levels, with the numbers of images, by metric."""
+    means = {f"{stage}/loss": (losses.mean(), len(losses))}
+    for band, found in by_noise_band(losses, ratio).items():
+        means[f"{stage}/loss_at_{band}_noise"] = found
+    return means

@@ -65,37 +65,21 @@ class Spike(NamedTuple):
 
 
 class SpikeWatch:
-    """Looks for losses that are ``factor`` times their running mean.
-
-    What it finds stays on the device until it is asked for, so that looking makes no GPU wait.
-    """
+    """Looks for losses that are ``factor`` times their running mean."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
         self._seen = 0
         self._quiet_until = 0
-        self._mean: Tensor | None = None
-        self._worst: Tensor | None = None  # ratio, step, loss and mean of the worst spike since the last question
+        self._mean: float | None = None
 
-    def see(self, loss: Tensor, step: int) -> None:
-        """Take in the loss of a step."""
+    def see(self, loss: float, step: int) -> Spike | None:
+        """Take in the finite loss of a step; gives it back as a spike, unless one was told a moment ago."""
         self._seen += 1
         mean = loss if self._mean is None else self._mean
-        if self._seen > WARM_UP:
-            found = torch.stack([loss / mean, torch.full_like(loss, step), loss, mean])
-            worst = torch.zeros_like(found) if self._worst is None else self._worst
-            self._worst = torch.where(found[0] > worst[0], found, worst)
-        # What is no number is for others to judge, and a spike must not become the measure of the next one.
-        tamed = torch.where(loss.isfinite(), loss.minimum(self.factor * mean), mean)
-        self._mean = mean.lerp(tamed, 1 / min(self._seen, MEMORY))
-
-    def found(self) -> Spike | None:
-        """The worst spike since the last time, unless one was told a moment ago."""
-        if self._worst is None:
+        # a spike must not become the measure of the next one
+        self._mean = mean + (min(loss, self.factor * mean) - mean) / min(self._seen, MEMORY)
+        if self._seen <= WARM_UP or loss < self.factor * mean or step < self._quiet_until:
             return None
-        ratio, step, loss, mean = self._worst.tolist()
-        self._worst = None
-        if not self.factor <= ratio < float("inf") or step < self._quiet_until:
-            return None
-        self._quiet_until = int(step) + QUIET_STEPS
-        return Spike(int(step), loss, mean)
+        self._quiet_until = step + QUIET_STEPS
+        return Spike(step, loss, mean)

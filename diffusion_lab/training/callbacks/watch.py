@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import torch
@@ -38,41 +39,23 @@ class Watch(Callback):
         self.console = console
         self.spikes = None if spike_factor is None else SpikeWatch(spike_factor)
         self._left_out = 0
-        self._loss: Tensor | None = None  # of all batches of this optimizer step
-        self._unsettled: Tensor | None = None  # steps in a row whose gradient a scaler made infinite
-        self._failed_at: Tensor | None = None  # the first step that failed, 0 for none
+        self._losses: list[Tensor] = []  # of the batches of this optimizer step
+        self._unread: list[tuple[int, Tensor]] = []  # steps with their loss and gradient norm
+        self._unsettled = 0  # steps in a row whose gradient a scaler made infinite
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        loss = loss.detach()
-        self._loss = loss if self._loss is None else self._loss + loss
+        self._losses.append(loss.detach())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        assert self._loss is not None
         step = trainer.global_step + 1
         norm = pl_module.gradient_norm = gradient_norm(optimizer)
-        fine = self._loss.isfinite() & self._is_fine(norm, trainer)
-        self._loss = None
-        if self.skip:
-            self._leave_out_unless(bool(fine), step, optimizer)
-            return
-        failed_at = torch.zeros_like(fine, dtype=torch.int32) if self._failed_at is None else self._failed_at
-        self._failed_at = torch.where(fine | (failed_at > 0), failed_at, step)
-        if self._is_read(fine, step):
-            self._stop_if_failed()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.spikes is None:
-            return
-        loss = (outputs["loss"] if isinstance(outputs, dict) else outputs).detach().float()
-        self.spikes.see(loss, trainer.global_step)
-        spike = self.spikes.found() if self._is_read(loss, trainer.global_step) else None
-        if spike is not None:
-            self._tell(f"loss spike: {spike.loss:.4g} in step {spike.step}, where its running mean is {spike.mean:.4g}")
+        losses, self._losses = torch.stack(self._losses), []  # each divided by the number of batches
+        self._unread.append((step, torch.stack([losses.mean() * trainer.accumulate_grad_batches, norm])))
+        if self.skip or norm.device.type == "cpu" or step % self.log_interval == 0:
+            self._read(trainer, optimizer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._stop_if_failed()
+        self._read(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"left_out": self._left_out}
@@ -80,31 +63,36 @@ class Watch(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._left_out = state_dict["left_out"]
 
-    def _is_fine(self, norm: Tensor, trainer: Trainer) -> Tensor:
-        """Whether a gradient is as it should be; a scaler, which leaves such steps out itself, may make a few."""
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
-            return norm.isfinite()
-        unsettled = torch.zeros_like(norm, dtype=torch.int32) if self._unsettled is None else self._unsettled
-        self._unsettled = torch.where(norm.isfinite(), 0, unsettled + 1)
-        return self._unsettled <= SCALER_STEPS
+    def _read(self, trainer: Trainer, optimizer: Optimizer | None = None) -> None:
+        """Judge the steps since the last reading; ``optimizer`` is about to make the newest of them."""
+        unread, self._unread = self._unread, []
+        if not unread:
+            return
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        numbers = torch.stack([found for _, found in unread]).tolist()
+        for (step, _), (loss, norm) in zip(unread, numbers, strict=True):
+            # a scaler leaves steps of infinite gradients out itself, and makes a few of them
+            self._unsettled = 0 if math.isfinite(norm) else self._unsettled + 1
+            if math.isfinite(loss) and self._unsettled <= (SCALER_STEPS if scaled else 0):
+                self._left_out = 0
+                self._look_for_a_spike(step, loss)
+            else:
+                self._leave_out(step, optimizer)
 
-    def _is_read(self, found: Tensor, step: int) -> bool:
-        return found.device.type == "cpu" or step % self.log_interval == 0
+    def _leave_out(self, step: int, optimizer: Optimizer | None) -> None:
+        self._left_out += 1
+        if self._left_out > self.skip or optimizer is None:
+            before = f", and so were those of the {self.skip} steps before it, which were left out" if self.skip else ""
+            raise NonFiniteError(
+                f"the loss or gradient of step {step} is NaN or infinite{before}: training stops unsaved"
+            )
+        optimizer.zero_grad(set_to_none=True)  # an optimizer passes over weights without a gradient
+        self._tell(f"step {step} left out: its loss or gradient is NaN or infinite")
 
-    def _leave_out_unless(self, fine: bool, step: int, optimizer: Optimizer) -> None:
-        self._left_out = 0 if fine else self._left_out + 1
-        if self._left_out > self.skip:
-            raise self._error(step, f", and so were those of the {self.skip} steps before it, which were left out")
-        if not fine:
-            optimizer.zero_grad(set_to_none=True)  # an optimizer passes over weights without a gradient
-            self._tell(f"step {step} left out: its loss or gradient is NaN or infinite")
-
-    def _stop_if_failed(self) -> None:
-        if self._failed_at is not None and (step := int(self._failed_at)):
-            raise self._error(step)
-
-    def _error(self, step: int, more: str = "") -> NonFiniteError:
-        return NonFiniteError(f"the loss or gradient of step {step} is NaN or infinite{more}: training stops unsaved")
+    def _look_for_a_spike(self, step: int, loss: float) -> None:
+        spike = self.spikes.see(loss, step) if self.spikes else None
+        if spike is not None:
+            self._tell(f"loss spike: {loss:.4g} in step {step}, where its running mean is {spike.mean:.4g}")
 
     def _tell(self, text: str) -> None:
         self.console.print(f"Warning: {text}", highlight=False, markup=False, soft_wrap=True)
