@@ -117,7 +117,10 @@ class DiffusionModule(LightningModule):
         norm, self.gradient_norm = self.gradient_norm, None
         if norm is None:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val is not None:
+            return
+        # Gradients below the bound would be multiplied by one. A GPU does that sooner than it tells whether it must.
+        is_below = norm.device.type == "cpu" and gradient_clip_val and bool(norm < 0.999 * gradient_clip_val)
+        if gradient_clip_val is not None and not is_below:
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             nn.utils.clip_grads_with_norm_(weights, gradient_clip_val, norm)
 
