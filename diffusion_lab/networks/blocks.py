@@ -116,10 +116,25 @@ class ResidualBlock(nn.Module):
         scale, shift = self.embed(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
         in_place = not torch.is_grad_enabled()  # a gradient needs what comes in; else it is memory saved
         hidden = self.conv_in(functional.silu(self.norm_in(images), in_place))
-        hidden = torch.addcmul(shift, self.norm_out(hidden), 1 + scale)
+        hidden = self.norm_out(hidden)
+        hidden = torch.addcmul(shift, hidden, 1 + scale, out=_room(hidden, shift))
         hidden = self.conv_out(self.dropout(functional.silu(hidden, in_place)))
-        output: Tensor = self.skip(images) + hidden
-        return output
+        return added(self.skip(images), hidden)
+
+
+def added(skip: Tensor, fresh: Tensor) -> Tensor:
+    """The sum of two tensors of one shape; ``fresh`` is nobody else's."""
+    total: Tensor = torch.add(skip, fresh, out=_room(fresh, skip))
+    return total
+
+
+def _room(fresh: Tensor, other: Tensor) -> Tensor | None:
+    """Where what comes of both may be put: into the first, unless a gradient needs it.
+
+    In float32 alone: with other types autocast may compute in a wider one than that of the room.
+    """
+    fits = fresh.dtype == other.dtype == torch.float32 and not torch.is_grad_enabled()
+    return fresh if fits else None
 
 
 def heads_of(channels: int, head_channels: int) -> int:
@@ -170,5 +185,4 @@ class SelfAttention(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map ``(N, channels, H, W)`` to the same shape."""
         mixed = attend(as_positions(self.queries_keys_values(self.norm(images))), self.heads)
-        output: Tensor = images + self.project(as_images(mixed, images.shape[-2:]))
-        return output
+        return added(images, self.project(as_images(mixed, images.shape[-2:])))

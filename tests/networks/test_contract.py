@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from diffusion_lab.networks import NETWORKS, UNet
+from diffusion_lab.networks.blocks import Recomputable
 from tests.networks.small_networks import SMALL, awake
 
 
@@ -130,3 +131,26 @@ def test_half_precision_comes_close_in_weights_or_in_arithmetic_alone(small, dty
     assert halved.dtype == dtype
     for output in (mixed, halved):
         assert (output.float() - expected).norm() < 5 * torch.finfo(dtype).eps * expected.norm()
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_without_gradients_the_same_comes_out_and_what_was_given_stays(small, mixed):
+    """Memory is used again where no gradient needs it."""
+    network = awake(small(num_classes=2))
+    images, time, label = torch.randn(3, 1, 8, 8), torch.rand(3), torch.tensor([0, 1, 2])
+    given = images.clone()
+    blocks = []
+    for module in network.modules():
+        if isinstance(module, Recomputable):
+            module.register_forward_hook(
+                lambda module, inputs, output: blocks.append((output, output.detach().clone()))
+            )
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        expected = network(images, time, label)
+        blocks.clear()
+        with torch.no_grad():
+            found = network(images, time, label)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert torch.equal(images, given)
+    assert blocks
+    assert all(torch.equal(output, as_it_was) for output, as_it_was in blocks)  # nobody wrote into a block's output
