@@ -50,12 +50,14 @@ class Augmentation:
         # named, so that noise and times drawn from the batch's seed do not repeat these numbers
         draws = derive_uniform((5, len(images)), "augmentation", seed)
         mirrored = (draws[0] < 0) & self.horizontal_flip
+        if self.horizontal_flip and not self.rotation_degrees:
+            images = mirror(images, mirrored)
         if self.jitter_strength:
             images = recolour(images, *(1 + self.jitter_strength * draws[2:]))
-        if self.rotation_degrees:  # which mirrors on the way, at no cost
-            images = images if images.is_floating_point() else from_pixels(images)
-            return rotate(images, math.radians(self.rotation_degrees) * draws[1], mirrored)
-        return mirror(images, mirrored) if self.horizontal_flip else images
+        if not self.rotation_degrees:
+            return images
+        images = images if images.is_floating_point() else from_pixels(images)
+        return rotate(images, math.radians(self.rotation_degrees) * draws[1], mirrored)  # mirrors on the way
 
 
 def mirror(images: Images | Pixels, mirrored: npt.NDArray[np.bool_]) -> Images | Pixels:

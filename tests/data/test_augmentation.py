@@ -93,6 +93,8 @@ def test_what_is_mirrored_does_not_depend_on_the_turning():
     flipped = Augmentation(horizontal_flip=True)(original, 3)
     both = Augmentation(horizontal_flip=True, rotation_degrees=1e-6)(original, 3)
     torch.testing.assert_close(both, flipped, atol=1e-4, rtol=0)
+    coloured = Augmentation(horizontal_flip=True, jitter_strength=1e-6)(original, 3)
+    torch.testing.assert_close(coloured, flipped, atol=1e-4, rtol=0)
 
 
 def test_rotation_repeats_the_border():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from diffusion_lab.checkpoint import find_checkpoint
+from diffusion_lab.training.callbacks.watch import SCALER_STEPS, Watch
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.watching import (
     QUIET_STEPS,
@@ -74,6 +76,29 @@ def test_weights_that_are_none_are_no_checkpoint() -> None:
 def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^other$"), naming_last_good(tmp_path):
         raise ValueError("other")
+
+
+def test_a_loss_is_seen_without_the_scale_of_a_gradient_scaler() -> None:
+    """And a scaler may make some gradients infinite, which it leaves out itself."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer: Any = SimpleNamespace(
+        precision_plugin=SimpleNamespace(scaler=scaler), global_step=0, accumulate_grad_batches=2
+    )
+    weight = torch.nn.Parameter(torch.ones(3))
+    weight.grad = torch.full((3,), float("inf"))
+    optimizer, module = torch.optim.SGD([weight]), cast(Any, SimpleNamespace())
+    watch = Watch(0, 5.0, 1, Console(quiet=True))
+    seen: list[float] = []
+    assert watch.spikes is not None
+    watch.spikes.see = lambda loss, step: seen.append(loss)  # type: ignore[method-assign, assignment, func-returns-value]
+    for trainer.global_step in range(SCALER_STEPS):
+        for loss in (1.0, 3.0):  # of two batches, which the trainer divides by two
+            watch.on_before_backward(trainer, module, scaler.scale(torch.tensor(loss / 2)))
+        watch.on_before_optimizer_step(trainer, module, optimizer)
+    assert seen == [2.0] * SCALER_STEPS
+    watch.on_before_backward(trainer, module, scaler.scale(torch.tensor(1.0)))
+    with pytest.raises(NonFiniteError):
+        watch.on_before_optimizer_step(trainer, module, optimizer)
 
 
 class TestSpikes:

@@ -44,7 +44,9 @@ class Watch(Callback):
         self._unsettled = 0  # steps in a row whose gradient a scaler made infinite
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        self._losses.append(loss.detach())
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scale = 1 if scaler is None else scaler.scale(torch.ones_like(loss))  # no number is read, so no GPU waits
+        self._losses.append(loss.detach() / scale)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         step = trainer.global_step + 1
