@@ -131,10 +131,11 @@ def added(skip: Tensor, fresh: Tensor) -> Tensor:
 def _room(fresh: Tensor, other: Tensor) -> Tensor | None:
     """Where what comes of both may be put: into the first, unless a gradient needs it.
 
-    In float32 alone: with other types autocast may compute in a wider one than that of the room.
+    In float32 alone: with other types autocast may compute in a wider one than that of the room. A compiler, which
+    plans memory itself, would cut its program there.
     """
-    fits = fresh.dtype == other.dtype == torch.float32 and not torch.is_grad_enabled()
-    return fresh if fits else None
+    wanted = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+    return fresh if wanted and fresh.dtype == other.dtype == torch.float32 else None
 
 
 def heads_of(channels: int, head_channels: int) -> int:
