@@ -60,7 +60,7 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
     libraries, and where memory has run out before. Under a limit on addresses (``ulimit -v`` or ``-d``), against which
     what is free between blocks in use counts for good, it has all large blocks given back instead.
     """
-    if _addresses_are_limited():
+    if device.type == "cpu" and _addresses_are_limited():
         _set(RETURNED)
         _keeping.scarce = True
     if device.type != "cpu" or _keeping.scarce:

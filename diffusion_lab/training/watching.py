@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -74,7 +75,9 @@ class SpikeWatch:
         self._mean: float | None = None
 
     def see(self, loss: float, step: int) -> Spike | None:
-        """Take in the finite loss of a step; gives it back as a spike, unless one was told a moment ago."""
+        """Take in the loss of a step; gives it back if it is a spike, unless one was told a moment ago."""
+        if not math.isfinite(loss):  # what is no number is for others to judge
+            return None
         self._seen += 1
         mean = loss if self._mean is None else self._mean
         # a spike must not become the measure of the next one

@@ -127,6 +127,9 @@ class TestSpikes:
         losses = [1.0] * 30 + [1e6] + [1.0] * QUIET_STEPS + [9.0]
         assert [step for step, _ in self.found(losses)] == [31, 32 + QUIET_STEPS]
 
+    def test_a_nan_does_not_spoil_the_mean(self) -> None:
+        assert self.found([1.0] * 30 + [float("nan")] + [1.0] * 5 + [6.0]) == [(37, 6.0)]
+
     def test_the_run_tells(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         changed_losses(monkeypatch, {25: 1000.0})
         shown = Console(file=io.StringIO(), width=200)
