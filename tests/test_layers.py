@@ -26,6 +26,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "torchvision_beside_cpu_torch",
         "folder_lock",
         "whole_files",
+        "safe_files",
+        "terminal",
         "determinism",
         "precision",
     ),
