@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion_lab.config import TrainConfig
+from diffusion_lab.config.launchers import check_launcher
 from diffusion_lab.config.report import run_and_report
 from diffusion_lab.config.settings_file import read_settings
 from diffusion_lab.config.yaml_file import yaml_text
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
     """Do what the file asks for. All faults are reported before anything heavy is imported."""
+    if not only_validate:
+        check_launcher(overrides)
     config = read_settings(file, overrides)
     if only_validate:
         print(yaml_text(config.model_dump(mode="json")), end="")

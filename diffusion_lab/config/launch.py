@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffusion_lab.config.faults import ConfigError, closest
+from diffusion_lab.config.launchers import check_launcher
 from diffusion_lab.config.origins import Origins, composed_origins, override_keys
 from diffusion_lab.config.reading import known_keys, suggest_key
-from diffusion_lab.config.report import EXIT_CODE
+from diffusion_lab.config.report import EXIT_CODE, run_and_report
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.sweep_summary import summed_up
 
@@ -42,13 +44,20 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what cannot be composed instead of exiting
     Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
+    given = get_args_parser().parse_args()
+    if not _only_shows(given):
+        run_and_report(lambda: check_launcher(given.overrides))
     try:
         with summed_up():
             application()
     except CompactHydraException as error:
-        overrides: list[str] = get_args_parser().parse_args().overrides
-        print(f"Error: {_explained(error, check, conf, config_name, overrides)}", file=sys.stderr)
+        print(f"Error: {_explained(error, check, conf, config_name, given.overrides)}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from error
+
+
+def _only_shows(given: Namespace) -> bool:
+    """Whether the command line asks Hydra to print something instead of running the application."""
+    return bool(given.help or given.hydra_help or given.cfg or given.info or given.shell_completion)
 
 
 _mode_of_composed = Hydra.get_mode

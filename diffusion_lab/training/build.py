@@ -27,6 +27,7 @@ from diffusion_lab.training.callbacks import Averaging, Checkpoints, Pictures, R
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.one_process import OneProcess
 from diffusion_lab.training.optimizers import create_optimizer
 
 
@@ -177,7 +178,7 @@ def create_trainer(
         num_sanity_val_steps=0,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[BackgroundCheckpointIO()],
+        plugins=[BackgroundCheckpointIO(), OneProcess()],
         default_root_dir=folder.base,
         use_distributed_sampler=False,
         enable_progress_bar=False,

@@ -36,6 +36,7 @@ from diffusion_lab.training.build import (
 from diffusion_lab.training.callbacks import Checkpoints, Resumption, Stopping, TrainingProgress, Watch
 from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
 from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.one_process import as_rank_zero
 from diffusion_lab.training.origin import Origin, find_origin
 from diffusion_lab.training.resume import Remainder, refuse_mismatch, remainder, same_results
 from diffusion_lab.training.sigma_data import with_measured_sigma_data
@@ -74,7 +75,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
     """
     console = console or Console(stderr=True)
     folder = RunFolder.of(config.output)
-    with stoppable() as stop, deterministic(config.compute.deterministic):
+    with stoppable() as stop, deterministic(config.compute.deterministic), as_rank_zero():
         try:
             return _train(config, folder, console, stop)
         except RunStopped as stopped:

@@ -63,7 +63,8 @@ def test_an_override_that_is_none(told: Told) -> None:
     assert told("training.epochs=[1").startswith("Error: ")
 
 
-def test_what_runs_is_left_alone() -> None:
+def test_what_runs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
     ran: list[str] = []
     launch(lambda: ran.append("yes"), compose_train_config, CONF, "train")
     assert ran == ["yes"]
