@@ -21,6 +21,7 @@ from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
+from diffusion_lab.finiteness import NonFiniteSamplesError
 from diffusion_lab.generation.arrays import ARRAYS, stored_count, write_arrays
 from diffusion_lab.generation.folder import GRID, Opened, opened
 from diffusion_lab.generation.images import KeptImages, Nothing, PngFiles, RawBytes
@@ -68,6 +69,7 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: Naming key, value and rule, before anything is written.
+        NonFiniteSamplesError: A ValueError; images became NaN or infinite. Those finished before stay.
         MemoryError: Memory is too small for one image at a time.
     """
     device = resolve_device(config.compute.device)
@@ -139,6 +141,11 @@ class _Run:
         except (KeyboardInterrupt, Terminated) as stop:
             stop.add_note(f"the same command again goes on with the images in {self.room.path}")
             raise
+        except NonFiniteSamplesError as error:
+            count = lines_told(self.room.path, self.order)
+            place = f"{count} of {self.room.count} images were finished before and stay in {self.room.path}"
+            finding = f"{error.finding}; {place if count else 'none was finished before'}"
+            raise NonFiniteSamplesError(finding, error.advice) from error
         self.room.finish()
         kept.close()
         return self._result(made=done.count(False))

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.finiteness import FinitenessWatch
 from diffusion_lab.guidance import PLAIN, Guidance, guided
 from diffusion_lab.memory import freed_memory_kept, in_fitting_batches
 from diffusion_lab.networks.convolution import fixed_filters
@@ -116,7 +117,8 @@ class DiffusionSampler:
 
         Raises:
             ValueError: For a label outside the classes, labels for an unconditional model, a number of labels or
-                scales other than ``num_samples``, or a number out of its bounds.
+                scales other than ``num_samples``, or a number out of its bounds; ``NonFiniteSamplesError`` where images
+                become NaN or infinite, with the step and what to do.
             MemoryError: Memory is too small for one image at a time.
         """
         parts = self.stream(
@@ -198,11 +200,14 @@ class DiffusionSampler:
             label = None if labels is None else labels[part]
             denoise = guided(denoiser, scales[part], guidance)
             images = noise()
-            walk = method.walk(lambda x, level: denoise(x, level, label), images, levels, noise)
+            steps = len(levels) - 1
+            watch = FinitenessWatch(denoiser, indices.start, len(indices), steps, self.device)
+            walk = method.walk(lambda x, level: watch.check(denoise(x, level, label)), images, levels, noise)
             with evaluating(denoiser), fixed_filters(denoiser), freed_memory_kept(self.device), torch.no_grad():
                 for step, moved in enumerate(walk, start=1):
-                    images = moved
-                    advance(part.start + len(indices) * step / (len(levels) - 1))
+                    images = watch.check(moved)
+                    watch.finish_step()
+                    advance(part.start + len(indices) * step / steps)
             return images.clamp(-1, 1)
 
         def batches() -> Iterator[SampleBatch]:

@@ -342,6 +342,28 @@ def test_a_failure_midway_leaves_the_images_made_so_far(config, monkeypatch):
     assert sorted(path.name for path in folder.glob("*.png")) == ["sample_0000.png", "sample_0001.png"]
 
 
+def test_images_before_those_that_are_not_finite_stay(config, monkeypatch):
+    """Black pictures are never written; what to do, and where the finished ones are, is said."""
+    stream = DiffusionSampler.stream
+
+    def breaks(self, *arguments, **options):
+        batches = stream(self, *arguments, **options)
+        yield next(batches)
+        next(self.model.parameters()).data[:] = float("nan")
+        yield from batches
+
+    monkeypatch.setattr(DiffusionSampler, "stream", breaks)
+    settings = config(sampling={"batch_size": 2})
+    with pytest.raises(ValueError, match="another checkpoint") as stopped:
+        generate(settings, show_progress=False)
+    folder = settings.output.folder("generated")
+    assert f"step 1 of 3 in image 2 and 1 more; 2 of 5 images were finished before and stay in {folder}:" in str(
+        stopped.value
+    )
+    assert len(manifest_of(folder)) == 2
+    assert sorted(path.name for path in folder.glob("*.png")) == ["sample_0000.png", "sample_0001.png"]
+
+
 @pytest.fixture(scope="module")
 def cats_and_dogs():
     return create_ddpm(

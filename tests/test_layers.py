@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("denoiser",),
     ("guidance", "samplers", "ema"),
     ("config",),
-    ("create", "identity", "memory"),
+    ("create", "identity", "memory", "finiteness"),
     ("sampling", "checkpoint", "run_folder", "generation"),
     ("training", "evaluation", "generate"),
     ("build",),

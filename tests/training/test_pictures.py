@@ -9,11 +9,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
+from diffusion_lab.config import ConfigWarning
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.pictures import GAP, LEAST_CELL, grid_by_class
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from diffusion_lab.sampling import DiffusionSampler
-from diffusion_lab.shapes import to_pixels
+from diffusion_lab.shapes import Images, to_pixels
 from diffusion_lab.training.callbacks import Averaging, Pictures
 from diffusion_lab.training.module import DiffusionModule
 from tests.training.tiny import CLASSES, tiny_fit
@@ -88,3 +89,19 @@ def test_pictures_change_nothing_of_the_training(tmp_path: Path) -> None:
     _, shown = tiny_fit(tmp_path, [Averaging(), pictures(tmp_path / "p")])
     weights = shown.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in plain.state_dict().items())
+
+
+class Overflowing(DDPMSampler):
+    """A sampler whose steps overflow."""
+
+    def step(self, noisy: Images, *_: Any) -> Images:
+        return noisy * float("inf")
+
+
+def test_pictures_that_are_not_finite_are_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
+    with pytest.warns(ConfigWarning, match="NaN or infinity at step 1 of 3 in image 0 and 6 more") as told:
+        trainer, _ = tiny_fit(tmp_path, [pictures(tmp_path / "p", sampler=Overflowing(steps=3))])
+    words = [str(warning.message) for warning in told if warning.category is ConfigWarning]
+    assert [text.partition(":")[0] for text in words] == [f"epoch {epoch} has no pictures" for epoch in (1, 2)]
+    assert trainer.current_epoch == 2
+    assert not (tmp_path / "p").exists()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.finiteness import NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance
 from diffusion_lab.pictures import grid_by_class, grid_of
 from diffusion_lab.samplers import Sampler
@@ -55,14 +58,18 @@ class Pictures(Callback):
         classes = denoiser.num_classes
         labels = None if classes is None else [index % classes for index in range(self.num_samples)]
         sampler = DiffusionSampler(denoiser, device=pl_module.device)
-        images = sampler.sample(
-            self.num_samples,
-            labels,
-            self.guidance_scale,
-            sampler=self.sampler,
-            guidance=self.guidance,
-            seed=self.seed,
-        )
+        try:
+            images = sampler.sample(
+                self.num_samples,
+                labels,
+                self.guidance_scale,
+                sampler=self.sampler,
+                guidance=self.guidance,
+                seed=self.seed,
+            )
+        except NonFiniteSamplesError as error:  # training itself watches its loss; pictures must not end it
+            warnings.warn(f"epoch {epoch} has no pictures: {error.finding}", ConfigWarning, stacklevel=2)
+            return
         pixels = to_pixels(images)
         picture = grid_of(pixels) if labels is None else grid_by_class(pixels, labels, denoiser.class_names)
         path = self.folder / f"epoch_{epoch:04d}.png"
