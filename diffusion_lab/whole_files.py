@@ -21,6 +21,7 @@ def written_whole(path: Path, lasting: bool = True) -> Iterator[Path]:
         lasting: Wait until the disk has the bytes and the name, so that they are there after a power failure too.
     """
     partial = path.with_name(f".{path.name}{PARTIAL}")
+    partial.unlink(missing_ok=True)  # a leftover, or a link that would lead what is written elsewhere
     try:
         yield partial
         if lasting:

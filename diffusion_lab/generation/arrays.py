@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
+from diffusion_lab.safe_files import open_regular
 from diffusion_lab.shapes import Pixels
 from diffusion_lab.whole_files import written_whole
 
@@ -41,30 +43,29 @@ def write_arrays(
                 npy.write_array(file, np.asarray(labels, dtype=np.int64))
 
 
-def stored_count(path: Path) -> int:
-    """Number of images in the file; 0 where it is not there or damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(IMAGES) as file:
-            return _shape(file)[0]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        return 0
-
-
 def stored_pixels(path: Path) -> Iterator[Pixels]:
-    """The images ``(C, H, W)`` in the file in turn; none where it is not there or damaged."""
-    if not stored_count(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        if archive.testzip() is not None:
+    """Yield the images ``(C, H, W)`` in the file in turn; none where it is missing, damaged, or of another layout."""
+    with contextlib.ExitStack() as stack:
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(path))))
+            file = stack.enter_context(archive.open(IMAGES))
+            count, height, width, channels = _shape(archive, file)
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()) or archive.testzip():
+                return
+        except Exception:  # a directory or header of changed bytes leads zipfile and numpy to errors of many kinds
             return
-        with archive.open(IMAGES) as file:
-            count, height, width, channels = _shape(file)
-            for _ in range(count):
-                pixels = torch.frombuffer(bytearray(file.read(channels * height * width)), dtype=torch.uint8)
-                yield pixels.view(height, width, channels).permute(2, 0, 1)
+        for _ in range(count):
+            pixels = torch.frombuffer(bytearray(file.read(channels * height * width)), dtype=torch.uint8)
+            yield pixels.view(height, width, channels).permute(2, 0, 1)
 
 
-def _shape(file: IO[bytes]) -> tuple[int, ...]:
+def _shape(archive: zipfile.ZipFile, file: IO[bytes]) -> tuple[int, int, int, int]:
+    """Read the header of the images. Raises ValueError unless the file has exactly the bytes that it declares."""
     npy.read_magic(file)
-    shape, _, _ = npy.read_array_header_1_0(file)
-    return tuple(shape)
+    (count, height, width, channels), fortran_order, dtype = npy.read_array_header_1_0(file)
+    size = archive.getinfo(IMAGES).file_size - file.tell()
+    if min(count, height, width, channels) < 1 or count * height * width * channels != size or fortran_order:
+        raise ValueError("its shape is not that of its bytes")
+    if dtype != np.uint8:
+        raise ValueError("it holds something else than bytes")
+    return count, height, width, channels

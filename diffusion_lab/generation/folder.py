@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from typing import Any
 from diffusion_lab.folder_lock import held
 from diffusion_lab.generation.arrays import ARRAYS
 from diffusion_lab.generation.images import RAW
-from diffusion_lab.generation.manifest import read_lines
-from diffusion_lab.generation.order import MANIFEST, PLACES, Order, differences
+from diffusion_lab.generation.manifest import count_told, is_number, read_lines
+from diffusion_lab.generation.order import FILE_NAME, MANIFEST, PLACES, Order, differences
+from diffusion_lab.safe_files import read_json
 from diffusion_lab.whole_files import remove_partial_files, written_whole
 
 KEY = "output.base_dir/output.subdirs.generated"
@@ -24,6 +26,7 @@ UNFINISHED = ".unfinished.json"
 """What is being made; it goes when all of it is there."""
 
 GRID, MEASURES = "grid.png", "evaluation.json"
+MAX_NOTE_BYTES = 2**22
 TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 """The name of a folder that nobody named."""
 
@@ -80,8 +83,8 @@ def opened(folder: Path, order: Order, count: int, overwrite: bool) -> Iterator[
                 "folder or set output.overwrite=true"
             )
         remove_partial_files(folder)
-        there = sum(1 for line in read_lines(folder) if line)
-        yield Opened(folder, _adopting(folder, order), max(count, there), unfinished)
+        adopted = _adopting(folder, order)
+        yield Opened(folder, adopted, max(count, count_told(folder, adopted)), unfinished)
 
 
 def _refusals(folder: Path, order: Order) -> list[str]:
@@ -92,9 +95,10 @@ def _refusals(folder: Path, order: Order) -> list[str]:
     if note is not None:
         return differences(note["order"], _with_seed_of(note["order"], order).request())
     found = False
-    for index, line in enumerate(read_lines(folder)):
+    for position, line in enumerate(read_lines(folder)):
         if line is not None:
             found = True
+            index = line["index"] if is_number(line.get("index")) else position
             faults = differences(line, _with_seed_of(line, order).line(index))
             if faults:
                 return faults
@@ -105,7 +109,7 @@ def _adopting(folder: Path, order: Order) -> Order:
     """The order with what the earlier images tell of places and, where it is open, the seed; or with a new seed."""
     note = _read_note(folder)
     earlier = note["order"] if note else next((line for line in read_lines(folder) if line), {})
-    places = {name: earlier[name] for name in PLACES if name in earlier}
+    places = {name: earlier[name] for name in PLACES if isinstance(earlier.get(name), str)}
     order = _with_seed_of(earlier, order)
     about = {**order.about, **places}
     if about["seed"] is None:
@@ -114,7 +118,7 @@ def _adopting(folder: Path, order: Order) -> Order:
 
 
 def _with_seed_of(earlier: dict[str, Any], order: Order) -> Order:
-    if order.about["seed"] is not None or "seed" not in earlier:
+    if order.about["seed"] is not None or not is_number(earlier.get("seed")):
         return order
     return dataclasses.replace(order, about={**order.about, "seed": earlier["seed"]})
 
@@ -134,7 +138,8 @@ def _unfinished(parent: Path, order: Order, count: int) -> Path | None:
 def _ours(folder: Path) -> list[Path]:
     """What a generation leaves, whosesoever it is."""
     names = (MANIFEST, GRID, ARRAYS, UNFINISHED, RAW)
-    return [*folder.glob("sample_*.png"), *(folder / name for name in names if (folder / name).exists())]
+    pictures = [path for path in folder.glob("sample_*.png") if FILE_NAME.fullmatch(path.name)]
+    return [*pictures, *(folder / name for name in names if os.path.lexists(folder / name))]
 
 
 def _clear(folder: Path) -> None:
@@ -144,7 +149,7 @@ def _clear(folder: Path) -> None:
 
 def _read_note(folder: Path) -> dict[str, Any] | None:
     try:
-        note = json.loads((folder / UNFINISHED).read_text())
+        note = read_json(folder / UNFINISHED, MAX_NOTE_BYTES)
         return note if isinstance(note["order"], dict) and isinstance(note["num_samples"], int) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from diffusion_lab.generation.arrays import ARRAYS, stored_pixels
 from diffusion_lab.generation.order import PNG_KEY, Order, file_name
 from diffusion_lab.pictures import image_of, pixels_of
+from diffusion_lab.safe_files import open_regular, parse_json
 from diffusion_lab.shapes import Pixels
 from diffusion_lab.whole_files import written_whole
 
@@ -21,6 +23,41 @@ RAW = ".pixels.raw"
 
 Shape = tuple[int, int, int]
 """``(C, H, W)``."""
+
+
+MAX_PIXELS = 2**26
+"""Of a PNG that is read: no sampled image has more, and one that declares more could fill the memory."""
+
+
+def read_png(path: Path, shape: Shape | None = None) -> tuple[Pixels, Any]:
+    """Read an image that was sampled.
+
+    Args:
+        path: The file.
+        shape: ``(C, H, W)`` that it must have.
+
+    Returns:
+        Its pixels ``(C, H, W)``, and the line of the manifest that it carries, None where it carries none.
+
+    Raises:
+        ValueError: It is damaged, of another shape, or no PNG.
+        OSError: It cannot be read.
+    """
+    with open_regular(path) as file:
+        try:
+            with Image.open(file, formats=["PNG"]) as image:
+                if image.height * image.width > MAX_PIXELS or (shape and (image.height, image.width) != shape[1:]):
+                    raise ValueError(f"it has {image.width}×{image.height} pixels")
+                text = image.info.get(PNG_KEY)
+                pixels = pixels_of(image)
+            file.seek(0)
+            with Image.open(file, formats=["PNG"]) as image:
+                image.verify()  # the checksums of all chunks
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: of a broken PNG
+            raise ValueError(str(error)) from error
+    if shape and tuple(pixels.shape) != shape:
+        raise ValueError(f"its shape (channels, height, width) is {tuple(pixels.shape)}")
+    return pixels, parse_json(text, "its text") if isinstance(text, str) else None
 
 
 class KeptImages(ABC):
@@ -39,8 +76,16 @@ class KeptImages(ABC):
         self.folder, self.order, self.shape = folder, order, shape
 
     @abstractmethod
-    def done(self, count: int, told: int) -> list[bool]:
-        """Which of ``count`` images are there and whole, ``told`` lines of the manifest being; mends what is half."""
+    def done(self, count: int, told: Sequence[str]) -> list[str | None]:
+        """Find out which of ``count`` images are there, whole, and those that were made; removes what is half.
+
+        Args:
+            count: Number of images.
+            told: The digests in the manifest, from the first image on.
+
+        Returns:
+            The digest of each image, None for one that has to be made.
+        """
 
     @abstractmethod
     def add(self, first: int, pixels: Pixels) -> None:
@@ -59,33 +104,30 @@ class PngFiles(KeptImages):
 
     outlive = True
 
-    def done(self, count: int, told: int) -> list[bool]:
-        self._there = [self._is_whole(index) for index in range(count)]
-        return self._there
+    def done(self, count: int, told: Sequence[str]) -> list[str | None]:
+        found = [self._digest(index) for index in range(count)]
+        self._there = [digest is not None for digest in found]
+        return found
 
     def add(self, first: int, pixels: Pixels) -> None:
         for index, image in enumerate(pixels, start=first):
             if not self._there[index]:
                 text = PngInfo()
-                text.add_text(PNG_KEY, self.order.text(index))
+                text.add_text(PNG_KEY, self.order.text(index, self.order.digest(index, image)))
                 # A power failure may still cut one short: it is then found, and made again.
                 with written_whole(self.folder / file_name(index), lasting=False) as path:
                     image_of(image).save(path, "PNG", pnginfo=text)
 
     def read(self, index: int) -> Pixels:
-        with Image.open(self.folder / file_name(index)) as image:
-            return pixels_of(image)
+        return read_png(self.folder / file_name(index))[0]
 
-    def _is_whole(self, index: int) -> bool:
+    def _digest(self, index: int) -> str | None:
         try:
-            with Image.open(self.folder / file_name(index), formats=["PNG"]) as image:
-                told = image.info.get(PNG_KEY)
-                image.verify()  # the checksums of all chunks
-                return (image.height, image.width) == self.shape[1:] and json.loads(told or "") == self.order.line(
-                    index
-                )
-        except (OSError, SyntaxError, ValueError):  # SyntaxError is what Pillow says of a broken PNG
-            return False
+            pixels, told = read_png(self.folder / file_name(index), self.shape)
+        except (OSError, ValueError):
+            return None
+        digest = self.order.digest_in(told, index)
+        return digest if digest == self.order.digest(index, pixels) else None
 
 
 class RawBytes(KeptImages):
@@ -93,12 +135,20 @@ class RawBytes(KeptImages):
 
     outlive = False
 
-    def done(self, count: int, told: int) -> list[bool]:
+    def done(self, count: int, told: Sequence[str]) -> list[str | None]:
+        if self._path.is_symlink():  # what is appended to it would go elsewhere
+            self._path.unlink()
         if not self._path.exists():
             self._restore()
-        whole = min(told, count, self._path.stat().st_size // self._size)
+        with open_regular(self._path) as file:
+            held = os.fstat(file.fileno()).st_size // self._size
+        whole = 0
+        for index, digest in enumerate(told[: min(count, held)]):
+            if self.order.digest(index, self.read(index)) != digest:
+                break
+            whole += 1
         os.truncate(self._path, whole * self._size)
-        return [index < whole for index in range(count)]
+        return [*told[:whole], *[None] * (count - whole)]
 
     def add(self, first: int, pixels: Pixels) -> None:
         os.truncate(self._path, first * self._size)  # of a batch that was half there all are made again
@@ -128,6 +178,8 @@ class RawBytes(KeptImages):
         """Of a finished generation only the arrays are left: more images are to follow those."""
         with written_whole(self._path) as path, path.open("wb") as file:
             for pixels in stored_pixels(self.folder / ARRAYS):
+                if tuple(pixels.shape) != self.shape:
+                    return
                 file.write(pixels.contiguous().numpy().tobytes())
 
 
@@ -136,8 +188,8 @@ class Nothing(KeptImages):
 
     outlive = False
 
-    def done(self, count: int, told: int) -> list[bool]:
-        return [index < told for index in range(count)]
+    def done(self, count: int, told: Sequence[str]) -> list[str | None]:
+        return [*told[:count], *[None] * (count - len(told))]
 
     def add(self, first: int, pixels: Pixels) -> None:
         pass

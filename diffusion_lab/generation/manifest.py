@@ -3,46 +3,85 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from diffusion_lab.generation.order import MANIFEST, Order
+from diffusion_lab.safe_files import open_regular, parse_json
 from diffusion_lab.whole_files import written_whole
+
+MAX_LINE_BYTES = 2**20
+MAX_BRACKETS = 200
+"""Of a line, in its names too: lines are flat, with a few lists for the options of the sampler."""
 
 
 def read_lines(folder: Path) -> Iterator[dict[str, Any] | None]:
-    """The lines of a manifest, one after another, None for one that is damaged; nothing where there is no manifest."""
-    path = folder / MANIFEST
-    if not path.is_file():
+    """Yield the lines of a manifest in turn, None for one that is damaged; nothing where there is no manifest.
+
+    Raises:
+        NotRegularFileError: It is something other than a file.
+    """
+    try:
+        file = open_regular(folder / MANIFEST)
+    except FileNotFoundError:
         return
-    with path.open("rb") as file:
-        for text in file:
+    with file:
+        while text := file.readline(MAX_LINE_BYTES):
             yield _parsed(text)
 
 
-def lines_told(folder: Path, order: Order) -> int:
-    """How many lines, from the first, are those of the order."""
-    told = 0
+def digests_told(folder: Path, order: Order) -> list[str]:
+    """Return the digests in the lines, from the first on, that are those of the order."""
+    digests: list[str] = []
     for line in read_lines(folder):
-        if line != json.loads(order.text(told)):
+        digest = order.digest_in(line, len(digests))
+        if digest is None:
             break
-        told += 1
-    return told
+        digests.append(digest)
+    return digests
+
+
+def count_told(folder: Path, order: Order) -> int:
+    """Return one more than the highest number of an image of the order that a line, wherever it stands, is of."""
+    count = 0
+    for line in read_lines(folder):
+        index = (line or {}).get("index")
+        if index is not None and is_number(index) and order.digest_in(line, index) is not None:
+            count = max(count, index + 1)
+    return count
+
+
+def is_number(index: object) -> bool:
+    """Whether this may be the number of an image."""
+    return isinstance(index, int) and not isinstance(index, bool) and 0 <= index < 2**31
 
 
 @contextlib.contextmanager
-def manifest_from(folder: Path, order: Order, kept: int) -> Iterator[Callable[[int], None]]:
-    """Open a manifest with its first ``kept`` lines in it; what is given appends those of the images up to a number."""
+def manifest_from(
+    folder: Path, order: Order, kept: int, digests: Sequence[str | None]
+) -> Iterator[Callable[[int], None]]:
+    """Open a manifest with its first ``kept`` lines in it; what is given appends those of the images up to a number.
+
+    Args:
+        folder: Where.
+        order: What is known of each image.
+        kept: Number of lines to begin with.
+        digests: Of all images, by their number; each is read when its line is written.
+    """
     path, written = folder / MANIFEST, kept
+
+    def text(start: int, stop: int) -> Iterator[str]:
+        for index in range(start, stop):
+            yield f"{order.text(index, digests[index] or '')}\n"
+
     with written_whole(path) as partial, partial.open("w") as file:
-        file.writelines(f"{order.text(index)}\n" for index in range(kept))
+        file.writelines(text(0, kept))
     with path.open("a") as file:
 
         def extend(stop: int) -> None:
             nonlocal written
-            file.writelines(f"{order.text(index)}\n" for index in range(written, stop))
+            file.writelines(text(written, stop))
             file.flush()
             written = max(written, stop)
 
@@ -50,8 +89,10 @@ def manifest_from(folder: Path, order: Order, kept: int) -> Iterator[Callable[[i
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
+    if not text.endswith(b"\n") or text.count(b"[") + text.count(b"{") > MAX_BRACKETS:
+        return None
     try:
-        line = json.loads(text)
+        line = parse_json(text, MANIFEST)
     except ValueError:
         return None
-    return line if isinstance(line, dict) and text.endswith(b"\n") else None
+    return line if isinstance(line, dict) else None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffusion_lab.config.faults import shown
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.shapes import Pixels
+from diffusion_lab.terminal import printable
 
 MANIFEST = "manifest.jsonl"
 
@@ -30,6 +35,9 @@ KEYS = {
     "file": "generation.output.save_individual",
 }
 """What in a line is set by which key of the settings."""
+
+DIGEST = "sha256"
+"""Key of the SHA-256 of the rest of a line, as it is written, followed by the pixels of its image."""
 
 PLACES = ("checkpoint",)
 """What in a line tells where something lay, and not what the image is."""
@@ -90,9 +98,31 @@ class Order:
             **self.about,
         }
 
-    def text(self, index: int) -> str:
-        """The line as it is written."""
-        return json.dumps(self.line(index))
+    def digest(self, index: int, pixels: Pixels) -> str:
+        """Return the SHA-256 that ties the pixels ``(C, H, W)`` of an image to what the manifest says of it."""
+        return digest_of(self.line(index), pixels)
+
+    def text(self, index: int, digest: str) -> str:
+        """The line as it is written, with the image's digest."""
+        return json.dumps({**self.line(index), DIGEST: digest})
+
+    def digest_in(self, line: object, index: int) -> str | None:
+        """Return the digest in a line that is, all else, that of image ``index``; None for any other line."""
+        if not isinstance(line, dict) or not isinstance(line.get(DIGEST), str):
+            return None
+        rest = {name: value for name, value in line.items() if name != DIGEST}
+        return line[DIGEST] if rest == json.loads(json.dumps(self.line(index))) else None
+
+
+def digest_of(line: Mapping[str, Any], pixels: Pixels) -> str:
+    """Return the digest of an image, from its line (with or without the digest) and its pixels ``(C, H, W)``, uint8."""
+    rest = {name: value for name, value in line.items() if name != DIGEST}
+    found = hashlib.sha256(json.dumps(rest).encode())
+    found.update(pixels.contiguous().cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
+FILE_NAME = re.compile(r"sample_\d{4,}\.png")
 
 
 def file_name(index: int) -> str:
@@ -103,7 +133,7 @@ def file_name(index: int) -> str:
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """What keeps two lines from being of the same image of the same generation, in words."""
     ours = json.loads(json.dumps(ours))  # what became a list on the way to the file is no difference
-    names = [name for name in {**ours, **theirs} if name not in PLACES]
+    names = [name for name in {**ours, **theirs} if name not in (*PLACES, DIGEST)]
     return [
         f"{KEYS.get(name, name)} is {_shown(theirs.get(name))} there and {_shown(ours.get(name))} here"
         for name in names
@@ -112,7 +142,7 @@ def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]
 
 
 def _shown(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return printable(shown(value, longest=200))
 
 
 def labels_in_turn(denoiser: Denoiser, wanted: Sequence[int | str] | None) -> tuple[int, ...] | None:

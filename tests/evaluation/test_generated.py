@@ -8,6 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lab.data.digits import digits
 from diffusion_lab.evaluation.__main__ import main
@@ -17,7 +19,7 @@ from diffusion_lab.generation.arrays import ARRAYS, write_arrays
 from diffusion_lab.generation.folder import UNFINISHED
 from diffusion_lab.generation.images import PngFiles
 from diffusion_lab.generation.manifest import manifest_from
-from diffusion_lab.generation.order import Order
+from diffusion_lab.generation.order import PNG_KEY, Order
 
 IDENTITY = {"checkpoint_sha256": "c0ffee", "config_hash": "ab12", "data_fingerprint": "cd34"}
 REAL = digits(subset="heldout")
@@ -37,11 +39,12 @@ def made(tmp_path):
         order = Order({**IDENTITY, **identity, "seed": 0}, numbers, (1.0,), REAL.class_names, files)
         if files:
             images = PngFiles(folder, order, (1, 8, 8))
-            images.done(COUNT, 0)
+            images.done(COUNT, ())
             images.add(0, pixels)
         else:
             write_arrays(folder / ARRAYS, iter(pixels), (COUNT, 1, 8, 8), numbers)
-        with manifest_from(folder, order, COUNT):
+        digests = [order.digest(index, image) for index, image in enumerate(pixels)]
+        with manifest_from(folder, order, COUNT, digests):
             pass
         return folder
 
@@ -119,7 +122,7 @@ def test_what_cannot_be_measured_is_told_in_one_line(made, tmp_path, capsys):
     assert "label or none" in said(made("a"), made("b", labels=False))
     lacking = made("lacking")
     (lacking / "sample_0001.png").unlink()
-    assert "sample_0001.png is not there" in said(lacking)
+    assert "sample_0001.png is missing" in said(lacking)
     cut = made("cut")
     (cut / "sample_0001.png").write_bytes((cut / "sample_0001.png").read_bytes()[:-60])
     assert "sample_0001.png is damaged" in said(cut)
@@ -135,10 +138,87 @@ def test_what_cannot_be_measured_is_told_in_one_line(made, tmp_path, capsys):
 
 def test_images_that_are_no_digits_are_refused(made, tmp_path, capsys):
     order = Order({**IDENTITY, "seed": 0}, None, (1.0,), (), files=False)
-    write_arrays(tmp_path / ARRAYS, iter(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), (2, 3, 8, 8), None)
-    with manifest_from(tmp_path, order, 2):
+    pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    write_arrays(tmp_path / ARRAYS, iter(pixels), (2, 3, 8, 8), None)
+    with manifest_from(tmp_path, order, 2, [order.digest(index, pixels[index]) for index in range(2)]):
         pass
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
     assert "got images of (3, 8, 8)" in capsys.readouterr().err
     assert not (tmp_path / "evaluation.json").exists()
+
+
+def edit(folder, change):
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps(line) + "\n" for line in change(lines))
+    (folder / "manifest.jsonl").write_text(text)
+
+
+def swap_labels(lines):
+    lines[3]["label"], lines[4]["label"] = 8, 9
+    return lines
+
+
+@pytest.mark.parametrize("files", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (swap_labels, r"sample_0003\.png is not the image of its line: its label|image 3 in .*differs"),
+        (lambda lines: lines + lines, f"damaged in line {COUNT + 1}: it is of image 0, not {COUNT}"),
+        (lambda lines: lines[::-1], "damaged in line 1: it is of image 39, not 0"),
+        (lambda lines: [{**lines[0], "label": "x"}, *lines[1:]], 'its label is "x"'),
+        (lambda lines: [{**lines[0], "label": 10**30}, *lines[1:]], "its label is 1000"),
+        (lambda lines: [{**lines[0], "sha256": "0" * 64}, *lines[1:]], "image 0 in .* is not the one of its line"),
+        (lambda lines: [{**lines[0], "file": "../a.png"}, *lines[1:]], r"its file is \"\.\./a\.png\""),
+        (lambda lines: [{key: lines[0][key] for key in lines[0] if key != "sha256"}, *lines[1:]], "has no sha256"),
+        (lambda lines: [None, *lines[1:]], "damaged in line 1: it is no line of a manifest"),
+        (lambda lines: ["text", *lines[1:]], "damaged in line 1"),
+        (lambda lines: [json.loads("[" * 900 + "]" * 900), *lines[1:]], "damaged in line 1"),
+    ],
+)
+def test_an_edited_manifest_is_refused(made, files, change, message):
+    folder = made("a", files=files)
+    edit(folder, change)
+    with pytest.raises(ValueError, match=message):
+        read_generated([folder])
+
+
+def test_a_manifest_that_is_no_text_is_refused(made):
+    folder = made("a")
+    (folder / "manifest.jsonl").write_bytes(b"\xff\xfe" + (folder / "manifest.jsonl").read_bytes())
+    with pytest.raises(ValueError, match="damaged in line 1"):
+        read_generated([folder])
+
+
+def test_one_picture_in_the_place_of_all_is_refused(made):
+    folder = made("a")
+    for file in folder.glob("sample_*.png"):
+        if file.name != "sample_0000.png":
+            shutil.copy(folder / "sample_0000.png", file)
+    with pytest.raises(ValueError, match=r"sample_0001\.png is not the image of its line: its file is"):
+        read_generated([folder])
+
+
+def test_a_picture_with_other_pixels_and_the_right_line_is_refused(made):
+    folder = made("a")
+    order_text = Image.open(folder / "sample_0001.png").info[PNG_KEY]
+    text = PngInfo()
+    text.add_text(PNG_KEY, order_text)
+    Image.open(folder / "sample_0000.png").save(folder / "sample_0001.png", pnginfo=text)
+    with pytest.raises(ValueError, match=r"image 1 in .*sample_0001\.png is not the one of its line"):
+        read_generated([folder])
+
+
+def test_arrays_with_other_pixels_are_refused(made):
+    """Written again by NumPy, so that the archive's own checksums hold."""
+    folder = made("a", files=False)
+    arrays = dict(np.load(folder / ARRAYS))
+    arrays["arr_0"][5, 0, 0, 0] ^= 1
+    np.savez(folder / ARRAYS, **arrays)
+    with pytest.raises(ValueError, match=r"image 5 in .*samples\.npz is not the one of its line"):
+        read_generated([folder])
+    np.savez(folder / ARRAYS, arr_0=np.concatenate([arrays["arr_0"]] * 2))
+    arrays["arr_0"][5, 0, 0, 0] ^= 1
+    np.savez(folder / ARRAYS, arr_0=np.concatenate([arrays["arr_0"]] * 2))
+    with pytest.raises(ValueError, match="holds more images than the 40 lines"):
+        read_generated([folder])

@@ -88,7 +88,7 @@ def test_signals_end_it_in_good_order(
     assert pictures(folder) < COUNT
     again = start(*command)
     assert again.wait() == 0, again.err
-    assert re.search(rf"Going on in out/generated: \d+ of {COUNT} images are there", again.err)
+    assert re.search(rf"Continuing in out/generated: \d+ of {COUNT} images are there", again.err)
     assert contents(folder) == whole
 
     finished = start(*command)

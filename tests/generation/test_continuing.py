@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
+from diffusion_lab.generate import generate
 from diffusion_lab.generation.interruption import Terminated
 from diffusion_lab.pictures import image_of
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
@@ -108,9 +112,55 @@ def damage_cut_arrays(folder):
     file.write_bytes(file.read_bytes()[:400])
 
 
+def damage_a_bit_of_the_arrays(folder):
+    content = bytearray((folder / "samples.npz").read_bytes())
+    content[400] ^= 1  # of a pixel
+    (folder / "samples.npz").write_bytes(content)
+
+
+def damage_arrays_of_other_images(folder):
+    arrays = dict(np.load(folder / "samples.npz"))
+    arrays["arr_0"] = arrays["arr_0"][::-1]
+    np.savez(folder / "samples.npz", **arrays)
+
+
+def damage_junk_line(folder):
+    with (folder / "manifest.jsonl").open("ab") as file:
+        file.write(b"\xff junk\n")
+
+
+def damage_manifest_twice(folder):
+    file = folder / "manifest.jsonl"
+    file.write_bytes(file.read_bytes() * 2)
+
+
+def damage_a_label(folder):
+    file = folder / "manifest.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    lines[4] = lines[4].replace(' "sha256": "', ' "sha256": "0')
+    file.write_text("".join(lines))
+
+
+def damage_one_picture_for_all(folder):
+    for index in range(1, 11):
+        shutil.copy(folder / "sample_0000.png", folder / f"sample_{index:04d}.png")
+
+
+def damage_deep_line(folder):
+    with (folder / "manifest.jsonl").open("ab") as file:
+        file.write(b"[" * 100_000 + b"\n")
+
+
 @pytest.mark.parametrize(
     ("damage", "again"),
     [
+        (damage_a_bit_of_the_arrays, []),
+        (damage_arrays_of_other_images, []),
+        (damage_junk_line, []),
+        (damage_manifest_twice, []),
+        (damage_a_label, []),
+        (damage_one_picture_for_all, [*range(11)]),
+        (damage_deep_line, []),
         (damage_half_a_line, []),
         (damage_half_a_picture, [4, 5, 6, 7]),
         (damage_one_bit, [0, 1, 2, 3]),
@@ -128,6 +178,80 @@ def test_what_is_half_there_is_mended(config, drawn, damage, again):
     made(settings)
     assert drawn.take() == again  # the batch, for bits depend on it
     assert contents(done.folder) == expected
+
+
+@pytest.mark.parametrize("damage", [damage_a_bit_of_the_arrays, damage_arrays_of_other_images])
+def test_damaged_arrays_are_made_again_where_nothing_else_holds_the_images(config, whole, drawn, damage):
+    expected = whole(sampling=BATCHES, save=WAYS[1])
+    settings = config(sampling=BATCHES, save=WAYS[1])
+    folder = made(settings).folder
+    damage(folder)
+    drawn.take()
+    made(settings)
+    assert drawn.take() == [*range(11)]
+    assert contents(folder) == expected
+
+
+def test_raw_bytes_that_were_changed_are_made_again(config, whole, drawn):
+    expected = whole(sampling=BATCHES, save=WAYS[1])
+    settings = config(sampling=BATCHES, save=WAYS[1])
+    drawn.stop = 2
+    with pytest.raises(Terminated):
+        made(settings)
+    folder = settings.output.folder("generated")
+    raw = bytearray((folder / ".pixels.raw").read_bytes())
+    raw[5 * 64] ^= 1
+    (folder / ".pixels.raw").write_bytes(raw)
+    drawn.stop = -1
+    drawn.take()
+    made(settings)
+    assert drawn.take() == [*range(4, 11)]
+    assert contents(folder) == expected
+
+
+def test_mending_is_said(config, capsys):
+    settings = config(sampling=BATCHES)
+    folder = made(settings).folder
+    damage_junk_line(folder)
+    generate(settings, show_progress=True)
+    assert f"All 11 images are in {folder}; the manifest, grid or arrays are renewed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["manifest.jsonl", "grid.png", "samples.npz", "sample_0003.png", ".pixels.raw"])
+@pytest.mark.parametrize("save", WAYS[:2])
+def test_links_in_the_folder_are_not_written_through(config, tmp_path, drawn, save, name):
+    """What they lead to, outside, stays as it is."""
+    settings = config(sampling=BATCHES, save=save)
+    drawn.stop = 1
+    with pytest.raises(Terminated):
+        made(settings)
+    folder, outside = settings.output.folder("generated"), tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(outside)
+    drawn.stop = -1
+    made(settings)
+    assert outside.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.jsonl", "samples.npz", "sample_0003.png", ".unfinished.json", ".pixels.raw"]
+)
+def test_what_is_no_file_is_never_waited_for(config, tmp_path, name):
+    settings = config(sampling=BATCHES, save=ALL)
+    folder = made(settings).folder
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with contextlib.suppress(ValueError, OSError):
+        made(settings)
+
+
+def test_a_strangers_pictures_of_similar_names_are_never_removed(config):
+    settings = config(sampling=BATCHES)
+    folder = made(settings).folder
+    (folder / "sample_best.png").write_bytes(b"mine")
+    made(config(sampling=BATCHES, output={"overwrite": True}, seed=6))
+    assert (folder / "sample_best.png").read_bytes() == b"mine"
 
 
 def test_images_that_are_there_are_not_written_again(config, monkeypatch):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
+import zipfile
 
 import numpy as np
 import pytest
 import torch
+from numpy.lib import format as npy
 
-from diffusion_lab.generation.arrays import stored_count, stored_pixels, write_arrays
+from diffusion_lab.generation.arrays import stored_pixels, write_arrays
 from diffusion_lab.generation.interruption import leaving_when_told
 from diffusion_lab.whole_files import remove_partial_files, written_whole
 
@@ -49,7 +52,6 @@ def test_arrays_are_those_that_numpy_writes(tmp_path, labels):
     buffer = io.BytesIO()
     np.savez(buffer, **expected)
     assert (tmp_path / "a.npz").read_bytes() == buffer.getvalue()
-    assert stored_count(tmp_path / "a.npz") == 2
     assert torch.equal(torch.stack(list(stored_pixels(tmp_path / "a.npz"))), pixels)
 
 
@@ -58,10 +60,54 @@ def test_damaged_arrays_hold_nothing(tmp_path):
     write_arrays(file, iter(torch.zeros(9, 1, 8, 8, dtype=torch.uint8)), (9, 1, 8, 8), None)
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
-    assert stored_count(file) == 0
+    assert list(stored_pixels(file)) == []
     file.write_bytes(content[:300] + b"\1" + content[301:])
     assert list(stored_pixels(file)) == []
-    assert stored_count(tmp_path / "none.npz") == 0
+    assert list(stored_pixels(tmp_path / "none.npz")) == []
+
+
+def npy_of(shape, kind="|u1"):
+    """The bytes of an array's header, which may declare anything, and eight bytes behind it."""
+    buffer = io.BytesIO()
+    npy.write_array_header_1_0(buffer, {"descr": kind, "fortran_order": False, "shape": shape})
+    return buffer.getvalue() + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (8,), (2, 4), (1, 2, 4, 1, 1), (10**9, 2, 4, 1), (2**62, 2**62, 4, 1), (1, 2, 2, 1), (0, 2, 4, 1)]
+)
+def test_arrays_of_a_shape_that_is_not_their_bytes_hold_nothing(tmp_path, shape):
+    file = tmp_path / "a.npz"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("arr_0.npy", npy_of(shape))
+    assert list(stored_pixels(file)) == []
+
+
+def test_packed_or_foreign_arrays_hold_nothing(tmp_path):
+    """Packed zeros could stand for any number of bytes."""
+    file = tmp_path / "a.npz"
+    for kind, packed in (("|u1", zipfile.ZIP_DEFLATED), ("|i1", zipfile.ZIP_STORED), ("|u1", zipfile.ZIP_STORED)):
+        with zipfile.ZipFile(file, "w", packed) as archive:
+            archive.writestr("arr_0.npy", npy_of((1, 2, 4, 1), kind))
+        assert len(list(stored_pixels(file))) == (kind == "|u1" and packed == zipfile.ZIP_STORED)
+    os.unlink(file)
+    os.mkfifo(file)
+    assert list(stored_pixels(file)) == []
+
+
+def test_links_are_not_written_through(tmp_path):
+    """What lies outside stays as it is, whether the link is the file or its unfinished copy."""
+    outside = tmp_path / "mine.txt"
+    outside.write_text("mine")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.txt", ".a.txt.partial"):
+        (folder / name).symlink_to(outside)
+    with written_whole(folder / "a.txt") as path:
+        path.write_text("theirs")
+    assert outside.read_text() == "mine"
+    assert (folder / "a.txt").read_text() == "theirs"
+    assert not (folder / "a.txt").is_symlink()
 
 
 @pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
