@@ -12,6 +12,7 @@ from diffusion_lab.config.dotted import load_class
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings, ModelSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.devices import host_memory
 from diffusion_lab.diffusion.continuous import ContinuousCosineSchedule, EDMSchedule, FlowSchedule
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, Parameterization, PreconditionedOutput
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, Schedule, without_last_signal
@@ -102,6 +103,7 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
         ValueError: The network's class cannot be had, or its prediction says nothing of the image at the last step.
     """
     architecture = model.architecture
+    _refuse_excess(model)
     schedule, parameterization = create_process(model.diffusion), create_parameterization(model.diffusion)
     _refuse_blind(parameterization, schedule, model.diffusion.prediction)
     return Denoiser(
@@ -112,6 +114,21 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
         num_classes=model.conditioning.classes,
         class_names=tuple(class_names),
     )
+
+
+def weight_shapes(model: ModelSettings) -> dict[str, torch.Size]:
+    """Return the shapes of a denoiser's weights by name, without memory for them.
+
+    Args:
+        model: Names one of the project's own networks, not a class by its dotted path.
+
+    Raises:
+        ValueError: They cannot fit into the memory of this machine.
+    """
+    _refuse_excess(model)
+    with torch.device("meta"):
+        network = _create_network(model.architecture, model.conditioning.classes)
+    return {f"network.{name}": weight.shape for name, weight in network.state_dict().items()}
 
 
 def create_process(diffusion: DiffusionSettings) -> Schedule:
@@ -159,6 +176,38 @@ def _refuse_blind(parameterization: Parameterization, schedule: Schedule, predic
             f"model.diffusion.prediction {prediction} needs some of the image left at the last step, got "
             f"alpha = {last.alpha:.1e}: choose v, or a process that leaves some"
         )
+
+
+def _refuse_excess(model: ModelSettings) -> None:
+    """Refuse a network that cannot fit into the memory of this machine, before memory is taken for it.
+
+    A lower bound, so that nothing is refused that could work: the weights of the second layer of each block and of the
+    labels, and the activations of one image before and after one layer of the first stage.
+    """
+    architecture, pixel = model.architecture, 4  # bytes of a number
+    widths = [architecture.model_channels * multiplier for multiplier in architecture.channel_multipliers]
+    per_block = LEAST_WEIGHTS_OF_A_BLOCK.get(architecture.type, 0)
+    weights = architecture.num_res_blocks * sum(per_block * width**2 for width in widths)
+    weights += (model.conditioning.classes or 0) * architecture.model_channels
+    activations = 2 * widths[0] * (architecture.image_size // architecture.patch_size) ** 2
+    memory = host_memory()
+    for needed, what, keys in (
+        (
+            weights,
+            "the weights",
+            "model_channels, channel_multipliers, num_res_blocks or model.conditioning.num_classes",
+        ),
+        (activations, "one image", "image_size or model_channels, or a larger patch_size"),
+    ):
+        if needed * pixel > memory:
+            raise ValueError(
+                f"model.architecture needs at least {needed * pixel / 2**30:,.0f} GiB for {what}, this machine has "
+                f"{memory / 2**30:,.0f} GiB of memory: take a smaller {keys}"
+            )
+
+
+LEAST_WEIGHTS_OF_A_BLOCK = {"unet": 9, "dit": 12}
+"""In squares of its width: a convolution of 3×3; attention and a layer four times as wide, in and out."""
 
 
 def _create_network(architecture: ArchitectureSettings, num_classes: int | None) -> torch.nn.Module:

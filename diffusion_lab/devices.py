@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+
 import torch
 
 
@@ -22,3 +25,11 @@ def resolve_device(name: str, key: str = "compute.device") -> torch.device:
         there = ", ".join(device for device, is_there in available.items() if is_there)
         raise ValueError(f"{key} must be a device of this machine ({there}, or auto), got {name!r}")
     return torch.device(name)
+
+
+def host_memory() -> float:
+    """Return the memory of this machine in bytes; infinity where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError):  # Windows; a system that does not know the names
+        return math.inf

@@ -6,13 +6,13 @@ From the command line: ``python -m diffusion_lab.checkpoint inspect|verify|expor
 from __future__ import annotations
 
 from diffusion_lab.checkpoint.content import (
-    FORMAT,
     Checkpoint,
     Weights,
     load_denoiser,
     load_weights,
     read_checkpoint,
 )
+from diffusion_lab.checkpoint.explanation import FORMAT
 from diffusion_lab.checkpoint.files import DamagedCheckpointError, Manifest, file_hash, find_checkpoint, verify
 from diffusion_lab.checkpoint.tensors import load_tensors
 

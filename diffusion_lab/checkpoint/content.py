@@ -13,17 +13,15 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from diffusion_lab.checkpoint.explanation import check_explanation
 from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, read_export
 from diffusion_lab.checkpoint.files import find_checkpoint
-from diffusion_lab.checkpoint.tensors import load_tensors
+from diffusion_lab.checkpoint.tensors import load_tensors, opened
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.training_section import EmaSettings, PerformanceSettings
 from diffusion_lab.config.validate import parse_section
-from diffusion_lab.create import create_denoiser
+from diffusion_lab.create import create_denoiser, weight_shapes
 from diffusion_lab.denoiser import Denoiser
-
-FORMAT = 1
-"""Version of the ``diffusion_lab`` part of a checkpoint."""
 
 ORDER = "ImageDataModule"
 """Key of the place in the data, which the trainer calls by the class of the data module."""
@@ -97,10 +95,25 @@ class Checkpoint:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", stacklevel=2)
         weights = self.ema_weights[decay] if use_ema and self.ema_weights else self.weights
         foreign = "." in settings.architecture.type + settings.diffusion.type  # may draw what no checkpoint holds
+        if not foreign:
+            self._refuse_other_shapes(settings, weights)
         with torch.random.fork_rng(devices=[]), nullcontext() if foreign else _WithoutDrawing():
             denoiser = create_denoiser(settings, self.class_names)
         load_weights(denoiser, weights, self.path)
         return denoiser.eval()
+
+    def _refuse_other_shapes(self, settings: ModelSettings, weights: Weights) -> None:
+        """Compare the weights with the architecture before memory is taken for it: the settings may ask for any."""
+        architecture = settings.architecture
+        blocks = architecture.num_res_blocks * len(architecture.channel_multipliers)
+        if blocks > len(weights):
+            raise ValueError(
+                f"{self.path} holds weights of another architecture: {len(weights)} tensors, too few for "
+                f"{blocks} blocks. Give the model settings that it was trained with"
+            )
+        with _WithoutDrawing():
+            shapes = weight_shapes(settings)
+        _refuse_other_architecture(shapes, weights, self.path)
 
     def chosen_decay(self, use_ema: bool, ema_decay: float | None) -> float | None:
         """The decay of the averaged weights that these arguments of ``denoiser`` choose, None for the raw ones."""
@@ -204,24 +217,30 @@ def load_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
         ValueError: Listing what is missing, foreign or of another shape.
     """
     own = denoiser.state_dict()
+    _refuse_other_architecture({name: tensor.shape for name, tensor in own.items()}, weights, path)
+    denoiser.load_state_dict(dict(weights))
+
+
+def _refuse_other_architecture(own: Mapping[str, torch.Size], weights: Weights, path: Path) -> None:
+    """Raise ValueError unless weights have the names and shapes of ``own``, and are floating-point numbers."""
     faults = [f"missing {name}" for name in own if name not in weights]
     faults += [f"unknown {name}" for name in weights if name not in own]
     faults += [
-        f"{name} is {tuple(weights[name].shape)}, the model's is {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
+        f"{name} is {tuple(weights[name].shape)}, the model's is {tuple(shape)}"
+        for name, shape in own.items()
+        if name in weights and weights[name].shape != shape
     ]
+    faults += [f"{name} is of {weight.dtype}" for name, weight in weights.items() if not weight.is_floating_point()]
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise ValueError(
             f"{path} holds weights of another architecture: {'; '.join(faults[:5])}{more}. "
             "Give the model settings that it was trained with"
         )
-    denoiser.load_state_dict(dict(weights))
 
 
 def _from_own_format(path: Path, content: dict[str, Any], about: dict[str, Any]) -> Checkpoint:
-    _refuse_incomplete(path, about)
+    check_explanation(about, path)
     state = content.get("state_dict")
     state = state if _are_weights(state) else {}
     weights = _under(state, "denoiser.")
@@ -231,21 +250,10 @@ def _from_own_format(path: Path, content: dict[str, Any], about: dict[str, Any])
 
 
 def _from_export(path: Path) -> Checkpoint:
+    opened(path).close()  # refuses what is no file, or too large to be read
     weights, about = read_export(path)
-    _refuse_incomplete(path, about)
+    check_explanation(about, path)
     return _explained(path, weights, {about.get("ema_decay"): weights} if about.get("averaged") else {}, about)
-
-
-def _refuse_incomplete(path: Path, about: Mapping[str, Any]) -> None:
-    if about.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} has format {about.get('format')!r}, this version reads {FORMAT}: update diffusion_lab"
-        )
-    lacking = [key for key in ("config", "class_names", "step") if key not in about]
-    if lacking:
-        raise ValueError(f"{path} is a damaged checkpoint: its diffusion_lab part lacks {', '.join(lacking)}")
-    if not isinstance(about["config"], dict) or not isinstance(about["config"].get("model"), dict):
-        raise ValueError(f"{path} is a damaged checkpoint: its settings lack the model section")
 
 
 def _explained(

@@ -47,7 +47,7 @@ class ArchitectureSettings(PluggableSection):
         json_schema_extra={"anyOf": [{"maximum": 32}, {"multipleOf": 8}]},
         description="Feature channels of the first stage; above 32 a multiple of 8 (group normalisation).",
     )
-    channel_multipliers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = Field(
+    channel_multipliers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=16)] = Field(
         description="One entry a stage: its channels in units of `model_channels`. Later stages halve the image. "
         "`dit` has one."
     )
@@ -55,7 +55,9 @@ class ArchitectureSettings(PluggableSection):
         description="One entry a stage, as many as `channel_multipliers` has: whether it has self-attention. "
         "`[true]` for `dit`."
     )
-    num_res_blocks: PositiveInt = Field(default=2, description="Residual blocks a stage; transformer blocks of `dit`.")
+    num_res_blocks: int = Field(
+        default=2, ge=1, le=1000, description="Residual blocks a stage; transformer blocks of `dit`."
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the blocks.")
     patch_size: PositiveInt = Field(
         default=1,
@@ -71,7 +73,11 @@ class DiffusionSettings(PluggableSection):
         default="discrete",
         description="The noise process: DDPM's steps, or one in continuous time; a dotted path names your own class.",
     )
-    num_timesteps: PositiveInt = Field(description="`discrete`: steps of the process.")
+    num_timesteps: int = Field(
+        ge=1,
+        le=1_000_000,
+        description="`discrete`: steps of the process; float32 tells hardly more times apart.",
+    )
     beta_schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = Field(
         description="`discrete`: how the noise variance grows over the steps."
     )

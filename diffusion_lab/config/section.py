@@ -21,6 +21,9 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
+LARGEST_COUNT = 2**31 - 1
+
+
 class Section(BaseModel):
     """A part of the tree: a bool is no int, ``"1"`` is no number, NaN is no value, a typo is a fault."""
 
@@ -61,6 +64,13 @@ def _stays_inside(name: str) -> str:
     return name
 
 
+def _fits_a_counter(value: int) -> int:
+    """Refuse what the counters of the libraries below do not hold."""
+    if value > LARGEST_COUNT:
+        raise ValueError(f"must be at most {LARGEST_COUNT}")
+    return value
+
+
 class NameOrPath:
     """Makes a text a choice by name: one of ``names``, or a dotted import path to the user's own class."""
 
@@ -82,7 +92,7 @@ class NameOrPath:
         return {"anyOf": [{"type": "string", "enum": list(self.names)}, own_class]}
 
 
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1), AfterValidator(_fits_a_counter)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 PathText = Annotated[Path, BeforeValidator(_is_path_text), Field(strict=False, json_schema_extra={"pattern": r"\S"})]

@@ -1,0 +1,102 @@
+"""What a checkpoint tells beside its weights, checked before anything relies on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from diffusion_lab.checkpoint.pickled import check_expansion
+from diffusion_lab.config.faults import faults_of, shown
+from diffusion_lab.config.section import Section
+
+FORMAT = 1
+"""Version of the ``diffusion_lab`` part of a checkpoint."""
+
+KEY = "diffusion_lab"
+
+MAX_VALUES = 200_000
+"""Values in it, shared ones counted each time: the names of 20,000 classes and all settings are far fewer."""
+
+MAX_INT = 2**256
+"""Of the size of integers: those of random generators have 128 bits; thousands of digits cannot even be printed."""
+
+PLAIN = (str, float, bool, type(None))
+
+
+class Explanation(Section):
+    """The types of the keys that are read; there may be others."""
+
+    model_config = ConfigDict(extra="allow")
+
+    config: dict[str, Any]
+    class_names: list[str]
+    step: int | None = Field(ge=0)
+    epochs_done: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=0)
+    config_hash: str | None = None
+    data_fingerprint: str | None = None
+    wandb_id: str | None = None
+    environment: dict[str, Any] = Field(default_factory=dict)
+    averaged: bool = False
+    ema_decay: float | None = None
+
+
+def check_explanation(about: Mapping[str, Any], path: Path) -> None:
+    """Check what a checkpoint tells beside its weights.
+
+    Args:
+        about: Its ``diffusion_lab`` part.
+        path: The checkpoint, to be named.
+
+    Raises:
+        ValueError: It is of another version, lacks something, or holds something of another type.
+    """
+    try:
+        check_expansion(about, MAX_VALUES)
+        _check_plain(about)
+    except ValueError as error:
+        raise ValueError(f"{path} is a damaged checkpoint: of its {KEY} part, {error}") from error
+    if about.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has format {shown(about.get('format'))}, this version reads {FORMAT}: update diffusion_lab"
+        )
+    lacking = [key for key in ("config", "class_names", "step") if key not in about]
+    if lacking:
+        raise ValueError(f"{path} is a damaged checkpoint: its {KEY} part lacks {', '.join(lacking)}")
+    if not isinstance(about["config"], dict) or not isinstance(about["config"].get("model"), dict):
+        raise ValueError(f"{path} is a damaged checkpoint: its settings lack the model section")
+    try:
+        Explanation.model_validate({**about, "class_names": _as_list(about["class_names"])})
+    except ValidationError as error:
+        faults = faults_of(error.errors(), about, lambda key: None, KEY)
+        raise ValueError(f"{path} is a damaged checkpoint: {'; '.join(map(str, faults))}") from error
+
+
+def _as_list(names: object) -> object:
+    return list(names) if isinstance(names, tuple) else names
+
+
+def _check_plain(root: object) -> None:
+    """Raise ValueError unless all is text, numbers, lists, and dicts with text as keys."""
+    waiting, seen = [root], set[int]()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list | tuple):
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+            if isinstance(value, dict):
+                foreign = next((key for key in value if not isinstance(key, str)), None)
+                if foreign is not None:
+                    raise ValueError(f"a key is of type {type(foreign).__name__}, not text")
+                waiting.extend(value.values())
+            else:
+                waiting.extend(value)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            if abs(value) >= MAX_INT:
+                raise ValueError(f"an integer has {value.bit_length()} bits")
+        elif not isinstance(value, PLAIN):
+            raise ValueError(f"a value is of type {type(value).__name__}")
