@@ -118,9 +118,10 @@ def _adopting(folder: Path, order: Order) -> Order:
 
 
 def _with_seed_of(earlier: dict[str, Any], order: Order) -> Order:
-    if order.about["seed"] is not None or not is_number(earlier.get("seed")):
+    seed = earlier.get("seed")
+    if order.about["seed"] is not None or not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         return order
-    return dataclasses.replace(order, about={**order.about, "seed": earlier["seed"]})
+    return dataclasses.replace(order, about={**order.about, "seed": seed})
 
 
 def _unfinished(parent: Path, order: Order, count: int) -> Path | None:
