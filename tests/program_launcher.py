@@ -11,10 +11,13 @@ import runpy
 import signal
 import sys
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+PAUSE_AT = "TEST_PAUSE_AT"
+"""Environment variable ``PATTERN NUMBER``: see ``Program.paused_at``."""
 
 
 def main() -> None:
@@ -44,6 +47,8 @@ def start(program: list[str], cwd: str, out: str, err: str, env: dict[str, str])
         os.chdir(cwd)
         os.environ.update(env)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if place := os.environ.pop(PAUSE_AT, ""):
+            pause_at(*place.split())
         status = _run(program)
     finally:
         sys.stdout.flush()
@@ -72,6 +77,26 @@ def _run(program: list[str]) -> int:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         return 1
     return 0
+
+
+def pause_at(pattern: str, number: str) -> None:
+    """Stop this process, as SIGSTOP does, when it is about to write a file of a matching name for the n-th time."""
+    process, left = os.getpid(), int(number)
+
+    def hook(event: str, given: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event == "open" and isinstance(given[0], str) and given[1] in ("a", "ab", "w", "wb"):
+            name = given[0]
+        elif event == "os.rename" and isinstance(given[1], str | Path):
+            name = str(given[1])
+        else:
+            return
+        if os.getpid() == process and fnmatch(Path(name).name, pattern):
+            left -= 1
+            if left == 0:
+                os.kill(process, signal.SIGSTOP)
+
+    sys.addaudithook(hook)
 
 
 def _point(descriptor: int, path: str, flags: int) -> None:

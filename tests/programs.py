@@ -106,6 +106,23 @@ class Program:
         """Send a signal to the program and all processes that it started, as a terminal does."""
         os.killpg(self.pid, number)
 
+    @staticmethod
+    def paused_at(pattern: str, number: int) -> dict[str, str]:
+        """The environment of a program that pauses before it writes a file of a matching name for the n-th time.
+
+        Then no machine is so slow, or so fast, that a signal comes too late: ``wait_until_paused``, ``signal``,
+        ``go_on``. A write is opening a file to write or append to it, or moving another file to its name.
+        """
+        return {"TEST_PAUSE_AT": f"{pattern} {number}"}
+
+    def wait_until_paused(self) -> None:
+        """Wait until the program has paused; fails the test if it ends before."""
+        self.until(lambda: _state(self.pid) == "T")
+
+    def go_on(self) -> None:
+        """Let a paused program go on, after what signals it got."""
+        self.signal(signal.SIGCONT)
+
     def until(self, holds: Callable[[], object], seconds: float = 120) -> None:
         """Wait until something holds; fails the test if the program ends before."""
         ends = time.monotonic() + seconds
@@ -116,3 +133,8 @@ class Program:
                 self.signal(signal.SIGKILL)
                 pytest.fail(f"what was waited for did not come in {seconds} s:\n{self.err}")
             time.sleep(0.005)
+
+
+def _state(pid: int) -> str:
+    """State of a process as ``ps`` names it: T is stopped by a signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

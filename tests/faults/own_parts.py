@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,12 @@ class FailingSampler(DDIMSampler):
         return super().step(*arguments)
 
 
-class SlowToSave(torch.optim.AdamW):
-    """Says when it is being saved, and takes its time."""
+class PausedSaving(torch.optim.AdamW):
+    """Stops the process, once, while it is being saved."""
 
     def state_dict(self) -> dict[str, Any]:
-        if Path("slow").exists():
-            Path("saving").touch()
-            time.sleep(2)
+        if Path("pause").exists() and _first_time("saving"):
+            os.kill(os.getpid(), signal.SIGSTOP)
         return super().state_dict()
 
 

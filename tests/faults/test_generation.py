@@ -50,6 +50,11 @@ def pictures(folder: Path) -> int:
     return len(list(folder.glob("sample_*.png")))
 
 
+def paused_at(number: int) -> dict[str, str]:
+    """The environment of a program that pauses before it writes its n-th image."""
+    return Program.paused_at("sample_*.png", number)
+
+
 def test_kills_at_random_moments(start: Start, run_folder: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     """kill -9 again and again, at any image: the folder is in the end that of an uninterrupted run."""
     chance = random.Random(0)
@@ -58,7 +63,7 @@ def test_kills_at_random_moments(start: Start, run_folder: Path, whole: dict[str
     kills = 0
     while pictures(folder) < COUNT and kills < 8:
         already, further = pictures(folder), chance.randint(1, 12)
-        program = start(*command)
+        program = start(*command, env=paused_at(further + 3))  # so that a slow killer comes in time
         program.until(lambda already=already, further=further: pictures(folder) >= min(already + further, COUNT))
         program.signal(signal.SIGKILL)
         assert program.wait() in (-signal.SIGKILL, 0)
@@ -66,7 +71,7 @@ def test_kills_at_random_moments(start: Start, run_folder: Path, whole: dict[str
         assert pictures(folder) > already
     program = start(*command)
     assert program.wait() == 0, program.err
-    assert kills >= 5
+    assert kills >= COUNT // 14
     assert contents(folder) == whole
 
 
@@ -77,9 +82,10 @@ def test_signals_end_it_in_good_order(
     """SIGTERM and Ctrl-C, twice: one line that says how to go on, and the same command does."""
     folder = tmp_path / "work" / "out" / "generated"
     command = ("sample.py", f"ckpt={run_folder}", *SAMPLE, *HERE)
-    program = start(*command)
-    program.until(lambda: pictures(folder) >= 6)
+    program = start(*command, env=paused_at(7))
+    program.wait_until_paused()
     program.signal(number)
+    program.go_on()
     program.signal(number)
     assert program.wait() == code
     assert "Traceback" not in program.err
@@ -110,8 +116,8 @@ def test_the_same_command_without_a_named_folder(start: Start, run_folder: Path,
     """The folder's name is the time: killed and started again, it goes on in the first, seed and all."""
     command = ("sample.py", f"ckpt={run_folder}", *SAMPLE, "seed=null", "output.base_dir=out")
     generated = tmp_path / "work" / "out" / "generated"
-    program = start(*command)
-    program.until(lambda: len(list(generated.glob("*/sample_*.png"))) >= 6)
+    program = start(*command, env=paused_at(7))
+    program.wait_until_paused()
     program.signal(signal.SIGKILL)
     program.wait()
     (folder,) = generated.iterdir()
@@ -128,9 +134,8 @@ def test_two_processes_on_one_folder(start: Start, run_folder: Path, whole: dict
     """The second is refused; the lock of one that was killed keeps nobody out."""
     folder = tmp_path / "work" / "out" / "generated"
     command = ("sample.py", f"ckpt={run_folder}", *SAMPLE, *HERE)
-    first = start(*command)
-    first.until(lambda: pictures(folder) >= 2)
-    first.signal(signal.SIGSTOP)  # so that it cannot be done before the second begins
+    first = start(*command, env=paused_at(3))
+    first.wait_until_paused()
     second = start(*command)
     assert second.wait() == 2
     assert f"(process {first.pid} on " in second.err

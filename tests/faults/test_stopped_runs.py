@@ -64,10 +64,18 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 
 def stopped_at(start: Start, place: Path, lines: int, number: signal.Signals, *more: str) -> Program:
-    """A run that got a signal once its metrics had so many lines."""
-    run = start("train.py", *AUTO, *more)
-    run.until(lambda: len(metrics(place)) >= lines)
+    """A run that got a signal while its metrics had so many lines."""
+    run = paused_at(start, lines, *more)
+    assert len(metrics(place)) == lines
     run.signal(number)
+    run.go_on()
+    return run
+
+
+def paused_at(start: Start, lines: int, *more: str) -> Program:
+    """A run that has written so many lines of metrics and is about to write the next."""
+    run = start("train.py", *AUTO, *more, env=Program.paused_at("metrics.jsonl", lines + 1))
+    run.wait_until_paused()
     return run
 
 
@@ -94,9 +102,9 @@ def test_a_signal_to_all_processes_leaves_the_workers_at_work(
     number: str, code: int, start: Start, place: Path, undisturbed: Path
 ) -> None:
     """Row 8: as Slurm's scancel and a terminal's Ctrl-C send it, to the processes that load images, too."""
-    run = start("train.py", *AUTO, "data.loading.num_workers=2")
-    run.until(lambda: len(metrics(place)) >= 3)
+    run = paused_at(start, 3, "data.loading.num_workers=2")
     run.signal_all(signal.Signals[number])
+    run.go_on()
     assert run.wait() == code, run.err
     assert status(place)["state"] == "stopped"
     again = start("train.py", *AUTO, "data.loading.num_workers=2")
@@ -107,9 +115,11 @@ def test_a_signal_to_all_processes_leaves_the_workers_at_work(
 def test_a_settings_file_stops_alike(start: Start, place: Path, undisturbed: Path) -> None:
     """Row 8: with ``python -m diffusion_lab``."""
     longer = ("output.base_dir=run", "training.epochs=100", "training.visualization.interval=100")
-    run = start("-m", "diffusion_lab", str(undisturbed / "config.yaml"), *longer)
-    run.until(lambda: len(metrics(place)) >= 3)
+    pause = Program.paused_at("metrics.jsonl", 4)
+    run = start("-m", "diffusion_lab", str(undisturbed / "config.yaml"), *longer, env=pause)
+    run.wait_until_paused()
     run.signal(signal.SIGTERM)
+    run.go_on()
     assert run.wait() == 143, run.err
     assert read_checkpoint(find_checkpoint(place, "last")).step == status(place)["step"]
 
@@ -117,12 +127,12 @@ def test_a_settings_file_stops_alike(start: Start, place: Path, undisturbed: Pat
 def test_a_stopped_sweep_begins_no_further_job(start: Start, tmp_path: Path) -> None:
     """Row 8: in a sweep."""
     jobs = ("compute.seed=1,2", "hydra.sweep.dir=sweep")
-    run = start("train.py", "-m", *TINY, "training.epochs=100", *jobs)
+    run = start("train.py", "-m", *TINY, "training.epochs=100", *jobs, env=Program.paused_at("metrics.jsonl", 4))
     sweep = tmp_path / "work" / "sweep"
-    run.until(
-        lambda: len(list(sweep.rglob("metrics.jsonl"))) == 1 and len(metrics(next(sweep.rglob("logs")).parent)) > 2
-    )
+    run.wait_until_paused()
+    assert len(list(sweep.rglob("metrics.jsonl"))) == 1
     run.signal(signal.SIGTERM)
+    run.go_on()
     assert run.wait() == 143, run.err
     assert len(list(sweep.rglob("status.json"))) == 1
 
@@ -152,12 +162,14 @@ def test_failed_while_sampling(start: Start, place: Path, undisturbed: Path) -> 
 
 def test_interrupted_again_while_saving(start: Start, place: Path) -> None:
     """Row 10: Ctrl-C, then a second one while saving; the previous checkpoint is still valid."""
-    run = start("train.py", *AUTO, "training.epochs=50", "training.optimizer.type=tests.faults.own_parts.SlowToSave")
-    run.until(lambda: len(metrics(place)) >= 8)
-    (place.parent / "slow").touch()
+    run = paused_at(start, 8, "training.epochs=50", "training.optimizer.type=tests.faults.own_parts.PausedSaving")
+    (place.parent / "pause").touch()
     run.signal(signal.SIGINT)
+    run.go_on()
     run.until((place.parent / "saving").exists)
+    run.wait_until_paused()
     run.signal(signal.SIGINT)
+    run.go_on()
     assert run.wait() == 130, run.err
     last = read_checkpoint(find_checkpoint(place, "last"))
     assert last.step is not None

@@ -75,9 +75,10 @@ def test_an_ended_sweep_goes_on_where_it_was(start: Start, tmp_path: Path, numbe
     """Row 25: Ctrl-C ends the sweep and not just its job; the job that it ended goes on from its checkpoint."""
     sweep = tmp_path / "work" / "sweep"
     command = (*SWEEP, "training.epochs=6", "optimizer=adam,adamw")
-    run = start(*command)
-    run.until(lambda: "epoch 2/6" in run.err)
+    run = start(*command, env=Program.paused_at("metrics.jsonl", 11))  # in the third epoch: the first one is saved
+    run.wait_until_paused()
     run.signal(number)
+    run.go_on()
     assert run.wait() == (130 if number == signal.SIGINT else -signal.SIGKILL)
     assert trained(run) == ["optimizer-adam"]
     if number == signal.SIGINT:

@@ -13,7 +13,7 @@ from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.training.callbacks import Resumption
 from tests.sameness import assert_equal
-from tests.training.tiny import resume_of, saved, tiny_fit, tiny_run
+from tests.training.tiny import BIAS_PLAN, resume_of, saved, tiny_fit, tiny_run
 
 NONE = {"type": None}
 COSINE = {"type": "cosine", "T_max": 4, "eta_min": 1e-4}
@@ -125,8 +125,8 @@ class TestFolders:
         assert Path(summary.best_checkpoint).is_file()
 
     def test_best_of_this_folder_is_one_that_is_there(self, plain: Path, tmp_path: Path) -> None:
-        """A rate that ruins the model: the best so far stays in the other folder."""
-        changes = {"training.epochs": 3, "training.optimizer.learning_rate": 1.0, "training.ema.decay": 0.0}
+        """The model gets worse by construction: the best so far stays in the other folder."""
+        changes = BIAS_PLAN | {"training.epochs": 3, "training.ema.decay": 0.0}
         summary = tiny_run(tmp_path, changes | resume_of(plain, reset_optimizer=True, reset_scheduler=True))
         then = json.loads((plain / "summary.json").read_text())
         assert summary.best_value is not None

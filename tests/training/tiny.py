@@ -62,6 +62,35 @@ class TinySource(ArraySource):
         super().__init__((noise + 90 * labels[:, None, None, None]).astype(np.uint8), labels, CLASSES)
 
 
+class BiasPlan(torch.optim.Optimizer):
+    """Moves nothing but the bias of the output layer: to ``lr`` times the distance from step ``best_step``.
+
+    The validation loss of a plan falls until that step and grows after it, however the machine rounds. For networks
+    of one output channel, whose bias is the only parameter with one element.
+    """
+
+    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0, best_step: int = 8) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "best_step": best_step, "steps": 0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        (group,) = self.param_groups
+        group["steps"] += 1
+        (bias,) = (weight for weight in group["params"] if weight.numel() == 1)
+        bias.fill_(group["lr"] * abs(group["steps"] - group["best_step"]))
+        return loss
+
+
+BIAS_PLAN: dict[str, object] = {
+    "training.optimizer.type": "tests.training.tiny.BiasPlan",
+    "training.optimizer.learning_rate": 10.0,
+    "training.ema.decay": 0.5,
+}
+"""Validation losses that differ by a factor of ten and more; best at the end of the third epoch of three steps."""
+
+
 def tiny_tree(folder: Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """The settings of a tiny run in ``folder`` as a V2 tree; ``changes`` by dotted key."""
     tree = get_default_config()
