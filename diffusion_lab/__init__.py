@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from diffusion_lab import torchvision_beside_cpu_torch
+from diffusion_lab import threads, torchvision_beside_cpu_torch
 from diffusion_lab.version import __version__
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ _HOME_OF = {
     "load_denoiser": "diffusion_lab.checkpoint",
 }
 
+threads.bound_spinning()
 torchvision_beside_cpu_torch.install()
 
 

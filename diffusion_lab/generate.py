@@ -20,7 +20,7 @@ from diffusion_lab.config.doubts import doubts_about_guidance, doubts_about_roun
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.devices import resolve_device
+from diffusion_lab.devices import computing_with, resolve_device
 from diffusion_lab.finiteness import NonFiniteSamplesError
 from diffusion_lab.generation.arrays import ARRAYS, stored_pixels, write_arrays
 from diffusion_lab.generation.folder import GRID, Opened, opened
@@ -29,6 +29,7 @@ from diffusion_lab.generation.interruption import Terminated
 from diffusion_lab.generation.manifest import digests_told, manifest_from, read_lines
 from diffusion_lab.generation.order import PNG_KEY, Order, labels_in_turn
 from diffusion_lab.guidance import Guidance
+from diffusion_lab.networks.cost import count_forward_flops
 from diffusion_lab.pictures import grid_of
 from diffusion_lab.precision import resolve_precision
 from diffusion_lab.run_folder import check_writable
@@ -36,6 +37,7 @@ from diffusion_lab.safe_files import open_regular, parse_json
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import to_pixels
 from diffusion_lab.terminal import printable
+from diffusion_lab.threads import choose_threads
 from diffusion_lab.whole_files import written_whole
 
 MOST_GRID_ROWS = 100
@@ -87,8 +89,22 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     folder = config.output.folder("generated")
     check_writable(folder, "output.base_dir")
     sampler = DiffusionSampler(denoiser, device)
-    with opened(folder, order, sampling.num_samples, config.output.overwrite) as room:
+    with (
+        computing_with(_threads(config, denoiser, device)),
+        opened(folder, order, sampling.num_samples, config.output.overwrite) as room,
+    ):
         return _Run(config, room, sampler, show_progress).complete()
+
+
+def _threads(config: GenerateConfig, denoiser: Denoiser, device: torch.device) -> int:
+    """The threads of the settings, else as many as a batch gains from and are free."""
+    if config.compute.threads != "auto":
+        return config.compute.threads
+    if device.type != "cpu":
+        return torch.get_num_threads()
+    images = min(config.generation.sampling.batch_size, config.generation.sampling.num_samples)
+    flops = count_forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
+    return choose_threads(None if flops is None else flops * images, torch.get_num_threads())
 
 
 def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -> Order:

@@ -24,6 +24,7 @@ WITHOUT_INFLUENCE = frozenset(
         "sampler",
         "guidance",
         "compute.device",
+        "compute.threads",
         "data.cache",
         "data.cache_dir",
         "data.paths",

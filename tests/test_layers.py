@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "whole_files",
         "safe_files",
         "terminal",
+        "threads",
         "determinism",
         "precision",
     ),

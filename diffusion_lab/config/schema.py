@@ -57,6 +57,11 @@ class ComputeSettings(Section):
     seed: Annotated[int, Field(ge=0)] | None = Field(
         description="Seed of every random draw (0 is a seed like any other); `null` draws one and records it."
     )
+    threads: Literal["auto"] | PositiveInt = Field(
+        default="auto",
+        description="CPU threads to compute with. `auto` takes the cores that other programs leave free at the start, "
+        "no more than the network gains from, one less for each loader worker; a resumed run takes as many as before.",
+    )
     deterministic: bool = Field(
         default=False,
         description="Use deterministic algorithms alone, so that two runs of one seed are equal bit by bit on a GPU, "

@@ -14,6 +14,16 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+def count_forward_flops(
+    network: nn.Module, image_shape: tuple[int, int, int], num_classes: int | None = None
+) -> int | None:
+    """Return ``forward_flops``, or None where a custom network does what cannot be counted."""
+    try:
+        return forward_flops(network, image_shape, num_classes)
+    except Exception:
+        return None
+
+
 def forward_flops(network: nn.Module, image_shape: tuple[int, int, int], num_classes: int | None = None) -> int:
     """Floating-point operations of one image's way through a network; a step of training takes about three times these.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +14,19 @@ from lightning.pytorch import Callback
 from rich.console import Console
 
 from diffusion_lab.checkpoint import Checkpoint
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.workers import naming_lost_workers
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.determinism import deterministic
-from diffusion_lab.devices import resolve_device
+from diffusion_lab.devices import computing_with, resolve_device
 from diffusion_lab.memory import freed_memory_kept, peak_bytes
-from diffusion_lab.networks.cost import count_parameters, forward_flops
+from diffusion_lab.networks.cost import count_forward_flops, count_parameters
 from diffusion_lab.run_folder import RunFolder, RunStopped
 from diffusion_lab.seeds import derive_seed
+from diffusion_lab.threads import choose_threads, free_cores
 from diffusion_lab.training.build import (
     ScheduleSpan,
     create_callbacks,
@@ -113,6 +116,8 @@ class _Run:
     config: TrainConfig
     settings: dict[str, Any]
     device: torch.device
+    flops: int | None
+    threads: int
     data: ImageDataModule
     denoiser: Denoiser
     module: DiffusionModule
@@ -138,7 +143,10 @@ def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkp
         left = remainder(found[0], config, data)
     settings = config.model_dump(mode="json")
     settings["compute"]["seed"] = seed
+    flops = count_forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
+    threads = _threads(config, device, flops, found[1] if found else None)
     module = create_module(config, denoiser, data, settings, _span(config, origin, left))
+    module.about["threads"] = threads
     module.configure_optimizers()  # refuses values that the user's own class does not take
     warn_of_doubts(module, data, optimizer_steps(config, data))
     resume = config.training.resume
@@ -147,7 +155,7 @@ def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkp
         resumption = Resumption(resume.reset_optimizer, resume.reset_scheduler, left.batches_done)
     callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumption)
     note = left.note if left else None
-    return _Run(config, settings, device, data, denoiser, module, callbacks, checkpoints, origin, note)
+    return _Run(config, settings, device, flops, threads, data, denoiser, module, callbacks, checkpoints, origin, note)
 
 
 def _span(config: TrainConfig, origin: Origin | None, left: Remainder | None) -> ScheduleSpan | None:
@@ -181,13 +189,12 @@ def _fit(
     ):
         run.module.about["wandb_id"] = wandb_id(loggers)
         trainer = create_trainer(config, run.device, callbacks, loggers, folder)
-        flops = _forward_flops(run.denoiser)
-        announce(console, config, run.denoiser, flops, run.data, run.device, folder)
+        announce(console, config, run.denoiser, run.flops, run.data, run.device, run.threads, folder)
         announce_origin(console, config, folder, run.origin)
         if run.note is not None:
             say(console, run.note)
         started = time.monotonic()
-        with naming_lost_workers(), freed_memory_kept(run.device):
+        with naming_lost_workers(), freed_memory_kept(run.device), computing_with(run.threads):
             trainer.fit(
                 run.module, datamodule=run.data, ckpt_path=run.origin.path if run.origin else None, weights_only=True
             )
@@ -196,7 +203,8 @@ def _fit(
             epochs=trainer.current_epoch,
             steps=trainer.global_step,
             parameters=count_parameters(run.denoiser),
-            forward_flops=flops,
+            forward_flops=run.flops,
+            threads=run.threads,
             train_images=len(run.data.train),
             metric=logged_metric(config),
             best_value=run.checkpoints.best,
@@ -222,11 +230,26 @@ def _seed(config: TrainConfig, origin: Origin | None) -> int:
     return secrets.randbits(32)
 
 
-def _forward_flops(denoiser: Denoiser) -> int | None:
-    try:
-        return forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
-    except Exception:  # a network of one's own may do anything with a tensor; no run shall end for a count
-        return None
+def _threads(config: TrainConfig, device: torch.device, flops: int | None, resumed: Checkpoint | None) -> int:
+    """The threads of the settings, else those of the checkpoint, since sums of other parts round differently."""
+    if config.compute.threads != "auto":
+        return config.compute.threads
+    if device.type != "cpu":
+        return torch.get_num_threads()
+    before = resumed.about.get("threads") if resumed else None
+    if isinstance(before, int) and 1 <= before <= torch.get_num_threads():
+        if before > 1 and (free := round(free_cores())) < before:
+            warnings.warn(
+                f"compute.threads = auto takes {before} threads as this run did before, to give the same weights "
+                f"bit by bit, but other programs leave only {free} free: compute.threads={max(free, 1)} may be faster",
+                ConfigWarning,
+                stacklevel=2,
+            )
+        return before
+    loading = config.data.loading
+    return choose_threads(
+        None if flops is None else flops * loading.batch_size, torch.get_num_threads(), loading.num_workers
+    )
 
 
 def _peak_memory_mb(device: torch.device) -> float:

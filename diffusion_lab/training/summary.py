@@ -22,6 +22,7 @@ class TrainingSummary:
     steps: int
     parameters: int
     forward_flops: int | None
+    threads: int
     train_images: int
     metric: str
     best_value: float | None

@@ -34,14 +34,16 @@ def announce(
     flops: int | None,
     data: ImageDataModule,
     device: torch.device,
+    threads: int,
     folder: RunFolder,
 ) -> None:
     """What is about to be trained."""
+    where = device.type if device.type != "cpu" else f"cpu ({threads} thread{'s' if threads > 1 else ''})"
     work = "" if flops is None else f", {flops / 1e9:.3g} GFLOP an image forward"
     say(
         console,
         f"{config.experiment}: {len(data.train)} images, {count_parameters(denoiser) / 1e6:.2f} M parameters{work}, "
-        f"{config.training.epochs} epochs of {data.steps_per_epoch} batches on {device.type} in "
+        f"{config.training.epochs} epochs of {data.steps_per_epoch} batches on {where} in "
         f"{str(denoiser.compute_dtype).removeprefix('torch.')}\nrun folder {folder.base}",
     )
 

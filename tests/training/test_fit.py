@@ -251,7 +251,7 @@ def test_folder_of_a_finished_run_explains_it(tmp_path: Path) -> None:
     assert summary.forward_flops == work
     assert isinstance(shown.file, io.StringIO)
     assert (
-        f" M parameters, {work / 1e9:.3g} GFLOP an image forward, 2 epochs of 3 batches on cpu in float32"
+        f" M parameters, {work / 1e9:.3g} GFLOP an image forward, 2 epochs of 3 batches on cpu (1 thread) in float32"
         in shown.file.getvalue()
     )
     for told in ("best val/loss", "best.ckpt", "step_00000006.ckpt", "peak memory", "images/s", f"ckpt={tmp_path}"):
