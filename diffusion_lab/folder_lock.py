@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
-import socket
+import stat
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from diffusion_lab.process_identity import is_alive, own_identity
+from diffusion_lab.safe_files import parse_json
+from diffusion_lab.terminal import printable
 
 LOCK_NAME = ".lock"
+LARGEST_LOCK = 4096
+"""Bytes of a lock file that are read; it holds one short line."""
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
+"""How file systems answer that have no locks, such as NFS without its lock daemon."""
 
 
 def refuse_if_used(folder: Path, key: str) -> None:
@@ -23,7 +34,7 @@ def refuse_if_used(folder: Path, key: str) -> None:
     """
     with (
         contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError),
-        (folder / LOCK_NAME).open("r+") as file,
+        _opened(folder, os.O_RDWR) as file,
     ):
         _lock(file, folder, key)
 
@@ -33,49 +44,106 @@ def held(folder: Path, key: str) -> Iterator[None]:
     """Hold the lock of ``folder``, which is made if it is not there.
 
     The system releases the lock when the process ends, however it ends. A record lock, not a flock: that one would
-    live on in the workers that load data, for as long as they outlive a killed process.
+    live on in the workers that load data, for as long as they outlive a killed process. Where the file system has no
+    locks, the process named in the file counts for as long as it runs on this host, and a warning says so.
 
     Raises:
-        ValueError: Another process holds it; naming that process.
+        ValueError: Another process holds it, which is named; or something else is at the lock's place.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_NAME
     while True:
-        with path.open("a+") as file:
-            _lock(file, folder, key)
+        with _opened(folder, os.O_RDWR | os.O_CREAT) as file:
+            if not _lock(file, folder, key):
+                warnings.warn(
+                    f"the file system of {key}={folder} has no locks, so a process on another machine is not kept out "
+                    "of it: give each run a folder of its own",
+                    stacklevel=3,
+                )
             if not _is_at(file, path):
                 continue  # its holder removed it just before we got it: the next one is another file
+            file.seek(0)
             file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}) + "\n")
+            file.write(json.dumps(own_identity()) + "\n")
             file.flush()
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                if _is_at(file, path):  # else it was removed meanwhile, and what is there now is another's
+                    path.unlink(missing_ok=True)
             return
+
+
+def in_use_error(folder: Path, key: str, holder: str) -> ValueError:
+    """Return the error for a folder that another process works in."""
+    return ValueError(
+        f"{key} is in use by another process, got {str(folder)!r} ({holder}): wait for it, end it, or choose another "
+        "folder"
+    )
+
+
+def _opened(folder: Path, flags: int) -> IO[str]:
+    """Open the lock file. Raises ValueError where something else is at its place: links are not followed."""
+    path = folder / LOCK_NAME
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise _in_the_way(path) from error
+        raise
+    file = os.fdopen(descriptor, "r+")
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        file.close()
+        raise _in_the_way(path)
+    return file
+
+
+def _in_the_way(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} is in the way: the lock of the folder goes there, and it is something else; move it away"
+    )
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def _lock(file: IO[str], folder: Path, key: str) -> None:
+def _lock(file: IO[str], folder: Path, key: str) -> bool:
+    """Take the lock; False where the file system has none, and no process on this host is known to work there."""
+    locked = True
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ValueError(
-            f"{key} is in use by another process, got {str(folder)!r} ({_holder(file)}): wait for it, "
-            "end it, or choose another folder"
-        ) from error
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise in_use_error(folder, key, _named(_holder(file, folder))) from error
+        if error.errno not in NO_LOCKS:
+            raise
+        locked = False
+    holder = _holder(file, folder)
+    if not locked and holder and holder["pid"] != os.getpid() and is_alive(holder):
+        raise in_use_error(folder, key, _named(holder))
+    return locked
 
 
-def _holder(file: IO[str]) -> str:
+def _holder(file: IO[str], folder: Path) -> dict[str, Any]:
+    """Read which process took the lock last; empty where it does not say yet.
+
+    Raises:
+        ValueError: The file is not one that a lock left.
+    """
     file.seek(0)
     try:
-        told = json.loads(file.read())
-        return f"process {told['pid']} on {told['host']}"
-    except (ValueError, KeyError, TypeError):
-        return "which one it does not say yet"
+        text = file.read(LARGEST_LOCK)
+        holder = parse_json(text, LOCK_NAME) if text else {}
+    except ValueError as error:
+        raise _in_the_way(folder / LOCK_NAME) from error
+    if holder != {} and not (isinstance(holder, dict) and {"pid", "host"} <= holder.keys()):
+        raise _in_the_way(folder / LOCK_NAME)
+    return holder
+
+
+def _named(holder: dict[str, Any]) -> str:
+    return printable(f"process {holder['pid']} on {holder['host']}") if holder else "it does not say yet which one"

@@ -32,13 +32,12 @@ from diffusion_lab.guidance import Guidance
 from diffusion_lab.networks.cost import count_forward_flops
 from diffusion_lab.pictures import grid_of
 from diffusion_lab.precision import resolve_precision
-from diffusion_lab.run_folder import check_writable
 from diffusion_lab.safe_files import open_regular, parse_json
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import to_pixels
 from diffusion_lab.terminal import printable
 from diffusion_lab.threads import choose_threads
-from diffusion_lab.whole_files import written_whole
+from diffusion_lab.whole_files import check_writable, written_whole
 
 MOST_GRID_ROWS = 100
 """Rows of the grid; images beyond it are in their own files alone."""

@@ -14,13 +14,31 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from diffusion_lab.checkpoint.files import BEST, named_steps, steps_in
+from diffusion_lab.checkpoint.ownership import (
+    give_way,
+    in_the_way,
+    is_plain_file,
+    listed,
+    named,
+    not_replaceable,
+    refuse,
+)
 from diffusion_lab.config.schema import OutputSettings
-from diffusion_lab.folder_lock import held, refuse_if_used
+from diffusion_lab.epoch_pictures import epoch_of, is_epoch_picture
+from diffusion_lab.folder_lock import held, in_use_error, refuse_if_used
+from diffusion_lab.process_identity import is_alive, own_identity
+from diffusion_lab.safe_files import read_json
+from diffusion_lab.terminal import printable
 from diffusion_lab.version import __version__
+from diffusion_lab.whole_files import check_writable, written_whole
+
+STATUS, CONFIG, ENVIRONMENT, SUMMARY = "status.json", "config.yaml", "environment.json", "summary.json"
+METRICS, LOG = "metrics.jsonl", "run.log"
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "pydantic", "numpy")
 
@@ -42,18 +60,26 @@ class RunStopped(SystemExit):
         self.why, self.step = why, step
 
 
+Purpose = Literal["new", "replace", "continue"]
+"""What a run wants of a folder: begin in a free one, take the place of the run in it, or go on with that run."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """``output.base_dir`` and its subfolders.
 
     ``config.yaml`` is the resolved configuration, ``environment.json`` the versions and the git commit, and
     ``status.json`` tells whether the run is running, finished, stopped or failed, and why.
+
+    Attributes:
+        run_id: Of the run that works in it; its checkpoints carry it, so that only that run ever removes them.
     """
 
     base: Path
     logs: Path
     checkpoints: Path
     samples: Path
+    run_id: str | None = None
 
     @classmethod
     def of(cls, output: OutputSettings) -> RunFolder:
@@ -65,25 +91,61 @@ class RunFolder:
         """Whether a file lies in the folder, at any depth."""
         return self.base.resolve() in file.resolve().parents
 
-    def check_free(self, reuse: bool) -> None:
-        """Refuse a folder that holds another run, unless it may be used again, or that cannot be written.
+    @property
+    def status(self) -> dict[str, Any]:
+        """What ``status.json`` says; empty where there is none, or none of a run."""
+        with contextlib.suppress(OSError, ValueError):
+            found = read_json(self.base / STATUS)
+            if isinstance(found, dict) and isinstance(found.get("state"), str):
+                return found
+        return {}
+
+    def check_free(self, purpose: Purpose) -> None:
+        """Refuse a folder that another process uses, or that cannot be written, or where something is in the way.
 
         Raises:
-            ValueError: There is a run already, or one that is going on.
+            ValueError: There is a run already, one that is going on, or something that a run did not write.
             PermissionError: The folder, or the nearest one above it that exists, cannot be written.
         """
         refuse_if_used(self.base, "output.base_dir")
-        status = self.base / "status.json"
-        if status.is_file() and not reuse:
+        status = self.status
+        if status.get("state") == "running" and status.get("pid") != os.getpid() and is_alive(status):
+            raise in_use_error(self.base, "output.base_dir", f"process {status['pid']} on {status['host']}")
+        self._refuse_what_is_no_file()
+        there = self._written_before()
+        if purpose == "new" and there:
+            raise ValueError(self._taken(there))
+        if purpose == "replace" and there and not self._is_a_run():
             raise ValueError(
-                f"output.base_dir holds a run already, got {str(self.base)!r} ({_state(status)}): choose another, "
-                "resume it (training.resume.enabled=true training.resume.checkpoint=auto), or set output.overwrite=true"
+                printable(
+                    f"output.base_dir holds {named(there)}, and nothing shows that a run wrote this, got "
+                    f"{str(self.base)!r}: move it away, or choose another folder"
+                )
             )
         check_writable(self.base, "output.base_dir")
 
+    def check_places(self, purpose: Purpose, steps: range, epochs: range) -> None:
+        """Refuse to write where something is that the run did not write.
+
+        Args:
+            purpose: Of the run.
+            steps: At which it may save checkpoints.
+            epochs: At whose end it may sample pictures, counted from 1.
+
+        Raises:
+            ValueError: Naming what is in the way.
+        """
+        pictures = [file for file in self._pictures() if not is_epoch_picture(file)]
+        if purpose == "continue":
+            obstacles = in_the_way(self.checkpoints, self.run_id, steps.start - 1, steps.stop - 1)
+            pictures = [file for file in pictures if epoch_of(file) in epochs]
+        else:
+            obstacles = not_replaceable(self.checkpoints, self._earlier_runs())
+        refuse([*obstacles, *pictures])
+
     def stamp(self) -> int | None:
         """Changes whenever a run begins or ends in the folder."""
-        status = self.base / "status.json"
+        status = self.base / STATUS
         return status.stat().st_mtime_ns if status.is_file() else None
 
     @contextlib.contextmanager
@@ -104,24 +166,25 @@ class RunFolder:
             yield
 
     def create(self, config: dict[str, Any], keep: bool) -> None:
-        """Make the folders and write what explains the run; what an earlier run left is removed, or kept."""
+        """Make the folders and write what explains the run; what an earlier run wrote is removed, or kept."""
         for folder in (self.base, self.logs, self.checkpoints, self.samples):
             folder.mkdir(parents=True, exist_ok=True)
         if not keep:
-            leftovers = [*self.checkpoints.glob("*.ckpt"), *self.samples.glob("epoch_*.png")]
-            for file in (*leftovers, self.logs / "metrics.jsonl", self.base / "summary.json"):
-                file.unlink(missing_ok=True)
-        (self.base / "config.yaml").write_text(
-            "# The resolved configuration of this run.\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-        )
-        (self.base / "environment.json").write_text(json.dumps(environment(), indent=2) + "\n")
+            self._remove_earlier()
+        with written_whole(self.base / CONFIG, lasting=False) as file:
+            file.write_text(
+                "# The resolved configuration of this run.\n"
+                + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+            )
+        with written_whole(self.base / ENVIRONMENT, lasting=False) as file:
+            file.write_text(json.dumps(environment(), indent=2) + "\n")
 
     def write_status(self, state: str, **more: Any) -> None:
         """Replace ``status.json`` in one move."""
-        status = {"state": state, "pid": os.getpid(), "at": datetime.now(UTC).isoformat(timespec="seconds"), **more}
-        partial = self.base / ".status.json.partial"
-        partial.write_text(json.dumps(status, indent=2) + "\n")
-        partial.replace(self.base / "status.json")
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        status = {"state": state, **own_identity(), "at": at, "run": self.run_id, **more}
+        with written_whole(self.base / STATUS, lasting=False) as file:
+            file.write_text(json.dumps(status, indent=2) + "\n")
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -152,12 +215,61 @@ class RunFolder:
                 logger.removeHandler(handler)
             handler.close()
 
+    def _refuse_what_is_no_file(self) -> None:
+        """Links would be written through, to files elsewhere; folders and devices cannot be written at all."""
+        for place in (*self._fixed(), *self._pictures(), self.logs / "wandb_id"):
+            if os.path.lexists(place) and not is_plain_file(place):
+                kind = f"a link to {os.readlink(place)}" if place.is_symlink() else "no regular file"
+                raise ValueError(
+                    printable(
+                        f"{place} is in the way: a run writes a file of that name, and it is {kind}. Move it away, or "
+                        "choose another output.base_dir"
+                    )
+                )
 
-def check_writable(folder: Path, key: str) -> None:
-    """Raise PermissionError where ``folder`` cannot be made or written; nothing is created."""
-    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(f"{key} must be a folder that can be written, got {str(folder)!r} ({nearest} cannot)")
+    def _fixed(self) -> list[Path]:
+        """The files of a run that have one name in every run."""
+        names = (STATUS, CONFIG, ENVIRONMENT, SUMMARY)
+        return [*(self.base / name for name in names), self.logs / METRICS, self.logs / LOG]
+
+    def _pictures(self) -> list[Path]:
+        return [place for place in sorted(self.samples.glob("epoch_*.png")) if epoch_of(place) is not None]
+
+    def _written_before(self) -> list[Path]:
+        """What is there under the names that a run writes."""
+        fixed = [place for place in self._fixed() if place.exists()]
+        return [*fixed, *named_steps(self.checkpoints), *self._pictures()]
+
+    def _is_a_run(self) -> bool:
+        """Whether something shows that what is in the folder is of a run: its status, environment or checkpoints."""
+        if self.status or steps_in(self.checkpoints):
+            return True
+        with contextlib.suppress(OSError, ValueError):
+            told = read_json(self.base / ENVIRONMENT)
+            return isinstance(told, dict) and {"command", "packages"} <= told.keys()
+        return False
+
+    def _taken(self, there: list[Path]) -> str:
+        state = self.status.get("state", "in an unknown state")
+        what = f"a run already ({state})" if (self.base / STATUS).exists() else f"{named(there)} already"
+        return printable(
+            f"output.base_dir holds {what}, got {str(self.base)!r}: choose another, resume it "
+            "(training.resume.enabled=true training.resume.checkpoint=auto), or set output.overwrite=true"
+        )
+
+    def _earlier_runs(self) -> set[str | None]:
+        """The ids of the runs whose checkpoints may be replaced with the run that is in the folder."""
+        if self.status:
+            return {self.status.get("run")}
+        return {manifest.run for file in steps_in(self.checkpoints) if (manifest := listed(file))}
+
+    def _remove_earlier(self) -> None:
+        runs = self._earlier_runs()
+        for file in [self.checkpoints / BEST, *named_steps(self.checkpoints)]:
+            give_way(file, *runs)
+        pictures = [picture for picture in self._pictures() if is_epoch_picture(picture)]
+        for file in (*pictures, self.logs / METRICS, self.base / SUMMARY):
+            file.unlink(missing_ok=True)
 
 
 def environment() -> dict[str, Any]:
@@ -187,10 +299,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _state(status: Path) -> str:
-    try:
-        return str(json.loads(status.read_text())["state"])
-    except (OSError, ValueError, KeyError):
-        return "in an unknown state"

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-PARTIAL = ".partial"
+PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial", flags=re.DOTALL)
+"""Names that ``written_whole`` writes under; no other program uses such names."""
 
 
 @contextlib.contextmanager
 def written_whole(path: Path, lasting: bool = True) -> Iterator[Path]:
     """Give a path beside ``path``, so on the same file system, to write to; it becomes ``path`` in one move.
 
-    Whatever happens, a file of that name is either the previous one or the new one, whole.
+    Whatever happens, a file of that name is either the previous one or the new one, whole. Where ``path`` is a link,
+    the link is replaced, and what it leads to stays as it is.
 
     Args:
         path: The file.
         lasting: Wait until the disk has the bytes and the name, so that they are there after a power failure too.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    partial.unlink(missing_ok=True)  # a leftover, or a link that would lead what is written elsewhere
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
         if lasting:
@@ -35,14 +39,25 @@ def written_whole(path: Path, lasting: bool = True) -> Iterator[Path]:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what a program that was killed had begun to write."""
-    for leftover in folder.glob(f".*{PARTIAL}"):
-        leftover.unlink(missing_ok=True)
+    """Remove what a program that was killed had begun to write with ``written_whole``, and nothing else."""
+    for leftover in folder.glob(".*.partial"):
+        if PARTIAL.fullmatch(leftover.name) and leftover.is_file() and not leftover.is_symlink():
+            leftover.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """Raise PermissionError, naming ``key``, where ``folder`` cannot be made or written; nothing is created."""
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"{key} must be a folder that can be written, got {str(folder)!r} ({nearest} cannot)")
 
 
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot flush a folder
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(descriptor)

@@ -8,14 +8,23 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
-from diffusion_lab import run_folder
+from diffusion_lab import process_identity, run_folder, whole_files
+from diffusion_lab.checkpoint import Manifest, verify
+from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config.schema import OutputSettings
-from diffusion_lab.run_folder import RunFolder, check_writable, environment, git_commit
+from diffusion_lab.epoch_pictures import save_epoch_picture
+from diffusion_lab.process_identity import own_identity
+from diffusion_lab.run_folder import RunFolder, environment, git_commit
+from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
+from diffusion_lab.whole_files import check_writable
+from tests.another_process import holding
 
 
 @pytest.fixture
@@ -35,7 +44,7 @@ def status_of(folder):
 def test_folders_follow_the_settings_and_are_made_only_when_asked(folder, tmp_path):
     base = tmp_path / "run"
     assert (folder.base, folder.checkpoints, folder.samples) == (base, base / "weights", base / "pictures" / "here")
-    folder.check_free(reuse=False)
+    folder.check_free("new")
     assert not base.exists()
     folder.create({}, keep=False)
     assert all(path.is_dir() for path in (folder.logs, folder.checkpoints, folder.samples))
@@ -95,10 +104,67 @@ def test_a_folder_with_a_run_is_left_alone(folder, state):
     folder.create({}, keep=False)
     folder.write_status(state)
     with pytest.raises(
-        ValueError, match=rf"output\.base_dir holds a run already, got .* \({state}\).*output\.overwrite=true"
+        ValueError, match=rf"output\.base_dir holds a run already \({state}\), got .*output\.overwrite=true"
     ):
-        folder.check_free(reuse=False)
-    folder.check_free(reuse=True)
+        folder.check_free("new")
+    folder.check_free("replace")
+    folder.check_free("continue")
+
+
+def test_a_run_of_a_process_that_lives_is_left_alone_though_its_lock_was_removed(folder):
+    folder.create({}, keep=False)
+    with holding(folder.base) as holder:
+        (folder.base / ".lock").unlink()
+        status = {"state": "running", **identity_of(holder.pid)}
+        (folder.base / "status.json").write_text(json.dumps(status))
+        for purpose in ("new", "replace", "continue"):
+            with pytest.raises(ValueError, match=rf"in use by another process, got .* \(process {holder.pid} on "):
+                folder.check_free(purpose)
+    folder.check_free("continue")  # the process is gone
+    (folder.base / "status.json").write_text(json.dumps({**status, "pid": 1, "started": "before the last start"}))
+    folder.check_free("continue")  # the process of this number is another
+
+
+def identity_of(pid):
+    return {**own_identity(), "pid": pid, "started": process_identity._started(pid)}
+
+
+@pytest.mark.parametrize("purpose", ["new", "replace", "continue"])
+@pytest.mark.parametrize(
+    "name",
+    ["status.json", "config.yaml", "environment.json", "summary.json", "logs/metrics.jsonl", "logs/run.log",
+     "logs/wandb_id", "pictures/here/epoch_0010.png"],
+)  # fmt: skip
+def test_a_link_or_folder_at_the_place_of_a_file_is_refused_by_name(folder, tmp_path, name, purpose):
+    folder.create({}, keep=False)
+    folder.write_status("finished")
+    (tmp_path / "elsewhere").write_text("precious")
+    place = folder.base / name
+    place.unlink(missing_ok=True)
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=rf"{name} is in the way: .* is a link to .*elsewhere"):
+        folder.check_free(purpose)
+    place.unlink()
+    place.symlink_to("nowhere")
+    with pytest.raises(ValueError, match=rf"{name} is in the way: .* is a link to nowhere"):
+        folder.check_free(purpose)
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(ValueError, match=rf"{name} is in the way: .* no regular file"):
+        folder.check_free(purpose)
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "logs/run.log", "pictures/here/epoch_0010.png"])
+def test_files_that_no_run_wrote_are_neither_taken_over_nor_replaced(folder, name):
+    file = folder.base / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(ValueError, match=rf"output\.base_dir holds .*{file.name} already"):
+        folder.check_free("new")
+    with pytest.raises(ValueError, match=rf"output\.base_dir holds .*{file.name}, and nothing shows that a run wrote"):
+        folder.check_free("replace")
+    assert file.read_text() == "mine"
 
 
 def test_a_folder_holds_its_own_checkpoints_and_no_others(folder, tmp_path):
@@ -110,24 +176,89 @@ def test_a_damaged_status_is_still_a_run(folder):
     folder.create({}, keep=False)
     (folder.base / "status.json").write_text("{")
     with pytest.raises(ValueError, match="in an unknown state"):
-        folder.check_free(reuse=False)
+        folder.check_free("new")
 
 
 @pytest.mark.parametrize("resumed", [True, False])
 def test_an_earlier_run_is_removed_unless_it_goes_on(folder, resumed):
+    folder = replace(folder, run_id="first")
     folder.create({}, keep=False)
+    folder.write_status("finished")
+    save_checkpoint(folder, 10, "first")
+    (folder.checkpoints / "best.ckpt").symlink_to(step_name(10))
+    save_epoch_picture(Image.new("L", (8, 8)), folder.samples, 10)
     ours = [
-        folder.checkpoints / "last.ckpt",
+        folder.checkpoints / step_name(10),
+        folder.checkpoints / "best.ckpt",
         folder.samples / "epoch_0010.png",
         folder.logs / "metrics.jsonl",
         folder.base / "summary.json",
     ]
-    theirs = [folder.checkpoints / "notes.txt", folder.samples / "mine.png", folder.base / "todo.md"]
-    for file in (*ours, *theirs):
+    theirs = [
+        folder.checkpoints / "notes.txt",
+        folder.checkpoints / "my_best_model.ckpt",
+        folder.checkpoints / "step_00000010_good.ckpt",
+        folder.samples / "mine.png",
+        folder.samples / "epoch_best.png",
+        folder.base / "todo.md",
+    ]
+    for file in (*ours[3:], *theirs):
         file.write_text("x")
-    folder.create({}, keep=resumed)
-    assert [file.exists() for file in ours] == [resumed] * 4
+    folder.check_places("continue" if resumed else "replace", range(11, 20), range(11, 20))
+    replace(folder, run_id="first" if resumed else "second").create({}, keep=resumed)
+    assert [file.exists() for file in ours] == [resumed] * 5
     assert all(file.exists() for file in theirs)
+
+
+@pytest.mark.parametrize("harm", ["no manifest", "another run", "folder", "link", "best", "picture"])
+def test_what_the_earlier_run_did_not_write_is_refused_by_name(folder, harm):
+    folder = replace(folder, run_id="first")
+    folder.create({}, keep=False)
+    folder.write_status("finished")
+    place = folder.checkpoints / step_name(10)
+    if harm == "picture":
+        place = folder.samples / "epoch_0010.png"
+        Image.new("L", (8, 8)).save(place)
+    elif harm == "best":
+        place = folder.checkpoints / "best.ckpt"
+        place.write_bytes(b"mine")
+    elif harm == "folder":
+        place.mkdir()
+    elif harm == "link":
+        (folder.base / "mine").write_bytes(b"mine")
+        place.symlink_to(folder.base / "mine")
+    else:
+        save_checkpoint(folder, 10, "another")
+        if harm == "no manifest":
+            Manifest.place(place).unlink()
+    for purpose in ("replace", "continue"):
+        with pytest.raises(ValueError, match=rf"at places where this run would write.*{place.name}"):
+            folder.check_places(purpose, range(5, 20), range(5, 20))
+    if harm in ("no manifest", "another run"):  # it would be taken for the newest of the run
+        with pytest.raises(ValueError, match=place.name):
+            folder.check_places("continue", range(5, 8), range(5, 8))
+    elif harm != "best":  # the run does not come so far
+        folder.check_places("continue", range(5, 8), range(5, 8))
+    assert os.path.lexists(place)
+
+
+def test_a_damaged_checkpoint_of_the_run_is_kept_under_another_name_where_it_is_written_again(folder):
+    folder = replace(folder, run_id="first")
+    folder.create({}, keep=False)
+    place = folder.checkpoints / step_name(10)
+    for number in ("", "1"):
+        save_checkpoint(folder, 10, "first")
+        place.write_bytes(b"damaged" + number.encode())
+        folder.check_places("continue", range(5, 20), range(5, 20))
+        with pytest.warns(UserWarning, match=rf"{step_name(10)} was damaged: it is kept as .*\.damaged{number}"):
+            save_checkpoint(folder, 10, "first")
+        assert verify(place)
+        assert place.with_name(f"{place.name}.damaged{number}").read_bytes() == b"damaged" + number.encode()
+
+
+def save_checkpoint(folder: RunFolder, step: int, run: str) -> None:
+    content = {"diffusion_lab": {"step": step, "run_id": run}}
+    AtomicCheckpointIO().save_checkpoint(content, folder.checkpoints / step_name(step))
 
 
 def test_a_file_in_the_way_is_no_folder_to_write(tmp_path):
@@ -140,7 +271,7 @@ def test_a_file_in_the_way_is_no_folder_to_write(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     """Asked of the system: the user who runs the tests may be allowed everything."""
-    monkeypatch.setattr(run_folder.os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr(whole_files.os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(PermissionError, match=r"\(.* cannot\)"):
         check_writable(tmp_path / "a" / "b", "output.base_dir")
     assert not (tmp_path / "a").exists()

@@ -1,7 +1,7 @@
-"""Files that are written whole, that tell when they are damaged, and that are found again.
+"""Names of checkpoints, the manifest beside each by which damage is noticed, and how they are found again.
 
-Each checkpoint ``step_00000230.ckpt`` has a manifest ``step_00000230.manifest.json`` beside it, written last: a
-checkpoint without one was not finished. The manifest tells size and SHA-256, so one flipped bit is noticed.
+Each checkpoint ``step_00000230.ckpt`` has a manifest ``step_00000230.manifest.json`` beside it, written last. It
+holds size and SHA-256, so one flipped bit is noticed, and the run that wrote the file.
 """
 
 from __future__ import annotations
@@ -15,13 +15,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import IO, Any, Literal, Self, cast
 
+from diffusion_lab.safe_files import open_regular, read_json
+from diffusion_lab.terminal import printable
 from diffusion_lab.whole_files import written_whole
 
 STEP_NAME = re.compile(r"step_(\d{8,})\.ckpt")
 BEST = "best.ckpt"
 """A link to the best of them, by its validation."""
+
+LARGEST_MANIFEST = 2**16
+"""Bytes of a manifest; more is none."""
 
 
 class DamagedCheckpointError(ValueError):
@@ -37,12 +42,20 @@ class Manifest:
         size: Of the file, in bytes.
         sha256: Of the file, in hexadecimal.
         config_hash: Of the settings that it was trained with; None where the writer knew none.
+        run: Id of the run that wrote it; None where no run of this program is known to have written it.
     """
 
     step: int | None
     size: int
     sha256: str
     config_hash: str | None = None
+    run: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, kinds in _MANIFEST_TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise TypeError(f"{name} must be {kinds}, got {value!r}")
 
     @staticmethod
     def place(file: Path) -> Path:
@@ -59,10 +72,10 @@ class Manifest:
         file = file.resolve()
         place = cls.place(file)
         try:
-            found = cls(**json.loads(place.read_bytes()))
+            found = cls(**read_json(place, LARGEST_MANIFEST))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OSError) as error:  # it may hold anything, or be no file at all
             raise DamagedCheckpointError(f"{place} is damaged: it is no manifest of a checkpoint") from error
         if found.step != step_of(file):
             raise DamagedCheckpointError(f"{place} is damaged: it tells of step {found.step}")
@@ -72,6 +85,15 @@ class Manifest:
         """Put it beside its file, all or nothing."""
         with written_whole(self.place(file)) as partial:
             partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+_MANIFEST_TYPES: dict[str, type | tuple[type, ...]] = {
+    "step": (int, type(None)),
+    "size": int,
+    "sha256": str,
+    "config_hash": (str, type(None)),
+    "run": (str, type(None)),
+}
 
 
 def step_of(file: Path) -> int | None:
@@ -117,9 +139,9 @@ class HashingWriter(io.RawIOBase):
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a regular file, in hexadecimal."""
+    state = path.stat()
+    return _hash_of(path.resolve(), state.st_ino, state.st_mtime_ns, state.st_ctime_ns)
 
 
 def verify(file: Path) -> Manifest | None:
@@ -132,43 +154,62 @@ def verify(file: Path) -> Manifest | None:
     manifest = Manifest.of(file)
     if manifest is None:
         return None
-    state = file.stat()
-    if state.st_size != manifest.size:
-        raise DamagedCheckpointError(f"{file} is damaged: it has {state.st_size} bytes, {manifest.size} were written")
-    if _hash_of(file.resolve(), state.st_ino, state.st_mtime_ns) != manifest.sha256:
+    size = file.stat().st_size
+    if size != manifest.size:
+        raise DamagedCheckpointError(f"{file} is damaged: it has {size} bytes, {manifest.size} were written")
+    if file_hash(file) != manifest.sha256:
         raise DamagedCheckpointError(f"{file} is damaged: its SHA-256 is not that of its manifest")
     return manifest
 
 
-@lru_cache(maxsize=8)
-def _hash_of(file: Path, _inode: int, _changed: int) -> str:
-    """Once for each state of a file: what has just been chosen for being whole is then read."""
-    return file_hash(file)
+@lru_cache(maxsize=256)
+def _hash_of(file: Path, _inode: int, _changed: int, _state_changed: int) -> str:
+    """Hash once for each state of a file: one that was just verified is then read, and may later be removed."""
+    with open_regular(file) as content:
+        return hashlib.file_digest(cast("io.BufferedReader", content), "sha256").hexdigest()
+
+
+def named_steps(folder: Path) -> list[Path]:
+    """Return the files of a folder that are named as checkpoints of a step, the newest step first."""
+    found = [file for file in folder.glob("step_*.ckpt") if step_of(file) is not None and file.is_file()]
+    return sorted(found, key=lambda file: -(step_of(file) or 0))
 
 
 def steps_in(folder: Path) -> list[Path]:
-    """The checkpoints of a folder that have a manifest, the newest step first."""
-    found = [file for file in folder.glob("step_*.ckpt") if step_of(file) is not None]
-    return sorted((file for file in found if Manifest.place(file).exists()), key=lambda file: -(step_of(file) or 0))
+    """Return the checkpoints of a folder that have a manifest, the newest step first."""
+    return [file for file in named_steps(folder) if Manifest.place(file).exists()]
 
 
 def newest_valid(folder: Path) -> Path | None:
-    """The checkpoint of the latest step that is whole; warns of each later one that is not."""
-    return next(_valid(steps_in(folder)), None)
+    """Return the checkpoint of the latest step that is whole; warns of each later one that is not.
+
+    One without manifest counts if its own checksums hold and its content is of the step in its name.
+    """
+    return next(_valid(named_steps(folder)), None)
 
 
-def _valid(files: list[Path]) -> Iterator[Path]:
-    for file in files:
-        try:
-            verify(file)
-        except (DamagedCheckpointError, OSError) as error:
-            warnings.warn(f"{error}; an earlier checkpoint is taken instead", stacklevel=4)
-        else:
-            yield file
+def read_unlisted(file: Path) -> dict[str, Any]:
+    """Verify a checkpoint that has no manifest by its content, and return what it says of itself.
+
+    The CRC-32 sums inside the file cover its tensors and settings, not the archive's directory.
+
+    Raises:
+        DamagedCheckpointError: A checksum is wrong.
+        ValueError: It is named as a checkpoint of a step, and is none, or one of another step.
+    """
+    from diffusion_lab.checkpoint.tensors import load_tensors  # which needs this module, and torch
+
+    about = load_tensors(file).get("diffusion_lab")
+    about = about if isinstance(about, dict) else {}
+    step = step_of(file)
+    if step is not None and about.get("step") != step:
+        told = f"its content is of step {about['step']}" if "step" in about else "no training run wrote it"
+        raise ValueError(f"{file} is not recognized as a checkpoint: it has no manifest, and {told}")
+    return about
 
 
 def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
-    """The checkpoint file that ``path`` means: itself, or the preferred one of a run folder, else the other.
+    """Return the checkpoint file that ``path`` means: itself, or the preferred one of a run folder, else the other.
 
     The last one is that of the latest step that is whole. A damaged best one is passed over with a warning.
 
@@ -192,3 +233,14 @@ def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") 
 def _best_in(folder: Path) -> Path | None:
     best = folder / BEST
     return next(_valid([best]), None) if best.is_file() else None
+
+
+def _valid(files: list[Path]) -> Iterator[Path]:
+    for file in files:
+        try:
+            if verify(file) is None:
+                read_unlisted(file)
+        except (ValueError, OSError) as error:
+            warnings.warn(printable(f"{error}; an earlier checkpoint is taken instead"), stacklevel=4)
+        else:
+            yield file

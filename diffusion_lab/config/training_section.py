@@ -138,6 +138,11 @@ class CheckpointingSettings(Section):
         description="Keep only the best and the last checkpoint; best by the validation metric."
     )
     save_optimizer: bool = Field(description="Include the optimizer's state, without which a run cannot be resumed.")
+    keep_last: PositiveInt | None = Field(
+        default=None,
+        description="Checkpoints to keep beside the best: the newest, then those of every `save_frequency` epochs; "
+        "`null` keeps all of these. Only files that the run wrote itself are ever removed.",
+    )
 
 
 class ValidationSettings(Section):

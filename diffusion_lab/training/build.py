@@ -145,7 +145,13 @@ def create_callbacks(
             Pictures(folder.samples, sampler, shown.interval, shown.num_samples, shown.guidance_scale, seed, guidance)
         )
     checkpoints = Checkpoints(
-        folder.checkpoints, kept.save_frequency, kept.save_best_only, kept.save_optimizer, logged_metric(config)
+        folder.checkpoints,
+        kept.save_frequency,
+        kept.save_best_only,
+        kept.save_optimizer,
+        logged_metric(config),
+        kept.keep_last,
+        folder.run_id,
     )
     return callbacks, checkpoints
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from diffusion_lab.checkpoint import DamagedCheckpointError, Manifest, file_hash, load_tensors
 from diffusion_lab.checkpoint.files import HashingWriter, step_of
+from diffusion_lab.checkpoint.ownership import give_way
 from diffusion_lab.whole_files import written_whole
 
 GATHERED_BYTES = 2**20
@@ -30,12 +32,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save all or nothing.
 
         Raises:
-            OSError: It cannot be written: a full disk, a folder without permission.
+            OSError: It cannot be written: a full disk, a folder without permission, a file of others.
             DamagedCheckpointError: What the disk gives back is not what was written.
         """
         target = Path(path)
+        about = checkpoint.get("diffusion_lab", {})
         target.parent.mkdir(parents=True, exist_ok=True)
-        Manifest.place(target).unlink(missing_ok=True)  # of a file of the same name, which is about to change
+        if (aside := give_way(target, about.get("run_id"))) is not None:
+            warnings.warn(f"{target} was damaged: it is kept as {aside}, and written again", stacklevel=2)
         try:
             with written_whole(target) as partial, partial.open("wb") as file:
                 written = _write(checkpoint, HashingWriter(file))
@@ -43,9 +47,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise _unsaved(target, error) from error
         if file_hash(target) != written.sha256:
             raise DamagedCheckpointError(f"{target} was saved and reads back damaged: the disk is failing")
-        about = checkpoint.get("diffusion_lab", {})
         try:
-            Manifest(step_of(target), written.size, written.sha256, about.get("config_hash")).write(target)
+            Manifest(
+                step_of(target), written.size, written.sha256, about.get("config_hash"), about.get("run_id")
+            ).write(target)
         except OSError as error:
             raise _unsaved(target, error) from error
 

@@ -6,7 +6,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from lightning.pytorch import Callback
 from rich.console import Console
 
 from diffusion_lab.checkpoint import Checkpoint
+from diffusion_lab.checkpoint.ownership import OWN_CHECKSUMS, adopt, left_alone, named
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser
@@ -24,7 +25,7 @@ from diffusion_lab.determinism import deterministic
 from diffusion_lab.devices import computing_with, resolve_device
 from diffusion_lab.memory import freed_memory_kept, peak_bytes
 from diffusion_lab.networks.cost import count_forward_flops, count_parameters
-from diffusion_lab.run_folder import RunFolder, RunStopped
+from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.threads import choose_threads, free_cores
 from diffusion_lab.training.build import (
@@ -92,16 +93,24 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     found = find_origin(config, folder)
     origin = found[0] if found else None
     continued = origin is not None and folder.holds(origin.path)
-    folder.check_free(config.output.overwrite or continued or (resume.enabled and resume.checkpoint == "auto"))
+    may_replace = config.output.overwrite or (resume.enabled and resume.checkpoint == "auto")
+    purpose: Purpose = "continue" if continued else "replace" if may_replace else "new"
+    folder.check_free(purpose)
     if origin is not None and origin.is_complete(config):
         earlier = TrainingSummary.read(origin.run_folder)
-        if earlier is not None or not continued:  # else it was killed before its last words, which follow now
+        # Of a run in this folder that was killed after its last step, the summary still has to be written.
+        if earlier is not None or not continued or not origin.is_at_the_end(config):
             tell_complete(console, config, origin)
             return earlier
+    run_id = origin.run_id if continued and origin else None
+    folder = replace(folder, run_id=run_id or secrets.token_hex(8))
     run = _prepare(config, folder, found)
     del found  # the weights
+    folder.check_places(purpose, run.steps, run.epochs)
     with folder.claimed(stamp):
         folder.create(run.settings, keep=continued)
+        if continued:
+            _list_checkpoints(run, folder, console)
         summary = _fit(run, folder, console, stop, _continuation(origin, config) if continued and origin else None)
     show(summary, console)
     if stop.received is not None:
@@ -125,6 +134,13 @@ class _Run:
     checkpoints: Checkpoints
     origin: Origin | None
     note: str | None
+    steps: range
+    """Optimizer steps that are left to do, counted from 1 over the whole run."""
+
+    @property
+    def epochs(self) -> range:
+        """Epochs that are left to do, counted from 1."""
+        return range((self.origin.epochs_done or 0 if self.origin else 0) + 1, self.config.training.epochs + 1)
 
 
 def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkpoint] | None) -> _Run:
@@ -155,7 +171,11 @@ def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkp
         resumption = Resumption(resume.reset_optimizer, resume.reset_scheduler, left.batches_done)
     callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumption)
     note = left.note if left else None
-    return _Run(config, settings, device, flops, threads, data, denoiser, module, callbacks, checkpoints, origin, note)
+    done = origin.step or 0 if origin else 0
+    steps = range(done + 1, done + (left.steps if left else optimizer_steps(config, data)) + 1)
+    return _Run(
+        config, settings, device, flops, threads, data, denoiser, module, callbacks, checkpoints, origin, note, steps
+    )
 
 
 def _span(config: TrainConfig, origin: Origin | None, left: Remainder | None) -> ScheduleSpan | None:
@@ -165,6 +185,16 @@ def _span(config: TrainConfig, origin: Origin | None, left: Remainder | None) ->
     if config.training.resume.reset_scheduler:
         return ScheduleSpan(left.epochs, left.steps)
     return ScheduleSpan(config.training.epochs, (origin.step or 0) + left.steps)
+
+
+def _list_checkpoints(run: _Run, folder: RunFolder, console: Console) -> None:
+    """Give the checkpoint to resume from a manifest if it lacks one, and name what is left alone."""
+    assert run.origin is not None
+    if adopt(run.origin.path.resolve(), folder.status.get("run"), folder.run_id):
+        say(console, f"{run.origin.path} had no manifest: it was verified by {OWN_CHECKSUMS}, and has one now")
+    others = left_alone(folder.checkpoints, folder.run_id)
+    if others:
+        say(console, f"left alone, because no manifest says that this run wrote it: {named(others)}")
 
 
 def _continuation(origin: Origin, config: TrainConfig) -> Continuation:
@@ -188,6 +218,7 @@ def _fit(
         quiet(),
     ):
         run.module.about["wandb_id"] = wandb_id(loggers)
+        run.module.about["run_id"] = folder.run_id
         trainer = create_trainer(config, run.device, callbacks, loggers, folder)
         announce(console, config, run.denoiser, run.flops, run.data, run.device, run.threads, folder)
         announce_origin(console, config, folder, run.origin)

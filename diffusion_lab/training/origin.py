@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
-from diffusion_lab.checkpoint.files import newest_valid, steps_in
+from diffusion_lab.checkpoint.files import named_steps, newest_valid
+from diffusion_lab.checkpoint.ownership import named
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.run_folder import RunFolder
 
@@ -38,6 +39,7 @@ class Origin:
         config: The settings of the run that wrote it.
         place: Where in the data; None where the file does not tell.
         wandb_id: Of the run on W&B.
+        run_id: Of the run that wrote it; None in files of earlier versions.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Origin:
     config: Mapping[str, Any]
     place: Place | None
     wandb_id: str | None
+    run_id: str | None
 
     @property
     def seed(self) -> int | None:
@@ -61,6 +64,10 @@ class Origin:
     def is_complete(self, config: TrainConfig) -> bool:
         """Whether the epochs of the settings are all done."""
         return self.epochs_done is not None and self.epochs_done >= config.training.epochs
+
+    def is_at_the_end(self, config: TrainConfig) -> bool:
+        """Whether it was saved exactly after the last step of the settings."""
+        return self.epochs_done == config.training.epochs and not (self.place and self.place.samples_seen)
 
 
 def find_origin(config: TrainConfig, folder: RunFolder) -> tuple[Origin, Checkpoint] | None:
@@ -82,20 +89,32 @@ def find_origin(config: TrainConfig, folder: RunFolder) -> tuple[Origin, Checkpo
     else:
         return None
     checkpoint = read_checkpoint(path)
-    place, wandb_id = _place(checkpoint.order), checkpoint.about.get("wandb_id")
-    origin = Origin(path, checkpoint.step, checkpoint.epochs_done, checkpoint.config or {}, place, wandb_id)
+    origin = Origin(
+        path,
+        checkpoint.step,
+        checkpoint.epochs_done,
+        checkpoint.config or {},
+        _place(checkpoint.order),
+        checkpoint.about.get("wandb_id"),
+        _run_id(checkpoint.about),
+    )
     return origin, checkpoint
 
 
 def _newest(folder: RunFolder) -> Path | None:
     newest = newest_valid(folder.checkpoints)
-    damaged = steps_in(folder.checkpoints)
-    if newest is None and damaged:
+    there = named_steps(folder.checkpoints)
+    if newest is None and there:
         raise ValueError(
-            f"training.resume.checkpoint=auto finds nothing but damaged checkpoints in {folder.checkpoints}, "
-            f"{len(damaged)} of them: name one of another folder, or remove them to start afresh"
+            f"training.resume.checkpoint=auto finds no whole checkpoint in {folder.checkpoints} among {named(there)}: "
+            "name one of another folder, or move these away to start afresh"
         )
     return newest
+
+
+def _run_id(about: Mapping[str, Any]) -> str | None:
+    run_id = about.get("run_id")
+    return run_id if isinstance(run_id, str) else None
 
 
 def _place(order: Mapping[str, Any]) -> Place | None:

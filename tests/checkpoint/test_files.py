@@ -49,10 +49,51 @@ def test_the_newest_is_that_of_the_latest_step_whatever_was_written_last(step, t
     assert find_checkpoint(early) == early
 
 
-def test_without_a_manifest_it_was_never_finished(step, tmp_path) -> None:
-    whole, unfinished = step(5), step(6)
-    Manifest.place(unfinished).unlink()
-    assert find_checkpoint(tmp_path / "run", "last") == whole
+def test_without_a_manifest_it_is_verified_by_its_own_checksums(step, tmp_path) -> None:
+    listed, unlisted = step(5), step(6)
+    Manifest.place(unlisted).unlink()
+    assert find_checkpoint(tmp_path / "run", "last") == unlisted
+    flip(unlisted, 4000)
+    with pytest.warns(UserWarning, match=r"step_00000006.* damaged.* an earlier checkpoint is taken instead"):
+        assert find_checkpoint(tmp_path / "run", "last") == listed
+
+
+def test_without_a_manifest_the_content_must_be_of_the_step_in_the_name(step, tmp_path) -> None:
+    listed = step(5)
+    (listed.parent / step_name(99)).write_bytes(listed.read_bytes())
+    (listed.parent / step_name(98)).write_text("something else")
+    with pytest.warns(UserWarning, match="an earlier checkpoint is taken instead") as warned:
+        assert find_checkpoint(tmp_path / "run", "last") == listed
+    told = [str(warning.message) for warning in warned]
+    assert "its content is of step 5" in told[0]
+    assert "step_00000098.ckpt is no checkpoint" in told[1]
+
+
+@pytest.mark.parametrize(
+    "content", [b"null", b"[1]", b"text", b'"\xff"', b"[" * 100_000, b'{"step": 5, "size": "x", "sha256": 1}']
+)
+def test_a_manifest_may_hold_anything(step, content) -> None:
+    path = step(5)
+    Manifest.place(path).write_bytes(content)
+    with pytest.raises(DamagedCheckpointError, match=r"manifest\.json is damaged"):
+        verify(path)
+
+
+def test_a_manifest_may_be_no_file(step) -> None:
+    path = step(5)
+    Manifest.place(path).unlink()
+    os.mkfifo(Manifest.place(path))
+    with pytest.raises(DamagedCheckpointError, match=r"manifest\.json is damaged"):
+        verify(path)
+
+
+def test_a_folder_named_like_a_checkpoint_is_none(step, tmp_path) -> None:
+    path = step(5)
+    for name in ("step_x.ckpt", step_name(7)):
+        (path.parent / name).mkdir()
+    assert find_checkpoint(tmp_path / "run", "last") == path
+    with pytest.raises(FileNotFoundError, match="holds no whole checkpoint"):
+        find_checkpoint(path.parent / step_name(7))
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "manifest", "other step"])

@@ -99,7 +99,7 @@ def damage_one_bit(folder):
 
 
 def damage_leftover(folder):
-    (folder / ".sample_0003.png.partial").write_bytes(b"half")
+    (folder / ".sample_0003.png.0123abcd.partial").write_bytes(b"half")
     (folder / "sample_0003.png").unlink()
 
 

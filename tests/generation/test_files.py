@@ -36,10 +36,21 @@ def test_what_fails_midway_leaves_the_earlier_file(tmp_path):
 
 
 def test_what_a_killed_program_had_begun_is_removed(tmp_path):
-    (tmp_path / ".a.txt.partial").touch()
-    (tmp_path / "b.txt").touch()
+    (tmp_path / ".a.txt.0123abcd.partial").touch()
+    theirs = {".a.txt.partial", ".mine.partial", "b.txt"}
+    for name in theirs:
+        (tmp_path / name).touch()
     remove_partial_files(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
+    assert {path.name for path in tmp_path.iterdir()} == theirs
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "elsewhere").write_text("precious")
+    (tmp_path / "link").symlink_to("elsewhere")
+    with written_whole(tmp_path / "link") as path:
+        path.write_text("new")
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+    assert (tmp_path / "link").read_text() == "new"
 
 
 @pytest.mark.parametrize("labels", [[7, 8], None])

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Container, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config import ConfigWarning, GenerateConfig, get_default_config
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.generate import generate
+from diffusion_lab.training.callbacks import Checkpoints
+from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from tests.training.tiny import BIAS_PLAN, CLASSES, saved, tiny_run
 
 
@@ -61,14 +66,74 @@ def test_the_newest_two_stay_and_the_one_before_goes(tmp_path: Path) -> None:
     assert names(tmp_path) == ["best.ckpt", *(step_name(3 * epoch) for epoch in (3, 5, 6))]
 
 
-def test_what_was_never_finished_is_removed_by_the_next_that_is(tmp_path: Path) -> None:
+def test_what_a_killed_run_had_begun_to_write_is_removed_by_the_next_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    leftovers = (folder / step_name(1), folder / ".step_00000002.ckpt.77.partial")
-    for leftover in leftovers:
-        leftover.write_bytes(b"half")
+    begun, theirs = folder / ".step_00000002.ckpt.0123abcd.partial", folder / ".mine.partial"
+    for file in (begun, theirs):
+        file.write_bytes(b"half")
     tiny_run(tmp_path)
-    assert not any(leftover.exists() for leftover in leftovers)
+    assert not begun.exists()
+    assert theirs.exists()
+
+
+@pytest.mark.parametrize(
+    ("every", "best_only", "last", "epochs"),
+    [
+        (1, False, 2, {5, 6}),
+        (1, False, 1, {6}),
+        (2, False, 2, {4, 6}),  # those of every two epochs come first
+        (2, False, 4, {2, 4, 5, 6}),  # then others: each epoch is a new best here
+        (4, False, 3, {4, 5, 6}),
+        (1, True, 3, {4, 5, 6}),
+    ],
+)
+def test_the_last_so_many_stay_and_the_best(
+    tmp_path: Path, every: int, best_only: bool, last: int, epochs: set[int]
+) -> None:
+    saved_at(tmp_path, range(1, 7), keep_last=last, every=every, best_only=best_only, best_at=range(1, 7))
+    assert names(tmp_path) == ["best.ckpt", *(step_name(epoch) for epoch in sorted(epochs))]
+
+
+def test_the_best_stays_though_it_is_not_among_the_last(tmp_path: Path) -> None:
+    saved_at(tmp_path, range(1, 7), keep_last=2, every=1, best_only=False, best_at=[1, 2])
+    assert names(tmp_path) == ["best.ckpt", *(step_name(epoch) for epoch in (2, 5, 6))]
+    assert (tmp_path / "checkpoints" / "best.ckpt").resolve().name == step_name(2)
+
+
+def test_only_what_the_run_wrote_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    AtomicCheckpointIO().save_checkpoint({"diffusion_lab": {"step": 1, "run_id": "another"}}, folder / step_name(1))
+    (folder / step_name(2)).write_bytes(b"whatever it is")
+    (folder / "step_00000001_good.ckpt").write_bytes(b"mine")
+    (folder / step_name(3)).mkdir()
+    saved_at(tmp_path, range(4, 9), keep_last=1, every=1, best_only=False, best_at=[])
+    assert names(tmp_path) == [step_name(1), "step_00000001_good.ckpt", step_name(2), step_name(3), step_name(8)]
+
+
+def saved_at(
+    run: Path, steps: Iterable[int], keep_last: int, every: int, best_only: bool, best_at: Container[int]
+) -> None:
+    """Save a checkpoint at each of these steps, one an epoch, some of them the best so far, with nothing trained."""
+    checkpoints = Checkpoints(run / "checkpoints", every, best_only, True, "val/loss", keep_last, run_id="mine")
+    io = BackgroundCheckpointIO()
+    for step in steps:
+        about = {"diffusion_lab": {"step": step, "run_id": "mine"}}
+        trainer = SimpleNamespace(
+            strategy=SimpleNamespace(checkpoint_io=io),
+            save_checkpoint=lambda path, weights_only, about=about: io.save_checkpoint(about, path),
+            current_epoch=step - 1,
+            global_step=step,
+            max_epochs=10,
+            enable_validation=True,
+            check_val_every_n_epoch=1,
+            callback_metrics={"val/loss": 1 / step if step in best_at else math.nan},
+        )
+        checkpoints.setup(trainer, None, "fit")  # type: ignore[arg-type]
+        checkpoints.on_train_epoch_end(trainer, None)  # type: ignore[arg-type]
+    checkpoints.on_train_end(trainer, None)  # type: ignore[arg-type]
+    io.teardown()
 
 
 def test_best_follows_the_metric(run: Path) -> None:

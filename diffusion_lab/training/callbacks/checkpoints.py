@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -11,15 +12,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from diffusion_lab.checkpoint.files import (
-    BEST,
-    DamagedCheckpointError,
-    Manifest,
-    newest_valid,
-    step_name,
-    step_of,
-    steps_in,
-)
+from diffusion_lab.checkpoint.files import BEST, DamagedCheckpointError, newest_valid, step_name, step_of, steps_in
+from diffusion_lab.checkpoint.ownership import is_written_by, may_replace, refuse, remove_checkpoint
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.whole_files import remove_partial_files, written_whole
 
@@ -30,8 +24,9 @@ NEWEST_KEPT = 2
 class Checkpoints(Checkpoint):
     """Writes ``step_00000230.ckpt`` after every so many epochs and after the last, and for each new best.
 
-    ``best.ckpt`` is a link to the best. The newest two stay, the best, and those of every so many epochs; others go
-    when a newer one is whole. Training goes on while one is written; that it could not be is an error at the next step.
+    ``best.ckpt`` is a link to the best. The newest two stay, the best, and those of every so many epochs, or the last
+    ``keep_last`` and the best; others go when a newer one is whole, if this run wrote them. Training goes on while one
+    is written; that it could not be is an error at the next step.
 
     Args:
         folder: Where they go.
@@ -39,10 +34,24 @@ class Checkpoints(Checkpoint):
         best_only: Do not keep those of every so many epochs, only the best and the newest.
         save_optimizer: Save what a resumed run needs (optimizer, schedule, progress), not the weights alone.
         metric: Logged name, the smaller the better, by which the best is chosen.
+        keep_last: How many stay beside the best: the newest, then those of every so many epochs, then others, each kind
+            from the newest on. None keeps all of every so many epochs.
+        run_id: Of the run, which its checkpoints carry; no others are ever removed.
     """
 
-    def __init__(self, folder: Path, every_epochs: int, best_only: bool, save_optimizer: bool, metric: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every_epochs: int,
+        best_only: bool,
+        save_optimizer: bool,
+        metric: str,
+        keep_last: int | None = None,
+        run_id: str | None = None,
+    ) -> None:
         self.folder = folder
+        self.keep_last = keep_last
+        self.run_id = run_id
         self.every_epochs = every_epochs
         self.best_only = best_only
         self.save_optimizer = save_optimizer
@@ -120,7 +129,12 @@ class Checkpoints(Checkpoint):
             return
         self.best, self.best_epoch, self._best_step = state_dict["best"], state_dict["best_epoch"], step
         if self.best_path.resolve() != best.resolve():  # a later one was, before the run went back to this one
-            _link(self.best_path, best)
+            self._link_best(best)
+
+    def _link_best(self, target: Path) -> None:
+        if os.path.lexists(self.best_path) and not may_replace(self.best_path, self.run_id):
+            refuse([self.best_path])
+        _link(self.best_path, target)
 
     def _begin(self, trainer: Trainer) -> None:
         self._begun = self.folder / step_name(trainer.global_step)
@@ -136,23 +150,28 @@ class Checkpoints(Checkpoint):
         step = step_of(begun)
         assert step is not None
         if step == self._best_step:
-            _link(self.best_path, begun)
+            self._link_best(begun)
         self._remove_superseded(step)
 
     def _remove_superseded(self, present: int) -> None:
         """Remove what the checkpoint of the present step, whole by now, makes superfluous.
 
-        Files of later steps are of a continuation that the user went back from. What has no manifest was never
-        finished, and neither were files that still have the name of their writing.
+        Files of later steps are of a continuation that the user went back from.
         """
-        whole = steps_in(self.folder)
-        done = [step for file in whole if (step := step_of(file)) is not None and step <= present]
-        needed = {*done[:NEWEST_KEPT], *self._kept, self._best_step}
-        for file in self.folder.glob("step_*.ckpt"):
-            if file not in whole or step_of(file) not in needed or step_of(file) not in done:
-                file.unlink(missing_ok=True)
-                Manifest.place(file).unlink(missing_ok=True)
+        whole = {step: file for file in steps_in(self.folder) if (step := step_of(file)) is not None}
+        needed = self._needed([step for step in whole if step <= present])
+        for step, file in whole.items():
+            if step not in needed and is_written_by(file, self.run_id):
+                remove_checkpoint(file)
         remove_partial_files(self.folder)
+
+    def _needed(self, done: list[int]) -> set[int | None]:
+        """The steps to keep, of those that are done, the newest first."""
+        if self.keep_last is None:
+            return {*done[:NEWEST_KEPT], *self._kept, self._best_step}
+        periodic = [step for step in done[1:] if step in self._kept]
+        others = [step for step in done[1:] if step not in self._kept]
+        return {*[*done[:1], *periodic, *others][: self.keep_last], self._best_step}
 
 
 def _link(link: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.epoch_pictures import save_epoch_picture
 from diffusion_lab.finiteness import NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance
 from diffusion_lab.pictures import grid_by_class, grid_of
@@ -72,8 +73,6 @@ class Pictures(Callback):
             return
         pixels = to_pixels(images)
         picture = grid_of(pixels) if labels is None else grid_by_class(pixels, labels, denoiser.class_names)
-        path = self.folder / f"epoch_{epoch:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        save_epoch_picture(picture, self.folder, epoch)
         for logger in trainer.loggers:  # under the step of the validation of this epoch, its last one
             log_picture(logger, "samples", picture, trainer.global_step - 1)

@@ -1,0 +1,45 @@
+"""Which process wrote something, in a way that another process with the same number is not taken for it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def own_identity() -> dict[str, Any]:
+    """Return host, process id and start of this process, as plain values that JSON can hold."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+
+
+def is_alive(identity: Mapping[str, Any]) -> bool | None:
+    """Return whether the process that gave itself this identity still runs; None where it is on another host.
+
+    A process of the same number that started at another time, for instance after a reboot, is another process.
+    Where the system does not tell when a process started, the number alone decides.
+    """
+    pid, host, started = (identity.get(name) for name in ("pid", "host", "started"))
+    if host != socket.gethostname():
+        return None
+    if not isinstance(pid, int) or isinstance(pid, bool) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # of another user, and alive
+    return started is None or _started(pid) in (None, started)
+
+
+def _started(pid: int) -> str | None:
+    """Return the boot of the system and the clock tick since then at which a process started; None if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # The second field is the program's name in parentheses, which may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return f"{boot} {fields[19]}"  # field 22, starttime (proc(5))
+    except (OSError, IndexError):
+        return None
