@@ -267,6 +267,7 @@ class RunFolder:
         runs = self._earlier_runs()
         for file in [self.checkpoints / BEST, *named_steps(self.checkpoints)]:
             give_way(file, *runs)
+            file.unlink(missing_ok=True)
         pictures = [picture for picture in self._pictures() if is_epoch_picture(picture)]
         for file in (*pictures, self.logs / METRICS, self.base / SUMMARY):
             file.unlink(missing_ok=True)

@@ -86,9 +86,10 @@ def remove_checkpoint(file: Path) -> None:
 
 
 def give_way(entry: Path, *runs: str | None) -> Path | None:
-    """Free the place of a checkpoint for the run that takes over from ``runs``, or that goes on with one of them.
+    """Prepare the place of a checkpoint for one that replaces what ``runs`` wrote there.
 
-    What they wrote is removed. A damaged one of theirs is moved aside, bytes and all, and its new place returned.
+    What they wrote stays until it is replaced, but without its manifest, which is about to tell of other bytes. A
+    damaged one of theirs is moved aside, bytes and all, and its new place returned.
 
     Raises:
         FileExistsError: Something else is there.
@@ -105,7 +106,7 @@ def give_way(entry: Path, *runs: str | None) -> Path | None:
     if _is_damaged_one_of(entry, *runs):
         aside = _free_name(entry)
         entry.rename(aside)
-    remove_checkpoint(entry)
+    place.unlink(missing_ok=True)
     return aside
 
 
