@@ -16,6 +16,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from diffusion_lab.config.faults import ConfigError, Fault
 from diffusion_lab.config.origins import Origins, job_origins
+from diffusion_lab.config.references import refuse_endless_references
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.validate import ConfigT, parse_as
 
@@ -45,6 +46,7 @@ def _compose(
     root: type[ConfigT], composed: DictConfig, origins: Callable[[], Origins], short_names: Sequence[str] = ()
 ) -> ConfigT:
     faults: list[Fault] = []
+    refuse_endless_references(OmegaConf.to_container(composed, resolve=False), "the composed configuration")
     tree = resolved(composed, faults)
     for name in short_names:
         tree.pop(name, None)

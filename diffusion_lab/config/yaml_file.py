@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -10,11 +12,18 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffusion_lab.config.references import refuse_endless_references
+from diffusion_lab.safe_files import FileTooLargeError, NotRegularFileError, read_regular
+
 LONGEST_LINE = 1000
 """Characters of a list on one line, before it is broken."""
 
 MOST_BYTES, MOST_VALUES, MOST_LEVELS = 2**20, 20_000, 50
 """Of a settings file: its size, its values with all repeats (``*alias``) written out, and sections in sections."""
+
+MOST_DIGITS = 100
+LONG_NUMBER = re.compile(rf"[-+]?(0[xob])?[0-9a-fA-F_:.]{{{MOST_DIGITS + 1},}}")
+"""A plain scalar that YAML may take for a number, decimal or not: some have no other limit than memory."""
 
 UNREADABLE = (
     *(yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException),
@@ -41,33 +50,37 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def load_tree(file: Path) -> DictConfig:
     """The tree in a settings file as it stands there. Raises as ``read_yaml`` does, but for references."""
     try:
-        _refuse_excess(file)
+        content = read_regular(file, MOST_BYTES)
+        _refuse_excess(content, file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} does not exist") from error
+    except NotRegularFileError as error:
+        raise ValueError(f"{file} is not a regular file: give a settings file") from error
+    except FileTooLargeError as error:
+        raise ValueError(f"{file} is no settings file: more than {MOST_BYTES} bytes, which are never read") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
-        tree = OmegaConf.load(file)
+        tree = OmegaConf.load(io.StringIO(content.decode("utf-8-sig")))
     except UNREADABLE as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split()) or type(error).__name__}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{file} is not valid YAML: {reason}") from error
     except OSError as error:
         if error.errno is not None:
             raise
         tree = None  # a single text or number, in OmegaConf's way to say so
     if not isinstance(tree, DictConfig) or not tree:
         raise ValueError(f"{file} holds no settings: a mapping of keys to values is expected")
+    refuse_endless_references(OmegaConf.to_container(tree, resolve=False), str(file))
     return tree
 
 
-def _refuse_excess(file: Path) -> None:
+def _refuse_excess(content: bytes, file: Path) -> None:
     """Raise ValueError for a file that is small to look at and endless to read, before anything is made of it."""
-    size = file.stat().st_size
-    if size > MOST_BYTES:
-        raise ValueError(f"{file} is no settings file: {size} bytes, at most {MOST_BYTES} are read")
     sizes: dict[str, int] = {}
     values = references = 0
     open_anchors: list[tuple[str | None, int]] = []  # sections and lists around: their anchor, the values before them
-    for event in yaml.parse(file.read_bytes(), Loader=READER):
+    for event in yaml.parse(content, Loader=READER):
         if isinstance(event, yaml.AliasEvent):
             values += sizes.get(event.anchor or "", MOST_VALUES)  # one within itself has no end
         elif isinstance(event, yaml.NodeEvent):
@@ -76,6 +89,8 @@ def _refuse_excess(file: Path) -> None:
             open_anchors.append((event.anchor, values))
         elif isinstance(event, yaml.ScalarEvent):
             sizes[event.anchor or ""] = 1
+            if event.implicit[0] and LONG_NUMBER.fullmatch(event.value):
+                raise ValueError(f"{file} holds a number of {len(event.value)} digits, at most {MOST_DIGITS} are read")
             references = max(references, event.value.count("${"))
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_anchors.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 import warnings
@@ -15,10 +16,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from diffusion_lab.config import ConfigError, get_default_config, validate_config
 from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.settings_file import read_settings
+from diffusion_lab.config.yaml_file import read_yaml
 from tests.config.conftest import CONF, put
 
 SECONDS = 5
@@ -120,6 +123,18 @@ BOMBS = {
     "a huge file": "a: " + "x" * 2_000_000,
     "a huge number": "training: " + "9" * 5_000,
     "a reference within references": "a: " + "${" * 5_000,
+    "references that double": "a0: xxxxxxxxxx\n" + "".join(f"a{n}: ${{a{n - 1}}}${{a{n - 1}}}\n" for n in range(1, 40)),
+    "references to sections that double": "a0: {k: 1}\n"
+    + "".join(f"a{n}: {{b: '${{a{n - 1}}}', c: '${{a{n - 1}}}'}}\n" for n in range(1, 40)),
+    "relative references that double": "s:\n  a0: xxxxxxxxxx\n"
+    + "".join(f"  a{n}: ${{.a{n - 1}}}${{..s.a{n - 1}}}\n" for n in range(1, 40)),
+    "selected references that double": "a0: xxxxxxxxxx\n"
+    + "".join(f"a{n}: ${{oc.select:a{n - 1}}}${{oc.select:a{n - 1},1}}\n" for n in range(1, 40)),
+    "references of references that double": "a0: xxxxxxxxxx\n"
+    + "".join(f"n{n}: a{n - 1}\na{n}: ${{${{n{n}}}}}${{${{n{n}}}}}\n" for n in range(1, 40)),
+    "a chain of references": "a0: x\n" + "".join(f"a{n}: ${{a{n - 1}}}\n" for n in range(1, 2000)),
+    "a hexadecimal number": "training: {epochs: 0x" + "f" * 50_000 + "}",
+    "a number of minutes": "training: {epochs: 1" + ":59" * 50_000 + "}",
     "references in a ring": "a: ${b}\nb: ${c}\nc: ${a}",
 }
 
@@ -133,8 +148,21 @@ def test_a_file_made_to_hang_its_reader(file: Path, name: str) -> None:
     assert time.process_time() - started < SECONDS
 
 
+@pytest.mark.parametrize("text", ["a: 1\nb: ${a}", "a: {b: 1}\nc: ${a.b}/${.a.b}/${oc.env:HOME,x}\nd: ${a}"])
+def test_honest_references_are_resolved(file: Path, text: str) -> None:
+    file.write_text(text)
+    assert read_yaml(file) == OmegaConf.to_container(OmegaConf.create(text), resolve=True)
+
+
+def test_a_settings_file_that_is_no_file_is_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mine.yaml")
+    for path in (tmp_path / "mine.yaml", Path("/dev/zero")):
+        with pytest.raises(ValueError, match=f"{path} is not a regular file"):
+            read_settings(path)
+
+
 def test_yaml_runs_no_code(file: Path, tmp_path: Path) -> None:
     file.write_text(f"a: !!python/object/apply:os.mkdir [{tmp_path / 'ran'}]")
-    with pytest.raises(ValueError, match=r"mine\.yaml is no YAML: could not determine a constructor"):
+    with pytest.raises(ValueError, match=r"mine\.yaml is not valid YAML: could not determine a constructor"):
         read_settings(file)
     assert not (tmp_path / "ran").exists()

@@ -106,9 +106,9 @@ def test_input_is_not_overwritten_even_by_force(old: Path, call: Call, name: str
 
 BAD_INPUTS = {
     "missing": (None, "bad.yaml does not exist"),
-    "broken": ("a: [1\nb: }", "bad.yaml is no YAML: while parsing"),
-    "twice": ("device: cpu\ndevice: cuda\n", "bad.yaml is no YAML: while constructing a mapping"),
-    "binary": (b"\xff\xfe\x00\x80", "bad.yaml is no YAML: "),
+    "broken": ("a: [1\nb: }", "bad.yaml is not valid YAML: while parsing"),
+    "twice": ("device: cpu\ndevice: cuda\n", "bad.yaml is not valid YAML: while constructing a mapping"),
+    "binary": (b"\xff\xfe\x00\x80", "bad.yaml is not valid YAML: "),
     "empty": ("", "bad.yaml holds no settings: a mapping of keys to values is expected"),
     "list": ("[1, 2]", "bad.yaml holds no settings: a mapping"),
     "number": ("3", "bad.yaml holds no settings: a mapping"),
@@ -137,7 +137,7 @@ def test_bad_input_ends_with_one_clear_line(
 def test_folder_as_input(call: Call) -> None:
     result = call("--input", ".")
     assert (result.returncode, result.stdout) == (1, "")
-    assert "Is a directory" in result.stderr
+    assert "is not a regular file: give a settings file" in result.stderr
 
 
 def test_all_of_it_from_a_process(old: Path) -> None:

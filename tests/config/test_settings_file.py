@@ -116,8 +116,8 @@ def test_dropping_what_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [1", "is no YAML"),
-        ("a: 1\na: 2", "is no YAML"),
+        ("a: [1", "is not valid YAML"),
+        ("a: 1\na: 2", "is not valid YAML"),
         ("", "holds no settings"),
         ("- 1", "holds no settings"),
         ("3", "holds no settings"),
@@ -134,7 +134,7 @@ def test_no_settings_file(tmp_path: Path, text: str, message: str) -> None:
 def test_a_binary_file_and_a_missing_one(tmp_path: Path) -> None:
     file = tmp_path / "file.yaml"
     file.write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ValueError, match="is no YAML"):
+    with pytest.raises(ValueError, match="is not valid YAML"):
         read_settings(file)
     with pytest.raises(FileNotFoundError):
         read_settings(tmp_path / "none.yaml")
