@@ -52,7 +52,8 @@ def create_ddpm(
 ) -> Denoiser:
     """Build an untrained denoiser from the numbers of the ``model`` section; they mean what they mean there.
 
-    ``class_dropout_prob`` is a number of the training loss alone and is only checked here.
+    ``class_dropout_prob`` is a number of the training loss; here it tells the sampler whether guidance has anything to
+    weigh the label against.
 
     Raises:
         ValueError: Listing every number that is out of its bounds or contradicts another.
@@ -106,7 +107,7 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
     _refuse_excess(model)
     schedule, parameterization = create_process(model.diffusion), create_parameterization(model.diffusion)
     _refuse_blind(parameterization, schedule, model.diffusion.prediction)
-    return Denoiser(
+    denoiser = Denoiser(
         network=_create_network(architecture, model.conditioning.classes),
         schedule=schedule,
         parameterization=parameterization,
@@ -114,6 +115,8 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
         num_classes=model.conditioning.classes,
         class_names=tuple(class_names),
     )
+    denoiser.label_dropout = model.conditioning.class_dropout_prob
+    return denoiser
 
 
 def weight_shapes(model: ModelSettings) -> dict[str, torch.Size]:

@@ -27,6 +27,7 @@ class Denoiser(nn.Module):
         class_names: A name for each class, or nothing.
 
     ``compute_dtype`` is what the network computes in, float32 unless it is set; what comes out is float32 in any case.
+    ``label_dropout`` is the share of the labels that training hides; None where it is not known.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Denoiser(nn.Module):
         self.num_classes = num_classes
         self.class_names = class_names
         self.compute_dtype = torch.float32
+        self.label_dropout: float | None = None
 
     def forward(self, noisy: Images, level: Level[Any], label: Labels | None = None) -> Images:
         """Estimate the clean images.

@@ -16,7 +16,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lab.checkpoint import Checkpoint, file_hash, find_checkpoint, read_checkpoint
-from diffusion_lab.config.doubts import doubts_about_guidance, doubts_about_rounds, doubts_about_shares
+from diffusion_lab.config.doubts import (
+    doubts_about_dropout,
+    doubts_about_guidance,
+    doubts_about_rounds,
+    doubts_about_shares,
+)
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
 from diffusion_lab.denoiser import Denoiser
@@ -268,5 +273,8 @@ def _doubts(sampling: SamplingSettings, denoiser: Denoiser, labels: int) -> Iter
     if denoiser.num_classes is None:
         yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale)
     else:
+        if denoiser.label_dropout is not None:
+            key = f"{section}.guidance_scale"
+            yield from doubts_about_dropout(key, sampling.guidance_scale, denoiser.label_dropout)
         yield from doubts_about_shares(f"{section}.num_samples", sampling.num_samples, labels)
         yield from doubts_about_rounds(f"{section}.num_samples", sampling.num_samples, labels, len(sampling.scales))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,27 +50,51 @@ PLAIN = Guidance()
 """At all noise levels, and nothing pulled back."""
 
 
-def guided(denoiser: Denoiser, scale: float | Tensor, guidance: Guidance = PLAIN) -> LabelledDenoise:
-    """Strengthen the label by ``scale`` (classifier-free guidance, arXiv:2207.12598, equation 6).
+def guided(
+    denoiser: Denoiser, scale: float | Sequence[float] | Tensor | None, guidance: Guidance = PLAIN
+) -> LabelledDenoise:
+    """Weigh the label by ``scale`` (classifier-free guidance, arXiv:2207.12598, equation 6).
 
-    ``scale`` weighs the conditional estimate against the unconditional one, ``uncond + scale · (cond − uncond)``: 1 is
-    the plain conditional model, and anything up to 1, like an unconditional model, leaves the denoiser as it is.
+    The estimate is ``uncond + scale · (cond − uncond)``: above 1 the label is strengthened, between 0 and 1 weakened.
+    1 is the plain conditional model. So are 0 and None, which switch guidance off; an unconditional model has none.
 
     Args:
         denoiser: The model.
-        scale: One number, or one for each image ``(N,)``.
+        scale: One number ≥ 0 or None, or one number for each image ``(N,)``.
         guidance: At which noise levels, and how tamed.
+
+    Raises:
+        ValueError: A scale is negative, infinite or not a number.
     """
-    scales = torch.as_tensor(scale, dtype=torch.float32)
-    if denoiser.num_classes is None or not bool((scales > 1).any()):
+    scales = guidance_scales(scale)
+    if denoiser.num_classes is None or not bool(_guided(scales).any()):
         return denoiser
     return ClassifierFreeGuidance(denoiser, scales, guidance)
+
+
+def guidance_scales(scale: float | Sequence[float] | Tensor | None) -> Tensor:
+    """Guidance scales in float32, of the shape that they are given in; None is 0, guidance switched off.
+
+    Raises:
+        ValueError: One of them is negative, infinite or not a number.
+    """
+    scales = torch.as_tensor(0.0 if scale is None else scale, dtype=torch.float32)
+    if not bool((scales.isfinite() & (scales >= 0)).all()):
+        raise ValueError(
+            f"guidance_scale must be a finite number ≥ 0 (0 or None for no guidance), got {scales.tolist()}"
+        )
+    return scales
+
+
+def _guided(scales: Tensor) -> Tensor:
+    """Which scales ask for more than the plain conditional model."""
+    return (scales != 0) & (scales != 1)
 
 
 class ClassifierFreeGuidance:
     """All conditional estimates, and the unconditional ones of the images to be guided, from one batched forward pass.
 
-    Where the scale of an image is up to 1, its estimate is the conditional one, untouched.
+    Where the scale of an image is 0 or 1, its estimate is the conditional one, untouched.
     """
 
     def __init__(self, denoiser: Denoiser, scale: Tensor, guidance: Guidance = PLAIN) -> None:
@@ -85,12 +109,13 @@ class ClassifierFreeGuidance:
             unguided: Images = self.denoiser(noisy, level, label)
             return unguided
         scale = self.scale.expand(len(noisy))
-        chosen = (scale > 1).nonzero().flatten().to(noisy.device)
+        wanted = _guided(scale)
+        chosen = wanted.nonzero().flatten().to(noisy.device)
         no_label = torch.full_like(label[chosen], self.denoiser.num_classes or 0)
         both = self.denoiser(torch.cat([noisy, noisy[chosen]]), level, torch.cat([label, no_label]))
         clean, unconditional = both[: len(noisy)], both[len(noisy) :]
         conditional: Images = clean[chosen]
-        estimate = torch.lerp(unconditional, conditional, per_image(scale[scale > 1], noisy))
+        estimate = torch.lerp(unconditional, conditional, per_image(scale[wanted], noisy))
         if self.guidance.rescale:
             estimate = _rescaled(estimate, conditional, self.guidance.rescale)
         guided_images: Images = clean.index_copy(0, chosen, estimate)

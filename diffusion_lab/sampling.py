@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.finiteness import FinitenessWatch
-from diffusion_lab.guidance import PLAIN, Guidance, guided
+from diffusion_lab.guidance import PLAIN, Guidance, guidance_scales, guided
 from diffusion_lab.memory import freed_memory_kept, in_fitting_batches
 from diffusion_lab.networks.convolution import fixed_filters
 from diffusion_lab.samplers import DDIMSampler, Sampler
@@ -84,7 +85,7 @@ class DiffusionSampler:
         self,
         num_samples: int,
         class_labels: Sequence[int] | Labels | None = None,
-        guidance_scale: float | Sequence[float] | Tensor = 0.0,
+        guidance_scale: float | Sequence[float] | Tensor | None = 0.0,
         use_ema: bool = True,
         show_progress: bool = False,
         *,
@@ -102,8 +103,8 @@ class DiffusionSampler:
         Args:
             num_samples: How many, at least 1.
             class_labels: A class number for each image; None samples without a label.
-            guidance_scale: Strength of classifier-free guidance, one number or one for each image; up to 1 is the
-                plain conditional model.
+            guidance_scale: Of classifier-free guidance, ``uncond + scale · (cond − uncond)``: one number ≥ 0, or one
+                for each image. 0 and None switch it off; so 0 is the plain conditional model, as 1 is.
             use_ema: Take the averaged weights, where there are some.
             show_progress: Show a progress bar.
             sampler: The method; 50 steps of DDIM where None (fewer, if the process has fewer).
@@ -121,6 +122,8 @@ class DiffusionSampler:
                 become NaN or infinite, with the step and what to do.
             MemoryError: Memory is too small for one image at a time.
         """
+        if class_labels is not None:
+            self._warn_of_untrained_guidance(use_ema, guidance_scale)
         parts = self.stream(
             num_samples,
             class_labels,
@@ -139,7 +142,7 @@ class DiffusionSampler:
         self,
         samples_per_class: int,
         num_classes: int,
-        guidance_scale: float | Sequence[float] | Tensor = 0.0,
+        guidance_scale: float | Sequence[float] | Tensor | None = 0.0,
         use_ema: bool = True,
         show_progress: bool = False,
         *,
@@ -173,7 +176,7 @@ class DiffusionSampler:
         self,
         num_samples: int,
         class_labels: Sequence[int] | Labels | None = None,
-        guidance_scale: float | Sequence[float] | Tensor = 0.0,
+        guidance_scale: float | Sequence[float] | Tensor | None = 0.0,
         use_ema: bool = True,
         show_progress: bool = False,
         *,
@@ -218,6 +221,15 @@ class DiffusionSampler:
 
         return batches()
 
+    def _warn_of_untrained_guidance(self, use_ema: bool, scale: float | Sequence[float] | Tensor | None) -> None:
+        denoiser = self.ema if use_ema and self.ema is not None else self.model
+        if denoiser.label_dropout == 0 and guided(denoiser, scale) is not denoiser:
+            warnings.warn(
+                "guidance_scale weighs the label against an unconditional estimate, which this model was never trained "
+                "for (model.conditioning.class_dropout_prob = 0): 1 is its plain conditional model",
+                stacklevel=3,
+            )
+
     def _checked_labels(
         self, denoiser: Denoiser, num_samples: int, labels: Sequence[int] | Tensor | None
     ) -> Labels | None:
@@ -241,9 +253,9 @@ class DiffusionSampler:
         return label
 
 
-def _checked_scales(num_samples: int, scale: float | Sequence[float] | Tensor) -> Tensor:
+def _checked_scales(num_samples: int, scale: float | Sequence[float] | Tensor | None) -> Tensor:
     """The guidance scale of each image."""
-    scales = torch.as_tensor(scale, dtype=torch.float32)
+    scales = guidance_scales(scale)
     if scales.shape not in ((), (num_samples,)):
         raise ValueError(
             f"guidance_scale must be one number, or one for each of the {num_samples} images, got {scales.numel()}"

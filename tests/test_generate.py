@@ -33,13 +33,16 @@ def no_surprises():
         yield
 
 
-def save_checkpoint(path, num_classes=3, class_names=("cat", "dog", "fox"), channels=1, ema=True):
+def save_checkpoint(
+    path, num_classes=3, class_names=("cat", "dog", "fox"), channels=1, ema=True, class_dropout_prob=0.1
+):
     """A checkpoint of our own format, as a training run writes it."""
     model = get_default_config()["model"]
     model["architecture"] |= {"image_size": 8, "in_channels": channels, "model_channels": 8, "num_res_blocks": 1}
     model["architecture"] |= {"channel_multipliers": [1], "use_attention": [False]}
     model["diffusion"] |= {"num_timesteps": 20}
     model["conditioning"] |= {"type": "class" if num_classes else None, "num_classes": num_classes}
+    model["conditioning"] |= {"class_dropout_prob": class_dropout_prob}
     torch.manual_seed(0)
     denoiser = create_denoiser(parse_section(ModelSettings, model, "model"))
     with torch.no_grad():
@@ -225,7 +228,9 @@ def doubts(settings):
     return [str(warning.message) for warning in caught if issubclass(warning.category, ConfigWarning)]
 
 
-@pytest.mark.parametrize(("scale", "warns"), [(0.0, False), (1.0, False), (2.0, False), (1.5, True), (3.0, True)])
+@pytest.mark.parametrize(
+    ("scale", "warns"), [(0.0, False), (1.0, False), (2.0, False), (0.5, True), (1.5, True), (3.0, True)]
+)
 def test_guidance_of_an_unconditional_model_warns_where_it_was_asked_for(config, tmp_path, scale, warns):
     """Two is what stands in sample.yaml: nobody asked for it."""
     path = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
@@ -233,11 +238,21 @@ def test_guidance_of_an_unconditional_model_warns_where_it_was_asked_for(config,
     assert doubts(config(sampling={"guidance_scale": scale}, checkpoint=path)) == said
 
 
-@pytest.mark.parametrize(("scales", "warns"), [([0.5, 1.0], False), ([1.0, 2.0], True)])
+@pytest.mark.parametrize(("scales", "warns"), [([0.0, 1.0], False), ([1.0, 2.0], True)])
 def test_guidance_by_a_list_of_an_unconditional_model_was_asked_for(config, tmp_path, scales, warns):
     path = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
     said = ["generation.sampling.guidance_scale = [1, 2] has no effect: the model is unconditional"] * warns
     assert doubts(config(sampling={"guidance_scale": scales}, checkpoint=path)) == said
+
+
+@pytest.mark.parametrize(("scale", "warns"), [(0.0, False), (1.0, False), (0.5, True), (2.0, True), ([1.0, 3.0], True)])
+def test_guidance_of_a_model_that_never_trained_without_labels_warns(config, tmp_path, scale, warns):
+    path = save_checkpoint(tmp_path / "no_dropout.ckpt", class_dropout_prob=0.0)
+    found = doubts(config(sampling={"num_samples": 6, "guidance_scale": scale}, checkpoint=path))
+    shown = "[1, 3]" if isinstance(scale, list) else f"{scale:g}"
+    assert [each.partition(" weighs the label against an unconditional estimate")[0] for each in found] == (
+        [f"generation.sampling.guidance_scale = {shown}"] * warns
+    )
 
 
 @pytest.mark.parametrize(("count", "left"), [(12, 0), (6, 2), (3, 3)])

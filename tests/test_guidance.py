@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -41,9 +43,9 @@ def trained(**options):
     return model.eval()
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("scale", [None, 0.0, 1.0])
 @torch.no_grad()
-def test_up_to_scale_one_it_is_bitwise_the_conditional_model_in_one_pass(model, passes, scale):
+def test_switched_off_it_is_bitwise_the_conditional_model_in_one_pass(model, passes, scale):
     noisy, label = torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 1, 0])
     expected = model(noisy, LEVEL, label)
     passes.clear()
@@ -51,9 +53,9 @@ def test_up_to_scale_one_it_is_bitwise_the_conditional_model_in_one_pass(model, 
     assert passes == [5]
 
 
-@pytest.mark.parametrize("scale", [1.5, 2.0, 7.0])
+@pytest.mark.parametrize("scale", [1e-6, 0.25, 0.5, 0.999, 1.5, 2.0, 7.0])
 @torch.no_grad()
-def test_above_one_it_is_the_formula_in_one_pass_of_twice_the_batch(model, passes, scale):
+def test_any_other_scale_is_the_formula_in_one_pass_of_twice_the_batch(model, passes, scale):
     """arXiv:2207.12598, equation 6, with w = scale - 1."""
     noisy, label = torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 1, 0])
     conditional, unconditional = model(noisy, LEVEL, label), model(noisy, LEVEL, None)
@@ -62,7 +64,15 @@ def test_above_one_it_is_the_formula_in_one_pass_of_twice_the_batch(model, passe
     assert passes == [10]
     expected = (1 + (scale - 1)) * conditional - (scale - 1) * unconditional
     torch.testing.assert_close(estimate, expected, rtol=1e-4, atol=1e-5)
-    assert (estimate - conditional).abs().max() > 1e-3
+    assert (estimate - conditional).abs().max() > 1e-3 * abs(scale - 1)
+    between = torch.minimum(conditional, unconditional) - 1e-5, torch.maximum(conditional, unconditional) + 1e-5
+    assert bool(((estimate >= between[0]) & (estimate <= between[1])).all()) == (scale < 1)
+
+
+@pytest.mark.parametrize("scale", [-1.0, -1e-9, math.nan, math.inf, torch.tensor([1.0, math.nan, 1, 1, 1])], ids=str)
+def test_a_scale_that_is_no_number_from_zero_up_is_refused(scale):
+    with pytest.raises(ValueError, match=r"guidance_scale must be a finite number ≥ 0 .*, got "):
+        guided(alone(), scale)
 
 
 @torch.no_grad()
@@ -92,7 +102,9 @@ def alone(network=None):
 
 
 NOISY, LABEL = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1, 0])
-SCALES = torch.tensor([0.0, 1.0, 1.5, 3.0, 0.5])
+SCALES = torch.tensor([0.0, 1.0, 1.5, 3.0, 0.0])
+WEIGHTS = torch.tensor([1.0, 1.0, 1.5, 3.0, 1.0])
+"""Of the conditional estimates by these scales, of which 0 switches guidance off."""
 
 
 @torch.no_grad()
@@ -101,13 +113,13 @@ def test_each_image_has_its_own_scale(model, passes):
     passes.clear()
     estimate = guided(model, SCALES)(NOISY, LEVEL, LABEL)
     assert passes == [7]  # the unconditional estimate is made of the two images that need it
-    weight = SCALES.clamp(min=1).view(-1, 1, 1, 1)
+    weight = WEIGHTS.view(-1, 1, 1, 1)
     expected = unconditional + weight * (conditional - unconditional)
     torch.testing.assert_close(estimate, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(rescale=0.7)], ids=str)
-def test_beside_others_an_image_of_a_scale_up_to_one_is_bitwise_the_conditional_one(guidance):
+def test_beside_others_an_image_of_scale_zero_or_one_is_bitwise_the_conditional_one(guidance):
     model = alone()
     conditional = model(NOISY, LEVEL, LABEL)
     estimate = guided(model, SCALES, guidance)(NOISY, LEVEL, LABEL)
@@ -121,9 +133,9 @@ def test_one_scale_is_that_scale_for_each_image(scale):
     assert torch.equal(one, each)
 
 
-def test_scales_up_to_one_need_no_guidance():
+def test_scales_of_zero_and_one_need_no_guidance():
     model = alone()
-    assert guided(model, torch.tensor([0.0, 1.0, 0.5])) is model
+    assert guided(model, torch.tensor([0.0, 1.0, 1.0])) is model
 
 
 def test_a_wrong_number_of_scales_is_refused():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 import random
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -132,13 +134,33 @@ def test_a_step_is_one_forward_pass(model, sampler, scale, sizes):
     assert seen == sizes
 
 
-def test_up_to_scale_one_images_are_bitwise_the_same(sampler):
-    images = [sampler.sample(3, [1, 2, 3], scale, sampler=SAMPLER, seed=0) for scale in (0.0, 1.0, 2.0)]
-    assert torch.equal(images[0], images[1])
-    assert not torch.equal(images[0], images[2])
+def test_without_guidance_images_are_bitwise_the_conditional_ones(sampler):
+    off, none, one, half, two = (
+        sampler.sample(3, [1, 2, 3], scale, sampler=SAMPLER, seed=0) for scale in (0.0, None, 1.0, 0.5, 2.0)
+    )
+    assert torch.equal(off, one)
+    assert torch.equal(none, one)
+    assert not torch.equal(half, one)
+    assert not torch.equal(two, one)
+    assert not torch.equal(half, sampler.sample(3, None, sampler=SAMPLER, seed=0))
 
 
-SCALES = [1.0, 3.0, 0.0, 7.0, 1.5] * 4
+@pytest.mark.parametrize(
+    ("scale", "labels", "warns"),
+    [(2.0, True, True), (0.5, True, True), (1.0, True, False), (None, True, False), (2.0, False, False)],
+)
+def test_guidance_of_a_model_that_never_trained_without_labels_warns(scale, labels, warns):
+    sampler = DiffusionSampler(trained(num_classes=3, class_dropout_prob=0.0))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sampler.sample(3, [0, 1, 2] if labels else None, scale, sampler=SAMPLER, seed=0)
+    said = [str(warning.message) for warning in caught]
+    assert [warning.filename for warning in caught] == [__file__] * warns
+    assert len(said) == warns
+    assert all("never trained for (model.conditioning.class_dropout_prob = 0)" in each for each in said)
+
+
+SCALES = [1.0, 3.0, 0.0, 7.0, 0.5] * 4
 
 
 @pytest.mark.parametrize("method", [SAMPLER, DDPMSampler(steps=4)])
@@ -220,6 +242,9 @@ def test_labels_may_be_a_tensor(sampler):
         ({"num_samples": 1, "class_labels": [True]}, r"class_labels must be class numbers, got \[True\]"),
         ({"num_samples": 3, "guidance_scale": [1.0, 2.0]}, "or one for each of the 3 images, got 2"),
         ({"num_samples": 1, "guidance_scale": []}, "or one for each of the 1 images, got 0"),
+        ({"num_samples": 1, "guidance_scale": math.nan}, "guidance_scale must be a finite number ≥ 0"),
+        ({"num_samples": 1, "guidance_scale": -2.0}, r"guidance_scale must be a finite number ≥ 0 .*, got -2\.0"),
+        ({"num_samples": 2, "guidance_scale": [1.0, math.inf]}, r"guidance_scale must be .*, got \[1\.0, inf\]"),
         ({"num_samples": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_samples": 1, "seed": -1}, "seed must be at least 0, got -1"),
         ({"num_samples": 1, "first": -3}, "first must be at least 0, got -3"),
@@ -413,6 +438,7 @@ def test_progress_is_shown_only_when_asked_for(sampler, capsys):
 
 ALONE = """
 import sys
+import warnings
 import torch
 from torch.utils.data import DataLoader
 

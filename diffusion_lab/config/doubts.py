@@ -39,17 +39,34 @@ def _doubts_about_pictures(tree: SettingsReader) -> Iterator[str]:
     if tree["model.conditioning.type"] is None:
         yield from doubts_about_guidance(f"{section}.guidance_scale", tree[f"{section}.guidance_scale"])
     else:
+        scale, dropout = tree[f"{section}.guidance_scale"], tree["model.conditioning.class_dropout_prob"]
+        yield from doubts_about_dropout(f"{section}.guidance_scale", scale, dropout)
         classes = tree["model.conditioning.num_classes"]
         yield from doubts_about_shares(f"{section}.num_samples", tree[f"{section}.num_samples"], classes)
 
 
 def doubts_about_guidance(key: str, scale: float | Sequence[float]) -> Iterator[str]:
     """Of an unconditional model: ``scale`` is the value of ``key``, one of UNTOUCHED_SCALES."""
-    if isinstance(scale, Sequence):
-        if max(scale) > 1:
-            yield f"{key} = [{', '.join(f'{each:g}' for each in scale)}] has no effect: the model is unconditional"
-    elif scale > 1 and scale not in UNTOUCHED_SCALES[key]:
-        yield f"{key} = {scale:g} has no effect: the model is unconditional"
+    if asks_for_guidance(scale) and scale not in UNTOUCHED_SCALES[key]:
+        yield f"{key} = {_shown(scale)} has no effect: the model is unconditional"
+
+
+def doubts_about_dropout(key: str, scale: float | Sequence[float], class_dropout_prob: float) -> Iterator[str]:
+    """Of a model with classes: ``scale`` is the value of ``key``."""
+    if class_dropout_prob == 0 and asks_for_guidance(scale):
+        yield (
+            f"{key} = {_shown(scale)} weighs the label against an unconditional estimate, which is never trained with "
+            "model.conditioning.class_dropout_prob = 0: train with 0.1 or so, or set the scale to 1"
+        )
+
+
+def asks_for_guidance(scale: float | Sequence[float]) -> bool:
+    """Whether a guidance scale, or one of several, is other than the plain conditional model's, 0 and 1."""
+    return any(each not in (0, 1) for each in (scale if isinstance(scale, Sequence) else (scale,)))
+
+
+def _shown(scale: float | Sequence[float]) -> str:
+    return f"[{', '.join(f'{each:g}' for each in scale)}]" if isinstance(scale, Sequence) else f"{scale:g}"
 
 
 def doubts_about_shares(key: str, num_samples: int, labels: int) -> Iterator[str]:

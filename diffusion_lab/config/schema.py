@@ -96,7 +96,8 @@ class SamplingSettings(Section):
 
     num_samples: PositiveInt = Field(description="Images to make, spread evenly over the labels.")
     guidance_scale: NonNegative | Annotated[tuple[NonNegative, ...], Field(strict=False, min_length=1)] = Field(
-        description="Classifier-free guidance: above 1 strengthens the label, up to 1 is the plain model. Of a list, "
+        description="Classifier-free guidance, `uncond + scale · (cond − uncond)`: above 1 strengthens the label, "
+        "below 1 weakens it; 1 is the plain conditional model, and so is 0, which switches guidance off. Of a list, "
         "each is for one image of every label, in turn."
     )
     use_ema: bool = Field(description="Sample from the averaged weights.")

@@ -159,7 +159,10 @@ class VisualizationSettings(Section):
     enabled: bool = Field(description="Whether to sample pictures.")
     interval: PositiveInt = Field(description="Epochs from one picture to the next.")
     num_samples: PositiveInt = Field(description="Images a picture; one row a class where there are classes.")
-    guidance_scale: NonNegative = Field(description="Classifier-free guidance; up to 1 is off.")
+    guidance_scale: NonNegative = Field(
+        description="Classifier-free guidance, `uncond + scale · (cond − uncond)`; 0 and 1 are the plain conditional "
+        "model."
+    )
 
 
 class PerformanceSettings(Section):

@@ -18,12 +18,22 @@ from tests.config.conftest import CONF, Change
 CLIP = "training.optimizer.gradient_clip_norm"
 SCALE = "training.visualization.guidance_scale"
 COUNT = "training.visualization.num_samples"
+DROPOUT = "model.conditioning.class_dropout_prob"
 CLASSES = {"model.conditioning.type": "class", "model.conditioning.num_classes": 3}
 
 DOUBTED: list[tuple[dict[str, object], str]] = [
     ({CLIP: 0.009}, f"{CLIP} = 0.009 nearly stops learning; usual values lie between 0.01 and 100"),
     ({CLIP: 101}, f"{CLIP} = 101 hardly ever clips; usual values lie between 0.01 and 100"),
     ({SCALE: 1.5}, f"{SCALE} = 1.5 has no effect: the model is unconditional"),
+    ({SCALE: 0.5}, f"{SCALE} = 0.5 has no effect: the model is unconditional"),
+    *(
+        (
+            {**CLASSES, COUNT: 9, SCALE: scale, DROPOUT: 0.0},
+            f"{SCALE} = {scale:g} weighs the label against an unconditional estimate, which is never trained with "
+            f"{DROPOUT} = 0: train with 0.1 or so, or set the scale to 1",
+        )
+        for scale in (0.5, 2.0, 7.5)
+    ),
     (
         {**CLASSES, COUNT: 8},
         f"{COUNT} = 8 does not divide evenly among 3 classes: the first 2 classes have one image more "
@@ -41,6 +51,8 @@ NOT_DOUBTED: list[dict[str, object]] = [
     *({CLIP: norm} for norm in (0.01, 1.0, 100.0, None)),
     *({SCALE: scale} for scale in (0, 1, 2.0, 3)),
     {**CLASSES, COUNT: 9, SCALE: 7.5},
+    *({**CLASSES, COUNT: 9, SCALE: scale, DROPOUT: 0.0} for scale in (0, 1)),
+    {**CLASSES, COUNT: 9, SCALE: 7.5, DROPOUT: 0.0, "training.visualization.enabled": False},
     {SCALE: 7.5, "training.visualization.enabled": False},
     {**CLASSES, COUNT: 8, "training.visualization.enabled": False},
     {COUNT: 7},

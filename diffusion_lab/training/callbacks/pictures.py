@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from diffusion_lab.config.faults import ConfigWarning
@@ -27,7 +28,7 @@ class Pictures(Callback):
         sampler: The method.
         every_epochs: Epochs from one to the next; the last epoch is always shown.
         num_samples: Images in all, spread evenly over the classes, the remainder over the first ones.
-        guidance_scale: Of classifier-free guidance; up to 1 is off.
+        guidance_scale: Of classifier-free guidance; 0 and 1 are the plain conditional model.
         seed: Of the starting noise.
         guidance: At which noise levels guidance is applied, and how tamed.
     """
@@ -59,19 +60,19 @@ class Pictures(Callback):
         classes = denoiser.num_classes
         labels = None if classes is None else [index % classes for index in range(self.num_samples)]
         sampler = DiffusionSampler(denoiser, device=pl_module.device)
+        parts = sampler.stream(  # whose warnings about guidance were given before training
+            self.num_samples,
+            labels,
+            self.guidance_scale,
+            sampler=self.sampler,
+            guidance=self.guidance,
+            seed=self.seed,
+        )
         try:
-            images = sampler.sample(
-                self.num_samples,
-                labels,
-                self.guidance_scale,
-                sampler=self.sampler,
-                guidance=self.guidance,
-                seed=self.seed,
-            )
+            pixels = torch.cat([to_pixels(part.images) for part in parts])
         except NonFiniteSamplesError as error:  # training itself watches its loss; pictures must not end it
             warnings.warn(f"epoch {epoch} has no pictures: {error.finding}", ConfigWarning, stacklevel=2)
             return
-        pixels = to_pixels(images)
         picture = grid_of(pixels) if labels is None else grid_by_class(pixels, labels, denoiser.class_names)
         save_epoch_picture(picture, self.folder, epoch)
         for logger in trainer.loggers:  # under the step of the validation of this epoch, its last one
