@@ -1,0 +1,83 @@
+"""The sampler that README.md adds to the project, added to a copy of it as printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("benchmarks", "conf", "diffusion_lab", "docs", "schema", "scripts", "tests")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RECIPE = README.partition("\n## Add a sampler\n")[2].partition("\n## ")[0]
+CHECKED = (
+    "tests/config/test_compose.py::test_each_value_has_a_comment_and_each_file_says_what_it_is",
+    "tests/config/test_editor_schema.py::TestFilesOfConf",
+    "tests/config/test_editor_schema.py::test_files_are_current",
+    "tests/config/test_reference.py",
+    "tests/samplers/test_exact_answers.py::test_every_sampler_has_its_order_tested",
+    "tests/samplers/test_exact_answers.py::test_the_ode_error_falls_with_the_order_of_the_method",
+    "tests/benchmarks/test_samplers.py::test_the_page_shows_files_of_the_group_and_their_grids",
+)
+"""What holds the files of conf/sampler and the table of samplers to account."""
+
+
+def block(language: str) -> str:
+    """The one block of code in that language."""
+    (found,) = re.findall(rf"```{language}\n(.*?)```", RECIPE, re.DOTALL)
+    return str(found)
+
+
+def entry(table: str) -> str:
+    """What the recipe puts into a table of the project, as `"trapezoid": 2`."""
+    (found,) = re.findall(rf"`{table}` of `[\w/.]+`\s\(`([^`]+)`\)", RECIPE)
+    return str(found)
+
+
+def insert(path: Path, behind: str, line: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count(behind) == 1
+    path.write_text(text.replace(behind, f"{behind}{line}\n"), encoding="utf-8")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for name in COPIED:
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    for name in ("train.py", "sample.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def test_the_sampler_of_the_readme_becomes_one_of_the_project(project: Path) -> None:
+    samplers = project / "diffusion_lab" / "samplers"
+    (samplers / "trapezoid.py").write_text(block("python"), encoding="utf-8")
+    (project / "conf" / "sampler" / "trapezoid.yaml").write_text(block("yaml"), encoding="utf-8")
+    imported = "from diffusion_lab.samplers.trapezoid import TrapezoidSampler"
+    insert(samplers / "__init__.py", "from diffusion_lab.samplers.heun import HeunSampler\n", imported)
+    insert(samplers / "__init__.py", '    "unipc": UniPCSampler,\n', f"    {entry('SAMPLERS')},")
+    insert(project / "tests/samplers/test_exact_answers.py", '    "unipc": 3,\n', f"    {entry('ODE_ORDERS')},")
+    for script in ("make_schema", "make_docs"):
+        runs(project, f"scripts/{script}.py")
+    concerned = "trapezoid or current or order_tested or page"
+    runs(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", concerned, *CHECKED)
+
+    runs(project, "train.py", "experiment=fast_debug", "sampler=trapezoid", "logger=none", "output.base_dir=run")
+    runs(project, "sample.py", "ckpt=run", "sampler=trapezoid", "num_samples=2", "output.base_dir=made")
+    (manifest,) = (project / "made").rglob("manifest.jsonl")
+    assert '"sampler": "trapezoid"' in manifest.read_text()
+
+
+def runs(project: Path, *command: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    done = subprocess.run(
+        [sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
