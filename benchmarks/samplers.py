@@ -127,7 +127,7 @@ def curve_samplers(evaluations: int) -> dict[str, Sampler]:
         "ddpm, large variance": DDPMSampler(steps=steps, spacing="leading", variance="large"),
         "ddim": DDIMSampler(steps=evaluations),
         "euler_ancestral": EulerAncestralSampler(steps=evaluations),
-        "heun": HeunSampler(steps=(evaluations + 1) // 2, spacing="karras"),
+        "heun": HeunSampler(steps=(evaluations + 1) // 2),
         "dpm_solver_pp_2m": DPMSolverPP2MSampler(steps=evaluations, spacing="log_snr"),
         "dpm_solver_pp_2m_sde": DPMSolverPP2MSDESampler(steps=evaluations, spacing="log_snr"),
         "dpm_solver_pp_3m": DPMSolverPP3MSampler(steps=max(evaluations - 1, 1), spacing="log_snr"),

@@ -40,6 +40,10 @@ class Schedule(ABC):
         """The time nearest to ``time`` that training could have taken."""
         return max(time, self.first_time)
 
+    def stride(self, steps: int) -> float:
+        """The time between two of ``steps`` equal strides that are counted from the least noisy time."""
+        return 1 / steps
+
     def check_steps(self, steps: int | None) -> int:
         """The number of sampling steps, null resolved; a ``ValueError`` where the process cannot take so many."""
         if steps is None:
@@ -106,8 +110,12 @@ class DiscreteSchedule(Schedule):
             )
         return steps or self.num_timesteps
 
+    def stride(self, steps: int) -> float:
+        return (self.num_timesteps // steps) / self.num_timesteps
+
     def nearest_time(self, time: float) -> float:
-        return max(round(time * self.num_timesteps), 1) / self.num_timesteps
+        position = round(time * self.num_timesteps, 6)  # a half is one in spite of rounding, and goes to the even step
+        return max(round(position), 1) / self.num_timesteps
 
 
 def without_last_signal(betas: Tensor) -> Tensor:

@@ -54,8 +54,9 @@ class Sampler(ABC):
     clip: bool = True
     """Keep each clean estimate inside the pixel range [-1, 1]."""
     dynamic_threshold: Annotated[float, Interval(gt=0, le=1)] | None = None
-    """Before that, divide each image by this quantile of its absolute pixels where it is above 1 (arXiv:2205.11487,
-    section 2.3): with strong guidance, detail instead of flat black and white."""
+    """Clip each image to this quantile of its absolute pixels and divide by it, where it is above 1, and to [-1, 1]
+    elsewhere (arXiv:2205.11487, section 2.3): with strong guidance, detail instead of flat black and white. Holds with
+    ``clip: false`` as well."""
 
     memory: ClassVar[int] = 1
     """How many estimates, the newest included, ``step`` is handed."""
@@ -125,7 +126,7 @@ class Sampler(ABC):
 
     def stir(self, noisy: Images, here: Level[float], there: Level[float], draw: Draw) -> Images:
         """Add the noise that leads up to a noisier level."""
-        stirred: Images = there.alpha / here.alpha * noisy + added_variance(there, here) ** 0.5 * draw()
+        stirred: Images = signal_kept(there, here) * noisy + added_variance(there, here) ** 0.5 * draw()
         return stirred
 
     def _estimate(self, denoise: Denoise, noisy: Images, level: Level[float]) -> Images:
@@ -133,7 +134,7 @@ class Sampler(ABC):
         if self.dynamic_threshold is not None:
             largest = clean.abs().flatten(1).quantile(self.dynamic_threshold, dim=1).clamp(min=1)
             clean = clean / largest.view(-1, *[1] * (clean.ndim - 1))
-        return clean.clamp(-1, 1) if self.clip else clean
+        return clean.clamp(-1, 1) if self.clip or self.dynamic_threshold is not None else clean
 
 
 def move(noisy: Images, clean: Images, here: Level[float], there: Level[float]) -> Images:
@@ -155,4 +156,12 @@ def added_variance(here: Level[float], there: Level[float]) -> float:
 
     For neighbouring levels of a discrete process this is its beta; arXiv:2102.09672, section 3.1, for others.
     """
-    return here.sigma**2 - (here.alpha / there.alpha) ** 2 * there.sigma**2
+    return here.sigma**2 - signal_kept(here, there) ** 2 * there.sigma**2
+
+
+def signal_kept(here: Level[float], there: Level[float]) -> float:
+    """The share of the image at ``there`` that the process keeps up to the noisier ``here``.
+
+    Where nothing of the image is left, none of it: also between two such levels, which are the same noise anew.
+    """
+    return here.alpha / there.alpha if here.alpha > 0 else 0.0

@@ -16,6 +16,7 @@ from diffusion_lab.samplers.base import (
     Sampler,
     added_variance,
     posterior_variance,
+    signal_kept,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class DDPMSampler(Sampler):
     ) -> Images:
         here, clean = past[-1].level, past[-1].clean
         beta = added_variance(here, there)
-        noisy_share = here.alpha / there.alpha * there.sigma**2 / here.sigma**2
+        noisy_share = signal_kept(here, there) * there.sigma**2 / here.sigma**2
         clean_share = there.alpha * beta / here.sigma**2
         mean = noisy_share * noisy + clean_share * clean
         if there.sigma == 0:

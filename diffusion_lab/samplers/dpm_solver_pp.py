@@ -107,5 +107,8 @@ def extrapolated(past: Sequence[Estimate], there: Level[float]) -> Images:
 
 
 def half_log_snr_step(here: Level[float], there: Level[float]) -> float:
-    """The way in ``log(alpha / sigma)`` from one level to a cleaner one, > 0; infinite from or to a pure end."""
-    return (log_snr(there) - log_snr(here)) / 2
+    """The way in ``log(alpha / sigma)`` from one level to a cleaner one, > 0; infinite from or to a pure end.
+
+    Also between two levels of pure noise, which have nothing in common that a method could rely on.
+    """
+    return math.inf if here.alpha == 0 else (log_snr(there) - log_snr(here)) / 2

@@ -29,7 +29,8 @@ class ChurningSampler(Sampler):
     churn_from: Annotated[float, Ge(0)] = 0.0
     """Least ``sigma / alpha`` at which noise is added (S_tmin)."""
     churn_to: Annotated[float, Gt(0)] | None = None
-    """Largest ``sigma / alpha`` at which noise is added (S_tmax); null for no limit."""
+    """Largest ``sigma / alpha`` at which noise is added (S_tmax); null for no limit. The noisiest level of the process
+    is left as it is in any case: no network was trained beyond it."""
     churn_noise: Annotated[float, Gt(0)] = 1.0
     """Standard deviation of the noise added (S_noise)."""
 

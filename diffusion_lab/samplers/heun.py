@@ -1,10 +1,21 @@
-"""Heun's method (EDM, arXiv:2206.00364, algorithms 1 and 2)."""
+"""Heun's method: the trapezoidal rule on the ODE, that of EDM (arXiv:2206.00364, algorithms 1 and 2) made stable.
+
+Both ways take one more estimate at the end of a step and weigh it against the one at the beginning. With
+``r = (sigma' / alpha') / (sigma / alpha)``, the part of the noise-to-signal ratio that is left after the step:
+
+- EDM averages the slopes of ``noisy / alpha`` in ``sigma / alpha``; solved for the estimates, the later one has the
+  weight ``1 / (2 r)``. Where a step takes away most of the noise this is large, and multiplies what is wrong with it.
+- The same rule in ``alpha / sigma``, in which the slope of ``noisy / sigma`` is the clean estimate, gives both 1/2.
+
+Both are of second order. The choice is made by the variable that changes less: ``alpha / sigma`` above the level where
+image and noise are alike, ``sigma / alpha`` below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.samplers.base import Denoise, Draw, Estimate, move
@@ -14,23 +25,31 @@ if TYPE_CHECKING:
     from diffusion_lab.shapes import Images
 
 
+LEAST_RATIO = 2.0**-23
+"""Of ``r``: below it the weight of EDM's rule multiplies rounding errors of float32 beyond the pixel range."""
+
+
 @dataclass(frozen=True)
 class HeunSampler(ChurningSampler):
-    """The mean of the slopes at both ends of a step: second order, two passes through the network a step.
+    """The trapezoidal rule: second order, two passes through the network a step (arXiv:2206.00364, algorithm 1)."""
 
-    The slope of the ODE in ``sigma / alpha`` is the noise that the estimate leaves.
-    """
+    average: Literal["auto", "slopes"] = "auto"
+    """What is averaged over a step: ``slopes`` is EDM's algorithm, which needs the short steps of ``karras`` or
+    ``log_snr``; ``auto`` averages the clean estimates where ``sigma > alpha``, which is stable in every spacing."""
 
     def step(
         self, noisy: Images, past: Sequence[Estimate], there: Level[float], denoise: Denoise, draw: Draw
     ) -> Images:
-        begin = past[-1]
-        here = begin.level
-        reached = move(noisy, begin.clean, here, there)
+        here, clean = past[-1].level, past[-1].clean
+        reached = move(noisy, clean, here, there)
         if there.sigma == 0:
             return reached
-        end = Estimate(there, denoise(reached, there), reached)
-        if here.alpha == 0:  # sigma / alpha is infinite: the mean of the estimates instead, also of second order
-            return move(noisy, (begin.clean + end.clean) / 2, here, there)
-        span = there.sigma - there.alpha * here.sigma / here.alpha
-        return there.alpha / here.alpha * noisy + span * (begin.noise + end.noise) / 2
+        averaged = clean + self._weight(here, there) * (denoise(reached, there) - clean)
+        return move(noisy, averaged, here, there)
+
+    def _weight(self, here: Level[float], there: Level[float]) -> float:
+        """The weight of the estimate at the end of a step; the one at its beginning has the rest."""
+        if here.alpha == 0 or (self.average == "auto" and here.sigma > here.alpha):
+            return 0.5
+        ratio = there.sigma * here.alpha / (there.alpha * here.sigma)
+        return 0.5 / ratio if ratio > LEAST_RATIO else 0.5

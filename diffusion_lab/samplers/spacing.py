@@ -14,19 +14,30 @@ if TYPE_CHECKING:
 SpacingName = Literal["trailing", "leading", "linspace", "karras", "log_snr"]
 
 MOST_LOG_SNR = 15.0
-"""Where the noise or the image is as good as gone: a process that really loses one of them has no log-SNR there."""
+"""Stands for an infinite log-SNR, at an end of the process where the noise or the image is gone."""
+
+FLOAT32_LOG_SNR = 48 * math.log(2)
+"""From here on log-SNRs count as infinite: a number and another one 2^24 times as large have no digit in common."""
 
 KARRAS_RHO = 7
 
 
 def trailing(steps: int, schedule: Schedule) -> list[float]:
-    """Equal strides counted from the noisy end, which is always one of the times (arXiv:2305.08891, table 2)."""
+    """Equal strides counted from the noisy end, which is always one of the times (arXiv:2305.08891, table 2).
+
+    In a discrete process each is rounded to the nearest step; halves go to the even one.
+    """
     return [schedule.nearest_time(1 - index / steps) for index in range(steps)]
 
 
 def leading(steps: int, schedule: Schedule) -> list[float]:
-    """Equal strides counted from the least noisy time; the noisy end is not reached (DDIM's own, as above)."""
-    return [schedule.nearest_time(schedule.first_time + (steps - 1 - index) / steps) for index in range(steps)]
+    """Equal strides counted from the least noisy time; the noisy end is not reached (DDIM's own, as above).
+
+    In a discrete process of T steps the stride is ``floor(T / steps)``: of the noisy end as much is left out as the
+    division leaves over.
+    """
+    stride = schedule.stride(steps)
+    return [schedule.nearest_time(schedule.first_time + (steps - 1 - index) * stride) for index in range(steps)]
 
 
 def linspace(steps: int, schedule: Schedule) -> list[float]:
@@ -46,9 +57,12 @@ def uniform_log_snr(steps: int, schedule: Schedule) -> list[float]:
 
 
 def _ends(schedule: Schedule) -> tuple[float, float]:
-    """The log-SNR of the noisy end and of the least noisy time."""
+    """The log-SNR of the noisy end and of the least noisy time, where they are infinite 15 in size."""
     noisy, clean = (log_snr(schedule.level(time)) for time in (1.0, schedule.first_time))
-    return max(noisy, -MOST_LOG_SNR), min(clean, MOST_LOG_SNR)
+    return (
+        noisy if noisy > -FLOAT32_LOG_SNR else -MOST_LOG_SNR,
+        clean if clean < FLOAT32_LOG_SNR else MOST_LOG_SNR,
+    )
 
 
 def _between(first: float, last: float, count: int) -> list[float]:

@@ -37,7 +37,7 @@ PAIRS = {
     "ddim_noisy": ("ddim", {"eta": 1.0}, "DDIMScheduler", {}),
     "euler": ("euler", {}, "EulerDiscreteScheduler", {}),
     "euler_ancestral": ("euler_ancestral", {}, "EulerAncestralDiscreteScheduler", {}),
-    "heun": ("heun", {}, "HeunDiscreteScheduler", {}),
+    "heun": ("heun", {"average": "slopes"}, "HeunDiscreteScheduler", {}),
     "dpm_solver_pp_2m": ("dpm_solver_pp_2m", {}, "DPMSolverMultistepScheduler", {"solver_order": 2}),
     "dpm_solver_pp_2m_sde": (
         "dpm_solver_pp_2m_sde",

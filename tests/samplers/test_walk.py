@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lab.diffusion.level import Level
-from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, linear_betas
+from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, linear_betas, sigmoid_betas
 from diffusion_lab.samplers import SAMPLERS, DDIMSampler, DDPMSampler, Sampler
 from diffusion_lab.samplers.base import Estimate, move
 from diffusion_lab.samplers.spacing import SPACINGS
@@ -96,6 +96,39 @@ def test_dynamic_threshold_divides_each_image_by_its_own_quantile_where_that_is_
     *_, images = sampler.walk(lambda x, level: clean, torch.zeros_like(clean), LEVELS, lambda: clean)
     torch.testing.assert_close(images[0], (clean[0] / (0.9 * 4)).clamp(-1, 1))
     torch.testing.assert_close(images[1], clean[1])
+    bare = DDIMSampler(dynamic_threshold=0.9, clip=False)
+    *_, unclipped = bare.walk(lambda x, level: clean, torch.zeros_like(clean), LEVELS, lambda: clean)
+    assert torch.equal(unclipped, images)  # the section clips to the quantile before it divides
+
+
+PURE_NOISE = DiscreteSchedule(sigmoid_betas(2000, 1e-4, 0.9999))
+"""Of which several levels have alpha = 0, in float64 as well."""
+
+VARIANTS = [
+    (name, options)
+    for name, cls in SAMPLERS.items()
+    for options in ({}, {"variance": "large"}, {"eta": 0.5}, {"eta": 1.0}, {"churn": 5.0}, {"average": "slopes"})
+    if options.keys() <= {field.name for field in fields(cls)}
+]
+
+
+@pytest.mark.parametrize("spacing", [*STRIDES_OF_TIME, "karras", "log_snr", (1.0, 0.95, 0.5, 0.1)])
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_several_levels_of_pure_noise_are_walked(name, options, spacing):
+    sampler = SAMPLERS[name](steps=None if isinstance(spacing, tuple) else 20, spacing=spacing, clip=False, **options)
+    levels = sampler.levels(PURE_NOISE)
+    if spacing in ("trailing", "linspace"):
+        assert sum(level.alpha == 0 for level in levels) > 2
+    generator = torch.Generator().manual_seed(0)
+
+    def draw():
+        return torch.randn(1000, 1, 1, 1, generator=generator)
+
+    walk = sampler.walk(lambda x, level: 0.3 * torch.tanh(x), draw(), levels, draw)
+    for (here, there), images in zip(pairwise(levels), walk, strict=True):
+        assert images.isfinite().all()
+        if there.alpha == here.alpha == 0:  # noise stays noise: four standard errors of a deviation
+            assert images.std().item() == pytest.approx(1, abs=4 / 2000**0.5)
 
 
 def test_the_denoiser_is_asked_once_a_step_at_the_levels_of_the_walk():
