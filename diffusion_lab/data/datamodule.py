@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.order import Draw, EpochOrder, TrainingOrder
 from diffusion_lab.data.source import ImageSource
-from diffusion_lab.data.workers import WORKER_TIMEOUT, leave_signals_to_the_run
+from diffusion_lab.data.workers import START_METHOD, WORKER_TIMEOUT, leave_signals_to_the_run
 from diffusion_lab.shapes import Batch, from_pixels
 
 
@@ -208,6 +208,7 @@ class ImageDataModule(LightningDataModule):
             batch_sampler=order,
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
+            multiprocessing_context=START_METHOD if self.num_workers else None,
             pin_memory=self.pin_memory,
             persistent_workers=self.num_workers > 0,
             timeout=self.worker_timeout if self.num_workers else 0,

@@ -6,11 +6,22 @@ import contextlib
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
 WORKER_TIMEOUT = 120.0
 """Seconds without a batch after which a loader worker counts as hung, unless the settings say otherwise."""
+
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+"""How loader workers are started: by name, because inside another program's worker the default may be one that cannot.
+
+The jobs of Hydra's joblib launcher run where the default is loky's own method, which starts loky's processes alone.
+Forking is fast and shares the images with the workers; on macOS its system libraries do not survive it.
+"""
+
+NOT_ITERATED = "Please call `iter(combined_loader)` first"
+"""What Lightning raises while it cleans up after a loader that could not start, in place of the reason."""
 
 DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed by signal: (\w+)|exited unexpectedly)")
 HUNG = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
@@ -39,6 +50,8 @@ def _end_when_the_run_says_so() -> None:
 def naming_lost_workers() -> Iterator[None]:
     """Tell of a lost loader worker in words of ours; torch has a RuntimeError for it, raised wherever training is.
 
+    Also raise the reason why a loader could not start, where Lightning has put an error of its own in its place.
+
     Raises:
         ChildProcessError: One died: the kernel does that where memory runs out.
         TimeoutError: None gave a batch for ``data.loading.worker_timeout`` seconds.
@@ -46,6 +59,8 @@ def naming_lost_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if NOT_ITERATED in str(error) and error.__context__ is not None:
+            raise error.__context__ from None
         # Where the signal comes while a batch is waited for, torch tells of it only as the cause of a vaguer error.
         told = f"{error.__cause__}\n{error}"
         died, hung = DIED.search(told), HUNG.search(told)

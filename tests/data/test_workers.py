@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
+import numpy as np
 import pytest
 
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.source import ArraySource
 from diffusion_lab.data.workers import naming_lost_workers
 
 DIED = "DataLoader worker (pid 12) is killed by signal: Killed. "
@@ -36,3 +41,32 @@ def test_the_signal_is_told_where_it_came_while_a_batch_was_waited_for():
         naming_lost_workers(),
     ):
         raise vaguer
+
+
+class NothingStarts:
+    """A start method that refuses every process, as joblib's does all but its own."""
+
+    class Process:
+        @staticmethod
+        def _Popen(process: object) -> None:
+            raise AttributeError("'Process' object has no attribute 'env'")
+
+
+def test_images_are_loaded_where_the_default_start_method_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jobs of a sweep on the joblib launcher run in processes whose default start method is loky's."""
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", NothingStarts)
+    images = ArraySource(np.zeros((6, 1, 4, 4), dtype=np.uint8), [0] * 6, ["zero"])
+    data = ImageDataModule(images, None, batch_size=3, num_workers=1)
+    assert [len(batch.images) for batch in data.train_dataloader()] == [3, 3]
+
+
+def fail_to_start() -> None:
+    try:
+        raise OSError(12, "Cannot allocate memory")
+    finally:
+        raise RuntimeError("Please call `iter(combined_loader)` first.")
+
+
+def test_why_a_loader_could_not_start_is_not_hidden_by_the_clean_up_after_it() -> None:
+    with pytest.raises(OSError, match="Cannot allocate memory"), naming_lost_workers():
+        fail_to_start()
