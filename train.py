@@ -16,9 +16,9 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
-def main(composed: DictConfig) -> None:
-    """Check the settings, then hand them over."""
-    run_and_report(lambda: run_job(run, composed))
+def main(composed: DictConfig) -> float | None:
+    """Check the settings, then hand them over. A sweeper that searches, such as Optuna's, gets the best value."""
+    return run_and_report(lambda: run_job(run, composed))
 
 
 def run(composed: DictConfig) -> None:

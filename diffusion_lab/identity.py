@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from diffusion_lab.config.choice import ChoiceSettings, options_schema
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.data.source import ImageSource
+from diffusion_lab.data.source import ImageSource, Subset
 
 WITHOUT_INFLUENCE = frozenset(
     {
@@ -60,6 +60,22 @@ def config_hash(config: TrainConfig) -> str:
 def data_fingerprint(source: ImageSource) -> str:
     """SHA-256, in hexadecimal, of the images and labels of a source, as its ``fingerprint`` defines it."""
     return source.fingerprint()
+
+
+def validation_fingerprint(train: ImageSource, val: ImageSource | None, train_fingerprint: str) -> str | None:
+    """Identity of the images that a run validates on; None where there are none.
+
+    Args:
+        train: The images trained on.
+        val: The images validated on.
+        train_fingerprint: Fingerprint of ``train``. Where ``val`` is what was split off the same images, it says both:
+            all images, and which of them were kept. Taking another one would read all of them again.
+    """
+    if val is None:
+        return None
+    if isinstance(train, Subset) and isinstance(val, Subset) and train.source is val.source:
+        return hashlib.sha256(f"split off {train_fingerprint}".encode()).hexdigest()
+    return val.fingerprint()
 
 
 def _canonical(tree: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "whole_files",
         "process_identity",
         "threads",
+        "exit_codes",
         "determinism",
         "precision",
     ),

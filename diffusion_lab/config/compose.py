@@ -106,11 +106,18 @@ def job_folder(overrides: Sequence[str], constant: Sequence[str] = ()) -> str:
 
     >>> job_folder(["training.epochs=3", "training.optimizer.learning_rate=1e-3", "sampler=ddim"], ["training.epochs"])
     'sampler-ddim_learning_rate-1e-3'
+
+    A value with characters that a folder's name should not have is told apart from others by a part of its hash:
+
+    >>> job_folder(["name=a/b"]), job_folder(["name=a-b"])
+    ('name-a-b-c14cddc0', 'name-a-b')
     """
     parts = []
     for override in sorted(override.lstrip("+~") for override in overrides):
         key, _, value = override.partition("=")
         safe = re.sub(r"[^\w.-]+", " ", value).strip().replace(" ", "-")
+        if safe != value:
+            safe = "-".join(filter(None, (safe, sha256(value.encode()).hexdigest()[:8])))
         if key not in constant:
             parts.append("-".join(filter(None, (key.split(".")[-1], safe))))
     name = "_".join(parts) or "job"

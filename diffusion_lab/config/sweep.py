@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import pickle
 import sys
+import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +17,28 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from diffusion_lab.config import job_lock
+from diffusion_lab.config.comparable import measured_by
 from diffusion_lab.config.compose import resolved, sweep_job_or
-from diffusion_lab.config.faults import shown
-from diffusion_lab.config.reading import SettingsReader, Unreadable, leaves
+from diffusion_lab.config.job_process import JobProcess
+from diffusion_lab.config.job_record import FAILED, FINISHED, INTERRUPTED, RECORD, RUNNING, JobRecord
+from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.sweep_signals import (
+    JobInterrupted,
+    SweepSignals,
+    leave_if_abandoned,
+    refuse_if_stopped,
+    stopping_by_signals,
+    this_sweep,
+    why_stopped,
+)
+from diffusion_lab.safe_files import read_json
 
-RECORD = "job.json"
-RUNNING, FINISHED, FAILED, INTERRUPTED, DIED = "running", "finished", "failed", "interrupted", "died"
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 NAMED_KEYS = 5  # how many differing keys a message names before it only counts
-ABSENT = "nothing"
-
-
-@dataclass(frozen=True)
-class JobRecord:
-    """``job.json``: what a job was asked to do, and how it ended."""
-
-    overrides: tuple[str, ...]
-    """Those in which the jobs of the sweep may differ."""
-    state: str
-    pid: int
-    settings: dict[str, Any]
-    """All that was composed, but for the section ``output``."""
-    why: str | None = None
-    metric: str | None = None
-    best_value: float | None = None
-
-    @classmethod
-    def read(cls, folder: Path) -> JobRecord | None:
-        """The record in a job's folder, None where there is none to read."""
-        try:
-            record = cls(**json.loads((folder / RECORD).read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-        return record if record.state != RUNNING or _is_alive(record.pid) else replace(record, state=DIED)
-
-    def write(self, folder: Path) -> None:
-        """Replace the record in one move."""
-        partial = folder / f".{RECORD}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        partial.replace(folder / RECORD)
-
-    def differing(self, settings: Mapping[str, Any]) -> list[str]:
-        """The keys whose values were others, in words."""
-        then, now = leaves(self.settings), leaves(settings)
-        keys = [key for key in now.keys() | then.keys() if now.get(key, ABSENT) != then.get(key, ABSENT)]
-        return [f"{key} {shown(then.get(key, ABSENT))}, now {shown(now.get(key, ABSENT))}" for key in sorted(keys)]
+WAIT_SECONDS = 1.0
 
 
 class SweepCallback(Callback):
@@ -69,12 +46,17 @@ class SweepCallback(Callback):
 
     Attributes:
         folder: That of the sweep which this process runs; None where it runs none.
+        signals: What listens to the signals meanwhile.
     """
 
     folder: Path | None = None
+    signals: SweepSignals | None = None
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        launches = config.hydra.launcher._target_ != BASIC_LAUNCHER
         SweepCallback.folder = Path(config.hydra.sweep.dir)
+        SweepCallback.signals = SweepSignals(SweepCallback.folder, launches)
+        SweepCallback.signals.listen()
         typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         constant = [f"'{override.key_or_group}'" for override in typed if not override.is_sweep_override()]
         with read_write(config.hydra.overrides), open_dict(config.hydra.overrides):
@@ -83,30 +65,110 @@ class SweepCallback(Callback):
             )
 
 
-def run_job(run: Callable[[DictConfig], None], composed: DictConfig) -> None:
+def run_job(run: Callable[[DictConfig], None], composed: DictConfig) -> float | None:
     """Run what was composed; as a job of a sweep, keep its record, skip it if it is finished, else go on with it.
+
+    Returns:
+        As a job of a sweep: the best value of the metric, also of a job that is skipped, for sweepers that search for
+        the lowest. None of a run by itself, and of images made.
 
     Raises:
         ValueError: The job's folder holds the finished job of other settings.
+        JobInterrupted: A signal stopped the job, in another process than that of the sweep.
     """
     name = sweep_job_or("")
     if not name:
         run(composed)
-        return
-    folder = Path(name)
+        return None
+    if SweepCallback.folder is not None:  # this is the process of the sweep
+        return _do_job(run, composed, Path(name))
+    leave_if_abandoned()
+    try:
+        with stopping_by_signals():
+            return _do_job(run, composed, Path(name))
+    except Exception as error:
+        raise _portable(error) from error
+    finally:
+        leave_if_abandoned()
+
+
+def _portable(error: Exception) -> Exception:
+    """The exception as another process can read it: one that it cannot would end all jobs of the launcher."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        kind = next(
+            kind for kind in (ValueError, OSError, RuntimeError) if isinstance(error, kind) or kind is RuntimeError
+        )
+        return kind(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _do_job(run: Callable[[DictConfig], None], composed: DictConfig, folder: Path) -> float | None:
     tree = resolved(composed, [])
     settings = {key: value for key, value in tree.items() if key != "output"}
-    before = JobRecord.read(folder)
-    if not _may_overwrite(tree):
-        done = _done(settings, folder, before)
-        if done is not None:
-            print(f"{done.name}: finished already, skipped", file=sys.stderr)
-            return
-    if before is not None and before.state != FINISHED:
-        _go_on(composed, tree, same=not before.differing(settings))
-    record = JobRecord(varying_overrides(), RUNNING, os.getpid(), settings)
-    record.write(folder)
-    _run_and_record(lambda: run(composed), record, folder)
+    _refuse_without_value(tree)
+    overwrite = _may_overwrite(tree)
+    if not overwrite and not (folder / RECORD).exists():
+        for other in sorted(folder.parent.iterdir()):  # a command that varied other keys named its folders otherwise
+            record = JobRecord.read(other)
+            if record is not None and record.state == FINISHED and not record.differing(settings):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # Hydra made it for this job
+                return _skipped(other, record)
+    with _claimed(folder):
+        before = JobRecord.read(folder)
+        if not overwrite and before is not None and before.state == FINISHED:
+            _refuse_others(before, settings, folder)
+            return _skipped(folder, before)
+        if before is not None and before.state != FINISHED:
+            _go_on(composed, tree, same=not before.differing(settings))
+        record = JobRecord(varying_overrides(), RUNNING, settings, JobProcess.this(), this_sweep())
+        record.write(folder)
+        return _run_and_record(lambda: run(composed), record, folder)
+
+
+def _skipped(folder: Path, record: JobRecord) -> float | None:
+    print(f"{folder.name}: finished already, skipped", file=sys.stderr)
+    return record.best_value
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Keep other processes from the job; wait for one that is at it.
+
+    That may be the job of another command with the same folder, or of one whose own process was killed, while those of
+    its launcher go on.
+
+    Raises:
+        ValueError: It cannot be known whether a process is at it.
+    """
+    told = False
+    while (lock := job_lock.take(folder)) is not job_lock.Lock.OURS:
+        record = JobRecord.read(folder)
+        if lock is job_lock.Lock.UNSUPPORTED:
+            if record is None or record.state != RUNNING:
+                break
+            if record.process is not None and record.process.is_alive() is None:
+                raise ValueError(
+                    f"the job {folder} is being run by {record.process}, as its record says; from here that cannot be "
+                    f"checked, on a file system without locks. If that process is gone, remove {folder / RECORD}"
+                )
+        if not told:
+            who = "another process" if record is None or record.process is None else str(record.process)
+            pid = "PID" if record is None or record.process is None else record.process.pid
+            print(
+                f"{folder.name}: {who} is running this job already, for another command or for one that was killed; "
+                f"waiting for its result. `kill {pid}` there lets it save and stop, and the job goes on here",
+                file=sys.stderr,
+            )
+            told = True
+        refuse_if_stopped(folder.parent)
+        time.sleep(WAIT_SECONDS)
+    try:
+        yield
+    finally:
+        job_lock.release(folder)
 
 
 def varying_overrides() -> tuple[str, ...]:
@@ -117,26 +179,29 @@ def varying_overrides() -> tuple[str, ...]:
     return tuple(override for override in overrides if override.lstrip("+~").partition("=")[0] not in constant)
 
 
-def _done(settings: Mapping[str, Any], folder: Path, before: JobRecord | None) -> Path | None:
-    """Where the job of these settings is finished: in its folder, or in that of a command which varied other keys."""
-    if before is None:
-        for other in sorted(folder.parent.iterdir()):
-            record = JobRecord.read(other)
-            if record is not None and record.state == FINISHED and not record.differing(settings):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()  # Hydra made it for this job
-                return other
-        return None
-    if before.state == RUNNING:
-        raise ValueError(f"the job {folder} is being run by process {before.pid}")
-    differing = before.differing(settings) if before.state == FINISHED else []
+def _refuse_others(before: JobRecord, settings: Mapping[str, Any], folder: Path) -> None:
+    differing = before.differing(settings)
     if differing:
         more = [f"{len(differing) - NAMED_KEYS} more"] if len(differing) > NAMED_KEYS else []
         raise ValueError(
             f"the finished job {folder} had other settings ({'; '.join([*differing[:NAMED_KEYS], *more])}): "
             "choose another hydra.sweep.dir, or set output.overwrite=true"
         )
-    return folder if before.state == FINISHED else None
+
+
+def _refuse_without_value(tree: Mapping[str, Any]) -> None:
+    """Raise ValueError where a sweeper that searches for the lowest value would get none."""
+    if HydraConfig.get().sweeper._target_ == BASIC_SWEEPER:
+        return
+    name = HydraConfig.get().runtime.choices.get("hydra/sweeper", "this sweeper")
+    if tree.get("mode") != "train":
+        raise ValueError(f"hydra/sweeper={name} searches by the value that a job returns, and sample.py has none")
+    with contextlib.suppress(Unreadable):
+        if SettingsReader(tree, TrainConfig)["training.validation.enabled"] is False:
+            raise ValueError(
+                f"training.validation.enabled must be true with hydra/sweeper={name}, which searches by the best value "
+                "of the validation metric"
+            )
 
 
 def _may_overwrite(tree: Mapping[str, Any]) -> bool:
@@ -162,9 +227,13 @@ def _go_on(composed: DictConfig, tree: Mapping[str, Any], same: bool) -> None:
             OmegaConf.update(composed, "output.overwrite", True)
 
 
-def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path) -> None:
+def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path) -> float | None:
     try:
+        refuse_if_stopped(folder.parent)  # now that the process of the sweep sees the record, should it stop
         run()
+    except JobInterrupted as stop:
+        replace(record, state=INTERRUPTED, why=str(stop)).write(folder)
+        raise
     except Exception as error:
         explained = isinstance(error, ValueError | OSError)  # else it is a fault of the code
         why = str(error) if explained else f"{type(error).__name__}: {error}"
@@ -173,26 +242,18 @@ def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path) ->
             traceback.print_exc()
         raise
     except BaseException as error:
-        replace(record, state=INTERRUPTED, why=f"{type(error).__name__} {error}".strip()).write(folder)
+        why = why_stopped(error) or f"{type(error).__name__} {error}".strip()
+        replace(record, state=INTERRUPTED, why=why).write(folder)
         raise
-    replace(record, state=FINISHED, **_result(folder)).write(folder)
+    done = replace(record, state=FINISHED, **_result(record, folder))
+    done.write(folder)
+    return done.best_value
 
 
-def _result(folder: Path) -> dict[str, Any]:
+def _result(record: JobRecord, folder: Path) -> dict[str, Any]:
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-        return {"metric": summary["metric"], "best_value": summary["best_value"]}
-    except (OSError, ValueError, KeyError):
+        summary = read_json(folder / "summary.json")
+        found = {"metric": summary["metric"], "best_value": summary["best_value"]}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}  # generation has none
-
-
-def _is_alive(pid: int) -> bool:
-    if pid == os.getpid():  # which runs no other job beside this
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+    return found | {"measured": measured_by(record.settings, summary.get("validation_fingerprint"))}

@@ -6,11 +6,18 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from itertools import count, product
 from pathlib import Path
+from string import ascii_uppercase
 
 from hydra.errors import CompactHydraException
 
-from diffusion_lab.config.sweep import FAILED, FINISHED, JobRecord, SweepCallback
+from diffusion_lab.config.job_record import DIED, FAILED, FINISHED, RUNNING, JobRecord
+from diffusion_lab.config.sweep import SweepCallback
+from diffusion_lab.config.sweep_ranking import Records, apart, ranked, read_records
+from diffusion_lab.config.sweep_signals import JobInterrupted
+from diffusion_lab.terminal import printable
+from diffusion_lab.whole_files import written_whole
 
 SUMMARY = "sweep.json"
 EXIT_CODE_OF_FAILURES = 1
@@ -25,68 +32,117 @@ def summed_up() -> Iterator[None]:
     Of jobs that failed, Hydra raises the first one's error when all have run; each has told of its own by then.
 
     Raises:
-        SystemExit: Code 1, a job failed.
+        SystemExit: Code 1, a job failed; that of the signal, where one stopped a job in another process.
     """
     try:
         yield
     except CompactHydraException:
         raise  # nothing could be composed, so no job has run
+    except JobInterrupted as stop:
+        _show(stopped=True)
+        raise SystemExit(stop.code) from stop
     except Exception as error:
-        records = _show()
-        if not isinstance(error, ValueError | OSError) and all(record.state != FAILED for record in records):
-            raise  # none of a job's
         if SweepCallback.folder is None:
             raise
-        raise SystemExit(EXIT_CODE_OF_FAILURES) from error
+        records = _show()
+        if isinstance(error, ValueError | OSError) or any(record.state == FAILED for record in records):
+            raise SystemExit(EXIT_CODE_OF_FAILURES) from error
+        if any(record.state == DIED for record in records):
+            print(_lost(error), file=sys.stderr)
+            raise SystemExit(EXIT_CODE_OF_FAILURES) from error
+        raise  # none of a job's
     except BaseException:
-        _show()
+        _show(stopped=True)
         raise
     else:
         _show()
+    finally:
+        if SweepCallback.signals is not None:
+            SweepCallback.signals.close()
 
 
-def _show() -> list[JobRecord]:
-    """Print and write what the jobs in the sweep's folder came to, those of earlier commands included."""
+def _lost(error: Exception) -> str:
+    """What the launcher says of a job whose process is gone, in one line."""
+    told = str(error).strip().partition("\n")[0]
+    return (
+        f"Error: the process of a job was killed, often because memory ran out, and the launcher gave up ({told}): "
+        "the same command goes on with the jobs that are not finished; fewer at a time need less memory"
+    )
+
+
+def _show(stopped: bool = False) -> list[JobRecord]:
+    """Print and write what the jobs in the sweep's folder came to, those of earlier commands included.
+
+    Args:
+        stopped: Whether the sweep was, so that there may be jobs which have not begun.
+    """
     folder = SweepCallback.folder
     if folder is None or not folder.is_dir():
         return []
-    found = {job.name: JobRecord.read(job) for job in sorted(folder.iterdir()) if job.is_dir()}
-    records = {name: record for name, record in found.items() if record is not None}
-    _write(folder, records)
-    _print(folder, records)
+    records = read_records(folder)
+    if records:
+        groups = ranked(records)
+        _write(folder, records, groups)
+        _print(folder, records, groups, stopped)
     return list(records.values())
 
 
-def _write(folder: Path, records: dict[str, JobRecord]) -> None:
-    jobs = [
-        {
-            "folder": name,
-            "overrides": record.overrides,
-            "state": record.state,
-            "metric": record.metric,
-            "best_value": record.best_value,
-            "why": record.why,
-        }
-        for name, record in records.items()
-    ]
-    partial = folder / f".{SUMMARY}.partial"
-    partial.write_text(json.dumps(jobs, indent=2) + "\n")
-    partial.replace(folder / SUMMARY)
+def _write(folder: Path, records: Records, groups: list[list[str]]) -> None:
+    jobs = []
+    for name, record in records.items():
+        group = next((number for number, members in enumerate(groups) if name in members), None)
+        jobs.append(
+            {
+                "folder": name,
+                "overrides": record.overrides,
+                "state": record.state,
+                "metric": record.metric,
+                "best_value": record.best_value,
+                "group": group,
+                "rank": None if group is None else groups[group].index(name) + 1,
+                "why": record.why,
+            }
+        )
+    with written_whole(folder / SUMMARY) as partial:
+        partial.write_text(json.dumps(jobs, indent=2) + "\n")
 
 
-def _print(folder: Path, records: dict[str, JobRecord]) -> None:
+def _print(folder: Path, records: Records, groups: list[list[str]], stopped: bool) -> None:
     from rich.console import Console  # here: no other command line needs it before the work begins
     from rich.table import Table
     from rich.text import Text
 
     metric = next((record.metric for record in records.values() if record.metric), "")
-    table = Table("job", "state", f"best {metric}".strip(), "why")
-    for name, record in records.items():
+    table = Table("rank", "job", "state", f"best {metric}".strip(), "why")
+    ranks = _ranks(groups)
+    for name in [*ranks, *(name for name in records if name not in ranks)]:
+        record = records[name]
         value = "" if record.best_value is None else f"{record.best_value:.4g}"
-        told = (" ".join(record.overrides) or name, record.state, value, record.why or "")
-        table.add_row(*map(Text, told))
+        why = record.why or (f"by {record.process}" if record.state == RUNNING and record.process else "")
+        told = (ranks.get(name, ""), " ".join(record.overrides) or name, record.state, value, why)
+        table.add_row(*(Text(printable(text)) for text in told))
     console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
     console.print(table)
+    if len(groups) > 1:
+        print(f"Ranked within groups only, since {metric} measures another thing in each:", file=sys.stderr)
+        for letter, why in zip(_letters(), apart(records, groups), strict=False):
+            print(printable(f"  {letter}: {why}"), file=sys.stderr)
     finished = sum(record.state == FINISHED for record in records.values())
-    hint = "" if finished == len(records) else f"; the rest again: the same command with hydra.sweep.dir={folder}"
-    print(f"{folder}: {finished} of {len(records)} jobs finished{hint}", file=sys.stderr)
+    unseen = " (not counted: those that have not begun)" if stopped else ""
+    left = stopped or finished < len(records)
+    hint = f"; the rest again: the same command with hydra.sweep.dir={printable(folder)}" if left else ""
+    print(f"{printable(folder)}: {finished} of {len(records)} jobs finished{unseen}{hint}", file=sys.stderr)
+
+
+def _ranks(groups: list[list[str]]) -> dict[str, str]:
+    """The place of each job, best first: 1, 2, …, or A1, A2, …, B1, … where there are several groups."""
+    if len(groups) == 1:
+        return {name: str(place) for place, name in enumerate(groups[0], 1)}
+    lettered = zip(_letters(), groups, strict=False)
+    return {name: f"{letter}{place}" for letter, names in lettered for place, name in enumerate(names, 1)}
+
+
+def _letters() -> Iterator[str]:
+    """A, B, …, Z, AA, AB, …"""
+    for length in count(1):
+        yield from map("".join, product(ascii_uppercase, repeat=length))

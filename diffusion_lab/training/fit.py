@@ -23,6 +23,7 @@ from diffusion_lab.data.workers import naming_lost_workers
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.determinism import deterministic
 from diffusion_lab.devices import computing_with, resolve_device
+from diffusion_lab.identity import validation_fingerprint
 from diffusion_lab.memory import freed_memory_kept, peak_bytes
 from diffusion_lab.networks.cost import count_forward_flops, count_parameters
 from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
@@ -247,6 +248,9 @@ def _fit(
             peak_memory_mb=round(_peak_memory_mb(run.device), 1),
             config_hash=run.module.about["config_hash"],
             data_fingerprint=run.module.about["data_fingerprint"],
+            validation_fingerprint=validation_fingerprint(
+                run.data.train, run.data.val, run.module.about["data_fingerprint"]
+            ),
         )
         summary.write()
     return summary

@@ -9,13 +9,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from diffusion_lab.exit_codes import EXIT_CODES
 from diffusion_lab.run_folder import RunStopped
-
-EXIT_CODES = {
-    signal.SIGTERM: 143,  # 128 + the signal's number, as the shell counts
-    signal.SIGINT: 130,
-    signal.SIGUSR1: 85,  # ERESTART; HTCondor's code, too, for "checkpointed: start me again"
-}
 
 
 class StopRequest:

@@ -14,7 +14,8 @@ class TrainingSummary:
     """What a finished run has to say; it is ``summary.json`` in the run folder.
 
     ``forward_flops`` are the operations of the network for one image, None where they cannot be counted. Results of
-    one ``config_hash`` and one ``data_fingerprint`` may be compared as results of the same thing.
+    one ``config_hash`` and one ``data_fingerprint`` may be compared as results of the same thing;
+    ``validation_fingerprint`` identifies the images that the metric was taken on, None where there were none.
     """
 
     run_folder: str
@@ -34,6 +35,7 @@ class TrainingSummary:
     peak_memory_mb: float
     config_hash: str
     data_fingerprint: str
+    validation_fingerprint: str | None = None
 
     def write(self) -> None:
         (Path(self.run_folder) / SUMMARY_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")

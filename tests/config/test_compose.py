@@ -209,7 +209,7 @@ def test_run_folder_is_named_after_experiment_and_time() -> None:
         ([], "job"),
         (["optimizer=adam", "diffusion=linear"], "diffusion-linear_optimizer-adam"),
         (["training.optimizer.learning_rate=1e-3"], "learning_rate-1e-3"),
-        (["+a.b=[1, 2]", "++c='x/y z'", "~d"], "b-1-2_c-x-y-z_d"),
+        (["+a.b=[1, 2]", "++c='x/y z'", "~d"], "b-1-2-3a316d6d_c-x-y-z-b4713f49_d"),
         (["seed=1", "training.epochs=3", "compute.device=cpu"], "epochs-3"),
     ],
 )
@@ -219,6 +219,11 @@ def test_job_folder_is_readable_and_safe(overrides: list[str], name: str) -> Non
 
 def test_job_folder_is_one_whatever_the_order() -> None:
     assert job_folder(["a.type=1", "b.type=2"]) == job_folder(["b.type=2", "a.type=1"])
+
+
+@pytest.mark.parametrize(("one", "other"), [("name=a/b", "name=a-b"), ("rate=1e+30", "rate=1e-30"), ("x=", "x=/")])
+def test_jobs_of_different_values_never_share_a_folder(one: str, other: str) -> None:
+    assert job_folder([one]) != job_folder([other])
 
 
 def test_job_folder_that_is_cut_stays_one_of_its_own() -> None:

@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
+from diffusion_lab.exit_codes import EXIT_CODES
 from diffusion_lab.run_folder import RunStopped
-from diffusion_lab.training.signals import EXIT_CODES, stoppable
+from diffusion_lab.training.signals import stoppable
 
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES.items())

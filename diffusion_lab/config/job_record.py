@@ -1,0 +1,82 @@
+"""The record of a job of a sweep: what it was asked to do, which process does it, and how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from diffusion_lab.config.faults import shown
+from diffusion_lab.config.job_lock import is_taken
+from diffusion_lab.config.job_process import JobProcess
+from diffusion_lab.config.reading import leaves
+from diffusion_lab.safe_files import read_json
+from diffusion_lab.whole_files import written_whole
+
+RECORD = "job.json"
+RUNNING, FINISHED, FAILED, INTERRUPTED, DIED = "running", "finished", "failed", "interrupted", "died"
+ABSENT = "nothing"
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """``job.json`` in the folder of a job."""
+
+    overrides: tuple[str, ...]
+    """Those in which the jobs of the sweep may differ."""
+    state: str
+    settings: dict[str, Any]
+    """All that was composed, but for the section ``output``."""
+    process: JobProcess | None = None
+    """What does it, or did."""
+    sweep: str | None = None
+    """Which command's job it is, so that the command finds its jobs."""
+    why: str | None = None
+    metric: str | None = None
+    best_value: float | None = None
+    measured: dict[str, Any] | None = None
+    """What the metric is a measure of: jobs are comparable where this is equal."""
+
+    @classmethod
+    def read(cls, folder: Path) -> JobRecord | None:
+        """The record in a job's folder, None where there is none that this version can read.
+
+        A job whose process is gone without having said how it ended has died.
+        """
+        try:
+            record = _reader().validate_python(read_json(folder / RECORD))
+        except (OSError, ValueError):
+            return None
+        if record.state != RUNNING or record.runs_in(folder):
+            return record
+        return replace(record, state=DIED, why="its process ended without a word: killed, or the machine went down")
+
+    def runs_in(self, folder: Path) -> bool:
+        """Whether a process is at work on the job; where that cannot be known, it is taken to be."""
+        taken = is_taken(folder)
+        if taken is not None:
+            return taken
+        if self.process is None or self.process == JobProcess.this():  # which runs no other job beside this
+            return False
+        return self.process.is_alive() is not False
+
+    def write(self, folder: Path) -> None:
+        """Replace the record in one move."""
+        with written_whole(folder / RECORD) as partial:
+            partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    def differing(self, settings: Mapping[str, Any]) -> list[str]:
+        """The keys whose values were others, in words."""
+        then, now = leaves(self.settings), leaves(settings)
+        keys = [key for key in now.keys() | then.keys() if now.get(key, ABSENT) != then.get(key, ABSENT)]
+        return [f"{key} {shown(then.get(key, ABSENT))}, now {shown(now.get(key, ABSENT))}" for key in sorted(keys)]
+
+
+@cache
+def _reader() -> TypeAdapter[JobRecord]:
+    return TypeAdapter(JobRecord)

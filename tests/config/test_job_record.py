@@ -1,0 +1,177 @@
+"""Whether a job is being run: by its process, told apart from others of the same number, and by a lock."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab.config import job_lock
+from diffusion_lab.config.job_lock import LOCK, Lock
+from diffusion_lab.config.job_process import JobProcess
+from diffusion_lab.config.job_record import DIED, RECORD, RUNNING, JobRecord
+
+HOLD = """
+import sys
+from pathlib import Path
+from diffusion_lab.config.job_lock import take
+print(take(Path(sys.argv[1])).name, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def another_process_has(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The job's lock is held by a process that ends with the context."""
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "OURS\n"
+        try:
+            yield holder
+        finally:
+            holder.kill()
+
+
+@pytest.fixture
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that has no locks."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+
+
+def running(process: JobProcess | None) -> JobRecord:
+    return JobRecord(("compute.seed=1",), RUNNING, {"compute": {"seed": 1}}, process)
+
+
+def parent() -> JobProcess:
+    """A process that runs, and is not this one."""
+    boot, pid = JobProcess.this().boot, os.getppid()
+    start = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return JobProcess(JobProcess.this().host, pid, boot, start)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells when a process started")
+
+
+class TestProcess:
+    def test_this_one_runs(self) -> None:
+        assert JobProcess.this().is_alive() is True
+
+    @needs_proc
+    def test_another_program_that_was_given_its_id_is_not_it(self) -> None:
+        assert parent().is_alive() is True
+        assert replace(parent(), start=parent().start - 1).is_alive() is False
+
+    @needs_proc
+    def test_none_outlives_a_reboot(self) -> None:
+        assert replace(JobProcess.this(), boot="an earlier one").is_alive() is False
+
+    def test_those_of_other_machines_cannot_be_seen(self) -> None:
+        assert JobProcess("elsewhere", os.getpid(), "another", 1).is_alive() is None
+
+    @needs_proc
+    def test_one_that_has_ended_and_is_not_collected_yet_does_not_run(self) -> None:
+        with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as child:
+            start = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
+            process = replace(JobProcess.this(), pid=child.pid, start=start)
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # waits, and leaves it a zombie
+            assert process.is_alive() is False
+
+
+class TestLock:
+    def test_goes_with_the_process_that_holds_it(self, tmp_path: Path) -> None:
+        assert job_lock.is_taken(tmp_path) is False
+        with another_process_has(tmp_path) as holder:
+            assert job_lock.is_taken(tmp_path) is True
+            assert job_lock.take(tmp_path) is Lock.TAKEN
+            holder.kill()
+            holder.wait()
+            assert job_lock.is_taken(tmp_path) is False
+
+    def test_asking_about_ones_own_does_not_lose_it(self, tmp_path: Path) -> None:
+        assert job_lock.take(tmp_path) is Lock.OURS
+        try:
+            assert job_lock.is_taken(tmp_path) is True
+            assert job_lock.take(tmp_path) is Lock.OURS
+            seen = subprocess.run([sys.executable, "-c", HOLD, str(tmp_path)], input="", capture_output=True, text=True)
+            assert seen.stdout == "TAKEN\n"
+        finally:
+            job_lock.release(tmp_path)
+        assert job_lock.is_taken(tmp_path) is False
+
+    def test_a_file_system_without_any_says_so(self, tmp_path: Path, without_locks: None) -> None:
+        assert job_lock.take(tmp_path) is Lock.UNSUPPORTED
+        assert job_lock.is_taken(tmp_path) is None
+
+    def test_a_link_is_not_followed(self, tmp_path: Path) -> None:
+        (tmp_path / LOCK).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(OSError, match="symbolic"):
+            job_lock.take(tmp_path)
+        assert not (tmp_path / "elsewhere").exists()
+
+
+class TestRecord:
+    def test_comes_back_as_it_was_written(self, tmp_path: Path) -> None:
+        record = replace(running(JobProcess.this()), state="finished", best_value=0.1, measured={"a": [1, None]})
+        record.write(tmp_path)
+        assert JobRecord.read(tmp_path) == record
+
+    def test_a_killed_job_is_not_running_because_another_program_has_its_process_id(self, tmp_path: Path) -> None:
+        running(JobProcess(JobProcess.this().host, os.getppid())).write(tmp_path)
+        found = JobRecord.read(tmp_path)
+        assert found is not None
+        assert found.state == DIED
+
+    def test_a_job_on_another_machine_runs_as_long_as_its_lock_is_held(self, tmp_path: Path) -> None:
+        running(JobProcess("elsewhere", 1, "another", 1)).write(tmp_path)
+        with another_process_has(tmp_path):
+            found = JobRecord.read(tmp_path)
+            assert found is not None
+            assert found.state == RUNNING
+        found = JobRecord.read(tmp_path)
+        assert found is not None
+        assert found.state == DIED
+
+    @needs_proc
+    @pytest.mark.parametrize(
+        ("change", "state"),
+        [
+            ({}, RUNNING),
+            ({"start": 1}, DIED),
+            ({"boot": "an earlier one"}, DIED),
+            ({"host": "elsewhere", "boot": "another"}, RUNNING),  # as far as can be seen from here
+        ],
+    )
+    def test_without_locks_the_process_tells(
+        self, tmp_path: Path, without_locks: None, change: dict[str, object], state: str
+    ) -> None:
+        running(replace(parent(), **change)).write(tmp_path)  # type: ignore[arg-type]
+        (tmp_path / LOCK).touch()
+        found = JobRecord.read(tmp_path)
+        assert found is not None
+        assert found.state == state
+
+    @pytest.mark.parametrize("content", ["null", "[]", '{"state": 1}', "[" * 10**5, "\udce9", '{"overrides": null}'])
+    def test_what_is_no_record_is_none(self, tmp_path: Path, content: str) -> None:
+        (tmp_path / RECORD).write_bytes(content.encode("utf-8", "surrogateescape"))
+        assert JobRecord.read(tmp_path) is None
+
+    def test_one_of_an_earlier_version_is_read(self, tmp_path: Path) -> None:
+        old = {"overrides": ["a=1"], "state": "finished", "pid": 1, "settings": {}, "why": None, "best_value": 0.5}
+        (tmp_path / RECORD).write_text(json.dumps(old))
+        found = JobRecord.read(tmp_path)
+        assert found is not None
+        assert (found.best_value, found.process) == (0.5, None)

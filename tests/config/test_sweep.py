@@ -1,0 +1,325 @@
+"""A job of a sweep: what it returns, when it waits for another process, and how a signal ends it. Without training."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from diffusion_lab.config import job_lock, sweep, sweep_signals
+from diffusion_lab.config.job_process import JobProcess
+from diffusion_lab.config.job_record import FINISHED, INTERRUPTED, RUNNING, JobRecord
+from diffusion_lab.config.sweep import BASIC_LAUNCHER, SweepCallback, run_job
+from diffusion_lab.config.sweep_signals import JobInterrupted, SweepSignals, SweepStopped
+from diffusion_lab.exit_codes import EXIT_CODES
+from diffusion_lab.run_folder import RunStopped
+from tests.config.conftest import CONF
+from tests.config.test_job_record import another_process_has
+
+OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
+Job = Callable[..., DictConfig]
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Signals do afterwards what they did before, and no sweep is left behind."""
+    monkeypatch.setattr(SweepCallback, "folder", None)
+    monkeypatch.setattr(SweepCallback, "signals", None)
+    before = {number: signal.getsignal(number) for number in EXIT_CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    """Hydra's state in a job of a sweep in ``tmp_path``, and what was composed for it."""
+
+    def begin(*overrides: str, script: str = "train", sweeper: str | None = None) -> DictConfig:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            composed = compose(script, list(overrides), return_hydra_config=True)
+        with open_dict(composed):
+            composed.hydra.mode = "MULTIRUN"
+            composed.hydra.job.num = 0
+            composed.hydra.runtime.choices = {}
+            composed.hydra.sweep.dir = str(tmp_path)
+            composed.hydra.sweeper._target_ = sweeper or composed.hydra.sweeper._target_
+        HydraConfig.instance().set_config(composed)
+        tree = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+        (tmp_path / composed.hydra.sweep.subdir).mkdir(exist_ok=True)
+        return tree
+
+    yield begin
+    HydraConfig.instance().cfg = None
+
+
+def run_with(value: float) -> Callable[[DictConfig], None]:
+    """What finishes a run with a best value."""
+
+    def run(composed: DictConfig) -> None:
+        folder = Path(composed.output.base_dir)
+        (folder / "summary.json").write_text(json.dumps({"metric": "val/loss", "best_value": value}))
+
+    return run
+
+
+def never(composed: DictConfig) -> None:
+    pytest.fail("this job is not to be run")
+
+
+def record(folder: Path) -> JobRecord:
+    found = JobRecord.read(folder)
+    assert found is not None
+    return found
+
+
+def receive(number: signal.Signals) -> None:
+    """Send this process a signal, and wait for it: another thread may take it first."""
+    os.kill(os.getpid(), number)
+    for _ in range(6000):
+        time.sleep(0.01)
+
+
+class TestValue:
+    def test_a_job_returns_its_best_value(self, job: Job) -> None:
+        assert run_job(run_with(0.25), job("compute.seed=1")) == 0.25
+
+    def test_a_job_that_is_skipped_returns_the_value_it_had(self, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+        run_job(run_with(0.1 + 0.2), job("compute.seed=1"))
+        assert run_job(never, job("compute.seed=1")) == 0.1 + 0.2
+        assert "seed-1: finished already, skipped" in capsys.readouterr().err
+
+    def test_also_one_that_another_command_has_done_in_another_folder(self, job: Job, tmp_path: Path) -> None:
+        run_job(run_with(0.25), job("compute.seed=1"))
+        (tmp_path / "seed-1").rename(tmp_path / "of_another_name")
+        assert run_job(never, job("compute.seed=1")) == 0.25
+        assert [path.name for path in tmp_path.iterdir()] == ["of_another_name"]
+
+    def test_a_search_needs_validation(self, job: Job) -> None:
+        composed = job("training.validation.enabled=false", "training.scheduler.type=null", sweeper=OPTUNA)
+        with pytest.raises(ValueError, match=r"training\.validation\.enabled must be true"):
+            run_job(never, composed)
+
+    def test_a_search_needs_training(self, job: Job) -> None:
+        with pytest.raises(ValueError, match=r"sample\.py has none"):
+            run_job(never, job("ckpt=somewhere", script="sample", sweeper=OPTUNA))
+
+
+class TestOtherProcess:
+    def test_a_job_that_another_process_runs_is_waited_for(
+        self, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As after a kill -9 of a sweep whose launcher's processes go on, or of two commands on one folder."""
+        composed = job("compute.seed=1")
+        run_job(run_with(0.25), composed)
+        folder = tmp_path / "seed-1"
+        done = record(folder)
+        with another_process_has(folder) as holder:
+            replace(done, state=RUNNING, process=JobProcess("here", holder.pid), best_value=None).write(folder)
+
+            def finish(seconds: float) -> None:
+                assert seconds > 0
+                done.write(folder)
+                holder.kill()
+                holder.wait()
+
+            monkeypatch.setattr(sweep.time, "sleep", finish)  # that is, while it is waited for
+            assert run_job(never, job("compute.seed=1")) == 0.25
+        said = capsys.readouterr().err
+        assert said.count(f"seed-1: process {holder.pid} on here is running this job already") == 1
+        assert f"`kill {holder.pid}`" in said
+
+    def test_one_that_dies_meanwhile_is_gone_on_with(
+        self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        composed = job("compute.seed=1")
+        run_job(run_with(0.25), composed)
+        folder = tmp_path / "seed-1"
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "step_00000001.ckpt").touch()
+        resumed = []
+
+        def run(composed: DictConfig) -> None:
+            resumed.append(composed.training.resume.checkpoint)
+            run_with(0.125)(composed)
+
+        with another_process_has(folder) as holder:
+            replace(record(folder), state=RUNNING, process=JobProcess("here", holder.pid)).write(folder)
+
+            def die(seconds: float) -> None:
+                holder.kill()
+                holder.wait()
+
+            monkeypatch.setattr(sweep.time, "sleep", die)
+            assert run_job(run, job("compute.seed=1")) == 0.125
+        assert resumed == ["auto"]
+
+    def test_where_nobody_can_tell_the_job_is_refused(
+        self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(job_lock, "take", lambda folder: job_lock.Lock.UNSUPPORTED)
+        monkeypatch.setattr("diffusion_lab.config.job_record.is_taken", lambda folder: None)
+        composed = job("compute.seed=1")
+        folder = tmp_path / "seed-1"
+        JobRecord((), RUNNING, {}, JobProcess("elsewhere", 7, "another", 1)).write(folder)
+        with pytest.raises(ValueError, match=r"process 7 on elsewhere.*remove .*seed-1/job\.json"):
+            run_job(never, composed)
+
+
+class TestStopped:
+    """In a process of a launcher, which would take an exit for a crash."""
+
+    @pytest.mark.parametrize("number", EXIT_CODES)
+    def test_a_signal_interrupts_the_job_and_not_its_process(
+        self, job: Job, tmp_path: Path, number: signal.Signals
+    ) -> None:
+        def run(composed: DictConfig) -> None:
+            os.kill(os.getpid(), number)
+
+        with pytest.raises(JobInterrupted, match=number.name) as stopped:
+            run_job(run, job("compute.seed=1"))
+        assert stopped.value.code == EXIT_CODES[number]
+        found = record(tmp_path / "seed-1")
+        assert (found.state, found.why) == (INTERRUPTED, f"asked to by {number.name}")
+        os.kill(os.getpid(), number)  # between two jobs: nothing
+
+    def test_so_does_a_run_that_has_saved(self, job: Job) -> None:
+        def run(composed: DictConfig) -> None:
+            raise RunStopped("asked to by SIGTERM", 143, step=8)
+
+        with pytest.raises(JobInterrupted) as stopped:
+            run_job(run, job("compute.seed=1"))
+        assert pickle.loads(pickle.dumps(stopped.value)).code == 143
+
+    def test_an_exit_for_another_reason_stays_one(self, job: Job) -> None:
+        """submitit leaves so, once it has put the job back into the queue."""
+
+        def run(composed: DictConfig) -> None:
+            raise SystemExit(144)
+
+        with pytest.raises(SystemExit) as left:
+            run_job(run, job("compute.seed=1"))
+        assert left.value.code == 144
+
+    def test_no_job_begins_once_the_sweep_stops(self, job: Job, tmp_path: Path) -> None:
+        signals = SweepSignals(tmp_path, launches=True)
+        signals.listen()
+        try:
+            with pytest.raises(SweepStopped):
+                receive(signal.SIGTERM)
+            with pytest.raises(JobInterrupted, match="the sweep was asked to stop"):
+                run_job(never, job("compute.seed=1"))
+        finally:
+            signals.close()
+        assert run_job(run_with(0.5), job("compute.seed=1")) == 0.5  # the same command again
+
+    def test_an_error_that_cannot_travel_comes_as_one_that_can(self, job: Job) -> None:
+        class Local(ValueError):
+            pass
+
+        def run(composed: DictConfig) -> None:
+            raise Local("a fault")
+
+        with pytest.raises(ValueError, match="Local: a fault") as caught:
+            run_job(run, job("compute.seed=1"))
+        assert str(pickle.loads(pickle.dumps(caught.value))) == "Local: a fault"
+
+
+class TestAbandoned:
+    """A worker of joblib whose sweep was killed: nobody would ever take its result."""
+
+    @pytest.fixture
+    def left(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        codes: list[int] = []
+        monkeypatch.setattr(os, "_exit", codes.append)
+        monkeypatch.setenv(sweep_signals.SWEEP, "12345-abc")
+        return codes
+
+    def test_it_ends_with_its_job(
+        self, job: Job, tmp_path: Path, left: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def run(composed: DictConfig) -> None:
+            run_with(0.25)(composed)
+            monkeypatch.setattr(sweep_signals, "PARENT", 12345)  # and no longer the parent
+
+        run_job(run, job("compute.seed=1"))
+        assert left == [0]
+        assert record(tmp_path / "seed-1").state == FINISHED
+
+    def test_a_process_that_another_one_than_the_sweep_has_started_goes_on(self, job: Job, left: list[int]) -> None:
+        """As submitit's, which a sweep may leave behind."""
+        run_job(run_with(0.25), job("compute.seed=1"))
+        assert left == []
+
+
+class TestSignalsOfTheSweep:
+    def test_between_jobs_of_this_process_a_signal_ends_it(self, tmp_path: Path) -> None:
+        signals = SweepSignals(tmp_path, launches=False)
+        before = signal.getsignal(signal.SIGINT)
+        signals.listen()
+        try:
+            with pytest.raises(SweepStopped) as stopped:
+                os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            signals.close()
+        assert stopped.value.code == 130
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_running_jobs_are_asked_to_stop_and_waited_for(self, tmp_path: Path) -> None:
+        """A job of the sweep in another process saves after SIGTERM; one of another command is left alone."""
+        signals = SweepSignals(tmp_path, launches=True)
+        folders = [tmp_path / name for name in ("ours", "theirs")]
+        for folder in folders:
+            folder.mkdir()
+        with another_process_has(folders[0]) as ours, another_process_has(folders[1]) as theirs:
+            for folder, holder, owner in zip(folders, (ours, theirs), (signals.sweep, "another"), strict=True):
+                process = _process(holder.pid)
+                JobRecord((), RUNNING, {}, process, owner).write(folder)
+            collector = threading.Thread(target=ours.wait)
+            collector.start()
+            signals.listen()
+            try:
+                with pytest.raises(SweepStopped):
+                    receive(signal.SIGTERM)
+            finally:
+                signals.close()
+            collector.join(30)
+            assert ours.returncode == -signal.SIGTERM
+            assert theirs.poll() is None
+
+    def test_processes_that_a_launcher_starts_do_not_die_of_ctrl_c_before_their_job(self, tmp_path: Path) -> None:
+        signals = SweepSignals(tmp_path, launches=True)
+        signals.listen()
+        try:
+            assert set(EXIT_CODES) <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        finally:
+            signals.close()
+        assert not set(EXIT_CODES) & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def _process(pid: int) -> JobProcess:
+    this = JobProcess.this()
+    start: Any = this.start
+    if start is not None:
+        start = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return replace(this, pid=pid, start=start)
+
+
+def test_the_basic_launcher_is_the_one_that_hydra_has() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        composed = compose("train", return_hydra_config=True)
+    assert composed.hydra.launcher._target_ == BASIC_LAUNCHER
+    assert composed.hydra.sweeper._target_ == sweep.BASIC_SWEEPER
+    assert FINISHED == "finished"

@@ -1,0 +1,191 @@
+"""Results of a sweep are ranked where they measure the same, and said to be apart where not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+
+from diffusion_lab.config.comparable import measured_by
+from diffusion_lab.config.compose import resolved
+from diffusion_lab.config.job_record import FAILED, FINISHED, JobRecord
+from diffusion_lab.config.sweep import SweepCallback
+from diffusion_lab.config.sweep_ranking import best_job, ranked, read_records
+from diffusion_lab.config.sweep_summary import summed_up
+
+Composed = Callable[..., DictConfig]
+Measured = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def measured(composed: Composed) -> Measured:
+    """What the metric of `train.py` with some overrides measures."""
+
+    def measure(*overrides: str, images: str = "0123456789") -> dict[str, Any]:
+        return measured_by(resolved(composed("train", *overrides), []), images)
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer=adam",
+        "training.optimizer.learning_rate=0.5",
+        "model=dit_tiny",
+        "scheduler=none",
+        "training.ema.decay=0.5",
+        "data.augmentation.horizontal_flip=true",
+        "data.loading.batch_size=8",
+        "compute.seed=3",
+        "training.epochs=2",
+        "training.loss.stratified=false",
+        "model.diffusion.beta_end=0.03",  # not read by the cosine process
+        "model.diffusion.sigma_data=0.3",  # nor this by its prediction and weighting
+        "penalty=mse",
+    ],
+)
+def test_what_a_sweep_tries_for_a_lower_value_leaves_results_comparable(override: str, measured: Measured) -> None:
+    assert measured(override) == measured()
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("diffusion=linear", "model.diffusion.beta_schedule"),
+        ("diffusion=flow", "model.diffusion.type"),
+        ("model.diffusion.num_timesteps=500", "model.diffusion.num_timesteps"),
+        ("model.diffusion.zero_terminal_snr=true", "model.diffusion.zero_terminal_snr"),
+        ("model.diffusion.prediction=epsilon", "model.diffusion.prediction"),
+        ("penalty=l1", "training.loss.penalty.type"),
+        ("weighting=min_snr", "training.loss.weighting.type"),
+        ("times=uniform", "training.loss.times.type"),
+        ("model.architecture.image_size=16", "model.architecture.image_size"),
+        ("model.architecture.in_channels=3", "model.architecture.in_channels"),
+        ("conditioning=none", "model.conditioning.type"),
+        ("model.conditioning.class_dropout_prob=0.5", "model.conditioning.class_dropout_prob"),
+    ],
+)
+def test_what_gives_the_value_another_meaning_sets_results_apart(override: str, key: str, measured: Measured) -> None:
+    one, other = measured(), measured(override)
+    assert key in {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+
+
+def test_options_that_a_process_reads_count_and_others_do_not(measured: Measured) -> None:
+    flow = ("diffusion=flow", "model.diffusion.noise_shift=2")
+    assert measured(*flow) != measured("diffusion=flow")
+    assert measured("diffusion=flow", "model.diffusion.num_timesteps=7") == measured("diffusion=flow")
+    linear = ("diffusion=linear", "model.diffusion.beta_end=0.03")
+    assert measured(*linear) != measured("diffusion=linear")
+    edm = ("diffusion=edm", "model.diffusion.sigma_data=0.3")
+    assert measured(*edm) != measured("diffusion=edm")
+
+
+def test_a_default_that_is_written_out_is_the_same(measured: Measured) -> None:
+    assert measured("weighting=min_snr", "training.loss.weighting.gamma=5.0") == measured("weighting=min_snr")
+    assert measured("weighting=min_snr", "training.loss.weighting.gamma=3") != measured("weighting=min_snr")
+
+
+def test_other_images_are_another_measure(measured: Measured) -> None:
+    assert measured(images="a") != measured(images="b")
+
+
+class Sweep:
+    """A folder of jobs that have ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def job(self, name: str, value: float | None, measured: dict[str, Any] | None, state: str = FINISHED) -> None:
+        (self.folder / name).mkdir()
+        JobRecord((f"name={name}",), state, {}, metric="val/loss", best_value=value, measured=measured).write(
+            self.folder / name
+        )
+
+    def told(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads((self.folder / "sweep.json").read_text())
+        return found
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    monkeypatch.setattr(SweepCallback, "folder", tmp_path)
+    monkeypatch.setattr(SweepCallback, "signals", None)
+    return Sweep(tmp_path)
+
+
+def test_the_lowest_comes_first(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in (("a", 0.3), ("b", 0.1), ("c", 0.2)):
+        sweep.job(name, value, {"prediction": "v"})
+    sweep.job("d", None, None, FAILED)
+    with summed_up():
+        pass
+    said = capsys.readouterr().err
+    places = [said.index(f"name={name}") for name in "bcad"]
+    assert places == sorted(places)
+    assert "groups" not in said
+    assert [(job["folder"], job["rank"], job["group"]) for job in sweep.told()] == [
+        ("a", 3, 0),
+        ("b", 1, 0),
+        ("c", 2, 0),
+        ("d", None, None),
+    ]
+    assert best_job(sweep.folder) == sweep.folder / "b"
+
+
+def test_results_of_different_measures_are_not_ranked_against_each_other(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep.job("a", 0.3, {"prediction": "v", "size": 8})
+    sweep.job("b", 0.01, {"prediction": "epsilon", "size": 8})
+    sweep.job("c", 0.2, {"prediction": "v", "size": 8})
+    assert ranked(read_records(sweep.folder)) == [["c", "a"], ["b"]]
+    with summed_up():
+        pass
+    said = capsys.readouterr().err
+    for row in ("A1 │ name=c", "A2 │ name=a", "B1 │ name=b"):
+        assert row in " ".join(said.replace("│ ", "│ ").split())
+    assert "Ranked within groups only, since val/loss measures another thing in each" in said
+    assert '  A: prediction "v"\n  B: prediction "epsilon"\n' in said
+    with pytest.raises(ValueError, match="cannot all be compared") as several:
+        best_job(sweep.folder)
+    assert str(sweep.folder / "c") in str(several.value)
+    assert str(sweep.folder / "b") in str(several.value)
+
+
+def test_other_validation_images_are_named(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep.job("a", 0.3, {"validation images": "01234567" * 8})
+    sweep.job("b", 0.1, {"validation images": "89abcdef" * 8})
+    with summed_up():
+        pass
+    assert "  A: validation images 01234567…\n  B: validation images 89abcdef…\n" in capsys.readouterr().err
+
+
+def test_what_is_no_number_or_of_an_earlier_version_has_no_rank(sweep: Sweep) -> None:
+    sweep.job("a", float("nan"), {"prediction": "v"})
+    sweep.job("b", 0.1, None)
+    assert ranked(read_records(sweep.folder)) == []
+    with pytest.raises(ValueError, match="no finished job with a value"):
+        best_job(sweep.folder)
+
+
+def test_a_job_that_a_launcher_lost_is_told_in_one_message(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep.job("a", None, None, "running")  # and its process is gone
+    with pytest.raises(SystemExit) as left, summed_up():
+        raise RuntimeError("A worker process managed by the executor was unexpectedly terminated.\nMuch more")
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert "died" in said
+    assert "Error: the process of a job was killed" in said
+    assert "Much more" not in said
+
+
+def test_what_could_not_be_composed_is_no_sweep(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CompactHydraException), summed_up():
+        raise CompactHydraException("no")
+    assert capsys.readouterr().err == ""
