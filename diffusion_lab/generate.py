@@ -32,7 +32,7 @@ from diffusion_lab.generation.folder import GRID, Opened, opened
 from diffusion_lab.generation.images import KeptImages, Nothing, PngFiles, RawBytes
 from diffusion_lab.generation.interruption import Terminated
 from diffusion_lab.generation.manifest import digests_told, manifest_from, read_lines
-from diffusion_lab.generation.order import PNG_KEY, Order, labels_in_turn
+from diffusion_lab.generation.order import PNG_KEY, Order, labels_in_turn, named_class
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.networks.cost import count_forward_flops
 from diffusion_lab.pictures import grid_of
@@ -87,7 +87,10 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay, config.generation.trusted)
     wanted = sampling.precision or ("auto" if checkpoint.trained_in_less_than_32_bits else 32)
     denoiser.compute_dtype = resolve_precision(wanted, device, "generation.sampling.precision")
+    config = _for_process(config, denoiser.schedule.most_steps, show_progress)
     order = _order(config, checkpoint, denoiser)
+    if sampling.labels is not None and order.labels and show_progress:
+        print(f"labels: {', '.join(named_class(label, order.class_names) for label in order.labels)}", file=sys.stderr)
     for doubt in _doubts(sampling, denoiser, order.round_length):
         warnings.warn(doubt, ConfigWarning, stacklevel=2)
     folder = config.output.folder("generated")
@@ -109,6 +112,14 @@ def _threads(config: GenerateConfig, denoiser: Denoiser, device: torch.device) -
     images = min(config.generation.sampling.batch_size, config.generation.sampling.num_samples)
     flops = count_forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
     return choose_threads(None if flops is None else flops * images, torch.get_num_threads())
+
+
+def _for_process(config: GenerateConfig, most_steps: int | None, say: bool) -> GenerateConfig:
+    """The settings with default sampling steps no more than the process of the checkpoint has, which is said."""
+    sampler = config.sampler.for_process(most_steps)
+    if sampler is not config.sampler and say:
+        print(f"sampler.steps is {most_steps}: the noise process of the checkpoint has no more", file=sys.stderr)
+    return config.model_copy(update={"sampler": sampler})
 
 
 def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -> Order:

@@ -264,7 +264,7 @@ def _checked_scales(num_samples: int, scale: float | Sequence[float] | Tensor | 
 
 
 def _default_sampler(denoiser: Denoiser) -> Sampler:
-    return DDIMSampler(steps=min(50, getattr(denoiser.schedule, "num_timesteps", 50)))
+    return DDIMSampler(steps=min(50, denoiser.schedule.most_steps or 50))
 
 
 @contextlib.contextmanager

@@ -379,6 +379,31 @@ def test_images_before_those_that_are_not_finite_stay(config, monkeypatch):
     assert sorted(path.name for path in folder.glob("*.png")) == ["sample_0000.png", "sample_0001.png"]
 
 
+class TestStepsOfAShortProcess:
+    """The checkpoint's process has 20 steps, the samplers' default is 50."""
+
+    def test_steps_that_nobody_asked_for_follow_it(self, config, capsys):
+        settings = config(sampler={"type": "ddim", "steps": 50, "eta": 0.5})
+        settings = settings.model_copy(update={"sampler": settings.sampler.with_default_steps()})
+        lines = manifest_of(generate(settings).folder)
+        assert {(line["steps"], line["sampler_options"]["eta"]) for line in lines} == {(20, 0.5)}
+        assert "sampler.steps is 20: the noise process of the checkpoint has no more" in capsys.readouterr().err
+
+    def test_a_tree_without_a_sampler_follows_it(self, config):
+        tree = config().model_dump(mode="json")
+        del tree["sampler"]
+        assert {line["steps"] for line in manifest_of(generate(parse_config(tree)).folder)} == {20}
+
+    def test_a_method_without_steps_follows_it(self, config):
+        assert {line["steps"] for line in manifest_of(generate(config(sampler={"type": "euler"})).folder)} == {20}
+
+    def test_steps_that_were_asked_for_are_refused(self, config):
+        with pytest.raises(
+            ValueError, match=r"sampler\.steps must be at most model\.diffusion\.num_timesteps, 20, got 50"
+        ):
+            generate(config(sampler={"type": "ddim", "steps": 50}))
+
+
 @pytest.fixture(scope="module")
 def cats_and_dogs():
     return create_ddpm(
@@ -431,10 +456,63 @@ def test_labels_are_spread_evenly_with_the_remainder_on_the_first(cats_and_dogs,
     assert [counts[label] for label in range(4)] == [(count + 3 - label) // 4 for label in range(4)]
 
 
-@pytest.mark.parametrize("label", [4, -1, "bird", "3", ""])
+@pytest.mark.parametrize("label", [4, -1, "bird", "9", "-1", "²", ""])
 def test_a_label_outside_the_classes_is_refused(cats_and_dogs, label):
     with pytest.raises(ValueError, match=rf"must be classes of the model, 0 to 3 \(cat, dog, 7, fox\), got {label!r}"):
         labels_in_turn(cats_and_dogs, [0, label])
+
+
+@pytest.fixture(scope="module")
+def numbered():
+    """Classes whose names are numbers, as of the folders 1, 2 and 3."""
+    return create_ddpm(
+        image_size=8,
+        model_channels=8,
+        channel_multipliers=[1],
+        use_attention=[False],
+        num_classes=3,
+        class_names=("1", "2", "3"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "taken", "other"),
+    [
+        (1, 'class 1 ("2")', """class 0 ("1") write 'generation.sampling.labels=["1"]'"""),
+        ("1", 'class 0 ("1")', """class 1 ("2") write 'generation.sampling.labels=[1]'"""),
+        (2, 'class 2 ("3")', """class 1 ("2") write 'generation.sampling.labels=["2"]'"""),
+    ],
+)
+def test_a_text_is_a_name_and_a_number_an_index(numbered, label, taken, other):
+    with pytest.warns(ConfigWarning) as caught:
+        (found,) = labels_in_turn(numbered, [label])
+    assert f"{json.dumps(label)} is taken as {taken}" in str(caught[0].message)
+    assert str(caught[0].message).endswith(other)
+    assert f"class {found} " in taken
+
+
+@pytest.mark.parametrize(("label", "number"), [(0, 0), ("3", 2)])
+def test_what_can_mean_one_class_alone_needs_no_word(numbered, label, number):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert labels_in_turn(numbered, [label]) == (number,)
+
+
+def test_a_number_beyond_the_classes_may_be_meant_as_a_name(numbered):
+    with pytest.raises(
+        ValueError, match=r"got 3: a number is an index\. For the class of that name write '.*\[\"3\"\]'"
+    ):
+        labels_in_turn(numbered, [3])
+
+
+@pytest.mark.parametrize("label", ["3", 3])
+def test_a_number_in_quotes_that_is_no_name_is_an_index(cats_and_dogs, label):
+    assert labels_in_turn(cats_and_dogs, [label]) == (3,)
+
+
+def test_the_classes_that_are_taken_are_named(config, capsys):
+    generate(config({"labels": ["fox", 1], "num_samples": 2}))
+    assert 'labels: class 2 ("fox"), class 1 ("dog")' in capsys.readouterr().err
 
 
 def test_labels_for_an_unconditional_model_are_refused():

@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "process_identity",
         "threads",
         "exit_codes",
+        "command_line",
         "determinism",
         "precision",
     ),

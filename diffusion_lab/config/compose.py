@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -16,8 +17,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from diffusion_lab.config.faults import ConfigError, Fault
 from diffusion_lab.config.origins import Origins, job_origins
+from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.references import refuse_endless_references
-from diffusion_lab.config.schema import GenerateConfig, TrainConfig
+from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.validate import ConfigT, parse_as
 
 SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema", "ema_decay", "trust")
@@ -27,6 +29,9 @@ NAME = "name"
 """The same in ``conf/train.yaml``: it fills ``experiment``, since ``experiment=`` takes a recipe there."""
 
 LONGEST_JOB_NAME = 100
+
+OF_A_SAMPLER_FILE = re.compile(r"(^|[/\\])sampler[/\\][^/\\]+:\d+$")
+"""The place of a key that a file of the group ``sampler`` sets."""
 
 
 def compose_train_config(composed: DictConfig, origins: Callable[[], Origins] = job_origins) -> TrainConfig:
@@ -50,10 +55,24 @@ def _compose(
     tree = resolved(composed, faults)
     for name in short_names:
         tree.pop(name, None)
+    places = origins()
     try:
-        return parse_as(root, tree, faults)
+        return parse_as(root, tree, faults, default_steps=_steps_are_default(root, tree, places))
     except ConfigError as error:
-        raise error.suggesting(short_names).located(origins().place_of) from None
+        raise error.suggesting(short_names).located(places.place_of) from None
+
+
+def _steps_are_default(root: type[RunConfig], tree: Mapping[str, Any], places: Origins) -> bool:
+    """Whether the number of sampling steps merely comes with the choice of a sampler."""
+    if places.is_typed("sampler.steps"):
+        return False
+    if root is GenerateConfig:
+        return True  # only the files of the group set it
+    with contextlib.suppress(Unreadable, TypeError):
+        reader = SettingsReader(tree, root)
+        if reader["sampler.steps"] > reader["model.diffusion.num_timesteps"]:  # else nobody needs to know
+            return OF_A_SAMPLER_FILE.search(places.place_of("sampler.steps") or "") is not None
+    return False
 
 
 def resolved(node: Any, faults: list[Fault], key: str = "") -> Any:

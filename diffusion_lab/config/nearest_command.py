@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shlex
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.command_line import command, setting
 from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.compose import NAME, SHORT_NAMES, compose_generate_config, compose_train_config
 from diffusion_lab.config.conf_files import RECIPES, ConfFiles
@@ -31,9 +28,6 @@ NOT_READ_WHEN_GENERATING = ("experiment", "data", "training", "logger")
 
 MOST_ROUNDS = 3
 """An override may change what another key refers to, which then differs in its turn."""
-
-PLAIN_TEXT = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_./][\w./@%+:-]*", re.IGNORECASE | re.ASCII)
-"""Text that needs no quotes on Hydra's command line."""
 
 
 def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
@@ -71,7 +65,7 @@ def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
             _verify(composed, wanted)
     except HydraException as error:
         raise ValueError(f"no command line gives these settings: {' '.join(str(error).split())}") from error
-    return shlex.join(["python", f"{script}.py", *arguments, *overrides.values()])
+    return command(f"{script}.py", *arguments, *overrides.values())
 
 
 def _settings(config: TrainConfig | GenerateConfig) -> dict[str, Any]:
@@ -105,29 +99,11 @@ def _overrides(
     """An override for each key that is composed otherwise than wanted, by key."""
     for key, value in wanted.items():
         if key not in composed and value is not None:
-            yield key, f"+{key}={hydra_text(value)}"
+            yield key, f"+{setting(key, value)}"
         elif key in composed and composed[key] != value:
-            yield key, f"{short_names.get(key, key)}={hydra_text(value)}"
+            yield key, setting(short_names.get(key, key), value)
     for key in sorted(composed.keys() - wanted.keys()):
         yield key, f"~{key}"
-
-
-def hydra_text(value: Any) -> str:
-    """A value as Hydra's command line reads it.
-
-    >>> hydra_text([1.0e-6, None, "a/b.png", "it's", "null"])
-    "[1e-06,null,a/b.png,'it\\\\'s','null']"
-    """
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{name}:{hydra_text(entry)}" for name, entry in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(map(hydra_text, value)) + "]"
-    if not isinstance(value, str):
-        return json.dumps(value)
-    if PLAIN_TEXT.fullmatch(value):
-        return value
-    quoted: str = QuotedString(value.replace("${", "\\${"), Quote.single).with_quotes()
-    return quoted
 
 
 def _verify(composed: DictConfig, wanted: TrainConfig | GenerateConfig) -> None:

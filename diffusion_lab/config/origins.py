@@ -34,6 +34,10 @@ class Origins:
         self._places: dict[str, str] = {}
         self._references: dict[str, str] = {}
 
+    def is_typed(self, key: str) -> bool:
+        """Whether an override sets a key, or a section that holds it."""
+        return bool(_nearest(key, self._typed))
+
     def place_of(self, key: str) -> str | None:
         """The place of a key, else of the section given as a whole; None where that is not known.
 

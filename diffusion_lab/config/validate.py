@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -12,8 +13,8 @@ from pydantic import ValidationError
 from diffusion_lab.config.consistency import cross_check
 from diffusion_lab.config.doubts import doubts_about
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
-from diffusion_lab.config.reading import SettingsReader, suggest_key
-from diffusion_lab.config.sampler_section import DEFAULT_STEPS, default_sampler
+from diffusion_lab.config.reading import SettingsReader, Unreadable, suggest_key
+from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.section import Section
 
@@ -80,26 +81,38 @@ def parse_config(config: Mapping[str, Any]) -> TrainConfig | GenerateConfig:
     return parse_as(root_of(config), config)
 
 
-def parse_as(root: type[ConfigT], config: Mapping[str, Any], faults: Sequence[Fault] = ()) -> ConfigT:
+def parse_as(
+    root: type[ConfigT], config: Mapping[str, Any], faults: Sequence[Fault] = (), default_steps: bool = False
+) -> ConfigT:
     """The typed settings of a V2 tree that must be of one mode.
 
     Args:
         root: TrainConfig or GenerateConfig.
         config: The tree; it is not changed.
         faults: What is known to be wrong already, to be reported along with the rest.
+        default_steps: Whether ``sampler.steps`` is a default of the project: a process with fewer steps then takes as
+            many as it has. So it is where the tree has no sampler.
     """
     tree = _plain(config)
+    if "sampler" not in tree:
+        tree["sampler"], default_steps = default_sampler().model_dump(), True
+    if default_steps:
+        _follow_process(tree, SettingsReader(tree, root))
     known = {fault.key for fault in faults}
     found = [*faults, *(fault for fault in _field_faults(tree, root) if fault.key not in known)]
     reader = SettingsReader(tree, root, [fault.key for fault in found])
     _refuse([*found, *cross_check(reader, import_classes=True)])
     for message in doubts_about(reader):
         warnings.warn(message, ConfigWarning, stacklevel=3)
-    if root is TrainConfig and "sampler" not in tree:
-        discrete = reader["model.diffusion.type"] == "discrete"
-        most = reader["model.diffusion.num_timesteps"] if discrete else DEFAULT_STEPS
-        tree["sampler"] = default_sampler(most).model_dump()
-    return root.model_validate(tree)
+    parsed = root.model_validate(tree)
+    return parsed.model_copy(update={"sampler": parsed.sampler.with_default_steps()}) if default_steps else parsed
+
+
+def _follow_process(tree: dict[str, Any], reader: SettingsReader) -> None:
+    """Let a default number of sampling steps be no more than the process of a training run has."""
+    with contextlib.suppress(Unreadable, TypeError):
+        if reader["mode"] == "train" and reader["model.diffusion.type"] == "discrete":
+            tree["sampler"]["steps"] = min(tree["sampler"]["steps"], reader["model.diffusion.num_timesteps"])
 
 
 def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) -> SectionT:

@@ -21,6 +21,9 @@ class Schedule(ABC):
     first_time: float = 0.0
     """The least noisy time that training draws; there ``sigma > 0``."""
 
+    most_steps: int | None = None
+    """Most steps that a walk may have; None where the process has no steps of its own."""
+
     usual_times: TimeDistribution = UniformTimes()
     """How often training visits each time, where nothing else is asked for."""
 
@@ -74,7 +77,7 @@ class DiscreteSchedule(Schedule):
 
     def __init__(self, betas: Tensor) -> None:
         self.betas = betas.double()
-        self.num_timesteps = len(betas)
+        self.num_timesteps = self.most_steps = len(betas)
         self.first_time = 1 / self.num_timesteps
 
     @cached_property

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_lab.config.faults import shown
+from diffusion_lab.command_line import setting
+from diffusion_lab.config.faults import ConfigWarning, shown
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.shapes import Pixels
 from diffusion_lab.terminal import printable
@@ -38,6 +41,9 @@ KEYS = {
 
 DIGEST = "sha256"
 """Key of the SHA-256 of the rest of a line, as it is written, followed by the pixels of its image."""
+
+NUMBER = re.compile(r"[0-9]{1,18}")
+"""A text that may stand for a class number."""
 
 PLACES = ("checkpoint",)
 """What in a line tells where something lay, and not what the image is."""
@@ -153,7 +159,10 @@ def labels_in_turn(denoiser: Denoiser, wanted: Sequence[int | str] | None) -> tu
 
     Args:
         denoiser: The model.
-        wanted: Class numbers or names.
+        wanted: Class numbers or names: a text is a name first, a number is an index.
+
+    Warns:
+        ConfigWarning: A label that is the number of one class and the name of another, with the one that is taken.
 
     Raises:
         ValueError: A label that is no class of the model, or labels for an unconditional model.
@@ -168,12 +177,43 @@ def labels_in_turn(denoiser: Denoiser, wanted: Sequence[int | str] | None) -> tu
 
 
 def _class_number(denoiser: Denoiser, label: int | str) -> int:
-    if isinstance(label, str) and label in denoiser.class_names:
-        return denoiser.class_names.index(label)
-    if isinstance(label, int) and denoiser.num_classes is not None and 0 <= label < denoiser.num_classes:
-        return label
-    names = f" ({', '.join(denoiser.class_names)})" if denoiser.class_names else ""
-    raise ValueError(
-        f"generation.sampling.labels must be classes of the model, 0 to {(denoiser.num_classes or 0) - 1}{names}, "
-        f"got {label!r}"
-    )
+    """The class that a label means: a text is a name first, a number is an index."""
+    names, count = denoiser.class_names, denoiser.num_classes or 0
+    index = label if isinstance(label, int) else int(label) if NUMBER.fullmatch(label) else -1
+    by_name = names.index(str(label)) if str(label) in names else None
+    by_index = index if 0 <= index < count else None
+    found = by_index if isinstance(label, int) or by_name is None else by_name
+    if found is None:
+        raise ValueError(_unknown(label, names, count, by_name))
+    if by_name is not None and by_index is not None and by_name != by_index:
+        other: int | str = str(label) if isinstance(label, int) else index
+        meant = by_name if isinstance(label, int) else by_index
+        warnings.warn(
+            f"generation.sampling.labels: {json.dumps(label)} is taken as {named_class(found, names)}, since a text is "
+            f"a name and a number an index. For {named_class(meant, names)} write {_argument(other)}",
+            ConfigWarning,
+            stacklevel=5,
+        )
+    return found
+
+
+def _unknown(label: int | str, names: Sequence[str], count: int, by_name: int | None) -> str:
+    known = f" ({printable(', '.join(names))})" if names else ""
+    text = f"generation.sampling.labels must be classes of the model, 0 to {count - 1}{known}, got {label!r}"
+    if by_name is None:
+        return text
+    return f"{text}: a number is an index. For the class of that name write {_argument(str(label))}"
+
+
+def _argument(label: int | str) -> str:
+    """What to type for a label."""
+    return shlex.quote(setting(KEYS["label"], [label]))
+
+
+def named_class(number: int, names: Sequence[str]) -> str:
+    """A class in words.
+
+    >>> named_class(1, ["rose", "tulip"])
+    'class 1 ("tulip")'
+    """
+    return f'class {number} ("{printable(names[number])}")' if number < len(names) else f"class {number}"

@@ -139,7 +139,8 @@ def create_callbacks(
     if resumption is not None:
         callbacks.append(resumption)
     if shown.enabled:
-        sampler, guidance = config.sampler.build(), Guidance(**dict(config.guidance))
+        sampler = config.sampler.for_process(denoiser.schedule.most_steps).build()
+        guidance = Guidance(**dict(config.guidance))
         sampler.levels(denoiser.schedule)  # now, not when the first picture is due
         callbacks.append(
             Pictures(folder.samples, sampler, shown.interval, shown.num_samples, shown.guidance_scale, seed, guidance)

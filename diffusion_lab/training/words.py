@@ -6,10 +6,12 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from diffusion_lab.command_line import command, setting
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -20,6 +22,12 @@ from diffusion_lab.training.doubts import doubts_about_batches, doubts_about_ema
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.origin import Origin
 from diffusion_lab.training.summary import TrainingSummary
+
+RUN_SETTINGS = "config.yaml"
+"""The file in a run folder that holds all settings of the run."""
+
+JOB_RECORD = "job.json"
+"""What the folder of a sweep's job holds beside its run."""
 
 
 def say(console: Console, text: str) -> None:
@@ -68,12 +76,21 @@ def tell_complete(console: Console, config: TrainConfig, origin: Origin) -> None
 
 
 def tell_stopped(console: Console, folder: RunFolder, stop: RunStopped) -> None:
-    """How to go on with a run that was asked to stop."""
+    """How to resume a run that was asked to stop; a job of a sweep is resumed by the sweep's own command."""
     saved = "before training began" if stop.step is None else f"after step {stop.step}, which is saved"
-    say(
-        console,
-        f"stopped {saved} ({stop.why}). Go on with the same command and output.base_dir={folder.base} "
-        "training.resume.enabled=true training.resume.checkpoint=auto",
+    say(console, f"stopped {saved} ({stop.why})")
+    if (folder.base / RUN_SETTINGS).is_file() and not (folder.base / JOB_RECORD).exists():
+        say(console, f"resume it with: {resume_command(folder.base)}")
+
+
+def resume_command(run_folder: Path) -> str:
+    """The command that resumes any run of this project, from the settings that its folder holds."""
+    return command(
+        "-m diffusion_lab",
+        run_folder / RUN_SETTINGS,
+        setting("output.base_dir", run_folder),
+        "training.resume.enabled=true",
+        "training.resume.checkpoint=auto",
     )
 
 
@@ -87,7 +104,7 @@ def show(summary: TrainingSummary, console: Console) -> None:
         f"last checkpoint {summary.last_checkpoint}\n"
         f"{summary.steps} steps in {summary.train_seconds:.0f} s, {summary.images_per_second:.0f} images/s, "
         f"peak memory {summary.peak_memory_mb:.0f} MB\n"
-        f"sample from it: python sample.py ckpt={summary.run_folder}",
+        f"sample from it: {command('sample.py', setting('ckpt', summary.run_folder))}",
     )
 
 

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,6 +48,18 @@ def succeeds(folder: Path, script: str, *overrides: str) -> subprocess.Completed
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done
+
+
+def printed_commands(text: str) -> list[list[str]]:
+    """The commands of this project in what a program prints, as the shell splits them."""
+    lines = re.findall(r"^(?:.*: |\s*)((?:\S*/)?python3? (?:\S*\.py|-m diffusion_lab).*)$", text, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def pasted(folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a printed command where it was printed."""
+    assert shutil.which(words[0]) == sys.executable or words[0] == sys.executable
+    return succeeds(folder, *words[1:])
 
 
 def run_here(script: str, overrides: Sequence[str]) -> None:
@@ -97,5 +112,6 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     done = succeeds(folder, "train.py", *SMALL)
     (run,) = (folder / "outputs" / "digits").iterdir()
-    assert f"sample from it: python sample.py ckpt=outputs/digits/{run.name}" in done.stderr
+    (words,) = printed_commands(done.stderr)
+    assert words[1:] == [str(ROOT / "sample.py"), f"ckpt=outputs/digits/{run.name}"]
     return run

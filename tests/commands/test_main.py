@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 import yaml
 
 from diffusion_lab.checkpoint import find_checkpoint
-from tests.commands.conftest import ROOT, command, succeeds
+from tests.commands.conftest import ROOT, command, pasted, printed_commands, succeeds
 
 FIXTURES = ROOT / "tests" / "fixtures" / "configs" / "diffusion"
 STANDALONE = ROOT / "conf" / "standalone"
@@ -133,11 +131,8 @@ def test_hydra_v2_and_v1_lead_to_the_same_losses(tmp_path: Path, image_folder: P
     done = run_file(tmp_path, "v2.yaml", "output.base_dir=v2", *each_step)
     assert done.returncode == 0, done.stderr
 
-    printed = succeeds(tmp_path, *migrate, "--to-overrides").stdout.strip().splitlines()[-1]
-    command = f"{printed} output.base_dir=hydra training.log_interval=1"
-    assert command.startswith("python train.py ")
-    words = command.replace("python train.py", f"{sys.executable} {ROOT / 'train.py'}", 1)
-    subprocess.run(words, shell=True, cwd=tmp_path, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    (words,) = printed_commands(succeeds(tmp_path, *migrate, "--to-overrides").stdout)
+    pasted(tmp_path, [*words, "output.base_dir=hydra", *each_step])
 
     losses = [first_losses(tmp_path / way) for way in ("v1", "v2", "hydra")]
     assert len(losses[0]) == 10

@@ -19,6 +19,7 @@ from diffusion_lab.config.compose import (
     job_folder,
     run_folder,
 )
+from diffusion_lab.config.origins import composed_origins
 from tests.config.conftest import CONF
 
 Composed = Callable[..., DictConfig]
@@ -252,3 +253,47 @@ def test_each_value_has_a_comment_and_each_file_says_what_it_is(path: Path) -> N
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
 def test_each_file_is_plain_yaml(path: Path) -> None:
     assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+class TestStepsOfAShortProcess:
+    """Steps that come with a sampler's file follow the process; others are as they were given, or refused."""
+
+    SHORT = "model.diffusion.num_timesteps=20"
+
+    @staticmethod
+    def steps(composed: Composed, *overrides: str) -> object:
+        tree = composed("train", *overrides)
+        config = compose_train_config(tree, lambda: composed_origins("train", overrides))
+        return config.sampler.extra_options["steps"]
+
+    @pytest.mark.parametrize(
+        ("overrides", "steps"),
+        [
+            ((), 50),
+            ((SHORT,), 20),
+            ((SHORT, "sampler=best"), 20),
+            ((SHORT, "sampler=fast"), 10),
+            ((SHORT, "sampler=ddpm"), None),
+            ((SHORT, "sampler=best", "sampler.steps=7"), 7),
+        ],
+    )
+    def test_in_training(self, composed: Composed, overrides: tuple[str, ...], steps: int | None) -> None:
+        assert self.steps(composed, *overrides) == steps
+
+    def test_typed(self, composed: Composed) -> None:
+        with pytest.raises(ConfigError, match=r"sampler\.steps = 21: must be at most .*20 \[command line\]"):
+            self.steps(composed, self.SHORT, "sampler.steps=21")
+
+    def test_of_a_recipe(self, composed: Composed) -> None:
+        with pytest.raises(ConfigError, match=r"sampler\.steps = 4: must be at most .*3 \[conf/experiment/fast_debug"):
+            self.steps(composed, "experiment=fast_debug", "model.diffusion.num_timesteps=3")
+
+    @pytest.mark.parametrize(("overrides", "most"), [((), 20), (("sampler.steps=40",), None)])
+    def test_in_generation(
+        self, composed: Composed, tmp_path: Path, overrides: tuple[str, ...], most: int | None
+    ) -> None:
+        words = (f"ckpt={tmp_path}", *overrides)
+        config = compose_generate_config(composed("sample", *words), lambda: composed_origins("sample", words))
+        steps = config.sampler.for_process(20).extra_options["steps"]
+        assert steps == (most or 40)
+        assert config.sampler.for_process(None) == config.sampler, "a continuous process has no steps of its own"

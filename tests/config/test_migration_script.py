@@ -161,8 +161,8 @@ def test_to_overrides_composes_to_the_file(old: Path) -> None:
     old.write_text(old.read_text().replace("experiment: flowers", "experiment: diffusion"))
     result = run(old.parent, "--input", "old.yaml", "--to-overrides")
     assert (result.returncode, result.stderr) == (0, "")
-    python, script, *overrides = shlex.split(result.stdout)
-    assert (python, script) == ("python", "train.py")
+    _, script, *overrides = shlex.split(result.stdout)
+    assert Path(script).name == "train.py"
     shown = subprocess.run(
         [sys.executable, str(ROOT / script), *overrides, "--cfg", "job", "--resolve"],
         cwd=old.parent,
@@ -190,7 +190,7 @@ def test_to_overrides_takes_v2_for_generating(tmp_path: Path, call: Call) -> Non
     (tmp_path / "v2.yaml").write_text(yaml_text(tree))
     result = call("--input", "v2.yaml", "--to-overrides")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("python sample.py ")
+    assert shlex.split(result.stdout)[1].endswith("sample.py")
     assert " ckpt=. " in result.stdout
 
 

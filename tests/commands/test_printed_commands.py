@@ -1,0 +1,119 @@
+"""Every command that a program prints works when it is pasted where it was printed."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from rich.console import Console
+
+from diffusion_lab.__main__ import main
+from diffusion_lab.checkpoint import find_checkpoint
+from diffusion_lab.config.compose import compose_generate_config, compose_train_config
+from diffusion_lab.config.settings_file import read_settings
+from diffusion_lab.run_folder import RunFolder, RunStopped
+from diffusion_lab.training.words import tell_stopped
+from tests.commands.conftest import ROOT, pasted, printed_commands, succeeds
+from tests.training.tiny import tiny_config, tiny_run
+
+AWKWARD = "my runs (lr=1e-3)/größe's {best}, ${x}"
+"""A folder whose name the shell, Hydra and OmegaConf would all like to read as something else."""
+
+
+def test_what_a_short_run_prints_at_its_end_makes_images(tmp_path: Path) -> None:
+    """With the default sampler: 50 steps, where the process of this recipe has 20."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    where = AWKWARD.replace("${", "\\${")
+    done = succeeds(folder, "train.py", "experiment=fast_debug", "training.epochs=1", f'output.base_dir="{where}"')
+    assert (folder / AWKWARD / "summary.json").is_file()
+    (words,) = printed_commands(done.stderr)
+    assert "100 images in outputs/generated/" in pasted(folder, words).stdout
+
+
+def test_what_a_stopped_run_prints_resumes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(AWKWARD)
+    tiny_run(folder, {"training.epochs": 1})
+    said = io.StringIO()
+    run_folder = RunFolder.of(tiny_config(folder).output)
+    tell_stopped(Console(file=said, width=80), run_folder, RunStopped("asked to by SIGTERM", 143, 3))
+    (words,) = printed_commands(said.getvalue())
+    assert words[1:3] == ["-m", "diffusion_lab"]
+    main([*words[3:], "training.epochs=2"])
+    steps = [json.loads(line)["step"] for line in (folder / "logs/metrics.jsonl").read_text().splitlines()]
+    assert sorted(set(steps)) == list(range(6)), "three steps an epoch"
+    assert not (folder / "outputs").exists()
+
+
+def test_nothing_can_be_resumed_before_the_folder_is_made(tmp_path: Path) -> None:
+    said = io.StringIO()
+    folder = RunFolder.of(tiny_config(tmp_path / "none").output)
+    tell_stopped(Console(file=said), folder, RunStopped("asked to by SIGINT", 130, None))
+    assert not printed_commands(said.getvalue())
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the placeholders of the help texts stand for."""
+    top = tmp_path_factory.mktemp("filled")
+    tiny_run(top / "run", {"training.epochs": 1})
+    last = find_checkpoint(top / "run", "last")
+    (top / "my pictures (1)").mkdir()
+    return {
+        "outputs/digits/RUN": str(top / "run"),
+        "RUN_FOLDER": str(top / "run"),
+        "PATH": str(last),
+        "weights.pt": str(last),
+        "DIR": str(top),
+        "my pictures (1)": str(top / "my pictures (1)"),
+        "my runs (1)": str(top / "run"),
+        "GROUP=NAME": "model=unet_small",
+        "key=value": "compute.seed=1",
+    }
+
+
+def helped(script: str) -> list[list[str]]:
+    template = yaml.safe_load((ROOT / "conf" / f"{script}.yaml").read_text())["hydra"]["help"]["template"]
+    found = printed_commands(template)
+    assert len(found) > 5
+    return found
+
+
+@pytest.mark.parametrize("script", ["train", "sample"])
+def test_the_commands_of_help_are_understood(script: str, filled: dict[str, str]) -> None:
+    checks = {"train.py": compose_train_config, "sample.py": compose_generate_config}
+    for words in helped(script):
+        for placeholder, meaning in filled.items():
+            words = [word.replace(placeholder, meaning) for word in words if word != "..."]
+        program, arguments = words[1], [word for word in words[2:] if word != "-m"]
+        if program == "-m":
+            read_settings(Path(words[3]), words[4:])
+        else:
+            parsed = OverridesParser.create().parse_overrides(arguments)
+            pairs = zip(arguments, parsed, strict=True)
+            one = [word.split(",")[0] if each.is_sweep_override() else word for word, each in pairs]  # the first job
+            with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+                checks[program](compose(program.removesuffix(".py"), one))
+
+
+def test_the_resume_line_of_help_works_on_a_run_of_other_settings(tmp_path: Path) -> None:
+    tiny_run(tmp_path, {"training.epochs": 1})
+    (words,) = [words for words in helped("train") if words[1] == "-m"]
+    main([*(word.replace("RUN_FOLDER", str(tmp_path)) for word in words[3:]), "training.epochs=2"])
+    assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 2
+
+
+@pytest.mark.parametrize("script", ["train", "sample"])
+def test_the_commands_of_help_hold_nothing_that_a_shell_expands(script: str) -> None:
+    for line in (ROOT / "conf" / f"{script}.yaml").read_text().splitlines():
+        if line.strip().startswith("python "):
+            plain = shlex.shlex(line.partition(" # ")[0], posix=False)
+            plain.whitespace_split = True
+            assert not [word for word in plain if "'" not in word and set(word) & set("[]{}()*?$~")]
