@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 CUBLAS_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
@@ -13,14 +15,40 @@ CUBLAS_WORKSPACE = ":4096:8"  # the setting that NVIDIA documents as determinist
 
 
 def seed_default_generators(seed: int, device: torch.device) -> None:
-    """Seed torch's own generators, that of the CPU and that of a device.
+    """Seed the global generators of Python, NumPy and torch, that of the CPU and that of a device.
 
     ``torch.manual_seed`` also sees to all devices that the machine does not have; for each it notes where it was
     called from, which from deep inside a training loop takes it milliseconds.
+
+    Args:
+        seed: In [0, 2^63).
+        device: The device whose generator is seeded, too.
     """
-    torch.default_generator.manual_seed(seed)
+    _seed_host(seed)
     if device.type != "cpu":
         getattr(torch, device.type).manual_seed(seed)
+
+
+def _seed_host(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
+    torch.default_generator.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def host_generators_seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of the CPU inside the block; after it they are where they were.
+
+    What the user's own code draws inside then depends on the seed alone, and changes no draw outside.
+    """
+    before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    _seed_host(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.default_generator.set_state(before[2])
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from diffusion_lab.config.choice import ChoiceSettings, options_schema
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.source import ImageSource, Subset
+from diffusion_lab.determinism import host_generators_seeded
 
 WITHOUT_INFLUENCE = frozenset(
     {
@@ -58,8 +59,12 @@ def config_hash(config: TrainConfig) -> str:
 
 
 def data_fingerprint(source: ImageSource) -> str:
-    """SHA-256, in hexadecimal, of the images and labels of a source, as its ``fingerprint`` defines it."""
-    return source.fingerprint()
+    """SHA-256, in hexadecimal, of the images and labels of a source, as its ``fingerprint`` defines it.
+
+    A source that changes its images at random gives the same ones each time that it is asked here.
+    """
+    with host_generators_seeded(0):
+        return source.fingerprint()
 
 
 def validation_fingerprint(train: ImageSource, val: ImageSource | None, train_fingerprint: str) -> str | None:
@@ -75,7 +80,7 @@ def validation_fingerprint(train: ImageSource, val: ImageSource | None, train_fi
         return None
     if isinstance(train, Subset) and isinstance(val, Subset) and train.source is val.source:
         return hashlib.sha256(f"split off {train_fingerprint}".encode()).hexdigest()
-    return val.fingerprint()
+    return data_fingerprint(val)
 
 
 def _canonical(tree: Mapping[str, Any]) -> str:

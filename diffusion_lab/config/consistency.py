@@ -186,6 +186,17 @@ def resumes_from_something(tree: SettingsReader) -> Iterator[Fault]:
         yield from _existing("training.resume.checkpoint", rule, tree)
 
 
+def resume_keys_are_read(tree: SettingsReader) -> Iterator[Fault]:
+    """A checkpoint or a switch that was typed without ``enabled`` would train from scratch in silence."""
+    if tree["mode"] != "train" or tree["training.resume.enabled"]:
+        return
+    rule = "has no effect while training.resume.enabled is false: set it to true to resume (command line: "
+    for name in ("checkpoint", "reset_optimizer", "reset_scheduler", "allow_other_data"):
+        value = tree[f"training.resume.{name}"]
+        if value:
+            yield Fault(f"training.resume.{name}", f"{rule}training.resume.enabled=true), or leave this out", value)
+
+
 def generates_from_something(tree: SettingsReader) -> Iterator[Fault]:
     if tree["mode"] == "generate":
         rule = "must be an existing checkpoint file or run folder (sample.py: ckpt=PATH)"
@@ -293,6 +304,7 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     best_needs_validation,
     plateau_needs_validation,
     resumes_from_something,
+    resume_keys_are_read,
     generates_from_something,
     sampler_steps_fit,
     amp_is_meant,

@@ -55,7 +55,8 @@ class ComputeSettings(Section):
         description="Where to compute; `auto` takes the best that is there."
     )
     seed: Annotated[int, Field(ge=0)] | None = Field(
-        description="Seed of every random draw (0 is a seed like any other); `null` draws one and records it."
+        description="Seed of every random draw, also of your own code that draws from the global generators of Python, "
+        "NumPy and torch (0 is a seed like any other); `null` draws one and records it."
     )
     threads: Literal["auto"] | PositiveInt = Field(
         default="auto",

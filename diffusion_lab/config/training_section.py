@@ -207,15 +207,19 @@ class WatchSettings(Section):
 
 
 class ResumeSettings(Section):
-    """``training.resume``: going on from a checkpoint."""
+    """``training.resume``: resuming from a checkpoint. What follows from settings that differ: docs/resuming.md."""
 
-    enabled: bool = Field(description="Whether to go on from a checkpoint.")
+    enabled: bool = Field(description="Whether to resume from a checkpoint.")
     checkpoint: Literal["auto"] | PathText | None = Field(
         description="The checkpoint file or its run folder, or `auto`: the newest in `output.base_dir`, or a fresh "
         "start where there is none; required with `enabled: true`."
     )
     reset_optimizer: bool = Field(description="Start with a fresh optimizer state.")
     reset_scheduler: bool = Field(description="Start the learning-rate schedule anew.")
+    allow_other_data: bool = Field(
+        default=False,
+        description="Go on with training images that are not those of the checkpoint; else they are refused.",
+    )
 
 
 class TrainingSettings(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.order import Draw, EpochOrder, TrainingOrder
-from diffusion_lab.data.source import ImageSource
+from diffusion_lab.data.source import ImageSource, Renumbered, Subset
 from diffusion_lab.data.workers import START_METHOD, WORKER_TIMEOUT, leave_signals_to_the_run
+from diffusion_lab.determinism import host_generators_seeded
 from diffusion_lab.shapes import Batch, from_pixels
 
 
@@ -28,6 +30,7 @@ class BatchDataset(Dataset[Batch]):
 
     def __init__(self, source: ImageSource, labelled: bool, vary: bool) -> None:
         self.source, self.labelled, self.vary = source, labelled, vary and source.varies
+        self.seeds = host_generators_seeded if _is_foreign(source) else _nothing_seeded
 
     def __len__(self) -> int:
         return len(self.source)
@@ -35,9 +38,21 @@ class BatchDataset(Dataset[Batch]):
     def __getitems__(self, draw: Draw) -> Batch:
         rng = np.random.default_rng(draw.seed) if self.vary else None
         indices = np.array(draw.indices, dtype=np.int64)
-        images = self.source.load_batch(indices, rng)
+        with self.seeds(draw.seed):
+            images = self.source.load_batch(indices, rng)
         labels = torch.from_numpy(self.source.labels[indices]) if self.labelled else None
         return Batch(torch.from_numpy(images), labels, draw.seed)
+
+
+def _is_foreign(source: ImageSource) -> bool:
+    """Whether the images come from a class outside this package, which may draw from the global generators."""
+    while isinstance(source, Subset | Renumbered):
+        source = source.source
+    return type(source).__module__.partition(".")[0] != __name__.partition(".")[0]
+
+
+def _nothing_seeded(seed: int) -> AbstractContextManager[None]:
+    return nullcontext()  # to seed all generators and put them back takes as long as making a small batch
 
 
 class ImageDataModule(LightningDataModule):

@@ -117,3 +117,36 @@ class Subset(ImageSource):
         found.update(self.source.fingerprint().encode())
         found.update(np.ascontiguousarray(self.indices).data)
         return found.hexdigest()
+
+
+class Renumbered(ImageSource):
+    """The images of another source whose classes have other numbers.
+
+    Args:
+        source: The images, of whose class names each is one of ``class_names``.
+        class_names: The names in the order of the new numbers; there may be more of them.
+    """
+
+    def __init__(self, source: ImageSource, class_names: Sequence[str]) -> None:
+        self.source = source
+        self.class_names = tuple(class_names)
+        numbers = np.array([self.class_names.index(name) for name in source.class_names], dtype=np.int64)
+        self.labels = numbers[source.labels]
+        self.channels, self.image_size, self.varies = source.channels, source.image_size, source.varies
+
+    def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
+        return self.source.load(index, rng)
+
+    def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
+        return self.source.load_batch(indices, rng)
+
+
+def renumbered(source: ImageSource, class_names: Sequence[str]) -> ImageSource:
+    """The images with their classes numbered in the order of ``class_names``.
+
+    The fingerprint is that of a source which numbers its classes so by itself, where it does not depend on files.
+    """
+    if isinstance(source, Subset):
+        return Subset(renumbered(source.source, class_names), source.indices)
+    numbered = Renumbered(source, class_names)
+    return ArraySource(source.images, numbered.labels, class_names) if isinstance(source, ArraySource) else numbered

@@ -18,7 +18,7 @@ from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
 from diffusion_lab.guidance import Guidance
-from diffusion_lab.identity import config_hash, data_fingerprint
+from diffusion_lab.identity import config_hash, data_fingerprint, validation_fingerprint
 from diffusion_lab.networks import ImageNetwork
 from diffusion_lab.networks.compiled import compile_in_place, forget_compiled
 from diffusion_lab.precision import resolve_precision
@@ -55,6 +55,7 @@ def create_module(
         forget_compiled()  # by an earlier run of this process: only so many programs are kept
         for compiled in (denoiser, *([ema.average] if ema else [])):  # the average is validated and pictured
             compile_in_place(compiled.network)
+    images = data_fingerprint(data.train)
     return DiffusionModule(
         denoiser,
         create_loss(training.loss, config.model.conditioning.class_dropout_prob),
@@ -74,7 +75,8 @@ def create_module(
             "class_names": list(data.class_names),
             "seed": settings["compute"]["seed"],
             "config_hash": config_hash(_seeded(config, settings["compute"]["seed"])),
-            "data_fingerprint": data_fingerprint(data.train),
+            "data_fingerprint": images,
+            "validation_fingerprint": validation_fingerprint(data.train, data.val, images),
             "environment": environment(),
         },
     )

@@ -21,9 +21,8 @@ from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.workers import naming_lost_workers
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.determinism import deterministic
+from diffusion_lab.determinism import deterministic, seed_default_generators
 from diffusion_lab.devices import computing_with, resolve_device
-from diffusion_lab.identity import validation_fingerprint
 from diffusion_lab.memory import freed_memory_kept, peak_bytes
 from diffusion_lab.networks.cost import count_forward_flops, count_parameters
 from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
@@ -43,10 +42,11 @@ from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.one_process import as_rank_zero
 from diffusion_lab.training.origin import Origin, find_origin
-from diffusion_lab.training.resume import Remainder, refuse_mismatch, remainder, same_results
-from diffusion_lab.training.sigma_data import with_measured_sigma_data
+from diffusion_lab.training.resume import Remainder, notes_of, plan_of, rate_note, remainder, same_results
+from diffusion_lab.training.resume_checks import Comparison, compare, refuse_mismatch
+from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_sigma_data_of
 from diffusion_lab.training.signals import StopRequest, stoppable
-from diffusion_lab.training.sources import create_datamodule
+from diffusion_lab.training.sources import class_names_of, create_datamodule
 from diffusion_lab.training.summary import TrainingSummary
 from diffusion_lab.training.watching import naming_last_good
 from diffusion_lab.training.words import (
@@ -54,6 +54,7 @@ from diffusion_lab.training.words import (
     announce_origin,
     quiet,
     say,
+    say_and_log,
     show,
     tell_complete,
     tell_stopped,
@@ -105,7 +106,7 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
             return earlier
     run_id = origin.run_id if continued and origin else None
     folder = replace(folder, run_id=run_id or secrets.token_hex(8))
-    run = _prepare(config, folder, found)
+    run = _prepare(config, folder, found, console)
     del found  # the weights
     folder.check_places(purpose, run.steps, run.epochs)
     with folder.claimed(stamp):
@@ -134,7 +135,7 @@ class _Run:
     callbacks: Sequence[Callback]
     checkpoints: Checkpoints
     origin: Origin | None
-    note: str | None
+    notes: Sequence[str]
     steps: range
     """Optimizer steps that are left to do, counted from 1 over the whole run."""
 
@@ -144,39 +145,53 @@ class _Run:
         return range((self.origin.epochs_done or 0 if self.origin else 0) + 1, self.config.training.epochs + 1)
 
 
-def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkpoint] | None) -> _Run:
+def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkpoint] | None, console: Console) -> _Run:
     """Make the parts of a run. What can be refused is refused here; nothing is written."""
-    origin = found[0] if found else None
+    origin, checkpoint = found or (None, None)
     device = resolve_device(config.compute.device)
     seed = _seed(config, origin)
-    torch.manual_seed(derive_seed("weights", seed))
-    data = create_datamodule(config, seed)
-    config = with_measured_sigma_data(config, data.train)
+    seed_default_generators(derive_seed("weights", seed), device)
+    data = create_datamodule(config, seed, class_names_of(checkpoint))
+    config = with_measured_sigma_data(with_sigma_data_of(checkpoint, config), data.train)
     denoiser = create_denoiser(config.model, data.class_names)
     prepare(denoiser, config.training.performance, device)
+    compared: Comparison | None = None
     left: Remainder | None = None
-    if found is not None:
-        refuse_mismatch(found[1], config, denoiser)
-        left = remainder(found[0], config, data)
+    if origin is not None and checkpoint is not None:
+        compared = compare(checkpoint, config, data)
+        refuse_mismatch(compared, denoiser)
+        left = remainder(origin, config, data, compared.changes)
     settings = config.model_dump(mode="json")
     settings["compute"]["seed"] = seed
     flops = count_forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
-    threads = _threads(config, device, flops, found[1] if found else None)
+    threads = _threads(config, device, flops, checkpoint)
     module = create_module(config, denoiser, data, settings, _span(config, origin, left))
     module.about["threads"] = threads
     module.configure_optimizers()  # refuses values that the user's own class does not take
     warn_of_doubts(module, data, optimizer_steps(config, data))
-    resume = config.training.resume
-    resumption = None
-    if left is not None:
-        resumption = Resumption(resume.reset_optimizer, resume.reset_scheduler, left.batches_done)
+    resumption, notes = _resumption(compared, left, console)
     callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumption)
-    note = left.note if left else None
     done = origin.step or 0 if origin else 0
     steps = range(done + 1, done + (left.steps if left else optimizer_steps(config, data)) + 1)
     return _Run(
-        config, settings, device, flops, threads, data, denoiser, module, callbacks, checkpoints, origin, note, steps
+        config, settings, device, flops, threads, data, denoiser, module, callbacks, checkpoints, origin, notes, steps
     )
+
+
+def _resumption(
+    compared: Comparison | None, left: Remainder | None, console: Console
+) -> tuple[Resumption | None, list[str]]:
+    """What restores a checkpoint, and what the user is told about it; nothing for a fresh start."""
+    if compared is None or left is None:
+        return None, []
+    plan = plan_of(compared, left)
+
+    def report_rate(then: float, now: float) -> None:
+        note = rate_note(then, now, compared, left)
+        if note is not None:
+            say_and_log(console, note)
+
+    return Resumption(plan, report_rate), notes_of(compared, plan, left)
 
 
 def _span(config: TrainConfig, origin: Origin | None, left: Remainder | None) -> ScheduleSpan | None:
@@ -223,8 +238,8 @@ def _fit(
         trainer = create_trainer(config, run.device, callbacks, loggers, folder)
         announce(console, config, run.denoiser, run.flops, run.data, run.device, run.threads, folder)
         announce_origin(console, config, folder, run.origin)
-        if run.note is not None:
-            say(console, run.note)
+        for note in run.notes:
+            say_and_log(console, note)
         started = time.monotonic()
         with naming_lost_workers(), freed_memory_kept(run.device), computing_with(run.threads):
             trainer.fit(
@@ -248,9 +263,7 @@ def _fit(
             peak_memory_mb=round(_peak_memory_mb(run.device), 1),
             config_hash=run.module.about["config_hash"],
             data_fingerprint=run.module.about["data_fingerprint"],
-            validation_fingerprint=validation_fingerprint(
-                run.data.train, run.data.val, run.module.about["data_fingerprint"]
-            ),
+            validation_fingerprint=run.module.about["validation_fingerprint"],
         )
         summary.write()
     return summary

@@ -7,7 +7,7 @@ import sys
 from typing import Any, ClassVar
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from diffusion_lab.config.dotted import load_class
 
@@ -27,6 +27,22 @@ class CosineLR(LambdaLR):
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
         peak: float = optimizer.param_groups[0]["lr"]
         super().__init__(optimizer, lambda epoch: _cosine(epoch / T_max, peak, eta_min) / peak)
+
+
+class StepDecayLR(LambdaLR):
+    """Multiplies the rate by ``gamma`` after every ``step_size`` epochs.
+
+    The curve of torch's StepLR, whose rate follows from the rate before it, and which takes back the options of the
+    checkpoint it resumes from. Here the rate follows from the epoch and the present options alone.
+
+    Args:
+        optimizer: Its learning rate is the first one.
+        step_size: Epochs from one drop to the next.
+        gamma: Factor of each drop.
+    """
+
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
+        super().__init__(optimizer, lambda epoch: gamma ** (epoch // step_size))
 
 
 class WarmupCosineLR(LambdaLR):
@@ -59,7 +75,7 @@ def _cosine(done: float, peak: float, least: float) -> float:
 
 LR_SCHEDULES: dict[str, type[LRScheduler]] = {
     "cosine": CosineLR,
-    "step": StepLR,
+    "step": StepDecayLR,
     "plateau": ReduceLROnPlateau,
     "warmup_cosine": WarmupCosineLR,
 }
@@ -86,17 +102,44 @@ def create_schedule(
     """
     if type_ is None:
         return None
-    cls = LR_SCHEDULES.get(type_) or load_class(type_, "training.scheduler.type")
+    cls = schedule_class(type_)
     by_step = getattr(cls, "by_step", False)
     try:
         schedule = cls(optimizer, **({"total_steps": total_steps} if by_step else {}), **options)
     except TypeError as error:
         raise ValueError(f"training.scheduler.type {type_} does not take these settings: {error}") from error
-    entry = {"scheduler": schedule, "interval": "step" if by_step else "epoch", "monitor": metric}
+    entry: dict[str, Any] = {"scheduler": schedule, "interval": "step" if by_step else "epoch", "monitor": metric}
     if isinstance(schedule, ReduceLROnPlateau):
         # Never by the trainer, which would do it after the checkpoint of the epoch is written: the module does it.
         entry["frequency"] = sys.maxsize
     return entry
+
+
+def schedule_class(type_: str) -> type[LRScheduler]:
+    """The class of a learning-rate schedule by its name or dotted path."""
+    return LR_SCHEDULES.get(type_) or load_class(type_, "training.scheduler.type")
+
+
+def follows_from_the_place(cls: type[LRScheduler]) -> bool:
+    """Whether a schedule computes its rate from the epoch or step alone, so that it can be rebuilt at any place."""
+    return issubclass(cls, LambdaLR)
+
+
+def rebuilt_state(schedule: LRScheduler, saved: dict[str, Any], factor: float, keep_best: bool) -> dict[str, Any]:
+    """The state that puts a new schedule where a saved one was, with the options and the base rate of the new one.
+
+    Args:
+        schedule: As built from the present settings, at its beginning.
+        saved: State of the schedule in the checkpoint.
+        factor: The present ``training.optimizer.learning_rate`` over that of the checkpoint.
+        keep_best: Whether ``plateau`` may compare with the best value so far.
+    """
+    if isinstance(schedule, ReduceLROnPlateau):
+        counts = ("best", "num_bad_epochs") if keep_best else ()
+        kept = {name: saved[name] for name in (*counts, "cooldown_counter", "last_epoch") if name in saved}
+        return {**kept, "_last_lr": [rate * factor for rate in saved["_last_lr"]]}
+    state = {name: value for name, value in saved.items() if name in vars(schedule)}
+    return {**state, "base_lrs": schedule.base_lrs, "lr_lambdas": [None] * len(schedule.base_lrs)}
 
 
 def present_rates(schedule: LRScheduler) -> list[float]:

@@ -68,7 +68,9 @@ class DiffusionModule(LightningModule):
         return self.denoiser if self.ema is None else self.ema.average
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        seed_default_generators(derive_seed("dropout", batch.seed), batch.images.device)  # dropout draws from them
+        seed_default_generators(
+            derive_seed("dropout", batch.seed), batch.images.device
+        )  # dropout and own networks draw
         losses, level = self.loss.per_image(self.denoiser, batch.images, batch.labels, batch.seed)
         self._window.append((losses.detach(), level.sigma / level.alpha))
         return losses.mean()

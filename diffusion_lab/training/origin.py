@@ -18,12 +18,13 @@ from diffusion_lab.run_folder import RunFolder
 class Place:
     """Where in the data a checkpoint was saved, as the data module tells it.
 
-    ``samples_seen`` of the epoch are done, in steps of ``step_size`` over all devices.
+    ``samples_seen`` of the epoch's ``length`` images are done, in steps of ``step_size`` over all devices.
     """
 
     epoch: int
     samples_seen: int
     step_size: int
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -120,5 +121,6 @@ def _run_id(about: Mapping[str, Any]) -> str | None:
 def _place(order: Mapping[str, Any]) -> Place | None:
     match order:
         case {"epoch": int(epoch), "samples_seen": int(seen), "step_size": int(step_size)}:
-            return Place(epoch, seen, step_size)
+            length = order.get("length")
+            return Place(epoch, seen, step_size, length if isinstance(length, int) else None)
     return None

@@ -1,20 +1,19 @@
-"""Whether a run can go on from a checkpoint, found out before anything is written, and from which place."""
+"""What a resumed run takes from the checkpoint and what from the settings, and what is left to do."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_lab.checkpoint import Checkpoint, load_weights
+from diffusion_lab.config.faults import shown
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.training.callbacks.resumption import ResumePlan
+from diffusion_lab.training.lr_schedules import LR_SCHEDULES
 from diffusion_lab.training.origin import Origin, Place
-
-FREE_TO_CHANGE = ("model.architecture.dropout", "model.conditioning.class_dropout_prob")
-"""Keys of the model that only training reads."""
+from diffusion_lab.training.resume_checks import Comparison
+from diffusion_lab.training.resume_rules import Change, Effect
 
 
 @dataclass(frozen=True)
@@ -34,28 +33,69 @@ class Remainder:
     note: str | None
 
 
-def refuse_mismatch(checkpoint: Checkpoint, config: TrainConfig, denoiser: Denoiser) -> None:
-    """Check that training can go on from a checkpoint.
+def plan_of(found: Comparison, left: Remainder) -> ResumePlan:
+    """What the resumed run takes from the settings instead of the checkpoint."""
+    training = found.config.training
+    rates = [change for change in found.changes if change.key == "training.optimizer.learning_rate"]
+    type_ = training.scheduler.type
+    return ResumePlan(
+        training.resume.reset_optimizer,
+        training.resume.reset_scheduler,
+        left.batches_done,
+        optimizer_options=found.optimizer_options,
+        rebuild_schedule=type_ in LR_SCHEDULES or found.schedule_changed,
+        rate_factor=float(rates[0].now) / float(rates[0].then) if rates else 1.0,
+        forget_best=bool(found.changed(Effect.APPLIED_TO_LOSS)) or found.other_validation or found.other_images,
+    )
 
-    Raises:
-        ValueError: It holds weights of another architecture, or the settings contradict it, each key named.
+
+def notes_of(found: Comparison, plan: ResumePlan, left: Remainder) -> list[str]:
+    """What the user is told of a resumed run: a line for each setting that differs."""
+    notes = []
+    for change in found.changes:
+        same_images = change.effect == Effect.IMAGES and not found.other_images
+        notes.append(f"{change}; {'the images are the same' if same_images else 'the new value is used'}")
+    if left.note is not None:
+        notes.append(left.note)
+    if found.other_images:
+        notes.append("training.resume.allow_other_data: the training images are not those of the checkpoint")
+    elif found.other_validation:
+        notes.append("the validation images are not those of the checkpoint")
+    if plan.forget_best:
+        notes.append("earlier validation losses are not comparable: the best checkpoint is chosen anew from here on")
+    return notes
+
+
+def rate_note(then: float, now: float, found: Comparison, left: Remainder) -> str | None:
+    """What the user is told where the learning rate jumps.
+
+    Args:
+        then: The rate in the checkpoint.
+        now: The rate of the next step.
+        found: What differs from the run that wrote the checkpoint.
+        left: What is left to do.
     """
-    faults = list(_other_keys(checkpoint, config))
-    try:
-        load_weights(denoiser, checkpoint.weights, checkpoint.path)  # refuses those of another architecture
-    except ValueError as error:
-        faults.append(str(error))
-    faults += _mismatches(checkpoint, config)
-    if faults:
-        raise ValueError(f"cannot resume from {checkpoint.path}:\n  " + "\n  ".join(faults))
+    if abs(now - then) <= 1e-6 * max(then, now):
+        return None
+    note = f"the learning rate was {then:.3g} in the checkpoint and is {now:.3g} from here on"
+    training = found.config.training
+    extended = training.scheduler.type is not None and "training.epochs" in found.changed_keys
+    if not extended or training.resume.reset_scheduler or now <= then:
+        return note
+    return (
+        f"{note}: the schedule is that of a run of {training.epochs} epochs. To stay at the old rate instead: "
+        f"scheduler=none training.optimizer.learning_rate={then:.6g} training.resume.reset_scheduler=true. For a new "
+        f"schedule over the {left.epochs} epochs that are left, from a peak of your choice: "
+        "training.optimizer.learning_rate=PEAK training.resume.reset_scheduler=true"
+    )
 
 
-def remainder(origin: Origin, config: TrainConfig, data: ImageDataModule) -> Remainder:
+def remainder(origin: Origin, config: TrainConfig, data: ImageDataModule, changes: Sequence[Change]) -> Remainder:
     """What is left to do from a checkpoint on.
 
     Raises:
-        ValueError: The checkpoint is from the middle of an epoch, at a place that is not the beginning of an optimizer
-            step of the present size.
+        ValueError: The checkpoint is from the middle of an epoch, and what is left of it cannot be told: no optimizer
+            step of the present size begins there, or the order or the number of the images is another.
     """
     accumulated = config.training.accumulate_batches
     steps_per_epoch = -(-data.steps_per_epoch // accumulated)
@@ -63,6 +103,7 @@ def remainder(origin: Origin, config: TrainConfig, data: ImageDataModule) -> Rem
     place = origin.place
     if place is None or not place.samples_seen:
         return Remainder(0, epochs, steps_per_epoch * epochs, None)
+    _refuse_another_order(origin.path, place, data, changes)
     done, beyond = divmod(place.samples_seen, data.step_size * accumulated)
     batches = done * accumulated
     if beyond or batches >= data.steps_per_epoch:
@@ -72,6 +113,22 @@ def remainder(origin: Origin, config: TrainConfig, data: ImageDataModule) -> Rem
             f"{accumulated} (a checkpoint from the end of an epoch resumes with any)"
         )
     return Remainder(batches, epochs, steps_per_epoch * epochs - done, _note(place, data))
+
+
+def _refuse_another_order(path: object, place: Place, data: ImageDataModule, changes: Sequence[Change]) -> None:
+    where = f"{path} is from the middle of epoch {place.epoch + 1}"
+    rest = "the rest of the epoch would not be the rest (a checkpoint from the end of an epoch resumes with any)"
+    for change in changes:
+        if change.key == "data.loading.shuffle_train":
+            raise ValueError(
+                f"{change.key} must be that of the checkpoint, {shown(change.then)}, got {shown(change.now)}: "
+                f"{where}, and {rest}"
+            )
+    if place.length not in (None, len(data.train)):
+        raise ValueError(
+            f"data.paths.train must hold the {place.length} images of the checkpoint, got {len(data.train)}: "
+            f"{where}, and {rest}"
+        )
 
 
 def _note(place: Place, data: ImageDataModule) -> str | None:
@@ -95,52 +152,3 @@ def _relevant(section: Any) -> Any:
     if not isinstance(section, Mapping):
         return section
     return {name: _relevant(value) for name, value in section.items() if name not in unread}
-
-
-def _other_keys(checkpoint: Checkpoint, config: TrainConfig) -> Iterator[str]:
-    """The keys of the model that are not those of the checkpoint."""
-    if checkpoint.model is None:
-        return
-    then, now = (_flat(model.model_dump(mode="json"), "model") for model in (checkpoint.model, config.model))
-    for key in sorted(then.keys() | now.keys()):
-        if key not in FREE_TO_CHANGE and then.get(key) != now.get(key):
-            yield f"{key} must be that of the checkpoint, {_said(then.get(key))}, got {_said(now.get(key))}"
-
-
-def _flat(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        key = f"{prefix}.{name}"
-        flat.update(_flat(value, key) if isinstance(value, Mapping) else {key: value})
-    return flat
-
-
-def _said(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _mismatches(checkpoint: Checkpoint, config: TrainConfig) -> Iterator[str]:
-    if checkpoint.config is None or checkpoint.model is None or checkpoint.epochs_done is None:
-        yield "training.resume.checkpoint must be a file written by train.py, not weights alone"
-        return
-    now, then = config.training, checkpoint.config["training"]
-    seed = checkpoint.config["compute"]["seed"]
-    if config.compute.seed not in (None, seed):
-        yield f"compute.seed must be null or that of the checkpoint, {seed}, got {config.compute.seed}"
-    if now.ema.enabled != bool(checkpoint.ema_weights):
-        yield f"training.ema.enabled must be {str(not now.ema.enabled).lower()}, as in the checkpoint"
-    elif now.ema.enabled and list(now.ema.further_decays) != checkpoint.decays[1:]:
-        kept = checkpoint.decays[1:]
-        yield f"training.ema.further_decays must be {kept}, as in the checkpoint, got {list(now.ema.further_decays)}"
-    resets = {"optimizer": now.resume.reset_optimizer, "scheduler": now.resume.reset_scheduler}
-    if not then["checkpointing"]["save_optimizer"] and not all(resets.values()):
-        yield (
-            "training.resume.checkpoint holds no optimizer state (training.checkpointing.save_optimizer=false): "
-            "set training.resume.reset_optimizer=true and training.resume.reset_scheduler=true"
-        )
-    for name, type_ in (("optimizer", now.optimizer.type), ("scheduler", now.scheduler.type)):
-        if then[name]["type"] not in (type_, None) and not resets[name]:
-            yield (
-                f"training.{name}.type must be {then[name]['type']!r}, as in the checkpoint, got {type_!r} "
-                f"(or set training.resume.reset_{name}=true)"
-            )

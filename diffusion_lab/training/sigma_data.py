@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
+from diffusion_lab.checkpoint import Checkpoint
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.source import ImageSource
 
@@ -25,8 +28,22 @@ def with_measured_sigma_data(config: TrainConfig, images: ImageSource) -> TrainC
         raise ValueError(
             "model.diffusion.sigma_data auto is the standard deviation of the training pixels, which is 0 here"
         )
-    model = config.model.model_copy(update={"diffusion": diffusion.model_copy(update={"sigma_data": sigma_data})})
-    return config.model_copy(update={"model": model})
+    return _with_sigma_data(config, sigma_data)
+
+
+def with_sigma_data_of(checkpoint: Checkpoint | None, config: TrainConfig) -> TrainConfig:
+    """The settings with the number of the checkpoint that a run resumes from for ``sigma_data: auto``.
+
+    The weights were trained with it; measured again on other images it might be another.
+    """
+    if checkpoint is None or checkpoint.model is None or config.model.diffusion.sigma_data != "auto":
+        return config
+    return _with_sigma_data(config, checkpoint.model.diffusion.sigma_data)
+
+
+def _with_sigma_data(config: TrainConfig, sigma_data: float | Literal["auto"]) -> TrainConfig:
+    diffusion = config.model.diffusion.model_copy(update={"sigma_data": sigma_data})
+    return config.model_copy(update={"model": config.model.model_copy(update={"diffusion": diffusion})})
 
 
 def _deviation(images: ImageSource) -> float:

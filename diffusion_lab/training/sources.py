@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -12,6 +12,7 @@ from typing import cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from diffusion_lab.checkpoint import Checkpoint
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.dotted import load_class
 from diffusion_lab.config.faults import ConfigWarning
@@ -23,9 +24,10 @@ from diffusion_lab.data.digits import digits
 from diffusion_lab.data.disk_cache import cached_on_disk, default_cache_dir
 from diffusion_lab.data.emoji import emoji
 from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.data.source import ImageSource, Subset
+from diffusion_lab.data.source import ImageSource, Subset, renumbered
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
+from diffusion_lab.terminal import printable
 
 Sources = tuple[ImageSource, ImageSource | None]
 """The images to train on, and those to validate on where they are a set of their own."""
@@ -117,14 +119,26 @@ SOURCES: dict[str, Callable[[DataSettings, int, int], Sources]] = {
 """The names that ``data.type`` takes, beside dotted paths of one's own ImageSource classes."""
 
 
-def create_datamodule(config: TrainConfig, seed: int) -> ImageDataModule:
+def class_names_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:
+    """The names of the classes that a checkpoint knows by number; none where it has no classes."""
+    conditional = checkpoint is not None and checkpoint.model is not None and checkpoint.model.conditioning.classes
+    return checkpoint.class_names if checkpoint is not None and conditional else ()
+
+
+def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str] = ()) -> ImageDataModule:
     """Read the images of the settings and set up their batches.
+
+    Args:
+        config: The settings.
+        seed: Seed of the run.
+        class_names: Of the model that is trained further, in the order of their numbers: the classes of the images get
+            these numbers by their names. Empty for a new model.
 
     Raises:
         ValueError: No images, no batch, classes that do not fit the model, or a corrupt image where that is fatal.
     """
-    train, val = _sources(config)
     conditional = config.model.conditioning.type == "class"
+    train, val = _sources(config, class_names if conditional else ())
     if conditional and len(train.class_names) != config.model.conditioning.num_classes:
         names = ", ".join(train.class_names) or "none"
         raise ValueError(
@@ -152,12 +166,34 @@ def create_datamodule(config: TrainConfig, seed: int) -> ImageDataModule:
     )
 
 
-def _sources(config: TrainConfig) -> Sources:
+def _numbered_alike(source: ImageSource, class_names: Sequence[str]) -> ImageSource:
+    """The images with the numbers that a checkpoint gives to the names of their classes."""
+    if source.class_names == tuple(class_names):
+        return source
+    unknown = [name for name in source.class_names if name not in class_names]
+    if unknown:
+        raise ValueError(
+            printable(
+                "training.resume.checkpoint knows other classes than the images: its classes are "
+                f"{', '.join(class_names)}, and the images also have {', '.join(unknown)}. Give the folders the names "
+                "that they had, or train a new model (training.resume.enabled=false)"
+            )
+        )
+    numbers = ", ".join(f"{class_names.index(name)} {name}" for name in source.class_names)
+    message = f"the classes of the images are numbered by name, as in training.resume.checkpoint: {numbers}"
+    warnings.warn(printable(message), ConfigWarning, stacklevel=3)
+    return renumbered(source, class_names)
+
+
+def _sources(config: TrainConfig, class_names: Sequence[str]) -> Sources:
     data, architecture = config.data, config.model.architecture
     if data.type in SOURCES:
         train, val = SOURCES[data.type](data, architecture.image_size, architecture.in_channels)
     else:
         train, val = _own_source(data, architecture.image_size, architecture.in_channels), None
+    if class_names:  # before the split, which goes by the numbers of the classes
+        train = _numbered_alike(train, class_names)
+        val = None if val is None else _numbered_alike(val, class_names)
     if val is None and config.training.validation.enabled:
         split = data.validation_split
         kept, held_out = balanced_split(train.labels, split.fraction, split.seed)

@@ -17,7 +17,7 @@ from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.networks.cost import count_parameters
-from diffusion_lab.run_folder import RunFolder, RunStopped
+from diffusion_lab.run_folder import RUN_LOG, RunFolder, RunStopped
 from diffusion_lab.training.doubts import doubts_about_batches, doubts_about_ema
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.origin import Origin
@@ -33,6 +33,12 @@ JOB_RECORD = "job.json"
 def say(console: Console, text: str) -> None:
     """Print plain text, as long as the lines may be."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def say_and_log(console: Console, text: str) -> None:
+    """Print plain text, and keep it in the run's ``run.log``, too."""
+    say(console, text)
+    logging.getLogger(RUN_LOG).warning(text)
 
 
 def announce(
@@ -59,7 +65,7 @@ def announce(
 def announce_origin(console: Console, config: TrainConfig, folder: RunFolder, origin: Origin | None) -> None:
     """Where a resumed run begins."""
     if origin is not None:
-        say(console, f"goes on from {origin.path}, {origin.step} steps and {origin.epochs_done} epochs done")
+        say(console, f"resuming from {origin.path}, {origin.step} steps and {origin.epochs_done} epochs done")
     elif config.training.resume.enabled:
         say(
             console, f"training.resume.checkpoint=auto: {folder.base} holds no checkpoint yet, so training starts fresh"

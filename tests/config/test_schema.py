@@ -109,9 +109,10 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.watch.skip_non_finite", [0, 3], [-1, 1.5, None]),
     ("training.watch.spike_factor", [None, 1.5], [1.0, 0, "5"]),
     ("training.resume.enabled", [False], ["auto"]),
-    ("training.resume.checkpoint", [None, "last.ckpt", "auto"], [3]),
-    ("training.resume.reset_optimizer", [True, False], [0]),
-    ("training.resume.reset_scheduler", [True, False], [0]),
+    ("training.resume.checkpoint", [None], [3]),  # with resume.enabled: tests/training/test_resume_changes.py
+    ("training.resume.reset_optimizer", [False], [0]),
+    ("training.resume.reset_scheduler", [False], [0]),
+    ("training.resume.allow_other_data", [False], [0]),
     ("generation.checkpoint", [None, "last.ckpt"], [3, ""]),
     ("generation.trust", ["my_lab.Net", [], ["my_lab.Net", "my_lab.Noise"]], ["Net", 3, ["a b.c"], None]),
     ("generation.sampling.num_samples", [1], [0]),

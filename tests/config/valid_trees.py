@@ -165,9 +165,9 @@ resumes = st.fixed_dictionaries(
 ) | st.fixed_dictionaries(
     {
         "enabled": st.just(False),
-        "checkpoint": st.none() | paths,
-        "reset_optimizer": yes_or_no,
-        "reset_scheduler": yes_or_no,
+        "checkpoint": st.none(),
+        "reset_optimizer": st.just(False),
+        "reset_scheduler": st.just(False),
     }
 )
 averages = st.lists(below_one, min_size=1, max_size=3, unique=True).flatmap(

@@ -92,7 +92,7 @@ def test_a_stopped_run_goes_on_as_if_it_never_had(
     assert "training.resume.checkpoint=auto" in run.err
     again = start("train.py", *AUTO)
     assert again.wait() == 0, again.err
-    assert f"goes on from {find_checkpoint(place, 'last').parent.relative_to(place.parent)}" in again.err
+    assert f"resuming from {find_checkpoint(place, 'last').parent.relative_to(place.parent)}" in again.err
     assert_same_run(place, undisturbed)
     assert status(place)["state"] == "finished"
 

@@ -136,6 +136,12 @@ class Checkpoints(Checkpoint):
             refuse([self.best_path])
         _link(self.best_path, target)
 
+    def forget_best(self) -> None:
+        """Choose the best anew from here on; the file of the one so far stays."""
+        if self._best_step is not None:
+            self._kept.append(self._best_step)
+        self.best, self.best_epoch, self._best_step = None, None, None
+
     def _begin(self, trainer: Trainer) -> None:
         self._begun = self.folder / step_name(trainer.global_step)
         trainer.save_checkpoint(self._begun, weights_only=not self.save_optimizer)

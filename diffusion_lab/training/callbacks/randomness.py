@@ -1,6 +1,7 @@
 """Keeps the global random generators in the checkpoints, for the user's own code that draws from them.
 
-The project itself draws from generators that follow from (seed, batch), and needs none of this to resume.
+Each training step and each batch of images seeds them anew from (seed, batch), so that what is drawn does not depend on
+what was drawn before; the project itself needs none of this to resume.
 """
 
 from __future__ import annotations

@@ -1,0 +1,189 @@
+"""The settings and images of a run beside those of the checkpoint it resumes from; what does not fit is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffusion_lab.checkpoint import Checkpoint, load_weights
+from diffusion_lab.config.faults import shown
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.identity import data_fingerprint, validation_fingerprint
+from diffusion_lab.terminal import printable
+from diffusion_lab.training.lr_schedules import LR_SCHEDULES, follows_from_the_place, schedule_class
+from diffusion_lab.training.optimizers import create_optimizer
+from diffusion_lab.training.resume_rules import Change, Effect, changes_since
+
+GROUP_NAMES = {"learning_rate": ("lr", "initial_lr")}
+"""What the parameter groups of an optimizer call its options, where it is not the name of the key."""
+
+NOT_IN_GROUPS = ("type", "gradient_clip_norm")
+"""Keys of ``training.optimizer`` that are not options of its class."""
+
+LENGTH_KEYS = (
+    "training.epochs",
+    "training.accumulate_batches",
+    "data.loading.batch_size",
+    "data.loading.drop_last",
+)
+"""Keys that the number of optimizer steps depends on."""
+
+ADVICE = {
+    "compute.seed": " (leave it out or set it to null, or train anew with the other seed)",
+    "training.ema.enabled": " (or train anew)",
+    "training.ema.further_decays": " (or train anew: an average begins with its run)",
+}
+"""What to do about a refused value."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The present settings and images beside those of a checkpoint."""
+
+    config: TrainConfig
+    checkpoint: Checkpoint
+    changes: Sequence[Change]
+    other_images: bool
+    other_validation: bool
+
+    def changed(self, *effects: Effect) -> list[Change]:
+        """The changes of these effects."""
+        return [change for change in self.changes if change.effect in effects]
+
+    @property
+    def changed_keys(self) -> set[str]:
+        return {change.key for change in self.changes}
+
+    @property
+    def optimizer_options(self) -> tuple[str, ...]:
+        """The options of the optimizer's class that changed, by the names in its parameter groups."""
+        keys = [key.rpartition(".")[2] for key in self.changed_keys if key.startswith("training.optimizer.")]
+        options = [GROUP_NAMES.get(key, (key,)) for key in sorted(keys) if key not in NOT_IN_GROUPS]
+        return tuple(name for names in options for name in names)
+
+    @property
+    def schedule_changed(self) -> bool:
+        """Whether the learning-rate schedule, as built from the settings, is another one."""
+        return (
+            any(key.startswith("training.scheduler.") for key in self.changed_keys)
+            or bool(self.changed_keys & {"training.optimizer.learning_rate", *LENGTH_KEYS})
+            or self.other_images
+        )
+
+
+def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) -> Comparison:
+    """Find what differs from the run that wrote a checkpoint.
+
+    Args:
+        checkpoint: What the run resumes from.
+        config: The present settings.
+        data: The present images.
+    """
+    then = dict(checkpoint.config or {})
+    if checkpoint.model is not None:
+        then["model"] = checkpoint.model.model_dump(mode="json")
+    changes = changes_since(then, config) if checkpoint.model is not None else []
+    about, images = checkpoint.about, data_fingerprint(data.train)
+    return Comparison(
+        config,
+        checkpoint,
+        changes,
+        other_images=about.get("data_fingerprint") not in (None, images),
+        other_validation="validation_fingerprint" in about
+        and about["validation_fingerprint"] != validation_fingerprint(data.train, data.val, images),
+    )
+
+
+def refuse_mismatch(found: Comparison, denoiser: Denoiser) -> None:
+    """Check that training can resume.
+
+    Raises:
+        ValueError: The checkpoint holds weights of another architecture, or a setting differs that cannot be applied;
+            each is named, with what to do.
+    """
+    checkpoint = found.checkpoint
+    faults = [
+        f"{change.key} must be that of the checkpoint, {shown(change.then)}, got {shown(change.now)}"
+        f"{ADVICE.get(change.key, '')}"
+        for change in found.changed(Effect.REFUSED)
+    ]
+    try:
+        load_weights(denoiser, checkpoint.weights, checkpoint.path)  # refuses those of another architecture
+    except ValueError as error:
+        faults.append(str(error))
+    if checkpoint.config is None or checkpoint.model is None or checkpoint.epochs_done is None:
+        faults.append("training.resume.checkpoint must be a file written by train.py, not weights alone")
+    else:
+        faults += _without_state(found, checkpoint.config)
+        faults += _needing_reset(found)
+        faults += _other_images(found)
+    if faults:
+        raise ValueError(printable(f"cannot resume from {checkpoint.path}:\n  " + "\n  ".join(faults)))
+
+
+def _without_state(found: Comparison, then: Mapping[str, Any]) -> Iterator[str]:
+    resume = found.config.training.resume
+    saved = then["training"]["checkpointing"]["save_optimizer"]
+    if not saved and not (resume.reset_optimizer and resume.reset_scheduler):
+        yield (
+            "training.resume.checkpoint holds no optimizer state (training.checkpointing.save_optimizer=false): "
+            "set training.resume.reset_optimizer=true and training.resume.reset_scheduler=true"
+        )
+
+
+def _needing_reset(found: Comparison) -> Iterator[str]:
+    resume = found.config.training.resume
+    if not resume.reset_optimizer:
+        groups = _group_names(found)
+        for change in found.changes:
+            if change.effect == Effect.RESET_OPTIMIZER or _has_unseen_effect(change, groups):
+                yield _must_be_reset(change, "optimizer", "the optimizer's running averages")
+    if not resume.reset_scheduler:
+        keeps = _keeps_what_it_was_built_for(found)
+        for change in found.changes:
+            of_the_schedule = change.key.startswith("training.scheduler.")
+            shaping = of_the_schedule or change.key in ("training.optimizer.learning_rate", *LENGTH_KEYS)
+            if change.effect == Effect.RESET_SCHEDULER or (keeps and shaping):
+                yield _must_be_reset(change, "scheduler", "the learning-rate schedule, for the epochs that are left")
+
+
+def _must_be_reset(change: Change, part: str, what: str) -> str:
+    return (
+        f"{change.key} must be that of the checkpoint, {shown(change.then)}, got {shown(change.now)} "
+        f"(or set training.resume.reset_{part}=true, which begins {what} anew)"
+    )
+
+
+def _group_names(found: Comparison) -> set[str]:
+    """The names of the options in the parameter groups of an optimizer as the settings build it."""
+    weight = nn.Parameter(torch.zeros(1))
+    return set(create_optimizer(found.config.training.optimizer, [weight]).param_groups[0])
+
+
+def _has_unseen_effect(change: Change, groups: set[str]) -> bool:
+    """Whether a user's own optimizer keeps a changed option where it cannot be found."""
+    section, _, name = change.key.rpartition(".")
+    if section != "training.optimizer" or name in NOT_IN_GROUPS:
+        return False
+    return not groups & {*GROUP_NAMES.get(name, (name,))}
+
+
+def _keeps_what_it_was_built_for(found: Comparison) -> bool:
+    """Whether the user's own schedule carries its options in its state, so that new ones would be lost."""
+    type_ = found.config.training.scheduler.type
+    return type_ is not None and type_ not in LR_SCHEDULES and not follows_from_the_place(schedule_class(type_))
+
+
+def _other_images(found: Comparison) -> Iterator[str]:
+    if found.other_images and not found.config.training.resume.allow_other_data:
+        reasons = "; ".join(map(str, found.changed(Effect.IMAGES))) or "no setting differs, so the files changed"
+        yield (
+            "the training images are not those of the checkpoint (their fingerprint differs): give the same images, or "
+            f"set training.resume.allow_other_data=true to go on with these ({reasons})"
+        )
