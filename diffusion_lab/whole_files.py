@@ -41,7 +41,7 @@ def written_whole(path: Path, lasting: bool = True) -> Iterator[Path]:
 def remove_partial_files(folder: Path) -> None:
     """Remove what a program that was killed had begun to write with ``written_whole``, and nothing else."""
     for leftover in folder.glob(".*.partial"):
-        if PARTIAL.fullmatch(leftover.name) and leftover.is_file() and not leftover.is_symlink():
+        if PARTIAL.fullmatch(leftover.name) and (leftover.is_symlink() or leftover.is_file()):
             leftover.unlink(missing_ok=True)
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from diffusion_lab.checkpoint.content import Checkpoint, Weights, read_checkpoint
-from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, write_export
+from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, verify_export, write_export
 from diffusion_lab.checkpoint.files import (
-    DamagedCheckpointError,
+    OWN_CHECKSUMS,
     Manifest,
     file_hash,
     find_checkpoint,
@@ -23,9 +23,18 @@ from diffusion_lab.checkpoint.files import (
     verify,
 )
 from diffusion_lab.checkpoint.tensors import load_tensors
+from diffusion_lab.config.section import home_expanded
+from diffusion_lab.terminal import printable
+from diffusion_lab.whole_files import check_writable
 
 EXIT_CODE = 2
 """Of what cannot be done; 1 is that of ``verify`` that found damage."""
+
+UNVERIFIED_CODE = 3
+"""Of ``verify`` that found no damage, and files of which nothing tells what was written."""
+
+WHOLE, UNVERIFIED, DAMAGED, IGNORED = "whole", "unverified", "DAMAGED", "ignored"
+"""What ``verify`` finds."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="as JSON, with all settings")
     inspect.set_defaults(do=_inspect)
 
-    check = commands.add_parser("verify", help="tell whether checkpoints are whole; exit code 1 if one is not")
+    check = commands.add_parser(
+        "verify", help="tell whether checkpoints are whole; exit code 1 if one is not, 3 if one cannot be verified"
+    )
     check.add_argument("path", type=Path, help="checkpoint file, or a folder: all checkpoints in it, at any depth")
     check.set_defaults(do=_verify)
 
@@ -58,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("path", type=Path, help=path)
     export.add_argument(
-        "--output", type=Path, help="default: beside the checkpoint, or in the run folder, model.safetensors"
+        "--output",
+        type=lambda text: Path(home_expanded(text)),
+        help="default: beside the checkpoint, or in the run folder, model.safetensors",
     )
     export.add_argument("--raw", action="store_true", help="the weights as trained, not their average")
     export.add_argument("--ema-decay", type=float, help="which of several averages, by its decay")
@@ -98,9 +111,21 @@ def _facts(file: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
     if "packages" in environment:
         yield "packages", ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
     yield "classes", list(checkpoint.class_names) or None
-    yield "parameters", sum(math.prod(tensor.shape) for tensor in checkpoint.weights.values())
+    yield "parameters", sum(math.prod(tensor.shape) for tensor in _some_weights(checkpoint).values())
     yield "averages", checkpoint.decays or None
     yield "to resume", _training_state(file)
+
+
+def _some_weights(checkpoint: Checkpoint) -> Weights:
+    """The raw weights, or an average, which has the same shapes."""
+    return checkpoint.weights or next(iter(checkpoint.ema_weights.values()))
+
+
+def _refuse_read_only(target: Path) -> None:
+    try:
+        check_writable(target.parent, "the folder of an export")
+    except PermissionError as error:
+        raise PermissionError(f"{error}: give --output FILE{EXPORT_SUFFIX}") from error
 
 
 def _training_state(file: Path) -> list[str] | None:
@@ -131,17 +156,29 @@ def _verify(given: argparse.Namespace) -> int:
     files = sorted(_checkpoints_under(given.path)) if given.path.is_dir() else [given.path]
     if not files:
         raise FileNotFoundError(f"the folder {given.path} holds no checkpoint")
-    damaged = 0
+    states = set()
     for file in files:
-        try:
-            manifest = verify(file)
-            if manifest is None:
-                read_checkpoint(file)
-            print(f"whole    {file}" + ("" if manifest else "  (by its own checksums: it has no manifest)"))
-        except (DamagedCheckpointError, ValueError) as error:
-            damaged += 1
-            print(f"DAMAGED  {file}: {error}")
-    return int(damaged > 0)
+        state, remark = _verified(file)
+        states.add(state)
+        print(printable(f"{state:<10}  {file}{remark}"), flush=True)
+    return 1 if DAMAGED in states else UNVERIFIED_CODE if UNVERIFIED in states else 0
+
+
+def _verified(file: Path) -> tuple[str, str]:
+    """The state of a file, and what is to be said of it. Whatever it does to its readers, others follow."""
+    if not file.is_file():
+        return IGNORED, ": no file"
+    try:
+        if verify(file) is not None:
+            return WHOLE, ""
+        if file.suffix != EXPORT_SUFFIX:
+            read_checkpoint(file)
+            return WHOLE, f"  (no manifest; by {OWN_CHECKSUMS})"
+        if verify_export(file):
+            return WHOLE, "  (no manifest; by the SHA-256 inside it)"
+    except Exception as error:
+        return DAMAGED, f": {str(error) or type(error).__name__}"
+    return UNVERIFIED, ": no manifest, and the format has no checksums, so that changed weights cannot be found"
 
 
 def _checkpoints_under(folder: Path) -> Iterator[Path]:
@@ -156,9 +193,10 @@ def _export(given: argparse.Namespace) -> int:
     if checkpoint.config is None:
         raise ValueError(f"{file} holds weights alone: it does not tell of which architecture")
     target = given.output or (given.path if given.path.is_dir() else file.parent) / f"model{EXPORT_SUFFIX}"
+    _refuse_read_only(target)
     averaged = bool(checkpoint.ema_weights) and not given.raw
     decay = checkpoint.chosen_decay(averaged, given.ema_decay)
-    weights: Weights = checkpoint.ema_weights[decay] if averaged else checkpoint.weights
+    weights: Weights = checkpoint.chosen_weights(averaged, decay)
     about = {**checkpoint.about, "averaged": averaged, "ema_decay": decay}
     write_export(target, weights, about)
     which = f"average of decay {decay:g}" if decay is not None else "average" if averaged else "weights as trained"

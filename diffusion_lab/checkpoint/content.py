@@ -33,6 +33,7 @@ Weights = Mapping[str, Tensor]
 class Checkpoint:
     """A checkpoint as read: weights by the denoiser's own names, and what explains them.
 
+    ``weights`` are the raw ones, none in an export of an average.
     ``ema_weights`` holds the averaged weights by their decay, the main ones first; None is the decay of averages in a
     file that does not tell it. ``about`` is all that the writer told: settings, class names, versions, commit, hashes;
     ``order`` is the place in the data, as the data module that saved it tells it.
@@ -93,7 +94,7 @@ class Checkpoint:
         decay = self.chosen_decay(use_ema, ema_decay)
         if use_ema and not self.ema_weights:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", stacklevel=2)
-        weights = self.ema_weights[decay] if use_ema and self.ema_weights else self.weights
+        weights = self.chosen_weights(use_ema, decay)
         foreign = "." in settings.architecture.type + settings.diffusion.type  # may draw what no checkpoint holds
         if not foreign:
             self._refuse_other_shapes(settings, weights)
@@ -114,6 +115,21 @@ class Checkpoint:
         with _WithoutDrawing():
             shapes = weight_shapes(settings)
         _refuse_other_architecture(shapes, weights, self.path)
+
+    def chosen_weights(self, use_ema: bool, decay: float | None) -> Weights:
+        """Return the averaged weights of a decay, the raw ones where there are none or they are asked for.
+
+        Raises:
+            ValueError: The raw ones are asked for, and the file holds averaged ones alone.
+        """
+        if use_ema and self.ema_weights:
+            return self.ema_weights[decay]
+        if not self.weights:
+            raise ValueError(
+                f"{self.path} is an export of averaged weights, and holds no others: take them "
+                "(generation.sampling.use_ema=true, no --raw), or the checkpoint that it was exported from"
+            )
+        return self.weights
 
     def chosen_decay(self, use_ema: bool, ema_decay: float | None) -> float | None:
         """The decay of the averaged weights that these arguments of ``denoiser`` choose, None for the raw ones."""
@@ -253,7 +269,9 @@ def _from_export(path: Path) -> Checkpoint:
     opened(path).close()  # refuses what is no file, or too large to be read
     weights, about = read_export(path)
     check_explanation(about, path)
-    return _explained(path, weights, {about.get("ema_decay"): weights} if about.get("averaged") else {}, about)
+    if about.get("averaged"):
+        return _explained(path, {}, {about.get("ema_decay"): weights}, about)
+    return _explained(path, weights, {}, about)
 
 
 def _explained(

@@ -25,6 +25,9 @@ STEP_NAME = re.compile(r"step_(\d{8,})\.ckpt")
 BEST = "best.ckpt"
 """A link to the best of them, by its validation."""
 
+OWN_CHECKSUMS = "the CRC-32 sums inside it, which cover its tensors and settings but not the archive's directory"
+"""What a checkpoint without manifest is verified by."""
+
 LARGEST_MANIFEST = 2**16
 """Bytes of a manifest; more is none."""
 

@@ -24,9 +24,6 @@ from diffusion_lab.checkpoint.files import (
 )
 from diffusion_lab.terminal import printable
 
-OWN_CHECKSUMS = "the CRC-32 sums inside it, which cover its tensors and settings but not the archive's directory"
-"""What a checkpoint without manifest is verified by."""
-
 SET_ASIDE = ".damaged"
 """Ending that a damaged checkpoint of a run gets when the run writes that step again."""
 

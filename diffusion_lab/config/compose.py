@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
@@ -93,9 +94,22 @@ def resolved(node: Any, faults: list[Fault], key: str = "") -> Any:
     return list(found.values()) if isinstance(node, ListConfig) else found
 
 
-def run_folder(experiment: str) -> str:
-    """The folder of this run: ``outputs/EXPERIMENT/TIME``, in a multirun the job's folder in the sweep's."""
-    return sweep_job_or(str(Path("outputs", experiment, f"{datetime.now():%Y-%m-%d_%H-%M-%S}")))
+def new_name() -> str:
+    """Return a name for a folder that nobody named: the time, and six random digits.
+
+    By the digits, commands that start in the same second, on whatever machines, have folders of their own.
+    """
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"
+
+
+def run_folder(experiment: str, name: str | None = None) -> str:
+    """Return the folder of this run: ``outputs/EXPERIMENT/NAME``, in a multirun the job's folder in the sweep's.
+
+    Args:
+        experiment: Name of the experiment.
+        name: Of the folder; a new one where None.
+    """
+    return sweep_job_or(str(Path("outputs", experiment, name or new_name())))
 
 
 def sweep_job_or(folder: str) -> str:
@@ -145,6 +159,7 @@ def job_folder(overrides: Sequence[str], constant: Sequence[str] = ()) -> str:
     return name
 
 
+OmegaConf.register_new_resolver("new_name", new_name, use_cache=True, replace=True)  # the same all over one command
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("sweep_job_or", sweep_job_or, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("sweep_name_or", sweep_name_or, use_cache=False, replace=True)

@@ -9,6 +9,7 @@ from typing import Any
 from diffusion_lab.config.faults import ConfigError, Fault, closest
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import SubfolderSettings
+from diffusion_lab.config.section import home_expanded
 from diffusion_lab.config.validate import root_of
 
 
@@ -116,7 +117,7 @@ def resolve_output_path(config: Mapping[str, Any], name: str) -> Path:
     if name not in names:
         rule = f"unknown output folder; there are {', '.join(names)}"
         raise ConfigError([Fault(f"output.subdirs.{name}", rule, suggestion=closest(name, names))])
-    return Path(_read(config, "output.base_dir"), _read(config, f"output.subdirs.{name}"))
+    return Path(home_expanded(_read(config, "output.base_dir")), _read(config, f"output.subdirs.{name}"))
 
 
 def derive_image_size_from_model(config: Mapping[str, Any]) -> int:

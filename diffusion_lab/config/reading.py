@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from diffusion_lab.config.faults import closest
-from diffusion_lab.config.section import Section
+from diffusion_lab.config.section import Section, home_expanded
 
 
 class Unreadable(Exception):
@@ -94,6 +95,34 @@ def known_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
         section = section_of(schema, name)
         if section is not None:
             yield from known_keys(section, f"{prefix}{name}.")
+
+
+@cache
+def path_keys(schema: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
+    """Return the dotted keys of a schema whose values are paths."""
+    found: list[str] = []
+    for name, field in schema.model_fields.items():
+        section = section_of(schema, name)
+        if section is not None:
+            found.extend(path_keys(section, f"{prefix}{name}."))
+        elif _may_be_a_path(field.annotation):
+            found.append(prefix + name)
+    return tuple(found)
+
+
+def _may_be_a_path(annotation: Any) -> bool:
+    return annotation is Path or any(map(_may_be_a_path, get_args(annotation)))
+
+
+def expand_home(tree: dict[str, Any], schema: type[BaseModel]) -> None:
+    """Replace ``~`` at the beginning of the paths in a tree by the home folder, in place."""
+    for key in path_keys(schema):
+        *sections, name = key.split(".")
+        section: Any = tree
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(section.get(name), str):
+            section[name] = home_expanded(section[name])
 
 
 def leaves(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:

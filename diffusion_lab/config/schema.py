@@ -19,6 +19,7 @@ from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
 from diffusion_lab.config.section import (
     DOTTED_PATH,
+    ExperimentName,
     FolderName,
     NonNegative,
     PathText,
@@ -186,7 +187,7 @@ class LoggerSettings(Section):
 class RunConfig(Section):
     """What training and generation have in common."""
 
-    experiment: Annotated[str, Field(min_length=1)] = Field(
+    experiment: ExperimentName = Field(
         description="Name of the experiment, part of the run folder's name and of what loggers show."
     )
     name: str | None = Field(

@@ -52,14 +52,37 @@ class PluggableSection(Section):
 
 
 def _is_path_text(value: object) -> object:
-    if isinstance(value, Path) or (isinstance(value, str) and value.strip() and "\0" not in value):
-        return value
-    raise ValueError("must be a path")
+    if not (isinstance(value, Path) or (isinstance(value, str) and value.strip() and "\0" not in value)):
+        raise ValueError("must be a path")
+    path = home_expanded(value)
+    if Path(path).parts[:1] == ("~",):
+        raise ValueError("must be a path without ~, since the system does not tell your home folder (HOME is not set)")
+    return path
+
+
+def home_expanded(path: str | Path) -> str | Path:
+    """Return a path with ``~`` and ``~USER`` at its beginning replaced by the home folder, as a shell does.
+
+    A shell does not do so after the ``=`` of ``key=~/folder``. What cannot be replaced stays as it is.
+    """
+    if not str(path).startswith("~"):
+        return path
+    try:
+        return type(path)(Path(path).expanduser())
+    except RuntimeError:  # no such user, or no home folder
+        return path
+
+
+def _names_an_experiment(name: str) -> str:
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or name.startswith("~") or "\0" in name:
+        raise ValueError("must be a name or a relative path without '..' or '~': the run folder is outputs/NAME/TIME")
+    return name
 
 
 def _stays_inside(name: str) -> str:
     path = Path(name)
-    if path.is_absolute() or ".." in path.parts or path == Path() or "\0" in name:
+    if path.is_absolute() or ".." in path.parts or path == Path() or name.startswith("~") or "\0" in name:
         raise ValueError("must be a relative folder name that stays inside output.base_dir")
     return name
 
@@ -95,6 +118,17 @@ class NameOrPath:
 PositiveInt = Annotated[int, Field(ge=1), AfterValidator(_fits_a_counter)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+ExperimentName = Annotated[
+    str,
+    StringConstraints(min_length=1),
+    AfterValidator(_names_an_experiment),
+    Field(
+        json_schema_extra={
+            "pattern": r"^(?![/~])(?!(.*/)?\.\.(/|$))",
+            "patternErrorMessage": "must be a name or a relative path without '..' or '~'",
+        }
+    ),
+]
 PathText = Annotated[Path, BeforeValidator(_is_path_text), Field(strict=False, json_schema_extra={"pattern": r"\S"})]
 FolderName = Annotated[
     str,
@@ -103,7 +137,7 @@ FolderName = Annotated[
     Field(
         json_schema_extra={
             "format": "folder-name",
-            "pattern": r"^(?!/|\.?$)(?!(.*/)?\.\.(/|$))",
+            "pattern": r"^(?!/|~|\.?$)(?!(.*/)?\.\.(/|$))",
             "patternErrorMessage": "must be a relative folder name that stays inside output.base_dir",
         }
     ),

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from diffusion_lab.config.consistency import cross_check
 from diffusion_lab.config.doubts import doubts_about
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
-from diffusion_lab.config.reading import SettingsReader, Unreadable, suggest_key
+from diffusion_lab.config.reading import SettingsReader, Unreadable, expand_home, suggest_key
 from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.section import Section
@@ -72,6 +72,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
       model.diffusion.beta_start = 0.5: must be less than model.diffusion.beta_end, 0.02
     """
     tree, root = _plain(config), root_of(config)
+    expand_home(tree, root)
     faulty = [fault.key for fault in _field_faults(tree, root)]
     _refuse(cross_check(SettingsReader(tree, root, faulty), import_classes=True))
 
@@ -94,6 +95,7 @@ def parse_as(
             many as it has. So it is where the tree has no sampler.
     """
     tree = _plain(config)
+    expand_home(tree, root)
     if "sampler" not in tree:
         tree["sampler"], default_steps = default_sampler().model_dump(), True
     if default_steps:

@@ -27,7 +27,7 @@ UNFINISHED = ".unfinished.json"
 
 GRID, MEASURES = "grid.png", "evaluation.json"
 MAX_NOTE_BYTES = 2**22
-TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-[0-9a-f]{6})?")
 """The name of a folder that nobody named."""
 
 

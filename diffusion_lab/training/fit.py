@@ -14,7 +14,8 @@ from lightning.pytorch import Callback
 from rich.console import Console
 
 from diffusion_lab.checkpoint import Checkpoint
-from diffusion_lab.checkpoint.ownership import OWN_CHECKSUMS, adopt, left_alone, named
+from diffusion_lab.checkpoint.files import OWN_CHECKSUMS
+from diffusion_lab.checkpoint.ownership import adopt, left_alone, named
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from diffusion_lab.checkpoint.export import EXPORT_SUFFIX
 from diffusion_lab.checkpoint.files import named_steps, newest_valid
 from diffusion_lab.checkpoint.ownership import named
 from diffusion_lab.config.schema import TrainConfig
@@ -89,6 +90,11 @@ def find_origin(config: TrainConfig, folder: RunFolder) -> tuple[Origin, Checkpo
         path = newest
     else:
         return None
+    if path.suffix == EXPORT_SUFFIX:
+        raise ValueError(
+            "training.resume.checkpoint must be a checkpoint that train.py wrote or a run folder, not an export, which "
+            f"holds weights alone, got {str(path)!r}"
+        )
     checkpoint = read_checkpoint(path)
     origin = Origin(
         path,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
-from diffusion_lab.checkpoint import load_denoiser, read_checkpoint
+from diffusion_lab.checkpoint import Manifest, load_denoiser, read_checkpoint
 from diffusion_lab.checkpoint.__main__ import main
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
 from tests.checkpoint.contents import AVERAGED, RAW, own_format, same
@@ -57,6 +60,77 @@ def test_verify_finds_the_damaged_one(run, capsys) -> None:
     assert "step_00000080.ckpt" in broken
 
 
+def test_verify_reports_every_file_of_a_folder_whatever_lies_there(run, capsys) -> None:
+    """Oddities come before, between and after the one that is damaged."""
+    folder = run / "checkpoints"
+    source = folder / "step_00000070.ckpt"
+    for name in ("a.ckpt", "step_00000072.ckpt", "step_00000073.ckpt"):
+        shutil.copy(source, folder / name)
+    flip(folder / "a.ckpt", 4000)
+    (folder / "step_00000060.ckpt").mkdir()
+    os.mkfifo(folder / "step_00000061.ckpt")
+    (folder / "step_00000062.ckpt").write_bytes(b"")
+    (folder / "step_00000063.ckpt").write_text("text")
+    Manifest.place(folder / "step_00000072.ckpt").write_text("null")
+    save_file({"weight": torch.zeros(2)}, folder / "theirs.safetensors")
+    (folder / "cut.safetensors").write_bytes((folder / "theirs.safetensors").read_bytes()[:-1])
+    assert main(["verify", str(run)]) == 1
+    states = dict(reversed(line.split(maxsplit=1)) for line in capsys.readouterr().out.splitlines())
+    found = {Path(told.split(": ")[0].split("  ")[0]).name: state for told, state in states.items()}
+    assert found == {
+        "a.ckpt": "DAMAGED",
+        "cut.safetensors": "DAMAGED",
+        "step_00000060.ckpt": "ignored",
+        "step_00000061.ckpt": "ignored",
+        "step_00000062.ckpt": "DAMAGED",
+        "step_00000063.ckpt": "DAMAGED",
+        "step_00000070.ckpt": "whole",
+        "step_00000072.ckpt": "DAMAGED",
+        "step_00000073.ckpt": "whole",
+        "theirs.safetensors": "unverified",
+    }
+
+
+def test_a_reader_that_fails_in_an_unknown_way_does_not_hide_the_next_file(run, capsys, monkeypatch) -> None:
+    def fail(file: Path) -> None:
+        raise RecursionError
+
+    shutil.copy(run / "checkpoints" / "step_00000070.ckpt", run / "checkpoints" / "a.ckpt")
+    monkeypatch.setattr("diffusion_lab.checkpoint.__main__.read_checkpoint", fail)
+    assert main(["verify", str(run)]) == 1
+    broken, whole = capsys.readouterr().out.splitlines()
+    assert broken.startswith("DAMAGED")
+    assert broken.endswith("a.ckpt: RecursionError")
+    assert whole.startswith("whole")
+
+
+def test_verify_tells_by_what_a_file_without_manifest_was_verified(run, capsys) -> None:
+    for file in run.rglob("*.manifest.json"):
+        file.unlink()
+    assert main(["verify", str(run)]) == 0
+    assert "(no manifest; by the CRC-32 sums inside it, which cover its tensors and settings" in capsys.readouterr().out
+
+
+def test_weights_of_others_cannot_be_verified(tmp_path, capsys) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "theirs.safetensors")
+    assert main(["verify", str(tmp_path)]) == 3
+    assert "no manifest, and the format has no checksums" in capsys.readouterr().out
+
+
+def test_names_reach_the_terminal_escaped(run, capsys) -> None:
+    shutil.copy(run / "checkpoints" / "step_00000070.ckpt", run / "checkpoints" / "\x1b[2J.ckpt")
+    main(["verify", str(run)])
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "\\x1b[2J.ckpt" in out
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 4
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize("arguments", [["inspect", "nothing"], ["verify", "."], ["export", "nothing"]])
 def test_what_cannot_be_done_says_why_in_one_line(arguments, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
@@ -96,6 +170,82 @@ def test_a_damaged_export_is_refused(run) -> None:
     file.write_bytes(content)
     with pytest.raises(ValueError, match="damaged"):
         load_denoiser(file)
+
+
+def test_an_export_without_manifest_is_verified_by_its_own_sum(run, capsys) -> None:
+    """Each of twenty bits all over the file, in its header too."""
+    main(["export", str(run)])
+    file = run / "model.safetensors"
+    Manifest.place(file).unlink()
+    assert main(["verify", str(file)]) == 0
+    assert "(no manifest; by the SHA-256 inside it)" in capsys.readouterr().out
+    content = file.read_bytes()
+    for number in range(20):
+        flip(file, number * (len(content) - 1) // 19)
+        assert main(["verify", str(file)]) == 1, number
+        with pytest.raises(ValueError, match=r"damaged|is no export"):
+            load_denoiser(file)
+        file.write_bytes(content)
+
+
+def test_raw_weights_are_not_taken_from_an_export_of_averaged_ones(run, tmp_path, capsys) -> None:
+    main(["export", str(run)])
+    file, target = run / "model.safetensors", tmp_path / "raw.safetensors"
+    assert main(["export", str(file), "--raw", "--output", str(target)]) == 2
+    assert "is an export of averaged weights, and holds no others" in capsys.readouterr().err
+    assert not target.exists()
+    with pytest.raises(ValueError, match="is an export of averaged weights, and holds no others"):
+        load_denoiser(file, use_ema=False)
+    assert main(["inspect", str(file)]) == 0
+    assert main(["export", str(file), "--output", str(target)]) == 0
+    assert same(load_denoiser(target), AVERAGED)
+
+
+def test_an_export_replaces_an_earlier_one_and_nothing_else(run, capsys) -> None:
+    file = run / "model.safetensors"
+    assert main(["export", str(run)]) == 0
+    assert main(["export", str(run), "--raw"]) == 0
+    with pytest.warns(UserWarning, match="no EMA weights"):
+        assert same(load_denoiser(file), RAW)
+    for put in (put_text, put_weights, put_link, put_folder):
+        put(file)
+        assert main(["export", str(run)]) == 2
+        assert "is no export of diffusion_lab: choose another --output" in capsys.readouterr().err
+        assert same(load_denoiser(run), AVERAGED)
+
+
+def put_text(file: Path) -> None:
+    file.write_text("mine")
+
+
+def put_weights(file: Path) -> None:
+    save_file({"weight": torch.zeros(2)}, file)
+
+
+def put_link(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("checkpoints/step_00000070.ckpt")
+
+
+def put_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def test_an_export_takes_no_manifest_from_a_checkpoint(run, capsys) -> None:
+    output = run / "checkpoints" / "step_00000070.safetensors"
+    assert main(["export", str(run), "--output", str(output)]) == 2
+    assert "must not be called as the checkpoint" in capsys.readouterr().err
+    assert main(["verify", str(run)]) == 0
+
+
+def test_a_run_folder_that_cannot_be_written_asks_for_another_place(run, tmp_path, monkeypatch, capsys) -> None:
+    """Asked of the system: the user who runs the tests may be allowed everything."""
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run and allowed(path, mode))
+    assert main(["export", str(run)]) == 2
+    assert "give --output FILE.safetensors" in capsys.readouterr().err
+    assert main(["export", str(run), "--output", str(tmp_path / "model.safetensors")]) == 0
 
 
 def test_an_export_has_its_ending(run) -> None:

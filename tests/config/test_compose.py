@@ -201,7 +201,15 @@ def test_references_are_resolved(composed: Composed) -> None:
 def test_run_folder_is_named_after_experiment_and_time() -> None:
     folder = Path(run_folder("mine"))
     assert folder.parent == Path("outputs/mine")
-    assert datetime.strptime(folder.name, "%Y-%m-%d_%H-%M-%S")
+    assert datetime.strptime(folder.name.rpartition("-")[0], "%Y-%m-%d_%H-%M-%S")
+
+
+def test_a_name_that_nobody_gave_is_one_all_over_a_command(composed: Composed) -> None:
+    tree = composed("train", "experiment=fast_debug")
+    assert tree.output.base_dir == tree.output.base_dir
+    assert tree.output.base_dir != composed("train", "experiment=fast_debug").output.base_dir
+    tree = composed("sample", "ckpt=.")
+    assert tree.output.subdirs.generated == tree.output.subdirs.generated
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.config import ConfigError, validate_config
+from diffusion_lab.config import ConfigError, TrainConfig, resolve_output_path, validate_config
+from diffusion_lab.config.compose import new_name, run_folder
+from diffusion_lab.config.reading import path_keys
+from diffusion_lab.config.section import home_expanded
+from diffusion_lab.config.validate import parse_config
+from diffusion_lab.generation.folder import TIME_STAMP
 from tests.config.conftest import Change
 
 INSIDE = "must be a relative folder name that stays inside output.base_dir"
 
 
-@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/../../x", ".", "logs\0x"])
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/../../x", ".", "~/x", "logs\0x"])
 def test_a_name_that_leaves_the_folder_is_refused(changed: Change, name: str) -> None:
     with pytest.raises(ConfigError, match=INSIDE):
         validate_config(changed({"output.subdirs.logs": name}))
@@ -35,3 +40,65 @@ def test_a_link_within_the_folder_or_as_the_folder_is_fine(changed: Change, tmp_
     (tmp_path / "run").symlink_to("disk")
     (tmp_path / "disk" / "logs").symlink_to("samples")
     validate_config(changed({"output.base_dir": str(tmp_path / "run"), "data.paths.train": str(tmp_path / "images")}))
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/../../x", "~/x", "x\0y"])
+def test_an_experiment_whose_run_folder_would_be_elsewhere_is_refused(changed: Change, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"experiment = .*must be a name or a relative path without"):
+        validate_config(changed({"experiment": name}))
+
+
+@pytest.mark.parametrize("name", ["mine", "mine/first", "v1..2", "катя", "a b"])
+def test_an_experiment_may_be_in_a_folder_of_its_own(changed: Change, name: str) -> None:
+    validate_config(changed({"experiment": name}))
+
+
+def test_home_is_expanded_in_every_path(changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell does not do it behind the = of `key=~/folder`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("images", "val", "run"):
+        (tmp_path / name).mkdir()
+    tree = changed({"data.paths.train": "~/images", "data.paths.val": "~/val", "output.base_dir": "~"})
+    tree["data"]["cache_dir"] = "~/cache"
+    tree["training"]["resume"] |= {"enabled": True, "checkpoint": "~/run"}
+    tree["generation"]["checkpoint"] = "~/run/x.ckpt"
+    config = parse_config(tree)
+    assert isinstance(config, TrainConfig)
+    assert config.data.paths.train == tmp_path / "images"
+    assert config.data.paths.val == tmp_path / "val"
+    assert config.data.cache_dir == tmp_path / "cache"
+    assert config.output.base_dir == tmp_path
+    assert config.training.resume.checkpoint == tmp_path / "run"
+    assert config.generation.checkpoint == tmp_path / "run" / "x.ckpt"
+    assert resolve_output_path(tree, "logs") == tmp_path / "logs"
+
+
+def test_the_keys_that_are_paths() -> None:
+    """A new one among them is expanded as well."""
+    assert path_keys(TrainConfig) == (
+        "output.base_dir",
+        "generation.checkpoint",
+        "data.paths.train",
+        "data.paths.val",
+        "data.cache_dir",
+        "training.resume.checkpoint",
+    )
+
+
+def test_a_tilde_that_names_no_home_is_left_or_refused(changed: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert home_expanded("~no_such_user_of_this_system/x") == "~no_such_user_of_this_system/x"
+    assert home_expanded("a/~/b") == "a/~/b"
+
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    with pytest.raises(ConfigError, match=r"output\.base_dir = .*HOME is not set"):
+        validate_config(changed({"output.base_dir": "~/runs"}))
+
+
+def test_folders_that_nobody_named_differ_though_they_begin_in_one_second() -> None:
+    names = {new_name() for _ in range(100)}
+    assert len(names) == 100
+    assert all(TIME_STAMP.fullmatch(name) for name in names)
+    assert len({run_folder("mine") for _ in range(100)}) == 100

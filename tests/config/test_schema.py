@@ -93,6 +93,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.checkpointing.save_frequency", [1], [0]),
     ("training.checkpointing.save_best_only", [True, False], [0]),
     ("training.checkpointing.save_optimizer", [True, False], ["no"]),
+    ("training.checkpointing.keep_last", [1, 3, None], [0, -1, 1.5, "all"]),
     ("training.validation.enabled", [True, False], [None]),
     ("training.validation.frequency", [1], [0]),
     ("training.validation.metric", ["loss"], ["fid", None]),

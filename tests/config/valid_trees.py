@@ -22,6 +22,7 @@ yes_or_no = st.booleans()
 positive = st.integers(1, 10**6)
 texts = st.text(min_size=1, max_size=8)
 paths = texts.filter(lambda text: text.strip() and "\0" not in text)
+experiments = texts.filter(lambda text: text[0] not in "/~" and ".." not in text.split("/") and "\0" not in text)
 folder_names = st.lists(st.text("ab_-é ", min_size=1, max_size=4), min_size=1, max_size=3).map("/".join)
 plain = st.recursive(
     st.none() | yes_or_no | st.integers(-9, 9) | st.floats(allow_nan=False) | texts,
@@ -236,7 +237,7 @@ samplers = (
 intervals = st.lists(numbers(0, 1e3), min_size=2, max_size=2, unique=True).map(sorted)
 others = st.fixed_dictionaries(
     {
-        "experiment": texts,
+        "experiment": experiments,
         "compute": st.fixed_dictionaries(
             {"device": st.sampled_from(["auto", "cpu", "cuda", "mps"]), "seed": st.none() | st.integers(0, 2**63)}
         ),
