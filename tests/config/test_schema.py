@@ -21,6 +21,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("compute.device", ["auto", "cpu", "cuda", "mps"], ["gpu", None]),
     ("compute.seed", [0, 7, None], [-1, 1.5, "1", True]),
     ("compute.deterministic", [True, False], [0, "no"]),
+    ("compute.threads", ["auto", 1, 64], [0, -1, 1.5, "all", None]),
     ("model.architecture.image_size", [4, 64], [0, -8, 8.0, "40", True]),
     ("model.architecture.in_channels", [1, 3, 4], [2, 0, True, "3"]),
     ("model.architecture.model_channels", [1, 12, 32, 40], [0, 33, 36, 1.0]),

@@ -59,7 +59,6 @@ def test_checkpoints_without_manifests_are_resumed_from_and_kept(run: Path) -> N
     before = {file: file.read_bytes() for file in named_steps(run / "checkpoints")}
     told = said(run, AUTO | {"training.epochs": 3})
     assert "step_00000006.ckpt had no manifest: it was verified by the CRC-32 sums inside it" in told
-    assert "goes on from" in told
     assert "6 steps and 2 epochs done" in told
     assert "left alone, because no manifest says that this run wrote it" in told
     assert "step_00000003.ckpt" in told
