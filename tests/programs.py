@@ -28,11 +28,11 @@ def shared_launcher() -> Launcher:
 
 
 class Launcher:
-    """Speaks with ``program_launcher.py``."""
+    """Speaks with ``program_launcher.py``: that of a copy of the project, where one is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, script: Path = LAUNCHER) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(LAUNCHER)],
+            [sys.executable, str(script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

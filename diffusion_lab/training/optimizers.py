@@ -44,9 +44,10 @@ def create_optimizer(
     arguments: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if settings.fused and scaled:
         raise ValueError("training.optimizer.fused must be off where training.performance.precision is fp16, got true")
-    if settings.type in OPTIMIZERS:
+    accepted = inspect.signature(cls).parameters
+    if settings.type in OPTIMIZERS and "fused" in accepted:
         arguments["fused"] = not scaled and all(weight.device.type in FUSED_ON for weight in parameters)
-    if "betas" in inspect.signature(cls).parameters:
+    if "betas" in accepted:
         arguments["betas"] = settings.betas
     try:
         optimizer: Optimizer = cls(parameters, **arguments | settings.options)

@@ -1,4 +1,4 @@
-"""The sampler that README.md adds to the project, added to a copy of it as printed."""
+"""The sampler and the optimizer that README.md adds to the project, added to a copy of it as printed."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("benchmarks", "conf", "diffusion_lab", "docs", "schema", "scripts", "tests")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RECIPE = README.partition("\n## Add a sampler\n")[2].partition("\n## ")[0]
+SAMPLER = README.partition("\n## Add a sampler\n")[2].partition("\n## ")[0]
+OPTIMIZER = README.partition("\n## Add an optimizer\n")[2].partition("\n## ")[0]
 CHECKED = (
     "tests/config/test_compose.py::test_each_value_has_a_comment_and_each_file_says_what_it_is",
     "tests/config/test_editor_schema.py::TestFilesOfConf",
@@ -24,18 +25,18 @@ CHECKED = (
     "tests/samplers/test_exact_answers.py::test_the_ode_error_falls_with_the_order_of_the_method",
     "tests/benchmarks/test_samplers.py::test_the_page_shows_files_of_the_group_and_their_grids",
 )
-"""What holds the files of conf/sampler and the table of samplers to account."""
+"""What holds the files of conf/ and the table of samplers to account."""
 
 
 def block(language: str) -> str:
     """The one block of code in that language."""
-    (found,) = re.findall(rf"```{language}\n(.*?)```", RECIPE, re.DOTALL)
+    (found,) = re.findall(rf"```{language}\n(.*?)```", SAMPLER, re.DOTALL)
     return str(found)
 
 
 def entry(table: str) -> str:
     """What the recipe puts into a table of the project, as `"trapezoid": 2`."""
-    (found,) = re.findall(rf"`{table}` of `[\w/.]+`\s\(`([^`]+)`\)", RECIPE)
+    (found,) = re.findall(rf"`{table}` of `[\w/.]+`\s\(`([^`]+)`\)", SAMPLER)
     return str(found)
 
 
@@ -45,17 +46,24 @@ def insert(path: Path, behind: str, line: str) -> None:
     path.write_text(text.replace(behind, f"{behind}{line}\n"), encoding="utf-8")
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    ignored = shutil.ignore_patterns("__pycache__", "*.pyc")
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with both parts added, its schemas and reference made anew, and a run in `run`."""
+    folder = tmp_path_factory.mktemp("project")
     for name in COPIED:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     for name in ("train.py", "sample.py", "pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    return tmp_path
+        shutil.copy(ROOT / name, folder / name)
+    add_sampler(folder)
+    add_optimizer(folder)
+    for script in ("make_schema", "make_docs"):
+        runs(folder, f"scripts/{script}.py")
+    added = ("sampler=trapezoid", "optimizer=nadam")
+    runs(folder, "train.py", "experiment=fast_debug", *added, "logger=none", "output.base_dir=run")
+    return folder
 
 
-def test_the_sampler_of_the_readme_becomes_one_of_the_project(project: Path) -> None:
+def add_sampler(project: Path) -> None:
     samplers = project / "diffusion_lab" / "samplers"
     (samplers / "trapezoid.py").write_text(block("python"), encoding="utf-8")
     (project / "conf" / "sampler" / "trapezoid.yaml").write_text(block("yaml"), encoding="utf-8")
@@ -63,12 +71,30 @@ def test_the_sampler_of_the_readme_becomes_one_of_the_project(project: Path) -> 
     insert(samplers / "__init__.py", "from diffusion_lab.samplers.heun import HeunSampler\n", imported)
     insert(samplers / "__init__.py", '    "unipc": UniPCSampler,\n', f"    {entry('SAMPLERS')},")
     insert(project / "tests/samplers/test_exact_answers.py", '    "unipc": 3,\n', f"    {entry('ODE_ORDERS')},")
-    for script in ("make_schema", "make_docs"):
-        runs(project, f"scripts/{script}.py")
-    concerned = "trapezoid or current or order_tested or page"
+
+
+def add_optimizer(project: Path) -> None:
+    (line,) = re.findall(r"the line `([^`]+)` in `OPTIMIZERS`", OPTIMIZER)
+    insert(project / "diffusion_lab/training/optimizers.py", '    "adamw": torch.optim.AdamW,\n', f"    {line},")
+    settings = project / "diffusion_lab/config/training_section.py"
+    text = settings.read_text(encoding="utf-8")
+    assert text.count('("adam", "adamw")') == 1
+    settings.write_text(text.replace('("adam", "adamw")', '("adam", "adamw", "nadam")'), encoding="utf-8")
+    copied = (project / "conf/optimizer/adamw.yaml").read_text(encoding="utf-8")
+    (project / "conf/optimizer/nadam.yaml").write_text(copied.replace("type: adamw", "type: nadam"), encoding="utf-8")
+
+
+def test_what_was_added_is_what_the_project_asks_of_its_own_parts(project: Path) -> None:
+    concerned = "trapezoid or nadam or current or order_tested or page"
     runs(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", concerned, *CHECKED)
 
-    runs(project, "train.py", "experiment=fast_debug", "sampler=trapezoid", "logger=none", "output.base_dir=run")
+
+def test_the_run_used_the_added_optimizer_and_sampler(project: Path) -> None:
+    config = (project / "run" / "config.yaml").read_text(encoding="utf-8")
+    assert {"type: nadam", "type: trapezoid"} <= {line.strip() for line in config.splitlines()}
+
+
+def test_images_are_made_by_the_added_sampler(project: Path) -> None:
     runs(project, "sample.py", "ckpt=run", "sampler=trapezoid", "num_samples=2", "output.base_dir=made")
     (manifest,) = (project / "made").rglob("manifest.jsonl")
     assert '"sampler": "trapezoid"' in manifest.read_text()
