@@ -8,10 +8,10 @@ PYTEST_ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help setup demo test bench lint format schema docs clean
+.PHONY: help setup demo test test-rounding bench lint format schema docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(INSTALLED) ## make .venv and install the project with everything it needs (PYTHON=python3.12 picks one)
 
@@ -20,6 +20,10 @@ demo: $(INSTALLED) ## train on handwritten digits and sample from the model; abo
 
 test: $(INSTALLED) ## run the tests (PYTEST_ARGS="--slow tests/data" for more, or fewer)
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+
+test-rounding: $(INSTALLED) ## run the tests that compute, with older instructions, two threads, and other last bits
+	@ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p tests.other_rounding \
+	  tests/training tests/networks tests/samplers tests/diffusion tests/test_sampling.py tests/test_generate.py
 
 bench: $(INSTALLED) ## measure the speed of everything, beside its peers; under 20 minutes (make demo first adds a row)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[plots]' --constraint constraints.txt
