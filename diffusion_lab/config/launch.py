@@ -18,6 +18,7 @@ from hydra.errors import CompactHydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from diffusion_lab.config.extras import how_to_install, names_in
 from diffusion_lab.config.faults import ConfigError, closest
 from diffusion_lab.config.launchers import check_launcher
 from diffusion_lab.config.origins import Origins, composed_origins, override_keys
@@ -92,7 +93,11 @@ def _in_hydras_words(error: CompactHydraException) -> str:
     meant = None
     refused = re.match(r"Could not override '([\w.]+)'", text)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        meant = closest(error.missing_cfg_file.rpartition("/")[2], error.options or ())
+        advice = how_to_install(error.missing_cfg_file)
+        if advice is not None:
+            return advice
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        meant = closest(name, [*(error.options or ()), *names_in(group)])
     elif refused:
         meant = None if refused[1] in known_keys(TrainConfig) else suggest_key(refused[1], TrainConfig)
     return f"{text}\nDid you mean {meant!r}?" if meant else text

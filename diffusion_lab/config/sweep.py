@@ -22,6 +22,7 @@ from diffusion_lab.config.comparable import measured_by
 from diffusion_lab.config.compose import resolved, sweep_job_or
 from diffusion_lab.config.job_process import JobProcess
 from diffusion_lab.config.job_record import FAILED, FINISHED, INTERRUPTED, RECORD, RUNNING, JobRecord
+from diffusion_lab.config.optuna_study import OPTUNA_SWEEPER, prepare_study
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.sweep_signals import (
@@ -47,16 +48,21 @@ class SweepCallback(Callback):
     Attributes:
         folder: That of the sweep which this process runs; None where it runs none.
         signals: What listens to the signals meanwhile.
+        searches: Whether the sweeper is Optuna's.
     """
 
     folder: Path | None = None
     signals: SweepSignals | None = None
+    searches = False
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launches = config.hydra.launcher._target_ != BASIC_LAUNCHER
         SweepCallback.folder = Path(config.hydra.sweep.dir)
         SweepCallback.signals = SweepSignals(SweepCallback.folder, launches)
         SweepCallback.signals.listen()
+        SweepCallback.searches = config.hydra.sweeper._target_ == OPTUNA_SWEEPER
+        if SweepCallback.searches:
+            prepare_study(config)
         typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         constant = [f"'{override.key_or_group}'" for override in typed if not override.is_sweep_override()]
         with read_write(config.hydra.overrides), open_dict(config.hydra.overrides):

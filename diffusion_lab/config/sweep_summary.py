@@ -10,9 +10,10 @@ from itertools import count, product
 from pathlib import Path
 from string import ascii_uppercase
 
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 
 from diffusion_lab.config.job_record import DIED, FAILED, FINISHED, RUNNING, JobRecord
+from diffusion_lab.config.report import EXIT_CODE
 from diffusion_lab.config.sweep import SweepCallback
 from diffusion_lab.config.sweep_ranking import Records, apart, ranked, read_records
 from diffusion_lab.config.sweep_signals import JobInterrupted
@@ -21,6 +22,7 @@ from diffusion_lab.whole_files import written_whole
 
 SUMMARY = "sweep.json"
 EXIT_CODE_OF_FAILURES = 1
+ENDED_SEARCH = "The search ended because a trial failed; with hydra.sweeper.max_failure_rate=1 it goes on"
 WIDTH_OF_FILES = 160
 """Characters of a line where standard error is no terminal."""
 
@@ -32,12 +34,16 @@ def summed_up() -> Iterator[None]:
     Of jobs that failed, Hydra raises the first one's error when all have run; each has told of its own by then.
 
     Raises:
-        SystemExit: Code 1, a job failed; that of the signal, where one stopped a job in another process.
+        SystemExit: Code 1, a job failed; 2, the sweeper cannot do what was asked for; that of the signal, where one
+            stopped a job in another process.
     """
     try:
         yield
     except CompactHydraException:
         raise  # nothing could be composed, so no job has run
+    except HydraException as error:
+        print(f"Error: {_refused(error)}", file=sys.stderr)
+        raise SystemExit(EXIT_CODE) from error
     except JobInterrupted as stop:
         _show(stopped=True)
         raise SystemExit(stop.code) from stop
@@ -46,6 +52,8 @@ def summed_up() -> Iterator[None]:
             raise
         records = _show()
         if isinstance(error, ValueError | OSError) or any(record.state == FAILED for record in records):
+            if SweepCallback.searches:
+                print(ENDED_SEARCH, file=sys.stderr)
             raise SystemExit(EXIT_CODE_OF_FAILURES) from error
         if any(record.state == DIED for record in records):
             print(_lost(error), file=sys.stderr)
@@ -59,6 +67,16 @@ def summed_up() -> Iterator[None]:
     finally:
         if SweepCallback.signals is not None:
             SweepCallback.signals.close()
+
+
+def _refused(error: HydraException) -> str:
+    """Why a sweeper cannot take what was asked for."""
+    if "INTERVAL_SWEEP" in str(error):
+        return (
+            "interval(LOW,HIGH) leaves open which values to try, so it is for a sweeper that searches: add "
+            "hydra/sweeper=optuna, or list values (KEY=0.1,0.2)"
+        )
+    return str(error)
 
 
 def _lost(error: Exception) -> str:

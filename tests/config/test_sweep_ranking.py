@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig
 
 from diffusion_lab.config.comparable import measured_by
@@ -183,6 +183,13 @@ def test_a_job_that_a_launcher_lost_is_told_in_one_message(sweep: Sweep, capsys:
     assert "died" in said
     assert "Error: the process of a job was killed" in said
     assert "Much more" not in said
+
+
+def test_an_interval_is_for_a_search(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left, summed_up():
+        raise HydraException("BasicSweeper does not support sweep type : INTERVAL_SWEEP")
+    assert left.value.code == 2
+    assert "add hydra/sweeper=optuna" in capsys.readouterr().err
 
 
 def test_what_could_not_be_composed_is_no_sweep(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
