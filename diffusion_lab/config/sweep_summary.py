@@ -12,6 +12,7 @@ from string import ascii_uppercase
 
 from hydra.errors import CompactHydraException, HydraException
 
+from diffusion_lab.command_line import command, setting
 from diffusion_lab.config.job_record import DIED, FAILED, FINISHED, RUNNING, JobRecord
 from diffusion_lab.config.report import EXIT_CODE
 from diffusion_lab.config.sweep import SweepCallback
@@ -147,9 +148,15 @@ def _print(folder: Path, records: Records, groups: list[list[str]], stopped: boo
             print(printable(f"  {letter}: {why}"), file=sys.stderr)
     finished = sum(record.state == FINISHED for record in records.values())
     unseen = " (not counted: those that have not begun)" if stopped else ""
-    left = stopped or finished < len(records)
-    hint = f"; the rest again: the same command with hydra.sweep.dir={printable(folder)}" if left else ""
-    print(f"{printable(folder)}: {finished} of {len(records)} jobs finished{unseen}{hint}", file=sys.stderr)
+    print(f"{printable(folder)}: {finished} of {len(records)} jobs finished{unseen}", file=sys.stderr)
+    if stopped or finished < len(records):
+        print(f"run what is missing with: {printable(_again(folder))}", file=sys.stderr)
+
+
+def _again(folder: Path) -> str:
+    """The command that runs what is missing."""
+    typed = [argument for argument in sys.argv[1:] if not argument.startswith("hydra.sweep.dir=")]
+    return command(Path(sys.argv[0]).name, *typed, setting("hydra.sweep.dir", folder))
 
 
 def _ranks(groups: list[list[str]]) -> dict[str, str]:

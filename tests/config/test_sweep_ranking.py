@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig
 
@@ -18,6 +21,7 @@ from diffusion_lab.config.sweep import SweepCallback
 from diffusion_lab.config.sweep_ranking import best_job, ranked, read_records
 from diffusion_lab.config.sweep_summary import summed_up
 
+ROOT = Path(__file__).resolve().parents[2]
 Composed = Callable[..., DictConfig]
 Measured = Callable[..., dict[str, Any]]
 
@@ -190,6 +194,22 @@ def test_an_interval_is_for_a_search(sweep: Sweep, capsys: pytest.CaptureFixture
         raise HydraException("BasicSweeper does not support sweep type : INTERVAL_SWEEP")
     assert left.value.code == 2
     assert "add hydra/sweeper=optuna" in capsys.readouterr().err
+
+
+def test_the_command_for_what_is_missing_can_be_pasted(
+    sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ["-m", "name='my photos',b", "hydra.sweep.dir=elsewhere"]
+    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", *typed])
+    sweep.job("a", None, None, FAILED)
+    with summed_up():
+        pass
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run what is missing with: ")]
+    words = shlex.split(line.removeprefix("run what is missing with: "))
+    assert Path(words[1]).resolve() == ROOT / "train.py"
+    assert words[2:-1] == typed[:2]
+    (override,) = OverridesParser.create().parse_overrides(words[-1:])
+    assert (override.key_or_group, override.value()) == ("hydra.sweep.dir", str(sweep.folder))
 
 
 def test_what_could_not_be_composed_is_no_sweep(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
