@@ -64,7 +64,10 @@ class SweepCallback(Callback):
         if SweepCallback.searches:
             prepare_study(config)
         typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        constant = [f"'{override.key_or_group}'" for override in typed if not override.is_sweep_override()]
+        last = {
+            override.key_or_group: override for override in typed
+        }  # which of several for a key is the one that holds
+        constant = [f"'{key}'" for key, override in last.items() if not override.is_sweep_override()]
         with read_write(config.hydra.overrides), open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra.append(
                 f"hydra.job.config.override_dirname.exclude_keys=[{','.join(constant)}]"

@@ -317,6 +317,22 @@ def _process(pid: int) -> JobProcess:
     return replace(this, pid=pid, start=start)
 
 
+def test_a_key_that_is_given_twice_varies_if_its_last_values_do() -> None:
+    typed = ["training.epochs=1", "training.epochs=2,3", "compute.seed=1,2", "compute.seed=4", "data=digits"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", return_hydra_config=True)
+    with open_dict(config):
+        config.hydra.overrides.task = typed
+        config.hydra.sweep.dir = "somewhere"
+    try:
+        SweepCallback().on_multirun_start(config)
+    finally:
+        assert SweepCallback.signals is not None
+        SweepCallback.signals.close()
+    (excluded,) = config.hydra.overrides.hydra
+    assert excluded == "hydra.job.config.override_dirname.exclude_keys=['compute.seed','data']"
+
+
 def test_the_basic_launcher_is_the_one_that_hydra_has() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", return_hydra_config=True)
