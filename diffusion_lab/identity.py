@@ -13,6 +13,7 @@ from diffusion_lab.config.choice import ChoiceSettings, options_schema
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.determinism import host_generators_seeded
+from diffusion_lab.redaction import redacted
 
 WITHOUT_INFLUENCE = frozenset(
     {
@@ -49,12 +50,13 @@ def config_hash(config: TrainConfig) -> str:
 
     Left out as well is what changes no weight (``WITHOUT_INFLUENCE``): names and folders, loggers, the device, worker
     processes, caches, what is saved and pictured and how often, where a run resumes from, and how images are sampled
-    in the end. ``data.paths`` too: which images were learnt is for ``data_fingerprint`` to say, wherever they lay.
+    in the end. Secrets, such as an access token, count as equal. ``data.paths``
+    too: which images were learnt is for ``data_fingerprint`` to say, wherever they lay.
 
     Args:
         config: The settings as checked, with the seed that was drawn in place of ``compute.seed: null``.
     """
-    telling = _telling(config, "")
+    telling = redacted(_telling(config, ""))
     return hashlib.sha256(_canonical(telling).encode()).hexdigest()
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -28,10 +27,13 @@ from diffusion_lab.checkpoint.ownership import (
     not_replaceable,
     refuse,
 )
+from diffusion_lab.config.faults import TRACEBACK_NOTE
 from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.epoch_pictures import epoch_of, is_epoch_picture
 from diffusion_lab.folder_lock import held, in_use_error, refuse_if_used
 from diffusion_lab.process_identity import is_alive, own_identity
+from diffusion_lab.redaction import redacted_command, without_values
+from diffusion_lab.run_log import recorded
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.terminal import printable
 from diffusion_lab.version import __version__
@@ -41,9 +43,6 @@ STATUS, CONFIG, ENVIRONMENT, SUMMARY = "status.json", "config.yaml", "environmen
 METRICS, LOG = "metrics.jsonl", "run.log"
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "pydantic", "numpy")
-
-RUN_LOG = "diffusion_lab.run"
-"""Logger of what ``run.log`` alone hears, because the console is told in other words."""
 
 
 class RunStopped(SystemExit):
@@ -187,33 +186,29 @@ class RunFolder:
             file.write_text(json.dumps(status, indent=2) + "\n")
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Keep ``status.json`` and ``logs/run.log`` while the run goes on; a failure is recorded and raised again."""
-        handler = logging.FileHandler(self.logs / "run.log")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        own = logging.getLogger(RUN_LOG)
-        own.propagate = False
-        for logger in (logging.getLogger(), own):
-            logger.addHandler(handler)
-        logging.captureWarnings(True)
-        self.write_status("running")
-        try:
-            yield
-        except RunStopped as stop:
-            self.write_status("stopped", why=stop.why, step=stop.step)
-            own.info("the run stopped after step %s: %s", stop.step, stop.why)
-            raise
-        except BaseException as error:
-            self.write_status("failed", why=f"{type(error).__name__}: {error}")
-            logging.getLogger(__name__).exception("the run failed")
-            raise
-        else:
-            self.write_status("finished")
-        finally:
-            logging.captureWarnings(False)
-            for logger in (logging.getLogger(), own):
-                logger.removeHandler(handler)
-            handler.close()
+    def running(self, secrets: Collection[str] = ()) -> Iterator[None]:
+        """Keep ``status.json`` and ``logs/run.log`` while the run goes on; a failure is recorded and raised again.
+
+        The traceback of a failure goes to ``run.log`` alone; a note on the exception says so.
+
+        Args:
+            secrets: Texts that neither file may hold.
+        """
+        with recorded(self.logs / LOG, secrets) as log:
+            self.write_status("running")
+            try:
+                yield
+            except RunStopped as stop:
+                self.write_status("stopped", why=stop.why, step=stop.step)
+                log.info("the run stopped after step %s: %s", stop.step, stop.why)
+                raise
+            except BaseException as error:
+                self.write_status("failed", why=without_values(f"{type(error).__name__}: {error}", secrets))
+                log.exception("the run failed")
+                error.add_note(f"{TRACEBACK_NOTE} {self.logs / LOG}")
+                raise
+            else:
+                self.write_status("finished")
 
     def _refuse_what_is_no_file(self) -> None:
         """Links would be written through, to files elsewhere; folders and devices cannot be written at all."""
@@ -274,9 +269,9 @@ class RunFolder:
 
 
 def environment() -> dict[str, Any]:
-    """Versions of Python and the packages, the platform, the command line, and the project's git commit."""
+    """Versions of Python and the packages, the platform, the command line without secrets, and the git commit."""
     return {
-        "command": sys.argv,
+        "command": redacted_command(sys.argv),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {"diffusion_lab": __version__} | {name: _version(name) for name in PACKAGES},

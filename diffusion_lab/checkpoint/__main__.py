@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from diffusion_lab.checkpoint.content import Checkpoint, Weights, read_checkpoint
-from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, verify_export, write_export
+from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, about_for_others, verify_export, write_export
 from diffusion_lab.checkpoint.files import (
     OWN_CHECKSUMS,
     Manifest,
@@ -99,7 +99,9 @@ def _inspect(given: argparse.Namespace) -> int:
 def _facts(file: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
     """What is worth knowing, in the order to tell it."""
     about, manifest = checkpoint.about, Manifest.of(file)
-    environment = about.get("environment", {})
+    environment = about.get("environment")
+    environment = environment if isinstance(environment, dict) else {}
+    packages = environment.get("packages")
     yield "file", str(file.resolve() if file.is_symlink() else file)
     yield "size", f"{file.stat().st_size / 2**20:.1f} MiB"
     yield "verified", "no manifest: checked by its own checksums" if manifest is None else manifest.sha256
@@ -108,8 +110,8 @@ def _facts(file: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
             yield name.replace("_", " "), about[name]
     if environment.get("git_commit"):
         yield "git commit", environment["git_commit"]
-    if "packages" in environment:
-        yield "packages", ", ".join(f"{name} {version}" for name, version in environment["packages"].items() if version)
+    if isinstance(packages, dict):
+        yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version)
     yield "classes", list(checkpoint.class_names) or None
     yield "parameters", sum(math.prod(tensor.shape) for tensor in _some_weights(checkpoint).values())
     yield "averages", checkpoint.decays or None
@@ -197,7 +199,7 @@ def _export(given: argparse.Namespace) -> int:
     averaged = bool(checkpoint.ema_weights) and not given.raw
     decay = checkpoint.chosen_decay(averaged, given.ema_decay)
     weights: Weights = checkpoint.chosen_weights(averaged, decay)
-    about = {**checkpoint.about, "averaged": averaged, "ema_decay": decay}
+    about = {**about_for_others(checkpoint.about), "averaged": averaged, "ema_decay": decay}
     write_export(target, weights, about)
     which = f"average of decay {decay:g}" if decay is not None else "average" if averaged else "weights as trained"
     print(f"{target}: {which} after step {step_of(file.resolve()) or checkpoint.step}, SHA-256 {file_hash(target)}")

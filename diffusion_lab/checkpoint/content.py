@@ -22,6 +22,7 @@ from diffusion_lab.config.training_section import EmaSettings, PerformanceSettin
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.create import create_denoiser, weight_shapes
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.redaction import REDACTED, holds_redacted
 
 ORDER = "ImageDataModule"
 """Key of the place in the data, which the trainer calls by the class of the data module."""
@@ -85,6 +86,13 @@ class Checkpoint:
                 decay, or only the checkpoint names the class to import.
         """
         settings = self.model or model
+        if self.model is not None and holds_redacted(self.model.model_dump(mode="json")):
+            if model is None:
+                raise ValueError(
+                    f"{self.path} was saved without a secret that its model section needs ({REDACTED!r} stands there): "
+                    "load_denoiser(…, model=…) with the whole section"
+                )
+            settings = model
         if settings is None:
             raise ValueError(
                 f"{self.path} holds weights but does not say of which architecture: give it in the settings "

@@ -15,12 +15,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffusion_lab.checkpoint.files import DamagedCheckpointError, HashingWriter, Manifest, step_of, verify
+from diffusion_lab.redaction import redacted, without_folders
 from diffusion_lab.safe_files import parse_json
 from diffusion_lab.whole_files import written_whole
 
 EXPORT_SUFFIX = ".safetensors"
 ABOUT = "diffusion_lab"
 """Key of the file's metadata that holds, as JSON, all but the weights."""
+
+PRIVATE_SECTIONS = ("output", "logger")
+"""Sections of the settings that tell of folders and accounts, and nothing of the model."""
 
 
 DIGEST = "diffusion_lab_sha256"
@@ -49,6 +53,22 @@ def write_export(path: Path, weights: Mapping[str, Tensor], about: dict[str, Any
         writer = HashingWriter(file)
         writer.write(save(tensors, metadata={ABOUT: told, DIGEST: _digest(tensors, told)}))
     Manifest(step_of(path), writer.size, writer.sha256, about.get("config_hash")).write(path)
+
+
+def about_for_others(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint says of itself as it may leave the machine.
+
+    Left out are secrets, the command line, the system, where things lay and who was told of the run; of paths in other
+    settings the last part stays.
+    """
+    config = {key: value for key, value in dict(about["config"]).items() if key not in PRIVATE_SECTIONS}
+    environment = about.get("environment")
+    known = environment if isinstance(environment, Mapping) else {}
+    return {
+        **{key: value for key, value in about.items() if key != "wandb_id"},
+        "config": without_folders(redacted(config)),
+        "environment": {key: known[key] for key in ("python", "packages", "git_commit") if key in known},
+    }
 
 
 def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

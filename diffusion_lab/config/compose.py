@@ -22,6 +22,7 @@ from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.references import refuse_endless_references
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.validate import ConfigT, parse_as
+from diffusion_lab.redaction import names_secret
 
 SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema", "ema_decay", "trust")
 """Keys at the root of ``conf/sample.yaml`` that only fill V2 keys."""
@@ -148,6 +149,8 @@ def job_folder(overrides: Sequence[str], constant: Sequence[str] = ()) -> str:
     parts = []
     for override in sorted(override.lstrip("+~") for override in overrides):
         key, _, value = override.partition("=")
+        if names_secret(key, value):
+            value = sha256(value.encode()).hexdigest()[:8]
         safe = re.sub(r"[^\w.-]+", " ", value).strip().replace(" ", "-")
         if safe != value:
             safe = "-".join(filter(None, (safe, sha256(value.encode()).hexdigest()[:8])))

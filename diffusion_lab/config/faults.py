@@ -12,6 +12,8 @@ from typing import Any, cast
 
 from pydantic_core import ErrorDetails
 
+from diffusion_lab.redaction import redacted
+
 
 class Absent(Enum):
     """Stands for the value of a key that is not there."""
@@ -20,6 +22,9 @@ class Absent(Enum):
 
 
 NO_VALUE = Absent.NO_VALUE
+
+TRACEBACK_NOTE = "the traceback is in"
+"""How the note begins that a run leaves on the exception that ended it; the path of its log follows."""
 
 RULES = {
     "missing": "required, but missing",
@@ -56,7 +61,7 @@ class Fault:
     """File and line, or ``command line``."""
 
     def __str__(self) -> str:
-        given = "" if self.value is NO_VALUE else f" = {shown(self.value)}"
+        given = "" if self.value is NO_VALUE else f" = {shown(redacted({self.key: self.value})[self.key])}"
         hint = f" (did you mean {self.suggestion!r}?)" if self.suggestion else ""
         where = f" [{self.origin}]" if self.origin else ""
         return f"{self.key}{given}: {self.rule}{hint}{where}"
@@ -93,6 +98,12 @@ class ConfigError(ValueError):
 
 class ConfigWarning(UserWarning):
     """A setting that is allowed and unlikely to be meant."""
+
+
+def traceback_note(error: BaseException) -> str | None:
+    """Return the note that says in which file the traceback of an error is; None where it is in none."""
+    notes: list[str] = getattr(error, "__notes__", [])
+    return next((note for note in notes if note.startswith(TRACEBACK_NOTE)), None)
 
 
 def shown(value: object, longest: int = 80) -> str:

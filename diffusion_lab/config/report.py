@@ -11,7 +11,8 @@ from typing import TextIO, TypeVar
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from diffusion_lab.config.faults import ConfigError, ConfigWarning
+from diffusion_lab.config.faults import ConfigError, ConfigWarning, traceback_note
+from diffusion_lab.terminal import printable
 
 Result = TypeVar("Result")
 
@@ -22,7 +23,8 @@ EXIT_CODE = 2
 def run_and_report(task: Callable[[], Result]) -> Result:
     """Run a script's task; a fault of the user's or the machine's ends in one message and exit code 2.
 
-    Those are ValueError, OSError and MemoryError.
+    Those are ValueError, OSError and MemoryError; of a training run that had begun, every exception: its traceback is
+    in the run's own log, which the message names.
 
     With DIFFUSION_LAB_TRACEBACK=1 in the environment the traceback is shown instead. In a Hydra multirun the
     message is printed and the exception goes on to Hydra, which runs the other jobs: an exit would end the
@@ -31,13 +33,17 @@ def run_and_report(task: Callable[[], Result]) -> Result:
     warnings.showwarning = _show_warning
     try:
         return task()
-    except (ValueError, OSError, MemoryError) as error:
-        if os.environ.get(TRACEBACK_VARIABLE) == "1":
+    except Exception as error:
+        explained = isinstance(error, ValueError | OSError | MemoryError)
+        recorded = traceback_note(error)
+        if os.environ.get(TRACEBACK_VARIABLE) == "1" or not (explained or recorded):
             raise
         job = _job_of_multirun()
         where = "" if job is None else f" in job {job}"
-        more = "" if isinstance(error, ConfigError) else f"\n({TRACEBACK_VARIABLE}=1 shows where in the code)"
-        print(f"Error{where}: {error}{more}", file=sys.stderr)
+        what = error if explained else f"{type(error).__name__}: {error}"
+        hint = "" if isinstance(error, ConfigError) else f"\n({TRACEBACK_VARIABLE}=1 shows where in the code)"
+        more = f"\n({recorded})" if recorded else hint
+        print(f"Error{where}: {printable(what)}{printable(more)}", file=sys.stderr)
         if job is not None:
             raise
         raise SystemExit(EXIT_CODE) from error
@@ -55,7 +61,7 @@ def _show_warning(
     plain = f"Warning: {message}\n"
     known = issubclass(category, ConfigWarning)
     text = plain if known else warnings.formatwarning(message, category, filename, lineno, line)
-    print(text, end="", file=file or sys.stderr)
+    print(printable(text), end="", file=file or sys.stderr)
 
 
 def _job_of_multirun() -> int | None:

@@ -7,7 +7,7 @@ import pickle
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from diffusion_lab.config import job_lock
 from diffusion_lab.config.comparable import measured_by
 from diffusion_lab.config.compose import resolved, sweep_job_or
+from diffusion_lab.config.faults import traceback_note
 from diffusion_lab.config.job_process import JobProcess
 from diffusion_lab.config.job_record import FAILED, FINISHED, INTERRUPTED, RECORD, RUNNING, JobRecord
 from diffusion_lab.config.optuna_study import OPTUNA_SWEEPER, prepare_study
@@ -34,6 +35,7 @@ from diffusion_lab.config.sweep_signals import (
     this_sweep,
     why_stopped,
 )
+from diffusion_lab.redaction import redacted, redacted_command, secret_values, without_values
 from diffusion_lab.safe_files import read_json
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -115,7 +117,7 @@ def _portable(error: Exception) -> Exception:
 
 def _do_job(run: Callable[[DictConfig], None], composed: DictConfig, folder: Path) -> float | None:
     tree = resolved(composed, [])
-    settings = {key: value for key, value in tree.items() if key != "output"}
+    settings = redacted({key: value for key, value in tree.items() if key != "output"})
     _refuse_without_value(tree)
     overwrite = _may_overwrite(tree)
     if not overwrite and not (folder / RECORD).exists():
@@ -134,7 +136,7 @@ def _do_job(run: Callable[[DictConfig], None], composed: DictConfig, folder: Pat
             _go_on(composed, tree, same=not before.differing(settings))
         record = JobRecord(varying_overrides(), RUNNING, settings, JobProcess.this(), this_sweep())
         record.write(folder)
-        return _run_and_record(lambda: run(composed), record, folder)
+        return _run_and_record(lambda: run(composed), record, folder, secret_values(tree, sys.argv))
 
 
 def _skipped(folder: Path, record: JobRecord) -> float | None:
@@ -185,7 +187,8 @@ def varying_overrides() -> tuple[str, ...]:
     hydra = HydraConfig.get()
     constant = set(hydra.job.config.override_dirname.exclude_keys)
     overrides: Sequence[str] = hydra.overrides.task
-    return tuple(override for override in overrides if override.lstrip("+~").partition("=")[0] not in constant)
+    varying = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in constant]
+    return tuple(redacted_command(varying))
 
 
 def _refuse_others(before: JobRecord, settings: Mapping[str, Any], folder: Path) -> None:
@@ -236,7 +239,7 @@ def _go_on(composed: DictConfig, tree: Mapping[str, Any], same: bool) -> None:
             OmegaConf.update(composed, "output.overwrite", True)
 
 
-def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path) -> float | None:
+def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path, secrets: Collection[str]) -> float | None:
     try:
         refuse_if_stopped(folder.parent)  # now that the process of the sweep sees the record, should it stop
         run()
@@ -245,9 +248,9 @@ def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path) ->
         raise
     except Exception as error:
         explained = isinstance(error, ValueError | OSError)  # else it is a fault of the code
-        why = str(error) if explained else f"{type(error).__name__}: {error}"
+        why = without_values(str(error) if explained else f"{type(error).__name__}: {error}", secrets)
         replace(record, state=FAILED, why=why).write(folder)
-        if not explained:
+        if not explained and traceback_note(error) is None:
             traceback.print_exc()
         raise
     except BaseException as error:

@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from diffusion_lab.config.consistency import cross_check
 from diffusion_lab.config.doubts import doubts_about
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
-from diffusion_lab.config.reading import SettingsReader, Unreadable, expand_home, suggest_key
+from diffusion_lab.config.reading import SettingsReader, Unreadable, expand_home, leaves, suggest_key
 from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.section import Section
+from diffusion_lab.redaction import REDACTED
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 SectionT = TypeVar("SectionT", bound=Section)
@@ -157,7 +158,11 @@ def _field_faults(tree: Mapping[str, Any], root: type[RunConfig]) -> list[Fault]
         root.model_validate(tree)
     except ValidationError as error:
         return faults_of(error.errors(), tree, partial(suggest_key, root=root))
-    return []
+    return [
+        Fault(key, "a secret that was left out when this was written: give its value", value)
+        for key, value in leaves(tree).items()
+        if value == REDACTED
+    ]
 
 
 def _refuse(faults: Iterable[Fault]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from diffusion_lab.determinism import deterministic, seed_default_generators
 from diffusion_lab.devices import computing_with, resolve_device
 from diffusion_lab.memory import freed_memory_kept, peak_bytes
 from diffusion_lab.networks.cost import count_forward_flops, count_parameters
+from diffusion_lab.redaction import redacted, secret_values
 from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.threads import choose_threads, free_cores
@@ -162,7 +164,7 @@ def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkp
         compared = compare(checkpoint, config, data)
         refuse_mismatch(compared, denoiser)
         left = remainder(origin, config, data, compared.changes)
-    settings = config.model_dump(mode="json")
+    settings = redacted(config.model_dump(mode="json"))
     settings["compute"]["seed"] = seed
     flops = count_forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
     threads = _threads(config, device, flops, checkpoint)
@@ -227,7 +229,7 @@ def _fit(
     watch = Watch(watched.skip_non_finite, watched.spike_factor, every, console)
     callbacks = [*run.callbacks, watch, progress, run.checkpoints, Stopping(stop, run.checkpoints)]
     with (
-        folder.running(),
+        folder.running(secret_values(config.model_dump(mode="json"), sys.argv)),
         naming_last_good(folder.base),
         open_loggers(
             config.logger, folder.logs, config.experiment, folder.base.name, run.settings, continued

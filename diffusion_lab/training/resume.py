@@ -9,6 +9,7 @@ from typing import Any
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.redaction import redacted
 from diffusion_lab.training.callbacks.resumption import ResumePlan
 from diffusion_lab.training.lr_schedules import LR_SCHEDULES
 from diffusion_lab.training.origin import Origin, Place
@@ -142,7 +143,7 @@ def _note(place: Place, data: ImageDataModule) -> str | None:
 
 def same_results(config: TrainConfig, origin: Origin) -> bool:
     """Whether the steps after the checkpoint come out as they did in the run that wrote it."""
-    now = config.model_dump(mode="json")
+    now = redacted(config.model_dump(mode="json"))  # as the checkpoint has them
     return all(_relevant(now[name]) == _relevant(origin.config.get(name)) for name in ("model", "data", "training"))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.reading import SettingsReader, Unreadable, leaves
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.redaction import redacted
 from diffusion_lab.terminal import printable
 
 
@@ -116,7 +117,7 @@ def changes_since(then: Mapping[str, Any], config: TrainConfig) -> list[Change]:
         then: The settings in the checkpoint.
         config: Those of the run that resumes, whose seed, threads and ``sigma_data`` may be left open.
     """
-    now = config.model_dump(mode="json")
+    then, now = redacted(then), redacted(config.model_dump(mode="json"))
     before, present = SettingsReader(then, TrainConfig), SettingsReader(now, TrainConfig)
     found = []
     for key in dict.fromkeys([*leaves(now), *leaves(then)]):

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diffusion_lab.run_folder import RUN_LOG
+from diffusion_lab.run_log import RUN_LOG
 from diffusion_lab.training.watching import NonFiniteError, SpikeWatch, gradient_norm
 
 SCALER_STEPS = 32

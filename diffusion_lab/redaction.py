@@ -1,0 +1,145 @@
+"""Keeping secrets, and what names the user or the machine, out of everything that is written or sent."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import PurePath, PurePosixPath, PureWindowsPath
+from typing import Any
+
+REDACTED = "[redacted]"
+"""Stands for a secret wherever one would be written."""
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_ALWAYS = frozenset({"password", "passwd", "passphrase", "pwd", "secret", "secrets", "credential", "credentials"})
+_JOINED = ("password", "passwd", "passphrase", "secret", "apikey", "accesskey", "secretkey", "privatekey")
+_IF_TEXT = frozenset({"key", "keys", "token", "tokens", "auth", "authorization", "bearer"})
+_MAKES_A_SECRET = frozenset({"api", "access", "private", "auth", "ssh", "encryption", "signing"})
+_SHORTEST_SECRET = 4
+"""Characters; replacing shorter ones in running text would change words that have nothing to do with them."""
+
+_IN_TEXT = re.compile(r"""([\w.-]+)(["']?\s*[:=]\s*)("[^"]*"|'[^']*'|[^\s,}\]]+)""")
+_IN_URL = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
+
+
+def names_secret(name: str, value: object = "text") -> bool:
+    """Return whether a key of this name holds a secret, judged by the words in its name.
+
+    Counts and sizes (``num_tokens=64``) are no secrets: a number is one only where the name leaves no doubt.
+
+    >>> names_secret("WANDB_API_KEY"), names_secret("data.hfToken"), names_secret("monkey")
+    (True, True, False)
+    >>> names_secret("token_dim", 64)
+    False
+    """
+    if value is None or isinstance(value, bool):
+        return False
+    words = [word.lower() for word in _WORDS.findall(name)]
+    if any(word in _ALWAYS or word.endswith(_JOINED) for word in words):
+        return True
+    named = any(word in _IF_TEXT or word.endswith("token") for word in words)
+    return named and (not isinstance(value, int | float) or not _MAKES_A_SECRET.isdisjoint(words))
+
+
+def redacted(tree: Any) -> Any:
+    """Return a copy of plain containers in which ``REDACTED`` stands for every secret.
+
+    Secret are the values of keys named so, at any depth below them, and passwords within the address of a server.
+    """
+    if isinstance(tree, Mapping):
+        return {
+            key: _hidden(value) if names_secret(str(key), value) else redacted(value) for key, value in tree.items()
+        }
+    if isinstance(tree, list | tuple):
+        return [redacted(value) for value in tree]
+    return _IN_URL.sub(REDACTED, tree) if isinstance(tree, str) else tree
+
+
+def holds_redacted(tree: Any) -> bool:
+    """Return whether a value in plain containers was redacted."""
+    return any(isinstance(value, str) and REDACTED in value for _, value in _leaves(tree))
+
+
+def redacted_command(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with ``REDACTED`` for secrets: ``key=VALUE``, ``--key VALUE``, and keys within a value.
+
+    >>> redacted_command(["train.py", "data.api_key=abc", "--token", "abc", "data={root: x, password: abc}"])
+    ['train.py', 'data.api_key=[redacted]', '--token', '[redacted]', 'data={root: x, password: [redacted]}']
+    """
+    found = []
+    follows = False
+    for argument in arguments:
+        found.append(REDACTED if follows and not argument.startswith("-") else _redacted_argument(argument))
+        follows = argument.startswith("--") and "=" not in argument and names_secret(argument)
+    return found
+
+
+def secret_values(tree: Any, arguments: Sequence[str] = ()) -> frozenset[str]:
+    """Return the texts that ``redacted`` and ``redacted_command`` hide, to be hidden in running text, too."""
+    named = [str(value) for secret, value in _leaves(tree) if secret and value is not None]
+    named += [
+        value for key, _, value in (argument.partition("=") for argument in arguments) if names_secret(key, value)
+    ]
+    bare = (value.strip("'\"") for value in named)
+    return frozenset(value for value in bare if len(value) >= _SHORTEST_SECRET and value != REDACTED)
+
+
+def without_values(text: str, secrets: Collection[str]) -> str:
+    """Return running text with ``REDACTED`` for each of the secrets."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, REDACTED)
+    return _IN_URL.sub(REDACTED, text)
+
+
+def without_folders(tree: Any) -> Any:
+    """Return a copy of plain containers in which paths from the root or a home folder keep their last part alone.
+
+    For what leaves the machine: such paths name users and hosts.
+
+    >>> without_folders({"train": "/home/anna/flowers", "base_dir": "outputs/mine"})
+    {'train': 'flowers', 'base_dir': 'outputs/mine'}
+    """
+    if isinstance(tree, Mapping):
+        return {key: without_folders(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [without_folders(value) for value in tree]
+    if isinstance(tree, str) and (path := _far_path(tree)) is not None:
+        return path.name
+    return tree
+
+
+def _far_path(text: str) -> PurePath | None:
+    """The path that a text is, if it begins at a root or a home folder."""
+    if text.startswith("~") or PurePosixPath(text).is_absolute():
+        return PurePosixPath(text)
+    return PureWindowsPath(text) if PureWindowsPath(text).is_absolute() else None
+
+
+def _redacted_argument(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    if equals and names_secret(key, value):
+        return f"{key}={REDACTED}"
+    within = _IN_TEXT.sub(
+        lambda found: f"{found[1]}{found[2]}{REDACTED}" if names_secret(found[1]) else found[0], value
+    )
+    return f"{key}{equals}{_IN_URL.sub(REDACTED, within)}"
+
+
+def _hidden(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _hidden(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_hidden(inner) for inner in value]
+    return value if value is None or isinstance(value, bool) else REDACTED
+
+
+def _leaves(tree: Any, secret: bool = False) -> Iterator[tuple[bool, Any]]:
+    """Whether it is a secret, and the value, of all that is no container."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _leaves(value, secret or names_secret(str(key), value))
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _leaves(value, secret)
+    else:
+        yield secret, tree

@@ -1,0 +1,103 @@
+"""``logs/run.log``: what is logged and warned of during a run, and the traceback of its failure; no secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import warnings
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from diffusion_lab.redaction import without_values
+from diffusion_lab.terminal import printable
+
+RUN_LOG = "diffusion_lab.run"
+"""Logger of what ``run.log`` alone hears, because the console is told in other words."""
+
+
+@contextlib.contextmanager
+def recorded(file: Path, secrets: Collection[str] = ()) -> Iterator[logging.Logger]:
+    """Write to ``file`` what is logged and warned of until the end of the block; gives the logger ``RUN_LOG``.
+
+    That the file cannot be written is said once, and ends nothing.
+
+    Args:
+        file: It is appended to.
+        secrets: Texts that it may not hold.
+    """
+    own = logging.getLogger(RUN_LOG)
+    own.propagate = False
+    handler = _handler(file)
+    handler.setFormatter(_Redacting(secrets))
+    for logger in (logging.getLogger(), own):
+        logger.addHandler(handler)
+    try:
+        with _warnings_recorded(own):
+            yield own
+    finally:
+        for logger in (logging.getLogger(), own):
+            logger.removeHandler(handler)
+        with contextlib.suppress(OSError):
+            handler.close()
+
+
+class _RunLogHandler(logging.FileHandler):
+    """Says once that nothing can be written."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self._told:
+            self._told = True
+            _say_lost(Path(self.baseFilename), sys.exc_info()[1])
+
+
+def _handler(file: Path) -> logging.Handler:
+    try:
+        return _RunLogHandler(file)
+    except OSError as error:
+        _say_lost(file, error)
+        return logging.NullHandler()
+
+
+def _say_lost(file: Path, error: BaseException | None) -> None:
+    why = getattr(error, "strerror", None) or error
+    text = f"Warning: {file} cannot be written ({why}): the run goes on, and its warnings are on standard error alone"
+    print(printable(text), file=sys.stderr)
+
+
+class _Redacting(logging.Formatter):
+    """Writes a placeholder for secrets, and no escape codes."""
+
+    def __init__(self, secrets: Collection[str]) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self.secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(without_values(super().format(record), self.secrets))
+
+
+@contextlib.contextmanager
+def _warnings_recorded(log: logging.Logger) -> Iterator[None]:
+    """Have each warning that is shown recorded as well."""
+    show = warnings.showwarning
+
+    def show_and_record(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        show(message, category, filename, lineno, file, line)
+        if file is None:
+            log.warning("%s", warnings.formatwarning(message, category, filename, lineno, line).rstrip())
+
+    warnings.showwarning = show_and_record
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
