@@ -8,4 +8,23 @@ EXIT_CODES = {
     signal.SIGTERM: 143,  # 128 + the signal's number, as the shell counts
     signal.SIGINT: 130,
     signal.SIGUSR1: 85,  # ERESTART; HTCondor's code, too, for "checkpointed: start me again"
+    signal.SIGUSR2: 140,
+    signal.SIGHUP: 129,  # the terminal is gone
+    signal.SIGXCPU: 152,  # the soft limit on processor time is reached
 }
+
+
+def signals_to_handle() -> list[signal.Signals]:
+    """Return the signals of ``EXIT_CODES`` but for those that are somebody else's in this process.
+
+    Under nohup SIGHUP is ignored, so that the program outlives its terminal; in a job of submitit SIGUSR2 puts the job
+    back into the queue.
+    """
+    return [number for number in EXIT_CODES if not _is_somebody_elses(number)]
+
+
+def _is_somebody_elses(number: signal.Signals) -> bool:
+    handler = signal.getsignal(number)
+    if number == signal.SIGHUP:
+        return handler == signal.SIG_IGN
+    return number == signal.SIGUSR2 and str(getattr(handler, "__module__", "")).startswith("submitit")

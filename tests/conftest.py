@@ -60,12 +60,11 @@ def environment(wandb_home: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     Restored by hand, not by monkeypatch: libraries set variables behind a test's back (W&B's logger does).
     """
     before = dict(os.environ)
-    for name in ("WANDB_API_KEY", "WANDB_RUN_ID", "DIFFUSION_LAB_TRACEBACK"):
+    for name in ("WANDB_API_KEY", "WANDB_RUN_ID", "WANDB_DIR", "DIFFUSION_LAB_TRACEBACK"):
         os.environ.pop(name, None)
     os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true", WANDB_ERROR_REPORTING="false")
     os.environ.update({f"WANDB_{kind}_DIR": str(wandb_home) for kind in ("CACHE", "CONFIG", "DATA")})
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp() / "cache")
-    os.environ["WANDB_DIR"] = str(wandb_home)
     yield
     os.environ.clear()
     os.environ.update(before)

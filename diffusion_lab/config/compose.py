@@ -22,6 +22,7 @@ from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.references import refuse_endless_references
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.validate import ConfigT, parse_as
+from diffusion_lab.config.wandb_environment import from_environment
 from diffusion_lab.redaction import names_secret
 
 SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema", "ema_decay", "trust")
@@ -166,4 +167,12 @@ OmegaConf.register_new_resolver("new_name", new_name, use_cache=True, replace=Tr
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("sweep_job_or", sweep_job_or, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("sweep_name_or", sweep_name_or, use_cache=False, replace=True)
+
+
+def wandb_or(key: str, otherwise: str | None) -> str | None:
+    """Return what W&B's environment variables say of a key of the section ``logger``, else ``otherwise``."""
+    return from_environment(key) or otherwise
+
+
+OmegaConf.register_new_resolver("wandb_or", wandb_or, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)

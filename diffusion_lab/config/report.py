@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, traceback_note
-from diffusion_lab.terminal import printable
+from diffusion_lab.terminal import lasting_stderr, printable
 
 Result = TypeVar("Result")
 
@@ -31,6 +31,11 @@ def run_and_report(task: Callable[[], Result]) -> Result:
     sweep.
     """
     warnings.showwarning = _show_warning
+    with lasting_stderr():
+        return _reported(task)
+
+
+def _reported(task: Callable[[], Result]) -> Result:
     try:
         return task()
     except Exception as error:

@@ -6,10 +6,11 @@ Keys of the V2 format are required; what the project adds has a default. Rules t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from diffusion_lab.config.choice import ChoiceSettings
@@ -28,6 +29,7 @@ from diffusion_lab.config.section import (
     Section,
 )
 from diffusion_lab.config.training_section import Precision, TrainingSettings
+from diffusion_lab.config.wandb_environment import VARIABLES, from_environment
 
 DottedPath = Annotated[str, Field(pattern=f"^{DOTTED_PATH.pattern}$")]
 Label = Annotated[int, Field(ge=0)] | str
@@ -182,6 +184,21 @@ class LoggerSettings(Section):
     group: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="W&B group, under which runs are shown together; `null` is the experiment."
     )
+    name: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="Name of the run on W&B; `null` is that of the run folder."
+    )
+    dir: PathText | None = Field(
+        default=None, description="Folder of W&B's files; `null` is the run folder's own `logs`."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_environment(cls, given: Any) -> Any:
+        """W&B's environment variables stand for keys that are left out."""
+        if not isinstance(given, Mapping) or "wandb" not in (given.get("backends") or ()):
+            return given
+        told = {key: value for key in VARIABLES if key not in given and (value := from_environment(key)) is not None}
+        return {**given, **told}
 
 
 class RunConfig(Section):

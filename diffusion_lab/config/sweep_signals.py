@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from diffusion_lab.config.job_record import RUNNING, JobRecord
-from diffusion_lab.exit_codes import EXIT_CODES
+from diffusion_lab.exit_codes import EXIT_CODES, signals_to_handle
 
 SWEEP = "DIFFUSION_LAB_SWEEP"
 """Environment variable by which the processes of a launcher know the command whose jobs they do."""
@@ -164,7 +164,8 @@ def stopping_by_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    for number in EXIT_CODES:
+    taken = signals_to_handle()
+    for number in taken:
         signal.signal(number, _stop)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, EXIT_CODES)
@@ -176,7 +177,7 @@ def stopping_by_signals() -> Iterator[None]:
         code = stop.code if isinstance(stop, SystemExit) else EXIT_CODES[signal.SIGINT]
         raise JobInterrupted(f"the job was stopped: {why}", int(code or 0)) from stop
     finally:
-        for number in EXIT_CODES:
+        for number in taken:
             signal.signal(number, _later)
 
 

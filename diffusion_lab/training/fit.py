@@ -30,6 +30,7 @@ from diffusion_lab.networks.cost import count_forward_flops, count_parameters
 from diffusion_lab.redaction import redacted, secret_values
 from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.seeds import derive_seed
+from diffusion_lab.terminal import lasting_stderr
 from diffusion_lab.threads import choose_threads, free_cores
 from diffusion_lab.training.build import (
     ScheduleSpan,
@@ -51,6 +52,7 @@ from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_sig
 from diffusion_lab.training.signals import StopRequest, stoppable
 from diffusion_lab.training.sources import class_names_of, create_datamodule
 from diffusion_lab.training.summary import TrainingSummary
+from diffusion_lab.training.wandb_mirror import refuse_unreachable
 from diffusion_lab.training.watching import naming_last_good
 from diffusion_lab.training.words import (
     announce,
@@ -84,7 +86,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
     """
     console = console or Console(stderr=True)
     folder = RunFolder.of(config.output)
-    with stoppable() as stop, deterministic(config.compute.deterministic), as_rank_zero():
+    with lasting_stderr(), stoppable() as stop, deterministic(config.compute.deterministic), as_rank_zero():
         try:
             return _train(config, folder, console, stop)
         except RunStopped as stopped:
@@ -151,6 +153,7 @@ class _Run:
 def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkpoint] | None, console: Console) -> _Run:
     """Make the parts of a run. What can be refused is refused here; nothing is written."""
     origin, checkpoint = found or (None, None)
+    refuse_unreachable(config.logger)
     device = resolve_device(config.compute.device)
     seed = _seed(config, origin)
     seed_default_generators(derive_seed("weights", seed), device)
@@ -232,7 +235,15 @@ def _fit(
         folder.running(secret_values(config.model_dump(mode="json"), sys.argv)),
         naming_last_good(folder.base),
         open_loggers(
-            config.logger, folder.logs, config.experiment, folder.base.name, run.settings, continued
+            config.logger,
+            folder.logs,
+            config.experiment,
+            folder.base.resolve().name,
+            run.settings,
+            continued,
+            console,
+            stop,
+            (logged_metric(config),),
         ) as loggers,
         quiet(),
     ):

@@ -4,26 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import re
 import secrets
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
+from rich.console import Console
 
 from diffusion_lab.config.schema import LoggerSettings
+from diffusion_lab.safe_files import parse_json, read_regular
+from diffusion_lab.training.mirror import Mirror, warn
+from diffusion_lab.training.signals import StopRequest
+from diffusion_lab.training.tensorboard_mirror import TensorBoardMirror
+from diffusion_lab.training.wandb_mirror import WandbMirror, finish_seconds, last_step_of, replay, start_run
 
-Told = frozenset[tuple[int, frozenset[str]]]
-"""Lines of metrics by their step and the names in them."""
+MAX_METRICS_BYTES = 4 * 2**30
+SETTLING_SECONDS = 30.0
+"""Metrics told this long before a kill are taken to have reached W&B."""
+
+STOPPED_SECONDS = 10.0
+"""Longest wait for W&B when the run was told to stop: the scheduler may soon kill it."""
+
+WANDB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""Ids that W&B takes for a run, and that are safe in the name of a file."""
 
 
 class Continuation(NamedTuple):
-    """What the loggers of a run know that goes on in its own folder.
+    """What the loggers know of a run that is resumed in its own folder.
 
     Args:
         step: Optimizer steps done. What was told of later ones is forgotten, since they come again.
@@ -39,27 +53,35 @@ class Continuation(NamedTuple):
 class JsonlLogger(Logger):
     """Writes one JSON object a line to ``metrics.jsonl``, each flushed, so that a killed run keeps every line.
 
-    ``forgotten`` holds the lines of a resumed run that were dropped since they come again.
+    Where the disk is full, lines are kept and written once there is room.
+
+    Attributes:
+        kept: The lines of the earlier part of a resumed run, those that come again dropped.
+        settled_step: Metrics up to this optimizer step were told ``SETTLING_SECONDS`` before the earlier part ended.
 
     Args:
         folder: Where the file is.
-        resumed_at: Optimizer steps done when the run goes on from a checkpoint, and with it the file and its seconds.
-            What the file says of later steps is dropped. None begins a new file.
+        resumed_at: Optimizer steps done when the run is resumed from a checkpoint, and with it the file and its
+            seconds. What the file says of later steps is dropped. None begins a new file.
+        console: Where it is told that the file cannot be written.
     """
 
-    def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
+    def __init__(self, folder: Path, resumed_at: int | None = None, console: Console | None = None) -> None:
         super().__init__()
         self.path = folder / "metrics.jsonl"
-        self.forgotten: Told = frozenset()
-        earlier = _lines(self.path)
-        kept = [line for line in earlier if resumed_at is not None and line["step"] < resumed_at]
-        self.started = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
-        if resumed_at is not None:
-            self.forgotten = frozenset(_told(line) for line in earlier) - {_told(line) for line in kept}
+        self.console = console or Console(stderr=True)
+        earlier = _lines(self.path) if resumed_at is not None else []
+        self.kept = [line for line in earlier if line["step"] < (resumed_at or 0)]
+        recent = [line for line in earlier if line["seconds"] > earlier[-1]["seconds"] - SETTLING_SECONDS]
+        self.settled_step = min((line["step"] for line in recent), default=0) - 1
+        self.started = time.monotonic() - (self.kept[-1]["seconds"] if self.kept else 0.0)
+        self._waiting: list[str] = []
+        self._told_of_failure = False
         if self.path.is_file():
             partial = self.path.with_name(f".{self.path.name}.partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            partial.write_text("".join(json.dumps(line) + "\n" for line in self.kept))
             partial.replace(self.path)
+        self._size = self.path.stat().st_size if self.path.is_file() else 0
 
     @property
     def name(self) -> str:
@@ -72,48 +94,63 @@ class JsonlLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         line = {"step": step, "seconds": round(time.monotonic() - self.started, 3), **metrics}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self._waiting.append(json.dumps(line) + "\n")
+        try:
+            self._write()
+        except OSError as error:
+            if not self._told_of_failure:
+                self._told_of_failure = True
+                warn(
+                    self.console,
+                    f"{self.path} cannot be written ({error.strerror}): training goes on, and metrics are kept in "
+                    "memory until there is room",
+                )
+
+    def close(self) -> None:
+        """Write what waits, or say what is lost."""
+        try:
+            self._write()
+        except OSError as error:
+            warn(self.console, f"{len(self._waiting)} lines of {self.path} are lost ({error.strerror})")
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        with self.path.open("ab", buffering=0) as file:
+            if file.tell() > self._size:  # half a line, of an attempt that failed
+                file.truncate(self._size)
+            content = "".join(self._waiting).encode()
+            written = file.write(content)
+            if written != len(content):
+                raise OSError(28, "No space left on device")
+        self._size += len(content)
+        self._waiting.clear()
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The settings stand in the run folder's ``config.yaml`` already."""
+        """Do nothing: the settings are in the run folder's ``config.yaml``."""
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of metrics, without the half one that a killed run may end in."""
+    """The lines of a file of metrics; what is no line of metrics, such as the half one of a killed run, is left out."""
+    try:
+        content = read_regular(path, MAX_METRICS_BYTES)
+    except OSError:
+        return []
     lines = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
+    for text in content.splitlines():
         with contextlib.suppress(ValueError):
-            line = json.loads(text)
-            if isinstance(line, dict) and {"step", "seconds"} <= line.keys():
+            line = parse_json(text, str(path))
+            if isinstance(line, dict) and _is_count(line.get("step")) and _is_time(line.get("seconds")):
                 lines.append(line)
     return lines
 
 
-def _told(line: dict[str, Any]) -> tuple[int, frozenset[str]]:
-    return line["step"], frozenset(line) - {"step", "seconds"}
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-class WandbMirror(WandbLogger):
-    """Sends to W&B what it has not been sent before: a sent line cannot be taken back.
-
-    Args:
-        run: The run on W&B.
-        sent: The lines that an earlier part of the run sent.
-    """
-
-    def __init__(self, run: Any, sent: Told) -> None:
-        super().__init__(experiment=run)
-        self.sent = sent
-        self.last_sent = max((step for step, _ in sent), default=-1)
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        of_numbers = all(isinstance(value, int | float) for value in metrics.values())
-        # Pictures have no line; a line of a later step shows that theirs was sent.
-        known = (step, frozenset(metrics)) in self.sent if of_numbers else (step or 0) < self.last_sent
-        if not known:
-            super().log_metrics(metrics, step)
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @contextlib.contextmanager
@@ -124,8 +161,11 @@ def open_loggers(
     run_name: str,
     config: dict[str, Any],
     continued: Continuation | None = None,
+    console: Console | None = None,
+    stop: StopRequest | None = None,
+    metrics: tuple[str, ...] = (),
 ) -> Iterator[list[Logger]]:
-    """The run's own logger and those asked for.
+    """Open the run's own logger and those asked for.
 
     W&B's run is finished whatever happens, so that the next run of this process does not join it.
 
@@ -133,82 +173,101 @@ def open_loggers(
         settings: Which ones.
         folder: Where their files go.
         experiment: Group of the run on W&B, where the settings give none.
-        run_name: Its name there.
-        config: The resolved settings, shown beside the run.
-        continued: Of a run that goes on in this folder.
+        run_name: Its name in W&B and TensorBoard.
+        config: The resolved settings, without secrets, shown beside the run.
+        continued: Of a run that is resumed in this folder.
+        console: Where failures are told; standard error where None.
+        stop: Signals that end the wait for W&B.
+        metrics: Names of metrics by which TensorBoard compares runs.
+
+    Raises:
+        ValueError: W&B refuses the run.
     """
-    own = JsonlLogger(folder, continued.step if continued else None)
+    console = console or Console(stderr=True)
+    own = JsonlLogger(folder, continued.step if continued else None, console)
     loggers: list[Logger] = [own]
     if "tensorboard" in settings.backends:
-        purge: dict[str, Any] = {"purge_step": continued.step} if continued else {}  # hides what is told again
-        loggers.append(TensorBoardLogger(save_dir=folder, name="tensorboard", version="", **purge))
+        resumed_at = continued.step if continued else None
+        place = folder / "tensorboard"
+        loggers.append(TensorBoardMirror(place, run_name, config, metrics, console, resumed_at))
+    wandb = None
     if "wandb" in settings.backends and settings.mode != "disabled":
-        run = _wandb_run(settings, folder, experiment, run_name, config, continued)
-        loggers.append(WandbMirror(run, own.forgotten if continued and continued.same_results else frozenset()))
+        wandb = _open_wandb(settings, folder, experiment, run_name, config, continued, own, console)
+        loggers.append(wandb)
     failed = True
     try:
         yield loggers
         failed = False
     finally:
         for logger in loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish(exit_code=int(failed))
+            if isinstance(logger, JsonlLogger | TensorBoardMirror):
+                logger.close()
+        if wandb is not None:
+            _finish(wandb, failed, stop or StopRequest(), folder / "wandb_id")
 
 
 def wandb_id(loggers: Iterable[Logger]) -> str | None:
-    """The id of the run on W&B, None where it is not sent there."""
-    return next((str(logger.experiment.id) for logger in loggers if isinstance(logger, WandbLogger)), None)
+    """Return the id of the run on W&B, None where it is not sent there."""
+    return next((logger.version for logger in loggers if isinstance(logger, WandbMirror)), None)
 
 
-def _wandb_run(
+def log_picture(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
+    """Show a picture in a logger that can; the others ignore it."""
+    if isinstance(logger, Mirror):
+        logger.log_picture(name, picture, step)
+
+
+def _open_wandb(
     settings: LoggerSettings,
     folder: Path,
     experiment: str,
     run_name: str,
     config: dict[str, Any],
     continued: Continuation | None,
-) -> Any:
-    import wandb
+    own: JsonlLogger,
+    console: Console,
+) -> WandbMirror:
+    run_id, complete_step = _kept_id(folder / "wandb_id", continued)
+    resumed = continued is not None
+    run = start_run(settings, folder, run_id, settings.group or experiment, run_name, config, resumed)
+    mirror = WandbMirror(run, console)
+    if continued is not None:
+        delivered = max(complete_step, own.settled_step)
+        if settings.mode == "online":  # which knows what it got; of its last step it may lack a line
+            last = last_step_of(run)
+            delivered = -1 if last is None else max(complete_step, last - 1)
+        replay(mirror, [line for line in own.kept if line["step"] > delivered])
+        mirror.delivered_step = delivered if continued.same_results else -1
+    return mirror
 
-    # The mode is given to this one run: Lightning's offline=True would set it for the whole process by an
-    # environment variable, and so for the later jobs of a sweep.
+
+def _finish(mirror: WandbMirror, failed: bool, stop: StopRequest, id_file: Path) -> None:
+    with stop.only_noted() as came:
+        limit = finish_seconds() if stop.received is None else min(finish_seconds(), STOPPED_SECONDS)
+        complete = mirror.finish(failed, limit, came)
+    if complete:  # a resumed run need not send again what is there
+        with contextlib.suppress(OSError):
+            id_file.write_text(f"{mirror.version}\n{max(mirror.last_step, mirror.delivered_step)}\n")
+
+
+def _kept_id(file: Path, continued: Continuation | None) -> tuple[str, int]:
+    """The id of the run on W&B, and the last step that W&B has for certain, -1 where that is unknown.
+
+    The id is made once, and kept in the run folder, and in the checkpoints in case it is lost.
+    """
+    told, step = _told_in(file) if continued else (None, -1)
+    known = told or (continued.wandb_id if continued else None)
+    kept = known if known is not None and WANDB_ID.fullmatch(known) else secrets.token_hex(4)
+    if kept != told:
+        file.write_text(kept + "\n")
+    return kept, step if kept == told else -1
+
+
+def _told_in(file: Path) -> tuple[str | None, int]:
     try:
-        run = wandb.init(
-            id=_kept_id(folder / "wandb_id", continued),
-            resume="allow" if continued and settings.mode == "online" else None,
-            dir=folder,
-            mode=settings.mode,
-            project=settings.project,
-            entity=settings.entity,
-            group=settings.group or experiment,
-            job_type="train",
-            name=run_name,
-            config=config,
-            settings=wandb.Settings(silent=True, console="off"),
-            reinit="finish_previous",
-        )
-    except wandb.Error as error:
-        raise ValueError(
-            f"logger.mode {settings.mode} needs a W&B account that can be reached: {error} "
-            "(wandb login, or logger.mode=offline)"
-        ) from error
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step")
-    return run
-
-
-def _kept_id(file: Path, continued: Continuation | None) -> str:
-    """The id of the run on W&B: made once, and kept in the run folder, and in the checkpoints in case it is lost."""
-    if continued and file.is_file():
-        return file.read_text().strip()
-    kept = (continued.wandb_id if continued else None) or secrets.token_hex(4)
-    file.write_text(kept + "\n")
-    return kept
-
-
-def log_picture(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
-    """Show a picture in a logger that can; the others ignore it."""
-    if isinstance(logger, WandbLogger):
-        logger.log_image(key=name, images=[picture], step=step)
-    elif isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        words = read_regular(file, 1000).decode().split()
+    except (OSError, ValueError):
+        return None, -1
+    if not words or not WANDB_ID.fullmatch(words[0]):
+        return None, -1
+    return words[0], int(words[1]) if len(words) > 1 and words[1].isdecimal() and len(words[1]) < 20 else -1

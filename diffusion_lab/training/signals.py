@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1 end a training run at a place from which it can go on."""
+"""SIGTERM, SIGINT and others end a training run at a place from which it can go on."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-from diffusion_lab.exit_codes import EXIT_CODES
+from diffusion_lab.exit_codes import EXIT_CODES, signals_to_handle
 from diffusion_lab.run_folder import RunStopped
 
 
@@ -18,17 +18,20 @@ class StopRequest:
 
     Until training begins a signal ends the run at once: there is nothing to save. From then on the first one is noted,
     and ``Stopping`` ends the run at the next place that can be saved. A second SIGINT ends it at once; a second
-    SIGTERM or SIGUSR1 changes nothing.
+    one of another kind changes nothing.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.training = False
+        self._listening = False
+        self._noted: list[int] | None = None
 
     def listen(self) -> None:
         """Take over the signals, where that is possible: only the main thread can."""
         if threading.current_thread() is threading.main_thread():
-            for number in EXIT_CODES:
+            self._listening = True
+            for number in signals_to_handle():
                 signal.signal(number, self._handle)
 
     def begin(self) -> None:
@@ -36,12 +39,27 @@ class StopRequest:
         self.training = True
         self.listen()  # once more, because Lightning has taken SIGTERM for itself
 
+    @contextlib.contextmanager
+    def only_noted(self) -> Iterator[Callable[[], bool]]:
+        """Let signals end nothing for a while; the function that this gives says whether one has come since."""
+        before, self._noted = self._noted, []
+        if self._listening:
+            self.listen()  # once more, because Lightning may have taken some for itself
+        try:
+            yield lambda: bool(self._noted)
+        finally:
+            self._noted = before
+
     def stopped(self, step: int | None = None) -> RunStopped:
         """The exception that ends the process with the code of the signal."""
         assert self.received is not None
         return RunStopped(f"asked to by {self.received.name}", EXIT_CODES[self.received], step)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._noted is not None:
+            self._noted.append(number)
+            self.received = self.received or signal.Signals(number)
+            return
         again = self.received is not None
         if not again or number == signal.SIGINT:
             self.received = signal.Signals(number)
@@ -49,7 +67,8 @@ class StopRequest:
             raise self.stopped()
         if not again:
             # Not through sys.stderr: it may be in the middle of a line of its own.
-            os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
+            with contextlib.suppress(OSError):  # nobody may be reading any more
+                os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.networks.cost import count_parameters
-from diffusion_lab.run_folder import RUN_LOG, RunFolder, RunStopped
+from diffusion_lab.run_folder import RunFolder, RunStopped
+from diffusion_lab.run_log import RUN_LOG
 from diffusion_lab.training.doubts import doubts_about_batches, doubts_about_ema
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.origin import Origin
@@ -83,7 +84,7 @@ def tell_complete(console: Console, config: TrainConfig, origin: Origin) -> None
 
 def tell_stopped(console: Console, folder: RunFolder, stop: RunStopped) -> None:
     """How to resume a run that was asked to stop; a job of a sweep is resumed by the sweep's own command."""
-    saved = "before training began" if stop.step is None else f"after step {stop.step}, which is saved"
+    saved = "without saving" if stop.step is None else f"after step {stop.step}, which is saved"
     say(console, f"stopped {saved} ({stop.why})")
     if (folder.base / RUN_SETTINGS).is_file() and not (folder.base / JOB_RECORD).exists():
         say(console, f"resume it with: {resume_command(folder.base)}")

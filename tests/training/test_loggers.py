@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -9,14 +10,18 @@ from typing import Any
 
 import pytest
 import wandb
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+import yaml
 from PIL import Image
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.files import steps_in
 from diffusion_lab.config.schema import LoggerSettings
-from diffusion_lab.training.loggers import JsonlLogger, WandbMirror, log_picture, open_loggers
+from diffusion_lab.training.loggers import JsonlLogger, log_picture, open_loggers
+from diffusion_lab.training.tensorboard_mirror import TensorBoardMirror
+from diffusion_lab.training.wandb_mirror import WandbMirror
 from tests.training.tiny import saved, tiny_run
 
 PICTURES = {"enabled": True, "interval": 2, "num_samples": 3, "guidance_scale": 1.0}
@@ -109,41 +114,13 @@ def test_wandb_run_of_a_failed_job_is_finished_too(tmp_path: Path) -> None:
 
     def job() -> None:
         with open_loggers(settings, tmp_path, "tiny", "job", {}) as loggers:
-            assert isinstance(loggers[1], WandbLogger)
-            assert loggers[1].experiment.settings.mode == "offline"
+            assert isinstance(loggers[1], WandbMirror)
+            assert loggers[1].run.settings.mode == "offline"
             raise RuntimeError("out of luck")
 
     with pytest.raises(RuntimeError, match="out of luck"):
         job()
     assert wandb.run is None
-
-
-class Sent:
-    """Stands for the run on W&B."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-
-    def log(self, metrics: dict[str, Any]) -> None:
-        self.steps.append(metrics["trainer/global_step"])
-
-    def define_metric(self, *_: Any, **__: Any) -> None: ...
-
-
-def test_wandb_is_not_sent_twice_what_comes_again(tmp_path: Path) -> None:
-    """After a kill: steps 4 and 5 were told, and the validation of step 5 was not."""
-    first = JsonlLogger(tmp_path)
-    for step in range(6):
-        first.log_metrics({"train/loss": 1.0, "epoch": 0}, step)
-    own = JsonlLogger(tmp_path, resumed_at=4)
-    run = Sent()
-    mirror = WandbMirror(run, own.forgotten)
-    for step in range(4, 7):
-        mirror.log_metrics({"train/loss": 1.0, "epoch": 0}, step)
-        if step == 5:
-            mirror.log_metrics({"val/loss": 1.0, "epoch": 0}, step)
-        mirror.log_metrics({"samples": [object()]}, step)
-    assert run.steps == [5, 5, 6, 6]  # the validation of 5, its picture; then all of 6
 
 
 RESUMED = {
@@ -158,7 +135,7 @@ def test_resumed_run_goes_on_in_the_same_run_on_wandb(tmp_path: Path) -> None:
         tiny_run(tmp_path, {**changes, "training.epochs": epochs})
     # the file, as the folder's name gets a number more where both begin within a second
     ids = {file.stem.removeprefix("run-") for run in offline_runs(tmp_path) for file in run.glob("run-*.wandb")}
-    assert ids == {(tmp_path / "logs" / "wandb_id").read_text().strip()}
+    assert ids == {(tmp_path / "logs" / "wandb_id").read_text().split()[0]}
     assert saved(find_checkpoint(tmp_path, "last"))["diffusion_lab"]["wandb_id"] in ids
 
 
@@ -173,7 +150,7 @@ def test_segments_on_tensorboard_neither_overlap_nor_leave_a_gap(tmp_path: Path)
     early = steps_in(tmp_path / "checkpoints")[-1]
     tiny_run(tmp_path, {**changes, "training.resume": {**RESUMED["training.resume"], "checkpoint": str(early)}})
     events = EventAccumulator(
-        str(tmp_path / "logs" / "tensorboard"), size_guidance={"scalars": 0, "images": 0}
+        str(tmp_path / "logs" / "tensorboard" / tmp_path.name), size_guidance={"scalars": 0, "images": 0}
     ).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(6))
     assert [event.step for event in events.Scalars("val/loss")] == [2, 5]
@@ -188,7 +165,9 @@ def test_wandb_disabled_leaves_it_out(tmp_path: Path) -> None:
 
 def test_tensorboard_tells_what_the_own_file_tells(tmp_path: Path) -> None:
     tiny_run(tmp_path, {"logger": {"backends": ["tensorboard"]}, "training.visualization": PICTURES})
-    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    events = EventAccumulator(
+        str(tmp_path / "logs" / "tensorboard" / tmp_path.name), size_guidance={"scalars": 0}
+    ).Reload()
     own = [(line["step"], line["val/loss"]) for line in lines(tmp_path / "logs") if "val/loss" in line]
     shown = [(event.step, event.value) for event in events.Scalars("val/loss")]
     assert shown == [(step, pytest.approx(value)) for step, value in own]
@@ -201,8 +180,67 @@ def test_picture_for_a_logger_without_pictures_is_no_fault(tmp_path: Path) -> No
 
 
 def test_gray_and_transparent_pictures_reach_tensorboard(tmp_path: Path) -> None:
-    logger = TensorBoardLogger(tmp_path, name="", version="")
+    mirror = TensorBoardMirror(tmp_path, "run", {}, (), Console(quiet=True))
     for step, mode in enumerate(("L", "RGBA")):
-        log_picture(logger, "samples", Image.new(mode, (8, 8)), step)
-    logger.experiment.close()
-    assert len(EventAccumulator(str(tmp_path)).Reload().Images("samples")) == 2
+        log_picture(mirror, "samples", Image.new(mode, (8, 8)), step)
+    mirror.close()
+    assert not mirror.broken
+    assert len(EventAccumulator(str(tmp_path / "run")).Reload().Images("samples")) == 2
+
+
+def test_tensorboard_shows_the_settings_and_the_runs_name(tmp_path: Path) -> None:
+    changes = {"logger": {"backends": ["tensorboard"]}, "training.optimizer.learning_rate": 0.0125}
+    tiny_run(tmp_path / "my_run", changes)
+    folder = tmp_path / "my_run" / "logs" / "tensorboard" / "my_run"  # whose name TensorBoard shows
+    settings = yaml.safe_load((folder / "hparams.yaml").read_text())
+    assert settings == yaml.safe_load((tmp_path / "my_run" / "config.yaml").read_text())
+    events = EventAccumulator(str(folder)).Reload()
+    (text,) = events.Tensors("settings/text_summary")
+    assert "learning_rate: 0.0125" in text.tensor_proto.string_val[0].decode()
+    about = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    begun = HParamsPluginData.FromString(about).session_start_info.hparams
+    assert begun["training.optimizer.learning_rate"].number_value == 0.0125
+    experiment = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    (metric,) = HParamsPluginData.FromString(experiment).experiment.metric_infos
+    assert metric.name.tag == "val/loss"  # a scalar that the run logs
+    assert events.Scalars("val/loss")
+
+
+def test_tensorboard_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
+    (tmp_path / "run" / "logs").mkdir(parents=True)
+    (tmp_path / "run" / "logs" / "tensorboard").write_text("in the way")
+    console = Console(file=io.StringIO(), width=500)
+    assert tiny_run(tmp_path / "run", {"logger": {"backends": ["tensorboard"]}}, console).steps == 6
+    assert console.file.getvalue().count("Warning: TensorBoard cannot be written any more") == 1
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def logger(self, tmp_path: Path) -> JsonlLogger:
+        """Its file takes nothing."""
+        (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+        return JsonlLogger(tmp_path, console=Console(file=io.StringIO(), width=500))
+
+    def test_lines_are_written_once_there_is_room(self, logger: JsonlLogger, tmp_path: Path) -> None:
+        for step in range(2):
+            logger.log_metrics({"loss": 1.0}, step)
+        assert logger.console.file.getvalue().count("cannot be written (No space left on device)") == 1
+        logger.path.unlink()
+        logger.log_metrics({"loss": 1.0}, 2)
+        assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]
+        logger.close()
+        assert "lost" not in logger.console.file.getvalue()
+
+    def test_what_is_lost_is_counted(self, logger: JsonlLogger) -> None:
+        for step in range(2):
+            logger.log_metrics({"loss": 1.0}, step)
+        logger.close()
+        assert "2 lines of" in logger.console.file.getvalue()
+
+    def test_half_a_line_is_taken_back(self, tmp_path: Path) -> None:
+        logger = JsonlLogger(tmp_path)
+        logger.log_metrics({"loss": 1.0}, 0)
+        with logger.path.open("a") as file:
+            file.write('{"step": 1, "sec')  # as far as there was room
+        logger.log_metrics({"loss": 1.0}, 1)
+        assert [line["step"] for line in lines(tmp_path)] == [0, 1]

@@ -74,6 +74,13 @@ class Pictures(Callback):
             warnings.warn(f"epoch {epoch} has no pictures: {error.finding}", ConfigWarning, stacklevel=2)
             return
         picture = grid_of(pixels) if labels is None else grid_by_class(pixels, labels, denoiser.class_names)
-        save_epoch_picture(picture, self.folder, epoch)
+        try:
+            save_epoch_picture(picture, self.folder, epoch)
+        except OSError as error:  # a picture is not worth a run
+            why = error.strerror or error
+            warnings.warn(
+                f"the picture of epoch {epoch} could not be written to {self.folder} ({why}): training goes on",
+                stacklevel=2,
+            )
         for logger in trainer.loggers:  # under the step of the validation of this epoch, its last one
             log_picture(logger, "samples", picture, trainer.global_step - 1)

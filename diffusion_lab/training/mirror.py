@@ -1,0 +1,83 @@
+"""Loggers that repeat what ``metrics.jsonl`` tells, and whose failure ends no run."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
+from rich.console import Console
+
+from diffusion_lab.run_log import RUN_LOG
+from diffusion_lab.terminal import printable
+
+
+def warn(console: Console, text: str) -> None:
+    """Print a warning, and record it in ``run.log``."""
+    console.print(f"Warning: {printable(text)}", highlight=False, markup=False, soft_wrap=True)
+    logging.getLogger(RUN_LOG).warning(text)
+
+
+class Mirror(Logger):
+    """Hands metrics and pictures on until that fails for the first time; then says so, and training goes on without.
+
+    Args:
+        shown_name: Its name in messages.
+        console: Where a failure is told.
+    """
+
+    def __init__(self, shown_name: str, console: Console) -> None:
+        super().__init__()
+        self.shown_name = shown_name
+        self.console = console
+        self.broken = False
+
+    @property
+    def name(self) -> str:
+        return self.shown_name
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @abstractmethod
+    def send_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Hand on the metrics of an optimizer step, or raise."""
+
+    @abstractmethod
+    def send_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        """Hand on a picture, or raise."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if not self.broken:
+            try:
+                self.send_metrics(metrics, step or 0)
+            except Exception as error:
+                self.give_up(error)
+
+    def log_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        """Show a picture beside the metrics of an optimizer step."""
+        if not self.broken:
+            try:
+                self.send_picture(name, picture, step)
+            except Exception as error:
+                self.give_up(error)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: a mirror is given the settings when it is made."""
+
+    def give_up(self, error: BaseException | str) -> None:
+        """Say that nothing more is handed on, and why."""
+        self.broken = True
+        what = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        warn(
+            self.console,
+            f"{self.shown_name} cannot be written any more ({what}): training goes on without it, "
+            "logs/metrics.jsonl has every metric",
+        )

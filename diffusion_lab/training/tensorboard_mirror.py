@@ -1,0 +1,87 @@
+"""TensorBoard: scalars and pictures, the settings as text and as hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from diffusion_lab.config.reading import leaves
+from diffusion_lab.training.mirror import Mirror
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+FLUSH_SECONDS = 10
+"""Longest time that events wait before they are in the file."""
+
+
+class TensorBoardMirror(Mirror):
+    """Writes events and ``hparams.yaml`` to ``logs/tensorboard/NAME``; NAME is what TensorBoard calls the run.
+
+    Args:
+        folder: ``logs/tensorboard``.
+        run_name: NAME.
+        settings: The resolved settings.
+        metrics: Names of scalars by which runs are compared on the page of hyperparameters.
+        console: Where a failure is told.
+        resumed_at: Optimizer steps done when a run is resumed; what the files say of later ones is hidden.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run_name: str,
+        settings: Mapping[str, Any],
+        metrics: tuple[str, ...],
+        console: Console,
+        resumed_at: int | None = None,
+    ) -> None:
+        super().__init__("TensorBoard", console)
+        self.folder = folder / run_name
+        self.writer: SummaryWriter | None = None
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter  # here: it takes half a second to import
+
+            self.writer = SummaryWriter(str(self.folder), purge_step=resumed_at, flush_secs=FLUSH_SECONDS)
+            self._write_settings(self.writer, settings, metrics)
+        except Exception as error:
+            self.give_up(error)
+
+    def send_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        assert self.writer is not None
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+
+    def send_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        assert self.writer is not None
+        self.writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Write what waits."""
+        try:
+            if self.writer is not None:
+                self.writer.close()
+        except Exception as error:
+            if not self.broken:
+                self.give_up(error)
+
+    def _write_settings(self, writer: SummaryWriter, settings: Mapping[str, Any], metrics: tuple[str, ...]) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+        (self.folder / "hparams.yaml").write_text(text, encoding="utf-8")
+        writer.add_text("settings", "\n".join(f"    {line}" for line in text.splitlines()), 0)
+        flat = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in leaves(settings).items()
+        }
+        for summary in hparams(flat, dict.fromkeys(metrics, 0.0)):
+            assert writer.file_writer is not None
+            writer.file_writer.add_summary(summary)

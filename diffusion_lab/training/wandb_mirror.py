@@ -1,0 +1,289 @@
+"""W&B: whether it can be reached, a mirror of the metrics, and an end within a limit."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+
+from diffusion_lab.config.schema import LoggerSettings
+from diffusion_lab.redaction import without_folders
+from diffusion_lab.training.mirror import Mirror, warn
+
+REACH_SECONDS = 10.0
+"""Longest wait for the server's first answer."""
+
+INIT_SECONDS = 30.0
+"""Longest wait until the server knows the run; W&B's own WANDB_INIT_TIMEOUT overrides it."""
+
+FINISH_SECONDS = 60.0
+"""Longest wait for the upload at the end of a run; W&B's own WANDB_FINISH_TIMEOUT overrides it."""
+
+FLUSH_SECONDS = 2.0
+"""Longest time that W&B keeps metrics in memory before they are in its file."""
+
+TOLD_AFTER_SECONDS = 3.0
+"""Wait for the upload after which it is said what is waited for."""
+
+STEP = "trainer/global_step"
+
+
+def refuse_unreachable(settings: LoggerSettings) -> None:
+    """Check that W&B answers and knows the account, where the run is to be sent at once; nothing is written.
+
+    Raises:
+        ValueError: There is no login, the server does not answer within ``REACH_SECONDS``, or it refuses the key.
+    """
+    if "wandb" not in settings.backends or settings.mode != "online":
+        return
+    wandb = _wandb()
+    from wandb.sdk.lib import wbauth
+
+    server = str(wandb.setup().settings.base_url).rstrip("/")
+    try:
+        login = wbauth.authenticate_session(host=server, source="logger.mode=online", prompt=False)
+    except wandb.Error as error:
+        raise ValueError(
+            f"logger.mode=online: the W&B login cannot be used: {error} (wandb login --relogin)"
+        ) from error
+    if login is None:
+        raise ValueError(
+            f"logger.mode=online needs a login for {server}, and there is none: run `wandb login`, set WANDB_API_KEY, "
+            "or take logger.mode=offline"
+        )
+    key = getattr(login, "api_key", None)
+    if key is not None:  # the other kind of login is exchanged for a token by W&B itself
+        _refuse_silent_server(server, key)
+
+
+class WandbMirror(Mirror):
+    """Sends metrics and pictures to W&B.
+
+    Args:
+        run: The run on W&B.
+        console: Where a failure is told.
+        delivered_step: Metrics of optimizer steps up to this one are with W&B already and not sent again.
+    """
+
+    def __init__(self, run: Any, console: Console, delivered_step: int = -1) -> None:
+        super().__init__("W&B", console)
+        self.run = run
+        self.delivered_step = delivered_step
+        self.last_step = -1
+
+    @property
+    def version(self) -> str:
+        return str(self.run.id)
+
+    def send_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        if step > self.delivered_step:
+            self.run.log({**metrics, STEP: step})
+            self.last_step = max(step, self.last_step)
+
+    def send_picture(self, name: str, picture: Image.Image, step: int) -> None:
+        self.send_metrics({name: [_wandb().Image(picture)]}, step)
+
+    def finish(self, failed: bool, seconds: float, interrupted: Callable[[], bool]) -> bool:
+        """End the run on W&B, waiting for the upload no longer than allowed.
+
+        Args:
+            failed: What W&B shows of the run's end.
+            seconds: Longest wait.
+            interrupted: Asked several times a second: whether to wait no longer.
+
+        Returns:
+            Whether W&B has everything.
+        """
+        outcome: list[BaseException] = []
+
+        def end() -> None:
+            try:
+                self.run.finish(exit_code=int(failed))
+            except BaseException as error:  # it is told by the thread that waits
+                outcome.append(error)
+
+        thread = threading.Thread(target=end, name="wandb-finish", daemon=True)
+        thread.start()
+        began = time.monotonic()
+        told = False
+        while thread.is_alive() and (waited := time.monotonic() - began) < seconds and not interrupted():
+            thread.join(0.1)
+            if waited > TOLD_AFTER_SECONDS and not told:
+                told = True
+                text = f"training is done and saved; waiting up to {seconds:.0f} s for W&B (Ctrl-C ends the wait)"
+                self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        complete = not thread.is_alive() and not outcome and not self.broken
+        if not complete:
+            end_service()
+            if not self.broken:
+                why = "a signal came" if interrupted() else f"{seconds:.0f} s were not enough"
+                self._say_incomplete(str(outcome[0]) if outcome else why)
+        return complete
+
+    def _say_incomplete(self, why: str) -> None:
+        warn(
+            self.console,
+            f"W&B did not get everything ({why}). What it lacks is on the disk: "
+            f"wandb sync {Path(str(self.run.settings.sync_dir))}",
+        )
+
+
+def start_run(
+    settings: LoggerSettings,
+    folder: Path,
+    run_id: str,
+    group: str,
+    run_name: str,
+    config: Mapping[str, Any],
+    resumed: bool,
+) -> Any:
+    """Begin a run on W&B, or go on with the one of this id. W&B is told no command line, host, user or folder.
+
+    Raises:
+        ValueError: It refuses, or does not answer within the limit.
+    """
+    wandb = _wandb()
+    place = settings.dir or folder
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        # The mode is given to this one run: an environment variable would hold for the later jobs of a sweep, too.
+        run = wandb.init(
+            id=run_id,
+            resume="allow" if resumed and settings.mode == "online" else None,
+            dir=place,
+            mode=settings.mode,
+            project=settings.project,
+            entity=settings.entity,
+            group=group,
+            job_type=os.environ.get("WANDB_JOB_TYPE") or "train",
+            name=settings.name or run_name,
+            config=without_folders(dict(config)),
+            settings=_run_settings(wandb),
+            reinit="finish_previous",
+        )
+    except (wandb.Error, TimeoutError, OSError) as error:
+        end_service()
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"logger.mode={settings.mode}: W&B cannot begin the run {run_id} ({reason}): see logger.project and "
+            "logger.entity, or take logger.mode=offline"
+        ) from error
+    run.define_metric(STEP)
+    run.define_metric("*", step_metric=STEP)
+    return run
+
+
+def last_step_of(run: Any) -> int | None:
+    """Return the optimizer step of the last metrics that the server has of a resumed run, None where it has none."""
+    with contextlib.suppress(Exception):  # it is asked over the network
+        return int(run.summary.get(STEP))
+    return None
+
+
+def finish_seconds() -> float:
+    """Return how long the end of a run may wait for W&B."""
+    return _limit("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
+
+
+def end_service() -> None:
+    """End W&B's own process, which an exit of ours would otherwise wait for, and forget it.
+
+    W&B has no public call for it: ``wandb.teardown`` waits for all uploads.
+    """
+    wandb = _wandb()
+    connection = getattr(wandb.setup(), "_connection", None)
+    process = getattr(getattr(connection, "_proc", None), "_process", None)
+    if process is not None:
+        process.kill()
+
+    def forget() -> None:
+        with contextlib.suppress(BaseException):  # it finds its process gone
+            wandb.teardown(exit_code=1)
+
+    thread = threading.Thread(target=forget, name="wandb-teardown", daemon=True)
+    thread.start()
+    thread.join(5)
+
+
+def _wandb() -> Any:
+    """The library, which takes a second to import; it does not send reports of its own errors, nor print."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # at exit it would wait for a server that is gone
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))
+    return wandb
+
+
+def _run_settings(wandb: Any) -> Any:
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        host="",
+        username="",
+        x_disable_meta=True,  # command line, folders, executable
+        disable_git=True,
+        disable_code=True,
+        init_timeout=_limit("WANDB_INIT_TIMEOUT", INIT_SECONDS),
+        finish_timeout=finish_seconds(),
+        finish_timeout_raises=True,
+        x_transaction_log_flush_interval=FLUSH_SECONDS,
+    )
+
+
+def _limit(variable: str, default: float) -> float:
+    with contextlib.suppress(ValueError):
+        return float(os.environ.get(variable, default)) or default
+    return default
+
+
+def _refuse_silent_server(server: str, key: str) -> None:
+    """Ask the server who the owner of a key is."""
+    request = urllib.request.Request(
+        f"{server}/graphql",
+        json.dumps({"query": "query Viewer { viewer { username } }"}).encode(),
+        {
+            "Content-Type": "application/json",
+            "Authorization": f"Basic {base64.b64encode(f'api:{key}'.encode()).decode()}",
+        },
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=REACH_SECONDS) as answer:
+            told = json.loads(answer.read(2**20))
+        known = told["data"]["viewer"] is not None
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):
+            raise ValueError(_unreachable(server, f"it answers {error.code} {error.reason}")) from error
+        known = False
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "reason", error)
+        words = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+        raise ValueError(_unreachable(server, words)) from error
+    if not known:
+        raise ValueError(
+            f"logger.mode=online: {server} does not know the W&B key that is used: `wandb login --relogin`, "
+            "or logger.mode=offline"
+        )
+
+
+def _unreachable(server: str, reason: str) -> str:
+    return (
+        f"logger.mode=online: the W&B server {server} cannot be reached ({reason}): try again, "
+        "or take logger.mode=offline and send the run later with `wandb sync`"
+    )
+
+
+def replay(mirror: WandbMirror, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Send lines of ``metrics.jsonl`` that a killed run kept from W&B."""
+    for line in lines:
+        mirror.log_metrics({key: value for key, value in line.items() if key not in ("step", "seconds")}, line["step"])

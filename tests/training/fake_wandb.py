@@ -1,0 +1,90 @@
+"""A server on this machine that answers W&B's requests, as far as a run needs it, until it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+KEY = "a" * 40
+
+
+class FakeWandb(ThreadingHTTPServer):
+    """Knows one account. ``history`` holds the lines of metrics that were sent to it."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answers)
+        self.history: list[dict[str, Any]] = []
+        self.requests: list[str] = []
+        self.silent = threading.Event()
+        self.known_account = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def answer(self, body: bytes) -> dict[str, Any]:
+        asked = json.loads(body)
+        text, given = asked["query"], asked.get("variables", {})
+        account = {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
+        found: dict[str, Any] = {"viewer": account if self.known_account else None}
+        if "upsertBucket" in text:
+            project = {"id": "p", "name": given.get("project"), "entity": {"id": "e", "name": "me"}}
+            run = {"id": "r", "name": given.get("name"), "displayName": given.get("name"), "project": project}
+            found["upsertBucket"] = {
+                "bucket": {**run, "description": "", "config": "{}", "sweepName": None, "historyLineCount": 0},
+                "inserted": True,
+            }
+        if "createRunFiles" in text:
+            files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in given.get("files", [])]
+            found["createRunFiles"] = {"runID": "r", "uploadHeaders": [], "files": files}
+        return {"data": found}
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that leaves in the middle is no fault of the test."""
+
+
+class _Answers(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FakeWandb
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        while self.server.silent.is_set():
+            threading.Event().wait(0.05)
+        self.server.requests.append(f"{self.command} {self.path} {body.decode(errors='replace')}")
+        if self.path.endswith("file_stream"):
+            lines = json.loads(body).get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
+            self.server.history.extend(map(json.loads, lines))
+        told = json.dumps(self.server.answer(body) if re.search("graphql", self.path) else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+    do_GET = do_POST = do_PUT = _answer
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing is printed."""
+
+
+@contextmanager
+def fake_wandb() -> Iterator[FakeWandb]:
+    """Serve until the end of the block."""
+    server = FakeWandb()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.silent.clear()
+        server.shutdown()
+        server.server_close()
+        thread.join(10)

@@ -1,0 +1,333 @@
+"""W&B as a mirror: what it is told, and that nothing it does ends a run or lets it wait for ever."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from rich.console import Console
+
+from diffusion_lab.config.schema import LoggerSettings
+from diffusion_lab.run_folder import RunStopped
+from diffusion_lab.training import wandb_mirror
+from diffusion_lab.training.loggers import Continuation, JsonlLogger, open_loggers, wandb_id
+from diffusion_lab.training.signals import StopRequest, stoppable
+from diffusion_lab.training.wandb_mirror import WandbMirror, end_service, refuse_unreachable
+from tests.training.fake_wandb import KEY, FakeWandb, fake_wandb
+from tests.training.tiny import TinySource, tiny_run
+
+ONLINE = {"backends": ["wandb"], "mode": "online"}
+
+
+@pytest.fixture
+def said() -> Console:
+    return Console(file=io.StringIO(), width=500)
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No W&B setting and no login but those of the test."""
+    for name in list(os.environ):
+        if name.startswith("WANDB_") and not name.endswith(("_CACHE_DIR", "_CONFIG_DIR", "_DATA_DIR", "_REPORTING")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
+
+
+@pytest.fixture
+def server(plain_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
+    """A W&B server that knows our key."""
+    wandb.teardown()  # it keeps the address of an earlier test
+    with fake_wandb() as answering:
+        monkeypatch.setenv("WANDB_BASE_URL", answering.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield answering
+        end_service()
+
+
+class TestBeforeTheRun:
+    """Whatever keeps W&B from being reached is one error, and nothing is written."""
+
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wandb_mirror, "REACH_SECONDS", 0.3)
+
+    def refused(self, folder: Path) -> str:
+        with pytest.raises(ValueError, match=r"logger\.mode=online") as caught:
+            tiny_run(folder, {"logger": ONLINE})
+        assert not folder.exists()
+        assert "\n" not in str(caught.value)
+        assert "logger.mode=offline" in str(caught.value)
+        return str(caught.value)
+
+    def test_no_login(self, server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("WANDB_API_KEY")
+        assert f"needs a login for {server.url}" in self.refused(tmp_path / "run")
+
+    def test_unknown_key(self, server: FakeWandb, tmp_path: Path) -> None:
+        server.known_account = False
+        assert "does not know the W&B key" in self.refused(tmp_path / "run")
+
+    def test_silent_server(self, server: FakeWandb, tmp_path: Path) -> None:
+        server.silent.set()
+        assert "cannot be reached (timed out)" in self.refused(tmp_path / "run")
+
+    def test_nobody_there(self, server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))  # not listening
+            monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
+            assert "cannot be reached (Connection refused)" in self.refused(tmp_path / "run")
+
+    def test_something_else_there(self, server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FakeWandb, "answer", lambda self, body: {"hello": "world"})
+        assert "cannot be reached" in self.refused(tmp_path / "run")
+
+    @pytest.mark.parametrize("other", [{"mode": "offline"}, {"mode": "disabled"}, {"backends": ()}])
+    def test_nobody_is_asked_where_nothing_is_sent(self, other: dict[str, Any], server: FakeWandb) -> None:
+        refuse_unreachable(LoggerSettings(**(ONLINE | other)))
+        assert server.requests == []
+
+
+def test_metrics_and_settings_arrive(server: FakeWandb, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", {"logger": ONLINE})
+    told = [json.loads(line) for line in (tmp_path / "run" / "logs" / "metrics.jsonl").read_text().splitlines()]
+    sent = [(line["trainer/global_step"], line["train/loss"]) for line in server.history if "train/loss" in line]
+    assert sent == [(line["step"], line["train/loss"]) for line in told if "train/loss" in line]
+    private = (str(tmp_path), socket.gethostname() + '"')
+    assert not [
+        request for request in server.requests for place in private if place in request and "/otel/" not in request
+    ]
+    id_file = (tmp_path / "run" / "logs" / "wandb_id").read_text().split()
+    assert id_file[1:] == ["5"]  # all that was told has arrived
+
+
+class KillsItsService(TinySource):
+    """W&B's own process dies while the first images are read."""
+
+    def load_batch(self, *arguments: Any) -> Any:
+        connection = wandb.setup()._connection
+        if connection is not None and connection._proc is not None:
+            connection._proc._process.kill()
+            connection._proc._process.wait()
+        return super().load_batch(*arguments)
+
+
+@pytest.mark.usefixtures("plain_environment")
+def test_killed_service_ends_no_run(tmp_path: Path, said: Console) -> None:
+    changes = {"logger": {"backends": ["wandb"]}, "data.type": "tests.training.test_wandb_mirror.KillsItsService"}
+    pictures = {"enabled": True, "interval": 1, "num_samples": 3, "guidance_scale": 1.0}
+    assert tiny_run(tmp_path / "run", changes | {"training.visualization": pictures}, said).steps == 6
+    assert text_of(said).count("Warning: W&B cannot be written any more") == 1
+    assert "training goes on without it" in (tmp_path / "run" / "logs" / "run.log").read_text()
+    tiny_run(tmp_path / "next", {"logger": {"backends": ["wandb"]}}, said)  # which begins with a service of its own
+    assert list((tmp_path / "next" / "logs" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert text_of(said).count("Warning: W&B") == 1
+
+
+class LosesItsServer(TinySource):
+    """The server stops answering while the first images are read."""
+
+    server: FakeWandb
+
+    def load_batch(self, *arguments: Any) -> Any:
+        self.server.silent.set()
+        return super().load_batch(*arguments)
+
+
+def test_server_that_is_gone_delays_the_end_by_the_limit_alone(
+    server: FakeWandb, tmp_path: Path, said: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
+    monkeypatch.setattr(LosesItsServer, "server", server, raising=False)
+    changes = {"logger": ONLINE, "data.type": "tests.training.test_wandb_mirror.LosesItsServer"}
+    assert tiny_run(tmp_path / "run", changes, said).steps == 6
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
+    (kept,) = (tmp_path / "run" / "logs" / "wandb").glob("run-*-*")
+    assert text_of(said).count("Warning: ") == 1
+    assert f"wandb sync {kept}" in text_of(said)
+    assert (tmp_path / "run" / "logs" / "wandb_id").read_text().split()[1:] == []  # nobody knows what has arrived
+
+
+class Run:
+    """Stands for the run on W&B.
+
+    Args:
+        endless: Its end takes until it is let go.
+    """
+
+    id = "abc"
+
+    def __init__(self, endless: bool = False) -> None:
+        self.told: list[tuple[int, set[str]]] = []
+        self.let_go = threading.Event()
+        self.settings = type("Settings", (), {"sync_dir": "logs/wandb/run-1"})()
+        if not endless:
+            self.let_go.set()
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        self.told.append((metrics["trainer/global_step"], set(metrics) - {"trainer/global_step"}))
+
+    def finish(self, exit_code: int) -> None:
+        self.let_go.wait()
+
+
+@pytest.fixture
+def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wandb_mirror, "end_service", lambda: None)
+
+
+@pytest.mark.usefixtures("no_service")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_ends_the_wait_for_the_upload(number: signal.Signals, said: Console) -> None:
+    run = Run(endless=True)
+    mirror = WandbMirror(run, said)
+    with stoppable() as stop:
+        with stop.only_noted() as came:
+            os.kill(os.getpid(), number)
+            assert not mirror.finish(failed=False, seconds=1000, interrupted=came)
+        assert stop.received == number  # the exit code is that of the signal, and the status tells the run's own end
+        run.let_go.set()
+    assert "W&B did not get everything (a signal came)" in text_of(said)
+
+
+@pytest.mark.usefixtures("no_service")
+def test_end_that_fails_is_told_once(said: Console) -> None:
+    run = Run()
+    run.finish = lambda exit_code: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    assert not WandbMirror(run, said).finish(failed=False, seconds=1000, interrupted=lambda: False)
+    assert text_of(said).count("W&B did not get everything (division by zero)") == 1
+
+
+def lines_of_a_killed_run(folder: Path) -> None:
+    """Steps 0 to 9, ten seconds each."""
+    folder.mkdir(exist_ok=True)
+    lines = [{"step": step, "seconds": 10.0 * step, "train/loss": 1.0} for step in range(10)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def resumed(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    mode: str = "offline",
+    server_has: int | None = None,
+    same: bool = True,
+) -> list[int]:
+    """The steps that W&B is told of when the run is resumed and does the steps up to 10."""
+    run = Run()
+    monkeypatch.setattr("diffusion_lab.training.loggers.start_run", lambda *_: run)
+    monkeypatch.setattr("diffusion_lab.training.loggers.last_step_of", lambda _: server_has)
+    settings = LoggerSettings(backends=("wandb",), mode=mode)
+    with open_loggers(settings, folder, "tiny", "job", {}, Continuation(at, "abc", same)) as loggers:
+        for step in range(at, 11):
+            for logger in loggers:
+                logger.log_metrics({"train/loss": 1.0}, step)
+    return [step for step, _ in run.told]
+
+
+def test_what_a_kill_kept_from_wandb_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last 30 seconds, since nobody knows of them; of steps before the checkpoint, too."""
+    lines_of_a_killed_run(tmp_path)
+    assert resumed(tmp_path, monkeypatch, at=8) == [7, 8, 9, 10]
+
+
+def test_after_a_proper_end_nothing_is_sent_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines_of_a_killed_run(tmp_path)
+    (tmp_path / "wandb_id").write_text("abc\n9\n")
+    assert resumed(tmp_path, monkeypatch, at=8) == [10]
+    assert (tmp_path / "wandb_id").read_text() == "abc\n10\n"
+
+
+def test_the_server_knows_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of its last step it may lack a line."""
+    lines_of_a_killed_run(tmp_path)
+    assert resumed(tmp_path, monkeypatch, at=8, mode="online", server_has=4) == [4, 5, 6, 7, 8, 9, 10]
+    lines_of_a_killed_run(tmp_path)
+    (tmp_path / "wandb_id").unlink()
+    assert resumed(tmp_path, monkeypatch, at=8, mode="online") == list(range(11))  # it has lost the run
+
+
+def test_other_results_are_sent_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines_of_a_killed_run(tmp_path)
+    (tmp_path / "wandb_id").write_text("abc\n9\n")
+    assert resumed(tmp_path, monkeypatch, at=8, same=False) == [8, 9, 10]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"../../x\n", b"\xff\xfe", b"x" * 500, b"abc\nmany\n", b"abc\n-4"])
+def test_strange_id_files(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id that W&B would refuse is replaced by the checkpoint's, else by a new one."""
+    (tmp_path / "wandb_id").write_bytes(content)
+    assert id_of_resumed(tmp_path, monkeypatch, "fromcheckpoint") == (
+        "abc" if content.startswith(b"abc") else "fromcheckpoint"
+    )
+
+
+@pytest.mark.parametrize("told", ["", "../x", "a b", "x" * 100])
+def test_strange_id_of_a_checkpoint(told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = id_of_resumed(tmp_path, monkeypatch, told)
+    assert len(made) == 8
+    assert made.isalnum()
+
+
+def id_of_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch, told: str) -> str:
+    """The id under which a run is resumed whose checkpoint tells ``told``."""
+    ids: list[str] = []
+    monkeypatch.setattr("diffusion_lab.training.loggers.start_run", lambda *given: ids.append(given[2]) or Run())
+    settings = LoggerSettings(backends=("wandb",), mode="offline")
+    with open_loggers(settings, folder, "tiny", "job", {}, Continuation(0, told)) as loggers:
+        assert wandb_id(loggers) == "abc"
+    return ids[0]
+
+
+STRANGE_LINES = [
+    b"null",
+    b'"text"',
+    b"[" * 100_000,
+    b'{"step": ' + b"[" * 100_000,
+    b"\xff\xfe\x00",
+    b'{"step": null, "seconds": 1.0}',
+    b'{"step": "3", "seconds": 1.0}',
+    b'{"step": 3, "seconds": "1"}',
+    b'{"step": 3, "seconds": NaN}',
+    b'{"step": -1, "seconds": 1}',
+    b'{"step": true, "seconds": 1}',
+]
+
+
+@pytest.mark.parametrize("line", STRANGE_LINES, ids=lambda line: str(line[:20]))
+def test_strange_lines_of_metrics_are_left_out(line: bytes, tmp_path: Path) -> None:
+    sound = b'{"step": 0, "seconds": 1.0, "train/loss": 1.0}'
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([sound, line, sound.replace(b"0,", b"1,"), b""]))
+    logger = JsonlLogger(tmp_path, resumed_at=5)
+    assert [kept["step"] for kept in logger.kept] == [0, 1]
+    logger.log_metrics({"train/loss": 1.0}, 5)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_stopped_run_waits_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr("diffusion_lab.training.loggers.start_run", lambda *_: Run())
+    monkeypatch.setattr(WandbMirror, "finish", lambda self, failed, seconds, came: limits.append(seconds) or True)
+    for received in (None, signal.SIGTERM):
+        stop = StopRequest()
+        stop.received = received
+        with (
+            pytest.raises(RunStopped) if received else pytest.MonkeyPatch.context(),  # type: ignore[attr-defined]
+            open_loggers(LoggerSettings(backends=("wandb",)), tmp_path, "tiny", "job", {}, stop=stop),
+        ):
+            if received:
+                raise stop.stopped(3)
+    assert limits == [60.0, 10.0]
