@@ -16,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lab.checkpoint import Checkpoint, file_hash, find_checkpoint, read_checkpoint
+from diffusion_lab.checkpoint.files import is_sweep
 from diffusion_lab.config.doubts import (
     doubts_about_dropout,
     doubts_about_guidance,
@@ -81,7 +82,7 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
         MemoryError: Memory is too small for one image at a time.
     """
     device = resolve_device(config.compute.device)
-    path = find_checkpoint(config.generation.checkpoint or "")
+    path = _checkpoint(config, show_progress)
     sampling = config.generation.sampling
     checkpoint = read_checkpoint(path)
     denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay, config.generation.trusted)
@@ -101,6 +102,16 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
         opened(folder, order, sampling.num_samples, config.output.overwrite) as room,
     ):
         return _Run(config, room, sampler, show_progress).complete()
+
+
+def _checkpoint(config: GenerateConfig, say: bool) -> Path:
+    """The checkpoint file; which one it is, is said where the settings name a folder."""
+    given = config.generation.checkpoint or Path()
+    path = find_checkpoint(given)
+    if say and given.is_dir():
+        of_the_best_job = f" (the best job of {given})" if is_sweep(given) else ""
+        print(printable(f"checkpoint: {path}{of_the_best_job}"), file=sys.stderr)
+    return path
 
 
 def _threads(config: GenerateConfig, denoiser: Denoiser, device: torch.device) -> int:

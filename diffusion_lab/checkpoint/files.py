@@ -17,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal, Self, cast
 
+from diffusion_lab.config.job_record import RECORD
+from diffusion_lab.config.sweep_ranking import best_job
 from diffusion_lab.safe_files import open_regular, read_json
 from diffusion_lab.terminal import printable
 from diffusion_lab.whole_files import written_whole
@@ -214,10 +216,12 @@ def read_unlisted(file: Path) -> dict[str, Any]:
 def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
     """Return the checkpoint file that ``path`` means: itself, or the preferred one of a run folder, else the other.
 
-    The last one is that of the latest step that is whole. A damaged best one is passed over with a warning.
+    The last one is that of the latest step that is whole. A damaged best one is passed over with a warning. The folder
+    of a sweep means its best job, unless the last checkpoint is preferred.
 
     Raises:
         FileNotFoundError: With what is there instead.
+        ValueError: The jobs of a sweep have no best one.
     """
     path = Path(path)
     if path.is_file():
@@ -230,7 +234,14 @@ def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") 
         for folder in folders:
             if (found := find(folder)) is not None:
                 return found
+    if prefer == "best" and is_sweep(path):
+        return find_checkpoint(best_job(path), prefer)
     raise FileNotFoundError(f"the folder {path} holds no whole checkpoint: was a run saved there?")
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder holds those of a sweep's jobs."""
+    return path.is_dir() and any((folder / RECORD).is_file() for folder in path.iterdir())
 
 
 def _best_in(folder: Path) -> Path | None:

@@ -16,10 +16,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from diffusion_lab.config.dotted import find_classes_in
 from diffusion_lab.config.faults import ConfigError, Fault
 from diffusion_lab.config.origins import Origins, job_origins
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.references import refuse_endless_references
+from diffusion_lab.config.run_dir import hydras_folder_faults
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.validate import ConfigT, parse_as
 from diffusion_lab.config.wandb_environment import from_environment
@@ -53,8 +55,9 @@ def compose_generate_config(composed: DictConfig, origins: Callable[[], Origins]
 def _compose(
     root: type[ConfigT], composed: DictConfig, origins: Callable[[], Origins], short_names: Sequence[str] = ()
 ) -> ConfigT:
-    faults: list[Fault] = []
     refuse_endless_references(OmegaConf.to_container(composed, resolve=False), "the composed configuration")
+    find_classes_in(_config_dir())  # here, too: a job of a sweep may run in a process that no command line started
+    faults = list(hydras_folder_faults())
     tree = resolved(composed, faults)
     for name in short_names:
         tree.pop(name, None)
@@ -124,6 +127,14 @@ def sweep_name_or(name: str) -> str:
     """The name of the sweep's folder; ``name`` where this is no multirun."""
     sweep = _sweep()
     return name if sweep is None else Path(sweep.dir).name
+
+
+def _config_dir() -> str | None:
+    """The folder given by ``--config-dir`` of the running Hydra job."""
+    if not HydraConfig.initialized():
+        return None
+    sources = HydraConfig.get().runtime.config_sources
+    return next((str(source.path) for source in sources if source.provider == "command-line"), None)
 
 
 def _sweep() -> Any:

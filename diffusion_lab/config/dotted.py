@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from diffusion_lab.config.faults import ConfigError, Fault, closest
+
+
+def find_classes_in(config_dir: str | None) -> None:
+    """Let classes be imported from the current folder, and from a folder of settings and the one around it.
+
+    They are looked for last, so that nothing there hides a library.
+
+    Args:
+        config_dir: The folder given by ``--config-dir``.
+    """
+    folders = [Path.cwd()]
+    if config_dir is not None:
+        folders += [Path(config_dir).absolute(), Path(config_dir).absolute().parent]
+    sys.path.extend(str(folder) for folder in folders if str(folder) not in sys.path)
 
 
 def load_class(path: str, key: str) -> type[Any]:
@@ -33,6 +49,8 @@ def _import(module: str, path: str, key: str) -> ModuleType:
         return import_module(module)
     except Exception as error:  # the user's own code, in which anything may go wrong
         what = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
+            what += ": it is looked for beside train.py, in the current folder, and beside --config-dir"
         rule = f"must be a class that can be imported ({what}{_place_of(error)})"
         raise ConfigError([Fault(key, rule, path)]) from error
 

@@ -89,7 +89,10 @@ class ConfigError(ValueError):
     def located(self, place: Callable[[str], str | None]) -> ConfigError:
         """The same faults, each with the place where its key was given."""
         return ConfigError(
-            [fault if fault.value is NO_VALUE else replace(fault, origin=place(fault.key)) for fault in self.faults]
+            [
+                fault if fault.value is NO_VALUE or fault.origin else replace(fault, origin=place(fault.key))
+                for fault in self.faults
+            ]
         )
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Fault, ...]]]:

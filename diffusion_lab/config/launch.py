@@ -18,14 +18,19 @@ from hydra.errors import CompactHydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from diffusion_lab.config.completion import completion_script
+from diffusion_lab.config.dotted import find_classes_in
 from diffusion_lab.config.extras import how_to_install, names_in
 from diffusion_lab.config.faults import ConfigError, closest
 from diffusion_lab.config.launchers import check_launcher
 from diffusion_lab.config.origins import Origins, composed_origins, override_keys
+from diffusion_lab.config.overrides import explain_unreadable
 from diffusion_lab.config.reading import known_keys, suggest_key
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
+from diffusion_lab.config.run_dir import refuse_run_dir_of_sweep
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.sweep_summary import summed_up
+from diffusion_lab.terminal import printable
 
 Check = Callable[[DictConfig, Callable[[], Origins]], object]
 
@@ -46,13 +51,21 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what cannot be composed instead of exiting
     Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
     given = get_args_parser().parse_args()
+    if given.shell_completion and given.overrides[:1] != ["query=bash"]:
+        programs = [conf.parent / name for name in ("train.py", "sample.py")]
+        print(run_and_report(lambda: completion_script(given.overrides, programs)))
+        return
+    find_classes_in(given.config_dir)
     if not _only_shows(given):
         run_and_report(lambda: check_launcher(given.overrides))
+    if given.multirun:
+        run_and_report(lambda: refuse_run_dir_of_sweep(given.overrides))
     try:
         with summed_up():
             application()
     except CompactHydraException as error:
-        print(f"Error: {_explained(error, check, conf, config_name, given.overrides)}", file=sys.stderr)
+        explained = explain_unreadable(given.overrides) or _explained(error, check, conf, config_name, given.overrides)
+        print(f"Error: {printable(explained)}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from error
 
 

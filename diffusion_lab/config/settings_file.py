@@ -16,6 +16,7 @@ from diffusion_lab.config.compose import resolved
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault
 from diffusion_lab.config.migration import V1_DEPRECATION, is_v1, migrate_config_v1_to_v2
 from diffusion_lab.config.origins import Origins, file_origins
+from diffusion_lab.config.overrides import explain_unreadable
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.validate import parse_as, root_of
 from diffusion_lab.config.yaml_file import load_tree
@@ -68,7 +69,8 @@ def _override(tree: DictConfig, overrides: Sequence[str]) -> None:
             else:
                 OmegaConf.update(tree, override.key_or_group, override.value(), merge=False, force_add=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(f"the override cannot be used: {str(error).strip()}") from error
+        explained = explain_unreadable(overrides) or f"the override cannot be used: {str(error).strip()}"
+        raise ValueError(explained) from error
 
 
 def _drop(tree: DictConfig, key: str) -> None:

@@ -151,6 +151,9 @@ def _print(folder: Path, records: Records, groups: list[list[str]], stopped: boo
     print(f"{printable(folder)}: {finished} of {len(records)} jobs finished{unseen}", file=sys.stderr)
     if stopped or finished < len(records):
         print(f"run what is missing with: {printable(_again(folder))}", file=sys.stderr)
+    if len(groups) == 1:
+        best = command("sample.py", setting("ckpt", folder))
+        print(f"sample from the best job: {printable(best)}", file=sys.stderr)
 
 
 def _again(folder: Path) -> str:

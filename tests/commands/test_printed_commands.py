@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -35,6 +36,19 @@ def test_what_a_short_run_prints_at_its_end_makes_images(tmp_path: Path) -> None
     assert (folder / AWKWARD / "summary.json").is_file()
     (words,) = printed_commands(done.stderr)
     assert "100 images in outputs/generated/" in pasted(folder, words).stdout
+
+
+def test_what_a_sweep_prints_makes_images_of_its_best_job(tmp_path: Path) -> None:
+    sweep = "hydra.sweep.dir='sweeps/two (of 2)'"
+    done = succeeds(tmp_path, "train.py", "-m", "experiment=fast_debug", "training.epochs=1,2", sweep)
+    *of_the_jobs, words = printed_commands(done.stderr)
+    assert len(of_the_jobs) == 2
+    assert words[2:] == ['ckpt="sweeps/two (of 2)"']
+    made = pasted(tmp_path, [*words, "num_samples=10"])
+    best = re.search(r"│ 1 +│ training.epochs=(\d)", done.stderr)
+    assert best is not None
+    assert f"checkpoint: sweeps/two (of 2)/epochs-{best[1]}/checkpoints/best.ckpt (the best job of" in made.stderr
+    assert "10 images in" in made.stdout
 
 
 def test_what_a_stopped_run_prints_resumes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,64 @@
+"""Completion with the TAB key in bash, of ``train.py`` and ``sample.py`` alone.
+
+What Hydra installs runs the script behind ``python``, whichever it is, to ask it for completions (its issue 3275).
+This runs only the two commands of this project; of all others the completion stays what it was.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+SHELL = "bash"
+
+INSTALL = r"""
+if [ "$(complete -p python 2>/dev/null | grep -c _diffusion_lab_complete)" = 0 ]; then
+    _diffusion_lab_other=$(complete -p python 2>/dev/null | sed -n 's/.* -F \([^ ]*\) .*/\1/p')
+fi
+_diffusion_lab_complete() {
+    local line=${COMP_LINE:0:COMP_POINT} word= choices prefix
+    local -a words
+    read -ra words <<< "$line"
+    case ${line: -1} in ' ') ;; *) word=${words[-1]}; unset 'words[-1]' ;; esac
+    case $(realpath -- "${words[1]:-/}" 2>/dev/null) in
+        @PROGRAMS@) ;;
+        *) if [ -n "$_diffusion_lab_other" ]; then "$_diffusion_lab_other" "$@"; fi; return ;;
+    esac
+    line="python program ${words[*]:2} $word"
+    choices=$(COMP_LINE=$line COMP_POINT=0 "${words[0]}" "${words[1]}" -sc query=bash 2>/dev/null)
+    COMPREPLY=($(compgen -W "$choices" -- "$word"))
+    case $COMP_WORDBREAKS in *=*)  # bash then completes what follows the last = alone
+        prefix=${word%"${word##*=}"}
+        COMPREPLY=("${COMPREPLY[@]#"$prefix"}") ;;
+    esac
+}
+complete -o nospace -o default -F _diffusion_lab_complete python python3
+"""
+
+UNINSTALL = r"""
+complete -r python python3 2>/dev/null
+if [ -n "$_diffusion_lab_other" ]; then complete -F "$_diffusion_lab_other" python python3; fi
+unset -f _diffusion_lab_complete
+unset _diffusion_lab_other
+"""
+
+
+def completion_script(arguments: Sequence[str], programs: Sequence[Path]) -> str:
+    """Return what ``--shell-completion install=bash`` (or ``uninstall=bash``) prints for the shell to evaluate.
+
+    Args:
+        arguments: What follows ``--shell-completion``.
+        programs: The scripts to complete.
+
+    Raises:
+        ValueError: Neither of these two.
+    """
+    scripts = {f"install={SHELL}": INSTALL, f"uninstall={SHELL}": UNINSTALL}
+    if len(arguments) != 1 or arguments[0] not in scripts:
+        raise ValueError(
+            f"--shell-completion must be followed by install={SHELL} or uninstall={SHELL}, got "
+            f"{' '.join(arguments)!r}: there is no completion for other shells"
+        )
+    patterns = "|".join(shlex.quote(str(program.resolve())) for program in programs)
+    return scripts[arguments[0]].strip().replace("@PROGRAMS@", patterns)

@@ -1,0 +1,68 @@
+"""Arguments ``key=value`` that Hydra's grammar cannot read, explained with the quotes that they lack."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from diffusion_lab.command_line import setting
+
+KEY = re.compile(r"[+~]{0,2}[\w./@$-]+", re.ASCII)
+
+NO_PAIR = "must be key=value, +key=value or ~key"
+
+GRAMMAR = (
+    "Hydra reads brackets, braces, parentheses, commas, colons, = and quotes in a value as its own, and letters beyond "
+    "ASCII only in quotes: a text with any of them needs two pairs of quotes, one for Hydra and one for the shell"
+)
+
+
+def explain_unreadable(arguments: Sequence[str]) -> str | None:
+    """Return what is wrong with the arguments that cannot be read, and how to type them; None where all can be.
+
+    Args:
+        arguments: Those of the command line, as the shell hands them over.
+    """
+    lines = list(_explanations(arguments))
+    if not lines:
+        return None
+    count = "1 argument cannot be read" if len(lines) == 1 else f"{len(lines)} arguments cannot be read"
+    why = "" if all(line.endswith(NO_PAIR) for line in lines) else f"\n{GRAMMAR}."
+    return "\n  ".join([f"{count}:", *lines]) + why
+
+
+def _explanations(arguments: Sequence[str]) -> Iterator[str]:
+    parser = OverridesParser.create()
+    for index, argument in enumerate(arguments):
+        try:
+            parser.parse_override(argument)
+        except HydraException as error:
+            yield f"{argument}: {_how_to_type(arguments[:index], argument) or _in_hydras_words(error)}"
+
+
+def _how_to_type(before: Sequence[str], argument: str) -> str | None:
+    """The argument with quotes; None where it is more likely a list or a section."""
+    key, equals, value = argument.partition("=")
+    if not equals:
+        if before and "=" in before[-1]:  # the rest of a value with spaces
+            key, _, begun = before[-1].partition("=")
+            return f"has no =; if it belongs to the argument before it, type {_typed(key, f'{begun} {argument}')}"
+        return NO_PAIR
+    if not KEY.fullmatch(key) or value[:1] in ("[", "{"):
+        return None
+    return f"as a text, type {_typed(key, value)}"
+
+
+def _typed(key: str, value: str) -> str:
+    bare = value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value
+    return shlex.quote(setting(key, bare))
+
+
+def _in_hydras_words(error: HydraException) -> str:
+    """The reason, which is in the second line; the first repeats the argument, the last is an address."""
+    lines = [line for line in str(error).splitlines() if line and not line.startswith(("See https", "Error parsing"))]
+    return " ".join(lines)
