@@ -26,6 +26,12 @@ class SamplerSettings(ChoiceSettings):
 
     _steps_are_default: bool = PrivateAttr(default=False)
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the settings are the same, wherever the number of steps comes from."""
+        return isinstance(other, SamplerSettings) and self.model_dump() == other.model_dump()
+
+    __hash__ = ChoiceSettings.__hash__
+
     def with_default_steps(self) -> Self:
         """The same sampler, of which nobody has asked for its number of steps."""
         sampler = self.model_copy()
