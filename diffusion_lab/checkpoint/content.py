@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -17,9 +17,10 @@ from diffusion_lab.checkpoint.explanation import check_explanation
 from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, read_export
 from diffusion_lab.checkpoint.files import find_checkpoint
 from diffusion_lab.checkpoint.tensors import load_tensors, opened
+from diffusion_lab.config.faults import ConfigError
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.training_section import EmaSettings, PerformanceSettings
-from diffusion_lab.config.validate import parse_section
+from diffusion_lab.config.validate import SectionT, parse_section
 from diffusion_lab.create import create_denoiser, weight_shapes
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.redaction import REDACTED, holds_redacted
@@ -62,7 +63,8 @@ class Checkpoint:
         match self.config:
             case {"training": {"performance": {} as section}}:
                 known = {name: value for name, value in section.items() if name in PerformanceSettings.model_fields}
-                return parse_section(PerformanceSettings, known, "training.performance").wanted_precision != 32
+                found = _section(PerformanceSettings, known, "training.performance", self.path)
+                return found.wanted_precision != 32
         return False
 
     def denoiser(
@@ -104,12 +106,20 @@ class Checkpoint:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", stacklevel=2)
         weights = self.chosen_weights(use_ema, decay)
         foreign = "." in settings.architecture.type + settings.diffusion.type  # may draw what no checkpoint holds
-        if not foreign:
+        if "." not in settings.architecture.type:
             self._refuse_other_shapes(settings, weights)
-        with torch.random.fork_rng(devices=[]), nullcontext() if foreign else _WithoutDrawing():
+        with self._named(), torch.random.fork_rng(devices=[]), nullcontext() if foreign else _WithoutDrawing():
             denoiser = create_denoiser(settings, self.class_names)
         load_weights(denoiser, weights, self.path)
         return denoiser.eval()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name the file where its settings ask for a model that cannot be built."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.path} asks for a model that cannot be built: {error}") from error
 
     def _refuse_other_shapes(self, settings: ModelSettings, weights: Weights) -> None:
         """Compare the weights with the architecture before memory is taken for it: the settings may ask for any."""
@@ -120,7 +130,7 @@ class Checkpoint:
                 f"{self.path} holds weights of another architecture: {len(weights)} tensors, too few for "
                 f"{blocks} blocks. Give the model settings that it was trained with"
             )
-        with _WithoutDrawing():
+        with self._named(), _WithoutDrawing():
             shapes = weight_shapes(settings)
         _refuse_other_architecture(shapes, weights, self.path)
 
@@ -270,7 +280,7 @@ def _from_own_format(path: Path, content: dict[str, Any], about: dict[str, Any])
     weights = _under(state, "denoiser.")
     if not weights:
         raise ValueError(f"{path} holds no weights of a denoiser: it was not written whole, or not by a training run")
-    return _explained(path, weights, _averages(state, about["config"]), about, content.get(ORDER))
+    return _explained(path, weights, _averages(state, about["config"], path), about, content.get(ORDER))
 
 
 def _from_export(path: Path) -> Checkpoint:
@@ -293,7 +303,7 @@ def _explained(
         path=path,
         weights=weights,
         ema_weights=averages,
-        model=parse_section(ModelSettings, about["config"]["model"], "model"),
+        model=_section(ModelSettings, about["config"]["model"], "model", path),
         class_names=tuple(about["class_names"]),
         step=about["step"],
         config=about["config"],
@@ -303,17 +313,25 @@ def _explained(
     )
 
 
-def _averages(state: Weights, config: dict[str, Any]) -> dict[float | None, Weights]:
+def _averages(state: Weights, config: dict[str, Any], path: Path) -> dict[float | None, Weights]:
     """The averaged weights that there are, by the decays that the settings tell."""
     decays: list[float | None] = [None]
     match config:
         case {"training": {"ema": {} as section}}:
             known = {name: value for name, value in section.items() if name in EmaSettings.model_fields}
-            ema = parse_section(EmaSettings, known, "training.ema")
+            ema = _section(EmaSettings, known, "training.ema", path)
             decays = [ema.decay, *ema.further_decays]
     prefixes = ["ema.average.", *(f"ema.further.{index}." for index in range(len(decays) - 1))]
     found = {decay: _under(state, prefix) for decay, prefix in zip(decays, prefixes, strict=True)}
     return {decay: weights for decay, weights in found.items() if weights}
+
+
+def _section(section: type[SectionT], values: Mapping[str, Any], key: str, path: Path) -> SectionT:
+    """A section of the settings in a checkpoint. Raises ValueError with all that is wrong in it, and the path."""
+    try:
+        return parse_section(section, values, key)
+    except ConfigError as error:
+        raise ValueError(f"{path} is a damaged checkpoint: {error}") from error
 
 
 def _under(state: Weights, prefix: str) -> dict[str, Tensor]:

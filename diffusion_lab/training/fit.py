@@ -46,6 +46,7 @@ from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.one_process import as_rank_zero
 from diffusion_lab.training.origin import Origin, find_origin
+from diffusion_lab.training.restoration import Restoration
 from diffusion_lab.training.resume import Remainder, notes_of, plan_of, rate_note, remainder, same_results
 from diffusion_lab.training.resume_checks import Comparison, compare, refuse_mismatch
 from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_sigma_data_of
@@ -230,7 +231,8 @@ def _fit(
     progress = TrainingProgress(console)
     watched, every = config.training.watch, config.training.log_interval
     watch = Watch(watched.skip_non_finite, watched.spike_factor, every, console)
-    callbacks = [*run.callbacks, watch, progress, run.checkpoints, Stopping(stop, run.checkpoints)]
+    restoration = Restoration(run.origin.path if run.origin else None)
+    callbacks = [*run.callbacks, watch, progress, run.checkpoints, Stopping(stop, run.checkpoints), restoration]
     with (
         folder.running(secret_values(config.model_dump(mode="json"), sys.argv)),
         naming_last_good(folder.base),
@@ -255,10 +257,13 @@ def _fit(
         for note in run.notes:
             say_and_log(console, note)
         started = time.monotonic()
-        with naming_lost_workers(), freed_memory_kept(run.device), computing_with(run.threads):
-            trainer.fit(
-                run.module, datamodule=run.data, ckpt_path=run.origin.path if run.origin else None, weights_only=True
-            )
+        with (
+            restoration.explaining(),
+            naming_lost_workers(),
+            freed_memory_kept(run.device),
+            computing_with(run.threads),
+        ):
+            trainer.fit(run.module, datamodule=run.data, ckpt_path=restoration.path, weights_only=True)
         summary = TrainingSummary(
             run_folder=str(folder.base),
             epochs=trainer.current_epoch,

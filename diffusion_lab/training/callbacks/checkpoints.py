@@ -21,6 +21,9 @@ NEWEST_KEPT = 2
 """Of those that nothing else keeps: where the newest turns out damaged, the one before is there."""
 
 
+LATEST_STEP = 2**63
+
+
 class Checkpoints(Checkpoint):
     """Writes ``step_00000230.ckpt`` after every so many epochs and after the last, and for each new best.
 
@@ -124,6 +127,8 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._kept = list(state_dict["kept"])
         step = state_dict["best_step"]
+        if not all(isinstance(each, int) and 0 <= each < LATEST_STEP for each in (step or 0, *self._kept)):
+            raise ValueError("it names checkpoints of no step")
         best = None if step is None else self.folder / step_name(step)
         if best is None or not best.is_file():  # resumed in another folder: the best so far is not there, begin anew
             return
