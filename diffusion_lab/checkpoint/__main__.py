@@ -155,6 +155,8 @@ def _shown(value: Any) -> str:
 
 
 def _verify(given: argparse.Namespace) -> int:
+    if not given.path.is_dir() and not given.path.is_file():  # within a folder such things are ignored
+        raise FileNotFoundError(f"{given.path} is neither a checkpoint file nor a folder")
     files = sorted(_checkpoints_under(given.path)) if given.path.is_dir() else [given.path]
     if not files:
         raise FileNotFoundError(f"the folder {given.path} holds no checkpoint")

@@ -12,9 +12,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from diffusion_lab.checkpoint.content import ORDER
 from diffusion_lab.memory import is_out_of_memory
 
 LARGEST_COUNT = 2**63 - 1
+
+IN_THE_DATA = ("epoch", "samples_seen", "seed", "length", "step_size")
+"""What the data module tells of its place."""
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
@@ -32,6 +36,8 @@ class Restoration(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         _check_progress(checkpoint["loops"]["fit_loop"], trainer.fit_loop.state_dict(), "loops.fit_loop")
+        if ORDER in checkpoint:
+            _check_progress(checkpoint[ORDER], dict.fromkeys(IN_THE_DATA, 0), ORDER)
         for name in ("epoch", "global_step"):
             _check_progress(checkpoint[name], 0, name)
         for name in ("optimizer_states", "lr_schedulers"):  # of anything else the trainer would restore nothing
@@ -100,5 +106,5 @@ def _is_alike(value: object, default: object) -> bool:
     if isinstance(default, int | float | Tensor):
         return isinstance(value, int | float | Tensor) and not isinstance(value, bool)
     if isinstance(default, tuple | list):
-        return isinstance(value, tuple | list) and len(value) == len(default)
+        return isinstance(value, tuple | list) and len(value) == len(default) and all(map(_is_alike, value, default))
     return True
