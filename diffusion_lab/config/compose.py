@@ -1,4 +1,5 @@
-"""From what Hydra composed to typed settings. Importing this registers the resolvers that ``conf/`` uses."""
+"""From what Hydra composed to typed settings. Importing this registers the resolvers that ``conf/`` uses, and
+how recipes are composed."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from diffusion_lab.config.dotted import find_classes_in
 from diffusion_lab.config.faults import ConfigError, Fault
 from diffusion_lab.config.origins import Origins, job_origins
 from diffusion_lab.config.reading import SettingsReader, Unreadable
+from diffusion_lab.config.recipes import let_choices_replace_what_recipes_set
 from diffusion_lab.config.references import refuse_endless_references
 from diffusion_lab.config.run_dir import hydras_folder_faults
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
@@ -174,6 +176,7 @@ def job_folder(overrides: Sequence[str], constant: Sequence[str] = ()) -> str:
     return name
 
 
+let_choices_replace_what_recipes_set()
 OmegaConf.register_new_resolver("new_name", new_name, use_cache=True, replace=True)  # the same all over one command
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("sweep_job_or", sweep_job_or, use_cache=False, replace=True)

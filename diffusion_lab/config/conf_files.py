@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 
 from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.recipes import RECIPES, ChosenFile, dropped_keys
 
-RECIPES, DATA = "experiment", "data"
-"""Groups whose files choose files of other groups."""
+DATA = "data"
+"""The group whose files choose files of other groups, as recipes do."""
 
 Choice = dict[str, str]
 """Group → file, as ``GROUP=NAME`` on the command line."""
@@ -23,10 +24,11 @@ Choice = dict[str, str]
 
 @dataclass(frozen=True)
 class ConfFile:
-    """One file: the values it sets, by dotted key, and the files of other groups it asks for."""
+    """One file: the values it sets, by dotted key, the files of other groups it asks for, and its own section."""
 
     values: dict[str, Any]
     chosen: dict[str, str | None]
+    package: str
 
 
 class ConfFiles:
@@ -39,16 +41,22 @@ class ConfFiles:
 
     def composed(self, choice: Choice) -> dict[str, Any]:
         """The values by dotted key, as Hydra composes them; references stay unresolved."""
-        recipe = choice.get(RECIPES) or self.root.chosen.get(RECIPES)
-        asked = (self._load(f"{RECIPES}/{recipe}").chosen if recipe else {}) | choice
-        names = self.root.chosen | asked
+        name = choice.get(RECIPES) or self.root.chosen.get(RECIPES)
+        recipe = self._load(f"{RECIPES}/{name}") if name else ConfFile({}, {}, "")
+        names = self.root.chosen | recipe.chosen | choice
         data = names.get(DATA)
         if data:
-            names |= self._load(f"{DATA}/{data}").chosen | asked
+            names |= self._load(f"{DATA}/{data}").chosen | recipe.chosen | choice
+        files = {group: self._load(f"{group}/{file}") for group, file in names.items() if file is not None}
+        chosen = {
+            group: ChosenFile(str(names[group]), file.package, frozenset(file.values))
+            for group, file in files.items()
+            if group != RECIPES
+        }
+        dropped = dropped_keys(recipe.values, recipe.chosen, chosen)
         values = dict(self.root.values)
-        for group, name in names.items():
-            if name is not None:
-                values |= self._load(f"{group}/{name}").values
+        for group, file in files.items():
+            values |= {key: value for key, value in file.values.items() if group != RECIPES or key not in dropped}
         return values
 
     def nearest_choice(self, wanted: Mapping[str, Any]) -> Choice:
@@ -98,7 +106,7 @@ class ConfFiles:
                 values, chosen = values | above.values, chosen | above.chosen
         tree.pop("hydra", None)
         values |= leaves(tree, f"{package}." if package else "")
-        return ConfFile(values, chosen)
+        return ConfFile(values, chosen, package)
 
 
 def _followed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def best_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
 def plateau_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
     kind = tree["training.scheduler.type"]
     if kind == "plateau" and not tree["training.validation.enabled"]:
-        yield Fault("training.scheduler.type", "needs training.validation.enabled, whose metric it watches", kind)
+        yield Fault("training.scheduler.type", "needs training.validation.enabled=true, whose metric it watches", kind)
 
 
 def amp_is_meant(tree: SettingsReader) -> Iterator[Fault]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+
+from diffusion_lab.config.recipes import dropped_from_recipe
 
 COMMAND_LINE = "command line"
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is several times as fast
@@ -59,10 +63,18 @@ class Origins:
             key = meant if meant in self._places else key
         return self._places.get(key)
 
-    def add_file(self, path: Path, package: str = "") -> None:
-        """Take in what a YAML file sets, later than all before; ``package`` is the place of its tree."""
+    def add_file(self, path: Path, package: str = "", dropped: Collection[str] = ()) -> None:
+        """Take in what a YAML file sets, later than all before.
+
+        Args:
+            path: The file.
+            package: The place of its tree.
+            dropped: Dotted keys of it that do not count.
+        """
         shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
         for key, node in _leaves(yaml.compose(path.read_text(encoding="utf-8"), Loader=LOADER), package):
+            if key in dropped:
+                continue
             for known in [known for known in self._places if known == key or known.startswith(f"{key}.")]:
                 del self._places[known]
                 self._references.pop(known, None)
@@ -95,15 +107,17 @@ def job_origins() -> Origins:
 
 def composed_origins(config_name: str, overrides: Sequence[str]) -> Origins:
     """Origins of what the initialized Hydra composes from ``config_name`` and ``overrides``."""
-    loader = GlobalHydra.instance().config_loader()
+    loader = cast("ConfigLoaderImpl", GlobalHydra.instance().config_loader())
 
     def read_files(origins: Origins) -> None:
         folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
-        for default in loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults:
+        defaults = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults
+        recipe, dropped = dropped_from_recipe(defaults, CachingConfigRepository(loader.repository))
+        for default in defaults:
             files = (folder / f"{default.config_path}.yaml" for folder in folders)
             file = next((file for file in files if file.is_file()), None)
             if file is not None:
-                origins.add_file(file, default.package or "")
+                origins.add_file(file, default.package or "", dropped if default is recipe else ())
 
     pairs = zip(override_keys(overrides), overrides, strict=True)
     return Origins(read_files, [override for key, override in pairs if not loader.get_group_options(key)])

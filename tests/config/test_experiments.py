@@ -6,16 +6,19 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from diffusion_lab.config import ConfigError, ConfigWarning, TrainConfig
 from diffusion_lab.config.compose import compose_train_config
+from diffusion_lab.config.conf_files import ConfFiles
+from diffusion_lab.config.origins import Origins, composed_origins
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.diffusion.schedules import linear_betas
 from diffusion_lab.training.build import create_loss
@@ -23,7 +26,7 @@ from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
 from tests.commands.conftest import succeeds
-from tests.config.conftest import CONF
+from tests.config.conftest import CONF, put
 
 Recipe = Callable[..., TrainConfig]
 
@@ -132,6 +135,93 @@ class TestDdpmSmallImages:
     def test_takes_classes(self, recipe: Recipe) -> None:
         config = recipe("ddpm_small_images", "conditioning=class", "model.conditioning.num_classes=3")
         assert config.model.conditioning.classes == 3
+
+
+def group_files() -> list[tuple[str, str]]:
+    """Each choice that a command line can make beside a recipe."""
+    folders = (path for path in CONF.iterdir() if path.is_dir() and path.name not in ("experiment", "standalone"))
+    return sorted((path.parent.name, path.stem) for folder in folders for path in folder.glob("*.yaml"))
+
+
+REFUSED_WITH_REASON = {
+    ("ddpm_cifar10", "scheduler=plateau"): "needs training.validation.enabled=true",  # the recipe trains on all images
+}
+
+
+class TestChoicesBesideARecipe:
+    """What a recipe sets for its own choice of a group does not stand in the way of another one."""
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_every_choice_of_every_group_is_valid(self, name: str, tmp_path: Path) -> None:
+        files, refused = ConfFiles(CONF, "train"), {}
+        for group, file in group_files():
+            tree: dict[str, Any] = {}
+            for key, value in files.composed({"experiment": name, group: file}).items():
+                put(tree, key, value)
+            if tree["data"]["type"] == "image_folder":
+                tree["data"]["paths"]["train"] = str(tmp_path)
+            if tree["model"]["conditioning"]["type"] and not tree["model"]["conditioning"]["num_classes"]:
+                tree["model"]["conditioning"]["num_classes"] = 3  # has to be typed with pictures of one's own
+            origins = Origins()
+            origins.add_file(CONF / "sampler" / f"{tree['sampler']['type']}.yaml", "sampler")  # steps come from a file
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ConfigWarning)
+                    compose_train_config(OmegaConf.create(tree), lambda found=origins: found)  # type: ignore[misc]
+            except ConfigError as error:
+                refused[name, f"{group}={file}"] = str(error)
+        expected = {choice: reason for choice, reason in REFUSED_WITH_REASON.items() if choice[0] == name}
+        assert refused.keys() == expected.keys(), refused
+        assert all(reason in refused[choice] for choice, reason in expected.items())
+
+    @pytest.mark.parametrize("name", ["fast_debug", "ddpm_cifar10", "ddpm_small_images"])
+    def test_hydra_composes_the_files_as_they_stand(self, name: str, composed: Callable[..., DictConfig]) -> None:
+        for group, section in (
+            ("scheduler", "training.scheduler"),
+            ("sampler", "sampler"),
+            ("optimizer", "training.optimizer"),
+            ("model", "model.architecture"),
+        ):
+            own = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())["defaults"]
+            taken = next((entry[f"override /{group}"] for entry in own if f"override /{group}" in entry), None)
+            for file in sorted((CONF / group).glob("*.yaml")):
+                found = OmegaConf.select(composed("train", f"experiment={name}", f"{group}={file.stem}"), section)
+                plain: Any = OmegaConf.to_container(found, resolve=False)
+                expected = yaml.safe_load(file.read_text())
+                if group == "model":  # these two are the data's
+                    plain, expected = (
+                        {key: value for key, value in tree.items() if key not in ("image_size", "in_channels")}
+                        for tree in (plain, expected)
+                    )
+                if taken not in (None, file.stem):
+                    assert plain == expected, (group, file.stem)
+
+    def test_what_the_recipe_sets_stays_with_its_own_choice(self, composed: Callable[..., DictConfig]) -> None:
+        tree = composed("train", "experiment=fast_debug", "scheduler=warmup_cosine", "optimizer=adam")
+        assert tree.training.scheduler.warmup_steps == 4
+        assert tree.training.epochs == 2
+        assert tree.name == "fast_debug"
+
+    def test_other_data_brings_its_own_size(self, composed: Callable[..., DictConfig]) -> None:
+        tree = composed("train", "experiment=ddpm_small_images", "data=cifar10")
+        assert tree.model.architecture.image_size == 32
+        assert tree.model.architecture.model_channels == 48  # the network is still the recipe's
+        assert tree.name == "ddpm_small_images"
+
+    def test_typed_values_have_the_last_word(self, composed: Callable[..., DictConfig]) -> None:
+        tree = composed("train", "experiment=fast_debug", "model=unet_base", "model.architecture.model_channels=64")
+        assert tree.model.architecture.model_channels == 64
+
+    def test_a_fault_names_the_file_that_counts(self, composed: Callable[..., DictConfig]) -> None:
+        """Not the line of the recipe, which does not."""
+        arguments = ("experiment=fast_debug", "scheduler=step", "sampler=heun", "training.epochs=0")
+        composed("train", *arguments)
+        assert str(composed_origins("train", arguments).place_of("sampler.steps")).startswith("conf/sampler/heun.yaml:")
+
+    def test_a_preset_of_more_steps_follows_a_short_process(self, composed: Callable[..., DictConfig]) -> None:
+        arguments = ("experiment=fast_debug", "sampler=best")
+        config = compose_train_config(composed("train", *arguments), lambda: composed_origins("train", arguments))
+        assert config.sampler.build().steps == 20
 
 
 def test_fast_debug_runs_to_the_end(tmp_path: Path) -> None:
