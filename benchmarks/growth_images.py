@@ -139,7 +139,7 @@ def listing_row(folder: Path, count: int) -> Row:
         file.parent.mkdir(exist_ok=True, parents=True)
         file.touch()
     theirs = peer("torchvision.datasets").ImageFolder
-    taken = in_turns({"ours": lambda: list_images(folder).digest(), "theirs": partial(theirs, folder)}, REPEATS)
+    taken = in_turns({"ours": lambda: list_images(folder).images.digest(), "theirs": partial(theirs, folder)}, REPEATS)
     ours, other = (taken.median(name) / count for name in ("ours", "theirs"))
     note = f"peer: ImageFolder, which asks for names alone; {MANY:,} files: {ours * MANY:.0f} s at the start"
     what = "looking for changes in a folder of images"

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from diffusion_lab.config.choice import ChoiceSettings, options_schema
-from diffusion_lab.config.data_section import DOWNLOADED_TYPES, SELF_CONTAINED_TYPES
+from diffusion_lab.config.data_section import CLASSES_OF_NAMED_SETS, DOWNLOADED_TYPES, SELF_CONTAINED_TYPES
 from diffusion_lab.config.faults import ConfigError, Fault, closest, faults_of
 from diffusion_lab.config.folders import subfolders_stay_inside
 from diffusion_lab.config.model_section import DEFAULT_PROCESS, PROCESS_OPTIONS
@@ -78,8 +78,18 @@ def betas_rise(tree: SettingsReader) -> Iterator[Fault]:
 def class_needs_num_classes(tree: SettingsReader) -> Iterator[Fault]:
     classes = tree["model.conditioning.num_classes"]
     if tree["model.conditioning.type"] == "class" and classes is None:
-        rule = "required with model.conditioning.type class: the number of classes"
+        rule = "required with model.conditioning.type class: the number of classes, or auto to count them"
         yield Fault("model.conditioning.num_classes", rule + _counted_folders(tree), classes)
+
+
+def num_classes_is_read(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["mode"] != "train" or tree["model.conditioning.type"] is not None:
+        return
+    classes, kind = tree["model.conditioning.num_classes"], tree["data.type"]
+    if classes in (None, "auto") or (kind != "image_folder" and classes == CLASSES_OF_NAMED_SETS):
+        return
+    rule = "has no effect without model.conditioning.type class (command line: conditioning=class); otherwise null"
+    yield Fault("model.conditioning.num_classes", rule, classes)
 
 
 def _counted_folders(tree: SettingsReader) -> str:
@@ -297,6 +307,7 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     sigmas_rise,
     process_keys_belong,
     class_needs_num_classes,
+    num_classes_is_read,
     images_are_there,
     subfolders_stay_inside,
     scheduler_keys_belong,

@@ -20,6 +20,9 @@ DOWNLOADED_TYPES = ("mnist", "cifar10", "fashion_mnist")
 SELF_CONTAINED_TYPES = ("digits", "emoji")
 """Data that comes with the installed packages, so that no path is read."""
 
+CLASSES_OF_NAMED_SETS = 10
+"""Classes of every set that is known by name; its group in ``conf/data`` says so even where no labels are used."""
+
 
 def _is_colour(name: str) -> str:
     from PIL import ImageColor  # the only use of PIL here; --help should not pay for it
@@ -91,6 +94,12 @@ class DataSettings(PluggableSection):
     validation_split: ValidationSplitSettings = Field(default_factory=ValidationSplitSettings)
     on_corrupt: Literal["skip", "error"] = Field(
         default="skip", description="An image file that cannot be read: `skip` it (named and counted), or `error`."
+    )
+    max_pixels: PositiveInt = Field(
+        default=50_000_000,
+        description="Largest picture that is decoded, in pixels (height times width); a larger one is left out, and "
+        "named. A picture takes up to 16 bytes a pixel while it is decoded. A JPEG much larger than the images counts "
+        "at the fraction of its size that it is decoded to.",
     )
     background: Annotated[str, AfterValidator(_is_colour)] = Field(
         default="white", description="Colour behind transparent pixels: a name that PIL knows, or `#rrggbb`."

@@ -124,15 +124,28 @@ class ConditioningSettings(Section):
     """``model.conditioning``: what can be asked for when sampling."""
 
     type: Literal["class"] | None = Field(description="`class`: images have labels; `null`: unconditional.")
-    num_classes: PositiveInt | None = Field(description="Number of classes; required with `type: class`.")
+    num_classes: PositiveInt | Literal["auto"] | None = Field(
+        description="Number of classes; required with `type: class`. `auto` counts those of the training images; the "
+        "run and its checkpoints hold the number."
+    )
     class_dropout_prob: Probability = Field(
         description="Share of the training labels dropped, so that guidance has an unconditional model."
     )
 
     @property
     def classes(self) -> int | None:
-        """The number of classes of a class-conditional model, None for an unconditional one."""
-        return self.num_classes if self.type == "class" else None
+        """The number of classes of a class-conditional model, None for an unconditional one.
+
+        Raises:
+            ValueError: They are not counted yet.
+        """
+        if self.type != "class":
+            return None
+        if self.num_classes == "auto":
+            raise ValueError(
+                "model.conditioning.num_classes must be a number here, got 'auto', which only training images resolve"
+            )
+        return self.num_classes
 
 
 class ModelSettings(Section):

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, traceback_note
+from diffusion_lab.data.left_out import DataWarning
 from diffusion_lab.terminal import lasting_stderr, printable
 
 Result = TypeVar("Result")
@@ -64,7 +65,7 @@ def _show_warning(
 ) -> None:
     """A warning about the settings without the line of code, which is no help to the one who wrote them."""
     plain = f"Warning: {message}\n"
-    known = issubclass(category, ConfigWarning)
+    known = issubclass(category, ConfigWarning | DataWarning)
     text = plain if known else warnings.formatwarning(message, category, filename, lineno, line)
     print(printable(text), end="", file=file or sys.stderr)
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.order import Draw, EpochOrder, TrainingOrder
+from diffusion_lab.data.remarks import Remarks
 from diffusion_lab.data.source import ImageSource, Renumbered, Subset
 from diffusion_lab.data.workers import START_METHOD, WORKER_TIMEOUT, leave_signals_to_the_run
 from diffusion_lab.determinism import host_generators_seeded
@@ -77,6 +78,7 @@ class ImageDataModule(LightningDataModule):
         augmentation: what changes the images of training batches; None for nothing.
         labelled: whether batches carry labels; else their labels are None.
         seed: seed of the run, ≥ 0.
+        remarks: what the run records about the images.
         worker_timeout: seconds without a batch after which the processes that load count as hung, > 0.
 
     Raises:
@@ -96,10 +98,11 @@ class ImageDataModule(LightningDataModule):
         labelled: bool = False,
         seed: int = 0,
         worker_timeout: float = WORKER_TIMEOUT,
+        remarks: Remarks | None = None,
     ) -> None:
         super().__init__()
         _refuse_mismatch(train, val)
-        self.train, self.val = train, val
+        self.train, self.val, self.remarks = train, val, remarks or Remarks()
         self.batch_size, self.num_workers = batch_size, num_workers
         self.worker_timeout = worker_timeout
         self.pin_memory = pin_memory and torch.cuda.is_available()  # torch warns where it has no effect
@@ -142,10 +145,21 @@ class ImageDataModule(LightningDataModule):
         return self._loader(BatchDataset(self.val, self.labelled, vary=False), order)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        self._refuse_damage()
         if self.trainer is None or not self.trainer.training:
             return self.prepared(batch, vary=False)
         self._order.count_batch()
         return self.prepared(batch, vary=True)
+
+    def teardown(self, stage: str) -> None:
+        """Let no training end well on images that are damaged."""
+        if stage == "fit":
+            self._refuse_damage(wait=True)
+
+    def _refuse_damage(self, wait: bool = False) -> None:
+        for source in (self.train, self.val):
+            if source is not None:
+                source.refuse_damage(wait)
 
     def prepared(self, batch: Batch, vary: bool) -> Batch:
         """A batch of pixels as the model gets it, on whatever device it is: floats, augmented where it may ``vary``."""

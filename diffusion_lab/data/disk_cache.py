@@ -4,12 +4,16 @@ One folder for each folder of images, in it one cache for each way of decoding i
 
     CACHE_DIR/NAME-PLACE/.lock                       held by the process that decodes
     CACHE_DIR/NAME-PLACE/SETTINGS-FILES/pixels.bin   the images, uint8, one after the other
-    CACHE_DIR/NAME-PLACE/SETTINGS-FILES/about.json   what is in it
-    CACHE_DIR/NAME-PLACE/SETTINGS-FILES/*.npy        corrupt files by number; height and width where they differ
+    CACHE_DIR/NAME-PLACE/SETTINGS-FILES/about.json   what is in it, and the hashes of the small files
+    CACHE_DIR/NAME-PLACE/SETTINGS-FILES/*.npy        checksums of the pixels, hashes of the image files, corrupt files
+                                                     by number; height and width where they differ
 
 A cache is written beside its place and renamed when it is whole, so what has its name is whole. PLACE is a hash of
 where the images lie, SETTINGS of all that changes pixels, FILES of the files' names, sizes and times: a cache of other
 files or other settings has another name and is never opened.
+
+A cache serves the user who made it. What another user owns or could have written is not read; where NAME-PLACE is
+another user's, this one's is NAME-PLACE-UID.
 """
 
 from __future__ import annotations
@@ -17,28 +21,38 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
 import torch
 
+from diffusion_lab.data.cache_files import (
+    OTHERS_MAY_WRITE,
+    CheckedWriter,
+    UntrustedCacheError,
+    is_own,
+    read_about,
+    read_array,
+    write_about,
+)
 from diffusion_lab.data.decoded import DecodedSource, Progress, decode_all, least_bytes, sides_to_keep
 from diffusion_lab.data.image_folder import CROPS, ImageFolderSource
 from diffusion_lab.data.source import IndexArray
+from diffusion_lab.data.verification import SMALL, Verification
 
-FORMAT = 2
+FORMAT = 3
 """Of the files of a cache, and of how pictures become pixels: another number, and no earlier cache is opened."""
 
-PIXELS, ABOUT, CORRUPT, SIDES = "pixels.bin", "about.json", "corrupt.npy", "sides.npy"
-PARTIAL = ".partial-"
+PIXELS, CHECKS, HASHES, CORRUPT, SIDES = "pixels.bin", "checks.npy", "hashes.npy", "corrupt.npy", "sides.npy"
+PARTIAL, LOCK_NAME = ".partial-", ".lock"
 
 Say = Callable[[str], None]
 
@@ -61,9 +75,11 @@ class CachePlace:
         path = source.path.resolve()
         # the versions, because decoders and filters change the last bit now and then
         versions = (FORMAT, PIL.__version__, torch.__version__.partition("+")[0])
-        pixels = (*versions, source.channels, source.image_size, CROPS[source.crop], source.background)
+        form = (source.channels, source.image_size, CROPS[source.crop], source.background, source.max_pixels)
+        pixels = (*versions, *form)
         settings = _short(repr((pixels, source.class_names)).encode())
-        return cls(base / f"{path.name}-{_short(os.fsencode(path))}", settings, source.paths.digest()[:16])
+        folder = _own_folder(base / f"{path.name}-{_short(os.fsencode(path))}")
+        return cls(folder, settings, source.paths.digest()[:16])
 
     @cached_property
     def cache(self) -> Path:
@@ -89,16 +105,50 @@ def cached_on_disk(
         OSError: the cache cannot be written.
     """
     place = CachePlace.of(source, base)
-    if (found := _opened(source, place)) is not None:
+    if (found := _opened(source, place, say)) is not None:
         return found
-    place.folder.mkdir(parents=True, exist_ok=True)
+    _make_own(place.folder)
     with _locked(place.folder, say) as alone:
-        if (found := _opened(source, place)) is not None:
+        if (found := _opened(source, place, say)) is not None:
             return found
         if alone:
             _remove_outdated(place, say)
         _write(source, place, say, progress)
-    return _read(source, place.cache, source.labels)
+    return _read(source, place, source.labels, read_about(place.cache))
+
+
+def _own_folder(folder: Path) -> Path:
+    """The folder, or one beside it where it is another user's."""
+    return folder if _owner(folder) in (None, os.geteuid()) else folder.with_name(f"{folder.name}-{os.geteuid()}")
+
+
+def _owner(folder: Path) -> int | None:
+    """The user that a folder, or the link in its place, belongs to; None where there is none."""
+    try:
+        return folder.lstat().st_uid
+    except FileNotFoundError:
+        return None
+
+
+def _make_own(folder: Path) -> None:
+    """Make the folder, or see to it that nobody else can write into it.
+
+    Raises:
+        PermissionError: It is another user's.
+        OSError: It cannot be made, or its file system keeps no permissions.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    state = folder.stat()
+    if {state.st_uid, _owner(folder)} != {os.geteuid()}:
+        raise PermissionError(f"{folder} belongs to another user, and would be changed by them")
+    if state.st_mode & OTHERS_MAY_WRITE:
+        folder.chmod(state.st_mode & 0o777 & ~OTHERS_MAY_WRITE)
+    if not is_own(folder.stat()):
+        raise OSError(
+            f"the file system of {folder} keeps neither owners nor permissions of files, so that anybody could change "
+            "the images of a cache"
+        )
 
 
 def _write(source: ImageFolderSource, place: CachePlace, say: Say, progress: Progress | None) -> None:
@@ -108,52 +158,84 @@ def _write(source: ImageFolderSource, place: CachePlace, say: Say, progress: Pro
     say(f"{source.key}: decoding {len(source):,} images once, {least}{_size(needed)} in {place.cache}")
     if needed > free:
         raise OSError(f"{_size(needed)} are needed in {place.folder} and {_size(free)} are free")
-    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.folder))
+    begun = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.folder))
     try:
-        with (partial / PIXELS).open("wb") as stream:
-            done = decode_all(source, stream, progress)
-        np.save(partial / CORRUPT, np.array(sorted(done.corrupt), dtype=np.int64))
+        with (begun / PIXELS).open("wb") as stream:
+            checked = CheckedWriter(stream)
+            done = decode_all(source, checked, progress)
+        np.save(begun / CORRUPT, np.array(sorted(done.corrupt), dtype=np.int64))
         source.drop(done.corrupt)
+        np.save(begun / CHECKS, checked.checks())
+        np.save(begun / HASHES, done.contents.hashes())
         if (sides := sides_to_keep(source, done.sides)) is not None:
-            np.save(partial / SIDES, sides)
-        about = {"images": len(source), "of": str(source.path.resolve())}
-        fingerprint = source.fingerprint_of(done.contents())
-        (partial / ABOUT).write_text(json.dumps({**about, "fingerprint": fingerprint}, indent=2) + "\n")
-        _flush(partial)
+            np.save(begun / SIDES, sides)
+        about = {"images": len(source), "of": str(source.path.resolve()), "cache": place.cache.name}
+        write_about(begun, {**about, "fingerprint": source.fingerprint_of(done.contents)})
+        _flush(begun)
         with contextlib.suppress(FileExistsError):
-            _rename(partial, place.cache)
+            _rename(begun, place.cache)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(begun, ignore_errors=True)
 
 
-def _opened(source: ImageFolderSource, place: CachePlace) -> DecodedSource | None:
-    """The cache, if it is there and what it says of the folder is still so."""
-    if not place.cache.exists():
-        return None
+def _opened(source: ImageFolderSource, place: CachePlace, say: Say) -> DecodedSource | None:
+    """The cache, if it is there and whole, and what it says of the folder is still so."""
     try:
-        corrupt = np.load(place.cache / CORRUPT, allow_pickle=False)
-        found = _read(source, place.cache, np.delete(source.labels, corrupt))
-    except (OSError, ValueError, LookupError):
+        about = read_about(place.cache)
+        corrupt = read_array(place.cache, CORRUPT, about)
+        checks = read_array(place.cache, CHECKS, about)
+        verification = Verification(place.cache / PIXELS, checks, partial(_discard, place.cache))
+        found = _read(source, place, np.delete(source.labels, corrupt), about, verification)
+    except FileNotFoundError:
+        if place.cache.exists():
+            _discard(place.cache)
+        return None
+    except UntrustedCacheError as error:
+        say(f"{error}: that cache is not used")
         _discard(place.cache)
         return None
-    faults = {index: error for index in corrupt.tolist() if (error := source.fault(index)) is not None}
-    if len(faults) < len(corrupt):
+    except (OSError, ValueError, LookupError, TypeError):
         _discard(place.cache)
         return None
-    source.drop(faults)
-    return found
+    if (place.cache / PIXELS).stat().st_size > SMALL:
+        verification.start()
+    elif not verification.run():
+        say(f"the images in {place.cache} are not those that were decoded: removed")
+        return None
+    return found if _still_corrupt(source, corrupt.tolist(), place) else None
 
 
-def _read(source: ImageFolderSource, cache: Path, labels: IndexArray) -> DecodedSource:
-    """Raises OSError, ValueError or KeyError for a cache that someone damaged."""
+def _still_corrupt(source: ImageFolderSource, corrupt: Sequence[int], place: CachePlace) -> bool:
+    """Leave out the files that were corrupt when the cache was made; one that can be read by now ends the cache."""
+    faults = {index: source.content_or_fault(index) for index in corrupt}
+    if all(isinstance(fault, Exception) for fault in faults.values()):
+        source.drop({index: fault for index, fault in faults.items() if isinstance(fault, Exception)})
+        return True
+    _discard(place.cache)
+    return False
+
+
+def _read(
+    source: ImageFolderSource,
+    place: CachePlace,
+    labels: IndexArray,
+    about: Mapping[str, Any],
+    verification: Verification | None = None,
+) -> DecodedSource:
+    """Raises OSError, ValueError, LookupError or TypeError for a cache that someone damaged."""
+    if about["cache"] != place.cache.name:
+        raise ValueError(f"{place.cache} was made for other images")
     return DecodedSource(
-        cache / PIXELS,
-        np.load(cache / SIDES, allow_pickle=False) if (cache / SIDES).exists() else None,
+        place.cache / PIXELS,
+        read_array(place.cache, SIDES, about) if SIDES in about["sha256"] else None,
         labels,
         source.class_names,
         source.channels,
         source.image_size,
-        json.loads((cache / ABOUT).read_text())["fingerprint"],
+        about["fingerprint"],
+        read_array(place.cache, HASHES, about),
+        verification,
+        source.key,
     )
 
 
@@ -184,7 +266,8 @@ def _remove_outdated(place: CachePlace, say: Say) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path, say: Say) -> Iterator[bool]:
     """Let one process decode at a time. Gives False where the file system knows no locks: all decode, one is first."""
-    with (folder / ".lock").open("a") as file:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with os.fdopen(os.open(folder / LOCK_NAME, flags, 0o600), "rb+", buffering=0) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # it depends on the system which of them says that it is held

@@ -7,15 +7,16 @@ import hashlib
 import os
 import stat
 from array import array
+from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import NamedTuple, overload
 
 import numpy as np
 
+from diffusion_lab.data.formats import is_picture
+from diffusion_lab.data.left_out import OtherFiles
 from diffusion_lab.data.source import IndexArray
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 class Listing(Sequence[Path]):
@@ -25,7 +26,8 @@ class Listing(Sequence[Path]):
         root: the folder.
         names: the names of all files below it, one after the other, as the file system has them.
         ends: where each name ends in ``names``.
-        stats: size in bytes and time of the last change in ns, (N, 2); -1 where the file cannot be looked at.
+        stats: size in bytes, time of the last change of the content and that of any change in ns, (N, 3); -1 where
+            the file cannot be looked at. Anyone may set the second; the third is the system's alone.
     """
 
     def __init__(self, root: Path, names: bytes, ends: IndexArray, stats: IndexArray) -> None:
@@ -56,7 +58,11 @@ class Listing(Sequence[Path]):
         return Listing(self.root, b"".join(names), _ends(map(len, names)), self._stats[indices])
 
     def digest(self) -> str:
-        """SHA-256 of names, sizes and times: another one as soon as a file is added, removed, renamed or changed."""
+        """SHA-256 of names, sizes and times: another one as soon as a file is added, removed, renamed or changed.
+
+        A file that was replaced by one of the same size, its time set back, has another time of its last change of any
+        kind.
+        """
         found = hashlib.sha256(self._names)
         for numbers in (self._ends, self._stats):
             found.update(np.ascontiguousarray(numbers).data)
@@ -70,43 +76,115 @@ class Listing(Sequence[Path]):
         ends = [part._ends + offset for part, offset in zip(parts, offsets, strict=False)]
         stats = [part._stats for part in parts]
         none = np.empty(0, np.int64)
-        return Listing(root, names, np.concatenate([none, *ends]), np.concatenate([none.reshape(0, 2), *stats]))
+        return Listing(root, names, np.concatenate([none, *ends]), np.concatenate([none.reshape(0, 3), *stats]))
 
 
-def list_images(root: Path, below: str = "") -> Listing:
+IGNORED_FOLDERS = frozenset(
+    {"@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information"}
+)
+"""Folders that file systems, archivers and network drives add by themselves, in small letters."""
+
+IGNORED_FILES = frozenset({"desktop.ini", "ehthumbs.db", "thumbs.db"})
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder of this name is passed over in silence: hidden, or put there by some system."""
+    small = name.lower()
+    return name.startswith(".") or small in IGNORED_FOLDERS or small in IGNORED_FILES
+
+
+class Found(NamedTuple):
+    """What lies in a folder."""
+
+    images: Listing
+    others: OtherFiles
+
+
+def list_images(root: Path, below: str = "") -> Found:
     """All image files in the subfolder ``below`` of ``root`` and at any depth under it, sorted by path.
 
-    Hidden files and folders are left out, and so are folders that are links.
+    Hidden files and folders and those of ``is_ignored`` are left out. Links to folders are followed, each folder once:
+    one that is also there without a link goes by its own name, and a link to a folder around it leads nowhere.
     """
-    names, lengths, stats = bytearray(), array("q"), array("q")
-    waiting = [below]  # names of folders and files still to come, the next one last
-    while waiting:
-        name = waiting.pop()
-        place = os.path.join(root, name)
-        told = _looked_at(place)
-        if told is not None and stat.S_ISDIR(told.st_mode):
-            if name == below or not os.path.islink(place):
-                waiting += sorted(_inside(place, name), reverse=True)
-        elif is_image(name):
-            encoded = os.fsencode(name)
-            names += encoded
-            lengths.append(len(encoded))
-            stats.extend((told.st_size, told.st_mtime_ns) if told else (-1, -1))
-    return Listing(root, bytes(names), _ends(lengths), np.frombuffer(stats.tobytes(), np.int64).reshape(-1, 2))
+    walk = _Walk(root, below)
+    walk.folder(below)
+    while walk.links:
+        walk.link(walk.links.popleft())
+    return Found(walk.listing(), walk.others)
 
 
-def is_image(name: str) -> bool:
-    """Whether a file is taken for an image: by its suffix, in capitals or not, unless it is hidden."""
-    base = os.path.basename(name)
-    return os.path.splitext(base)[1].lower() in SUFFIXES and not base.startswith(".")
+class _Walk:
+    """One pass through a folder.
 
+    Attributes:
+        links: Links to folders that are still to be followed.
+        others: What is no picture.
+    """
 
-def _inside(place: str, name: str) -> list[str]:
-    """What a folder holds and is not hidden; nothing where it may not be read."""
-    prefix = f"{name}/" if name else ""
-    with contextlib.suppress(OSError):
-        return [prefix + entry for entry in os.listdir(place) if not entry.startswith(".")]
-    return []
+    def __init__(self, root: Path, below: str) -> None:
+        self.root = root
+        self.links: deque[str] = deque()
+        self.others = OtherFiles()
+        self._names, self._lengths, self._stats = bytearray(), array("q"), array("q")
+        self._seen: set[tuple[int, int]] = set()
+        top = root.resolve()
+        self._around = {top, *top.parents, *Path(os.path.join(root, below)).resolve().parents}
+        self._sorted = True
+
+    def folder(self, name: str) -> None:
+        """Take in a folder and all under it, links to folders excepted."""
+        waiting = [(name, False)]  # names of folders and files still to come, the next one last
+        while waiting:
+            name, linked = waiting.pop()
+            state = _looked_at(os.path.join(self.root, name))
+            if state is None or not stat.S_ISDIR(state.st_mode):
+                self._file(name, state)
+            elif linked:
+                self.links.append(name)
+            elif self._is_new(state):
+                waiting += sorted(self._inside(name), reverse=True)
+
+    def link(self, name: str) -> None:
+        """Take in what a link to a folder leads to, unless it was there before."""
+        while self._around:  # from now on they are known
+            if (state := _looked_at(str(self._around.pop()))) is not None:
+                self._is_new(state)
+        before = len(self._lengths)
+        self.folder(name)
+        self._sorted &= len(self._lengths) == before
+
+    def listing(self) -> Listing:
+        stats = np.frombuffer(self._stats.tobytes(), np.int64).reshape(-1, 3)
+        found = Listing(self.root, bytes(self._names), _ends(self._lengths), stats)
+        if self._sorted:
+            return found
+        order = sorted(range(len(found)), key=lambda index: found.name(index).split(b"/"))
+        return found.kept(np.array(order, np.int64))
+
+    def _file(self, name: str, state: os.stat_result | None) -> None:
+        if not is_picture(os.path.join(self.root, name)):
+            self.others.add(name, os.path.splitext(name)[1].lower())
+            return
+        encoded = os.fsencode(name)
+        self._names += encoded
+        self._lengths.append(len(encoded))
+        self._stats.extend((state.st_size, state.st_mtime_ns, state.st_ctime_ns) if state else (-1, -1, -1))
+
+    def _is_new(self, state: os.stat_result) -> bool:
+        known = (state.st_dev, state.st_ino)
+        new = known not in self._seen
+        self._seen.add(known)
+        return new
+
+    def _inside(self, name: str) -> list[tuple[str, bool]]:
+        """What a folder holds, and whether it is a link."""
+        prefix = f"{name}/" if name else ""
+        try:
+            with os.scandir(os.path.join(self.root, name)) as entries:
+                return [(prefix + entry.name, entry.is_symlink()) for entry in entries if not is_ignored(entry.name)]
+        except OSError:
+            self.others.unreadable.append(name or str(self.root))
+            return []
 
 
 def _looked_at(place: str) -> os.stat_result | None:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageOps
 
+from diffusion_lab.data.formats import open_picture
+from diffusion_lab.data.left_out import PictureTooLargeError
 from diffusion_lab.data.source import PixelArray
+from diffusion_lab.safe_files import open_regular
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's name for each number of channels: gray, colour, colour with alpha."""
@@ -22,19 +25,20 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 Colour = tuple[int, int, int]
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "GIF", "TIFF")
-"""What a picture may be, whatever its name says. Pillow would also try formats that start other programs (EPS)."""
+MAX_PIXELS = 50_000_000
+"""Default limit on the pixels of one picture: a few kilobytes can declare enough to fill any memory."""
 
-MOST_PIXELS = 50_000_000
-"""Of one picture when decoded: a few kilobytes can declare enough to fill any memory."""
+BYTES_A_PIXEL = 16
+"""Memory that a picture takes at most while it is decoded, laid onto its background and resized."""
 
-LARGE = 16_000_000
-"""Pixels from which on only one picture is decoded at a time."""
+COEFFICIENT_BYTES_A_PIXEL = 6
+"""Memory that a JPEG takes, before it is scaled down, where its colours or details come one after the other."""
+
+ROWS_AT_ONCE = 64
+"""Rows of an image of 16 or more bits that are converted at a time."""
 
 LONGEST = 8
 """Times its short side that is kept of a picture for random crops: a thin line could fill any memory when enlarged."""
-
-_one_large_picture = threading.Lock()
 
 
 def background_colour(name: str) -> Colour:
@@ -47,33 +51,111 @@ def background_colour(name: str) -> Colour:
         ) from error
 
 
+class _PixelsAtOnce:
+    """Lets threads decode pictures side by side as long as they have no more than MAX_PIXELS together.
+
+    A larger picture waits until it is alone.
+    """
+
+    def __init__(self) -> None:
+        self._changed, self._pixels = threading.Condition(), 0
+
+    @contextlib.contextmanager
+    def taking(self, pixels: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pixels or self._pixels + pixels <= MAX_PIXELS)
+            self._pixels += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._pixels -= pixels
+                self._changed.notify_all()
+
+
+_at_once = _PixelsAtOnce()
+
+
 @contextlib.contextmanager
-def opened_image(file: Path | BinaryIO, size: int) -> Iterator[Image.Image]:
+def opened_image(
+    file: Path | BinaryIO, size: int, max_pixels: int = MAX_PIXELS, suffix: str = ""
+) -> Iterator[Image.Image]:
     """Read and fully decode the first frame, upright as its EXIF orientation says.
 
-    A JPEG much larger than ``size`` is decoded at a fraction of its resolution, never below twice ``size``.
-    Damaged files raise whatever Pillow raises: OSError, SyntaxError, ValueError and others. Of large pictures only
-    one is in memory at a time, so what is to be done with the pixels is done within the context.
+    A JPEG much larger than ``size`` is decoded at a fraction of its resolution, never below twice ``size``, and counts
+    with the pixels of that fraction. Damaged files raise whatever Pillow raises: OSError, SyntaxError, ValueError and
+    others. Of several threads only so many have large pictures in memory at a time, so what is to be done with the
+    pixels is done within the context.
+
+    Args:
+        file: The picture.
+        size: Side of the square that is wanted.
+        max_pixels: Limit on the pixels.
+        suffix: Of the file's name, as ``open_picture`` takes it.
 
     Raises:
-        ValueError: The picture declares more than MOST_PIXELS.
+        PictureTooLargeError: The picture declares more than ``max_pixels``; nothing was decoded.
     """
-    with Image.open(file, formats=_readable_formats()) as image:
-        if min(image.size) >= 4 * size:  # there is a fraction to be had; asking for it takes a while
+    with contextlib.ExitStack() as opened:
+        stream = opened.enter_context(open_regular(file)) if isinstance(file, Path) else file
+        image = opened.enter_context(open_picture(stream, suffix))
+        declared = image.size
+        if min(declared) >= 4 * size:  # there is a fraction to be had; asking for it takes a while
             image.draft(None, (2 * size, 2 * size))
-        width, height = image.size
-        if width * height > MOST_PIXELS:
-            raise ValueError(f"a picture may have {MOST_PIXELS} pixels when decoded, this declares {width} × {height}")
-        with _one_large_picture if width * height > LARGE else contextlib.nullcontext():
+        pixels = _pixels_to_hold(image, declared)
+        if pixels > max_pixels:
+            width, height = declared
+            raise PictureTooLargeError(f"{width} × {height}, which takes a data.max_pixels of {pixels}")
+        with _at_once.taking(pixels):
+            transparent = _transparent_colour(image)
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # what is upright already would be copied otherwise
+            if transparent is not None:
+                image.info["transparency"] = transparent
+            _turn_upright(image)
             yield image
 
 
-@cache
-def _readable_formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
+def _turn_upright(image: Image.Image) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)  # what is upright already would be copied otherwise
+    except Exception as error:  # damaged EXIF data raise nearly everything, and the pixels are whole
+        warnings.warn(f"EXIF data that cannot be read ({error}): taken as it is stored", UserWarning, stacklevel=2)
+
+
+def _pixels_to_hold(image: Image.Image, declared: tuple[int, int]) -> int:
+    """Pixels by the memory that decoding takes: those that come out, and for some JPEGs those before scaling down."""
+    pixels = image.size[0] * image.size[1]
+    if image.format not in ("JPEG", "MPO"):
+        return pixels
+    whole = declared[0] * declared[1]
+    share = COEFFICIENT_BYTES_A_PIXEL / BYTES_A_PIXEL if _keeps_coefficients(image) else 1 / 64
+    return max(pixels, round(whole * share))
+
+
+def _keeps_coefficients(image: Image.Image) -> bool:
+    """Whether a JPEG comes in several passes, so that decoding keeps all of it at full resolution."""
+    if "progressive" in image.info:
+        return True
+    stream: Any = getattr(image, "fp", None)
+    place = stream.tell()  # behind the header of the first pass, which ends in two bytes for each of its colours and 3
+    stream.seek(place - 2 * len(image.getbands()) - 4)
+    passes_of_all = stream.read(1)[:1] == bytes([len(image.getbands())])
+    stream.seek(place)
+    return not passes_of_all
+
+
+def _transparent_colour(image: Image.Image) -> int | tuple[int, ...] | None:
+    """The colour that a PNG declares transparent, in the bits that Pillow decodes to; None where they are the file's.
+
+    Pillow brings gray of 2 and 4 bits to 8, and colours of 16 bits to 8, but leaves this colour as it is.
+    """
+    declared = image.info.get("transparency")
+    depth = str(getattr(image, "tile", [(None,) * 4])[0][3]) if image.format == "PNG" else ""
+    if isinstance(declared, int) and depth in ("L;2", "L;4"):
+        return declared * (85 if depth == "L;2" else 17)
+    if isinstance(declared, tuple) and depth == "RGB;16B":
+        return tuple(value >> 8 for value in declared)
+    return None
 
 
 def to_channels(image: Image.Image, channels: int, background: Colour) -> Image.Image:
@@ -167,13 +249,22 @@ def convert_arrays(images: PixelArray, image_size: int, channels: int, backgroun
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Gray of 8 bits. The full scale is that of the format (16 bits, floats in [0, 1], values up to 255)
-    where the values fit one of these, else the image's own smallest to largest value."""
-    values = np.asarray(image, dtype=np.float64)
-    if not np.isfinite(values).all():
+    """Gray of 8 bits, with alpha where one value is declared transparent. The full scale is that of the format (16
+    bits, floats in [0, 1], values up to 255) where the values fit one of these, else the image's own smallest to
+    largest value."""
+    values = np.asarray(image)
+    least, most = float(values.min()), float(values.max())
+    if not np.isfinite((least, most)).all():
         raise ValueError("an image of floats must be finite, found NaN or infinity")
     low, high = 0.0, 1.0 if image.mode == "F" else 65535.0
-    if values.min() < low or values.max() > high:
-        low, high = (0.0, 255.0) if values.min() >= 0 and values.max() <= 255 else (values.min(), values.max())
-    scaled = (values - low) / max(high - low, 1e-12) * 255
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    if least < low or most > high:
+        low, high = (0.0, 255.0) if least >= 0 and most <= 255 else (least, most)
+    gray = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), ROWS_AT_ONCE):  # as floats all at once they would take eight times as much
+        rows = values[top : top + ROWS_AT_ONCE].astype(np.float64)
+        gray[top : top + ROWS_AT_ONCE] = np.rint((rows - low) / max(high - low, 1e-12) * 255)
+    transparent = image.info.get("transparency")
+    if not isinstance(transparent, int):
+        return Image.fromarray(gray)
+    alpha = np.where(values == transparent, np.uint8(0), np.uint8(255))
+    return Image.merge("LA", (Image.fromarray(gray), Image.fromarray(alpha)))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 PixelArray = NDArray[np.uint8]
 IndexArray = NDArray[np.int64]
+HashArray = NDArray[np.uint8]
 
 FINGERPRINTED = 256
 """Images that a fingerprint looks at, of a source that does not know better."""
@@ -54,6 +55,17 @@ class ImageSource(ABC):
         for index in np.unique(np.linspace(0, len(self) - 1, FINGERPRINTED, dtype=np.int64)).tolist():
             found.update(np.ascontiguousarray(self.load(index, None)).data)
         return found.hexdigest()
+
+    def hashes(self) -> HashArray | None:
+        """SHA-256 of what each image was made from, (N, 32), to find images that are in two sets; None: not known."""
+        return None
+
+    def refuse_damage(self, wait: bool = False) -> None:  # noqa: B027 (most sources have nothing to refuse)
+        """Raise ValueError where it has turned out that images are damaged which were given out already.
+
+        Args:
+            wait: Until it is known of all of them.
+        """
 
     def _hash_of_classes(self) -> hashlib._Hash:
         """What all fingerprints begin with: the form of the images, and their labels."""
@@ -118,6 +130,13 @@ class Subset(ImageSource):
         found.update(np.ascontiguousarray(self.indices).data)
         return found.hexdigest()
 
+    def hashes(self) -> HashArray | None:
+        known = self.source.hashes()
+        return None if known is None else known[self.indices]
+
+    def refuse_damage(self, wait: bool = False) -> None:
+        self.source.refuse_damage(wait)
+
 
 class Renumbered(ImageSource):
     """The images of another source whose classes have other numbers.
@@ -139,6 +158,12 @@ class Renumbered(ImageSource):
 
     def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
         return self.source.load_batch(indices, rng)
+
+    def hashes(self) -> HashArray | None:
+        return self.source.hashes()
+
+    def refuse_damage(self, wait: bool = False) -> None:
+        self.source.refuse_damage(wait)
 
 
 def renumbered(source: ImageSource, class_names: Sequence[str]) -> ImageSource:

@@ -42,6 +42,7 @@ from diffusion_lab.training.build import (
     prepare,
 )
 from diffusion_lab.training.callbacks import Checkpoints, Resumption, Stopping, TrainingProgress, Watch
+from diffusion_lab.training.classes import with_counted_classes
 from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.one_process import as_rank_zero
@@ -59,6 +60,7 @@ from diffusion_lab.training.words import (
     announce,
     announce_origin,
     quiet,
+    record,
     say,
     say_and_log,
     show,
@@ -119,7 +121,7 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
         folder.create(run.settings, keep=continued)
         if continued:
             _list_checkpoints(run, folder, console)
-        summary = _fit(run, folder, console, stop, _continuation(origin, config) if continued and origin else None)
+        summary = _fit(run, folder, console, stop, _continuation(origin, run.config) if continued and origin else None)
     show(summary, console)
     if stop.received is not None:
         raise stop.stopped(summary.steps)
@@ -159,6 +161,7 @@ def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkp
     seed = _seed(config, origin)
     seed_default_generators(derive_seed("weights", seed), device)
     data = create_datamodule(config, seed, class_names_of(checkpoint))
+    config = with_counted_classes(config, data.class_names)
     config = with_measured_sigma_data(with_sigma_data_of(checkpoint, config), data.train)
     denoiser = create_denoiser(config.model, data.class_names)
     prepare(denoiser, config.training.performance, device)
@@ -254,6 +257,7 @@ def _fit(
         trainer = create_trainer(config, run.device, callbacks, loggers, folder)
         announce(console, config, run.denoiser, run.flops, run.data, run.device, run.threads, folder)
         announce_origin(console, config, folder, run.origin)
+        record(run.data.remarks.lines())
         for note in run.notes:
             say_and_log(console, note)
         started = time.monotonic()
@@ -283,6 +287,7 @@ def _fit(
             config_hash=run.module.about["config_hash"],
             data_fingerprint=run.module.about["data_fingerprint"],
             validation_fingerprint=run.module.about["validation_fingerprint"],
+            left_out=run.data.remarks.counts(),
         )
         summary.write()
     return summary

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -24,16 +24,31 @@ from diffusion_lab.data.digits import digits
 from diffusion_lab.data.disk_cache import cached_on_disk, default_cache_dir
 from diffusion_lab.data.emoji import emoji
 from diffusion_lab.data.image_folder import ImageFolderSource
+from diffusion_lab.data.remarks import Remarks
 from diffusion_lab.data.source import ImageSource, Subset, renumbered
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
 from diffusion_lab.terminal import printable
+from diffusion_lab.training.classes import refuse_other_classes, unused_classes
+from diffusion_lab.training.doubts import doubts_about_validation
+from diffusion_lab.training.words import say
 
-Sources = tuple[ImageSource, ImageSource | None]
-"""The images to train on, and those to validate on where they are a set of their own."""
+
+class Sources(NamedTuple):
+    """The images to train on, those to validate on where they are a set of their own, and what is to be said of them.
+
+    Attributes:
+        train: Images to train on.
+        val: Images to validate on; None where they are to be split off.
+        remarks: What was left out, and what else the owner of the images should know.
+    """
+
+    train: ImageSource
+    val: ImageSource | None = None
+    remarks: Remarks = Remarks()
 
 
-def _image_folder(data: DataSettings, image_size: int, channels: int) -> Sources:
+def _image_folder(data: DataSettings, image_size: int, channels: int, labelled: bool) -> Sources:
     read = partial(
         ImageFolderSource,
         image_size=image_size,
@@ -41,12 +56,16 @@ def _image_folder(data: DataSettings, image_size: int, channels: int) -> Sources
         crop=data.crop,
         background=data.background,
         on_corrupt=data.on_corrupt,
+        max_pixels=data.max_pixels,
+        labelled=labelled,
     )
     train = read(data.paths.train or "")
     decoded = _ready(train, data)
+    notes = _warned(() if labelled else unused_classes(train))
     if data.paths.val is None:
-        return decoded, None
-    return decoded, _ready(read(data.paths.val, class_names=train.class_names, key="data.paths.val"), data)
+        return Sources(decoded, None, Remarks.of([train], notes))
+    val = read(data.paths.val, class_names=train.class_names, key="data.paths.val")
+    return Sources(decoded, _ready(val, data), Remarks.of([train, val], notes))
 
 
 def _ready(source: ImageFolderSource, data: DataSettings) -> ImageSource:
@@ -70,10 +89,13 @@ def _from_disk(source: ImageFolderSource, cache_dir: Path | None) -> ImageSource
     base = cache_dir.expanduser() if cache_dir else default_cache_dir()
     try:
         with _progress("decoding") as told:
-            return cached_on_disk(source, base, Console(stderr=True, soft_wrap=True).print, told)
+            return cached_on_disk(source, base, partial(say, Console(stderr=True)), told)
     except OSError as error:
         if cache_dir:
-            raise ValueError(f"data.cache_dir cannot be used, got {str(cache_dir)!r}: {error}") from error
+            raise ValueError(
+                f"data.cache_dir cannot be used, got {str(cache_dir)!r}: {error}. Choose a folder of your own, or "
+                "data.cache=memory"
+            ) from error
         rule = "each image is decoded each time (data.cache_dir chooses another folder)"
         warnings.warn(f"data.cache = disk cannot be written in {base}: {error}; {rule}", ConfigWarning, stacklevel=2)
         raise _NoCache from error
@@ -83,32 +105,37 @@ def _from_disk(source: ImageFolderSource, cache_dir: Path | None) -> ImageSource
 def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on the screen from the first file on; what it gives is told (files done, files in all)."""
     columns = TextColumn(f"{doing} images"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: list[TaskID] = []
+    bar = Progress(*columns, console=Console(stderr=True))
+    tasks: list[TaskID] = []
 
-        def told(done: int, total: int) -> None:
-            if not tasks:
-                tasks.append(bar.add_task(""))
-            bar.update(tasks[0], completed=done, total=total)
+    def told(done: int, total: int) -> None:
+        if not tasks:
+            tasks.append(bar.add_task(""))
+            bar.start()
+        bar.update(tasks[0], completed=done, total=total)
 
+    try:
         yield told
+    finally:
+        if tasks:
+            bar.stop()
 
 
-def _digits(data: DataSettings, image_size: int, channels: int) -> Sources:
-    return digits(image_size, channels), None
+def _digits(data: DataSettings, image_size: int, channels: int, labelled: bool) -> Sources:
+    return Sources(digits(image_size, channels))
 
 
-def _emoji(data: DataSettings, image_size: int, channels: int) -> Sources:
-    return emoji(image_size, channels, data.background), None
+def _emoji(data: DataSettings, image_size: int, channels: int, labelled: bool) -> Sources:
+    return Sources(emoji(image_size, channels, data.background))
 
 
-def _torchvision(data: DataSettings, image_size: int, channels: int) -> Sources:
+def _torchvision(data: DataSettings, image_size: int, channels: int, labelled: bool) -> Sources:
     # The test part stays unseen: choosing the best checkpoint by it would make it a part of training.
     name = cast("TorchvisionName", data.type)
-    return torchvision_set(name, data.paths.train or "", True, image_size, channels), None
+    return Sources(torchvision_set(name, data.paths.train or "", True, image_size, channels))
 
 
-SOURCES: dict[str, Callable[[DataSettings, int, int], Sources]] = {
+SOURCES: dict[str, Callable[[DataSettings, int, int, bool], Sources]] = {
     "image_folder": _image_folder,
     "digits": _digits,
     "emoji": _emoji,
@@ -116,7 +143,7 @@ SOURCES: dict[str, Callable[[DataSettings, int, int], Sources]] = {
     "cifar10": _torchvision,
     "fashion_mnist": _torchvision,
 }
-"""The names that ``data.type`` takes, beside dotted paths of one's own ImageSource classes."""
+"""The names that ``data.type`` takes, beside dotted paths of classes derived from ImageSource."""
 
 
 def class_names_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:
@@ -138,13 +165,9 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
         ValueError: No images, no batch, classes that do not fit the model, or a corrupt image where that is fatal.
     """
     conditional = config.model.conditioning.type == "class"
-    train, val = _sources(config, class_names if conditional else ())
-    if conditional and len(train.class_names) != config.model.conditioning.num_classes:
-        names = ", ".join(train.class_names) or "none"
-        raise ValueError(
-            "model.conditioning.num_classes must be the number of classes of the data, "
-            f"{len(train.class_names)} ({names}), got {config.model.conditioning.num_classes}"
-        )
+    train, val, remarks = _sources(config, class_names if conditional else ())
+    if conditional:
+        refuse_other_classes(config, train.class_names)
     loading, augmentation = config.data.loading, config.data.augmentation
     jitter = augmentation.color_jitter
     return ImageDataModule(
@@ -163,6 +186,7 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
         labelled=conditional,
         seed=seed,
         worker_timeout=loading.worker_timeout,
+        remarks=remarks,
     )
 
 
@@ -187,18 +211,30 @@ def _numbered_alike(source: ImageSource, class_names: Sequence[str]) -> ImageSou
 
 def _sources(config: TrainConfig, class_names: Sequence[str]) -> Sources:
     data, architecture = config.data, config.model.architecture
+    size, channels = architecture.image_size, architecture.in_channels
     if data.type in SOURCES:
-        train, val = SOURCES[data.type](data, architecture.image_size, architecture.in_channels)
+        found = SOURCES[data.type](data, size, channels, config.model.conditioning.type == "class")
     else:
-        train, val = _own_source(data, architecture.image_size, architecture.in_channels), None
+        found = Sources(_own_source(data, size, channels))
     if class_names:  # before the split, which goes by the numbers of the classes
-        train = _numbered_alike(train, class_names)
-        val = None if val is None else _numbered_alike(val, class_names)
-    if val is None and config.training.validation.enabled:
+        val = None if found.val is None else _numbered_alike(found.val, class_names)
+        found = Sources(_numbered_alike(found.train, class_names), val, found.remarks)
+    if not config.training.validation.enabled:
+        return found
+    train, val, remarks = found
+    if val is None:
         split = data.validation_split
         kept, held_out = balanced_split(train.labels, split.fraction, split.seed)
-        return Subset(train, kept), Subset(train, held_out)
-    return train, val
+        train, val = Subset(train, kept), Subset(train, held_out)
+    doubts = _warned(doubts_about_validation(train, val, data.paths.train, data.paths.val))
+    return Sources(train, val, remarks.noting(doubts))
+
+
+def _warned(doubts: Iterable[str]) -> list[str]:
+    told = list(doubts)
+    for doubt in told:
+        warnings.warn(doubt, ConfigWarning, stacklevel=4)
+    return told
 
 
 def _own_source(data: DataSettings, image_size: int, channels: int) -> ImageSource:

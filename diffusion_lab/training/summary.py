@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 SUMMARY_NAME = "summary.json"
@@ -36,6 +36,8 @@ class TrainingSummary:
     config_hash: str
     data_fingerprint: str
     validation_fingerprint: str | None = None
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Files of the data folders that were not used, by reason; their names are in ``logs/run.log``."""
 
     def write(self) -> None:
         (Path(self.run_folder) / SUMMARY_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")

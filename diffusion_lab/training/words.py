@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -40,6 +40,12 @@ def say_and_log(console: Console, text: str) -> None:
     """Print plain text, and keep it in the run's ``run.log``, too."""
     say(console, text)
     logging.getLogger(RUN_LOG).warning(text)
+
+
+def record(lines: Iterable[str]) -> None:
+    """Write to ``run.log`` what the console was told before the run had one."""
+    for line in lines:
+        logging.getLogger(RUN_LOG).warning("%s", line)
 
 
 def announce(

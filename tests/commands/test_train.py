@@ -147,9 +147,10 @@ class TestOwnPictures:
             *OWN,
             "data.paths.train=pictures",
             "conditioning=class",
-            "model.conditioning.num_classes=2",
             "output.base_dir=run",
         )
+        resolved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+        assert resolved["model"]["conditioning"]["num_classes"] == 2
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert summary["train_images"] == count - 2  # one of each class is kept for validation
         assert summary["metric"] == "val/loss"
@@ -223,7 +224,11 @@ class TestBadInput:
         overrides = [*OWN, f"data.paths.train={pictures}", f"output.base_dir={tmp_path / 'run'}", "training.epochs=1"]
         run_here("train", overrides)
         assert re.search(r"1 corrupt image\(s\) skipped:\n.*broken\.png", capsys.readouterr().err)
-        assert json.loads((tmp_path / "run" / "summary.json").read_text())["train_images"] == 6
+        summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+        assert (summary["train_images"], summary["left_out"]) == (6, {"damaged": 1})
+        log = (tmp_path / "run" / "logs" / "run.log").read_text()
+        assert re.search(r"image left out \(damaged\): .*broken\.png: ", log)
+        assert "2 class folders (cats, ducks), and training is unconditional" in log
 
     def test_number_of_classes_that_is_not_the_one_of_the_data(self, pictures: Path, refused: Refused) -> None:
         given = ("conditioning=class", "model.conditioning.num_classes=3")
@@ -231,6 +236,12 @@ class TestBadInput:
         assert (
             "model.conditioning.num_classes must be the number of classes of the data, 2 (cats, ducks), got 3" in said
         )
+
+    def test_a_flat_folder_where_labels_are_wanted(self, pictures: Path, refused: Refused) -> None:
+        given = ("conditioning=class", f"data.paths.train={pictures / 'cats'}")
+        said = refused("train", *OWN, *given)
+        assert f"needs images with classes, and data.paths.train {str(pictures / 'cats')!r} has none" in said
+        assert "conditioning=none" in said
 
     def test_image_size_that_the_stages_cannot_halve(self, refused: Refused) -> None:
         said = refused("train", *SMALL, "model.architecture.image_size=9")

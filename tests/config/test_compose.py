@@ -19,6 +19,7 @@ from diffusion_lab.config.compose import (
     job_folder,
     run_folder,
 )
+from diffusion_lab.config.data_section import CLASSES_OF_NAMED_SETS, DATA_TYPES
 from diffusion_lab.config.origins import composed_origins
 from tests.config.conftest import CONF
 
@@ -117,10 +118,27 @@ def test_data_brings_its_size_channels_and_classes(composed: Composed) -> None:
 def test_own_pictures_are_unconditional_unless_said(composed: Composed, tmp_path: Path) -> None:
     own = ["data=image_folder", f"data.paths.train={tmp_path}"]
     assert compose_train_config(composed("train", *own)).model.conditioning.classes is None
+    counted = compose_train_config(composed("train", *own, "conditioning=class"))
+    assert counted.model.conditioning.num_classes == "auto"
     with pytest.raises(ConfigError, match=r"model\.conditioning\.num_classes = null: required"):
-        compose_train_config(composed("train", *own, "conditioning=class"))
+        compose_train_config(composed("train", *own, "conditioning=class", "model.conditioning.num_classes=null"))
     said = composed("train", *own, "conditioning=class", "model.conditioning.num_classes=3")
     assert compose_train_config(said).model.conditioning.classes == 3
+
+
+@pytest.mark.parametrize("data", ["image_folder", "digits", "cifar10"])
+def test_a_number_of_classes_that_nothing_reads_is_refused(composed: Composed, tmp_path: Path, data: str) -> None:
+    given = [f"data={data}", "conditioning=none"]
+    given += [f"data.paths.train={tmp_path}"] if data == "image_folder" else []
+    compose_train_config(composed("train", *given))
+    with pytest.raises(ConfigError, match=r"num_classes = 3: has no effect .*conditioning=class"):
+        compose_train_config(composed("train", *given, "model.conditioning.num_classes=3"))
+
+
+@pytest.mark.parametrize("data", [name for name in DATA_TYPES if name != "image_folder"])
+def test_the_sets_known_by_name_have_the_classes_that_their_groups_say(composed: Composed, data: str) -> None:
+    found = composed("train", f"data={data}")
+    assert found.model.conditioning.num_classes == CLASSES_OF_NAMED_SETS
 
 
 def test_own_folder_without_its_data_group_is_not_passed_over(composed: Composed, tmp_path: Path) -> None:

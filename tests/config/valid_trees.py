@@ -75,8 +75,10 @@ processes = rising.flatmap(
     )
 )
 conditionings = st.fixed_dictionaries(
-    {"type": st.none(), "num_classes": st.none() | positive, "class_dropout_prob": shares}
-) | st.fixed_dictionaries({"type": st.just("class"), "num_classes": positive, "class_dropout_prob": shares})
+    {"type": st.none(), "num_classes": st.none() | st.just("auto"), "class_dropout_prob": shares}
+) | st.fixed_dictionaries(
+    {"type": st.just("class"), "num_classes": positive | st.just("auto"), "class_dropout_prob": shares}
+)
 sources = (
     st.fixed_dictionaries(
         {"paths": st.fixed_dictionaries({"train": st.just(FOLDER), "val": st.none() | st.just(FOLDER)})},
@@ -124,6 +126,7 @@ data_options = st.fixed_dictionaries(
     optional={
         "validation_split": some_of({"fraction": inside, "seed": st.integers(0, 99)}),
         "on_corrupt": st.sampled_from(["skip", "error"]),
+        "max_pixels": positive,
         "background": st.sampled_from(["white", "#10ff00"]),
         "crop": st.sampled_from(["center", "random"]),
         "cache": st.sampled_from(["disk", "memory", "none"]),

@@ -119,6 +119,11 @@ def change(images: Path, how: str) -> None:
         Image.new("RGB", (9, 9)).save(images / "cat" / "new.png")
     elif how == "removed":
         file.unlink()
+    elif how == "same size and time":
+        stamp, content = file.stat(), bytearray(file.read_bytes())
+        content[-1] ^= 1  # of the last checksum, which Pillow does not read
+        file.write_bytes(content)
+        os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     elif how == "moved":
         file.rename(images / "dog" / "0.png")
     else:
@@ -127,7 +132,9 @@ def change(images: Path, how: str) -> None:
         os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
 
 
-@pytest.mark.parametrize("how", ["touched", "renamed", "added", "removed", "moved", "another size"])
+@pytest.mark.parametrize(
+    "how", ["touched", "renamed", "added", "removed", "moved", "another size", "same size and time"]
+)
 def test_a_folder_that_changed_is_decoded_anew_and_its_old_cache_goes(images, tmp_path, how):
     old, _ = built(images, tmp_path / "caches")
     change(images, how)
@@ -188,13 +195,43 @@ def damage(cache: Path, how: str) -> None:
             file.truncate(100)
     elif how == "empty":
         (cache / "pixels.bin").write_bytes(b"")
-    elif how == "no words":
-        (cache / "about.json").write_text("{}")
+    elif how in ABOUTS:
+        (cache / "about.json").write_bytes(ABOUTS[how])
+    elif how == "other words":
+        about = json.loads((cache / "about.json").read_text())
+        (cache / "about.json").write_text(json.dumps({**about, "fingerprint": "0" * 64}))
+    elif how in ("inverted", "one bit"):
+        pixels = np.fromfile(cache / "pixels.bin", np.uint8)
+        pixels[-1] ^= 1 if how == "one bit" else 255
+        (255 - pixels if how == "inverted" else pixels).tofile(cache / "pixels.bin")
+    elif how.startswith("pipe "):
+        (cache / how.removeprefix("pipe ")).unlink()
+        os.mkfifo(cache / how.removeprefix("pipe "))
+    elif how.startswith("endless "):
+        (cache / how.removeprefix("endless ")).unlink()
+        (cache / how.removeprefix("endless ")).symlink_to("/dev/zero")
     else:
-        (cache / "corrupt.npy").write_bytes(b"\0" * 9)
+        (cache / f"{how.removeprefix('zeros ')}").write_bytes(b"\0" * 9)
 
 
-@pytest.mark.parametrize("how", ["no pixels", "cut", "empty", "no words", "no numbers"])
+ABOUTS = {
+    "no words": b"{}",
+    "list": b"[]",
+    "null": b"null",
+    "deep": b"[" * 100_000,
+    "no utf-8": b"\xff\xfe\x00",
+    "huge": b" " * 2**21,
+}
+FILES = ("pixels.bin", "about.json", "corrupt.npy", "checks.npy", "hashes.npy")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("no pixels", "cut", "empty", *ABOUTS, "other words", "inverted", "one bit"),
+        *(f"{kind} {name}" for kind in ("zeros", "pipe", "endless") for name in FILES),
+    ],
+)
 def test_a_damaged_cache_is_made_anew(images, tmp_path, how):
     cache, _ = built(images, tmp_path)
     damage(cache, how)

@@ -163,7 +163,7 @@ def test_folder_without_images_says_what_it_found(tmp_path):
     (tmp_path / "cat" / "a.npy").write_bytes(b"")
     (tmp_path / "b.npy").write_bytes(b"")
     (tmp_path / "README").write_text("")
-    with pytest.raises(ValueError, match=r"has only 2 × \.npy, 1 × no suffix; expected .*\.png"):
+    with pytest.raises(ValueError, match=r"has only 2 × \.npy \(.*\); 1 × no suffix \(README\); expected .*\.png"):
         folder(tmp_path)
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from diffusion_lab.checkpoint import find_checkpoint, load_denoiser, read_checkpoint
 from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.decoded import DecodedSource
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.source import Subset
+from diffusion_lab.training.classes import with_counted_classes
 from diffusion_lab.training.sources import create_datamodule
-from tests.training.tiny import tiny_config
+from tests.training.tiny import resume_of, saved, tiny_config, tiny_run
 
 
 @pytest.fixture
@@ -24,6 +31,12 @@ def images(tmp_path: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (9, 12), dtype=np.uint8)).save(file)
     return tmp_path / "images"
+
+
+def settings(images: Path, **changes: object) -> TrainConfig:
+    """Those of a run on a folder, with its cache beside it."""
+    given = {"data.type": "image_folder", "data.paths.train": str(images), "data.cache": "memory", **changes}
+    return tiny_config(images.parent, given)
 
 
 def source(images: Path, **changes: object) -> ImageFolderSource | DecodedSource:
@@ -63,3 +76,99 @@ def test_a_folder_of_ones_own_that_cannot_be_used_is_an_error(tmp_path, images):
     (tmp_path / "caches").write_text("a file, where a folder should be")
     with pytest.raises(ValueError, match=r"data\.cache_dir cannot be used, got .*caches"):
         source(images, **{"data.cache_dir": str(tmp_path / "caches")})
+
+
+def test_classes_are_counted_and_the_checkpoint_holds_their_number(tmp_path, images):
+    own = {"data.type": "image_folder", "data.paths.train": str(images), "data.cache": "memory"}
+    counted = {**own, "model.conditioning.num_classes": "auto"}
+    tiny_run(tmp_path / "run", {**counted, "training.epochs": 1})
+    model = read_checkpoint(find_checkpoint(tmp_path / "run", "last")).model
+    assert model is not None
+    assert model.conditioning.num_classes == 3
+    denoiser = load_denoiser(tmp_path / "run")
+    assert (denoiser.num_classes, denoiser.class_names) == (3, ("a", "b", "c"))
+    # auto and the number are the same thing to a run that goes on
+    for name, changes in (("auto", counted), ("number", own)):
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+        summary = tiny_run(tmp_path / name, {**changes, "training.epochs": 2, **resume_of(tmp_path / name)})
+        assert summary is not None
+        assert summary.epochs == 2
+    assert_same_weights(tmp_path / "auto", tmp_path / "number")
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    left, right = (saved(find_checkpoint(run, "last"))["state_dict"] for run in (one, other))
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_counted_classes_are_doubted_like_typed_ones(tmp_path, images):
+    changes = {"model.conditioning.num_classes": "auto", "training.visualization.enabled": True}
+    config = settings(images, **changes, **{"training.visualization.num_samples": 2})
+    with pytest.warns(ConfigWarning, match=r"num_samples = 2 leaves 1 of 3 classes without an image"):
+        counted = with_counted_classes(config, ("a", "b", "c"))
+    assert counted.model.conditioning.classes == 3
+
+
+def test_without_labels_the_classes_are_not_counted(images):
+    config = settings(images, **{"model.conditioning.type": None, "model.conditioning.num_classes": "auto"})
+    assert with_counted_classes(config, ("a", "b", "c")).model.conditioning.num_classes is None
+
+
+def test_a_model_is_not_made_before_its_classes_are_counted(images):
+    config = settings(images, **{"model.conditioning.num_classes": "auto"})
+    with pytest.raises(ValueError, match=r"num_classes must be a number here, got 'auto'"):
+        create_denoiser(config.model, ())
+
+
+UNCONDITIONAL = {"model.conditioning.type": None, "model.conditioning.num_classes": None}
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+def test_class_folders_that_are_not_used_are_told_with_the_way_to_use_them(images, cache):
+    given = {**UNCONDITIONAL, "data.cache": cache, "data.cache_dir": str(images.parent / "caches")}
+    with pytest.warns(ConfigWarning, match=r"has 3 class folders \(a, b, c\), .*unconditional.*conditioning=class"):
+        data = create_datamodule(settings(images, **given), seed=0)
+    assert "3 class folders" in " ".join(data.remarks.lines())
+
+
+@pytest.mark.parametrize("changes", [{}, {**UNCONDITIONAL, "flat": True}])
+def test_where_labels_are_used_or_there_are_none_nothing_is_said(images, changes):
+    changes = dict(changes)
+    folder = images / "a" if changes.pop("flat", False) else images
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create_datamodule(settings(images, **{**changes, "data.paths.train": str(folder)}), seed=0)
+
+
+def test_class_folders_inside_one_folder_are_told_of_too(images):
+    images.rename(images.parent / "a")
+    images.mkdir()
+    (images.parent / "a").rename(images / "a")
+    with pytest.warns(ConfigWarning, match=r"3 folders \(a, b, c\) inside its only subfolder.*train '.*/a'"):
+        create_datamodule(settings(images, **UNCONDITIONAL), seed=0)
+
+
+@pytest.mark.parametrize("cache", ["memory", "disk", "none"])
+@pytest.mark.parametrize(
+    ("train", "val", "said"),
+    [
+        ("a", "a", r"data\.paths\.val '.*a' is data\.paths\.train '.*a': 8 of 8"),
+        ("a", "", r"data\.paths\.val '.*' holds data\.paths\.train '.*a': 8 of 24"),
+        ("", "val", r"data\.paths\.val '.*val' lies in data\.paths\.train '.*': 8 of 8"),
+        ("a", "link", r"data\.paths\.val '.*link' is data\.paths\.train '.*a': 8 of 8"),
+        ("a", "copies", r"^2 of 3 validation images are training images as well"),
+    ],
+)
+def test_images_that_are_trained_on_and_validated_on_are_counted(images, cache, train, val, said):
+    (images.parent / "link").symlink_to(images / "a")
+    (images.parent / "copies").mkdir()
+    for name, source in (("one.png", "a/0.png"), ("two.png", "a/3.png"), ("other.png", "b/1.png")):
+        shutil.copy(images / source, images.parent / "copies" / name)
+    if val == "val":
+        shutil.copytree(images / "a", images / "val" / "a")
+    place = images.parent if val in ("link", "copies") else images
+    paths = {"data.paths.train": str(images / train), "data.paths.val": str(place / val)}
+    given = {**UNCONDITIONAL, **paths, "data.cache": cache, "data.cache_dir": str(images.parent / "caches")}
+    for _ in range(2):  # decoded, and from the cache
+        with pytest.warns(ConfigWarning, match=said):
+            create_datamodule(settings(images, **given), seed=0)

@@ -1,0 +1,61 @@
+"""What Pillow warns of while it decodes, with the file that it is about."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+_decoded = threading.local()
+_collected: list[dict[Path, str]] = []
+"""Where warnings go, the innermost collection last."""
+
+
+@contextlib.contextmanager
+def decoding(file: Path) -> Iterator[None]:
+    """Name the file that this thread decodes. What is warned of counts only where that succeeds."""
+    _decoded.warnings = []
+    try:
+        yield
+        if _collected and _decoded.warnings:
+            _collected[-1][file] = _decoded.warnings[0]
+    finally:
+        _decoded.warnings = None
+
+
+@contextlib.contextmanager
+def named_decoder_warnings() -> Iterator[dict[Path, str]]:
+    """Collect the warnings of all threads that are within ``decoding``: the first one of each file."""
+    found: dict[Path, str] = {}
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            said = getattr(_decoded, "warnings", None)
+            if said is None:
+                others(message, category, filename, lineno, file, line)
+            else:
+                said.append(" ".join(str(message).split()))
+
+        warnings.simplefilter("always")
+        warnings.showwarning = show
+        _collected.append(found)
+        try:
+            yield found
+        finally:
+            _collected.remove(found)
+
+
+def ignore_decoder_warnings() -> None:
+    """Keep Pillow from warning, in this process, of pictures that were checked and named before."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

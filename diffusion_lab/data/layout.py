@@ -1,0 +1,127 @@
+"""How a folder of images is laid out: flat, or with one subfolder for each class.
+
+Two layouts that look like classes are none: the parts of a data set, ``train/`` and ``val/``, and a single folder that
+holds the class folders. They are refused with the path that is meant.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from diffusion_lab.data.formats import is_picture
+from diffusion_lab.data.left_out import DataWarning, OtherFiles
+from diffusion_lab.data.listing import Listing, is_ignored, list_images
+from diffusion_lab.terminal import printable
+
+_PART = r"({})[-_ ]?(set|data|images?|imgs?|pics|split)?[-_ ]?\d*"
+TRAINING_PART = re.compile(_PART.format("train|training"), re.IGNORECASE)
+OTHER_PART = re.compile(_PART.format("val|valid|validation|test|testing|dev|eval|holdout"), re.IGNORECASE)
+VALIDATION_PART = re.compile(_PART.format("val|valid|validation|dev|eval|holdout"), re.IGNORECASE)
+
+
+class Layout(NamedTuple):
+    """What a folder of images holds.
+
+    Attributes:
+        classes: The images of each class by the name of its folder, sorted; empty for a flat folder.
+        others: The files in the class folders that are no pictures.
+        inner: Where a single subfolder holds the class folders: its path inside the folder and their names.
+    """
+
+    classes: dict[str, Listing]
+    others: OtherFiles
+    inner: tuple[str, tuple[str, ...]] | None = None
+
+
+def read_layout(root: Path, key: str) -> Layout:
+    """Look at the subfolders of a folder of images.
+
+    Args:
+        root: The folder.
+        key: The setting that it comes from, for messages.
+
+    Raises:
+        ValueError: It holds images beside class folders, or the parts of a data set in place of classes.
+    """
+    names = sorted(entry.name for entry in os.scandir(root) if not is_ignored(entry.name) and entry.is_dir())
+    found = {name: list_images(root, name) for name in names}
+    classes = {name: each.images for name, each in found.items() if each.images}
+    others = OtherFiles().join(each.others for each in found.values())
+    if not classes:
+        return Layout({}, others)
+    _refuse_loose_images(root, key, classes)
+    inner = _inner_folders(classes)
+    _refuse_parts(root, key, inner)
+    if empty := [name for name in names if name not in classes]:
+        told = printable(", ".join(empty))
+        warnings.warn(f"{key}: no images in {told}; not taken for a class", DataWarning, stacklevel=4)
+    return Layout(classes, others, inner if inner and inner[0] and len(inner[1]) > 1 else None)
+
+
+def refuse_inner_classes(root: Path, key: str, layout: Layout) -> None:
+    """Raise ValueError where a single subfolder holds the class folders: its name is the name of no class."""
+    if layout.inner is not None:
+        inner, names = layout.inner
+        raise ValueError(
+            f"{key} must be the folder that holds the class folders, got {str(root)!r}, which holds them in its only "
+            f"subfolder: set {key} to {str(root / inner)!r} ({_some(names)})"
+        )
+
+
+def _refuse_loose_images(root: Path, key: str, classes: dict[str, Listing]) -> None:
+    loose = sorted(
+        entry.name
+        for entry in os.scandir(root)
+        if not is_ignored(entry.name) and entry.is_file() and is_picture(entry.path)
+    )
+    if loose:
+        raise ValueError(
+            f"{key} must hold either class subfolders or images, not both: {str(root)!r} has "
+            f"the subfolder(s) {printable(', '.join(classes))} and {len(loose)} image(s) such as {printable(loose[0])}"
+        )
+
+
+def _inner_folders(classes: dict[str, Listing]) -> tuple[str, tuple[str, ...]]:
+    """The subfolders with images, down to where there are several or images: their place and their names."""
+    if len(classes) > 1:
+        return "", tuple(classes)
+    images = next(iter(classes.values()))
+    depth = 1
+    while True:
+        names: set[bytes] = set()
+        for index in range(len(images)):
+            *around, _ = images.name(index).split(b"/", depth + 1)
+            if len(around) == depth:  # images lie here
+                return os.fsdecode(b"/".join(around[:-1])), (os.fsdecode(around[-1]),)
+            names.add(around[depth])
+        if len(names) > 1:
+            return os.fsdecode(b"/".join(around[:depth])), tuple(sorted(map(os.fsdecode, names)))
+        depth += 1
+
+
+def _refuse_parts(root: Path, key: str, inner: tuple[str, tuple[str, ...]]) -> None:
+    place, names = inner
+    training = [name for name in names if TRAINING_PART.fullmatch(name)]
+    others = [name for name in names if OTHER_PART.fullmatch(name)]
+    if len(names) < 2 or not training or len(training) + len(others) < len(names):
+        return
+    base = root / place
+    validation = [name for name in names if VALIDATION_PART.fullmatch(name)]
+    if key == "data.paths.train":
+        meant = f"set data.paths.train to {str(base / training[0])!r}"
+        meant += f" and data.paths.val to {str(base / validation[0])!r}" if validation else ""
+    else:
+        meant = f"set {key} to {str(base / (validation or others)[0])!r}"
+    raise ValueError(
+        f"{key} must be a folder of images or of class folders, got {str(root)!r}, which holds the parts of a data "
+        f"set ({_some(names)}), not classes: {meant}"
+    )
+
+
+def _some(names: tuple[str, ...], most: int = 6) -> str:
+    told = ", ".join(names[:most])
+    return printable(told if len(names) <= most else f"{told} and {len(names) - most} more")

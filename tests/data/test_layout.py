@@ -1,0 +1,161 @@
+"""What a folder of images holds: classes, no classes, the parts of a data set, links, and what others put there."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diffusion_lab.data.image_folder import ImageFolderSource
+from diffusion_lab.data.listing import list_images
+
+
+def save(*names: Path) -> None:
+    for name in names:
+        name.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (len(name.name), 0, 0)).save(name)
+
+
+def folder(path: Path, **options: object) -> ImageFolderSource:
+    return ImageFolderSource(path, 8, 3, **options)  # type: ignore[arg-type]
+
+
+def names(source: ImageFolderSource) -> list[str]:
+    return [str(path.relative_to(source.path)) for path in source.paths]
+
+
+@pytest.mark.parametrize(
+    "system", ["@eaDir", "#recycle", "__MACOSX", "lost+found", "$RECYCLE.BIN", ".thumbnails", ".git", "Lost+Found"]
+)
+def test_folders_of_the_system_are_no_classes_and_hold_no_images(tmp_path, system):
+    save(tmp_path / "rose" / "a.png", tmp_path / "tulip" / "b.png")
+    save(tmp_path / system / "c.png", tmp_path / "rose" / system / "a.png" / "SYNOPHOTO_THUMB_M.jpg")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = folder(tmp_path)
+    assert source.class_names == ("rose", "tulip")
+    assert names(source) == ["rose/a.png", "tulip/b.png"]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize(
+    ("parts", "train", "val"),
+    [
+        (("train", "val"), "train", "val"),
+        (("Training", "Validation", "Test"), "Training", "Validation"),
+        (("train2017", "val2017"), "train2017", "val2017"),
+        (("train_images", "test_images"), "train_images", None),
+    ],
+)
+@pytest.mark.parametrize("place", ["", "archive/data"])
+def test_the_parts_of_a_data_set_are_refused_with_the_folders_to_set(tmp_path, parts, train, val, place, labelled):
+    for part in parts:
+        save(tmp_path / place / part / "rose" / "a.png", tmp_path / place / part / "tulip" / "b.png")
+    with pytest.raises(ValueError, match="parts of a data set") as refused:
+        folder(tmp_path, labelled=labelled)
+    told = str(refused.value)
+    assert f"set data.paths.train to {str(tmp_path / place / train)!r}" in told
+    assert ("data.paths.val to" in told) == (val is not None)
+    assert val is None or f"data.paths.val to {str(tmp_path / place / val)!r}" in told
+    assert folder(tmp_path / place / train, labelled=labelled).class_names == ("rose", "tulip")
+
+
+def test_parts_without_classes_are_refused_as_well(tmp_path):
+    save(tmp_path / "train" / "a.png", tmp_path / "test" / "b.png")
+    with pytest.raises(ValueError, match=r"parts of a data set \(test, train\)"):
+        folder(tmp_path)
+
+
+def test_a_validation_folder_with_parts_names_its_own_setting(tmp_path):
+    save(tmp_path / "train" / "cat" / "a.png", tmp_path / "val" / "cat" / "b.png")
+    with pytest.raises(ValueError, match=rf"set data\.paths\.val to {str(tmp_path / 'val')!r}"):
+        folder(tmp_path, class_names=("cat",), key="data.paths.val")
+
+
+@pytest.mark.parametrize("classes", [("train", "bus"), ("test", "val"), ("train",), ("training shoe", "train")])
+def test_classes_that_are_called_like_parts_are_classes_beside_others(tmp_path, classes):
+    save(*(tmp_path / name / "a.png" for name in classes))
+    assert folder(tmp_path, labelled=True).class_names == tuple(sorted(classes))
+
+
+def test_one_folder_that_holds_the_class_folders_is_refused_where_classes_matter(tmp_path):
+    save(tmp_path / "flowers" / "rose" / "a.png", tmp_path / "flowers" / "tulip" / "b.png")
+    with pytest.raises(ValueError, match=rf"set data\.paths\.train to {str(tmp_path / 'flowers')!r} \(rose, tulip\)"):
+        folder(tmp_path, labelled=True)
+    source = folder(tmp_path)
+    assert (len(source), source.inner) == (2, ("flowers", ("rose", "tulip")))
+    assert folder(tmp_path / "flowers", labelled=True).class_names == ("rose", "tulip")
+
+
+@pytest.mark.parametrize(
+    "files", [("only/a.png", "only/b.png"), ("only/a.png", "only/more/b.png"), ("only/more/b.png",)]
+)
+def test_one_class_folder_with_images_is_one_class(tmp_path, files):
+    save(*(tmp_path / file for file in files))
+    source = folder(tmp_path, labelled=True)
+    assert (source.class_names, source.inner) == (("only",), None)
+
+
+def link(place: Path, target: Path | str) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(target)
+
+
+def test_folders_behind_links_are_read(tmp_path):
+    save(*(tmp_path / "data" / "rose" / f"{number}.png" for number in range(8)))
+    save(*(tmp_path / "else" / "deep" / f"{number}.png" for number in range(20)))
+    link(tmp_path / "data" / "rose" / "more", tmp_path / "else")
+    link(tmp_path / "data" / "tulip", tmp_path / "else")
+    source = folder(tmp_path / "data")
+    assert source.labels.tolist() == [0] * 28 + [1] * 20
+    assert names(source)[8] == "rose/more/deep/0.png"
+    assert source.load(27, None).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "/", "nowhere", "b"])
+def test_links_that_lead_back_or_nowhere_end(tmp_path, target):
+    save(tmp_path / "a" / "x.png", tmp_path / "b" / "y.png")
+    link(tmp_path / "a" / "loop", target)
+    link(tmp_path / "a" / "sub" / "loop", "../loop")
+    assert list_images(tmp_path, "a").images.name(0) == b"a/x.png"
+    assert len(list_images(tmp_path, "a").images) == 1
+
+
+def test_many_ways_to_one_folder_are_one(tmp_path):
+    """Each level holds two links to the next: 2 ** 40 ways to the picture."""
+    for level in range(40):
+        for name in ("left", "right"):
+            link(tmp_path / f"{level}" / name, f"../{level + 1}")
+    save(tmp_path / "40" / "x.png")
+    os.rename(tmp_path / "0", tmp_path / "class")
+    found = list_images(tmp_path, "class").images
+    assert len(found) == 1
+    assert found.name(0).endswith(b"/left/x.png")
+
+
+def test_a_folder_goes_by_its_own_name_where_a_link_leads_to_it_as_well(tmp_path):
+    save(tmp_path / "a" / "z" / "x.png")
+    link(tmp_path / "a" / "link", "z")
+    found = list_images(tmp_path, "a").images
+    assert [found.name(index) for index in range(len(found))] == [b"a/z/x.png"]
+
+
+def test_what_comes_through_links_is_sorted_in(tmp_path):
+    save(tmp_path / "a" / "z.png", tmp_path / "a" / "b" / "x.png", tmp_path / "else" / "m.png")
+    link(tmp_path / "a" / "c", tmp_path / "else")
+    found = list_images(tmp_path, "a").images
+    assert [found.name(index) for index in range(3)] == [b"a/b/x.png", b"a/c/m.png", b"a/z.png"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path):
+    save(tmp_path / "a" / "x.png", tmp_path / "a" / "locked" / "y.png")
+    (tmp_path / "a" / "locked").chmod(0)
+    try:
+        with pytest.warns(UserWarning, match=r"1 folder\(s\) that cannot be read.*\n  a/locked"):
+            assert len(folder(tmp_path)) == 1
+    finally:
+        (tmp_path / "a" / "locked").chmod(0o700)
