@@ -98,7 +98,7 @@ class DataSettings(PluggableSection):
     max_pixels: PositiveInt = Field(
         default=50_000_000,
         description="Largest picture that is decoded, in pixels (height times width); a larger one is left out, and "
-        "named. A picture takes up to 16 bytes a pixel while it is decoded. A JPEG much larger than the images counts "
+        "named. A picture takes up to 20 bytes a pixel while it is decoded. A JPEG much larger than the images counts "
         "at the fraction of its size that it is decoded to.",
     )
     background: Annotated[str, AfterValidator(_is_colour)] = Field(

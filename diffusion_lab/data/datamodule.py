@@ -15,7 +15,7 @@ from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.order import Draw, EpochOrder, TrainingOrder
 from diffusion_lab.data.remarks import Remarks
 from diffusion_lab.data.source import ImageSource, Renumbered, Subset
-from diffusion_lab.data.workers import START_METHOD, WORKER_TIMEOUT, leave_signals_to_the_run
+from diffusion_lab.data.workers import START_METHOD, WORKER_TIMEOUT, SuspendableLoader, leave_signals_to_the_run
 from diffusion_lab.determinism import host_generators_seeded
 from diffusion_lab.shapes import Batch, from_pixels
 
@@ -232,7 +232,7 @@ class ImageDataModule(LightningDataModule):
 
     def _loader(self, dataset: BatchDataset, order: Any) -> DataLoader[Batch]:
         # torch's type asks for lists of numbers, but it hands on to the dataset whatever the order yields
-        return DataLoader(
+        return SuspendableLoader(
             dataset,
             batch_sampler=order,
             collate_fn=_as_it_is,

@@ -49,7 +49,7 @@ def report_others(key: str, others: OtherFiles) -> None:
 def other_files_in_words(key: str, others: OtherFiles) -> Iterator[str]:
     if others.counts:
         kinds = "; ".join(others.kinds(how_to_read))
-        yield f"{key}: {others.counts.total()} file(s) that are no pictures Pillow reads are left out: {kinds}"
+        yield f"{key}: {others.counts.total()} file(s) that are not read as pictures are left out: {kinds}"
     if others.unreadable:
         folders = [printable(name) for name in others.unreadable]
         yield f"{key}: {len(folders)} folder(s) that cannot be read are left out:\n{listed(folders)}"

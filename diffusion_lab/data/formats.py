@@ -15,9 +15,9 @@ from PIL import Image, UnidentifiedImageError, features
 
 from diffusion_lab.safe_files import open_regular
 
-REFUSED = frozenset({"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
+REFUSED = frozenset({"BLP", "BUFR", "CUR", "EPS", "FITS", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "WMF"})
 """Formats that are never opened: some start other programs (EPS), some are only recognised (MPEG), and some unpack
-without bound before they say their size (FITS)."""
+without bound before they say their size (FITS) or hold pictures of another size than they say (icons)."""
 
 FREQUENT = ("JPEG", "PNG", "WEBP")
 """Tried first."""

@@ -122,7 +122,7 @@ class _Walk:
     """
 
     def __init__(self, root: Path, below: str) -> None:
-        self.root = root
+        self.root, self._top = root, os.fspath(root)
         self.links: deque[str] = deque()
         self.others = OtherFiles()
         self._names, self._lengths, self._stats = bytearray(), array("q"), array("q")
@@ -136,9 +136,10 @@ class _Walk:
         waiting = [(name, False)]  # names of folders and files still to come, the next one last
         while waiting:
             name, linked = waiting.pop()
-            state = _looked_at(os.path.join(self.root, name))
+            place = os.path.join(self._top, name)
+            state = _looked_at(place)
             if state is None or not stat.S_ISDIR(state.st_mode):
-                self._file(name, state)
+                self._file(name, place, state)
             elif linked:
                 self.links.append(name)
             elif self._is_new(state):
@@ -161,8 +162,8 @@ class _Walk:
         order = sorted(range(len(found)), key=lambda index: found.name(index).split(b"/"))
         return found.kept(np.array(order, np.int64))
 
-    def _file(self, name: str, state: os.stat_result | None) -> None:
-        if not is_picture(os.path.join(self.root, name)):
+    def _file(self, name: str, place: str, state: os.stat_result | None) -> None:
+        if not is_picture(place):
             self.others.add(name, os.path.splitext(name)[1].lower())
             return
         encoded = os.fsencode(name)
@@ -180,7 +181,7 @@ class _Walk:
         """What a folder holds, and whether it is a link."""
         prefix = f"{name}/" if name else ""
         try:
-            with os.scandir(os.path.join(self.root, name)) as entries:
+            with os.scandir(os.path.join(self._top, name)) as entries:
                 return [(prefix + entry.name, entry.is_symlink()) for entry in entries if not is_ignored(entry.name)]
         except OSError:
             self.others.unreadable.append(name or str(self.root))

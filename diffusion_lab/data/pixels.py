@@ -28,7 +28,7 @@ Colour = tuple[int, int, int]
 MAX_PIXELS = 50_000_000
 """Default limit on the pixels of one picture: a few kilobytes can declare enough to fill any memory."""
 
-BYTES_A_PIXEL = 16
+BYTES_A_PIXEL = 20
 """Memory that a picture takes at most while it is decoded, laid onto its background and resized."""
 
 COEFFICIENT_BYTES_A_PIXEL = 6

@@ -1,14 +1,28 @@
-"""The processes that load images: deaf to signals meant for the run, and named in one error if one dies or hangs."""
+"""The processes that load images: deaf to signals meant for the run, and named in one error if one dies or hangs.
+
+Time counts against them only while the run itself is running: after Ctrl-Z, or a scheduler that suspends a job, all
+processes go on where they were.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
+
+from diffusion_lab.shapes import Batch
+
+LONGEST_WAIT = 1.0
+"""Seconds for which the clock is believed at a time: a wait that was suspended counts as this much, however long."""
 
 WORKER_TIMEOUT = 120.0
 """Seconds without a batch after which a loader worker counts as hung, unless the settings say otherwise."""
@@ -46,6 +60,31 @@ def _end_when_the_run_says_so() -> None:
     os._exit(0)
 
 
+class SuspendableLoader(DataLoader[Batch]):
+    """A DataLoader whose ``timeout`` measures the time in which this process was running."""
+
+    def _get_iterator(self) -> _BaseDataLoaderIter:
+        return _SuspendableIterator(self) if self.num_workers else super()._get_iterator()
+
+
+class _SuspendableIterator(_MultiProcessingDataLoaderIter):
+    def _try_get_data(self, timeout: float = LONGEST_WAIT) -> tuple[bool, Any]:
+        """Wait ``timeout`` seconds for a batch, in short waits: only the one that was suspended is over too early."""
+        while True:
+            wait = min(LONGEST_WAIT, timeout)
+            found: tuple[bool, Any] = super()._try_get_data(wait)  # type: ignore[no-untyped-call]
+            timeout -= wait
+            if found[0] or timeout <= 0:
+                return found
+
+
+def end_hanging_workers() -> None:
+    """Kill the processes that load: one that is suspended, or holds its interpreter, would not end by itself."""
+    for child in multiprocessing.active_children():
+        if child.daemon:  # which Python would end, and wait for, when it exits
+            child.kill()
+
+
 @contextlib.contextmanager
 def naming_lost_workers() -> Iterator[None]:
     """Tell of a lost loader worker in words of ours; torch has a RuntimeError for it, raised wherever training is.
@@ -71,8 +110,10 @@ def naming_lost_workers() -> Iterator[None]:
                 "lower data.loading.num_workers (0 loads in the main process) or data.loading.batch_size"
             ) from error
         if hung:
+            end_hanging_workers()
             raise TimeoutError(
-                f"no process that loads images gave a batch for {float(hung[1]):g} s, "
-                "the limit data.loading.worker_timeout: one hangs, or the images lie on a disk too slow for the limit"
+                f"no process that loads images gave a batch for {float(hung[1]):g} s, the limit "
+                "data.loading.worker_timeout: one hangs or is suspended, or the images lie on a disk too slow for the "
+                "limit"
             ) from error
         raise

@@ -35,7 +35,7 @@ def folder(path: Path) -> ImageFolderSource:
     ("suffix", "name"),
     [
         *((suffix, "JPEG") for suffix in (".jpg", ".jpeg", ".jfif", ".jpe", ".JPE")),
-        *((".tiff", "TIFF"), (".dib", "DIB"), (".ppm", "PPM"), (".tga", "TGA"), (".apng", "PNG"), (".ico", "ICO")),
+        *((".tiff", "TIFF"), (".dib", "DIB"), (".ppm", "PPM"), (".tga", "TGA"), (".apng", "PNG")),
         *([(".avif", "AVIF")] if features.check("avif") else []),
         *([(".jp2", "JPEG2000")] if features.check("jpg_2000") else []),
     ],
@@ -74,7 +74,7 @@ def test_what_is_no_picture_is_counted_and_named(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no picture")
     with pytest.warns(
-        DataWarning, match=r"3 file\(s\) that are no pictures.*: 2 × \.txt \(b\.txt\); 1 × \.svg \(d\.svg\)$"
+        DataWarning, match=r"3 file\(s\) that are not read as pictures.*: 2 × \.txt \(b\.txt\); 1 × \.svg \(d\.svg\)$"
     ):
         source = folder(tmp_path)
     assert (source.others.counts.total(), len(source)) == (3, 1)
@@ -144,9 +144,15 @@ def test_a_build_of_pillow_that_lacks_a_format_leaves_its_files_out(tmp_path, mo
         folder(tmp_path)
 
 
-@pytest.mark.parametrize("suffix", [".eps", ".wmf", ".mpg", ".fits", ".h5"])
+@pytest.mark.parametrize("suffix", [".eps", ".wmf", ".mpg", ".fits", ".h5", ".ico", ".icns", ".blp"])
 def test_formats_that_start_programs_or_have_no_bound_are_no_pictures(suffix):
     assert suffix not in picture_suffixes()
+
+
+def test_an_icon_is_not_opened_under_another_name(tmp_path):
+    """The picture in it may be a thousand times as large as it says."""
+    with pytest.raises(UnidentifiedImageError):
+        open_picture(io.BytesIO(save(tmp_path / "a.ico", "ICO").read_bytes()), ".png")
 
 
 def test_a_tga_is_taken_for_one_only_by_its_suffix(tmp_path):

@@ -6,10 +6,11 @@ import multiprocessing
 
 import numpy as np
 import pytest
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.source import ArraySource
-from diffusion_lab.data.workers import naming_lost_workers
+from diffusion_lab.data.workers import LONGEST_WAIT, SuspendableLoader, _SuspendableIterator, naming_lost_workers
 
 DIED = "DataLoader worker (pid 12) is killed by signal: Killed. "
 ENDED = "DataLoader worker (pid(s) 12, 13) exited unexpectedly"
@@ -70,3 +71,46 @@ def fail_to_start() -> None:
 def test_why_a_loader_could_not_start_is_not_hidden_by_the_clean_up_after_it() -> None:
     with pytest.raises(OSError, match="Cannot allocate memory"), naming_lost_workers():
         fail_to_start()
+
+
+class Waits:
+    """Stands for torch's wait for a batch: each one that is over without any is noted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, batch_after: int) -> None:
+        self.waits: list[float] = []
+        self.batch_after = batch_after
+        monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_try_get_data", lambda _, timeout: self.wait(timeout))
+
+    def wait(self, timeout: float) -> tuple[bool, str | None]:
+        self.waits.append(timeout)
+        return (True, "batch") if len(self.waits) > self.batch_after else (False, None)
+
+    def result(self, timeout: float) -> tuple[bool, object]:
+        iterator = _SuspendableIterator.__new__(_SuspendableIterator)
+        iterator._shutdown = True  # it has no workers
+        return iterator._try_get_data(timeout)
+
+
+def test_a_wait_that_was_suspended_is_no_hang(monkeypatch):
+    """By the clock it lasted hours; a worker that goes on then has the rest of its time."""
+    waits = Waits(monkeypatch, batch_after=1)
+    assert waits.result(timeout=120) == (True, "batch")
+    assert waits.waits == [LONGEST_WAIT] * 2
+
+
+@pytest.mark.parametrize("limit", [0.25, 1.0, 2.5, 7.0])
+def test_a_worker_hangs_after_the_whole_limit(monkeypatch, limit):
+    waits = Waits(monkeypatch, batch_after=100)
+    assert waits.result(timeout=limit) == (False, None)
+    assert sum(waits.waits) == limit
+    assert max(waits.waits) <= LONGEST_WAIT
+
+
+def test_the_datamodule_loads_through_it():
+    images = ArraySource(np.zeros((4, 1, 2, 2), np.uint8), [0] * 4, ())
+    data = ImageDataModule(images, images, 2, num_workers=1)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        assert isinstance(loader, SuspendableLoader)
+        assert loader.timeout == data.worker_timeout
+        assert [len(batch.images) for batch in loader] == [2, 2]
+        assert isinstance(loader._iterator, _SuspendableIterator)

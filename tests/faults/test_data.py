@@ -151,6 +151,19 @@ def test_a_loader_worker_hangs(start: Start, work: Path) -> None:
     assert gone(run.pid), left_over(run.pid)
 
 
+def test_a_loader_worker_that_is_suspended_alone(start: Start, work: Path) -> None:
+    """Row 20: a worker that is suspended for longer than the limit is an error, and is not waited for at the end."""
+    save_some(work / "images")
+    run = start(*WITH_WORKERS, "data.loading.worker_timeout=4")
+    run.until(lambda: "epoch 2/1000" in run.err)
+    worker = children(run.pid)[0]
+    os.kill(worker, signal.SIGSTOP)
+    assert run.wait(60) == 2, run.err
+    assert "Error: no process that loads images gave a batch for 4 s, the limit data.loading.worker_timeout" in run.err
+    assert "Traceback" not in run.err
+    assert gone(run.pid), left_over(run.pid)
+
+
 def test_no_worker_outlives_a_killed_run(start: Start, work: Path) -> None:
     """Row 20: workers end by themselves when the run that they load for is gone."""
     save_some(work / "images")
