@@ -22,6 +22,7 @@ from diffusion_lab.config.doubts import (
     doubts_about_guidance,
     doubts_about_rounds,
     doubts_about_shares,
+    doubts_about_signal_left,
 )
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
@@ -291,7 +292,9 @@ def _text_of(picture: Path) -> Any:
 
 def _doubts(sampling: SamplingSettings, denoiser: Denoiser, labels: int) -> Iterator[str]:
     """What is allowed and yet unlikely to be meant of this model; ``labels`` make a round."""
-    section = "generation.sampling"
+    section, last = "generation.sampling", denoiser.schedule.level(1.0)
+    for doubt in doubts_about_signal_left(last.alpha, last.sigma):
+        yield f"{doubt}: images of this checkpoint may be pale or blurred"
     if denoiser.num_classes is None:
         yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale)
     else:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.diffusion.continuous import EDMSchedule
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule
@@ -44,6 +45,19 @@ def test_a_network_that_outputs_its_target_denoises_perfectly_at_every_level(pre
     model.network.answer = clean_share * clean + noise_share * noise
     error = (model(column[0] * clean + column[1] * noise, level) - clean).abs() * column[0]
     assert error.max() < 2e-6
+
+
+@pytest.mark.parametrize("prediction", PARAMETERIZATIONS)
+@pytest.mark.parametrize("time", [0.0, 0.5, 1.0])
+def test_the_network_sees_numbers_of_size_one_however_much_noise_there_is(prediction, time):
+    """At the end of the edm process noise has a deviation of 80."""
+    network = Oracle(torch.zeros(1, 1, 32, 32))
+    model = Denoiser(network, EDMSchedule(), PARAMETERIZATIONS[prediction](), (1, 32, 32))
+    level = model.schedule.level(time)
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = torch.randn(2, 1, 1, 32, 32, generator=generator)
+    model((0.5 if prediction == "edm" else 1) * clean + level.sigma * noise, level)
+    assert network.images.std().item() == pytest.approx(1, abs=4 / 2048**0.5)
 
 
 def test_one_level_for_all_is_one_level_for_each():

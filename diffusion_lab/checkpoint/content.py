@@ -23,6 +23,7 @@ from diffusion_lab.config.training_section import EmaSettings, PerformanceSettin
 from diffusion_lab.config.validate import SectionT, parse_section
 from diffusion_lab.create import create_denoiser, weight_shapes
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.diffusion.parameterization import PreconditionedOutput
 from diffusion_lab.redaction import REDACTED, holds_redacted
 
 ORDER = "ImageDataModule"
@@ -110,6 +111,7 @@ class Checkpoint:
             self._refuse_other_shapes(settings, weights)
         with self._named(), torch.random.fork_rng(devices=[]), nullcontext() if foreign else _WithoutDrawing():
             denoiser = create_denoiser(settings, self.class_names)
+        self.refuse_other_inputs(denoiser)
         load_weights(denoiser, weights, self.path)
         return denoiser.eval()
 
@@ -120,6 +122,21 @@ class Checkpoint:
             yield
         except ValueError as error:
             raise ValueError(f"{self.path} asks for a model that cannot be built: {error}") from error
+
+    def refuse_other_inputs(self, denoiser: Denoiser) -> None:
+        """Raise ValueError where the network of the checkpoint saw noisy images of another scale than this one does.
+
+        Until format 2 that was so for all predictions but edm, in processes whose noise goes beyond one.
+        """
+        last = denoiser.schedule.level(1.0)
+        scaled_before = isinstance(denoiser.parameterization, PreconditionedOutput)
+        if self.about.get("format") != 1 or scaled_before or last.alpha**2 + last.sigma**2 < 1.001:
+            return
+        raise ValueError(
+            f"{self.path} was written before diffusion_lab scaled the input of this prediction to unit variance in a "
+            f"noise process that reaches sigma = {last.sigma:g}: its network knows other numbers. Train it again, or "
+            "use the version of diffusion_lab that wrote it"
+        )
 
     def _refuse_other_shapes(self, settings: ModelSettings, weights: Weights) -> None:
         """Compare the weights with the architecture before memory is taken for it: the settings may ask for any."""

@@ -12,8 +12,13 @@ from diffusion_lab.checkpoint.pickled import check_expansion
 from diffusion_lab.config.faults import faults_of, shown
 from diffusion_lab.config.section import Section
 
-FORMAT = 1
-"""Version of the ``diffusion_lab`` part of a checkpoint."""
+FORMAT = 2
+"""Version of the ``diffusion_lab`` part of a checkpoint.
+
+1: the input of predictions other than edm was not scaled, and weights of the loss were other ones with some penalties.
+"""
+
+FORMATS_READ = (1, FORMAT)
 
 KEY = "diffusion_lab"
 
@@ -59,7 +64,7 @@ def check_explanation(about: Mapping[str, Any], path: Path) -> None:
         _check_plain(about)
     except ValueError as error:
         raise ValueError(f"{path} is a damaged checkpoint: of its {KEY} part, {error}") from error
-    if about.get("format") != FORMAT:
+    if about.get("format") not in FORMATS_READ:
         raise ValueError(
             f"{path} has format {shown(about.get('format'))}, this version reads {FORMAT}: update diffusion_lab"
         )

@@ -11,6 +11,9 @@ from diffusion_lab.config.reading import SettingsReader
 
 USUAL_CLIP_NORMS = (0.01, 100.0)
 
+MOST_SIGNAL_LEFT = 0.1
+"""Of the image beside the noise, ``alpha / sigma``, at the end of a noise process."""
+
 # An unconditional model ignores guidance, as the format says, and its default tree is unconditional with a scale of 3.
 # A scale that merely stands where nobody touched it is therefore no mistake and gives no warning: 3 in the default
 # tree, 2 in the groups of `conf/`. Any other was typed by someone who expects something of it.
@@ -58,6 +61,15 @@ def doubts_about_dropout(key: str, scale: float | Sequence[float], class_dropout
         yield (
             f"{key} = {_shown(scale)} weighs the label against an unconditional estimate, which is never trained with "
             "model.conditioning.class_dropout_prob = 0: train with 0.1 or so, or set the scale to 1"
+        )
+
+
+def doubts_about_signal_left(alpha: float, sigma: float) -> Iterator[str]:
+    """Of the last level of a noise process: whether sampling, which begins with noise alone, begins there."""
+    if alpha > MOST_SIGNAL_LEFT * sigma:
+        yield (
+            f"the noise process ends with alpha = {alpha:.2g} of the image left (alpha_bar = {alpha**2:.2g}), but "
+            "sampling begins with noise alone"
         )
 
 

@@ -86,7 +86,11 @@ class DiffusionSettings(PluggableSection):
         lt=1,
         description="`discrete`: noise variance of the first step, less than `beta_end`; `cosine` does without both.",
     )
-    beta_end: float = Field(gt=0, lt=1, description="`discrete`: noise variance of the last step.")
+    beta_end: float = Field(
+        gt=0,
+        lt=1,
+        description="`discrete`: noise variance of the last step; T steps want 1000 / T times as much as 1,000.",
+    )
     zero_terminal_snr: bool = Field(
         default=False, description="`discrete`: leave nothing of the image at the last step (arXiv:2305.08891)."
     )
@@ -101,7 +105,8 @@ class DiffusionSettings(PluggableSection):
     prediction: Literal["epsilon", "x0", "v", "flow", "edm"] = Field(
         default="epsilon",
         description="What the network predicts: the noise, the clean image (`x0`), the velocity (`v`), noise minus "
-        "image (`flow`), or what gives its input and output unit variance (`edm`).",
+        "image (`flow`), or what gives its input and output unit variance (`edm`). In less than 32 bits `v` is more "
+        "exact than `epsilon` near pure noise.",
     )
     sigma_data: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         default="auto",

@@ -68,20 +68,32 @@ class DenoisingLoss:
         # noise that depends on the time.
         on_cpu = torch.Generator().manual_seed(derive_seed("times", seed))
         on_device = torch.Generator(clean.device).manual_seed(derive_seed("noise", seed))
-        level = self._draw_levels(denoiser.schedule, len(clean), on_cpu)
+        share = self._draw_shares(len(clean), on_cpu)
+        times = self.times.quantile(share, denoiser.schedule)
+        level = denoiser.schedule.levels(denoiser.schedule.training_times(times))
         noise = torch.randn(clean.shape, generator=on_device, device=clean.device)
         noisy = per_image(level.alpha, clean) * clean + per_image(level.sigma, clean) * noise
         output = denoiser.predict(noisy, level, self._hide(denoiser, label, on_cpu))
         clean_share, noise_share = denoiser.parameterization.target(level)
         target = per_image(clean_share, clean) * clean + per_image(noise_share, clean) * noise
         costs = self.penalty(output.float(), target).flatten(1).mean(1)
-        return self.weighting.of_output(level, denoiser.parameterization).to(costs) * costs, level
+        return self._weights(denoiser, level, share).to(costs) * costs, level
 
-    def _draw_levels(self, schedule: Schedule, count: int, generator: torch.Generator) -> Level[Tensor]:
+    def _draw_shares(self, count: int, generator: torch.Generator) -> Tensor:
         share = torch.rand(count, generator=generator, dtype=torch.float64)
         if self.stratified:
             share = (torch.randperm(count, generator=generator) + share) / count
-        return schedule.levels(schedule.training_times(self.times.quantile(share, schedule)))
+        return share
+
+    def _weights(self, denoiser: Trained, level: Level[Tensor], share: Tensor) -> Tensor:
+        """Weights ``(N,)`` at levels that were drawn at these quantiles ``share`` of the distribution of times."""
+        weights = self.weighting.of_penalty(level, denoiser.parameterization, self.penalty.degree)
+        if not self.weighting.per_log_snr:
+            return weights
+        # One over the density of log-SNR: what it changes by from quantile to quantile. Where nothing is left of the
+        # image that is without bound, and the product with the weight falls to zero.
+        strides = self.times.slope(share, denoiser.schedule) * denoiser.schedule.log_snr_slope(level.time)
+        return torch.where(strides.isfinite(), weights * strides, 0)
 
     def _hide(self, denoiser: Trained, label: Labels | None, generator: torch.Generator) -> Labels | None:
         if label is None or denoiser.num_classes is None or self.label_dropout == 0:

@@ -44,25 +44,26 @@ class PredictNoise(Parameterization):
     """The network predicts the noise, ε (DDPM, arXiv:2006.11239, equation 11)."""
 
     def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
-        return Coefficients(skip=1 / level.alpha, out=-level.sigma / level.alpha, into=level.alpha**0)
+        return Coefficients(skip=1 / level.alpha, out=-level.sigma / level.alpha, into=1 / _scale(level))
 
 
 class PredictClean(Parameterization):
     """The network predicts the clean image, x0."""
 
     def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
-        return Coefficients(skip=level.alpha * 0, out=level.alpha**0, into=level.alpha**0)
+        return Coefficients(skip=level.alpha * 0, out=level.alpha**0, into=1 / _scale(level))
 
 
 class PredictVelocity(Parameterization):
     """The network predicts v = alpha · noise − sigma · clean (arXiv:2202.00512, appendix D).
 
-    Divided by ``alpha² + sigma²``, which is one in a variance-preserving process, it holds in every process.
+    Divided by ``alpha² + sigma²``, which is one in a variance-preserving process, it holds in every process. Where that
+    is above one, v has the scale of the noisy image, and the network predicts it divided by that.
     """
 
     def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
-        power = level.alpha**2 + level.sigma**2
-        return Coefficients(skip=level.alpha / power, out=-level.sigma / power, into=level.alpha**0)
+        power, scale = level.alpha**2 + level.sigma**2, _scale(level)
+        return Coefficients(skip=level.alpha / power, out=-level.sigma * scale / power, into=1 / scale)
 
 
 class PredictFlow(Parameterization):
@@ -70,7 +71,7 @@ class PredictFlow(Parameterization):
 
     def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
         total = level.alpha + level.sigma
-        return Coefficients(skip=1 / total, out=-level.sigma / total, into=level.alpha**0)
+        return Coefficients(skip=1 / total, out=-level.sigma / total, into=1 / _scale(level))
 
 
 class PreconditionedOutput(Parameterization):
@@ -91,6 +92,18 @@ class PreconditionedOutput(Parameterization):
         return Coefficients(
             skip=signal * self.sigma_data / total**2, out=level.sigma * self.sigma_data / total, into=1 / total
         )
+
+
+def _scale(level: Level[Number]) -> Number:
+    """The standard deviation of noisy images of unit variance, ``(alpha² + sigma²)^½``, where it is above 1; else 1.
+
+    It makes the input of the network one of unit variance in processes that add noise to the whole image, as EDM does
+    (arXiv:2206.00364, table 1); in variance-preserving ones it is 1. On the straight line of rectified flow it would be
+    0.7 to 1: there the network sees the noisy image as it is, as in the papers (arXiv:2209.03003, arXiv:2403.03206).
+    """
+    power = level.alpha**2 + level.sigma**2
+    scale: Number = power ** (0.5 * (power > 1))
+    return scale
 
 
 PARAMETERIZATIONS: dict[str, type[Parameterization]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Gt
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 class Penalty(ABC):
     """The cost of the difference between what a network puts out and what it should."""
+
+    degree: ClassVar[int] = 2
+    """The power of a large error that the cost grows with: by it weights of the clean image's error are converted."""
 
     @abstractmethod
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
@@ -32,6 +35,8 @@ class SquaredError(Penalty):
 class AbsoluteError(Penalty):
     """The size: outliers count less than in the square."""
 
+    degree = 1
+
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         return (output - target).abs()
 
@@ -39,6 +44,8 @@ class AbsoluteError(Penalty):
 @dataclass(frozen=True)
 class HuberError(Penalty):
     """The square of small errors, the size of large ones, smoothly joined (pseudo-Huber, arXiv:2310.14189, eq. 7)."""
+
+    degree = 1
 
     delta: Annotated[float, Gt(0)] = 0.1
     """The error at which the one passes into the other."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.level import Level
-from diffusion_lab.diffusion.time_distribution import TimeDistribution, UniformTimes
+from diffusion_lab.diffusion.time_distribution import DIFFERENCE, TimeDistribution, UniformTimes
 from diffusion_lab.shapes import Times
 
 
@@ -54,6 +54,19 @@ class Schedule(ABC):
                 "sampler.steps must be a number: null is every step, and a continuous process has no steps"
             )
         return steps
+
+    def log_snr_slope(self, times: Times) -> Tensor:
+        """How fast the log-SNR falls at the times that training takes, ``(N,)`` ≥ 0, by central differences.
+
+        Infinite where nothing is left of the image.
+        """
+        stride = DIFFERENCE * (times * (1 - times)).clamp(min=DIFFERENCE**2)
+        low, high = (times - stride).clamp(min=self.first_time), (times + stride).clamp(max=1)
+        return (self._log_snrs(low) - self._log_snrs(high)) / (high - low)
+
+    def _log_snrs(self, times: Times) -> Tensor:
+        level = self.levels(times)
+        return 2 * (level.alpha / level.sigma).log()
 
     def time(self, log_snr: float) -> float:
         """The time at which the logarithm of the signal-to-noise ratio is ``log_snr``."""
@@ -112,6 +125,12 @@ class DiscreteSchedule(Schedule):
                 f"sampler.steps must be at most model.diffusion.num_timesteps, {self.num_timesteps}, got {steps}"
             )
         return steps or self.num_timesteps
+
+    def log_snr_slope(self, times: Times) -> Tensor:
+        # A step stands for all times between it and its neighbours, half-way each; the last one for those before it.
+        half = 0.5 / self.num_timesteps
+        low, high = times - half, (times + half).clamp(max=1)
+        return (self._log_snrs(low) - self._log_snrs(high)) / (high - low)
 
     def stride(self, steps: int) -> float:
         return (self.num_timesteps // steps) / self.num_timesteps

@@ -20,12 +20,22 @@ if TYPE_CHECKING:
     from diffusion_lab.shapes import Times
 
 
+DIFFERENCE = 1e-4
+"""Of the arguments in a difference quotient, as a share of their distance to the ends of [0, 1]."""
+
+
 class TimeDistribution(ABC):
     """A distribution over the times of a noise process."""
 
     @abstractmethod
     def quantile(self, share: Tensor, schedule: Schedule) -> Times:
         """The times ``(N,)`` in [0, 1] below which the ``share`` ``(N,)`` of all times lies."""
+
+    def slope(self, share: Tensor, schedule: Schedule) -> Tensor:
+        """The derivative of ``quantile`` ``(N,)`` ≥ 0, one over the density of times, by central differences."""
+        stride = DIFFERENCE * (share * (1 - share)).clamp(min=DIFFERENCE**2)
+        low, high = (share - stride).clamp(min=0), (share + stride).clamp(max=1)
+        return (self.quantile(high, schedule) - self.quantile(low, schedule)) / (high - low)
 
 
 @dataclass(frozen=True)

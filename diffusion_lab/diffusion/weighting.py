@@ -1,7 +1,7 @@
 """How much an error counts at each noise level.
 
-Most weightings say what the squared error of the *clean image* is worth. What the error of the network's output is
-worth follows from the parameterization, since the two differ by the factor ``out``: so each weighting is right for all
+Most weightings say what the error of the *clean image* is worth. What the error of the network's output is worth
+follows from the parameterization, since the two differ by the factor ``out``: so each weighting is right for all
 of them. The arithmetic needs no tensor library to be imported.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
@@ -21,23 +21,38 @@ if TYPE_CHECKING:
     from diffusion_lab.diffusion.parameterization import Parameterization
 
 
+USUAL_SIGMA_DATA = 0.5
+"""Of images (arXiv:2206.00364, table 1)."""
+
+
 class Weighting(ABC):
     """The worth of an error at each noise level."""
+
+    per_log_snr: ClassVar[bool] = False
+    """Whether the weights are for equal strides of the log-SNR. The loss then divides them by how often training draws
+    each log-SNR, so that the objective is the same for every noise process and distribution of times."""
 
     @abstractmethod
     def of_output(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
         """Weights ``(N,)`` ≥ 0 of the squared error of the network's output, at levels with ``sigma > 0``."""
 
+    def of_penalty(self, level: Level[Tensor], parameterization: Parameterization, degree: int) -> Tensor:
+        """Weights ``(N,)`` ≥ 0 of a penalty that grows with that power of the error of the network's output."""
+        return self.of_output(level, parameterization)
+
 
 class CleanWeighting(Weighting):
-    """A weighting that is told by the worth of the clean image's error."""
+    """A weighting that is given by the worth of the clean image's error."""
 
     @abstractmethod
     def of_clean(self, level: Level[Tensor]) -> Tensor:
-        """Weights ``(N,)`` ≥ 0 of the squared error of the clean image."""
+        """Weights ``(N,)`` ≥ 0 of the error of the clean image."""
 
     def of_output(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
-        return self.of_clean(level) * parameterization.coefficients(level).out ** 2
+        return self.of_penalty(level, parameterization, degree=2)
+
+    def of_penalty(self, level: Level[Tensor], parameterization: Parameterization, degree: int) -> Tensor:
+        return self.of_clean(level) * abs(parameterization.coefficients(level).out) ** degree
 
 
 @dataclass(frozen=True)
@@ -75,20 +90,24 @@ class P2Weighting(CleanWeighting):
 
 @dataclass(frozen=True)
 class EDMWeighting(CleanWeighting):
-    """Every error of EDM's preconditioned output counts alike, whatever the network predicts (arXiv:2206.00364)."""
+    """Squared errors of EDM's preconditioned output count alike, whatever the network predicts (arXiv:2206.00364)."""
 
-    sigma_data: Annotated[float, Gt(0)] = 0.5
-    """Standard deviation of the pixels."""
+    sigma_data: Annotated[float, Gt(0)] | Literal["auto"] = "auto"
+    """Standard deviation of the pixels; ``auto`` is that of ``model.diffusion``, or measured by a run. (From Python
+    it is the paper's, 0.5.)"""
 
     def of_clean(self, level: Level[Tensor]) -> Tensor:
         # (sigma² + sigma_data²) / (sigma · sigma_data)² for the noise of an image that is not scaled, sigma / alpha
-        data = self.sigma_data**2
+        data = (USUAL_SIGMA_DATA if self.sigma_data == "auto" else self.sigma_data) ** 2
         return (level.sigma**2 + level.alpha**2 * data) / (level.sigma**2 * data)
 
 
 @dataclass(frozen=True)
 class SigmoidWeighting(CleanWeighting):
-    """A sigmoid of the log-SNR as the weight of the noise's error (arXiv:2303.00848; arXiv:2410.19324, section 3)."""
+    """A sigmoid of the log-SNR weighs the noise's error, in equal strides of the log-SNR (arXiv:2303.00848, equation 8;
+    arXiv:2410.19324, section 3): the objective is the same in every noise process."""
+
+    per_log_snr = True
 
     bias: float = 0.0
     """The log-SNR at which the weight is one half; larger values weigh finer detail more."""

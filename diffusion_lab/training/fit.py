@@ -178,7 +178,7 @@ def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkp
     module = create_module(config, denoiser, data, settings, _span(config, origin, left))
     module.about["threads"] = threads
     module.configure_optimizers()  # refuses values that the user's own class does not take
-    warn_of_doubts(module, data, optimizer_steps(config, data))
+    warn_of_doubts(config, module, data, optimizer_steps(config, data))
     resumption, notes = _resumption(compared, left, console)
     callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumption)
     done = origin.step or 0 if origin else 0

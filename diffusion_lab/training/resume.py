@@ -46,7 +46,10 @@ def plan_of(found: Comparison, left: Remainder) -> ResumePlan:
         optimizer_options=found.optimizer_options,
         rebuild_schedule=type_ in LR_SCHEDULES or found.schedule_changed,
         rate_factor=float(rates[0].now) / float(rates[0].then) if rates else 1.0,
-        forget_best=bool(found.changed(Effect.APPLIED_TO_LOSS)) or found.other_validation or found.other_images,
+        forget_best=bool(found.changed(Effect.APPLIED_TO_LOSS))
+        or found.other_validation
+        or found.other_images
+        or found.other_weights,
     )
 
 
@@ -62,6 +65,12 @@ def notes_of(found: Comparison, plan: ResumePlan, left: Remainder) -> list[str]:
         notes.append("training.resume.allow_other_data: the training images are not those of the checkpoint")
     elif found.other_validation:
         notes.append("the validation images are not those of the checkpoint")
+    if found.other_weights:
+        loss = found.config.training.loss
+        notes.append(
+            f"training.loss.weighting {loss.weighting.type} with penalty {loss.penalty.type} weighs noise "
+            "levels otherwise than the version of diffusion_lab that wrote the checkpoint"
+        )
     if plan.forget_best:
         notes.append("earlier validation losses are not comparable: the best checkpoint is chosen anew from here on")
     return notes

@@ -76,6 +76,16 @@ class Comparison:
             or self.other_images
         )
 
+    @property
+    def other_weights(self) -> bool:
+        """Whether the loss weighs noise levels otherwise than the version that wrote the checkpoint did.
+
+        Until format 2 sigmoid was not per unit of log-SNR, and weights of l1 and huber were those of the square.
+        """
+        weighting, penalty = self.config.training.loss.weighting.type, self.config.training.loss.penalty.type
+        other_power = penalty in ("l1", "huber") and weighting in ("min_snr", "p2", "edm")
+        return self.checkpoint.about.get("format") == 1 and (weighting == "sigmoid" or other_power)
+
 
 def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) -> Comparison:
     """Find what differs from the run that wrote a checkpoint.
@@ -114,6 +124,7 @@ def refuse_mismatch(found: Comparison, denoiser: Denoiser) -> None:
         for change in found.changed(Effect.REFUSED)
     ]
     try:
+        checkpoint.refuse_other_inputs(denoiser)
         load_weights(denoiser, checkpoint.weights, checkpoint.path)  # refuses those of another architecture
     except ValueError as error:
         faults.append(str(error))

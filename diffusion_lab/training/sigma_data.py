@@ -1,12 +1,12 @@
-"""The standard deviation of the training pixels, for ``model.diffusion.sigma_data: auto``."""
+"""The standard deviation of the training pixels, for the ``sigma_data: auto`` of prediction and weighting ``edm``."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 
 from diffusion_lab.checkpoint import Checkpoint
+from diffusion_lab.config.loss_section import WeightingSettings
+from diffusion_lab.config.model_section import DiffusionSettings
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.source import ImageSource
 
@@ -17,33 +17,56 @@ MOST_IMAGES = 2048
 def with_measured_sigma_data(config: TrainConfig, images: ImageSource) -> TrainConfig:
     """The settings with a number for ``sigma_data: auto`` where it is read, measured on the images.
 
+    The weighting takes the number of the prediction, where that has one.
+
     Raises:
         ValueError: All pixels are alike.
     """
-    diffusion = config.model.diffusion
-    if diffusion.prediction != "edm" or diffusion.sigma_data != "auto":
-        return config
+    diffusion, weighting = config.model.diffusion, config.training.loss.weighting
+    if diffusion.prediction == "edm" and diffusion.sigma_data == "auto":
+        diffusion = diffusion.model_copy(update={"sigma_data": _measured("model.diffusion.sigma_data", images)})
+    if _measures(weighting):
+        of_prediction = diffusion.sigma_data if diffusion.prediction == "edm" else "auto"
+        key = "training.loss.weighting.sigma_data"
+        number = _measured(key, images) if of_prediction == "auto" else of_prediction
+        weighting = WeightingSettings.model_validate({"type": "edm", "sigma_data": number})
+    return _with(config, diffusion, weighting)
+
+
+def _measured(key: str, images: ImageSource) -> float:
     sigma_data = round(_deviation(images), 4)
     if sigma_data == 0:
-        raise ValueError(
-            "model.diffusion.sigma_data auto is the standard deviation of the training pixels, which is 0 here"
-        )
-    return _with_sigma_data(config, sigma_data)
+        raise ValueError(f"{key} auto is the standard deviation of the training pixels, which is 0 here")
+    return sigma_data
 
 
 def with_sigma_data_of(checkpoint: Checkpoint | None, config: TrainConfig) -> TrainConfig:
-    """The settings with the number of the checkpoint that a run resumes from for ``sigma_data: auto``.
+    """The settings with the numbers of the checkpoint that a run resumes from for ``sigma_data: auto``.
 
-    The weights were trained with it; measured again on other images it might be another.
+    The weights were trained with them; measured again on other images they might be others.
     """
-    if checkpoint is None or checkpoint.model is None or config.model.diffusion.sigma_data != "auto":
+    if checkpoint is None or checkpoint.model is None:
         return config
-    return _with_sigma_data(config, checkpoint.model.diffusion.sigma_data)
+    diffusion, weighting = config.model.diffusion, config.training.loss.weighting
+    if diffusion.sigma_data == "auto":
+        diffusion = diffusion.model_copy(update={"sigma_data": checkpoint.model.diffusion.sigma_data})
+    match checkpoint.config:
+        case {"training": {"loss": {"weighting": {"type": "edm", "sigma_data": float(number)}}}} if _measures(
+            weighting
+        ):
+            weighting = WeightingSettings.model_validate({"type": "edm", "sigma_data": number})
+    return _with(config, diffusion, weighting)
 
 
-def _with_sigma_data(config: TrainConfig, sigma_data: float | Literal["auto"]) -> TrainConfig:
-    diffusion = config.model.diffusion.model_copy(update={"sigma_data": sigma_data})
-    return config.model_copy(update={"model": config.model.model_copy(update={"diffusion": diffusion})})
+def _measures(weighting: WeightingSettings) -> bool:
+    return weighting.type == "edm" and weighting.extra_options.get("sigma_data", "auto") == "auto"
+
+
+def _with(config: TrainConfig, diffusion: DiffusionSettings, weighting: WeightingSettings) -> TrainConfig:
+    model = config.model.model_copy(update={"diffusion": diffusion})
+    loss = config.training.loss.model_copy(update={"weighting": weighting})
+    training = config.training.model_copy(update={"loss": loss})
+    return config.model_copy(update={"model": model, "training": training})
 
 
 def _deviation(images: ImageSource) -> float:

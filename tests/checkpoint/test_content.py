@@ -195,6 +195,55 @@ def test_a_newer_format_asks_for_an_update(saved):
         read_checkpoint(saved(own_format(format=FORMAT + 1)))
 
 
+def model_of(**diffusion):
+    model = tree()
+    model["diffusion"] |= diffusion
+    return model
+
+
+EDM = {"type": "edm", "num_timesteps": 1000}
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v", "flow"])
+def test_weights_that_know_unscaled_inputs_are_refused(saved, prediction):
+    """Until format 2 the network saw the noise of the edm process as it is."""
+    model = model_of(**EDM, prediction=prediction)
+    before = read_checkpoint(saved(own_format(model, format=1)))
+    with pytest.raises(ValueError, match=r"was written before .* reaches sigma = 80: .* Train it again"):
+        before.denoiser()
+    assert before.step == 70  # it can still be looked at
+    assert read_checkpoint(saved(own_format(model, format=2))).denoiser()
+
+
+@pytest.mark.parametrize(
+    "diffusion",
+    [
+        {**EDM, "prediction": "edm", "sigma_data": 0.5},
+        {"type": "flow", "prediction": "flow"},
+        {"type": "flow", "prediction": "v"},
+        {"type": "continuous_cosine", "prediction": "v"},
+        {"beta_schedule": "linear", "prediction": "epsilon"},
+        {"zero_terminal_snr": True},
+    ],
+    ids=str,
+)
+def test_other_weights_of_the_first_format_give_the_images_that_they_gave(saved, diffusion):
+    """Theirs are the coefficients that were, so the same weights make the same images."""
+    denoiser = read_checkpoint(saved(own_format(model_of(**diffusion), format=1))).denoiser()
+    for time in (0.1, 0.5, 0.99):
+        level = denoiser.schedule.level(time)
+        found = denoiser.parameterization.coefficients(level)
+        alpha, sigma = level.alpha, level.sigma
+        total = alpha**2 * 0.25 + sigma**2
+        were = {
+            "epsilon": (1 / alpha, -sigma / alpha, 1),
+            "v": (alpha / (alpha**2 + sigma**2), -sigma / (alpha**2 + sigma**2), 1),
+            "flow": (1 / (alpha + sigma), -sigma / (alpha + sigma), 1),
+            "edm": (alpha * 0.25 / total, sigma * 0.5 / total**0.5, 1 / total**0.5),
+        }[diffusion.get("prediction", "v")]
+        assert (found.skip, found.out, found.into) == pytest.approx(were, rel=1e-12)
+
+
 def test_a_damaged_model_section_is_listed_by_key(saved):
     with pytest.raises(ValueError, match=r"model\.architecture\.image_size = -8"):
         read_checkpoint(saved(own_format(model=tree(image_size=-8))))

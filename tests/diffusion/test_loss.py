@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from diffusion_lab.diffusion.level import log_snr
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
 from diffusion_lab.diffusion.schedules import DiscreteSchedule, linear_betas
+from diffusion_lab.diffusion.time_distribution import TIME_DISTRIBUTIONS
+from diffusion_lab.diffusion.weighting import SigmoidWeighting
 from diffusion_lab.seeds import derive_seed
+from tests.diffusion.processes import PROCESSES
 
 STEPS = 10
 ALPHA_BAR = (1 - torch.linspace(0.01, 0.5, STEPS, dtype=torch.float64)).cumprod(0)
@@ -122,6 +126,63 @@ def test_the_loss_is_in_float32_under_mixed_precision(clean):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = DenoisingLoss()(model, clean, None, seed=0)
     assert loss.dtype == torch.float32
+
+
+BAND = torch.linspace(-12, 12, 24001, dtype=torch.float64)
+
+
+class ErringInABand(nn.Module):
+    """Of black images, whose noise is known: errs so that the squared error of the noise is exp(-log_snr² / 2)."""
+
+    def __init__(self, process: str, prediction: str) -> None:
+        super().__init__()
+        self.schedule = PROCESSES[process]
+        self.parameterization = PARAMETERIZATIONS[prediction]()
+        self.num_classes = None
+
+    def predict(self, noisy, level, label):
+        alpha, sigma, out, (_, noise_share) = (
+            level.alpha,
+            level.sigma,
+            self.parameterization.coefficients(level).out,
+            self.parameterization.target(level),
+        )
+        error = (-(2 * (alpha / sigma).log()).square() / 4).exp() * sigma / alpha / out
+        exact = (noise_share / sigma).view(-1, 1, 1, 1) * noisy
+        return exact + error.nan_to_num(0).view(-1, 1, 1, 1)
+
+
+TIMES = {"log_normal": {"mean": 0.0, "std": 2.0}, "logit_normal": {"std": 1.5}}
+
+
+@pytest.mark.parametrize("times", TIME_DISTRIBUTIONS)
+@pytest.mark.parametrize(
+    ("process", "prediction"),
+    [*((process, "v") for process in PROCESSES), ("edm", "edm"), ("flow", "flow"), ("linear", "x0")],
+)
+@pytest.mark.parametrize("bias", [0.0, -2.0])
+def test_the_sigmoid_objective_is_one_integral_over_log_snr_for_every_process_and_distribution(
+    process, prediction, times, bias
+):
+    """arXiv:2303.00848, equation 8, without its half: ∫ w(λ) E|error of the noise|² dλ."""
+    expected = torch.trapezoid((bias - BAND).sigmoid() * (-BAND.square() / 2).exp(), BAND).item()
+    loss = DenoisingLoss(weighting=SigmoidWeighting(bias), times=TIME_DISTRIBUTIONS[times](**TIMES.get(times, {})))
+    black = torch.zeros(20_000, 1, 1, 1)
+    assert loss(ErringInABand(process, prediction), black, None, seed=0).item() == pytest.approx(expected, rel=0.001)
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("times", TIME_DISTRIBUTIONS)
+def test_the_density_of_log_snr_sums_to_the_way_that_training_covers(process, times):
+    """Both slopes multiplied are one over the density: their mean over all quantiles is the range of log-SNR."""
+    schedule, distribution = PROCESSES[process], TIME_DISTRIBUTIONS[times]()
+    shares = torch.linspace(0.1, 0.9, 40_001, dtype=torch.float64)
+    drawn = schedule.training_times(distribution.quantile(shares, schedule))
+    slopes = distribution.slope(shares, schedule) * schedule.log_snr_slope(drawn)
+    first, last = (schedule.level(drawn[index].item()) for index in (0, -1))
+    if last.alpha > 0:
+        covered = log_snr(first) - log_snr(last)
+        assert torch.trapezoid(slopes, shares).item() == pytest.approx(covered, rel=0.01)
 
 
 def noise_of(model, clean):

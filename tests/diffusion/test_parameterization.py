@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, PreconditionedOutput, PredictVelocity
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule
+from tests.diffusion.processes import PROCESSES
 
 
 def preconditioned_target(alpha, sigma, sigma_data):
@@ -95,9 +96,43 @@ def test_preconditioning_gives_the_network_unit_variance_in_and_out():
         assert clean_share**2 * 0.25 + noise_share**2 == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", sorted(TEXTBOOK.keys() - {"edm"}))
-def test_the_network_sees_the_noisy_image_as_it_is(name):
-    assert PARAMETERIZATIONS[name]().coefficients(Level(0.6, 0.8, 0.5)).into == 1
+UNSCALED = sorted(TEXTBOOK.keys() - {"edm"})
+
+
+@pytest.mark.parametrize("name", UNSCALED)
+@pytest.mark.parametrize("process", sorted(PROCESSES.keys() - {"edm"}))
+def test_the_network_sees_the_noisy_image_as_it_is_where_noise_stays_within_one(process, name):
+    """Where variance is preserved, and on the straight line of flow, as its papers have it."""
+    levels = PROCESSES[process].levels(torch.linspace(0.001, 0.99, 50, dtype=torch.float64))
+    into = PARAMETERIZATIONS[name]().coefficients(levels).into
+    torch.testing.assert_close(into, torch.ones_like(into), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("name", UNSCALED)
+@pytest.mark.parametrize("sigma", [0.002, 1.0, 80.0, 1e4])
+def test_the_network_sees_and_predicts_unit_variance_where_noise_goes_beyond_one(sigma, name):
+    """For images of unit variance. Noise minus image (flow) has variance two by itself."""
+    level, parameterization = Level(1.0, sigma, 0.5), PARAMETERIZATIONS[name]()
+    assert parameterization.coefficients(level).into ** 2 * (1 + sigma**2) == pytest.approx(1, rel=1e-12)
+    clean_share, noise_share = parameterization.target(level)
+    assert clean_share**2 + noise_share**2 == pytest.approx(2 if name == "flow" else 1, rel=1e-6)
+
+
+def test_velocity_where_noise_goes_beyond_one_is_divided_by_the_scale_of_the_image():
+    level = Level(1.0, 80.0, 1.0)
+    scale = math.hypot(1, 80)
+    assert PredictVelocity().target(level) == pytest.approx((-80 / scale, 1 / scale), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", TEXTBOOK)
+def test_floats_and_tensors_give_the_same_coefficients(name):
+    for alpha, sigma in ((1.0, 80.0), (0.6, 0.8), (0.3, 0.7)):
+        number = PARAMETERIZATIONS[name]().coefficients(Level(alpha, sigma, 0.5))
+        values = Level(*(torch.tensor([value], dtype=torch.float64) for value in (alpha, sigma, 0.5)))
+        tensor = PARAMETERIZATIONS[name]().coefficients(values)
+        for part in ("skip", "out", "into"):
+            assert getattr(tensor, part).dtype == torch.float64
+            assert getattr(tensor, part).item() == pytest.approx(getattr(number, part), rel=1e-12)
 
 
 def denoised(name, level, clean, noise):

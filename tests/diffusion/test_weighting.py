@@ -7,6 +7,7 @@ import torch
 
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, PreconditionedOutput
+from diffusion_lab.diffusion.penalty import PENALTIES
 from diffusion_lab.diffusion.weighting import (
     WEIGHTINGS,
     CleanWeighting,
@@ -58,18 +59,32 @@ def test_uniform_is_one_of_every_output(parameterization):
     assert (weight == 1).all()
 
 
+def test_edm_without_a_measured_deviation_takes_that_of_the_paper():
+    assert torch.equal(EDMWeighting().of_clean(LEVEL), EDMWeighting(0.5).of_clean(LEVEL))
+
+
+@pytest.mark.parametrize(("penalty", "power"), [("mse", 2), ("l1", 1)])
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 @pytest.mark.parametrize("name", sorted(name for name, kind in WEIGHTINGS.items() if issubclass(kind, CleanWeighting)))
-def test_the_loss_is_one_number_in_every_parameterization(name, parameterization):
+def test_the_loss_is_one_number_in_every_parameterization(name, parameterization, penalty, power):
     """Of one and the same clean estimate: the output that gives it errs by the estimate's error, divided by ``out``."""
     weighting, parameterization = WEIGHTINGS[name](), PARAMETERIZATIONS[parameterization]()
+    penalty = PENALTIES[penalty]()
     generator = torch.Generator().manual_seed(0)
     clean, noise, estimate = torch.randn(3, len(ANGLE), generator=generator, dtype=torch.float64)
     noisy = LEVEL.alpha * clean + LEVEL.sigma * noise
     of = parameterization.coefficients(LEVEL)
     output = (estimate - of.skip * noisy) / of.out
     clean_share, noise_share = parameterization.target(LEVEL)
-    error = (output - clean_share * clean - noise_share * noise).square()
-    in_output = weighting.of_output(LEVEL, parameterization) * error
-    in_clean = weighting.of_clean(LEVEL) * (estimate - clean).square()
+    error = penalty(output, clean_share * clean + noise_share * noise)
+    in_output = weighting.of_penalty(LEVEL, parameterization, penalty.degree) * error
+    in_clean = weighting.of_clean(LEVEL) * (estimate - clean).abs() ** power
     torch.testing.assert_close(in_output, in_clean, rtol=1e-6, atol=0)
+
+
+def test_a_large_error_counts_in_the_power_that_its_penalty_says():
+    """So that a weight of the clean image's error is that of an output's error, for which it is divided by ``out``."""
+    zero, error = torch.zeros(1), torch.tensor([1e4])
+    for penalty in (kind() for kind in PENALTIES.values()):
+        growth = (penalty(2 * error, zero) / penalty(error, zero)).item()
+        assert growth == pytest.approx(2**penalty.degree, rel=1e-3)

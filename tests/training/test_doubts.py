@@ -14,9 +14,15 @@ from hydra import compose, initialize_config_dir
 
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.config.compose import compose_train_config
+from diffusion_lab.create import create_denoiser
 from diffusion_lab.ema import EMA
-from diffusion_lab.training.build import optimizer_steps
-from diffusion_lab.training.doubts import doubts_about_batches, doubts_about_ema
+from diffusion_lab.training.build import create_loss, optimizer_steps
+from diffusion_lab.training.doubts import (
+    doubts_about_batches,
+    doubts_about_ema,
+    doubts_about_the_end,
+    doubts_about_the_weighting,
+)
 from diffusion_lab.training.sources import create_datamodule
 from tests.training.tiny import tiny_config, tiny_denoiser, tiny_run
 
@@ -150,3 +156,89 @@ def test_no_recipe_that_brings_its_images_gives_a_warning(experiment: str) -> No
     assert list(doubts_about_batches(data)) == []
     steps = optimizer_steps(config, data)
     assert about_ema(config.training.ema.decay, steps, config.training.ema.warmup) == []
+
+
+def about_the_end(folder: Path, **diffusion: Any) -> list[str]:
+    changes = {f"model.diffusion.{name}": value for name, value in {"prediction": "v", **diffusion}.items()}
+    config = tiny_config(folder, changes)
+    return list(doubts_about_the_end(create_denoiser(config.model), config.model.diffusion))
+
+
+def test_short_process_that_is_not_noise_at_its_end(tmp_path: Path) -> None:
+    """100 steps of the betas of 1000: alpha² is the product of 1 - beta, 0.364."""
+    (doubt,) = about_the_end(tmp_path, num_timesteps=100, beta_schedule="linear")
+    assert "ends with alpha = 0.6 of the image left (alpha_bar = 0.36)" in doubt
+    found = dict(re.findall(r"model\.diffusion\.(beta_\w+)=([\d.]+)", doubt))
+    assert found == {"beta_start": "0.001", "beta_end": "0.2"}
+    betas = {name: float(value) for name, value in found.items()}
+    assert about_the_end(tmp_path, num_timesteps=100, beta_schedule="linear", **betas) == []
+
+
+@pytest.mark.parametrize(
+    ("diffusion", "instead"),
+    [
+        ({"num_timesteps": 10, "beta_schedule": "linear"}, "take more steps, a larger model.diffusion.beta_end, or "),
+        ({"num_timesteps": 1000, "beta_schedule": "linear", "beta_end": 0.002}, "take more steps, a larger "),
+        ({"type": "edm", "sigma_max": 5.0}, "raise model.diffusion.sigma_max"),
+    ],
+)
+def test_process_that_is_not_noise_at_its_end_and_what_helps(
+    tmp_path: Path, diffusion: dict[str, Any], instead: str
+) -> None:
+    (doubt,) = about_the_end(tmp_path, **diffusion)
+    assert "; " + instead in doubt
+
+
+@pytest.mark.parametrize(
+    "diffusion",
+    [
+        *({"num_timesteps": 1000, "beta_schedule": name} for name in ("linear", "quadratic", "sigmoid", "cosine")),
+        *({"num_timesteps": steps, "beta_schedule": "cosine"} for steps in (2, 20, 4000)),
+        {"num_timesteps": 10, "beta_schedule": "linear", "zero_terminal_snr": True},
+        *({"type": name} for name in ("continuous_cosine", "edm", "flow")),
+    ],
+    ids=str,
+)
+def test_process_that_ends_in_noise(tmp_path: Path, diffusion: dict[str, Any]) -> None:
+    assert about_the_end(tmp_path, **diffusion) == []
+
+
+def about_the_weighting(folder: Path, weighting: str, prediction: str, penalty: str = "mse", **diffusion: Any) -> bool:
+    changes = {f"model.diffusion.{name}": value for name, value in {"prediction": prediction, **diffusion}.items()}
+    loss = {"weighting": {"type": weighting}, "penalty": {"type": penalty}}
+    config = tiny_config(folder, {**changes, "training.loss": loss})
+    denoiser = create_denoiser(config.model)
+    found = list(doubts_about_the_weighting(create_loss(config.training.loss, 0.1), denoiser, weighting))
+    assert all(
+        doubt.startswith(f"training.loss.weighting {weighting} weighs the noisiest level with 0") for doubt in found
+    )
+    return bool(found)
+
+
+ZERO = {"zero_terminal_snr": True}
+
+
+@pytest.mark.parametrize("penalty", ["mse", "l1"])
+@pytest.mark.parametrize(("prediction", "process"), [("v", ZERO), ("x0", ZERO), ("flow", {"type": "flow"})])
+@pytest.mark.parametrize("weighting", ["min_snr", "p2", "sigmoid", "uniform", "edm"])
+def test_weighting_that_leaves_out_where_sampling_begins(
+    tmp_path: Path, weighting: str, prediction: str, process: dict[str, Any], penalty: str
+) -> None:
+    zero = weighting in ("min_snr", "p2", "sigmoid")
+    assert about_the_weighting(tmp_path, weighting, prediction, penalty, **process) == zero
+    assert not about_the_weighting(tmp_path, weighting, "v")
+
+
+def test_run_warns_of_both_before_it_trains(tmp_path: Path) -> None:
+    process = {"model.diffusion.num_timesteps": 50, "model.diffusion.beta_schedule": "linear"}
+    zero = {"model.diffusion.zero_terminal_snr": True, "model.diffusion.prediction": "v"}
+    weighting = {"training.loss": {"weighting": {"type": "p2"}}}
+    for changes, said in (
+        (process, "the noise process ends with alpha = 0.78"),
+        (zero | weighting, "training.loss.weighting p2"),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConfigWarning)
+            tiny_run(tmp_path / said[:9], {**changes, "training.epochs": 1})
+        texts = [str(warning.message) for warning in caught if issubclass(warning.category, ConfigWarning)]
+        assert any(text.startswith(said) for text in texts)
