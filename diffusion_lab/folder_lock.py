@@ -91,11 +91,10 @@ def _opened(folder: Path, flags: int) -> IO[str]:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise _in_the_way(path) from error
         raise
-    file = os.fdopen(descriptor, "r+")
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
+        os.close(descriptor)
         raise _in_the_way(path)
-    return file
+    return os.fdopen(descriptor, "r+")
 
 
 def _in_the_way(path: Path) -> ValueError:

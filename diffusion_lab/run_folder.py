@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from diffusion_lab.checkpoint.ownership import (
     not_replaceable,
     refuse,
 )
-from diffusion_lab.config.faults import TRACEBACK_NOTE
+from diffusion_lab.config.faults import TRACEBACK_NOTE, ConfigWarning
 from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.epoch_pictures import epoch_of, is_epoch_picture
 from diffusion_lab.folder_lock import held, in_use_error, refuse_if_used
@@ -85,6 +86,11 @@ class RunFolder:
         """The folder of the settings; nothing is created."""
         base, names = output.base_dir, output.subdirs
         return cls(base, base / names.logs, base / names.checkpoints, base / names.samples)
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folder and its subfolders that a run writes into."""
+        return self.base, self.logs, self.checkpoints, self.samples
 
     def holds(self, file: Path) -> bool:
         """Whether a file lies in the folder, at any depth."""
@@ -166,7 +172,7 @@ class RunFolder:
 
     def create(self, config: dict[str, Any], keep: bool) -> None:
         """Make the folders and write what explains the run; what an earlier run wrote is removed, or kept."""
-        for folder in (self.base, self.logs, self.checkpoints, self.samples):
+        for folder in self.folders:
             folder.mkdir(parents=True, exist_ok=True)
         if not keep:
             self._remove_earlier()
@@ -177,6 +183,20 @@ class RunFolder:
             )
         with written_whole(self.base / ENVIRONMENT, lasting=False) as file:
             file.write_text(json.dumps(environment(), indent=2) + "\n")
+
+    def restore(self, config: dict[str, Any]) -> None:
+        """Make again what was removed of the folder while the run is on.
+
+        Raises:
+            ValueError: Another run works in the folder by now.
+        """
+        if self._is_taken_over():
+            raise ValueError(
+                f"output.base_dir was taken over by another run while this one was on, got {str(self.base)!r}"
+            )
+        if not all(place.exists() for place in (*self.folders, self.base / CONFIG, self.base / STATUS)):
+            self.create(config, keep=True)
+            self.write_status("running")
 
     def write_status(self, state: str, **more: Any) -> None:
         """Replace ``status.json`` in one move."""
@@ -199,16 +219,34 @@ class RunFolder:
             try:
                 yield
             except RunStopped as stop:
-                self.write_status("stopped", why=stop.why, step=stop.step)
+                self._record("stopped", why=stop.why, step=stop.step)
                 log.info("the run stopped after step %s: %s", stop.step, stop.why)
                 raise
             except BaseException as error:
-                self.write_status("failed", why=without_values(f"{type(error).__name__}: {error}", secrets))
+                self._record("failed", why=without_values(f"{type(error).__name__}: {error}", secrets))
                 log.exception("the run failed")
                 error.add_note(f"{TRACEBACK_NOTE} {self.logs / LOG}")
                 raise
             else:
-                self.write_status("finished")
+                self._record("finished")
+
+    def _record(self, state: str, **more: Any) -> None:
+        """Write how the run ended; that it cannot be written must not hide how it did."""
+        if self._is_taken_over():
+            return
+        try:
+            self.base.mkdir(parents=True, exist_ok=True)
+            self.write_status(state, **more)
+        except OSError as error:
+            warnings.warn(
+                f"{self.base / STATUS} cannot be written ({error.strerror}), so it does not say that the run {state}",
+                ConfigWarning,
+                stacklevel=2,
+            )
+
+    def _is_taken_over(self) -> bool:
+        """Whether another run works in the folder by now."""
+        return bool(self.status.get("run", self.run_id) != self.run_id)
 
     def _refuse_what_is_no_file(self) -> None:
         """Links would be written through, to files elsewhere; folders and devices cannot be written at all."""

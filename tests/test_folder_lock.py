@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
 
 from diffusion_lab.folder_lock import held, refuse_if_used
+from diffusion_lab.process_identity import is_alive, own_identity
 from tests.another_process import holding
 
 
@@ -28,3 +32,81 @@ def test_looking_creates_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     refuse_if_used(tmp_path / "empty", "key")
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that answers requests for a lock as those do that have none."""
+
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_a_warning_says_so_and_the_work_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    refuse_if_used(folder, "key")
+    with pytest.warns(UserWarning, match=r"the file system of key=.*run has no locks"), held(folder, "key"):
+        assert (folder / ".lock").is_file()
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_a_process_of_this_host_still_keeps_others_out(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with holding(folder) as holder:
+        with pytest.raises(ValueError, match=rf"in use by another process.*process {holder.pid} on "):
+            refuse_if_used(folder, "key")
+        with pytest.raises(ValueError, match=rf"process {holder.pid} on "), held(folder, "key"):
+            pass
+    assert (folder / ".lock").exists()
+    refuse_if_used(folder, "key")  # it is gone, its file stayed
+
+
+def test_another_fault_of_the_file_system_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(file: object, operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "lockf", fail)
+    with pytest.raises(OSError, match="Input/output error"), held(tmp_path, "key"):
+        pass
+
+
+def test_a_lock_that_somebody_removed_is_left_to_the_one_who_made_a_new_one(tmp_path: Path) -> None:
+    with held(tmp_path, "key"):
+        (tmp_path / ".lock").unlink()
+        (tmp_path / ".lock").write_text("of another process")
+    assert (tmp_path / ".lock").read_text() == "of another process"
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo", "text", "list", "not UTF-8", "deep"])
+def test_what_is_no_lock_at_its_place_is_refused_and_left(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / ".lock"
+    (tmp_path / "precious").write_text("precious")
+    contents = {"text": b"mine", "list": b"[1]", "not UTF-8": b'"\xff"', "deep": b"[" * 4000}
+    if kind == "link":
+        place.symlink_to("precious")
+    elif kind == "folder":
+        place.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(place)
+    else:
+        place.write_bytes(contents[kind])
+    for use in (lambda: refuse_if_used(tmp_path, "key"), held(tmp_path, "key").__enter__):
+        with pytest.raises(ValueError, match=r"\.lock is in the way"):
+            use()
+    assert os.path.lexists(place)
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert kind not in contents or place.read_bytes() == contents[kind]
+
+
+def test_a_process_of_the_same_number_that_started_at_another_time_is_another() -> None:
+    own = own_identity()
+    assert is_alive(own)
+    assert is_alive({**own, "started": None})  # where the system does not tell, the number decides
+    assert not is_alive({**own, "started": "before the last start of the system"})
+    assert not is_alive({**own, "pid": 2**22 + 1})
+    assert is_alive({**own, "host": "another"}) is None
+    assert not any(is_alive({**own, "pid": pid}) for pid in (0, -1, None, True, "1", [1], 10**30))

@@ -85,6 +85,21 @@ def test_a_run_that_fails_says_why_and_raises_again(folder, error):
     assert "Traceback" in (folder.logs / "run.log").read_text()
 
 
+def test_a_status_that_cannot_be_written_does_not_hide_how_the_run_ended(folder, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    def fail():
+        with folder.running():
+            monkeypatch.setattr(Path, "write_text", full)
+            raise KeyError("what went wrong")
+
+    folder.create({}, keep=False)
+    told = r"status\.json cannot be written \(No space left on device\).* failed"
+    with pytest.warns(UserWarning, match=told), pytest.raises(KeyError, match="what went wrong"):
+        fail()
+
+
 def test_log_lines_and_warnings_go_to_the_log_while_the_run_goes_on(folder):
     folder.create({}, keep=False)
     handlers = list(logging.getLogger().handlers)

@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal, Self, cast
 
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.config.sweep_ranking import best_job
 from diffusion_lab.safe_files import open_regular, read_json
@@ -255,6 +256,6 @@ def _valid(files: list[Path]) -> Iterator[Path]:
             if verify(file) is None:
                 read_unlisted(file)
         except (ValueError, OSError) as error:
-            warnings.warn(printable(f"{error}; an earlier checkpoint is taken instead"), stacklevel=4)
+            warnings.warn(printable(f"{error}; an earlier checkpoint is taken instead"), ConfigWarning, stacklevel=4)
         else:
             yield file

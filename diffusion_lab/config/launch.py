@@ -18,6 +18,7 @@ from hydra.errors import CompactHydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from diffusion_lab.command_line import setting
 from diffusion_lab.config.completion import completion_script
 from diffusion_lab.config.dotted import find_classes_in
 from diffusion_lab.config.extras import how_to_install, names_in
@@ -29,10 +30,14 @@ from diffusion_lab.config.reading import known_keys, suggest_key
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
 from diffusion_lab.config.run_dir import refuse_run_dir_of_sweep
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.section import home_expanded
 from diffusion_lab.config.sweep_summary import summed_up
 from diffusion_lab.terminal import printable
 
 Check = Callable[[DictConfig, Callable[[], Origins]], object]
+
+HYDRAS_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
+"""Settings of Hydra that are paths; those of the project are expanded when they are checked."""
 
 
 def launch(application: Callable[[], None], check: Check, conf: Path, config_name: str) -> None:
@@ -50,6 +55,7 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what cannot be composed instead of exiting
     Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
+    sys.argv[1:] = map(with_home_expanded, sys.argv[1:])
     given = get_args_parser().parse_args()
     if given.shell_completion and given.overrides[:1] != ["query=bash"]:
         programs = [conf.parent / name for name in ("train.py", "sample.py")]
@@ -67,6 +73,18 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
         explained = explain_unreadable(given.overrides) or _explained(error, check, conf, config_name, given.overrides)
         print(f"Error: {printable(explained)}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from error
+
+
+def with_home_expanded(argument: str) -> str:
+    """Return an argument with ``~`` expanded where it names a folder of Hydra's, which makes it before any check.
+
+    >>> with_home_expanded("training.epochs=3")
+    'training.epochs=3'
+    """
+    key, _, value = argument.partition("=")
+    if key not in HYDRAS_FOLDERS or not value.startswith("~"):
+        return argument
+    return setting(key, str(home_expanded(value)))
 
 
 def _only_shows(given: Namespace) -> bool:

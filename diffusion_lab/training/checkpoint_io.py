@@ -15,6 +15,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from diffusion_lab.checkpoint import DamagedCheckpointError, Manifest, file_hash, load_tensors
 from diffusion_lab.checkpoint.files import HashingWriter, step_of
 from diffusion_lab.checkpoint.ownership import give_way
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.whole_files import written_whole
 
 GATHERED_BYTES = 2**20
@@ -36,10 +37,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             DamagedCheckpointError: What the disk gives back is not what was written.
         """
         target = Path(path)
+        for again in (True, False):
+            try:
+                self._save(checkpoint, target)
+                return
+            except FileNotFoundError:  # somebody removes the folder while it is written into
+                if not again:
+                    raise
+
+    def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
         about = checkpoint.get("diffusion_lab", {})
         target.parent.mkdir(parents=True, exist_ok=True)
         if (aside := give_way(target, about.get("run_id"))) is not None:
-            warnings.warn(f"{target} was damaged: it is kept as {aside}, and written again", stacklevel=2)
+            warnings.warn(
+                f"{target} was damaged: it is kept as {aside}, and written again", ConfigWarning, stacklevel=2
+            )
         try:
             with written_whole(target) as partial, partial.open("wb") as file:
                 written = _write(checkpoint, HashingWriter(file))

@@ -41,7 +41,14 @@ from diffusion_lab.training.build import (
     optimizer_steps,
     prepare,
 )
-from diffusion_lab.training.callbacks import Checkpoints, Resumption, Stopping, TrainingProgress, Watch
+from diffusion_lab.training.callbacks import (
+    Checkpoints,
+    FolderRestoration,
+    Resumption,
+    Stopping,
+    TrainingProgress,
+    Watch,
+)
 from diffusion_lab.training.classes import with_counted_classes
 from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
 from diffusion_lab.training.module import DiffusionModule
@@ -235,7 +242,8 @@ def _fit(
     watched, every = config.training.watch, config.training.log_interval
     watch = Watch(watched.skip_non_finite, watched.spike_factor, every, console)
     restoration = Restoration(run.origin.path if run.origin else None)
-    callbacks = [*run.callbacks, watch, progress, run.checkpoints, Stopping(stop, run.checkpoints), restoration]
+    kept = FolderRestoration(folder, run.settings, console)
+    callbacks = [kept, *run.callbacks, watch, progress, run.checkpoints, Stopping(stop, run.checkpoints), restoration]
     with (
         folder.running(secret_values(config.model_dump(mode="json"), sys.argv)),
         naming_last_good(folder.base),
@@ -289,6 +297,7 @@ def _fit(
             validation_fingerprint=run.module.about["validation_fingerprint"],
             left_out=run.data.remarks.counts(),
         )
+        kept.restore()
         summary.write()
     return summary
 

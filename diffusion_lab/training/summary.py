@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from diffusion_lab.whole_files import written_whole
+
 SUMMARY_NAME = "summary.json"
 
 
@@ -40,7 +42,9 @@ class TrainingSummary:
     """Files of the data folders that were not used, by reason; their names are in ``logs/run.log``."""
 
     def write(self) -> None:
-        (Path(self.run_folder) / SUMMARY_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        """Replace ``summary.json`` in one move."""
+        with written_whole(Path(self.run_folder) / SUMMARY_NAME, lasting=False) as file:
+            file.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, run_folder: Path) -> TrainingSummary | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from rich.console import Console
 
 from diffusion_lab.checkpoint import find_checkpoint, verify
 from diffusion_lab.checkpoint.files import Manifest, named_steps, step_name, step_of
+from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.summary import TrainingSummary
 from tests.training.tiny import saved, tiny_run
 
 EACH = {"training.checkpointing.save_frequency": 1}
@@ -203,3 +206,42 @@ def test_a_run_killed_after_its_last_step_writes_its_last_words(run: Path) -> No
     tiny_run(run, EACH | AUTO)
     assert (run / "summary.json").is_file()
     assert saved(find_checkpoint(run, "last"))["global_step"] == 6
+
+
+@pytest.mark.parametrize("part", [".", "checkpoints", "logs"])
+def test_a_run_whose_folder_is_removed_goes_on_and_saves_what_follows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    run = tmp_path / "run"
+
+    def remove(module: DiffusionModule) -> None:
+        if module.current_epoch == 1:
+            (run / part).rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(DiffusionModule, "on_train_epoch_start", remove)
+    told = said(run, {"training.epochs": 3})
+    assert f"removed while the run is on: {run / part}" in told
+    summary = TrainingSummary.read(run)
+    assert summary is not None
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], summary.epochs) == ("finished", 3)
+    assert find_checkpoint(run, "last").name == step_name(9)
+    assert verify(find_checkpoint(run, "best"))
+    assert (run / "config.yaml").is_file()
+    assert summary.best_checkpoint is not None
+    assert Path(summary.best_checkpoint).is_file()
+    steps = [json.loads(line)["step"] for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1] == 8
+    tiny_run(run, EACH | AUTO | {"training.epochs": 4})
+    assert find_checkpoint(run, "last").name == step_name(12)
+
+
+def test_a_folder_that_another_run_took_over_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def take_over(module: DiffusionModule) -> None:
+        status = json.loads((tmp_path / "status.json").read_text())
+        (tmp_path / "status.json").write_text(json.dumps({**status, "run": "another"}))
+
+    monkeypatch.setattr(DiffusionModule, "on_train_epoch_start", take_over)
+    with pytest.raises(ValueError, match=r"output\.base_dir was taken over by another run"):
+        tiny_run(tmp_path, EACH)
+    assert json.loads((tmp_path / "status.json").read_text())["run"] == "another"

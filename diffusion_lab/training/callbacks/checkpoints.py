@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from diffusion_lab.checkpoint.files import BEST, DamagedCheckpointError, newest_valid, step_name, step_of, steps_in
 from diffusion_lab.checkpoint.ownership import is_written_by, may_replace, refuse, remove_checkpoint
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.whole_files import remove_partial_files, written_whole
 
@@ -74,7 +75,7 @@ class Checkpoints(Checkpoint):
     @property
     def last_path(self) -> Path | None:
         """The newest one: that which this process has saved last, else what it found."""
-        return self._saved or newest_valid(self.folder)
+        return self._saved if self._saved and self._saved.is_file() else newest_valid(self.folder)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         writer = trainer.strategy.checkpoint_io
@@ -88,6 +89,7 @@ class Checkpoints(Checkpoint):
             self._finish()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._notice_lost_best()
         # Validation of this epoch has run by now; in an epoch without one, the metric is that of an earlier epoch.
         epoch = trainer.current_epoch + 1
         validated = trainer.enable_validation and epoch % (trainer.check_val_every_n_epoch or 1) == 0
@@ -115,7 +117,7 @@ class Checkpoints(Checkpoint):
     def save_now(self, trainer: Trainer) -> Path:
         """Save the present state as the newest checkpoint, unless that is done already; it is whole on return."""
         self._finish()
-        if self._saved is None or step_of(self._saved) != trainer.global_step:
+        if self._saved is None or not self._saved.is_file() or step_of(self._saved) != trainer.global_step:
             self._begin(trainer)
             self._finish()
         assert self._saved is not None
@@ -147,6 +149,20 @@ class Checkpoints(Checkpoint):
             self._kept.append(self._best_step)
         self.best, self.best_epoch, self._best_step = None, None, None
 
+    def _notice_lost_best(self) -> None:
+        """Choose the best anew where somebody removed its file while the run is on."""
+        step = self._best_step
+        if step is None or (self._begun is not None and step_of(self._begun) == step):
+            return
+        file = self.folder / step_name(step)
+        if not file.is_file():
+            warnings.warn(
+                f"{file}, the best checkpoint so far, was removed: the best is chosen anew from here on",
+                ConfigWarning,
+                stacklevel=2,
+            )
+            self.best, self.best_epoch, self._best_step = None, None, None
+
     def _begin(self, trainer: Trainer) -> None:
         self._begun = self.folder / step_name(trainer.global_step)
         trainer.save_checkpoint(self._begun, weights_only=not self.save_optimizer)
@@ -160,6 +176,9 @@ class Checkpoints(Checkpoint):
         self._saved = begun
         step = step_of(begun)
         assert step is not None
+        if not begun.is_file():
+            self._notice_lost_best()
+            return
         if step == self._best_step:
             self._link_best(begun)
         self._remove_superseded(step)
