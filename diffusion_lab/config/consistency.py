@@ -79,7 +79,7 @@ def class_needs_num_classes(tree: SettingsReader) -> Iterator[Fault]:
     classes = tree["model.conditioning.num_classes"]
     if tree["model.conditioning.type"] == "class" and classes is None:
         rule = "required with model.conditioning.type class: the number of classes, or auto to count them"
-        yield Fault("model.conditioning.num_classes", rule + _counted_folders(tree), classes)
+        yield Fault("model.conditioning.num_classes", rule, classes)
 
 
 def num_classes_is_read(tree: SettingsReader) -> Iterator[Fault]:
@@ -90,18 +90,6 @@ def num_classes_is_read(tree: SettingsReader) -> Iterator[Fault]:
         return
     rule = "has no effect without model.conditioning.type class (command line: conditioning=class); otherwise null"
     yield Fault("model.conditioning.num_classes", rule, classes)
-
-
-def _counted_folders(tree: SettingsReader) -> str:
-    """How many classes the user's folder seems to have, where that can be seen."""
-    try:
-        path = Path(tree["data.paths.train"] or "") if tree["data.type"] == "image_folder" else None
-    except Unreadable:
-        return ""
-    if path is None or not path.is_dir():
-        return ""
-    count = sum(entry.is_dir() and not entry.name.startswith(".") for entry in path.iterdir())
-    return f" ({path} has {count} subfolders)" if count else ""
 
 
 def metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:

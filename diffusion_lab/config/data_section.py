@@ -117,5 +117,5 @@ class DataSettings(PluggableSection):
     cache_dir: PathText | None = Field(
         default=None,
         description="Folder of the caches of `data.cache: disk`; `null`: `diffusion_lab` in `$XDG_CACHE_HOME`, or in "
-        "`~/.cache`. What is in it may be removed at any time.",
+        "`~/.cache`. What is in it may be removed at any time; users who share it have caches of their own.",
     )

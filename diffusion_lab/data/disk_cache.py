@@ -58,8 +58,18 @@ Say = Callable[[str], None]
 
 
 def default_cache_dir() -> Path:
-    """``diffusion_lab`` in the user's folder for caches: ``$XDG_CACHE_HOME``, or ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diffusion_lab"
+    """``diffusion_lab`` in the user's folder for caches: ``$XDG_CACHE_HOME``, or ``~/.cache``.
+
+    Raises:
+        FileNotFoundError: The user has no home folder, as in some containers.
+    """
+    given = os.environ.get("XDG_CACHE_HOME")
+    if given:
+        return Path(given) / "diffusion_lab"
+    try:
+        return Path.home() / ".cache" / "diffusion_lab"
+    except RuntimeError as error:
+        raise FileNotFoundError("this user has no home folder, and neither HOME nor XDG_CACHE_HOME is set") from error
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,8 @@ class _NoCache(Exception):
 
 def _from_disk(source: ImageFolderSource, cache_dir: Path | None) -> ImageSource:
     """Raises ValueError where the user's own folder of caches cannot be used; that of the system is not insisted on."""
-    base = cache_dir.expanduser() if cache_dir else default_cache_dir()
     try:
+        base = cache_dir or default_cache_dir()
         with _progress("decoding") as told:
             return cached_on_disk(source, base, partial(say, Console(stderr=True)), told)
     except OSError as error:
@@ -97,7 +97,7 @@ def _from_disk(source: ImageFolderSource, cache_dir: Path | None) -> ImageSource
                 "data.cache=memory"
             ) from error
         rule = "each image is decoded each time (data.cache_dir chooses another folder)"
-        warnings.warn(f"data.cache = disk cannot be written in {base}: {error}; {rule}", ConfigWarning, stacklevel=2)
+        warnings.warn(f"data.cache = disk cannot be written: {error}; {rule}", ConfigWarning, stacklevel=2)
         raise _NoCache from error
 
 

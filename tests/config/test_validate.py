@@ -183,16 +183,6 @@ def test_many_faults_at_once_each_on_its_line(changed: Change) -> None:
     }
 
 
-def test_number_of_classes_is_counted_where_it_can_be_seen(changed: Change, tmp_path: Path) -> None:
-    for name in ("cat", "dog", ".cache"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "notes.txt").touch()
-    needed = {"model.conditioning.type": "class"}
-    assert f"({tmp_path} has 2 subfolders)" in message(changed(needed))
-    for unseen in ({"data.type": "digits"}, {"data.paths.train": "no/such"}, {"data.type": 3}):
-        assert "subfolders)" not in message(changed({**needed, **unseen}))
-
-
 def test_rule_stays_silent_where_a_value_it_reads_is_at_fault(changed: Change) -> None:
     text = message(changed({"model.architecture.channel_multipliers": "1,2", "model.architecture.image_size": 41}))
     assert text.count("\n") == 1

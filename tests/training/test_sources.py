@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import shutil
 import warnings
 from pathlib import Path
@@ -68,7 +69,15 @@ def test_by_default_it_lies_in_the_users_folder_for_caches(tmp_path, images, mon
 def test_where_that_cannot_be_written_a_run_goes_on_without(tmp_path, images, monkeypatch):
     (tmp_path / "user").write_text("a file, where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
-    with pytest.warns(ConfigWarning, match=r"data\.cache = disk cannot be written in .*user.*data\.cache_dir"):
+    with pytest.warns(ConfigWarning, match=r"data\.cache = disk cannot be written: .*user.*data\.cache_dir"):
+        assert isinstance(source(images), ImageFolderSource)
+
+
+def test_a_user_without_a_home_folder_trains_without_a_cache(images, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda number: {}[number])
+    with pytest.warns(ConfigWarning, match=r"cannot be written: this user has no home folder.*data\.cache_dir"):
         assert isinstance(source(images), ImageFolderSource)
 
 
