@@ -38,7 +38,7 @@ from diffusion_lab.run_log import recorded
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.terminal import printable
 from diffusion_lab.version import __version__
-from diffusion_lab.whole_files import check_writable, written_whole
+from diffusion_lab.whole_files import check_writable, remove_partial_files, written_whole
 
 STATUS, CONFIG, ENVIRONMENT, SUMMARY = "status.json", "config.yaml", "environment.json", "summary.json"
 METRICS, LOG = "metrics.jsonl", "run.log"
@@ -128,6 +128,8 @@ class RunFolder:
                 )
             )
         check_writable(self.base, "output.base_dir")
+        for folder, name in zip(self.folders[1:], ("logs", "checkpoints", "samples"), strict=True):
+            check_writable(folder, f"output.subdirs.{name}")
 
     def check_places(self, purpose: Purpose, steps: range, epochs: range) -> None:
         """Refuse to write where something is that the run did not write.
@@ -176,13 +178,14 @@ class RunFolder:
             folder.mkdir(parents=True, exist_ok=True)
         if not keep:
             self._remove_earlier()
+        remove_partial_files(self.base)
+        with written_whole(self.base / ENVIRONMENT, lasting=False) as file:  # first: it shows that this is a run's
+            file.write_text(json.dumps(environment(), indent=2) + "\n")
         with written_whole(self.base / CONFIG, lasting=False) as file:
             file.write_text(
                 "# The resolved configuration of this run.\n"
                 + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
             )
-        with written_whole(self.base / ENVIRONMENT, lasting=False) as file:
-            file.write_text(json.dumps(environment(), indent=2) + "\n")
 
     def restore(self, config: dict[str, Any]) -> None:
         """Make again what was removed of the folder while the run is on.
@@ -249,14 +252,17 @@ class RunFolder:
         return bool(self.status.get("run", self.run_id) != self.run_id)
 
     def _refuse_what_is_no_file(self) -> None:
-        """Links would be written through, to files elsewhere; folders and devices cannot be written at all."""
-        for place in (*self._fixed(), *self._pictures(), self.logs / "wandb_id"):
-            if os.path.lexists(place) and not is_plain_file(place):
-                kind = f"a link to {os.readlink(place)}" if place.is_symlink() else "no regular file"
+        """Refuse links, which would be written through to files elsewhere, and folders and devices."""
+        files = [*self._fixed(), *self._pictures(), self.logs / "wandb_id"]
+        mirrors = [self.logs / "wandb", self.logs / "tensorboard"]  # what else is wrong there ends no run
+        wrong = [place for place in files if not is_plain_file(place)]
+        for place in (*wrong, *(place for place in mirrors if place.is_symlink())):
+            if os.path.lexists(place):
+                what = f"a link to {os.readlink(place)}" if place.is_symlink() else "no regular file"
                 raise ValueError(
                     printable(
-                        f"{place} is in the way: a run writes a file of that name, and it is {kind}. Move it away, or "
-                        "choose another output.base_dir"
+                        f"{place} is in the way: a run writes something of that name, and it is {what}. Move it away, "
+                        "or choose another output.base_dir"
                     )
                 )
 

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.references import refuse_endless_references
 from diffusion_lab.safe_files import FileTooLargeError, NotRegularFileError, read_regular
+from diffusion_lab.whole_files import written_whole
 
 LONGEST_LINE = 1000
 """Characters of a list on one line, before it is broken."""
@@ -146,12 +147,8 @@ def write_new(file: Path, text: str, source: Path, force: bool = False) -> None:
             raise FileExistsError(f"{file} is the input, which is not overwritten: name another --output")
         if not force:
             raise FileExistsError(f"{file} exists: --force overwrites it")
-    partial = file.with_name(f".{file.name}.partial")
-    try:
+    with written_whole(file, lasting=False) as partial:
         partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _Dumper(yaml.SafeDumper):

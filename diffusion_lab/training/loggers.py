@@ -24,6 +24,7 @@ from diffusion_lab.training.mirror import Mirror, warn
 from diffusion_lab.training.signals import StopRequest
 from diffusion_lab.training.tensorboard_mirror import TensorBoardMirror
 from diffusion_lab.training.wandb_mirror import WandbMirror, finish_seconds, last_step_of, replay, start_run
+from diffusion_lab.whole_files import written_whole
 
 MAX_METRICS_BYTES = 4 * 2**30
 SETTLING_SECONDS = 30.0
@@ -78,9 +79,8 @@ class JsonlLogger(Logger):
         self._waiting: list[str] = []
         self._told_of_failure = False
         if self.path.is_file():
-            partial = self.path.with_name(f".{self.path.name}.partial")
-            partial.write_text("".join(json.dumps(line) + "\n" for line in self.kept))
-            partial.replace(self.path)
+            with written_whole(self.path, lasting=False) as file:
+                file.write_text("".join(json.dumps(line) + "\n" for line in self.kept))
         self._size = self.path.stat().st_size if self.path.is_file() else 0
 
     @property

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from diffusion_lab.safe_files import read_json
 from diffusion_lab.whole_files import written_whole
 
 SUMMARY_NAME = "summary.json"
@@ -50,6 +51,6 @@ class TrainingSummary:
     def read(cls, run_folder: Path) -> TrainingSummary | None:
         """The summary of a run folder; None where there is none, or none that this version wrote."""
         try:
-            return cls(**json.loads((run_folder / SUMMARY_NAME).read_text()))
+            return cls(**read_json(run_folder / SUMMARY_NAME))
         except (OSError, ValueError, TypeError):
             return None
