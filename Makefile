@@ -5,6 +5,9 @@ SHELL := bash
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+GPU_PYTHON ?= python3
+GPU_WHEELS ?= .gpu-wheels
+GPU_CHECK_ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -28,6 +31,13 @@ test-rounding: $(INSTALLED) ## run the tests that compute, with older instructio
 bench: $(INSTALLED) ## measure the speed of everything, beside its peers; under 20 minutes (make demo first adds a row)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[plots]' --constraint constraints.txt
 	@$(BIN)/python -m benchmarks
+
+# Needs no .venv: the torch there may be one without CUDA.
+gpu-check: ## test and measure on a machine with a CUDA device, with its own torch (GPU_PYTHON=python3); 8 minutes at most
+	@$(GPU_PYTHON) scripts/gpu_check.py $(if $(wildcard $(GPU_WHEELS)),--wheels $(GPU_WHEELS)) $(GPU_CHECK_ARGS)
+
+gpu-wheels: $(INSTALLED) ## fetch what gpu-check may lack on a machine without a network (Python 3.12) into GPU_WHEELS=.gpu-wheels
+	@$(BIN)/python scripts/gpu_wheels.py $(GPU_WHEELS)
 
 lint: $(INSTALLED) ## check format, style and types; changes nothing
 	$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 
     python -m benchmarks.report [outputs/bench/results.json]
 
-writes the table of a run of `make bench` into that page.
+writes the table of a run of `make bench` into that page; outputs/gpu/results.json, of `make gpu-check`, its own part.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import Row
 
@@ -108,10 +110,27 @@ def describe(found: dict[str, object]) -> str:
     return f"{told}; a matrix product runs at {limit}.\n\n{markdown([Row(**row) for row in rows])}"
 
 
+def describe_gpu(found: dict[str, Any]) -> str:
+    """What `make gpu-check` found: the machine, its tests, and the table."""
+    about, tests, rows = found["machine"], found["tests"], [Row(**row) for row in found["rows"]]
+    outcomes = Counter(test["outcome"] for test in tests)
+    counts = ", ".join(f"{outcomes[name]} {name}" for name in sorted(outcomes))
+    machine = f"{about['gpu'] or 'no GPU'}, torch {about['torch']}, CUDA {about['cuda']}, Python {about['python']}"
+    lines = [f"{machine}; {counts} in {found['seconds']} s, benchmark included."]
+    failed = [test for test in tests if test["outcome"] not in ("passed", "skipped")]
+    lines += [f"\n- {test['outcome']}: `{test['name']}`: {test.get('message', '')}" for test in failed]
+    recorded = [(test["name"], what, value) for test in tests for what, value in test.get("recorded", {}).items()]
+    if recorded:
+        lines += ["\n| test | measured | |\n| --- | --- | --- |"]
+        lines += [f"| `{name}` | {what} | {float(value):.2g} |" for name, what, value in recorded]
+    return "\n".join([*lines, "", markdown(rows)] if rows else lines)
+
+
 def main(results: Path = RESULTS) -> None:
-    """Write the page."""
+    """Write the page: the table of `make bench`, or what `make gpu-check` found."""
     found = json.loads(results.read_text(encoding="utf-8"))
-    PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), "results", describe(found)), encoding="utf-8")
+    marker, content = ("gpu", describe_gpu(found)) if "tests" in found else ("results", describe(found))
+    PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), marker, content), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -96,6 +96,28 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_OF_NO_MEMORY)
 
 
+@contextlib.contextmanager
+def explaining_too_little_memory(work: str, advice: str) -> Iterator[None]:
+    """Turn what the libraries below say of too little memory into one error that says what to do.
+
+    Args:
+        work: What memory is too small for.
+        advice: What to do.
+
+    Raises:
+        MemoryError: Memory ran out, on the device or the host.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        said = str(error).strip().partition("\n")[0]
+        if not is_out_of_memory(error) or (isinstance(error, MemoryError) and said):  # the latter is explained already
+            raise
+        raise MemoryError(
+            f"memory is too small for {work}: {advice} (torch says: {said or type(error).__name__})"
+        ) from error
+
+
 def in_fitting_batches(
     work: Callable[[slice], Result], count: int, batch_size: int, setting: str
 ) -> Iterator[tuple[int, Result]]:

@@ -25,7 +25,7 @@ from diffusion_lab.data.workers import naming_lost_workers
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.determinism import deterministic, seed_default_generators
 from diffusion_lab.devices import computing_with, resolve_device
-from diffusion_lab.memory import freed_memory_kept, peak_bytes
+from diffusion_lab.memory import explaining_too_little_memory, freed_memory_kept, peak_bytes
 from diffusion_lab.networks.cost import count_forward_flops, count_parameters
 from diffusion_lab.redaction import redacted, secret_values
 from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
@@ -133,6 +133,13 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     if stop.received is not None:
         raise stop.stopped(summary.steps)
     return summary
+
+
+SAVING_MEMORY = (
+    "lower data.loading.batch_size (training.accumulate_batches=N makes one optimizer step of N batches), or set "
+    "training.performance.gradient_checkpointing=true or training.performance.precision=auto"
+)
+"""What to do where a step does not fit."""
 
 
 @dataclass(frozen=True)
@@ -271,6 +278,7 @@ def _fit(
         started = time.monotonic()
         with (
             restoration.explaining(),
+            explaining_too_little_memory("a training step", SAVING_MEMORY),
             naming_lost_workers(),
             freed_memory_kept(run.device),
             computing_with(run.threads),

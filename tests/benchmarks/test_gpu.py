@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from benchmarks import gpu
+from benchmarks import gpu, report
+from benchmarks.harness import Row
 
 
 def test_without_a_device_every_row_is_open(monkeypatch):
@@ -33,3 +37,32 @@ def test_all_of_it_runs_on_a_cpu(monkeypatch):
     assert [row.bound for row in rows] == [1.5, None, 1.02, 1.5]
     assert all(row.ours and row.peer and row.ratio for row in rows)
     assert rows[0].share
+
+
+def test_the_report_of_a_gpu_goes_into_its_part_of_the_page(tmp_path, monkeypatch):
+    page = tmp_path / "performance.md"
+    shutil.copy(report.PAGE, page)
+    monkeypatch.setattr(report, "PAGE", page)
+    rows = [asdict(Row("9", "training step", 100.0, 50.0, "images/s", 2.0, 1.5, note="diffusers"))]
+    tests = [
+        {"name": "test_a[cuda]", "outcome": "passed", "seconds": 1.0, "recorded": {"largest difference": "0.00012"}},
+        {"name": "test_b[cuda]", "outcome": "failed", "seconds": 1.0, "message": "assert 1 == 2"},
+    ]
+    machine = {"python": "3.12.3", "torch": "2.11.0", "cuda": "13.0", "gpu": "NVIDIA X", "memory_gib": 80}
+    (tmp_path / "results.json").write_text(
+        json.dumps({"machine": machine, "tests": tests, "rows": rows, "seconds": 400})
+    )
+    before = page.read_text()
+    report.main(tmp_path / "results.json")
+    after = page.read_text()
+    part = after.partition("<!-- gpu -->")[2].partition("<!-- /gpu -->")[0]
+    for words in (
+        "NVIDIA X, torch 2.11.0, CUDA 13.0, Python 3.12.3; 1 failed, 1 passed in 400 s",
+        "- failed: `test_b[cuda]`: assert 1 == 2",
+        "| `test_a[cuda]` | largest difference | 0.00012 |",
+        "| 9 | training step | 100 images/s | 50 images/s | 2.00 | ≥ 1.5 |  | reached | diffusers |",
+    ):
+        assert words in part
+    assert after.replace(part, "") == before.replace(
+        before.partition("<!-- gpu -->")[2].partition("<!-- /gpu -->")[0], ""
+    )

@@ -1,0 +1,11 @@
+"""Every test of this folder runs on a CPU in `make test`, to know that it runs, and on a GPU in `make gpu-check`."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
