@@ -56,8 +56,16 @@ class EMA(nn.Module):
         return min(decay, (1 + update) / (10 + update)) if self.warmup else decay
 
     def initial_share(self, updates: int, decay: float) -> float:
-        """Share of the initial weights that is left in the average of a decay after so many updates."""
-        return math.prod(self.decay_at(update, decay) for update in range(1, updates + 1))
+        """Share of the initial weights that is left in the average of a decay after so many updates.
+
+        While the decay rises, the factors (1 + n) / (10 + n) of the first m updates multiply to
+        10! / ((m + 2) ⋯ (m + 10)); the rest is a power.
+        """
+        rising = 0
+        if self.warmup:
+            rising = min(updates, max(0, math.ceil((10 * decay - 1) / (1 - decay)) - 1))
+        risen = math.prod(factor / (rising + factor) for factor in range(2, 11))
+        return risen * decay ** (updates - rising)
 
     @torch.no_grad()
     def update(self, denoiser: Denoiser) -> None:

@@ -242,3 +242,35 @@ def test_run_warns_of_both_before_it_trains(tmp_path: Path) -> None:
             tiny_run(tmp_path / said[:9], {**changes, "training.epochs": 1})
         texts = [str(warning.message) for warning in caught if issubclass(warning.category, ConfigWarning)]
         assert any(text.startswith(said) for text in texts)
+
+
+class TestVeryLongRuns:
+    """``training.epochs=100000000``, for as long as nobody stops it, begins at once."""
+
+    @pytest.mark.parametrize("warmup", [True, False])
+    def test_no_sum_over_all_steps(self, warmup: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        ema = EMA(tiny_denoiser(), decay=0.999, warmup=warmup, further_decays=[0.5])
+        asked = 0
+
+        def counted(self: EMA, update: int, decay: float) -> float:
+            nonlocal asked
+            asked += 1
+            assert asked < 1000, "a sum over all steps of the run"
+            return min(decay, (1 + update) / (10 + update)) if self.warmup else decay
+
+        monkeypatch.setattr(EMA, "decay_at", counted)
+        assert list(doubts_about_ema(ema, 10**12)) == []
+
+    def test_a_whole_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Up to the first step: what would go over all steps here would take hours."""
+
+        class Begun(Exception):
+            pass
+
+        def fit(*_: object, **__: object) -> None:
+            raise Begun
+
+        monkeypatch.setattr("lightning.pytorch.Trainer.fit", fit)
+        schedule = {"type": "warmup_cosine", "warmup_steps": 4, "eta_min": 0.0}
+        with pytest.raises(Begun):
+            tiny_run(tmp_path, {"training.epochs": 10**9, "training.scheduler": schedule})
