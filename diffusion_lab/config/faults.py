@@ -57,12 +57,14 @@ class Fault:
     rule: str
     value: object = NO_VALUE
     suggestion: str | None = None
+    """A key or a value, or two: ``one or other``."""
     origin: str | None = None
     """File and line, or ``command line``."""
 
     def __str__(self) -> str:
         given = "" if self.value is NO_VALUE else f" = {shown(redacted({self.key: self.value})[self.key])}"
-        hint = f" (did you mean {self.suggestion!r}?)" if self.suggestion else ""
+        meant = " or ".join(map(repr, self.suggestion.split(" or "))) if self.suggestion else ""
+        hint = f" (did you mean {meant}?)" if meant else ""
         where = f" [{self.origin}]" if self.origin else ""
         return f"{self.key}{given}: {self.rule}{hint}{where}"
 
@@ -135,10 +137,18 @@ def faults_of(
     for error in errors:
         fault = _fault_of(error, _dotted(error, tree, prefix))
         if error["type"] == "extra_forbidden":
-            fault = replace(fault, suggestion=suggest(fault.key))
+            fault = replace(fault, suggestion=suggest(_innermost(fault.key, error["input"])))
         grouped.setdefault(fault.key, []).append(fault)
     within = {re.sub(r"\[\d+\]$", "", key) for key in grouped if key.endswith("]")}
     return [_joined(faults) for key, faults in grouped.items() if key not in within]  # an entry tells more
+
+
+def _innermost(key: str, value: object) -> str:
+    """The first key that a section of its own making holds, as ``optimizer.lr`` makes the section ``optimizer``."""
+    while isinstance(value, Mapping) and value:
+        name, value = next(iter(value.items()))
+        key = f"{key}.{name}"
+    return key
 
 
 def _fault_of(error: ErrorDetails, key: str) -> Fault:

@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from diffusion_lab.config.faults import closest
 from diffusion_lab.config.section import Section, home_expanded
+from diffusion_lab.config.synonyms import AMBIGUOUS, OPTION_KEYS, keys_called
 
 
 class Unreadable(Exception):
@@ -138,12 +139,37 @@ def leaves(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
     return found
 
 
+READ_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output")
+"""Sections that a generation run reads."""
+
+
 def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
-    """What a mistyped dotted key may mean: its last part elsewhere in the tree, or a name like it."""
+    """What a mistyped dotted key may mean: what its last part is called here, or a name like it.
+
+    Two keys that are as likely are given as ``one or other``.
+    """
     parent, _, name = unknown.rpartition(".")
-    keys = list(known_keys(root))
+    keys = [*known_keys(root), *OPTION_KEYS]
     beside = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == parent]
-    elsewhere = [key for key in keys if key.rpartition(".")[2] == name]
-    if elsewhere:
-        return closest(unknown, elsewhere) or elsewhere[0]
+    called = [key for key in keys_called(name) if key in keys]
+    plain = name.lower().replace("-", "_")
+    alike = [key for key in keys if key.rpartition(".")[2] in (name, plain)]
+    likely = _of_the_section(parent, [*called, *(key for key in alike if key not in called)], root)
+    if called and likely:
+        return " or ".join(likely[:2] if name in AMBIGUOUS else likely[:1])
+    if likely:
+        return closest(unknown, likely) or likely[0]
     return closest(name, beside) or closest(unknown, keys)
+
+
+def _of_the_section(parent: str, candidates: list[str], root: type[BaseModel]) -> list[str]:
+    """Those in the section that was typed, else those that this kind of run reads, else all."""
+    section = parent.partition(".")[0]
+    typed = [key for key in candidates if section and key.startswith(f"{section}.")]
+    trains = root.model_fields["model"].is_required() if "model" in root.model_fields else True
+    read = [key for key in candidates if _is_read(key.partition(".")[0], trains)]
+    return typed or read or candidates
+
+
+def _is_read(section: str, trains: bool) -> bool:
+    return section != "generation" if trains else section in READ_WHEN_GENERATING
