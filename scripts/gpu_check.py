@@ -22,6 +22,7 @@ import time
 import tomllib
 import venv
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -89,11 +90,34 @@ def environment(wheels: Path | None) -> Path:
     # Not by system-site-packages: this interpreter may be that of an environment, which is then left out.
     outside = [path for path in sys.path if path and Path(path).is_dir() and Path(path) != ROOT / "scripts"]
     (packages / "machine.pth").write_text("\n".join(outside) + "\n", encoding="utf-8")
+    lacking = missing(requirements())
     source = ["--no-index", "--find-links", str(wheels.resolve())] if wheels else []
     command = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile"]
     options = ["--disable-pip-version-check", "--no-warn-conflicts", *source]
-    subprocess.run([*command, *options, *requirements()], check=True)
+    if lacking and subprocess.run([*command, *options, *lacking], check=False).returncode:
+        print(
+            f"Error: this machine lacks {', '.join(lacking)}, which could not be installed; without a network, run "
+            "make gpu-wheels where there is one and bring .gpu-wheels along",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
     return python
+
+
+def missing(wanted: list[str]) -> list[str]:
+    """The requirements that this interpreter has not, or in another version."""
+    from pip._vendor.packaging.requirements import Requirement  # of pip, which has to be there
+
+    lacking = []
+    for line in wanted:
+        requirement = Requirement(line)
+        try:
+            there = requirement.specifier.contains(version(requirement.name), prereleases=True)
+        except PackageNotFoundError:
+            there = False
+        if not there:
+            lacking.append(line)
+    return lacking
 
 
 def run_tests(python: Path, device: str) -> list[dict[str, Any]]:

@@ -31,6 +31,12 @@ def test_torch_is_the_machines_own(gpu_check: Any) -> None:
     assert names >= {"lightning", "hydra-core", "pydantic", "pytest", "hypothesis", "diffusers"}
 
 
+def test_only_what_the_machine_lacks_is_installed(gpu_check: Any) -> None:
+    wanted = ["pytest>=8", "no-such-package-at-all>=1", "hypothesis>=1000"]
+    assert gpu_check.missing(wanted) == wanted[1:]
+    assert gpu_check.missing(gpu_check.requirements()) == []  # all of it is here
+
+
 def test_what_it_writes_is_what_the_report_reads(
     gpu_check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
