@@ -12,6 +12,7 @@ from diffusion_lab.config.launch import launch
 from diffusion_lab.config.report import run_and_report
 from diffusion_lab.config.sweep import run_job
 from diffusion_lab.generation.interruption import leaving_when_told
+from diffusion_lab.terminal import printable
 
 CONF = Path(__file__).resolve().parent / "conf"
 
@@ -27,7 +28,7 @@ def run(composed: DictConfig) -> None:
     config = compose_generate_config(composed)
     from diffusion_lab.generate import generate
 
-    print(generate(config))
+    print(printable(generate(config)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from diffusion_lab.config.launchers import check_launcher
 from diffusion_lab.config.report import run_and_report
 from diffusion_lab.config.settings_file import read_settings
 from diffusion_lab.config.yaml_file import yaml_text
+from diffusion_lab.terminal import printable
 
 EXAMPLES = """
 examples:
@@ -51,7 +52,7 @@ def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
         from diffusion_lab.generation.interruption import leaving_when_told
 
         with leaving_when_told():
-            print(generate(config))
+            print(printable(generate(config)))
 
 
 if __name__ == "__main__":

@@ -33,10 +33,12 @@ def recorded(file: Path, secrets: Collection[str] = ()) -> Iterator[logging.Logg
     handler.setFormatter(_Redacting(secrets))
     for logger in (logging.getLogger(), own):
         logger.addHandler(handler)
+    before, logging.raiseExceptions = logging.raiseExceptions, False  # W&B has a log file, too, on the same disk
     try:
         with _warnings_recorded(own):
             yield own
     finally:
+        logging.raiseExceptions = before
         for logger in (logging.getLogger(), own):
             logger.removeHandler(handler)
         with contextlib.suppress(OSError):

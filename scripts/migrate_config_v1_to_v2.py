@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from diffusion_lab.config import ConfigError, is_v1, is_v2, migrate_config_v1_to_v2, validate_config  # noqa: E402
 from diffusion_lab.config.yaml_file import read_yaml, write_new, yaml_text  # noqa: E402
+from diffusion_lab.terminal import printable  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,14 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--to-overrides prints, so it goes without --output")
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"Warning: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_, **__: print(printable(f"Warning: {message}"), file=sys.stderr)
             tree = read_yaml(given.input)
             if given.to_overrides:
                 print(command_of(tree))
             else:
                 migrate(tree, given.input, None if given.dry_run else given.output, given.force)
     except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(printable(f"Error: {error}"), file=sys.stderr)
         return 1
     return 0
 
@@ -61,11 +62,11 @@ def migrate(tree: dict[str, Any], source: Path, output: Path | None, force: bool
         print(text, end="")
     else:
         write_new(output, text, source, force)
-        print(f"{output} written", file=sys.stderr)
+        print(printable(f"{output} written"), file=sys.stderr)
     try:
         validate_config(v2)
     except ConfigError as error:
-        print(f"Warning: to be mended before it runs here, as in V1. {error}", file=sys.stderr)
+        print(f"Warning: to be mended before it runs here, as in V1. {printable(error)}", file=sys.stderr)
 
 
 def command_of(tree: dict[str, Any]) -> str:

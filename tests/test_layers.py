@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "exit_codes",
         "command_line",
         "redaction",
+        "home",
         "determinism",
         "precision",
     ),

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.do(given)
     except (ValueError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(error)}", file=sys.stderr)
         return EXIT_CODE
     return code
 
@@ -88,7 +88,7 @@ def _inspect(given: argparse.Namespace) -> int:
     else:
         width = max(map(len, facts))
         for name, value in facts.items():
-            print(f"{name:<{width}}  {_shown(value)}")
+            print(printable(f"{name:<{width}}  {_shown(value)}"))
         if checkpoint.config is not None:
             print("\nmodel:")
             text = yaml.safe_dump(checkpoint.config["model"], sort_keys=False, default_flow_style=None, width=100)
@@ -204,7 +204,8 @@ def _export(given: argparse.Namespace) -> int:
     about = {**about_for_others(checkpoint.about), "averaged": averaged, "ema_decay": decay}
     write_export(target, weights, about)
     which = f"average of decay {decay:g}" if decay is not None else "average" if averaged else "weights as trained"
-    print(f"{target}: {which} after step {step_of(file.resolve()) or checkpoint.step}, SHA-256 {file_hash(target)}")
+    step = step_of(file.resolve()) or checkpoint.step
+    print(printable(f"{target}: {which} after step {step}, SHA-256 {file_hash(target)}"))
     return 0
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from diffusion_lab.terminal import printable
+
 OPTUNA_SWEEPER = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 SQLITE = "sqlite:///"
 
@@ -68,7 +70,7 @@ def _go_on(study: Any, sweeper: DictConfig) -> None:
         sweeper.sampler.seed += len(trials)  # else it would begin with the first trials again
     again = f"; {len(interrupted)} interrupted, tried again" if interrupted else ""
     print(
-        f"study {study.study_name}: {complete} of {sweeper.n_trials} trials are complete{again}",
+        f"study {printable(study.study_name)}: {complete} of {sweeper.n_trials} trials are complete{again}",
         file=sys.stderr,
     )
     sweeper.n_trials = max(0, sweeper.n_trials - complete)

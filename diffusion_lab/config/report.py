@@ -13,6 +13,7 @@ from hydra.types import RunMode
 
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, traceback_note
 from diffusion_lab.data.left_out import DataWarning
+from diffusion_lab.home import ensure_home
 from diffusion_lab.terminal import lasting_stderr, printable
 
 Result = TypeVar("Result")
@@ -32,6 +33,7 @@ def run_and_report(task: Callable[[], Result]) -> Result:
     sweep.
     """
     warnings.showwarning = _show_warning
+    ensure_home()
     with lasting_stderr():
         return _reported(task)
 

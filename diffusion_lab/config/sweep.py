@@ -37,6 +37,7 @@ from diffusion_lab.config.sweep_signals import (
 )
 from diffusion_lab.redaction import redacted, redacted_command, secret_values, without_values
 from diffusion_lab.safe_files import read_json
+from diffusion_lab.terminal import printable
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -140,7 +141,7 @@ def _do_job(run: Callable[[DictConfig], None], composed: DictConfig, folder: Pat
 
 
 def _skipped(folder: Path, record: JobRecord) -> float | None:
-    print(f"{folder.name}: finished already, skipped", file=sys.stderr)
+    print(printable(f"{folder.name}: finished already, skipped"), file=sys.stderr)
     return record.best_value
 
 
@@ -168,11 +169,11 @@ def _claimed(folder: Path) -> Iterator[None]:
         if not told:
             who = "another process" if record is None or record.process is None else str(record.process)
             pid = "PID" if record is None or record.process is None else record.process.pid
-            print(
+            text = (
                 f"{folder.name}: {who} is running this job already, for another command or for one that was killed; "
-                f"waiting for its result. `kill {pid}` there lets it save and stop, and the job goes on here",
-                file=sys.stderr,
+                f"waiting for its result. `kill {pid}` there lets it save and stop, and the job goes on here"
             )
+            print(printable(text), file=sys.stderr)
             told = True
         refuse_if_stopped(folder.parent)
         time.sleep(WAIT_SECONDS)

@@ -43,7 +43,7 @@ def summed_up() -> Iterator[None]:
     except CompactHydraException:
         raise  # nothing could be composed, so no job has run
     except HydraException as error:
-        print(f"Error: {_refused(error)}", file=sys.stderr)
+        print(printable(f"Error: {_refused(error)}"), file=sys.stderr)
         raise SystemExit(EXIT_CODE) from error
     except JobInterrupted as stop:
         _show(stopped=True)
@@ -57,7 +57,7 @@ def summed_up() -> Iterator[None]:
                 print(ENDED_SEARCH, file=sys.stderr)
             raise SystemExit(EXIT_CODE_OF_FAILURES) from error
         if any(record.state == DIED for record in records):
-            print(_lost(error), file=sys.stderr)
+            print(printable(_lost(error)), file=sys.stderr)
             raise SystemExit(EXIT_CODE_OF_FAILURES) from error
         raise  # none of a job's
     except BaseException:

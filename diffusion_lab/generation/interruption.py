@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
+from diffusion_lab.terminal import printable
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 5.0
 """Seconds that a program gets to leave in good order; then a further signal ends it at once."""
@@ -48,7 +50,7 @@ def leaving_when_told() -> Iterator[None]:
             raise
         name = "Ctrl-C" if told[0][0] == signal.SIGINT else "SIGTERM"
         notes = "; ".join(getattr(stop, "__notes__", ()))
-        print(f"\nStopped by {name}{': ' if notes else ''}{notes}", file=sys.stderr)
+        print(printable(f"\nStopped by {name}{': ' if notes else ''}{notes}"), file=sys.stderr)
         raise SystemExit(128 + told[0][0]) from None
     finally:
         for number, handler in before.items():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import os
 import re
 import secrets
 import time
@@ -20,7 +22,7 @@ from rich.console import Console
 
 from diffusion_lab.config.schema import LoggerSettings
 from diffusion_lab.safe_files import parse_json, read_regular
-from diffusion_lab.training.mirror import Mirror, warn
+from diffusion_lab.training.mirror import Mirror, failing_threads_in_log, warn
 from diffusion_lab.training.signals import StopRequest
 from diffusion_lab.training.tensorboard_mirror import TensorBoardMirror
 from diffusion_lab.training.wandb_mirror import WandbMirror, finish_seconds, last_step_of, replay, start_run
@@ -76,12 +78,11 @@ class JsonlLogger(Logger):
         recent = [line for line in earlier if line["seconds"] > earlier[-1]["seconds"] - SETTLING_SECONDS]
         self.settled_step = min((line["step"] for line in recent), default=0) - 1
         self.started = time.monotonic() - (self.kept[-1]["seconds"] if self.kept else 0.0)
-        self._waiting: list[str] = []
+        self._waiting = [json.dumps(line) + "\n" for line in self.kept]
         self._told_of_failure = False
+        self._size: int | None = None  # of what this object has written; None until it has replaced what it found
         if self.path.is_file():
-            with written_whole(self.path, lasting=False) as file:
-                file.write_text("".join(json.dumps(line) + "\n" for line in self.kept))
-        self._size = self.path.stat().st_size if self.path.is_file() else 0
+            self._write_or_warn()
 
     @property
     def name(self) -> str:
@@ -95,6 +96,9 @@ class JsonlLogger(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         line = {"step": step, "seconds": round(time.monotonic() - self.started, 3), **metrics}
         self._waiting.append(json.dumps(line) + "\n")
+        self._write_or_warn()
+
+    def _write_or_warn(self) -> None:
         try:
             self._write()
         except OSError as error:
@@ -114,15 +118,17 @@ class JsonlLogger(Logger):
             warn(self.console, f"{len(self._waiting)} lines of {self.path} are lost ({error.strerror})")
 
     def _write(self) -> None:
-        if not self._waiting:
-            return
-        with self.path.open("ab", buffering=0) as file:
-            if file.tell() > self._size:  # half a line, of an attempt that failed
-                file.truncate(self._size)
-            content = "".join(self._waiting).encode()
-            written = file.write(content)
-            if written != len(content):
-                raise OSError(28, "No space left on device")
+        content = "".join(self._waiting).encode()
+        if self._size is None:
+            with written_whole(self.path, lasting=False) as partial:
+                partial.write_bytes(content)
+            self._size = 0
+        elif content:
+            with self.path.open("ab", buffering=0) as file:
+                if file.tell() > self._size:  # half a line, of an attempt that failed
+                    file.truncate(self._size)
+                if file.write(content) != len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._size += len(content)
         self._waiting.clear()
 
@@ -184,26 +190,27 @@ def open_loggers(
         ValueError: W&B refuses the run.
     """
     console = console or Console(stderr=True)
-    own = JsonlLogger(folder, continued.step if continued else None, console)
-    loggers: list[Logger] = [own]
-    if "tensorboard" in settings.backends:
-        resumed_at = continued.step if continued else None
-        place = folder / "tensorboard"
-        loggers.append(TensorBoardMirror(place, run_name, config, metrics, console, resumed_at))
-    wandb = None
-    if "wandb" in settings.backends and settings.mode != "disabled":
-        wandb = _open_wandb(settings, folder, experiment, run_name, config, continued, own, console)
-        loggers.append(wandb)
-    failed = True
-    try:
-        yield loggers
-        failed = False
-    finally:
-        for logger in loggers:
-            if isinstance(logger, JsonlLogger | TensorBoardMirror):
-                logger.close()
-        if wandb is not None:
-            _finish(wandb, failed, stop or StopRequest(), folder / "wandb_id")
+    with failing_threads_in_log("tensorboard"):
+        own = JsonlLogger(folder, continued.step if continued else None, console)
+        loggers: list[Logger] = [own]
+        if "tensorboard" in settings.backends:
+            resumed_at = continued.step if continued else None
+            place = folder / "tensorboard"
+            loggers.append(TensorBoardMirror(place, run_name, config, metrics, console, resumed_at))
+        wandb = None
+        if "wandb" in settings.backends and settings.mode != "disabled":
+            wandb = _open_wandb(settings, folder, experiment, run_name, config, continued, own, console)
+            loggers.extend([wandb] if wandb else [])
+        failed = True
+        try:
+            yield loggers
+            failed = False
+        finally:
+            for logger in loggers:
+                if isinstance(logger, JsonlLogger | TensorBoardMirror):
+                    logger.close()
+            if wandb is not None:
+                _finish(wandb, failed, stop or StopRequest(), folder / "wandb_id")
 
 
 def wandb_id(loggers: Iterable[Logger]) -> str | None:
@@ -226,10 +233,16 @@ def _open_wandb(
     continued: Continuation | None,
     own: JsonlLogger,
     console: Console,
-) -> WandbMirror:
+) -> WandbMirror | None:
     run_id, complete_step = _kept_id(folder / "wandb_id", continued)
     resumed = continued is not None
-    run = start_run(settings, folder, run_id, settings.group or experiment, run_name, config, resumed)
+    try:
+        run = start_run(settings, folder, run_id, settings.group or experiment, run_name, config, resumed)
+    except ValueError as error:
+        if settings.mode == "online":  # which was asked for, and nothing is trained yet
+            raise
+        warn(console, f"{error}. Training goes on without W&B, logs/metrics.jsonl has every metric")
+        return None
     mirror = WandbMirror(run, console)
     if continued is not None:
         delivered = max(complete_step, own.settled_step)
@@ -259,7 +272,8 @@ def _kept_id(file: Path, continued: Continuation | None) -> tuple[str, int]:
     known = told or (continued.wandb_id if continued else None)
     kept = known if known is not None and WANDB_ID.fullmatch(known) else secrets.token_hex(4)
     if kept != told:
-        file.write_text(kept + "\n")
+        with contextlib.suppress(OSError):  # the checkpoints tell it, too
+            file.write_text(kept + "\n")
     return kept, step if kept == told else -1
 
 

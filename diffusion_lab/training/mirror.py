@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import threading
 from abc import abstractmethod
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -21,6 +23,24 @@ def warn(console: Console, text: str) -> None:
     """Print a warning, and record it in ``run.log``."""
     console.print(f"Warning: {printable(text)}", highlight=False, markup=False, soft_wrap=True)
     logging.getLogger(RUN_LOG).warning(text)
+
+
+@contextlib.contextmanager
+def failing_threads_in_log(package: str) -> Iterator[None]:
+    """Have the traceback of a thread of a library go to ``run.log``; what the thread did not do is told elsewhere."""
+    before = threading.excepthook
+
+    def record(failure: threading.ExceptHookArgs) -> None:
+        if type(failure.thread).__module__.partition(".")[0] != package:
+            before(failure)
+        elif failure.exc_value is not None:
+            logging.getLogger(RUN_LOG).error("a thread of %s failed", package, exc_info=failure.exc_value)
+
+    threading.excepthook = record
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class Mirror(Logger):
@@ -75,7 +95,9 @@ class Mirror(Logger):
     def give_up(self, error: BaseException | str) -> None:
         """Say that nothing more is handed on, and why."""
         self.broken = True
-        what = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        what = (
+            error if isinstance(error, str) else getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        )
         warn(
             self.console,
             f"{self.shown_name} cannot be written any more ({what}): training goes on without it, "

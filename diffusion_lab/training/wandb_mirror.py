@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from diffusion_lab.config.schema import LoggerSettings
+from diffusion_lab.home import ensure_home
 from diffusion_lab.redaction import without_folders
 from diffusion_lab.training.mirror import Mirror, warn
 
@@ -155,8 +156,8 @@ def start_run(
     """
     wandb = _wandb()
     place = settings.dir or folder
-    place.mkdir(parents=True, exist_ok=True)
     try:
+        place.mkdir(parents=True, exist_ok=True)
         # The mode is given to this one run: an environment variable would hold for the later jobs of a sweep, too.
         run = wandb.init(
             id=run_id,
@@ -174,11 +175,12 @@ def start_run(
         )
     except (wandb.Error, TimeoutError, OSError) as error:
         end_service()
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"logger.mode={settings.mode}: W&B cannot begin the run {run_id} ({reason}): see logger.project and "
-            "logger.entity, or take logger.mode=offline"
-        ) from error
+        first_line = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = getattr(error, "strerror", None) or first_line
+        hint = (
+            ": see logger.project and logger.entity, or take logger.mode=offline" if settings.mode == "online" else ""
+        )
+        raise ValueError(f"logger.mode={settings.mode}: W&B cannot begin the run {run_id} ({reason}){hint}") from error
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP)
     return run
@@ -218,6 +220,7 @@ def end_service() -> None:
 
 def _wandb() -> Any:
     """The library, which takes a second to import; it does not send reports of its own errors, nor print."""
+    ensure_home()
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # at exit it would wait for a server that is gone
     import wandb
 

@@ -19,6 +19,7 @@ from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.networks.cost import count_parameters
 from diffusion_lab.run_folder import RunFolder, RunStopped
 from diffusion_lab.run_log import RUN_LOG
+from diffusion_lab.terminal import printable
 from diffusion_lab.training.doubts import (
     doubts_about_batches,
     doubts_about_ema,
@@ -38,7 +39,7 @@ JOB_RECORD = "job.json"
 
 def say(console: Console, text: str) -> None:
     """Print plain text, as long as the lines may be."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def say_and_log(console: Console, text: str) -> None:

@@ -217,23 +217,24 @@ def test_tensorboard_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
 class TestFullDisk:
     @pytest.fixture
     def logger(self, tmp_path: Path) -> JsonlLogger:
-        """Its file takes nothing."""
-        (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-        return JsonlLogger(tmp_path, console=Console(file=io.StringIO(), width=500))
+        """It has written a line; then there is no room."""
+        logger = JsonlLogger(tmp_path, console=Console(file=io.StringIO(), width=500))
+        logger.log_metrics({"loss": 1.0}, 0)
+        logger.path.rename(tmp_path / "aside")
+        logger.path.symlink_to("/dev/full")
+        for step in (1, 2):
+            logger.log_metrics({"loss": 1.0}, step)
+        return logger
 
     def test_lines_are_written_once_there_is_room(self, logger: JsonlLogger, tmp_path: Path) -> None:
-        for step in range(2):
-            logger.log_metrics({"loss": 1.0}, step)
         assert logger.console.file.getvalue().count("cannot be written (No space left on device)") == 1
-        logger.path.unlink()
-        logger.log_metrics({"loss": 1.0}, 2)
-        assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2]
+        (tmp_path / "aside").rename(logger.path)
+        logger.log_metrics({"loss": 1.0}, 3)
+        assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 3]
         logger.close()
         assert "lost" not in logger.console.file.getvalue()
 
     def test_what_is_lost_is_counted(self, logger: JsonlLogger) -> None:
-        for step in range(2):
-            logger.log_metrics({"loss": 1.0}, step)
         logger.close()
         assert "2 lines of" in logger.console.file.getvalue()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
 
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.epoch_pictures import save_epoch_picture
@@ -17,6 +18,7 @@ from diffusion_lab.samplers import Sampler
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.shapes import to_pixels
 from diffusion_lab.training.loggers import log_picture
+from diffusion_lab.training.mirror import warn
 from diffusion_lab.training.module import DiffusionModule
 
 
@@ -78,9 +80,9 @@ class Pictures(Callback):
             save_epoch_picture(picture, self.folder, epoch)
         except OSError as error:  # a picture is not worth a run
             why = error.strerror or error
-            warnings.warn(
+            warn(
+                Console(stderr=True),
                 f"the picture of epoch {epoch} could not be written to {self.folder} ({why}): training goes on",
-                stacklevel=2,
             )
         for logger in trainer.loggers:  # under the step of the validation of this epoch, its last one
             log_picture(logger, "samples", picture, trainer.global_step - 1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diffusion_lab.run_log import RUN_LOG
+from diffusion_lab.terminal import printable
 from diffusion_lab.training.watching import NonFiniteError, SpikeWatch, gradient_norm
 
 SCALER_STEPS = 32
@@ -97,5 +98,5 @@ class Watch(Callback):
             self._tell(f"loss spike: {loss:.4g} in step {step}, where its running mean is {spike.mean:.4g}")
 
     def _tell(self, text: str) -> None:
-        self.console.print(f"Warning: {text}", highlight=False, markup=False, soft_wrap=True)
+        self.console.print(f"Warning: {printable(text)}", highlight=False, markup=False, soft_wrap=True)
         logging.getLogger(RUN_LOG).warning(text)
