@@ -107,7 +107,8 @@ class SweepSignals:
         assert self.received is not None
         _stop_file(self.folder, self.sweep).touch()
         # Not through sys.stderr: it may be in the middle of a line of its own.
-        os.write(2, f"\n{self.received.name}: the jobs that are running finish their step and save\n".encode())
+        with contextlib.suppress(OSError):  # nobody may be reading any more
+            os.write(2, f"\n{self.received.name}: the jobs that are running finish their step and save\n".encode())
         asked: set[int] = set()
         while True:
             processes = [record.process for record in self._running() if record.process is not None]
