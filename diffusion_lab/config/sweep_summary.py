@@ -24,6 +24,9 @@ from diffusion_lab.whole_files import written_whole
 SUMMARY = "sweep.json"
 EXIT_CODE_OF_FAILURES = 1
 ENDED_SEARCH = "The search ended because a trial failed; with hydra.sweeper.max_failure_rate=1 it goes on"
+LAUNCHERS = ("joblib", "submitit", "ray")
+"""Packages whose errors are about the process of a job."""
+
 WIDTH_OF_FILES = 160
 """Characters of a line where standard error is no terminal."""
 
@@ -56,8 +59,8 @@ def summed_up() -> Iterator[None]:
             if SweepCallback.searches:
                 print(ENDED_SEARCH, file=sys.stderr)
             raise SystemExit(EXIT_CODE_OF_FAILURES) from error
-        if any(record.state == DIED for record in records):
-            print(printable(_lost(error)), file=sys.stderr)
+        if any(record.state == DIED for record in records) or _is_a_launchers(error):
+            print(_lost(error), file=sys.stderr)
             raise SystemExit(EXIT_CODE_OF_FAILURES) from error
         raise  # none of a job's
     except BaseException:
@@ -80,12 +83,16 @@ def _refused(error: HydraException) -> str:
     return str(error)
 
 
+def _is_a_launchers(error: Exception) -> bool:
+    return type(error).__module__.partition(".")[0] in LAUNCHERS
+
+
 def _lost(error: Exception) -> str:
     """What the launcher says of a job whose process is gone, in one line."""
     told = str(error).strip().partition("\n")[0]
-    return (
-        f"Error: the process of a job was killed, often because memory ran out, and the launcher gave up ({told}): "
-        "the same command goes on with the jobs that are not finished; fewer at a time need less memory"
+    return printable(
+        f"Error: the process of a job ended without a result, so the launcher gave up ({told}). Often it was killed "
+        "because memory ran out: fewer jobs at a time need less. The same command goes on with what is not finished"
     )
 
 

@@ -185,7 +185,7 @@ def test_a_job_that_a_launcher_lost_is_told_in_one_message(sweep: Sweep, capsys:
     assert left.value.code == 1
     said = capsys.readouterr().err
     assert "died" in said
-    assert "Error: the process of a job was killed" in said
+    assert "Error: the process of a job ended without a result" in said
     assert "Much more" not in said
 
 
