@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+ENDED = "ended"
+
 
 def own_identity() -> dict[str, Any]:
     """Return host, process id and start of this process, as plain values that JSON can hold."""
@@ -40,6 +42,7 @@ def _started(pid: int) -> str | None:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # The second field is the program's name in parentheses, which may hold anything.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        return f"{boot} {fields[19]}"  # field 22, starttime (proc(5))
+        # Fields 3 and 22 of proc(5), state and starttime. One that has ended may wait to be collected by its parent.
+        return ENDED if fields[0] in ("Z", "X") else f"{boot} {fields[19]}"
     except (OSError, IndexError):
         return None

@@ -8,9 +8,9 @@ import os
 from enum import Enum
 from pathlib import Path
 
+from diffusion_lab.folder_lock import NO_LOCKS
+
 LOCK = ".job.lock"
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
-"""What file systems without locks answer."""
 
 
 class Lock(Enum):

@@ -13,14 +13,36 @@ from pydantic import TypeAdapter
 
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.job_lock import is_taken
-from diffusion_lab.config.job_process import JobProcess
 from diffusion_lab.config.reading import leaves
+from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.whole_files import written_whole
 
 RECORD = "job.json"
 RUNNING, FINISHED, FAILED, INTERRUPTED, DIED = "running", "finished", "failed", "interrupted", "died"
 ABSENT = "nothing"
+
+
+@dataclass(frozen=True)
+class JobProcess:
+    """The process that does a job, told apart from others which get its number later or on other machines."""
+
+    host: str
+    pid: int
+    started: str | None = None
+    """Boot of the system and clock tick of the start; None where the system does not tell."""
+
+    @classmethod
+    def this(cls) -> JobProcess:
+        """The process that asks."""
+        return cls(**own_identity())
+
+    def is_alive(self) -> bool | None:
+        """Whether it still runs; None where it ran on another machine, whose processes cannot be seen."""
+        return is_alive(asdict(self))
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ from diffusion_lab.config import job_lock
 from diffusion_lab.config.comparable import measured_by
 from diffusion_lab.config.compose import resolved, sweep_job_or
 from diffusion_lab.config.faults import traceback_note
-from diffusion_lab.config.job_process import JobProcess
-from diffusion_lab.config.job_record import FAILED, FINISHED, INTERRUPTED, RECORD, RUNNING, JobRecord
+from diffusion_lab.config.job_record import FAILED, FINISHED, INTERRUPTED, RECORD, RUNNING, JobProcess, JobRecord
 from diffusion_lab.config.optuna_study import OPTUNA_SWEEPER, prepare_study
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import TrainConfig

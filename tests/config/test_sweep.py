@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -19,14 +18,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion_lab.config import job_lock, sweep, sweep_signals
-from diffusion_lab.config.job_process import JobProcess
-from diffusion_lab.config.job_record import FINISHED, INTERRUPTED, RUNNING, JobRecord
+from diffusion_lab.config.job_record import FINISHED, INTERRUPTED, RUNNING, JobProcess, JobRecord
 from diffusion_lab.config.sweep import BASIC_LAUNCHER, SweepCallback, run_job
 from diffusion_lab.config.sweep_signals import JobInterrupted, SweepSignals, SweepStopped
 from diffusion_lab.exit_codes import EXIT_CODES
 from diffusion_lab.run_folder import RunStopped
 from tests.config.conftest import CONF
-from tests.config.test_job_record import another_process_has
+from tests.config.test_job_record import another_process_has, process
 
 OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 Job = Callable[..., DictConfig]
@@ -173,7 +171,7 @@ class TestOtherProcess:
         monkeypatch.setattr("diffusion_lab.config.job_record.is_taken", lambda folder: None)
         composed = job("compute.seed=1")
         folder = tmp_path / "seed-1"
-        JobRecord((), RUNNING, {}, JobProcess("elsewhere", 7, "another", 1)).write(folder)
+        JobRecord((), RUNNING, {}, JobProcess("elsewhere", 7, "another start")).write(folder)
         with pytest.raises(ValueError, match=r"process 7 on elsewhere.*remove .*seed-1/job\.json"):
             run_job(never, composed)
 
@@ -285,8 +283,7 @@ class TestSignalsOfTheSweep:
             folder.mkdir()
         with another_process_has(folders[0]) as ours, another_process_has(folders[1]) as theirs:
             for folder, holder, owner in zip(folders, (ours, theirs), (signals.sweep, "another"), strict=True):
-                process = _process(holder.pid)
-                JobRecord((), RUNNING, {}, process, owner).write(folder)
+                JobRecord((), RUNNING, {}, process(holder.pid), owner).write(folder)
             collector = threading.Thread(target=ours.wait)
             collector.start()
             signals.listen()
@@ -307,14 +304,6 @@ class TestSignalsOfTheSweep:
         finally:
             signals.close()
         assert not set(EXIT_CODES) & signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-
-def _process(pid: int) -> JobProcess:
-    this = JobProcess.this()
-    start: Any = this.start
-    if start is not None:
-        start = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    return replace(this, pid=pid, start=start)
 
 
 def test_a_key_that_is_given_twice_varies_if_its_last_values_do() -> None:
