@@ -50,20 +50,21 @@ class SweepCallback(Callback):
     Attributes:
         folder: That of the sweep which this process runs; None where it runs none.
         signals: What listens to the signals meanwhile.
-        searches: Whether the sweeper is Optuna's.
+        ends_at_failure: Whether this is a search that a failed trial ends.
     """
 
     folder: Path | None = None
     signals: SweepSignals | None = None
-    searches = False
+    ends_at_failure = False
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launches = config.hydra.launcher._target_ != BASIC_LAUNCHER
         SweepCallback.folder = Path(config.hydra.sweep.dir)
         SweepCallback.signals = SweepSignals(SweepCallback.folder, launches)
         SweepCallback.signals.listen()
-        SweepCallback.searches = config.hydra.sweeper._target_ == OPTUNA_SWEEPER
-        if SweepCallback.searches:
+        searches = config.hydra.sweeper._target_ == OPTUNA_SWEEPER
+        SweepCallback.ends_at_failure = searches and config.hydra.sweeper.max_failure_rate < 1
+        if searches:
             prepare_study(config)
         typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         last = {

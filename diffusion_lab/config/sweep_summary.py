@@ -56,7 +56,7 @@ def summed_up() -> Iterator[None]:
             raise
         records = _show()
         if isinstance(error, ValueError | OSError) or any(record.state == FAILED for record in records):
-            if SweepCallback.searches:
+            if SweepCallback.ends_at_failure:
                 print(ENDED_SEARCH, file=sys.stderr)
             raise SystemExit(EXIT_CODE_OF_FAILURES) from error
         if any(record.state == DIED for record in records) or _is_a_launchers(error):
@@ -139,13 +139,15 @@ def _print(folder: Path, records: Records, groups: list[list[str]], stopped: boo
     from rich.text import Text
 
     metric = next((record.metric for record in records.values() if record.metric), "")
-    table = Table("rank", "job", "state", f"best {metric}".strip(), "why")
+    table = Table(*(("rank",) if groups else ()), "job", "state", *((f"best {metric}",) if metric else ()), "why")
     ranks = _ranks(groups)
     for name in [*ranks, *(name for name in records if name not in ranks)]:
         record = records[name]
         value = "" if record.best_value is None else f"{record.best_value:.4g}"
         why = record.why or (f"by {record.process}" if record.state == RUNNING and record.process else "")
-        told = (ranks.get(name, ""), " ".join(record.overrides) or name, record.state, value, why)
+        told = [" ".join(record.overrides) or name, record.state, *((value,) if metric else ()), why]
+        if groups:
+            told.insert(0, ranks.get(name, ""))
         table.add_row(*(Text(printable(text)) for text in told))
     console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
     console.print(table)
