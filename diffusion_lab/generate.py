@@ -294,7 +294,7 @@ def _doubts(sampling: SamplingSettings, denoiser: Denoiser, labels: int) -> Iter
     """What is allowed and yet unlikely to be meant of this model; ``labels`` make a round."""
     section, last = "generation.sampling", denoiser.schedule.level(1.0)
     for doubt in doubts_about_signal_left(last.alpha, last.sigma):
-        yield f"{doubt}: images of this checkpoint may be pale or blurred"
+        yield f"{doubt}: images of this checkpoint may be off in brightness and contrast"
     if denoiser.num_classes is None:
         yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale)
     else:

@@ -36,12 +36,6 @@ class Estimate:
     clean: Images
     noisy: Images
 
-    @property
-    def noise(self) -> Images:
-        """The noise that ``noisy`` holds beside ``clean``."""
-        noise: Images = (self.noisy - self.level.alpha * self.clean) / self.level.sigma
-        return noise
-
 
 @dataclass(frozen=True)
 class Sampler(ABC):
