@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -16,7 +15,9 @@ from pathlib import Path
 import torch
 
 from diffusion_lab import DiffusionSampler, load_denoiser
+from diffusion_lab.command_line import command
 from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.messages import show_warnings_plainly
 from diffusion_lab.pictures import grid_by_class
 from diffusion_lab.samplers import DDIMSampler
 from diffusion_lab.shapes import to_pixels
@@ -31,6 +32,7 @@ SHOWN_PER_CLASS = 12
 def main() -> None:
     """Train, sample, measure, and say where everything is."""
     os.chdir(ROOT)
+    show_warnings_plainly()
     started = time.monotonic()
     run("train.py", "experiment=digits", f"output.base_dir={RUN}", "output.overwrite=true")
     run(
@@ -52,7 +54,7 @@ def main() -> None:
 
 def run(script: str, *arguments: str) -> None:
     """Run one of the project's commands, showing it first."""
-    print(f"\n$ python {script} {shlex.join(arguments)}", flush=True)
+    print(f"\n$ {command(script, *arguments)}", flush=True)
     done = subprocess.run([sys.executable, script, *arguments])
     if done.returncode:
         raise SystemExit(f"{script} failed with exit code {done.returncode}; its message is above")

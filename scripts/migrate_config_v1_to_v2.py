@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from diffusion_lab.config import ConfigError, is_v1, is_v2, migrate_config_v1_to_v2, validate_config  # noqa: E402
 from diffusion_lab.config.yaml_file import read_yaml, write_new, yaml_text  # noqa: E402
+from diffusion_lab.messages import sentence, show_warnings_plainly  # noqa: E402
 from diffusion_lab.terminal import printable  # noqa: E402
 
 
@@ -37,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--to-overrides prints, so it goes without --output")
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(printable(f"Warning: {message}"), file=sys.stderr)
+            show_warnings_plainly()
             tree = read_yaml(given.input)
             if given.to_overrides:
                 print(command_of(tree))
             else:
                 migrate(tree, given.input, None if given.dry_run else given.output, given.force)
     except (ValueError, OSError) as error:
-        print(printable(f"Error: {error}"), file=sys.stderr)
+        print(f"Error: {sentence(error)}", file=sys.stderr)
         return 1
     return 0
 

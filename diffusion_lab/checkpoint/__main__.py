@@ -24,6 +24,7 @@ from diffusion_lab.checkpoint.files import (
 )
 from diffusion_lab.checkpoint.tensors import load_tensors
 from diffusion_lab.config.section import home_expanded
+from diffusion_lab.messages import sentence, show_warnings_plainly
 from diffusion_lab.terminal import printable
 from diffusion_lab.whole_files import check_writable
 
@@ -40,10 +41,11 @@ WHOLE, UNVERIFIED, DAMAGED, IGNORED = "whole", "unverified", "DAMAGED", "ignored
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; gives the exit code."""
     given = _parser().parse_args(arguments)
+    show_warnings_plainly()
     try:
         code: int = given.do(given)
     except (ValueError, OSError) as error:
-        print(f"Error: {printable(error)}", file=sys.stderr)
+        print(f"Error: {sentence(error)}", file=sys.stderr)
         return EXIT_CODE
     return code
 

@@ -10,6 +10,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusion_lab.config.faults import CommandError
+
 SHELL = "bash"
 
 INSTALL = r"""
@@ -52,11 +54,11 @@ def completion_script(arguments: Sequence[str], programs: Sequence[Path]) -> str
         programs: The scripts to complete.
 
     Raises:
-        ValueError: Neither of these two.
+        CommandError: Neither of these two.
     """
     scripts = {f"install={SHELL}": INSTALL, f"uninstall={SHELL}": UNINSTALL}
     if len(arguments) != 1 or arguments[0] not in scripts:
-        raise ValueError(
+        raise CommandError(
             f"--shell-completion must be followed by install={SHELL} or uninstall={SHELL}, got "
             f"{' '.join(arguments)!r}: there is no completion for other shells"
         )

@@ -101,6 +101,10 @@ class ConfigError(ValueError):
         return ConfigError, (self.faults,)  # the jobs of a sweep may run in other processes
 
 
+class CommandError(ValueError):
+    """What is wrong with a command line or with the way in which it was started."""
+
+
 class ConfigWarning(UserWarning):
     """A setting that is allowed and unlikely to be meant."""
 

@@ -32,7 +32,7 @@ from diffusion_lab.config.run_dir import refuse_run_dir_of_sweep
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.section import home_expanded
 from diffusion_lab.config.sweep_summary import summed_up
-from diffusion_lab.terminal import printable
+from diffusion_lab.messages import sentence
 
 Check = Callable[[DictConfig, Callable[[], Origins]], object]
 
@@ -71,7 +71,7 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
             application()
     except CompactHydraException as error:
         explained = explain_unreadable(given.overrides) or _explained(error, check, conf, config_name, given.overrides)
-        print(f"Error: {printable(explained)}", file=sys.stderr)
+        print(f"Error: {sentence(explained)}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from error
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.config.faults import CommandError, ConfigWarning
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """What Lightning takes a process's number from when it is imported."""
@@ -48,7 +48,7 @@ def check_launcher(overrides: Iterable[str]) -> None:
         overrides: The ``key=value`` arguments of the command.
 
     Raises:
-        ValueError: ``torchrun`` started several processes, or a job step several tasks of which nothing on the
+        CommandError: ``torchrun`` started several processes, or a job step several tasks of which nothing on the
             command line makes runs of their own.
 
     Warns:
@@ -56,7 +56,7 @@ def check_launcher(overrides: Iterable[str]) -> None:
     """
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment and _size(environment, "WORLD_SIZE") > 1:
-        raise ValueError(
+        raise CommandError(
             f"torchrun started {environment['WORLD_SIZE']} processes, but {NOT_YET}: each process would make the same "
             "run. Start the command with python instead of torchrun; for several GPUs start one run a GPU, each with "
             "its own CUDA_VISIBLE_DEVICES"
@@ -73,7 +73,7 @@ def check_launcher(overrides: Iterable[str]) -> None:
 def _check_task(launcher: TaskLauncher, environment: Mapping[str, str], overrides: Iterable[str]) -> None:
     tasks = _size(environment, launcher.size)
     if MAKES_A_RUN_OF_ITS_OWN.isdisjoint(override.lstrip("+").partition("=")[0] for override in overrides):
-        raise ValueError(
+        raise CommandError(
             f"{launcher.name} started this command as {tasks} tasks ({launcher.size}={tasks}), but {NOT_YET}: each "
             f"task would make the same run. Start it once ({launcher.alone}), or let each task make a run of its own: "
             f"bash -c 'python train.py compute.seed=${launcher.rank} output.base_dir=outputs/seed_${launcher.rank}'. "
@@ -108,13 +108,13 @@ def _size(environment: Mapping[str, str], name: str) -> int:
 
 
 def _integer(environment: Mapping[str, str], name: str) -> int | None:
-    """The value of a variable; None where it is not set. Raises ValueError where it is no integer."""
+    """The value of a variable; None where it is not set. Raises CommandError where it is no integer."""
     text = environment.get(name)
     if text is None:
         return None
     try:
         return int(text)
     except ValueError:
-        raise ValueError(
+        raise CommandError(
             f"the environment variable {name} must be an integer or unset, got {text!r}: unset it"
         ) from None

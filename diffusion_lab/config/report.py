@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Callable
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from diffusion_lab.config.faults import ConfigError, ConfigWarning, traceback_note
-from diffusion_lab.data.left_out import DataWarning
+from diffusion_lab.config.faults import CommandError, ConfigError, traceback_note
 from diffusion_lab.home import ensure_home
+from diffusion_lab.messages import sentence, show_warnings_plainly
 from diffusion_lab.terminal import lasting_stderr, printable
 
 Result = TypeVar("Result")
@@ -32,7 +31,7 @@ def run_and_report(task: Callable[[], Result]) -> Result:
     message is printed and the exception goes on to Hydra, which runs the other jobs: an exit would end the
     sweep.
     """
-    warnings.showwarning = _show_warning
+    show_warnings_plainly()
     ensure_home()
     with lasting_stderr():
         return _reported(task)
@@ -49,27 +48,13 @@ def _reported(task: Callable[[], Result]) -> Result:
         job = _job_of_multirun()
         where = "" if job is None else f" in job {job}"
         what = error if explained else f"{type(error).__name__}: {error}"
-        hint = "" if isinstance(error, ConfigError) else f"\n({TRACEBACK_VARIABLE}=1 shows where in the code)"
+        found_early = isinstance(error, ConfigError | CommandError)  # nothing of the code has anything to do with it
+        hint = "" if found_early else f"\n({TRACEBACK_VARIABLE}=1 shows where in the code)"
         more = f"\n({recorded})" if recorded else hint
-        print(f"Error{where}: {printable(what)}{printable(more)}", file=sys.stderr)
+        print(f"Error{where}: {sentence(what)}{printable(more)}", file=sys.stderr)
         if job is not None:
             raise
         raise SystemExit(EXIT_CODE) from error
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """A warning about the settings without the line of code, which is no help to the one who wrote them."""
-    plain = f"Warning: {message}\n"
-    known = issubclass(category, ConfigWarning | DataWarning)
-    text = plain if known else warnings.formatwarning(message, category, filename, lineno, line)
-    print(printable(text), end="", file=file or sys.stderr)
 
 
 def _job_of_multirun() -> int | None:

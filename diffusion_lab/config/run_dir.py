@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from diffusion_lab.config.faults import Fault
+from diffusion_lab.config.faults import CommandError, Fault
 from diffusion_lab.config.origins import COMMAND_LINE, override_keys
 
 NOWHERE = "."
@@ -34,9 +34,9 @@ class RunDirCallback(Callback):
 
 
 def refuse_run_dir_of_sweep(overrides: Iterable[str]) -> None:
-    """Raise ValueError where the command line of a sweep names the folder of a single run."""
+    """Raise CommandError where the command line of a sweep names the folder of a single run."""
     if any(override.startswith("hydra.run.dir=") for override in overrides):
-        raise ValueError("hydra.run.dir is of a single run: name the folder of a sweep with hydra.sweep.dir")
+        raise CommandError("hydra.run.dir is of a single run: name the folder of a sweep with hydra.sweep.dir")
 
 
 def hydras_folder_faults() -> Iterator[Fault]:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.compose import resolved
-from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault
+from diffusion_lab.config.faults import CommandError, ConfigError, ConfigWarning, Fault
 from diffusion_lab.config.migration import V1_DEPRECATION, is_v1, migrate_config_v1_to_v2
 from diffusion_lab.config.origins import Origins, file_origins
 from diffusion_lab.config.overrides import explain_unreadable
@@ -70,7 +70,7 @@ def _override(tree: DictConfig, overrides: Sequence[str]) -> None:
                 OmegaConf.update(tree, override.key_or_group, override.value(), merge=False, force_add=True)
     except (HydraException, OmegaConfBaseException) as error:
         explained = explain_unreadable(overrides) or f"the override cannot be used: {str(error).strip()}"
-        raise ValueError(explained) from error
+        raise CommandError(explained) from error
 
 
 def _drop(tree: DictConfig, key: str) -> None:

@@ -15,13 +15,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from rich.console import Console
 
+from diffusion_lab.messages import sentence
 from diffusion_lab.run_log import RUN_LOG
-from diffusion_lab.terminal import printable
 
 
 def warn(console: Console, text: str) -> None:
     """Print a warning, and record it in ``run.log``."""
-    console.print(f"Warning: {printable(text)}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Warning: {sentence(text)}", highlight=False, markup=False, soft_wrap=True)
     logging.getLogger(RUN_LOG).warning(text)
 
 

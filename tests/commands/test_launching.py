@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,33 @@ def test_an_argument_that_the_grammar_refuses_is_told_with_its_quotes(tmp_path: 
 def test_only_bash_is_completed(tmp_path: Path) -> None:
     assert "_diffusion_lab_complete python" in succeeds(tmp_path, "train.py", "-sc", "install=bash").stdout
     assert "install=bash or uninstall=bash" in command(tmp_path, "train.py", "-sc", "install=zsh").stderr
+
+
+class TestWarnings:
+    """``Warning: …``, a sentence, without category and source line, whichever program shows it."""
+
+    def test_of_training(self, image_folder: Path, tmp_path: Path) -> None:
+        (image_folder / "rose" / "broken.png").write_bytes(b"no picture")
+        here = (f"data.paths.train={image_folder}", "model.architecture.image_size=8")
+        small = ("model.architecture.in_channels=1", "conditioning=none", "data.loading.num_workers=1")
+        done = succeeds(tmp_path, "train.py", "experiment=fast_debug", "data=image_folder", *here, *small)
+        assert re.search(r"^Warning: .*corrupt", done.stderr, re.MULTILINE)
+        self.check(done.stderr)
+
+    def test_of_the_other_programs(self, digits_run: Path, tmp_path: Path) -> None:
+        run = tmp_path / "run"
+        shutil.copytree(digits_run, run, symlinks=True)
+        best = (run / "checkpoints/best.ckpt").resolve()
+        best.write_bytes(best.read_bytes()[:-1])
+        for program in (
+            ("sample.py", f"ckpt={run}", "num_samples=10"),
+            ("-m", "diffusion_lab.checkpoint", "inspect", str(run)),
+        ):
+            said = command(tmp_path, *program).stderr
+            assert "an earlier checkpoint is taken instead.\n" in said or "Error: " in said
+            self.check(said)
+
+    @staticmethod
+    def check(said: str) -> None:
+        assert "Warning: " in said
+        assert not re.search(r"\w+Warning\b|warnings\.warn|py\.warnings|^\s+\w+\(", said, re.MULTILINE)

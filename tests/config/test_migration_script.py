@@ -87,7 +87,7 @@ def test_existing_file_only_by_force(old: Path, call: Call) -> None:
     new.write_text("mine")
     refused = call("--input", "old.yaml", "--output", "new.yaml")
     assert refused.returncode == 1
-    assert refused.stderr == "Error: new.yaml exists: --force overwrites it\n"
+    assert refused.stderr == "Error: new.yaml exists: --force overwrites it.\n"
     assert new.read_text() == "mine"
     assert call("--input", "old.yaml", "--output", "new.yaml", "--force").returncode == 0
     assert yaml.safe_load(new.read_text())["experiment"] == "flowers"
@@ -100,7 +100,7 @@ def test_input_is_not_overwritten_even_by_force(old: Path, call: Call, name: str
     old.with_name("hard.yaml").hardlink_to(old)
     result = call("--input", "old.yaml", "--output", name, "--force")
     assert result.returncode == 1
-    assert result.stderr == f"Error: {name} is the input, which is not overwritten: name another --output\n"
+    assert result.stderr == f"Error: {name} is the input, which is not overwritten: name another --output.\n"
     assert old.read_bytes() == before
 
 
@@ -143,7 +143,7 @@ def test_folder_as_input(call: Call) -> None:
 def test_all_of_it_from_a_process(old: Path) -> None:
     result = run(old.parent, "--input", "nothing.yaml", "--output", "new.yaml")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == "Error: nothing.yaml does not exist\n"
+    assert result.stderr == "Error: nothing.yaml does not exist.\n"
 
 
 def test_what_is_left_out_and_what_is_wrong_is_told(tmp_path: Path, call: Call) -> None:

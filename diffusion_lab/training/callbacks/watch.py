@@ -12,8 +12,8 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
+from diffusion_lab.messages import sentence
 from diffusion_lab.run_log import RUN_LOG
-from diffusion_lab.terminal import printable
 from diffusion_lab.training.watching import NonFiniteError, SpikeWatch, gradient_norm
 
 SCALER_STEPS = 32
@@ -98,5 +98,5 @@ class Watch(Callback):
             self._tell(f"loss spike: {loss:.4g} in step {step}, where its running mean is {spike.mean:.4g}")
 
     def _tell(self, text: str) -> None:
-        self.console.print(f"Warning: {printable(text)}", highlight=False, markup=False, soft_wrap=True)
+        self.console.print(f"Warning: {sentence(text)}", highlight=False, markup=False, soft_wrap=True)
         logging.getLogger(RUN_LOG).warning(text)

@@ -1,0 +1,67 @@
+"""Warnings and errors on the console: one style, whoever they come from."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.messages import PROJECT, PlainFormatter, sentence, show_warnings_plainly
+
+
+@pytest.fixture(autouse=True)
+def plain() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        show_warnings_plainly()
+        yield
+
+
+def warn_from(file: Path | str, category: type[Warning] = UserWarning) -> None:
+    warnings.warn_explicit("something\n  is odd", category, str(file), 7)
+
+
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        (PROJECT / "diffusion_lab/data/image_folder.py", "something\n  is odd"),
+        ("/env/lib/python3.12/site-packages/torch/optim/sgd.py", "something is odd. [torch]"),
+        ("/usr/lib/python3/dist-packages/six.py", "something is odd. [six]"),
+        ("/home/me/my_lab/optim.py", "something is odd. [/home/me/my_lab/optim.py:7]"),
+    ],
+)
+@pytest.mark.parametrize("category", [UserWarning, ConfigWarning, FutureWarning, RuntimeWarning])
+def test_no_warning_shows_its_category_or_its_line(
+    file: Path | str, shown: str, category: type[Warning], capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_from(file, category)
+    assert capsys.readouterr().err == f"Warning: {shown}\n"
+
+
+def test_a_warning_is_a_sentence_without_escape_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    warnings.warn_explicit("\x1b[2Jx.png is corrupt", UserWarning, str(PROJECT / "train.py"), 1)
+    assert capsys.readouterr().err == "Warning: \\x1b[2Jx.png is corrupt.\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["Done.", "Which?", "2 settings are wrong:\n  a = 1: unknown", "see:", "To install it:\npip install x", ""]
+)
+def test_what_has_its_end_gets_no_other(text: str) -> None:
+    assert sentence(text) == text
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        (logging.WARNING, "Warning: a loader is slow."),
+        (logging.ERROR, "Error: a loader is slow."),
+        (20, "a loader is slow"),
+    ],
+)
+def test_what_is_logged_looks_the_same(level: int, shown: str) -> None:
+    record = logging.LogRecord("lightning", level, __file__, 1, "a %s is slow", ("loader",), None)
+    assert PlainFormatter(format="[%(asctime)s] %(message)s").format(record) == shown
