@@ -153,18 +153,20 @@ class ImageFolderSource(ImageSource):
 
         Damaged files raise nearly everything.
         """
-        with self._opened(index) as stream:
-            return self._decoded(index, stream)
+        path = self.paths[index]
+        with self._opened(path) as stream:
+            return self._decoded(path, stream)
 
     def content(self, index: int) -> Content:
         """What the fingerprint knows a file by."""
-        with self._opened(index) as stream:
+        with self._opened(self.paths[index]) as stream:
             return content_of(stream)
 
     def content_and_decode(self, index: int) -> tuple[Content, PixelArray]:
         """What ``content`` and ``decode`` give, of a file opened once."""
-        with self._opened(index) as stream:
-            pixels = self._decoded(index, stream)  # first, so that no more is read of what is no picture
+        path = self.paths[index]
+        with self._opened(path) as stream:
+            pixels = self._decoded(path, stream)  # first, so that no more is read of what is no picture
             return content_of(stream), pixels
 
     def content_or_fault(self, index: int) -> Content | Exception:
@@ -237,18 +239,17 @@ class ImageFolderSource(ImageSource):
         self._contents = None
 
     @contextlib.contextmanager
-    def _opened(self, index: int) -> Iterator[BinaryIO]:
+    def _opened(self, path: Path) -> Iterator[BinaryIO]:
         """A file to read from; the small ones at once, because Pillow reads their headers by a few bytes at a time."""
-        path, most = self.paths[index], SMALL_FILE + 2 * BYTES_A_PIXEL * self.max_pixels
+        most = SMALL_FILE + 2 * BYTES_A_PIXEL * self.max_pixels
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > most:
                 needed = -(-(size - SMALL_FILE) // (2 * BYTES_A_PIXEL))
                 raise PictureTooLargeError(f"{size / 1e9:.1f} GB, which takes a data.max_pixels of {needed}")
-            yield io.BytesIO(file.read(SMALL_FILE)) if size <= SMALL_FILE else file
+            yield io.BytesIO(file.read(size)) if size <= SMALL_FILE else file
 
-    def _decoded(self, index: int, stream: BinaryIO) -> PixelArray:
-        path = self.paths[index]
+    def _decoded(self, path: Path, stream: BinaryIO) -> PixelArray:
         with decoding(path), opened_image(stream, self.image_size, self.max_pixels, path.suffix) as opened:
             image = to_channels(opened, self.channels, self.background)
             resized = resize_to_strip if self.crop == "random" else resize_and_crop

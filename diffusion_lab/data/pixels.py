@@ -125,7 +125,7 @@ def _turn_upright(image: Image.Image) -> None:
 def _pixels_to_hold(image: Image.Image, declared: tuple[int, int]) -> int:
     """Pixels by the memory that decoding takes: those that come out, and for some JPEGs those before scaling down."""
     pixels = image.size[0] * image.size[1]
-    if image.format not in ("JPEG", "MPO"):
+    if image.size == declared:
         return pixels
     whole = declared[0] * declared[1]
     share = COEFFICIENT_BYTES_A_PIXEL / BYTES_A_PIXEL if _keeps_coefficients(image) else 1 / 64
