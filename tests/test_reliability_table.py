@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROWS = 25
+ROWS = 28
 
 
 def table() -> dict[int, str]:

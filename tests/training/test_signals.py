@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
+from diffusion_lab.data.source import IndexArray, PixelArray
 from diffusion_lab.exit_codes import EXIT_CODES
 from diffusion_lab.run_folder import RunStopped
 from diffusion_lab.training.signals import stoppable
+from tests.training.tiny import TinySource, tiny_run
 
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES.items())
@@ -54,3 +60,50 @@ def test_in_another_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+class SignalInValidation(TinySource):
+    """The process gets a signal while it validates."""
+
+    number = signal.SIGHUP
+
+    def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
+        if rng is None:  # validation leaves nothing to chance
+            os.kill(os.getpid(), self.number)
+        return super().load_batch(indices, rng)
+
+
+CHANGES = {"data.type": "tests.training.test_signals.SignalInValidation", "training.epochs": 3}
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2, signal.SIGXCPU])
+def test_run_saves_and_leaves_with_a_true_status(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SignalInValidation, "number", number)
+    with pytest.raises(RunStopped) as stopped:
+        tiny_run(tmp_path / "run", CHANGES)
+    assert stopped.value.code == EXIT_CODES[number]
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["state"], status["why"], status["step"]) == ("stopped", f"asked to by {number.name}", 3)
+    assert read_checkpoint(find_checkpoint(tmp_path / "run", "last")).step == 3
+
+
+def test_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert tiny_run(tmp_path / "run", CHANGES).epochs == 3
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_signal_by_which_submitit_requeues_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def requeue(*_: object) -> None: ...
+
+    monkeypatch.setattr(requeue, "__module__", "submitit.core.job_environment")
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        with stoppable():
+            assert signal.getsignal(signal.SIGUSR2) is requeue
+    finally:
+        signal.signal(signal.SIGUSR2, before)

@@ -1,0 +1,136 @@
+"""Escape codes in names and contents of files reach neither the terminal nor ``run.log``."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
+from diffusion_lab.config.report import run_and_report
+from diffusion_lab.run_log import RUN_LOG, recorded
+from diffusion_lab.terminal import lasting_stderr, printable
+from diffusion_lab.training.mirror import warn
+from diffusion_lab.training.words import say
+from tests.training.tiny import tiny_config, tiny_denoiser, tiny_run
+
+ESCAPE = "\x1b]0;owned\x07\x1b[2J"
+
+
+@pytest.mark.parametrize("text", [ESCAPE, "\x9b2J", "a\rb", "\u202egnp", "\udcff", "\x00"])
+def test_control_characters_are_escaped(text: str) -> None:
+    assert printable(text).isprintable()
+
+
+def test_letters_and_lines_stay() -> None:
+    assert printable("Blüte 花\n\tй") == "Blüte 花\n\tй"
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "export"])
+def test_names_of_checkpoints(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / ESCAPE / "step_00000001.ckpt"
+    assert checkpoint_command([command, str(missing)]) != 0
+    weights = tmp_path / f"{ESCAPE}.ckpt"
+    torch.save({"state_dict": {ESCAPE: torch.zeros(1)}, ESCAPE: 1}, weights)
+    checkpoint_command([command, str(weights)])
+    said = "".join(capsys.readouterr())
+    assert "owned" in said
+    assert "\x1b" not in said
+    assert "\x07" not in said
+
+
+def test_checkpoint_that_tells_escape_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = {
+        "state_dict": {f"denoiser.{name}": value for name, value in tiny_denoiser().state_dict().items()},
+        "diffusion_lab": {
+            "format": 1,
+            "config": tiny_config(tmp_path).model_dump(mode="json"),
+            "class_names": [ESCAPE, "b", "c"],
+            "step": 1,
+            "config_hash": ESCAPE,
+            "environment": {"git_commit": ESCAPE, "packages": {ESCAPE: ESCAPE}},
+        },
+    }
+    torch.save(content, tmp_path / "told.ckpt")
+    assert checkpoint_command(["inspect", str(tmp_path / "told.ckpt")]) == 0
+    said = "".join(capsys.readouterr())
+    assert said.count("owned") >= 3
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("environment", [["a list"], "text", None, {"packages": ["a list"]}, {"packages": None}])
+def test_strange_environment_in_a_checkpoint(
+    environment: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {
+        "state_dict": {f"denoiser.{name}": value for name, value in tiny_denoiser().state_dict().items()},
+        "diffusion_lab": {
+            "format": 1,
+            "config": tiny_config(tmp_path).model_dump(mode="json"),
+            "class_names": ["a", "b", "c"],
+            "step": 1,
+            "environment": environment,
+        },
+    }
+    torch.save(content, tmp_path / "strange.ckpt")
+    for command in ("inspect", "export"):
+        code = checkpoint_command([command, str(tmp_path / "strange.ckpt")])
+        said = capsys.readouterr().err
+        assert (code, said) == (0, "") or (code == 2 and "diffusion_lab.environment" in said)
+
+
+def test_errors_and_warnings_of_a_program(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        warnings.warn(ESCAPE, stacklevel=1)
+        raise ValueError(f"{ESCAPE} is wrong")
+
+    with warnings.catch_warnings(action="always"), pytest.raises(SystemExit):
+        run_and_report(fail)
+    said = capsys.readouterr().err
+    assert said.count("owned") >= 2
+    assert "\x1b" not in said
+
+
+def test_what_a_run_says_and_records(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=500)
+    with recorded(tmp_path / "run.log"):
+        say(console, ESCAPE)
+        warn(console, ESCAPE)
+        logging.getLogger(RUN_LOG).error(ESCAPE)
+    for said in (console.file.getvalue(), (tmp_path / "run.log").read_text()):  # type: ignore[attr-defined]
+        assert said.count("owned") == 2
+        assert "\x1b" not in said
+
+
+def test_run_folder_with_escape_codes(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=500)
+    tiny_run(tmp_path / ESCAPE, {"training.epochs": 1}, console)
+    assert "\x1b" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+class TestLastingStderr:
+    def test_what_can_be_written_is(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with lasting_stderr(), lasting_stderr():
+            print("heard", file=sys.stderr)
+            Console(stderr=True).print("loud and clear")
+        assert capsys.readouterr().err == "heard\nloud and clear\n"
+
+    def test_what_cannot_is_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Full(io.StringIO):
+            def write(self, text: str) -> int:
+                raise OSError(28, "No space left on device")
+
+            def flush(self) -> None:
+                raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(sys, "stderr", Full())
+        with lasting_stderr():
+            print("lost", file=sys.stderr, flush=True)
+            Console(stderr=True).print("lost")
+            warnings.warn("lost", stacklevel=1)
