@@ -174,7 +174,7 @@ def images_are_there(tree: SettingsReader) -> Iterator[Fault]:
         yield Fault("data.paths.train", f"required with data.type {kind}: {wanted}", None)
     if kind == "image_folder":
         rule = "must be an existing folder of images, flat or with one subfolder a class"
-        yield from (Fault(key, rule, path) for key, path in paths.items() if path and not Path(path).is_dir())
+        yield from (Fault(key, rule, path) for key, path in paths.items() if path and not _is_there(path, Path.is_dir))
 
 
 def resumes_from_something(tree: SettingsReader) -> Iterator[Fault]:
@@ -280,9 +280,17 @@ def _closest_of(key: str, names: Iterable[str]) -> str | None:
     return closest(key.rpartition(".")[2], names)
 
 
+def _is_there(path: str | Path, check: Callable[[Path], bool]) -> bool:
+    """Whether a path passes ``check``; one that no file system takes, for its length, does not."""
+    try:
+        return check(Path(path))
+    except OSError:
+        return False
+
+
 def _existing(key: str, rule: str, tree: SettingsReader) -> Iterator[Fault]:
     path = tree[key]
-    if path is None or not Path(path).exists():
+    if path is None or not _is_there(path, Path.exists):
         yield Fault(key, rule, path)
 
 

@@ -117,7 +117,10 @@ def traceback_note(error: BaseException) -> str | None:
 
 def shown(value: object, longest: int = 80) -> str:
     """A value as it would stand in YAML, shortened to ``longest`` characters."""
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except (ValueError, RecursionError):  # thousands of digits, a list in itself, thousands of levels
+        text = f"({type(value).__name__} that is too long to show)"
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 

@@ -25,7 +25,7 @@ from diffusion_lab.config.extras import how_to_install, names_in
 from diffusion_lab.config.faults import ConfigError, closest
 from diffusion_lab.config.launchers import check_launcher
 from diffusion_lab.config.origins import Origins, composed_origins, override_keys
-from diffusion_lab.config.overrides import explain_unreadable
+from diffusion_lab.config.overrides import explain_unreadable, refuse_excess
 from diffusion_lab.config.reading import known_keys, suggest_key
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
 from diffusion_lab.config.run_dir import refuse_run_dir_of_sweep
@@ -57,6 +57,7 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
     Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
     sys.argv[1:] = map(with_home_expanded, sys.argv[1:])
     given = get_args_parser().parse_args()
+    run_and_report(lambda: refuse_excess(given.overrides))
     if given.shell_completion and given.overrides[:1] != ["query=bash"]:
         programs = [conf.parent / name for name in ("train.py", "sample.py")]
         print(run_and_report(lambda: completion_script(given.overrides, programs)))

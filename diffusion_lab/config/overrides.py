@@ -21,6 +21,10 @@ GRAMMAR = (
 )
 
 
+MOST_DIGITS, MOST_BRACKETS = 100, 50
+TOO_MANY_DIGITS = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
+
+
 def explain_unreadable(arguments: Sequence[str]) -> str | None:
     """Return what is wrong with the arguments that cannot be read, and how to type them; None where all can be.
 
@@ -33,6 +37,28 @@ def explain_unreadable(arguments: Sequence[str]) -> str | None:
     count = "1 argument cannot be read" if len(lines) == 1 else f"{len(lines)} arguments cannot be read"
     why = "" if all(line.endswith(NO_PAIR) for line in lines) else f"\n{GRAMMAR}."
     return "\n  ".join([f"{count}:", *lines]) + why
+
+
+def refuse_excess(arguments: Sequence[str]) -> None:
+    """Refuse arguments that Hydra's parser ends on in a traceback.
+
+    Args:
+        arguments: Those of the command line.
+
+    Raises:
+        ValueError: One holds a number of more than ``MOST_DIGITS`` digits, or more than ``MOST_BRACKETS`` brackets
+            within each other.
+    """
+    for argument in arguments:
+        key = argument.partition("=")[0][:80]
+        if TOO_MANY_DIGITS.search(argument):
+            raise ValueError(f"{key} is given a number of more than {MOST_DIGITS} digits: give a shorter one")
+        level = deepest = 0
+        for bracket in re.findall(r"[\[\](){}]", argument):
+            level += 1 if bracket in "[({" else -1
+            deepest = max(deepest, level)
+        if deepest > MOST_BRACKETS:
+            raise ValueError(f"{key} is given more than {MOST_BRACKETS} brackets within each other: give fewer")
 
 
 def _explanations(arguments: Sequence[str]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from diffusion_lab.config.compose import resolved
 from diffusion_lab.config.faults import CommandError, ConfigError, ConfigWarning, Fault
 from diffusion_lab.config.migration import V1_DEPRECATION, is_v1, migrate_config_v1_to_v2
 from diffusion_lab.config.origins import Origins, file_origins
-from diffusion_lab.config.overrides import explain_unreadable
+from diffusion_lab.config.overrides import explain_unreadable, refuse_excess
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.validate import parse_as, root_of
 from diffusion_lab.config.yaml_file import load_tree
@@ -62,6 +62,7 @@ def _plain(tree: DictConfig, origins: Origins) -> dict[str, Any]:
 
 
 def _override(tree: DictConfig, overrides: Sequence[str]) -> None:
+    refuse_excess(overrides)
     try:
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             if override.is_delete():

@@ -72,7 +72,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     1 setting is wrong:
       model.diffusion.beta_start = 0.5: must be less than model.diffusion.beta_end, 0.02
     """
-    tree, root = _plain(config), root_of(config)
+    tree, root = _without_excess(_plain(config), []), root_of(config)
     expand_home(tree, root)
     faulty = [fault.key for fault in _field_faults(tree, root)]
     _refuse(cross_check(SettingsReader(tree, root, faulty), import_classes=True))
@@ -95,7 +95,9 @@ def parse_as(
         default_steps: Whether ``sampler.steps`` is a default of the project: a process with fewer steps then takes as
             many as it has. So it is where the tree has no sampler.
     """
-    tree = _plain(config)
+    excess: list[Fault] = []
+    tree = _without_excess(_plain(config), excess)
+    faults = [*faults, *excess]
     expand_home(tree, root)
     if "sampler" not in tree:
         tree["sampler"], default_steps = default_sampler().model_dump(), True
@@ -131,12 +133,12 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
     Raises:
         ConfigError: A ValueError that lists every fault within the section, contradictions included.
     """
-    plain = _plain(values)
     found: list[Fault] = []
+    plain = _without_excess(_plain(values), found, key)
     try:
         section.model_validate(plain)
     except ValidationError as error:
-        found = faults_of(error.errors(), plain, partial(suggest_key, root=TrainConfig), key)
+        found += faults_of(error.errors(), plain, partial(suggest_key, root=TrainConfig), key)
     tree = plain
     for name in reversed(key.split(".")):
         tree = {name: tree}
@@ -169,6 +171,21 @@ def _refuse(faults: Iterable[Fault]) -> None:
     found = sorted(faults, key=lambda fault: fault.key)
     if found:
         raise ConfigError(found)
+
+
+MOST_BITS = 256
+
+
+def _without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
+    """The same containers with 1 for each integer that is too long to be printed, which becomes a fault."""
+    if isinstance(value, dict):
+        return {name: _without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_excess(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        faults.append(Fault(key, f"must be an integer of at most {MOST_BITS} bits, got one of {value.bit_length()}"))
+        return 1
+    return value
 
 
 def _plain(value: Any) -> Any:
