@@ -49,6 +49,7 @@ training: {epochs: 1, optimizer: adamw, learning_rate: 0.001, checkpoint_dir: ou
 """
 """A complete file in the V1 format, of a run of seconds."""
 FEW = ("device=cpu", "num_samples=3", "output.base_dir=outputs/from_docs")
+SEARCH = "hydra/sweeper=optuna"
 CONFIGURATION = "docs/configuration.md"  # written by scripts/make_docs.py; tests/config/test_reference.py holds it
 GUIDE = "docs/migration-v1-to-v2.md"  # its pairs of files are held by tests/config/test_migration_guide.py
 
@@ -142,6 +143,8 @@ def test_command(world: World, words: list[str]) -> None:
         assert rest[0] == "clone"
     else:
         assert program == "python", f"no test tries commands of {program}"
+        if SEARCH in rest:
+            pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install -e '.[optuna]'")
         world.succeeds(*smaller([word.replace("RUN_FOLDER", "outputs/digits/RUN") for word in rest], world.folder))
 
 
@@ -180,7 +183,8 @@ STANDALONE_SMALL = (
 def small_for(typed: list[str]) -> list[str]:
     """Overrides that make a documented training short; what is swept stays as it is."""
     size = ["model.architecture.image_size=16"] if "data=image_folder" in typed else []
-    return [*SMALL, *size, "training.epochs=1"]
+    trials = ["hydra.sweeper.n_trials=2"] if SEARCH in typed else []
+    return [*SMALL, *size, "training.epochs=1", *trials]
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.is_transcript], ids=lambda block: block.place)
