@@ -72,7 +72,7 @@ def not_replaceable(folder: Path, earlier: Collection[str | None]) -> list[Path]
 
 def left_alone(folder: Path, run: str | None) -> list[Path]:
     """Return what is called a checkpoint in the folder and, as far as its manifest says, is not of this run."""
-    found = [entry for entry in sorted(folder.glob("*.ckpt")) if not is_own_link(entry)]
+    found = [entry for entry in sorted(folder.glob("*.ckpt")) if not is_own_link(entry) and not _is_copy_of_best(entry)]
     return [entry for entry in found if (manifest := listed(entry)) is None or manifest.run != run]
 
 

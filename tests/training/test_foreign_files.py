@@ -75,7 +75,7 @@ def test_of_a_folder_copied_with_scp_best_is_a_file_and_gives_way(run: Path) -> 
     target = best.resolve()
     best.unlink()
     shutil.copy(target, best)
-    tiny_run(run, EACH | AUTO | {"training.epochs": 3})
+    assert "left alone" not in said(run, AUTO | {"training.epochs": 3})
     assert find_checkpoint(run).exists()
     assert find_checkpoint(run, "last").name == step_name(9)
 
