@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -228,7 +229,8 @@ def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") 
     if path.is_file():
         return path
     if not path.is_dir():
-        raise FileNotFoundError(f"the checkpoint {path} does not exist: give a checkpoint file or a run folder")
+        fault = "is neither a file nor a folder" if os.path.lexists(path) else "does not exist"
+        raise FileNotFoundError(f"the checkpoint {path} {fault}: give a checkpoint file or a run folder")
     folders = [path, path / "checkpoints", *sorted(folder for folder in path.iterdir() if folder.is_dir())]
     ways: list[Callable[[Path], Path | None]] = [_best_in, newest_valid]
     for find in ways if prefer == "best" else reversed(ways):
