@@ -248,7 +248,7 @@ def _open_wandb(
         delivered = max(complete_step, own.settled_step)
         if settings.mode == "online":  # which knows what it got; of its last step it may lack a line
             last = last_step_of(run)
-            delivered = -1 if last is None else max(complete_step, last - 1)
+            delivered = complete_step if last is None else max(complete_step, last - 1)
         replay(mirror, [line for line in own.kept if line["step"] > delivered])
         mirror.delivered_step = delivered if continued.same_results else -1
     return mirror

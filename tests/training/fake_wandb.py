@@ -44,7 +44,29 @@ class FakeWandb(ThreadingHTTPServer):
         if "createRunFiles" in text:
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in given.get("files", [])]
             found["createRunFiles"] = {"runID": "r", "uploadHeaders": [], "files": files}
+        if "RunResumeStatus" in text:
+            found["model"] = {"id": "p", "name": "p", "entity": {"id": "e", "name": "me"}, "bucket": self._known_run()}
         return {"data": found}
+
+    def _known_run(self) -> dict[str, Any] | None:
+        """What a client is told that resumes the run."""
+        if not self.history:
+            return None
+        last = json.dumps(self.history[-1])
+        return {
+            "id": "r",
+            "name": "run",
+            "displayName": "run",
+            "summaryMetrics": last,
+            "historyTail": json.dumps([last]),
+            "historyLineCount": len(self.history),
+            "logLineCount": 0,
+            "eventsLineCount": 0,
+            "eventsTail": "[]",
+            "config": "{}",
+            "tags": [],
+            "wandbConfig": json.dumps({"t": {}}),
+        }
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that leaves in the middle is no fault of the test."""

@@ -114,6 +114,20 @@ def test_metrics_and_settings_arrive(server: FakeWandb, tmp_path: Path) -> None:
     assert id_file[1:] == ["5"]  # all that was told has arrived
 
 
+def test_a_resumed_run_sends_what_the_server_lacks(server: FakeWandb, tmp_path: Path) -> None:
+    """Which is known from the server itself: it has the first step of three alone, as after a kill."""
+    resume = {"enabled": True, "checkpoint": "auto", "reset_optimizer": False, "reset_scheduler": False}
+    changes = {"logger": ONLINE, "training.resume": resume, "training.checkpointing.save_frequency": 1}
+    tiny_run(tmp_path / "run", changes | {"training.epochs": 1})
+    del server.history[1:]
+    id_file = tmp_path / "run" / "logs" / "wandb_id"
+    id_file.write_text(id_file.read_text().split()[0])  # nothing tells that the run's end was reached
+    tiny_run(tmp_path / "run", changes | {"training.epochs": 2})
+    steps = [line["trainer/global_step"] for line in server.history if "train/loss" in line]
+    assert sorted(set(steps)) == list(range(6))
+    assert len(steps) <= 7  # the step that the server has last may come twice
+
+
 class KillsItsService(TinySource):
     """W&B's own process dies while the first images are read."""
 
