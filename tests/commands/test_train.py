@@ -25,7 +25,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 class TestDefaultRun:
     def test_folder_is_named_by_experiment_and_time(self, digits_run: Path) -> None:
-        assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", digits_run.name)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{6}", digits_run.name)
         top = digits_run.parents[2]
         assert [path.name for path in top.iterdir()] == ["outputs"]  # Hydra and Lightning leave nothing beside it
 
@@ -68,7 +68,7 @@ class TestDefaultRun:
     def test_existing_run_is_refused(self, digits_run: Path, refused: Refused) -> None:
         before = {path: path.stat().st_mtime_ns for path in digits_run.rglob("*")}
         said = refused("train", *SMALL, f"output.base_dir={digits_run}")
-        assert f"output.base_dir holds a run already, got '{digits_run}' (finished)" in said
+        assert f"output.base_dir holds a run already (finished), got '{digits_run}'" in said
         assert {path: path.stat().st_mtime_ns for path in digits_run.rglob("*")} == before
 
 

@@ -152,7 +152,7 @@ def test_failed_while_sampling(start: Start, place: Path, undisturbed: Path) -> 
     """Row 9: an exception while sampling; what is saved is the end of the epoch before, and it goes on."""
     own = ("sampler.type=tests.faults.own_parts.FailingSampler",)
     run = start("train.py", *AUTO, *own)
-    assert run.wait() == 1
+    assert run.wait() == 2
     assert "out of luck while sampling" in status(place)["why"]
     assert read_checkpoint(find_checkpoint(place, "last")).epochs_done == 2
     again = start("train.py", *AUTO, *own)
