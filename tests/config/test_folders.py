@@ -82,6 +82,7 @@ def test_the_keys_that_are_paths() -> None:
         "data.paths.val",
         "data.cache_dir",
         "training.resume.checkpoint",
+        "logger.dir",
     )
 
 
