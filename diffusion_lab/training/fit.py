@@ -100,7 +100,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         try:
             return _train(config, folder, console, stop)
         except RunStopped as stopped:
-            tell_stopped(console, folder, stopped)
+            tell_stopped(console, folder, stopped, config.training.resume)
             raise
 
 

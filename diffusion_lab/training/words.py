@@ -14,6 +14,7 @@ from rich.console import Console
 from diffusion_lab.command_line import command, setting
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.training_section import ResumeSettings
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.networks.cost import count_parameters
@@ -94,22 +95,29 @@ def tell_complete(console: Console, config: TrainConfig, origin: Origin) -> None
     )
 
 
-def tell_stopped(console: Console, folder: RunFolder, stop: RunStopped) -> None:
+def tell_stopped(console: Console, folder: RunFolder, stop: RunStopped, resume: ResumeSettings) -> None:
     """How to resume a run that was asked to stop; a job of a sweep is resumed by the sweep's own command."""
     saved = "without saving" if stop.step is None else f"after step {stop.step}, which is saved"
     say(console, f"stopped {saved} ({stop.why})")
     if (folder.base / RUN_SETTINGS).is_file() and not (folder.base / JOB_RECORD).exists():
-        say(console, f"resume it with: {resume_command(folder.base)}")
+        say(console, f"resume it with: {resume_command(folder.base, resume)}")
 
 
-def resume_command(run_folder: Path) -> str:
-    """The command that resumes any run of this project, from the settings that its folder holds."""
+def resume_command(run_folder: Path, resume: ResumeSettings) -> str:
+    """The command that resumes a run from the settings that its folder holds.
+
+    Args:
+        run_folder: The folder.
+        resume: Those of the run. What they reset at its beginning is not to be reset once more.
+    """
+    resets = [name for name in ("reset_optimizer", "reset_scheduler") if getattr(resume, name)]
     return command(
         "-m diffusion_lab",
         run_folder / RUN_SETTINGS,
         setting("output.base_dir", run_folder),
         "training.resume.enabled=true",
         "training.resume.checkpoint=auto",
+        *(f"training.resume.{name}=false" for name in resets),
     )
 
 

@@ -56,10 +56,15 @@ def test_what_a_stopped_run_prints_resumes_it(tmp_path: Path, monkeypatch: pytes
     folder = Path(AWKWARD)
     tiny_run(folder, {"training.epochs": 1})
     said = io.StringIO()
-    run_folder = RunFolder.of(tiny_config(folder).output)
-    tell_stopped(Console(file=said, width=80), run_folder, RunStopped("asked to by SIGTERM", 143, 3))
+    reset = {
+        "training.resume": {"enabled": True, "checkpoint": "auto", "reset_optimizer": True, "reset_scheduler": False}
+    }
+    config = tiny_config(folder, reset)
+    stop = RunStopped("asked to by SIGTERM", 143, 3)
+    tell_stopped(Console(file=said, width=80), RunFolder.of(config.output), stop, config.training.resume)
     (words,) = printed_commands(said.getvalue())
     assert words[1:3] == ["-m", "diffusion_lab"]
+    assert words[-1] == "training.resume.reset_optimizer=false", "what a run resets at its beginning is not reset again"
     main([*words[3:], "training.epochs=2"])
     steps = [json.loads(line)["step"] for line in (folder / "logs/metrics.jsonl").read_text().splitlines()]
     assert sorted(set(steps)) == list(range(6)), "three steps an epoch"
@@ -68,8 +73,9 @@ def test_what_a_stopped_run_prints_resumes_it(tmp_path: Path, monkeypatch: pytes
 
 def test_nothing_can_be_resumed_before_the_folder_is_made(tmp_path: Path) -> None:
     said = io.StringIO()
-    folder = RunFolder.of(tiny_config(tmp_path / "none").output)
-    tell_stopped(Console(file=said), folder, RunStopped("asked to by SIGINT", 130, None))
+    config = tiny_config(tmp_path / "none")
+    stop = RunStopped("asked to by SIGINT", 130, None)
+    tell_stopped(Console(file=said), RunFolder.of(config.output), stop, config.training.resume)
     assert not printed_commands(said.getvalue())
 
 
