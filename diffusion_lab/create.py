@@ -104,7 +104,7 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
         ValueError: The network's class cannot be had, or its prediction says nothing of the image at the last step.
     """
     architecture = model.architecture
-    _refuse_excess(model)
+    refuse_excess(model)
     schedule, parameterization = create_process(model.diffusion), create_parameterization(model.diffusion)
     _refuse_blind(parameterization, schedule, model.diffusion.prediction)
     denoiser = Denoiser(
@@ -128,7 +128,7 @@ def weight_shapes(model: ModelSettings) -> dict[str, torch.Size]:
     Raises:
         ValueError: They cannot fit into the memory of this machine.
     """
-    _refuse_excess(model)
+    refuse_excess(model)
     with torch.device("meta"):
         network = _create_network(model.architecture, model.conditioning.classes)
     return {f"network.{name}": weight.shape for name, weight in network.state_dict().items()}
@@ -181,7 +181,7 @@ def _refuse_blind(parameterization: Parameterization, schedule: Schedule, predic
         )
 
 
-def _refuse_excess(model: ModelSettings) -> None:
+def refuse_excess(model: ModelSettings) -> None:
     """Refuse a network that cannot fit into the memory of this machine, before memory is taken for it.
 
     A lower bound, so that nothing is refused that could work: the weights of the second layer of each block and of the

@@ -121,7 +121,7 @@ class EmaSettings(Section):
         default=True,
         description="Let the decay rise towards its value, so that the first weights are forgotten soon.",
     )
-    further_decays: Annotated[tuple[Momentum, ...], Field(strict=False)] = Field(
+    further_decays: Annotated[tuple[Momentum, ...], Field(strict=False, max_length=32)] = Field(
         default=(),
         description="Decays of further averages, to choose one when sampling (`generation.sampling.ema_decay`); each "
         "costs the memory, and in checkpoints the space, of one copy of the weights.",

@@ -59,6 +59,7 @@ from diffusion_lab.training.resume import Remainder, notes_of, plan_of, rate_not
 from diffusion_lab.training.resume_checks import Comparison, compare, refuse_mismatch
 from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_sigma_data_of
 from diffusion_lab.training.signals import StopRequest, stoppable
+from diffusion_lab.training.sizes import refuse_outsized_run
 from diffusion_lab.training.sources import class_names_of, create_datamodule
 from diffusion_lab.training.summary import TrainingSummary
 from diffusion_lab.training.wandb_mirror import refuse_unreachable
@@ -172,6 +173,7 @@ def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkp
     origin, checkpoint = found or (None, None)
     refuse_unreachable(config.logger)
     device = resolve_device(config.compute.device)
+    refuse_outsized_run(config)
     seed = _seed(config, origin)
     seed_default_generators(derive_seed("weights", seed), device)
     data = create_datamodule(config, seed, class_names_of(checkpoint))
