@@ -32,6 +32,6 @@ def test_metrics_are_written_whatever_the_rank(
     tiny_run(tmp_path, {"logger.backends": ["tensorboard"]})
     lines = (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()
     assert [line["step"] for line in map(json.loads, lines) if "train/loss" in line] == list(range(6))
-    assert list((tmp_path / "logs" / "tensorboard").glob("events.*"))
+    assert list((tmp_path / "logs" / "tensorboard").rglob("events.*"))
     assert rank_zero_only.rank == (_get_rank() or 0), "another program in this process may rely on it"
     assert {name: os.environ.get(name) for name in variables} == variables
