@@ -150,7 +150,7 @@ class TestSearch:
         (second,) = begun - {path.parent.name for path in sweep.glob("*/summary.json")}
         again = start(*SEARCH, *stored)
         assert again.wait(300) == 0, again.err
-        assert f"goes on from sweep/{second}/checkpoints" in again.err
+        assert f"resuming from sweep/{second}/checkpoints" in again.err
         jobs = told(sweep)
         assert len(jobs) == 3
         assert {job["state"] for job in jobs} == {"finished"}
