@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
+PILLOW = r"PIL\."
+"""Modules that warn of pictures, as a regular expression."""
+
 _decoded = threading.local()
 _collected: list[dict[Path, str]] = []
 """Where warnings go, the innermost collection last."""
@@ -57,5 +60,10 @@ def named_decoder_warnings() -> Iterator[dict[Path, str]]:
 
 
 def ignore_decoder_warnings() -> None:
-    """Keep Pillow from warning, in this process, of pictures that were checked and named before."""
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    """Keep Pillow from warning, in this process, of pictures that were checked and named before.
+
+    A filter is added only where there is none yet: each addition makes Python repeat all warnings that it shows once.
+    """
+    known = (getattr(module, "pattern", module) for _, _, _, module, _ in warnings.filters)
+    if PILLOW not in known:
+        warnings.filterwarnings("ignore", category=UserWarning, module=PILLOW)

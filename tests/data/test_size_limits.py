@@ -214,6 +214,16 @@ def test_damaged_exif_data_name_their_file_and_cost_no_picture(tmp_path):
     assert len(source) == 2
 
 
+def test_loading_adds_no_second_filter_of_warnings(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(9, 9))
+    source = folder(tmp_path)
+    with warnings.catch_warnings():
+        source.load(0, None)
+        once = list(warnings.filters)
+        source.load(0, None)
+        assert warnings.filters == once
+
+
 def test_what_is_left_out_is_remembered_for_the_run(tmp_path):
     for name, content in (("a.png", png(9, 9)), ("b.png", b"no picture"), ("c.png", png(300, 200)), ("d.txt", b"")):
         (tmp_path / name).write_bytes(content)
