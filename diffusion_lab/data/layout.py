@@ -28,7 +28,7 @@ class Layout(NamedTuple):
 
     Attributes:
         classes: The images of each class by the name of its folder, sorted; empty for a flat folder.
-        others: The files in the class folders that are no pictures.
+        others: The files in and beside the class folders that are no pictures.
         inner: Where a single subfolder holds the class folders: its path inside the folder and their names.
     """
 
@@ -53,7 +53,15 @@ def read_layout(root: Path, key: str) -> Layout:
     others = OtherFiles().join(each.others for each in found.values())
     if not classes:
         return Layout({}, others)
-    _refuse_loose_images(root, key, classes)
+    loose = [entry.name for entry in os.scandir(root) if not is_ignored(entry.name) and entry.is_file()]
+    pictures = sorted(name for name in loose if is_picture(root / name))
+    if pictures:
+        raise ValueError(
+            f"{key} must hold either class subfolders or images, not both: {str(root)!r} has the subfolder(s) "
+            f"{printable(', '.join(classes))} and {len(pictures)} image(s) such as {printable(pictures[0])}"
+        )
+    for name in sorted(loose):
+        others.add(name, os.path.splitext(name)[1].lower())
     inner = _inner_folders(classes)
     _refuse_parts(root, key, inner)
     if empty := [name for name in names if name not in classes]:
@@ -69,19 +77,6 @@ def refuse_inner_classes(root: Path, key: str, layout: Layout) -> None:
         raise ValueError(
             f"{key} must be the folder that holds the class folders, got {str(root)!r}, which holds them in its only "
             f"subfolder: set {key} to {str(root / inner)!r} ({_some(names)})"
-        )
-
-
-def _refuse_loose_images(root: Path, key: str, classes: dict[str, Listing]) -> None:
-    loose = sorted(
-        entry.name
-        for entry in os.scandir(root)
-        if not is_ignored(entry.name) and entry.is_file() and is_picture(entry.path)
-    )
-    if loose:
-        raise ValueError(
-            f"{key} must hold either class subfolders or images, not both: {str(root)!r} has "
-            f"the subfolder(s) {printable(', '.join(classes))} and {len(loose)} image(s) such as {printable(loose[0])}"
         )
 
 

@@ -99,6 +99,14 @@ def test_one_class_folder_with_images_is_one_class(tmp_path, files):
     assert (source.class_names, source.inner) == (("only",), None)
 
 
+def test_files_beside_the_class_folders_are_counted(tmp_path):
+    save(tmp_path / "rose" / "a.png")
+    (tmp_path / "labels.csv").write_text("")
+    (tmp_path / ".hidden.csv").write_text("")
+    with pytest.warns(UserWarning, match=r"1 file\(s\) that are not read as pictures are left out: 1 × \.csv \(labels"):
+        folder(tmp_path)
+
+
 def link(place: Path, target: Path | str) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(target)
