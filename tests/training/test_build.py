@@ -61,7 +61,8 @@ def test_augmentation_reaches_the_data(tmp_path: Path, yes: bool) -> None:
 
 @pytest.mark.parametrize("conditional", [True, False])
 def test_data_yields_labels_where_the_model_takes_them(tmp_path: Path, conditional: bool) -> None:
-    config = tiny_config(tmp_path, {} if conditional else {"model.conditioning.type": None})
+    unconditional = {"model.conditioning.type": None, "model.conditioning.num_classes": None}
+    config = tiny_config(tmp_path, {} if conditional else unconditional)
     assert create_datamodule(config, seed=0).labelled is conditional
 
 
