@@ -24,6 +24,7 @@ from diffusion_lab.redaction import (
     without_folders,
     without_values,
 )
+from tests.commands.conftest import SMALL, succeeds
 from tests.training.tiny import TinySource, tiny_run, tiny_tree
 
 SECRET = "s3cr3t-Of-The-User"
@@ -195,3 +196,12 @@ def test_failure_of_a_run_tells_no_secret(tmp_path: Path) -> None:
     assert files_holding(SECRET, tmp_path) == []
     assert REDACTED in (tmp_path / "run" / "status.json").read_text()
     assert REDACTED in (tmp_path / "run" / "logs" / "run.log").read_text()
+
+
+def test_no_file_of_a_sweep_holds_a_secret(tmp_path: Path) -> None:
+    """Hydra's own record of the command among them."""
+    overrides = ("-m", *SMALL, "training.epochs=1", "compute.seed=0,1", f"+hydra.job.env_set.SOME_TOKEN={SECRET}")
+    succeeds(tmp_path, "train.py", *overrides, "hydra.sweep.dir=sweep")
+    assert (tmp_path / "sweep" / "multirun.yaml").is_file()
+    assert REDACTED in (tmp_path / "sweep" / "multirun.yaml").read_text()
+    assert files_holding(SECRET, tmp_path / "sweep") == []

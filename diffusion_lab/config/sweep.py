@@ -37,9 +37,11 @@ from diffusion_lab.config.sweep_signals import (
 from diffusion_lab.redaction import redacted, redacted_command, secret_values, without_values
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.terminal import printable
+from diffusion_lab.whole_files import written_whole
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+HYDRAS_RECORD = "multirun.yaml"
 NAMED_KEYS = 5  # how many differing keys a message names before it only counts
 WAIT_SECONDS = 1.0
 
@@ -118,6 +120,8 @@ def _portable(error: Exception) -> Exception:
 
 def _do_job(run: Callable[[DictConfig], None], composed: DictConfig, folder: Path) -> float | None:
     tree = resolved(composed, [])
+    secrets = _secrets(tree)
+    _hide(secrets, folder.parent / HYDRAS_RECORD)
     settings = redacted({key: value for key, value in tree.items() if key != "output"})
     _refuse_without_value(tree)
     overwrite = _may_overwrite(tree)
@@ -137,7 +141,22 @@ def _do_job(run: Callable[[DictConfig], None], composed: DictConfig, folder: Pat
             _go_on(composed, tree, same=not before.differing(settings))
         record = JobRecord(varying_overrides(), RUNNING, settings, JobProcess.this(), this_sweep())
         record.write(folder)
-        return _run_and_record(lambda: run(composed), record, folder, secret_values(tree, sys.argv))
+        return _run_and_record(lambda: run(composed), record, folder, secrets)
+
+
+def _secrets(tree: Mapping[str, Any]) -> frozenset[str]:
+    """The secrets in the settings and on the command line, Hydra's own keys included."""
+    overrides = HydraConfig.get().overrides
+    return secret_values(tree, [*overrides.task, *overrides.hydra, *sys.argv])
+
+
+def _hide(secrets: Collection[str], file: Path) -> None:
+    """Take secrets out of the file in which Hydra has written the command of the sweep."""
+    with contextlib.suppress(OSError, ValueError):  # it is there for people alone
+        text = file.read_text(encoding="utf-8") if secrets else ""
+        if (hidden := without_values(text, secrets)) != text:
+            with written_whole(file, lasting=False) as partial:
+                partial.write_text(hidden, encoding="utf-8")
 
 
 def _skipped(folder: Path, record: JobRecord) -> float | None:
