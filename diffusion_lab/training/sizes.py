@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import refuse_excess
 from diffusion_lab.devices import host_memory
@@ -32,7 +33,7 @@ def refuse_outsized_run(config: TrainConfig) -> None:
     Raises:
         ValueError: Naming what needs how much, and the keys to make smaller.
     """
-    refuse_excess(config.model)
+    refuse_excess(_with_one_class_at_least(config.model))
     memory = host_memory()
     for need in _needs(config):
         if need.size > memory:
@@ -40,6 +41,14 @@ def refuse_outsized_run(config: TrainConfig) -> None:
                 f"{need.purpose} need at least {need.size / 2**30:,.0f} GiB, this machine has "
                 f"{memory / 2**30:,.0f} GiB of memory: take a smaller {need.keys}"
             )
+
+
+def _with_one_class_at_least(model: ModelSettings) -> ModelSettings:
+    """The model while its classes are not counted yet; when they are, ``create_denoiser`` compares again."""
+    conditioning = model.conditioning
+    if conditioning.num_classes != "auto":
+        return model
+    return model.model_copy(update={"conditioning": conditioning.model_copy(update={"num_classes": 1})})
 
 
 def _needs(config: TrainConfig) -> Iterator[Need]:
