@@ -44,7 +44,7 @@ TOLD = ("log_metrics", "save")
 """By these a logger hears of a line of metrics."""
 WORDS = {
     "JsonlLogger": "metrics.jsonl",
-    "TensorBoardLogger": "TensorBoard",
+    "TensorBoardMirror": "TensorBoard",
     "WandbMirror": "W&B offline",
     "Averaging": "Averaging (EMA)",
     "Watch": "Watch (NaN, spikes)",

@@ -41,7 +41,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             try:
                 self._save(checkpoint, target)
                 return
-            except FileNotFoundError:  # somebody removes the folder while it is written into
+            # Somebody removes the folder while it is written into, or while it is made.
+            except (FileNotFoundError, FileExistsError):
                 if not again:
                     raise
 

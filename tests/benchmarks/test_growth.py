@@ -118,7 +118,7 @@ def test_every_logger_and_callback_of_a_run_is_counted(tmp_path):
     quick += ["training.visualization.num_samples=1", "sampler.steps=1", "training.log_interval=2"]
     rows = {row.what: row for row in callbacks.measure(epochs="1", overrides=quick)}
     idle = {what for what, row in rows.items() if not row.ours}
-    assert idle == {"callback Randomness", "callback Pictures"}
+    assert idle == {f"callback {name}" for name in ("Randomness", "Pictures", "Restoration", "FolderRestoration")}
     assert set(rows) - idle == {
         *("logger metrics.jsonl", "logger TensorBoard", "logger W&B offline", "callback Averaging (EMA)"),
         *("callback Watch (NaN, spikes)", "callback TrainingProgress (bar)", "callback Checkpoints"),

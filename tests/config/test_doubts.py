@@ -62,6 +62,7 @@ NOT_DOUBTED: list[dict[str, object]] = [
 def doubts(check: Callable[[], object]) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)  # of what earlier tests left to the garbage collector
         check()
     assert all(issubclass(warning.category, ConfigWarning) for warning in caught)
     return [str(warning.message) for warning in caught]

@@ -132,8 +132,15 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("data.validation_split", [{"fraction": 0.5, "seed": 1}, {}], [{"fraction": 0}, {"fraction": 1}, {"seed": -1}]),
     (
         "logger",
-        [{"backends": ["wandb", "tensorboard"], "mode": "online"}, {"entity": None, "group": "mine"}],
-        [{"backends": ["wandbb"]}, {"mode": "on"}, {"project": ""}, {"entity": 3}, {"group": ""}],
+        [
+            {"backends": ["wandb", "tensorboard"], "mode": "online"},
+            {"entity": None, "group": "mine"},
+            {"name": "a", "dir": "b"},
+        ],
+        [
+            *({"backends": ["wandbb"]}, {"mode": "on"}, {"project": ""}, {"entity": 3}, {"group": ""}),
+            *({"name": ""}, {"dir": 3}),
+        ],
     ),
     (
         "guidance",

@@ -55,7 +55,7 @@ inside = numbers(0, 1, exclude_min=True, exclude_max=True)
 network_options = some_of(
     {
         "type": st.sampled_from(["unet", "dit"]),
-        "num_res_blocks": positive,
+        "num_res_blocks": st.integers(1, 1000),
         "dropout": below_one,
         "head_channels": positive,
         "patch_size": st.integers(1, 3),

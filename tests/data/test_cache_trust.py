@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -172,14 +173,14 @@ def test_a_file_that_shrinks_while_it_is_used_is_an_error_and_no_death(images, t
 def compared_behind(monkeypatch):
     """Every cache counts as large; its comparison waits for the event."""
     may_begin = threading.Event()
-    real = verification.first_damaged_block
+    real = verification.open_own
 
-    def first(descriptor: int, checks: cache_files.CheckArray) -> int | None:
+    def opened(file: Path) -> BinaryIO:
         assert may_begin.wait(60)
-        return real(descriptor, checks)
+        return real(file)
 
     monkeypatch.setattr(disk_cache, "SMALL", 0)
-    monkeypatch.setattr(verification, "first_damaged_block", first)
+    monkeypatch.setattr(verification, "open_own", opened)
     monkeypatch.setattr(verification, "_verified", set())
     return may_begin
 

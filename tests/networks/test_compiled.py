@@ -89,7 +89,7 @@ def test_where_compiling_fails_one_warning_says_so_and_the_network_runs(backend,
     compile_in_place(network, backend)
     with pytest.warns(UserWarning, match=f"runs without being compiled: .*{why}[^\n]*$") as warned:
         found = [gradient(network, count) for count in (4, 5, 4)]
-    assert len(warned) == 1
+    assert len([warning for warning in warned if "runs without being compiled" in str(warning.message)]) == 1
     torch.testing.assert_close(found, [gradient(plain, count) for count in (4, 5, 4)])
 
 
