@@ -6,9 +6,9 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import TextIO
 
 from diffusion_lab.terminal import printable
+from diffusion_lab.warning_display import show_warnings_by
 
 PROJECT = Path(__file__).resolve().parents[1]
 INSTALLED = ("site-packages", "dist-packages")
@@ -33,20 +33,14 @@ def sentence(text: object) -> str:
 
 def show_warnings_plainly() -> None:
     """Print warnings from now on without category and source line, which are no help to the one who typed a command."""
-    warnings.showwarning = _show_warning
+    show_warnings_by(_print_warning)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    source = _source(filename, lineno)
+def _print_warning(warning: warnings.WarningMessage) -> None:
+    source = _source(warning.filename, warning.lineno)
+    message = warning.message
     text = " ".join(str(message).split()) if source else message  # libraries break and indent lines as they like
-    print(f"Warning: {sentence(text)}{printable(source)}", file=file or sys.stderr)
+    print(f"Warning: {sentence(text)}{printable(source)}", file=warning.file or sys.stderr)
 
 
 def _source(filename: str, lineno: int) -> str:

@@ -8,10 +8,10 @@ import sys
 import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TextIO
 
 from diffusion_lab.redaction import without_values
 from diffusion_lab.terminal import printable
+from diffusion_lab.warning_display import Display, warnings_shown_by
 
 RUN_LOG = "diffusion_lab.run"
 """Logger of what ``run.log`` alone hears, because the console is told in other words."""
@@ -84,22 +84,14 @@ class _Redacting(logging.Formatter):
 @contextlib.contextmanager
 def _warnings_recorded(log: logging.Logger) -> Iterator[None]:
     """Have each warning that is shown recorded as well."""
-    show = warnings.showwarning
 
-    def show_and_record(
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        show(message, category, filename, lineno, file, line)
-        if file is None:
-            log.warning("%s", warnings.formatwarning(message, category, filename, lineno, line).rstrip())
+    def show_and_record(warning: warnings.WarningMessage, show: Display) -> None:
+        show(warning)
+        if warning.file is None:
+            text = warnings.formatwarning(
+                str(warning.message), warning.category, warning.filename, warning.lineno, warning.line
+            )
+            log.warning("%s", text.rstrip())
 
-    warnings.showwarning = show_and_record
-    try:
+    with warnings_shown_by(show_and_record):
         yield
-    finally:
-        warnings.showwarning = show

@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "version",
         "torchvision_beside_cpu_torch",
         "terminal",
+        "warning_display",
         "safe_files",
         "whole_files",
         "process_identity",

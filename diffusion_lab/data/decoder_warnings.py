@@ -7,7 +7,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+
+from diffusion_lab.warning_display import Display, warnings_shown_by
 
 PILLOW = r"PIL\."
 """Modules that warn of pictures, as a regular expression."""
@@ -33,25 +34,16 @@ def decoding(file: Path) -> Iterator[None]:
 def named_decoder_warnings() -> Iterator[dict[Path, str]]:
     """Collect the warnings of all threads that are within ``decoding``: the first one of each file."""
     found: dict[Path, str] = {}
-    with warnings.catch_warnings():
-        others = warnings.showwarning
 
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            said = getattr(_decoded, "warnings", None)
-            if said is None:
-                others(message, category, filename, lineno, file, line)
-            else:
-                said.append(" ".join(str(message).split()))
+    def collect(warning: warnings.WarningMessage, show: Display) -> None:
+        said = getattr(_decoded, "warnings", None)
+        if said is None:
+            show(warning)
+        else:
+            said.append(" ".join(str(warning.message).split()))
 
+    with warnings.catch_warnings(), warnings_shown_by(collect):
         warnings.simplefilter("always")
-        warnings.showwarning = show
         _collected.append(found)
         try:
             yield found
