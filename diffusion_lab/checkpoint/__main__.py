@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from diffusion_lab.checkpoint.content import Checkpoint, Weights, read_checkpoint
+from diffusion_lab.checkpoint.content import Checkpoint
 from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, about_for_others, verify_export, write_export
 from diffusion_lab.checkpoint.files import (
     OWN_CHECKSUMS,
@@ -22,7 +22,9 @@ from diffusion_lab.checkpoint.files import (
     step_of,
     verify,
 )
+from diffusion_lab.checkpoint.reading import read_checkpoint
 from diffusion_lab.checkpoint.tensors import load_tensors
+from diffusion_lab.checkpoint.weights import Weights
 from diffusion_lab.config.section import home_expanded
 from diffusion_lab.messages import sentence, show_warnings_plainly
 from diffusion_lab.terminal import printable

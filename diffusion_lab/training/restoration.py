@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diffusion_lab.checkpoint.content import ORDER
+from diffusion_lab.checkpoint.reading import ORDER
 from diffusion_lab.memory import is_out_of_memory
 
 LARGEST_COUNT = 2**63 - 1
