@@ -17,13 +17,13 @@ import yaml
 from hydra.conf import HydraConf
 from pydantic import BaseModel
 
-from diffusion_lab.config.consistency import REQUIRED_SCHEDULER_OPTIONS
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.json_schema import JsonSchema, class_options, section_schemas
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings
 from diffusion_lab.config.reading import leaves, section_of
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, TrainConfig
 from diffusion_lab.config.section import DOTTED_PATH
+from diffusion_lab.config.training_rules import REQUIRED_SCHEDULER_OPTIONS
 from diffusion_lab.config.training_section import SCHEDULER_OPTIONS, OptimizerSettings, SchedulerSettings
 
 OptionsByType = Mapping[str | None, JsonSchema]

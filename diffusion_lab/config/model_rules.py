@@ -1,0 +1,86 @@
+"""Rules that join several keys of ``model``: its network, its noise process, its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diffusion_lab.config.data_section import CLASSES_OF_NAMED_SETS
+from diffusion_lab.config.faults import Fault
+from diffusion_lab.config.model_section import DEFAULT_PROCESS, PROCESS_OPTIONS
+from diffusion_lab.config.reading import SettingsReader
+
+
+def one_attention_flag_a_stage(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["model.architecture.type"] == "dit":
+        return  # has a rule of its own
+    stages = len(tree["model.architecture.channel_multipliers"])
+    flags = tree["model.architecture.use_attention"]
+    if len(flags) != stages:
+        rule = f"must have one entry a stage: {stages}, as model.architecture.channel_multipliers has"
+        yield Fault("model.architecture.use_attention", rule, flags)
+
+
+def dit_has_one_stage(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["model.architecture.type"] != "dit":
+        return
+    multipliers = tree["model.architecture.channel_multipliers"]
+    flags = tree["model.architecture.use_attention"]
+    instead = "with model.architecture.type dit, which has one stage (command line: model=dit_tiny or another dit)"
+    if len(multipliers) != 1:
+        yield Fault("model.architecture.channel_multipliers", f"must have one entry {instead}", multipliers)
+    if list(flags) != [True]:
+        yield Fault("model.architecture.use_attention", f"must be [true] {instead}", flags)
+
+
+def dit_knows_row_and_column(tree: SettingsReader) -> Iterator[Fault]:
+    channels, multipliers = tree["model.architecture.model_channels"], tree["model.architecture.channel_multipliers"]
+    if tree["model.architecture.type"] == "dit" and channels * multipliers[0] % 4:
+        rule = f"times the multiplier, {multipliers[0]}, must be divisible by 4 with model.architecture.type dit: "
+        yield Fault("model.architecture.model_channels", rule + "a sine and a cosine for row and column", channels)
+
+
+def image_size_halves(tree: SettingsReader) -> Iterator[Fault]:
+    size, patch = tree["model.architecture.image_size"], tree["model.architecture.patch_size"]
+    halvings = len(tree["model.architecture.channel_multipliers"]) - 1
+    if size % (patch * 2**halvings):
+        stages = [f"{halvings + 1} stages halve the image {halvings} times"] if halvings else []
+        reasons = ", after ".join(stages + ([f"patches of {patch}"] if patch > 1 else []))
+        yield Fault("model.architecture.image_size", f"must be divisible by {patch * 2**halvings}: {reasons}", size)
+
+
+def betas_rise(tree: SettingsReader) -> Iterator[Fault]:
+    start, end = tree["model.diffusion.beta_start"], tree["model.diffusion.beta_end"]
+    if start >= end:
+        yield Fault("model.diffusion.beta_start", f"must be less than model.diffusion.beta_end, {end}", start)
+
+
+def sigmas_rise(tree: SettingsReader) -> Iterator[Fault]:
+    low, high = tree["model.diffusion.sigma_min"], tree["model.diffusion.sigma_max"]
+    if low >= high:
+        yield Fault("model.diffusion.sigma_min", f"must be less than model.diffusion.sigma_max, {high:g}", low)
+
+
+def process_keys_belong(tree: SettingsReader) -> Iterator[Fault]:
+    kind = tree["model.diffusion.type"]
+    for name, value in tree.section("model.diffusion").items():
+        owners = [owner for owner, names in PROCESS_OPTIONS.items() if name in names]
+        if owners and kind in PROCESS_OPTIONS and kind not in owners and value != DEFAULT_PROCESS[name]:
+            rule = f"belongs to type {' or '.join(owners)}, not to {kind}; leave it out"
+            yield Fault(f"model.diffusion.{name}", rule, value)
+
+
+def class_needs_num_classes(tree: SettingsReader) -> Iterator[Fault]:
+    classes = tree["model.conditioning.num_classes"]
+    if tree["model.conditioning.type"] == "class" and classes is None:
+        rule = "required with model.conditioning.type class: the number of classes, or auto to count them"
+        yield Fault("model.conditioning.num_classes", rule, classes)
+
+
+def num_classes_is_read(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["mode"] != "train" or tree["model.conditioning.type"] is not None:
+        return
+    classes, kind = tree["model.conditioning.num_classes"], tree["data.type"]
+    if classes in (None, "auto") or (kind != "image_folder" and classes == CLASSES_OF_NAMED_SETS):
+        return
+    rule = "has no effect without model.conditioning.type class (command line: conditioning=class); otherwise null"
+    yield Fault("model.conditioning.num_classes", rule, classes)

@@ -1,0 +1,77 @@
+"""Rules about the options of a type: which there are, whose they are, and what values they take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from inspect import isabstract
+
+from pydantic import ValidationError
+
+from diffusion_lab.config.choice import ChoiceSettings, options_schema
+from diffusion_lab.config.faults import ConfigError, Fault, closest, faults_of
+from diffusion_lab.config.reading import SettingsReader, suggest_key
+
+
+def no_unread_keys(section: str) -> Callable[[SettingsReader], Iterator[Fault]]:
+    """Keys that no field declares are for a class given by its dotted path; a built-in type has none."""
+
+    def rule(tree: SettingsReader) -> Iterator[Fault]:
+        given = tree.section(section)
+        if "." in str(given.get("type")):
+            return
+        for name in given.keys() - tree.schema_of(section).model_fields.keys():
+            key = f"{section}.{name}"
+            yield Fault(key, "unknown key", given[name], suggest_key(key, tree.root))
+
+    return rule
+
+
+def takes_options(choice: type[ChoiceSettings]) -> Callable[[SettingsReader], Iterator[Fault]]:
+    """The values of a class's options; whether a class of the user's own has them is for its signature to say."""
+
+    def rule(tree: SettingsReader) -> Iterator[Fault]:
+        given = tree.section(choice.KEY) if tree.gives(choice.KEY) else {}
+        name = tree[f"{choice.KEY}.type"]
+        named = name in choice.NAMED
+        options = {key: value for key, value in given.items() if key != "type"}
+        try:
+            cls = choice.class_of(name)
+        except ConfigError:
+            return  # its signature has been asked for already
+        schema = options_schema(cls)
+        if schema is None or isabstract(cls):
+            return
+        if not named:
+            options = {key: value for key, value in options.items() if key in schema.model_fields}
+        try:
+            cls(**schema.model_validate(options).model_dump(exclude_unset=True))
+        except ValidationError as error:
+            errors = [each for each in error.errors() if named or each["type"] != "missing"]
+            beside = partial(_closest_of, names=schema.model_fields)
+            for fault in faults_of(errors, options, beside, choice.KEY):
+                yield _of_another_type(fault, name, choice)
+        except (TypeError, ValueError) as error:
+            yield Fault(choice.KEY, str(error), given)
+
+    return rule
+
+
+def _of_another_type(fault: Fault, kind: str, choice: type[ChoiceSettings]) -> Fault:
+    """A fault that says whose option it is, where it is one of another type's: it is likely left over from there."""
+    option = fault.key.rpartition(".")[2]
+    owners = [name for name in choice.NAMED if option in choice.options_of(name)]
+    if kind not in choice.NAMED or kind in owners or not owners:
+        return fault
+    group = choice.KEY.rpartition(".")[2]
+    rule = f"belongs to type {' or '.join(owners)}, not to {kind}; leave it out" + group_instead(group, kind)
+    return Fault(fault.key, rule, fault.value)
+
+
+def group_instead(group: str, kind: str | None) -> str:
+    """What a command line says to have the keys of a type alone, where it changed the type alone."""
+    return f" (command line: {group}={kind})" if kind else ""
+
+
+def _closest_of(key: str, names: Iterable[str]) -> str | None:
+    return closest(key.rpartition(".")[2], names)

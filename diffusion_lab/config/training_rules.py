@@ -1,0 +1,91 @@
+"""Rules that join several keys of ``training``, and of what samples with the trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from diffusion_lab.config.faults import Fault, closest
+from diffusion_lab.config.option_rules import group_instead
+from diffusion_lab.config.reading import SettingsReader
+from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
+
+LOGGED_METRICS = ("loss",)
+"""What validation logs, and so what ``training.validation.metric`` can be."""
+
+REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
+
+
+def metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:
+    metric = tree["training.validation.metric"]
+    if metric not in LOGGED_METRICS:
+        rule = f"must be a metric that validation logs: {', '.join(LOGGED_METRICS)}"
+        yield Fault("training.validation.metric", rule, metric, closest(metric, LOGGED_METRICS))
+
+
+def best_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
+    best_only = tree["training.checkpointing.save_best_only"]
+    if best_only and not tree["training.validation.enabled"]:
+        rule = "needs training.validation.enabled: without validation there is no best checkpoint"
+        yield Fault("training.checkpointing.save_best_only", rule, best_only)
+
+
+def plateau_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
+    kind = tree["training.scheduler.type"]
+    if kind == "plateau" and not tree["training.validation.enabled"]:
+        yield Fault("training.scheduler.type", "needs training.validation.enabled=true, whose metric it watches", kind)
+
+
+def amp_is_meant(tree: SettingsReader) -> Iterator[Fault]:
+    precision = tree["training.performance.precision"]
+    if precision == 32 and tree["training.performance.use_amp"]:
+        rule = "must be auto, bf16, fp16 or null with training.performance.use_amp: true asks for less than 32 bits"
+        yield Fault("training.performance.precision", rule, precision)
+
+
+def decays_differ(tree: SettingsReader) -> Iterator[Fault]:
+    known = [tree["training.ema.decay"]]
+    for index, decay in enumerate(tree["training.ema.further_decays"]):
+        if decay in known:
+            rule = "must differ from training.ema.decay and from the others: it would be the same average"
+            yield Fault(f"training.ema.further_decays[{index}]", rule, decay)
+        known.append(decay)
+
+
+def scheduler_keys_belong(tree: SettingsReader) -> Iterator[Fault]:
+    kind = tree["training.scheduler.type"]
+    if kind not in SCHEDULER_OPTIONS:
+        return
+    given = tree.section("training.scheduler")
+    for name, value in given.items():
+        owners = [str(owner) for owner, names in SCHEDULER_OPTIONS.items() if owner and name in names]
+        if owners and value is not None and name not in SCHEDULER_OPTIONS[kind]:
+            rule = f"belongs to type {' or '.join(owners)}, not to {kind or 'null'}; leave it out"
+            yield Fault(f"training.scheduler.{name}", rule + group_instead("scheduler", kind), value)
+    for name in REQUIRED_SCHEDULER_OPTIONS.get(kind or "", ()):
+        if given.get(name) is None:
+            yield Fault(f"training.scheduler.{name}", f"required with type {kind}, but missing")
+
+
+def resume_keys_are_read(tree: SettingsReader) -> Iterator[Fault]:
+    """A checkpoint or a switch that was typed without ``enabled`` would train from scratch in silence."""
+    if tree["mode"] != "train" or tree["training.resume.enabled"]:
+        return
+    rule = "has no effect while training.resume.enabled is false: set it to true to resume (command line: "
+    for name in ("checkpoint", "reset_optimizer", "reset_scheduler", "allow_other_data"):
+        value = tree[f"training.resume.{name}"]
+        if value:
+            yield Fault(f"training.resume.{name}", f"{rule}training.resume.enabled=true), or leave this out", value)
+
+
+def only_averages_have_a_decay(tree: SettingsReader) -> Iterator[Fault]:
+    decay = tree["generation.sampling.ema_decay"]
+    if decay is not None and not tree["generation.sampling.use_ema"]:
+        yield Fault("generation.sampling.ema_decay", "needs generation.sampling.use_ema: it chooses an average", decay)
+
+
+def sampler_steps_fit(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["mode"] != "train" or not tree.gives("sampler.steps") or tree["model.diffusion.type"] != "discrete":
+        return
+    steps, most = tree["sampler.steps"], tree["model.diffusion.num_timesteps"]
+    if isinstance(steps, int) and steps > most:
+        yield Fault("sampler.steps", f"must be at most model.diffusion.num_timesteps, {most}", steps)
