@@ -16,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lab.checkpoint import Checkpoint, file_hash, find_checkpoint, read_checkpoint
+from diffusion_lab.checkpoint.export import name_for_others
 from diffusion_lab.checkpoint.files import is_sweep
 from diffusion_lab.config.doubts import (
     doubts_about_dropout,
@@ -39,6 +40,7 @@ from diffusion_lab.guidance import Guidance
 from diffusion_lab.networks.cost import count_forward_flops
 from diffusion_lab.pictures import grid_of
 from diffusion_lab.precision import resolve_precision
+from diffusion_lab.redaction import redacted, without_folders
 from diffusion_lab.safe_files import open_regular, parse_json
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import to_pixels
@@ -139,11 +141,11 @@ def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -
     sampling = config.generation.sampling
     about = {
         "sampler": config.sampler.type,
-        "sampler_options": config.sampler.extra_options,
+        "sampler_options": without_folders(redacted(config.sampler.extra_options)),
         "guidance_interval": config.guidance.interval,
         "guidance_rescale": config.guidance.rescale,
         "use_ema": sampling.use_ema,
-        "checkpoint": str(checkpoint.path),
+        "checkpoint": name_for_others(checkpoint.path),
         "checkpoint_sha256": file_hash(checkpoint.path),
         "config_hash": checkpoint.about.get("config_hash"),
         "data_fingerprint": checkpoint.about.get("data_fingerprint"),

@@ -23,6 +23,9 @@ EXPORT_SUFFIX = ".safetensors"
 ABOUT = "diffusion_lab"
 """Key of the file's metadata that holds, as JSON, all but the weights."""
 
+RUN_SETTINGS = "config.yaml"
+"""A file that every run folder holds."""
+
 PRIVATE_SECTIONS = ("output", "logger")
 """Sections of the settings that tell of folders and accounts, and nothing of the model."""
 
@@ -69,6 +72,17 @@ def about_for_others(about: Mapping[str, Any]) -> dict[str, Any]:
         "config": without_folders(redacted(config)),
         "environment": {key: known[key] for key in ("python", "packages", "git_commit") if key in known},
     }
+
+
+def name_for_others(file: Path) -> str:
+    """Return the name of a checkpoint as generated images carry it: its run and file, and no folder above the run.
+
+    The images are passed on, and the path would name the user or the machine. Which checkpoint it is, its SHA-256 says.
+    """
+    file = file.resolve()
+    run = file.parent.parent
+    is_run = (run / RUN_SETTINGS).is_file() and str(run) != os.path.expanduser("~")  # noqa: PTH111 - never fails
+    return f"{run.name}/{file.name}" if is_run else file.name
 
 
 def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -76,7 +76,7 @@ def measure_digits(generated: GeneratedImages) -> dict[str, Any]:
     agreement = None if generated.labels is None else judge.label_agreement(generated.pixels, generated.labels)
     return {
         "images": len(generated.pixels),
-        "folders": [str(folder) for folder in generated.folders],
+        "folders": [folder.resolve().name for folder in generated.folders],
         "identity": generated.identity,
         "real_accuracy": judge.real_accuracy,
         "label_agreement": agreement,

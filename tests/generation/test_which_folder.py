@@ -61,6 +61,34 @@ def test_another_checkpoint_is_another_generation_and_another_place_is_not(confi
         made(config(checkpoint=other))
 
 
+def test_generated_images_name_no_folder_of_the_user(config, tmp_path):
+    """The checkpoint is known by run, file and SHA-256; with that the folder is completed from any other place."""
+    run = tmp_path / "of-anna" / "run1"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    checkpoint = save_checkpoint(run / "checkpoints" / "step_00000001.ckpt")
+    (run / "checkpoints" / "best.ckpt").symlink_to(checkpoint.name)
+    settings = config(checkpoint=run / "checkpoints" / "best.ckpt", save={"save_npz": True})
+    folder = made(settings).folder
+    assert {line["checkpoint"] for line in manifest_of(folder)} == {"run1/step_00000001.ckpt"}
+    assert [path for path in folder.iterdir() if b"of-anna" in path.read_bytes()] == []
+    whole = contents(folder)
+    (folder / "sample_0003.png").unlink()
+    moved = shutil.move(run, tmp_path / "elsewhere")
+    assert made(config(checkpoint=moved, save={"save_npz": True})).made == 1
+    assert contents(folder) == whole
+
+
+def test_lines_of_an_earlier_version_keep_the_path_that_they_hold(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffusion_lab.generate.name_for_others", str)
+    folder = made(config()).folder
+    whole = contents(folder)
+    monkeypatch.undo()
+    (folder / "sample_0003.png").unlink()
+    assert made(config()).made == 1
+    assert contents(folder) == whole
+
+
 def test_the_checkpoint_s_identity_is_in_every_line_and_every_picture(config, monkeypatch):
     assert {(line["config_hash"], line["data_fingerprint"]) for line in manifest_of(made(config()).folder)} == {
         (None, None)  # an older checkpoint does not tell them
