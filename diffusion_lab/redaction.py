@@ -18,7 +18,11 @@ _MAKES_A_SECRET = frozenset({"api", "access", "private", "auth", "ssh", "encrypt
 _SHORTEST_SECRET = 4
 """Characters; replacing shorter ones in running text would change words that have nothing to do with them."""
 
+_SHORTEST_ELSEWHERE = 6
+"""Characters of a secret that is looked for in other settings, which have to stay usable."""
+
 _IN_TEXT = re.compile(r"""([\w.-]+)(["']?\s*[:=]\s*)("[^"]*"|'[^']*'|[^\s,}\]]+)""")
+_IN_QUERY = re.compile(r"([?&])([\w.-]+)=([^&#\s'\"]+)")
 _IN_URL = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
 
 
@@ -41,18 +45,25 @@ def names_secret(name: str, value: object = "text") -> bool:
     return named and (not isinstance(value, int | float) or not _MAKES_A_SECRET.isdisjoint(words))
 
 
-def redacted(tree: Any) -> Any:
+def redacted(tree: Any, secrets: Collection[str] = ()) -> Any:
     """Return a copy of plain containers in which ``REDACTED`` stands for every secret.
 
-    Secret are the values of keys named so, at any depth below them, and passwords within the address of a server.
+    Secret are the values of keys named so, at any depth below them, passwords and tokens within the address of a
+    server, and all of these, and ``secrets``, wherever else they appear in a text.
     """
+    known = {*secrets, *secret_values(tree)}
+    return _redacted(tree, [secret for secret in known if len(secret) >= _SHORTEST_ELSEWHERE])
+
+
+def _redacted(tree: Any, secrets: Collection[str]) -> Any:
     if isinstance(tree, Mapping):
         return {
-            key: _hidden(value) if names_secret(str(key), value) else redacted(value) for key, value in tree.items()
+            key: _hidden(value) if names_secret(str(key), value) else _redacted(value, secrets)
+            for key, value in tree.items()
         }
     if isinstance(tree, list | tuple):
-        return [redacted(value) for value in tree]
-    return _IN_URL.sub(REDACTED, tree) if isinstance(tree, str) else tree
+        return [_redacted(value, secrets) for value in tree]
+    return without_values(tree, secrets) if isinstance(tree, str) else tree
 
 
 def holds_redacted(tree: Any) -> bool:
@@ -66,20 +77,30 @@ def redacted_command(arguments: Sequence[str]) -> list[str]:
     >>> redacted_command(["train.py", "data.api_key=abc", "--token", "abc", "data={root: x, password: abc}"])
     ['train.py', 'data.api_key=[redacted]', '--token', '[redacted]', 'data={root: x, password: [redacted]}']
     """
+    secrets = [secret for secret in secret_values({}, arguments) if len(secret) >= _SHORTEST_ELSEWHERE]
     found = []
     follows = False
     for argument in arguments:
-        found.append(REDACTED if follows and not argument.startswith("-") else _redacted_argument(argument))
-        follows = argument.startswith("--") and "=" not in argument and names_secret(argument)
+        hidden = REDACTED if follows and not argument.startswith("-") else _redacted_argument(argument)
+        found.append(without_values(hidden, secrets))
+        follows = _announces_secret(argument)
     return found
 
 
 def secret_values(tree: Any, arguments: Sequence[str] = ()) -> frozenset[str]:
     """Return the texts that ``redacted`` and ``redacted_command`` hide, to be hidden in running text, too."""
-    named = [str(value) for secret, value in _leaves(tree) if secret and value is not None]
-    named += [
-        value for key, _, value in (argument.partition("=") for argument in arguments) if names_secret(key, value)
-    ]
+    leaves = list(_leaves(tree))
+    named = [str(value) for secret, value in leaves if secret and value is not None]
+    for text in [value for _, value in leaves if isinstance(value, str)] + list(arguments):
+        named += [inside.partition(":")[2] for inside in _IN_URL.findall(text)]
+        named += [found[3] for found in _IN_QUERY.finditer(text) if names_secret(found[2])]
+    for argument, following in zip(arguments, [*arguments, "-"][1:], strict=True):
+        key, _, value = argument.partition("=")
+        if names_secret(key, value):
+            named.append(value)
+        named += [found[3] for found in _IN_TEXT.finditer(value) if names_secret(found[1])]
+        if _announces_secret(argument) and not following.startswith("-"):
+            named.append(following)
     bare = (value.strip("'\"") for value in named)
     return frozenset(value for value in bare if len(value) >= _SHORTEST_SECRET and value != REDACTED)
 
@@ -88,6 +109,7 @@ def without_values(text: str, secrets: Collection[str]) -> str:
     """Return running text with ``REDACTED`` for each of the secrets."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, REDACTED)
+    text = _IN_QUERY.sub(lambda found: f"{found[1]}{found[2]}={REDACTED}" if names_secret(found[2]) else found[0], text)
     return _IN_URL.sub(REDACTED, text)
 
 
@@ -113,6 +135,11 @@ def _far_path(text: str) -> PurePath | None:
     if text.startswith("~") or PurePosixPath(text).is_absolute():
         return PurePosixPath(text)
     return PureWindowsPath(text) if PureWindowsPath(text).is_absolute() else None
+
+
+def _announces_secret(argument: str) -> bool:
+    """Whether the argument that follows is a secret: ``--token VALUE``."""
+    return argument.startswith("--") and "=" not in argument and names_secret(argument)
 
 
 def _redacted_argument(argument: str) -> str:

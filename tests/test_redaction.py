@@ -88,6 +88,33 @@ def test_secrets_within_an_argument(argument: str) -> None:
     assert SECRET not in found
 
 
+REPEATED = [
+    ["--token", SECRET, f"data.paths.train=https://host/{SECRET}/images"],
+    [f"+hydra.job.env_set={{TOKEN: {SECRET}, A: b}}", f"name={SECRET}"],
+    [f"+data.password={SECRET}", f"+data.url=https://anna:{SECRET}@host"],
+    [f"+data.url=https://anna:{SECRET}@host", f"name={SECRET}"],
+    [f"+data.url=https://host/a?size=2&api_key={SECRET}", f"name={SECRET}"],
+    [f"name={SECRET}", f"+secret={SECRET}"],
+]
+
+
+@pytest.mark.parametrize("command", REPEATED)
+def test_a_secret_is_hidden_wherever_it_is_repeated(command: list[str]) -> None:
+    assert secret_values({}, command) == {SECRET}
+    assert SECRET not in " ".join(redacted_command(command))
+    assert redacted({"data": {"root": f"a/{SECRET}"}}, secret_values({}, command)) == {"data": {"root": "a/[redacted]"}}
+
+
+def test_a_secret_in_the_settings_is_hidden_in_other_settings() -> None:
+    tree = {"data": {"token": SECRET, "headers": [f"Bearer {SECRET}"], "url": f"https://host?access_token={SECRET}2"}}
+    assert redacted(tree)["data"] == {
+        "token": REDACTED,
+        "headers": [f"Bearer {REDACTED}"],
+        "url": f"https://host?access_token={REDACTED}",
+    }
+    assert redacted({"password": "adam", "optimizer": "adamw"})["optimizer"] == "adamw"  # too short to be looked for
+
+
 def test_a_command_without_secrets_stays() -> None:
     command = ["train.py", "-m", "optimizer=adam,adamw", "data.paths.train=a b", "+model.x={a: 1}", "labels=[1,2]"]
     assert redacted_command(command) == command
@@ -124,7 +151,9 @@ def test_folders_of_jobs_keep_secrets_apart_and_to_themselves() -> None:
 class LockedSource(TinySource):
     """Needs a token; tells it when it fails, as careless libraries do."""
 
-    def __init__(self, image_size: int, channels: int, access_token: str, broken: bool = False) -> None:
+    def __init__(
+        self, image_size: int, channels: int, access_token: str, address: str = "", broken: bool = False
+    ) -> None:
         super().__init__(image_size, channels)
         assert access_token == SECRET
         self.broken = broken
@@ -138,6 +167,7 @@ class LockedSource(TinySource):
 CHANGES = {
     "data.type": "tests.test_redaction.LockedSource",
     "data.access_token": SECRET,
+    "data.address": f"https://anna:{SECRET}@host/{SECRET}",
     "logger": {"backends": ["wandb", "tensorboard"]},
     "training.visualization": {"enabled": True, "interval": 1, "num_samples": 3, "guidance_scale": 1.0},
 }

@@ -81,7 +81,7 @@ def name_for_others(file: Path) -> str:
     """
     file = file.resolve()
     run = file.parent.parent
-    is_run = (run / RUN_SETTINGS).is_file() and str(run) != os.path.expanduser("~")  # noqa: PTH111 - never fails
+    is_run = (run / RUN_SETTINGS).is_file() and str(run) != os.path.expanduser("~")
     return f"{run.name}/{file.name}" if is_run else file.name
 
 

@@ -122,7 +122,7 @@ def _do_job(run: Callable[[DictConfig], None], composed: DictConfig, folder: Pat
     tree = resolved(composed, [])
     secrets = _secrets(tree)
     _hide(secrets, folder.parent / HYDRAS_RECORD)
-    settings = redacted({key: value for key, value in tree.items() if key != "output"})
+    settings = redacted({key: value for key, value in tree.items() if key != "output"}, secrets)
     _refuse_without_value(tree)
     overwrite = _may_overwrite(tree)
     if not overwrite and not (folder / RECORD).exists():

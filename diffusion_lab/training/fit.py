@@ -187,7 +187,8 @@ def _prepare(config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkp
         compared = compare(checkpoint, config, data)
         refuse_mismatch(compared, denoiser)
         left = remainder(origin, config, data, compared.changes)
-    settings = redacted(config.model_dump(mode="json"))
+    plain = config.model_dump(mode="json")
+    settings = redacted(plain, secret_values(plain, sys.argv))
     settings["compute"]["seed"] = seed
     flops = count_forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
     threads = _threads(config, device, flops, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.redaction import redacted
+from diffusion_lab.redaction import redacted, secret_values
 from diffusion_lab.training.callbacks.resumption import ResumePlan
 from diffusion_lab.training.lr_schedules import LR_SCHEDULES
 from diffusion_lab.training.origin import Origin, Place
@@ -152,7 +153,8 @@ def _note(place: Place, data: ImageDataModule) -> str | None:
 
 def same_results(config: TrainConfig, origin: Origin) -> bool:
     """Whether the steps after the checkpoint come out as they did in the run that wrote it."""
-    now = redacted(config.model_dump(mode="json"))  # as the checkpoint has them
+    now = config.model_dump(mode="json")
+    now = redacted(now, secret_values(now, sys.argv))  # as the checkpoint has them
     return all(_relevant(now[name]) == _relevant(origin.config.get(name)) for name in ("model", "data", "training"))
 
 

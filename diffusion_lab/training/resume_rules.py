@@ -5,6 +5,7 @@ docs/resuming.md holds the same table for users; a test compares the two.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -13,7 +14,7 @@ from typing import Any
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.reading import SettingsReader, Unreadable, leaves
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.redaction import redacted
+from diffusion_lab.redaction import redacted, secret_values
 from diffusion_lab.terminal import printable
 
 
@@ -117,7 +118,9 @@ def changes_since(then: Mapping[str, Any], config: TrainConfig) -> list[Change]:
         then: The settings in the checkpoint.
         config: Those of the run that resumes, whose seed, threads and ``sigma_data`` may be left open.
     """
-    then, now = redacted(then), redacted(config.model_dump(mode="json"))
+    now = config.model_dump(mode="json")
+    secrets = secret_values(now, sys.argv)
+    then, now = redacted(then, secrets), redacted(now, secrets)
     before, present = SettingsReader(then, TrainConfig), SettingsReader(now, TrainConfig)
     found = []
     for key in dict.fromkeys([*leaves(now), *leaves(then)]):
