@@ -18,10 +18,11 @@ from diffusion_lab.config.dotted import load_class
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.augmentation import Augmentation
+from diffusion_lab.data.cache_place import default_cache_dir
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.decoded import decoded_in_memory
 from diffusion_lab.data.digits import digits
-from diffusion_lab.data.disk_cache import cached_on_disk, default_cache_dir
+from diffusion_lab.data.disk_cache import cached_on_disk
 from diffusion_lab.data.emoji import emoji
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.remarks import Remarks

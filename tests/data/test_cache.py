@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_lab.data import disk_cache
+from diffusion_lab.data import cache_place, disk_cache
 from diffusion_lab.data.datamodule import BatchDataset
 from diffusion_lab.data.decoded import decoded_in_memory
 from diffusion_lab.data.disk_cache import cached_on_disk
@@ -93,7 +93,7 @@ def built(images: Path, base: Path, **options: object) -> tuple[Path, list[str]]
     """The folder of the only cache that holds these images, and what was said."""
     said: list[str] = []
     source = folder(images, **options)
-    place = disk_cache.CachePlace.of(source, base)
+    place = cache_place.CachePlace.of(source, base)
     quietly(cached_on_disk, source, base, said.append)
     return place.cache, said
 
@@ -286,7 +286,7 @@ def test_where_there_are_no_locks_the_first_cache_stays(images, tmp_path, monkey
     def no_locks(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(disk_cache.fcntl, "lockf", no_locks)
+    monkeypatch.setattr(cache_place.fcntl, "lockf", no_locks)
     inner: list[Path] = []
 
     def meanwhile(done: int, total: int) -> None:

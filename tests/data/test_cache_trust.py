@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_lab.data import cache_files, disk_cache, verification
+from diffusion_lab.data import cache_files, cache_place, disk_cache, verification
 from diffusion_lab.data.cache_files import CheckedWriter, first_damaged_block
+from diffusion_lab.data.cache_place import CachePlace
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.decoded import DecodedSource
-from diffusion_lab.data.disk_cache import CachePlace, cached_on_disk
+from diffusion_lab.data.disk_cache import cached_on_disk
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.source import Subset
 from diffusion_lab.data.verification import DamagedCacheError
@@ -133,7 +134,7 @@ def test_a_folder_that_others_may_write_is_closed_to_them(images, tmp_path):
 
 
 def test_a_file_system_without_permissions_is_refused_before_anything_is_decoded(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(disk_cache, "is_own", lambda state: False)
+    monkeypatch.setattr(cache_place, "is_own", lambda state: False)
     with pytest.raises(OSError, match="keeps neither owners nor permissions"):
         cached_on_disk(folder(images), tmp_path / "caches", progress=lambda *_: pytest.fail("decoded"))
 
