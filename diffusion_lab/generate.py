@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lab.checkpoint import Checkpoint, file_hash, find_checkpoint, read_checkpoint
 from diffusion_lab.checkpoint.export import name_for_others
@@ -29,43 +23,16 @@ from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import computing_with, resolve_device
-from diffusion_lab.finiteness import NonFiniteSamplesError
-from diffusion_lab.generation.arrays import ARRAYS, stored_pixels, write_arrays
-from diffusion_lab.generation.folder import GRID, Opened, opened
-from diffusion_lab.generation.images import KeptImages, Nothing, PngFiles, RawBytes
-from diffusion_lab.generation.interruption import Terminated
-from diffusion_lab.generation.manifest import digests_told, manifest_from, read_lines
-from diffusion_lab.generation.order import PNG_KEY, Order, labels_in_turn, named_class
-from diffusion_lab.guidance import Guidance
+from diffusion_lab.generation.completion import Completion, Generation
+from diffusion_lab.generation.folder import opened
+from diffusion_lab.generation.order import Order, labels_in_turn, named_class
 from diffusion_lab.networks.cost import count_forward_flops
-from diffusion_lab.pictures import grid_of
 from diffusion_lab.precision import resolve_precision
 from diffusion_lab.redaction import redacted, without_folders
-from diffusion_lab.safe_files import open_regular, parse_json
-from diffusion_lab.sampling import DiffusionSampler, SampleBatch
-from diffusion_lab.shapes import to_pixels
+from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.terminal import printable
 from diffusion_lab.threads import choose_threads
-from diffusion_lab.whole_files import check_writable, written_whole
-
-MOST_GRID_ROWS = 100
-"""Rows of the grid; images beyond it are in their own files alone."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What a generation run has written; ``made`` of the ``count`` images there are new."""
-
-    folder: Path
-    count: int
-    grid: Path | None
-    npz: Path | None
-    made: int
-
-    def __str__(self) -> str:
-        complete = "" if self.made else ": already complete, nothing was made"
-        images = f"{self.count} images in {self.folder}{complete}"
-        return "\n".join(map(str, filter(None, (images, self.grid, self.npz))))
+from diffusion_lab.whole_files import check_writable
 
 
 def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
@@ -104,7 +71,7 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
         computing_with(_threads(config, denoiser, device)),
         opened(folder, order, sampling.num_samples, config.output.overwrite) as room,
     ):
-        return _Run(config, room, sampler, show_progress).complete()
+        return Completion(config, room, sampler, show_progress).complete()
 
 
 def _checkpoint(config: GenerateConfig, say: bool) -> Path:
@@ -156,140 +123,6 @@ def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -
     }
     labels = labels_in_turn(denoiser, sampling.labels)
     return Order(about, labels, sampling.scales, denoiser.class_names, config.generation.output.save_individual)
-
-
-class _Run:
-    """One go at a generation: from what is there to all that is asked for."""
-
-    def __init__(self, config: GenerateConfig, room: Opened, sampler: DiffusionSampler, show_progress: bool) -> None:
-        self.config, self.room, self.order = config, room, room.order
-        self.sampler, self.show_progress = sampler, show_progress
-        self.output = config.generation.output
-        self.shown = min(room.count, MOST_GRID_ROWS * self.output.grid_nrow)
-        self.columns = min(self.output.grid_nrow, room.count)
-
-    def complete(self) -> Generation:
-        """Make what lacks."""
-        told = digests_told(self.room.path, self.order)
-        lines = sum(1 for _ in read_lines(self.room.path))
-        finished = len(told) == lines == self.room.count and not self.room.unfinished and self._has_summaries(told)
-        kept = self._kept()
-        if finished and not kept.outlive:
-            kept.close()
-            return self._result(made=0)
-        digests = kept.done(self.room.count, told)
-        if finished and digests == told:
-            return self._result(made=0)
-        done = sum(digest is not None for digest in digests)
-        self.room.begin()
-        if done and self.show_progress:
-            print(self._said_of(done), file=sys.stderr)
-        try:
-            self._make(kept, digests)
-            self._summarize(kept)
-        except (KeyboardInterrupt, Terminated) as stop:
-            stop.add_note(f"the same command again goes on with the images in {self.room.path}")
-            raise
-        except NonFiniteSamplesError as error:
-            count = len(digests_told(self.room.path, self.order))
-            place = f"{count} of {self.room.count} images were finished before and stay in {self.room.path}"
-            finding = f"{error.finding}; {place if count else 'none was finished before'}"
-            raise NonFiniteSamplesError(finding, error.advice) from error
-        self.room.finish()
-        kept.close()
-        return self._result(made=self.room.count - done)
-
-    def _said_of(self, done: int) -> str:
-        if done == self.room.count:
-            return f"All {done} images are in {printable(self.room.path)}; the manifest, grid or arrays are renewed"
-        return f"Continuing in {printable(self.room.path)}: {done} of {self.room.count} images are there"
-
-    def _kept(self) -> KeptImages:
-        wanted = self.output.save_grid or self.output.save_npz
-        way = PngFiles if self.output.save_individual else RawBytes if wanted else Nothing
-        return way(self.room.path, self.order, self.sampler.model.image_shape)
-
-    def _make(self, kept: KeptImages, digests: list[str | None]) -> None:
-        """Make the images without a digest, in the batches of an uninterrupted run, for rounding depends on those."""
-        spans = list(_lacking(digests, self.config.generation.sampling.batch_size))
-        begin = spans[0].start if spans else len(digests)
-        with manifest_from(self.room.path, self.order, begin, digests) as extend:
-            for span in spans:
-                extend(span.start)
-                for batch in self._stream(span):
-                    pixels = to_pixels(batch.images).cpu()
-                    kept.add(batch.first, pixels)
-                    for index, image in enumerate(pixels, start=batch.first):
-                        digests[index] = digests[index] or self.order.digest(index, image)
-                    extend(batch.first + len(pixels))
-            extend(len(digests))
-
-    def _stream(self, span: range) -> Iterator[SampleBatch]:
-        labels = [label for label in map(self.order.label, span) if label is not None]
-        return self.sampler.stream(
-            len(span),
-            labels or None,
-            [self.order.scale(index) for index in span],
-            show_progress=self.show_progress,
-            sampler=self.config.sampler.build(),
-            guidance=Guidance(**dict(self.config.guidance)),
-            seed=self.order.about["seed"],
-            batch_size=self.config.generation.sampling.batch_size,
-            first=span.start,
-        )
-
-    def _summarize(self, kept: KeptImages) -> None:
-        """Grid and arrays, from the images that are kept."""
-        count = self.room.count
-        if self.output.save_grid:
-            grid = grid_of(torch.stack([kept.read(index) for index in range(self.shown)]), self.columns)
-            text = PngInfo()
-            text.add_text(PNG_KEY, json.dumps(self._about_grid))
-            with written_whole(self.room.path / GRID) as path:
-                grid.save(path, "PNG", pnginfo=text)
-        if self.output.save_npz:
-            labels = [label for label in map(self.order.label, range(count)) if label is not None]
-            write_arrays(
-                self.room.path / ARRAYS, map(kept.read, range(count)), (count, *kept.shape), labels if labels else None
-            )
-
-    def _has_summaries(self, told: Sequence[str]) -> bool:
-        """Whether grid and arrays are there where they are wanted, and hold the images with the digests ``told``."""
-        grid, arrays = self.room.path / GRID, self.room.path / ARRAYS
-        if self.output.save_grid and _text_of(grid) != self._about_grid:
-            return False
-        return not self.output.save_npz or told == [
-            self.order.digest(index, pixels) for index, pixels in enumerate(stored_pixels(arrays))
-        ]
-
-    @property
-    def _about_grid(self) -> dict[str, int]:
-        return {"images": self.shown, "columns": self.columns}
-
-    def _result(self, made: int) -> Generation:
-        grid = self.room.path / GRID if self.output.save_grid else None
-        npz = self.room.path / ARRAYS if self.output.save_npz else None
-        return Generation(self.room.path, self.room.count, grid, npz, made)
-
-
-def _lacking(digests: Sequence[str | None], batch_size: int) -> Iterator[range]:
-    """The images in whole batches of which one is not done, neighbouring batches together."""
-    starts = range(0, len(digests), batch_size)
-    for lacks, batches in groupby(starts, lambda start: not all(digests[start : start + batch_size])):
-        if lacks:
-            group = list(batches)
-            yield range(group[0], min(group[-1] + batch_size, len(digests)))
-
-
-def _text_of(picture: Path) -> Any:
-    """What is told in a picture; None where it is not there, damaged, or not ours."""
-    try:
-        with open_regular(picture) as file, Image.open(file, formats=["PNG"]) as image:
-            told = parse_json(image.info.get(PNG_KEY, "null"), str(picture))
-            image.verify()
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
-        return None
-    return told
 
 
 def _doubts(sampling: SamplingSettings, denoiser: Denoiser, labels: int) -> Iterator[str]:

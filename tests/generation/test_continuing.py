@@ -307,8 +307,8 @@ def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatc
 @pytest.mark.parametrize(
     "moment",
     [
-        "diffusion_lab.generate.grid_of",
-        "diffusion_lab.generate.write_arrays",
+        "diffusion_lab.generation.completion.grid_of",
+        "diffusion_lab.generation.completion.write_arrays",
         "diffusion_lab.generation.folder.Opened.finish",
         "diffusion_lab.generation.images.KeptImages.close",
         "diffusion_lab.generation.images.RawBytes.close",
@@ -344,7 +344,7 @@ def test_images_are_let_go_when_they_are_kept(config, monkeypatch):
             yield SampleBatch(first + start, counted(torch.zeros(min(batch_size, count - start), 1, 8, 8)))
 
     monkeypatch.setattr(DiffusionSampler, "stream", many)
-    monkeypatch.setattr("diffusion_lab.generate.to_pixels", lambda images: counted(to_pixels(images)))
+    monkeypatch.setattr("diffusion_lab.generation.completion.to_pixels", lambda images: counted(to_pixels(images)))
     made(config(sampling={"num_samples": 640}, save=WAYS[1]))
     assert len(most) == 20
     assert max(most) <= 4
