@@ -300,7 +300,7 @@ def test_logger_that_cannot_be_opened_is_a_failure_with_a_status(
         raise wandb.errors.UsageError("no such entity")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    monkeypatch.setattr("diffusion_lab.training.fit.refuse_unreachable", lambda _: None)  # it answers
+    monkeypatch.setattr("diffusion_lab.training.preparation.refuse_unreachable", lambda _: None)  # it answers
     with pytest.raises(ValueError, match=r"W&B cannot begin the run .*no such entity.*logger.mode=offline"):
         tiny_run(tmp_path, {"logger": {"backends": ["wandb"], "mode": "online"}})
     assert "no such entity" in json.loads((tmp_path / "status.json").read_text())["why"]
