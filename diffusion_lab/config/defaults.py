@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.config.faults import ConfigError, Fault, closest
+from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import SubfolderSettings
 from diffusion_lab.config.section import home_expanded
@@ -116,7 +116,8 @@ def resolve_output_path(config: Mapping[str, Any], name: str) -> Path:
     names = SubfolderSettings.model_fields
     if name not in names:
         rule = f"unknown output folder; there are {', '.join(names)}"
-        raise ConfigError([Fault(f"output.subdirs.{name}", rule, suggestion=closest(name, names))])
+        key = f"output.subdirs.{name}"
+        raise ConfigError([Fault(key, rule, suggestion=sibling(key, closest(name, names)))])
     return Path(home_expanded(_read(config, "output.base_dir")), _read(config, f"output.subdirs.{name}"))
 
 

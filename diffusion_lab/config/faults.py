@@ -88,6 +88,15 @@ class ConfigError(ValueError):
             ]
         )
 
+    def suggesting_groups(self, groups: Sequence[str]) -> ConfigError:
+        """The same faults; an unknown key at the root with a text as its value suggests the group that it is like."""
+
+        def group_meant(fault: Fault) -> str | None:
+            chooses = fault.rule == RULES["extra_forbidden"] and "." not in fault.key and isinstance(fault.value, str)
+            return closest(fault.key, groups, cutoff=0.75) if chooses else None
+
+        return ConfigError([replace(fault, suggestion=group_meant(fault) or fault.suggestion) for fault in self.faults])
+
     def located(self, place: Callable[[str], str | None]) -> ConfigError:
         """The same faults, each with the place where its key was given."""
         return ConfigError(
@@ -124,9 +133,9 @@ def shown(value: object, longest: int = 80) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def closest(name: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that ``name`` may be a misspelling of, if one is near."""
-    return next(iter(get_close_matches(name, list(candidates), n=1, cutoff=0.6)), None)
+def closest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The candidate that ``name`` may be a misspelling of, if one is near: from 0, anything, to 1, the same."""
+    return next(iter(get_close_matches(name, list(candidates), n=1, cutoff=cutoff)), None)
 
 
 def faults_of(
@@ -144,18 +153,42 @@ def faults_of(
     for error in errors:
         fault = _fault_of(error, _dotted(error, tree, prefix))
         if error["type"] == "extra_forbidden":
-            fault = replace(fault, suggestion=suggest(_innermost(fault.key, error["input"])))
+            fault = unknown_key(fault.key, fault.value, suggest)
         grouped.setdefault(fault.key, []).append(fault)
     within = {re.sub(r"\[\d+\]$", "", key) for key in grouped if key.endswith("]")}
     return [_joined(faults) for key, faults in grouped.items() if key not in within]  # an entry tells more
 
 
-def _innermost(key: str, value: object) -> str:
-    """The first key that a section of its own making holds, as ``optimizer.lr`` makes the section ``optimizer``."""
-    while isinstance(value, Mapping) and value:
-        name, value = next(iter(value.items()))
-        key = f"{key}.{name}"
-    return key
+def unknown_key(key: str, value: object, suggest: Callable[[str], str | None]) -> Fault:
+    """Return the fault of a key that does not exist.
+
+    ``optimizer.lr=1`` creates the section ``optimizer``; the fault names the key that was typed.
+
+    Args:
+        key: Dotted key.
+        value: Its value.
+        suggest: Which dotted key an unknown one may stand for.
+    """
+    inner_key, inner = key, value
+    several = False
+    while isinstance(inner, Mapping) and inner:
+        several = several or len(inner) > 1
+        name, inner = next(iter(inner.items()))
+        inner_key = f"{inner_key}.{name}"
+    suggestion = suggest(inner_key)
+    if several:
+        return Fault(key, RULES["extra_forbidden"], value, suggestion)
+    return Fault(inner_key, RULES["extra_forbidden"], inner, suggestion)
+
+
+def sibling(key: str, name: str | None) -> str | None:
+    """Return the dotted key of ``name`` in the section of ``key``; None where there is no name.
+
+    >>> sibling("training.ema.deacy", "decay")
+    'training.ema.decay'
+    """
+    parent, dot, _ = key.rpartition(".")
+    return None if name is None else f"{parent}{dot}{name}"
 
 
 def _fault_of(error: ErrorDetails, key: str) -> Fault:

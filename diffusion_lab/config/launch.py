@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.command_line import setting
 from diffusion_lab.config.completion import completion_script
+from diffusion_lab.config.compose import SHORT_NAMES
 from diffusion_lab.config.dotted import find_classes_in
 from diffusion_lab.config.extras import how_to_install, names_in
 from diffusion_lab.config.faults import ConfigError, closest
@@ -29,12 +30,15 @@ from diffusion_lab.config.overrides import explain_unreadable, refuse_excess
 from diffusion_lab.config.reading import known_keys, suggest_key
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
 from diffusion_lab.config.run_dir import refuse_run_dir_of_sweep
-from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.section import home_expanded
 from diffusion_lab.config.sweep_summary import summed_up
 from diffusion_lab.messages import sentence
 
 Check = Callable[[DictConfig, Callable[[], Origins]], object]
+
+NO_GROUPS = ("hydra", "standalone")
+"""Folders of the settings from which the command line of a run chooses nothing."""
 
 HYDRAS_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 """Settings of Hydra that are paths; those of the project are expanded when they are checked."""
@@ -55,7 +59,7 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what cannot be composed instead of exiting
     Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
-    sys.argv[1:] = map(with_home_expanded, sys.argv[1:])
+    sys.argv[1:] = map(with_home_expanded, _multirun_first(sys.argv[1:]))
     given = get_args_parser().parse_args()
     run_and_report(lambda: refuse_excess(given.overrides))
     if given.shell_completion and given.overrides[:1] != ["query=bash"]:
@@ -74,6 +78,11 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
         explained = explain_unreadable(given.overrides) or _explained(error, check, conf, config_name, given.overrides)
         print(f"Error: {sentence(explained)}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from error
+
+
+def _multirun_first(arguments: Sequence[str]) -> list[str]:
+    """Move ``-m`` before the settings: Hydra's parser ends at settings on both sides of it."""
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
 
 
 def with_home_expanded(argument: str) -> str:
@@ -114,13 +123,18 @@ def _explained(
             let_in = _with_keys_let_in(overrides)
             check(compose(config_name, let_in), partial(composed_origins, config_name, let_in))
     except ConfigError as faults:
-        return str(faults)
+        return str(faults.suggesting_groups(_groups(conf)))
     except CompactHydraException:
         pass  # nothing can be composed at all: Hydra's own words say why
-    return _in_hydras_words(error)
+    return _in_hydras_words(error, conf, config_name)
 
 
-def _in_hydras_words(error: CompactHydraException) -> str:
+def _groups(conf: Path) -> list[str]:
+    """The groups of settings at the root that a command line chooses from."""
+    return sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and folder.name not in NO_GROUPS)
+
+
+def _in_hydras_words(error: CompactHydraException, conf: Path, config_name: str) -> str:
     text = re.sub(r"\nConfig search path:.*", "", str(error).strip(), flags=re.DOTALL).rstrip()
     meant = None
     refused = re.match(r"Could not override '([\w.]+)'", text)
@@ -131,7 +145,10 @@ def _in_hydras_words(error: CompactHydraException) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         meant = closest(name, [*(error.options or ()), *names_in(group)])
     elif refused:
-        meant = None if refused[1] in known_keys(TrainConfig) else suggest_key(refused[1], TrainConfig)
+        root, short_names = (GenerateConfig, SHORT_NAMES) if config_name == "sample" else (TrainConfig, ())
+        if refused[1] not in known_keys(root):
+            text = f"{refused[1]}: unknown key"  # Hydra's advice, a + before it, would only let it in to be refused
+            meant = closest(refused[1], [*short_names, *_groups(conf)], 0.75) or suggest_key(refused[1], root)
     return f"{text}\nDid you mean {meant!r}?" if meant else text
 
 

@@ -35,6 +35,7 @@ TASK_LAUNCHERS = (
     TaskLauncher("jsrun", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK", "jsrun --nrs=1 --tasks_per_rs=1"),
     TaskLauncher("mpirun", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "mpirun -n 1"),
     TaskLauncher("mpirun", "PMI_SIZE", "PMI_RANK", "mpirun -n 1"),
+    TaskLauncher("mpirun", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK", "mpirun -n 1"),
 )
 """Not by SLURM_NTASKS: it says what a batch job has asked for, and is also set where nothing was started twice."""
 

@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 from diffusion_lab.config.defaults import get_default_config
-from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, closest, shown
+from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, closest, shown, sibling
 from diffusion_lab.config.reading import known_keys, leaves
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
@@ -178,7 +178,7 @@ def _left_out(old: Mapping[str, Any]) -> Iterator[str]:
             parent, _, name = key.rpartition(".")
             elsewhere = [known for known, parts in names.items() if parts[2] == name]
             beside = [parts[2] for parts in names.values() if parts[0] == parent]
-            meant = elsewhere[0] if elsewhere else closest(name, beside)
+            meant = elsewhere[0] if elsewhere else sibling(key, closest(name, beside))
             hint = f" (did you mean {meant!r}?)" if meant else ""
             yield f"{key} = {shown(value)}: no key of V1, left out{hint}"
 

@@ -9,7 +9,7 @@ from inspect import isabstract
 from pydantic import ValidationError
 
 from diffusion_lab.config.choice import ChoiceSettings, options_schema
-from diffusion_lab.config.faults import ConfigError, Fault, closest, faults_of
+from diffusion_lab.config.faults import ConfigError, Fault, closest, faults_of, unknown_key
 from diffusion_lab.config.reading import SettingsReader, suggest_key
 
 
@@ -22,7 +22,7 @@ def no_unread_keys(section: str) -> Callable[[SettingsReader], Iterator[Fault]]:
             return
         for name in given.keys() - tree.schema_of(section).model_fields.keys():
             key = f"{section}.{name}"
-            yield Fault(key, "unknown key", given[name], suggest_key(key, tree.root))
+            yield unknown_key(key, given[name], partial(suggest_key, root=tree.root))
 
     return rule
 
@@ -48,7 +48,7 @@ def takes_options(choice: type[ChoiceSettings]) -> Callable[[SettingsReader], It
             cls(**schema.model_validate(options).model_dump(exclude_unset=True))
         except ValidationError as error:
             errors = [each for each in error.errors() if named or each["type"] != "missing"]
-            beside = partial(_closest_of, names=schema.model_fields)
+            beside = partial(_option_like, choice=choice, names=schema.model_fields)
             for fault in faults_of(errors, options, beside, choice.KEY):
                 yield _of_another_type(fault, name, choice)
         except (TypeError, ValueError) as error:
@@ -73,5 +73,7 @@ def group_instead(group: str, kind: str | None) -> str:
     return f" (command line: {group}={kind})" if kind else ""
 
 
-def _closest_of(key: str, names: Iterable[str]) -> str | None:
-    return closest(key.rpartition(".")[2], names)
+def _option_like(key: str, choice: type[ChoiceSettings], names: Iterable[str]) -> str | None:
+    """Return the dotted key of the option whose name is like that of an unknown one."""
+    meant = closest(key.removeprefix(f"{choice.KEY}.").partition(".")[0], names)
+    return None if meant is None else f"{choice.KEY}.{meant}"

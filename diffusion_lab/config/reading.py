@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from diffusion_lab.config.faults import closest
+from diffusion_lab.config.faults import closest, sibling
 from diffusion_lab.config.section import Section, home_expanded
 from diffusion_lab.config.synonyms import AMBIGUOUS, OPTION_KEYS, keys_called
 
@@ -146,11 +146,15 @@ READ_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output"
 def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
     """What a mistyped dotted key may mean: what its last part is called here, or a name like it.
 
-    Two keys that are as likely are given as ``one or other``.
+    Returns:
+        A dotted key as it is to be typed. Two keys that are as likely are given as ``one or other``.
     """
     parent, _, name = unknown.rpartition(".")
     keys = [*known_keys(root), *OPTION_KEYS]
     beside = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == parent]
+    misspelled = closest(name, beside, cutoff=0.9)
+    if misspelled:
+        return sibling(unknown, misspelled)
     called = [key for key in keys_called(name) if key in keys]
     plain = name.lower().replace("-", "_")
     alike = [key for key in keys if key.rpartition(".")[2] in (name, plain)]
@@ -159,7 +163,22 @@ def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
         return " or ".join(likely[:2] if name in AMBIGUOUS else likely[:1])
     if likely:
         return closest(unknown, likely) or likely[0]
-    return closest(name, beside) or closest(unknown, keys)
+    near = closest(name, beside)
+    if near:
+        return sibling(unknown, near)
+    elsewhere = _nearest_name(plain, keys)
+    if elsewhere:
+        likely = _of_the_section(parent, elsewhere, root)
+        return closest(unknown, likely) or likely[0]
+    return closest(unknown, keys)
+
+
+def _nearest_name(name: str, keys: Iterable[str]) -> list[str]:
+    """The keys in any section whose last part is nearest to a misspelled name, if one is very near."""
+    names: dict[str, list[str]] = {}
+    for key in keys:
+        names.setdefault(key.rpartition(".")[2], []).append(key)
+    return names.get(closest(name, names, cutoff=0.75) or "", [])
 
 
 def _of_the_section(parent: str, candidates: list[str], root: type[BaseModel]) -> list[str]:

@@ -13,7 +13,7 @@ from inspect import Parameter
 from typing import Any
 
 from diffusion_lab.config.dotted import load_class
-from diffusion_lab.config.faults import ConfigError, Fault, closest
+from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling
 from diffusion_lab.config.model_section import ArchitectureSettings
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import CHOICES
@@ -207,4 +207,4 @@ def _faults_of_option(
         if name in call.of_built_in:  # most likely not typed, but part of the file of the group
             yield Fault(key, f"{rule}; leave it out (command line: '~{key}')", value)
         else:
-            yield Fault(key, rule, value, closest(name, known))
+            yield Fault(key, rule, value, sibling(key, closest(name, known)))

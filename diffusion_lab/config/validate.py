@@ -45,7 +45,7 @@ def validate_config(config: Mapping[str, Any]) -> None:
     ... except ValueError as error:
     ...     print(error)
     2 settings are wrong:
-      training.ema.deacy = 0.999: unknown key (did you mean 'decay'?)
+      training.ema.deacy = 0.999: unknown key (did you mean 'training.ema.decay'?)
       training.ema.decay: required, but missing
     """
     parse_config(config)

@@ -125,7 +125,9 @@ def test_output_path(changed: Change, name: str) -> None:
 
 
 def test_unknown_output_path_is_named(changed: Change) -> None:
-    with pytest.raises(ValueError, match=r"output\.subdirs\.checkpoint: unknown .* \(did you mean 'checkpoints'\?\)"):
+    with pytest.raises(
+        ValueError, match=r"output\.subdirs\.checkpoint: unknown .* \(did you mean 'output.subdirs.checkpoints'\?\)"
+    ):
         resolve_output_path(changed({}), "checkpoint")
 
 

@@ -41,7 +41,8 @@ def test_a_mistyped_key_is_told_with_all_other_faults(told: Told) -> None:
     assert told("training.optimizer.learnin_rate=1", "training.epochs=0").splitlines() == [
         "Error: 2 settings are wrong:",
         "  training.epochs = 0: must be at least 1 [command line]",
-        "  training.optimizer.learnin_rate = 1: unknown key (did you mean 'learning_rate'?) [command line]",
+        "  training.optimizer.learnin_rate = 1: unknown key "
+        "(did you mean 'training.optimizer.learning_rate'?) [command line]",
     ]
 
 
@@ -58,7 +59,23 @@ def test_a_mistyped_file_of_a_group(told: Told) -> None:
 
 
 def test_a_mistyped_key_that_is_swept(told: Told) -> None:
-    assert told("-m", "training.optimizer.learnin_rate=1,2").rstrip().endswith("Did you mean 'learning_rate'?")
+    text = told("-m", "training.optimizer.learnin_rate=1,2")
+    assert text.rstrip().endswith("Did you mean 'training.optimizer.learning_rate'?")
+    assert "+" not in text, "with a + in front it would be refused as well"
+
+
+@pytest.mark.parametrize("swept", [("optimzer=adam",), ("-m", "optimzer=adam,adamw")])
+def test_a_mistyped_group_is_answered_with_the_group(told: Told, swept: tuple[str, ...]) -> None:
+    assert "id you mean 'optimizer'?" in told(*swept)
+
+
+def test_a_key_in_a_mistyped_section_is_named_as_it_was_typed(told: Told) -> None:
+    text = told("data.loadng.batch_size=3")
+    assert "  data.loadng.batch_size = 3: unknown key (did you mean 'data.loading.batch_size'?) [command line]" in text
+
+
+def test_settings_may_stand_on_both_sides_of_multirun(told: Told) -> None:
+    assert "learnin_rate: unknown key" in told("optimizer=adam", "-m", "training.optimizer.learnin_rate=1,2")
 
 
 def test_an_override_that_is_none(told: Told) -> None:

@@ -7,7 +7,7 @@ import warnings
 import pytest
 
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.config.launchers import RANK_VARIABLES, check_launcher
+from diffusion_lab.config.launchers import RANK_VARIABLES, TASK_LAUNCHERS, check_launcher
 
 SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
@@ -15,7 +15,8 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0", "LOCA
 
 @pytest.fixture(autouse=True)
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*RANK_VARIABLES, *SRUN, *TORCHRUN):
+    of_tasks = [name for launcher in TASK_LAUNCHERS for name in (launcher.size, launcher.rank)]
+    for name in (*RANK_VARIABLES, *of_tasks, *SRUN, *TORCHRUN):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.isatty", lambda _: False)
 
@@ -33,6 +34,8 @@ def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
         {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_NTASKS_PER_NODE": "4"},  # a batch script
         {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},
         {**TORCHRUN, "WORLD_SIZE": "1"},
+        {"PMI_RANK": "1", "PMIX_RANK": "1", "PALS_RANKID": "1", "OMPI_COMM_WORLD_RANK": "1"},  # of no task's size
+        {"PMI_SIZE": "1", "PMI_RANK": "0"},
     ],
 )
 def test_one_process_is_nothing_to_speak_of(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
@@ -56,6 +59,8 @@ def test_torchrun_is_refused_whatever_is_typed(monkeypatch: pytest.MonkeyPatch) 
         ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
         ("JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK"),
         ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"),
+        ("PMI_SIZE", "PMI_RANK"),
+        ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
     ],
 )
 def test_tasks_that_would_make_the_same_run_are_refused(monkeypatch: pytest.MonkeyPatch, size: str, rank: str) -> None:

@@ -403,7 +403,7 @@ def test_nothing_of_the_old_tree_is_shared() -> None:
     [
         (
             {"training.learnin_rate": 1},
-            "training.learnin_rate = 1: no key of V1, left out (did you mean 'learning_rate'?)",
+            "training.learnin_rate = 1: no key of V1, left out (did you mean 'training.learning_rate'?)",
         ),
         ({"learning_rate": 1}, "learning_rate = 1: no key of V1, left out (did you mean 'training.learning_rate'?)"),
         ({"wandb": {"project": "x", "tags": []}}, 'wandb = {"project": "x", "tags": []}: no key of V1, left out'),

@@ -64,7 +64,10 @@ def test_all_faults_in_one_message_and_no_trace(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "IMPORTED []" in result.stdout
     assert "Error: 3 settings are wrong:" in result.stderr
-    assert "training.optimizer.learnin_rate = 1: unknown key (did you mean 'learning_rate'?)" in result.stderr
+    assert (
+        "training.optimizer.learnin_rate = 1: unknown key (did you mean 'training.optimizer.learning_rate'?)"
+        in result.stderr
+    )
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
 
@@ -76,7 +79,8 @@ def test_a_key_that_hydra_refuses_is_explained_with_all_other_faults(tmp_path: P
     assert result.stderr.splitlines() == [
         "Error: 2 settings are wrong:",
         "  training.epochs = 0: must be at least 1 [command line]",
-        "  training.optimizer.learnin_rate = 1: unknown key (did you mean 'learning_rate'?) [command line]",
+        "  training.optimizer.learnin_rate = 1: unknown key "
+        "(did you mean 'training.optimizer.learning_rate'?) [command line]",
     ]
     assert not list(tmp_path.iterdir())
 
@@ -97,7 +101,7 @@ def test_an_unknown_choice_of_a_group(tmp_path: Path) -> None:
 def test_a_mistyped_key_in_a_sweep(tmp_path: Path) -> None:
     result = run(tmp_path, "train.py", "-m", "training.optimizer.learnin_rate=1,2")
     assert result.returncode == 2
-    assert result.stderr.rstrip().endswith("Did you mean 'learning_rate'?")
+    assert result.stderr.rstrip().endswith("Did you mean 'training.optimizer.learning_rate'?")
 
 
 def test_a_known_key_that_the_files_leave_out_needs_a_plus(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "unknown_metric": ('training.validation.metric = "lossy": must be a metric that validation logs: loss (did you',),
     "image_size": ("model.architecture.image_size = 9: must be divisible by 2",),
     "mistyped_key": (
-        "training.optimizer.learnin_rate = 0.001: unknown key (did you mean 'learning_rate'?)",
+        "training.optimizer.learnin_rate = 0.001: unknown key (did you mean 'training.optimizer.learning_rate'?)",
         "training.optimizer.learning_rate: required, but missing",
     ),
     "wrong_type": ('training.optimizer.learning_rate = "fast": must be a number',),
@@ -37,7 +37,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
         "model.architecture.use_attention = [true]: must have one entry a stage: 2",
         "training.ema.decay = 2.0: must be less than 1",
         "training.epochs = 0: must be at least 1",
-        "training.optimizer.learnin_rate = 0.001: unknown key (did you mean 'learning_rate'?)",
+        "training.optimizer.learnin_rate = 0.001: unknown key (did you mean 'training.optimizer.learning_rate'?)",
     ),
 }
 

@@ -78,12 +78,16 @@ GIVEN = "which every class of"
 REFUSED: list[tuple[dict[str, object], list[str]]] = [
     (
         own("training.optimizer", "Lion", momentun=0.9),
-        ["training.optimizer.momentun = 0.9: Lion takes no such argument (did you mean 'momentum'?)"],
+        [
+            "training.optimizer.momentun = 0.9: Lion takes no such argument "
+            "(did you mean 'training.optimizer.momentum'?)"
+        ],
     ),
     (
         own("training.optimizer", "PlainDescent", learnin_rate=1),
         [
-            "training.optimizer.learnin_rate = 1: PlainDescent takes no such argument (did you mean 'learning_rate'?)",
+            "training.optimizer.learnin_rate = 1: PlainDescent takes no such argument "
+            "(did you mean 'training.optimizer.learning_rate'?)",
             "training.optimizer.momentum: required by PlainDescent, but missing",
         ],
     ),
@@ -132,7 +136,7 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
         own("model.diffusion", "Process", powr=3),
         [
             "model.diffusion.power: required by Process, but missing",
-            "model.diffusion.powr = 3: Process takes no such argument (did you mean 'power'?)",
+            "model.diffusion.powr = 3: Process takes no such argument (did you mean 'model.diffusion.power'?)",
         ],
     ),
     (
@@ -146,18 +150,21 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
     (own("training.loss.weighting", "OwnSampler", order=0), ["training.loss.weighting.order = 0: must be at least 1"]),
     (
         own("training.loss.times", "PlainSampler", chrun=1),
-        ["training.loss.times.chrun = 1: PlainSampler takes no such argument (did you mean 'churn'?)"],
+        [
+            "training.loss.times.chrun = 1: PlainSampler takes no such argument "
+            "(did you mean 'training.loss.times.churn'?)"
+        ],
     ),
     (
         own("data", "Images", limits=3, image_size=8),
         [
             "data.image_size = 8: Images is given this from model.architecture.image_size; leave it out",
-            "data.limits = 3: Images takes no such argument (did you mean 'limit'?)",
+            "data.limits = 3: Images takes no such argument (did you mean 'data.limit'?)",
         ],
     ),
     (
         own("data", "Images", croop="random"),
-        ["data.croop = \"random\": Images takes no such argument (did you mean 'crop'?)"],
+        ["data.croop = \"random\": Images takes no such argument (did you mean 'data.crop'?)"],
     ),
     (own("data", "ImagesOf"), ["data.folder: required by ImagesOf, but missing"]),
     (
@@ -166,7 +173,7 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
             'training.scheduler.T_max = "auto": Fading takes no such argument; leave it out (command line: '
             "'~training.scheduler.T_max')",
             "training.scheduler.power: required by Fading, but missing",
-            "training.scheduler.powr = 3: Fading takes no such argument (did you mean 'power'?)",
+            "training.scheduler.powr = 3: Fading takes no such argument (did you mean 'training.scheduler.power'?)",
         ],
     ),
     (
@@ -182,7 +189,7 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
     (
         own("sampler", "PlainSampler", eta=0.0, chrun=1),
         [
-            "sampler.chrun = 1: PlainSampler takes no such argument (did you mean 'churn'?)",
+            "sampler.chrun = 1: PlainSampler takes no such argument (did you mean 'sampler.churn'?)",
             "sampler.eta = 0.0: PlainSampler takes no such argument; leave it out (command line: '~sampler.eta')",
         ],
     ),

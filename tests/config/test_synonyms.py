@@ -31,7 +31,7 @@ from tests.config.conftest import Change
         ("ema_decay", "training.ema.decay"),
         ("precision", "training.performance.precision"),
         ("num-workers", "data.loading.num_workers"),
-        ("training.ema.deacy", "decay"),
+        ("training.ema.deacy", "training.ema.decay"),
         ("guidance_scale", "training.visualization.guidance_scale"),
     ],
 )
@@ -66,4 +66,29 @@ def test_both_are_said_in_the_message(changed: Change) -> None:
         parse_config(changed({"steps": 10, "optimizer": {"lr": 1.0}}))
     said = str(caught.value)
     assert "steps = 10: unknown key (did you mean 'sampler.steps' or 'model.diffusion.num_timesteps'?)" in said
-    assert """optimizer = {"lr": 1.0}: unknown key (did you mean 'training.optimizer.learning_rate'?)""" in said
+    assert """optimizer.lr = 1.0: unknown key (did you mean 'training.optimizer.learning_rate'?)""" in said
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("learnin_rate", "training.optimizer.learning_rate"),
+        ("training.learnin_rate", "training.optimizer.learning_rate"),
+        ("stesp", "sampler.steps"),
+        ("imagesize", "model.architecture.image_size"),
+        ("data.loadng.batch_size", "data.loading.batch_size"),
+        ("data.loading.batchsize", "data.loading.batch_size"),
+        ("trainin.epochs", "training.epochs"),
+        ("output.subdirs.checkpoint", "output.subdirs.checkpoints"),
+        ("xyzzy", None),
+    ],
+)
+def test_a_misspelled_name_is_answered_with_the_key_as_it_is_to_be_typed(typed: str, meant: str | None) -> None:
+    assert suggest_key(typed, TrainConfig) == meant
+
+
+def test_every_misspelled_key_is_answered_with_a_key_that_exists() -> None:
+    keys = {*known_keys(TrainConfig), *OPTION_KEYS}
+    for key in keys:
+        suggestion = suggest_key(f"{key[:-1]}", TrainConfig)
+        assert suggestion is None or set(suggestion.split(" or ")) <= keys, key

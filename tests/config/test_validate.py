@@ -115,7 +115,7 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
 TYPOS: list[tuple[dict[str, object], str]] = [
     (
         {"training.optimizer.learnin_rate": 1},
-        "training.optimizer.learnin_rate = 1: unknown key (did you mean 'learning_rate'?)",
+        "training.optimizer.learnin_rate = 1: unknown key (did you mean 'training.optimizer.learning_rate'?)",
     ),
     (
         {"training.learning_rate": 1},
@@ -123,13 +123,13 @@ TYPOS: list[tuple[dict[str, object], str]] = [
     ),
     ({"trainin": {}}, "trainin = {}: unknown key (did you mean 'training'?)"),
     ({"image_size": 8}, "image_size = 8: unknown key (did you mean 'model.architecture.image_size'?)"),
-    ({"data.croop": "center"}, "data.croop = \"center\": unknown key (did you mean 'crop'?)"),
-    ({"model.architecture.dropuot": 0}, "unknown key (did you mean 'dropout'?)"),
-    ({"training.scheduler.T_mx": 3}, "unknown key (did you mean 'T_max'?)"),
+    ({"data.croop": "center"}, "data.croop = \"center\": unknown key (did you mean 'data.crop'?)"),
+    ({"model.architecture.dropuot": 0}, "unknown key (did you mean 'model.architecture.dropout'?)"),
+    ({"training.scheduler.T_mx": 3}, "unknown key (did you mean 'training.scheduler.T_max'?)"),
     ({"model.diffusion.beta_schedule": "cosin"}, "(did you mean 'cosine'?)"),
     ({"training.optimizer.type": "adamww"}, "(did you mean 'adamw'?)"),
     ({"sampler": {"type": "ddimm"}}, "(did you mean 'ddim'?)"),
-    ({"sampler": {"type": "ddim", "etta": 0.5}}, "sampler.etta = 0.5: unknown key (did you mean 'eta'?)"),
+    ({"sampler": {"type": "ddim", "etta": 0.5}}, "sampler.etta = 0.5: unknown key (did you mean 'sampler.eta'?)"),
 ]
 
 

@@ -14,7 +14,7 @@ from tests.faults.conftest import Start
 pytestmark = pytest.mark.faults
 
 TEN = {
-    "training.optimizer.learnin_rate": (1, "unknown key (did you mean 'learning_rate'?)"),
+    "training.optimizer.learnin_rate": (1, "unknown key (did you mean 'training.optimizer.learning_rate'?)"),
     "traning": (1, "unknown key (did you mean 'training'?)"),
     "training.optimizer.type": ("adamm", "(did you mean 'adam'?)"),
     "training.epochs": (0, "must be at least 1"),
@@ -28,7 +28,7 @@ TEN = {
 IN_SAMPLE = {
     "num_sample": (1, "unknown key (did you mean 'num_samples'?)"),
     "samplr": (1, "unknown key"),
-    "sampler.stpes": (1, "unknown key (did you mean 'steps'?)"),
+    "sampler.stpes": (1, "unknown key (did you mean 'sampler.steps'?)"),
     "sampler.steps": (0, "must be at least 1"),
     "generation.sampling.batch_size": (0, "must be at least 1"),
     "generation.sampling.num_samples": ("x", "must be an integer"),

@@ -17,6 +17,9 @@ LEFT_OVER = (
     {"LOCAL_RANK": "1"},
     {"SLURM_PROCID": "1"},
     {"JSM_NAMESPACE_RANK": "3"},
+    {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1"},
+    {"PMI_SIZE": "2", "PMI_RANK": "1", "PMIX_RANK": "1"},
+    {"PALS_RANKID": "1", "PALS_LOCAL_RANKID": "1", "MV2_COMM_WORLD_RANK": "1"},
     {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"},  # without SLURM_NTASKS_PER_NODE Lightning ends with an error
     {"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "3", "SLURM_NODEID": "0"},
 )
