@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
-import subprocess
-import sys
 import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,20 +26,18 @@ from diffusion_lab.checkpoint.ownership import (
 )
 from diffusion_lab.config.faults import TRACEBACK_NOTE, ConfigWarning
 from diffusion_lab.config.schema import OutputSettings
+from diffusion_lab.environment import environment
 from diffusion_lab.epoch_pictures import epoch_of, is_epoch_picture
 from diffusion_lab.folder_lock import held, in_use_error, refuse_if_used
 from diffusion_lab.process_identity import is_alive, own_identity
-from diffusion_lab.redaction import redacted_command, without_values
+from diffusion_lab.redaction import without_values
 from diffusion_lab.run_log import recorded
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.terminal import printable
-from diffusion_lab.version import __version__
 from diffusion_lab.whole_files import check_writable, remove_partial_files, written_whole
 
 STATUS, CONFIG, ENVIRONMENT, SUMMARY = "status.json", "config.yaml", "environment.json", "summary.json"
 METRICS, LOG = "metrics.jsonl", "run.log"
-
-PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "pydantic", "numpy")
 
 
 class RunStopped(SystemExit):
@@ -310,32 +304,3 @@ class RunFolder:
         pictures = [picture for picture in self._pictures() if is_epoch_picture(picture)]
         for file in (*pictures, self.logs / METRICS, self.base / SUMMARY):
             file.unlink(missing_ok=True)
-
-
-def environment() -> dict[str, Any]:
-    """Versions of Python and the packages, the platform, the command line without secrets, and the git commit."""
-    return {
-        "command": redacted_command(sys.argv),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {"diffusion_lab": __version__} | {name: _version(name) for name in PACKAGES},
-        "git_commit": git_commit(),
-    }
-
-
-def git_commit() -> str | None:
-    """The commit of the project's checkout, ``-dirty`` where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "determinism",
         "precision",
     ),
-    ("diffusion", "networks", "data", "pictures", "messages", "epoch_pictures", "folder_lock"),
+    ("diffusion", "networks", "data", "pictures", "messages", "environment", "epoch_pictures", "folder_lock"),
     ("denoiser",),
     ("guidance", "samplers", "ema"),
     ("config",),

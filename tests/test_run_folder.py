@@ -15,13 +15,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from diffusion_lab import process_identity, run_folder, whole_files
+from diffusion_lab import process_identity, whole_files
 from diffusion_lab.checkpoint import Manifest, verify
 from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config.schema import OutputSettings
+from diffusion_lab.environment import environment, git_commit
 from diffusion_lab.epoch_pictures import save_epoch_picture
 from diffusion_lab.process_identity import own_identity
-from diffusion_lab.run_folder import RunFolder, environment, git_commit
+from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
 from diffusion_lab.whole_files import check_writable
 from tests.another_process import holding
@@ -299,10 +300,10 @@ def test_outside_a_checkout_there_is_no_commit(monkeypatch):
     def fails(*arguments, **options):
         raise subprocess.CalledProcessError(128, "git")
 
-    monkeypatch.setattr(run_folder.subprocess, "run", fails)
+    monkeypatch.setattr(subprocess, "run", fails)
     assert git_commit() is None
 
 
 def test_a_package_that_is_not_there_has_no_version(monkeypatch):
-    monkeypatch.setattr(run_folder, "PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr("diffusion_lab.environment.PACKAGES", ("torch", "no-such-package"))
     assert environment()["packages"]["no-such-package"] is None

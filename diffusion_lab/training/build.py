@@ -17,12 +17,13 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
+from diffusion_lab.environment import environment
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.identity import config_hash, data_fingerprint, validation_fingerprint
 from diffusion_lab.networks import ImageNetwork
 from diffusion_lab.networks.compiled import compile_in_place, forget_compiled
 from diffusion_lab.precision import resolve_precision
-from diffusion_lab.run_folder import RunFolder, environment
+from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.training.callbacks import Averaging, Checkpoints, Pictures, Randomness, Resumption
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.training.lr_schedules import create_schedule
