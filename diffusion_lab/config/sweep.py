@@ -69,9 +69,7 @@ class SweepCallback(Callback):
         if searches:
             prepare_study(config)
         typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        last = {
-            override.key_or_group: override for override in typed
-        }  # which of several for a key is the one that holds
+        last = {override.key_or_group: override for override in typed}  # of several for a key the last one counts
         constant = [f"'{key}'" for key, override in last.items() if not override.is_sweep_override()]
         with read_write(config.hydra.overrides), open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra.append(

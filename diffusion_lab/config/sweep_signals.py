@@ -15,6 +15,7 @@ from types import FrameType
 
 from diffusion_lab.config.job_record import RUNNING, JobRecord
 from diffusion_lab.exit_codes import EXIT_CODES, signals_to_handle
+from diffusion_lab.terminal import printable
 
 SWEEP = "DIFFUSION_LAB_SWEEP"
 """Environment variable by which the processes of a launcher know the command whose jobs they do."""
@@ -99,16 +100,14 @@ class SweepSignals:
         if self.received is not None and number != signal.SIGINT:
             return
         first, self.received = self.received is None, signal.Signals(number)
-        if first and self.launches:
+        if first and self.launches and self.folder.is_dir():  # else no job has begun
             self._stop_jobs()
         raise SweepStopped(number)
 
     def _stop_jobs(self) -> None:
         assert self.received is not None
         _stop_file(self.folder, self.sweep).touch()
-        # Not through sys.stderr: it may be in the middle of a line of its own.
-        with contextlib.suppress(OSError):  # nobody may be reading any more
-            os.write(2, f"\n{self.received.name}: the jobs that are running finish their step and save\n".encode())
+        _print_in_handler(f"\n{self.received.name}: the jobs that are running finish their step and save")
         asked: set[int] = set()
         while True:
             processes = [record.process for record in self._running() if record.process is not None]
@@ -122,11 +121,17 @@ class SweepSignals:
             time.sleep(POLL_SECONDS)
         if processes:
             elsewhere = ", ".join(map(str, processes))
-            print(f"Jobs on other machines go on ({elsewhere}): end them there", file=sys.stderr)
+            _print_in_handler(printable(f"Jobs on other machines go on ({elsewhere}): end them there"))
 
     def _running(self) -> list[JobRecord]:
         records = map(JobRecord.read, self.folder.iterdir())
         return [record for record in records if record and record.state == RUNNING and record.sweep == self.sweep]
+
+
+def _print_in_handler(text: str) -> None:
+    """Print from a signal handler: not through sys.stderr, which may be in the middle of a line of its own."""
+    with contextlib.suppress(OSError):  # nobody may be reading any more
+        os.write(2, f"{text}\n".encode())
 
 
 def this_sweep() -> str | None:

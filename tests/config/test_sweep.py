@@ -275,6 +275,15 @@ class TestSignalsOfTheSweep:
         assert stopped.value.code == 130
         assert signal.getsignal(signal.SIGINT) is before
 
+    def test_a_signal_before_the_folder_is_made_ends_the_sweep(self, tmp_path: Path) -> None:
+        signals = SweepSignals(tmp_path / "not yet", launches=True)
+        signals.listen()
+        try:
+            with pytest.raises(SweepStopped):
+                receive(signal.SIGTERM)
+        finally:
+            signals.close()
+
     def test_running_jobs_are_asked_to_stop_and_waited_for(self, tmp_path: Path) -> None:
         """A job of the sweep in another process saves after SIGTERM; one of another command is left alone."""
         signals = SweepSignals(tmp_path, launches=True)
