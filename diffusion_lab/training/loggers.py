@@ -119,17 +119,20 @@ class JsonlLogger(Logger):
 
     def _write(self) -> None:
         content = "".join(self._waiting).encode()
+        whole = 0  # bytes of the file that are whole lines
         if self._size is None:
             with written_whole(self.path, lasting=False) as partial:
                 partial.write_bytes(content)
-            self._size = 0
         elif content:
             with self.path.open("ab", buffering=0) as file:
-                if file.tell() > self._size:  # half a line, of an attempt that failed
-                    file.truncate(self._size)
+                whole = min(self._size, file.tell())  # fewer where somebody removed the file meanwhile
+                if file.tell() > whole:  # half a line, of an attempt that failed
+                    file.truncate(whole)
                 if file.write(content) != len(content):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._size += len(content)
+        else:
+            return
+        self._size = whole + len(content)
         self._waiting.clear()
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

@@ -245,3 +245,14 @@ class TestFullDisk:
             file.write('{"step": 1, "sec')  # as far as there was room
         logger.log_metrics({"loss": 1.0}, 1)
         assert [line["step"] for line in lines(tmp_path)] == [0, 1]
+
+    def test_half_a_line_is_taken_back_from_a_file_that_was_removed_before(self, tmp_path: Path) -> None:
+        logger = JsonlLogger(tmp_path)
+        for step in range(3):
+            logger.log_metrics({"loss": 1.0}, step)
+        logger.path.unlink()
+        logger.log_metrics({"loss": 1.0}, 3)
+        with logger.path.open("a") as file:
+            file.write('{"step": 4, "sec')
+        logger.log_metrics({"loss": 1.0}, 4)
+        assert [line["step"] for line in lines(tmp_path)] == [3, 4]
