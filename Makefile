@@ -8,10 +8,11 @@ PYTEST_ARGS ?=
 GPU_PYTHON ?= python3
 GPU_WHEELS ?= .gpu-wheels
 GPU_CHECK_ARGS ?=
+GPU_WHEELS_ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help setup demo test test-rounding bench lint format schema docs clean
+.PHONY: help setup demo test test-rounding bench gpu-check gpu-wheels lint format schema docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,8 +37,8 @@ bench: $(INSTALLED) ## measure the speed of everything, beside its peers; under 
 gpu-check: ## test and measure on a machine with a CUDA device, with its own torch (GPU_PYTHON=python3); 8 minutes at most
 	@$(GPU_PYTHON) scripts/gpu_check.py $(if $(wildcard $(GPU_WHEELS)),--wheels $(GPU_WHEELS)) $(GPU_CHECK_ARGS)
 
-gpu-wheels: $(INSTALLED) ## fetch what gpu-check may lack on a machine without a network (Python 3.12) into GPU_WHEELS=.gpu-wheels
-	@$(BIN)/python scripts/gpu_wheels.py $(GPU_WHEELS)
+gpu-wheels: $(INSTALLED) ## fetch what gpu-check may lack on a machine without a network (Python 3.12) into GPU_WHEELS=.gpu-wheels (GPU_WHEELS_ARGS=--all where it has torch alone)
+	@$(BIN)/python scripts/gpu_wheels.py $(GPU_WHEELS) $(GPU_WHEELS_ARGS)
 
 lint: $(INSTALLED) ## check format, style and types; changes nothing
 	$(BIN)/ruff format --check .

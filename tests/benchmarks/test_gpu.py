@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,11 +15,66 @@ from omegaconf import OmegaConf
 from benchmarks import gpu, report
 from benchmarks.harness import Row
 
+SMALLER = {
+    "image_size": 16,
+    "model_channels": 32,
+    "channel_multipliers": [1, 2],
+    "use_attention": [False, True],
+    "head_channels": 32,
+}
+
 
 def test_without_a_device_every_row_is_open(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     rows = gpu.measure()
     assert {(row.goal, row.verdict, row.note) for row in rows} == {("9", "open", "no CUDA device here")}
+    assert [row.what for row in rows] == [f"GPU: {part}" for part in gpu.PARTS]
+
+
+def test_diffusers_is_the_one_peer_that_it_needs(monkeypatch):
+    """`make gpu-check` installs no other."""
+    monkeypatch.setattr(gpu, "PARTS", {"data": lambda device: [Row("9", str(device), 1.0, None, "", None)]})
+    monkeypatch.setitem(sys.modules, "denoising_diffusion_pytorch", None)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: object() if name == "diffusers" else None)
+    assert [row.what for row in gpu.measure("cpu")] == ["cpu"]
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
+    assert [(row.verdict, row.note) for row in gpu.measure("cpu")] == [("open", "needs diffusers, of the extra peers")]
+
+
+def test_a_network_that_could_not_be_compiled_has_no_figures(monkeypatch):
+    def uncompiled(device: torch.device) -> list[Row]:
+        network = gpu.our_denoiser(device, lambda *_: 1 / 0).network
+        network(torch.randn(2, *gpu.image_shape()), torch.rand(2))
+        return []
+
+    monkeypatch.setattr(gpu, "UNET_BASE", {**gpu.UNET_BASE, **SMALLER})
+    monkeypatch.setattr(gpu, "PARTS", {"data": uncompiled})
+    with pytest.raises(UserWarning, match="the network runs without being compiled"):
+        gpu.measure("cpu")
+
+
+def test_it_samples_on_the_device_that_it_measures(monkeypatch):
+    """The sampler's own default is the CPU."""
+    pytest.importorskip("diffusers")
+    devices = []
+
+    class Noted(gpu.DiffusionSampler):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            devices.append(self.device.type)
+            raise InterruptedError
+
+    monkeypatch.setattr(gpu, "UNET_BASE", {**gpu.UNET_BASE, **SMALLER})
+    monkeypatch.setattr(gpu, "BACKENDS", dict.fromkeys(gpu.BACKENDS))
+    monkeypatch.setattr(gpu, "DiffusionSampler", Noted)
+    with pytest.raises(InterruptedError):
+        gpu.sampling(torch.device("meta"))  # a device that is there everywhere, and is not the default
+    assert devices == ["meta"]
+
+
+def test_an_unknown_part_is_refused():
+    with pytest.raises(SystemExit, match=r"--part must be all or one of training step, bf16, .*, got sampling"):
+        gpu.measure("cpu", part="sampling")
 
 
 def test_unet_base_is_that_of_the_settings():
@@ -28,8 +84,7 @@ def test_unet_base_is_that_of_the_settings():
 
 def test_all_of_it_runs_on_a_cpu(monkeypatch):
     pytest.importorskip("diffusers")
-    smaller = {"image_size": 16, "model_channels": 32, "channel_multipliers": [1, 2], "use_attention": [False, True]}
-    monkeypatch.setattr(gpu, "UNET_BASE", {**gpu.UNET_BASE, **smaller, "head_channels": 32})
+    monkeypatch.setattr(gpu, "UNET_BASE", {**gpu.UNET_BASE, **SMALLER})
     for name, value in {"BATCH": 2, "STEPS": 2, "SAMPLING_STEPS": 2, "LIMIT_SIZE": 64, "ROUNDS": 1}.items():
         monkeypatch.setattr(gpu, name, value)
     monkeypatch.setattr(gpu, "BACKENDS", dict.fromkeys(gpu.BACKENDS))

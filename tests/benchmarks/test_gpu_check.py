@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,19 @@ def test_what_it_writes_is_what_the_report_reads(
     monkeypatch.setattr(gpu_check, "FOLDER", tmp_path)
     monkeypatch.setattr(gpu_check, "environment", lambda wheels: Path(sys.executable))
 
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def tested(command: list[str], **_: Any) -> subprocess.Popen[bytes]:
         target = next(part for part in command if part.startswith("--junitxml=")).partition("=")[2]
         Path(target).write_text(
             '<testsuites><testsuite><testcase name="a" time="0.5"><properties><property name="difference" value="0.1"/>'
             '</properties></testcase><testcase name="b" time="1"><failure message="assert 1&#10;more"/></testcase>'
             '<testcase name="c" time="0"><skipped message="no"/></testcase></testsuite></testsuites>'
         )
-        return subprocess.CompletedProcess(command, 1)
+        return start([sys.executable, "-c", ""], start_new_session=True)
 
+    start = subprocess.Popen
     about = gpu_check._told(sys.executable, gpu_check.ABOUT)
     monkeypatch.setattr(gpu_check, "_told", lambda python, code: about)
-    monkeypatch.setattr(gpu_check.subprocess, "run", run)
+    monkeypatch.setattr(gpu_check.subprocess, "Popen", tested)
     assert gpu_check.main(["--device", "cpu", "--output", str(tmp_path / "results.json")]) == 1
     found = json.loads((tmp_path / "results.json").read_text())
     assert [(test["name"], test["outcome"]) for test in found["tests"]] == [
@@ -70,18 +72,73 @@ def test_what_it_writes_is_what_the_report_reads(
     assert "1 failed, 1 passed, 1 skipped" in report.describe_gpu(found)
 
 
-def test_a_benchmark_that_breaks_or_takes_too_long_is_a_row(gpu_check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+REPORTS_WHEN_INTERRUPTED = """
+import subprocess, sys, time
+left = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+try:
+    print(left.pid, flush=True)
+    time.sleep(1000)
+except KeyboardInterrupt:
+    print("reported", flush=True)
+"""
+
+
+def test_tests_that_take_too_long_report_what_is_done_and_leave_no_process(gpu_check: Any) -> None:
+    command = [sys.executable, "-c", REPORTS_WHEN_INTERRUPTED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # of a process that has begun
+        gpu_check._wait(process, 0)
+        assert process.stdout.read() == "reported\n"  # read to the end: nobody holds it open any more
+
+
+def test_plugins_of_the_machine_are_not_loaded(gpu_check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+
+    def started(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        found.update(env)
+        raise InterruptedError
+
+    monkeypatch.setattr(gpu_check, "FOLDER", tmp_path)
+    monkeypatch.setattr(gpu_check.subprocess, "Popen", started)
+    with pytest.raises(InterruptedError):
+        gpu_check.run_tests(Path(sys.executable), "cuda")
+    assert found["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] == "1"
+
+
+def test_a_part_of_the_benchmark_that_breaks_or_takes_too_long_is_a_row(
+    gpu_check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import gpu
     from benchmarks.harness import Row
 
-    def late(command: list[str], timeout: float, **_: Any) -> None:
-        raise subprocess.TimeoutExpired(command, timeout)
+    good = json.dumps({"rows": [asdict(Row("9", "steps", 2.0, 1.0, "images/s", 2.0, 1.5))]})
 
-    monkeypatch.setattr(gpu_check.subprocess, "run", late)
-    (row,) = gpu_check.run_benchmark(Path(sys.executable))
-    assert (Row(**row).verdict, row["note"]) == ("open", f"not done after {gpu_check.BENCHMARK_SECONDS} s")
-    broken = subprocess.CompletedProcess([], 3, stdout="no JSON")
-    monkeypatch.setattr(gpu_check.subprocess, "run", lambda *_, **__: broken)
-    assert gpu_check.run_benchmark(Path(sys.executable))[0]["note"] == "broke with exit status 3"
+    def run(command: list[str], timeout: float, **_: Any) -> subprocess.CompletedProcess[str]:
+        part = command[-1]
+        if part == "data":
+            raise subprocess.TimeoutExpired(command, timeout)
+        if part == "CUDA graphs":
+            return subprocess.CompletedProcess(command, 1, "", "Traceback\nRuntimeError: a | b\n")
+        return subprocess.CompletedProcess(command, 0, good, "")
+
+    monkeypatch.setattr(gpu_check.subprocess, "run", run)
+    assert set(gpu_check.PARTS) == set(gpu.PARTS)
+    rows = {row.what: row for row in (Row(**row) for row in gpu_check.run_benchmark(Path(sys.executable)))}
+    assert {what: row.verdict for what, row in rows.items()} == {
+        "steps": "reached",
+        "GPU: data": "open",
+        "GPU: CUDA graphs": "open",
+    }
+    assert rows["GPU: data"].note == f"not done within the {gpu_check.BENCHMARK_SECONDS} s of all parts"
+    assert rows["GPU: CUDA graphs"].note == "exit status 1: RuntimeError: a / b"
+
+
+def test_without_pip_it_says_so(gpu_check: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "pip._vendor.packaging.requirements", None)
+    with pytest.raises(SystemExit):
+        gpu_check.missing(["pytest"])
+    assert "has no pip" in capsys.readouterr().err
 
 
 def test_without_a_cuda_device_it_says_so(gpu_check: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -90,5 +147,24 @@ def test_without_a_cuda_device_it_says_so(gpu_check: Any, monkeypatch: pytest.Mo
     assert "finds no CUDA device" in capsys.readouterr().err
 
 
+def test_a_machine_with_torch_alone_is_brought_all_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    import gpu_wheels
+
+    names = gpu_wheels.all_names()
+    assert names >= {
+        "lightning",
+        "aiohttp",
+        "hydra-core",
+        "antlr4-python3-runtime",
+        "numpy",
+        "pytest",
+        "pluggy",
+        "zipp",
+    }
+    assert not {name for name in names if name in ("torch", "torchvision", "triton") or name.startswith("nvidia")}
+    assert {name.replace("_", "-") for name in gpu_wheels.NAMES} <= names  # none of these has become needless
+
+
 def test_the_limits_leave_room_within_eight_minutes(gpu_check: Any) -> None:
-    assert gpu_check.TEST_SECONDS + gpu_check.BENCHMARK_SECONDS <= 8 * 60 - 60
+    assert gpu_check.TEST_SECONDS + gpu_check.LAST_SECONDS + gpu_check.BENCHMARK_SECONDS <= 8 * 60 - 50

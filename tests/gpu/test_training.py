@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ def test_one_epoch(device: str, tmp_path: Path, precision: str | int, compiled: 
     if device == "cpu":  # where float16 has no gradients, and compiling takes a minute
         precision, compiled = "bf16" if precision == "fp16" else precision, False
     settings = {"training.performance.precision": precision, "training.performance.compile_model": compiled}
-    summary = tiny_run(tmp_path, {"compute.device": device, "training.epochs": 1, **SHOWN, **settings})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the network runs without being compiled")
+        summary = tiny_run(tmp_path, {"compute.device": device, "training.epochs": 1, **SHOWN, **settings})
     assert summary.epochs == 1
     assert losses(tmp_path)
     assert all(map(math.isfinite, losses(tmp_path)))
@@ -140,6 +143,7 @@ def test_one_process_of_a_group_computes_the_same_gradients(device: str, tmp_pat
         total = torch.ones(3, device=device)
         torch.distributed.all_reduce(total)
         assert total.tolist() == [1, 1, 1]
-        torch.testing.assert_close(gradients(nn.parallel.DistributedDataParallel(network)), alone)
+        together = gradients(nn.parallel.DistributedDataParallel(network))
+        torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)  # a GPU adds up in another order each time
     finally:
         torch.distributed.destroy_process_group()
