@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import subprocess
 import threading
 import time
 import urllib.error
@@ -208,6 +209,8 @@ def end_service() -> None:
     process = getattr(getattr(connection, "_proc", None), "_process", None)
     if process is not None:
         process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)  # W&B's own wait is not reached where the process is gone: it would stay a zombie
 
     def forget() -> None:
         with contextlib.suppress(BaseException):  # it finds its process gone

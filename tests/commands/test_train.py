@@ -54,7 +54,8 @@ class TestDefaultRun:
         steps = json.loads((digits_run / "summary.json").read_text())["steps"]
         assert [line["step"] for line in metrics if "val/loss" in line] == [steps // 2 - 1, steps - 1]
         assert (digits_run / "logs" / "run.log").is_file()
-        assert Image.open(digits_run / "samples" / "epoch_0002.png").height > 10 * 48  # ten rows, one a digit
+        with Image.open(digits_run / "samples" / "epoch_0002.png") as picture:
+            assert picture.height > 10 * 48  # ten rows, one a digit
 
     def test_summary(self, digits_run: Path) -> None:
         summary = json.loads((digits_run / "summary.json").read_text())

@@ -201,10 +201,11 @@ def test_one_picture_in_the_place_of_all_is_refused(made):
 
 def test_a_picture_with_other_pixels_and_the_right_line_is_refused(made):
     folder = made("a")
-    order_text = Image.open(folder / "sample_0001.png").info[PNG_KEY]
     text = PngInfo()
-    text.add_text(PNG_KEY, order_text)
-    Image.open(folder / "sample_0000.png").save(folder / "sample_0001.png", pnginfo=text)
+    with Image.open(folder / "sample_0001.png") as picture:
+        text.add_text(PNG_KEY, picture.info[PNG_KEY])
+    with Image.open(folder / "sample_0000.png") as other:
+        other.save(folder / "sample_0001.png", pnginfo=text)
     with pytest.raises(ValueError, match=r"image 1 in .*sample_0001\.png is not the one of its line"):
         read_generated([folder])
 

@@ -78,7 +78,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -102,7 +102,8 @@ def test_wandb_offline_by_itself_one_run_a_job_and_no_trace_in_the_process(tmp_p
         wait_for(lambda log=log: log.stat().st_size > 1000)  # W&B's own process writes it
         ids.append(log.stem)
         (picture,) = run.glob("files/media/images/samples_*.png")
-        assert Image.open(picture).size == Image.open(tmp_path / name / "samples" / "epoch_0002.png").size
+        with Image.open(picture) as sent, Image.open(tmp_path / name / "samples" / "epoch_0002.png") as written:
+            assert sent.size == written.size
     assert ids[0] != ids[1]
     left = {name: value for name, value in os.environ.items() if before.get(name) != value}
     assert not [name for name in left if name in ("WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR")]

@@ -128,6 +128,15 @@ def test_a_resumed_run_sends_what_the_server_lacks(server: FakeWandb, tmp_path: 
     assert len(steps) <= 7  # the step that the server has last may come twice
 
 
+@pytest.mark.usefixtures("plain_environment")
+def test_ended_service_leaves_no_process_behind() -> None:
+    service = wandb.setup()
+    service.ensure_service()
+    process = service._connection._proc._process
+    end_service()
+    assert process.returncode == -signal.SIGKILL  # known to those alone who have waited for it
+
+
 class KillsItsService(TinySource):
     """W&B's own process dies while the first images are read."""
 
