@@ -18,4 +18,4 @@ def test_all_predictions_are_tried():
 @pytest.mark.slow
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_unguided_samples_are_the_digits_asked_for(prediction: str, tmp_path: Path):
-    assert learn(prediction, tmp_path / "run", DigitJudge()).label_agreement >= 0.97
+    assert learn(prediction, tmp_path / "run", DigitJudge()).label_agreement >= 0.95

@@ -340,7 +340,7 @@ def test_a_worker_that_is_not_forked_maps_the_images_itself(images, tmp_path):
     assert epoch(pickle.loads(pickle.dumps(kept))) == epoch(kept)
 
 
-def wait_for(file: Path, seconds: float = 30) -> None:
+def wait_for(file: Path, seconds: float = 120) -> None:
     until = time.monotonic() + seconds
     while not file.exists():
         assert time.monotonic() < until

@@ -142,8 +142,8 @@ def test_resizing_is_pillows_bicubic_but_for_rounding(mode, size):
     difference = np.abs(ours.astype(int) - to_array(scaled))
     if mode == "RGBA":  # colours are rounded where they are weighed by alpha, and again where the weight is taken off
         difference = difference * ours[3] / 255
-    assert difference.max() < 2.5
-    assert difference.mean() < 0.3
+    assert difference.max() < 3
+    assert difference.mean() < 0.35
 
 
 def test_reduction_averages_instead_of_picking_pixels():
