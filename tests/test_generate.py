@@ -1,10 +1,9 @@
-"""Generation from settings: what is written, what is refused before anything is, and which labels are made."""
+"""Generation from settings: what is written, and what is refused before anything is."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -15,9 +14,9 @@ from diffusion_lab.checkpoint import FORMAT, file_hash, load_denoiser
 from diffusion_lab.config import ConfigWarning, get_default_config
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.validate import parse_config, parse_section
-from diffusion_lab.create import create_ddpm, create_denoiser
+from diffusion_lab.create import create_denoiser
 from diffusion_lab.generate import generate
-from diffusion_lab.generation.order import PNG_KEY, Order, labels_in_turn
+from diffusion_lab.generation.order import PNG_KEY
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.samplers import DDIMSampler
 from diffusion_lab.sampling import DiffusionSampler
@@ -404,121 +403,6 @@ class TestStepsOfAShortProcess:
             generate(config(sampler={"type": "ddim", "steps": 50}))
 
 
-@pytest.fixture(scope="module")
-def cats_and_dogs():
-    return create_ddpm(
-        image_size=8,
-        in_channels=1,
-        model_channels=8,
-        channel_multipliers=[1],
-        use_attention=[False],
-        num_classes=4,
-        class_names=("cat", "dog", "7", "fox"),
-    )
-
-
-def labels_of(denoiser, wanted, count):
-    order = Order({}, labels_in_turn(denoiser, wanted), (1.0,), denoiser.class_names, files=False)
-    return [order.label(index) for index in range(count)]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "count", "expected"),
-    [
-        (None, 4, [0, 1, 2, 3]),
-        (None, 6, [0, 1, 2, 3, 0, 1]),
-        (None, 2, [0, 1]),
-        ([2], 3, [2, 2, 2]),
-        (["fox", 1], 5, [3, 1, 3, 1, 3]),
-        (["7"], 1, [2]),
-    ],
-)
-def test_labels_by_number_and_name_take_turns(cats_and_dogs, wanted, count, expected):
-    assert labels_of(cats_and_dogs, wanted, count) == expected
-
-
-@pytest.mark.parametrize(
-    ("wanted", "labels", "count", "expected"),
-    [
-        ([2.0], 3, 4, [2, 2, 2, 2]),
-        ([1.0, 2.0], 3, 8, [1, 1, 1, 2, 2, 2, 1, 1]),
-        ([1.0, 2.0, 4.0], 1, 4, [1, 2, 4, 1]),
-    ],
-)
-def test_scales_take_turns_a_round_of_labels_each(wanted, labels, count, expected):
-    order = Order({}, tuple(range(labels)), tuple(wanted), (), files=False)
-    assert [order.scale(index) for index in range(count)] == expected
-
-
-@pytest.mark.parametrize("count", [1, 7, 100, 101])
-def test_labels_are_spread_evenly_with_the_remainder_on_the_first(cats_and_dogs, count):
-    counts = Counter(labels_of(cats_and_dogs, None, count))
-    assert [counts[label] for label in range(4)] == [(count + 3 - label) // 4 for label in range(4)]
-
-
-@pytest.mark.parametrize("label", [4, -1, "bird", "9", "-1", "²", ""])
-def test_a_label_outside_the_classes_is_refused(cats_and_dogs, label):
-    with pytest.raises(ValueError, match=rf"must be classes of the model, 0 to 3 \(cat, dog, 7, fox\), got {label!r}"):
-        labels_in_turn(cats_and_dogs, [0, label])
-
-
-@pytest.fixture(scope="module")
-def numbered():
-    """Classes whose names are numbers, as of the folders 1, 2 and 3."""
-    return create_ddpm(
-        image_size=8,
-        model_channels=8,
-        channel_multipliers=[1],
-        use_attention=[False],
-        num_classes=3,
-        class_names=("1", "2", "3"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("label", "taken", "other"),
-    [
-        (1, 'class 1 ("2")', """class 0 ("1") write 'generation.sampling.labels=["1"]'"""),
-        ("1", 'class 0 ("1")', """class 1 ("2") write 'generation.sampling.labels=[1]'"""),
-        (2, 'class 2 ("3")', """class 1 ("2") write 'generation.sampling.labels=["2"]'"""),
-    ],
-)
-def test_a_text_is_a_name_and_a_number_an_index(numbered, label, taken, other):
-    with pytest.warns(ConfigWarning) as caught:
-        (found,) = labels_in_turn(numbered, [label])
-    assert f"{json.dumps(label)} is taken as {taken}" in str(caught[0].message)
-    assert str(caught[0].message).endswith(other)
-    assert f"class {found} " in taken
-
-
-@pytest.mark.parametrize(("label", "number"), [(0, 0), ("3", 2)])
-def test_what_can_mean_one_class_alone_needs_no_word(numbered, label, number):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert labels_in_turn(numbered, [label]) == (number,)
-
-
-def test_a_number_beyond_the_classes_may_be_meant_as_a_name(numbered):
-    with pytest.raises(
-        ValueError, match=r"got 3: a number is an index\. For the class of that name write '.*\[\"3\"\]'"
-    ):
-        labels_in_turn(numbered, [3])
-
-
-@pytest.mark.parametrize("label", ["3", 3])
-def test_a_number_in_quotes_that_is_no_name_is_an_index(cats_and_dogs, label):
-    assert labels_in_turn(cats_and_dogs, [label]) == (3,)
-
-
 def test_the_classes_that_are_taken_are_named(config, capsys):
     generate(config({"labels": ["fox", 1], "num_samples": 2}))
     assert 'labels: class 2 ("fox"), class 1 ("dog")' in capsys.readouterr().err
-
-
-def test_labels_for_an_unconditional_model_are_refused():
-    plain = create_ddpm(image_size=8, model_channels=8, channel_multipliers=[1], use_attention=[False])
-    assert labels_in_turn(plain, None) is None
-    with pytest.raises(
-        ValueError, match=r"generation\.sampling\.labels must be null for an unconditional model, got \[1\]"
-    ):
-        labels_in_turn(plain, [1])
