@@ -99,7 +99,7 @@ def _for_process(config: GenerateConfig, most_steps: int | None, say: bool) -> G
     """The settings with default sampling steps no more than the process of the checkpoint has, which is said."""
     sampler = config.sampler.for_process(most_steps)
     if sampler is not config.sampler and say:
-        print(f"sampler.steps is {most_steps}: the noise process of the checkpoint has no more", file=sys.stderr)
+        print(f"sampler.steps is {most_steps}: the noise process of the checkpoint has no more.", file=sys.stderr)
     return config.model_copy(update={"sampler": sampler})
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +15,27 @@ from diffusion_lab.warning_display import show_warnings_by
 PROJECT = Path(__file__).resolve().parents[1]
 INSTALLED = ("site-packages", "dist-packages")
 ENDS = tuple(".!?:…")
+
+ADVICE = {
+    errno.EACCES: "choose another path, or have its owner permit it",
+    errno.EPERM: "choose another path, or have its owner permit it",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "a part of the path is a file: choose another path",
+    errno.EISDIR: "name a file in it",
+    errno.EEXIST: "choose another path, or move it away",
+    errno.ELOOP: "a link leads back to itself: remove it",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EROFS: "choose a path on a disk that can be written",
+    errno.ENOSPC: "free some space, or choose a path on another disk",
+    errno.EDQUOT: "free some of your quota, or choose a path on another disk",
+    errno.EFBIG: "raise the limit on file sizes, ulimit -f",
+    errno.EMFILE: "raise the limit on open files, ulimit -n",
+    errno.ENFILE: "end other programs: the system has too many open files",
+    errno.EAGAIN: "end other processes, or raise their limit, ulimit -u",
+    errno.EIO: "the disk fails: check it",
+    errno.ESTALE: "the server of the file system lost it: mount it anew",
+}
+"""What to do about an error of the system, by its number."""
 
 
 def sentence(text: object) -> str:
@@ -29,6 +52,21 @@ def sentence(text: object) -> str:
     before, _, last = shown.rpartition("\n")
     ended = not last or last.startswith(" ") or last.endswith(ENDS) or before.endswith(":")
     return shown if ended else f"{shown}."
+
+
+def explained(error: BaseException) -> str:
+    """Return the words of an error; where they are the system's alone, with the file first and what to do.
+
+    >>> explained(FileNotFoundError(errno.ENOENT, "No such file or directory", "flowers"))
+    'flowers cannot be used: no such file or directory (check the path)'
+    """
+    if not isinstance(error, OSError) or error.errno is None or not error.strerror:
+        return str(error) or type(error).__name__
+    said = f"{error.strerror[0].lower()}{error.strerror[1:]} ({ADVICE.get(error.errno, 'check the file and its disk')})"
+    if error.filename is None:
+        return f"the system refused what was needed: {said}"
+    files = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return f"{' and '.join(files) or error.filename} cannot be used: {said}"
 
 
 def show_warnings_plainly() -> None:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from diffusion_lab.messages import sentence
 from diffusion_lab.redaction import without_values
 from diffusion_lab.terminal import printable
 from diffusion_lab.warning_display import Display, warnings_shown_by
@@ -67,7 +68,7 @@ def _handler(file: Path) -> logging.Handler:
 def _say_lost(file: Path, error: BaseException | None) -> None:
     why = getattr(error, "strerror", None) or error
     text = f"Warning: {file} cannot be written ({why}): the run goes on, and its warnings are on standard error alone"
-    print(printable(text), file=sys.stderr)
+    print(sentence(text), file=sys.stderr)
 
 
 class _Redacting(logging.Formatter):

@@ -21,8 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from diffusion_lab.config import ConfigError, is_v1, is_v2, migrate_config_v1_to_v2, validate_config  # noqa: E402
 from diffusion_lab.config.yaml_file import read_yaml, write_new, yaml_text  # noqa: E402
-from diffusion_lab.messages import sentence, show_warnings_plainly  # noqa: E402
-from diffusion_lab.terminal import printable  # noqa: E402
+from diffusion_lab.messages import explained, sentence, show_warnings_plainly  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 migrate(tree, given.input, None if given.dry_run else given.output, given.force)
     except (ValueError, OSError) as error:
-        print(f"Error: {sentence(error)}", file=sys.stderr)
+        print(f"Error: {sentence(explained(error))}", file=sys.stderr)
         return 1
     return 0
 
@@ -63,11 +62,11 @@ def migrate(tree: dict[str, Any], source: Path, output: Path | None, force: bool
         print(text, end="")
     else:
         write_new(output, text, source, force)
-        print(printable(f"{output} written"), file=sys.stderr)
+        print(sentence(f"{output} is written"), file=sys.stderr)
     try:
         validate_config(v2)
     except ConfigError as error:
-        print(f"Warning: to be mended before it runs here, as in V1. {printable(error)}", file=sys.stderr)
+        print(f"Warning: {sentence(f'to be mended before it runs here, as in V1. {error}')}", file=sys.stderr)
 
 
 def command_of(tree: dict[str, Any]) -> str:

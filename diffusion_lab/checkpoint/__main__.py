@@ -26,7 +26,7 @@ from diffusion_lab.checkpoint.reading import read_checkpoint
 from diffusion_lab.checkpoint.tensors import load_tensors
 from diffusion_lab.checkpoint.weights import Weights
 from diffusion_lab.config.section import home_expanded
-from diffusion_lab.messages import sentence, show_warnings_plainly
+from diffusion_lab.messages import explained, sentence, show_warnings_plainly
 from diffusion_lab.terminal import printable
 from diffusion_lab.whole_files import check_writable
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.do(given)
     except (ValueError, OSError) as error:
-        print(f"Error: {sentence(error)}", file=sys.stderr)
+        print(f"Error: {sentence(explained(error))}", file=sys.stderr)
         return EXIT_CODE
     return code
 
@@ -160,10 +160,12 @@ def _shown(value: Any) -> str:
 
 def _verify(given: argparse.Namespace) -> int:
     if not given.path.is_dir() and not given.path.is_file():  # within a folder such things are ignored
-        raise FileNotFoundError(f"{given.path} is neither a checkpoint file nor a folder")
+        raise FileNotFoundError(f"{given.path} is neither a checkpoint file nor a folder: check the path")
     files = sorted(_checkpoints_under(given.path)) if given.path.is_dir() else [given.path]
     if not files:
-        raise FileNotFoundError(f"the folder {given.path} holds no checkpoint")
+        raise FileNotFoundError(
+            f"the folder {given.path} holds no checkpoint: give a run folder, or one that holds runs"
+        )
     states = set()
     for file in files:
         state, remark = _verified(file)
@@ -199,7 +201,9 @@ def _export(given: argparse.Namespace) -> int:
     file = find_checkpoint(given.path)
     checkpoint = read_checkpoint(file)
     if checkpoint.config is None:
-        raise ValueError(f"{file} holds weights alone: it does not tell of which architecture")
+        raise ValueError(
+            f"{file} holds weights alone and not their architecture: export a checkpoint that train.py wrote"
+        )
     target = given.output or (given.path if given.path.is_dir() else file.parent) / f"model{EXPORT_SUFFIX}"
     _refuse_read_only(target)
     averaged = bool(checkpoint.ema_weights) and not given.raw

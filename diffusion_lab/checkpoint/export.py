@@ -46,7 +46,7 @@ def write_export(path: Path, weights: Mapping[str, Tensor], about: dict[str, Any
         ValueError: It has another ending, or something else is at its place or at that of its manifest.
     """
     if path.suffix != EXPORT_SUFFIX:
-        raise ValueError(f"an export must be called something{EXPORT_SUFFIX}, got {str(path)!r}")
+        raise ValueError(f"the name of an export must end in {EXPORT_SUFFIX}, got {str(path)!r}")
     _refuse_to_replace_others(path)
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     told = json.dumps(about)
@@ -146,7 +146,7 @@ def _refuse_to_replace_others(path: Path) -> None:
     """An export replaces an earlier one, and no other file."""
     sibling = path.with_suffix(".ckpt")
     if os.path.lexists(sibling):  # both would have the same manifest
-        raise ValueError(f"an export must not be called as the checkpoint {sibling} beside it, got {str(path)!r}")
+        raise ValueError(f"an export needs another name than the checkpoint {sibling} beside it, got {str(path)!r}")
     if not os.path.lexists(path):
         return
     try:

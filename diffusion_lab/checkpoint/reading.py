@@ -89,7 +89,10 @@ def _from_own_format(path: Path, content: dict[str, Any], about: dict[str, Any])
     state = state if _are_weights(state) else {}
     weights = _under(state, "denoiser.")
     if not weights:
-        raise ValueError(f"{path} holds no weights of a denoiser: it was not written whole, or not by a training run")
+        raise ValueError(
+            f"{path} holds no weights of a denoiser: it was not written whole, or not by a training run. "
+            "Take another checkpoint"
+        )
     return _explained(path, weights, _averages(state, about["config"], path), about, content.get(ORDER))
 
 
@@ -141,7 +144,11 @@ def _under(state: Weights, prefix: str) -> dict[str, Tensor]:
 
 
 def _are_weights(found: object) -> TypeGuard[dict[str, Tensor]]:
-    return isinstance(found, dict) and bool(found) and all(isinstance(value, Tensor) for value in found.values())
+    return (
+        isinstance(found, dict)
+        and bool(found)
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items())
+    )
 
 
 def _by_denoiser_names(weights: Weights) -> Weights:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from diffusion_lab.config.section import (
+    MOST_PROCESSES,
     NameOrPath,
     PathText,
     PluggableSection,
@@ -48,7 +49,9 @@ class LoadingSettings(Section):
     """``data.loading``: batches and worker processes."""
 
     batch_size: PositiveInt = Field(description="Images a batch.")
-    num_workers: int = Field(ge=0, description="Worker processes that load images; 0 loads in the main process.")
+    num_workers: int = Field(
+        ge=0, le=MOST_PROCESSES, description="Worker processes that load images; 0 loads in the main process."
+    )
     pin_memory: bool = Field(description="Page-locked memory for faster copies to a GPU.")
     shuffle_train: bool = Field(description="A new order of the training images every epoch.")
     drop_last: bool = Field(description="Leave out the last batch of an epoch where it is not full.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -74,8 +75,12 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
     try:
         with summed_up():
             application()
-    except CompactHydraException as error:
-        explained = explain_unreadable(given.overrides) or _explained(error, check, conf, config_name, given.overrides)
+    except Exception as error:
+        if not isinstance(error, CompactHydraException) and not _while_composing(error):
+            raise
+        explained = explain_unreadable(given.overrides, conf) or _explained(
+            error, check, conf, config_name, given.overrides
+        )
         print(f"Error: {sentence(explained)}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from error
 
@@ -115,16 +120,14 @@ def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMod
     return mode
 
 
-def _explained(
-    error: CompactHydraException, check: Check, conf: Path, config_name: str, overrides: Sequence[str]
-) -> str:
+def _explained(error: Exception, check: Check, conf: Path, config_name: str, overrides: Sequence[str]) -> str:
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             let_in = _with_keys_let_in(overrides)
             check(compose(config_name, let_in), partial(composed_origins, config_name, let_in))
     except ConfigError as faults:
         return str(faults.suggesting_groups(_groups(conf)))
-    except CompactHydraException:
+    except Exception:
         pass  # nothing can be composed at all: Hydra's own words say why
     return _in_hydras_words(error, conf, config_name)
 
@@ -134,7 +137,12 @@ def _groups(conf: Path) -> list[str]:
     return sorted(folder.name for folder in conf.iterdir() if folder.is_dir() and folder.name not in NO_GROUPS)
 
 
-def _in_hydras_words(error: CompactHydraException, conf: Path, config_name: str) -> str:
+def _while_composing(error: Exception) -> bool:
+    """Whether Hydra raised it while it put the settings together, before any job began."""
+    return any(frame.f_code.co_name == "compose_config" for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def _in_hydras_words(error: Exception, conf: Path, config_name: str) -> str:
     text = re.sub(r"\nConfig search path:.*", "", str(error).strip(), flags=re.DOTALL).rstrip()
     meant = None
     refused = re.match(r"Could not override '([\w.]+)'", text)

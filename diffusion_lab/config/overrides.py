@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from diffusion_lab.command_line import setting
 
 KEY = re.compile(r"[+~]{0,2}[\w./@$-]+", re.ASCII)
 
+NO_NAME = "must name a file in conf/"
 NO_PAIR = "must be key=value, +key=value or ~key"
 
 GRAMMAR = (
@@ -25,17 +28,18 @@ MOST_DIGITS, MOST_BRACKETS = 100, 50
 TOO_MANY_DIGITS = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
 
 
-def explain_unreadable(arguments: Sequence[str]) -> str | None:
+def explain_unreadable(arguments: Sequence[str], conf: Path | None = None) -> str | None:
     """Return what is wrong with the arguments that cannot be read, and how to type them; None where all can be.
 
     Args:
         arguments: Those of the command line, as the shell hands them over.
+        conf: Folder of the settings; choices of its groups that are no names are explained as well.
     """
-    lines = list(_explanations(arguments))
+    lines = list(_explanations(arguments, conf))
     if not lines:
         return None
     count = "1 argument cannot be read" if len(lines) == 1 else f"{len(lines)} arguments cannot be read"
-    why = "" if all(line.endswith(NO_PAIR) for line in lines) else f"\n{GRAMMAR}."
+    why = "" if all(line.endswith(NO_PAIR) or NO_NAME in line for line in lines) else f"\n{GRAMMAR}."
     return "\n  ".join([f"{count}:", *lines]) + why
 
 
@@ -61,13 +65,24 @@ def refuse_excess(arguments: Sequence[str]) -> None:
             raise ValueError(f"{key} is given more than {MOST_BRACKETS} brackets within each other: give fewer")
 
 
-def _explanations(arguments: Sequence[str]) -> Iterator[str]:
+def _explanations(arguments: Sequence[str], conf: Path | None) -> Iterator[str]:
     parser = OverridesParser.create()
     for index, argument in enumerate(arguments):
         try:
-            parser.parse_override(argument)
+            override = parser.parse_override(argument)
+            key = override.key_or_group
+            if not key:
+                yield f"{argument}: {NO_PAIR}"
+            elif conf and "." not in key and (conf / key).is_dir() and not _names_files(override):
+                files = sorted(file.stem for file in (conf / key).glob("*.yaml"))
+                yield f"{argument}: {NO_NAME}{key}/: {', '.join(files)}"
         except HydraException as error:
             yield f"{argument}: {_how_to_type(arguments[:index], argument) or _in_hydras_words(error)}"
+
+
+def _names_files(override: Override) -> bool:
+    """Whether it chooses a file, or several, or deletes the choice."""
+    return override.is_delete() or override.is_sweep_override() or isinstance(override.value(), str | list)
 
 
 def _how_to_type(before: Sequence[str], argument: str) -> str | None:

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 
 from diffusion_lab.config.faults import CommandError, ConfigError, traceback_note
 from diffusion_lab.home import ensure_home
-from diffusion_lab.messages import sentence, show_warnings_plainly
+from diffusion_lab.messages import explained, sentence, show_warnings_plainly
 from diffusion_lab.terminal import lasting_stderr, printable
 
 Result = TypeVar("Result")
@@ -41,13 +41,13 @@ def _reported(task: Callable[[], Result]) -> Result:
     try:
         return task()
     except Exception as error:
-        explained = isinstance(error, ValueError | OSError | MemoryError)
+        expected = isinstance(error, ValueError | OSError | MemoryError)
         recorded = traceback_note(error)
-        if os.environ.get(TRACEBACK_VARIABLE) == "1" or not (explained or recorded):
+        if os.environ.get(TRACEBACK_VARIABLE) == "1" or not (expected or recorded):
             raise
         job = _job_of_multirun()
         where = "" if job is None else f" in job {job}"
-        what = error if explained else f"{type(error).__name__}: {error}"
+        what = explained(error) if expected else f"the run failed with {type(error).__name__}: {error}"
         found_early = isinstance(error, ConfigError | CommandError)  # nothing of the code has anything to do with it
         hint = "" if found_early else f"\n({TRACEBACK_VARIABLE}=1 shows where in the code)"
         more = f"\n({recorded})" if recorded else hint

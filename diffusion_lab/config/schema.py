@@ -20,6 +20,7 @@ from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
 from diffusion_lab.config.section import (
     DOTTED_PATH,
+    MOST_PROCESSES,
     ExperimentName,
     FolderName,
     NonNegative,
@@ -61,7 +62,7 @@ class ComputeSettings(Section):
         description="Seed of every random draw, also of your own code that draws from the global generators of Python, "
         "NumPy and torch (0 is a seed like any other); `null` draws one and records it."
     )
-    threads: Literal["auto"] | PositiveInt = Field(
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_PROCESSES)] = Field(
         default="auto",
         description="CPU threads to compute with. `auto` takes the cores that other programs leave free at the start, "
         "no more than the network gains from, one less for each loader worker; a resumed run takes as many as before.",

@@ -21,6 +21,9 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
+MOST_PROCESSES = 1024
+"""Threads or processes of one run; far more end the program instead of serving it."""
+
 LARGEST_COUNT = 2**31 - 1
 
 

@@ -34,9 +34,9 @@ from diffusion_lab.config.sweep_signals import (
     this_sweep,
     why_stopped,
 )
+from diffusion_lab.messages import explained, sentence
 from diffusion_lab.redaction import redacted, redacted_command, secret_values, without_values
 from diffusion_lab.safe_files import read_json
-from diffusion_lab.terminal import printable
 from diffusion_lab.whole_files import written_whole
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -158,7 +158,7 @@ def _hide(secrets: Collection[str], file: Path) -> None:
 
 
 def _skipped(folder: Path, record: JobRecord) -> float | None:
-    print(printable(f"{folder.name}: finished already, skipped"), file=sys.stderr)
+    print(sentence(f"{folder.name}: finished already, skipped"), file=sys.stderr)
     return record.best_value
 
 
@@ -190,7 +190,7 @@ def _claimed(folder: Path) -> Iterator[None]:
                 f"{folder.name}: {who} is running this job already, for another command or for one that was killed; "
                 f"waiting for its result. `kill {pid}` there lets it save and stop, and the job goes on here"
             )
-            print(printable(text), file=sys.stderr)
+            print(sentence(text), file=sys.stderr)
             told = True
         refuse_if_stopped(folder.parent)
         time.sleep(WAIT_SECONDS)
@@ -265,10 +265,10 @@ def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path, se
         replace(record, state=INTERRUPTED, why=str(stop)).write(folder)
         raise
     except Exception as error:
-        explained = isinstance(error, ValueError | OSError)  # else it is a fault of the code
-        why = without_values(str(error) if explained else f"{type(error).__name__}: {error}", secrets)
+        expected = isinstance(error, ValueError | OSError)  # else it is a fault of the code
+        why = without_values(explained(error) if expected else f"{type(error).__name__}: {error}", secrets)
         replace(record, state=FAILED, why=why).write(folder)
-        if not explained and traceback_note(error) is None:
+        if not expected and traceback_note(error) is None:
             traceback.print_exc()
         raise
     except BaseException as error:

@@ -121,7 +121,7 @@ class SweepSignals:
             time.sleep(POLL_SECONDS)
         if processes:
             elsewhere = ", ".join(map(str, processes))
-            _print_in_handler(printable(f"Jobs on other machines go on ({elsewhere}): end them there"))
+            _print_in_handler(printable(f"Jobs on other machines go on ({elsewhere}): end them there."))
 
     def _running(self) -> list[JobRecord]:
         records = map(JobRecord.read, self.folder.iterdir())
@@ -153,7 +153,7 @@ def leave_if_abandoned() -> None:
     """
     sweep = this_sweep()
     if sweep and sweep.partition("-")[0] == str(PARENT) and os.getppid() != PARENT:
-        print("the process of the sweep is gone, so this one ends with its job", file=sys.stderr, flush=True)
+        print("the process of the sweep is gone, so this one ends with its job.", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(0)
 

@@ -18,12 +18,13 @@ from diffusion_lab.config.report import EXIT_CODE
 from diffusion_lab.config.sweep import SweepCallback
 from diffusion_lab.config.sweep_ranking import Records, apart, ranked, read_records
 from diffusion_lab.config.sweep_signals import JobInterrupted
+from diffusion_lab.messages import sentence
 from diffusion_lab.terminal import printable
 from diffusion_lab.whole_files import written_whole
 
 SUMMARY = "sweep.json"
 EXIT_CODE_OF_FAILURES = 1
-ENDED_SEARCH = "The search ended because a trial failed; with hydra.sweeper.max_failure_rate=1 it goes on"
+ENDED_SEARCH = "The search ended because a trial failed; with hydra.sweeper.max_failure_rate=1 it goes on."
 LAUNCHERS = ("joblib", "submitit", "ray")
 """Packages whose errors are about the process of a job."""
 
@@ -46,7 +47,7 @@ def summed_up() -> Iterator[None]:
     except CompactHydraException:
         raise  # nothing could be composed, so no job has run
     except HydraException as error:
-        print(printable(f"Error: {_refused(error)}"), file=sys.stderr)
+        print(f"Error: {sentence(_refused(error))}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from error
     except JobInterrupted as stop:
         _show(stopped=True)
@@ -90,7 +91,7 @@ def _is_a_launchers(error: Exception) -> bool:
 def _lost(error: Exception) -> str:
     """What the launcher says of a job whose process is gone, in one line."""
     told = str(error).strip().partition("\n")[0]
-    return printable(
+    return sentence(
         f"Error: the process of a job ended without a result, so the launcher gave up ({told}). Often it was killed "
         "because memory ran out: fewer jobs at a time need less. The same command goes on with what is not finished"
     )

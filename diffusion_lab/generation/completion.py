@@ -93,8 +93,8 @@ class Completion:
 
     def _said_of(self, done: int) -> str:
         if done == self.room.count:
-            return f"All {done} images are in {printable(self.room.path)}; the manifest, grid or arrays are renewed"
-        return f"Continuing in {printable(self.room.path)}: {done} of {self.room.count} images are there"
+            return f"All {done} images are in {printable(self.room.path)}; the manifest, grid or arrays are renewed."
+        return f"Continuing in {printable(self.room.path)}: {done} of {self.room.count} images are there."
 
     def _kept(self) -> KeptImages:
         wanted = self.output.save_grid or self.output.save_npz

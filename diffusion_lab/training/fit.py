@@ -115,10 +115,10 @@ def _list_checkpoints(run: PreparedRun, folder: RunFolder, console: Console) -> 
     """Give the checkpoint to resume from a manifest if it lacks one, and name what is left alone."""
     assert run.origin is not None
     if adopt(run.origin.path.resolve(), folder.status.get("run"), folder.run_id):
-        say(console, f"{run.origin.path} had no manifest: it was verified by {OWN_CHECKSUMS}, and has one now")
+        say(console, f"{run.origin.path} had no manifest: it was verified by {OWN_CHECKSUMS}, and has one now.")
     others = left_alone(folder.checkpoints, folder.run_id)
     if others:
-        say(console, f"left alone, because no manifest says that this run wrote it: {named(others)}")
+        say(console, f"left alone, because no manifest says that this run wrote it: {named(others)}.")
 
 
 def _continuation(origin: Origin, config: TrainConfig) -> Continuation:

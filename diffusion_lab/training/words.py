@@ -79,10 +79,11 @@ def announce(
 def announce_origin(console: Console, config: TrainConfig, folder: RunFolder, origin: Origin | None) -> None:
     """Where a resumed run begins."""
     if origin is not None:
-        say(console, f"resuming from {origin.path}, {origin.step} steps and {origin.epochs_done} epochs done")
+        say(console, f"resuming from {origin.path}, {origin.step} steps and {origin.epochs_done} epochs done.")
     elif config.training.resume.enabled:
         say(
-            console, f"training.resume.checkpoint=auto: {folder.base} holds no checkpoint yet, so training starts fresh"
+            console,
+            f"training.resume.checkpoint=auto: {folder.base} holds no checkpoint yet, so training starts fresh.",
         )
 
 
@@ -91,14 +92,14 @@ def tell_complete(console: Console, config: TrainConfig, origin: Origin) -> None
     say(
         console,
         f"already complete: {origin.path} has done {origin.epochs_done} epochs (training.epochs="
-        f"{config.training.epochs}); nothing is trained or written. More training.epochs extend the run",
+        f"{config.training.epochs}); nothing is trained or written. More training.epochs extend the run.",
     )
 
 
 def tell_stopped(console: Console, folder: RunFolder, stop: RunStopped, resume: ResumeSettings) -> None:
     """How to resume a run that was asked to stop; a job of a sweep is resumed by the sweep's own command."""
     saved = "without saving" if stop.step is None else f"after step {stop.step}, which is saved"
-    say(console, f"stopped {saved} ({stop.why})")
+    say(console, f"stopped {saved} ({stop.why}).")
     if (folder.base / RUN_SETTINGS).is_file() and not (folder.base / JOB_RECORD).exists():
         say(console, f"resume it with: {resume_command(folder.base, resume)}")
 

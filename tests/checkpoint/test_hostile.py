@@ -157,6 +157,16 @@ def test_tensors_that_are_no_plain_ones_are_refused(saved, tensor) -> None:
         read_checkpoint(saved({"weight": tensor}))
 
 
+@pytest.mark.parametrize("name", [1, None, b"a", (1, 2)])
+def test_weights_without_a_name_are_refused(tmp_path, name) -> None:
+    content = own_format()
+    content["state_dict"][name] = torch.zeros(2)
+    torch.save(content, tmp_path / "hostile.ckpt")
+    for way in WAYS.values():
+        with pytest.raises(ValueError):  # noqa: PT011 - a command's exit code has no words
+            way(tmp_path / "hostile.ckpt")
+
+
 def test_weights_of_integers_are_refused(saved) -> None:
     content = own_format(averaged=None)
     name = next(iter(content["state_dict"]))

@@ -82,6 +82,30 @@ def test_an_override_that_is_none(told: Told) -> None:
     assert told("training.epochs=[1").startswith("Error: ")
 
 
+@pytest.mark.parametrize(
+    ("argument", "shown"),
+    [
+        ("=1", "  =1: must be key=value, +key=value or ~key"),
+        ("model=null", "  model=null: must name a file in conf/model/: dit_base, dit_small,"),
+        ("optimizer=3", "  optimizer=3: must name a file in conf/optimizer/: "),
+        ("sampler={a: 1}", "  sampler={a: 1}: must name a file in conf/sampler/: "),
+    ],
+)
+def test_what_makes_hydra_fail_while_it_composes_is_one_message(told: Told, argument: str, shown: str) -> None:
+    text = told(argument)
+    assert text.startswith("Error: 1 argument cannot be read:\n" + shown)
+    assert "Traceback" not in text
+
+
+def test_an_error_of_the_program_itself_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise KeyError("a mistake in the code")
+
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    with pytest.raises(KeyError, match="a mistake in the code"):
+        launch(broken, compose_train_config, CONF, "train")
+
+
 def test_what_runs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
     ran: list[str] = []

@@ -12,6 +12,7 @@ from diffusion_lab.config import (
     validate_config,
     validate_config_consistency,
 )
+from diffusion_lab.config.faults import ConfigError
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
@@ -311,3 +312,9 @@ def test_section_alone(default: dict[str, Any]) -> None:
         parse_section(ModelSettings, default["model"], "model")
     for key in ("model.architecture.image_size", "model.architecture.in_chanels", "model.diffusion.beta_end"):
         assert key in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["compute.threads", "data.loading.num_workers"])
+def test_more_threads_or_processes_than_a_system_starts_are_refused(changed: Change, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} = 100000: must be .*at most 1024"):
+        validate_config(changed({key: 100_000}))

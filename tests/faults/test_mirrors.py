@@ -76,7 +76,11 @@ def test_failure_of_a_run_is_one_message(start: Start, tmp_path: Path) -> None:
     assert run.wait() == 2
     assert run.out == ""
     assert run.err.count("out of luck while sampling") == 1
-    assert re.search(r"^Error: RuntimeError: out of luck while sampling\.?\n.*run/logs/run\.log", run.err, re.MULTILINE)
+    assert re.search(
+        r"^Error: the run failed with RuntimeError: out of luck while sampling\.?\n.*run/logs/run\.log",
+        run.err,
+        re.MULTILINE,
+    )
     assert "Traceback" not in run.err
     log = (tmp_path / "work" / "run" / "logs" / "run.log").read_text()
     assert "Traceback" in log
