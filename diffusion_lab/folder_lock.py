@@ -16,6 +16,7 @@ from typing import IO, Any
 from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.safe_files import parse_json
 from diffusion_lab.terminal import printable
+from diffusion_lab.whole_files import naming_folder
 
 LOCK_NAME = ".lock"
 LARGEST_LOCK = 4096
@@ -50,7 +51,8 @@ def held(folder: Path, key: str) -> Iterator[None]:
     Raises:
         ValueError: Another process holds it, which is named; or something else is at the lock's place.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming_folder(folder, key):
+        folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_NAME
     while True:
         with _opened(folder, os.O_RDWR | os.O_CREAT) as file:

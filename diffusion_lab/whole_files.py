@@ -46,10 +46,32 @@ def remove_partial_files(folder: Path) -> None:
 
 
 def check_writable(folder: Path, key: str) -> None:
-    """Raise PermissionError, naming ``key``, where ``folder`` cannot be made or written; nothing is created."""
-    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    """Raise an OSError, naming ``key``, where ``folder`` cannot be made or written; nothing is created."""
+    with naming_folder(folder, key):
+        nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(f"{key} must be a folder that can be written, got {str(folder)!r} ({nearest} cannot)")
+
+
+@contextlib.contextmanager
+def naming_folder(folder: Path, key: str) -> Iterator[None]:
+    """Name the key, the folder and what to do in an error of the system while a folder is looked up or made."""
+    try:
+        yield
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        text = f"{key} must be a folder that can be made and written, got {shortened(str(folder))!r}: {why}"
+        raise type(error)(f"{text}; choose another folder") from error
+
+
+def shortened(text: str, longest: int = 300) -> str:
+    """Return a text of at most ``longest`` characters, its middle left out where it is longer.
+
+    >>> shortened("0123456789", 5)
+    '01…89'
+    """
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -27,7 +27,7 @@ from diffusion_lab.config.extras import how_to_install, names_in
 from diffusion_lab.config.faults import ConfigError, closest
 from diffusion_lab.config.launchers import check_launcher
 from diffusion_lab.config.origins import Origins, composed_origins, override_keys
-from diffusion_lab.config.overrides import explain_unreadable, refuse_excess
+from diffusion_lab.config.overrides import explain_unreadable, refuse_endless_sweep, refuse_excess
 from diffusion_lab.config.reading import known_keys, suggest_key
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
 from diffusion_lab.config.run_dir import refuse_run_dir_of_sweep
@@ -71,6 +71,7 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
     if not _only_shows(given):
         run_and_report(lambda: check_launcher(given.overrides))
     if given.multirun:
+        run_and_report(lambda: refuse_endless_sweep(given.overrides))
         run_and_report(lambda: refuse_run_dir_of_sweep(given.overrides))
     try:
         with summed_up():
@@ -143,6 +144,8 @@ def _while_composing(error: Exception) -> bool:
 
 
 def _in_hydras_words(error: Exception, conf: Path, config_name: str) -> str:
+    if not str(error).strip():
+        return f"Hydra refuses a setting of its own ({type(error).__name__}): look at those that begin with hydra."
     text = re.sub(r"\nConfig search path:.*", "", str(error).strip(), flags=re.DOTALL).rstrip()
     meant = None
     refused = re.match(r"Could not override '([\w.]+)'", text)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
 from diffusion_lab.command_line import setting
@@ -24,6 +26,7 @@ GRAMMAR = (
 )
 
 
+MOST_JOBS = 100_000
 MOST_DIGITS, MOST_BRACKETS = 100, 50
 TOO_MANY_DIGITS = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
 
@@ -63,6 +66,34 @@ def refuse_excess(arguments: Sequence[str]) -> None:
             deepest = max(deepest, level)
         if deepest > MOST_BRACKETS:
             raise ValueError(f"{key} is given more than {MOST_BRACKETS} brackets within each other: give fewer")
+
+
+def refuse_endless_sweep(arguments: Sequence[str]) -> None:
+    """Refuse more jobs than a sweep could ever run: all are listed in memory before the first one begins.
+
+    Args:
+        arguments: Those of the command line. With a sweeper that searches, a range is no list of jobs.
+
+    Raises:
+        ValueError: Their values make more than ``MOST_JOBS`` combinations.
+    """
+    if any(argument.startswith("hydra/sweeper=") for argument in arguments):
+        return
+    jobs, parser = 1, OverridesParser.create()
+    for argument in arguments:
+        with contextlib.suppress(HydraException):  # it is explained where it is composed
+            jobs *= max(_number_of_values(parser.parse_override(argument).value()), 1)
+        if jobs > MOST_JOBS:
+            key = argument.partition("=")[0]
+            raise ValueError(
+                f"{key} makes this a sweep of {jobs:,} jobs, at most {MOST_JOBS:,} are run: give fewer values"
+            )
+
+
+def _number_of_values(value: object) -> int:
+    if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None and value.step:
+        return math.ceil(max((value.stop - value.start) / value.step, 0))
+    return len(value.list) if isinstance(value, ChoiceSweep) else 1
 
 
 def _explanations(arguments: Sequence[str], conf: Path | None) -> Iterator[str]:

@@ -20,6 +20,9 @@ Result = TypeVar("Result")
 TRACEBACK_VARIABLE = "DIFFUSION_LAB_TRACEBACK"
 EXIT_CODE = 2
 
+REPORTED = "reported_by_job"
+"""Attribute of an error of which the user has been told."""
+
 
 def run_and_report(task: Callable[[], Result]) -> Result:
     """Run a script's task; a fault of the user's or the machine's ends in one message and exit code 2.
@@ -53,6 +56,7 @@ def _reported(task: Callable[[], Result]) -> Result:
         more = f"\n({recorded})" if recorded else hint
         print(f"Error{where}: {sentence(what)}{printable(more)}", file=sys.stderr)
         if job is not None:
+            error.__dict__[REPORTED] = True  # it may reach the sweep from another process
             raise
         raise SystemExit(EXIT_CODE) from error
 

@@ -14,11 +14,11 @@ from hydra.errors import CompactHydraException, HydraException
 
 from diffusion_lab.command_line import command, setting
 from diffusion_lab.config.job_record import DIED, FAILED, FINISHED, RUNNING, JobRecord
-from diffusion_lab.config.report import EXIT_CODE
+from diffusion_lab.config.report import EXIT_CODE, REPORTED
 from diffusion_lab.config.sweep import SweepCallback
 from diffusion_lab.config.sweep_ranking import Records, apart, ranked, read_records
 from diffusion_lab.config.sweep_signals import JobInterrupted
-from diffusion_lab.messages import sentence
+from diffusion_lab.messages import explained, sentence
 from diffusion_lab.terminal import printable
 from diffusion_lab.whole_files import written_whole
 
@@ -59,6 +59,8 @@ def summed_up() -> Iterator[None]:
         if isinstance(error, ValueError | OSError) or any(record.state == FAILED for record in records):
             if SweepCallback.ends_at_failure:
                 print(ENDED_SEARCH, file=sys.stderr)
+            if not any(record.state == FAILED for record in records) and not hasattr(error, REPORTED):
+                print(f"Error: {sentence(explained(error))}", file=sys.stderr)
             raise SystemExit(EXIT_CODE_OF_FAILURES) from error
         if any(record.state == DIED for record in records) or _is_a_launchers(error):
             print(_lost(error), file=sys.stderr)

@@ -18,7 +18,7 @@ from diffusion_lab.generation.images import RAW
 from diffusion_lab.generation.manifest import count_told, is_number, read_lines
 from diffusion_lab.generation.order import FILE_NAME, MANIFEST, PLACES, Order, differences
 from diffusion_lab.safe_files import read_json
-from diffusion_lab.whole_files import remove_partial_files, written_whole
+from diffusion_lab.whole_files import naming_folder, remove_partial_files, written_whole
 
 KEY = "output.base_dir/output.subdirs.generated"
 
@@ -71,7 +71,8 @@ def opened(folder: Path, order: Order, count: int, overwrite: bool) -> Iterator[
     """
     if TIME_STAMP.fullmatch(folder.name) and not folder.exists():
         folder = _unfinished(folder.parent, order, count) or folder
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming_folder(folder, KEY):
+        folder.mkdir(parents=True, exist_ok=True)
     with held(folder, KEY):
         unfinished = (folder / UNFINISHED).exists()
         faults = _refusals(folder, order)

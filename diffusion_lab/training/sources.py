@@ -29,6 +29,7 @@ from diffusion_lab.data.remarks import Remarks
 from diffusion_lab.data.source import ImageSource, Subset, renumbered
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
+from diffusion_lab.messages import explained
 from diffusion_lab.terminal import printable
 from diffusion_lab.training.classes import refuse_other_classes, unused_classes
 from diffusion_lab.training.doubts import doubts_about_validation
@@ -94,11 +95,11 @@ def _from_disk(source: ImageFolderSource, cache_dir: Path | None) -> ImageSource
     except OSError as error:
         if cache_dir:
             raise ValueError(
-                f"data.cache_dir cannot be used, got {str(cache_dir)!r}: {error}. Choose a folder of your own, or "
-                "data.cache=memory"
+                f"data.cache_dir cannot be used, got {str(cache_dir)!r}: {explained(error)}. Choose a folder "
+                "of your own, or data.cache=memory"
             ) from error
         rule = "each image is decoded each time (data.cache_dir chooses another folder)"
-        warnings.warn(f"data.cache = disk cannot be written: {error}; {rule}", ConfigWarning, stacklevel=2)
+        warnings.warn(f"data.cache = disk cannot be written: {explained(error)}; {rule}", ConfigWarning, stacklevel=2)
         raise _NoCache from error
 
 
