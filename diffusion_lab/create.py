@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 
 from diffusion_lab.config.dotted import load_class
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings, ModelSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
@@ -17,6 +19,7 @@ from diffusion_lab.diffusion.continuous import ContinuousCosineSchedule, EDMSche
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, Parameterization, PreconditionedOutput
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, Schedule, without_last_signal
 from diffusion_lab.networks import NETWORKS
+from diffusion_lab.process_end import doubts_about_the_end
 
 LARGEST_FACTOR = 1e9
 """Of the network's output in the clean estimate: beyond it, float32 has no digits left for anything else."""
@@ -57,6 +60,9 @@ def create_ddpm(
 
     Raises:
         ValueError: Listing every number that is out of its bounds or contradicts another.
+
+    Warns:
+        ConfigWarning: The noise process does not end in noise, with which sampling begins; with what to set instead.
     """
     model = parse_section(
         ModelSettings,
@@ -94,7 +100,10 @@ def create_ddpm(
         },
         "model",
     )
-    return create_denoiser(model, class_names).to(device)
+    denoiser = create_denoiser(model, class_names).to(device)
+    for doubt in doubts_about_the_end(denoiser.schedule, model.diffusion):
+        warnings.warn(doubt, ConfigWarning, stacklevel=2)
+    return denoiser
 
 
 def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> Denoiser:

@@ -17,7 +17,6 @@ from diffusion_lab.config.doubts import (
     doubts_about_guidance,
     doubts_about_rounds,
     doubts_about_shares,
-    doubts_about_signal_left,
 )
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
@@ -28,6 +27,7 @@ from diffusion_lab.generation.folder import opened
 from diffusion_lab.generation.order import Order, labels_in_turn, named_class
 from diffusion_lab.networks.cost import count_forward_flops
 from diffusion_lab.precision import resolve_precision
+from diffusion_lab.process_end import doubts_about_images
 from diffusion_lab.redaction import redacted, without_folders
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.terminal import printable
@@ -127,9 +127,8 @@ def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -
 
 def _doubts(sampling: SamplingSettings, denoiser: Denoiser, labels: int) -> Iterator[str]:
     """What is allowed and yet unlikely to be meant of this model; ``labels`` make a round."""
-    section, last = "generation.sampling", denoiser.schedule.level(1.0)
-    for doubt in doubts_about_signal_left(last.alpha, last.sigma):
-        yield f"{doubt}: images of this checkpoint may be off in brightness and contrast"
+    section = "generation.sampling"
+    yield from doubts_about_images(denoiser.schedule)
     if denoiser.num_classes is None:
         yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale)
     else:

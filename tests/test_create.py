@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 
 import pytest
 import torch
 
-from diffusion_lab.config import get_default_config
+from diffusion_lab.checkpoint import FORMAT, load_denoiser
+from diffusion_lab.config import ConfigWarning, get_default_config
 from diffusion_lab.config.model_section import ARCHITECTURE_TYPES, PROCESS_OPTIONS, ModelSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.create import PROCESSES, create_ddpm, create_denoiser
@@ -40,11 +42,11 @@ def test_defaults_are_those_of_the_configuration():
 
 
 def test_the_numbers_reach_the_denoiser():
-    model = create_ddpm(**TINY, num_classes=3, beta_schedule="linear", beta_start=0.01, beta_end=0.3, class_names="abc")
+    model = create_ddpm(**TINY, num_classes=3, beta_schedule="linear", beta_start=0.01, beta_end=0.5, class_names="abc")
     assert model.image_shape == (1, 8, 8)
     assert (model.num_classes, model.class_names) == (3, ("a", "b", "c"))
     assert model.schedule.num_timesteps == 20
-    assert model.schedule.betas[[0, -1]].tolist() == pytest.approx([0.01, 0.3])
+    assert model.schedule.betas[[0, -1]].tolist() == pytest.approx([0.01, 0.5])
     assert model.network.embed_label.num_embeddings == 4
     output = model(torch.randn(2, 1, 8, 8), model.schedule.level(0.5), torch.tensor([0, 2]))
     assert output.shape == (2, 1, 8, 8)
@@ -162,3 +164,42 @@ def test_noise_cannot_be_predicted_where_nothing_of_the_image_is_left():
     for process in ({"zero_terminal_snr": True}, {"diffusion_type": "flow"}):
         with pytest.raises(ValueError, match=r"epsilon needs .* got alpha = 0\.0e\+00"):
             create_ddpm(**numbers, **process, prediction="epsilon")
+
+
+LINEAR = {**TINY, "num_timesteps": 100, "beta_schedule": "linear"}
+
+
+def test_a_process_that_does_not_end_in_noise_warns():
+    """As training from the command line does, with the settings that help; these do."""
+    with pytest.warns(
+        ConfigWarning, match=r"alpha = 0\.6 of the image left .*beta_start=0\.001 .*beta_end=0\.2\)"
+    ) as told:
+        create_ddpm(**LINEAR)
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create_ddpm(**LINEAR, beta_start=0.001, beta_end=0.2)
+        create_ddpm(**TINY)
+
+
+def test_loading_a_model_whose_process_does_not_end_in_noise_warns(tmp_path):
+    def saved(beta_end):
+        model = get_default_config()["model"]
+        model["architecture"] |= {
+            "image_size": 8,
+            "model_channels": 8,
+            "channel_multipliers": [1],
+            "use_attention": [False],
+        }
+        model["diffusion"] |= {"num_timesteps": 100, "beta_schedule": "linear", "beta_end": beta_end}
+        denoiser = create_denoiser(parse_section(ModelSettings, model, "model"))
+        state = {f"denoiser.{name}": tensor for name, tensor in denoiser.state_dict().items()}
+        about = {"format": FORMAT, "config": {"model": model}, "class_names": [], "step": 1, "epoch": 1}
+        torch.save({"state_dict": state, "diffusion_lab": about}, tmp_path / "last.ckpt")
+        return tmp_path / "last.ckpt"
+
+    with pytest.warns(ConfigWarning, match=r"last\.ckpt: the noise process ends with alpha = 0\.6 .*off in brightness"):
+        load_denoiser(saved(0.02), use_ema=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_denoiser(saved(0.2), use_ema=False)

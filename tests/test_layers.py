@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("denoiser",),
     ("guidance", "samplers", "ema"),
     ("config",),
+    ("process_end",),
     ("create", "identity", "run_log", "memory", "finiteness"),
     ("sampling", "checkpoint"),
     ("generation", "run_folder"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -15,9 +16,11 @@ from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, read_export
 from diffusion_lab.checkpoint.files import find_checkpoint
 from diffusion_lab.checkpoint.tensors import load_tensors, opened
 from diffusion_lab.checkpoint.weights import Weights
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.training_section import EmaSettings
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.process_end import doubts_about_images
 
 ORDER = "ImageDataModule"
 """Key of the place in the data, which the trainer calls by the class of the data module."""
@@ -48,8 +51,14 @@ def load_denoiser(
         FileNotFoundError: Nothing is there.
         ValueError: It is no checkpoint or a damaged one, holds no weights, or none of that decay, or weights of
             another architecture, or names a class that is not trusted.
+
+    Warns:
+        ConfigWarning: The noise process does not end in noise, with which sampling begins.
     """
-    return read_checkpoint(find_checkpoint(path)).denoiser(use_ema, model, ema_decay, trust).to(device)
+    denoiser = read_checkpoint(find_checkpoint(path)).denoiser(use_ema, model, ema_decay, trust).to(device)
+    for doubt in doubts_about_images(denoiser.schedule):
+        warnings.warn(f"{path}: {doubt}", ConfigWarning, stacklevel=2)
+    return denoiser
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

@@ -8,15 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from diffusion_lab.config.doubts import doubts_about_signal_left
-from diffusion_lab.config.model_section import DiffusionSettings
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
-from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule
 from diffusion_lab.ema import EMA
 
 LARGEST_SHARE_LEFT_OUT = 0.1
@@ -24,34 +20,6 @@ LARGEST_SHARE_LEFT_OUT = 0.1
 
 LARGEST_INITIAL_SHARE = 0.25
 """Of the untrained weights in the average at the end of training; with warm-up it is less after any step."""
-
-
-def doubts_about_the_end(denoiser: Denoiser, diffusion: DiffusionSettings) -> Iterator[str]:
-    """Whether the noise process ends in noise, from which sampling begins."""
-    last = denoiser.schedule.level(1.0)
-    for doubt in doubts_about_signal_left(last.alpha, last.sigma):
-        instead = {"discrete": _more_noise(diffusion), "edm": "raise model.diffusion.sigma_max"}.get(diffusion.type)
-        yield f"{doubt}; {instead}" if instead else doubt
-
-
-def _more_noise(diffusion: DiffusionSettings) -> str:
-    """Settings whose process ends in noise: betas for the number of steps, as for 1000, or those that need none."""
-    scale = 1000 / diffusion.num_timesteps
-    start, end = (float(f"{scale * beta:.3g}") for beta in (diffusion.beta_start, diffusion.beta_end))
-    if scale > 1 and end < 1:
-        betas = BETA_SCHEDULES[diffusion.beta_schedule](diffusion.num_timesteps, start, end)
-        if not any(doubts_about_signal_left(*_last(betas))):
-            return (
-                f"scale the betas by 1000 / {diffusion.num_timesteps} (model.diffusion.beta_start={start:g} "
-                f"model.diffusion.beta_end={end:g}), or take model.diffusion.beta_schedule=cosine"
-            )
-    return "take more steps, a larger model.diffusion.beta_end, or model.diffusion.beta_schedule=cosine"
-
-
-def _last(betas: Tensor) -> tuple[float, float]:
-    """Alpha and sigma after the last step."""
-    last = DiscreteSchedule(betas).level(1.0)
-    return last.alpha, last.sigma
 
 
 def doubts_about_the_weighting(loss: DenoisingLoss, denoiser: Denoiser, name: str) -> Iterator[str]:

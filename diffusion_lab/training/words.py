@@ -18,13 +18,13 @@ from diffusion_lab.config.training_section import ResumeSettings
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.networks.cost import count_parameters
+from diffusion_lab.process_end import doubts_about_the_end
 from diffusion_lab.run_folder import RunFolder, RunStopped
 from diffusion_lab.run_log import RUN_LOG
 from diffusion_lab.terminal import printable
 from diffusion_lab.training.doubts import (
     doubts_about_batches,
     doubts_about_ema,
-    doubts_about_the_end,
     doubts_about_the_weighting,
 )
 from diffusion_lab.training.module import DiffusionModule
@@ -139,7 +139,7 @@ def show(summary: TrainingSummary, console: Console) -> None:
 def warn_of_doubts(config: TrainConfig, module: DiffusionModule, data: ImageDataModule, steps: int) -> None:
     """What is allowed and yet unlikely to be meant."""
     for doubt in (
-        *doubts_about_the_end(module.denoiser, config.model.diffusion),
+        *doubts_about_the_end(module.denoiser.schedule, config.model.diffusion),
         *doubts_about_the_weighting(module.loss, module.denoiser, config.training.loss.weighting.type),
         *doubts_about_batches(data),
         *(() if module.ema is None else doubts_about_ema(module.ema, steps)),

@@ -14,13 +14,13 @@ from hydra import compose, initialize_config_dir
 
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.config.compose import compose_train_config
-from diffusion_lab.create import create_denoiser
+from diffusion_lab.create import create_denoiser, create_process
 from diffusion_lab.ema import EMA
+from diffusion_lab.process_end import doubts_about_the_end
 from diffusion_lab.training.build import create_loss, optimizer_steps
 from diffusion_lab.training.doubts import (
     doubts_about_batches,
     doubts_about_ema,
-    doubts_about_the_end,
     doubts_about_the_weighting,
 )
 from diffusion_lab.training.sources import create_datamodule
@@ -161,7 +161,7 @@ def test_no_recipe_that_brings_its_images_gives_a_warning(experiment: str) -> No
 def about_the_end(folder: Path, **diffusion: Any) -> list[str]:
     changes = {f"model.diffusion.{name}": value for name, value in {"prediction": "v", **diffusion}.items()}
     config = tiny_config(folder, changes)
-    return list(doubts_about_the_end(create_denoiser(config.model), config.model.diffusion))
+    return list(doubts_about_the_end(create_process(config.model.diffusion), config.model.diffusion))
 
 
 def test_short_process_that_is_not_noise_at_its_end(tmp_path: Path) -> None:
