@@ -51,7 +51,8 @@ class Schedule(ABC):
         """The number of sampling steps, null resolved; a ``ValueError`` where the process cannot take so many."""
         if steps is None:
             raise ValueError(
-                "sampler.steps must be a number: null is every step, and a continuous process has no steps"
+                "sampler.steps must be a number, got null: that means every step of the noise process, and this one is "
+                "continuous and has none. Set for example sampler.steps=250"
             )
         return steps
 

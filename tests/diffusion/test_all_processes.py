@@ -106,7 +106,9 @@ def test_flow_is_a_straight_line_and_its_shift_that_of_equation_23():
 
 
 def test_a_continuous_process_has_no_number_of_steps_of_its_own():
-    with pytest.raises(ValueError, match=r"sampler\.steps must be a number: null is every step"):
+    with pytest.raises(
+        ValueError, match=r"sampler\.steps must be a number, got null: .*Set for example sampler\.steps=250"
+    ):
         FlowSchedule().check_steps(None)
     assert FlowSchedule().check_steps(7) == 7
 
