@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,16 +22,27 @@ class NonFiniteSamplesError(ValueError):
     Args:
         finding: Which images, and at which step.
         advice: Why that may be, and what to do.
+        indices: Numbers of the images of the same call, or batch, that were finished and are finite, rising.
+        images: Those images ``(N, C, H, W)`` in [-1, 1]; None where there are none.
     """
 
-    def __init__(self, finding: str, advice: str) -> None:
+    def __init__(self, finding: str, advice: str, indices: Sequence[int] = (), images: Images | None = None) -> None:
         super().__init__(f"{finding}: {advice}")
         self.finding = finding
         self.advice = advice
+        self.indices = tuple(indices)
+        self.images = images
+
+    def with_earlier(self, count: int, images: Images, first: int) -> NonFiniteSamplesError:
+        """Return the same error that also holds the ``count`` images finished before, numbered from ``first``."""
+        finite = images if self.images is None else torch.cat([images, self.images])
+        return NonFiniteSamplesError(self.finding, self.advice, (*range(first, first + count), *self.indices), finite)
 
 
 class FinitenessWatch:
     """Notes at which step each image of a batch leaves the finite numbers.
+
+    The walk goes on for the others, which are kept: it stops early only where none of them is finite any more.
 
     Estimates are checked before they are clipped, since clipping turns infinity into a plain white pixel. What a GPU
     finds stays there and is read every ``GPU_INTERVAL`` steps and at the end.
@@ -59,12 +72,26 @@ class FinitenessWatch:
         """Go on to the next step.
 
         Raises:
-            NonFiniteSamplesError: An image is NaN or infinite: which, since which step, and what to do.
+            NonFiniteSamplesError: All images are NaN or infinite: since which step, and what to do.
         """
-        due = self._bad_since.device.type == "cpu" or self.step % GPU_INTERVAL == 0 or self.step >= self.steps
-        if due and bool(self._bad_since.any()):
+        due = self._bad_since.device.type == "cpu" or self.step % GPU_INTERVAL == 0
+        if due and bool(self._bad_since.all()):
             raise NonFiniteSamplesError(self._finding(self._bad_since.cpu()), advice(self.denoiser))
         self.step += 1
+
+    def finish(self, images: Images) -> Images:
+        """Return the finished images ``(N, C, H, W)``.
+
+        Raises:
+            NonFiniteSamplesError: Some are NaN or infinite: which, since which step, and what to do. It holds the rest.
+        """
+        since = self._bad_since.cpu()
+        if bool(since.any()):
+            good = (since == 0).nonzero().flatten()
+            kept = images[good.to(images.device)] if len(good) else None
+            numbers = [self.first + int(place) for place in good]
+            raise NonFiniteSamplesError(self._finding(since), advice(self.denoiser), numbers, kept)
+        return images
 
     def _finding(self, since: Tensor) -> str:
         bad = since.nonzero().flatten()

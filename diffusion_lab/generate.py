@@ -48,7 +48,7 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: Naming key, value and rule, before anything is written.
-        NonFiniteSamplesError: A ValueError; images became NaN or infinite. Those finished before stay.
+        NonFiniteSamplesError: A ValueError; images became NaN or infinite. The others that were made stay.
         MemoryError: Memory is too small for one image at a time.
     """
     device = resolve_device(config.compute.device)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.finiteness import FinitenessWatch
+from diffusion_lab.finiteness import FinitenessWatch, NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance, guidance_scales, guided
 from diffusion_lab.memory import freed_memory_kept, in_fitting_batches
 from diffusion_lab.networks.convolution import fixed_filters
@@ -119,12 +119,13 @@ class DiffusionSampler:
         Raises:
             ValueError: For a label outside the classes, labels for an unconditional model, a number of labels or
                 scales other than ``num_samples``, or a number out of its bounds; ``NonFiniteSamplesError`` where images
-                become NaN or infinite, with the step and what to do.
+                become NaN or infinite, with the step, what to do, and the images that were finished (``indices`` and
+                ``images``).
             MemoryError: Memory is too small for one image at a time.
         """
         if class_labels is not None:
             self._warn_of_untrained_guidance(use_ema, guidance_scale)
-        parts = self.stream(
+        batches = self.stream(
             num_samples,
             class_labels,
             guidance_scale,
@@ -136,7 +137,16 @@ class DiffusionSampler:
             batch_size=batch_size,
             first=first,
         )
-        return torch.cat([part.images for part in parts])
+        parts: list[Images] = []
+        try:
+            for batch in batches:
+                parts.append(batch.images)
+        except NonFiniteSamplesError as error:
+            if not parts:
+                raise
+            done = torch.cat(parts)
+            raise error.with_earlier(len(done), done, first) from None
+        return torch.cat(parts)
 
     def sample_by_class(
         self,
@@ -186,7 +196,11 @@ class DiffusionSampler:
         batch_size: int = 64,
         first: int = 0,
     ) -> Iterator[SampleBatch]:
-        """Draw images batch by batch, each handed over as soon as it is done; arguments as of ``sample``."""
+        """Draw images batch by batch, each handed over as soon as it is done; arguments as of ``sample``.
+
+        Raises:
+            ValueError, MemoryError: As of ``sample``; a ``NonFiniteSamplesError`` holds finite images of its own batch.
+        """
         denoiser = self.ema if use_ema and self.ema is not None else self.model
         labels = self._checked_labels(denoiser, num_samples, class_labels)
         scales = _checked_scales(num_samples, guidance_scale)
@@ -211,7 +225,7 @@ class DiffusionSampler:
                     images = watch.check(moved)
                     watch.finish_step()
                     advance(part.start + len(indices) * step / steps)
-            return images.clamp(-1, 1)
+            return watch.finish(images.clamp(-1, 1))
 
         def batches() -> Iterator[SampleBatch]:
             with _progress(num_samples, show_progress) as advance:

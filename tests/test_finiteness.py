@@ -63,3 +63,25 @@ def test_batches_before_one_that_is_not_finite_are_handed_over():
     assert bool(next(stream).images.isfinite().all())
     with pytest.raises(NonFiniteSamplesError, match="step 1 of 3 in image 3:"):
         next(stream)
+
+
+def test_the_error_holds_the_images_that_are_finite():
+    """Those of earlier batches and of its own; the other images of a batch are as without the failure."""
+    broken = trained()
+    broken.network = Overflowing(float("nan"), image=1, call=5)
+    healthy = trained()
+    healthy.network = Overflowing(float("nan"), image=1, call=10**9)
+    expected = DiffusionSampler(healthy).sample(7, sampler=SAMPLER, seed=0, batch_size=3)
+    with pytest.raises(NonFiniteSamplesError, match="step 2 of 3 in image 4:") as stopped:
+        DiffusionSampler(broken).sample(7, sampler=SAMPLER, seed=0, batch_size=3)
+    assert stopped.value.indices == (0, 1, 2, 3, 5)
+    assert torch.equal(stopped.value.images, expected[[0, 1, 2, 3, 5]])
+
+
+def test_a_batch_without_any_finite_image_is_not_finished():
+    broken = trained()
+    broken.network = Overflowing(float("nan"), image=slice(None), call=1)
+    with pytest.raises(NonFiniteSamplesError, match="step 1 of 3 in image 0 and 2 more:") as stopped:
+        DiffusionSampler(broken).sample(3, sampler=SAMPLER, seed=0)
+    assert (stopped.value.indices, stopped.value.images) == ((), None)
+    assert broken.network.call == 0  # one pass through the network

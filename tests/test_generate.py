@@ -371,11 +371,57 @@ def test_images_before_those_that_are_not_finite_stay(config, monkeypatch):
     with pytest.raises(ValueError, match="another checkpoint") as stopped:
         generate(settings, show_progress=False)
     folder = settings.output.folder("generated")
-    assert f"step 1 of 3 in image 2 and 1 more; 2 of 5 images were finished before and stay in {folder}:" in str(
-        stopped.value
-    )
+    assert f"step 1 of 3 in image 2 and 1 more; 2 of 5 images are finite and stay in {folder}:" in str(stopped.value)
     assert len(manifest_of(folder)) == 2
     assert sorted(path.name for path in folder.glob("*.png")) == ["sample_0000.png", "sample_0001.png"]
+
+
+def checkpoint_without_a_fox(path):
+    """A checkpoint whose embedding of class 2 is NaN: every third image is, whatever batch it is in."""
+    content = torch.load(save_checkpoint(path), weights_only=True)
+    tables = [tensor for name, tensor in content["state_dict"].items() if name.endswith("embed_label.weight")]
+    assert tables
+    for table in tables:
+        table[2] = float("nan")
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_finite_images_of_a_batch_that_fails_stay(config, tmp_path, batch_size):
+    """The walk is finished for them, and each has its picture and its line."""
+    expected = generate(config(sampling={"num_samples": 8, "batch_size": batch_size}), show_progress=False).folder
+    good = [number for number in range(8) if number % 3 != 2 and (number < 2 or batch_size > number - number % 3)]
+    broken = checkpoint_without_a_fox(tmp_path / "broken.ckpt")
+    settings = config(
+        checkpoint=broken,
+        sampling={"num_samples": 8, "batch_size": batch_size},
+        output={"base_dir": str(tmp_path / "broken")},
+    )
+    last = min(batch_size, 8) if batch_size > 2 else 3
+    good = [number for number in range(last) if number % 3 != 2]
+    with pytest.raises(ValueError, match=f"{len(good)} of 8 images are finite and stay in "):
+        generate(settings, show_progress=False)
+    folder = settings.output.folder("generated")
+    assert [line["index"] for line in manifest_of(folder)] == good
+    assert sorted(path.name for path in folder.glob("*.png")) == [f"sample_{number:04d}.png" for number in good]
+    for number in good:
+        name = f"sample_{number:04d}.png"
+        np.testing.assert_array_equal(array_of(folder / name), array_of(expected / name))
+    with pytest.raises(ValueError, match=f"{len(good)} of 8 images are finite and stay in "):
+        generate(settings, show_progress=False)  # what is there is found again
+
+
+def test_finite_images_without_files_make_a_grid(config, tmp_path):
+    """As far as there are no gaps, which neither grid nor arrays can have; the message says by which setting."""
+    broken = checkpoint_without_a_fox(tmp_path / "broken.ckpt")
+    save = {"save_individual": False, "save_npz": True}
+    settings = config(checkpoint=broken, save=save, sampling={"num_samples": 5})
+    with pytest.raises(ValueError, match=r"2 of 5 images are finite .* \(num_samples=2 makes grid and arrays of them"):
+        generate(settings, show_progress=False)
+    done = generate(config(checkpoint=broken, save=save, sampling={"num_samples": 2}), show_progress=False)
+    assert (done.count, done.made) == (2, 0)
+    assert len(np.load(done.npz)["arr_0"]) == 2
 
 
 class TestStepsOfAShortProcess:

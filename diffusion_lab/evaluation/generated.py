@@ -11,7 +11,7 @@ import torch
 
 from diffusion_lab.config.faults import shown
 from diffusion_lab.evaluation.digits import DigitJudge
-from diffusion_lab.generation.arrays import ARRAYS, stored_pixels
+from diffusion_lab.generation.arrays import ARRAYS, stored_labels, stored_pixels
 from diffusion_lab.generation.folder import UNFINISHED
 from diffusion_lab.generation.images import read_png
 from diffusion_lab.generation.manifest import is_number, read_lines
@@ -146,6 +146,9 @@ def _images(folder: Path, lines: Sequence[dict[str, Any]]) -> Iterator[Pixels]:
         yield pixels
     if next(stored, None) is not None:
         raise ValueError(f"{folder / ARRAYS} holds more images than the {len(lines)} lines of {MANIFEST}; {REMEDY}")
+    labels = [label for label in (line.get("label") for line in lines) if label is not None]
+    if stored_labels(folder / ARRAYS) != tuple(labels):
+        raise ValueError(f"the labels (arr_1) in {folder / ARRAYS} are not those of {MANIFEST}; {REMEDY}")
 
 
 def _picture(folder: Path, line: dict[str, Any]) -> Pixels:

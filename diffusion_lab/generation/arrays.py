@@ -47,16 +47,44 @@ def stored_pixels(path: Path) -> Iterator[Pixels]:
     """Yield the images ``(C, H, W)`` in the file in turn; none where it is missing, damaged, or of another layout."""
     with contextlib.ExitStack() as stack:
         try:
-            archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(path))))
+            archive = stack.enter_context(_opened(path))
             file = stack.enter_context(archive.open(IMAGES))
             count, height, width, channels = _shape(archive, file)
-            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()) or archive.testzip():
-                return
         except Exception:  # a directory or header of changed bytes leads zipfile and numpy to errors of many kinds
             return
         for _ in range(count):
             pixels = torch.frombuffer(bytearray(file.read(channels * height * width)), dtype=torch.uint8)
             yield pixels.view(height, width, channels).permute(2, 0, 1)
+
+
+def stored_labels(path: Path) -> tuple[int, ...] | None:
+    """Return the labels in the file, ``()`` where it has none; None where it is missing, damaged, or of another layout.
+
+    NumPy may have written them, as integers of any size.
+    """
+    try:
+        with _opened(path) as archive:
+            if LABELS not in archive.namelist():
+                return ()
+            with archive.open(LABELS) as file:
+                npy.read_magic(file)
+                (count,), _, dtype = npy.read_array_header_1_0(file)
+                if dtype.kind not in "iu" or archive.getinfo(LABELS).file_size - file.tell() != count * dtype.itemsize:
+                    return None
+                return tuple(np.frombuffer(file.read(), dtype=dtype).tolist())
+    except Exception:  # as of stored_pixels
+        return None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an archive of images, and labels perhaps. Raises ValueError where it is packed, damaged, or holds more."""
+    with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
+        if archive.namelist() not in ([IMAGES], [IMAGES, LABELS], [LABELS, IMAGES]):
+            raise ValueError(f"it holds {archive.namelist()}")
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()) or archive.testzip():
+            raise ValueError("it is packed or damaged")
+        yield archive
 
 
 def _shape(archive: zipfile.ZipFile, file: IO[bytes]) -> tuple[int, int, int, int]:

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.finiteness import NonFiniteSamplesError
-from diffusion_lab.generation.arrays import ARRAYS, stored_pixels, write_arrays
+from diffusion_lab.generation.arrays import ARRAYS, stored_labels, stored_pixels, write_arrays
 from diffusion_lab.generation.folder import GRID, Opened
 from diffusion_lab.generation.images import KeptImages, Nothing, PngFiles, RawBytes
 from diffusion_lab.generation.interruption import Terminated
@@ -26,7 +26,7 @@ from diffusion_lab.guidance import Guidance
 from diffusion_lab.pictures import grid_of
 from diffusion_lab.safe_files import open_regular, parse_json
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
-from diffusion_lab.shapes import to_pixels
+from diffusion_lab.shapes import Images, to_pixels
 from diffusion_lab.terminal import printable
 from diffusion_lab.whole_files import written_whole
 
@@ -83,13 +83,21 @@ class Completion:
             stop.add_note(f"the same command again goes on with the images in {self.room.path}")
             raise
         except NonFiniteSamplesError as error:
-            count = len(digests_told(self.room.path, self.order))
-            place = f"{count} of {self.room.count} images were finished before and stay in {self.room.path}"
-            finding = f"{error.finding}; {place if count else 'none was finished before'}"
-            raise NonFiniteSamplesError(finding, error.advice) from error
+            raise NonFiniteSamplesError(f"{error.finding}; {self._what_stays(digests)}", error.advice) from error
         self.room.finish()
         kept.close()
         return self._result(made=self.room.count - done)
+
+    def _what_stays(self, digests: Sequence[str | None]) -> str:
+        """Say what is left of a generation that stopped because images were not finite."""
+        count = sum(digest is not None for digest in digests)
+        if not count:
+            return "no image was finished"
+        text = f"{count} of {self.room.count} images are finite and stay in {printable(self.room.path)}"
+        summarized = self.output.save_grid or self.output.save_npz
+        if self.output.save_individual or not summarized:
+            return text
+        return f"{text} (num_samples={count} makes grid and arrays of them)"
 
     def _said_of(self, done: int) -> str:
         if done == self.room.count:
@@ -108,19 +116,28 @@ class Completion:
         with manifest_from(self.room.path, self.order, begin, digests) as extend:
             for span in spans:
                 extend(span.start)
-                for batch in self._stream(span):
-                    pixels = to_pixels(batch.images).cpu()
-                    kept.add(batch.first, pixels)
-                    for index, image in enumerate(pixels, start=batch.first):
-                        digests[index] = digests[index] or self.order.digest(index, image)
-                    extend(batch.first + len(pixels))
+                try:
+                    for batch in self._stream(span):
+                        indices = range(batch.first, batch.first + len(batch.images))
+                        self._keep(kept, indices, batch.images, digests)
+                        extend(indices.stop)
+                except NonFiniteSamplesError as error:
+                    if error.images is not None:
+                        self._keep(kept, error.indices, error.images, digests)
+                    extend(len(digests))
+                    raise
             extend(len(digests))
 
+    def _keep(self, kept: KeptImages, indices: Sequence[int], images: Images, digests: list[str | None]) -> None:
+        """Keep images ``(N, C, H, W)`` in [-1, 1], and note their digests."""
+        pixels = to_pixels(images).cpu()
+        for index, image in zip(kept.add(indices, pixels), pixels, strict=False):
+            digests[index] = digests[index] or self.order.digest(index, image)
+
     def _stream(self, span: range) -> Iterator[SampleBatch]:
-        labels = [label for label in map(self.order.label, span) if label is not None]
         return self.sampler.stream(
             len(span),
-            labels or None,
+            self._labels(span),
             [self.order.scale(index) for index in span],
             show_progress=self.show_progress,
             sampler=self.config.sampler.build(),
@@ -140,19 +157,26 @@ class Completion:
             with written_whole(self.room.path / GRID) as path:
                 grid.save(path, "PNG", pnginfo=text)
         if self.output.save_npz:
-            labels = [label for label in map(self.order.label, range(count)) if label is not None]
-            write_arrays(
-                self.room.path / ARRAYS, map(kept.read, range(count)), (count, *kept.shape), labels if labels else None
-            )
+            shape = (count, *kept.shape)
+            write_arrays(self.room.path / ARRAYS, map(kept.read, range(count)), shape, self._labels(range(count)))
 
     def _has_summaries(self, told: Sequence[str]) -> bool:
-        """Whether grid and arrays are there where they are wanted, and hold the images with the digests ``told``."""
+        """Whether grid and arrays are there where they are wanted, and hold the images with the digests ``told``.
+
+        The arrays must hold the labels as well.
+        """
         grid, arrays = self.room.path / GRID, self.room.path / ARRAYS
         if self.output.save_grid and _text_of(grid) != self._about_grid:
             return False
-        return not self.output.save_npz or told == [
-            self.order.digest(index, pixels) for index, pixels in enumerate(stored_pixels(arrays))
-        ]
+        if not self.output.save_npz:
+            return True
+        if stored_labels(arrays) != tuple(self._labels(range(len(told))) or ()):
+            return False
+        return told == [self.order.digest(index, pixels) for index, pixels in enumerate(stored_pixels(arrays))]
+
+    def _labels(self, indices: range) -> list[int] | None:
+        """The labels of images; None for an unconditional model."""
+        return [label for label in map(self.order.label, indices) if label is not None] or None
 
     @property
     def _about_grid(self) -> dict[str, int]:

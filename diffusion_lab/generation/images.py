@@ -88,8 +88,16 @@ class KeptImages(ABC):
         """
 
     @abstractmethod
-    def add(self, first: int, pixels: Pixels) -> None:
-        """Keep images ``(N, C, H, W)`` that have just been made; those that are there stay as they are."""
+    def add(self, indices: Sequence[int], pixels: Pixels) -> Sequence[int]:
+        """Keep images ``(N, C, H, W)`` that have just been made; those that are there stay as they are.
+
+        Args:
+            indices: Their numbers, rising.
+            pixels: The images.
+
+        Returns:
+            The numbers of those that are kept now: all, or as many of the first as there is a place for.
+        """
 
     @abstractmethod
     def read(self, index: int) -> Pixels:
@@ -109,14 +117,15 @@ class PngFiles(KeptImages):
         self._there = [digest is not None for digest in found]
         return found
 
-    def add(self, first: int, pixels: Pixels) -> None:
-        for index, image in enumerate(pixels, start=first):
+    def add(self, indices: Sequence[int], pixels: Pixels) -> Sequence[int]:
+        for index, image in zip(indices, pixels, strict=True):
             if not self._there[index]:
                 text = PngInfo()
                 text.add_text(PNG_KEY, self.order.text(index, self.order.digest(index, image)))
                 # A power failure may still cut one short: it is then found, and made again.
                 with written_whole(self.folder / file_name(index), lasting=False) as path:
                     image_of(image).save(path, "PNG", pnginfo=text)
+        return indices
 
     def read(self, index: int) -> Pixels:
         return read_png(self.folder / file_name(index))[0]
@@ -150,12 +159,17 @@ class RawBytes(KeptImages):
         os.truncate(self._path, whole * self._size)
         return [*told[:whole], *[None] * (count - whole)]
 
-    def add(self, first: int, pixels: Pixels) -> None:
+    def add(self, indices: Sequence[int], pixels: Pixels) -> Sequence[int]:
+        first = indices[0]
+        if first * self._size > self._path.stat().st_size:
+            return ()  # an image before it could not be made
+        run = [index for place, index in enumerate(indices, start=first) if index == place]
         os.truncate(self._path, first * self._size)  # of a batch that was half there all are made again
         with self._path.open("ab") as file:
-            file.write(pixels.contiguous().numpy().tobytes())
+            file.write(pixels[: len(run)].contiguous().numpy().tobytes())
             file.flush()
             os.fsync(file.fileno())
+        return run
 
     def read(self, index: int) -> Pixels:
         with self._path.open("rb") as file:
@@ -191,8 +205,8 @@ class Nothing(KeptImages):
     def done(self, count: int, told: Sequence[str]) -> list[str | None]:
         return [*told[:count], *[None] * (count - len(told))]
 
-    def add(self, first: int, pixels: Pixels) -> None:
-        pass
+    def add(self, indices: Sequence[int], pixels: Pixels) -> Sequence[int]:
+        return indices
 
     def read(self, index: int) -> Pixels:
         raise NotImplementedError("no image is kept")

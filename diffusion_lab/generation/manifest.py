@@ -67,13 +67,16 @@ def manifest_from(
         folder: Where.
         order: What is known of each image.
         kept: Number of lines to begin with.
-        digests: Of all images, by their number; each is read when its line is written.
+        digests: Of all images, by their number; each is read when its line is written. An image without one, which
+            could not be made, has no line.
     """
     path, written = folder / MANIFEST, kept
 
     def text(start: int, stop: int) -> Iterator[str]:
         for index in range(start, stop):
-            yield f"{order.text(index, digests[index] or '')}\n"
+            digest = digests[index]
+            if digest is not None:
+                yield f"{order.text(index, digest)}\n"
 
     with written_whole(path) as partial, partial.open("w") as file:
         file.writelines(text(0, kept))

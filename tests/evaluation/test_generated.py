@@ -40,7 +40,7 @@ def made(tmp_path):
         if files:
             images = PngFiles(folder, order, (1, 8, 8))
             images.done(COUNT, ())
-            images.add(0, pixels)
+            images.add(range(COUNT), pixels)
         else:
             write_arrays(folder / ARRAYS, iter(pixels), (COUNT, 1, 8, 8), numbers)
         digests = [order.digest(index, image) for index, image in enumerate(pixels)]
@@ -218,8 +218,18 @@ def test_arrays_with_other_pixels_are_refused(made):
     np.savez(folder / ARRAYS, **arrays)
     with pytest.raises(ValueError, match=r"image 5 in .*samples\.npz is not the one of its line"):
         read_generated([folder])
-    np.savez(folder / ARRAYS, arr_0=np.concatenate([arrays["arr_0"]] * 2))
     arrays["arr_0"][5, 0, 0, 0] ^= 1
     np.savez(folder / ARRAYS, arr_0=np.concatenate([arrays["arr_0"]] * 2))
     with pytest.raises(ValueError, match="holds more images than the 40 lines"):
+        read_generated([folder])
+
+
+@pytest.mark.parametrize("change", [lambda labels: labels[::-1], lambda labels: labels[1:], None])
+def test_arrays_with_other_labels_are_refused(made, change):
+    """Other programs read the labels from there."""
+    folder = made("a", files=False)
+    arrays = dict(np.load(folder / ARRAYS))
+    labels = arrays.pop("arr_1")
+    np.savez(folder / ARRAYS, **arrays, **({"arr_1": change(labels)} if change else {}))
+    with pytest.raises(ValueError, match=r"the labels \(arr_1\) in .*samples\.npz are not those of manifest\.jsonl"):
         read_generated([folder])

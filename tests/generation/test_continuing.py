@@ -124,6 +124,20 @@ def damage_arrays_of_other_images(folder):
     np.savez(folder / "samples.npz", **arrays)
 
 
+def damage_labels_of_the_arrays(folder):
+    arrays = dict(np.load(folder / "samples.npz"))
+    arrays["arr_1"] = arrays["arr_1"][::-1]
+    np.savez(folder / "samples.npz", **arrays)
+
+
+def damage_arrays_without_labels(folder):
+    np.savez(folder / "samples.npz", arr_0=np.load(folder / "samples.npz")["arr_0"])
+
+
+def damage_arrays_with_more_in_them(folder):
+    np.savez(folder / "samples.npz", **np.load(folder / "samples.npz"), arr_2=np.zeros(1))
+
+
 def damage_junk_line(folder):
     with (folder / "manifest.jsonl").open("ab") as file:
         file.write(b"\xff junk\n")
@@ -156,6 +170,9 @@ def damage_deep_line(folder):
     [
         (damage_a_bit_of_the_arrays, []),
         (damage_arrays_of_other_images, []),
+        (damage_labels_of_the_arrays, []),
+        (damage_arrays_without_labels, []),
+        (damage_arrays_with_more_in_them, []),
         (damage_junk_line, []),
         (damage_manifest_twice, []),
         (damage_a_label, []),

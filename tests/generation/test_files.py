@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.lib import format as npy
 
-from diffusion_lab.generation.arrays import stored_pixels, write_arrays
+from diffusion_lab.generation.arrays import stored_labels, stored_pixels, write_arrays
 from diffusion_lab.generation.interruption import leaving_when_told
 from diffusion_lab.whole_files import remove_partial_files, written_whole
 
@@ -64,6 +64,7 @@ def test_arrays_are_those_that_numpy_writes(tmp_path, labels):
     np.savez(buffer, **expected)
     assert (tmp_path / "a.npz").read_bytes() == buffer.getvalue()
     assert torch.equal(torch.stack(list(stored_pixels(tmp_path / "a.npz"))), pixels)
+    assert stored_labels(tmp_path / "a.npz") == tuple(labels or ())
 
 
 def test_damaged_arrays_hold_nothing(tmp_path):
@@ -75,6 +76,31 @@ def test_damaged_arrays_hold_nothing(tmp_path):
     file.write_bytes(content[:300] + b"\1" + content[301:])
     assert list(stored_pixels(file)) == []
     assert list(stored_pixels(tmp_path / "none.npz")) == []
+    assert stored_labels(file) is stored_labels(tmp_path / "none.npz") is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (np.array([3, 1], dtype=np.int32), (3, 1)),
+        (np.array([3, 1], dtype=">u2"), (3, 1)),
+        (np.array([3.0, 1.0]), None),
+        (np.array([[3, 1]]), None),
+        (np.array(3), None),
+    ],
+)
+def test_labels_are_whole_numbers_in_a_row(tmp_path, labels, expected):
+    np.savez(tmp_path / "a.npz", np.zeros((2, 8, 8, 1), dtype=np.uint8), labels)
+    assert stored_labels(tmp_path / "a.npz") == expected
+
+
+def test_labels_of_a_shape_that_is_not_their_bytes_are_none(tmp_path):
+    images = npy_of((1, 2, 4, 1))
+    for shape in ((2,), (2**62,)):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.writestr("arr_0.npy", images)
+            archive.writestr("arr_1.npy", npy_of(shape, "<i8"))
+        assert stored_labels(tmp_path / "a.npz") is None
 
 
 def npy_of(shape, kind="|u1"):
