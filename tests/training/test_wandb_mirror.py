@@ -160,6 +160,30 @@ def test_killed_service_ends_no_run(tmp_path: Path, said: Console) -> None:
     assert text_of(said).count("Warning: W&B") == 1
 
 
+def services() -> set[int]:
+    """Process ids of W&B's own processes that were started by this one and still run."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it ended meanwhile
+            continue
+        if any(b"wandb" in word for word in words[:1]) and str(os.getpid()).encode() in words:
+            found.add(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="processes are found by /proc")
+@pytest.mark.usefixtures("plain_environment")
+def test_the_end_of_the_service_is_the_end_of_its_process(tmp_path: Path) -> None:
+    """W&B has no public call for it: a version that keeps the process elsewhere is noticed here."""
+    before = services()
+    wandb.init(mode="offline", dir=tmp_path, reinit="finish_previous", settings=wandb.Settings(silent=True))
+    assert (service := services() - before) or before, "W&B's process is found by another name now"
+    end_service()
+    assert not services() & (service or before)
+
+
 class LosesItsServer(TinySource):
     """The server stops answering while the first images are read."""
 
