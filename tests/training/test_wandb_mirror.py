@@ -61,10 +61,6 @@ def server(plain_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator
 class TestBeforeTheRun:
     """Whatever keeps W&B from being reached is one error, and nothing is written."""
 
-    @pytest.fixture(autouse=True)
-    def quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(wandb_mirror, "REACH_SECONDS", 0.3)
-
     def refused(self, folder: Path) -> str:
         with pytest.raises(ValueError, match=r"logger\.mode=online") as caught:
             tiny_run(folder, {"logger": ONLINE})
@@ -81,7 +77,8 @@ class TestBeforeTheRun:
         server.known_account = False
         assert "does not know the W&B key" in self.refused(tmp_path / "run")
 
-    def test_silent_server(self, server: FakeWandb, tmp_path: Path) -> None:
+    def test_silent_server(self, server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wandb_mirror, "REACH_SECONDS", 0.3)  # in which the other tests' servers need not answer
         server.silent.set()
         assert "cannot be reached (timed out)" in self.refused(tmp_path / "run")
 
