@@ -32,7 +32,11 @@ def best_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
 def plateau_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
     kind = tree["training.scheduler.type"]
     if kind == "plateau" and not tree["training.validation.enabled"]:
-        yield Fault("training.scheduler.type", "needs training.validation.enabled=true, whose metric it watches", kind)
+        rule = (
+            "watches the metric of validation, which training.validation.enabled=false switches off: add "
+            "training.validation.enabled=true to the command (it splits off images where data.paths.val is null)"
+        )
+        yield Fault("training.scheduler.type", rule, kind)
 
 
 def amp_is_meant(tree: SettingsReader) -> Iterator[Fault]:

@@ -144,8 +144,14 @@ def group_files() -> list[tuple[str, str]]:
 
 
 REFUSED_WITH_REASON = {
-    ("ddpm_cifar10", "scheduler=plateau"): "needs training.validation.enabled=true",  # the recipe trains on all images
+    # the recipe trains on all images
+    ("ddpm_cifar10", "scheduler=plateau"): "add training.validation.enabled=true to the command",
 }
+
+
+def test_what_a_refused_choice_asks_for_makes_it_valid(recipe: Recipe) -> None:
+    config = recipe("ddpm_cifar10", "scheduler=plateau", "training.validation.enabled=true")
+    assert (config.training.scheduler.type, config.training.validation.enabled) == ("plateau", True)
 
 
 class TestChoicesBesideARecipe:
