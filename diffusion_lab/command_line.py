@@ -37,12 +37,21 @@ def hydra_text(value: object) -> str:
 
 def _quoted(text: str) -> str:
     """Text in the quotes of Hydra's grammar, with nothing in it read as a reference."""
-    # A reference is escaped by a backslash, and backslashes before it by another each; elsewhere they are plain.
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+    text = without_references(text)
     quote = "'" if '"' in text and "'" not in text else '"'
     # The same holds for backslashes before a quote, the closing one included.
     inner = re.sub(rf"(\\*)({quote}|$)", lambda found: found[1] * 2 + (f"\\{quote}" if found[2] else ""), text)
     return f"{quote}{inner}{quote}"
+
+
+def without_references(text: str) -> str:
+    r"""Return text whose ``${`` Hydra and OmegaConf read as these two characters.
+
+    >>> without_references("photos ${2024}")
+    'photos \\${2024}'
+    """
+    # A reference is escaped by a backslash, and backslashes before it by another each; elsewhere they are plain.
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def setting(key: str, value: object) -> str:

@@ -24,6 +24,7 @@ from diffusion_lab.checkpoint.ownership import (
     not_replaceable,
     refuse,
 )
+from diffusion_lab.command_line import without_references
 from diffusion_lab.config.faults import TRACEBACK_NOTE, ConfigWarning
 from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.environment import environment
@@ -178,7 +179,7 @@ class RunFolder:
         with written_whole(self.base / CONFIG, lasting=False) as file:
             file.write_text(
                 "# The resolved configuration of this run.\n"
-                + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+                + yaml.safe_dump(_without_references(config), sort_keys=False, allow_unicode=True)
             )
 
     def restore(self, config: dict[str, Any]) -> None:
@@ -304,3 +305,12 @@ class RunFolder:
         pictures = [picture for picture in self._pictures() if is_epoch_picture(picture)]
         for file in (*pictures, self.logs / METRICS, self.base / SUMMARY):
             file.unlink(missing_ok=True)
+
+
+def _without_references(value: Any) -> Any:
+    """Resolved settings as a settings file holds them: a ``${`` in a text is that text, and no reference."""
+    if isinstance(value, dict):
+        return {key: _without_references(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_references(entry) for entry in value]
+    return without_references(value) if isinstance(value, str) else value

@@ -19,6 +19,7 @@ from diffusion_lab import process_identity, whole_files
 from diffusion_lab.checkpoint import Manifest, verify
 from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config.schema import OutputSettings
+from diffusion_lab.config.yaml_file import read_yaml
 from diffusion_lab.environment import environment, git_commit
 from diffusion_lab.epoch_pictures import save_epoch_picture
 from diffusion_lab.process_identity import own_identity
@@ -55,6 +56,13 @@ def test_the_configuration_can_be_read_back(folder):
     config = {"experiment": "катя", "compute": {"seed": 0, "device": None}, "betas": [0.9, 0.999], "rate": 1e-4}
     folder.create(config, keep=False)
     assert yaml.safe_load((folder.base / "config.yaml").read_text(encoding="utf-8")) == config
+
+
+def test_text_that_looks_like_a_reference_is_read_back_as_it_was(folder):
+    paths = ["photos ${2024}", "${oc.env:HOME}", r"a\${b}", r"\\${x", "$ {c} }", r"plain\path"]
+    config = {"experiment": "mine", "data": {"paths": {"train": paths[0]}}, "all": paths}
+    folder.create(config, keep=False)
+    assert read_yaml(folder.base / "config.yaml") == config
 
 
 def test_the_environment_tells_versions_command_and_commit(folder):
