@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.folder_lock import held
+from diffusion_lab.folder_lock import held, in_use_error
 from diffusion_lab.generation.arrays import ARRAYS
 from diffusion_lab.generation.images import RAW
 from diffusion_lab.generation.manifest import count_told, is_number, read_lines
 from diffusion_lab.generation.order import FILE_NAME, MANIFEST, PLACES, Order, differences
+from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.whole_files import naming_folder, remove_partial_files, written_whole
 
@@ -42,7 +43,7 @@ class Opened:
 
     def begin(self) -> None:
         """Note what is being made, and remove what is made of all images: it would lack the new ones."""
-        note = {"order": self.order.request(), "num_samples": self.count}
+        note = {"order": self.order.request(), "num_samples": self.count, "process": own_identity()}
         with written_whole(self.path / UNFINISHED) as partial:
             partial.write_text(json.dumps(note, indent=2) + "\n")
         for name in (GRID, MEASURES):
@@ -74,6 +75,7 @@ def opened(folder: Path, order: Order, count: int, overwrite: bool) -> Iterator[
     with naming_folder(folder, KEY):
         folder.mkdir(parents=True, exist_ok=True)
     with held(folder, KEY):
+        _refuse_if_at_work(folder)
         unfinished = (folder / UNFINISHED).exists()
         faults = _refusals(folder, order)
         if overwrite and (faults or not unfinished):
@@ -133,8 +135,22 @@ def _unfinished(parent: Path, order: Order, count: int) -> Path | None:
         if note is None or note["num_samples"] != count or _refusals(folder, order):
             continue
         with contextlib.suppress(ValueError), held(folder, KEY):
+            _refuse_if_at_work(folder)
             return folder
     return None
+
+
+def _refuse_if_at_work(folder: Path) -> None:
+    """Refuse a folder in which another process is making images, though somebody removed its lock.
+
+    Raises:
+        ValueError: Naming the process.
+    """
+    process = (_read_note(folder) or {}).get("process")
+    if not isinstance(process, dict) or process.get("pid") == os.getpid():
+        return
+    if is_alive(process):
+        raise in_use_error(folder, KEY, f"process {process['pid']} on {process['host']}")
 
 
 def _ours(folder: Path) -> list[Path]:

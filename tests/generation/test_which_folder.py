@@ -9,9 +9,13 @@ import shutil
 import pytest
 from PIL import Image
 
+from diffusion_lab import process_identity
 from diffusion_lab.checkpoint import read_checkpoint
+from diffusion_lab.folder_lock import LOCK_NAME
+from diffusion_lab.generation.folder import UNFINISHED
 from diffusion_lab.generation.interruption import Terminated
 from diffusion_lab.generation.order import PNG_KEY
+from diffusion_lab.process_identity import own_identity
 from tests.another_process import holding
 from tests.generation.conftest import BATCHES, contents, made
 from tests.test_generate import manifest_of, save_checkpoint
@@ -46,6 +50,26 @@ def test_another_generation_is_refused_with_what_differs(config, drawn, finished
         made(config(**change))
     assert said in str(refused.value)
     assert contents(folder) == before
+
+
+def test_a_folder_in_which_a_process_makes_images_is_left_alone_though_its_lock_was_removed(config, drawn):
+    settings = config(sampling=BATCHES)
+    folder = settings.output.folder("generated")
+    drawn.stop = 1
+    with pytest.raises(Terminated):
+        made(settings)
+    drawn.stop = -1
+    note = json.loads((folder / UNFINISHED).read_text())
+    assert note["process"] == own_identity()
+    with holding(folder) as other:
+        (folder / LOCK_NAME).unlink()
+        note["process"] |= {"pid": other.pid, "started": process_identity._started(other.pid)}
+        (folder / UNFINISHED).write_text(json.dumps(note))
+        before = contents(folder)
+        with pytest.raises(ValueError, match=rf"is in use by another process, got .* \(process {other.pid} on "):
+            made(settings)
+        assert contents(folder) == before
+    assert made(settings).made == 7  # the process is gone
 
 
 def test_another_checkpoint_is_another_generation_and_another_place_is_not(config, tmp_path):
