@@ -45,6 +45,20 @@ def doubts_about_batches(data: ImageDataModule) -> Iterator[str]:
         )
 
 
+def doubts_about_accumulation(accumulated: int, batches: int) -> Iterator[str]:
+    """Whether an optimizer step is to be made of more batches than an epoch has; none spans two epochs.
+
+    Args:
+        accumulated: Batches of an optimizer step, by the settings.
+        batches: Those of an epoch.
+    """
+    if accumulated > batches:
+        yield (
+            f"training.accumulate_batches = {accumulated} is more than the {batches} batch{'es' * (batches > 1)} of an "
+            "epoch: an optimizer step never spans two epochs, so each epoch makes a single one, of all its batches"
+        )
+
+
 def doubts_about_validation(
     train: ImageSource, val: ImageSource, train_path: Path | None, val_path: Path | None
 ) -> Iterator[str]:

@@ -6,6 +6,7 @@ import secrets
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
@@ -189,8 +190,8 @@ def _sum_up(
         metric=logged_metric(run.config),
         best_value=best,
         best_epoch=run.checkpoints.best_epoch,
-        best_checkpoint=None if best is None else str(run.checkpoints.best_path),
-        last_checkpoint=str(run.checkpoints.last_path),
+        best_checkpoint=None if best is None else _text(run.checkpoints.best_path),
+        last_checkpoint=_text(run.checkpoints.last_path),
         train_seconds=round(seconds, 2),
         images_per_second=round(images_per_second, 1),
         peak_memory_mb=round(_peak_memory_mb(run.device), 1),
@@ -199,6 +200,11 @@ def _sum_up(
         validation_fingerprint=run.module.about["validation_fingerprint"],
         left_out=run.data.remarks.counts(),
     )
+
+
+def _text(file: Path | None) -> str | None:
+    """The path of a file that is there, else None."""
+    return str(file) if file is not None and file.is_file() else None
 
 
 def _peak_memory_mb(device: torch.device) -> float:

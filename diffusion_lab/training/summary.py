@@ -18,7 +18,8 @@ class TrainingSummary:
 
     ``forward_flops`` are the operations of the network for one image, None where they cannot be counted. Results of
     one ``config_hash`` and one ``data_fingerprint`` may be compared as results of the same thing;
-    ``validation_fingerprint`` identifies the images that the metric was taken on, None where there were none.
+    ``validation_fingerprint`` identifies the images that the metric was taken on, None where there were none. A
+    checkpoint is None where somebody removed it.
     """
 
     run_folder: str
@@ -32,7 +33,7 @@ class TrainingSummary:
     best_value: float | None
     best_epoch: int | None
     best_checkpoint: str | None
-    last_checkpoint: str
+    last_checkpoint: str | None
     train_seconds: float
     images_per_second: float
     peak_memory_mb: float

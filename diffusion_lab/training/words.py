@@ -23,6 +23,7 @@ from diffusion_lab.run_folder import RunFolder, RunStopped
 from diffusion_lab.run_log import RUN_LOG
 from diffusion_lab.terminal import printable
 from diffusion_lab.training.doubts import (
+    doubts_about_accumulation,
     doubts_about_batches,
     doubts_about_ema,
     doubts_about_the_weighting,
@@ -126,14 +127,16 @@ def show(summary: TrainingSummary, console: Console) -> None:
     """What came out."""
     if summary.best_value is not None:
         say(console, f"best {summary.metric} {summary.best_value:.4f} in epoch {summary.best_epoch}")
-        say(console, f"best checkpoint {summary.best_checkpoint}")
+        say(console, f"best checkpoint {summary.best_checkpoint or 'none: its file was removed'}")
+    found = summary.last_checkpoint
     say(
         console,
-        f"last checkpoint {summary.last_checkpoint}\n"
+        f"last checkpoint {found or 'none: its file was removed after it was saved'}\n"
         f"{summary.steps} steps in {summary.train_seconds:.0f} s, {summary.images_per_second:.0f} images/s, "
-        f"peak memory {summary.peak_memory_mb:.0f} MB\n"
-        f"sample from it: {command('sample.py', setting('ckpt', summary.run_folder))}",
+        f"peak memory {summary.peak_memory_mb:.0f} MB",
     )
+    if found is not None:
+        say(console, f"sample from it: {command('sample.py', setting('ckpt', summary.run_folder))}")
 
 
 def warn_of_doubts(config: TrainConfig, module: DiffusionModule, data: ImageDataModule, steps: int) -> None:
@@ -142,6 +145,7 @@ def warn_of_doubts(config: TrainConfig, module: DiffusionModule, data: ImageData
         *doubts_about_the_end(module.denoiser.schedule, config.model.diffusion),
         *doubts_about_the_weighting(module.loss, module.denoiser, config.training.loss.weighting.type),
         *doubts_about_batches(data),
+        *doubts_about_accumulation(config.training.accumulate_batches, data.steps_per_epoch),
         *(() if module.ema is None else doubts_about_ema(module.ema, steps)),
     ):
         warnings.warn(doubt, ConfigWarning, stacklevel=3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Container, Iterable
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from diffusion_lab.checkpoint import find_checkpoint, load_denoiser, verify
 from diffusion_lab.checkpoint.files import step_name
@@ -215,3 +217,33 @@ def test_no_validation_no_best(tmp_path: Path) -> None:
     assert names(tmp_path) == [step_name(4 * 2)]
     assert (summary.best_value, summary.best_epoch, summary.best_checkpoint) == (None, None, None)
     assert summary.train_images == 24  # none is held back
+
+
+@pytest.mark.parametrize("when", ["before the end", "after the end"])
+def test_checkpoints_removed_after_the_last_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """They are saved again; where it is too late for that, the summary and the console name none."""
+    end = Checkpoints.on_train_end
+
+    def removing(self: Checkpoints, *arguments: Any) -> None:
+        if when == "after the end":
+            end(self, *arguments)
+        self._finish()
+        for file in self.folder.iterdir():
+            file.unlink()
+        if when == "before the end":
+            end(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "on_train_end", removing)
+    console = Console(file=io.StringIO(), width=200)
+    summary = tiny_run(tmp_path, {"training.epochs": 1}, console)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert json.loads((tmp_path / "summary.json").read_text())["last_checkpoint"] == summary.last_checkpoint
+    if when == "before the end":
+        last = tmp_path / "checkpoints" / step_name(3)
+        assert summary.last_checkpoint == str(last)
+        assert verify(last)
+        assert f"last checkpoint {last}" in told
+        return
+    assert (summary.last_checkpoint, summary.best_checkpoint) == (None, None)
+    assert "last checkpoint none: its file was removed" in told
+    assert "sample from it" not in told

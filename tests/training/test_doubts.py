@@ -141,6 +141,16 @@ def test_run_warns_before_it_trains(tmp_path: Path) -> None:
     assert "for the 2 optimizer steps of this run: 100% of" in texts[1]
 
 
+def test_run_warns_of_optimizer_steps_longer_than_an_epoch(tmp_path: Path) -> None:
+    changes = {"data.loading.batch_size": 6, "training.epochs": 2}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*accumulate_batches")
+        assert tiny_run(tmp_path / "fits", {**changes, "training.accumulate_batches": 3}).steps == 2
+    told = r"training\.accumulate_batches = 2000000000 is more than the 3 batches of an epoch: .* makes a single one"
+    with pytest.warns(ConfigWarning, match=told):
+        assert tiny_run(tmp_path / "beyond", {**changes, "training.accumulate_batches": 2_000_000_000}).steps == 2
+
+
 def test_run_without_an_average_has_none_to_doubt(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConfigWarning)

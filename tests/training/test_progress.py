@@ -61,3 +61,19 @@ def test_bar_is_stopped_by_a_failure(tmp_path: Path) -> None:
 
 def test_standard_error_so_that_output_is_left_to_results() -> None:
     assert TrainingProgress().console.stderr
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_loss_is_that_of_a_batch_however_many_make_a_step(tmp_path: Path, accumulated: int) -> None:
+    taken = []
+
+    class Losses(Callback):
+        def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Any) -> None:
+            taken.append(float(loss) * trainer.accumulate_grad_batches)
+
+    shown = console(terminal=False)
+    changes = {"training.accumulate_batches": accumulated, "training.epochs": 1}
+    tiny_fit(tmp_path, [TrainingProgress(shown), Losses()], changes)
+    told = re.search(r"loss (\d\.\d{4})", text_of(shown))
+    assert told is not None
+    assert min(taken) - 1e-4 <= float(told[1]) <= max(taken) + 1e-4

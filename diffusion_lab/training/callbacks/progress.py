@@ -74,7 +74,8 @@ class TrainingProgress(Callback):
     ) -> None:
         self._batches_done += 1
         self._epoch_images += len(batch.images)
-        loss = (outputs["loss"] if isinstance(outputs, dict) else outputs).detach()
+        # The trainer divides the loss of a batch by the number of batches of an optimizer step.
+        loss = (outputs["loss"] if isinstance(outputs, dict) else outputs).detach() * trainer.accumulate_grad_batches
         # Kept as a tensor: reading a number would make a GPU wait.
         self._loss = loss if self._loss is None else self._loss.lerp(loss, 0.05)
         now = time.monotonic()
