@@ -20,6 +20,15 @@ def printable(text: object) -> str:
     return "".join(_escaped(character) for character in str(text))
 
 
+def on_one_line(name: object) -> str:
+    r"""Return a name from a file as ``printable`` does, line breaks escaped too: no second line can pose as a message.
+
+    >>> on_one_line("a\nError: b.png")
+    'a\\nError: b.png'
+    """
+    return printable(name).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def _escaped(character: str) -> str:
     if character in "\n\t" or character.isprintable():
         return character

@@ -27,7 +27,7 @@ from diffusion_lab.checkpoint.tensors import load_tensors
 from diffusion_lab.checkpoint.weights import Weights
 from diffusion_lab.config.section import home_expanded
 from diffusion_lab.messages import explained, sentence, show_warnings_plainly
-from diffusion_lab.terminal import printable
+from diffusion_lab.terminal import on_one_line, printable
 from diffusion_lab.whole_files import check_writable
 
 EXIT_CODE = 2
@@ -170,7 +170,8 @@ def _verify(given: argparse.Namespace) -> int:
     for file in files:
         state, remark = _verified(file)
         states.add(state)
-        print(printable(f"{state:<10}  {file}{remark}"), flush=True)
+        name = on_one_line(file)
+        print(printable(f"{state:<10}  {name}{remark.replace(str(file), name)}"), flush=True)
     return 1 if DAMAGED in states else UNVERIFIED_CODE if UNVERIFIED in states else 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from diffusion_lab.safe_files import NotRegularFileError
-from diffusion_lab.terminal import printable
+from diffusion_lab.terminal import on_one_line
 
 NAMED_FILES = 10
 """Files that a message names before it only counts."""
@@ -35,7 +35,7 @@ class LeftOutPicture(NamedTuple):
     why: str
 
     def __str__(self) -> str:
-        return printable(f"{self.file}: {self.why}")
+        return on_one_line(f"{self.file}: {self.why}")
 
 
 class PictureTooLargeError(ValueError):
@@ -96,6 +96,6 @@ class OtherFiles:
         for suffix, count in self.counts.most_common(most):
             help_ = how_to_read(suffix)
             more = f", readable after: {help_}" if help_ else ""
-            yield printable(f"{count} × {suffix or 'no suffix'} ({self.examples[suffix]}{more})")
+            yield on_one_line(f"{count} × {suffix or 'no suffix'} ({self.examples[suffix]}{more})")
         if len(self.counts) > most:
             yield f"{len(self.counts) - most} more kinds"

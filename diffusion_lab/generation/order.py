@@ -15,7 +15,7 @@ from diffusion_lab.command_line import setting
 from diffusion_lab.config.faults import ConfigWarning, shown
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.shapes import Pixels
-from diffusion_lab.terminal import printable
+from diffusion_lab.terminal import on_one_line, printable
 
 MANIFEST = "manifest.jsonl"
 
@@ -198,7 +198,7 @@ def _class_number(denoiser: Denoiser, label: int | str) -> int:
 
 
 def _unknown(label: int | str, names: Sequence[str], count: int, by_name: int | None) -> str:
-    known = f" ({printable(', '.join(names))})" if names else ""
+    known = f" ({on_one_line(', '.join(names))})" if names else ""
     text = f"generation.sampling.labels must be classes of the model, 0 to {count - 1}{known}, got {label!r}"
     if by_name is None:
         return text
@@ -216,4 +216,4 @@ def named_class(number: int, names: Sequence[str]) -> str:
     >>> named_class(1, ["rose", "tulip"])
     'class 1 ("tulip")'
     """
-    return f'class {number} ("{printable(names[number])}")' if number < len(names) else f"class {number}"
+    return f'class {number} ("{on_one_line(names[number])}")' if number < len(names) else f"class {number}"

@@ -117,6 +117,12 @@ def test_weights_of_others_cannot_be_verified(tmp_path, capsys) -> None:
     assert "no manifest, and the format has no checksums" in capsys.readouterr().out
 
 
+def test_no_name_of_a_file_poses_as_a_line_of_its_own(run, capsys) -> None:
+    (run / "a\nwhole  b.ckpt").write_bytes(b"")
+    assert main(["verify", str(run)]) == 1
+    assert not any(line.startswith("whole  b") for line in capsys.readouterr().out.splitlines())
+
+
 def test_names_reach_the_terminal_escaped(run, capsys) -> None:
     shutil.copy(run / "checkpoints" / "step_00000070.ckpt", run / "checkpoints" / "\x1b[2J.ckpt")
     main(["verify", str(run)])
