@@ -20,6 +20,7 @@ from diffusion_lab.whole_files import written_whole
 
 RECORD = "job.json"
 RUNNING, FINISHED, FAILED, INTERRUPTED, DIED = "running", "finished", "failed", "interrupted", "died"
+REFUSED = "refused"
 ABSENT = "nothing"
 
 
@@ -46,6 +47,16 @@ class JobProcess:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A job that a command was refused because its folder holds the finished job of other settings."""
+
+    sweep: str | None
+    """The command."""
+    overrides: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
 class JobRecord:
     """``job.json`` in the folder of a job."""
 
@@ -63,6 +74,8 @@ class JobRecord:
     best_value: float | None = None
     measured: dict[str, Any] | None = None
     """What the metric is a measure of: jobs are comparable where this is equal."""
+    refusal: Refusal | None = None
+    """The last job that was refused because of this one."""
 
     @classmethod
     def read(cls, folder: Path) -> JobRecord | None:
@@ -91,6 +104,12 @@ class JobRecord:
         """Replace the record in one move."""
         with written_whole(folder / RECORD) as partial:
             partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    def refused(self) -> JobRecord | None:
+        """The refused job as a record of its own; None where there is none."""
+        if self.refusal is None:
+            return None
+        return JobRecord(self.refusal.overrides, REFUSED, {}, sweep=self.refusal.sweep, why=self.refusal.why)
 
     def differing(self, settings: Mapping[str, Any]) -> list[str]:
         """The keys whose values were others, in words."""

@@ -21,7 +21,16 @@ from diffusion_lab.config import job_lock
 from diffusion_lab.config.comparable import measured_by
 from diffusion_lab.config.compose import resolved, sweep_job_or
 from diffusion_lab.config.faults import traceback_note
-from diffusion_lab.config.job_record import FAILED, FINISHED, INTERRUPTED, RECORD, RUNNING, JobProcess, JobRecord
+from diffusion_lab.config.job_record import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    RECORD,
+    RUNNING,
+    JobProcess,
+    JobRecord,
+    Refusal,
+)
 from diffusion_lab.config.optuna_study import OPTUNA_SWEEPER, prepare_study
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import TrainConfig
@@ -61,8 +70,9 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         launches = config.hydra.launcher._target_ != BASIC_LAUNCHER
+        ends_with_sweep = not launches or "joblib" in config.hydra.launcher._target_.lower()
         SweepCallback.folder = Path(config.hydra.sweep.dir)
-        SweepCallback.signals = SweepSignals(SweepCallback.folder, launches)
+        SweepCallback.signals = SweepSignals(SweepCallback.folder, launches, outlived=not ends_with_sweep)
         SweepCallback.signals.listen()
         searches = config.hydra.sweeper._target_ == OPTUNA_SWEEPER
         SweepCallback.ends_at_failure = searches and config.hydra.sweeper.max_failure_rate < 1
@@ -213,10 +223,13 @@ def _refuse_others(before: JobRecord, settings: Mapping[str, Any], folder: Path)
     differing = before.differing(settings)
     if differing:
         more = [f"{len(differing) - NAMED_KEYS} more"] if len(differing) > NAMED_KEYS else []
-        raise ValueError(
+        why = (
             f"the finished job {folder} had other settings ({'; '.join([*differing[:NAMED_KEYS], *more])}): "
             "choose another hydra.sweep.dir, or set output.overwrite=true"
         )
+        with contextlib.suppress(OSError):  # for the table alone; a sweep that can only be read stays as it is
+            replace(before, refusal=Refusal(this_sweep(), varying_overrides(), why)).write(folder)
+        raise ValueError(why)
 
 
 def _refuse_without_value(tree: Mapping[str, Any]) -> None:

@@ -13,11 +13,20 @@ from diffusion_lab.config.job_record import FINISHED, JobRecord
 Records = Mapping[str, JobRecord]
 """Records by the name of the job's folder."""
 
+Refused = list[tuple[str, JobRecord]]
+"""Refused jobs, each with the folder that holds the finished job of other settings."""
+
 
 def read_records(sweep: Path) -> dict[str, JobRecord]:
     """The records of all jobs in the folder of a sweep, those of earlier commands included."""
     found = {job.name: JobRecord.read(job) for job in sorted(sweep.iterdir()) if job.is_dir()}
     return {name: record for name, record in found.items() if record is not None}
+
+
+def refused_in(records: Records, sweep: str | None) -> Refused:
+    """Return the jobs that one command was refused."""
+    found = [(name, record.refused()) for name, record in records.items()]
+    return [(name, refused) for name, refused in found if refused is not None and refused.sweep == sweep]
 
 
 def ranked(records: Records) -> list[list[str]]:

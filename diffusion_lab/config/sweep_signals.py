@@ -60,10 +60,11 @@ class SweepSignals:
     Args:
         folder: That of the sweep.
         launches: Whether the jobs run in other processes.
+        outlived: Whether the launcher may begin a job after the sweep has ended, as submitit does.
     """
 
-    def __init__(self, folder: Path, launches: bool) -> None:
-        self.folder, self.launches = folder, launches
+    def __init__(self, folder: Path, launches: bool, outlived: bool = False) -> None:
+        self.folder, self.launches, self.outlived = folder, launches, outlived
         self.received: signal.Signals | None = None
         self.sweep = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._before: dict[signal.Signals, object] = {}
@@ -72,6 +73,7 @@ class SweepSignals:
     def listen(self) -> None:
         """Take over the signals, but for those that are ignored and those that the program itself has a handler for."""
         os.environ[SWEEP] = self.sweep
+        _remove_stop_files(self.folder)
         if threading.current_thread() is not threading.main_thread():
             return
         for number in EXIT_CODES:
@@ -95,6 +97,9 @@ class SweepSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before.clear()
         self._closed.set()
+        if not self.outlived:
+            with contextlib.suppress(OSError):
+                _stop_file(self.folder, self.sweep).unlink(missing_ok=True)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number != signal.SIGINT:
@@ -200,5 +205,17 @@ def _later(number: int, frame: FrameType | None) -> None:
     """Nothing: whether the sweep stops, the next job finds in the file."""
 
 
+STOP = ".stop-"
+
+
 def _stop_file(folder: Path, sweep: str) -> Path:
-    return folder / f".stop-{sweep}"
+    return folder / f"{STOP}{sweep}"
+
+
+def _remove_stop_files(folder: Path) -> None:
+    """Remove what earlier commands left for jobs that might have begun after them; those are wanted again now."""
+    for file in folder.glob(f"{STOP}*"):
+        pid = file.name.removeprefix(STOP).partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            with contextlib.suppress(OSError):
+                file.unlink()

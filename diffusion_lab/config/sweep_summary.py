@@ -13,11 +13,11 @@ from string import ascii_uppercase
 from hydra.errors import CompactHydraException, HydraException
 
 from diffusion_lab.command_line import command, setting
-from diffusion_lab.config.job_record import DIED, FAILED, FINISHED, RUNNING, JobRecord
+from diffusion_lab.config.job_record import DIED, FAILED, FINISHED, REFUSED, RUNNING, JobRecord
 from diffusion_lab.config.report import EXIT_CODE, REPORTED
 from diffusion_lab.config.sweep import SweepCallback
-from diffusion_lab.config.sweep_ranking import Records, apart, ranked, read_records
-from diffusion_lab.config.sweep_signals import JobInterrupted
+from diffusion_lab.config.sweep_ranking import Records, Refused, apart, ranked, read_records, refused_in
+from diffusion_lab.config.sweep_signals import JobInterrupted, this_sweep
 from diffusion_lab.messages import explained, sentence
 from diffusion_lab.terminal import printable
 from diffusion_lab.whole_files import written_whole
@@ -55,7 +55,7 @@ def summed_up() -> Iterator[None]:
     except Exception as error:
         if SweepCallback.folder is None:
             raise
-        records = _show()
+        records = _show(stopped=_is_a_launchers(error))  # which begins no further jobs then
         if isinstance(error, ValueError | OSError) or any(record.state == FAILED for record in records):
             if SweepCallback.ends_at_failure:
                 print(ENDED_SEARCH, file=sys.stderr)
@@ -94,8 +94,9 @@ def _lost(error: Exception) -> str:
     """What the launcher says of a job whose process is gone, in one line."""
     told = str(error).strip().partition("\n")[0]
     return sentence(
-        f"Error: the process of a job ended without a result, so the launcher gave up ({told}). Often it was killed "
-        "because memory ran out: fewer jobs at a time need less. The same command goes on with what is not finished"
+        f"Error: the process of a job ended without a result, so the launcher ended the other jobs as well ({told}). "
+        "Often a process is killed because memory ran out: fewer jobs at a time (hydra.launcher.n_jobs with joblib) "
+        "need less. The same command resumes all jobs that are not finished from their last checkpoints"
     )
 
 
@@ -111,15 +112,20 @@ def _show(stopped: bool = False) -> list[JobRecord]:
     records = read_records(folder)
     if records:
         groups = ranked(records)
-        _write(folder, records, groups)
-        _print(folder, records, groups, stopped)
+        refused = refused_in(records, this_sweep())
+        _write(folder, records, groups, refused)
+        _print(folder, records, groups, refused, stopped)
     return list(records.values())
 
 
-def _write(folder: Path, records: Records, groups: list[list[str]]) -> None:
+def _write(folder: Path, records: Records, groups: list[list[str]], refused: Refused) -> None:
     jobs = []
-    for name, record in records.items():
-        group = next((number for number, members in enumerate(groups) if name in members), None)
+    for name, record in [*records.items(), *refused]:
+        group = (
+            None
+            if record.state == REFUSED
+            else next((number for number, members in enumerate(groups) if name in members), None)
+        )
         jobs.append(
             {
                 "folder": name,
@@ -136,7 +142,7 @@ def _write(folder: Path, records: Records, groups: list[list[str]]) -> None:
         partial.write_text(json.dumps(jobs, indent=2) + "\n")
 
 
-def _print(folder: Path, records: Records, groups: list[list[str]], stopped: bool) -> None:
+def _print(folder: Path, records: Records, groups: list[list[str]], refused: Refused, stopped: bool) -> None:
     from rich.console import Console  # here: no other command line needs it before the work begins
     from rich.table import Table
     from rich.text import Text
@@ -144,13 +150,13 @@ def _print(folder: Path, records: Records, groups: list[list[str]], stopped: boo
     metric = next((record.metric for record in records.values() if record.metric), "")
     table = Table(*(("rank",) if groups else ()), "job", "state", *((f"best {metric}",) if metric else ()), "why")
     ranks = _ranks(groups)
-    for name in [*ranks, *(name for name in records if name not in ranks)]:
-        record = records[name]
+    rows = [*((name, records[name]) for name in ranks), *(row for row in records.items() if row[0] not in ranks)]
+    for name, record in [*rows, *refused]:
         value = "" if record.best_value is None else f"{record.best_value:.4g}"
         why = record.why or (f"by {record.process}" if record.state == RUNNING and record.process else "")
         told = [" ".join(record.overrides) or name, record.state, *((value,) if metric else ()), why]
         if groups:
-            told.insert(0, ranks.get(name, ""))
+            told.insert(0, "" if record.state == REFUSED else ranks.get(name, ""))
         table.add_row(*(Text(printable(text)) for text in told))
     console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
     console.print(table)
@@ -160,7 +166,7 @@ def _print(folder: Path, records: Records, groups: list[list[str]], stopped: boo
             print(printable(f"  {letter}: {why}"), file=sys.stderr)
     finished = sum(record.state == FINISHED for record in records.values())
     unseen = " (not counted: those that have not begun)" if stopped else ""
-    print(f"{printable(folder)}: {finished} of {len(records)} jobs finished{unseen}", file=sys.stderr)
+    print(f"{printable(folder)}: {finished} of {len(records) + len(refused)} jobs finished{unseen}", file=sys.stderr)
     if stopped or finished < len(records):
         print(f"run what is missing with: {printable(_again(folder))}", file=sys.stderr)
     if len(groups) == 1:

@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -221,7 +223,28 @@ class TestStopped:
                 run_job(never, job("compute.seed=1"))
         finally:
             signals.close()
+        assert not list(tmp_path.glob(".stop-*"))
         assert run_job(run_with(0.5), job("compute.seed=1")) == 0.5  # the same command again
+
+    def test_what_tells_later_jobs_of_submitit_that_their_sweep_was_stopped_goes_with_the_next_command(
+        self, job: Job, tmp_path: Path
+    ) -> None:
+        ended = subprocess.Popen([sys.executable, "-c", ""])
+        ended.wait()
+        first = SweepSignals(tmp_path, launches=True, outlived=True)
+        first.sweep = f"{ended.pid}-abc"
+        first.listen()
+        try:
+            with pytest.raises(SweepStopped):
+                receive(signal.SIGTERM)
+        finally:
+            first.close()
+        assert [file.name for file in tmp_path.glob(".stop-*")] == [f".stop-{ended.pid}-abc"]
+        (tmp_path / ".stop-of-mine").touch()
+        second = SweepSignals(tmp_path, launches=False)
+        second.listen()
+        second.close()
+        assert [file.name for file in tmp_path.glob(".stop-*")] == [".stop-of-mine"]
 
     def test_an_error_that_cannot_travel_comes_as_one_that_can(self, job: Job) -> None:
         class Local(ValueError):

@@ -65,6 +65,9 @@ def test_a_job_of_other_settings_is_not_taken_for_done(start: Start, tmp_path: P
     assert other.wait() == 1
     assert "training.scheduler.warmup_steps 2, now 3" in other.err
     assert trained(other) == []
+    assert sorted(job["state"] for job in told(tmp_path / "work" / "sweep")) == ["finished"] * 2 + ["refused"] * 2
+    assert "2 of 4 jobs finished" in other.err
+    assert other.err.count("│ refused") == 2
     replaced = start(*SWEEP, "optimizer=adam,adamw", "training.scheduler.warmup_steps=3", "output.overwrite=true")
     assert replaced.wait() == 0, replaced.err
     assert len(trained(replaced)) == 2

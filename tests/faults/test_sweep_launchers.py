@@ -102,6 +102,26 @@ def test_a_signal_lets_the_jobs_in_other_processes_save(
     for status, folder in zip(statuses(sweep), ("seed-1", "seed-2"), strict=True):
         assert (sweep / folder / "checkpoints" / f"step_{status['step']:08}.manifest.json").is_file()
     assert "0 of 2 jobs finished (not counted: those that have not begun)" in run.err
+    assert not list(sweep.glob(".stop-*"))
+
+
+@pytest.mark.usefixtures("joblib")
+def test_jobs_that_end_with_the_killed_process_of_another_are_resumed(start: Start, sweep: Path) -> None:
+    """Row 25: as when memory runs out; joblib then ends the processes of the other jobs, too."""
+    run = start(*JOBLIB, FOR_EVER, "compute.seed=1,2,3")
+    run.until(lambda: training(sweep, 2), 300)
+    os.kill(processes(sweep)[0], signal.SIGKILL)
+    assert run.wait(300) == 1, run.err
+    assert states(sweep) == {"seed-1": "died", "seed-2": "died"}
+    assert "0 of 2 jobs finished (not counted: those that have not begun)" in run.err
+    assert "The same command resumes all jobs" in run.err
+    assert "run what is missing with" in run.err
+    assert "Traceback" not in run.err
+    again = start(*JOBLIB, FOR_EVER, "compute.seed=1,2,3")
+    again.until(lambda: again.err.count("resuming from") == 2, 300)
+    again.signal(signal.SIGTERM)
+    assert again.wait(300) == 143, again.err
+    assert states(sweep) == {"seed-1": "interrupted", "seed-2": "interrupted"}
 
 
 @pytest.mark.usefixtures("joblib")
