@@ -22,6 +22,7 @@ from diffusion_lab.config.comparable import measured_by
 from diffusion_lab.config.compose import resolved, sweep_job_or
 from diffusion_lab.config.faults import traceback_note
 from diffusion_lab.config.job_record import (
+    DIED,
     FAILED,
     FINISHED,
     INTERRUPTED,
@@ -95,7 +96,7 @@ def run_job(run: Callable[[DictConfig], None], composed: DictConfig) -> float | 
         the lowest. None of a run by itself, and of images made.
 
     Raises:
-        ValueError: The job's folder holds the finished job of other settings.
+        ValueError: The job's folder holds the job of other settings, finished or with checkpoints.
         JobInterrupted: A signal stopped the job, in another process than that of the sweep.
     """
     name = sweep_job_or("")
@@ -145,6 +146,8 @@ def _do_job(run: Callable[[DictConfig], None], composed: DictConfig, folder: Pat
         if not overwrite and before is not None and before.state == FINISHED:
             _refuse_others(before, settings, folder)
             return _skipped(folder, before)
+        if not overwrite and before is not None and before.state in (INTERRUPTED, DIED) and _has_saved(tree):
+            _refuse_others(before, settings, folder)  # to start afresh would replace what it has saved
         if before is not None and before.state != FINISHED:
             _go_on(composed, tree, same=not before.differing(settings))
         record = JobRecord(varying_overrides(), RUNNING, settings, JobProcess.this(), this_sweep())
@@ -223,8 +226,9 @@ def _refuse_others(before: JobRecord, settings: Mapping[str, Any], folder: Path)
     differing = before.differing(settings)
     if differing:
         more = [f"{len(differing) - NAMED_KEYS} more"] if len(differing) > NAMED_KEYS else []
+        state = before.state if before.state == FINISHED else "unfinished"
         why = (
-            f"the finished job {folder} had other settings ({'; '.join([*differing[:NAMED_KEYS], *more])}): "
+            f"the {state} job {folder} had other settings ({'; '.join([*differing[:NAMED_KEYS], *more])}): "
             "choose another hydra.sweep.dir, or set output.overwrite=true"
         )
         with contextlib.suppress(OSError):  # for the table alone; a sweep that can only be read stays as it is
@@ -253,6 +257,15 @@ def _may_overwrite(tree: Mapping[str, Any]) -> bool:
     return False
 
 
+def _has_saved(tree: Mapping[str, Any]) -> bool:
+    """Whether the folder of a run of training holds a checkpoint."""
+    reader = SettingsReader(tree, TrainConfig)
+    with contextlib.suppress(Unreadable, TypeError):
+        checkpoints = Path(reader["output.base_dir"]) / reader["output.subdirs.checkpoints"]
+        return reader["mode"] == "train" and any(checkpoints.glob("*.ckpt"))
+    return False
+
+
 def _go_on(composed: DictConfig, tree: Mapping[str, Any], same: bool) -> None:
     """Let a run of training begin where it ended; afresh, where it saved nothing or had other settings.
 
@@ -262,9 +275,7 @@ def _go_on(composed: DictConfig, tree: Mapping[str, Any], same: bool) -> None:
     with contextlib.suppress(Unreadable, TypeError):
         if reader["mode"] != "train" or reader["training.resume.enabled"] is not False:
             return
-        base = Path(reader["output.base_dir"])
-        saved = any((base / reader["output.subdirs.checkpoints"]).glob("*.ckpt"))
-        if same and saved:
+        if same and _has_saved(tree):
             OmegaConf.update(composed, "training.resume", {"enabled": True, "checkpoint": "auto"})
         else:
             OmegaConf.update(composed, "output.overwrite", True)

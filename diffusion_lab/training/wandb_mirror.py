@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import threading
 import time
@@ -137,7 +138,7 @@ class WandbMirror(Mirror):
         warn(
             self.console,
             f"W&B did not get everything ({why}). What it lacks is on the disk: "
-            f"wandb sync {Path(str(self.run.settings.sync_dir))}",
+            + shlex.join(["wandb", "sync", str(self.run.settings.sync_dir)]),
         )
 
 

@@ -117,6 +117,40 @@ class TestValue:
             run_job(never, job("ckpt=somewhere", script="sample", sweeper=OPTUNA))
 
 
+class TestOtherSettings:
+    def interrupted(self, job: Job, tmp_path: Path, saved: bool) -> Path:
+        """A stopped job, with a checkpoint or without."""
+
+        def run(composed: DictConfig) -> None:
+            if saved:
+                checkpoints = Path(composed.output.base_dir) / "checkpoints"
+                checkpoints.mkdir()
+                (checkpoints / "step_00000001.ckpt").touch()
+            raise SweepStopped(signal.SIGTERM)
+
+        with pytest.raises((SweepStopped, JobInterrupted)):
+            run_job(run, job("compute.seed=1"))
+        assert record(tmp_path / "seed-1").state == INTERRUPTED
+        return tmp_path / "seed-1"
+
+    def test_what_an_interrupted_job_has_saved_is_not_replaced(self, job: Job, tmp_path: Path) -> None:
+        folder = self.interrupted(job, tmp_path, saved=True)
+        changed = job("compute.seed=1")
+        changed.training.epochs = 3
+        with pytest.raises(ValueError, match=r"the unfinished job .* had other settings .*training\.epochs"):
+            run_job(never, changed)
+        assert (folder / "checkpoints" / "step_00000001.ckpt").is_file()
+        refused = record(folder).refused()
+        assert refused is not None
+        assert "training.epochs" in str(refused.why)
+
+    def test_one_that_has_saved_nothing_starts_afresh(self, job: Job, tmp_path: Path) -> None:
+        self.interrupted(job, tmp_path, saved=False)
+        changed = job("compute.seed=1")
+        changed.training.epochs = 3
+        assert run_job(run_with(0.5), changed) == 0.5
+
+
 class TestOtherProcess:
     def test_a_job_that_another_process_runs_is_waited_for(
         self, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

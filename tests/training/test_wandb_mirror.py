@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import socket
 import threading
@@ -197,12 +198,14 @@ def test_server_that_is_gone_delays_the_end_by_the_limit_alone(
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
     monkeypatch.setattr(LosesItsServer, "server", server, raising=False)
     changes = {"logger": ONLINE, "data.type": "tests.training.test_wandb_mirror.LosesItsServer"}
-    assert tiny_run(tmp_path / "run", changes, said).steps == 6
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "finished"
-    (kept,) = (tmp_path / "run" / "logs" / "wandb").glob("run-*-*")
+    assert tiny_run(tmp_path / "my run (1)", changes, said).steps == 6
+    assert json.loads((tmp_path / "my run (1)" / "status.json").read_text())["state"] == "finished"
+    (kept,) = (tmp_path / "my run (1)" / "logs" / "wandb").glob("run-*-*")
     assert text_of(said).count("Warning: ") == 1
-    assert f"wandb sync {kept}" in text_of(said)
-    assert (tmp_path / "run" / "logs" / "wandb_id").read_text().split()[1:] == []  # nobody knows what has arrived
+    assert shlex.join(["wandb", "sync", str(kept)]) in text_of(said)
+    assert (tmp_path / "my run (1)" / "logs" / "wandb_id").read_text().split()[
+        1:
+    ] == []  # nobody knows what has arrived
 
 
 class Run:
