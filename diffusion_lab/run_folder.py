@@ -32,13 +32,11 @@ from diffusion_lab.epoch_pictures import epoch_of, is_epoch_picture
 from diffusion_lab.folder_lock import held, in_use_error, refuse_if_used
 from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.redaction import without_values
+from diffusion_lab.run_files import CONFIG, ENVIRONMENT, LOG, METRICS, STATUS, SUMMARY, WANDB_ID_FILE
 from diffusion_lab.run_log import recorded
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.terminal import printable
 from diffusion_lab.whole_files import check_writable, remove_partial_files, written_whole
-
-STATUS, CONFIG, ENVIRONMENT, SUMMARY = "status.json", "config.yaml", "environment.json", "summary.json"
-METRICS, LOG = "metrics.jsonl", "run.log"
 
 
 class RunStopped(SystemExit):
@@ -248,7 +246,7 @@ class RunFolder:
 
     def _refuse_what_is_no_file(self) -> None:
         """Refuse links, which would be written through to files elsewhere, and folders and devices."""
-        files = [*self._fixed(), *self._pictures(), self.logs / "wandb_id"]
+        files = [*self._fixed(), *self._pictures(), self.logs / WANDB_ID_FILE]
         mirrors = [self.logs / "wandb", self.logs / "tensorboard"]  # what else is wrong there ends no run
         wrong = [place for place in files if not is_plain_file(place)]
         for place in (*wrong, *(place for place in mirrors if place.is_symlink())):

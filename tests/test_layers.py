@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "torchvision_beside_cpu_torch",
         "terminal",
         "warning_display",
+        "run_files",
         "safe_files",
         "whole_files",
         "process_identity",

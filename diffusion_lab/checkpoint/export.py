@@ -16,15 +16,13 @@ from torch import Tensor
 
 from diffusion_lab.checkpoint.files import DamagedCheckpointError, HashingWriter, Manifest, step_of, verify
 from diffusion_lab.redaction import redacted, without_folders
+from diffusion_lab.run_files import CONFIG
 from diffusion_lab.safe_files import parse_json
 from diffusion_lab.whole_files import written_whole
 
 EXPORT_SUFFIX = ".safetensors"
 ABOUT = "diffusion_lab"
 """Key of the file's metadata that holds, as JSON, all but the weights."""
-
-RUN_SETTINGS = "config.yaml"
-"""A file that every run folder holds."""
 
 PRIVATE_SECTIONS = ("output", "logger")
 """Sections of the settings that tell of folders and accounts, and nothing of the model."""
@@ -81,7 +79,7 @@ def name_for_others(file: Path) -> str:
     """
     file = file.resolve()
     run = file.parent.parent
-    is_run = (run / RUN_SETTINGS).is_file() and str(run) != os.path.expanduser("~")
+    is_run = (run / CONFIG).is_file() and str(run) != os.path.expanduser("~")
     return f"{run.name}/{file.name}" if is_run else file.name
 
 

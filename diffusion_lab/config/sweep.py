@@ -46,6 +46,7 @@ from diffusion_lab.config.sweep_signals import (
 )
 from diffusion_lab.messages import explained, sentence
 from diffusion_lab.redaction import redacted, redacted_command, secret_values, without_values
+from diffusion_lab.run_files import SUMMARY
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.whole_files import written_whole
 
@@ -306,7 +307,7 @@ def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path, se
 
 def _result(record: JobRecord, folder: Path) -> dict[str, Any]:
     try:
-        summary = read_json(folder / "summary.json")
+        summary = read_json(folder / SUMMARY)
         found = {"metric": summary["metric"], "best_value": summary["best_value"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # generation has none

@@ -21,6 +21,7 @@ from PIL import Image
 from rich.console import Console
 
 from diffusion_lab.config.schema import LoggerSettings
+from diffusion_lab.run_files import METRICS, WANDB_ID_FILE
 from diffusion_lab.safe_files import parse_json, read_regular
 from diffusion_lab.training.mirror import Mirror, failing_threads_in_log, warn
 from diffusion_lab.training.signals import StopRequest
@@ -71,7 +72,7 @@ class JsonlLogger(Logger):
 
     def __init__(self, folder: Path, resumed_at: int | None = None, console: Console | None = None) -> None:
         super().__init__()
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         self.console = console or Console(stderr=True)
         earlier = _lines(self.path) if resumed_at is not None else []
         self.kept = [line for line in earlier if line["step"] < (resumed_at or 0)]
@@ -213,7 +214,7 @@ def open_loggers(
                 if isinstance(logger, JsonlLogger | TensorBoardMirror):
                     logger.close()
             if wandb is not None:
-                _finish(wandb, failed, stop or StopRequest(), folder / "wandb_id")
+                _finish(wandb, failed, stop or StopRequest(), folder / WANDB_ID_FILE)
 
 
 def wandb_id(loggers: Iterable[Logger]) -> str | None:
@@ -237,7 +238,7 @@ def _open_wandb(
     own: JsonlLogger,
     console: Console,
 ) -> WandbMirror | None:
-    run_id, complete_step = _kept_id(folder / "wandb_id", continued)
+    run_id, complete_step = _kept_id(folder / WANDB_ID_FILE, continued)
     resumed = continued is not None
     try:
         run = start_run(settings, folder, run_id, settings.group or experiment, run_name, config, resumed)

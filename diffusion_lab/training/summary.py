@@ -6,10 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from diffusion_lab.run_files import SUMMARY
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.whole_files import written_whole
-
-SUMMARY_NAME = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,13 @@ class TrainingSummary:
 
     def write(self) -> None:
         """Replace ``summary.json`` in one move."""
-        with written_whole(Path(self.run_folder) / SUMMARY_NAME, lasting=False) as file:
+        with written_whole(Path(self.run_folder) / SUMMARY, lasting=False) as file:
             file.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, run_folder: Path) -> TrainingSummary | None:
         """The summary of a run folder; None where there is none, or none that this version wrote."""
         try:
-            return cls(**read_json(run_folder / SUMMARY_NAME))
+            return cls(**read_json(run_folder / SUMMARY))
         except (OSError, ValueError, TypeError):
             return None

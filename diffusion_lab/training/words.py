@@ -13,12 +13,14 @@ from rich.console import Console
 
 from diffusion_lab.command_line import command, setting
 from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.training_section import ResumeSettings
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.networks.cost import count_parameters
 from diffusion_lab.process_end import doubts_about_the_end
+from diffusion_lab.run_files import CONFIG
 from diffusion_lab.run_folder import RunFolder, RunStopped
 from diffusion_lab.run_log import RUN_LOG
 from diffusion_lab.terminal import printable
@@ -31,12 +33,6 @@ from diffusion_lab.training.doubts import (
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.origin import Origin
 from diffusion_lab.training.summary import TrainingSummary
-
-RUN_SETTINGS = "config.yaml"
-"""The file in a run folder that holds all settings of the run."""
-
-JOB_RECORD = "job.json"
-"""What the folder of a sweep's job holds beside its run."""
 
 
 def say(console: Console, text: str) -> None:
@@ -101,7 +97,7 @@ def tell_stopped(console: Console, folder: RunFolder, stop: RunStopped, resume: 
     """How to resume a run that was asked to stop; a job of a sweep is resumed by the sweep's own command."""
     saved = "without saving" if stop.step is None else f"after step {stop.step}, which is saved"
     say(console, f"stopped {saved} ({stop.why}).")
-    if (folder.base / RUN_SETTINGS).is_file() and not (folder.base / JOB_RECORD).exists():
+    if (folder.base / CONFIG).is_file() and not (folder.base / RECORD).exists():
         say(console, f"resume it with: {resume_command(folder.base, resume)}")
 
 
@@ -115,7 +111,7 @@ def resume_command(run_folder: Path, resume: ResumeSettings) -> str:
     resets = [name for name in ("reset_optimizer", "reset_scheduler") if getattr(resume, name)]
     return command(
         "-m diffusion_lab",
-        run_folder / RUN_SETTINGS,
+        run_folder / CONFIG,
         setting("output.base_dir", run_folder),
         "training.resume.enabled=true",
         "training.resume.checkpoint=auto",
