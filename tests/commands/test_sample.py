@@ -108,7 +108,8 @@ class TestProgram:
         (folder,) = (tmp_path / "outputs" / "generated").iterdir()
         told = manifest(folder)
         assert [line["label"] for line in told] == [3, 7] * 6
-        assert {(line["sampler"], line["seed"], line["checkpoint"]) for line in told} == {("ddpm", 3, str(last))}
+        named = f"{digits_run.name}/{last.resolve().name}"
+        assert {(line["sampler"], line["seed"], line["checkpoint"]) for line in told} == {("ddpm", 3, named)}
         with np.load(folder / "samples.npz") as arrays:
             assert arrays["arr_0"].dtype == np.uint8
             assert np.array_equal(arrays["arr_0"][..., 0], images(folder))
