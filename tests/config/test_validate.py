@@ -66,7 +66,7 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
     ),
     (
         {"training.scheduler": {"type": "plateau"}, "training.validation.enabled": False},
-        'training.scheduler.type = "plateau": watches the metric of validation, which training.validation.enabled=false',
+        'training.scheduler.type = "plateau": watches the metric of validation, which training.validation.enabled',
     ),
     (
         {"training.scheduler.type": "step"},
