@@ -32,6 +32,7 @@ from diffusion_lab.create import create_denoiser
 from diffusion_lab.training import build, fit
 from diffusion_lab.training.build import create_loss
 from diffusion_lab.training.callbacks import progress
+from diffusion_lab.training.classes import with_counted_classes
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
 
@@ -69,7 +70,7 @@ def composed(overrides: list[str], folder: Path) -> TrainConfig:
 def bare_steps(config: TrainConfig) -> Iterator[int]:
     """Take a step on the next batch, for as long as one is asked for; gives the number of its images."""
     data = create_datamodule(config, seed=0)
-    denoiser = create_denoiser(config.model, data.class_names)
+    denoiser = create_denoiser(with_counted_classes(config, data.class_names).model, data.class_names)
     loss = create_loss(config.training.loss, config.model.conditioning.class_dropout_prob)
     optimizer = create_optimizer(config.training.optimizer, denoiser.parameters())
     clip = config.training.optimizer.gradient_clip_norm

@@ -21,9 +21,6 @@ DOWNLOADED_TYPES = ("mnist", "cifar10", "fashion_mnist")
 SELF_CONTAINED_TYPES = ("digits", "emoji")
 """Data that comes with the installed packages, so that no path is read."""
 
-CLASSES_OF_NAMED_SETS = 10
-"""Classes of every set that is known by name; its group in ``conf/data`` says so even where no labels are used."""
-
 
 def _is_colour(name: str) -> str:
     from PIL import ImageColor  # the only use of PIL here; --help should not pay for it

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffusion_lab.config.data_section import CLASSES_OF_NAMED_SETS
 from diffusion_lab.config.faults import Fault
 from diffusion_lab.config.model_section import DEFAULT_PROCESS, PROCESS_OPTIONS
 from diffusion_lab.config.reading import SettingsReader
@@ -79,8 +78,7 @@ def class_needs_num_classes(tree: SettingsReader) -> Iterator[Fault]:
 def num_classes_is_read(tree: SettingsReader) -> Iterator[Fault]:
     if tree["mode"] != "train" or tree["model.conditioning.type"] is not None:
         return
-    classes, kind = tree["model.conditioning.num_classes"], tree["data.type"]
-    if classes in (None, "auto") or (kind != "image_folder" and classes == CLASSES_OF_NAMED_SETS):
-        return
-    rule = "has no effect without model.conditioning.type class (command line: conditioning=class); otherwise null"
-    yield Fault("model.conditioning.num_classes", rule, classes)
+    classes = tree["model.conditioning.num_classes"]
+    if classes is not None:
+        rule = "has no effect without model.conditioning.type class (command line: conditioning=class); otherwise null"
+        yield Fault("model.conditioning.num_classes", rule, classes)

@@ -38,13 +38,12 @@ def refuse_other_classes(config: TrainConfig, class_names: Sequence[str]) -> Non
 
 
 def with_counted_classes(config: TrainConfig, class_names: Sequence[str]) -> TrainConfig:
-    """The settings with a number for ``num_classes: auto`` where it is read, and the doubts that depend on it."""
+    """The settings with a number for ``num_classes: auto``, and the doubts that depend on it."""
     conditioning = config.model.conditioning
     if conditioning.num_classes != "auto":
         return config
-    counted = len(class_names) if conditioning.type == "class" else None
-    shown = config.training.visualization
-    if counted is not None and shown.enabled:
+    counted, shown = len(class_names), config.training.visualization
+    if shown.enabled:
         for doubt in doubts_about_shares("training.visualization.num_samples", shown.num_samples, counted):
             warnings.warn(doubt, ConfigWarning, stacklevel=2)
     model = config.model.model_copy(update={"conditioning": conditioning.model_copy(update={"num_classes": counted})})

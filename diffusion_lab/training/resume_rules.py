@@ -80,6 +80,7 @@ RULES: dict[str, Effect] = {
 
 
 READ_ONLY_WITH = {
+    "model.conditioning": "model.conditioning.type",
     "training.scheduler": "training.scheduler.type",
     "training.ema": "training.ema.enabled",
     "training.validation": "training.validation.enabled",

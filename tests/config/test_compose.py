@@ -19,7 +19,7 @@ from diffusion_lab.config.compose import (
     job_folder,
     run_folder,
 )
-from diffusion_lab.config.data_section import CLASSES_OF_NAMED_SETS, DATA_TYPES
+from diffusion_lab.config.data_section import DATA_TYPES
 from diffusion_lab.config.origins import composed_origins
 from tests.config.conftest import CONF
 
@@ -87,7 +87,7 @@ def test_no_argument_is_the_digits_run(composed: Composed) -> None:
     config = compose_train_config(composed("train"))
     architecture, conditioning = config.model.architecture, config.model.conditioning
     assert (config.experiment, config.data.type, config.compute.seed) == ("digits", "digits", 0)
-    assert (architecture.image_size, architecture.in_channels, conditioning.classes) == (8, 1, 10)
+    assert (architecture.image_size, architecture.in_channels, conditioning.num_classes) == (8, 1, "auto")
     assert (config.logger.backends, config.logger.mode) == (("wandb",), "offline")
 
 
@@ -107,11 +107,11 @@ def test_the_printed_tree_is_a_valid_v2_tree(composed: Composed) -> None:
     assert validate_config(tree) is None  # type: ignore[arg-type,func-returns-value]
 
 
-def test_data_brings_its_size_channels_and_classes(composed: Composed) -> None:
+def test_data_brings_its_size_and_channels(composed: Composed) -> None:
     config = compose_train_config(composed("train", "data=emoji", "model=unet_small"))
     architecture = config.model.architecture
     assert (architecture.image_size, architecture.in_channels) == (32, 3)
-    assert config.model.conditioning.classes == 10
+    assert config.model.conditioning.num_classes == "auto"
     assert config.model.architecture.model_channels == 32
 
 
@@ -126,19 +126,16 @@ def test_own_pictures_are_unconditional_unless_said(composed: Composed, tmp_path
     assert compose_train_config(said).model.conditioning.classes == 3
 
 
-@pytest.mark.parametrize("data", ["image_folder", "digits", "cifar10"])
-def test_a_number_of_classes_that_nothing_reads_is_refused(composed: Composed, tmp_path: Path, data: str) -> None:
+@pytest.mark.parametrize("data", DATA_TYPES)
+@pytest.mark.parametrize("classes", [3, 10, "auto"])
+def test_a_number_of_classes_that_nothing_reads_is_refused(
+    composed: Composed, tmp_path: Path, data: str, classes: object
+) -> None:
     given = [f"data={data}", "conditioning=none"]
     given += [f"data.paths.train={tmp_path}"] if data == "image_folder" else []
     compose_train_config(composed("train", *given))
-    with pytest.raises(ConfigError, match=r"num_classes = 3: has no effect .*conditioning=class"):
-        compose_train_config(composed("train", *given, "model.conditioning.num_classes=3"))
-
-
-@pytest.mark.parametrize("data", [name for name in DATA_TYPES if name != "image_folder"])
-def test_the_sets_known_by_name_have_the_classes_that_their_groups_say(composed: Composed, data: str) -> None:
-    found = composed("train", f"data={data}")
-    assert found.model.conditioning.num_classes == CLASSES_OF_NAMED_SETS
+    with pytest.raises(ConfigError, match=r"num_classes = .*: has no effect .*conditioning=class"):
+        compose_train_config(composed("train", *given, f"model.conditioning.num_classes={classes}"))
 
 
 def test_own_folder_without_its_data_group_is_not_passed_over(composed: Composed, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from diffusion_lab.config.origins import Origins, composed_origins
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.diffusion.schedules import linear_betas
 from diffusion_lab.training.build import create_loss
+from diffusion_lab.training.classes import with_counted_classes
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
@@ -75,9 +76,12 @@ def test_builds_and_makes_a_step(name: str, recipe: Recipe) -> None:
     if config.data.type != "cifar10":  # it would have to be downloaded
         data = create_datamodule(config, seed=0)
         names = data.class_names
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ConfigWarning)
+            config = with_counted_classes(config, names)
         assert data.train.load(0, None).shape == shape[1:]
         assert data.steps_per_epoch >= 1
-    if config.model.conditioning.classes:
+    if config.model.conditioning.type == "class":
         labels = torch.tensor([0, config.model.conditioning.classes - 1])
     denoiser = create_denoiser(config.model, names)
     training = config.training
@@ -166,8 +170,6 @@ class TestChoicesBesideARecipe:
                 put(tree, key, value)
             if tree["data"]["type"] == "image_folder":
                 tree["data"]["paths"]["train"] = str(tmp_path)
-            if tree["model"]["conditioning"]["type"] and not tree["model"]["conditioning"]["num_classes"]:
-                tree["model"]["conditioning"]["num_classes"] = 3  # has to be typed with pictures of one's own
             origins = Origins()
             origins.add_file(CONF / "sampler" / f"{tree['sampler']['type']}.yaml", "sampler")  # steps come from a file
             try:

@@ -44,7 +44,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("model.diffusion.prediction", ["epsilon", "x0", "v", "flow", "edm"], ["eps", None]),
     ("model.diffusion.sigma_data", ["auto", 0.3, 1], [0, -1, "measured", None]),
     ("model.conditioning.type", [None], ["classes", True]),
-    ("model.conditioning.num_classes", [None, "auto"], [0, -1, 2.0, "10"]),
+    ("model.conditioning.num_classes", [None], [0, -1, 2.0, "10"]),
     ("model.conditioning.class_dropout_prob", [0, 0.5, 1], [-0.1, 1.1]),
     ("data.paths.val", [None], [3, "", "no/such/folder"]),
     ("data.loading.batch_size", [1, 4096], [0, -1, 1.5]),

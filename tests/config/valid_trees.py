@@ -75,7 +75,7 @@ processes = rising.flatmap(
     )
 )
 conditionings = st.fixed_dictionaries(
-    {"type": st.none(), "num_classes": st.none() | st.just("auto"), "class_dropout_prob": shares}
+    {"type": st.none(), "num_classes": st.none(), "class_dropout_prob": shares}
 ) | st.fixed_dictionaries(
     {"type": st.just("class"), "num_classes": positive | st.just("auto"), "class_dropout_prob": shares}
 )

@@ -118,11 +118,6 @@ def test_counted_classes_are_doubted_like_typed_ones(tmp_path, images):
     assert counted.model.conditioning.classes == 3
 
 
-def test_without_labels_the_classes_are_not_counted(images):
-    config = settings(images, **{"model.conditioning.type": None, "model.conditioning.num_classes": "auto"})
-    assert with_counted_classes(config, ("a", "b", "c")).model.conditioning.num_classes is None
-
-
 def test_a_model_is_not_made_before_its_classes_are_counted(images):
     config = settings(images, **{"model.conditioning.num_classes": "auto"})
     with pytest.raises(ValueError, match=r"num_classes must be a number here, got 'auto'"):
