@@ -14,7 +14,7 @@ from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings, ModelSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.devices import host_memory
+from diffusion_lab.devices import host_memory, resolve_device
 from diffusion_lab.diffusion.continuous import ContinuousCosineSchedule, EDMSchedule, FlowSchedule
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, Parameterization, PreconditionedOutput
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, Schedule, without_last_signal
@@ -26,7 +26,6 @@ LARGEST_FACTOR = 1e9
 
 
 def create_ddpm(
-    *,
     image_size: int = 40,
     in_channels: int = 3,
     model_channels: int = 64,
@@ -39,6 +38,7 @@ def create_ddpm(
     class_dropout_prob: float = 0.1,
     use_attention: Sequence[bool] = (False, False, True),
     device: str | torch.device = "cpu",
+    *,
     architecture_type: str = "unet",
     diffusion_type: str = "discrete",
     zero_terminal_snr: bool = False,
@@ -55,15 +55,20 @@ def create_ddpm(
 ) -> Denoiser:
     """Build an untrained denoiser from the numbers of the ``model`` section; they mean what they mean there.
 
+    The arguments up to ``device`` may be given by position, in this order. ``device`` is ``cpu``, ``cuda``, ``cuda:1``
+    (the second GPU), ``mps``, ``auto`` (the best there is) or a ``torch.device``.
+
     ``class_dropout_prob`` is a number of the training loss; here it tells the sampler whether guidance has anything to
     weigh the label against.
 
     Raises:
-        ValueError: Listing every number that is out of its bounds or contradicts another.
+        ValueError: Listing every number that is out of its bounds or contradicts another; a device that this machine
+            does not have.
 
     Warns:
         ConfigWarning: The noise process does not end in noise, with which sampling begins; with what to set instead.
     """
+    target = resolve_device(device, "device")
     model = parse_section(
         ModelSettings,
         {
@@ -100,7 +105,7 @@ def create_ddpm(
         },
         "model",
     )
-    denoiser = create_denoiser(model, class_names).to(device)
+    denoiser = create_denoiser(model, class_names).to(target)
     for doubt in doubts_about_the_end(denoiser.schedule, model.diffusion):
         warnings.warn(doubt, ConfigWarning, stacklevel=2)
     return denoiser

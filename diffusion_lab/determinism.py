@@ -25,7 +25,10 @@ def seed_default_generators(seed: int, device: torch.device) -> None:
         device: The device whose generator is seeded, too.
     """
     _seed_host(seed)
-    if device.type != "cpu":
+    if device.type == "cuda" and device.index is not None:
+        with torch.cuda.device(device):  # of the current GPU, which may be another one
+            torch.cuda.manual_seed(seed)
+    elif device.type != "cpu":
         getattr(torch, device.type).manual_seed(seed)
 
 

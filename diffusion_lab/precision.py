@@ -35,7 +35,9 @@ def resolve_precision(wanted: str | int, device: torch.device, key: str) -> torc
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself, not by way of float32."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        # It is asked of the current GPU, which may be another one.
+        with contextlib.nullcontext() if device.index is None else torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and torch.backends.mkldnn.is_available() is True and _cpu_has_bfloat16()
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.devices import resolve_device
 from diffusion_lab.finiteness import FinitenessWatch, NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance, guidance_scales, guided
 from diffusion_lab.memory import freed_memory_kept, in_fitting_batches
@@ -77,7 +78,7 @@ class DiffusionSampler:
     """
 
     def __init__(self, model: Denoiser, device: str | torch.device = "cpu", ema: Denoiser | None = None) -> None:
-        self.device = torch.device(device)
+        self.device = resolve_device(device, "device")
         self.model = model.to(self.device)
         self.ema = ema.to(self.device) if ema is not None else None
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,11 +33,21 @@ def test_default_generators_are_seeded_as_by_torch(monkeypatch: pytest.MonkeyPat
     expected = torch.rand(3)
     seed_default_generators(7, torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
-    seeds: list[int] = []
-    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
-    seed_default_generators(7, torch.device("cuda", 0))
+    seeds: list[tuple[object, int]] = []
+    current: list[object] = ["current"]
+
+    @contextlib.contextmanager
+    def device(chosen: object) -> Iterator[None]:
+        current.append(chosen)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: seeds.append((current[-1], seed)))
+    monkeypatch.setattr(torch.cuda, "device", device)
+    for name in ("cuda", "cuda:0", "cuda:1"):
+        seed_default_generators(7, torch.device(name))
     assert torch.equal(torch.rand(3), expected)
-    assert seeds == [7]
+    assert seeds == [("current", 7), (torch.device("cuda:0"), 7), (torch.device("cuda:1"), 7)]
 
 
 def test_without_it_nothing_is_touched() -> None:

@@ -1,4 +1,4 @@
-"""The device that a setting means, on machines of all kinds."""
+"""The device that a setting or an argument means, on machines of all kinds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from diffusion_lab.devices import resolve_device
 
 @pytest.fixture
 def machine(monkeypatch):
-    def has(*, cuda: bool, mps: bool) -> None:
+    def has(*, cuda: bool, mps: bool, gpus: int = 1) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus if cuda else 0)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
     return has
@@ -22,14 +23,52 @@ def machine(monkeypatch):
 )
 def test_auto_is_the_best_there_is(machine, cuda, mps, best):
     machine(cuda=cuda, mps=mps)
-    assert resolve_device("auto").type == best
-    assert resolve_device("cpu").type == "cpu"
+    assert resolve_device("auto") == torch.device(best)
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_a_gpu_is_chosen_by_its_number(machine):
+    machine(cuda=True, mps=False, gpus=2)
+    for index in (0, 1):
+        for given in (f"cuda:{index}", torch.device("cuda", index)):
+            assert resolve_device(given) == torch.device("cuda", index)
+    assert resolve_device("cuda") == torch.device("cuda")
+    assert resolve_device("auto") == torch.device("cuda")
+
+
+def test_of_what_there_is_one_the_number_says_nothing(machine):
+    machine(cuda=False, mps=True)
+    assert resolve_device("mps:0") == resolve_device("mps") == torch.device("mps")
+    assert resolve_device(torch.device("cpu", 0)) == resolve_device("cpu:0") == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("cuda", "mps", "asked", "there"), [(False, False, "cuda", "cpu"), (True, False, "mps", "cuda, cpu")]
+    ("cuda", "mps", "gpus", "asked", "there"),
+    [
+        (False, False, 0, "cuda", "cpu"),
+        (False, False, 0, "cuda:1", "cpu"),
+        (True, False, 1, "mps", "cuda, cpu"),
+        (True, False, 1, "cuda:1", "cuda, cpu"),
+        (True, False, 2, "cuda:2", "cuda:0, cuda:1, cpu"),
+        (False, True, 0, "mps:1", "mps, cpu"),
+        (False, False, 0, "cpu:1", "cpu"),
+        (False, False, 0, "xpu", "cpu"),
+    ],
 )
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(machine, cuda, mps, asked, there):
-    machine(cuda=cuda, mps=mps)
-    with pytest.raises(ValueError, match=rf"compute\.device must be .*\({there}, or auto\), got '{asked}'"):
-        resolve_device(asked)
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(machine, cuda, mps, gpus, asked, there):
+    machine(cuda=cuda, mps=mps, gpus=gpus)
+    for given in (asked, torch.device(asked)):
+        with pytest.raises(ValueError, match=rf"compute\.device must be .*\({there}, or auto\), got '{asked}'"):
+            resolve_device(given)
+
+
+@pytest.mark.parametrize("given", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:01", " cuda", "auto:0", 1, None])
+def test_what_names_no_device_is_refused_by_the_argument(given):
+    with pytest.raises(ValueError, match=r"^device must be a device of this machine \(.*\), got ") as caught:
+        resolve_device(given, "device")
+    assert str(caught.value).endswith(f"got {given!r}")
+
+
+def test_a_device_without_memory_is_there_everywhere():
+    """With ``meta`` a model is built for its shapes alone."""
+    assert resolve_device("meta") == torch.device("meta")

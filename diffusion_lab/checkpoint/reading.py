@@ -20,6 +20,7 @@ from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.training_section import EmaSettings
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.devices import resolve_device
 from diffusion_lab.process_end import doubts_about_images
 
 ORDER = "ImageDataModule"
@@ -42,7 +43,7 @@ def load_denoiser(
     Args:
         path: Checkpoint file, ``.safetensors`` export, or run folder.
         use_ema: Take the averaged weights.
-        device: Where to put the denoiser.
+        device: Where to put the denoiser: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``auto`` or a ``torch.device``.
         model: The architecture, for plain state dicts.
         ema_decay: Which of the averages, by its decay; the main one where None.
         trust: Dotted paths of your own classes that may be imported because the checkpoint names them.
@@ -50,12 +51,13 @@ def load_denoiser(
     Raises:
         FileNotFoundError: Nothing is there.
         ValueError: It is no checkpoint or a damaged one, holds no weights, or none of that decay, or weights of
-            another architecture, or names a class that is not trusted.
+            another architecture, or names a class that is not trusted; or this machine does not have the device.
 
     Warns:
         ConfigWarning: The noise process does not end in noise, with which sampling begins.
     """
-    denoiser = read_checkpoint(find_checkpoint(path)).denoiser(use_ema, model, ema_decay, trust).to(device)
+    target = resolve_device(device, "device")
+    denoiser = read_checkpoint(find_checkpoint(path)).denoiser(use_ema, model, ema_decay, trust).to(target)
     for doubt in doubts_about_images(denoiser.schedule):
         warnings.warn(f"{path}: {doubt}", ConfigWarning, stacklevel=2)
     return denoiser

@@ -21,6 +21,7 @@ from diffusion_lab.config.sampler_section import SamplerSettings, default_sample
 from diffusion_lab.config.section import (
     DOTTED_PATH,
     MOST_PROCESSES,
+    DeviceName,
     ExperimentName,
     FolderName,
     NonNegative,
@@ -55,8 +56,8 @@ def _rises(interval: tuple[float, float]) -> tuple[float, float]:
 class ComputeSettings(Section):
     """``compute``: the machine and the randomness."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        description="Where to compute; `auto` takes the best that is there."
+    device: Annotated[str, DeviceName()] = Field(
+        description="Where to compute; `auto` takes the best that is there, `cuda:1` the second GPU."
     )
     seed: Annotated[int, Field(ge=0)] | None = Field(
         description="Seed of every random draw, also of your own code that draws from the global generators of Python, "

@@ -121,6 +121,27 @@ class NameOrPath:
         return {"anyOf": [{"type": "string", "enum": list(self.names)}, own_class]}
 
 
+class DeviceName:
+    """Makes a text the name of a device: its kind, or its kind and number as ``cuda:1``."""
+
+    KINDS = ("auto", "cpu", "cuda", "mps")
+    NUMBERED = r"(cuda:(0|[1-9]\d{0,3})|cpu:0|mps:0)"
+
+    def check(self, value: str) -> str:
+        """The value itself. Raises PydanticCustomError, which knows the names, for any other."""
+        if value in self.KINDS or re.fullmatch(self.NUMBERED, value, re.ASCII):
+            return value
+        choices = f"{', '.join(self.KINDS[:-1])} or {self.KINDS[-1]}, or a GPU by its number (cuda:1)"
+        raise PydanticCustomError("choice", "must be {choices}", {"choices": choices, "names": self.KINDS})
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        numbered = {"type": "string", "format": "numbered-device", "pattern": f"^{self.NUMBERED}$"}
+        return {"anyOf": [{"type": "string", "enum": list(self.KINDS)}, numbered]}
+
+
 PositiveInt = Annotated[int, Field(ge=1), AfterValidator(_fits_a_counter)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]

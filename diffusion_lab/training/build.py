@@ -175,7 +175,7 @@ def create_trainer(
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         # One device: several would start the whole command again for each further one, sweep and all.
-        devices=1,
+        devices=1 if device.index is None else [device.index],
         # The denoiser itself computes in less than 32 bits; the gradients of float16 need a scaler, too.
         precision="16-mixed" if _computes_in(performance, device) == torch.float16 else "32-true",
         max_epochs=training.epochs,

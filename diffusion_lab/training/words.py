@@ -63,7 +63,7 @@ def announce(
     folder: RunFolder,
 ) -> None:
     """What is about to be trained."""
-    where = device.type if device.type != "cpu" else f"cpu ({threads} thread{'s' if threads > 1 else ''})"
+    where = str(device) if device.type != "cpu" else f"cpu ({threads} thread{'s' if threads > 1 else ''})"
     work = "" if flops is None else f", {flops / 1e9:.3g} GFLOP an image forward"
     say(
         console,

@@ -178,7 +178,7 @@ def v1_trees(draw: st.DrawFn) -> Tree:
         grid_nrow=counts,
     )
     tree = {
-        "device": draw(st.sampled_from(["auto", "cpu", "cuda", "mps"])),
+        "device": draw(st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps"])),
         "model": draw(models()),
         "data": draw(data) | {"train_path": "."},
         "training": draw(trainings()),

@@ -242,7 +242,10 @@ others = st.fixed_dictionaries(
     {
         "experiment": experiments,
         "compute": st.fixed_dictionaries(
-            {"device": st.sampled_from(["auto", "cpu", "cuda", "mps"]), "seed": st.none() | st.integers(0, 2**63)}
+            {
+                "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:1", "mps"]),
+                "seed": st.none() | st.integers(0, 2**63),
+            }
         ),
         "output": st.fixed_dictionaries(
             {
