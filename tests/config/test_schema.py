@@ -30,7 +30,6 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
             "cuda:01",
             "cuda:x",
             "cuda:1 ",
-            "cuda:1\n",
             "cpu:1",
             "mps:1",
             "auto:0",
