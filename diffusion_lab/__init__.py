@@ -15,12 +15,14 @@ from diffusion_lab.version import __version__
 if TYPE_CHECKING:
     from diffusion_lab.checkpoint import load_denoiser
     from diffusion_lab.create import create_ddpm
+    from diffusion_lab.ema import EMA
     from diffusion_lab.sampling import DiffusionSampler
 
-__all__ = ["DiffusionSampler", "__version__", "create_ddpm", "load_denoiser"]
+__all__ = ["EMA", "DiffusionSampler", "__version__", "create_ddpm", "load_denoiser"]
 
 _HOME_OF = {
     "DiffusionSampler": "diffusion_lab.sampling",
+    "EMA": "diffusion_lab.ema",
     "create_ddpm": "diffusion_lab.create",
     "load_denoiser": "diffusion_lab.checkpoint",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,9 @@ class Denoiser(nn.Module):
         class_names: A name for each class, or nothing.
 
     ``compute_dtype`` is what the network computes in, float32 unless it is set; what comes out is float32 in any case.
-    ``label_dropout`` is the share of the labels that training hides; None where it is not known.
+    ``label_dropout`` is the share of the labels that training hides; None where it is not known. ``weights`` tells
+    what a checkpoint or an EMA gave: ``"ema"`` for averaged weights, ``"raw"`` for those as trained; None of a model
+    that comes from neither.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Denoiser(nn.Module):
         self.class_names = class_names
         self.compute_dtype = torch.float32
         self.label_dropout: float | None = None
+        self.weights: Literal["raw", "ema"] | None = None
 
     def forward(self, noisy: Images, level: Level[Any], label: Labels | None = None) -> Images:
         """Estimate the clean images.

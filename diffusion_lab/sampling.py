@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
+from diffusion_lab.ema import EMA
 from diffusion_lab.finiteness import FinitenessWatch, NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance, guidance_scales, guided
 from diffusion_lab.memory import freed_memory_kept, in_fitting_batches
@@ -66,7 +68,12 @@ class DiffusionSampler:
     Args:
         model: The denoiser.
         device: Where to sample; model and ``ema`` are moved there.
-        ema: The same denoiser with averaged weights, if there is one.
+        ema: An ``EMA`` of the model, whose main average is sampled as it is at each call, or the same denoiser with
+            averaged weights.
+
+    Raises:
+        TypeError: ``model`` is no denoiser, or ``ema`` neither an ``EMA`` of one nor a denoiser.
+        ValueError: ``ema`` makes images of another shape or other classes than ``model``.
 
     Example:
         >>> from diffusion_lab import DiffusionSampler, create_ddpm
@@ -77,10 +84,15 @@ class DiffusionSampler:
         torch.Size([2, 1, 8, 8])
     """
 
-    def __init__(self, model: Denoiser, device: str | torch.device = "cpu", ema: Denoiser | None = None) -> None:
+    def __init__(
+        self, model: Denoiser, device: str | torch.device = "cpu", ema: EMA[Denoiser] | Denoiser | None = None
+    ) -> None:
+        averaged = _checked_average(_checked_model(model), ema)
         self.device = resolve_device(device, "device")
         self.model = model.to(self.device)
-        self.ema = ema.to(self.device) if ema is not None else None
+        if isinstance(ema, EMA):
+            ema.to(self.device)  # all of it, so that its next update finds its average there
+        self.ema = averaged.to(self.device) if averaged is not None else None
 
     def sample(
         self,
@@ -242,6 +254,7 @@ class DiffusionSampler:
             warnings.warn(
                 "guidance_scale weighs the label against an unconditional estimate, which this model was never trained "
                 "for (model.conditioning.class_dropout_prob = 0): 1 is its plain conditional model",
+                ConfigWarning,
                 stacklevel=3,
             )
 
@@ -266,6 +279,29 @@ class DiffusionSampler:
         if outside:
             raise ValueError(f"class_labels must lie in 0 to {denoiser.num_classes - 1}, got {outside}")
         return label
+
+
+def _checked_model(model: object) -> Denoiser:
+    if not isinstance(model, Denoiser):
+        raise TypeError(
+            f"model must be a Denoiser, as create_ddpm and load_denoiser return, got {type(model).__name__}"
+        )
+    return model
+
+
+def _checked_average(model: Denoiser, ema: object) -> Denoiser | None:
+    """The denoiser with averaged weights."""
+    average = ema.average if isinstance(ema, EMA) else ema
+    if average is None:
+        return None
+    if not isinstance(average, Denoiser):
+        of = f"an EMA of a {type(average).__name__}" if isinstance(ema, EMA) else type(ema).__name__
+        raise TypeError(f"ema must be an EMA of a Denoiser, a Denoiser with averaged weights, or None, got {of}")
+    for name in ("image_shape", "num_classes"):
+        own, theirs = getattr(model, name), getattr(average, name)
+        if own != theirs:
+            raise ValueError(f"ema must be of the model: its {name} is {theirs}, that of the model {own}")
+    return average
 
 
 def _checked_scales(num_samples: int, scale: float | Sequence[float] | Tensor | None) -> Tensor:

@@ -36,7 +36,7 @@ def set_to(denoiser: Denoiser, value: float) -> None:
 def average_of(values: list[float], decay: float, warmup: bool) -> tuple[float, float]:
     """Parameter and buffer of the average, begun at the first value and fed the others."""
     denoiser = denoiser_of(values[0])
-    ema = EMA(denoiser, decay, warmup)
+    ema = EMA(denoiser, decay, warmup=warmup)
     for value in values[1:]:
         set_to(denoiser, value)
         ema.update(denoiser)
@@ -120,7 +120,7 @@ def test_the_number_of_updates_travels_with_the_state():
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.2])
 def test_a_decay_outside_its_range_is_refused(decay):
-    with pytest.raises(ValueError, match=rf"training\.ema\.decay must lie in \[0, 1\), got {decay}"):
+    with pytest.raises(ValueError, match=rf"^decay must lie in \[0, 1\), got {decay}"):
         EMA(denoiser_of(), decay)
 
 
@@ -131,7 +131,7 @@ VALUES = [1.0, 4.0, -2.0, 0.5, 3.0]
 def averages_of(values: list[float], warmup: bool) -> EMA:
     """The averages of all of DECAYS, begun at the first value and fed the others."""
     denoiser = denoiser_of(values[0])
-    ema = EMA(denoiser, DECAYS[0], warmup, DECAYS[1:])
+    ema = EMA(denoiser, DECAYS[0], warmup=warmup, further_decays=DECAYS[1:])
     for value in values[1:]:
         set_to(denoiser, value)
         ema.update(denoiser)
@@ -163,7 +163,7 @@ def test_all_averages_travel_with_the_state_under_names_of_their_own():
     ema = averages_of(VALUES, warmup=True)
     names = {name.rpartition(".network.")[0] for name in ema.state_dict()} - {""}
     assert names == {"average", "further.0", "further.1"}
-    resumed = EMA(denoiser_of(0.0), DECAYS[0], True, DECAYS[1:])
+    resumed = EMA(denoiser_of(0.0), DECAYS[0], warmup=True, further_decays=DECAYS[1:])
     resumed.load_state_dict(ema.state_dict())
     denoiser = denoiser_of(9.0)
     for each in (ema, resumed):
@@ -181,9 +181,9 @@ def test_the_state_of_one_average_is_what_it_was():
 @pytest.mark.parametrize(
     ("further", "message"),
     [
-        ([0.5, 1.0], r"training\.ema\.further_decays\[1\] must lie in \[0, 1\), got 1\.0"),
-        ([0.9], r"training\.ema\.further_decays must differ .* training\.ema\.decay, 0\.9, got \[0\.9\]"),
-        ([0.5, 0.5], r"training\.ema\.further_decays must differ from each other .* got \[0\.5, 0\.5\]"),
+        ([0.5, 1.0], r"^further_decays\[1\] must lie in \[0, 1\), got 1\.0"),
+        ([0.9], r"^further_decays must differ .* decay, 0\.9, got \[0\.9\]"),
+        ([0.5, 0.5], r"^further_decays must differ from each other .* got \[0\.5, 0\.5\]"),
     ],
 )
 def test_further_decays_that_make_no_sense_are_refused(further, message):
@@ -205,3 +205,141 @@ def test_it_follows_tensors_that_were_replaced_by_moving_and_another_denoiser():
     pair["ema"].update(denoiser_of(8.0).double())
     assert (average.weight.unique().item(), average.statistic.unique().item()) == (6.0, 6.0)
     assert not any(name.startswith("_") or "sources" in name for name in pair["ema"].state_dict())
+
+
+def wrapped(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in weights.items()}
+
+
+def saved_weights(value: float) -> dict[str, torch.Tensor]:
+    """Of the network alone."""
+    return {name: tensor.clone() for name, tensor in denoiser_of(value).network.state_dict().items()}
+
+
+ELSEWHERE = {
+    "a state dict of the model": lambda w: wrapped(w, "network."),
+    "a state dict of the network": lambda w: w,
+    "of a wrapped model": lambda w: wrapped(w, "module.network._orig_mod."),
+    "a shadow": lambda w: {"shadow": wrapped(w, "network."), "decay": 0.9, "num_updates": 7},
+    "a flat shadow": lambda w: {**w, "decay": 0.9, "num_updates": torch.tensor(7)},
+    "torch's AveragedModel": lambda w: {"n_averaged": torch.tensor(7), **wrapped(w, "module.")},
+    "ema_pytorch": lambda w: wrapped(w, "ema_model.") | {"step": torch.tensor(7), "initted": torch.tensor(True)},
+    "parameters alone": lambda w: {"shadow": {"weight": w["weight"]}, "num_updates": 7},
+}
+
+
+@pytest.mark.parametrize("layout", ELSEWHERE)
+def test_averages_that_another_program_saved_are_loaded(layout):
+    ema = EMA(denoiser_of(1.0), 0.9, further_decays=[0.5])
+    ema.load_state_dict(ELSEWHERE[layout](saved_weights(3.0)))
+    for average in (ema.average, *ema.further):
+        assert average.network.weight.unique().item() == 3.0
+        assert average.network.statistic.unique().item() == (1.0 if layout == "parameters alone" else 3.0)
+    assert int(ema.updates) == (0 if layout.startswith(("a state", "of a")) else 7)
+    ema.update(denoiser_of(13.0))
+    assert ema.average.network.weight.unique().item() == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(("updates", "expected"), [(None, 0.9 * 3 + 0.1 * 13), (1, 0.25 * 3 + 0.75 * 13)])
+def test_warmup_does_not_forget_a_loaded_average_of_unknown_age(updates, expected):
+    ema = EMA(denoiser_of(1.0), 0.9, warmup=True)
+    ema.load_state_dict({**saved_weights(3.0), **({} if updates is None else {"num_updates": updates})})
+    ema.update(denoiser_of(13.0))
+    assert ema.average.network.weight.unique().item() == pytest.approx(expected)
+
+
+def test_a_loaded_decay_that_differs_is_said_and_not_taken():
+    ema = EMA(denoiser_of(), 0.9)
+    with pytest.warns(UserWarning, match=r"of decay 0\.99: this one goes on with 0\.9"):
+        ema.load_state_dict({"shadow": saved_weights(3.0), "decay": torch.tensor(0.99)})
+    assert ema.decay == 0.9
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({}, "state_dict holds no weights"),
+        ({"decay": 0.9}, "state_dict holds no weights"),
+        ({"weight": torch.ones(3), "name": "ema"}, "no weight, 'name' of type str"),
+        ({"weight": torch.ones(3), "more": torch.ones(3)}, "another architecture: the model has no more"),
+        ({"statistic": torch.ones(2)}, "another architecture: it lacks weight"),
+        ({"weight": torch.ones(4)}, "another architecture: another shape has weight"),
+        ({"shadow_params": [torch.ones(3)]}, "is a list of 1 tensors, and the model has 2"),
+    ],
+)
+def test_what_is_no_average_of_the_model_is_refused_in_words(state, message):
+    ema = EMA(denoiser_of(1.0), 0.9)
+    with pytest.raises(ValueError, match=message):
+        ema.load_state_dict(state)
+    assert ema.average.network.weight.unique().item() == 1.0
+
+
+def test_the_model_is_no_part_of_its_ema_and_is_the_one_that_is_updated_from():
+    denoiser = denoiser_of(1.0)
+    ema = EMA(denoiser, 0.5)
+    set_to(denoiser, 5.0)
+    ema.update()
+    assert ema.average.network.weight.unique().item() == 3.0
+    own = {id(tensor) for tensor in (*ema.parameters(), *ema.buffers())}
+    assert not own & {id(tensor) for tensor in denoiser.parameters()}
+    assert ema.average.weights == "ema"
+    assert denoiser.weights is None
+
+
+def test_applying_and_restoring_is_exact_and_in_order():
+    denoiser = denoiser_of(1.0)
+    ema = EMA(denoiser, 0.5)
+    denoiser.network.weight.data = torch.tensor([0.1, float("nan"), -0.0])
+    before = copy.deepcopy(denoiser.state_dict())
+    with pytest.raises(RuntimeError, match=r"restore\(\) needs an apply_shadow\(\) before it"):
+        ema.restore()
+    ema.apply_shadow()
+    assert denoiser.network.weight.unique().item() == 1.0
+    with pytest.raises(RuntimeError, match="applied already"):
+        ema.apply_shadow()
+    with pytest.raises(RuntimeError, match="update needs the trained weights"):
+        ema.update()
+    with pytest.raises(RuntimeError, match="not called for this model"):
+        ema.restore(denoiser_of())
+    ema.restore()
+    for name, tensor in denoiser.state_dict().items():
+        assert tensor.numpy().tobytes() == before[name].numpy().tobytes()
+
+
+def test_the_weights_are_restored_where_the_block_fails():
+    denoiser, other = denoiser_of(1.0), denoiser_of(7.0)
+    ema = EMA(denoiser, 0.5)
+    seen = []
+
+    def fail_inside():
+        with ema.average_parameters(other):
+            seen.append(other.network.weight.unique().item())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_inside()
+    assert seen == [1.0]
+    assert other.network.weight.unique().item() == 7.0
+
+
+def test_a_model_of_another_architecture_is_refused():
+    ema = EMA(denoiser_of(), 0.5)
+    for act in (ema.update, ema.apply_shadow):
+        with pytest.raises(ValueError, match="model must be of the architecture"):
+            act(nn.Linear(2, 3))
+    assert int(ema.updates) == 0
+
+
+def test_it_follows_a_model_whose_tensors_are_replaced_or_of_another_type():
+    """Loading with ``assign`` makes new parameters, ``double`` other numbers in the same ones."""
+    denoiser = denoiser_of(0.0)
+    ema = EMA(denoiser, 0.5)
+    ema.update()
+    denoiser.load_state_dict(denoiser_of(8.0).state_dict(), assign=True)
+    ema.update()
+    assert ema.average.network.weight.unique().item() == 4.0
+    denoiser.double()
+    set_to(denoiser, 6.0)
+    ema.update()
+    assert ema.average.network.weight.unique().item() == 5.0
+    assert ema.average.network.weight.dtype == torch.float32

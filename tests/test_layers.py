@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "shapes",
+        "average_layouts",
         "seeds",
         "devices",
         "version",
@@ -40,10 +41,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("diffusion", "networks", "data", "pictures", "messages", "environment", "epoch_pictures", "folder_lock"),
     ("denoiser",),
-    ("guidance", "samplers", "ema"),
+    ("guidance", "samplers"),
     ("config",),
     ("process_end",),
-    ("create", "identity", "run_log", "memory", "finiteness"),
+    ("create", "identity", "run_log", "memory", "finiteness", "ema"),
     ("sampling", "checkpoint"),
     ("generation", "run_folder"),
     ("training", "evaluation", "generate"),

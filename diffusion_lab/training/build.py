@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import Logger
 from diffusion_lab.checkpoint import FORMAT
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.training_section import PerformanceSettings
+from diffusion_lab.config.training_section import EmaSettings, PerformanceSettings
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
@@ -50,8 +50,7 @@ def create_module(
     """
     span = span or ScheduleSpan(config.training.epochs, optimizer_steps(config, data))
     training = config.training
-    averaged = training.ema
-    ema = EMA(denoiser, averaged.decay, averaged.warmup, averaged.further_decays) if averaged.enabled else None
+    ema = _ema(denoiser, training.ema) if training.ema.enabled else None
     if training.performance.compile_model:
         forget_compiled()  # by an earlier run of this process: only so many programs are kept
         for compiled in (denoiser, *([ema.average] if ema else [])):  # the average is validated and pictured
@@ -81,6 +80,10 @@ def create_module(
             "environment": environment(),
         },
     )
+
+
+def _ema(denoiser: Denoiser, settings: EmaSettings) -> EMA[Denoiser]:
+    return EMA(denoiser, settings.decay, warmup=settings.warmup, further_decays=settings.further_decays)
 
 
 class ScheduleSpan(NamedTuple):

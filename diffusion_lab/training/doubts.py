@@ -97,7 +97,7 @@ def _relation(val: Path, train: Path) -> str | None:
     return "holds" if inner in outer.parents else None
 
 
-def doubts_about_ema(ema: EMA, steps: int) -> Iterator[str]:
+def doubts_about_ema(ema: EMA[Denoiser], steps: int) -> Iterator[str]:
     """Whether each average will have forgotten the untrained weights after ``steps`` optimizer steps, and differ."""
     for key, decay in ema.decays.items():
         share = ema.initial_share(steps, decay)
@@ -107,10 +107,10 @@ def doubts_about_ema(ema: EMA, steps: int) -> Iterator[str]:
         instead = f"choose at most {better:g}, or set" if better else "set"
         of_the_run = f"{steps} optimizer step{'s' * (steps > 1)} of this run"
         yield (
-            f"{key} = {decay:g} is too slow for the {of_the_run}: {share:.0%} of the average will "
+            f"training.ema.{key} = {decay:g} is too slow for the {of_the_run}: {share:.0%} of the average will "
             f"still be the untrained weights; {instead} training.ema.warmup=true"
         )
-    rising = [key for key, decay in ema.decays.items() if ema.decay_at(steps, decay) < decay]
+    rising = [f"training.ema.{key}" for key, decay in ema.decays.items() if ema.decay_at(steps, decay) < decay]
     if len(rising) > 1:
         yield (
             f"{', '.join(rising)} give the same average: with training.ema.warmup the decay rises only to "

@@ -44,7 +44,7 @@ class DiffusionModule(LightningModule):
         loss: DenoisingLoss,
         make_optimizer: MakeOptimizer,
         make_schedule: MakeSchedule,
-        ema: EMA | None = None,
+        ema: EMA[Denoiser] | None = None,
         log_interval: int = 1,
         about: dict[str, Any] | None = None,
     ) -> None:

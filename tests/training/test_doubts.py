@@ -36,7 +36,7 @@ def about_batches(folder: Path, **loading: Any) -> list[str]:
 
 
 def about_ema(decay: float, steps: int, warmup: bool = False, further: tuple[float, ...] = ()) -> list[str]:
-    return list(doubts_about_ema(EMA(tiny_denoiser(), decay, warmup, further), steps))
+    return list(doubts_about_ema(EMA(tiny_denoiser(), decay, warmup=warmup, further_decays=further), steps))
 
 
 @pytest.mark.parametrize(("batch_size", "left_out"), [(8, 2), (5, 3), (10, 8), (7, 4)])
@@ -113,7 +113,7 @@ def test_initial_share_is_what_the_average_has_left_of_its_start(warmup: bool) -
     denoiser = tiny_denoiser()
     for tensor in denoiser.parameters():
         torch.nn.init.ones_(tensor)
-    ema = EMA(denoiser, 0.7, warmup)
+    ema = EMA(denoiser, 0.7, warmup=warmup)
     for tensor in denoiser.parameters():
         torch.nn.init.zeros_(tensor)
     for update in range(9):
