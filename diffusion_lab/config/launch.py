@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
@@ -27,8 +28,14 @@ from diffusion_lab.config.extras import how_to_install, names_in
 from diffusion_lab.config.faults import ConfigError, closest
 from diffusion_lab.config.launchers import check_launcher
 from diffusion_lab.config.origins import Origins, composed_origins, override_keys
-from diffusion_lab.config.overrides import explain_unreadable, refuse_endless_sweep, refuse_excess
+from diffusion_lab.config.overrides import (
+    explain_unreadable,
+    refuse_empty_sweep,
+    refuse_endless_sweep,
+    refuse_excess,
+)
 from diffusion_lab.config.reading import known_keys, suggest_key
+from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused, refuse_unread
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
 from diffusion_lab.config.run_dir import refuse_run_dir_of_sweep
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
@@ -60,18 +67,22 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise what cannot be composed instead of exiting
     Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
-    sys.argv[1:] = map(with_home_expanded, _multirun_first(sys.argv[1:]))
+    given = get_args_parser().parse_intermixed_args()
+    sys.argv[1:] = map(with_home_expanded, _options_first(sys.argv[1:], given.overrides))
     given = get_args_parser().parse_args()
     run_and_report(lambda: refuse_excess(given.overrides))
     if given.shell_completion and given.overrides[:1] != ["query=bash"]:
         programs = [conf.parent / name for name in ("train.py", "sample.py")]
         print(run_and_report(lambda: completion_script(given.overrides, programs)))
         return
+    if config_name == "sample" and given.config_name is None:
+        run_and_report(lambda: refuse_unread(given.overrides, _groups_of_training(conf)))
     find_classes_in(given.config_dir)
     if not _only_shows(given):
         run_and_report(lambda: check_launcher(given.overrides))
     if given.multirun:
         run_and_report(lambda: refuse_endless_sweep(given.overrides))
+        run_and_report(lambda: refuse_empty_sweep(given.overrides, [conf, *_folder_of_user(given)]))
         run_and_report(lambda: refuse_run_dir_of_sweep(given.overrides))
     try:
         with summed_up():
@@ -86,9 +97,21 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
         raise SystemExit(EXIT_CODE) from error
 
 
-def _multirun_first(arguments: Sequence[str]) -> list[str]:
-    """Move ``-m`` before the settings: Hydra's parser ends at settings on both sides of it."""
-    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+def _options_first(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Move options before the settings: Hydra's parser ends at settings on both sides of an option.
+
+    >>> _options_first(["seed=1", "--cfg", "job", "device=cpu"], ["seed=1", "device=cpu"])
+    ['--cfg', 'job', 'seed=1', 'device=cpu']
+    """
+    options = list(arguments)
+    for override in overrides:
+        options.remove(override)
+    return [*options, *overrides]
+
+
+def _folder_of_user(given: Namespace) -> list[Path]:
+    """The folder of ``--config-dir``, where there is one."""
+    return [] if given.config_dir is None else [Path(given.config_dir)]
 
 
 def with_home_expanded(argument: str) -> str:
@@ -130,7 +153,13 @@ def _explained(error: Exception, check: Check, conf: Path, config_name: str, ove
         return str(faults.suggesting_groups(_groups(conf)))
     except Exception:
         pass  # nothing can be composed at all: Hydra's own words say why
-    return _in_hydras_words(error, conf, config_name)
+    return explain_refused(error, overrides) or _in_hydras_words(error, conf, config_name)
+
+
+def _groups_of_training(conf: Path) -> set[str]:
+    """The groups of settings that ``sample.py`` does not choose from."""
+    defaults = yaml.safe_load((conf / "sample.yaml").read_text(encoding="utf-8"))["defaults"]
+    return set(_groups(conf)) - {group for default in defaults if isinstance(default, dict) for group in default}
 
 
 def _groups(conf: Path) -> list[str]:
@@ -148,7 +177,7 @@ def _in_hydras_words(error: Exception, conf: Path, config_name: str) -> str:
         return f"Hydra refuses a setting of its own ({type(error).__name__}): look at those that begin with hydra."
     text = re.sub(r"\nConfig search path:.*", "", str(error).strip(), flags=re.DOTALL).rstrip()
     meant = None
-    refused = re.match(r"Could not override '([\w.]+)'", text)
+    refused = re.match(r"Could not override '([\w.]+)'(?:\.\nTo append to your config use (.*))?", text)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         advice = how_to_install(error.missing_cfg_file)
         if advice is not None:
@@ -160,6 +189,10 @@ def _in_hydras_words(error: Exception, conf: Path, config_name: str) -> str:
         if refused[1] not in known_keys(root):
             text = f"{refused[1]}: unknown key"  # Hydra's advice, a + before it, would only let it in to be refused
             meant = closest(refused[1], [*short_names, *_groups(conf)], 0.75) or suggest_key(refused[1], root)
+            if refused[1].startswith("hydra."):
+                return f"{text}. {HYDRAS_OWN}"
+        elif refused[2]:
+            text = f"{refused[1]} has no value in the chosen files: to give it one, type {refused[2]}"
     return f"{text}\nDid you mean {meant!r}?" if meant else text
 
 

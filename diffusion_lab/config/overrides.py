@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
 from hydra.errors import HydraException
 
 from diffusion_lab.command_line import setting
+from diffusion_lab.config.faults import CommandError
 
 KEY = re.compile(r"[+~]{0,2}[\w./@$-]+", re.ASCII)
 
@@ -88,6 +89,40 @@ def refuse_endless_sweep(arguments: Sequence[str]) -> None:
             raise ValueError(
                 f"{key} makes this a sweep of {jobs:,} jobs, at most {MOST_JOBS:,} are run: give fewer values"
             )
+
+
+def refuse_empty_sweep(arguments: Sequence[str], folders: Sequence[Path]) -> None:
+    """Refuse values that are none: Hydra would run no job and say nothing.
+
+    Args:
+        arguments: Those of the command line. With a sweeper that searches, a range is no list of jobs.
+        folders: Where files of the groups are: ``conf``, and the folder of ``--config-dir``.
+
+    Raises:
+        CommandError: A range without values, or a ``glob`` that no file of a group matches.
+    """
+    if any(argument.startswith("hydra/sweeper=") for argument in arguments):
+        return
+    parser = OverridesParser.create()
+    for argument in arguments:
+        try:
+            override = parser.parse_override(argument)
+        except HydraException:  # it is explained where it is composed
+            continue
+        value = override.value()
+        if isinstance(value, RangeSweep) and _number_of_values(value) == 0:
+            raise CommandError(f"{argument} has no value, so the sweep would have no job: start must lie before stop")
+        group = override.key_or_group
+        if isinstance(value, Glob) and not group.startswith("hydra/"):
+            files = sorted({file.stem for folder in folders for file in folder.glob(f"{group}/*.yaml")})
+            if not files:
+                raise CommandError(
+                    f"{argument}: glob chooses among the files of a group, and {group} is none: list values"
+                )
+            if not value.filter(files):
+                raise CommandError(
+                    f"{argument} matches no file, so the sweep would have no job; there are {', '.join(files)}"
+                )
 
 
 def _number_of_values(value: object) -> int:

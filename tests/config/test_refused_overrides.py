@@ -1,0 +1,92 @@
+"""What Hydra refuses while it composes is explained by key, with what to type instead."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from diffusion_lab.config.compose import compose_generate_config
+from diffusion_lab.config.faults import CommandError
+from diffusion_lab.config.launch import launch
+from diffusion_lab.config.overrides import refuse_empty_sweep
+from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused
+from diffusion_lab.config.report import EXIT_CODE
+from tests.config.conftest import CONF
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("+data=emoji", "data is chosen already: to choose another file, type data=emoji, once and without +"),
+        ("+sampler=heun", "sampler is chosen already: to choose another file, type sampler=heun, once and without +"),
+        ("++data=emoji", "++data=emoji: a file of a group is chosen without +: type data=emoji"),
+        ("data@foo=emoji", "data@foo: no file of data is chosen for foo: to choose the file of data, type data=emoji"),
+        ("~data=emoji", "~data=emoji deletes nothing, since that is not chosen: leave it out"),
+        ("+data.paths=3", "+data.paths=3: data.paths has a value already: type data.paths=3, without +"),
+        ("~foo.bar", "~foo.bar deletes nothing, since there is no such key: leave it out"),
+        ("~compute.seed=7", "~compute.seed=… deletes nothing, since the value is 0: type ~compute.seed"),
+    ],
+)
+def test_a_refused_override_is_answered_with_what_to_type(argument: str, told: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
+        compose("train", [argument])
+    assert explain_refused(caught.value, [argument]) == told
+
+
+@pytest.mark.parametrize(
+    ("argument", "why"),
+    [
+        ("hydra.job.num=abc", "Value 'abc' of type 'str' could not be converted to Integer"),
+        ("hydra.mode=foo", "Invalid value 'foo', expected one of [RUN, MULTIRUN]"),
+        ("+hydra.sweep.dir.x=1", "Cannot convert 'dict' to string: '{}'"),
+    ],
+)
+def test_a_value_that_hydra_cannot_merge_is_answered_with_the_reason(argument: str, why: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
+        compose("train", [argument], return_hydra_config=True)
+    assert explain_refused(caught.value, [argument]) == f"{argument}: {why}. {HYDRAS_OWN}"
+
+
+def test_a_reason_that_is_not_known_is_left_to_hydra() -> None:
+    assert explain_refused(ValueError("anything else"), ["a=b"]) is None
+
+
+@pytest.mark.parametrize("option", [[], ["-m"]])
+def test_what_only_training_reads_is_refused_by_sample(
+    option: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unread = ["+data=emoji", "optimizer=adam", "++training.epochs=3", "experiment=digits"]
+    read = ["model=unet_tiny", "sampler=heun", "compute.device=cpu"]
+    monkeypatch.setattr(sys, "argv", ["sample.py", *option, "ckpt=x", *unread, *read])
+    with pytest.raises(SystemExit, match=str(EXIT_CODE)):
+        launch(lambda: None, compose_generate_config, CONF, "sample")
+    first, *named = capsys.readouterr().err.splitlines()
+    assert first.startswith("Error: 4 arguments are read by train.py alone;")
+    assert first.endswith("Leave out:")
+    assert [line.strip() for line in named] == unread
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("compute.seed=glob(*)", r"compute\.seed is none: list values"),
+        ("optimizer=glob(zz*)", r"matches no file.*there are adam, adamw"),
+        ("optimizer=glob(*,exclude=ad*)", r"matches no file"),
+        ("compute.seed=range(3,3)", r"has no value, so the sweep would have no job"),
+        ("compute.seed=range(3,0)", r"has no value"),
+    ],
+)
+def test_a_sweep_without_jobs_is_refused(argument: str, told: str) -> None:
+    with pytest.raises(CommandError, match=told):
+        refuse_empty_sweep(["training.epochs=2", argument], [CONF])
+
+
+def test_sweeps_with_jobs_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "optimizer").mkdir()
+    (tmp_path / "optimizer" / "zzz.yaml").touch()
+    arguments = ["optimizer=glob(zz*)", "sampler=glob(d*)", "compute.seed=range(3,0,-1)", "training.epochs=1,2", "a=[1"]
+    refuse_empty_sweep(arguments, [CONF, tmp_path])
+    refuse_empty_sweep(["compute.seed=range(3,3)", "hydra/sweeper=optuna"], [CONF])
