@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -55,6 +55,7 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     path = _checkpoint(config, show_progress)
     sampling = config.generation.sampling
     checkpoint = read_checkpoint(path)
+    _refuse_needless_trust(config.generation.trusted, checkpoint)
     denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay, config.generation.trusted)
     wanted = sampling.precision or ("auto" if checkpoint.trained_in_less_than_32_bits else 32)
     denoiser.compute_dtype = resolve_precision(wanted, device, "generation.sampling.precision")
@@ -72,6 +73,17 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
         opened(folder, order, sampling.num_samples, config.output.overwrite) as room,
     ):
         return Completion(config, room, sampler, show_progress).complete()
+
+
+def _refuse_needless_trust(trusted: Collection[str], checkpoint: Checkpoint) -> None:
+    """Refuse to trust a class that the checkpoint does not name: that is a mistyped path, or another checkpoint's."""
+    needless = [path for path in trusted if path not in checkpoint.named_classes]
+    if needless:
+        there = ", ".join(checkpoint.named_classes) or "it names none"
+        raise ValueError(
+            f"generation.trust must hold only classes that {checkpoint.path} names ({there}), "
+            f"got {', '.join(needless)}: leave it out"
+        )
 
 
 def _checkpoint(config: GenerateConfig, say: bool) -> Path:

@@ -123,6 +123,17 @@ def test_files_hold_the_images_that_the_sampler_draws(config, tmp_path):
     assert arrays["arr_1"].tolist() == [0, 1, 2, 0, 1]
 
 
+@pytest.mark.parametrize("trust", ["os.system", ["os.system"]])
+def test_trust_in_a_class_that_the_checkpoint_does_not_name_is_refused(trust, config, tmp_path):
+    settings = config()
+    generation = settings.generation.model_copy(update={"trust": trust})
+    with pytest.raises(
+        ValueError, match=r"generation\.trust.*last\.ckpt names \(it names none\), got os\.system: leave"
+    ):
+        generate(settings.model_copy(update={"generation": generation}), show_progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 def test_each_round_of_the_labels_has_the_next_scale(config, tmp_path):
     scales = [1.0, 4.0, 2.5]
     settings = config(sampling={"num_samples": 11, "guidance_scale": scales, "batch_size": 4}, save={"save_npz": True})

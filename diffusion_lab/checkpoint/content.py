@@ -167,6 +167,12 @@ class Checkpoint:
             )
         return next(iter(self.decays), None) if use_ema and ema_decay is None else ema_decay
 
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """Dotted paths of the user's own classes that the checkpoint names; they are imported only if trusted."""
+        types = () if self.model is None else (self.model.architecture.type, self.model.diffusion.type)
+        return tuple(path for path in types if "." in path)
+
     def _refuse_foreign_classes(self, own: ModelSettings, model: ModelSettings | None, trust: Collection[str]) -> None:
         """Importing a class runs code, so the path of one is taken from the user alone, never from a file."""
         for key, part in (("architecture", "network"), ("diffusion", "noise process")):

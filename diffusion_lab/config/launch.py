@@ -37,7 +37,7 @@ from diffusion_lab.config.overrides import (
 from diffusion_lab.config.reading import known_keys, suggest_key
 from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused, refuse_unread
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
-from diffusion_lab.config.run_dir import refuse_run_dir_of_sweep
+from diffusion_lab.config.run_dir import refuse_settings_without_effect
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.section import home_expanded
 from diffusion_lab.config.sweep_summary import summed_up
@@ -79,11 +79,11 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
         run_and_report(lambda: refuse_unread(given.overrides, _groups_of_training(conf)))
     find_classes_in(given.config_dir)
     if not _only_shows(given):
+        run_and_report(lambda: refuse_settings_without_effect(given.overrides, _sweeps(given)))
         run_and_report(lambda: check_launcher(given.overrides))
-    if given.multirun:
+    if _sweeps(given):
         run_and_report(lambda: refuse_endless_sweep(given.overrides))
         run_and_report(lambda: refuse_empty_sweep(given.overrides, [conf, *_folder_of_user(given)]))
-        run_and_report(lambda: refuse_run_dir_of_sweep(given.overrides))
     try:
         with summed_up():
             application()
@@ -129,6 +129,11 @@ def with_home_expanded(argument: str) -> str:
 def _only_shows(given: Namespace) -> bool:
     """Whether the command line asks Hydra to print something instead of running the application."""
     return bool(given.help or given.hydra_help or given.cfg or given.info or given.shell_completion)
+
+
+def _sweeps(given: Namespace) -> bool:
+    """Whether the command line asks for a sweep."""
+    return bool(given.multirun) or "hydra.mode=MULTIRUN" in given.overrides
 
 
 _mode_of_composed = Hydra.get_mode

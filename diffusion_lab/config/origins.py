@@ -18,9 +18,11 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from diffusion_lab.config.recipes import dropped_from_recipe
+from diffusion_lab.config.wandb_environment import variable_of
 
 COMMAND_LINE = "command line"
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is several times as fast
+FROM_WANDB = re.compile(r"\$\{wandb_or:(\w+),")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -78,10 +80,17 @@ class Origins:
             for known in [known for known in self._places if known == key or known.startswith(f"{key}.")]:
                 del self._places[known]
                 self._references.pop(known, None)
-            self._places[key] = f"{shown}:{node.start_mark.line + 1}"
+            self._places[key] = _variable(node) or f"{shown}:{node.start_mark.line + 1}"
             reference = REFERENCE.fullmatch(node.value) if isinstance(node, yaml.ScalarNode) else None
             if reference:
                 self._references[key] = reference[1]
+
+
+def _variable(node: yaml.Node) -> str | None:
+    """The environment variable that a value comes from."""
+    found = FROM_WANDB.match(node.value) if isinstance(node, yaml.ScalarNode) else None
+    name = variable_of(found[1]) if found else None
+    return name and f"environment variable {name}"
 
 
 def _nearest(key: str, known: Container[str]) -> str:

@@ -26,6 +26,11 @@ REASONS = (
         "{key}@{place}: no file of {key} is chosen for {place}: to choose the file of {key}, type {key}={value}",
     ),
     (
+        r"Ambiguous value for argument '(?P<key>[^'=]+)=(?P<value>[^']*)'",
+        "{key}={value} gives several values: to run one job with each, add -m; to give a list, type {key}=[{value}] "
+        "in quotes for the shell",
+    ),
+    (
         r"Could not delete '(?P<choice>[^']+)'\. No match in the defaults list",
         "~{choice} deletes nothing, since that is not chosen: leave it out",
     ),

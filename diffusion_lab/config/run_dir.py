@@ -12,6 +12,9 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from diffusion_lab.config.faults import CommandError, Fault
 from diffusion_lab.config.origins import COMMAND_LINE, override_keys
 
+OF_SWEEPS = ("hydra.sweep.", "hydra/launcher=", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
+"""Beginnings of arguments that a single run does not read."""
+
 NOWHERE = "."
 """Where ``conf/launch.yaml`` lets Hydra make a folder: one that is there already."""
 
@@ -33,10 +36,22 @@ class RunDirCallback(Callback):
                 config.hydra.run.dir = NOWHERE
 
 
-def refuse_run_dir_of_sweep(overrides: Iterable[str]) -> None:
-    """Raise CommandError where the command line of a sweep names the folder of a single run."""
-    if any(override.startswith("hydra.run.dir=") for override in overrides):
-        raise CommandError("hydra.run.dir is of a single run: name the folder of a sweep with hydra.sweep.dir")
+def refuse_settings_without_effect(overrides: Iterable[str], sweeps: bool) -> None:
+    """Refuse settings of Hydra that only the other kind of command reads.
+
+    Args:
+        overrides: The arguments ``key=value`` of the command line.
+        sweeps: Whether the command runs a sweep.
+
+    Raises:
+        CommandError: A sweep is given the folder of a single run, or a single run what belongs to a sweep.
+    """
+    for override in overrides:
+        key = override.lstrip("+")
+        if sweeps and key.startswith("hydra.run.dir="):
+            raise CommandError("hydra.run.dir is of a single run: name the folder of a sweep with hydra.sweep.dir")
+        if not sweeps and key.startswith(OF_SWEEPS):
+            raise CommandError(f"{override} has an effect in a sweep alone: add -m for a sweep, or leave it out")
 
 
 def hydras_folder_faults() -> Iterator[Fault]:

@@ -15,6 +15,7 @@ VARIABLES = {
 }
 """Keys of the section ``logger`` and the variables they are taken from."""
 
+DISABLED = "WANDB_DISABLED"
 _FORMER_MODES = {"dryrun": "offline", "run": "online"}
 _TRUE = ("1", "true", "yes", "on")
 
@@ -25,7 +26,21 @@ def from_environment(key: str, environ: Mapping[str, str] = os.environ) -> str |
     >>> from_environment("mode", {"WANDB_DISABLED": "true"}), from_environment("project", {"WANDB_PROJECT": ""})
     ('disabled', None)
     """
-    if key == "mode" and environ.get("WANDB_DISABLED", "").strip().lower() in _TRUE:
+    name = variable_of(key, environ)
+    if name is None:
+        return None
+    value = environ[name].strip()
+    if name == DISABLED:
         return "disabled"
-    value = environ.get(VARIABLES[key], "").strip()
-    return (_FORMER_MODES.get(value, value) if key == "mode" else value) or None
+    return _FORMER_MODES.get(value, value) if key == "mode" else value
+
+
+def variable_of(key: str, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the environment variable that gives a key of the section ``logger``, None where none does.
+
+    >>> variable_of("mode", {"WANDB_DISABLED": "true", "WANDB_MODE": "online"})
+    'WANDB_DISABLED'
+    """
+    if key == "mode" and environ.get(DISABLED, "").strip().lower() in _TRUE:
+        return DISABLED
+    return VARIABLES[key] if environ.get(VARIABLES[key], "").strip() else None

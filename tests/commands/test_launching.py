@@ -34,6 +34,7 @@ class TestRunDir:
             (("hydra.run.dir=a", "hydra.job.chdir=true"), "hydra.job.chdir = true: must be false"),
             (("hydra.run.dir=a", "training.epochs=0"), "training.epochs = 0: must be at least 1 [command line]"),
             (("-m", "hydra.run.dir=a", "compute.seed=0,1"), "name the folder of a sweep with hydra.sweep.dir"),
+            (("hydra.sweep.dir=a",), "hydra.sweep.dir=a has an effect in a sweep alone: add -m for a sweep"),
         ],
     )
     def test_what_cannot_be_followed_is_refused_without_a_trace(

@@ -14,6 +14,7 @@ from diffusion_lab.config.launch import launch
 from diffusion_lab.config.overrides import refuse_empty_sweep
 from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused
 from diffusion_lab.config.report import EXIT_CODE
+from diffusion_lab.config.run_dir import refuse_settings_without_effect
 from tests.config.conftest import CONF
 
 
@@ -27,6 +28,11 @@ from tests.config.conftest import CONF
         ("~data=emoji", "~data=emoji deletes nothing, since that is not chosen: leave it out"),
         ("+data.paths=3", "+data.paths=3: data.paths has a value already: type data.paths=3, without +"),
         ("~foo.bar", "~foo.bar deletes nothing, since there is no such key: leave it out"),
+        (
+            "compute.seed=1,2",
+            "compute.seed=1,2 gives several values: to run one job with each, add -m; to give a list, type "
+            "compute.seed=[1,2] in quotes for the shell",
+        ),
         ("~compute.seed=7", "~compute.seed=… deletes nothing, since the value is 0: type ~compute.seed"),
     ],
 )
@@ -67,6 +73,31 @@ def test_what_only_training_reads_is_refused_by_sample(
     assert first.startswith("Error: 4 arguments are read by train.py alone;")
     assert first.endswith("Leave out:")
     assert [line.strip() for line in named] == unread
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "hydra.sweep.dir=here",
+        "++hydra.sweep.subdir=x",
+        "hydra/launcher=joblib",
+        "+hydra.launcher.n_jobs=2",
+        "hydra/sweeper=optuna",
+        "hydra/sweeper/sampler=tpe",
+        "hydra.sweeper.max_batch_size=2",
+    ],
+)
+def test_settings_of_sweeps_are_refused_in_a_single_run(argument: str) -> None:
+    with pytest.raises(CommandError, match=r"has an effect in a sweep alone: add -m"):
+        refuse_settings_without_effect(["seed=1", argument], sweeps=False)
+    refuse_settings_without_effect(["seed=1", argument], sweeps=True)
+
+
+@pytest.mark.parametrize("argument", ["hydra.run.dir=here", "++hydra.run.dir=here"])
+def test_the_folder_of_a_single_run_is_refused_in_a_sweep(argument: str) -> None:
+    with pytest.raises(CommandError, match=r"name the folder of a sweep with hydra\.sweep\.dir"):
+        refuse_settings_without_effect(["seed=1", argument], sweeps=True)
+    refuse_settings_without_effect(["seed=1", argument], sweeps=False)
 
 
 @pytest.mark.parametrize(
