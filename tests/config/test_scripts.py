@@ -107,7 +107,7 @@ def test_a_mistyped_key_in_a_sweep(tmp_path: Path) -> None:
 def test_a_known_key_that_the_files_leave_out_needs_a_plus(tmp_path: Path) -> None:
     result = run(tmp_path, "train.py", "training.optimizer.eps=1e-8")
     assert result.returncode == 2
-    assert "use +training.optimizer.eps=1e-8" in result.stderr
+    assert "type +training.optimizer.eps=1e-8" in result.stderr
     assert "Did you mean" not in result.stderr
 
 
