@@ -20,6 +20,7 @@ from diffusion_lab.config.doubts import (
 )
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
+from diffusion_lab.config.validate import refuse_to_start
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import computing_with, resolve_device
 from diffusion_lab.generation.completion import Completion, Generation
@@ -51,6 +52,7 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
         NonFiniteSamplesError: A ValueError; images became NaN or infinite. The others that were made stay.
         MemoryError: Memory is too small for one image at a time.
     """
+    refuse_to_start(config)
     device = resolve_device(config.compute.device)
     path = _checkpoint(config, show_progress)
     sampling = config.generation.sampling
@@ -142,7 +144,8 @@ def _doubts(sampling: SamplingSettings, denoiser: Denoiser, labels: int) -> Iter
     section = "generation.sampling"
     yield from doubts_about_images(denoiser.schedule)
     if denoiser.num_classes is None:
-        yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale)
+        if "guidance_scale" in sampling.model_fields_set:  # else nobody asked for it
+            yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale)
     else:
         if denoiser.label_dropout is not None:
             key = f"{section}.guidance_scale"

@@ -81,9 +81,14 @@ checkpoint.
 ## Keys
 
 Keys marked † are extensions of the V2 format: they may be left out, and their default is then taken. All others must be
-there in a complete file (with `mode: generate`, the sections `model`, `data` and `training` may be missing); the
-defaults shown for them are those of `get_default_config()` and of `experiment=v2_default`, while each file of `conf/`
-sets what suits it. Any value may be a reference to another, such as `${{training.epochs}}`.
+there in a complete file that trains, but for `experiment` (then `diffusion`) and `mode` (then `train`). The defaults
+shown for them are those of `get_default_config()` and of `experiment=v2_default`, while each file of `conf/` sets what
+suits it.
+
+With `mode: generate` a file needs `mode`, `generation.checkpoint` and `output.base_dir`, and a plain state dict needs
+`model`. Whatever else it leaves out has the default shown here, but for `compute.device`, which is `auto` then.
+
+Any value may be a reference to another, such as `${{training.epochs}}`.
 """
 
 

@@ -65,7 +65,7 @@ def _compose(
         tree.pop(name, None)
     places = origins()
     try:
-        return parse_as(root, tree, faults, default_steps=_steps_are_default(root, tree, places))
+        return parse_as(root, tree, faults, default_steps=_steps_are_default(root, tree, places), starts=True)
     except ConfigError as error:
         raise error.suggesting(short_names).located(places.place_of) from None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from diffusion_lab.config.faults import Fault
-from diffusion_lab.config.folders import subfolders_stay_inside
+from diffusion_lab.config.folders import no_mistyped_subfolder, subfolders_stay_inside
 from diffusion_lab.config.model_rules import (
     betas_rise,
     class_needs_num_classes,
@@ -21,7 +21,12 @@ from diffusion_lab.config.model_rules import (
     sigmas_rise,
 )
 from diffusion_lab.config.option_rules import no_unread_keys, takes_options
-from diffusion_lab.config.path_rules import generates_from_something, images_are_there, resumes_from_something
+from diffusion_lab.config.path_rules import (
+    generates_from_something,
+    image_paths_fit_the_type,
+    images_are_there,
+    resumes_from_something,
+)
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.signatures import arguments_are_taken
@@ -50,8 +55,8 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     process_keys_belong,
     class_needs_num_classes,
     num_classes_is_read,
-    images_are_there,
-    subfolders_stay_inside,
+    image_paths_fit_the_type,
+    no_mistyped_subfolder,
     scheduler_keys_belong,
     metric_is_logged,
     best_needs_validation,
@@ -70,6 +75,9 @@ IMPORTING_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     *map(takes_options, CHOICES),
 )
 
+CHECKS_AT_START: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (images_are_there, subfolders_stay_inside)
+"""What depends on the folders of the machine that runs."""
+
 
 def cross_check(tree: SettingsReader, *, import_classes: bool) -> list[Fault]:
     """What keys, each sound by itself, get wrong together.
@@ -79,8 +87,17 @@ def cross_check(tree: SettingsReader, *, import_classes: bool) -> list[Fault]:
         import_classes: Whether to import classes named by their dotted path, to look at their arguments. Never for
             what a checkpoint says: importing runs code.
     """
+    return _faults_of((*CROSS_CHECKS, *(IMPORTING_CHECKS if import_classes else ())), tree)
+
+
+def check_start(tree: SettingsReader) -> list[Fault]:
+    """What stands in the way of a run on this machine: folders of images that are not there, links that lead away."""
+    return _faults_of(CHECKS_AT_START, tree)
+
+
+def _faults_of(checks: Iterable[Callable[[SettingsReader], Iterable[Fault]]], tree: SettingsReader) -> list[Fault]:
     faults: list[Fault] = []
-    for check in (*CROSS_CHECKS, *(IMPORTING_CHECKS if import_classes else ())):
+    for check in checks:
         try:
             faults += check(tree)
         except Unreadable:

@@ -9,7 +9,7 @@ from typing import Any
 from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import SubfolderSettings
-from diffusion_lab.config.section import home_expanded
+from diffusion_lab.config.section import home_expanded, name_inside
 from diffusion_lab.config.validate import root_of
 
 
@@ -105,20 +105,34 @@ def _default_training() -> dict[str, Any]:
     }
 
 
-def resolve_output_path(config: Mapping[str, Any], name: str) -> Path:
-    """The folder ``base_dir/subdir`` for one of logs, checkpoints, samples and generated; it need not exist.
+def resolve_output_path(config: Mapping[str, Any], subdir_key: str) -> Path:
+    """Return the folder ``base_dir/subdir``; it need not exist.
 
-    Raises ValueError for another name, or where the tree does not say.
+    Args:
+        config: The tree.
+        subdir_key: A key of ``output.subdirs``: logs, checkpoints, samples, generated, or another that the tree has.
+
+    Raises:
+        ConfigError: A ValueError: the tree has no such key, or its value is no folder name inside ``base_dir``.
 
     >>> resolve_output_path(get_default_config(), "checkpoints").as_posix()
     'outputs/checkpoints'
+    >>> config = get_default_config()
+    >>> config["output"]["subdirs"]["figures"] = "paper/figures"
+    >>> resolve_output_path(config, subdir_key="figures").as_posix()
+    'outputs/paper/figures'
     """
-    names = SubfolderSettings.model_fields
-    if name not in names:
+    base_dir, key = _read(config, "output.base_dir"), f"output.subdirs.{subdir_key}"
+    subdirs = _read(config, "output.subdirs")
+    names = list(dict.fromkeys([*SubfolderSettings.model_fields, *(subdirs if isinstance(subdirs, Mapping) else ())]))
+    if subdir_key not in names:
         rule = f"unknown output folder; there are {', '.join(names)}"
-        key = f"output.subdirs.{name}"
-        raise ConfigError([Fault(key, rule, suggestion=sibling(key, closest(name, names)))])
-    return Path(home_expanded(_read(config, "output.base_dir")), _read(config, f"output.subdirs.{name}"))
+        raise ConfigError([Fault(key, rule, suggestion=sibling(key, closest(subdir_key, names)))])
+    folder = _read(config, key)
+    try:
+        return Path(home_expanded(base_dir), name_inside(folder if isinstance(folder, str) else ""))
+    except ValueError as error:
+        raise ConfigError([Fault(key, str(error), folder)]) from None
 
 
 def derive_image_size_from_model(config: Mapping[str, Any]) -> int:

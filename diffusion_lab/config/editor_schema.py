@@ -125,6 +125,8 @@ def _sections(complete: bool) -> dict[str, JsonSchema]:
     sections = section_schemas()
     for section in sections.values():
         section["properties"] = {key: _or_reference(value) for key, value in section["properties"].items()}
+        if isinstance(section.get("additionalProperties"), dict):
+            section["additionalProperties"] = _or_reference(section["additionalProperties"])
         if not complete:
             section.pop("required", None)
     for cls in (ArchitectureSettings, DiffusionSettings, DataSettings, OptimizerSettings):

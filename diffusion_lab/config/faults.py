@@ -175,10 +175,18 @@ def unknown_key(key: str, value: object, suggest: Callable[[str], str | None]) -
         several = several or len(inner) > 1
         name, inner = next(iter(inner.items()))
         inner_key = f"{inner_key}.{name}"
-    suggestion = suggest(inner_key)
     if several:
-        return Fault(key, RULES["extra_forbidden"], value, suggestion)
-    return Fault(inner_key, RULES["extra_forbidden"], inner, suggestion)
+        return Fault(key, RULES["extra_forbidden"], value, _section_meant(key, value, suggest))
+    return Fault(inner_key, RULES["extra_forbidden"], inner, suggest(inner_key))
+
+
+def _section_meant(key: str, value: object, suggest: Callable[[str], str | None]) -> str | None:
+    """Return the section that has the keys of an unknown one, else what its name alone may mean."""
+    for name in value if isinstance(value, Mapping) else ():
+        meant = suggest(f"{key}.{name}") or ""
+        if meant.endswith(f".{name}") and " or " not in meant:
+            return meant.removesuffix(f".{name}")
+    return suggest(key)
 
 
 def sibling(key: str, name: str | None) -> str | None:

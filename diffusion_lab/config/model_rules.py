@@ -70,8 +70,9 @@ def process_keys_belong(tree: SettingsReader) -> Iterator[Fault]:
 
 def class_needs_num_classes(tree: SettingsReader) -> Iterator[Fault]:
     classes = tree["model.conditioning.num_classes"]
-    if tree["model.conditioning.type"] == "class" and classes is None:
-        rule = "required with model.conditioning.type class: the number of classes, or auto to count them"
+    too_few = classes is None or (isinstance(classes, int) and classes < 1)
+    if tree["model.conditioning.type"] == "class" and too_few:
+        rule = "required with model.conditioning.type class: the number of classes, at least 1, or auto to count them"
         yield Fault("model.conditioning.num_classes", rule, classes)
 
 

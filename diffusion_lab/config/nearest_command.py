@@ -20,7 +20,7 @@ from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.recipes import RECIPES
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.section import Section
-from diffusion_lab.config.validate import parse_config
+from diffusion_lab.config.validate import parse_as, root_of
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -46,7 +46,7 @@ def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
         ConfigError: A ValueError: the tree has faults.
         ValueError: It has settings that no command line gives.
     """
-    wanted = parse_config(config)
+    wanted = parse_as(root_of(config), config, starts=True)
     script = "train" if isinstance(wanted, TrainConfig) else "sample"
     files, settings = ConfFiles(conf, script), _settings(wanted)
     choice = files.nearest_choice(settings)

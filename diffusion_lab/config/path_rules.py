@@ -1,4 +1,4 @@
-"""Rules about what the settings name on disk: images, and checkpoints to resume or to sample from."""
+"""Rules about the paths in the settings: of images, and of checkpoints to resume or to sample from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffusion_lab.config.faults import Fault
 from diffusion_lab.config.reading import SettingsReader
 
 
-def images_are_there(tree: SettingsReader) -> Iterator[Fault]:
+def image_paths_fit_the_type(tree: SettingsReader) -> Iterator[Fault]:
     if tree["mode"] != "train":
         return
     kind = tree["data.type"]
@@ -25,9 +25,16 @@ def images_are_there(tree: SettingsReader) -> Iterator[Fault]:
     if paths["data.paths.train"] is None and "." not in kind:
         wanted = "an existing folder of images" if kind == "image_folder" else "the folder to download to"
         yield Fault("data.paths.train", f"required with data.type {kind}: {wanted}", None)
-    if kind == "image_folder":
-        rule = "must be an existing folder of images, flat or with one subfolder a class"
-        yield from (Fault(key, rule, path) for key, path in paths.items() if path and not _is_there(path, Path.is_dir))
+
+
+def images_are_there(tree: SettingsReader) -> Iterator[Fault]:
+    """Asked when a run starts: settings may be checked on another machine."""
+    if tree["mode"] != "train" or tree["data.type"] != "image_folder":
+        return
+    for key in ("data.paths.train", "data.paths.val"):
+        path = tree[key]
+        if path and not _is_there(path, Path.is_dir):
+            yield Fault(key, "must be an existing folder of images, flat or with one subfolder a class", path)
 
 
 def resumes_from_something(tree: SettingsReader) -> Iterator[Fault]:

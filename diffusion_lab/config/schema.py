@@ -7,10 +7,11 @@ Keys of the V2 format are required; what the project adds has a default. Rules t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from diffusion_lab.config.choice import ChoiceSettings
@@ -29,6 +30,7 @@ from diffusion_lab.config.section import (
     PositiveInt,
     Probability,
     Section,
+    with_defaults,
 )
 from diffusion_lab.config.training_section import Precision, TrainingSettings
 from diffusion_lab.config.wandb_environment import VARIABLES, from_environment
@@ -75,13 +77,26 @@ class ComputeSettings(Section):
     )
 
 
+@with_defaults(device="auto", seed=None)
+class GenerateComputeSettings(ComputeSettings):
+    """``compute`` with `mode: generate`, where every key has a default."""
+
+
 class SubfolderSettings(Section):
-    """``output.subdirs``: folders inside ``output.base_dir``."""
+    """``output.subdirs``: folders inside ``output.base_dir``; further names are for programs of your own."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, FolderName]
 
     logs: FolderName = Field(description="Metrics and the loggers' own files.")
     checkpoints: FolderName = Field(description="Checkpoints.")
     samples: FolderName = Field(description="Pictures sampled while training.")
     generated: FolderName = Field(description="Images made by `sample.py`.")
+
+
+@with_defaults(logs="logs", checkpoints="checkpoints", samples="samples", generated="generated")
+class GenerateSubfolderSettings(SubfolderSettings):
+    """``output.subdirs`` with `mode: generate`, where every key has a default."""
 
 
 class OutputSettings(Section):
@@ -91,10 +106,16 @@ class OutputSettings(Section):
     subdirs: SubfolderSettings
     overwrite: bool = Field(default=False, description="Write into a folder that already holds a run.")
 
-    def folder(self, name: Literal["logs", "checkpoints", "samples", "generated"]) -> Path:
-        """One of the subfolders, inside ``base_dir``; it need not exist."""
+    def folder(self, name: str) -> Path:
+        """One of ``subdirs``, inside ``base_dir``; it need not exist."""
         path: Path = self.base_dir / getattr(self.subdirs, name)
         return path
+
+
+class GenerateOutputSettings(OutputSettings):
+    """``output`` with `mode: generate`."""
+
+    subdirs: GenerateSubfolderSettings = Field(default_factory=partial(GenerateSubfolderSettings.model_validate, {}))
 
 
 class SamplingSettings(Section):
@@ -128,6 +149,11 @@ class SamplingSettings(Section):
         return self.guidance_scale if isinstance(self.guidance_scale, tuple) else (self.guidance_scale,)
 
 
+@with_defaults(num_samples=100, guidance_scale=3.0, use_ema=True)
+class GenerateSamplingSettings(SamplingSettings):
+    """``generation.sampling`` with `mode: generate`, where every key has a default."""
+
+
 class GuidanceSettings(Section):
     """``guidance``: where classifier-free guidance is applied, and what keeps it from overexposure."""
 
@@ -152,6 +178,11 @@ class GenerationOutputSettings(Section):
     save_npz: bool = Field(default=False, description="`samples.npz` in the layout of the ADM evaluation suite.")
 
 
+@with_defaults(save_individual=True, save_grid=True, grid_nrow=10)
+class GeneratedFilesSettings(GenerationOutputSettings):
+    """``generation.output`` with `mode: generate`, where every key has a default."""
+
+
 class GenerationSettings(Section):
     """``generation``: making images from a checkpoint."""
 
@@ -168,6 +199,13 @@ class GenerationSettings(Section):
     def trusted(self) -> tuple[str, ...]:
         """The dotted paths in ``trust``."""
         return (self.trust,) if isinstance(self.trust, str) else self.trust
+
+
+class GenerateGenerationSettings(GenerationSettings):
+    """``generation`` with `mode: generate`, where the checkpoint alone is required."""
+
+    sampling: GenerateSamplingSettings = Field(default_factory=partial(GenerateSamplingSettings.model_validate, {}))
+    output: GeneratedFilesSettings = Field(default_factory=partial(GeneratedFilesSettings.model_validate, {}))
 
 
 class LoggerSettings(Section):
@@ -207,7 +245,8 @@ class RunConfig(Section):
     """What training and generation have in common."""
 
     experiment: ExperimentName = Field(
-        description="Name of the experiment, part of the run folder's name and of what loggers show."
+        default="diffusion",
+        description="Name of the experiment, part of the run folder's name and of what loggers show.",
     )
     name: str | None = Field(
         default=None,
@@ -231,7 +270,7 @@ class TrainConfig(RunConfig):
     """The settings of a training run (``mode: train``)."""
 
     mode: Annotated[Literal["train"], BeforeValidator(_is_a_mode)] = Field(
-        description="What the settings are for: training, or making images from a checkpoint."
+        default="train", description="What the settings are for: training, or making images from a checkpoint."
     )
     model: ModelSettings
     data: DataSettings
@@ -243,8 +282,13 @@ class GenerateConfig(RunConfig):
     """The settings of a generation run (``mode: generate``).
 
     The checkpoint brings its own model; ``model`` is for plain state dicts, which do not. The sections of
-    training may stand here, as in a file used for both; they are checked and not read.
+    training may stand here, as in a file used for both; they are checked and not read. Required are ``mode``,
+    ``generation.checkpoint`` and ``output.base_dir``.
     """
+
+    compute: GenerateComputeSettings = Field(default_factory=partial(GenerateComputeSettings.model_validate, {}))
+    output: GenerateOutputSettings
+    generation: GenerateGenerationSettings
 
     mode: Annotated[Literal["generate"], BeforeValidator(_is_a_mode)] = Field(
         description="What the settings are for: training, or making images from a checkpoint."

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from copy import copy
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -38,6 +40,26 @@ class Section(BaseModel):
         allow_inf_nan=False,
         ser_json_inf_nan="constants",  # an option of a class of the user's own may be infinite, and is no null
     )
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def with_defaults(**defaults: Any) -> Callable[[type[SectionT]], type[SectionT]]:
+    """Decorate a section so that fields which it inherits have a default and may be left out.
+
+    Args:
+        defaults: By the name of the field; those of sections are given as instances.
+    """
+
+    def decorate(cls: type[SectionT]) -> type[SectionT]:
+        for name, value in defaults.items():
+            field = copy(cls.__pydantic_fields__[name])
+            field.default = value
+            cls.__pydantic_fields__[name] = field  # read when the class is first used, since its build is deferred
+        return cls
+
+    return decorate
 
 
 class PluggableSection(Section):
@@ -86,7 +108,8 @@ def _names_an_experiment(name: str) -> str:
     return name
 
 
-def _stays_inside(name: str) -> str:
+def name_inside(name: str) -> str:
+    """Return the name of a folder inside another. Raises ValueError where it would lead elsewhere."""
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or path == Path() or name.startswith("~") or "\0" in name:
         raise ValueError("must be a relative folder name that stays inside output.base_dir")
@@ -160,7 +183,7 @@ PathText = Annotated[Path, BeforeValidator(_is_path_text), Field(strict=False, j
 FolderName = Annotated[
     str,
     StringConstraints(min_length=1),
-    AfterValidator(_stays_inside),
+    AfterValidator(name_inside),
     Field(
         json_schema_extra={
             "format": "folder-name",

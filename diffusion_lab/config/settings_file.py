@@ -47,7 +47,7 @@ def read_settings(file: Path, overrides: Sequence[str] = ()) -> TrainConfig | Ge
     faults: list[Fault] = []
     found = resolved(tree, faults)
     try:
-        return parse_as(root_of(found), found, faults)
+        return parse_as(root_of(found), found, faults, starts=True)
     except ConfigError as error:
         raise error.located(origins.place_of) from None
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from diffusion_lab.config.consistency import cross_check
+from diffusion_lab.config.consistency import check_start, cross_check
 from diffusion_lab.config.doubts import doubts_about
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
 from diffusion_lab.config.reading import SettingsReader, Unreadable, expand_home, leaves, suggest_key
@@ -26,6 +26,9 @@ SectionT = TypeVar("SectionT", bound=Section)
 def validate_config(config: Mapping[str, Any]) -> None:
     """Check a V2 settings tree, with nothing built or written.
 
+    What is right or wrong is so on any machine, but for the checkpoint that a run samples or resumes from, which must
+    be there. Whether the folders of images are, is asked when a run starts.
+
     A class that the tree names by its dotted path is imported, to see whether it takes its arguments. Importing runs
     code: check only trees of your own.
 
@@ -38,7 +41,7 @@ def validate_config(config: Mapping[str, Any]) -> None:
 
     >>> from diffusion_lab.config import get_default_config
     >>> config = get_default_config()
-    >>> config["data"]["paths"]["train"] = "."
+    >>> validate_config(config)
     >>> config["training"]["ema"] = {"enabled": True, "deacy": 0.999}
     >>> try:
     ...     validate_config(config)
@@ -52,15 +55,20 @@ def validate_config(config: Mapping[str, Any]) -> None:
 
 
 def validate_config_consistency(config: Mapping[str, Any]) -> None:
-    """Check only how the keys of a tree fit each other; keys with faults of their own are passed over.
+    """Check how the keys of a tree fit each other, then replace ``training.scheduler.T_max: auto`` by the epochs.
 
-    Class conditioning needs ``num_classes``; one attention flag a stage; an image size that the stages can
-    halve; ``beta_start`` below ``beta_end``; a metric that the run logs; keys that belong to the type of
-    learning-rate schedule (``T_max: auto`` stands for the number of epochs); paths that exist where they are
+    Keys with faults of their own are passed over. Class conditioning needs ``num_classes`` of 1 or more, or ``auto``;
+    one attention flag a stage; an image size that the stages can halve; ``beta_start`` below ``beta_end``; a metric
+    that the run logs; keys that belong to the type of learning-rate schedule; a checkpoint that exists where one is
     read.
 
+    Args:
+        config: The tree, whose ``T_max`` is set in place where it is ``auto`` and ``training.epochs`` is sound; a tree
+            with contradictions is left as it is.
+
     Raises:
-        ConfigError: A ValueError that lists every contradiction on a line of its own.
+        ConfigError: A ValueError that lists every contradiction on a line of its own, or says that the tree cannot be
+            changed, as a read-only one of OmegaConf.
 
     >>> from diffusion_lab.config import get_default_config
     >>> config = get_default_config() | {"mode": "generate", "generation": {"checkpoint": "."}}
@@ -71,11 +79,35 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     ...     print(error)
     1 setting is wrong:
       model.diffusion.beta_start = 0.5: must be less than model.diffusion.beta_end, 0.02
+    >>> config = get_default_config()
+    >>> validate_config_consistency(config)
+    >>> config["training"]["scheduler"]["T_max"] == config["training"]["epochs"]
+    True
     """
     tree, root = _without_excess(_plain(config), []), root_of(config)
     expand_home(tree, root)
-    faulty = [fault.key for fault in _field_faults(tree, root)]
-    _refuse(cross_check(SettingsReader(tree, root, faulty), import_classes=True))
+    faulty = {fault.key for fault in _field_faults(tree, root)} - {"model.conditioning.num_classes"}
+    reader = SettingsReader(tree, root, faulty)
+    _refuse(cross_check(reader, import_classes=True))
+    _resolve_t_max(config, reader)
+
+
+def _resolve_t_max(config: Mapping[str, Any], reader: SettingsReader) -> None:
+    """Write the number of epochs where ``T_max`` is ``auto``."""
+    with contextlib.suppress(Unreadable):
+        if reader["training.scheduler.T_max"] != "auto":
+            return
+        epochs, scheduler = reader["training.epochs"], config["training"]["scheduler"]
+        try:
+            if not isinstance(scheduler, MutableMapping):
+                raise TypeError(type(scheduler).__name__)
+            scheduler["T_max"] = epochs
+        except Exception as error:  # OmegaConf has errors of its own for trees that are read-only
+            rule = (
+                f"is replaced by training.epochs, {epochs}, in place, and this tree cannot be changed: give a copy "
+                "that can be, or check it with validate_config, which changes nothing"
+            )
+            raise ConfigError([Fault("training.scheduler.T_max", rule, "auto")]) from error
 
 
 def parse_config(config: Mapping[str, Any]) -> TrainConfig | GenerateConfig:
@@ -84,7 +116,11 @@ def parse_config(config: Mapping[str, Any]) -> TrainConfig | GenerateConfig:
 
 
 def parse_as(
-    root: type[ConfigT], config: Mapping[str, Any], faults: Sequence[Fault] = (), default_steps: bool = False
+    root: type[ConfigT],
+    config: Mapping[str, Any],
+    faults: Sequence[Fault] = (),
+    default_steps: bool = False,
+    starts: bool = False,
 ) -> ConfigT:
     """The typed settings of a V2 tree that must be of one mode.
 
@@ -94,6 +130,7 @@ def parse_as(
         faults: What is known to be wrong already, to be reported along with the rest.
         default_steps: Whether ``sampler.steps`` is a default of the project: a process with fewer steps then takes as
             many as it has. So it is where the tree has no sampler.
+        starts: Whether the run starts here and now, so that the folders it names are looked at.
     """
     excess: list[Fault] = []
     tree = _without_excess(_plain(config), excess)
@@ -106,11 +143,16 @@ def parse_as(
     known = {fault.key for fault in faults}
     found = [*faults, *(fault for fault in _field_faults(tree, root) if fault.key not in known)]
     reader = SettingsReader(tree, root, [fault.key for fault in found])
-    _refuse([*found, *cross_check(reader, import_classes=True)])
+    _refuse([*found, *cross_check(reader, import_classes=True), *(check_start(reader) if starts else ())])
     for message in doubts_about(reader):
         warnings.warn(message, ConfigWarning, stacklevel=3)
     parsed = root.model_validate(tree)
     return parsed.model_copy(update={"sampler": parsed.sampler.with_default_steps()}) if default_steps else parsed
+
+
+def refuse_to_start(config: RunConfig) -> None:
+    """Raise ConfigError, a ValueError, for folders in checked settings that stand in the way of a run here."""
+    _refuse(check_start(SettingsReader(config.model_dump(mode="json"), type(config))))
 
 
 def _follow_process(tree: dict[str, Any], reader: SettingsReader) -> None:

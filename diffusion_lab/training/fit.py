@@ -15,6 +15,7 @@ from rich.console import Console
 from diffusion_lab.checkpoint.files import OWN_CHECKSUMS
 from diffusion_lab.checkpoint.ownership import adopt, left_alone, named
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.validate import refuse_to_start
 from diffusion_lab.data.workers import naming_lost_workers
 from diffusion_lab.determinism import deterministic
 from diffusion_lab.devices import computing_with
@@ -65,6 +66,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         RunStopped: A signal asked for it.
     """
     console = console or Console(stderr=True)
+    refuse_to_start(config)
     folder = RunFolder.of(config.output)
     with lasting_stderr(), stoppable() as stop, deterministic(config.compute.deterministic), as_rank_zero():
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -10,8 +11,9 @@ from diffusion_lab.config import ConfigError, TrainConfig, resolve_output_path, 
 from diffusion_lab.config.compose import new_name, run_folder
 from diffusion_lab.config.reading import path_keys
 from diffusion_lab.config.section import home_expanded
-from diffusion_lab.config.validate import parse_config
+from diffusion_lab.config.validate import parse_as, parse_config
 from diffusion_lab.generation.folder import TIME_STAMP
+from diffusion_lab.training.fit import train
 from tests.config.conftest import Change
 
 INSIDE = "must be a relative folder name that stays inside output.base_dir"
@@ -28,10 +30,13 @@ def test_a_link_that_leaves_the_folder_is_refused(changed: Change, tmp_path: Pat
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run" / "logs").symlink_to("../elsewhere")
     given = {"output.base_dir": str(tmp_path / "run"), "data.paths.train": str(tmp_path / "elsewhere")}
+    validate_config(changed(given))  # the same on any machine
     with pytest.raises(ConfigError, match=r'output\.subdirs\.logs = "logs": must stay inside .*leads to .*elsewhere'):
-        validate_config(changed(given))
+        parse_as(TrainConfig, changed(given), starts=True)
     with pytest.raises(ConfigError, match=r"output\.subdirs\.logs = \"logs/deeper\": must stay inside"):
-        validate_config(changed({**given, "output.subdirs.logs": "logs/deeper"}))
+        parse_as(TrainConfig, changed({**given, "output.subdirs.logs": "logs/deeper"}), starts=True)
+    with pytest.raises(ConfigError, match=r'output\.subdirs\.logs = "logs": must stay inside'):
+        train(cast("TrainConfig", parse_config(changed(given))))
 
 
 def test_a_link_within_the_folder_or_as_the_folder_is_fine(changed: Change, tmp_path: Path) -> None:
@@ -39,7 +44,32 @@ def test_a_link_within_the_folder_or_as_the_folder_is_fine(changed: Change, tmp_
         (tmp_path / name).mkdir()
     (tmp_path / "run").symlink_to("disk")
     (tmp_path / "disk" / "logs").symlink_to("samples")
-    validate_config(changed({"output.base_dir": str(tmp_path / "run"), "data.paths.train": str(tmp_path / "images")}))
+    tree = changed({"output.base_dir": str(tmp_path / "run"), "data.paths.train": str(tmp_path / "images")})
+    parse_as(TrainConfig, tree, starts=True)
+
+
+def test_further_subfolders_are_allowed_by_the_same_rules(changed: Change, tmp_path: Path) -> None:
+    tree = changed({"output.subdirs.figures": "paper/figures", "output.base_dir": str(tmp_path)})
+    assert parse_config(tree).output.folder("figures") == tmp_path / "paper/figures"
+    assert resolve_output_path(tree, "figures") == tmp_path / "paper/figures"
+    for wrong in ("../x", "/tmp/x", "", 3):
+        tree = changed({"output.subdirs.figures": wrong})
+        with pytest.raises(ConfigError, match=r"output\.subdirs\.figures = "):
+            validate_config(tree)
+        with pytest.raises(ConfigError, match=r"output\.subdirs\.figures = .*must be a relative folder name"):
+            resolve_output_path(tree, "figures")
+    (tmp_path / "figures").symlink_to("/tmp")
+    with pytest.raises(ConfigError, match=r"output\.subdirs\.figures .*must stay inside"):
+        parse_as(
+            TrainConfig, changed({"output.subdirs.figures": "figures", "output.base_dir": str(tmp_path)}), starts=True
+        )
+
+
+def test_a_mistyped_subfolder_is_no_further_one(changed: Change, tmp_path: Path) -> None:
+    tree = changed({"mode": "generate", "generation": {"checkpoint": str(tmp_path)}})
+    tree["output"]["subdirs"] = {"genrated": "made"}
+    with pytest.raises(ConfigError, match=r"subdirs\.genrated = .*\(did you mean 'output.subdirs.generated'\?\)"):
+        validate_config(tree)
 
 
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/../../x", "~/x", "x\0y"])

@@ -153,7 +153,7 @@ def test_what_is_left_out_and_what_is_wrong_is_told(tmp_path: Path, call: Call) 
     assert (tmp_path / "new.yaml").is_file()
     assert "Warning: not all of V1 is in V2:\n  learning_rate = 1.0: no key of V1, left out" in result.stderr
     assert 'compute.device = "gpu": must be' in result.stderr
-    assert 'data.paths.train = "data/train": must be an existing folder' in result.stderr
+    assert "data.paths.train" not in result.stderr  # asked for where it runs
 
 
 def test_to_overrides_composes_to_the_file(old: Path) -> None:

@@ -221,12 +221,6 @@ def interval_that_falls(tree: Tree) -> str:
     return "guidance.interval"
 
 
-def images_that_are_not_there(tree: Tree) -> str:
-    assume(tree["mode"] == "train")
-    tree["data"] |= {"type": "image_folder", "paths": {"train": "no/such/folder", "val": None}}
-    return "data.paths.train"
-
-
 def images_for_data_that_brings_its_own(tree: Tree) -> str:
     assume(tree["mode"] == "train")
     tree["data"] |= {"type": "digits", "paths": {"train": None, "val": FOLDER}}
@@ -262,7 +256,6 @@ RULES: list[tuple[str, Callable[[Tree], str]]] = [
     ("mode", decay_of_no_average),
     ("training", amp_in_full_precision),
     ("mode", interval_that_falls),
-    ("data", images_that_are_not_there),
     ("data", images_for_data_that_brings_its_own),
     ("training", resuming_from_nothing),
     ("mode", generating_from_nothing),

@@ -63,7 +63,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("model.conditioning.type", [None], ["classes", True]),
     ("model.conditioning.num_classes", [None], [0, -1, 2.0, "10"]),
     ("model.conditioning.class_dropout_prob", [0, 0.5, 1], [-0.1, 1.1]),
-    ("data.paths.val", [None], [3, "", "no/such/folder"]),
+    ("data.paths.val", [None, "no/such/folder"], [3, ""]),
     ("data.loading.batch_size", [1, 4096], [0, -1, 1.5]),
     ("data.loading.num_workers", [0, 16], [-1, True]),
     ("data.loading.worker_timeout", [0.5, 3600], [0, -1, None, "1"]),
@@ -261,8 +261,15 @@ def test_each_key_is_tried() -> None:
     assert set(leaves(get_default_config())) <= tried
 
 
-@pytest.mark.parametrize("key", leaves(get_default_config()))
-def test_each_key_of_the_format_is_required(default: dict[str, Any], key: str) -> None:
+def test_name_and_mode_may_be_left_out(default: dict[str, Any]) -> None:
+    for key in ("experiment", "mode"):
+        drop(default, key)
+    config = parse_config(default)
+    assert (config.experiment, config.mode) == ("diffusion", "train")
+
+
+@pytest.mark.parametrize("key", sorted({*leaves(get_default_config())} - {"experiment", "mode"}))
+def test_each_other_key_of_the_format_is_required_for_training(default: dict[str, Any], key: str) -> None:
     drop(default, key)
     if key in ("training.scheduler.T_max", "training.scheduler.eta_min"):
         validate_config(default)  # of the cosine schedule only

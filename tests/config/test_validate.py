@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import pytest
+from omegaconf import OmegaConf
 
 from diffusion_lab.config import (
     GenerateConfig,
@@ -14,8 +16,9 @@ from diffusion_lab.config import (
 )
 from diffusion_lab.config.faults import ConfigError
 from diffusion_lab.config.model_section import ModelSettings
-from diffusion_lab.config.validate import parse_section
+from diffusion_lab.config.validate import parse_as, parse_section
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
+from diffusion_lab.training.fit import train
 from tests.config.conftest import Change
 from tests.config.own_classes import HERE
 
@@ -97,9 +100,7 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
         {"training.performance.use_amp": True, "training.performance.precision": 32},
         "training.performance.precision = 32: must be auto, bf16, fp16 or null with training.performance.use_amp",
     ),
-    ({"data.paths.train": "no/such"}, 'data.paths.train = "no/such": must be an existing folder of images'),
     ({"data.paths.train": None}, "data.paths.train = null: required with data.type image_folder"),
-    ({"data.paths.val": "no/such"}, 'data.paths.val = "no/such": must be an existing folder of images'),
     ({"data.type": "digits"}, "must be null with data.type digits, which brings its own images"),
     ({"data.type": "mnist", "data.paths.train": None}, "data.paths.train = null: required with data.type mnist"),
     (
@@ -165,7 +166,7 @@ def test_many_faults_at_once_each_on_its_line(changed: Change) -> None:
         "compute.device": "gpu",
         "compute.seed": -1,
         "data.loading.batch_size": 0,
-        "data.paths.train": "no/such",
+        "data.paths.train": 3,
         "experiment": None,
         "model.architecture.use_attention": [True],
         "model.diffusion.beta_start": 0.5,
@@ -228,6 +229,63 @@ def test_mode_decides_the_type(default: dict[str, Any], tmp_path: Path) -> None:
     default["generation"]["checkpoint"] = str(tmp_path)
     default["data"]["paths"]["train"] = "no/such"  # not read when generating
     assert isinstance(parse_config(default), GenerateConfig)
+
+
+def test_generating_without_num_classes_or_with_too_few(changed: Change) -> None:
+    for classes in (None, 0, -3):
+        tree = changed({"model.conditioning": {"type": "class", "num_classes": classes, "class_dropout_prob": 0.1}})
+        with pytest.raises(ConfigError, match=r"num_classes = (null|0|-3): required .* at least 1, or auto to count"):
+            validate_config_consistency(tree)
+
+
+class TestTMax:
+    """``training.scheduler.T_max: auto`` in a tree that is checked."""
+
+    @pytest.mark.parametrize("kind", [None, "cosine"])
+    def test_becomes_the_number_of_epochs_in_place(self, changed: Change, kind: str | None) -> None:
+        tree = changed({"training.epochs": 7, "training.scheduler.type": kind})
+        scheduler = tree["training"]["scheduler"]
+        validate_config_consistency(tree)
+        assert scheduler["T_max"] == 7
+        assert tree == changed({"training.epochs": 7, "training.scheduler.type": kind, "training.scheduler.T_max": 7})
+        validate_config(tree)
+
+    def test_stays_where_the_tree_is_refused_or_the_epochs_are_unsound(self, changed: Change) -> None:
+        contradiction = changed({"model.diffusion.beta_start": 0.5})
+        with pytest.raises(ConfigError):
+            validate_config_consistency(contradiction)
+        unsound = changed({"training.epochs": "many"})
+        validate_config_consistency(unsound)
+        assert [tree["training"]["scheduler"]["T_max"] for tree in (contradiction, unsound)] == ["auto", "auto"]
+
+    def test_of_a_tree_of_omegaconf(self, default: dict[str, Any]) -> None:
+        tree = OmegaConf.create(default)
+        OmegaConf.set_struct(tree, True)
+        validate_config_consistency(tree)
+        assert tree.training.scheduler.T_max == 200
+
+    def test_of_a_tree_that_cannot_be_changed_is_an_error(self, default: dict[str, Any]) -> None:
+        read_only = OmegaConf.create(default)
+        OmegaConf.set_readonly(read_only, True)
+        frozen = default | {"training": default["training"] | {"scheduler": None}}
+        frozen["training"]["scheduler"] = MappingProxyType(default["training"]["scheduler"])
+        for tree in (read_only, frozen):
+            with pytest.raises(
+                ConfigError, match=r'T_max = "auto": is replaced by training.epochs, 200, .* give a copy'
+            ):
+                validate_config_consistency(tree)
+            validate_config(tree)
+
+
+def test_folders_of_images_are_asked_for_when_a_run_starts(changed: Change, tmp_path: Path) -> None:
+    for key in ("data.paths.train", "data.paths.val"):
+        tree = changed({key: "no/such", "output.base_dir": str(tmp_path / "run")})
+        validate_config(tree)
+        with pytest.raises(ConfigError, match=rf'{key} = "no/such": must be an existing folder of images'):
+            parse_as(TrainConfig, tree, starts=True)
+        with pytest.raises(ConfigError, match=rf'{key} = "no/such": must be an existing folder of images'):
+            train(cast("TrainConfig", parse_config(tree)))
+    assert not (tmp_path / "run").exists()
 
 
 def test_generating_needs_no_section_of_training(default: dict[str, Any], tmp_path: Path) -> None:
