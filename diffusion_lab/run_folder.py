@@ -30,13 +30,15 @@ from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.environment import environment
 from diffusion_lab.epoch_pictures import epoch_of, is_epoch_picture
 from diffusion_lab.folder_lock import held, in_use_error, refuse_if_used
+from diffusion_lab.messages import explained
 from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.redaction import without_values
 from diffusion_lab.run_files import CONFIG, ENVIRONMENT, LOG, METRICS, STATUS, SUMMARY, WANDB_ID_FILE
-from diffusion_lab.run_log import recorded
+from diffusion_lab.run_log import is_whole, recorded
+from diffusion_lab.run_status import write_status
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.terminal import printable
-from diffusion_lab.whole_files import check_writable, remove_partial_files, written_whole
+from diffusion_lab.whole_files import check_writable, naming_folder, remove_partial_files, written_whole
 
 
 class RunStopped(SystemExit):
@@ -166,7 +168,15 @@ class RunFolder:
             yield
 
     def create(self, config: dict[str, Any], keep: bool) -> None:
-        """Make the folders and write what explains the run; what an earlier run wrote is removed, or kept."""
+        """Make the folders and write what explains the run; what an earlier run wrote is removed, or kept.
+
+        Raises:
+            OSError: Naming ``output.base_dir``: the folder cannot be made or written, or its disk is full.
+        """
+        with naming_folder(self.base, "output.base_dir"):
+            self._create(config, keep)
+
+    def _create(self, config: dict[str, Any], keep: bool) -> None:
         for folder in self.folders:
             folder.mkdir(parents=True, exist_ok=True)
         if not keep:
@@ -195,11 +205,10 @@ class RunFolder:
             self.write_status("running")
 
     def write_status(self, state: str, **more: Any) -> None:
-        """Replace ``status.json`` in one move."""
+        """Replace ``status.json`` in one move; on a full disk its bytes are written over."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
         status = {"state": state, **own_identity(), "at": at, "run": self.run_id, **more}
-        with written_whole(self.base / STATUS, lasting=False) as file:
-            file.write_text(json.dumps(status, indent=2) + "\n")
+        write_status(self.base / STATUS, status)
 
     @contextlib.contextmanager
     def running(self, secrets: Collection[str] = ()) -> Iterator[None]:
@@ -219,9 +228,11 @@ class RunFolder:
                 log.info("the run stopped after step %s: %s", stop.step, stop.why)
                 raise
             except BaseException as error:
-                self._record("failed", why=without_values(f"{type(error).__name__}: {error}", secrets))
+                said = explained(error) if isinstance(error, OSError) else error
+                self._record("failed", why=without_values(f"{type(error).__name__}: {said}", secrets))
                 log.exception("the run failed")
-                error.add_note(f"{TRACEBACK_NOTE} {self.logs / LOG}")
+                if is_whole(log):
+                    error.add_note(f"{TRACEBACK_NOTE} {self.logs / LOG}")
                 raise
             else:
                 self._record("finished")

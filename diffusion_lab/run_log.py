@@ -46,14 +46,20 @@ def recorded(file: Path, secrets: Collection[str] = ()) -> Iterator[logging.Logg
             handler.close()
 
 
+def is_whole(log: logging.Logger) -> bool:
+    """Return whether the file behind a logger of ``recorded`` holds all that it was given."""
+    files = [handler for handler in log.handlers if isinstance(handler, _RunLogHandler)]
+    return bool(files) and not any(handler.lost for handler in files)
+
+
 class _RunLogHandler(logging.FileHandler):
     """Says once that nothing can be written."""
 
-    _told = False
+    lost = False
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if not self._told:
-            self._told = True
+        if not self.lost:
+            self.lost = True
             _say_lost(Path(self.baseFilename), sys.exc_info()[1])
 
 
@@ -67,7 +73,7 @@ def _handler(file: Path) -> logging.Handler:
 
 def _say_lost(file: Path, error: BaseException | None) -> None:
     why = getattr(error, "strerror", None) or error
-    text = f"Warning: {file} cannot be written ({why}): the run goes on, and its warnings are on standard error alone"
+    text = f"Warning: {file} cannot be written ({why}), which ends no run; warnings are shown on standard error alone"
     print(sentence(text), file=sys.stderr)
 
 

@@ -13,6 +13,9 @@ from pathlib import Path
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial", flags=re.DOTALL)
 """Names that ``written_whole`` writes under; no other program uses such names."""
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk that is full, or of a quota that is used up."""
+
 
 @contextlib.contextmanager
 def written_whole(path: Path, lasting: bool = True) -> Iterator[Path]:
@@ -61,7 +64,8 @@ def naming_folder(folder: Path, key: str) -> Iterator[None]:
     except OSError as error:
         why = (error.strerror or str(error)).lower()
         text = f"{key} must be a folder that can be made and written, got {shortened(str(folder))!r}: {why}"
-        raise type(error)(f"{text}; choose another folder") from error
+        what_to_do = "free some space, or choose" if error.errno in NO_ROOM else "choose"
+        raise type(error)(f"{text}; {what_to_do} another folder") from error
 
 
 def shortened(text: str, longest: int = 300) -> str:

@@ -18,12 +18,14 @@ from PIL import Image
 from diffusion_lab import process_identity, whole_files
 from diffusion_lab.checkpoint import Manifest, verify
 from diffusion_lab.checkpoint.files import step_name
+from diffusion_lab.config.faults import traceback_note
 from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.config.yaml_file import read_yaml
 from diffusion_lab.environment import environment, git_commit
 from diffusion_lab.epoch_pictures import save_epoch_picture
 from diffusion_lab.process_identity import own_identity
 from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.run_status import write_status
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
 from diffusion_lab.whole_files import check_writable
 from tests.another_process import holding
@@ -96,7 +98,7 @@ def test_a_run_that_fails_says_why_and_raises_again(folder, error):
 
 def test_a_status_that_cannot_be_written_does_not_hide_how_the_run_ended(folder, monkeypatch):
     def full(path, text):
-        raise OSError(28, "No space left on device", str(path))
+        raise OSError(5, "Input/output error", str(path))
 
     def fail():
         with folder.running():
@@ -104,9 +106,66 @@ def test_a_status_that_cannot_be_written_does_not_hide_how_the_run_ended(folder,
             raise KeyError("what went wrong")
 
     folder.create({}, keep=False)
-    told = r"status\.json cannot be written \(No space left on device\).* failed"
+    told = r"status\.json cannot be written \(Input/output error\).* failed"
     with pytest.warns(UserWarning, match=told), pytest.raises(KeyError, match="what went wrong"):
         fail()
+
+
+@pytest.mark.parametrize("why", ["what went wrong", "ü" * 10_000])
+def test_full_disk_has_the_status_written_over(folder, monkeypatch, why):
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    def fail():
+        with folder.running():
+            monkeypatch.setattr(Path, "write_text", full)
+            raise ValueError(why)
+
+    folder.create({}, keep=False)
+    with pytest.raises(ValueError, match=why):
+        fail()
+    status = status_of(folder)
+    assert status["state"] == "failed"
+    assert status["why"].startswith(f"ValueError: {why[:100]}")
+    assert not list(folder.base.glob(".*.partial"))
+
+
+def test_status_is_not_cut_off_where_its_blocks_are_too_small(tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    file = tmp_path / "status.json"
+    write_status(file, {"state": "running"})
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_status(file, {"state": "failed", **{str(number): "x" * 900 for number in range(100)}})
+    assert json.loads(file.read_bytes()) == {"state": "running"}
+
+
+def test_traceback_is_not_said_to_be_in_a_log_that_cannot_be_written(folder, monkeypatch, capsys):
+    def full(stream, text):
+        raise OSError(28, "No space left on device")
+
+    def fail():
+        with folder.running():
+            monkeypatch.setattr(logging.StreamHandler, "flush", lambda handler: full(handler, ""))
+            raise ValueError("what went wrong")
+
+    folder.create({}, keep=False)
+    with pytest.raises(ValueError, match="what went wrong") as caught:
+        fail()
+    assert traceback_note(caught.value) is None
+    assert "run.log cannot be written (No space left on device), which ends no run" in capsys.readouterr().err
+
+
+def test_folder_that_cannot_be_made_for_lack_of_room_is_named(folder, monkeypatch):
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    told = r"output\.base_dir .*no space left on device; free some space, or choose another folder"
+    with pytest.raises(OSError, match=told):
+        folder.create({}, keep=False)
 
 
 def test_log_lines_and_warnings_go_to_the_log_while_the_run_goes_on(folder):

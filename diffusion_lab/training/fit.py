@@ -26,6 +26,7 @@ from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.terminal import lasting_stderr
 from diffusion_lab.training.build import create_trainer, logged_metric
 from diffusion_lab.training.callbacks import FolderRestoration, Stopping, TrainingProgress, Watch
+from diffusion_lab.training.disk_space import refuse_full_disk
 from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
 from diffusion_lab.training.one_process import as_rank_zero
 from diffusion_lab.training.origin import Origin, find_origin
@@ -96,6 +97,7 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     run = prepare_run(config, folder, found, console)
     del found  # the weights
     folder.check_places(purpose, run.steps, run.epochs)
+    refuse_full_disk(run.config, run.module, folder.checkpoints, run.epochs, replaces=purpose == "replace")
     with folder.claimed(stamp):
         folder.create(run.settings, keep=continued)
         if continued:

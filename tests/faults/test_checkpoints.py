@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -78,12 +79,31 @@ def test_full_disk(start: Start, small_disk: Path) -> None:
     program = start("train.py", *TINY, f"output.base_dir={small_disk / 'run'}", "training.epochs=40")
     assert program.wait() not in (0, None)
     assert program.err.count("Error:") == 1
-    assert "No space left on device; the checkpoint was not saved, earlier ones are whole" in program.err
+    assert "no space left on device; the checkpoint was not saved, earlier ones are whole" in program.err
+    assert "keeps 40 checkpoints of at least" in program.err  # said before training
     assert "Traceback" not in program.err
     kept = steps_in(small_disk / "run" / "checkpoints")
     assert kept
     assert all(verify(file) for file in kept)
     assert not partial_files(small_disk / "run")
+    assert json.loads((small_disk / "run" / "status.json").read_text())["state"] == "failed"
+
+
+def test_disk_without_any_room_left(start: Start, small_disk: Path) -> None:
+    """Row 2: where not even the status fits, it is written over; a start is refused before anything is made."""
+    run = small_disk / "run"
+    program = start("train.py", *TINY, f"output.base_dir={run}", env=Program.paused_at("step_*.ckpt", 1))
+    program.wait_until_paused()
+    room = os.statvfs(small_disk)
+    with (small_disk / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
+    program.go_on()
+    assert program.wait() == 2
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"
+    refused = start("train.py", *TINY, f"output.base_dir={small_disk / 'second'}")
+    assert refused.wait() == 2
+    assert "output.base_dir must have room for checkpoints" in refused.err
+    assert not (small_disk / "second").exists()
 
 
 def test_temp_folder_on_another_file_system(start: Start, small_disk: Path, tmp_path: Path, undisturbed: Path) -> None:

@@ -1,0 +1,83 @@
+"""Whether the disk of a run has room for its checkpoints, found out before training begins."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from pathlib import Path
+
+from diffusion_lab.checkpoint.files import steps_in
+from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.training.module import DiffusionModule
+
+MOMENTS = {"adam": 2, "adamw": 2}
+"""Values that an optimizer saves beside each weight; of others it is not known before their first step."""
+
+
+def refuse_full_disk(config: TrainConfig, module: DiffusionModule, folder: Path, epochs: range, replaces: bool) -> None:
+    """Check that checkpoints fit on the disk, and warn where not all of those that are to stay do.
+
+    The sizes are lower bounds, so that nothing is refused that could work.
+
+    Args:
+        config: The settings.
+        module: What is saved.
+        folder: Where the checkpoints go; it need not exist yet.
+        epochs: The epochs to train, counted from 1.
+        replaces: Whether the checkpoints that are there will be removed first.
+
+    Raises:
+        ValueError: There is no room for a single one.
+    """
+    size, free = _least_bytes(config, module), _free_bytes(folder)
+    if free is None:
+        return
+    free += sum(file.stat().st_size for file in steps_in(folder)) if replaces else 0
+    if size > free:
+        raise ValueError(
+            f"output.base_dir must have room for checkpoints, of which each takes at least {_in_words(size)}, got "
+            f"{str(config.output.base_dir)!r}, where {_in_words(free)} are free: free some space, or choose a folder "
+            "on another disk"
+        )
+    kept = _least_kept(config, epochs)
+    if kept * size > free:
+        warnings.warn(
+            f"training.checkpointing keeps {kept:,} checkpoints of at least {_in_words(size)}, and the disk of "
+            f"{str(config.output.base_dir)!r} has {_in_words(free)} free: the run fails when it is full. "
+            "training.checkpointing.keep_last=3 keeps three and the best",
+            ConfigWarning,
+            stacklevel=2,
+        )
+
+
+def _least_bytes(config: TrainConfig, module: DiffusionModule) -> int:
+    tensors = [*module.parameters(), *module.buffers()]
+    size = sum(tensor.nbytes for tensor in tensors)
+    if config.training.checkpointing.save_optimizer:
+        trained = sum(weight.nbytes for weight in module.denoiser.parameters() if weight.requires_grad)
+        size += MOMENTS.get(config.training.optimizer.type, 0) * trained
+    return size
+
+
+def _least_kept(config: TrainConfig, epochs: range) -> int:
+    """How many of the checkpoints of these epochs stay at least."""
+    options = config.training.checkpointing
+    if options.save_best_only:
+        return 1
+    kept = max((epochs.stop - 1) // options.save_frequency - (epochs.start - 1) // options.save_frequency, 1)
+    return kept if options.keep_last is None else min(kept, options.keep_last)
+
+
+def _free_bytes(folder: Path) -> int | None:
+    """What this user may still write to the disk of a folder; None where its file system does not tell."""
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    try:
+        usage = shutil.disk_usage(nearest)
+    except OSError:
+        return None
+    return usage.free if usage.total else None
+
+
+def _in_words(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"
