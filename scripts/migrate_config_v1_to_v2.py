@@ -1,8 +1,9 @@
+#!/usr/bin/env python3
 """Write a V1 settings file as V2, or print the Hydra command line that gives the settings of a V1 or V2 file.
 
-    python scripts/migrate_config_v1_to_v2.py --input OLD.yaml                     # print
-    python scripts/migrate_config_v1_to_v2.py --input OLD.yaml --output NEW.yaml   # write
-    python scripts/migrate_config_v1_to_v2.py --input FILE.yaml --to-overrides     # python train.py experiment=...
+    python scripts/migrate_config_v1_to_v2.py -i OLD.yaml                   # print
+    python scripts/migrate_config_v1_to_v2.py -i OLD.yaml -o NEW.yaml       # write
+    python scripts/migrate_config_v1_to_v2.py -i FILE.yaml --to-overrides   # python train.py experiment=...
 
 What changed, and why: docs/migration-v1-to-v2.md.
 """
@@ -27,8 +28,8 @@ from diffusion_lab.messages import explained, sentence, show_warnings_plainly  #
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks for; 1 where it cannot be done, with the reason on standard error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, required=True, metavar="OLD.yaml", help="the file to read")
-    parser.add_argument("--output", type=Path, metavar="NEW.yaml", help="the file to write; without it, print")
+    parser.add_argument("-i", "--input", type=Path, required=True, metavar="OLD.yaml", help="the file to read")
+    parser.add_argument("-o", "--output", type=Path, metavar="NEW.yaml", help="the file to write; without it, print")
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
     parser.add_argument("--force", action="store_true", help="replace an existing NEW.yaml; never OLD.yaml")
     parser.add_argument("--to-overrides", action="store_true", help="print the command line instead of a file")

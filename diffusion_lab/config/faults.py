@@ -118,6 +118,10 @@ class ConfigWarning(UserWarning):
     """A setting that is allowed and unlikely to be meant."""
 
 
+class ConfigDeprecationWarning(ConfigWarning, FutureWarning):
+    """A format that will be removed; a FutureWarning, since Python hides a DeprecationWarning from users."""
+
+
 def traceback_note(error: BaseException) -> str | None:
     """Return the note that says in which file the traceback of an error is; None where it is in none."""
     notes: list[str] = getattr(error, "__notes__", [])

@@ -8,18 +8,30 @@ from copy import deepcopy
 from typing import Any
 
 from diffusion_lab.config.defaults import get_default_config
-from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, closest, shown, sibling
+from diffusion_lab.config.faults import (
+    ConfigDeprecationWarning,
+    ConfigError,
+    ConfigWarning,
+    Fault,
+    closest,
+    shown,
+    sibling,
+)
 from diffusion_lab.config.reading import known_keys, leaves
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
 from diffusion_lab.config.v1_folders import places_of
 from diffusion_lab.config.v1_format import FOLDERS, MOVES, PICTURES_UNDER_GENERATION, V1_KEYS, V1_SECTIONS
 
+V1_IS_REMOVED_IN = "1.0"
+"""The version of the project that no longer reads V1."""
+
 V1_DEPRECATION = (
-    "this file is in the V1 format, which still runs but will be dropped. docs/migration-v1-to-v2.md tells what "
-    "changed; python scripts/migrate_config_v1_to_v2.py --input OLD.yaml --output NEW.yaml writes it as V2"
+    f"these settings are in the V1 format, which is deprecated and will be removed in version {V1_IS_REMOVED_IN}: "
+    "docs/migration-v1-to-v2.md tells what changed; python scripts/migrate_config_v1_to_v2.py -i OLD.yaml -o NEW.yaml "
+    "writes them as V2"
 )
-"""What the user of a V1 file is told."""
+"""What the user of V1 settings is told."""
 
 V2_KEYS = frozenset(known_keys(TrainConfig))
 ONLY_V1 = frozenset({*V1_KEYS, *V1_SECTIONS} - V2_KEYS)
@@ -66,6 +78,7 @@ def migrate_config_v1_to_v2(v1: Mapping[str, Any]) -> dict[str, Any]:
             contradicts what V2 derives (``data.image_size`` and ``data.return_labels`` must be as the model says).
 
     Warns:
+        ConfigDeprecationWarning: A FutureWarning: V1 will be removed. Once a call.
         ConfigWarning: One UserWarning that names each key without a place in V2 and each folder that moves; or that
             the tree is V2 already.
 
@@ -131,6 +144,7 @@ def _migrated(v1: Mapping[str, Any]) -> dict[str, Any]:
         faults += error.faults
     if faults:
         raise ConfigError(faults)
+    warnings.warn(V1_DEPRECATION, ConfigDeprecationWarning, stacklevel=3)
     if notes:
         warnings.warn("\n  ".join(["not all of V1 is in V2:", *notes]), ConfigWarning, stacklevel=3)
     return _in_order(_nested(new), [str(name) for name in v1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.compose import resolved
-from diffusion_lab.config.faults import CommandError, ConfigError, ConfigWarning, Fault
-from diffusion_lab.config.migration import V1_DEPRECATION, is_v1, migrate_config_v1_to_v2
+from diffusion_lab.config.faults import CommandError, ConfigError, Fault
+from diffusion_lab.config.migration import is_v1, migrate_config_v1_to_v2
 from diffusion_lab.config.origins import Origins, file_origins
 from diffusion_lab.config.overrides import explain_unreadable, refuse_excess
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
@@ -35,12 +34,11 @@ def read_settings(file: Path, overrides: Sequence[str] = ()) -> TrainConfig | Ge
         OSError: The file cannot be read.
 
     Warns:
-        ConfigWarning: For a V1 file, and as ``validate_config`` does.
+        ConfigWarning: As ``validate_config`` does, and for a V1 file as ``migrate_config_v1_to_v2`` does.
     """
     tree = load_tree(file)
     old = is_v1(tree)
     if old:
-        warnings.warn(f"{file}: {V1_DEPRECATION}", ConfigWarning, stacklevel=2)
         tree = OmegaConf.create(migrate_config_v1_to_v2(_plain(tree, file_origins(file))))
     _override(tree, overrides)
     origins = Origins(overrides=overrides) if old else file_origins(file, overrides)

@@ -124,7 +124,7 @@ def test_hydra_v2_and_v1_lead_to_the_same_losses(tmp_path: Path, image_folder: P
     each_step = ("training.log_interval=1",)
     done = run_file(tmp_path, "v1.yaml", "output.base_dir=v1", *each_step)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("Warning: v1.yaml") == 1
+    assert done.stderr.count("V1 format") == 1
 
     migrate = ("scripts/migrate_config_v1_to_v2.py", "--input", "v1.yaml")
     succeeds(tmp_path, *migrate, "--output", "v2.yaml")

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.config import (
     V1_DEPRECATION,
+    ConfigDeprecationWarning,
     ConfigError,
     ConfigWarning,
     get_default_config,
@@ -27,8 +28,10 @@ from diffusion_lab.config import (
     v1_format,
     validate_config,
 )
+from diffusion_lab.config.migration import V1_IS_REMOVED_IN
 from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.yaml_file import read_yaml
+from diffusion_lab.version import __version__
 from tests.config.conftest import put
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "configs" / "diffusion"
@@ -300,18 +303,22 @@ def tree_of(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def quietly(v1: dict[str, Any]) -> dict[str, Any]:
-    """Migrate where nothing is to be said about it."""
+    """Migrate where nothing is to be said about it but that V1 is deprecated."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return migrate_config_v1_to_v2(v1)
+        with pytest.warns(ConfigDeprecationWarning) as caught:
+            v2 = migrate_config_v1_to_v2(v1)
+    assert [str(warning.message) for warning in caught] == [V1_DEPRECATION]
+    return v2
 
 
 def warned(v1: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Migrate with exactly one warning; its text."""
+    """Migrate with exactly one warning beside that of the deprecation; its text."""
     with pytest.warns(ConfigWarning) as caught:
         v2 = migrate_config_v1_to_v2(v1)
-    (warning,) = caught
-    assert warning.filename == __file__  # the caller's line is shown, not one of the library
+    (warning,) = (each for each in caught if each.category is ConfigWarning)
+    assert {each.filename for each in caught} == {__file__}  # the caller's line is shown, not one of the library
+    assert len(caught) == 1 + is_v1(v1)
     return v2, str(warning.message)
 
 
@@ -471,12 +478,12 @@ def test_folders(checkpoints: str, logs: str, generated: str, base: str, moved: 
         warnings.simplefilter("always")
         v2 = migrate_config_v1_to_v2(tree_of(said))
     assert v2["output"]["base_dir"] == base
-    assert len(caught) == bool(moved)
+    assert len(caught) == 1 + bool(moved)
     for (key, old), name in zip(said.items(), ("checkpoints", "logs", "generated"), strict=True):
         new = moved.get(name, old)
         assert os.path.normpath(resolve_output_path(v2, name)) == os.path.normpath(new)
         if name in moved:
-            assert f'{key} = "{old}": V2 has one base folder, {base}; its new place is {new}' in str(caught[0].message)
+            assert f'{key} = "{old}": V2 has one base folder, {base}; its new place is {new}' in str(caught[1].message)
     put(v2, "data.paths.train", ".")
     validate_config(v2)
 
@@ -626,3 +633,12 @@ def test_deprecation_names_guide_and_script() -> None:
     for file in ("docs/migration-v1-to-v2.md", "scripts/migrate_config_v1_to_v2.py"):
         assert file in V1_DEPRECATION
         assert (root / file).is_file()
+    for page in ("docs/migration-v1-to-v2.md", "CHANGELOG.md"):
+        words = " ".join((root / page).read_text().split())
+        assert f"will be removed in version {V1_IS_REMOVED_IN}" in words
+
+
+def test_v1_is_removed_in_a_version_to_come() -> None:
+    """When this fails, V1 is to be removed."""
+    released, removed = ([int(part) for part in text.split(".")[:2]] for text in (__version__, V1_IS_REMOVED_IN))
+    assert released < removed

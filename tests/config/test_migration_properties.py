@@ -13,6 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from diffusion_lab.config import (
+    ConfigDeprecationWarning,
     ConfigWarning,
     migrate_config_v1_to_v2,
     resolve_output_path,
@@ -205,6 +206,7 @@ def migrated(v1: Tree) -> tuple[Tree, str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         v2 = migrate_config_v1_to_v2(v1)
+    assert caught.pop(0).category is ConfigDeprecationWarning
     assert len(caught) <= 1
     assert all(warning.category is ConfigWarning for warning in caught)
     return v2, "".join(str(warning.message) for warning in caught)

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from diffusion_lab.config import get_default_config, migrate_config_v1_to_v2, yaml_file
+from diffusion_lab.config import V1_DEPRECATION, get_default_config, migrate_config_v1_to_v2, yaml_file
 from diffusion_lab.config.yaml_file import read_yaml, write_new, yaml_text
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,7 @@ class Outcome:
 
 
 Call = Callable[..., Outcome]
+DEPRECATED = f"Warning: {V1_DEPRECATION}.\n"
 
 
 def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -68,7 +69,7 @@ def old(tmp_path: Path) -> Path:
 def test_prints_v2(old: Path, call: Call) -> None:
     for arguments in ([], ["--output", "new.yaml", "--dry-run"]):
         result = call("--input", "old.yaml", *arguments)
-        assert (result.returncode, result.stderr) == (0, "")
+        assert (result.returncode, result.stderr) == (0, DEPRECATED)
         assert yaml.safe_load(result.stdout) == migrate_config_v1_to_v2(read_yaml(old))
         assert result.stdout.startswith("# V2, made from old.yaml")
         assert "\n    eta_min: 1.0e-05\n" in result.stdout
@@ -87,7 +88,7 @@ def test_existing_file_only_by_force(old: Path, call: Call) -> None:
     new.write_text("mine")
     refused = call("--input", "old.yaml", "--output", "new.yaml")
     assert refused.returncode == 1
-    assert refused.stderr == "Error: new.yaml exists: --force overwrites it.\n"
+    assert refused.stderr == DEPRECATED + "Error: new.yaml exists: --force overwrites it.\n"
     assert new.read_text() == "mine"
     assert call("--input", "old.yaml", "--output", "new.yaml", "--force").returncode == 0
     assert yaml.safe_load(new.read_text())["experiment"] == "flowers"
@@ -100,7 +101,9 @@ def test_input_is_not_overwritten_even_by_force(old: Path, call: Call, name: str
     old.with_name("hard.yaml").hardlink_to(old)
     result = call("--input", "old.yaml", "--output", name, "--force")
     assert result.returncode == 1
-    assert result.stderr == f"Error: {name} is the input, which is not overwritten: name another --output.\n"
+    assert (
+        result.stderr == f"{DEPRECATED}Error: {name} is the input, which is not overwritten: name another --output.\n"
+    )
     assert old.read_bytes() == before
 
 
@@ -160,7 +163,7 @@ def test_to_overrides_composes_to_the_file(old: Path) -> None:
     """The command that is printed for a file leads to the settings that the file has."""
     old.write_text(old.read_text().replace("experiment: flowers", "experiment: diffusion"))
     result = run(old.parent, "--input", "old.yaml", "--to-overrides")
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (0, DEPRECATED)
     _, script, *overrides = shlex.split(result.stdout)
     assert Path(script).name == "train.py"
     shown = subprocess.run(
@@ -198,7 +201,7 @@ def test_to_overrides_of_a_file_with_faults(tmp_path: Path, call: Call) -> None:
     (tmp_path / "old.yaml").write_text("device: gpu\n")
     result = call("--input", "old.yaml", "--to-overrides")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("Error: 2 settings are wrong:\n  compute.device = ")
+    assert result.stderr.startswith(f"{DEPRECATED}Error: 2 settings are wrong:\n  compute.device = ")
 
 
 def test_to_overrides_prints_only(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from diffusion_lab.config import ConfigError, ConfigWarning, GenerateConfig, TrainConfig, get_default_config
+from diffusion_lab.config import ConfigDeprecationWarning, ConfigError, GenerateConfig, TrainConfig, get_default_config
 from diffusion_lab.config.settings_file import read_settings
 from tests.config.conftest import CONF
 
@@ -155,7 +155,7 @@ def test_the_complete_files_are_valid(tmp_path: Path) -> None:
 def test_the_complete_old_file_says_so_in_its_first_line_and_still_runs(tmp_path: Path) -> None:
     file = STANDALONE / "legacy.yaml"
     assert "V1" in file.read_text().splitlines()[0]
-    with pytest.warns(ConfigWarning, match="migrate_config_v1_to_v2") as caught:
+    with pytest.warns(ConfigDeprecationWarning, match="migrate_config_v1_to_v2") as caught:
         config = read_settings(file, [f"data.paths.train={tmp_path}"])
     assert isinstance(config, TrainConfig)
     assert config.training.visualization.num_samples == 4 * 2

@@ -1,0 +1,82 @@
+"""V1 is deprecated: one warning that names guide, script and version, and a script that can be executed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import yaml
+
+from diffusion_lab.__main__ import main
+from diffusion_lab.config import ConfigWarning, migrate_config_v1_to_v2, validate_config
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "migrate_config_v1_to_v2.py"
+OLD = {
+    "experiment": "flowers",
+    "mode": "train",
+    "device": "cpu",
+    "model": {"image_size": 16, "channel_multipliers": [1, 2], "use_attention": [False, True]},
+    "data": {"train_path": "flowers", "num_workers": 0},
+    "training": {"epochs": 1, "optimizer": "adamw"},
+}
+GUIDE, NAMED_SCRIPT = "docs/migration-v1-to-v2.md", "scripts/migrate_config_v1_to_v2.py"
+
+
+def test_each_migration_warns_once_and_visibly() -> None:
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.resetwarnings()  # Python's own filters would hide a DeprecationWarning
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            new = migrate_config_v1_to_v2(OLD)
+        (warning,) = caught
+        assert issubclass(warning.category, ConfigWarning)
+        assert all(word in str(warning.message) for word in ("deprecated", "version 1.0", GUIDE, NAMED_SCRIPT))
+    validate_config(new)
+
+
+def test_a_v1_file_that_runs_warns_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flowers").mkdir()
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(OLD))
+    main(["old.yaml", "--validate"])
+    said = capsys.readouterr()
+    assert said.err.count("deprecated") == said.err.count("Warning") == 1
+    assert yaml.safe_load(said.out)["experiment"] == "flowers"
+
+
+@pytest.mark.parametrize("started", ["by python", "by itself"])
+def test_the_script_writes_v2_and_warns_once(tmp_path: Path, started: str) -> None:
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(OLD))
+    with_environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    command = [sys.executable, str(SCRIPT)] if started == "by python" else [str(SCRIPT)]
+    done = subprocess.run(
+        [*command, "-i", "old.yaml", "-o", "new.yaml"],
+        cwd=tmp_path,
+        env=with_environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("deprecated") == 1
+    new = yaml.safe_load((tmp_path / "new.yaml").read_text())
+    validate_config(new)
+    assert new["training"]["optimizer"]["type"] == "adamw"
+
+
+def test_git_keeps_the_script_executable() -> None:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("no git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "--stage", str(SCRIPT)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert listed.stdout.startswith("100755 ")
