@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,11 +27,14 @@ class Batch(NamedTuple):
     ``seed`` follows from the run's seed and the batch's place in the data alone, and every random draw made
     with the batch (augmentation, times, noise, dropped labels, dropout) is seeded with it. So whoever
     continues at the right place in the data continues every other random sequence as well.
+
+    ``left_out`` are pictures that could not be decoded when the batch was made, for the process that trains.
     """
 
     images: Images | Pixels
     labels: Labels | None
     seed: int
+    left_out: Sequence[Any] = ()
 
 
 def per_image(values: Tensor | float, images: Images) -> Tensor | float:

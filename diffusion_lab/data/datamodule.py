@@ -12,10 +12,11 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from diffusion_lab.data.augmentation import Augmentation
+from diffusion_lab.data.left_out import DataWarning, listed
 from diffusion_lab.data.order import Draw, EpochOrder, TrainingOrder
 from diffusion_lab.data.remarks import Remarks
 from diffusion_lab.data.source import ImageSource, Renumbered, Subset
-from diffusion_lab.data.workers import START_METHOD, WORKER_TIMEOUT, SuspendableLoader, leave_signals_to_the_run
+from diffusion_lab.data.workers import START_METHOD, WORKER_TIMEOUT, SuspendableLoader, set_up_worker
 from diffusion_lab.determinism import host_generators_seeded
 from diffusion_lab.shapes import Batch, from_pixels
 
@@ -42,7 +43,7 @@ class BatchDataset(Dataset[Batch]):
         with self.seeds(draw.seed):
             images = self.source.load_batch(indices, rng)
         labels = torch.from_numpy(self.source.labels[indices]) if self.labelled else None
-        return Batch(torch.from_numpy(images), labels, draw.seed)
+        return Batch(torch.from_numpy(images), labels, draw.seed, self.source.take_left_out())
 
 
 def _is_foreign(source: ImageSource) -> bool:
@@ -146,6 +147,8 @@ class ImageDataModule(LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self._refuse_damage()
+        self._count_left_out(batch)
+        batch = batch._replace(left_out=())
         if self.trainer is None or not self.trainer.training:
             return self.prepared(batch, vary=False)
         self._order.count_batch()
@@ -155,6 +158,14 @@ class ImageDataModule(LightningDataModule):
         """Let no training end well on images that are damaged."""
         if stage == "fit":
             self._refuse_damage(wait=True)
+
+    def _count_left_out(self, batch: Batch) -> None:
+        """Record the pictures that turned out damaged by now; those that other processes load are reported here."""
+        before, self.remarks = self.remarks, self.remarks.leaving_out(batch.left_out)
+        new = self.remarks.left_out[len(before.left_out) :]
+        if new and self.num_workers:
+            message = f"{len(new)} image(s) skipped that cannot be decoded any more:\n{listed(new)}"
+            warnings.warn(message, DataWarning, stacklevel=2)
 
     def _refuse_damage(self, wait: bool = False) -> None:
         for source in (self.train, self.val):
@@ -241,7 +252,7 @@ class ImageDataModule(LightningDataModule):
             pin_memory=self.pin_memory,
             persistent_workers=self.num_workers > 0,
             timeout=self.worker_timeout if self.num_workers else 0,
-            worker_init_fn=leave_signals_to_the_run,
+            worker_init_fn=set_up_worker,
         )
 
 

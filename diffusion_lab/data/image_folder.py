@@ -97,6 +97,7 @@ class ImageFolderSource(ImageSource):
         self.crop, self.background, self.on_corrupt = crop, background_colour(background), on_corrupt
         self.max_pixels = max_pixels
         self.left_out: list[LeftOutPicture] = []
+        self._not_taken: list[LeftOutPicture] = []
         self.varies = crop == "random"
         self._corrupt: set[int] = set()
         self._contents: Contents | None = None
@@ -147,6 +148,11 @@ class ImageFolderSource(ImageSource):
             except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
                 self._corrupt.add(chosen)
                 self._leave_out({chosen: error})
+                self._not_taken.append(self.left_out[-1])
+
+    def take_left_out(self) -> list[LeftOutPicture]:
+        taken, self._not_taken = self._not_taken, []
+        return taken
 
     def decode(self, index: int) -> PixelArray:
         """What ``load`` cuts its square from, uint8: (C, S, S), or with random crops (C, H, W) of short side S.

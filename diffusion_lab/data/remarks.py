@@ -42,6 +42,12 @@ class Remarks:
         """The same and more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
+    def leaving_out(self, pictures: Iterable[LeftOutPicture]) -> Remarks:
+        """The same and the pictures whose files are not among those that are left out already."""
+        known = {picture.file for picture in self.left_out}
+        new = {picture.file: picture for picture in pictures if picture.file not in known}
+        return replace(self, left_out=(*self.left_out, *new.values())) if new else self
+
     def counts(self) -> dict[str, int]:
         """Files that are left out for each reason."""
         found = Counter(picture.reason.value for picture in self.left_out)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from diffusion_lab.data.left_out import LeftOutPicture
+
 PixelArray = NDArray[np.uint8]
 IndexArray = NDArray[np.int64]
 HashArray = NDArray[np.uint8]
@@ -59,6 +61,10 @@ class ImageSource(ABC):
     def hashes(self) -> HashArray | None:
         """SHA-256 of what each image was made from, (N, 32), to find images that are in two sets; None: not known."""
         return None
+
+    def take_left_out(self) -> Sequence[LeftOutPicture]:
+        """Return the pictures that ``load`` could not decode since the last call, in this process."""
+        return ()
 
     def refuse_damage(self, wait: bool = False) -> None:  # noqa: B027 (most sources have nothing to refuse)
         """Raise ValueError where it has turned out that images are damaged which were given out already.
@@ -134,6 +140,9 @@ class Subset(ImageSource):
         known = self.source.hashes()
         return None if known is None else known[self.indices]
 
+    def take_left_out(self) -> Sequence[LeftOutPicture]:
+        return self.source.take_left_out()
+
     def refuse_damage(self, wait: bool = False) -> None:
         self.source.refuse_damage(wait)
 
@@ -161,6 +170,9 @@ class Renumbered(ImageSource):
 
     def hashes(self) -> HashArray | None:
         return self.source.hashes()
+
+    def take_left_out(self) -> Sequence[LeftOutPicture]:
+        return self.source.take_left_out()
 
     def refuse_damage(self, wait: bool = False) -> None:
         self.source.refuse_damage(wait)

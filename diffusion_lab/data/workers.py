@@ -13,12 +13,14 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
+from diffusion_lab.data.left_out import DataWarning
 from diffusion_lab.shapes import Batch
 
 LONGEST_WAIT = 1.0
@@ -41,8 +43,14 @@ DIED = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed b
 HUNG = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
 
 
-def leave_signals_to_the_run(worker: int) -> None:
-    """Called in each worker: end only with the process that it loads for.
+def set_up_worker(worker: int) -> None:
+    """Called in each worker: leave signals, and what is to be said of pictures, to the process that it loads for."""
+    warnings.filterwarnings("ignore", category=DataWarning)  # batches carry the pictures that are left out
+    _leave_signals_to_the_run()
+
+
+def _leave_signals_to_the_run() -> None:
+    """End only with the process that trains.
 
     A terminal's Ctrl-C and a scheduler's SIGTERM go to all processes of a run. A worker that died of them would be an
     error in the middle of what the run does to save itself.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pwd
 import shutil
 import warnings
@@ -18,6 +19,7 @@ from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.decoded import DecodedSource
 from diffusion_lab.data.image_folder import ImageFolderSource
+from diffusion_lab.data.left_out import DataWarning
 from diffusion_lab.data.source import Subset
 from diffusion_lab.training.classes import with_counted_classes
 from diffusion_lab.training.sources import create_datamodule
@@ -122,6 +124,30 @@ def test_a_model_is_not_made_before_its_classes_are_counted(images):
     config = settings(images, **{"model.conditioning.num_classes": "auto"})
     with pytest.raises(ValueError, match=r"num_classes must be a number here, got 'auto'"):
         create_denoiser(config.model, ())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_damaged_while_training_are_in_the_log_and_the_summary(tmp_path, images, monkeypatch, workers):
+    """Each once, whichever processes found it damaged."""
+    check, damaged = ImageFolderSource.check, []
+
+    def checking_before_the_damage(source, *arguments):
+        check(source, *arguments)
+        for number in (3, 7):
+            damaged.append(source.paths[number])
+            damaged[-1].write_bytes(b"no picture")
+
+    monkeypatch.setattr(ImageFolderSource, "check", checking_before_the_damage)
+    changes = {"data.cache": "none", "data.loading.num_workers": workers, "training.epochs": 3}
+    changes |= {"data.type": "image_folder", "data.paths.train": str(images), "training.validation.enabled": True}
+    with pytest.warns(DataWarning) as caught:
+        summary = tiny_run(tmp_path / "run", changes)
+    told = "\n".join(str(warning.message) for warning in caught if warning.category is DataWarning)
+    assert summary.left_out == {"damaged": 2}
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["left_out"] == {"damaged": 2}
+    log = (tmp_path / "run" / "logs" / "run.log").read_text()
+    for file in damaged:
+        assert (told.count(f"{file}: Unid"), log.count(f"{file}: Unid")) == (1, 1)
 
 
 UNCONDITIONAL = {"model.conditioning.type": None, "model.conditioning.num_classes": None}
