@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from diffusion_lab.config.job_record import RUNNING, JobRecord
+from diffusion_lab.config.job_record import RUNNING, JobProcess, JobRecord
 from diffusion_lab.exit_codes import EXIT_CODES, signals_to_handle
 from diffusion_lab.terminal import printable
 
@@ -112,10 +112,20 @@ class SweepSignals:
     def _stop_jobs(self) -> None:
         assert self.received is not None
         _stop_file(self.folder, self.sweep).touch()
-        _print_in_handler(f"\n{self.received.name}: the jobs that are running finish their step and save")
+        running, of_others = self._running()
+        what = (
+            "the jobs that are running finish their step and save" if running else "no job of this command is running"
+        )
+        _print_in_handler(f"\n{self.received.name}: {what}")
+        for process in of_others:
+            _print_in_handler(
+                printable(
+                    f"A job of another command goes on: {process}. `kill {process.pid}` there lets it save and stop."
+                )
+            )
         asked: set[int] = set()
         while True:
-            processes = [record.process for record in self._running() if record.process is not None]
+            processes, _ = self._running()
             here = [process.pid for process in processes if process.is_alive()]
             if not here:
                 break
@@ -128,9 +138,12 @@ class SweepSignals:
             elsewhere = ", ".join(map(str, processes))
             _print_in_handler(printable(f"Jobs on other machines go on ({elsewhere}): end them there."))
 
-    def _running(self) -> list[JobRecord]:
-        records = map(JobRecord.read, self.folder.iterdir())
-        return [record for record in records if record and record.state == RUNNING and record.sweep == self.sweep]
+    def _running(self) -> tuple[list[JobProcess], list[JobProcess]]:
+        """The processes that do jobs of this command, and those that do jobs of other commands in the same folder."""
+        records = [JobRecord.read(folder) for folder in self.folder.iterdir()]
+        running = [record for record in records if record and record.state == RUNNING and record.process is not None]
+        ours = [record.process for record in running if record.process and record.sweep == self.sweep]
+        return ours, [record.process for record in running if record.process and record.sweep != self.sweep]
 
 
 def _print_in_handler(text: str) -> None:

@@ -341,7 +341,9 @@ class TestSignalsOfTheSweep:
         finally:
             signals.close()
 
-    def test_running_jobs_are_asked_to_stop_and_waited_for(self, tmp_path: Path) -> None:
+    def test_running_jobs_are_asked_to_stop_and_waited_for(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         """A job of the sweep in another process saves after SIGTERM; one of another command is left alone."""
         signals = SweepSignals(tmp_path, launches=True)
         folders = [tmp_path / name for name in ("ours", "theirs")]
@@ -361,6 +363,30 @@ class TestSignalsOfTheSweep:
             collector.join(30)
             assert ours.returncode == -signal.SIGTERM
             assert theirs.poll() is None
+            said = capfd.readouterr().err
+            assert "SIGTERM: the jobs that are running finish their step and save\n" in said
+            assert f"`kill {theirs.pid}` there lets it save and stop." in said
+            assert f"`kill {ours.pid}`" not in said
+
+    def test_where_only_jobs_of_another_command_run_none_is_said_to_save(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """After kill -9 of a sweep the same command waits for its jobs, and a Ctrl-C ends the waiting alone."""
+        signals = SweepSignals(tmp_path, launches=True)
+        (tmp_path / "theirs").mkdir()
+        with another_process_has(tmp_path / "theirs") as theirs:
+            JobRecord((), RUNNING, {}, process(theirs.pid), "another").write(tmp_path / "theirs")
+            signals.listen()
+            try:
+                with pytest.raises(SweepStopped):
+                    receive(signal.SIGINT)
+            finally:
+                signals.close()
+            assert theirs.poll() is None
+            said = capfd.readouterr().err
+        assert "SIGINT: no job of this command is running\n" in said
+        assert f"`kill {theirs.pid}` there lets it save and stop." in said
+        assert "finish their step" not in said
 
     def test_processes_that_a_launcher_starts_do_not_die_of_ctrl_c_before_their_job(self, tmp_path: Path) -> None:
         signals = SweepSignals(tmp_path, launches=True)
