@@ -33,6 +33,7 @@ from diffusion_lab.config.overrides import (
     refuse_empty_sweep,
     refuse_endless_sweep,
     refuse_excess,
+    refuse_shared_folder,
 )
 from diffusion_lab.config.reading import known_keys, suggest_key
 from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused, refuse_unread
@@ -83,6 +84,7 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
         run_and_report(lambda: check_launcher(given.overrides))
     if _sweeps(given):
         run_and_report(lambda: refuse_endless_sweep(given.overrides))
+        run_and_report(lambda: refuse_shared_folder(given.overrides))
         run_and_report(lambda: refuse_empty_sweep(given.overrides, [conf, *_folder_of_user(given)]))
     try:
         with summed_up():

@@ -78,17 +78,48 @@ def refuse_endless_sweep(arguments: Sequence[str]) -> None:
     Raises:
         ValueError: Their values make more than ``MOST_JOBS`` combinations.
     """
-    if any(argument.startswith("hydra/sweeper=") for argument in arguments):
+    if _searches(arguments):
         return
-    jobs, parser = 1, OverridesParser.create()
-    for argument in arguments:
-        with contextlib.suppress(HydraException):  # it is explained where it is composed
-            jobs *= max(_number_of_values(parser.parse_override(argument).value()), 1)
+    jobs = 1
+    for argument, override in _readable(arguments):
+        jobs *= max(_number_of_values(override.value()), 1)
         if jobs > MOST_JOBS:
             key = argument.partition("=")[0]
             raise ValueError(
                 f"{key} makes this a sweep of {jobs:,} jobs, at most {MOST_JOBS:,} are run: give fewer values"
             )
+
+
+def refuse_shared_folder(arguments: Sequence[str]) -> None:
+    """Refuse one run folder for several jobs, of which all but the first would fail or replace what another has made.
+
+    Args:
+        arguments: Those of the command line of a sweep.
+
+    Raises:
+        CommandError: ``output.base_dir`` is the same for all jobs.
+    """
+    overrides = [override for _, override in _readable(arguments)]
+    named = [override for override in overrides if override.key_or_group == "output.base_dir"]
+    several = _searches(arguments) or any(override.is_sweep_override() for override in overrides)
+    if named and several and not named[-1].is_sweep_override() and "${" not in str(named[-1].value()):
+        raise CommandError(
+            f"output.base_dir = {named[-1].value()!r} would be the folder of each job of the sweep: name the folder "
+            "that holds those of the jobs with hydra.sweep.dir"
+        )
+
+
+def _searches(arguments: Sequence[str]) -> bool:
+    """Whether the sweeper is one that chooses the values itself."""
+    return any(argument.startswith("hydra/sweeper=") for argument in arguments)
+
+
+def _readable(arguments: Sequence[str]) -> Iterator[tuple[str, Override]]:
+    """The arguments that can be read; the others are explained where they are composed."""
+    parser = OverridesParser.create()
+    for argument in arguments:
+        with contextlib.suppress(HydraException):
+            yield argument, parser.parse_override(argument)
 
 
 def refuse_empty_sweep(arguments: Sequence[str], folders: Sequence[Path]) -> None:
@@ -101,14 +132,9 @@ def refuse_empty_sweep(arguments: Sequence[str], folders: Sequence[Path]) -> Non
     Raises:
         CommandError: A range without values, or a ``glob`` that no file of a group matches.
     """
-    if any(argument.startswith("hydra/sweeper=") for argument in arguments):
+    if _searches(arguments):
         return
-    parser = OverridesParser.create()
-    for argument in arguments:
-        try:
-            override = parser.parse_override(argument)
-        except HydraException:  # it is explained where it is composed
-            continue
+    for argument, override in _readable(arguments):
         value = override.value()
         if isinstance(value, RangeSweep) and _number_of_values(value) == 0:
             raise CommandError(f"{argument} has no value, so the sweep would have no job: start must lie before stop")

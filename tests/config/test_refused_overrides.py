@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from diffusion_lab.config.compose import compose_generate_config
 from diffusion_lab.config.faults import CommandError
 from diffusion_lab.config.launch import launch
-from diffusion_lab.config.overrides import refuse_empty_sweep
+from diffusion_lab.config.overrides import refuse_empty_sweep, refuse_shared_folder
 from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused
 from diffusion_lab.config.report import EXIT_CODE
 from diffusion_lab.config.run_dir import refuse_settings_without_effect
@@ -121,3 +121,30 @@ def test_sweeps_with_jobs_are_left_alone(tmp_path: Path) -> None:
     arguments = ["optimizer=glob(zz*)", "sampler=glob(d*)", "compute.seed=range(3,0,-1)", "training.epochs=1,2", "a=[1"]
     refuse_empty_sweep(arguments, [CONF, tmp_path])
     refuse_empty_sweep(["compute.seed=range(3,3)", "hydra/sweeper=optuna"], [CONF])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["output.base_dir=mine", "compute.seed=1,2"],
+        ["compute.seed=range(1,3)", "++output.base_dir='mine'"],
+        ["optimizer=glob(*)", "output.base_dir=yours,theirs", "output.base_dir=mine"],
+        ["hydra/sweeper=optuna", "output.base_dir=mine"],
+    ],
+)
+def test_one_folder_for_all_jobs_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(CommandError, match=r"^output\.base_dir = 'mine' would be .* with hydra\.sweep\.dir$"):
+        refuse_shared_folder(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["output.base_dir=mine", "compute.seed=1"],  # the one job of a launcher
+        ["output.base_dir=mine,yours", "compute.seed=1,2"],
+        ["output.base_dir=mine/${compute.seed}", "compute.seed=1,2"],
+        ["compute.seed=1,2"],
+    ],
+)
+def test_folders_of_their_own_are_let_be(arguments: list[str]) -> None:
+    refuse_shared_folder(arguments)
