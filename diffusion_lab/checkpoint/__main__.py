@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from diffusion_lab.checkpoint.content import Checkpoint
+from diffusion_lab.checkpoint.damage import DamagedCheckpointError
 from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, about_for_others, verify_export, write_export
 from diffusion_lab.checkpoint.files import (
     OWN_CHECKSUMS,
@@ -187,6 +188,8 @@ def _verified(file: Path) -> tuple[str, str]:
             return WHOLE, f"  (no manifest; by {OWN_CHECKSUMS})"
         if verify_export(file):
             return WHOLE, "  (no manifest; by the SHA-256 inside it)"
+    except DamagedCheckpointError as error:
+        return DAMAGED, f": {error.fault}"
     except Exception as error:
         return DAMAGED, f": {str(error) or type(error).__name__}"
     return UNVERIFIED, ": no manifest, and the format has no checksums, so that changed weights cannot be found"

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from diffusion_lab.checkpoint.damage import damaged
 from diffusion_lab.checkpoint.weights import Weights, WithoutDrawing, load_weights, refuse_other_architecture
 from diffusion_lab.config.faults import ConfigError
 from diffusion_lab.config.model_section import ModelSettings
@@ -190,4 +191,4 @@ def section_of(section: type[SectionT], values: Mapping[str, Any], key: str, pat
     try:
         return parse_section(section, values, key)
     except ConfigError as error:
-        raise ValueError(f"{path} is a damaged checkpoint: {error}") from error
+        raise damaged(path, f"is a damaged checkpoint: {error}") from error

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from diffusion_lab.checkpoint.damage import damaged
 from diffusion_lab.checkpoint.pickled import check_expansion
 from diffusion_lab.config.faults import faults_of, shown
 from diffusion_lab.config.section import Section
@@ -63,21 +64,21 @@ def check_explanation(about: Mapping[str, Any], path: Path) -> None:
         check_expansion(about, MAX_VALUES)
         _check_plain(about)
     except ValueError as error:
-        raise ValueError(f"{path} is a damaged checkpoint: of its {KEY} part, {error}") from error
+        raise damaged(path, f"is a damaged checkpoint: of its {KEY} part, {error}") from error
     if about.get("format") not in FORMATS_READ:
         raise ValueError(
             f"{path} has format {shown(about.get('format'))}, this version reads {FORMAT}: update diffusion_lab"
         )
     lacking = [key for key in ("config", "class_names", "step") if key not in about]
     if lacking:
-        raise ValueError(f"{path} is a damaged checkpoint: its {KEY} part lacks {', '.join(lacking)}")
+        raise damaged(path, f"is a damaged checkpoint: its {KEY} part lacks {', '.join(lacking)}")
     if not isinstance(about["config"], dict) or not isinstance(about["config"].get("model"), dict):
-        raise ValueError(f"{path} is a damaged checkpoint: its settings lack the model section")
+        raise damaged(path, "is a damaged checkpoint: its settings lack the model section")
     try:
         Explanation.model_validate({**about, "class_names": _as_list(about["class_names"])})
     except ValidationError as error:
         faults = faults_of(error.errors(), about, lambda key: None, KEY)
-        raise ValueError(f"{path} is a damaged checkpoint: {'; '.join(map(str, faults))}") from error
+        raise damaged(path, f"is a damaged checkpoint: {'; '.join(map(str, faults))}") from error
 
 
 def _as_list(names: object) -> object:

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusion_lab.checkpoint.files import DamagedCheckpointError, HashingWriter, Manifest, step_of, verify
+from diffusion_lab.checkpoint.damage import damaged
+from diffusion_lab.checkpoint.files import HashingWriter, Manifest, step_of, verify
 from diffusion_lab.redaction import redacted, without_folders
 from diffusion_lab.run_files import CONFIG
 from diffusion_lab.safe_files import parse_json
@@ -118,7 +119,7 @@ def _matches_its_digest(path: Path, weights: Mapping[str, Tensor], metadata: Map
     if DIGEST not in metadata:
         return False
     if metadata[DIGEST] != _digest(weights, metadata.get(ABOUT, "")):
-        raise DamagedCheckpointError(f"{path} is damaged: its weights or settings are not those of its SHA-256")
+        raise damaged(path, "is damaged: its weights or settings are not those of its SHA-256")
     return True
 
 

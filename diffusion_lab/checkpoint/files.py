@@ -18,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal, Self, cast
 
+from diffusion_lab.checkpoint.damage import DamagedCheckpointError, damaged
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.config.sweep_ranking import best_job
@@ -34,10 +35,6 @@ OWN_CHECKSUMS = "the CRC-32 sums inside it, which cover its tensors and settings
 
 LARGEST_MANIFEST = 2**16
 """Bytes of a manifest; more is none."""
-
-
-class DamagedCheckpointError(ValueError):
-    """The bytes of a checkpoint are not those that were written."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,9 @@ class Manifest:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, OSError) as error:  # it may hold anything, or be no file at all
-            raise DamagedCheckpointError(f"{place} is damaged: it is no manifest of a checkpoint") from error
+            raise damaged(place, "is damaged: it is no manifest of a checkpoint") from error
         if found.step != step_of(file):
-            raise DamagedCheckpointError(f"{place} is damaged: it tells of step {found.step}")
+            raise damaged(place, f"is damaged: it tells of step {found.step}")
         return found
 
     def write(self, file: Path) -> None:
@@ -163,9 +160,9 @@ def verify(file: Path) -> Manifest | None:
         return None
     size = file.stat().st_size
     if size != manifest.size:
-        raise DamagedCheckpointError(f"{file} is damaged: it has {size} bytes, {manifest.size} were written")
+        raise damaged(file, f"is damaged: it has {size} bytes, {manifest.size} were written")
     if file_hash(file) != manifest.sha256:
-        raise DamagedCheckpointError(f"{file} is damaged: its SHA-256 is not that of its manifest")
+        raise damaged(file, "is damaged: its SHA-256 is not that of its manifest")
     return manifest
 
 
@@ -258,6 +255,7 @@ def _valid(files: list[Path]) -> Iterator[Path]:
             if verify(file) is None:
                 read_unlisted(file)
         except (ValueError, OSError) as error:
-            warnings.warn(printable(f"{error}; an earlier checkpoint is taken instead"), ConfigWarning, stacklevel=4)
+            fault = error.fault if isinstance(error, DamagedCheckpointError) else error
+            warnings.warn(printable(f"{fault}; an earlier checkpoint is taken instead"), ConfigWarning, stacklevel=4)
         else:
             yield file

@@ -11,10 +11,10 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from diffusion_lab.checkpoint.damage import DamagedCheckpointError
 from diffusion_lab.checkpoint.files import (
     BEST,
     STEP_NAME,
-    DamagedCheckpointError,
     Manifest,
     file_hash,
     named_steps,
@@ -62,12 +62,14 @@ def in_the_way(folder: Path, run: str | None, first: int, last: int) -> list[Pat
         last: Optimizer steps done at its end.
     """
     found = [entry for entry in _named_as_ours(folder) if (step_of(entry) or 0) > first or entry.name == BEST]
-    return [entry for entry in found if not may_replace(entry, run) and _stands_in_the_way(entry, last)]
+    checkpoints = [entry for entry in found if not may_replace(entry, run) and _stands_in_the_way(entry, last)]
+    return [*checkpoints, *(place for step, place in _blocked_manifests(folder) if first < step <= last)]
 
 
 def not_replaceable(folder: Path, earlier: Collection[str | None]) -> list[Path]:
     """Return the checkpoints that a run which begins anew in the folder of ``earlier`` runs must not remove."""
-    return [entry for entry in _named_as_ours(folder) if not may_replace(entry, *earlier)]
+    checkpoints = [entry for entry in _named_as_ours(folder) if not may_replace(entry, *earlier)]
+    return [*checkpoints, *(place for _, place in _blocked_manifests(folder))]
 
 
 def left_alone(folder: Path, run: str | None) -> list[Path]:
@@ -151,6 +153,14 @@ def _named_as_ours(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.glob("*.ckpt")):
         if STEP_NAME.fullmatch(entry.name) or entry.name == BEST:
             yield entry
+
+
+def _blocked_manifests(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the links and folders at the places of manifests, with their steps."""
+    for place in sorted(folder.glob("step_*.manifest.json")):
+        step = step_of(place.with_name(place.name.replace(".manifest.json", ".ckpt")))
+        if step is not None and not is_plain_file(place):
+            yield step, place
 
 
 def may_replace(entry: Path, *runs: str | None) -> bool:

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from diffusion_lab.checkpoint.files import DamagedCheckpointError, verify
+from diffusion_lab.checkpoint.damage import damaged
+from diffusion_lab.checkpoint.files import verify
 from diffusion_lab.checkpoint.pickled import MAX_PICKLE_BYTES, check_pickle
 from diffusion_lab.devices import host_memory
 from diffusion_lab.safe_files import NotRegularFileError, open_regular
@@ -83,7 +84,7 @@ def _check_archive(file: BinaryIO, path: Path, read_all: bool) -> None:
     """
     size = os.fstat(file.fileno()).st_size
     if size == 0:
-        raise DamagedCheckpointError(f"{path} is no checkpoint, or one cut short: it is empty")
+        raise damaged(path, "is no checkpoint, or one cut short: it is empty")
     try:
         with zipfile.ZipFile(file) as archive:
             parts = archive.infolist()
@@ -92,11 +93,11 @@ def _check_archive(file: BinaryIO, path: Path, read_all: bool) -> None:
             pickles = [part for part in parts if part.filename.endswith("/data.pkl")]
             content = archive.read(pickles[0]) if len(pickles) == 1 and not swollen and broken is None else b""
     except Exception as error:  # a directory of changed bytes leads zipfile to errors of many kinds
-        raise DamagedCheckpointError(f"{path} is no checkpoint, or one cut short: it is no archive of torch") from error
+        raise damaged(path, "is no checkpoint, or one cut short: it is no archive of torch") from error
     if swollen:
         raise ValueError(f"{path} is no checkpoint: it declares more bytes than it has")
     if broken is not None:
-        raise DamagedCheckpointError(f"{path} is damaged: the checksum of its part {broken} is wrong")
+        raise damaged(path, f"is damaged: the checksum of its part {broken} is wrong")
     try:
         check_pickle(content, _storages(parts))
     except ValueError as error:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from diffusion_lab.data.formats import is_picture
 from diffusion_lab.data.left_out import DataWarning, OtherFiles
 from diffusion_lab.data.listing import Listing, is_ignored, list_images
-from diffusion_lab.terminal import printable
+from diffusion_lab.terminal import on_one_line
 
 _PART = r"({})[-_ ]?(set|data|images?|imgs?|pics|split)?[-_ ]?\d*"
 TRAINING_PART = re.compile(_PART.format("train|training"), re.IGNORECASE)
@@ -58,14 +58,14 @@ def read_layout(root: Path, key: str) -> Layout:
     if pictures:
         raise ValueError(
             f"{key} must hold either class subfolders or images, not both: {str(root)!r} has the subfolder(s) "
-            f"{printable(', '.join(classes))} and {len(pictures)} image(s) such as {printable(pictures[0])}"
+            f"{on_one_line(', '.join(classes))} and {len(pictures)} image(s) such as {on_one_line(pictures[0])}"
         )
     for name in sorted(loose):
         others.add(name, os.path.splitext(name)[1].lower())
     inner = _inner_folders(classes)
     _refuse_parts(root, key, inner)
     if empty := [name for name in names if name not in classes]:
-        told = printable(", ".join(empty))
+        told = on_one_line(", ".join(empty))
         warnings.warn(f"{key}: no images in {told}; not taken for a class", DataWarning, stacklevel=4)
     return Layout(classes, others, inner if inner and inner[0] and len(inner[1]) > 1 else None)
 
@@ -119,4 +119,4 @@ def _refuse_parts(root: Path, key: str, inner: tuple[str, tuple[str, ...]]) -> N
 
 def _some(names: tuple[str, ...], most: int = 6) -> str:
     told = ", ".join(names[:most])
-    return printable(told if len(names) <= most else f"{told} and {len(names) - most} more")
+    return on_one_line(told if len(names) <= most else f"{told} and {len(names) - most} more")

@@ -9,7 +9,7 @@ from diffusion_lab.config.doubts import doubts_about_shares
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.terminal import printable
+from diffusion_lab.terminal import on_one_line
 
 NAMED_CLASSES = 8
 """Classes that a message names before it only counts."""
@@ -66,6 +66,6 @@ def unused_classes(source: ImageFolderSource) -> Iterator[str]:
 
 
 def in_words(names: Sequence[str]) -> str:
-    """The names of classes, of many the first ones."""
+    """Return the names of classes, of many the first ones, on one line and safe to print."""
     more = f" and {len(names) - NAMED_CLASSES} more" if len(names) > NAMED_CLASSES else ""
-    return printable(", ".join(names[:NAMED_CLASSES]) + more)
+    return on_one_line(", ".join(names[:NAMED_CLASSES]) + more)

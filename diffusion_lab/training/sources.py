@@ -30,8 +30,8 @@ from diffusion_lab.data.source import ImageSource, Subset, renumbered
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
 from diffusion_lab.messages import explained
-from diffusion_lab.terminal import printable
-from diffusion_lab.training.classes import refuse_other_classes, unused_classes
+from diffusion_lab.terminal import on_one_line
+from diffusion_lab.training.classes import in_words, refuse_other_classes, unused_classes
 from diffusion_lab.training.doubts import doubts_about_validation
 from diffusion_lab.training.words import say
 
@@ -199,15 +199,13 @@ def _numbered_alike(source: ImageSource, class_names: Sequence[str]) -> ImageSou
     unknown = [name for name in source.class_names if name not in class_names]
     if unknown:
         raise ValueError(
-            printable(
-                "training.resume.checkpoint knows other classes than the images: its classes are "
-                f"{', '.join(class_names)}, and the images also have {', '.join(unknown)}. Give the folders the names "
-                "that they had, or train a new model (training.resume.enabled=false)"
-            )
+            "training.resume.checkpoint knows other classes than the images: its classes are "
+            f"{in_words(class_names)}, and the images also have {in_words(unknown)}. Give the folders the names "
+            "that they had, or train a new model (training.resume.enabled=false)"
         )
     numbers = ", ".join(f"{class_names.index(name)} {name}" for name in source.class_names)
     message = f"the classes of the images are numbered by name, as in training.resume.checkpoint: {numbers}"
-    warnings.warn(printable(message), ConfigWarning, stacklevel=3)
+    warnings.warn(on_one_line(message), ConfigWarning, stacklevel=3)
     return renumbered(source, class_names)
 
 

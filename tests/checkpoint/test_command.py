@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -58,6 +59,21 @@ def test_verify_finds_the_damaged_one(run, capsys) -> None:
     assert whole.startswith("whole")
     assert broken.startswith("DAMAGED")
     assert "step_00000080.ckpt" in broken
+
+
+def test_the_error_of_a_damaged_checkpoint_names_the_command_that_finds_whole_ones(run, capsys) -> None:
+    damaged = run / "checkpoints" / "step_00000080.ckpt"
+    AtomicCheckpointIO().save_checkpoint(own_format(), damaged)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert main(["inspect", str(damaged)]) == 2
+    message, command = capsys.readouterr().err.splitlines()
+    assert message.endswith("were written. Take another checkpoint of its folder; this command tells which are whole:")
+    _, module_flag, module, *arguments = shlex.split(command)
+    assert (module_flag, module) == ("-m", "diffusion_lab.checkpoint")
+    assert main(arguments) == 1
+    found = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in found] == ["whole", "DAMAGED"]
+    assert "Take another" not in found[1]
 
 
 def test_verify_reports_every_file_of_a_folder_whatever_lies_there(run, capsys) -> None:

@@ -186,8 +186,9 @@ def test_our_own_format_without_weights_was_not_written_whole(saved, state):
 def test_our_own_format_with_a_part_missing_is_damaged(saved):
     content = own_format()
     del content["diffusion_lab"]["config"], content["diffusion_lab"]["step"]
-    with pytest.raises(ValueError, match="damaged checkpoint: its diffusion_lab part lacks config, step"):
+    with pytest.raises(ValueError, match="damaged checkpoint: its diffusion_lab part lacks config, step") as refused:
         read_checkpoint(saved(content))
+    assert "diffusion_lab.checkpoint verify" in str(refused.value)
 
 
 def test_a_newer_format_asks_for_an_update(saved):

@@ -63,6 +63,14 @@ def test_the_parts_of_a_data_set_are_refused_with_the_folders_to_set(tmp_path, p
     assert folder(tmp_path / place / train, labelled=labelled).class_names == ("rose", "tulip")
 
 
+def test_a_line_break_in_the_name_of_a_folder_is_escaped(tmp_path):
+    save(tmp_path / "rose" / "a.png", tmp_path / "lily\nError: b" / "a.png", tmp_path / "loose.png")
+    with pytest.raises(ValueError, match="not both") as refused:
+        folder(tmp_path)
+    assert r"lily\nError: b, rose" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_parts_without_classes_are_refused_as_well(tmp_path):
     save(tmp_path / "train" / "a.png", tmp_path / "test" / "b.png")
     with pytest.raises(ValueError, match=r"parts of a data set \(test, train\)"):

@@ -95,6 +95,20 @@ def test_files_of_the_users_naming_stay_and_are_named(run: Path) -> None:
     assert all(name in told for name in [*theirs, "step_dir.ckpt", step_name(50)])
 
 
+@pytest.mark.parametrize("resuming", [False, True])
+def test_a_link_in_the_place_of_a_manifest_is_refused_before_the_first_step(
+    run: Path, tmp_path: Path, resuming: bool
+) -> None:
+    folder = run if resuming else tmp_path / "new"
+    place = Manifest.place(folder / "checkpoints" / step_name(9))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(tmp_path / "elsewhere.json")
+    before = content(folder)
+    with pytest.raises(ValueError, match=rf"nothing shows that it wrote them: {place}\."):
+        tiny_run(folder, EACH | (AUTO if resuming else {}) | {"training.epochs": 3})
+    assert content(folder) == before
+
+
 def test_a_plain_run_over_a_folder_that_lacks_only_its_status_is_refused(run: Path) -> None:
     (run / "status.json").unlink()
     before = content(run)

@@ -54,6 +54,14 @@ class OtherNames(ArraySource):
         super().__init__(tiny.images, tiny.labels, ("low", "medium", "high"))
 
 
+class NamesWithLineBreaks(ArraySource):
+    """The images of ``TinySource`` with a class whose name would look like a message of the program."""
+
+    def __init__(self, image_size: int, channels: int) -> None:
+        tiny = TinySource(image_size, channels)
+        super().__init__(tiny.images, tiny.labels, ("low", "high\nError: disk full", "high"))
+
+
 class OtherOrder(ArraySource):
     """The images of ``TinySource`` with the classes numbered otherwise, as another listing of folders may do."""
 
@@ -309,6 +317,12 @@ class TestImages:
     def test_renamed_classes_are_refused_also_with_other_data(self, runs: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"other classes .* low, middle, high, and the images also have medium"):
             resumed(tmp_path, runs / "none", {"data.type": f"{self.OWN}OtherNames"}, allow_other_data=True)
+
+    def test_a_line_break_in_the_name_of_a_class_is_escaped(self, runs: Path, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="the images also have high") as refused:
+            resumed(tmp_path, runs / "none", {"data.type": f"{self.OWN}NamesWithLineBreaks"}, allow_other_data=True)
+        assert r"also have high\nError: disk full" in str(refused.value)
+        assert "\n" not in str(refused.value)
 
     def test_the_same_classes_in_another_order_are_mapped_by_name(self, runs: Path, tmp_path: Path) -> None:
         """The weights come out as from the images in the old order: no label went astray."""

@@ -12,7 +12,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from diffusion_lab.checkpoint.files import BEST, DamagedCheckpointError, newest_valid, step_name, step_of, steps_in
+from diffusion_lab.checkpoint.damage import DamagedCheckpointError
+from diffusion_lab.checkpoint.files import BEST, newest_valid, step_name, step_of, steps_in
 from diffusion_lab.checkpoint.ownership import is_written_by, may_replace, refuse, remove_checkpoint
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
