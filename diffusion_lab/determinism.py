@@ -34,7 +34,8 @@ def seed_default_generators(seed: int, device: torch.device) -> None:
 
 def _seed_host(seed: int) -> None:
     random.seed(seed)
-    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
+    # Python and NumPy have the same generator: without a third word both would draw the same numbers.
+    np.random.seed([seed & 0xFFFFFFFF, seed >> 32, 1])
     torch.default_generator.manual_seed(seed)
 
 

@@ -114,3 +114,10 @@ def test_a_source_that_draws_has_one_fingerprint() -> None:
 
     source = Jittering(8, 1)
     assert data_fingerprint(source) == data_fingerprint(source)
+
+
+def test_the_generators_of_python_numpy_and_torch_draw_different_numbers() -> None:
+    """A source that takes a row from one and a column from another covers the whole image."""
+    with host_generators_seeded(2**40 + 3):
+        drawn = [random.random(), np.random.rand(), torch.rand((), dtype=torch.float64).item()]
+    assert len({round(number, 6) for number in drawn}) == 3
