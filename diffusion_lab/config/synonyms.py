@@ -28,7 +28,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "training.checkpointing.save_frequency": ("save_every", "save_interval", "checkpoint_every", "save_freq"),
     "training.checkpointing.keep_last": ("save_top_k", "checkpoints_total_limit", "keep_checkpoints"),
     "training.visualization.interval": ("sample_every", "sample_interval"),
-    "training.resume.checkpoint": ("resume", "resume_from", "resume_checkpoint", "ckpt_path",
+    "training.resume.checkpoint": ("resume", "resume_from", "resume_checkpoint", "ckpt_path", "ckpt",
                                    "resume_from_checkpoint"),
     "training.loss.penalty.type": ("loss", "loss_type", "criterion"),
     "sampler.steps": ("steps", "num_steps", "n_steps", "sampling_steps", "num_sampling_steps", "sample_steps",
@@ -55,7 +55,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "logger.project": ("wandb_project",),
     "generation.sampling.guidance_scale": ("cfg_scale", "cfg", "guidance_weight", "guidance_strength"),
     "generation.sampling.num_samples": ("n_samples", "num_images", "num_fid_samples"),
-    "generation.checkpoint": ("ckpt_path", "checkpoint", "model_path"),
+    "generation.checkpoint": ("ckpt_path", "ckpt", "checkpoint", "model_path"),
 }  # fmt: skip
 """By the key that is meant, which names it goes by; a name may stand for several keys, the likeliest first."""
 OPTION_KEYS = ("sampler.steps",)

@@ -33,6 +33,7 @@ from tests.config.conftest import Change
         ("num-workers", "data.loading.num_workers"),
         ("training.ema.deacy", "training.ema.decay"),
         ("guidance_scale", "training.visualization.guidance_scale"),
+        ("ckpt", "training.resume.checkpoint"),
     ],
 )
 def test_of_a_training_run(typed: str, meant: str) -> None:
