@@ -27,6 +27,9 @@ def written_whole(path: Path, lasting: bool = True) -> Iterator[Path]:
     Args:
         path: The file.
         lasting: Wait until the disk has the bytes and the name, so that they are there after a power failure too.
+
+    Raises:
+        OSError: It cannot be written; the error names a file.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -35,6 +38,10 @@ def written_whole(path: Path, lasting: bool = True) -> Iterator[Path]:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a write to a full disk names no file
     finally:
         partial.unlink(missing_ok=True)
     if lasting:

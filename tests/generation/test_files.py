@@ -44,6 +44,19 @@ def test_what_a_killed_program_had_begun_is_removed(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == theirs
 
 
+def test_error_of_a_write_names_the_file(tmp_path):
+    """The system names none where the disk is full."""
+
+    def write() -> None:
+        with written_whole(tmp_path / "image.png"):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
+    assert (caught.value.errno, caught.value.filename) == (28, str(tmp_path / "image.png"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
     (tmp_path / "elsewhere").write_text("precious")
     (tmp_path / "link").symlink_to("elsewhere")
