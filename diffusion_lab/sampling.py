@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,70 +17,66 @@ from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
 from diffusion_lab.ema import EMA
 from diffusion_lab.finiteness import FinitenessWatch, NonFiniteSamplesError
-from diffusion_lab.guidance import PLAIN, Guidance, guidance_scales, guided
-from diffusion_lab.memory import freed_memory_kept, in_fitting_batches
+from diffusion_lab.guidance import PLAIN, Guidance, guided
+from diffusion_lab.memory import explaining_too_little_memory, freed_memory_kept, in_fitting_batches
 from diffusion_lab.networks.convolution import fixed_filters
 from diffusion_lab.samplers import DDIMSampler, Sampler
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.sampling_request import SamplingRequest
 from diffusion_lab.shapes import Images, Labels
 
 BATCH_SIZE_KEY = "generation.sampling.batch_size"
 
 
-class ImageNoise:
-    """Standard normal noise in which every image has a generator of its own.
-
-    What image i gets depends on the seed and on i alone: not on the batch it is in, and not on the device, since
-    the numbers are drawn on the CPU.
-
-    Args:
-        seed: The seed of all images.
-        indices: The numbers of this batch's images, ``N`` of them.
-        image_shape: ``(C, H, W)``.
-        device: Where the noise is needed.
-    """
-
-    def __init__(self, seed: int, indices: Sequence[int], image_shape: tuple[int, ...], device: torch.device) -> None:
-        self.generators = [torch.Generator().manual_seed(derive_seed("image", seed, index)) for index in indices]
-        self.image_shape = image_shape
-        self.device = device
-
-    def __call__(self) -> Images:
-        """Draw the next noise of each image, ``(N, C, H, W)``."""
-        noise = [torch.randn(self.image_shape, generator=generator) for generator in self.generators]
-        return torch.stack(noise).to(self.device)
-
-
 @dataclass(frozen=True)
 class SampleBatch:
-    """Finished images, with the number of the first of them among all that were asked for."""
+    """Finished images of one batch.
+
+    Args:
+        first: Number of its first image among all that were asked for (from ``first`` on, where that was given).
+        images: Float tensor ``(N, C, H, W)`` in [-1, 1].
+        labels: The class of each image; None where they were sampled without a label.
+    """
 
     first: int
     images: Images
+    labels: list[int] | None = None
 
 
 class DiffusionSampler:
     """Draws images from a denoiser. It needs no optimizer, data loader, logger or trainer.
 
-    The model is left as it was found: weights, train or eval mode, and the state of torch's random generators.
+    The model is left as it was found: weights, train or eval mode, gradients, and the state of torch's random
+    generators. ``sample`` returns all images at once, ``sample_by_class`` the same number of each class, ``stream``
+    batch after batch, ``sample_batch`` a single batch. docs/sampling-api.md shows each in use.
 
     Args:
         model: The denoiser.
-        device: Where to sample; model and ``ema`` are moved there.
+        device: Where to sample; model and ``ema`` are moved there. ``cpu``, ``cuda``, ``cuda:1`` (the second GPU),
+            ``mps``, ``auto`` (the best there is) or a ``torch.device``.
         ema: An ``EMA`` of the model, whose main average is sampled as it is at each call, or the same denoiser with
             averaged weights.
 
     Raises:
         TypeError: ``model`` is no denoiser, or ``ema`` neither an ``EMA`` of one nor a denoiser.
-        ValueError: ``ema`` makes images of another shape or other classes than ``model``.
+        ValueError: ``ema`` makes images of another shape or other classes than ``model``, or this machine does not
+            have the device.
 
     Example:
+        A class-conditional model, with and without guidance:
+
         >>> from diffusion_lab import DiffusionSampler, create_ddpm
         >>> from diffusion_lab.samplers import DDIMSampler
-        >>> model = create_ddpm(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1, 2],
-        ...                     use_attention=[False, True], num_classes=10)
-        >>> DiffusionSampler(model).sample(2, class_labels=[3, 7], seed=0, sampler=DDIMSampler(steps=2)).shape
+        >>> tiny = dict(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1], use_attention=[False])
+        >>> sampler = DiffusionSampler(create_ddpm(**tiny, num_classes=10))
+        >>> sampler.sample(2, class_labels=[3, 7], seed=0, sampler=DDIMSampler(steps=2)).shape
         torch.Size([2, 1, 8, 8])
+        >>> sampler.sample(2, [3, 7], guidance_scale=3.0, seed=0, sampler=DDIMSampler(steps=2)).shape
+        torch.Size([2, 1, 8, 8])
+
+        An unconditional model, which takes no labels:
+
+        >>> DiffusionSampler(create_ddpm(**tiny)).sample(3, seed=0, sampler=DDIMSampler(steps=2)).shape
+        torch.Size([3, 1, 8, 8])
     """
 
     def __init__(
@@ -107,6 +102,7 @@ class DiffusionSampler:
         seed: int | None = None,
         batch_size: int = 64,
         first: int = 0,
+        noise: Images | None = None,
     ) -> Images:
         """Draw images.
 
@@ -125,16 +121,39 @@ class DiffusionSampler:
             seed: Of the images, an integer ≥ 0; None takes one from the operating system.
             batch_size: Images made at a time; halved, with a warning, where memory is too small for them.
             first: Number of the first image, to go on behind images made earlier with the same seed.
+            noise: What the images start from, standard normal numbers ``(N, C, H, W)``; None draws it from the seed.
+                The same noise gives the same image whatever the batch; what a stochastic sampler adds on the way
+                comes from the seed.
 
         Returns:
             Float tensor ``(N, C, H, W)`` in [-1, 1] on the sampler's device.
 
         Raises:
             ValueError: For a label outside the classes, labels for an unconditional model, a number of labels or
-                scales other than ``num_samples``, or a number out of its bounds; ``NonFiniteSamplesError`` where images
-                become NaN or infinite, with the step, what to do, and the images that were finished (``indices`` and
-                ``images``).
+                scales other than ``num_samples``, a number out of its bounds, or noise of another shape, of integers or
+                not finite; ``NonFiniteSamplesError`` where images become NaN or infinite, with the step, what to do,
+                and the images that were finished (``indices`` and ``images``).
             MemoryError: Memory is too small for one image at a time.
+
+        Example:
+            >>> import torch
+            >>> from diffusion_lab import DiffusionSampler, create_ddpm
+            >>> from diffusion_lab.samplers import DDIMSampler
+            >>> tiny = dict(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1],
+            ...             use_attention=[False])
+
+            Conditional, each image with a label and here with a guidance scale of its own:
+
+            >>> conditional = DiffusionSampler(create_ddpm(**tiny, num_classes=10))
+            >>> conditional.sample(3, [7, 7, 7], guidance_scale=[1, 2, 4], seed=0, sampler=DDIMSampler(steps=2)).shape
+            torch.Size([3, 1, 8, 8])
+
+            Unconditional, from noise of your own:
+
+            >>> unconditional = DiffusionSampler(create_ddpm(**tiny))
+            >>> noise = torch.randn(2, 1, 8, 8)
+            >>> unconditional.sample(2, noise=noise, sampler=DDIMSampler(steps=2)).shape
+            torch.Size([2, 1, 8, 8])
         """
         if class_labels is not None:
             self._warn_of_untrained_guidance(use_ema, guidance_scale)
@@ -149,6 +168,7 @@ class DiffusionSampler:
             seed=seed,
             batch_size=batch_size,
             first=first,
+            noise=noise,
         )
         parts: list[Images] = []
         try:
@@ -173,6 +193,7 @@ class DiffusionSampler:
         guidance: Guidance = PLAIN,
         seed: int | None = None,
         batch_size: int = 64,
+        noise: Images | None = None,
     ) -> tuple[Images, list[int]]:
         """Draw the same number of images of each of the first ``num_classes`` classes, class after class.
 
@@ -180,6 +201,25 @@ class DiffusionSampler:
 
         Returns:
             Images ``(samples_per_class · num_classes, C, H, W)`` and the class of each.
+
+        Raises:
+            ValueError, MemoryError: As of ``sample``. An unconditional model has no classes: use ``sample``.
+
+        Example:
+            >>> from diffusion_lab import DiffusionSampler, create_ddpm
+            >>> from diffusion_lab.samplers import DDIMSampler
+            >>> tiny = dict(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1],
+            ...             use_attention=[False])
+            >>> sampler = DiffusionSampler(create_ddpm(**tiny, num_classes=10))
+            >>> images, labels = sampler.sample_by_class(2, num_classes=3, seed=0, sampler=DDIMSampler(steps=2))
+            >>> images.shape, labels
+            (torch.Size([6, 1, 8, 8]), [0, 0, 1, 1, 2, 2])
+
+            >>> unconditional = DiffusionSampler(create_ddpm(**tiny))
+            >>> unconditional.sample_by_class(2, num_classes=3)
+            Traceback (most recent call last):
+            ...
+            ValueError: class_labels were given, but the model is unconditional: leave them out
         """
         labels = [label for label in range(num_classes) for _ in range(samples_per_class)]
         images = self.sample(
@@ -192,8 +232,62 @@ class DiffusionSampler:
             guidance=guidance,
             seed=seed,
             batch_size=batch_size,
+            noise=noise,
         )
         return images, labels
+
+    def sample_batch(
+        self,
+        num_samples: int,
+        class_labels: Sequence[int] | Labels | None = None,
+        guidance_scale: float | Sequence[float] | Tensor | None = 0.0,
+        use_ema: bool = True,
+        show_progress: bool = False,
+        *,
+        sampler: Sampler | None = None,
+        guidance: Guidance = PLAIN,
+        seed: int | None = None,
+        first: int = 0,
+        noise: Images | None = None,
+    ) -> SampleBatch:
+        """Draw one batch of images, all of them at the same time; arguments as of ``sample``.
+
+        They are the images that ``sample`` returns. ``sample`` splits them into batches that fit into memory, this
+        does not.
+
+        Returns:
+            What ``stream`` yields: the number of the first image, the images and their labels.
+
+        Raises:
+            ValueError: As of ``sample``.
+            MemoryError: Memory is too small for so many images at a time; with what to do.
+
+        Example:
+            >>> from diffusion_lab import DiffusionSampler, create_ddpm
+            >>> from diffusion_lab.samplers import DDIMSampler
+            >>> tiny = dict(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1],
+            ...             use_attention=[False])
+            >>> conditional = DiffusionSampler(create_ddpm(**tiny, num_classes=10))
+            >>> batch = conditional.sample_batch(3, [0, 1, 2], guidance_scale=2.0, seed=0, sampler=DDIMSampler(steps=2))
+            >>> batch.first, batch.images.shape, batch.labels
+            (0, torch.Size([3, 1, 8, 8]), [0, 1, 2])
+
+            >>> unconditional = DiffusionSampler(create_ddpm(**tiny))
+            >>> batch = unconditional.sample_batch(3, seed=0, first=100, sampler=DDIMSampler(steps=2))
+            >>> batch.first, batch.images.shape, batch.labels
+            (100, torch.Size([3, 1, 8, 8]), None)
+        """
+        if class_labels is not None:
+            self._warn_of_untrained_guidance(use_ema, guidance_scale)
+        denoiser = self._chosen(use_ema)
+        request = SamplingRequest.checked(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
+        draw = _Drawing(denoiser, request, sampler or _default_sampler(denoiser), guidance, self.device)
+        advice = f"ask for fewer, or use sample({num_samples}, …, batch_size=…), which makes them in smaller batches"
+        with (
+            explaining_too_little_memory(f"a batch of {num_samples} images", advice),
+            _progress(num_samples, show_progress) as advance,
+        ):
+            return draw(slice(0, num_samples), advance)
 
     def stream(
         self,
@@ -208,48 +302,47 @@ class DiffusionSampler:
         seed: int | None = None,
         batch_size: int = 64,
         first: int = 0,
+        noise: Images | None = None,
     ) -> Iterator[SampleBatch]:
         """Draw images batch by batch, each handed over as soon as it is done; arguments as of ``sample``.
 
+        The arguments are checked at once, and the first batch is made when it is asked for.
+
+        Yields:
+            The number of the first image of a batch, its images and their labels.
+
         Raises:
             ValueError, MemoryError: As of ``sample``; a ``NonFiniteSamplesError`` holds finite images of its own batch.
-        """
-        denoiser = self.ema if use_ema and self.ema is not None else self.model
-        labels = self._checked_labels(denoiser, num_samples, class_labels)
-        scales = _checked_scales(num_samples, guidance_scale)
-        for name, value, least in (("batch_size", batch_size, 1), ("seed", seed or 0, 0), ("first", first, 0)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        image_seed = secrets.randbits(32) if seed is None else seed
-        method = sampler or _default_sampler(denoiser)
-        levels = method.levels(denoiser.schedule)
 
-        def draw(part: slice, advance: Callable[[float], None]) -> Images:
-            indices = range(first + part.start, first + part.stop)
-            noise = ImageNoise(image_seed, indices, denoiser.image_shape, self.device)
-            label = None if labels is None else labels[part]
-            denoise = guided(denoiser, scales[part], guidance)
-            images = noise()
-            steps = len(levels) - 1
-            watch = FinitenessWatch(denoiser, indices.start, len(indices), steps, self.device)
-            walk = method.walk(lambda x, level: watch.check(denoise(x, level, label)), images, levels, noise)
-            with evaluating(denoiser), fixed_filters(denoiser), freed_memory_kept(self.device), torch.no_grad():
-                for step, moved in enumerate(walk, start=1):
-                    images = watch.check(moved)
-                    watch.finish_step()
-                    advance(part.start + len(indices) * step / steps)
-            return watch.finish(images.clamp(-1, 1))
+        Example:
+            >>> from diffusion_lab import DiffusionSampler, create_ddpm
+            >>> from diffusion_lab.samplers import DDIMSampler
+            >>> model = create_ddpm(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1],
+            ...                     use_attention=[False], num_classes=10)
+            >>> stream = DiffusionSampler(model).stream(5, [0, 1, 2, 3, 4], seed=0, batch_size=2,
+            ...                                         sampler=DDIMSampler(steps=2))
+            >>> [(batch.first, len(batch.images), batch.labels) for batch in stream]
+            [(0, 2, [0, 1]), (2, 2, [2, 3]), (4, 1, [4])]
+        """
+        denoiser = self._chosen(use_ema)
+        request = SamplingRequest.checked(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        draw = _Drawing(denoiser, request, sampler or _default_sampler(denoiser), guidance, self.device)
 
         def batches() -> Iterator[SampleBatch]:
             with _progress(num_samples, show_progress) as advance:
                 parts = in_fitting_batches(lambda part: draw(part, advance), num_samples, batch_size, BATCH_SIZE_KEY)
-                for start, images in parts:
-                    yield SampleBatch(first + start, images)
+                for _, batch in parts:
+                    yield batch
 
         return batches()
 
+    def _chosen(self, use_ema: bool) -> Denoiser:
+        return self.ema if use_ema and self.ema is not None else self.model
+
     def _warn_of_untrained_guidance(self, use_ema: bool, scale: float | Sequence[float] | Tensor | None) -> None:
-        denoiser = self.ema if use_ema and self.ema is not None else self.model
+        denoiser = self._chosen(use_ema)
         if denoiser.label_dropout == 0 and guided(denoiser, scale) is not denoiser:
             warnings.warn(
                 "guidance_scale weighs the label against an unconditional estimate, which this model was never trained "
@@ -258,27 +351,34 @@ class DiffusionSampler:
                 stacklevel=3,
             )
 
-    def _checked_labels(
-        self, denoiser: Denoiser, num_samples: int, labels: Sequence[int] | Tensor | None
-    ) -> Labels | None:
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {num_samples}")
-        if labels is None:
-            return None
-        if denoiser.num_classes is None:
-            raise ValueError("class_labels were given, but the model is unconditional: leave them out")
-        label = torch.as_tensor(labels)
-        if label.shape != (num_samples,):
-            raise ValueError(
-                f"class_labels must hold one label for each of the {num_samples} images, got {label.numel()}"
-            )
-        if label.is_floating_point() or label.dtype == torch.bool:
-            raise ValueError(f"class_labels must be class numbers, got {label.tolist()}")
-        label = label.to(self.device, torch.int64)
-        outside = sorted({int(value) for value in label if not 0 <= value < denoiser.num_classes})
-        if outside:
-            raise ValueError(f"class_labels must lie in 0 to {denoiser.num_classes - 1}, got {outside}")
-        return label
+
+class _Drawing:
+    """Makes any part of the images of a request. Raises ValueError where the method cannot walk the noise process."""
+
+    def __init__(
+        self, denoiser: Denoiser, request: SamplingRequest, method: Sampler, guidance: Guidance, device: torch.device
+    ) -> None:
+        self.denoiser, self.request, self.method, self.guidance = denoiser, request, method, guidance
+        self.device = device
+        self.levels = method.levels(denoiser.schedule)
+
+    def __call__(self, part: slice, advance: Callable[[float], None]) -> SampleBatch:
+        """Make the images of a part; ``advance`` is called with the number of images that are done."""
+        denoiser, device, request = self.denoiser, self.device, self.request
+        count, first = part.stop - part.start, request.first + part.start
+        label = None if request.labels is None else request.labels[part].to(device)
+        denoise = guided(denoiser, request.scales[part], self.guidance)
+        images, noise = request.starting_noise(part, device)
+        steps = len(self.levels) - 1
+        watch = FinitenessWatch(denoiser, first, count, steps, device)
+        walk = self.method.walk(lambda x, level: watch.check(denoise(x, level, label)), images, self.levels, noise)
+        with evaluating(denoiser), fixed_filters(denoiser), freed_memory_kept(device), torch.no_grad():
+            for step, moved in enumerate(walk, start=1):
+                images = watch.check(moved)
+                watch.finish_step()
+                advance(part.start + count * step / steps)
+        finished = watch.finish(images.clamp(-1, 1))
+        return SampleBatch(first, finished, None if request.labels is None else request.labels[part].tolist())
 
 
 def _checked_model(model: object) -> Denoiser:
@@ -302,16 +402,6 @@ def _checked_average(model: Denoiser, ema: object) -> Denoiser | None:
         if own != theirs:
             raise ValueError(f"ema must be of the model: its {name} is {theirs}, that of the model {own}")
     return average
-
-
-def _checked_scales(num_samples: int, scale: float | Sequence[float] | Tensor | None) -> Tensor:
-    """The guidance scale of each image."""
-    scales = guidance_scales(scale)
-    if scales.shape not in ((), (num_samples,)):
-        raise ValueError(
-            f"guidance_scale must be one number, or one for each of the {num_samples} images, got {scales.numel()}"
-        )
-    return scales.expand(num_samples)
 
 
 def _default_sampler(denoiser: Denoiser) -> Sampler:

@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("guidance", "samplers"),
     ("config",),
     ("process_end",),
-    ("create", "identity", "run_log", "memory", "finiteness", "ema", "run_status"),
+    ("create", "identity", "run_log", "memory", "finiteness", "ema", "run_status", "sampling_request"),
     ("sampling", "checkpoint"),
     ("generation", "run_folder"),
     ("training", "evaluation", "generate"),

@@ -13,7 +13,8 @@ from diffusion_lab.config import ConfigWarning
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.finiteness import NonFiniteSamplesError
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler, Sampler
-from diffusion_lab.sampling import DiffusionSampler, ImageNoise
+from diffusion_lab.sampling import DiffusionSampler
+from diffusion_lab.sampling_request import ImageNoise
 from tests.training.tiny import tiny_denoiser
 
 LABELS = [index % 3 for index in range(70)]
