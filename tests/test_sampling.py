@@ -256,6 +256,87 @@ def test_wrong_arguments_are_named_before_anything_is_sampled(model, arguments, 
         DiffusionSampler(model).stream(**arguments)
 
 
+NOISE = torch.zeros(2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("noise", "got"),
+    [
+        (NOISE[:1], r"got shape \(1, 1, 8, 8\)"),
+        (NOISE[:, 0], r"got shape \(2, 8, 8\)"),
+        (torch.zeros(2, 3, 8, 8), r"got shape \(2, 3, 8, 8\)"),
+        (NOISE.int(), r"got torch\.int32"),
+        (NOISE.bool(), r"got torch\.bool"),
+        (NOISE.to(torch.complex64), r"got torch\.complex64"),
+        (NOISE.numpy(), "got ndarray"),
+        (NOISE + torch.tensor([0, math.inf]).view(2, 1, 1, 1), "got NaN or infinity in image 1"),
+        (NOISE * math.nan, "got NaN or infinity in image 0"),
+    ],
+)
+@pytest.mark.parametrize("way", ["sample", "sample_batch", "stream"])
+def test_noise_that_cannot_be_one_is_refused(sampler, way, noise, got):
+    with pytest.raises(
+        ValueError, match=r"^noise must be a tensor of standard normal numbers of shape \(2, 1, 8, 8\), .*" + got
+    ):
+        getattr(sampler, way)(2, noise=noise)
+
+
+@pytest.mark.parametrize("method", [SAMPLER, DDPMSampler(steps=4), DDIMSampler(steps=4, eta=1)])
+def test_the_noise_of_a_seed_given_as_noise_gives_the_images_of_the_seed(sampler, method):
+    """Also where the steps add noise: that of the seed, as ever."""
+    noise = ImageNoise(3, range(2, 8), (1, 8, 8), torch.device("cpu"))()
+    expected = sampler.sample(6, LABELS[:6], 2.0, sampler=method, seed=3, first=2)
+    given = sampler.sample(6, LABELS[:6], 2.0, sampler=method, seed=3, first=2, noise=noise.double())
+    assert torch.equal(given, expected)
+    by_class, labels = sampler.sample_by_class(3, 2, sampler=method, seed=3, noise=noise)
+    assert torch.equal(by_class, sampler.sample(6, labels, sampler=method, seed=3, noise=noise))
+
+
+def test_the_walk_begins_at_the_given_noise(model):
+    noise = torch.randn(3, 1, 8, 8, requires_grad=True)
+    seen = []
+    hook = model.network.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
+    DiffusionSampler(model).sample(3, None, sampler=SAMPLER, noise=noise)
+    hook.remove()
+    torch.testing.assert_close(seen[0], noise.detach())
+    assert noise.grad is None
+
+
+def test_a_batch_is_not_split(model, sampler):
+    seen = []
+    hook = model.network.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
+    batch = sampler.sample_batch(70, LABELS, sampler=SAMPLER, seed=0, first=5)
+    hook.remove()
+    assert seen == [70] * 3
+    assert (batch.first, batch.labels) == (5, LABELS)
+    assert torch.equal(batch.images, sampler.sample(70, LABELS, sampler=SAMPLER, seed=0, first=5, batch_size=70))
+
+
+def test_labels_of_a_batch_are_those_that_were_asked_for(sampler):
+    batches = list(sampler.stream(5, torch.tensor([4, 3, 2, 1, 0]), sampler=SAMPLER, seed=0, batch_size=2))
+    assert [batch.labels for batch in batches] == [[4, 3], [2, 1], [0]]
+    assert all(batch.labels is None for batch in sampler.stream(2, None, sampler=SAMPLER, seed=0))
+
+
+def test_a_batch_too_large_for_memory_says_what_to_do(model):
+    def fail(module, given):
+        raise torch.OutOfMemoryError("out of memory")
+
+    hook = model.network.register_forward_pre_hook(fail)
+    with pytest.raises(
+        MemoryError, match=r"^memory is too small for a batch of 70 images: ask for fewer, or use sample"
+    ):
+        DiffusionSampler(model).sample_batch(70, LABELS, sampler=SAMPLER)
+    hook.remove()
+
+
+def test_a_batch_warns_of_guidance_that_was_never_trained():
+    sampler = DiffusionSampler(trained(num_classes=3, class_dropout_prob=0.0))
+    with pytest.warns(UserWarning, match="never trained for") as told:
+        sampler.sample_batch(3, [0, 1, 2], 2.0, sampler=SAMPLER, seed=0)
+    assert told[0].filename == __file__
+
+
 def test_more_classes_than_the_model_has_are_refused(sampler):
     with pytest.raises(ValueError, match=r"class_labels must lie in 0 to 9, got \[10, 11\]"):
         sampler.sample_by_class(1, 12)

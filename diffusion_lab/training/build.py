@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from torch.optim import Optimizer
 
 from diffusion_lab.checkpoint import FORMAT
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.training_section import EmaSettings, PerformanceSettings
+from diffusion_lab.config.training_section import EmaSettings, PerformanceSettings, TrainingSettings
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
@@ -31,6 +33,8 @@ from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.one_process import OneProcess
 from diffusion_lab.training.optimizers import create_optimizer
 
+ModuleT = TypeVar("ModuleT", bound=DiffusionModule)
+
 
 def create_module(
     config: TrainConfig,
@@ -48,27 +52,14 @@ def create_module(
         settings: The configuration as plain containers.
         span: What the learning-rate schedule is for; the whole run where None.
     """
-    span = span or ScheduleSpan(config.training.epochs, optimizer_steps(config, data))
-    training = config.training
-    ema = _ema(denoiser, training.ema) if training.ema.enabled else None
-    if training.performance.compile_model:
-        forget_compiled()  # by an earlier run of this process: only so many programs are kept
-        for compiled in (denoiser, *([ema.average] if ema else [])):  # the average is validated and pictured
-            compile_in_place(compiled.network)
+    span_of_run = span or ScheduleSpan(config.training.epochs, optimizer_steps(config, data))
     images = data_fingerprint(data.train)
-    return DiffusionModule(
+    return assemble(
+        config.training,
         denoiser,
-        create_loss(training.loss, config.model.conditioning.class_dropout_prob),
-        make_optimizer=partial(create_optimizer, training.optimizer, scaled=denoiser.compute_dtype == torch.float16),
-        make_schedule=partial(
-            create_schedule,
-            training.scheduler.type,
-            training.scheduler_options(span.epochs),
-            total_steps=span.steps,
-            metric=logged_metric(config),
-        ),
-        ema=ema,
-        log_interval=training.log_interval,
+        config.model.conditioning.class_dropout_prob,
+        lambda: span_of_run,
+        logged_metric(config),
         about={
             "format": FORMAT,
             "config": settings,
@@ -79,6 +70,49 @@ def create_module(
             "validation_fingerprint": validation_fingerprint(data.train, data.val, images),
             "environment": environment(),
         },
+        cls=DiffusionModule,
+    )
+
+
+def assemble(
+    training: TrainingSettings,
+    denoiser: Denoiser,
+    label_dropout: float,
+    span: Callable[[], ScheduleSpan],
+    metric: str,
+    about: dict[str, Any],
+    cls: type[ModuleT],
+) -> ModuleT:
+    """Join a denoiser with the loss, optimizer, learning-rate schedule and average of the ``training`` section.
+
+    Args:
+        training: The section.
+        denoiser: What is trained.
+        label_dropout: Share of the labels that training hides.
+        span: What the learning-rate schedule is for; asked when the optimizer is made.
+        metric: Logged name that ``plateau`` watches.
+        about: What a checkpoint says of itself.
+        cls: The class of the module.
+    """
+    ema = _ema(denoiser, training.ema) if training.ema.enabled else None
+    if training.performance.compile_model:
+        forget_compiled()  # by an earlier run of this process: only so many programs are kept
+        for compiled in (denoiser, *([ema.average] if ema else [])):  # the average is validated and pictured
+            compile_in_place(compiled.network)
+
+    def make_schedule(optimizer: Optimizer) -> dict[str, Any] | None:
+        epochs, steps = span()
+        options = training.scheduler_options(epochs)
+        return create_schedule(training.scheduler.type, options, optimizer, total_steps=steps, metric=metric)
+
+    return cls(
+        denoiser,
+        create_loss(training.loss, label_dropout),
+        make_optimizer=partial(create_optimizer, training.optimizer, scaled=denoiser.compute_dtype == torch.float16),
+        make_schedule=make_schedule,
+        ema=ema,
+        log_interval=training.log_interval,
+        about=about,
     )
 
 

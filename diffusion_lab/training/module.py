@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.determinism import seed_default_generators
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.diffusion.noise_bands import by_noise_band
 from diffusion_lab.ema import EMA
+from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Batch
 from diffusion_lab.training.watching import refuse_non_finite
@@ -61,6 +64,73 @@ class DiffusionModule(LightningModule):
         self._window: list[tuple[Tensor, Tensor]] = []  # losses and noise-to-signal of each batch of this step
         self._told: dict[str, Tensor] = {}  # of this step, by metric, where the loggers are to hear of it
         self._learning_rate = 0.0
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], device: str | torch.device = "cpu") -> Self:
+        """Build an untrained module: denoiser, loss, optimizer, learning-rate schedule and average.
+
+        What belongs to the trainer (epochs, clipping, accumulation, callbacks such as ``Averaging``, which updates the
+        average) is given to the trainer.
+
+        Args:
+            settings: A V2 tree, of which the sections ``model`` and ``training`` are read; without ``training`` its
+                defaults hold.
+            device: Where to put it, and for which ``training.performance.precision: auto`` is chosen.
+
+        Raises:
+            ValueError: Listing every setting that is wrong; this machine does not have the device.
+
+        Example:
+            >>> from diffusion_lab.config import get_default_config
+            >>> from diffusion_lab.samplers import DDIMSampler
+            >>> settings = get_default_config()
+            >>> settings["model"]["architecture"] |= {"image_size": 8, "model_channels": 8}
+            >>> module = DiffusionModule.from_settings(settings)
+            >>> module.sampler.sample(num_samples=2, seed=0, sampler=DDIMSampler(steps=2)).shape
+            torch.Size([2, 3, 8, 8])
+        """
+        from diffusion_lab.training.standalone import module_from_settings  # which imports this module
+
+        return module_from_settings(cls, settings, device)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # whose further arguments are for modules of hyperparameters
+        cls,
+        checkpoint_path: str | Path,
+        map_location: str | torch.device = "cpu",
+        *,
+        model: ModelSettings | None = None,
+        trust: Collection[str] = (),
+    ) -> Self:
+        """Load the module of a training run: trained weights, averages and what its settings make of them.
+
+        No code in the file is run. The state of the optimizer stays in the file: ``trainer.fit(module, …,
+        ckpt_path=FILE)`` resumes with it. To sample alone, ``load_denoiser`` needs less memory and no Lightning.
+
+        Args:
+            checkpoint_path: Checkpoint file or run folder (its best checkpoint, else its last).
+            map_location: Where to put it: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``auto`` or a ``torch.device``.
+            model: The ``model`` section, for a checkpoint that was saved without a secret in it.
+            trust: Dotted paths of your own classes that may be imported because the checkpoint names them.
+
+        Raises:
+            FileNotFoundError: Nothing is there.
+            ValueError: It is no checkpoint of a training run, or a damaged one, or names a class that is not trusted;
+                this machine does not have the device.
+        """
+        from diffusion_lab.training.standalone import module_from_checkpoint  # which imports this module
+
+        return module_from_checkpoint(cls, checkpoint_path, map_location, model, trust)
+
+    @property
+    def sampler(self) -> DiffusionSampler:
+        """A sampler of the denoiser and its average as they are at each call, on the device that they are on.
+
+        It may be used at any time, in the midst of training as well: it changes no weight, mode, gradient or random
+        state. ``use_ema=False`` takes the weights that are trained.
+        """
+        device = next(self.denoiser.parameters()).device
+        return DiffusionSampler(self.denoiser, device, self.ema)
 
     @property
     def judged(self) -> Denoiser:

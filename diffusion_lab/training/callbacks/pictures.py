@@ -15,7 +15,6 @@ from diffusion_lab.finiteness import NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance
 from diffusion_lab.pictures import grid_by_class, grid_of
 from diffusion_lab.samplers import Sampler
-from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.shapes import to_pixels
 from diffusion_lab.training.loggers import log_picture
 from diffusion_lab.training.mirror import warn
@@ -61,8 +60,7 @@ class Pictures(Callback):
         denoiser = pl_module.judged
         classes = denoiser.num_classes
         labels = None if classes is None else [index % classes for index in range(self.num_samples)]
-        sampler = DiffusionSampler(denoiser, device=pl_module.device)
-        parts = sampler.stream(  # whose warnings about guidance were given before training
+        parts = pl_module.sampler.stream(  # whose warnings about guidance were given before training
             self.num_samples,
             labels,
             self.guidance_scale,

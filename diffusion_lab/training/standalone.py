@@ -1,0 +1,168 @@
+"""Modules without a run: built from settings alone, or as a checkpoint holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from diffusion_lab.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_tensors, read_checkpoint
+from diffusion_lab.checkpoint.content import section_of
+from diffusion_lab.config.defaults import get_default_config
+from diffusion_lab.config.faults import ConfigError, unknown_key
+from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.reading import suggest_key
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.training_section import TrainingSettings
+from diffusion_lab.config.validate import parse_section, root_of
+from diffusion_lab.create import create_denoiser
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.devices import resolve_device
+from diffusion_lab.environment import environment
+from diffusion_lab.redaction import holds_redacted, redacted
+from diffusion_lab.training.build import ModuleT, ScheduleSpan, assemble, logged_metric, prepare
+from diffusion_lab.training.lr_schedules import schedule_class
+
+if TYPE_CHECKING:
+    from diffusion_lab.training.module import DiffusionModule
+
+OF_THE_RUN = ("run_id", "wandb_id", "step", "epochs_done", "threads")
+"""What a checkpoint says of the run that wrote it, and not of the module."""
+
+CLASSES = {
+    ("model", "architecture"): "network",
+    ("model", "diffusion"): "noise process",
+    ("training", "optimizer"): "optimizer",
+    ("training", "scheduler"): "learning-rate schedule",
+    ("training", "loss", "penalty"): "penalty",
+    ("training", "loss", "weighting"): "loss weighting",
+    ("training", "loss", "times"): "distribution of times",
+}
+"""The sections whose ``type`` may name a class by its dotted path, each with what the class is."""
+
+
+def module_from_settings(cls: type[ModuleT], settings: Mapping[str, Any], device: str | torch.device) -> ModuleT:
+    """Build what ``DiffusionModule.from_settings`` returns."""
+    root_of(settings)  # refuses what is no mapping
+    target = resolve_device(device, "device")
+    faults = [
+        unknown_key(key, value, partial(suggest_key, root=TrainConfig))
+        for key, value in settings.items()
+        if key not in TrainConfig.model_fields
+    ]
+    if faults:
+        raise ConfigError(faults)
+    tree = get_default_config() | dict(settings)
+    model = parse_section(ModelSettings, tree["model"], "model")
+    training = parse_section(TrainingSettings, tree["training"], "training")
+    about = {
+        "format": FORMAT,
+        "config": redacted(
+            tree | {"model": model.model_dump(mode="json"), "training": training.model_dump(mode="json")}
+        ),
+        "class_names": [],
+        "environment": environment(),
+    }
+    denoiser = create_denoiser(model).to(target)
+    prepare(denoiser, training.performance, target)
+    return _module(cls, training, denoiser, model.conditioning.class_dropout_prob, about)
+
+
+def module_from_checkpoint(
+    cls: type[ModuleT],
+    path: str | Path,
+    device: str | torch.device,
+    model: ModelSettings | None,
+    trust: Collection[str],
+) -> ModuleT:
+    """Build what ``DiffusionModule.load_from_checkpoint`` returns."""
+    target = resolve_device(device, "map_location")
+    file = find_checkpoint(path)
+    checkpoint = read_checkpoint(file)
+    config = checkpoint.config or {}
+    training = _training_of(checkpoint)
+    _refuse_untrusted(config, file, trust)
+    denoiser = checkpoint.denoiser(use_ema=False, model=model, trust=trust).train().to(target)
+    on_this_device = training.performance
+    if on_this_device.wanted_precision == "fp16" and target.type == "cpu":  # which computes no gradients of it
+        on_this_device = on_this_device.model_copy(update={"precision": 32})
+    training = training.model_copy(update={"performance": on_this_device.model_copy(update={"compile_model": False})})
+    prepare(denoiser, training.performance, target)
+    about = {name: value for name, value in checkpoint.about.items() if name not in OF_THE_RUN}
+    dropout = denoiser.label_dropout or 0.0
+    module = _module(cls, training, denoiser, dropout, about)
+    try:
+        module.load_state_dict(load_tensors(file)["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{file} does not hold the averages that its settings ask for: it was not written by the run that they are "
+            "of. load_denoiser(…, use_ema=False) takes its raw weights"
+        ) from error
+    return module
+
+
+def _training_of(checkpoint: Checkpoint) -> TrainingSettings:
+    """The ``training`` section in a checkpoint, without what only the run that wrote it read."""
+    tree = (checkpoint.config or {}).get("training")
+    if not isinstance(tree, Mapping) or not checkpoint.weights:
+        raise ValueError(
+            f"{checkpoint.path} holds weights without the settings and the state of a training run: take "
+            "load_denoiser(…) to sample from it, or a checkpoint that train.py wrote"
+        )
+    if holds_redacted(tree):
+        raise ValueError(
+            f"{checkpoint.path} was saved without a secret that its training section needs: take load_denoiser(…) to "
+            "sample from it"
+        )
+    known = {name: value for name, value in tree.items() if name in TrainingSettings.model_fields}
+    return section_of(
+        TrainingSettings, known | {"resume": get_default_config()["training"]["resume"]}, "training", checkpoint.path
+    )
+
+
+def _refuse_untrusted(config: Mapping[str, Any], path: Path, trust: Collection[str]) -> None:
+    """Importing a class runs code, so its path is taken from the user alone, never from a file."""
+    named = {kind: name for kind, name in _classes_of(config) if name not in trust}
+    if named:
+        text = ", ".join(f"the class {name!r} for its {kind}" for kind, name in named.items())
+        raise ValueError(
+            f"{path} names {text}, which is imported only where you say so: if you trust it, "
+            f"load_from_checkpoint(…, trust={sorted(set(named.values()))})"
+        )
+
+
+def _classes_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for keys, kind in CLASSES.items():
+        section: Any = config
+        for key in keys:
+            section = section.get(key) if isinstance(section, Mapping) else None
+        name = section.get("type") if isinstance(section, Mapping) else None
+        if isinstance(name, str) and "." in name:
+            yield kind, name
+
+
+def _module(
+    cls: type[ModuleT], training: TrainingSettings, denoiser: Denoiser, label_dropout: float, about: dict[str, Any]
+) -> ModuleT:
+    def span() -> ScheduleSpan:
+        return ScheduleSpan(training.epochs, _steps(module, training))
+
+    metric = logged_metric(TrainConfig.model_construct(training=training))
+    module = assemble(training, denoiser, label_dropout, span, metric, about, cls)
+    return module
+
+
+def _steps(module: DiffusionModule, training: TrainingSettings) -> int:
+    """Optimizer steps of all epochs, which the trainer knows; 0 where the schedule does not go by steps."""
+    kind = training.scheduler.type
+    if kind is None or not getattr(schedule_class(kind), "by_step", False):
+        return 0
+    trainer = module.trainer
+    data = getattr(trainer, "datamodule", None)
+    if isinstance(data, ImageDataModule):
+        return -(-data.steps_per_epoch // trainer.accumulate_grad_batches) * training.epochs
+    return int(trainer.estimated_stepping_batches)
