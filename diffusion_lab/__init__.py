@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from diffusion_lab import threads, torchvision_beside_cpu_torch
+from diffusion_lab import messages, threads, torchvision_beside_cpu_torch
 from diffusion_lab.version import __version__
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _HOME_OF = {
 }
 
 threads.bound_spinning()
+messages.word_own_warnings_plainly()
 torchvision_beside_cpu_torch.install()
 
 

@@ -125,7 +125,7 @@ def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -
         "sampler_options": without_folders(redacted(config.sampler.extra_options)),
         "guidance_interval": config.guidance.interval,
         "guidance_rescale": config.guidance.rescale,
-        "use_ema": sampling.use_ema,
+        "use_ema": denoiser.weights == "ema",  # what is used, which is not what was asked for where there is no average
         "checkpoint": name_for_others(checkpoint.path),
         "checkpoint_sha256": file_hash(checkpoint.path),
         "config_hash": checkpoint.about.get("config_hash"),

@@ -13,6 +13,7 @@ from diffusion_lab.terminal import printable
 from diffusion_lab.warning_display import show_warnings_by
 
 PROJECT = Path(__file__).resolve().parents[1]
+PROJECT_NAME = __name__.partition(".")[0]
 INSTALLED = ("site-packages", "dist-packages")
 ENDS = tuple(".!?:…")
 
@@ -90,6 +91,23 @@ def _source(filename: str, lineno: int) -> str:
     if PROJECT in path.parents:
         return ""
     return f" [{filename}:{lineno}]"
+
+
+def word_own_warnings_plainly() -> None:
+    """Let Python word the warnings of this project, in whatever program, as ``Warning: …`` without a source line.
+
+    Who shows them and where, and how all others are worded, stays as it is.
+    """
+    before = warnings.formatwarning
+
+    def worded(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category.__module__.partition(".")[0] != PROJECT_NAME:
+            return before(message, category, filename, lineno, line)
+        return f"Warning: {sentence(message)}\n"
+
+    warnings.formatwarning = worded
 
 
 class PlainFormatter(logging.Formatter):

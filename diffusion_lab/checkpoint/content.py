@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from diffusion_lab.checkpoint.damage import damaged
+from diffusion_lab.checkpoint.foreign import RAW, ForeignParts, completed, refuse_partial, with_classes
 from diffusion_lab.checkpoint.weights import Weights, WithoutDrawing, load_weights, refuse_other_architecture
-from diffusion_lab.config.faults import ConfigError
+from diffusion_lab.config.faults import ConfigError, ConfigWarning
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.training_section import PerformanceSettings
 from diffusion_lab.config.validate import SectionT, parse_section
@@ -30,7 +31,8 @@ class Checkpoint:
     ``weights`` are the raw ones, none in an export of an average.
     ``ema_weights`` holds the averaged weights by their decay, the main ones first; None is the decay of averages in a
     file that does not tell it. ``about`` is all that the writer told: settings, class names, versions, commit, hashes;
-    ``order`` is the place in the data, as the data module that saved it tells it.
+    ``order`` is the place in the data, as the data module that saved it tells it; ``foreign`` what another program
+    wrote beside the weights, None in files of this one.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Checkpoint:
     epochs_done: int | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     order: Mapping[str, Any] = field(default_factory=dict)
+    foreign: ForeignParts | None = None
 
     @property
     def decays(self) -> list[float | None]:
@@ -77,7 +80,8 @@ class Checkpoint:
 
         Raises:
             ValueError: Where no architecture is known, the weights belong to another one, there is no average of that
-                decay, or only the checkpoint names the class to import.
+                decay or none that can be read, the classes contradict each other, or only the checkpoint names the
+                class to import.
         """
         settings = self.model or model
         if self.model is not None and holds_redacted(self.model.model_dump(mode="json")):
@@ -93,18 +97,36 @@ class Checkpoint:
                 "(sample.py: model=… diffusion=… conditioning=…)"
             )
         self._refuse_foreign_classes(settings, model, trust)
+        settings = self.with_told_classes(settings)
         decay = self.chosen_decay(use_ema, ema_decay)
-        if use_ema and not self.ema_weights:
-            warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", stacklevel=2)
-        weights = self.chosen_weights(use_ema, decay)
+        averaged = use_ema and self.has_averages()
+        if use_ema and not averaged:
+            warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", ConfigWarning, stacklevel=2)
+        chosen = self.chosen_weights(use_ema, decay)
+        weights = completed(chosen, self.weights) if averaged and self.foreign else chosen
         foreign = "." in settings.architecture.type + settings.diffusion.type  # may draw what no checkpoint holds
         if "." not in settings.architecture.type:
             self._refuse_other_shapes(settings, weights)
         with self._named(), torch.random.fork_rng(devices=[]), nullcontext() if foreign else WithoutDrawing():
             denoiser = create_denoiser(settings, self.class_names)
         self.refuse_other_inputs(denoiser)
+        if averaged and self.foreign:
+            refuse_partial(chosen, denoiser, self.path)
         load_weights(denoiser, weights, self.path)
+        denoiser.weights = "ema" if averaged else "raw"
         return denoiser.eval()
+
+    def with_told_classes(self, model: ModelSettings) -> ModelSettings:
+        """The settings with the classes that the file of another program tells. Raises ValueError as ``denoiser``."""
+        if self.foreign is None:
+            return model
+        return with_classes(model, self.foreign.num_classes, self.weights, self.path)
+
+    def has_averages(self) -> bool:
+        """Whether there are averaged weights. Raises ValueError where they are there and cannot be read."""
+        if self.foreign is not None and self.foreign.ema_fault is not None:
+            raise ValueError(f"{self.path} cannot be sampled with averaged weights: {self.foreign.ema_fault}{RAW}")
+        return bool(self.ema_weights)
 
     @contextmanager
     def _named(self) -> Iterator[None]:

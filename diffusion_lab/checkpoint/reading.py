@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -14,11 +15,13 @@ from diffusion_lab.checkpoint.content import Checkpoint, section_of
 from diffusion_lab.checkpoint.explanation import check_explanation
 from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, read_export
 from diffusion_lab.checkpoint.files import find_checkpoint
+from diffusion_lab.checkpoint.foreign import WEIGHTS_KEY, denoiser_names, foreign_average, foreign_parts
 from diffusion_lab.checkpoint.tensors import load_tensors, opened
 from diffusion_lab.checkpoint.weights import Weights
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.model_section import ModelOfCheckpoint, ModelSettings
 from diffusion_lab.config.training_section import EmaSettings
+from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
 from diffusion_lab.process_end import doubts_about_images
@@ -31,7 +34,7 @@ def load_denoiser(
     path: str | Path,
     use_ema: bool = True,
     device: str | torch.device = "cpu",
-    model: ModelSettings | None = None,
+    model: ModelSettings | Mapping[str, Any] | None = None,
     ema_decay: float | None = None,
     trust: Collection[str] = (),
 ) -> Denoiser:
@@ -42,29 +45,37 @@ def load_denoiser(
 
     Args:
         path: Checkpoint file, ``.safetensors`` export, or run folder.
-        use_ema: Take the averaged weights.
+        use_ema: Take the averaged weights; the raw ones, with a warning, where there are none. ``weights`` of the
+            denoiser tells which it has.
         device: Where to put the denoiser: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``auto`` or a ``torch.device``.
-        model: The architecture, for plain state dicts.
+        model: The architecture, for files of other programs, which do not tell it: the ``model`` section as a dict. Its
+            ``conditioning`` may be left out where ``num_classes`` of the file or the weights tell the classes.
         ema_decay: Which of the averages, by its decay; the main one where None.
         trust: Dotted paths of your own classes that may be imported because the checkpoint names them.
 
     Raises:
         FileNotFoundError: Nothing is there.
         ValueError: It is no checkpoint or a damaged one, holds no weights, or none of that decay, or weights of
-            another architecture, or names a class that is not trusted; or this machine does not have the device.
+            another architecture, or names a class that is not trusted; file, weights and ``model`` contradict each
+            other in the number of classes; or this machine does not have the device.
 
     Warns:
-        ConfigWarning: The noise process does not end in noise, with which sampling begins.
+        ConfigWarning: There are no averaged weights, or the noise process does not end in noise, with which sampling
+            begins.
     """
     target = resolve_device(device, "device")
-    denoiser = read_checkpoint(find_checkpoint(path)).denoiser(use_ema, model, ema_decay, trust).to(target)
+    given = parse_section(ModelOfCheckpoint, model, "model") if isinstance(model, Mapping) else model
+    denoiser = read_checkpoint(find_checkpoint(path)).denoiser(use_ema, given, ema_decay, trust).to(target)
     for doubt in doubts_about_images(denoiser.schedule):
         warnings.warn(f"{path}: {doubt}", ConfigWarning, stacklevel=2)
     return denoiser
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours, an export, a plain state dict, or one under ``model_state_dict`` (``ema_state_dict``).
+    """Read a checkpoint of ours, an export, or one of another program.
+
+    That is a state dict, alone or under ``model_state_dict``, there with its averages under ``ema_state_dict`` and
+    what else ``checkpoint.foreign`` names.
 
     Only tensors and plain containers are read; a file that asks for code to be run is refused.
 
@@ -78,19 +89,24 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     about = content.get("diffusion_lab")
     if isinstance(about, dict):
         return _from_own_format(path, content, about)
-    weights = content.get("model_state_dict", content.get("state_dict", content))
-    averaged = content.get("ema_state_dict")
-    for found in (weights, averaged):
-        if found is not None and not _are_weights(found):
-            raise ValueError(f"{path} holds no weights: expected a state dict, or a dict with model_state_dict")
+    return _from_another_program(path, content)
+
+
+def _from_another_program(path: Path, content: dict[str, Any]) -> Checkpoint:
+    found = content.get(WEIGHTS_KEY, content.get("state_dict", content))
+    if not _are_weights(found):
+        raise ValueError(f"{path} holds no weights: expected a state dict, or a dict with model_state_dict")
+    weights, parts = denoiser_names(found), foreign_parts(content, path)
+    averages, fault = foreign_average(parts.ema, weights)
     return Checkpoint(
         path=path,
-        weights=_by_denoiser_names(weights),
-        ema_weights={} if averaged is None else {None: _by_denoiser_names(averaged)},
+        weights=weights,
+        ema_weights=averages,
         model=None,
         class_names=(),
         step=None,
         config=None,
+        foreign=replace(parts, ema_fault=fault),
     )
 
 
@@ -160,10 +176,3 @@ def _are_weights(found: object) -> TypeGuard[dict[str, Tensor]]:
         and bool(found)
         and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items())
     )
-
-
-def _by_denoiser_names(weights: Weights) -> Weights:
-    """Names of a denoiser for names of a denoiser or of its network alone."""
-    if all(name.startswith("network.") for name in weights):
-        return weights
-    return {f"network.{name}": tensor for name, tensor in weights.items()}

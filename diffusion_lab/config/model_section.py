@@ -159,3 +159,23 @@ class ModelSettings(Section):
     architecture: ArchitectureSettings
     diffusion: DiffusionSettings
     conditioning: ConditioningSettings
+
+
+class ConditioningOfCheckpoint(ConditioningSettings):
+    """``model.conditioning`` beside the checkpoint of another program, which may tell the classes itself."""
+
+    type: Literal["class"] | None = Field(
+        default=None, description="`class`: images have labels; `null`: as the checkpoint tells."
+    )
+    num_classes: PositiveInt | Literal["auto"] | None = Field(
+        default="auto", description="Number of classes; `auto` and `null`: as the checkpoint tells."
+    )
+    class_dropout_prob: Probability = Field(
+        default=0.1, description="Share of the training labels that was dropped; 0 if guidance has nothing to go by."
+    )
+
+
+class ModelOfCheckpoint(ModelSettings):
+    """``model`` beside the checkpoint of another program, which does not tell its architecture."""
+
+    conditioning: ConditioningOfCheckpoint = Field(default_factory=ConditioningOfCheckpoint)

@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError
 from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.loss_section import PenaltySettings, TimesSettings, WeightingSettings
-from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.model_section import ModelOfCheckpoint, ModelSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
 from diffusion_lab.config.section import (
     DOTTED_PATH,
@@ -281,7 +281,7 @@ class TrainConfig(RunConfig):
 class GenerateConfig(RunConfig):
     """The settings of a generation run (``mode: generate``).
 
-    The checkpoint brings its own model; ``model`` is for plain state dicts, which do not. The sections of
+    The checkpoint brings its own model; ``model`` is for those of other programs, which do not. The sections of
     training may stand here, as in a file used for both; they are checked and not read. Required are ``mode``,
     ``generation.checkpoint`` and ``output.base_dir``.
     """
@@ -293,7 +293,7 @@ class GenerateConfig(RunConfig):
     mode: Annotated[Literal["generate"], BeforeValidator(_is_a_mode)] = Field(
         description="What the settings are for: training, or making images from a checkpoint."
     )
-    model: ModelSettings | None = None
+    model: ModelOfCheckpoint | None = None
     data: DataSettings | None = None
     training: TrainingSettings | None = None
     logger: LoggerSettings = Field(default_factory=LoggerSettings)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -36,17 +36,23 @@ MOST_GRID_ROWS = 100
 
 @dataclass(frozen=True)
 class Generation:
-    """What a generation run has written; ``made`` of the ``count`` images there are new."""
+    """What a generation run has written; ``made`` of the ``count`` images there are new.
+
+    ``weights`` are those that the images come from: averaged (``"ema"``) or as trained (``"raw"``), which are taken,
+    with a warning, where the checkpoint holds no others.
+    """
 
     folder: Path
     count: int
     grid: Path | None
     npz: Path | None
     made: int
+    weights: Literal["raw", "ema"] | None = None
 
     def __str__(self) -> str:
         complete = "" if self.made else ": already complete, nothing was made"
-        images = f"{self.count} images in {self.folder}{complete}"
+        of_raw = " from the raw weights" if self.weights == "raw" else ""
+        images = f"{self.count} images{of_raw} in {self.folder}{complete}"
         return "\n".join(map(str, filter(None, (images, self.grid, self.npz))))
 
 
@@ -185,7 +191,7 @@ class Completion:
     def _result(self, made: int) -> Generation:
         grid = self.room.path / GRID if self.output.save_grid else None
         npz = self.room.path / ARRAYS if self.output.save_npz else None
-        return Generation(self.room.path, self.room.count, grid, npz, made)
+        return Generation(self.room.path, self.room.count, grid, npz, made, self.sampler.model.weights)
 
 
 def _lacking(digests: Sequence[str | None], batch_size: int) -> Iterator[range]:

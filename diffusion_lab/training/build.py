@@ -26,7 +26,7 @@ from diffusion_lab.networks import ImageNetwork
 from diffusion_lab.networks.compiled import compile_in_place, forget_compiled
 from diffusion_lab.precision import resolve_precision
 from diffusion_lab.run_folder import RunFolder
-from diffusion_lab.training.callbacks import Averaging, Checkpoints, Pictures, Randomness, Resumption
+from diffusion_lab.training.callbacks import Averaging, Checkpoints, Pictures, Randomness
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.module import DiffusionModule
@@ -166,7 +166,7 @@ def optimizer_steps(config: TrainConfig, data: ImageDataModule) -> int:
 
 
 def create_callbacks(
-    config: TrainConfig, denoiser: Denoiser, folder: RunFolder, seed: int, resumption: Resumption | None = None
+    config: TrainConfig, denoiser: Denoiser, folder: RunFolder, seed: int, resumption: Callback | None = None
 ) -> tuple[list[Callback], Checkpoints]:
     """The callbacks that the settings ask for; the one that saves by itself, since it knows what is best.
 

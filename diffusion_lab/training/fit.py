@@ -82,12 +82,12 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     resume = config.training.resume
     found = find_origin(config, folder)
     origin = found[0] if found else None
-    continued = origin is not None and folder.holds(origin.path)
+    continued = origin is not None and not origin.foreign and folder.holds(origin.path)
     may_replace = config.output.overwrite or (resume.enabled and resume.checkpoint == "auto")
     purpose: Purpose = "continue" if continued else "replace" if may_replace else "new"
     folder.check_free(purpose)
     if origin is not None and origin.is_complete(config):
-        earlier = TrainingSummary.read(origin.run_folder)
+        earlier = None if origin.foreign else TrainingSummary.read(origin.run_folder)
         # Of a run in this folder that was killed after its last step, the summary still has to be written.
         if earlier is not None or not continued or not origin.is_at_the_end(config):
             tell_complete(console, config, origin)
@@ -137,7 +137,7 @@ def _fit(
     progress = TrainingProgress(console)
     watched, every = config.training.watch, config.training.log_interval
     watch = Watch(watched.skip_non_finite, watched.spike_factor, every, console)
-    restoration = Restoration(run.origin.path if run.origin else None)
+    restoration = Restoration(run.origin.path if run.origin and not run.origin.foreign else None)
     kept = FolderRestoration(folder, run.settings, console)
     callbacks = [kept, *run.callbacks, watch, progress, run.checkpoints, Stopping(stop, run.checkpoints), restoration]
     with (

@@ -13,6 +13,7 @@ from diffusion_lab.checkpoint.files import named_steps, newest_valid
 from diffusion_lab.checkpoint.ownership import named
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.training.takeover import epochs_done
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Origin:
         place: Where in the data; None where the file does not tell.
         wandb_id: Of the run on W&B.
         run_id: Of the run that wrote it; None in files of earlier versions.
+        foreign: Whether another program wrote it. The steps that are done then depend on the images.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Origin:
     place: Place | None
     wandb_id: str | None
     run_id: str | None
+    foreign: bool = False
 
     @property
     def seed(self) -> int | None:
@@ -96,6 +99,9 @@ def find_origin(config: TrainConfig, folder: RunFolder) -> tuple[Origin, Checkpo
             f"holds weights alone, got {str(path)!r}"
         )
     checkpoint = read_checkpoint(path)
+    if checkpoint.foreign is not None and checkpoint.foreign.saved_in_training:
+        done = epochs_done(checkpoint.foreign) or 0
+        return Origin(path, None, done, {}, None, None, None, foreign=True), checkpoint
     origin = Origin(
         path,
         checkpoint.step,

@@ -6,7 +6,7 @@ import secrets
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ from diffusion_lab.training.resume_checks import Comparison, compare, refuse_mis
 from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_sigma_data_of
 from diffusion_lab.training.sizes import refuse_outsized_run
 from diffusion_lab.training.sources import class_names_of, create_datamodule
+from diffusion_lab.training.takeover import TakingOver, take_over
 from diffusion_lab.training.wandb_mirror import refuse_unreachable
 from diffusion_lab.training.words import say_and_log, warn_of_doubts
 
@@ -85,6 +86,9 @@ def prepare_run(
     if origin is not None and checkpoint is not None:
         compared = compare(checkpoint, config, data)
         refuse_mismatch(compared, denoiser)
+        if origin.foreign:
+            steps_per_epoch = optimizer_steps(config, data) // config.training.epochs
+            origin = replace(origin, step=(origin.epochs_done or 0) * steps_per_epoch)
         left = remainder(origin, config, data, compared.changes)
     plain = config.model_dump(mode="json")
     settings = redacted(plain, secret_values(plain, sys.argv))
@@ -95,7 +99,13 @@ def prepare_run(
     module.about["threads"] = threads
     module.configure_optimizers()  # refuses values that the user's own class does not take
     warn_of_doubts(config, module, data, optimizer_steps(config, data))
-    resumption, notes = _resumption(compared, left, console)
+    resumption: Callback | None
+    if origin is not None and checkpoint is not None and origin.foreign:
+        resume = config.training.resume
+        taken = take_over(checkpoint, module, origin.step or 0, resume.reset_optimizer, resume.reset_scheduler)
+        resumption, notes = TakingOver(taken), taken.notes
+    else:
+        resumption, notes = _resumption(compared, left, console)
     callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumption)
     done = origin.step or 0 if origin else 0
     steps = range(done + 1, done + (left.steps if left else optimizer_steps(config, data)) + 1)

@@ -124,18 +124,35 @@ def refuse_mismatch(found: Comparison, denoiser: Denoiser) -> None:
         for change in found.changed(Effect.REFUSED)
     ]
     try:
+        _refuse_other_classes(found)
         checkpoint.refuse_other_inputs(denoiser)
         load_weights(denoiser, checkpoint.weights, checkpoint.path)  # refuses those of another architecture
     except ValueError as error:
         faults.append(str(error))
-    if checkpoint.config is None or checkpoint.model is None or checkpoint.epochs_done is None:
-        faults.append("training.resume.checkpoint must be a file written by train.py, not weights alone")
+    if checkpoint.foreign is not None and checkpoint.foreign.saved_in_training:
+        pass  # what else it holds is taken over where it fits
+    elif checkpoint.config is None or checkpoint.model is None or checkpoint.epochs_done is None:
+        faults.append(
+            "training.resume.checkpoint must be a file written by train.py, or a dict with model_state_dict, "
+            "not weights alone"
+        )
     else:
         faults += _without_state(found, checkpoint.config)
         faults += _needing_reset(found)
         faults += _other_images(found)
     if faults:
         raise ValueError(printable(f"cannot resume from {checkpoint.path}:\n  " + "\n  ".join(faults)))
+
+
+def _refuse_other_classes(found: Comparison) -> None:
+    """Raise ValueError where the file of another program is of other classes than the settings."""
+    model = found.config.model
+    classes = found.checkpoint.with_told_classes(model).conditioning.classes
+    if classes != model.conditioning.classes:
+        raise ValueError(
+            f"model.conditioning.type must be class (conditioning=class): {found.checkpoint.path} is of a model of "
+            f"{classes} classes, got null"
+        )
 
 
 def _without_state(found: Comparison, then: Mapping[str, Any]) -> Iterator[str]:

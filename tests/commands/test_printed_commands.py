@@ -90,7 +90,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "outputs/digits/RUN": str(top / "run"),
         "RUN_FOLDER": str(top / "run"),
         "PATH": str(last),
-        "weights.pt": str(last),
+        "old.pt": str(last),
         "DIR": str(top),
         "my pictures (1)": str(top / "my pictures (1)"),
         "my runs (1)": str(top / "run"),

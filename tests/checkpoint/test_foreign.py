@@ -1,0 +1,192 @@
+"""What other programs save, and every contradiction in it."""
+
+from __future__ import annotations
+
+import copy
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffusion_lab import EMA
+from diffusion_lab.checkpoint import load_denoiser, read_checkpoint
+from tests.checkpoint.contents import AVERAGED, RAW, same, settings, tree, under
+from tests.checkpoint.hostile import WRONG, places, replaced
+
+BARE = AVERAGED.network.state_dict()
+
+
+def of_ema() -> dict[str, Any]:
+    ema = EMA(RAW, decay=0.99, further_decays=[0.9])
+    ema.load_state_dict(AVERAGED.state_dict())
+    return ema.state_dict()
+
+
+LAYOUTS: dict[str, Any] = {
+    "our EMA's own": of_ema(),
+    "a model state dict": AVERAGED.state_dict(),
+    "a shadow dict": dict(BARE),
+    "a shadow dict with decay and count": {**BARE, "decay": 0.9999, "num_updates": 70},
+    "nested": {"decay": torch.tensor(0.9999), "shadow": AVERAGED.state_dict(), "num_updates": torch.tensor(70)},
+    "nested in shadow_params": {"decay": 0.9999, "shadow_params": AVERAGED.state_dict(), "collected_params": None},
+    "a list": {"decay": 0.9999, "num_updates": 70, "shadow_params": list(BARE.values()), "collected_params": None},
+    "of a wrapped model": under("module._orig_mod.denoiser.network.", BARE),
+    "of a wrapped network": under("network.module.", BARE),
+}
+
+
+def content(ema: Any = None, **more: Any) -> dict[str, Any]:
+    whole = {"model_state_dict": RAW.state_dict(), "ema_state_dict": ema, "num_classes": 2, "epoch": 3}
+    return {**whole, "optimizer_state_dict": {}, "loss": 0.5, **more}
+
+
+def without_conditioning() -> dict[str, Any]:
+    model = tree()
+    del model["conditioning"]
+    return model
+
+
+def conditioned(**conditioning: Any) -> dict[str, Any]:
+    return {**tree(), "conditioning": conditioning}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_averages_are_found_in_every_layout(saved, layout) -> None:
+    path = saved(content(LAYOUTS[layout]), "old.pt")
+    denoiser = load_denoiser(path, model=without_conditioning())
+    assert same(denoiser, AVERAGED)
+    assert (denoiser.weights, denoiser.num_classes) == ("ema", 2)
+    assert same(load_denoiser(path, use_ema=False, model=without_conditioning()), RAW)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "network.", "module.", "_orig_mod.", "denoiser.", "denoiser.network._orig_mod."]
+)
+def test_weights_are_found_under_any_wrapper(saved, prefix) -> None:
+    path = saved(content(model_state_dict=under(prefix, RAW.network.state_dict())), "old.pt")
+    assert same(load_denoiser(path, use_ema=False, model=settings()), RAW)
+
+
+def test_a_decay_that_the_file_tells_can_be_chosen(saved) -> None:
+    path = saved(content(LAYOUTS["nested"]), "old.pt")
+    assert read_checkpoint(path).decays == [0.9999]
+    assert same(load_denoiser(path, model=settings(), ema_decay=0.9999), AVERAGED)
+
+
+@pytest.mark.parametrize(
+    ("ema", "fault"),
+    [
+        ("text", "is of type str, not a dict"),
+        (5, "is of type int"),
+        ({"decay": 0.9}, "holds no weights"),
+        ({"shadow": {}}, "holds no weights"),
+        ({"a": torch.zeros(1)}, "does not belong to the weights beside it: it has network.a, which they have not"),
+        ({**BARE, "hook": "x"}, "something that is no weight, 'hook' of type str"),
+        ({name: torch.zeros(7) for name in BARE}, "in another shape"),
+        ({name: BARE[name] for name in list(BARE)[1:]}, "lacks network.embed_time"),
+        ({"shadow_params": list(BARE.values())[1:]}, "is a list of"),
+    ],
+)
+def test_a_broken_average_is_named_and_keeps_nobody_from_the_raw_weights(saved, ema, fault) -> None:
+    path = saved(content(ema), "old.pt")
+    with pytest.raises(
+        ValueError, match=rf"old\.pt cannot be sampled with averaged weights: its ema_state_dict .*{fault}"
+    ):
+        load_denoiser(path, model=settings())
+    assert same(load_denoiser(path, use_ema=False, model=settings()), RAW)
+
+
+@pytest.mark.parametrize("ema", [None, {}], ids=str)
+def test_no_average_at_all_is_a_warning(saved, ema) -> None:
+    path = saved(content(ema), "old.pt")
+    with pytest.warns(UserWarning, match="holds no EMA weights"):
+        assert load_denoiser(path, model=settings()).weights == "raw"
+
+
+class TestClasses:
+    """File, weights and settings; the weights are those of a model of two classes."""
+
+    def test_file_against_weights(self, saved) -> None:
+        for told, words in ((3, "3"), (None, "None")):
+            path = saved(content(num_classes=told), "old.pt")
+            with pytest.raises(
+                ValueError, match=rf"contradicts itself: its num_classes is {words}, .* model of 2 classes"
+            ):
+                load_denoiser(path, use_ema=False, model=settings())
+
+    def test_file_against_settings(self, saved) -> None:
+        path = saved(content(), "old.pt")
+        with pytest.raises(
+            ValueError, match=r"model\.conditioning\.num_classes must be 2.*by its num_classes, 2, .* got 3"
+        ):
+            load_denoiser(path, use_ema=False, model=conditioned(type="class", num_classes=3))
+
+    def test_settings_against_weights(self, saved) -> None:
+        path = saved({"model_state_dict": RAW.state_dict()}, "old.pt")
+        with pytest.raises(ValueError, match=r"num_classes must be 2, or left out: the weights in .* are .* got 3"):
+            load_denoiser(path, use_ema=False, model=conditioned(type="class", num_classes=3))
+        with pytest.raises(ValueError, match=r"num_classes must be 2, .* got 3"):
+            load_denoiser(path, use_ema=False, model=conditioned(num_classes=3))
+
+    def test_an_unconditional_model(self, saved) -> None:
+        weights = {name: weight for name, weight in RAW.state_dict().items() if "embed_label" not in name}
+        path = saved({"model_state_dict": weights, "num_classes": None}, "old.pt")
+        assert load_denoiser(path, use_ema=False, model=without_conditioning()).num_classes is None
+        with pytest.raises(ValueError, match=r"model\.conditioning\.type must be null .* got 'class'"):
+            load_denoiser(path, use_ema=False, model=conditioned(type="class", num_classes=2))
+
+    @pytest.mark.parametrize(
+        "given",
+        [{}, {"type": "class"}, {"type": None}, {"type": None, "num_classes": None}, {"num_classes": 2}],
+        ids=str,
+    )
+    @pytest.mark.parametrize("told", [True, False])
+    def test_what_is_left_open_is_filled_in(self, saved, given, told) -> None:
+        whole = content()
+        if not told:
+            del whole["num_classes"]
+        denoiser = load_denoiser(saved(whole, "old.pt"), use_ema=False, model=conditioned(**given))
+        assert denoiser.num_classes == 2
+
+    @pytest.mark.parametrize("classes", [0, -1, 1.5, "2", True, [2], torch.tensor(2)], ids=str)
+    def test_a_number_of_classes_that_is_none_is_refused(self, saved, classes) -> None:
+        with pytest.raises(ValueError, match=r"old\.pt has num_classes .* must be an integer of at least 1, or None"):
+            load_denoiser(saved(content(num_classes=classes), "old.pt"), model=settings())
+
+
+def test_a_model_section_with_faults_is_listed_by_key(saved) -> None:
+    model = without_conditioning()
+    model["architecture"]["image_size"] = -8
+    model["diffusion"]["betas"] = 1
+    with pytest.raises(ValueError, match=r"model\.architecture\.image_size = -8") as caught:
+        load_denoiser(saved(content(), "old.pt"), model=model)
+    assert "model.diffusion.betas" in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["a shadow dict", "nested", "a list", "our EMA's own"])
+def test_any_field_of_a_wrong_type_is_one_error(saved, layout) -> None:
+    """Named by the file; and whatever becomes of the average, the raw weights load."""
+    whole = content(copy.copy(LAYOUTS[layout]))
+    draw, found = random.Random(layout), list(places(whole))
+    shallow = [place for place in found if len(place) == 1]
+    for number in range(20):
+        place = draw.choice(shallow if number % 2 else found)
+        path = saved(replaced(whole, place, WRONG[draw.choice(list(WRONG))]), "hostile.pt")
+        averaged, raw = (refusal(path, use_ema) for use_ema in (True, False))
+        assert averaged is None or "hostile.pt" in averaged
+        unreadable = raw is not None and ("no checkpoint" in raw or "tensor" in raw)
+        assert raw is None or unreadable or place[0] in ("model_state_dict", "num_classes"), raw
+
+
+def refusal(path: Path, use_ema: bool) -> str | None:
+    """Why a file is refused, None if it is loaded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            load_denoiser(path, use_ema=use_ema, model=tree())
+        except ValueError as error:
+            return str(error)
+    return None

@@ -1,0 +1,255 @@
+"""A checkpoint of the older program: sampled from, loaded in Python, and trained further."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from diffusion_lab import EMA, DiffusionSampler, load_denoiser
+from diffusion_lab.checkpoint import find_checkpoint
+from diffusion_lab.checkpoint.files import step_name
+from tests.commands.conftest import run_here
+from tests.sameness import assert_equal
+from tests.training.tiny import resume_of, saved, tiny_denoiser, tiny_run
+
+MODEL: dict[str, Any] = {
+    "architecture": {
+        "image_size": 8,
+        "in_channels": 1,
+        "model_channels": 8,
+        "channel_multipliers": [1],
+        "use_attention": [False],
+        "num_res_blocks": 1,
+    },
+    "diffusion": {"num_timesteps": 20, "beta_schedule": "cosine", "beta_start": 0.0001, "beta_end": 0.02},
+}
+
+
+def save_old(path: Path, layout: str = "shadow") -> EMA[Any]:
+    """Train a little in a loop of one's own, and save as the older program did."""
+    model = tiny_denoiser()
+    ema = EMA(model, decay=0.9)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for step in range(3):
+        images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(step))
+        loss = (model(images, model.schedule.level(0.5), torch.tensor([0, 1, 2, 0])) - images).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ema.update()
+    averages = {
+        "own": ema.state_dict(),
+        "model": ema.average.state_dict(),
+        "shadow": {"decay": 0.9, "shadow": ema.average.state_dict(), "num_updates": 3},
+        "flat": {**ema.average.state_dict(), "decay": 0.9, "num_updates": 3},
+    }
+    torch.save(
+        {
+            "epoch": 1,
+            "model_state_dict": model.state_dict(),
+            "ema_state_dict": averages[layout],
+            "optimizer_state_dict": optimizer.state_dict(),
+            "num_classes": 3,
+            "loss": 0.5,
+        },
+        path,
+    )
+    return ema
+
+
+@pytest.mark.parametrize("layout", ["own", "model", "shadow", "flat"])
+def test_load_denoiser_takes_it_as_it_is(tmp_path: Path, layout: str) -> None:
+    ema = save_old(tmp_path / "old.pt", layout)
+    denoiser = load_denoiser(tmp_path / "old.pt", use_ema=True, model=MODEL)
+    assert denoiser.num_classes == 3
+    images = DiffusionSampler(denoiser).sample(3, [0, 1, 2], seed=0)
+    assert torch.equal(images, DiffusionSampler(ema.average).sample(3, [0, 1, 2], seed=0))
+
+
+SETTINGS = [
+    "model=unet_tiny",
+    "diffusion=cosine",
+    *(f"model.architecture.{key}={json.dumps(value)}" for key, value in MODEL["architecture"].items()),
+    "model.diffusion.num_timesteps=20",
+    *("sampler.steps=2", "num_samples=3", "device=cpu"),
+]
+
+
+@pytest.fixture
+def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`python sample.py …` in this process; gives the lines of the manifest."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*more: str) -> list[dict[str, Any]]:
+        run_here("sample", ["ckpt=old.pt", *SETTINGS, "output.base_dir=out", *more])
+        (manifest,) = tmp_path.glob("out/generated/*/manifest.jsonl")
+        return [json.loads(line) for line in manifest.read_text().splitlines()]
+
+    return run
+
+
+@pytest.mark.parametrize("conditioning", [(), ("conditioning=class",), ("conditioning=none",)], ids=str)
+def test_sample_takes_the_classes_from_the_file(tmp_path: Path, sample: Any, conditioning: tuple[str, ...]) -> None:
+    save_old(tmp_path / "old.pt")
+    lines = sample(*conditioning)
+    assert [line["label"] for line in lines] == [0, 1, 2]
+    assert {(line["use_ema"], line["ema_decay"]) for line in lines} == {(True, 0.9)}
+
+
+def test_a_broken_average_is_named_with_what_to_do_and_that_works(
+    tmp_path: Path, sample: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_old(tmp_path / "old.pt")
+    torch.save({**saved(tmp_path / "old.pt"), "ema_state_dict": {"shadow": {"other": torch.zeros(1)}}}, "old.pt")
+    with pytest.raises(SystemExit):
+        sample()
+    said = capsys.readouterr().err
+    assert "old.pt cannot be sampled with averaged weights: its ema_state_dict does not belong" in said
+    assert "use_ema=false for sample.py" in said
+    assert {line["use_ema"] for line in sample("use_ema=false")} == {False}
+
+
+def test_each_contradiction_has_its_own_message(
+    tmp_path: Path, sample: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_old(tmp_path / "old.pt")
+    content = saved(tmp_path / "old.pt")
+    without = {key: value for key, value in content.items() if key != "num_classes"}
+    typed = ("conditioning=class", "model.conditioning.num_classes=5")
+    messages = []
+    for file, settings in (({**content, "num_classes": 4}, ()), (content, typed), (without, typed)):
+        torch.save(file, "old.pt")
+        with pytest.raises(SystemExit):
+            sample(*settings)
+        messages.append(capsys.readouterr().err)
+    assert "old.pt contradicts itself: its num_classes is 4, and its weights are those of a model of 3" in messages[0]
+    assert "num_classes must be 3, or left out: by its num_classes, 3, old.pt is of a model of 3 classes" in messages[1]
+    assert "num_classes must be 3, or left out: the weights in old.pt are of a model of 3 classes" in messages[2]
+
+
+CHANGES: dict[str, Any] = {
+    "training.ema.decay": 0.9,
+    "training.scheduler": {"type": "cosine", "T_max": "auto", "eta_min": 0.0},
+    "training.epochs": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of four epochs that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    tiny_run(folder, CHANGES)
+    return folder
+
+
+class TestResuming:
+    """With the settings of tests/training/tiny.py."""
+
+    @pytest.fixture
+    def old(self, whole: Path, tmp_path: Path) -> Callable[..., Path]:
+        """What the older program would have saved after two of the four epochs."""
+        content = saved(whole / "checkpoints" / step_name(6))
+        state = content["state_dict"]
+        parts = {
+            "model_state_dict": under("denoiser.", state),
+            "ema_state_dict": under("ema.", state),
+            "optimizer_state_dict": content["optimizer_states"][0],
+            "num_classes": 3,
+            "epoch": 2,
+        }
+
+        def save(**changed: Any) -> Path:
+            torch.save(parts | changed, tmp_path / "old.pt")
+            return tmp_path / "old.pt"
+
+        return save
+
+    def resumed(self, path: Path, **changes: Any) -> tuple[dict[str, Any], str]:
+        """The last checkpoint of the run that resumes from a file, and what it says."""
+        said = io.StringIO()
+        folder = path.parent / "resumed"
+        tiny_run(folder, {**CHANGES, **resume_of(path), **changes}, Console(file=said, width=10_000))
+        return saved(find_checkpoint(folder, "last")), said.getvalue()
+
+    def test_it_goes_on_as_if_the_run_had_never_left(self, whole: Path, old: Any) -> None:
+        """Weights, optimizer, schedule, averages and the order of the images are those of the uninterrupted run."""
+        found, said = self.resumed(old())
+        expected = saved(find_checkpoint(whole, "last"))
+        for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+            assert_equal(found[part], expected[part], part)
+        assert found["global_step"] == 12
+        assert found["diffusion_lab"]["epochs_done"] == 4
+        assert "epoch: 2 in the file is taken as the number of epochs that are done" in said
+        assert "goes on with epoch 3" in said
+        assert "averaged weights: taken over after 6 updates" in said
+        assert "optimizer: its state is taken over" in said
+        assert "not taken over" not in said
+
+    def test_later_resumes_are_from_its_own_checkpoints(self, whole: Path, old: Any, tmp_path: Path) -> None:
+        self.resumed(old(), **{"training.epochs": 3, "training.scheduler": {"type": None}})
+        resume = {**resume_of(tmp_path)["training.resume"], "checkpoint": "auto", "reset_scheduler": True}
+        tiny_run(tmp_path / "resumed", {**CHANGES, "training.resume": resume})
+        found = saved(find_checkpoint(tmp_path / "resumed", "last"))
+        assert found["global_step"] == 12
+        assert found["state_dict"]["ema.updates"] == 12
+
+    @pytest.mark.parametrize(
+        ("changed", "said"),
+        [
+            (
+                {"optimizer_state_dict": None},
+                "optimizer: not taken over, the file holds no state of it; it begins anew",
+            ),
+            ({"optimizer_state_dict": "x"}, "optimizer: not taken over, what the file holds is no state dict"),
+            ({"ema_state_dict": None}, "averaged weights: the file holds none; the averages begin with the weights"),
+            ({"ema_state_dict": {"a": "b"}}, "averaged weights: not taken over, ema_state_dict holds something"),
+            ({"epoch": "two"}, "epoch: not taken over, the file has an epoch that is no number of epochs"),
+            ({"epoch": None}, "epoch: not taken over, the file holds no epoch; training begins with epoch 1"),
+            ({"scaler": {}, "loss": 1.0}, "not taken over, since it is not read: scaler, loss"),
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_taken_over_is_said(self, old: Any, changed: dict[str, Any], said: str) -> None:
+        found, words = self.resumed(old(**changed))
+        assert said in words
+        assert found["diffusion_lab"]["epochs_done"] == 4
+        assert found["global_step"] == 12
+
+    @pytest.mark.parametrize(
+        ("changed", "message"),
+        [
+            ({"num_classes": 5}, "contradicts itself: its num_classes is 5, and its weights are those of a model of 3"),
+            ({"model_state_dict": {"a": torch.zeros(1)}, "num_classes": 3}, "contradicts itself"),
+        ],
+    )
+    def test_contradictions_are_refused(self, tmp_path: Path, old: Any, changed: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=rf"cannot resume from .*old\.pt:\n.*{message}"):
+            self.resumed(old(**changed))
+        assert not (tmp_path / "resumed").exists()
+
+    def test_settings_of_other_classes_are_refused(self, old: Any) -> None:
+        none = {"model.conditioning.type": None, "model.conditioning.num_classes": None}
+        with pytest.raises(ValueError, match=r"model\.conditioning\.type must be class \(conditioning=class\)"):
+            self.resumed(old(), **none)
+
+    def test_a_file_whose_epochs_are_all_done_is_complete(self, tmp_path: Path, old: Any) -> None:
+        said = io.StringIO()
+        changes = {**CHANGES, "training.epochs": 2, **resume_of(old())}
+        assert tiny_run(tmp_path / "resumed", changes, Console(file=said, width=10_000)) is None
+        assert "already complete" in said.getvalue()
+
+    def test_weights_alone_are_no_run_to_resume(self, old: Any, tmp_path: Path) -> None:
+        torch.save(saved(old())["model_state_dict"], tmp_path / "weights.pt")
+        with pytest.raises(ValueError, match=r"must be a file written by train\.py.*not weights alone"):
+            self.resumed(tmp_path / "weights.pt")
+
+
+def under(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
