@@ -17,7 +17,7 @@ from diffusion_lab.config.json_schema import JsonSchema, class_options, section_
 from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.training_rules import REQUIRED_SCHEDULER_OPTIONS
-from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.training_section import OPTIMIZER_OPTIONS, SCHEDULER_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -84,6 +84,10 @@ Keys marked † are extensions of the V2 format: they may be left out, and their
 there in a complete file that trains, but for `experiment` (then `diffusion`) and `mode` (then `train`). The defaults
 shown for them are those of `get_default_config()` and of `experiment=v2_default`, while each file of `conf/` sets what
 suits it.
+
+Names of choices are read in any case (`AdamW`, `CUDA:1`), and `none` in any case is null where null may stand, but for
+keys that hold a text or a path of your own, and paths of your own classes. `config.yaml` has the spelling shown here.
+The files of `conf/` go by their own names: `optimizer=adamw`.
 
 With `mode: generate` a file needs `mode`, `generation.checkpoint` and `output.base_dir`, and a plain state dict needs
 `model`. Whatever else it leaves out has the default shown here, but for `compute.device`, which is `auto` then.
@@ -156,6 +160,8 @@ class Reference:
             yield self.table(key, values)
         for choice in (each for each in CHOICES if key == each.KEY):
             yield from self.options(choice)
+        if key == "training.optimizer":
+            yield _optimizers()
         if key == "training.scheduler":
             yield _schedules()
         for part, reference in inner.items():
@@ -183,6 +189,13 @@ class Reference:
             yield f"`type: {name}`. {inspect.getdoc(cls)}\n"
             if own:
                 yield self.table(choice.KEY, own)
+
+
+def _optimizers() -> str:
+    rows = [
+        (_code(name), ", ".join(f"`{option}`" for option in options)) for name, options in OPTIMIZER_OPTIONS.items()
+    ]
+    return "Each type takes these arguments of its torch class as well:\n\n" + _table(("type", "options"), rows) + "\n"
 
 
 def _schedules() -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling
-from diffusion_lab.config.reading import SettingsReader, Unreadable
+from diffusion_lab.config.reading import SettingsReader, Unreadable, plain_tree
 from diffusion_lab.config.schema import SubfolderSettings
 from diffusion_lab.config.section import home_expanded, name_inside
+from diffusion_lab.config.spelling import spell_as_the_schema_does
 from diffusion_lab.config.validate import root_of
 
 
@@ -155,7 +156,9 @@ def derive_return_labels_from_model(config: Mapping[str, Any]) -> bool:
 
 
 def _read(config: Mapping[str, Any], key: str) -> Any:
+    root, tree = root_of(config), plain_tree(config)
+    spell_as_the_schema_does(tree, root)
     try:
-        return SettingsReader(config, root_of(config))[key]
+        return SettingsReader(tree, root)[key]
     except Unreadable as error:
         raise ConfigError([Fault(key, "required, but missing")]) from error

@@ -33,6 +33,8 @@ def doubts_about(tree: SettingsReader) -> Iterator[str]:
         effect = "nearly stops learning" if clip < low else "hardly ever clips"
         usual = f"usual values lie between {low} and {high:g}"
         yield f"training.optimizer.gradient_clip_norm = {clip:g} {effect}; {usual}"
+    if tree["training.optimizer.maximize"]:
+        yield "training.optimizer.maximize = true makes the loss as large as it can be, which unlearns the images"
     if tree["training.visualization.enabled"]:
         yield from _doubts_about_pictures(tree)
 

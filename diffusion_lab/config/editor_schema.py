@@ -10,19 +10,21 @@ import copy
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
 from hydra.conf import HydraConf
 from pydantic import BaseModel
 
+from diffusion_lab.config.choice import options_schema
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.json_schema import JsonSchema, class_options, section_schemas
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings
 from diffusion_lab.config.reading import leaves, section_of
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, TrainConfig
-from diffusion_lab.config.section import DOTTED_PATH
+from diffusion_lab.config.section import DOTTED_PATH, DeviceName
+from diffusion_lab.config.spelling import Spelling, spelling_of
 from diffusion_lab.config.training_rules import REQUIRED_SCHEDULER_OPTIONS
 from diffusion_lab.config.training_section import SCHEDULER_OPTIONS, OptimizerSettings, SchedulerSettings
 
@@ -81,7 +83,7 @@ def config_schema() -> JsonSchema:
     """The schema of a complete V2 file, for training or generation by its ``mode``."""
     root = {
         "description": "The settings of a run of diffusion_lab: a complete V2 file.",
-        "if": {"required": ["mode"], "properties": {"mode": {"const": "generate"}}},
+        "if": {"required": ["mode"], "properties": {"mode": _in_any_case(["generate"])}},
         "then": {"$ref": f"#/$defs/{GenerateConfig.__name__}"},
         "else": {"$ref": f"#/$defs/{TrainConfig.__name__}"},
     }
@@ -105,7 +107,7 @@ def tree_schema(short: Mapping[str, str]) -> JsonSchema:
     """The schema of ``conf/`` files that hold any part of the tree, beside short names for the keys that they fill."""
     document = package_schema(WHOLE_TREE)
     generate = _sections(complete=False)[GenerateConfig.__name__]["properties"]["mode"]
-    document["properties"]["mode"]["anyOf"].append(generate["anyOf"][0])
+    document["properties"]["mode"]["anyOf"] += [one for one in generate["anyOf"] if "$ref" not in one]
     document["properties"]["hydra"] = _hydra()
     for name, key in short.items():
         place = document
@@ -122,9 +124,12 @@ def _sections(complete: bool) -> dict[str, JsonSchema]:
     Args:
         complete: Whether the required keys must be there; else a file may hold any part of a section.
     """
-    sections = section_schemas()
-    for section in sections.values():
-        section["properties"] = {key: _or_reference(value) for key, value in section["properties"].items()}
+    sections, classes = section_schemas(), dict(_classes(TrainConfig)) | dict(_classes(GenerateConfig))
+    for cls_name, section in sections.items():
+        section["properties"] = {
+            key: _or_reference(value, spelling_of(classes[cls_name], key))
+            for key, value in section["properties"].items()
+        }
         if isinstance(section.get("additionalProperties"), dict):
             section["additionalProperties"] = _or_reference(section["additionalProperties"])
         if not complete:
@@ -134,7 +139,7 @@ def _sections(complete: bool) -> dict[str, JsonSchema]:
         section["allOf"] = [_more_keys_for_own_class(section["properties"])]
     for choice in CHOICES:
         options: OptionsByType = {
-            name: {option: _or_reference(value) for option, value in class_options(cls).items()}
+            name: {option: _or_reference(value, _spelling(cls, option)) for option, value in class_options(cls).items()}
             for name, cls in choice.NAMED.items()
         }
         _give_options(sections[choice.__name__], options, complete)
@@ -143,8 +148,30 @@ def _sections(complete: bool) -> dict[str, JsonSchema]:
     return {**sections, "Reference": {"type": "string", "pattern": pattern}}
 
 
-def _or_reference(value: JsonSchema) -> JsonSchema:
-    """A value, or a reference to one; a section stays as it is."""
+def _classes(cls: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """A section and those within it by the names of their classes."""
+    yield cls.__name__, cls
+    for name in cls.model_fields:
+        section = section_of(cls, name)
+        if section is not None:
+            yield from _classes(section)
+
+
+def _spelling(cls: type[object], option: str) -> Spelling:
+    """How the value of an option of a class with a name may be spelled."""
+    options = options_schema(cls)
+    return spelling_of(options, option) if options else Spelling()
+
+
+def _in_any_case(names: Iterable[str], patterns: Iterable[str] = ()) -> JsonSchema:
+    """Names in any case; editors suggest nothing of a pattern."""
+    words = [*map(re.escape, names), *patterns]
+    folded = (re.sub(r"(?<!\\)[a-z]", lambda found: f"[{found[0]}{found[0].upper()}]", word) for word in words)
+    return {"type": "string", "pattern": f"^({'|'.join(folded)})$"}
+
+
+def _or_reference(value: JsonSchema, spelling: Spelling = Spelling()) -> JsonSchema:  # noqa: B008 - it is frozen
+    """A value in any spelling, or a reference to one; a section stays as it is."""
     choices = [value] if "type" in value else value.get("anyOf", [value])
     if any("$ref" in choice for choice in choices):
         return value
@@ -155,8 +182,10 @@ def _or_reference(value: JsonSchema) -> JsonSchema:
         if isinstance(entries, list):
             choice["items"] = [_or_reference(entry) for entry in entries]
         elif entries is not None:
-            choice["items"] = _or_reference(entries)
-    return {**told, "anyOf": [*plain, {"$ref": "#/$defs/Reference"}]}
+            choice["items"] = _or_reference(entries, spelling.entries or Spelling())
+    words = [*spelling.names, *(["none"] if spelling.may_be_null else [])]
+    spelled = [_in_any_case(words, [DeviceName.NUMBERED] if spelling.is_lower else [])] if words else []
+    return {**told, "anyOf": [*plain, *spelled, {"$ref": "#/$defs/Reference"}]}
 
 
 def _more_keys_for_own_class(known: Iterable[str]) -> JsonSchema:
@@ -184,7 +213,8 @@ def _give_options(section: JsonSchema, options: OptionsByType, complete: bool) -
     section["properties"] = {"type": kind}
     rules = section["allOf"] = []
     for name, own in options.items():
-        when: JsonSchema = {"properties": {"type": {"const": name}}}
+        of_this_type = {"anyOf": [{"const": None}, _in_any_case(["none"])]} if name is None else _in_any_case([name])
+        when: JsonSchema = {"properties": {"type": of_this_type}}
         if not complete or "default" not in kind or name != kind["default"]:
             when["required"] = ["type"]
         then = _only({"type": {}, **own})

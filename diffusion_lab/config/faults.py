@@ -139,7 +139,9 @@ def shown(value: object, longest: int = 80) -> str:
 
 def closest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The candidate that ``name`` may be a misspelling of, if one is near: from 0, anything, to 1, the same."""
-    return next(iter(get_close_matches(name, list(candidates), n=1, cutoff=cutoff)), None)
+    names = list(candidates)
+    in_another_case = [candidate for candidate in names if candidate.lower() == name.lower()]
+    return next(iter(in_another_case or get_close_matches(name, names, n=1, cutoff=cutoff)), None)
 
 
 def faults_of(

@@ -19,6 +19,7 @@ from diffusion_lab.config.faults import (
 )
 from diffusion_lab.config.reading import known_keys, leaves
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.spelling import spelled
 from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
 from diffusion_lab.config.v1_folders import places_of
 from diffusion_lab.config.v1_format import FOLDERS, MOVES, PICTURES_UNDER_GENERATION, V1_KEYS, V1_SECTIONS
@@ -165,7 +166,7 @@ def _move(old: Mapping[str, Any], new: dict[str, Any]) -> Iterator[Fault]:
         first = said.setdefault(place, key)
         if old[key] != old[first]:
             yield Fault(key, f"contradicts {first} = {shown(old[first])}, the same setting: keep one", old[key])
-        new[place] = old[first]
+        new[place] = spelled(TrainConfig, place, old[first])
     classes = new["model.conditioning.num_classes"]
     new["model.conditioning.type"] = None if classes is None else "class"
     shared, own = "generation.guidance_scale", "training.visualization.guidance_scale"
@@ -201,8 +202,6 @@ def _choose_schedule(old: Mapping[str, Any], new: dict[str, Any]) -> Iterator[st
     """Keep the options that the type of learning-rate schedule reads; the defaults of V2 are those of a cosine."""
     section = "training.scheduler"
     kind = new[f"{section}.type"]
-    if isinstance(kind, str) and kind.lower() == "none":
-        kind = new[f"{section}.type"] = None
     if not (kind is None or isinstance(kind, str)):
         return
     read = SCHEDULER_OPTIONS.get(kind)

@@ -12,6 +12,14 @@ from diffusion_lab.config.choice import ChoiceSettings, options_schema
 from diffusion_lab.config.faults import ConfigError, Fault, closest, faults_of, unknown_key
 from diffusion_lab.config.reading import SettingsReader, suggest_key
 
+SET_BY_THE_PROJECT = {
+    "training.optimizer.lr": "from training.optimizer.learning_rate",
+    "training.optimizer.params": "to the weights of the network",
+    "training.scheduler.optimizer": "to the optimizer of training.optimizer",
+    "training.scheduler.total_steps": "to the optimizer steps that training.epochs makes",
+}
+"""Arguments of optimizers and learning-rate schedules that are no settings."""
+
 
 def no_unread_keys(section: str) -> Callable[[SettingsReader], Iterator[Fault]]:
     """Keys that no field declares are for a class given by its dotted path; a built-in type has none."""
@@ -22,6 +30,10 @@ def no_unread_keys(section: str) -> Callable[[SettingsReader], Iterator[Fault]]:
             return
         for name in given.keys() - tree.schema_of(section).model_fields.keys():
             key = f"{section}.{name}"
+            if key in SET_BY_THE_PROJECT:
+                source = SET_BY_THE_PROJECT[key]
+                yield Fault(key, f"is an argument that the project sets itself, {source}; leave it out", given[name])
+                continue
             yield unknown_key(key, given[name], partial(suggest_key, root=tree.root))
 
     return rule

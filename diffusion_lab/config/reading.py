@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -137,6 +137,15 @@ def leaves(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
         key = f"{parent}{name}"
         found |= leaves(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
     return found
+
+
+def plain_tree(value: Any) -> Any:
+    """Containers of any kind as new dicts and lists; nothing else is changed."""
+    if isinstance(value, Mapping):
+        return {key: plain_tree(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [plain_tree(entry) for entry in value]
+    return value
 
 
 READ_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output")

@@ -17,7 +17,7 @@ from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling
 from diffusion_lab.config.model_section import ArchitectureSettings
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import CHOICES
-from diffusion_lab.config.training_section import OPTIMIZER_OPTIONS, SCHEDULER_OPTIONS, SchedulerSettings
+from diffusion_lab.config.training_section import ALL_OPTIMIZER_OPTIONS, ALL_SCHEDULER_OPTIONS, SchedulerSettings
 
 NETWORK_ARGUMENTS = [name for name in ArchitectureSettings.model_fields if name not in ("type", "image_size")]
 
@@ -125,14 +125,14 @@ CALLS = (
             "betas": "training.optimizer.betas",
         },
         where_taken=("betas",),
-        options=OPTIMIZER_OPTIONS,
+        options=ALL_OPTIMIZER_OPTIONS,
     ),
     Call(  # training/lr_schedules.py
         "training.scheduler",
         first="the optimizer",
         by_step={"total_steps": "training.epochs"},
         options=SchedulerSettings.model_fields.keys() - {"type"},
-        of_built_in=frozenset().union(*SCHEDULER_OPTIONS.values()),
+        of_built_in=ALL_SCHEDULER_OPTIONS,
     ),
     *(Call(each.KEY, of_built_in=each.all_options(), only_train=each.KEY != "sampler") for each in CHOICES),
 )

@@ -35,6 +35,7 @@ from diffusion_lab.config.job_record import (
 from diffusion_lab.config.optuna_study import OPTUNA_SWEEPER, prepare_study
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.spelling import spell_as_the_schema_does
 from diffusion_lab.config.sweep_signals import (
     JobInterrupted,
     SweepSignals,
@@ -44,6 +45,7 @@ from diffusion_lab.config.sweep_signals import (
     this_sweep,
     why_stopped,
 )
+from diffusion_lab.config.validate import root_of
 from diffusion_lab.messages import explained, sentence
 from diffusion_lab.redaction import redacted, redacted_command, secret_values, without_values
 from diffusion_lab.run_files import SUMMARY
@@ -130,6 +132,7 @@ def _portable(error: Exception) -> Exception:
 
 def _do_job(run: Callable[[DictConfig], None], composed: DictConfig, folder: Path) -> float | None:
     tree = resolved(composed, [])
+    spell_as_the_schema_does(tree, root_of(tree))  # the job of AdamW is that of adamw
     secrets = _secrets(tree)
     _hide(secrets, folder.parent / HYDRAS_RECORD)
     settings = redacted({key: value for key, value in tree.items() if key != "output"}, secrets)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from diffusion_lab.config.faults import Fault, closest
 from diffusion_lab.config.option_rules import group_instead
 from diffusion_lab.config.reading import SettingsReader
-from diffusion_lab.config.training_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.training_section import OPTIMIZER_OPTIONS, SCHEDULER_OPTIONS
 
 LOGGED_METRICS = ("loss",)
 """What validation logs, and so what ``training.validation.metric`` can be."""
@@ -68,6 +68,22 @@ def scheduler_keys_belong(tree: SettingsReader) -> Iterator[Fault]:
     for name in REQUIRED_SCHEDULER_OPTIONS.get(kind or "", ()):
         if given.get(name) is None:
             yield Fault(f"training.scheduler.{name}", f"required with type {kind}, but missing")
+
+
+def optimizer_keys_belong(tree: SettingsReader) -> Iterator[Fault]:
+    kind, given = tree["training.optimizer.type"], tree.section("training.optimizer")
+    if kind not in OPTIMIZER_OPTIONS:
+        return
+    for name, value in given.items():
+        owners = [owner for owner, names in OPTIMIZER_OPTIONS.items() if name in names]
+        if owners and value is not None and kind not in owners:
+            rule = f"belongs to type {' or '.join(owners)}, not to {kind}; leave it out"
+            yield Fault(f"training.optimizer.{name}", rule, value)
+
+
+def one_kernel_or_several(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["training.optimizer.foreach"] and tree["training.optimizer.fused"]:
+        yield Fault("training.optimizer.foreach", "cannot be true together with training.optimizer.fused", True)
 
 
 def resume_keys_are_read(tree: SettingsReader) -> Iterator[Fault]:

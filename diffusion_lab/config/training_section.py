@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.section import (
@@ -16,23 +16,35 @@ from diffusion_lab.config.section import (
     Section,
 )
 
-OPTIMIZER_TYPES = ("adam", "adamw")
+OF_EVERY_ADAM = ("eps", "amsgrad", "foreach", "maximize", "capturable", "differentiable", "fused")
+OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "adam": (*OF_EVERY_ADAM, "decoupled_weight_decay"),
+    "adamw": OF_EVERY_ADAM,
+}
+"""Arguments of each named class that are left to it unless they are given: all that torch has beside the V2 keys."""
+OPTIMIZER_TYPES = tuple(OPTIMIZER_OPTIONS)
+ALL_OPTIMIZER_OPTIONS = OPTIMIZER_OPTIONS["adam"]
 SCHEDULER_OPTIONS: dict[str | None, tuple[str, ...]] = {
     None: ("T_max", "eta_min"),  # unread, but part of the default tree, ready for type: cosine
-    "cosine": ("T_max", "eta_min"),
-    "step": ("step_size", "gamma"),
-    "plateau": ("mode", "factor", "patience"),
+    "cosine": ("T_max", "eta_min", "last_epoch"),
+    "step": ("step_size", "gamma", "last_epoch"),
+    "plateau": ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lr", "eps"),
     "warmup_cosine": ("warmup_steps", "eta_min"),
 }
 """Keys that each type of learning-rate schedule reads."""
 SCHEDULER_TYPES = tuple(name for name in SCHEDULER_OPTIONS if name is not None)
+ALL_SCHEDULER_OPTIONS = tuple(dict.fromkeys(name for names in SCHEDULER_OPTIONS.values() for name in names))
 
 DEFAULT_STEP_SIZE = 30
-OPTIMIZER_OPTIONS = ("eps", "amsgrad", "fused")
-"""Keys of ``training.optimizer`` that are left to the optimizer's class unless they are given."""
 
 Precision = Literal["auto", 32, "bf16", "fp16"]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _is_false(value: bool) -> bool:
+    if value:
+        raise ValueError("must be false: no training here differentiates through an optimizer step")
+    return value
 
 
 class OptimizerSettings(PluggableSection):
@@ -54,19 +66,35 @@ class OptimizerSettings(PluggableSection):
         description="Added to the denominator for stability; `null` takes the class's own default.",
     )
     amsgrad: bool | None = Field(default=None, description="The AMSGrad variant; `null` takes the class's own default.")
+    foreach: bool | None = Field(
+        default=None,
+        description="One kernel for the same operation on all weights, where `fused` is not used; `null` leaves it to "
+        "torch.",
+    )
+    maximize: bool | None = Field(default=None, description="Climb instead of descend: for a loss that is a score.")
+    capturable: bool | None = Field(
+        default=None, description="Keep the state on the GPU, so that the step can be part of a CUDA graph; GPUs only."
+    )
+    differentiable: Annotated[bool, AfterValidator(_is_false), Field(json_schema_extra={"const": False})] | None = (
+        Field(default=None, description="Must be `false`: no training here differentiates through an optimizer step.")
+    )
     fused: bool | None = Field(
-        default=None, description="One kernel for the whole step; `null` takes it where there is one."
+        default=None,
+        description="One kernel for the whole step; `null` takes it where there is one, unless `foreach` is true.",
+    )
+    decoupled_weight_decay: bool | None = Field(
+        default=None, description="`adam`: keep the weight decay apart from the gradient, as `adamw` does."
     )
 
     @model_serializer(mode="wrap")
     def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = serialize(self)
-        return {key: value for key, value in tree.items() if value is not None or key not in OPTIMIZER_OPTIONS}
+        return {key: value for key, value in tree.items() if value is not None or key not in ALL_OPTIMIZER_OPTIONS}
 
     @property
     def options(self) -> dict[str, Any]:
         """Further arguments of the optimizer's class: those given, beyond the V2 keys."""
-        known = {name: getattr(self, name) for name in OPTIMIZER_OPTIONS}
+        known = {name: getattr(self, name) for name in ALL_OPTIMIZER_OPTIONS}
         return {name: value for name, value in known.items() if value is not None} | self.extra_options
 
 
@@ -101,6 +129,24 @@ class SchedulerSettings(PluggableSection):
     )
     patience: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="`plateau`: validations without progress that are tolerated before a drop."
+    )
+    threshold: NonNegative | None = Field(
+        default=None, description="`plateau`: least change of the metric that counts as progress; left out, 1e-4."
+    )
+    threshold_mode: Literal["rel", "abs"] | None = Field(
+        default=None, description="`plateau`: whether `threshold` is a share of the best value (`rel`) or a difference."
+    )
+    cooldown: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="`plateau`: validations after a drop in which none is counted."
+    )
+    min_lr: NonNegative | None = Field(default=None, description="`plateau`: learning rate below which it never drops.")
+    eps: NonNegative | None = Field(
+        default=None, description="`plateau`: least change of the learning rate that is made; left out, 1e-8."
+    )
+    last_epoch: Annotated[int, Field(ge=-1)] | None = Field(
+        default=None,
+        description="`cosine`, `step`: epoch of the curve that counts as done at the start of the schedule; left out, "
+        "-1, the schedule starts at its beginning. A resumed run knows its place without it.",
     )
 
     @model_serializer(mode="wrap")

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from diffusion_lab.config.training_section import ALL_OPTIMIZER_OPTIONS, ALL_SCHEDULER_OPTIONS
+
+NOT_IN_V1 = ("warmup_steps",)
+"""Options of a learning-rate schedule that only V2 has."""
+
 KEPT_NAMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "", ("experiment", "mode")),
     ("", "compute", ("device", "seed")),
@@ -18,11 +23,11 @@ KEPT_NAMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("data", "data.augmentation", ("horizontal_flip", "rotation_degrees")),
     ("training", "training", ("epochs",)),
     ("training", "training.optimizer", ("learning_rate", "gradient_clip_norm")),
-    ("training.optimizer_kwargs", "training.optimizer", ("weight_decay", "betas", "eps", "amsgrad", "fused")),
+    ("training.optimizer_kwargs", "training.optimizer", ("weight_decay", "betas", *ALL_OPTIMIZER_OPTIONS)),
     (
         "training.scheduler_kwargs",
         "training.scheduler",
-        ("T_max", "eta_min", "step_size", "gamma", "mode", "factor", "patience"),
+        tuple(name for name in ALL_SCHEDULER_OPTIONS if name not in NOT_IN_V1),
     ),
     ("training", "training.checkpointing", ("save_frequency", "save_best_only")),
     ("training.validation", "training.validation", ("enabled", "frequency", "metric")),

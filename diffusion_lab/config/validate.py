@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from diffusion_lab.config.consistency import check_start, cross_check
 from diffusion_lab.config.doubts import doubts_about
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
-from diffusion_lab.config.reading import SettingsReader, Unreadable, expand_home, leaves, suggest_key
+from diffusion_lab.config.reading import SettingsReader, Unreadable, expand_home, leaves, plain_tree, suggest_key
 from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.section import Section
+from diffusion_lab.config.spelling import spell_as_the_schema_does
 from diffusion_lab.redaction import REDACTED
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
@@ -84,8 +85,9 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     >>> config["training"]["scheduler"]["T_max"] == config["training"]["epochs"]
     True
     """
-    tree, root = _without_excess(_plain(config), []), root_of(config)
+    tree, root = _without_excess(plain_tree(config), []), root_of(config)
     expand_home(tree, root)
+    spell_as_the_schema_does(tree, root)
     faulty = {fault.key for fault in _field_faults(tree, root)} - {"model.conditioning.num_classes"}
     reader = SettingsReader(tree, root, faulty)
     _refuse(cross_check(reader, import_classes=True))
@@ -133,9 +135,10 @@ def parse_as(
         starts: Whether the run starts here and now, so that the folders it names are looked at.
     """
     excess: list[Fault] = []
-    tree = _without_excess(_plain(config), excess)
+    tree = _without_excess(plain_tree(config), excess)
     faults = [*faults, *excess]
     expand_home(tree, root)
+    spell_as_the_schema_does(tree, root)
     if "sampler" not in tree:
         tree["sampler"], default_steps = default_sampler().model_dump(), True
     if default_steps:
@@ -176,7 +179,8 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
         ConfigError: A ValueError that lists every fault within the section, contradictions included.
     """
     found: list[Fault] = []
-    plain = _without_excess(_plain(values), found, key)
+    plain = _without_excess(plain_tree(values), found, key)
+    spell_as_the_schema_does(plain, section)
     try:
         section.model_validate(plain)
     except ValidationError as error:
@@ -194,7 +198,7 @@ def root_of(config: Mapping[str, Any]) -> type[TrainConfig] | type[GenerateConfi
     """The class that a tree is checked against: by its mode, and for training where that cannot be told."""
     if not isinstance(config, Mapping):
         raise TypeError(f"a configuration must be a mapping of keys to values, got {type(config).__name__}")
-    return GenerateConfig if config.get("mode") == "generate" else TrainConfig
+    return GenerateConfig if str(config.get("mode")).lower() == "generate" else TrainConfig
 
 
 def _field_faults(tree: Mapping[str, Any], root: type[RunConfig]) -> list[Fault]:
@@ -227,13 +231,4 @@ def _without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
         faults.append(Fault(key, f"must be an integer of at most {MOST_BITS} bits, got one of {value.bit_length()}"))
         return 1
-    return value
-
-
-def _plain(value: Any) -> Any:
-    """Containers of any kind as new dicts and lists; nothing else is changed."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_plain(entry) for entry in value]
     return value

@@ -22,11 +22,12 @@ class CosineLR(LambdaLR):
         optimizer: Its learning rate is the peak.
         T_max: Epochs of the fall.
         eta_min: The learning rate at its end.
+        last_epoch: Epoch of the curve that counts as done; -1 starts at its beginning.
     """
 
-    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0) -> None:
-        peak: float = optimizer.param_groups[0]["lr"]
-        super().__init__(optimizer, lambda epoch: _cosine(epoch / T_max, peak, eta_min) / peak)
+    def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1) -> None:
+        peak = _first_rate(optimizer)
+        super().__init__(optimizer, lambda epoch: _cosine(epoch / T_max, peak, eta_min) / peak, last_epoch)
 
 
 class StepDecayLR(LambdaLR):
@@ -39,10 +40,12 @@ class StepDecayLR(LambdaLR):
         optimizer: Its learning rate is the first one.
         step_size: Epochs from one drop to the next.
         gamma: Factor of each drop.
+        last_epoch: Epoch of the curve that counts as done; -1 starts at its beginning.
     """
 
-    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1) -> None:
-        super().__init__(optimizer, lambda epoch: gamma ** (epoch // step_size))
+    def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1) -> None:
+        _first_rate(optimizer)
+        super().__init__(optimizer, lambda epoch: gamma ** (epoch // step_size), last_epoch)
 
 
 class WarmupCosineLR(LambdaLR):
@@ -67,6 +70,14 @@ class WarmupCosineLR(LambdaLR):
             return _cosine(done, peak, eta_min) / peak
 
         super().__init__(optimizer, share)
+
+
+def _first_rate(optimizer: Optimizer) -> float:
+    """Return the learning rate of an optimizer, and note it where torch looks for the first one of a schedule."""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    rate: float = optimizer.param_groups[0]["initial_lr"]
+    return rate
 
 
 def _cosine(done: float, peak: float, least: float) -> float:

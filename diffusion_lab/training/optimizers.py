@@ -46,7 +46,8 @@ def create_optimizer(
         raise ValueError("training.optimizer.fused must be off where training.performance.precision is fp16, got true")
     accepted = inspect.signature(cls).parameters
     if settings.type in OPTIMIZERS and "fused" in accepted:
-        arguments["fused"] = not scaled and all(weight.device.type in FUSED_ON for weight in parameters)
+        one_kernel = all(weight.device.type in FUSED_ON for weight in parameters)
+        arguments["fused"] = one_kernel and not scaled and not settings.foreach
     if "betas" in accepted:
         arguments["betas"] = settings.betas
     try:
@@ -54,3 +55,12 @@ def create_optimizer(
     except TypeError as error:
         raise ValueError(f"training.optimizer.type {settings.type} does not take these settings: {error}") from error
     return optimizer
+
+
+def refuse_capturable_without_gpu(settings: OptimizerSettings, device: torch.device) -> None:
+    """Raise ValueError where ``capturable`` is asked for on a device that it has no effect on."""
+    if settings.capturable and device.type in ("cpu", "mps"):
+        raise ValueError(
+            "training.optimizer.capturable must be false on this device, since a step can be part of a CUDA graph on a "
+            f"GPU alone, got true with compute.device {device}"
+        )

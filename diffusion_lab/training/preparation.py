@@ -30,6 +30,7 @@ from diffusion_lab.training.build import ScheduleSpan, create_callbacks, create_
 from diffusion_lab.training.callbacks import Checkpoints, Resumption
 from diffusion_lab.training.classes import with_counted_classes
 from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.optimizers import refuse_capturable_without_gpu
 from diffusion_lab.training.origin import Origin
 from diffusion_lab.training.resume import Remainder, notes_of, plan_of, rate_note, remainder
 from diffusion_lab.training.resume_checks import Comparison, compare, refuse_mismatch
@@ -73,6 +74,7 @@ def prepare_run(
     origin, checkpoint = found or (None, None)
     refuse_unreachable(config.logger)
     device = resolve_device(config.compute.device)
+    refuse_capturable_without_gpu(config.training.optimizer, device)
     refuse_outsized_run(config)
     seed = _seed(config, origin)
     seed_default_generators(derive_seed("weights", seed), device)

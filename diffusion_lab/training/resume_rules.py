@@ -65,6 +65,7 @@ RULES: dict[str, Effect] = {
     "training.scheduler": Effect.APPLIED,
     "training.scheduler.type": Effect.RESET_SCHEDULER,
     "training.scheduler.mode": Effect.RESET_SCHEDULER,
+    "training.scheduler.last_epoch": Effect.RESET_SCHEDULER,
     "training.ema": Effect.APPLIED,
     "training.ema.enabled": Effect.REFUSED,
     "training.ema.further_decays": Effect.REFUSED,

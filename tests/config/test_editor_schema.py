@@ -22,6 +22,7 @@ from scripts import make_schema
 from tests.config.conftest import CONF, put
 from tests.config.test_compose import CHOICES
 from tests.config.test_schema import BAD, ENTRIES, GOOD, leaves
+from tests.config.test_spelling import CHOSEN
 
 SCHEMA = CONF.parent / "schema"
 FIXTURES = CONF.parent / "tests" / "fixtures" / "configs" / "diffusion"
@@ -158,6 +159,29 @@ class TestCompleteFiles:
     @pytest.mark.parametrize("path", sorted(FIXTURES.glob("valid_*.yaml")), ids=lambda path: path.name)
     def test_valid_fixture_is_accepted(self, path: Path) -> None:
         WHOLE.validate(load(path))
+
+    @pytest.mark.parametrize(("key", "name"), CHOSEN)
+    def test_names_are_accepted_in_any_case(self, key: str, name: str) -> None:
+        tree = get_default_config()
+        if key.startswith("training.scheduler.") and name not in ("auto", "cosine"):
+            tree["training"]["scheduler"] = {"type": "Plateau"}
+        several = key == "logger.backends"
+        put(tree, key, [name.title()] if several else name.title())
+        WHOLE.validate(tree)
+        put(tree, key, [f"{name}x"] if several else f"{name}x")
+        assert not WHOLE.is_valid(tree)
+
+    def test_other_spellings_of_a_mode_of_none_and_of_options_are_accepted(self) -> None:
+        WHOLE.validate({"mode": "Generate", "generation": {"checkpoint": "a"}, "output": {"base_dir": "b"}})
+        for key, value in {
+            "training.scheduler.type": "None",
+            "compute.device": "CUDA:1",
+            "model.conditioning.num_classes": "none",
+            "sampler": {"type": "ddpm", "variance": "Large"},
+        }.items():
+            tree = get_default_config()
+            put(tree, key, value)
+            WHOLE.validate(tree)
 
     @pytest.mark.parametrize(("key", "value"), GOOD)
     def test_value_within_the_bounds_is_accepted(self, key: str, value: object) -> None:

@@ -38,6 +38,24 @@ FIXTURES = Path(__file__).parents[1] / "fixtures" / "configs" / "diffusion"
 V1_FILES = ("v1_full", "v1_older_layout", "v1_minimal")
 
 # Section 4 of the specification: what a V1 file says, and what the V2 tree then holds.
+PLATEAU = {
+    "mode": "max",
+    "factor": 0.3,
+    "patience": 2,
+    "threshold": 0.01,
+    "threshold_mode": "abs",
+    "cooldown": 1,
+    "min_lr": 1e-6,
+    "eps": 1e-9,
+}
+FURTHER = {
+    "foreach": False,
+    "maximize": False,
+    "capturable": False,
+    "differentiable": False,
+    "decoupled_weight_decay": True,
+}
+
 ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "device, seed": ({"device": "mps", "seed": 0}, {"compute.device": "mps", "compute.seed": 0}),
     "model: architecture": (
@@ -176,8 +194,22 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"training.scheduler": {"type": "step", "step_size": 4, "gamma": 0.2}},
     ),
     "training: scheduler plateau": (
-        {"training.scheduler": "plateau", "training.scheduler_kwargs": {"mode": "max", "factor": 0.3, "patience": 2}},
-        {"training.scheduler": {"type": "plateau", "mode": "max", "factor": 0.3, "patience": 2}},
+        {"training.scheduler": "plateau", "training.scheduler_kwargs": PLATEAU},
+        {"training.scheduler": {"type": "plateau", **PLATEAU}},
+    ),
+    "training: scheduler that is under way": (
+        {"training.scheduler": "step", "training.scheduler_kwargs": {"step_size": 4, "last_epoch": 2}},
+        {"training.scheduler": {"type": "step", "step_size": 4, "last_epoch": 2}},
+    ),
+    "training: names in other cases, none for null": (
+        {"training.optimizer": "AdamW", "training.scheduler": "Cosine", "model.beta_schedule": "Linear"}
+        | {"model.num_classes": "None", "device": "CUDA", "seed": "none"},
+        {"training.optimizer.type": "adamw", "training.scheduler.type": "cosine"}
+        | {"model.diffusion.beta_schedule": "linear", "compute.device": "cuda"},
+    ),
+    "training: further arguments of torch's optimizer": (
+        {"training.optimizer_kwargs": FURTHER},
+        {f"training.optimizer.{name}": value for name, value in FURTHER.items()},
     ),
     "training: ema": (
         {"training.use_ema": False, "training.ema_decay": 0.5},
@@ -374,10 +406,8 @@ def test_full_file_loses_nothing() -> None:
 
 def test_fixtures_have_every_key_of_v1() -> None:
     said = {key for name in V1_FILES for key in leaves(fixture(name))}
-    other_schedulers = {
-        f"training.scheduler_kwargs.{name}" for name in ("step_size", "gamma", "mode", "factor", "patience")
-    }
-    other_options = {f"training.optimizer_kwargs.{name}" for name in ("lr", "amsgrad", "fused")}
+    other_schedulers = {f"training.scheduler_kwargs.{name}" for name in ("step_size", "gamma", "last_epoch", *PLATEAU)}
+    other_options = {f"training.optimizer_kwargs.{name}" for name in ("lr", "amsgrad", "fused", *FURTHER)}
     assert said == set(v1_format.V1_KEYS) - other_schedulers - other_options
 
 

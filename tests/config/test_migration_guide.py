@@ -12,6 +12,7 @@ import yaml
 
 from diffusion_lab.config import ConfigWarning, get_default_config, migrate_config_v1_to_v2
 from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.training_section import ALL_OPTIMIZER_OPTIONS, SCHEDULER_OPTIONS
 from diffusion_lab.config.v1_format import V1_KEYS
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +52,8 @@ def test_every_key_of_both_formats_is_shown() -> None:
     after = {key for _, text in PAIRS for key in leaves(yaml.safe_load(text))}
     assert after >= leaves(get_default_config()).keys()
     older = {"training.validation.enabled", "training.validation.frequency", "training.validation.metric"}
-    seldom = {f"training.optimizer_kwargs.{name}" for name in ("lr", "amsgrad", "fused")}
+    seldom = {f"training.optimizer_kwargs.{name}" for name in ("lr", *ALL_OPTIMIZER_OPTIONS) if name != "eps"}
+    seldom |= {f"training.scheduler_kwargs.{name}" for name in ("last_epoch", *SCHEDULER_OPTIONS["plateau"][3:])}
     assert set(V1_KEYS) - before == older | seldom
 
 

@@ -20,6 +20,7 @@ from diffusion_lab.config import (
     validate_config,
 )
 from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.training_section import ALL_OPTIMIZER_OPTIONS, SCHEDULER_OPTIONS
 from diffusion_lab.config.v1_format import V1_KEYS
 from diffusion_lab.config.yaml_file import yaml_text
 
@@ -274,7 +275,8 @@ class EveryKeySeen(Exception):
 
 def test_the_generator_reaches_every_key() -> None:
     """What the properties do not try, they do not show."""
-    not_drawn = {f"training.optimizer_kwargs.{name}" for name in ("lr", "amsgrad", "fused")}
+    not_drawn = {f"training.optimizer_kwargs.{name}" for name in ("lr", *ALL_OPTIMIZER_OPTIONS) if name != "eps"}
+    not_drawn |= {f"training.scheduler_kwargs.{name}" for name in ("last_epoch", *SCHEDULER_OPTIONS["plateau"][3:])}
     unseen = set(V1_KEYS) - not_drawn
 
     @settings(max_examples=500, derandomize=True, database=None, phases=[Phase.generate])

@@ -102,6 +102,11 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.optimizer.eps", [None, 1e-6], [0, -1e-8, "1e-8"]),
     ("training.optimizer.amsgrad", [None, True, False], [1]),
     ("training.optimizer.fused", [None, True, False], ["yes"]),
+    ("training.optimizer.foreach", [None, True, False, "none"], [0, "yes"]),
+    ("training.optimizer.maximize", [None, False], [1]),
+    ("training.optimizer.capturable", [None, True, False], [1]),
+    ("training.optimizer.differentiable", [None, False], [True, 1]),
+    ("training.optimizer.decoupled_weight_decay", [None, True, False], [1]),
     ("training.scheduler.type", [None, "cosine", f"{HERE}.TakesAnything"], ["cosin", True]),
     ("training.scheduler.T_max", ["auto", 5], [0, "all", 1.5]),
     ("training.scheduler.eta_min", [0, 1e-5], [-1e-6]),
@@ -179,6 +184,13 @@ OF_A_SCHEDULER: list[tuple[str, str, list[object], list[object]]] = [
     ("plateau", "mode", ["min", "max"], ["least", True]),
     ("plateau", "factor", [0.5], [0, 1, -0.1]),
     ("plateau", "patience", [0, 9], [-1, 1.5]),
+    ("plateau", "threshold", [0, 0.1], [-1, "0.1"]),
+    ("plateau", "threshold_mode", ["rel", "abs", "ABS"], ["relative", True]),
+    ("plateau", "cooldown", [0, 3], [-1, 0.5]),
+    ("plateau", "min_lr", [0, 1e-6], [-1e-6, "0"]),
+    ("plateau", "eps", [0, 1e-9], [-1e-9]),
+    ("cosine", "last_epoch", [-1, 4], [-2, 1.5]),
+    ("step", "last_epoch", [-1, 4], [-2, 1.5]),
 ]
 """Keys that belong to one type of learning-rate schedule."""
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, ReduceLROnPlateau, StepLR
 
-from diffusion_lab.config.training_section import SCHEDULER_TYPES
+from diffusion_lab.config.training_section import SCHEDULER_OPTIONS, SCHEDULER_TYPES
 from diffusion_lab.training.lr_schedules import LR_SCHEDULES, create_schedule, present_rates
 
 PEAK = 0.2
@@ -53,6 +54,38 @@ def test_schedule_of_epochs_is_the_one_of_torch(type_: str, reference: Any, opti
     assert entry["interval"] == "epoch"
     expected = rates(reference(theirs, **options), theirs, 13)  # cosine rises again beyond T_max
     assert rates(entry["scheduler"], ours, 13) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("type_", "reference"), [("cosine", CosineAnnealingLR), ("step", StepLR), ("plateau", ReduceLROnPlateau)]
+)
+def test_every_argument_of_the_class_of_torch_is_a_setting(type_: str, reference: type) -> None:
+    """When this fails for a newer torch, the new argument becomes a field of SchedulerSettings."""
+    wanted = set(inspect.signature(reference).parameters) - {"optimizer"}
+    assert set(SCHEDULER_OPTIONS[type_]) == wanted
+    assert set(inspect.signature(LR_SCHEDULES[type_]).parameters) >= wanted
+
+
+@pytest.mark.parametrize(
+    ("type_", "options"), [("cosine", {"T_max": 10, "eta_min": 0.01}), ("step", {"step_size": 3, "gamma": 0.5})]
+)
+def test_a_schedule_that_begins_under_way(type_: str, options: dict[str, Any]) -> None:
+    """After ``last_epoch`` the rates are those that the whole schedule has from there on."""
+    ours, whole = optimizer(), optimizer()
+    expected = rates(entry_of(type_, whole, **options)["scheduler"], whole, 9)
+    found = rates(entry_of(type_, ours, **options, last_epoch=3)["scheduler"], ours, 5)
+    assert found == pytest.approx(expected[4:], rel=1e-9)
+
+
+def test_options_of_plateau_reach_the_class() -> None:
+    options = {"threshold": 0.5, "threshold_mode": "abs", "cooldown": 2, "min_lr": 0.05, "eps": 1e-3}
+    optimized = optimizer()
+    schedule = entry_of("plateau", optimized, **options, patience=0, factor=0.1)["scheduler"]
+    assert {name: vars(schedule)[name] for name in ("threshold", "threshold_mode", "cooldown", "eps")} == {
+        name: options[name] for name in ("threshold", "threshold_mode", "cooldown", "eps")
+    }
+    # progress of 0.4 is less than the threshold; the drop ends at the floor, and the next two are not counted
+    assert rates(schedule, optimized, 5, 2.0, 1.6, 1.6, 1.6, 1.6) == pytest.approx([PEAK, PEAK, *[0.05] * 4])
 
 
 def test_cosine_at_its_ends_and_in_the_middle() -> None:

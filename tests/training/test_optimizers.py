@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from diffusion_lab.config.training_section import OPTIMIZER_TYPES, OptimizerSettings
-from diffusion_lab.training.optimizers import OPTIMIZERS, create_optimizer
+from diffusion_lab.config.training_section import OF_EVERY_ADAM, OPTIMIZER_OPTIONS, OPTIMIZER_TYPES, OptimizerSettings
+from diffusion_lab.training.optimizers import OPTIMIZERS, create_optimizer, refuse_capturable_without_gpu
 
 
 class PlainDescent(torch.optim.SGD):
@@ -81,6 +82,48 @@ def test_options_reach_the_class() -> None:
     optimizer = create_optimizer(settings(eps=1e-3, amsgrad=True), [start()])
     assert optimizer.defaults["eps"] == 1e-3
     assert optimizer.defaults["amsgrad"] is True
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_argument_of_the_class_of_torch_is_a_setting(name: str) -> None:
+    """When this fails for a newer torch, the new argument becomes a field of OptimizerSettings."""
+    keys = {"params", "lr", "betas", "weight_decay"}
+    assert set(inspect.signature(OPTIMIZERS[name]).parameters) - keys == set(OPTIMIZER_OPTIONS[name])
+
+
+@pytest.mark.parametrize("option", OF_EVERY_ADAM)
+def test_each_option_reaches_the_class(option: str) -> None:
+    value = 1e-3 if option == "eps" else option != "differentiable"
+    (group,) = create_optimizer(settings(**{option: value}), [start()]).param_groups
+    assert group[option] == value
+
+
+def test_decoupled_decay_makes_adam_adamw() -> None:
+    ours, theirs = start(), start()
+    walk(create_optimizer(settings(decoupled_weight_decay=True), [ours]), ours)
+    walk(create_optimizer(settings(type="adamw"), [theirs]), theirs)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_several_kernels_where_they_are_asked_for() -> None:
+    (group,) = create_optimizer(settings(foreach=True), [start()]).param_groups
+    assert (group["foreach"], group["fused"]) == (True, False)
+
+
+def test_climbing() -> None:
+    weight = start()
+    assert (
+        walk(create_optimizer(settings(maximize=True, weight_decay=0.0), [weight]), weight).abs() > start().abs()
+    ).all()
+
+
+def test_a_step_for_cuda_graphs_needs_a_gpu() -> None:
+    asked = settings(capturable=True)
+    refuse_capturable_without_gpu(asked, torch.device("cuda"))
+    with pytest.raises(
+        ValueError, match=r"training\.optimizer\.capturable must be false .* got true with compute.device cpu"
+    ):
+        refuse_capturable_without_gpu(asked, torch.device("cpu"))
 
 
 def test_dotted_path_with_its_own_option() -> None:

@@ -145,6 +145,9 @@ class TestApplied:
             ("training.optimizer.weight_decay", 0.5, "weight_decay"),
             ("training.optimizer.betas", [0.5, 0.7], "betas"),
             ("training.optimizer.eps", 1e-3, "eps"),
+            ("training.optimizer.maximize", True, "maximize"),
+            ("training.optimizer.foreach", True, "foreach"),
+            ("training.optimizer.decoupled_weight_decay", True, "decoupled_weight_decay"),
         ],
     )
     def test_options_of_the_optimizer(self, runs: Path, tmp_path: Path, key: str, value: Any, name: str) -> None:
@@ -177,9 +180,12 @@ class TestApplied:
         assert float(re.findall(r'"train/learning_rate": ([\d.e-]+)', first)[0]) == pytest.approx(rate)
 
     def test_options_of_plateau(self, runs: Path, tmp_path: Path) -> None:
-        """The run of two epochs dropped once; with more patience it does not drop again."""
-        content, _ = resumed(tmp_path, runs / "plateau", {"training.scheduler": {**PLATEAU, "patience": 9}})
-        assert group_of(content)["lr"] == pytest.approx(0.005)
+        """The run of two epochs dropped once; with more patience, or a floor, it does not drop again."""
+        for name, value in {"patience": 9, "min_lr": 0.005}.items():
+            folder, changes = tmp_path / name, {"training.scheduler": {**PLATEAU, name: value}}
+            content, told = resumed(folder, runs / "plateau", changes)
+            assert group_of(content)["lr"] == pytest.approx(0.005)
+            assert f"training.scheduler.{name} was " in told
 
     @pytest.mark.parametrize(
         "changes",
@@ -264,13 +270,18 @@ class TestRefused:
             ("none", {"training.optimizer.amsgrad": True}, r"amsgrad must be .*reset_optimizer=true"),
             ("none", {"training.scheduler": COSINE}, r"scheduler\.type must be .* null, got .*reset_scheduler=true"),
             ("plateau", {"training.scheduler": {**PLATEAU, "mode": "min"}}, r"scheduler\.mode .*reset_scheduler=true"),
+            (
+                "step",
+                {"training.scheduler": {**STEP, "last_epoch": 3}},
+                r"scheduler\.last_epoch .*reset_scheduler=true",
+            ),
             ("none", {"model.diffusion.prediction": "v"}, r"model\.diffusion\.prediction must be .*\"epsilon\""),
         ],
     )
     def test_what_the_state_does_not_fit(
         self, runs: Path, tmp_path: Path, origin: str, changes: dict[str, Any], match: str
     ) -> None:
-        schedule = {"training.scheduler": {"none": {"type": None}, "plateau": PLATEAU}[origin]}
+        schedule = {"training.scheduler": {"none": {"type": None}, "plateau": PLATEAU, "step": STEP}[origin]}
         self.refuse(runs / origin, tmp_path, {**schedule, **changes}, match)
 
     def test_an_own_optimizer_with_an_option_that_cannot_be_seen(self, tmp_path: Path) -> None:

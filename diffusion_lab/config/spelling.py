@@ -1,0 +1,120 @@
+"""How choices may be spelled: names in any case, and ``none`` for null where no text of the user's own could stand.
+
+Keys that take any text or path keep it as it is: ``experiment: None`` is a name, ``data.paths.val: none`` a folder.
+The paths of a user's own classes keep their case too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel
+
+from diffusion_lab.config.choice import ChoiceSettings, options_schema
+from diffusion_lab.config.reading import section_of
+from diffusion_lab.config.section import DeviceName, NameOrPath
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How a value may be spelled.
+
+    Args:
+        names: The names that it may be, by their spelling in lower case.
+        is_lower: Whether any text is in lower case, as names of devices with their numbers are.
+        may_be_null: Whether ``none`` is null.
+        entries: How each entry of a list may be spelled.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    is_lower: bool = False
+    may_be_null: bool = False
+    entries: Spelling | None = None
+
+    def of(self, value: Any) -> Any:
+        """The value as the schema spells it; one that means nothing here stays as it is."""
+        if isinstance(value, list) and self.entries is not None:
+            return [self.entries.of(entry) for entry in value]
+        if not isinstance(value, str):
+            return value
+        folded = value.lower()
+        if folded in self.names:
+            return self.names[folded]
+        if folded == "none" and self.may_be_null:
+            return None
+        return folded if self.is_lower else value
+
+
+def spell_as_the_schema_does(tree: dict[str, Any], schema: type[BaseModel]) -> None:
+    """Replace names in other cases and ``none`` in a tree, in place."""
+    for name, value in tree.items():
+        section = section_of(schema, name)
+        if section is not None and isinstance(value, dict):
+            spell_as_the_schema_does(value, section)
+        elif name in schema.model_fields:
+            tree[name] = spelling_of(schema, name).of(value)
+    kind = tree.get("type")
+    if issubclass(schema, ChoiceSettings) and isinstance(kind, str) and kind in schema.NAMED:
+        options = options_schema(schema.NAMED[kind])
+        for name in tree.keys() & (options.model_fields.keys() if options else ()):
+            tree[name] = spelling_of(options, name).of(tree[name])
+
+
+def spelled(schema: type[BaseModel], key: str, value: Any) -> Any:
+    """The value of a dotted key as the schema spells it; that of an unknown key as it is."""
+    *sections, name = key.split(".")
+    for part in sections:
+        inner = section_of(schema, part)
+        if inner is None:
+            return value
+        schema = inner
+    return spelling_of(schema, name).of(value) if name in schema.model_fields else value
+
+
+@cache
+def spelling_of(schema: type[BaseModel], name: str) -> Spelling:
+    """How the value of a field may be spelled."""
+    declared = schema.model_fields[name]
+    annotation: Any = declared.annotation
+    for part in declared.metadata:
+        annotation = Annotated[annotation, part]
+    return _spelling(annotation)
+
+
+def _spelling(annotation: Any) -> Spelling:
+    names: dict[str, str] = {}
+    any_text = may_be_null = is_lower = False
+    entries: Spelling | None = None
+    for kind, metadata in _alternatives(annotation):
+        chosen = [part for part in metadata if isinstance(part, NameOrPath)]
+        if get_origin(kind) is Literal:
+            names |= {name.lower(): name for name in get_args(kind) if isinstance(name, str)}
+        elif chosen:
+            names |= {name.lower(): name for name in chosen[0].names}
+        elif any(isinstance(part, DeviceName) for part in metadata):
+            is_lower = True
+            names |= {name: name for name in DeviceName.KINDS}
+        elif get_origin(kind) is tuple:
+            entries = _spelling(get_args(kind)[0])
+        any_text = any_text or kind is Path or (kind is str and not chosen and not is_lower)
+        may_be_null = may_be_null or kind is NoneType
+    if any_text:  # a name in another case may be a text or a file of the user's own
+        return Spelling()
+    return Spelling(names, is_lower, may_be_null, entries)
+
+
+def _alternatives(annotation: Any, metadata: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """The types that a value may have, each with its metadata."""
+    if get_origin(annotation) is Annotated:
+        inner, *more = get_args(annotation)
+        yield from _alternatives(inner, (*metadata, *more))
+    elif get_origin(annotation) in (None, Literal, tuple):
+        yield annotation, metadata
+    else:
+        for alternative in get_args(annotation):
+            yield from _alternatives(alternative, metadata)
