@@ -108,4 +108,5 @@ def sampler_steps_fit(tree: SettingsReader) -> Iterator[Fault]:
         return
     steps, most = tree["sampler.steps"], tree["model.diffusion.num_timesteps"]
     if isinstance(steps, int) and steps > most:
-        yield Fault("sampler.steps", f"must be at most model.diffusion.num_timesteps, {most}", steps)
+        rule = f"must be at most model.diffusion.num_timesteps, {most}: set sampler.steps={most} or fewer"
+        yield Fault("sampler.steps", rule, steps)

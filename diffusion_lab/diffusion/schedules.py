@@ -123,7 +123,8 @@ class DiscreteSchedule(Schedule):
     def check_steps(self, steps: int | None) -> int:
         if steps is not None and steps > self.num_timesteps:
             raise ValueError(
-                f"sampler.steps must be at most model.diffusion.num_timesteps, {self.num_timesteps}, got {steps}"
+                f"sampler.steps must be at most model.diffusion.num_timesteps, {self.num_timesteps}, got {steps}: set "
+                f"sampler.steps={self.num_timesteps} or fewer; where no steps are given, the default adapts"
             )
         return steps or self.num_timesteps
 
