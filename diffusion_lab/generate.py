@@ -24,13 +24,14 @@ from diffusion_lab.config.validate import refuse_to_start
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import computing_with, resolve_device
 from diffusion_lab.generation.completion import Completion, Generation
-from diffusion_lab.generation.folder import opened
+from diffusion_lab.generation.folder import Opened, opened
 from diffusion_lab.generation.order import Order, labels_in_turn, named_class
 from diffusion_lab.networks.cost import count_forward_flops
 from diffusion_lab.precision import resolve_precision
 from diffusion_lab.process_end import doubts_about_images
 from diffusion_lab.redaction import redacted, without_folders
 from diffusion_lab.sampling import DiffusionSampler
+from diffusion_lab.start_lines import aligned, compute_in_words, images_in_words, process_in_words
 from diffusion_lab.terminal import printable
 from diffusion_lab.threads import choose_threads
 from diffusion_lab.whole_files import check_writable
@@ -74,6 +75,8 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
         computing_with(_threads(config, denoiser, device)),
         opened(folder, order, sampling.num_samples, config.output.overwrite) as room,
     ):
+        if show_progress:
+            print(printable(_start_lines(config, checkpoint, sampler, room)), file=sys.stderr)
         return Completion(config, room, sampler, show_progress).complete()
 
 
@@ -96,6 +99,30 @@ def _checkpoint(config: GenerateConfig, say: bool) -> Path:
         of_the_best_job = f" (the best job of {given})" if is_sweep(given) else ""
         print(printable(f"checkpoint: {path}{of_the_best_job}"), file=sys.stderr)
     return path
+
+
+def _start_lines(config: GenerateConfig, checkpoint: Checkpoint, sampler: DiffusionSampler, room: Opened) -> str:
+    """What is about to be made, from which model, where."""
+    denoiser, about, sampling = sampler.model, room.order.about, config.generation.sampling
+    weights = "averaged weights" if sampling.use_ema and checkpoint.ema_weights else "weights without averaging"
+    scales = (
+        "" if denoiser.num_classes is None else f"guidance {', '.join(f'{scale:g}' for scale in sampling.scales)}, "
+    )
+    model = checkpoint.model or config.model
+    assert model is not None  # else there would be no denoiser
+    rows = {
+        "images": images_in_words(room.count, denoiser.image_shape, denoiser.num_classes),
+        "sampler": f"{about['sampler']}, {about['steps']} steps, {scales}{weights}",
+        "diffusion": process_in_words(model.diffusion, denoiser.schedule.most_steps),
+        "compute": compute_in_words(
+            sampler.device,
+            torch.get_num_threads(),
+            denoiser.compute_dtype,
+            about["seed"],
+            drawn=config.compute.seed is None,
+        ),
+    }
+    return aligned(rows)
 
 
 def _threads(config: GenerateConfig, denoiser: Denoiser, device: torch.device) -> int:

@@ -123,7 +123,7 @@ def test_files_hold_the_images_that_the_sampler_draws(config, tmp_path):
     assert arrays["arr_1"].tolist() == [0, 1, 2, 0, 1]
 
 
-@pytest.mark.parametrize("trust", ["os.system", ["os.system"]])
+@pytest.mark.parametrize("trust", ["os.system", ("os.system",)])
 def test_trust_in_a_class_that_the_checkpoint_does_not_name_is_refused(trust, config, tmp_path):
     settings = config()
     generation = settings.generation.model_copy(update={"trust": trust})

@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("denoiser",),
     ("guidance", "samplers"),
     ("config",),
-    ("process_end",),
+    ("process_end", "start_lines"),
     ("create", "identity", "run_log", "memory", "finiteness", "ema", "run_status", "sampling_request"),
     ("sampling", "checkpoint"),
     ("generation", "run_folder"),

@@ -41,6 +41,8 @@ def measured_by(settings: Mapping[str, Any], validation_fingerprint: str | None)
         "model.conditioning.type": model["conditioning"]["type"],
         IMAGES: validation_fingerprint,
     }
+    if training["validation"].get("mode", "min") != "min":
+        measured["training.validation.mode"] = training["validation"]["mode"]
     if model["conditioning"]["type"] is not None:
         measured["model.conditioning.class_dropout_prob"] = model["conditioning"]["class_dropout_prob"]
     return leaves(measured)

@@ -35,6 +35,12 @@ def doubts_about(tree: SettingsReader) -> Iterator[str]:
         yield f"training.optimizer.gradient_clip_norm = {clip:g} {effect}; {usual}"
     if tree["training.optimizer.maximize"]:
         yield "training.optimizer.maximize = true makes the loss as large as it can be, which unlearns the images"
+    mode, better = tree["training.scheduler.mode"], tree["training.validation.mode"]
+    if tree["training.scheduler.type"] == "plateau" and mode not in (None, better):
+        yield (
+            f"training.scheduler.mode = {mode} differs from training.validation.mode = {better}: the learning rate "
+            "drops when training.validation.metric stops going one way, and the best checkpoint is at the other end"
+        )
     if tree["training.visualization.enabled"]:
         yield from _doubts_about_pictures(tree)
 

@@ -20,9 +20,9 @@ from diffusion_lab.config.loss_section import PenaltySettings, TimesSettings, We
 from diffusion_lab.config.model_section import ModelOfCheckpoint, ModelSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
 from diffusion_lab.config.section import (
-    DOTTED_PATH,
     MOST_PROCESSES,
     DeviceName,
+    DottedPath,
     ExperimentName,
     FolderName,
     NonNegative,
@@ -35,7 +35,6 @@ from diffusion_lab.config.section import (
 from diffusion_lab.config.training_section import Precision, TrainingSettings
 from diffusion_lab.config.wandb_environment import VARIABLES, from_environment
 
-DottedPath = Annotated[str, Field(pattern=f"^{DOTTED_PATH.pattern}$")]
 Label = Annotated[int, Field(ge=0)] | str
 MODES = ("train", "generate")
 

@@ -22,6 +22,9 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
+DottedPath = Annotated[str, Field(pattern=f"^{DOTTED_PATH.pattern}$")]
+"""Of a class of the user's own."""
+
 
 MOST_PROCESSES = 1024
 """Threads or processes of one run; far more end the program instead of serving it."""

@@ -96,7 +96,7 @@ def run_job(run: Callable[[DictConfig], None], composed: DictConfig) -> float | 
 
     Returns:
         As a job of a sweep: the best value of the metric, also of a job that is skipped, for sweepers that search for
-        the lowest. None of a run by itself, and of images made.
+        the best. None of a run by itself, and of images made.
 
     Raises:
         ValueError: The job's folder holds the job of other settings, finished or with checkpoints.
@@ -241,7 +241,7 @@ def _refuse_others(before: JobRecord, settings: Mapping[str, Any], folder: Path)
 
 
 def _refuse_without_value(tree: Mapping[str, Any]) -> None:
-    """Raise ValueError where a sweeper that searches for the lowest value would get none."""
+    """Raise ValueError where a sweeper that searches for the best value would get none, or search the other way."""
     if HydraConfig.get().sweeper._target_ == BASIC_SWEEPER:
         return
     name = HydraConfig.get().runtime.choices.get("hydra/sweeper", "this sweeper")
@@ -252,6 +252,12 @@ def _refuse_without_value(tree: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"training.validation.enabled must be true with hydra/sweeper={name}, which searches by the best value "
                 "of the validation metric"
+            )
+        better = {"min": "minimize", "max": "maximize"}[SettingsReader(tree, TrainConfig)["training.validation.mode"]]
+        direction = HydraConfig.get().sweeper.get("direction", better)
+        if direction != better:
+            raise ValueError(
+                f"hydra.sweeper.direction must be {better}, as training.validation.mode says, got {direction}"
             )
 
 

@@ -30,12 +30,14 @@ def refused_in(records: Records, sweep: str | None) -> Refused:
 
 
 def ranked(records: Records) -> list[list[str]]:
-    """The finished jobs with a result, in groups of comparable ones; each group has its lowest value first."""
-    groups: list[tuple[JobRecord, list[tuple[float, str]]]] = []
+    """The finished jobs with a result, in groups of comparable ones; each group has its best value first."""
+    groups: list[tuple[JobRecord, list[tuple[float, str]]]] = []  # what is sorted is the lower the better
     for name, record in records.items():
         value = record.best_value
         if record.state != FINISHED or value is None or not math.isfinite(value) or record.measured is None:
             continue
+        if record.measured.get("training.validation.mode") == "max":
+            value = -value
         alike = [members for first, members in groups if first.measured == record.measured]
         if alike:
             alike[0].append((value, name))

@@ -7,19 +7,21 @@ from collections.abc import Iterator
 from diffusion_lab.config.faults import Fault, closest
 from diffusion_lab.config.option_rules import group_instead
 from diffusion_lab.config.reading import SettingsReader
-from diffusion_lab.config.training_section import OPTIMIZER_OPTIONS, SCHEDULER_OPTIONS
-
-LOGGED_METRICS = ("loss",)
-"""What validation logs, and so what ``training.validation.metric`` can be."""
+from diffusion_lab.config.training_section import LOGGED_METRICS, LOSSES, OPTIMIZER_OPTIONS, SCHEDULER_OPTIONS
 
 REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
 
 
 def metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:
     metric = tree["training.validation.metric"]
-    if metric not in LOGGED_METRICS:
-        rule = f"must be a metric that validation logs: {', '.join(LOGGED_METRICS)}"
-        yield Fault("training.validation.metric", rule, metric, closest(metric, LOGGED_METRICS))
+    known = (*LOSSES, *LOGGED_METRICS)
+    # What the user's own callbacks log cannot be known: a name that none of them logs ends the first validation.
+    if metric not in known and not tree["training.callbacks"]:
+        rule = (
+            f"must be a metric that the run logs: {', '.join(LOSSES)} (of validation, as val/loss etc.), "
+            "train/loss etc., train/learning_rate, or one that a class in training.callbacks logs"
+        )
+        yield Fault("training.validation.metric", rule, metric, closest(metric, known))
 
 
 def best_needs_validation(tree: SettingsReader) -> Iterator[Fault]:

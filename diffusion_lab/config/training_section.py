@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.section import (
+    DottedPath,
     NameOrPath,
     NonNegative,
     PathText,
@@ -36,6 +37,12 @@ SCHEDULER_TYPES = tuple(name for name in SCHEDULER_OPTIONS if name is not None)
 ALL_SCHEDULER_OPTIONS = tuple(dict.fromkeys(name for names in SCHEDULER_OPTIONS.values() for name in names))
 
 DEFAULT_STEP_SIZE = 30
+
+NOISE_BANDS = ("low", "medium", "high", "extreme")
+"""As in ``diffusion/noise_bands.py``, which imports torch."""
+LOSSES = ("loss", *(f"loss_at_{band}_noise" for band in NOISE_BANDS))
+LOGGED_METRICS = (*(f"{stage}/{loss}" for stage in ("val", "train") for loss in LOSSES), "train/learning_rate")
+"""The names by which every run logs metrics; some runs have no noise level in one of the bands."""
 
 Precision = Literal["auto", 32, "bf16", "fp16"]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -122,7 +129,9 @@ class SchedulerSettings(PluggableSection):
     )
     gamma: Annotated[float, Field(gt=0)] | None = Field(default=None, description="`step`: factor of each drop.")
     mode: Literal["min", "max"] | None = Field(
-        default=None, description="`plateau`: whether the watched metric should fall (`min`) or rise (`max`)."
+        default=None,
+        description="`plateau`: whether the watched metric should fall (`min`) or rise (`max`); `null` is as "
+        "`training.validation.mode`.",
     )
     factor: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="`plateau`: factor of each drop."
@@ -196,7 +205,18 @@ class ValidationSettings(Section):
 
     enabled: bool = Field(description="Whether to validate.")
     frequency: PositiveInt = Field(description="Epochs from one validation to the next.")
-    metric: str = Field(description="Metric that decides which checkpoint is best; validation logs `loss`.")
+    metric: str = Field(
+        description="Logged metric that decides which checkpoint is best: `loss` or `loss_at_low_noise` of validation "
+        "(the same as `val/loss`), `train/loss` (mean of the epoch), or one that a class in `training.callbacks` logs."
+    )
+    mode: Literal["min", "max"] = Field(
+        default="min", description="Whether lower (`min`) or higher (`max`) values of the metric are better."
+    )
+
+    @property
+    def logged_metric(self) -> str:
+        """``metric`` by the name under which it is logged."""
+        return f"val/{self.metric}" if self.metric in LOSSES else self.metric
 
 
 class VisualizationSettings(Section):
@@ -274,6 +294,11 @@ class TrainingSettings(Section):
     epochs: PositiveInt = Field(description="Passes over the training images.")
     accumulate_batches: PositiveInt = Field(default=1, description="Batches whose gradients make one optimizer step.")
     log_interval: PositiveInt = Field(default=10, description="Optimizer steps between two lines of training metrics.")
+    callbacks: Annotated[tuple[DottedPath, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Dotted paths of your own Lightning callbacks, classes without arguments; what they log can be "
+        "`training.validation.metric`.",
+    )
     loss: LossSettings = Field(default_factory=LossSettings)
     optimizer: OptimizerSettings
     scheduler: SchedulerSettings
@@ -301,4 +326,6 @@ class TrainingSettings(Section):
             given["T_max"] = epochs or self.epochs
         if settings.type == "step":
             given.setdefault("step_size", DEFAULT_STEP_SIZE)  # optional here, and without a default in torch
+        if settings.type == "plateau":
+            given.setdefault("mode", self.validation.mode)
         return given

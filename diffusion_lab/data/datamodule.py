@@ -124,6 +124,12 @@ class ImageDataModule(LightningDataModule):
         return len(self.train.class_names)
 
     @property
+    def val_is_split_off(self) -> bool:
+        """Whether the validation images were taken from those to train on, of which they are then no part."""
+        parts = (self.train, self.val)
+        return all(isinstance(part, Subset) for part in parts) and len({id(part.source) for part in parts}) == 1  # type: ignore[union-attr]
+
+    @property
     def step_size(self) -> int:
         """Images that all devices together take in one batch each."""
         return self._epoch_order(0, 0).step_size

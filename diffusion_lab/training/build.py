@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
 from diffusion_lab.checkpoint import FORMAT
+from diffusion_lab.config.dotted import load_class
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.training_section import EmaSettings, PerformanceSettings, TrainingSettings
@@ -32,6 +33,7 @@ from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.one_process import OneProcess
 from diffusion_lab.training.optimizers import create_optimizer
+from diffusion_lab.training.watched_metric import WatchedMetric
 
 ModuleT = TypeVar("ModuleT", bound=DiffusionModule)
 
@@ -59,7 +61,6 @@ def create_module(
         denoiser,
         config.model.conditioning.class_dropout_prob,
         lambda: span_of_run,
-        logged_metric(config),
         about={
             "format": FORMAT,
             "config": settings,
@@ -79,7 +80,6 @@ def assemble(
     denoiser: Denoiser,
     label_dropout: float,
     span: Callable[[], ScheduleSpan],
-    metric: str,
     about: dict[str, Any],
     cls: type[ModuleT],
 ) -> ModuleT:
@@ -90,7 +90,6 @@ def assemble(
         denoiser: What is trained.
         label_dropout: Share of the labels that training hides.
         span: What the learning-rate schedule is for; asked when the optimizer is made.
-        metric: Logged name that ``plateau`` watches.
         about: What a checkpoint says of itself.
         cls: The class of the module.
     """
@@ -102,7 +101,7 @@ def assemble(
 
     def make_schedule(optimizer: Optimizer) -> dict[str, Any] | None:
         epochs, steps = span()
-        options = training.scheduler_options(epochs)
+        options, metric = training.scheduler_options(epochs), training.validation.logged_metric
         return create_schedule(training.scheduler.type, options, optimizer, total_steps=steps, metric=metric)
 
     return cls(
@@ -113,6 +112,7 @@ def assemble(
         ema=ema,
         log_interval=training.log_interval,
         about=about,
+        watched=training.validation.logged_metric,
     )
 
 
@@ -171,7 +171,8 @@ def create_callbacks(
     """The callbacks that the settings ask for; the one that saves by itself, since it knows what is best.
 
     Raises:
-        ValueError: The sampler of the pictures cannot walk the noise process.
+        ValueError: The sampler of the pictures cannot walk the noise process, or one of ``training.callbacks`` is no
+            callback.
     """
     training = config.training
     kept, shown = training.checkpointing, training.visualization
@@ -185,16 +186,27 @@ def create_callbacks(
         callbacks.append(
             Pictures(folder.samples, sampler, shown.interval, shown.num_samples, shown.guidance_scale, seed, guidance)
         )
+    callbacks += [_own_callback(path, f"training.callbacks[{index}]") for index, path in enumerate(training.callbacks)]
     checkpoints = Checkpoints(
         folder.checkpoints,
         kept.save_frequency,
         kept.save_best_only,
         kept.save_optimizer,
-        logged_metric(config),
+        WatchedMetric(training.validation.logged_metric, training.validation.mode),
         kept.keep_last,
         folder.run_id,
     )
     return callbacks, checkpoints
+
+
+def _own_callback(path: str, key: str) -> Callback:
+    cls = load_class(path, key)
+    if not issubclass(cls, Callback):
+        raise ValueError(f"{key} must be a class derived from lightning.pytorch.Callback, got {path}")
+    try:
+        return cls()
+    except TypeError as error:
+        raise ValueError(f"{key} must be a class without required arguments, got {path}: {error}") from error
 
 
 def create_trainer(
@@ -231,11 +243,6 @@ def create_trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-
-
-def logged_metric(config: TrainConfig) -> str:
-    """``training.validation.metric`` under the name that validation logs it by."""
-    return f"val/{config.training.validation.metric}"
 
 
 def _computes_in(performance: PerformanceSettings, device: torch.device) -> torch.dtype:

@@ -24,7 +24,7 @@ from diffusion_lab.networks.cost import count_parameters
 from diffusion_lab.redaction import secret_values
 from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.terminal import lasting_stderr
-from diffusion_lab.training.build import create_trainer, logged_metric
+from diffusion_lab.training.build import create_trainer
 from diffusion_lab.training.callbacks import FolderRestoration, Stopping, TrainingProgress, Watch
 from diffusion_lab.training.disk_space import refuse_full_disk
 from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
@@ -134,7 +134,7 @@ def _fit(
     run: PreparedRun, folder: RunFolder, console: Console, stop: StopRequest, continued: Continuation | None
 ) -> TrainingSummary:
     config = run.config
-    progress = TrainingProgress(console)
+    progress = TrainingProgress(console, config.training.validation.logged_metric)
     watched, every = config.training.watch, config.training.log_interval
     watch = Watch(watched.skip_non_finite, watched.spike_factor, every, console)
     restoration = Restoration(run.origin.path if run.origin and not run.origin.foreign else None)
@@ -152,14 +152,14 @@ def _fit(
             continued,
             console,
             stop,
-            (logged_metric(config),),
+            (config.training.validation.logged_metric,),
         ) as loggers,
         quiet(),
     ):
         run.module.about["wandb_id"] = wandb_id(loggers)
         run.module.about["run_id"] = folder.run_id
         trainer = create_trainer(config, run.device, callbacks, loggers, folder)
-        announce(console, config, run.denoiser, run.flops, run.data, run.device, run.threads, folder)
+        announce(console, run, folder)
         announce_origin(console, config, folder, run.origin)
         record(run.data.remarks.lines())
         for note in run.notes:
@@ -191,7 +191,8 @@ def _sum_up(
         forward_flops=run.flops,
         threads=run.threads,
         train_images=len(run.data.train),
-        metric=logged_metric(run.config),
+        metric=run.checkpoints.metric.name,
+        mode=run.checkpoints.metric.mode,
         best_value=best,
         best_epoch=run.checkpoints.best_epoch,
         best_checkpoint=None if best is None else _text(run.checkpoints.best_path),

@@ -22,6 +22,8 @@ from diffusion_lab.ema import EMA
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Batch
+from diffusion_lab.training.epoch_mean import EpochMean
+from diffusion_lab.training.watched_metric import metric_value
 from diffusion_lab.training.watching import refuse_non_finite
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -39,6 +41,8 @@ class DiffusionModule(LightningModule):
         ema: The average, updated by the EMA callback.
         log_interval: Optimizer steps from one to the next whose metrics are told.
         about: Plain containers that explain a checkpoint: settings, class names, versions.
+        watched: Name of the metric that checkpoints and schedules look at. One of training (``train/loss``) is then
+            known after each validation as the mean over the epoch's images.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class DiffusionModule(LightningModule):
         ema: EMA[Denoiser] | None = None,
         log_interval: int = 1,
         about: dict[str, Any] | None = None,
+        watched: str = "val/loss",
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -64,6 +69,7 @@ class DiffusionModule(LightningModule):
         self._window: list[tuple[Tensor, Tensor]] = []  # losses and noise-to-signal of each batch of this step
         self._told: dict[str, Tensor] = {}  # of this step, by metric, where the loggers are to hear of it
         self._learning_rate = 0.0
+        self._epoch_mean = EpochMean(watched) if watched.startswith("train/") else None
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], device: str | torch.device = "cpu") -> Self:
@@ -164,10 +170,17 @@ class DiffusionModule(LightningModule):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], factor)
             self.gradient_norm = None if self.gradient_norm is None else self.gradient_norm * factor
-        if (self.global_step + 1) % self.log_interval == 0:
-            losses, ratio = (torch.cat(parts) for parts in zip(*window, strict=True))
-            self._told = {name: mean for name, (mean, _) in _means("train", losses, ratio).items()}
+        is_told = (self.global_step + 1) % self.log_interval == 0
+        if not is_told and self._epoch_mean is None:
+            return
+        losses, ratio = (torch.cat(parts) for parts in zip(*window, strict=True))
+        means = _means("train", losses, ratio)
+        if is_told:
+            self._told = {name: mean for name, (mean, _) in means.items()}
             self._learning_rate = optimizer.param_groups[0]["lr"]
+        if self._epoch_mean is not None:
+            rate = torch.tensor(float(optimizer.param_groups[0]["lr"]))
+            self._epoch_mean.add(self.current_epoch, means | {"train/learning_rate": (rate, len(losses))})
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         # Straight to the loggers: the trainer's own way of naming metrics takes half a millisecond for each.
@@ -197,9 +210,11 @@ class DiffusionModule(LightningModule):
             nn.utils.clip_grads_with_norm_(weights, gradient_clip_val, norm)
 
     def on_validation_end(self) -> None:
+        if self._epoch_mean is not None and (mean := self._epoch_mean.value(self.current_epoch)) is not None:
+            self.trainer.callback_metrics[self._epoch_mean.name] = torch.tensor(mean)
         for entry in self.trainer.lr_scheduler_configs:
             if isinstance(entry.scheduler, ReduceLROnPlateau):
-                entry.scheduler.step(self.trainer.callback_metrics[str(entry.monitor)])
+                entry.scheduler.step(metric_value(self.trainer, str(entry.monitor)))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.make_optimizer(self.denoiser.parameters())
@@ -211,11 +226,15 @@ class DiffusionModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Without it Lightning would not ask the callbacks what to restore of a checkpoint without optimizer.
         checkpoint.setdefault("callbacks", {})
+        if self._epoch_mean is not None:
+            self._epoch_mean.load(checkpoint.get("diffusion_lab", {}).get("epoch_mean"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_non_finite(checkpoint["state_dict"], self.global_step)
         epochs_done = self.trainer.fit_loop.epoch_progress.state_dict()["current"]["processed"]
         checkpoint["diffusion_lab"] = {**self.about, "step": self.global_step, "epochs_done": epochs_done}
+        if self._epoch_mean is not None:
+            checkpoint["diffusion_lab"]["epoch_mean"] = self._epoch_mean.saved()
 
 
 def _means(stage: str, losses: Tensor, ratio: Tensor) -> dict[str, tuple[Tensor, int]]:

@@ -72,6 +72,8 @@ RULES: dict[str, Effect] = {
     "training.checkpointing": Effect.FREE,
     "training.validation": Effect.APPLIED,
     "training.validation.metric": Effect.APPLIED_TO_LOSS,
+    "training.validation.mode": Effect.APPLIED_TO_LOSS,
+    "training.callbacks": Effect.APPLIED,
     "training.visualization": Effect.FREE,
     "training.performance": Effect.APPLIED,
     "training.watch": Effect.APPLIED,

@@ -24,7 +24,7 @@ from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
 from diffusion_lab.environment import environment
 from diffusion_lab.redaction import holds_redacted, redacted
-from diffusion_lab.training.build import ModuleT, ScheduleSpan, assemble, logged_metric, prepare
+from diffusion_lab.training.build import ModuleT, ScheduleSpan, assemble, prepare
 from diffusion_lab.training.lr_schedules import schedule_class
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ def _module(
     def span() -> ScheduleSpan:
         return ScheduleSpan(training.epochs, _steps(module, training))
 
-    metric = logged_metric(TrainConfig.model_construct(training=training))
-    module = assemble(training, denoiser, label_dropout, span, metric, about, cls)
+    module = assemble(training, denoiser, label_dropout, span, about, cls)
     return module
 
 

@@ -29,6 +29,7 @@ class TrainingSummary:
     threads: int
     train_images: int
     metric: str
+    """The name by which ``training.validation.metric`` is logged; ``mode`` says whether lower or higher is better."""
     best_value: float | None
     best_epoch: int | None
     best_checkpoint: str | None
@@ -39,6 +40,7 @@ class TrainingSummary:
     config_hash: str
     data_fingerprint: str
     validation_fingerprint: str | None = None
+    mode: str = "min"
     left_out: dict[str, int] = field(default_factory=dict)
     """Files of the data folders that were not used, by reason; their names are in ``logs/run.log``."""
 

@@ -7,8 +7,8 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 
 from diffusion_lab.command_line import command, setting
@@ -17,12 +17,12 @@ from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.training_section import ResumeSettings
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.networks.cost import count_parameters
 from diffusion_lab.process_end import doubts_about_the_end
 from diffusion_lab.run_files import CONFIG
 from diffusion_lab.run_folder import RunFolder, RunStopped
 from diffusion_lab.run_log import RUN_LOG
+from diffusion_lab.start_lines import aligned, compute_in_words, images_in_words, process_in_words
 from diffusion_lab.terminal import printable
 from diffusion_lab.training.doubts import (
     doubts_about_accumulation,
@@ -33,6 +33,9 @@ from diffusion_lab.training.doubts import (
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.origin import Origin
 from diffusion_lab.training.summary import TrainingSummary
+
+if TYPE_CHECKING:
+    from diffusion_lab.training.preparation import PreparedRun
 
 
 def say(console: Console, text: str) -> None:
@@ -52,24 +55,41 @@ def record(lines: Iterable[str]) -> None:
         logging.getLogger(RUN_LOG).warning("%s", line)
 
 
-def announce(
-    console: Console,
-    config: TrainConfig,
-    denoiser: Denoiser,
-    flops: int | None,
-    data: ImageDataModule,
-    device: torch.device,
-    threads: int,
-    folder: RunFolder,
-) -> None:
+def announce(console: Console, run: PreparedRun, folder: RunFolder) -> None:
     """What is about to be trained."""
-    where = str(device) if device.type != "cpu" else f"cpu ({threads} thread{'s' if threads > 1 else ''})"
-    work = "" if flops is None else f", {flops / 1e9:.3g} GFLOP an image forward"
-    say(
-        console,
-        f"{config.experiment}: {len(data.train)} images, {count_parameters(denoiser) / 1e6:.2f} M parameters{work}, "
-        f"{config.training.epochs} epochs of {data.steps_per_epoch} batches on {where} in "
-        f"{str(denoiser.compute_dtype).removeprefix('torch.')}\nrun folder {folder.base}",
+    config, denoiser, data = run.config, run.denoiser, run.data
+    work = "" if run.flops is None else f", {run.flops / 1e9:.3g} GFLOP an image forward"
+    loading, together = config.data.loading, config.training.accumulate_batches
+    steps = "" if together == 1 else f", {together} batches an optimizer step"
+    epochs = f"{config.training.epochs} epoch{'s' * (config.training.epochs > 1)}"
+    seed: int = run.settings["compute"]["seed"]
+    rows = {
+        "images": images_in_words(len(data.train), denoiser.image_shape, denoiser.num_classes),
+        "validation": validation_in_words(config, data),
+        "model": f"{count_parameters(denoiser) / 1e6:.2f} M parameters{work}",
+        "diffusion": process_in_words(config.model.diffusion, denoiser.schedule.most_steps),
+        "training": f"{epochs} of {data.steps_per_epoch} batches of {loading.batch_size}{steps}",
+        "compute": compute_in_words(
+            run.device, run.threads, denoiser.compute_dtype, seed, drawn=config.compute.seed is None
+        ),
+        "run folder": str(folder.base),
+    }
+    say(console, f"{config.experiment}\n{aligned(rows)}")
+
+
+def validation_in_words(config: TrainConfig, data: ImageDataModule) -> str:
+    """Which images are validated on; of a split that nobody asked for, how to do without it."""
+    if data.val is None:
+        return "none: training.validation.enabled=false"
+    if not data.val_is_split_off:
+        return f"{len(data.val):,} images of {config.data.paths.val}"
+    fraction = config.data.validation_split.fraction
+    share = "a tenth" if fraction == 0.1 else f"{fraction:.4g}"
+    by_class = " of each class" if len(set(data.train.labels.tolist())) > 1 else ""
+    folder = "; others: data.paths.val=DIR" if config.data.type == "image_folder" else ""
+    return (
+        f"{len(data.val):,} images, {share}{by_class}, split off and not trained on\n"
+        f"off: training.validation.enabled=false{folder}"
     )
 
 

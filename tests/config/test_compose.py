@@ -308,7 +308,9 @@ class TestStepsOfAShortProcess:
             self.steps(composed, self.SHORT, "sampler.steps=21")
 
     def test_of_a_recipe(self, composed: Composed) -> None:
-        with pytest.raises(ConfigError, match=r"= 4: must be at most .*3: set sampler\.steps=3 .* \[conf/experiment/fast_debug"):
+        with pytest.raises(
+            ConfigError, match=r"= 4: must be at most .*3: set sampler\.steps=3 .* \[conf/experiment/fast_debug"
+        ):
             self.steps(composed, "experiment=fast_debug", "model.diffusion.num_timesteps=3")
 
     @pytest.mark.parametrize(("overrides", "most"), [((), 20), (("sampler.steps=40",), None)])

@@ -25,6 +25,11 @@ CLASSES = {"model.conditioning.type": "class", "model.conditioning.num_classes":
 DOUBTED: list[tuple[dict[str, object], str]] = [
     ({CLIP: 0.009}, f"{CLIP} = 0.009 nearly stops learning; usual values lie between 0.01 and 100"),
     ({CLIP: 101}, f"{CLIP} = 101 hardly ever clips; usual values lie between 0.01 and 100"),
+    (
+        {"training.scheduler": {"type": "plateau", "mode": "max"}},
+        "training.scheduler.mode = max differs from training.validation.mode = min: the learning rate drops when "
+        "training.validation.metric stops going one way, and the best checkpoint is at the other end",
+    ),
     ({SCALE: 1.5}, f"{SCALE} = 1.5 has no effect: the model is unconditional"),
     ({SCALE: 0.5}, f"{SCALE} = 0.5 has no effect: the model is unconditional"),
     *(

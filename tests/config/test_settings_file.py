@@ -21,7 +21,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "class_without_num_classes": ("model.conditioning.num_classes = null: required with",),
     "attention_length": ("model.architecture.use_attention = [false, false, true]: must have one entry a stage: 2",),
     "beta_order": ("model.diffusion.beta_start = 0.02: must be less than model.diffusion.beta_end, 0.0001",),
-    "unknown_metric": ('training.validation.metric = "lossy": must be a metric that validation logs: loss (did you',),
+    "unknown_metric": ('training.validation.metric = "lossy": must be a metric that the run logs: loss, loss_at_low',),
     "image_size": ("model.architecture.image_size = 9: must be divisible by 2",),
     "mistyped_key": (
         "training.optimizer.learnin_rate = 0.001: unknown key (did you mean 'training.optimizer.learning_rate'?)",

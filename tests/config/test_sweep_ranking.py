@@ -123,6 +123,16 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     return Sweep(tmp_path)
 
 
+def test_the_highest_comes_first_where_higher_is_better(sweep: Sweep, measured: Measured) -> None:
+    score = measured(
+        "training.callbacks=[my_lab.Score]", "training.validation.metric=score", "training.validation.mode=max"
+    )
+    for name, value in (("a", 0.3), ("b", 0.1), ("c", 0.2)):
+        sweep.job(name, value, score)
+    assert ranked(read_records(sweep.folder)) == [["a", "c", "b"]]
+    assert best_job(sweep.folder) == sweep.folder / "a"
+
+
 def test_the_lowest_comes_first(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     for name, value in (("a", 0.3), ("b", 0.1), ("c", 0.2)):
         sweep.job(name, value, {"prediction": "v"})

@@ -62,7 +62,7 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
         "model.diffusion.beta_start = 0.02: must be less than model.diffusion.beta_end, 0.02",
     ),
     ({"model.conditioning.type": "class"}, "model.conditioning.num_classes = null: required with"),
-    ({"training.validation.metric": "los"}, "validation logs: loss (did you mean 'loss'?)"),
+    ({"training.validation.metric": "los"}, "must be a metric that the run logs: loss, loss_at_low_noise"),
     (
         {"training.checkpointing.save_best_only": True, "training.validation.enabled": False},
         "training.checkpointing.save_best_only = true: needs training.validation.enabled",
@@ -316,7 +316,8 @@ def test_options_of_the_schedule(changed: Change) -> None:
     assert options({"type": "cosine", "T_max": 3, "eta_min": 0.0}) == {"T_max": 3, "eta_min": 0.0}
     assert options({"type": "step"}) == {"step_size": 30}
     assert options({"type": "step", "step_size": 2, "gamma": 0.5}) == {"step_size": 2, "gamma": 0.5}
-    assert options({"type": "plateau", "patience": 0}) == {"patience": 0}
+    assert options({"type": "plateau", "patience": 0}) == {"patience": 0, "mode": "min"}
+    assert options({"type": "plateau", "mode": "max"}) == {"mode": "max"}
     assert options({"type": "warmup_cosine", "warmup_steps": 9}) == {"warmup_steps": 9}
     assert options({"type": f"{HERE}.TakesAnything", "power": 2}) == {"power": 2}
 

@@ -30,7 +30,7 @@ def told(sweep: Path) -> list[dict[str, Any]]:
 
 def trained(run: Program) -> list[str]:
     """The folders in which a sweep has begun a run."""
-    said = [line.removeprefix("run folder sweep/") for line in run.err.splitlines()]
+    said = [line.removeprefix("run folder  sweep/") for line in run.err.splitlines()]
     return [line for line, whole in zip(said, run.err.splitlines(), strict=True) if line != whole]
 
 
@@ -89,7 +89,7 @@ def test_an_ended_sweep_goes_on_where_it_was(start: Start, tmp_path: Path, numbe
     again = start(*command)
     assert again.wait() == 0, again.err
     assert trained(again) == ["optimizer-adam", "optimizer-adamw"]
-    assert "epoch 1/6" not in again.err.partition("run folder sweep/optimizer-adamw")[0]
+    assert "epoch 1/6" not in again.err.partition("run folder  sweep/optimizer-adamw")[0]
     assert set(states(sweep).values()) == {"finished"}
 
 

@@ -21,6 +21,7 @@ from diffusion_lab.config.validate import parse_as
 from diffusion_lab.generate import generate
 from diffusion_lab.training.callbacks import Checkpoints
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
+from diffusion_lab.training.watched_metric import WatchedMetric
 from tests.training.tiny import BIAS_PLAN, CLASSES, saved, tiny_run
 
 
@@ -118,7 +119,9 @@ def saved_at(
     run: Path, steps: Iterable[int], keep_last: int, every: int, best_only: bool, best_at: Container[int]
 ) -> None:
     """Save a checkpoint at each of these steps, one an epoch, some of them the best so far, with nothing trained."""
-    checkpoints = Checkpoints(run / "checkpoints", every, best_only, True, "val/loss", keep_last, run_id="mine")
+    checkpoints = Checkpoints(
+        run / "checkpoints", every, best_only, True, WatchedMetric("val/loss"), keep_last, run_id="mine"
+    )
     io = BackgroundCheckpointIO()
     for step in steps:
         about = {"diffusion_lab": {"step": step, "run_id": "mine"}}

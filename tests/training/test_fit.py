@@ -250,10 +250,7 @@ def test_folder_of_a_finished_run_explains_it(tmp_path: Path) -> None:
     work = forward_flops(create_denoiser(config.model).network, (1, 8, 8), num_classes=3)
     assert summary.forward_flops == work
     assert isinstance(shown.file, io.StringIO)
-    assert (
-        f" M parameters, {work / 1e9:.3g} GFLOP an image forward, 2 epochs of 3 batches on cpu (1 thread) in float32"
-        in shown.file.getvalue()
-    )
+    assert f" M parameters, {work / 1e9:.3g} GFLOP an image forward\n" in shown.file.getvalue()
     for told in ("best val/loss", "best.ckpt", "step_00000006.ckpt", "peak memory", "images/s", f"ckpt={tmp_path}"):
         assert told in shown.file.getvalue()
 
@@ -271,7 +268,7 @@ def test_network_whose_operations_cannot_be_counted_trains_all_the_same(tmp_path
     own = {"model.architecture.type": "tests.training.test_fit.ValueReader"}
     assert tiny_run(tmp_path, ONE_EPOCH | own, shown).forward_flops is None
     assert isinstance(shown.file, io.StringIO)
-    assert "M parameters, 1 epochs" in shown.file.getvalue()
+    assert "M parameters\n" in shown.file.getvalue()
 
 
 def test_transformer_trains(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from diffusion_lab.checkpoint.files import BEST, newest_valid, step_name, step_o
 from diffusion_lab.checkpoint.ownership import is_written_by, may_replace, refuse, remove_checkpoint
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
+from diffusion_lab.training.watched_metric import WatchedMetric, metric_value
 from diffusion_lab.whole_files import remove_partial_files, written_whole
 
 NEWEST_KEPT = 2
@@ -38,7 +39,7 @@ class Checkpoints(Checkpoint):
         every_epochs: Epochs from one to the next; the last epoch is always saved.
         best_only: Do not keep those of every so many epochs, only the best and the newest.
         save_optimizer: Save what a resumed run needs (optimizer, schedule, progress), not the weights alone.
-        metric: Logged name, the smaller the better, by which the best is chosen.
+        metric: By which the best is chosen; each validation must log it.
         keep_last: How many stay beside the best: the newest, then those of every so many epochs, then others, each kind
             from the newest on. None keeps all of every so many epochs.
         run_id: Of the run, which its checkpoints carry; no others are ever removed.
@@ -50,7 +51,7 @@ class Checkpoints(Checkpoint):
         every_epochs: int,
         best_only: bool,
         save_optimizer: bool,
-        metric: str,
+        metric: WatchedMetric,
         keep_last: int | None = None,
         run_id: str | None = None,
     ) -> None:
@@ -94,8 +95,8 @@ class Checkpoints(Checkpoint):
         # Validation of this epoch has run by now; in an epoch without one, the metric is that of an earlier epoch.
         epoch = trainer.current_epoch + 1
         validated = trainer.enable_validation and epoch % (trainer.check_val_every_n_epoch or 1) == 0
-        value = float(trainer.callback_metrics.get(self.metric, math.nan))
-        is_best = validated and math.isfinite(value) and (self.best is None or value < self.best)
+        value = metric_value(trainer, self.metric.name) if validated else math.nan
+        is_best = self.metric.is_better(value, self.best)
         is_due = epoch % self.every_epochs == 0
         if not (is_best or is_due or epoch == trainer.max_epochs):
             return

@@ -21,9 +21,11 @@ class TrainingProgress(Callback):
 
     Args:
         console: Where to show it; standard error where None, so that standard output holds results alone.
+        metric: Name of the metric that is shown beside the losses.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, metric: str = "val/loss") -> None:
+        self.metric = metric
         self.console = console or Console(stderr=True)
         self.images = 0
         self.seconds = 0.0
@@ -88,8 +90,8 @@ class TrainingProgress(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._show(trainer)
         if self._progress is None and self._loss is not None:
-            value = trainer.callback_metrics.get("val/loss")
-            validation = "" if value is None else f"  val/loss {float(value):.4f}"
+            known, names = trainer.callback_metrics, dict.fromkeys(("val/loss", self.metric))
+            validation = "".join(f"  {name} {float(known[name]):.4f}" for name in names if name in known)
             self.console.print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {float(self._loss):.4f}{validation}"
                 f"  {self.images_per_second:.0f} images/s",
