@@ -105,6 +105,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     world = World(folder, launcher)
     for name, more in (("digits/RUN", ()), ("image_folder/RUN", FLOWERS), ("demo", ())):
         world.succeeds("train.py", *more, *SMALL, "training.epochs=1", f"output.base_dir=outputs/{name}")
+    world.succeeds("enlarge.py", "outputs/demo", "enlarged", "3")  # which another command trains on
     yield world
     launcher.close()
 
@@ -161,6 +162,8 @@ def smaller(words: list[str], folder: Path) -> list[str]:
         return [script, *multirun, *typed, *small_for(typed), *where]
     if script == "sample.py":
         return [script, *rest, *FEW]
+    if script == "enlarge.py":
+        return [script, *rest[:-1], "3"]
     if script == "scripts/migrate_config_v1_to_v2.py":
         (folder / "NEW.yaml").unlink(missing_ok=True)
     if words[:2] == ["-m", "diffusion_lab"] and "--validate" not in words:
