@@ -20,7 +20,7 @@ from benchmarks.report import RESULTS, ROOT, plot, table
 
 SUITE = (
     *("start", "training_step", "loop", "data", "sampling", "memory", "ema"),
-    *("growth_images", "growth", "callbacks", "neighbours", "gpu"),
+    *("growth_images", "growth", "callbacks", "neighbours", "flags", "gpu"),
 )
 """Those of `make bench`; together under 20 minutes on two cores."""
 

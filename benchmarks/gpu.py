@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch._inductor.compile_fx import compile_fx
 
-from benchmarks import equal_work
+from benchmarks import equal_work, flags
 from benchmarks.harness import Row, command, in_turns, matrix_flops, matrix_product, not_measured
 from benchmarks.training_step import Step, noising, peer_step, step_of
 from diffusion_lab import DiffusionSampler
@@ -160,11 +160,17 @@ def sampling(device: torch.device) -> list[Row]:
     return [Row("9", what, rate, other, "images/s", taken.ratio("peer", "ours"), 1.5, note="diffusers DDIMPipeline")]
 
 
+def settings(device: torch.device) -> list[Row]:
+    """What each performance setting does."""
+    return [row for flag in flags.FLAGS for row in flags.rows_of(flag, device, flags.Work(UNET_BASE, BATCH))]
+
+
 PARTS: dict[str, Callable[[torch.device], list[Row]]] = {
     "training step, bf16": training,
     "CUDA graphs": graphs,
     "data": data,
     "DDIM, bf16": sampling,
+    "performance settings": settings,
 }
 
 

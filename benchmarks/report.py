@@ -2,7 +2,8 @@
 
     python -m benchmarks.report [outputs/bench/results.json]
 
-writes the table of a run of `make bench` into that page; outputs/gpu/results.json, of `make gpu-check`, its own part.
+writes the tables of a run of `make bench` into that page, or those of the benchmarks that `python -m benchmarks NAME`
+ran; outputs/gpu/results.json, of `make gpu-check`, its own part.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from benchmarks.harness import Row
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "outputs" / "bench" / "results.json"
 PAGE = ROOT / "docs" / "performance.md"
+SETTINGS = "11"
+"""Goal of the rows of ``benchmarks.flags``, which have a part of the page of their own."""
 HEADINGS = ("goal", "measured", "ours", "peer", "ratio", "wanted", "of the limit", "", "note")
 
 
@@ -126,11 +129,23 @@ def describe_gpu(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", markdown(rows)] if rows else lines)
 
 
+def parts(found: dict[str, Any]) -> dict[str, str]:
+    """The contents of the page's parts that were measured, by their markers."""
+    if "tests" in found:
+        return {"gpu": describe_gpu(found)}
+    of_settings = [row for row in found["rows"] if row["goal"] == SETTINGS]
+    others = [row for row in found["rows"] if row["goal"] != SETTINGS]
+    listed = {"results": others, "flags": of_settings}
+    return {marker: describe({**found, "rows": rows}) for marker, rows in listed.items() if rows}
+
+
 def main(results: Path = RESULTS) -> None:
     """Write the page: the table of `make bench`, or what `make gpu-check` found."""
     found = json.loads(results.read_text(encoding="utf-8"))
-    marker, content = ("gpu", describe_gpu(found)) if "tests" in found else ("results", describe(found))
-    PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), marker, content), encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    for marker, content in parts(found).items():
+        page = between(page, marker, content)
+    PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

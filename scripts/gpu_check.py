@@ -39,7 +39,7 @@ FURTHER = ("pytest>=8.4", "hypothesis>=6.130", "diffusers>=0.42,<1")
 TEST_SECONDS, BENCHMARK_SECONDS, LAST_SECONDS = 200, 210, 15
 """What each may take, so that all ends within 8 minutes, and how long interrupted tests may write their report."""
 
-PARTS = ("training step, bf16", "data", "DDIM, bf16", "CUDA graphs")
+PARTS = ("training step, bf16", "data", "DDIM, bf16", "performance settings", "CUDA graphs")
 """Of benchmarks.gpu, the least important last."""
 
 ABOUT = """

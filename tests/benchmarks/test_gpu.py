@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from benchmarks import gpu, report
+from benchmarks import flags, gpu, report
 from benchmarks.harness import Row
 
 SMALLER = {
@@ -88,10 +88,19 @@ def test_all_of_it_runs_on_a_cpu(monkeypatch):
     for name, value in {"BATCH": 2, "STEPS": 2, "SAMPLING_STEPS": 2, "LIMIT_SIZE": 64, "ROUNDS": 1}.items():
         monkeypatch.setattr(gpu, name, value)
     monkeypatch.setattr(gpu, "BACKENDS", dict.fromkeys(gpu.BACKENDS))
+    parts = {name: part for name, part in gpu.PARTS.items() if name != "performance settings"}
+    monkeypatch.setattr(gpu, "PARTS", parts)  # that one has tests of its own
     rows = gpu.measure("cpu")
     assert [row.bound for row in rows] == [1.5, None, 1.02, 1.5]
     assert all(row.ours and row.peer and row.ratio for row in rows)
     assert rows[0].share
+
+
+def test_the_performance_settings_are_measured_at_the_size_of_the_others(monkeypatch):
+    works = []
+    monkeypatch.setattr(flags, "rows_of", lambda flag, device, work: works.append(work) or [])
+    gpu.settings(torch.device("cpu"))
+    assert works == [flags.Work(gpu.UNET_BASE, gpu.BATCH)] * len(flags.FLAGS)
 
 
 def test_the_report_of_a_gpu_goes_into_its_part_of_the_page(tmp_path, monkeypatch):
