@@ -23,9 +23,11 @@ from diffusion_lab.checkpoint.files import (
     step_of,
     verify,
 )
+from diffusion_lab.checkpoint.foreign import OPTIMIZER_KEY
 from diffusion_lab.checkpoint.reading import read_checkpoint
 from diffusion_lab.checkpoint.tensors import load_tensors
 from diffusion_lab.checkpoint.weights import Weights
+from diffusion_lab.config.faults import shown
 from diffusion_lab.config.section import home_expanded
 from diffusion_lab.messages import explained, sentence, show_warnings_plainly
 from diffusion_lab.terminal import on_one_line, printable
@@ -117,10 +119,22 @@ def _facts(file: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
         yield "git commit", environment["git_commit"]
     if isinstance(packages, dict):
         yield "packages", ", ".join(f"{name} {version}" for name, version in packages.items() if version)
-    yield "classes", list(checkpoint.class_names) or None
+    foreign = checkpoint.foreign
+    if foreign is not None and foreign.saved_in_training:
+        yield "written by", "another program"
+        yield "epoch", shown(foreign.epoch)
+    told = foreign.num_classes if foreign is not None and isinstance(foreign.num_classes, int) else None
+    yield "classes", list(checkpoint.class_names) or told
     yield "parameters", sum(math.prod(tensor.shape) for tensor in _some_weights(checkpoint).values())
-    yield "averages", checkpoint.decays or None
+    yield "averages", _averages(checkpoint)
     yield "to resume", _training_state(file)
+
+
+def _averages(checkpoint: Checkpoint) -> Any:
+    """The decays of the averages, or why there are none."""
+    if checkpoint.foreign is not None and checkpoint.foreign.ema_fault is not None:
+        return f"none: {checkpoint.foreign.ema_fault}"
+    return ["of a decay that is not told" if decay is None else decay for decay in checkpoint.decays] or None
 
 
 def _some_weights(checkpoint: Checkpoint) -> Weights:
@@ -147,8 +161,10 @@ def _training_state(file: Path) -> list[str] | None:
         "loops": "progress",
         "ImageDataModule": "order of the data",
         "randomness": "randomness",
+        OPTIMIZER_KEY: "optimizer",
     }
-    return [name for key, name in known.items() if content.get(key)] or None
+    there = {key for key, value in content.items() if isinstance(value, dict | list | tuple) and value}
+    return [name for key, name in known.items() if key in there] or None
 
 
 def _shown(value: Any) -> str:

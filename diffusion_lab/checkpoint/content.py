@@ -98,8 +98,8 @@ class Checkpoint:
             )
         self._refuse_foreign_classes(settings, model, trust)
         settings = self.with_told_classes(settings)
-        decay = self.chosen_decay(use_ema, ema_decay)
         averaged = use_ema and self.has_averages()
+        decay = self.chosen_decay(use_ema, ema_decay)
         if use_ema and not averaged:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", ConfigWarning, stacklevel=2)
         chosen = self.chosen_weights(use_ema, decay)

@@ -69,6 +69,7 @@ def take_over(
         done.notes.append("optimizer: begins anew (training.resume.reset_optimizer=true)")
     else:
         done.notes += _take_optimizer(checkpoint, parts, module, done)
+    done.notes += _of_the_schedule(module, done)
     if parts.unread:
         done.notes.append(f"not taken over, since it is not read: {', '.join(parts.unread)}")
     return done
@@ -103,7 +104,8 @@ def _take_average(checkpoint: Checkpoint, parts: ForeignParts, module: Diffusion
     except ValueError as error:
         yield f"averaged weights: not taken over, {EMA_KEY} {error}; {anew}"
         return
-    yield "averaged weights: taken over" + (f" after {average.updates} updates" if average.updates is not None else "")
+    count = "" if average.updates is None else f" (updates so far: {average.updates})"
+    yield f"averaged weights: taken over{count}"
     if average.decay not in (None, module.ema.decay):
         yield f"training.ema.decay was {average.decay:g} in the file and is {module.ema.decay:g}; the new value is used"
     if module.ema.further:
@@ -127,6 +129,18 @@ def _take_optimizer(
     own = module.make_optimizer(module.denoiser.parameters()).param_groups[0]["lr"]
     if rate is not None and abs(rate - own) > 1e-6 * max(rate, own):
         yield f"training.optimizer.learning_rate is {own:.3g} here and was {rate:.3g} at the last step in the file"
+
+
+def _of_the_schedule(module: DiffusionModule, done: Takeover) -> Iterator[str]:
+    entry = module.make_schedule(module.make_optimizer(module.denoiser.parameters()))
+    if entry is None:
+        return
+    if done.reset_schedule:
+        yield "learning-rate schedule: begins anew (training.resume.reset_scheduler=true)"
+    elif isinstance(entry["scheduler"], ReduceLROnPlateau):
+        yield "learning-rate schedule: plateau follows from losses, which the file does not tell; it begins anew"
+    elif done.epochs:
+        yield f"learning-rate schedule: that of the settings, at its place after epoch {done.epochs}"
 
 
 class TakingOver(Callback):

@@ -13,6 +13,7 @@ import torch
 
 from diffusion_lab import EMA
 from diffusion_lab.checkpoint import load_denoiser, read_checkpoint
+from diffusion_lab.checkpoint.__main__ import main
 from tests.checkpoint.contents import AVERAGED, RAW, same, settings, tree, under
 from tests.checkpoint.hostile import WRONG, places, replaced
 
@@ -190,3 +191,15 @@ def refusal(path: Path, use_ema: bool) -> str | None:
         except ValueError as error:
             return str(error)
     return None
+
+
+def test_inspect_tells_what_another_program_saved(saved, capsys) -> None:
+    optimizer = torch.optim.Adam(RAW.parameters()).state_dict()
+    path = saved(content(LAYOUTS["nested"], optimizer_state_dict=optimizer), "old.pt")
+    assert main(["inspect", str(path)]) == 0
+    told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
+    told = {name: value.strip() for name, value in told.items()}
+    assert (told["written by"], told["epoch"], told["classes"]) == ("another program", "3", "2")
+    assert (told["averages"], told["to resume"]) == ("0.9999", "optimizer")
+    assert main(["inspect", str(saved(content("x"), "old.pt"))]) == 0
+    assert "none: its ema_state_dict is of type str, not a dict" in capsys.readouterr().out

@@ -81,6 +81,24 @@ def test_the_average_is_its_closed_form(device: str) -> None:
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_an_average_on_another_device_than_the_model(device: str) -> None:
+    denoiser = tiny_denoiser().to(device)
+    ema = EMA(denoiser, 0.5, device="cpu")
+    before = {name: weight.clone() for name, weight in denoiser.state_dict().items()}
+    for weight in denoiser.parameters():
+        weight.data += 1
+    ema.update()
+    with ema.average_parameters():
+        for name, weight in denoiser.state_dict().items():
+            torch.testing.assert_close(weight, before[name] + 0.5)
+    for name, weight in denoiser.state_dict().items():
+        assert weight.device.type == device
+        assert torch.equal(weight, before[name] + 1)
+    sampler = DiffusionSampler(denoiser, device, ema)
+    ema.update()  # which now lies beside the model
+    assert sampler.sample(1, [0], seed=0).device.type == device
+
+
 def test_loaded_batches_are_pinned_and_the_same_when_copied_on_another_stream(device: str) -> None:
     module = ImageDataModule(TinySource(8, 1, 64), None, 16, pin_memory=True, labelled=True)
     target = torch.device(device)

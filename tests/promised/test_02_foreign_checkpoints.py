@@ -188,7 +188,7 @@ class TestResuming:
         assert found["diffusion_lab"]["epochs_done"] == 4
         assert "epoch: 2 in the file is taken as the number of epochs that are done" in said
         assert "goes on with epoch 3" in said
-        assert "averaged weights: taken over after 6 updates" in said
+        assert "averaged weights: taken over (updates so far: 6)" in said
         assert "optimizer: its state is taken over" in said
         assert "not taken over" not in said
 
