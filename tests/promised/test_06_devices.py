@@ -12,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 
-from diffusion_lab import DiffusionSampler, create_ddpm, load_denoiser
+from diffusion_lab import EMA, DiffusionSampler, create_ddpm, load_denoiser
 from diffusion_lab.config import get_default_config, migrate_config_v1_to_v2, validate_config
 from diffusion_lab.precision import has_bfloat16
 from diffusion_lab.run_folder import RunFolder
@@ -57,6 +57,7 @@ def test_settings_take_the_name_of_a_device(name: str, tmp_path: Path) -> None:
     [
         lambda: DiffusionSampler(tiny_denoiser(), device="cuda:1"),
         lambda: DiffusionSampler(model=tiny_denoiser(), device=torch.device("cuda", 1)),
+        lambda: EMA(tiny_denoiser(), decay=0.9999, device="cuda:1"),
         lambda: create_ddpm(*TINY, "cuda:1"),
         lambda: create_ddpm(*TINY, device=torch.device("cuda:1")),
         lambda: load_denoiser("no/such/file.ckpt", device="cuda:1"),  # before the file is looked for
