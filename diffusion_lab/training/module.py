@@ -76,7 +76,7 @@ class DiffusionModule(LightningModule):
         """Build an untrained module: denoiser, loss, optimizer, learning-rate schedule and average.
 
         What belongs to the trainer (epochs, clipping, accumulation, callbacks such as ``Averaging``, which updates the
-        average) is given to the trainer.
+        average) is given to the trainer. The weights are drawn from torch's global generator.
 
         Args:
             settings: A V2 tree, of which the sections ``model`` and ``training`` are read; without ``training`` its
@@ -85,6 +85,9 @@ class DiffusionModule(LightningModule):
 
         Raises:
             ValueError: Listing every setting that is wrong; this machine does not have the device.
+
+        Warns:
+            ConfigWarning: The noise process does not end in noise, with which sampling begins.
 
         Example:
             >>> from diffusion_lab.config import get_default_config
@@ -123,6 +126,9 @@ class DiffusionModule(LightningModule):
             FileNotFoundError: Nothing is there.
             ValueError: It is no checkpoint of a training run, or a damaged one, or names a class that is not trusted;
                 this machine does not have the device.
+
+        Warns:
+            ConfigWarning: The noise process does not end in noise, with which sampling begins.
         """
         from diffusion_lab.training.standalone import module_from_checkpoint  # which imports this module
 

@@ -11,7 +11,7 @@ import torch
 from diffusion_lab import load_denoiser
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
-from diffusion_lab.config import get_default_config
+from diffusion_lab.config import ConfigWarning, get_default_config
 from diffusion_lab.training.callbacks import Averaging
 from diffusion_lab.training.module import DiffusionModule
 from tests.training.tiny import BIAS_PLAN, saved, tiny_fit, tiny_run, tiny_tree
@@ -129,6 +129,21 @@ def test_a_checkpoint_of_float16_loads_on_a_cpu(run: Path, tmp_path: Path) -> No
     module = DiffusionModule.load_from_checkpoint(tmp_path / "fp16.ckpt")
     assert module.denoiser.compute_dtype == torch.float32
     assert module.denoiser.network._compiled_call_impl is None
+
+
+def test_a_process_that_does_not_end_in_noise_warns(run: Path, tmp_path: Path) -> None:
+    """As create_ddpm and load_denoiser do, at the caller's line."""
+    content = saved(find_checkpoint(run))
+    config = content["diffusion_lab"]["config"]
+    config["model"]["diffusion"] |= {"beta_schedule": "linear"}
+    torch.save(content, tmp_path / "linear.ckpt")
+    for call in (
+        lambda: DiffusionModule.from_settings(config),
+        lambda: DiffusionModule.load_from_checkpoint(tmp_path / "linear.ckpt"),
+    ):
+        with pytest.warns(ConfigWarning, match=r"of the image left") as told:
+            call()
+        assert [warning.filename for warning in told if warning.category is ConfigWarning] == [__file__]
 
 
 def test_the_sampler_stays_on_the_device_of_the_weights(tmp_path: Path) -> None:
