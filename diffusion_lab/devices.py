@@ -15,12 +15,14 @@ def resolve_device(name: str | torch.device, key: str = "compute.device") -> tor
 
     Args:
         name: ``auto`` (the best there is), ``cpu``, ``cuda``, ``mps`` or another backend of torch; ``cuda:1`` is the
-            second GPU. A ``torch.device`` is checked as well.
+            second GPU; in any case. A ``torch.device`` is checked as well.
         key: The setting or argument that it comes from, for the message.
 
     Raises:
         ValueError: The device is not on this machine, or it is no device at all.
     """
+    if isinstance(name, str):
+        name = name.lower()
     if name == "auto":
         return torch.device(_names_of_devices()[0].partition(":")[0])
     device = _parsed(name)

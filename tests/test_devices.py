@@ -36,6 +36,12 @@ def test_a_gpu_is_chosen_by_its_number(machine):
     assert resolve_device("auto") == torch.device("cuda")
 
 
+def test_names_are_read_in_any_case(machine):
+    machine(cuda=True, mps=False, gpus=2)
+    assert resolve_device("CUDA:1") == torch.device("cuda", 1)
+    assert (resolve_device("Auto"), resolve_device("CPU")) == (torch.device("cuda"), torch.device("cpu"))
+
+
 def test_of_what_there_is_one_the_number_says_nothing(machine):
     machine(cuda=False, mps=True)
     assert resolve_device("mps:0") == resolve_device("mps") == torch.device("mps")

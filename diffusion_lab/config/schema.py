@@ -234,7 +234,8 @@ class LoggerSettings(Section):
     @classmethod
     def _from_environment(cls, given: Any) -> Any:
         """W&B's environment variables stand for keys that are left out."""
-        if not isinstance(given, Mapping) or "wandb" not in (given.get("backends") or ()):
+        backends = given.get("backends") if isinstance(given, Mapping) else None
+        if not isinstance(backends, list | tuple) or "wandb" not in backends:
             return given
         told = {key: value for key in VARIABLES if key not in given and (value := from_environment(key)) is not None}
         return {**given, **told}

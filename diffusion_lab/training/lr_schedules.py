@@ -115,6 +115,8 @@ def create_schedule(
         return None
     cls = schedule_class(type_)
     by_step = getattr(cls, "by_step", False)
+    if options.get("last_epoch", -1) != -1:
+        _first_rate(optimizer)  # which torch's classes ask for where a schedule does not start at its beginning
     try:
         schedule = cls(optimizer, **({"total_steps": total_steps} if by_step else {}), **options)
     except TypeError as error:

@@ -91,7 +91,10 @@ def test_valid_tree_survives_being_written(tree: Tree) -> None:
 @few
 @given(trees(), st.data())
 def test_missing_key_is_named(tree: Tree, data: st.DataObject) -> None:
-    key = data.draw(st.sampled_from([key for key, required, _ in keys_of(tree) if required]))
+    required = [
+        key for key, is_required, _ in keys_of(tree) if is_required and key != "mode"
+    ]  # without: a training run
+    key = data.draw(st.sampled_from(required))
     drop(tree, key)
     assert_refused(tree, key)
 
@@ -123,7 +126,7 @@ def test_value_of_another_type_is_named(tree: Tree, data: st.DataObject) -> None
 @few
 @given(trees(), st.data())
 def test_value_out_of_bounds_is_named(tree: Tree, data: st.DataObject) -> None:
-    here = [(key, value) for key, value in BAD if has(tree, key) and value != "no/such/folder"]
+    here = [(key, value) for key, value in BAD if has(tree, key)]
     key, value = data.draw(st.sampled_from(here))
     put(tree, key, value)
     assert_refused(tree, f"{key}.{next(iter(value))}" if isinstance(value, dict) else key)

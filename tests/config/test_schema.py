@@ -162,7 +162,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
             {"name": "a", "dir": "b"},
         ],
         [
-            *({"backends": ["wandbb"]}, {"mode": "on"}, {"project": ""}, {"entity": 3}, {"group": ""}),
+            *({"backends": ["wandbb"]}, {"backends": 3}, {"mode": "on"}, {"project": ""}, {"entity": 3}, {"group": ""}),
             *({"name": ""}, {"dir": 3}),
         ],
     ),

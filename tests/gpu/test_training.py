@@ -51,6 +51,18 @@ def test_one_epoch(device: str, tmp_path: Path, precision: str | int, compiled: 
     assert bool(images.isfinite().all())
 
 
+def test_kernels_of_the_optimizer(device: str, tmp_path: Path) -> None:
+    """Each of torch's ways to make the same step."""
+    ways = ["foreach", "fused", *(["capturable"] if device == "cuda" else [])]
+    for way in ways:
+        settings = {"compute.device": device, "training.epochs": 1, f"training.optimizer.{way}": True}
+        tiny_run(tmp_path / way, settings)
+        (state,) = load_tensors(find_checkpoint(tmp_path / way, "last"))["optimizer_states"]
+        assert state["param_groups"][0][way] is True
+    for way in ways[1:]:
+        assert losses(tmp_path / way) == pytest.approx(losses(tmp_path / ways[0]), rel=0.02)
+
+
 def test_a_resumed_run_is_bitwise_an_uninterrupted_one(device: str, tmp_path: Path) -> None:
     settings = {"compute.device": device, "compute.deterministic": True}
     tiny_run(tmp_path / "whole", {**settings, "training.epochs": 2})

@@ -77,6 +77,13 @@ def test_a_schedule_that_begins_under_way(type_: str, options: dict[str, Any]) -
     assert found == pytest.approx(expected[4:], rel=1e-9)
 
 
+def test_a_schedule_of_torch_that_begins_under_way() -> None:
+    optimized = optimizer()
+    schedule = entry_of("torch.optim.lr_scheduler.StepLR", optimized, step_size=3, gamma=0.5, last_epoch=3)["scheduler"]
+    assert schedule.last_epoch == 4
+    assert rates(schedule, optimized, 2) == pytest.approx([PEAK, PEAK, PEAK / 2])
+
+
 def test_options_of_plateau_reach_the_class() -> None:
     options = {"threshold": 0.5, "threshold_mode": "abs", "cooldown": 2, "min_lr": 0.05, "eps": 1e-3}
     optimized = optimizer()
