@@ -104,7 +104,7 @@ def _checkpoint(config: GenerateConfig, say: bool) -> Path:
 def _start_lines(config: GenerateConfig, checkpoint: Checkpoint, sampler: DiffusionSampler, room: Opened) -> str:
     """What is about to be made, from which model, where."""
     denoiser, about, sampling = sampler.model, room.order.about, config.generation.sampling
-    weights = "averaged weights" if sampling.use_ema and checkpoint.ema_weights else "weights without averaging"
+    weights = "averaged weights" if denoiser.weights == "ema" else "raw weights"
     scales = (
         "" if denoiser.num_classes is None else f"guidance {', '.join(f'{scale:g}' for scale in sampling.scales)}, "
     )

@@ -59,16 +59,30 @@ def load_denoiser(
             another architecture, or names a class that is not trusted; file, weights and ``model`` contradict each
             other in the number of classes; or this machine does not have the device.
 
+        TypeError: ``model`` is something else.
+
     Warns:
         ConfigWarning: There are no averaged weights, or the noise process does not end in noise, with which sampling
             begins.
     """
     target = resolve_device(device, "device")
-    given = parse_section(ModelOfCheckpoint, model, "model") if isinstance(model, Mapping) else model
+    given = _given_model(model)
     denoiser = read_checkpoint(find_checkpoint(path)).denoiser(use_ema, given, ema_decay, trust).to(target)
     for doubt in doubts_about_images(denoiser.schedule):
         warnings.warn(f"{path}: {doubt}", ConfigWarning, stacklevel=2)
     return denoiser
+
+
+def _given_model(model: object) -> ModelSettings | None:
+    if model is None or isinstance(model, ModelSettings):
+        return model
+    if not isinstance(model, Mapping):
+        raise TypeError(f"model must be the section model of the settings, as a dict, got {type(model).__name__}")
+    if isinstance(model.get("model"), Mapping):
+        raise ValueError(
+            "model must be the section model of the settings alone, got all of them: take settings['model']"
+        )
+    return parse_section(ModelOfCheckpoint, model, "model")
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

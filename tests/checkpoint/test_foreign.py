@@ -167,6 +167,14 @@ def test_a_model_section_with_faults_is_listed_by_key(saved) -> None:
     assert "model.diffusion.betas" in str(caught.value)
 
 
+def test_what_is_no_model_section_is_refused_by_name(saved) -> None:
+    path = saved(content(), "old.pt")
+    with pytest.raises(ValueError, match=r"model must be the section model .* take settings\['model'\]"):
+        load_denoiser(path, model={"model": tree()})
+    with pytest.raises(TypeError, match="model must be the section model of the settings, as a dict, got str"):
+        load_denoiser(path, model="unet_small")
+
+
 @pytest.mark.parametrize("layout", ["a shadow dict", "nested", "a list", "our EMA's own"])
 def test_any_field_of_a_wrong_type_is_one_error(saved, layout) -> None:
     """Named by the file; and whatever becomes of the average, the raw weights load."""

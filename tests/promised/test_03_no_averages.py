@@ -60,7 +60,9 @@ def test_the_warning_can_be_told_apart_and_the_images_come_from_the_raw_weights(
     assert torch.equal(images, expected)
 
 
-def test_generation_warns_once_and_its_result_says_so(without_ema: Path, tmp_path: Path) -> None:
+def test_generation_warns_once_and_its_result_says_so(
+    without_ema: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tree = {key: get_default_config()[key] for key in ("experiment", "compute", "output", "generation")}
     tree |= {"mode": "generate", "model": MODEL, "sampler": {"type": "ddim", "steps": 2}}
     tree["compute"]["device"], tree["output"]["base_dir"] = "cpu", str(tmp_path / "out")
@@ -69,11 +71,12 @@ def test_generation_warns_once_and_its_result_says_so(without_ema: Path, tmp_pat
     validate_config(tree)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        done = generate(parse_config(tree), show_progress=False)
+        done = generate(parse_config(tree))
     assert [str(warning.message) for warning in caught] == [
         f"{without_ema} holds no EMA weights: the raw weights are used"
     ]
     assert done.weights == "raw"
+    assert ", raw weights\n" in capsys.readouterr().err
     assert f"3 images from the raw weights in {done.folder}" in str(done)
     lines = [json.loads(line) for line in (done.folder / "manifest.jsonl").read_text().splitlines()]
     assert [(line["use_ema"], line["ema_decay"]) for line in lines] == [(False, None)] * 3
