@@ -196,8 +196,9 @@ def test_nothing_but_the_manifest_is_written_where_nothing_else_is_asked_for(con
 
 
 @pytest.mark.parametrize(("columns", "rows_of_cells"), [(2, 3), (5, 1), (10, 1)])
-def test_the_grid_has_the_columns_asked_for_and_no_empty_ones(config, columns, rows_of_cells):
-    done = generate(config(save={"grid_nrow": columns}), show_progress=False)
+def test_the_grid_has_the_columns_asked_for_and_no_empty_ones(config, tmp_path, columns, rows_of_cells):
+    unconditional = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
+    done = generate(config(save={"grid_nrow": columns}, checkpoint=unconditional), show_progress=False)
     height, width, _ = array_of(done.grid).shape
     assert (width - 2, height - 2) == (min(columns, 5) * 50, rows_of_cells * 50)
 

@@ -173,7 +173,10 @@ class GenerationOutputSettings(Section):
 
     save_individual: bool = Field(description="One PNG an image.")
     save_grid: bool = Field(description="All images in one picture.")
-    grid_nrow: PositiveInt = Field(description="Images in a row of the grid.")
+    grid_nrow: PositiveInt = Field(
+        description="Most images in a row of the grid. Each class begins a row, with its name; of several guidance "
+        "scales each has columns of its own."
+    )
     save_npz: bool = Field(default=False, description="`samples.npz` in the layout of the ADM evaluation suite.")
 
 

@@ -23,7 +23,7 @@ from diffusion_lab.generation.interruption import Terminated
 from diffusion_lab.generation.manifest import digests_told, manifest_from, read_lines
 from diffusion_lab.generation.order import PNG_KEY
 from diffusion_lab.guidance import Guidance
-from diffusion_lab.pictures import grid_of
+from diffusion_lab.pictures import ClassGrid, grid_of
 from diffusion_lab.safe_files import open_regular, parse_json
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import Images, to_pixels
@@ -63,8 +63,15 @@ class Completion:
         self.config, self.room, self.order = config, room, room.order
         self.sampler, self.show_progress = sampler, show_progress
         self.output = config.generation.output
-        self.shown = min(room.count, MOST_GRID_ROWS * self.output.grid_nrow)
         self.columns = min(self.output.grid_nrow, room.count)
+        most = min(room.count, MOST_GRID_ROWS * self.output.grid_nrow)
+        labels = self._labels(range(most))
+        self.grid: ClassGrid | None = None
+        if labels is not None:
+            scales = [self.order.scale(index) for index in range(most)]
+            names, columns = self.order.class_names, self.output.grid_nrow
+            self.grid = ClassGrid(labels, names, columns, scales, most_rows=MOST_GRID_ROWS)
+        self.shown = most if self.grid is None else len(self.grid.indices)
 
     def complete(self) -> Generation:
         """Make what lacks."""
@@ -157,7 +164,10 @@ class Completion:
         """Grid and arrays, from the images that are kept."""
         count = self.room.count
         if self.output.save_grid:
-            grid = grid_of(torch.stack([kept.read(index) for index in range(self.shown)]), self.columns)
+            if self.grid is None:
+                grid = grid_of(torch.stack([kept.read(index) for index in range(self.shown)]), self.columns)
+            else:
+                grid = self.grid.draw(kept.read)
             text = PngInfo()
             text.add_text(PNG_KEY, json.dumps(self._about_grid))
             with written_whole(self.room.path / GRID) as path:
@@ -185,8 +195,9 @@ class Completion:
         return [label for label in map(self.order.label, indices) if label is not None] or None
 
     @property
-    def _about_grid(self) -> dict[str, int]:
-        return {"images": self.shown, "columns": self.columns}
+    def _about_grid(self) -> dict[str, Any]:
+        about = {"images": self.shown, "columns": self.columns}
+        return about if self.grid is None else {**about, "rows": "classes"}
 
     def _result(self, made: int) -> Generation:
         grid = self.room.path / GRID if self.output.save_grid else None

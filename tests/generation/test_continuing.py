@@ -324,7 +324,7 @@ def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatc
 @pytest.mark.parametrize(
     "moment",
     [
-        "diffusion_lab.generation.completion.grid_of",
+        "diffusion_lab.generation.completion.ClassGrid.draw",
         "diffusion_lab.generation.completion.write_arrays",
         "diffusion_lab.generation.folder.Opened.finish",
         "diffusion_lab.generation.images.KeptImages.close",
