@@ -180,8 +180,15 @@ class EMA(nn.Module, Generic[ModelT]):
         Warns:
             ConfigWarning: The averages were made with another decay.
         """
-        if any(str(name).startswith("average.") for name in state_dict):
-            found: _IncompatibleKeys = super().load_state_dict(state_dict, strict, assign)
+        if isinstance(state_dict, Mapping) and any(str(name).startswith("average.") for name in state_dict):
+            try:
+                found: _IncompatibleKeys = super().load_state_dict(state_dict, strict, assign)
+            except RuntimeError as error:
+                decays = ", ".join(f"{decay:g}" for decay in self.decays.values())
+                raise ValueError(
+                    f"state_dict is not of an EMA of this model with {len(self.decays)} averages (of decay {decays}): "
+                    f"{' '.join(str(error).split())}"
+                ) from error
             return found
         try:
             average = find_average(state_dict, self.average.state_dict())

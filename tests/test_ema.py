@@ -274,6 +274,16 @@ def test_what_is_no_average_of_the_model_is_refused_in_words(state, message):
     assert ema.average.network.weight.unique().item() == 1.0
 
 
+def test_the_state_of_an_ema_of_other_averages_is_refused_in_words():
+    several = EMA(denoiser_of(), 0.9, further_decays=[0.5])
+    with pytest.raises(
+        ValueError, match=r"not of an EMA of this model with 2 averages \(of decay 0\.9, 0\.5\): .*further\.0"
+    ):
+        several.load_state_dict(EMA(denoiser_of(), 0.9).state_dict())
+    with pytest.raises(ValueError, match="state_dict is of type list, not a dict"):
+        several.load_state_dict([1])
+
+
 def test_the_model_is_no_part_of_its_ema_and_is_the_one_that_is_updated_from():
     denoiser = denoiser_of(1.0)
     ema = EMA(denoiser, 0.5)

@@ -29,6 +29,8 @@ READ = (WEIGHTS_KEY, "state_dict", EMA_KEY, OPTIMIZER_KEY, "num_classes", "epoch
 """The keys that are read."""
 
 
+MOST_CLASSES = 10**9
+
 MOST_NAMED = 20
 """Of the keys that are not read."""
 
@@ -76,8 +78,10 @@ def foreign_parts(content: Mapping[str, Any], path: Path) -> ForeignParts:
     if WEIGHTS_KEY not in content and "state_dict" not in content:
         return ForeignParts()
     classes = content.get("num_classes", UNTOLD)
-    if classes is not UNTOLD and classes is not None and (type(classes) is not int or classes < 1):
-        raise ValueError(f"{path} has num_classes {shown(classes)}, which must be an integer of at least 1, or None")
+    if classes is not UNTOLD and classes is not None and (type(classes) is not int or not 1 <= classes <= MOST_CLASSES):
+        raise ValueError(
+            f"{path} has num_classes {shown(classes)}, which must be an integer from 1 to {MOST_CLASSES:,}, or None"
+        )
     return ForeignParts(
         num_classes=classes,
         ema=content.get(EMA_KEY),
