@@ -33,6 +33,7 @@ def doubts_about(tree: SettingsReader) -> Iterator[str]:
         effect = "nearly stops learning" if clip < low else "hardly ever clips"
         usual = f"usual values lie between {low} and {high:g}"
         yield f"training.optimizer.gradient_clip_norm = {clip:g} {effect}; {usual}"
+    yield from _doubts_about_the_curve(tree)
     if tree["training.optimizer.maximize"]:
         yield "training.optimizer.maximize = true makes the loss as large as it can be, which unlearns the images"
     mode, better = tree["training.scheduler.mode"], tree["training.validation.mode"]
@@ -43,6 +44,18 @@ def doubts_about(tree: SettingsReader) -> Iterator[str]:
         )
     if tree["training.visualization.enabled"]:
         yield from _doubts_about_pictures(tree)
+
+
+def _doubts_about_the_curve(tree: SettingsReader) -> Iterator[str]:
+    if tree["training.scheduler.type"] != "cosine" or tree["training.scheduler.last_epoch"] in (None, -1):
+        return
+    epochs, done = tree["training.epochs"], tree["training.scheduler.last_epoch"]
+    down = epochs if tree["training.scheduler.T_max"] == "auto" else tree["training.scheduler.T_max"]
+    if done + epochs > down:
+        yield (
+            f"training.scheduler.last_epoch = {done} lets the run end in epoch {done + epochs} of a cosine that is "
+            f"down in epoch {down} and rises after it; training.scheduler.T_max={done + 1 + epochs} ends with the run"
+        )
 
 
 def _doubts_about_pictures(tree: SettingsReader) -> Iterator[str]:

@@ -21,6 +21,7 @@ SCALE = "training.visualization.guidance_scale"
 COUNT = "training.visualization.num_samples"
 DROPOUT = "model.conditioning.class_dropout_prob"
 CLASSES = {"model.conditioning.type": "class", "model.conditioning.num_classes": 3}
+COSINE = {"type": "cosine", "T_max": "auto", "eta_min": 0.0}
 
 DOUBTED: list[tuple[dict[str, object], str]] = [
     ({CLIP: 0.009}, f"{CLIP} = 0.009 nearly stops learning; usual values lie between 0.01 and 100"),
@@ -29,6 +30,15 @@ DOUBTED: list[tuple[dict[str, object], str]] = [
         {"training.scheduler": {"type": "plateau", "mode": "max"}},
         "training.scheduler.mode = max differs from training.validation.mode = min: the learning rate drops when "
         "training.validation.metric stops going one way, and the best checkpoint is at the other end",
+    ),
+    (
+        {"training.scheduler": {**COSINE, "last_epoch": 1}, "training.epochs": 5},
+        "training.scheduler.last_epoch = 1 lets the run end in epoch 6 of a cosine that is down in epoch 5 and rises "
+        "after it; training.scheduler.T_max=7 ends with the run",
+    ),
+    (
+        {"training.optimizer.maximize": True},
+        "training.optimizer.maximize = true makes the loss as large as it can be, which unlearns the images",
     ),
     ({SCALE: 1.5}, f"{SCALE} = 1.5 has no effect: the model is unconditional"),
     ({SCALE: 0.5}, f"{SCALE} = 0.5 has no effect: the model is unconditional"),
@@ -62,6 +72,9 @@ NOT_DOUBTED: list[dict[str, object]] = [
     {SCALE: 7.5, "training.visualization.enabled": False},
     {**CLASSES, COUNT: 8, "training.visualization.enabled": False},
     {COUNT: 7},
+    {"training.scheduler": {**COSINE, "last_epoch": 0}},
+    {"training.scheduler": {**COSINE, "T_max": 7, "last_epoch": 1}, "training.epochs": 5},
+    {"training.optimizer.maximize": False},
 ]
 
 
