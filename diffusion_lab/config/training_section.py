@@ -24,7 +24,7 @@ OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
 }
 """Arguments of each named class that are left to it unless they are given: all that torch has beside the V2 keys."""
 OPTIMIZER_TYPES = tuple(OPTIMIZER_OPTIONS)
-ALL_OPTIMIZER_OPTIONS = OPTIMIZER_OPTIONS["adam"]
+ALL_OPTIMIZER_OPTIONS = tuple(dict.fromkeys(name for names in OPTIMIZER_OPTIONS.values() for name in names))
 SCHEDULER_OPTIONS: dict[str | None, tuple[str, ...]] = {
     None: ("T_max", "eta_min"),  # unread, but part of the default tree, ready for type: cosine
     "cosine": ("T_max", "eta_min", "last_epoch"),

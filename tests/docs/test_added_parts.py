@@ -23,6 +23,7 @@ CHECKED = (
     "tests/config/test_reference.py",
     "tests/samplers/test_exact_answers.py::test_every_sampler_has_its_order_tested",
     "tests/samplers/test_exact_answers.py::test_the_ode_error_falls_with_the_order_of_the_method",
+    "tests/training/test_optimizers.py::test_every_argument_of_the_class_of_torch_is_a_setting",
     "tests/benchmarks/test_samplers.py::test_the_page_shows_files_of_the_group_and_their_grids",
 )
 """What holds the files of conf/ and the table of samplers to account."""
@@ -58,7 +59,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     add_optimizer(folder)
     for script in ("make_schema", "make_docs"):
         runs(folder, f"scripts/{script}.py")
-    added = ("sampler=trapezoid", "optimizer=nadam")
+    added = ("sampler=trapezoid", "optimizer=radam")
     runs(folder, "train.py", "experiment=fast_debug", *added, "logger=none", "output.base_dir=run")
     return folder
 
@@ -76,22 +77,20 @@ def add_sampler(project: Path) -> None:
 def add_optimizer(project: Path) -> None:
     (line,) = re.findall(r"the line `([^`]+)` in `OPTIMIZERS`", OPTIMIZER)
     insert(project / "diffusion_lab/training/optimizers.py", '    "adamw": torch.optim.AdamW,\n', f"    {line},")
-    settings = project / "diffusion_lab/config/training_section.py"
-    text = settings.read_text(encoding="utf-8")
-    assert text.count('("adam", "adamw")') == 1
-    settings.write_text(text.replace('("adam", "adamw")', '("adam", "adamw", "nadam")'), encoding="utf-8")
+    (options,) = re.findall(r'`("radam": \([^`]+\))`, in `OPTIMIZER_OPTIONS`', OPTIMIZER)
+    insert(project / "diffusion_lab/config/training_section.py", '    "adamw": OF_EVERY_ADAM,\n', f"    {options},")
     copied = (project / "conf/optimizer/adamw.yaml").read_text(encoding="utf-8")
-    (project / "conf/optimizer/nadam.yaml").write_text(copied.replace("type: adamw", "type: nadam"), encoding="utf-8")
+    (project / "conf/optimizer/radam.yaml").write_text(copied.replace("type: adamw", "type: radam"), encoding="utf-8")
 
 
 def test_what_was_added_is_what_the_project_asks_of_its_own_parts(project: Path) -> None:
-    concerned = "trapezoid or nadam or current or order_tested or page"
+    concerned = "trapezoid or radam or current or order_tested or page"
     runs(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", concerned, *CHECKED)
 
 
 def test_the_run_used_the_added_optimizer_and_sampler(project: Path) -> None:
     config = (project / "run" / "config.yaml").read_text(encoding="utf-8")
-    assert {"type: nadam", "type: trapezoid"} <= {line.strip() for line in config.splitlines()}
+    assert {"type: radam", "type: trapezoid"} <= {line.strip() for line in config.splitlines()}
 
 
 def test_images_are_made_by_the_added_sampler(project: Path) -> None:
