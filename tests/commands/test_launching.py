@@ -76,7 +76,7 @@ def test_a_package_that_is_nowhere_is_told_with_the_places(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "program", [("train.py",), ("-m", "diffusion_lab", "tests/fixtures/configs/diffusion/valid_minimal.yaml")]
+    "program", [("train.py",), ("-m", "diffusion_lab", "tests/fixtures/configs/diffusion_minimal.yaml")]
 )
 def test_an_argument_that_the_grammar_refuses_is_told_with_its_quotes(tmp_path: Path, program: tuple[str, ...]) -> None:
     file = [str(Path(__file__).parents[2] / word) if word.endswith(".yaml") else word for word in program]

@@ -13,6 +13,8 @@ import yaml
 from diffusion_lab.checkpoint import find_checkpoint
 from tests.commands.conftest import ROOT, command, pasted, printed_commands, succeeds
 
+pytestmark = pytest.mark.integration
+
 FIXTURES = ROOT / "tests" / "fixtures" / "configs" / "diffusion"
 STANDALONE = ROOT / "conf" / "standalone"
 
@@ -56,7 +58,7 @@ def first_losses(run_folder: Path) -> list[float]:
 
 
 def test_a_file_trains_and_a_file_generates(tmp_path: Path) -> None:
-    trained = run_file(tmp_path, str(FIXTURES / "valid_minimal.yaml"))
+    trained = run_file(tmp_path, str(FIXTURES.parent / "diffusion_minimal.yaml"))
     assert trained.returncode == 0, trained.stderr
     made = run_file(
         tmp_path,
@@ -89,7 +91,7 @@ def test_the_complete_training_files_run(tmp_path: Path, image_folder: Path, nam
 
 
 def test_validate_prints_the_resolved_tree_and_runs_nothing(tmp_path: Path) -> None:
-    done = run_file(tmp_path, "--validate", str(FIXTURES / "valid_minimal.yaml"), "training.epochs=5")
+    done = run_file(tmp_path, "--validate", str(FIXTURES.parent / "diffusion_minimal.yaml"), "training.epochs=5")
     assert done.returncode == 0, done.stderr
     tree = yaml.safe_load(done.stdout)
     assert tree["training"]["epochs"] == 5
@@ -98,7 +100,7 @@ def test_validate_prints_the_resolved_tree_and_runs_nothing(tmp_path: Path) -> N
 
 
 def test_what_validate_prints_is_a_file_again(tmp_path: Path) -> None:
-    once = run_file(tmp_path, "--validate", str(FIXTURES / "valid_minimal.yaml")).stdout
+    once = run_file(tmp_path, "--validate", str(FIXTURES.parent / "diffusion_minimal.yaml")).stdout
     (tmp_path / "again.yaml").write_text(once)
     assert run_file(tmp_path, "--validate", "again.yaml").stdout == once
 

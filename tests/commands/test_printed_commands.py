@@ -23,6 +23,8 @@ from diffusion_lab.training.words import tell_stopped
 from tests.commands.conftest import ROOT, pasted, printed_commands, succeeds
 from tests.training.tiny import tiny_config, tiny_run
 
+pytestmark = pytest.mark.integration
+
 AWKWARD = "my runs (lr=1e-3)/größe's {best}, ${x}"
 """A folder whose name the shell, Hydra and OmegaConf would all like to read as something else."""
 

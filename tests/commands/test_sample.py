@@ -17,6 +17,8 @@ from PIL import Image
 from diffusion_lab.checkpoint import find_checkpoint
 from tests.commands.conftest import ROOT, Refused, command, run_here, succeeds
 
+pytestmark = pytest.mark.integration
+
 QUICK = ("device=cpu", "sampler.steps=3", "num_samples=12")
 
 

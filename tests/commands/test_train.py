@@ -16,6 +16,8 @@ from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
 from tests.commands.conftest import SMALL, Refused, command, run_here, succeeds
 
+pytestmark = pytest.mark.integration
+
 RNG = np.random.default_rng(0)
 
 

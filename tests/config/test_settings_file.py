@@ -14,7 +14,7 @@ from tests.config.conftest import CONF
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "configs" / "diffusion"
 STANDALONE = CONF / "standalone"
-VALID = FIXTURES / "valid_minimal.yaml"
+VALID = FIXTURES.parent / "diffusion_minimal.yaml"
 
 FAULTS: dict[str, tuple[str, ...]] = {
     "missing_data": ("data: required, but missing",),

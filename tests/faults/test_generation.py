@@ -12,7 +12,7 @@ import pytest
 from tests.faults.conftest import TINY, Start
 from tests.programs import Launcher, Program
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.integration]
 
 COUNT = 60
 SAMPLE = (

@@ -15,7 +15,7 @@ from tests.programs import Launcher, Program
 from tests.sameness import assert_equal
 from tests.training.tiny import saved
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.integration]
 
 AUTO = (
     *TINY,

@@ -13,7 +13,7 @@ import pytest
 from tests.faults.conftest import TINY, Start
 from tests.programs import Program
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.integration]
 
 QUICK = ("training.epochs=1", "training.visualization.enabled=false")
 SWEEP = ("train.py", "-m", *TINY, *QUICK, "hydra.sweep.dir=sweep")
