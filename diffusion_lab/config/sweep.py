@@ -254,7 +254,8 @@ def _refuse_without_value(tree: Mapping[str, Any]) -> None:
                 "of the validation metric"
             )
         better = {"min": "minimize", "max": "maximize"}[SettingsReader(tree, TrainConfig)["training.validation.mode"]]
-        direction = HydraConfig.get().sweeper.get("direction", better)
+        given = HydraConfig.get().sweeper.get("direction", better)
+        direction = getattr(given, "name", given)  # Optuna's own are of an Enum
         if direction != better:
             raise ValueError(
                 f"hydra.sweeper.direction must be {better}, as training.validation.mode says, got {direction}"

@@ -6,18 +6,21 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.comparable import measured_by
 from diffusion_lab.config.compose import resolved
 from diffusion_lab.config.job_record import FAILED, FINISHED, JobRecord
-from diffusion_lab.config.sweep import SweepCallback
+from diffusion_lab.config.optuna_study import OPTUNA_SWEEPER
+from diffusion_lab.config.sweep import SweepCallback, _refuse_without_value
 from diffusion_lab.config.sweep_ranking import best_job, ranked, read_records
 from diffusion_lab.config.sweep_summary import summed_up
 
@@ -131,6 +134,29 @@ def test_the_highest_comes_first_where_higher_is_better(sweep: Sweep, measured: 
         sweep.job(name, value, score)
     assert ranked(read_records(sweep.folder)) == [["a", "c", "b"]]
     assert best_job(sweep.folder) == sweep.folder / "a"
+
+
+class Direction(Enum):
+    """As the configuration of the Optuna sweeper has it."""
+
+    minimize = 1
+    maximize = 2
+
+
+@pytest.mark.parametrize("direction", [Direction.minimize, "minimize", None])
+def test_a_search_the_other_way_is_refused(
+    composed: Composed, monkeypatch: pytest.MonkeyPatch, direction: Direction | str | None
+) -> None:
+    sweeper = {"_target_": OPTUNA_SWEEPER, **({} if direction is None else {"direction": direction})}
+    runtime = {"choices": {"hydra/sweeper": "optuna"}}
+    monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create({"sweeper": sweeper, "runtime": runtime}))
+    _refuse_without_value(resolved(composed("train"), []))
+    upwards = resolved(composed("train", "training.validation.mode=max"), [])
+    if direction is None:  # a sweeper that knows no direction
+        _refuse_without_value(upwards)
+        return
+    with pytest.raises(ValueError, match=r"direction must be maximize, as training\.validation\.mode says"):
+        _refuse_without_value(upwards)
 
 
 def test_the_lowest_comes_first(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
