@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,12 @@ from diffusion_lab import torchvision_beside_cpu_torch
 # Also in the process that collects what the workers report: a warning of Lightning's makes it import Lightning.
 torchvision_beside_cpu_torch.install()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Programs started by nohup, or in the background of a script, ignore these signals, and so would all that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A machine that is busy with something else is no fault of the code.
 settings.register_profile("any_speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
