@@ -90,7 +90,9 @@ keys that hold a text or a path of your own, and paths of your own classes. `con
 The files of `conf/` go by their own names: `optimizer=adamw`.
 
 With `mode: generate` a file needs `mode`, `generation.checkpoint` and `output.base_dir`, and a plain state dict needs
-`model`. Whatever else it leaves out has the default shown here, but for `compute.device`, which is `auto` then.
+`model`. Whatever else it leaves out, in these sections and in those of training, has the default shown here, but for
+`compute.device`, which is `auto` then; a part of the stages of a network is asked for. Check `image_size`,
+`num_timesteps` and `beta_schedule` of such a `model`: weights do not tell them.
 
 Any value may be a reference to another, such as `${{training.epochs}}`.
 """

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from diffusion_lab.config.choice import options_schema
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.json_schema import JsonSchema, class_options, section_schemas
+from diffusion_lab.config.left_out import UNREAD_WHEN_GENERATING
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings
 from diffusion_lab.config.reading import leaves, section_of
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, TrainConfig
@@ -87,7 +88,28 @@ def config_schema() -> JsonSchema:
         "then": {"$ref": f"#/$defs/{GenerateConfig.__name__}"},
         "else": {"$ref": f"#/$defs/{TrainConfig.__name__}"},
     }
-    return _document(root, _sections(complete=True))
+    sections = _sections(complete=True)
+    _let_generation_leave_out(sections)
+    return _document(root, sections)
+
+
+def _let_generation_leave_out(sections: dict[str, JsonSchema]) -> None:
+    """Let the sections that ``fill_for_generation`` completes have any part of their keys with ``mode: generate``."""
+    partial_sections, root = _sections(complete=False), sections[GenerateConfig.__name__]
+    refs = r'"#/\$defs/(?!Reference)(\w+)"'
+    for name in ("model", *UNREAD_WHEN_GENERATING):
+        waiting = re.findall(refs, json.dumps(root["properties"][name]))
+        root["properties"][name] = _renamed(root["properties"][name], refs)
+        while waiting:
+            cls_name = waiting.pop()
+            waiting += re.findall(refs, json.dumps(partial_sections[cls_name]))
+            sections[f"{cls_name}InPart"] = _renamed(partial_sections[cls_name], refs)
+
+
+def _renamed(schema: JsonSchema, refs: str) -> JsonSchema:
+    """A schema that leads to the sections that need not be complete."""
+    renamed: JsonSchema = json.loads(re.sub(refs, r'"#/$defs/\1InPart"', json.dumps(schema)))
+    return renamed
 
 
 def package_schema(package: str) -> JsonSchema:

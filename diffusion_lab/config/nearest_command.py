@@ -18,9 +18,9 @@ from diffusion_lab.config.conf_files import ConfFiles
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault
 from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.recipes import RECIPES
-from diffusion_lab.config.schema import GenerateConfig, TrainConfig
+from diffusion_lab.config.schema import GenerateConfig, TrainConfig, root_of
 from diffusion_lab.config.section import Section
-from diffusion_lab.config.validate import parse_as, root_of
+from diffusion_lab.config.validate import parse_as
 
 SectionT = TypeVar("SectionT", bound=Section)
 

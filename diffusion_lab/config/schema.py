@@ -285,8 +285,8 @@ class GenerateConfig(RunConfig):
     """The settings of a generation run (``mode: generate``).
 
     The checkpoint brings its own model; ``model`` is for those of other programs, which do not. The sections of
-    training may stand here, as in a file used for both; they are checked and not read. Required are ``mode``,
-    ``generation.checkpoint`` and ``output.base_dir``.
+    training may stand here, as in a file used for both; what they hold is checked and not read. Required are ``mode``,
+    ``generation.checkpoint`` and ``output.base_dir``: ``parse_config`` gives all other keys their defaults.
     """
 
     compute: GenerateComputeSettings = Field(default_factory=partial(GenerateComputeSettings.model_validate, {}))
@@ -300,3 +300,10 @@ class GenerateConfig(RunConfig):
     data: DataSettings | None = None
     training: TrainingSettings | None = None
     logger: LoggerSettings = Field(default_factory=LoggerSettings)
+
+
+def root_of(config: Mapping[str, Any]) -> type[TrainConfig] | type[GenerateConfig]:
+    """The class that a tree is checked against: by its mode, and for training where that cannot be told."""
+    if not isinstance(config, Mapping):
+        raise TypeError(f"a configuration must be a mapping of keys to values, got {type(config).__name__}")
+    return GenerateConfig if str(config.get("mode")).lower() == "generate" else TrainConfig

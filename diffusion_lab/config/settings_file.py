@@ -16,8 +16,8 @@ from diffusion_lab.config.faults import CommandError, ConfigError, Fault
 from diffusion_lab.config.migration import is_v1, migrate_config_v1_to_v2
 from diffusion_lab.config.origins import Origins, file_origins
 from diffusion_lab.config.overrides import explain_unreadable, refuse_excess
-from diffusion_lab.config.schema import GenerateConfig, TrainConfig
-from diffusion_lab.config.validate import parse_as, root_of
+from diffusion_lab.config.schema import GenerateConfig, TrainConfig, root_of
+from diffusion_lab.config.validate import parse_as
 from diffusion_lab.config.yaml_file import load_tree
 
 

@@ -34,7 +34,7 @@ from diffusion_lab.config.job_record import (
 )
 from diffusion_lab.config.optuna_study import OPTUNA_SWEEPER, prepare_study
 from diffusion_lab.config.reading import SettingsReader, Unreadable
-from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.schema import TrainConfig, root_of
 from diffusion_lab.config.spelling import spell_as_the_schema_does
 from diffusion_lab.config.sweep_signals import (
     JobInterrupted,
@@ -45,7 +45,6 @@ from diffusion_lab.config.sweep_signals import (
     this_sweep,
     why_stopped,
 )
-from diffusion_lab.config.validate import root_of
 from diffusion_lab.messages import explained, sentence
 from diffusion_lab.redaction import redacted, redacted_command, secret_values, without_values
 from diffusion_lab.run_files import SUMMARY

@@ -13,9 +13,11 @@ from pydantic import ValidationError
 from diffusion_lab.config.consistency import check_start, cross_check
 from diffusion_lab.config.doubts import doubts_about
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
+from diffusion_lab.config.left_out import fill_for_generation, fill_model, is_demanded
+from diffusion_lab.config.model_section import ModelOfCheckpoint
 from diffusion_lab.config.reading import SettingsReader, Unreadable, expand_home, leaves, plain_tree, suggest_key
 from diffusion_lab.config.sampler_section import default_sampler
-from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
+from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig, root_of
 from diffusion_lab.config.section import Section
 from diffusion_lab.config.spelling import spell_as_the_schema_does
 from diffusion_lab.redaction import REDACTED
@@ -88,15 +90,17 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     tree, root = _without_excess(plain_tree(config), []), root_of(config)
     expand_home(tree, root)
     spell_as_the_schema_does(tree, root)
+    if root is GenerateConfig:
+        fill_for_generation(tree)
     faulty = {fault.key for fault in _field_faults(tree, root)} - {"model.conditioning.num_classes"}
     reader = SettingsReader(tree, root, faulty)
-    _refuse(cross_check(reader, import_classes=True))
+    _refuse(_contradictions(reader, root))
     _resolve_t_max(config, reader)
 
 
 def _resolve_t_max(config: Mapping[str, Any], reader: SettingsReader) -> None:
     """Write the number of epochs where ``T_max`` is ``auto``."""
-    with contextlib.suppress(Unreadable):
+    with contextlib.suppress(Unreadable, KeyError):  # a section that generation does without
         if reader["training.scheduler.T_max"] != "auto":
             return
         epochs, scheduler = reader["training.epochs"], config["training"]["scheduler"]
@@ -139,6 +143,8 @@ def parse_as(
     faults = [*faults, *excess]
     expand_home(tree, root)
     spell_as_the_schema_does(tree, root)
+    if root is GenerateConfig:
+        fill_for_generation(tree)
     if "sampler" not in tree:
         tree["sampler"], default_steps = default_sampler().model_dump(), True
     if default_steps:
@@ -146,11 +152,15 @@ def parse_as(
     known = {fault.key for fault in faults}
     found = [*faults, *(fault for fault in _field_faults(tree, root) if fault.key not in known)]
     reader = SettingsReader(tree, root, [fault.key for fault in found])
-    _refuse([*found, *cross_check(reader, import_classes=True), *(check_start(reader) if starts else ())])
+    _refuse([*found, *_contradictions(reader, root), *(check_start(reader) if starts else ())])
     for message in doubts_about(reader):
         warnings.warn(message, ConfigWarning, stacklevel=3)
     parsed = root.model_validate(tree)
     return parsed.model_copy(update={"sampler": parsed.sampler.with_default_steps()}) if default_steps else parsed
+
+
+def _contradictions(reader: SettingsReader, root: type[RunConfig]) -> list[Fault]:
+    return [fault for fault in cross_check(reader, import_classes=True) if is_demanded(fault, root)]
 
 
 def refuse_to_start(config: RunConfig) -> None:
@@ -181,6 +191,8 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
     found: list[Fault] = []
     plain = _without_excess(plain_tree(values), found, key)
     spell_as_the_schema_does(plain, section)
+    if section is ModelOfCheckpoint:
+        fill_model(plain)
     try:
         section.model_validate(plain)
     except ValidationError as error:
@@ -192,13 +204,6 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
     contradictions = cross_check(reader, import_classes=False)
     _refuse([*found, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
     return section.model_validate(plain)
-
-
-def root_of(config: Mapping[str, Any]) -> type[TrainConfig] | type[GenerateConfig]:
-    """The class that a tree is checked against: by its mode, and for training where that cannot be told."""
-    if not isinstance(config, Mapping):
-        raise TypeError(f"a configuration must be a mapping of keys to values, got {type(config).__name__}")
-    return GenerateConfig if str(config.get("mode")).lower() == "generate" else TrainConfig
 
 
 def _field_faults(tree: Mapping[str, Any], root: type[RunConfig]) -> list[Fault]:

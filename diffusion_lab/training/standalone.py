@@ -16,9 +16,9 @@ from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, unknown_key
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.reading import suggest_key
-from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.schema import TrainConfig, root_of
 from diffusion_lab.config.training_section import TrainingSettings
-from diffusion_lab.config.validate import parse_section, root_of
+from diffusion_lab.config.validate import parse_section
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser

@@ -192,9 +192,10 @@ def test_model_can_be_named_for_a_plain_state_dict(composed: Composed, tmp_path:
     assert config.model.diffusion.beta_schedule == "linear"
 
 
-def test_model_named_in_part_is_a_fault(composed: Composed, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"model\.diffusion: required"):
-        compose_generate_config(composed("sample", f"ckpt={tmp_path}", "model=unet_tiny"))
+def test_model_named_in_part_has_the_defaults(composed: Composed, tmp_path: Path) -> None:
+    config = compose_generate_config(composed("sample", f"ckpt={tmp_path}", "model=unet_tiny"))
+    assert config.model is not None
+    assert config.model.diffusion.model_dump().items() >= get_default_config()["model"]["diffusion"].items()
 
 
 def test_reference_that_leads_nowhere_is_a_fault_among_others(composed: Composed) -> None:

@@ -213,6 +213,15 @@ class TestCompleteFiles:
         WHOLE.validate(tree | {"mode": "generate"})
         WHOLE.validate(tree | {"mode": "generate", "model": None})
 
+    def test_generating_takes_parts_of_the_sections_of_training(self) -> None:
+        tree = get_default_config() | {"mode": "generate", "data": {"paths": {"train": "flowers"}}}
+        tree |= {"training": {"epochs": 3, "scheduler": {"type": "cosine"}}}
+        tree["model"] = {"architecture": {"image_size": 16}, "diffusion": {"num_timesteps": 20}}
+        WHOLE.validate(tree)
+        assert not WHOLE.is_valid(tree | {"training": {"epoch": 3}})
+        assert not WHOLE.is_valid(tree | {"model": {"diffusion": {"num_timesteps": 0}}})
+        assert not WHOLE.is_valid(tree | {"mode": "train"})
+
     def test_list_of_two_is_neither_longer_nor_out_of_bounds(self) -> None:
         place = ("training", "optimizer", "betas")
         for value in ([0.9, 1], [1, 0.9], [0.9], [0.9, 0.9, 0.9]):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from diffusion_lab import create_ddpm
+from diffusion_lab import create_ddpm, load_denoiser
 from diffusion_lab.__main__ import main
 from diffusion_lab.config import (
     get_default_config,
@@ -19,6 +19,7 @@ from diffusion_lab.config import (
     validate_config,
     validate_config_consistency,
 )
+from diffusion_lab.config.reading import leaves
 
 MODEL = {
     "architecture": {
@@ -116,6 +117,65 @@ def test_a_mistyped_section_of_a_generate_file_is_named(
     for meant in ("model", "compute.device", "generation.sampling.num_samples"):
         assert f"(did you mean '{meant}'?)" in said
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"training": {"epochs": 3}},
+        {"training": {"scheduler": {"type": "cosine"}, "ema": {"decay": 0.99}}},
+        {"data": {"paths": {"train": "nowhere"}}},
+        {"model": {"diffusion": {"num_timesteps": 20}}},
+        {"model": {"architecture": {"image_size": 8}, "conditioning": {"type": None}}},
+    ],
+    ids=str,
+)
+def test_a_generate_file_may_hold_a_part_of_any_section(tmp_path: Path, part: dict[str, Any]) -> None:
+    generate = {
+        "mode": "generate",
+        "generation": {"checkpoint": str(tmp_path)},
+        "output": {"base_dir": str(tmp_path / "made")},
+    }
+    tree = generate | part
+    before = deepcopy(tree)
+    validate_config(tree)
+    validate_config_consistency(tree)
+    assert tree == before
+    filled = leaves(parse_config(tree).model_dump(mode="json"))
+    assert leaves(part).items() <= filled.items()
+    default = leaves(get_default_config())
+    for key in ("training.optimizer.learning_rate", "data.loading.batch_size", "model.diffusion.beta_schedule"):
+        if key.partition(".")[0] in part:
+            assert filled[key] == default[key]
+
+
+def test_parts_of_sections_of_a_generate_file_are_checked(tmp_path: Path) -> None:
+    tree = {
+        "mode": "generate",
+        "model": {"architecture": {"channel_multipliers": [1, 2]}, "diffusion": {"num_timestep": 20}},
+        "data": {"loading": {"batch_size": 0}},
+        "training": {"epoch": 3, "scheduler": {"type": "cosine"}},
+        "generation": {"checkpoint": str(tmp_path)},
+        "output": {"base_dir": "made"},
+    }
+    with pytest.raises(ValueError, match="4 settings are wrong") as caught:
+        validate_config(tree)
+    for said in (
+        "model.diffusion.num_timestep = 20: unknown key (did you mean 'model.diffusion.num_timesteps'?)",
+        "model.architecture.use_attention: required, but missing",  # which has to fit the multipliers
+        "data.loading.batch_size = 0: must be at least 1",
+        "training.epoch = 3: unknown key (did you mean 'training.epochs'?)",
+    ):
+        assert said in str(caught.value)
+
+
+def test_load_denoiser_takes_a_part_of_the_model(weights: Path) -> None:
+    denoiser = load_denoiser(weights, use_ema=False, model={"architecture": MODEL["architecture"]})
+    assert denoiser.schedule.num_timesteps == 1000
+    denoiser = load_denoiser(weights, use_ema=False, model=MODEL | {"diffusion": {"num_timesteps": 20}})
+    assert denoiser.schedule.num_timesteps == 20
+    with pytest.raises(ValueError, match=r"did you mean 'model\.diffusion\.num_timesteps'"):
+        load_denoiser(weights, use_ema=False, model={"diffusion": {"num_timestep": 20}})
 
 
 def test_a_training_file_still_needs_its_sections() -> None:
