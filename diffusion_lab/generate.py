@@ -59,6 +59,7 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     sampling = config.generation.sampling
     checkpoint = read_checkpoint(path)
     _refuse_needless_trust(config.generation.trusted, checkpoint)
+    config = _with_prediction(config, checkpoint, show_progress)
     denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay, config.generation.trusted)
     wanted = sampling.precision or ("auto" if checkpoint.trained_in_less_than_32_bits else 32)
     denoiser.compute_dtype = resolve_precision(wanted, device, "generation.sampling.precision")
@@ -142,6 +143,16 @@ def _for_process(config: GenerateConfig, most_steps: int | None, say: bool) -> G
     if sampler is not config.sampler and say:
         print(f"sampler.steps is {most_steps}: the noise process of the checkpoint has no more.", file=sys.stderr)
     return config.model_copy(update={"sampler": sampler})
+
+
+def _with_prediction(config: GenerateConfig, checkpoint: Checkpoint, say: bool) -> GenerateConfig:
+    """The settings with the prediction that is taken for the checkpoint, which is said where nobody asked for it."""
+    if config.model is None:
+        return config
+    model, note = checkpoint.with_prediction(config.model), checkpoint.prediction_note(config.model)
+    if note is not None and say:
+        print(printable(note), file=sys.stderr)
+    return config.model_copy(update={"model": model})
 
 
 def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -> Order:

@@ -12,7 +12,15 @@ from typing import Any
 import torch
 
 from diffusion_lab.checkpoint.damage import damaged
-from diffusion_lab.checkpoint.foreign import RAW, ForeignParts, completed, refuse_partial, with_classes
+from diffusion_lab.checkpoint.foreign import (
+    DEFAULT_PREDICTION,
+    RAW,
+    ForeignParts,
+    completed,
+    refuse_partial,
+    with_classes,
+    with_prediction,
+)
 from diffusion_lab.checkpoint.weights import Weights, WithoutDrawing, load_weights, refuse_other_architecture
 from diffusion_lab.config.faults import ConfigError, ConfigWarning
 from diffusion_lab.config.model_section import ModelSettings
@@ -97,7 +105,7 @@ class Checkpoint:
                 "(sample.py: model=… diffusion=… conditioning=…)"
             )
         self._refuse_foreign_classes(settings, model, trust)
-        settings = self.with_told_classes(settings)
+        settings = self.with_prediction(self.with_told_classes(settings))
         averaged = use_ema and self.has_averages()
         decay = self.chosen_decay(use_ema, ema_decay)
         if use_ema and not averaged:
@@ -121,6 +129,28 @@ class Checkpoint:
         if self.foreign is None:
             return model
         return with_classes(model, self.foreign.num_classes, self.weights, self.path)
+
+    def with_prediction(self, model: ModelSettings) -> ModelSettings:
+        """The settings with a prediction: that which was asked for, else the checkpoint's own, else the default.
+
+        Raises:
+            ValueError: None of them says it for a noise process that the default is not meant for.
+        """
+        if self.model is None:
+            return with_prediction(model, self.path)
+        if model.diffusion.prediction_is_asked_for:
+            return model
+        own = model.diffusion.model_copy(update={"prediction": self.model.diffusion.prediction})
+        return model.model_copy(update={"diffusion": own})
+
+    def prediction_note(self, model: ModelSettings | None) -> str | None:
+        """A line on the prediction that is taken where neither the checkpoint nor the user says it; None elsewhere."""
+        if self.model is not None or model is None or model.diffusion.prediction_is_asked_for:
+            return None
+        return (
+            f"{self.path} does not say what its network predicts: {DEFAULT_PREDICTION} is taken; "
+            "model.diffusion.prediction=v changes that"
+        )
 
     def has_averages(self) -> bool:
         """Whether there are averaged weights. Raises ValueError where they are there and cannot be read."""

@@ -166,6 +166,28 @@ def with_classes(model: ModelSettings, told: Classes, weights: Weights, path: Pa
     return model.model_copy(update={"conditioning": conditioning.model_copy(update=found)})
 
 
+DEFAULT_PREDICTION = "epsilon"
+"""What a network predicts where neither its checkpoint nor its user says it: the default of the V2 format."""
+
+
+def with_prediction(model: ModelSettings, path: Path) -> ModelSettings:
+    """The settings with the default prediction where nobody has asked for one.
+
+    Raises:
+        ValueError: Nobody has, and the noise process is one that the default is not meant for.
+    """
+    diffusion = model.diffusion
+    if diffusion.prediction_is_asked_for:
+        return model
+    if diffusion.type in ("edm", "flow"):
+        raise ValueError(
+            f"{path} does not say what its network predicts, which must be given with model.diffusion.type "
+            f"{diffusion.type}: model.diffusion.prediction={diffusion.type}, or what else it was trained for"
+        )
+    changed = diffusion.model_copy(update={"prediction": DEFAULT_PREDICTION})
+    return model.model_copy(update={"diffusion": changed})
+
+
 def _classes_of(weights: Weights) -> int | None:
     labels = weights.get(LABELS)
     return None if labels is None or labels.ndim != 2 else len(labels) - 1

@@ -49,7 +49,8 @@ def load_denoiser(
             denoiser tells which it has.
         device: Where to put the denoiser: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``auto`` or a ``torch.device``.
         model: The architecture, for files of other programs, which do not tell it: the ``model`` section as a dict. Its
-            ``conditioning`` may be left out where ``num_classes`` of the file or the weights tell the classes.
+            ``conditioning`` may be left out where ``num_classes`` of the file or the weights tell the classes, and
+            ``diffusion.prediction`` where the network predicts the noise (``epsilon``), unless the process is ``edm``.
         ema_decay: Which of the averages, by its decay; the main one where None.
         trust: Dotted paths of your own classes that may be imported because the checkpoint names them.
 

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from diffusion_lab.config.default_prediction import prediction_is_default, with_default_prediction
 from diffusion_lab.config.dotted import find_classes_in
 from diffusion_lab.config.faults import ConfigError, Fault
 from diffusion_lab.config.origins import Origins, job_origins
@@ -65,9 +66,10 @@ def _compose(
         tree.pop(name, None)
     places = origins()
     try:
-        return parse_as(root, tree, faults, default_steps=_steps_are_default(root, tree, places), starts=True)
+        parsed = parse_as(root, tree, faults, default_steps=_steps_are_default(root, tree, places), starts=True)
     except ConfigError as error:
         raise error.suggesting(short_names).located(places.place_of) from None
+    return with_default_prediction(parsed) if prediction_is_default(root, tree, places, _config_dir()) else parsed
 
 
 def _steps_are_default(root: type[RunConfig], tree: Mapping[str, Any], places: Origins) -> bool:

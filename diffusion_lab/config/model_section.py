@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -112,6 +112,17 @@ class DiffusionSettings(PluggableSection):
         default="auto",
         description="`prediction: edm`: standard deviation of the pixels; `auto` measures it when training.",
     )
+
+    @property
+    def prediction_is_asked_for(self) -> bool:
+        """Whether somebody has set ``prediction``, and not merely left it to a default."""
+        return "prediction" in self.model_fields_set
+
+    def with_default_prediction(self) -> Self:
+        """The same settings, in which nobody has asked for ``prediction``."""
+        settings = self.model_copy()
+        settings.model_fields_set.discard("prediction")
+        return settings
 
     @model_serializer(mode="wrap")
     def _without_options_of_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.recipes import dropped_from_recipe
 from diffusion_lab.config.wandb_environment import variable_of
 
@@ -37,12 +38,17 @@ class Origins:
     def __init__(self, read_files: Callable[[Origins], None] = lambda _: None, overrides: Sequence[str] = ()) -> None:
         self._read_files: Callable[[Origins], None] | None = read_files
         self._typed = set(override_keys(overrides))
+        self._set_one_by_one = set(_keys_set(overrides))
         self._places: dict[str, str] = {}
         self._references: dict[str, str] = {}
 
     def is_typed(self, key: str) -> bool:
         """Whether an override sets a key, or a section that holds it."""
         return bool(_nearest(key, self._typed))
+
+    def is_set_by_override(self, key: str) -> bool:
+        """Whether an override sets a key itself, alone or in a section, which leaves the other keys as they were."""
+        return key in self._set_one_by_one
 
     def place_of(self, key: str) -> str | None:
         """The place of a key, else of the section given as a whole; None where that is not known.
@@ -52,6 +58,10 @@ class Origins:
         key = re.sub(r"\[.*", "", key)
         if _nearest(key, self._typed):
             return COMMAND_LINE
+        return self.place_in_files(key)
+
+    def place_in_files(self, key: str) -> str | None:
+        """The place of a key in the files, whether or not an override sets its section."""
         if self._read_files is not None:
             self._read_files(self)
             self._read_files = None
@@ -98,6 +108,17 @@ def _nearest(key: str, known: Container[str]) -> str:
     while key and key not in known:
         key = key.rpartition(".")[0]
     return key
+
+
+def _keys_set(overrides: Sequence[str]) -> Iterator[str]:
+    """The dotted keys that ``key=value`` arguments set, those of a section one by one."""
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        value = override.value()
+        key = override.key_or_group
+        if isinstance(value, dict):
+            yield from leaves({str(name): entry for name, entry in value.items()}, f"{key}.")
+        else:
+            yield key
 
 
 def override_keys(overrides: Sequence[str]) -> list[str]:

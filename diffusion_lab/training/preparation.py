@@ -72,6 +72,10 @@ def prepare_run(
 ) -> PreparedRun:
     """Make the parts of a run. What can be refused is refused here; nothing is written."""
     origin, checkpoint = found or (None, None)
+    prediction_note = None
+    if checkpoint is not None and checkpoint.model is None:
+        prediction_note = checkpoint.prediction_note(config.model)
+        config = config.model_copy(update={"model": checkpoint.with_prediction(config.model)})
     refuse_unreachable(config.logger)
     device = resolve_device(config.compute.device)
     refuse_capturable_without_gpu(config.training.optimizer, device)
@@ -105,7 +109,7 @@ def prepare_run(
     if origin is not None and checkpoint is not None and origin.foreign:
         resume = config.training.resume
         taken = take_over(checkpoint, module, origin.step or 0, resume.reset_optimizer, resume.reset_scheduler)
-        resumption, notes = TakingOver(taken), taken.notes
+        resumption, notes = TakingOver(taken), [*filter(None, [prediction_note]), *taken.notes]
     else:
         resumption, notes = _resumption(compared, left, console)
     callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumption)

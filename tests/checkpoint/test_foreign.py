@@ -215,3 +215,16 @@ def test_inspect_tells_what_another_program_saved(saved, capsys) -> None:
     assert (told["averages"], told["to resume"]) == ("0.9999", "optimizer")
     assert main(["inspect", str(saved(content("x"), "old.pt"))]) == 0
     assert "none: its ema_state_dict is of type str, not a dict" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("process", ["edm", "flow"])
+def test_a_process_that_the_default_is_not_meant_for_needs_a_prediction(saved, process) -> None:
+    model = tree()
+    model["diffusion"] = {**model["diffusion"], "type": process}
+    model["diffusion"].pop("prediction", None)
+    path = saved(content(), "old.pt")
+    message = rf"old\.pt does not say what its network predicts.*model\.diffusion\.prediction={process}"
+    with pytest.raises(ValueError, match=message):
+        load_denoiser(path, use_ema=False, model=model)
+    model["diffusion"]["prediction"] = "x0"
+    assert load_denoiser(path, use_ema=False, model=model).num_classes == 2

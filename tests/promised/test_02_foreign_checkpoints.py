@@ -8,14 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 from rich.console import Console
 
 from diffusion_lab import EMA, DiffusionSampler, load_denoiser
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.files import step_name
-from tests.commands.conftest import run_here
+from diffusion_lab.diffusion.parameterization import PredictNoise
+from diffusion_lab.samplers import DDIMSampler
+from tests.commands.conftest import run_here, succeeds
 from tests.sameness import assert_equal
 from tests.training.tiny import resume_of, saved, tiny_denoiser, tiny_run
 
@@ -132,6 +137,72 @@ def test_each_contradiction_has_its_own_message(
     assert "old.pt contradicts itself: its num_classes is 4, and its weights are those of a model of 3" in messages[0]
     assert "num_classes must be 3, or left out: by its num_classes, 3, old.pt is of a model of 3 classes" in messages[1]
     assert "num_classes must be 3, or left out: the weights in old.pt are of a model of 3 classes" in messages[2]
+
+
+class TestPrediction:
+    """A file that does not say what its network predicts: the noise, unless the user says otherwise."""
+
+    @pytest.fixture
+    def old(self, tmp_path: Path) -> Path:
+        save_old(tmp_path / "old.pt")
+        return tmp_path / "old.pt"
+
+    def drawn(self, folder: Path, *more: str) -> tuple[list[np.ndarray[Any, Any]], str]:
+        """The images of `sample.py`, and what it says."""
+        words = ("ckpt=old.pt", *SETTINGS, "guidance_scale=0", f"output.base_dir=out{len(more)}", *more)
+        done = succeeds(folder, "sample.py", *words)
+        return pixels(folder / f"out{len(more)}"), done.stderr
+
+    def test_all_ways_take_the_noise(self, tmp_path: Path, old: Path) -> None:
+        by_sample, said = self.drawn(tmp_path)
+        assert "old.pt does not say what its network predicts: epsilon is taken; model.diffusion.prediction=v" in said
+        assert "predicts epsilon" in said
+        settings = {
+            "mode": "generate",
+            "model": MODEL,
+            "compute": {"device": "cpu", "seed": 0},
+            "generation": {"checkpoint": "old.pt", "sampling": {"num_samples": 3, "guidance_scale": 0}},
+            "sampler": {"type": "ddim", "steps": 2},
+            "output": {"base_dir": "file"},
+        }
+        (tmp_path / "gen.yaml").write_text(json.dumps(settings))
+        assert "epsilon is taken" in succeeds(tmp_path, "-m", "diffusion_lab", "gen.yaml").stderr
+        denoiser = load_denoiser(old, model=MODEL)
+        images = DiffusionSampler(denoiser).sample(3, [0, 1, 2], seed=0, sampler=DDIMSampler(steps=2))
+        in_python = ((images[:, 0] + 1) * 127.5).clamp(0, 255).numpy()
+        for other in (pixels(tmp_path / "file"), list(in_python)):
+            assert max(np.abs(np.subtract(*pair)).max() for pair in zip(by_sample, other, strict=True)) <= 1
+
+    def test_a_prediction_that_is_typed_is_taken_without_a_word(self, tmp_path: Path, old: Path) -> None:
+        by_default, _ = self.drawn(tmp_path)
+        typed, said = self.drawn(tmp_path, "model.diffusion.prediction=v")
+        assert "does not say" not in said
+        assert "predicts v" in said
+        assert max(np.abs(np.subtract(*pair)).max() for pair in zip(by_default, typed, strict=True)) > 1
+
+    def test_train_resumes_with_the_noise(self, tmp_path: Path, old: Path) -> None:
+        run = (
+            *(word for word in SETTINGS if not word.startswith(("num_samples", "device"))),
+            *("model.conditioning.num_classes=3", "compute.device=cpu", "logger=none", "data=image_folder"),
+            *("training.epochs=2", "training.visualization.enabled=false", "data.paths.train=images"),
+            *("conditioning=class", "training.resume.enabled=true", "training.resume.checkpoint=old.pt"),
+            "data.loading.num_workers=0",
+        )
+        for name in ("a", "b", "c"):
+            (tmp_path / "images" / name).mkdir(parents=True)
+            for value in (40, 90, 200):
+                Image.new("L", (8, 8), value).save(tmp_path / "images" / name / f"{value}.png")
+        done = succeeds(tmp_path, "train.py", *run, "output.base_dir=run")
+        assert "old.pt does not say what its network predicts: epsilon is taken" in done.stdout + done.stderr
+        settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+        assert settings["model"]["diffusion"]["prediction"] == "epsilon"
+        assert isinstance(load_denoiser(tmp_path / "run").parameterization, PredictNoise)
+
+
+def pixels(base: Path) -> list[np.ndarray[Any, Any]]:
+    """The images under the generated folder of a base folder, in their order."""
+    files = sorted(file for file in base.glob("generated/**/*.png") if file.name != "grid.png")
+    return [np.asarray(Image.open(file), dtype=float) for file in files]
 
 
 CHANGES: dict[str, Any] = {
