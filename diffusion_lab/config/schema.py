@@ -306,4 +306,5 @@ def root_of(config: Mapping[str, Any]) -> type[TrainConfig] | type[GenerateConfi
     """The class that a tree is checked against: by its mode, and for training where that cannot be told."""
     if not isinstance(config, Mapping):
         raise TypeError(f"a configuration must be a mapping of keys to values, got {type(config).__name__}")
-    return GenerateConfig if str(config.get("mode")).lower() == "generate" else TrainConfig
+    mode = config.get("mode")
+    return GenerateConfig if isinstance(mode, str) and mode.lower() == "generate" else TrainConfig
