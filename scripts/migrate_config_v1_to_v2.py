@@ -20,7 +20,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion_lab.config import ConfigError, is_v1, is_v2, migrate_config_v1_to_v2, validate_config  # noqa: E402
+from diffusion_lab.config import (  # noqa: E402
+    ConfigDeprecationWarning,
+    ConfigError,
+    is_v1,
+    migrate_config_v1_to_v2,
+    validate_config,
+)
+from diffusion_lab.config.migration import V1_IS_DEPRECATED, format_marks  # noqa: E402
 from diffusion_lab.config.yaml_file import read_yaml, write_new, yaml_text  # noqa: E402
 from diffusion_lab.messages import explained, sentence, show_warnings_plainly  # noqa: E402
 
@@ -53,11 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def migrate(tree: dict[str, Any], source: Path, output: Path | None, force: bool) -> None:
     """Print the tree as V2, or write it; say what V2 will refuse of it."""
     if not is_v1(tree):
-        other = (
-            "it is V2 already" if is_v2(tree) else "it lacks the keys of V1, such as device, or mixes them with V2's"
-        )
-        raise ValueError(f"{source} is no V1 file: {other}")
-    v2 = migrate_config_v1_to_v2(tree)
+        raise ValueError(f"{source} is no V1 file: {_what_it_is(tree)}")
+    v2 = _as_v2(tree)
     text = f"# V2, made from {source.name} (docs/migration-v1-to-v2.md tells what changed).\n{yaml_text(v2)}"
     if output is None:
         print(text, end="")
@@ -70,11 +74,27 @@ def migrate(tree: dict[str, Any], source: Path, output: Path | None, force: bool
         print(f"Warning: {sentence(f'to be mended before it runs here, as in V1. {error}')}", file=sys.stderr)
 
 
+def _what_it_is(tree: dict[str, Any]) -> str:
+    old, new = format_marks(tree)
+    if old and new:
+        return f"it mixes keys of V1 ({', '.join(old)}) with keys of V2 ({', '.join(new)}): keep to one format"
+    return "it is V2 already" if new else "it lacks the keys of V1, such as device"
+
+
+def _as_v2(tree: dict[str, Any]) -> dict[str, Any]:
+    """A V1 tree as V2; the user who is told that V1 is deprecated need not be told of this script."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConfigDeprecationWarning)
+        v2 = migrate_config_v1_to_v2(tree)
+    print(f"Warning: {sentence(V1_IS_DEPRECATED)}", file=sys.stderr)
+    return v2
+
+
 def command_of(tree: dict[str, Any]) -> str:
     """The command line that gives the settings of a V1 or V2 tree."""
     from diffusion_lab.config.nearest_command import nearest_command  # Hydra takes half a second
 
-    return nearest_command(migrate_config_v1_to_v2(tree) if is_v1(tree) else tree, ROOT / "conf")
+    return nearest_command(_as_v2(tree) if is_v1(tree) else tree, ROOT / "conf")
 
 
 if __name__ == "__main__":

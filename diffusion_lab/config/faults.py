@@ -214,7 +214,7 @@ def _fault_of(error: ErrorDetails, key: str) -> Fault:
     if kind == "float_type" and _reads_as_number(value):
         rule += ", not text (in YAML without quotes, with a point: 1.0e-4)"
     names = context.get("names") or re.findall(r"'([^']*)'", context.get("expected", ""))
-    suggestion = closest(value, names) if isinstance(value, str) else None
+    suggestion = context.get("meant") or (closest(value, names) if isinstance(value, str) else None)
     return Fault(key, rule, NO_VALUE if kind == "missing" else value, suggestion)
 
 

@@ -27,10 +27,13 @@ from diffusion_lab.config.v1_format import FOLDERS, MOVES, PICTURES_UNDER_GENERA
 V1_IS_REMOVED_IN = "1.0"
 """The version of the project that no longer reads V1."""
 
-V1_DEPRECATION = (
+V1_IS_DEPRECATED = (
     f"these settings are in the V1 format, which is deprecated and will be removed in version {V1_IS_REMOVED_IN}: "
-    "docs/migration-v1-to-v2.md tells what changed; python scripts/migrate_config_v1_to_v2.py -i OLD.yaml -o NEW.yaml "
-    "writes them as V2"
+    "docs/migration-v1-to-v2.md tells what changed"
+)
+"""The fact alone, for the script that migrates."""
+V1_DEPRECATION = (
+    f"{V1_IS_DEPRECATED}; python scripts/migrate_config_v1_to_v2.py -i OLD.yaml -o NEW.yaml writes them as V2"
 )
 """What the user of V1 settings is told."""
 
@@ -51,7 +54,7 @@ def is_v1(tree: Mapping[Any, Any]) -> bool:
     >>> is_v1({"device": "cpu", "model": {"image_size": 32}})
     True
     """
-    old, new = _marks(tree)
+    old, new = format_marks(tree)
     return bool(old) and not new
 
 
@@ -61,7 +64,7 @@ def is_v2(tree: Mapping[Any, Any]) -> bool:
     >>> is_v2({"compute": {"device": "cpu"}, "model": {"architecture": {"image_size": 32}}})
     True
     """
-    old, new = _marks(tree)
+    old, new = format_marks(tree)
     return bool(new) and not old
 
 
@@ -92,7 +95,7 @@ def migrate_config_v1_to_v2(v1: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(v1, Mapping):
         raise TypeError(f"a configuration must be a mapping of keys to values, got {type(v1).__name__}")
-    old_marks, new_marks = _marks(v1)
+    old_marks, new_marks = format_marks(v1)
     if new_marks and not old_marks:
         warnings.warn("the configuration is V2 already: nothing to migrate", ConfigWarning, stacklevel=2)
         return deepcopy(dict(v1))
@@ -100,13 +103,18 @@ def migrate_config_v1_to_v2(v1: Mapping[str, Any]) -> dict[str, Any]:
         rule = "is neither V1 (no key like device or model.image_size) nor V2 (no section like compute or data.paths)"
         raise ConfigError([Fault("configuration", rule)])
     if new_marks:
-        raise ConfigError(
-            [Fault(key, f"is of V2, but {old_marks[0]} is of V1: write one of the two") for key in new_marks]
-        )
+        raise ConfigError([_mixed(key, old_marks[0]) for key in new_marks])
     return _migrated(v1)
 
 
-def _marks(tree: Mapping[Any, Any]) -> tuple[list[str], list[str]]:
+def _mixed(key: str, old: str) -> Fault:
+    """The fault of a section of V2 beside a key of V1, with what V1 calls its keys."""
+    spellings = [before for before, after in MOVES if f"{after}.".startswith(f"{key}.") and before != after]
+    in_v1 = f"; V1 has {', '.join(spellings[:3])}{' …' if spellings[3:] else ''}" if spellings else ""
+    return Fault(key, f"is of V2, but {old} is of V1: keep to one format{in_v1}")
+
+
+def format_marks(tree: Mapping[Any, Any]) -> tuple[list[str], list[str]]:
     """The keys in a tree that V1 alone has, and those that V2 alone has."""
     old: list[str] = []
     new: list[str] = []

@@ -28,6 +28,8 @@ def no_unread_keys(section: str) -> Callable[[SettingsReader], Iterator[Fault]]:
         given = tree.section(section)
         if "." in str(given.get("type")):
             return
+        if "type" in given:
+            tree[f"{section}.type"]  # Unreadable where it is wrong: which keys there are depends on it
         for name in given.keys() - tree.schema_of(section).model_fields.keys():
             key = f"{section}.{name}"
             if key in SET_BY_THE_PROJECT:

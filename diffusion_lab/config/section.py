@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,6 +19,8 @@ from pydantic import (
     StringConstraints,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from diffusion_lab.config.faults import closest
 
 DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
@@ -127,17 +129,28 @@ def _fits_a_counter(value: int) -> int:
 
 
 class NameOrPath:
-    """Makes a text a choice by name: one of ``names``, or a dotted import path to the user's own class."""
+    """Makes a text a choice by name: one of ``names``, or a dotted import path to the user's own class.
 
-    def __init__(self, *names: str) -> None:
+    Args:
+        names: The choices.
+        also: Further names that are read, each with the choice that it stands for.
+        paths: Dotted paths of classes of a library, suggested where the name of the class is given alone.
+    """
+
+    def __init__(self, *names: str, also: Mapping[str, str] | None = None, paths: Iterable[str] = ()) -> None:
         self.names = names
+        self.also = dict(also or {})
+        self._paths = {path.rpartition(".")[2].lower(): path for path in paths}
 
     def check(self, value: str) -> str:
         """The value itself. Raises PydanticCustomError, which knows the names, for any other."""
         if value in self.names or DOTTED_PATH.fullmatch(value):
             return value
         choices = f"{', '.join(self.names)}, or the dotted path of a class (my_lab.module.Name)"
-        raise PydanticCustomError("choice", "must be one of {choices}", {"choices": choices, "names": self.names})
+        path = self._paths.get(value.lower())
+        names = {name.lower(): name for name in self.names} | {name.lower(): to for name, to in self.also.items()}
+        meant = path or names.get(closest(value.lower(), names) or "")
+        raise PydanticCustomError("choice", "must be one of {choices}", {"choices": choices, "meant": meant})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, handler(source))

@@ -96,6 +96,7 @@ def _spelling(annotation: Any) -> Spelling:
             names |= {name.lower(): name for name in get_args(kind) if isinstance(name, str)}
         elif chosen:
             names |= {name.lower(): name for name in chosen[0].names}
+            names |= {other.lower(): name for other, name in chosen[0].also.items()}
         elif any(isinstance(part, DeviceName) for part in metadata):
             is_lower = True
             names |= {name: name for name in DeviceName.KINDS}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from diffusion_lab.config.faults import Fault, closest
 from diffusion_lab.config.option_rules import group_instead
 from diffusion_lab.config.reading import SettingsReader
+from diffusion_lab.config.synonyms import keys_called
 from diffusion_lab.config.training_section import LOGGED_METRICS, LOSSES, OPTIMIZER_OPTIONS, SCHEDULER_OPTIONS
 
 REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
@@ -21,7 +22,9 @@ def metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:
             f"must be a metric that the run logs: {', '.join(LOSSES)} (of validation, as val/loss etc.), "
             "train/loss etc., train/learning_rate, or one that a class in training.callbacks logs"
         )
-        yield Fault("training.validation.metric", rule, metric, closest(metric, known))
+        is_rate = "training.optimizer.learning_rate" in keys_called(metric.rpartition("/")[2])
+        meant = "train/learning_rate" if is_rate else closest(metric, known)
+        yield Fault("training.validation.metric", rule, metric, meant)
 
 
 def best_needs_validation(tree: SettingsReader) -> Iterator[Fault]:

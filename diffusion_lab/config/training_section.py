@@ -23,6 +23,11 @@ OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
     "adamw": OF_EVERY_ADAM,
 }
 """Arguments of each named class that are left to it unless they are given: all that torch has beside the V2 keys."""
+TORCH_OPTIMIZERS = tuple(
+    f"torch.optim.{name}"
+    for name in ("SGD", "RMSprop", "RAdam", "NAdam", "Adamax", "Adagrad", "Adadelta", "Adafactor", "ASGD")
+)
+"""Those that are taken by their dotted paths."""
 OPTIMIZER_TYPES = tuple(OPTIMIZER_OPTIONS)
 ALL_OPTIMIZER_OPTIONS = tuple(dict.fromkeys(name for names in OPTIMIZER_OPTIONS.values() for name in names))
 SCHEDULER_OPTIONS: dict[str | None, tuple[str, ...]] = {
@@ -35,6 +40,23 @@ SCHEDULER_OPTIONS: dict[str | None, tuple[str, ...]] = {
 """Keys that each type of learning-rate schedule reads."""
 SCHEDULER_TYPES = tuple(name for name in SCHEDULER_OPTIONS if name is not None)
 ALL_SCHEDULER_OPTIONS = tuple(dict.fromkeys(name for names in SCHEDULER_OPTIONS.values() for name in names))
+
+TORCH_NAMES = {"CosineAnnealingLR": "cosine", "StepLR": "step", "ReduceLROnPlateau": "plateau"}
+"""What torch calls the types of learning-rate schedules."""
+TORCH_SCHEDULERS = tuple(
+    f"torch.optim.lr_scheduler.{name}"
+    for name in (
+        "ExponentialLR",
+        "MultiStepLR",
+        "LinearLR",
+        "ConstantLR",
+        "PolynomialLR",
+        "CosineAnnealingWarmRestarts",
+        "CyclicLR",
+        "OneCycleLR",
+    )
+)
+"""Those that are taken by their dotted paths."""
 
 DEFAULT_STEP_SIZE = 30
 
@@ -57,8 +79,8 @@ def _is_false(value: bool) -> bool:
 class OptimizerSettings(PluggableSection):
     """``training.optimizer``: how a gradient becomes a step."""
 
-    type: Annotated[str, NameOrPath(*OPTIMIZER_TYPES)] = Field(
-        description="The method; a dotted path names your own class."
+    type: Annotated[str, NameOrPath(*OPTIMIZER_TYPES, paths=TORCH_OPTIMIZERS)] = Field(
+        description="The method; a dotted path names your own class, or another of torch, such as `torch.optim.SGD`."
     )
     learning_rate: float = Field(gt=0, description="Step size; its peak where a scheduler warms up.")
     weight_decay: NonNegative = Field(description="Pull of the weights towards zero.")
@@ -111,8 +133,9 @@ class SchedulerSettings(PluggableSection):
     Which type reads what: SCHEDULER_OPTIONS.
     """
 
-    type: Annotated[str, NameOrPath(*SCHEDULER_TYPES)] | None = Field(
-        description="The curve; `null` is a constant learning rate, a dotted path names your own class."
+    type: Annotated[str, NameOrPath(*SCHEDULER_TYPES, also=TORCH_NAMES, paths=TORCH_SCHEDULERS)] | None = Field(
+        description="The curve; `null` is a constant learning rate, a dotted path names your own class or another of "
+        "torch. `CosineAnnealingLR`, `StepLR` and `ReduceLROnPlateau` are read as `cosine`, `step` and `plateau`."
     )
     T_max: PositiveInt | Literal["auto"] | None = Field(
         default=None, description="`cosine`: epochs until the learning rate is down; `auto` is `training.epochs`."

@@ -50,6 +50,8 @@ RENAMED: tuple[tuple[str, str], ...] = (
     ("training.scheduler", "training.scheduler.type"),
     ("training.use_ema", "training.ema.enabled"),
     ("training.ema_decay", "training.ema.decay"),
+    # Some older files have the section of V2:
+    *((f"training.ema.{name}", f"training.ema.{name}") for name in ("enabled", "decay")),
     ("training.visualization.sample_images", "training.visualization.enabled"),
     ("generation.sample_images", "training.visualization.enabled"),
     ("training.visualization.sample_interval", "training.visualization.interval"),
@@ -97,7 +99,7 @@ def v1_keys_of(key: str) -> tuple[str, ...]:
     """The V1 keys that a V2 key may come from.
 
     >>> v1_keys_of("training.ema.decay")
-    ('training.ema_decay',)
+    ('training.ema_decay', 'training.ema.decay')
     >>> v1_keys_of("training.validation.metric")
     ('training.validation.metric', 'validation.metric')
     """

@@ -92,9 +92,12 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     spell_as_the_schema_does(tree, root)
     if root is GenerateConfig:
         fill_for_generation(tree)
-    faulty = {fault.key for fault in _field_faults(tree, root)} - {"model.conditioning.num_classes"}
-    reader = SettingsReader(tree, root, faulty)
-    _refuse(_contradictions(reader, root))
+    found = {fault.key: fault for fault in _field_faults(tree, root)}
+    classes = found.pop("model.conditioning.num_classes", None)
+    reader = SettingsReader(tree, root, found)
+    contradictions = _contradictions(reader, root)
+    said = classes is None or any(fault.key == classes.key for fault in contradictions)
+    _refuse(contradictions if said or classes is None else [*contradictions, classes])
     _resolve_t_max(config, reader)
 
 

@@ -215,6 +215,10 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"training.use_ema": False, "training.ema_decay": 0.5},
         {"training.ema.enabled": False, "training.ema.decay": 0.5},
     ),
+    "training: ema as a section": (
+        {"device": "cpu", "training.ema": {"enabled": False, "decay": 0.5}},
+        {"compute.device": "cpu", "training.ema.enabled": False, "training.ema.decay": 0.5},
+    ),
     "training: checkpointing": (
         {"training.save_frequency": 2, "training.save_best_only": True},
         {"training.checkpointing": {"save_frequency": 2, "save_best_only": True, "save_optimizer": True}},
@@ -622,12 +626,14 @@ def test_neither_v1_nor_v2(tree: dict[str, Any]) -> None:
     assert "is neither V1 (no key like device or model.image_size) nor V2 (no section like compute" in line
 
 
-@pytest.mark.parametrize("key", ["compute", "data.paths", "output.base_dir", "training.ema", "sampler"])
+@pytest.mark.parametrize("key", ["compute", "data.paths", "output.base_dir", "training.resume", "sampler"])
 def test_mixture_is_refused(key: str) -> None:
     tree = tree_of({"model.image_size": 8, key: {}})
     assert not is_v1(tree)
     assert not is_v2(tree)
-    assert refused(tree) == [f"  {key}: is of V2, but model.image_size is of V1: write one of the two"]
+    (line,) = refused(tree)
+    assert line.startswith(f"  {key}: is of V2, but model.image_size is of V1: keep to one format")
+    assert (key != "data.paths") or line.endswith("; V1 has data.train_path, data.val_path")
 
 
 @pytest.mark.parametrize("name", ["optimizer", "scheduler"])
@@ -655,6 +661,7 @@ def test_v1_file_is_known_by_its_keys(name: str) -> None:
 def test_every_single_key_of_v1_that_v2_lacks_tells() -> None:
     shared = {"experiment", "mode", "training.epochs", "training.visualization.guidance_scale", "generation.checkpoint"}
     shared |= {f"training.validation.{name}" for name in ("enabled", "frequency", "metric")}
+    shared |= {"training.ema.enabled", "training.ema.decay"}
     assert {key for key in v1_format.V1_KEYS if not is_v1(tree_of({key: 1}))} == shared
 
 

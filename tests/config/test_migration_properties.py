@@ -70,6 +70,8 @@ PLACES = {
     "training.gradient_clip_norm": "training.optimizer.gradient_clip_norm",
     "training.use_ema": "training.ema.enabled",
     "training.ema_decay": "training.ema.decay",
+    "training.ema.enabled": "training.ema.enabled",
+    "training.ema.decay": "training.ema.decay",
     "training.save_frequency": "training.checkpointing.save_frequency",
     "training.save_best_only": "training.checkpointing.save_best_only",
     "training.use_amp": "training.performance.use_amp",
@@ -144,15 +146,16 @@ def trainings(draw: st.DrawFn) -> Tree:
         optimizer_kwargs=st.none()
         | some(weight_decay=shares, betas=st.lists(st.floats(0, 0.999), min_size=2, max_size=2), eps=positive),
         gradient_clip_norm=st.none() | positive,
-        use_ema=st.booleans(),
-        ema_decay=st.floats(0, 0.9999),
         use_amp=st.booleans(),
         checkpoint_dir=folders,
         save_frequency=counts,
         save_best_only=st.booleans(),
         visualization=some(**PICTURES, guidance_scale=GUIDANCE),
     )
-    return schedule | draw(others)
+    switch, decay = st.booleans(), st.floats(0, 0.9999)
+    section = st.fixed_dictionaries({"enabled": switch, "decay": decay})
+    averages = some(use_ema=switch, ema_decay=decay) | st.fixed_dictionaries({"ema": section})
+    return schedule | draw(others) | draw(averages)
 
 
 @st.composite

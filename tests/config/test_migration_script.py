@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from diffusion_lab.config import V1_DEPRECATION, get_default_config, migrate_config_v1_to_v2, yaml_file
+from diffusion_lab.config import get_default_config, migrate_config_v1_to_v2, yaml_file
+from diffusion_lab.config.migration import V1_IS_DEPRECATED
 from diffusion_lab.config.yaml_file import read_yaml, write_new, yaml_text
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ class Outcome:
 
 
 Call = Callable[..., Outcome]
-DEPRECATED = f"Warning: {V1_DEPRECATION}.\n"
+DEPRECATED = f"Warning: {V1_IS_DEPRECATED}.\n"
 
 
 def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -52,6 +52,15 @@ def test_class_conditioning_needs_a_number_of_classes(num_classes: int | None) -
         validate_config(config)
 
 
+@pytest.mark.parametrize("num_classes", ["3", 2.0, True])
+def test_the_number_of_classes_is_an_integer(num_classes: Any) -> None:
+    config = get_default_config()
+    config["model"]["conditioning"] |= {"type": "class", "num_classes": num_classes}
+    for check in (validate_config, validate_config_consistency):
+        with pytest.raises(ValueError, match=r"num_classes = .*: must be an integer or 'auto'"):
+            check(config)
+
+
 def test_output_paths() -> None:
     config = get_default_config()
     config["output"]["subdirs"]["figures"] = "figures"

@@ -68,9 +68,39 @@ def test_the_script_writes_v2_and_warns_once(tmp_path: Path, started: str) -> No
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("deprecated") == 1
+    assert (GUIDE in done.stderr, NAMED_SCRIPT in done.stderr) == (True, False)  # it is the one that runs
     new = yaml.safe_load((tmp_path / "new.yaml").read_text())
     validate_config(new)
     assert new["training"]["optimizer"]["type"] == "adamw"
+
+
+def test_a_section_of_averages_in_a_v1_file_is_migrated() -> None:
+    averages = {"enabled": False, "decay": 0.99}
+    with pytest.warns(ConfigWarning) as caught:
+        new = migrate_config_v1_to_v2(OLD | {"training": {"epochs": 1, "ema": averages}})
+    assert len(caught) == 1
+    assert new["training"]["ema"] == averages
+    validate_config(new)
+    both = OLD | {"training": {"use_ema": True, "ema": averages}}
+    with pytest.raises(ValueError, match=r"training\.ema\.enabled = false: contradicts training\.use_ema = true"):
+        migrate_config_v1_to_v2(both)
+
+
+def test_a_file_that_mixes_the_formats_is_told_which_keys_do(tmp_path: Path) -> None:
+    mixed = OLD | {"training": {"checkpointing": {"save_frequency": 5}}}
+    in_v1 = r"training\.checkpointing: is of V2, but device is of V1.*V1 has training\.save_frequency"
+    with pytest.raises(ValueError, match=in_v1):
+        migrate_config_v1_to_v2(mixed)
+    (tmp_path / "mixed.yaml").write_text(yaml.safe_dump({"device": "cpu", "training": mixed["training"]}))
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "-i", str(tmp_path / "mixed.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "it mixes keys of V1 (device) with keys of V2 (training.checkpointing)" in done.stderr
 
 
 def test_git_keeps_the_script_executable() -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from diffusion_lab import create_ddpm
 from diffusion_lab.config import get_default_config, parse_config, validate_config
+from diffusion_lab.config.training_section import TORCH_NAMES, TORCH_OPTIMIZERS, TORCH_SCHEDULERS
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.optimizers import create_optimizer
 from tests.commands.conftest import run_here
@@ -50,6 +52,56 @@ def test_names_in_any_case_and_none() -> None:
     assert (settings.training.optimizer.type, settings.training.scheduler.type) == ("adamw", None)
     assert (settings.model.diffusion.beta_schedule, settings.model.conditioning.type) == ("linear", None)
     assert create_ddpm(image_size=8, model_channels=8, beta_schedule="COSINE").num_classes is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "options", "meant"),
+    [
+        ("ReduceLROnPlateau", {"patience": 3}, "plateau"),
+        ("CosineAnnealingLR", {"T_max": "auto", "eta_min": 0.0}, "cosine"),
+        ("steplr", {"step_size": 5}, "step"),
+    ],
+)
+def test_the_names_of_torch_are_read(typed: str, options: dict[str, Any], meant: str) -> None:
+    config = changed(scheduler={"type": typed, **options})
+    validate_config(config)
+    settings = parse_config(config).training
+    assert settings is not None
+    assert settings.scheduler.type == meant
+
+
+@pytest.mark.parametrize("path", TORCH_OPTIMIZERS)
+def test_another_optimizer_of_torch_is_suggested_by_its_path(path: str) -> None:
+    optimizer = get_default_config()["training"]["optimizer"]
+    for name in (path.rpartition(".")[2], path.rpartition(".")[2].lower()):
+        with pytest.raises(ValueError, match="1 setting is wrong") as caught:
+            validate_config(changed(optimizer=optimizer | {"type": name, "momentum": 0.9}))
+        assert f"(did you mean '{path}'?)" in str(caught.value)
+    settings = parse_config(changed(optimizer=optimizer | {"type": path})).training
+    assert settings is not None
+    network = create_ddpm(image_size=8, model_channels=8, channel_multipliers=[1], use_attention=[False])
+    assert type(create_optimizer(settings.optimizer, network.parameters())).__name__ == path.rpartition(".")[2]
+
+
+@pytest.mark.parametrize("path", TORCH_SCHEDULERS)
+def test_another_schedule_of_torch_is_suggested_by_its_path(path: str) -> None:
+    name = path.rpartition(".")[2]
+    assert issubclass(getattr(torch.optim.lr_scheduler, name), torch.optim.lr_scheduler.LRScheduler)
+    with pytest.raises(ValueError, match="1 setting is wrong") as caught:
+        validate_config(changed(scheduler={"type": name, "gamma": 0.9, "milestones": [3]}))
+    assert f"(did you mean '{path}'?)" in str(caught.value)
+
+
+def test_the_names_of_torch_mean_its_classes() -> None:
+    for name in TORCH_NAMES:
+        assert hasattr(torch.optim.lr_scheduler, name)
+
+
+def test_the_learning_rate_as_a_metric_is_suggested_by_its_logged_name() -> None:
+    for name in ("lr", "train/lr"):
+        validation = get_default_config()["training"]["validation"] | {"metric": name}
+        with pytest.raises(ValueError, match=r"did you mean 'train/learning_rate'\?"):
+            validate_config(changed(validation=validation))
 
 
 def test_a_run_writes_the_usual_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
