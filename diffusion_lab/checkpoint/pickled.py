@@ -10,6 +10,8 @@ import pickletools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from diffusion_lab.checkpoint.pickled_numbers import OF_NUMBERS, check_call, check_filling
+
 ITEM_BYTES = {
     **dict.fromkeys(("BoolStorage", "ByteStorage", "CharStorage", "UntypedStorage"), 1),
     **dict.fromkeys(("HalfStorage", "BFloat16Storage", "ShortStorage"), 2),
@@ -29,8 +31,9 @@ CALLABLE = {
     "_codecs.encode",
     "builtins.set",
     "__builtin__.set",
+    *OF_NUMBERS,
 }
-"""What a checkpoint may call: what makes containers and tensors of bytes that are in the file."""
+"""What a checkpoint may call: what makes containers, tensors and numbers of numpy of bytes that are in the file."""
 
 MAX_VALUES, MAX_DEPTH = 5_000_000, 100
 """Values in a checkpoint, each counted as often as it is referred to, and levels of containers in containers."""
@@ -54,6 +57,10 @@ class Storage(str):
     """The key of a storage."""
 
     __slots__ = ()
+
+
+class ForeignObjectError(ValueError):
+    """A value of a class that is not made from a file, since that may run code."""
 
 
 MARK = object()
@@ -125,8 +132,10 @@ class _Reader:
         self.records = records
         self.stack: list[Node] = []
         self.memo: dict[int, Node] = {}
+        self.bytes_left = 0
 
     def read(self, content: bytes) -> Node:
+        self.bytes_left = len(content)
         try:
             for opcode, argument, _ in pickletools.genops(content):
                 if opcode.name == "STOP":
@@ -179,7 +188,14 @@ class _Reader:
             items = [self.stack.pop()]
         else:
             raise ValueError(f"it uses the instruction {name}, which no checkpoint needs")
-        self.stack[-1].extend(items)
+        target = self.stack[-1]
+        if target and isinstance(target[0], Global) and target[0] in OF_NUMBERS:
+            if name != "BUILD":
+                raise ValueError(f"it fills {target[0]} with something else than plain numbers")
+            self.bytes_left -= check_filling(target, items[0])
+            if self.bytes_left < 0:
+                raise ValueError("its arrays share their bytes")
+        target.extend(items)
 
     def _since_mark(self) -> list[Node]:
         place = len(self.stack) - 1
@@ -204,11 +220,13 @@ class _Reader:
 
 def _called(function: Node, arguments: Node) -> list[Node]:
     if not isinstance(function, Global) or function not in CALLABLE or not isinstance(arguments, list):
-        raise ValueError(f"it calls {function if isinstance(function, Global) else 'something'}")
+        raise ForeignObjectError(f"it calls {function if isinstance(function, Global) else 'something'}")
     if function.endswith("set"):
         _check_keys(arguments[0] if arguments else [])
     if function == "_codecs.encode" and arguments[1:] != ["latin1"]:
         raise ValueError("it calls _codecs.encode")
+    if function in OF_NUMBERS:
+        check_call(function, arguments)
     return [function, *arguments]
 
 

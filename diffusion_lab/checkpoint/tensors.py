@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diffusion_lab.checkpoint.damage import damaged
 from diffusion_lab.checkpoint.files import verify
-from diffusion_lab.checkpoint.pickled import MAX_PICKLE_BYTES, check_pickle
+from diffusion_lab.checkpoint.foreign import READ
+from diffusion_lab.checkpoint.pickled import MAX_PICKLE_BYTES, ForeignObjectError, check_pickle
+from diffusion_lab.checkpoint.pickled_numbers import safe_globals
 from diffusion_lab.devices import host_memory
 from diffusion_lab.safe_files import NotRegularFileError, open_regular
 
@@ -27,6 +30,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     The bytes are compared with the manifest, or where there is none with the checksums inside the file. No code in it
     is run, and what it declares is compared with what it contains before memory is taken for it.
 
+    Arrays of numpy of plain numbers are read as well, and its scalars as numbers of Python.
+
     Returns:
         The dict, its tensors on the CPU.
 
@@ -39,7 +44,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
         _check_archive(file, path, read_all=verify(path) is None)
         file.seek(0)
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_not_yet_safe()):
+                content = torch.load(file, map_location="cpu", weights_only=True)
         except OSError:
             raise
         except Exception as error:  # what bytes that are no checkpoint lead to has no end of kinds
@@ -47,7 +53,27 @@ def load_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no checkpoint: it holds a {type(content).__name__}, not a dict")
     _check_tensors(content, path)
-    return content
+    plain: dict[str, Any] = _with_plain_numbers(content, set())
+    return plain
+
+
+def _not_yet_safe() -> list[Any]:
+    """What must be allowed for a moment; what the user has allowed stays so."""
+    allowed = torch.serialization.get_safe_globals()
+    return [entry for entry in safe_globals() if entry not in allowed]
+
+
+def _with_plain_numbers(value: Any, seen: set[int]) -> Any:
+    """A value with Python's numbers in place of scalars of numpy, in place in dicts and lists."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple) and type(value) is tuple:
+        return tuple(_with_plain_numbers(entry, seen) for entry in value)
+    if isinstance(value, dict | list) and id(value) not in seen:
+        seen.add(id(value))
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            value[key] = _with_plain_numbers(entry, seen)
+    return value
 
 
 def opened(path: Path) -> BinaryIO:
@@ -152,4 +178,16 @@ def _tensors(root: object) -> Iterator[Tensor]:
 def _refusal(path: Path, error: Exception) -> ValueError:
     words = str(error).strip()
     reason = words.splitlines()[0] if words else type(error).__name__
+    if isinstance(error, ForeignObjectError):
+        reason = f"{reason[:200]}{_remedy(path)}"
     return ValueError(f"{path} is no checkpoint, or a damaged one, or one that runs code: {reason}")
+
+
+def _remedy(path: Path) -> str:
+    """How the author of a file saves it without values that are not read, in words that go on from what those are."""
+    plain = str(path.with_name(f"{path.stem}_plain{path.suffix}"))
+    return (
+        " to make one of its values, which is not done. If the file is your own, save it without that where it was "
+        f"made, in Python: torch.save({{k: v for k, v in torch.load({str(path)!r}, weights_only=False).items() "
+        f"if k in {READ}}}, {plain!r})"
+    )
