@@ -134,7 +134,7 @@ def refuse_mismatch(found: Comparison, denoiser: Denoiser) -> None:
     elif checkpoint.config is None or checkpoint.model is None or checkpoint.epochs_done is None:
         faults.append(
             "training.resume.checkpoint must be a file written by train.py, or a dict with model_state_dict, "
-            "not weights alone"
+            f"not weights alone{_as_such_a_dict(checkpoint)}"
         )
     else:
         faults += _without_state(found, checkpoint.config)
@@ -142,6 +142,18 @@ def refuse_mismatch(found: Comparison, denoiser: Denoiser) -> None:
         faults += _other_images(found)
     if faults:
         raise ValueError(printable(f"cannot resume from {checkpoint.path}:\n  " + "\n  ".join(faults)))
+
+
+def _as_such_a_dict(checkpoint: Checkpoint) -> str:
+    """How weights alone are saved as a dict that can be resumed from, in words that go on from what is refused."""
+    if checkpoint.foreign is None:
+        return ""
+    path = checkpoint.path
+    dictionary = path.with_name(f"{path.stem}_dict{path.suffix}")
+    return (
+        f". To train them further from epoch 1, save them as one, in Python: old = torch.load({str(path)!r}); "
+        f'torch.save({{"model_state_dict": old.get("state_dict", old)}}, {str(dictionary)!r})'
+    )
 
 
 def _refuse_other_classes(found: Comparison) -> None:

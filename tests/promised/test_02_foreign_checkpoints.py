@@ -316,10 +316,23 @@ class TestResuming:
         assert tiny_run(tmp_path / "resumed", changes, Console(file=said, width=10_000)) is None
         assert "already complete" in said.getvalue()
 
-    def test_weights_alone_are_no_run_to_resume(self, old: Any, tmp_path: Path) -> None:
-        torch.save(saved(old())["model_state_dict"], tmp_path / "weights.pt")
-        with pytest.raises(ValueError, match=r"must be a file written by train\.py.*not weights alone"):
+    @pytest.mark.parametrize("key", [None, "state_dict"])
+    def test_weights_alone_are_resumed_once_they_are_saved_as_the_refusal_says(
+        self, old: Any, tmp_path: Path, key: str | None
+    ) -> None:
+        weights = saved(old())["model_state_dict"]
+        torch.save(weights if key is None else {key: weights}, tmp_path / "weights.pt")
+        with pytest.raises(ValueError, match=r"must be a file written by train\.py.*not weights alone") as refused:
             self.resumed(tmp_path / "weights.pt")
+        exec(str(refused.value).partition("in Python: ")[2], {"torch": torch})
+        _, said = self.resumed(tmp_path / "weights_dict.pt")
+        assert "training begins with epoch 1" in said
+
+    def test_numbers_of_numpy_are_numbers(self, old: Any) -> None:
+        found, said = self.resumed(old(epoch=np.int64(2), loss=np.float64(0.5), losses=np.arange(3.0)))
+        assert "epoch: 2 in the file is taken" in said
+        assert "not read: loss, losses" in said
+        assert found["global_step"] == 12
 
 
 def under(prefix: str, state: dict[str, Any]) -> dict[str, Any]:
