@@ -28,10 +28,12 @@ def no_unread_keys(section: str) -> Callable[[SettingsReader], Iterator[Fault]]:
         given = tree.section(section)
         if "." in str(given.get("type")):
             return
-        if "type" in given:
-            tree[f"{section}.type"]  # Unreadable where it is wrong: which keys there are depends on it
-        for name in given.keys() - tree.schema_of(section).model_fields.keys():
+        fields = tree.schema_of(section).model_fields.keys()
+        type_is_wrong = tree.is_faulty(f"{section}.type")
+        for name in given.keys() - fields:
             key = f"{section}.{name}"
+            if type_is_wrong and not closest(name, fields, cutoff=0.9):
+                continue  # the right type may have such a key
             if key in SET_BY_THE_PROJECT:
                 source = SET_BY_THE_PROJECT[key]
                 yield Fault(key, f"is an argument that the project sets itself, {source}; leave it out", given[name])

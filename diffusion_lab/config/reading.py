@@ -43,6 +43,10 @@ class SettingsReader:
             schema = section_of(schema, part) if schema else None
         return value
 
+    def is_faulty(self, key: str) -> bool:
+        """Whether the key itself has a fault that has been reported already."""
+        return key in self._faulty
+
     def gives(self, key: str) -> bool:
         """Whether the tree itself has the key, be its value sound or not."""
         value: Any = self._tree

@@ -92,6 +92,13 @@ def test_another_schedule_of_torch_is_suggested_by_its_path(path: str) -> None:
     assert f"(did you mean '{path}'?)" in str(caught.value)
 
 
+def test_a_misspelled_key_beside_a_wrong_type_is_named() -> None:
+    optimizer = get_default_config()["training"]["optimizer"] | {"type": "SGD", "momentum": 0.9, "weight_decai": 0.1}
+    with pytest.raises(ValueError, match="2 settings are wrong") as caught:
+        validate_config(changed(optimizer=optimizer))
+    assert "(did you mean 'training.optimizer.weight_decay'?)" in str(caught.value)
+
+
 def test_the_names_of_torch_mean_its_classes() -> None:
     for name in TORCH_NAMES:
         assert hasattr(torch.optim.lr_scheduler, name)
