@@ -67,6 +67,16 @@ def create_ddpm(
 
     Warns:
         ConfigWarning: The noise process does not end in noise, with which sampling begins; with what to set instead.
+
+    Example:
+        A class-conditional model, and an unconditional one with the arguments by position:
+
+        >>> model = create_ddpm(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1, 2],
+        ...                     use_attention=[False, True], num_classes=10)
+        >>> model.image_shape, model.num_classes
+        ((1, 8, 8), 10)
+        >>> create_ddpm(8, 1, 8, [1], use_attention=[False]).num_classes is None
+        True
     """
     target = resolve_device(device, "device")
     model = parse_section(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
+import reprlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from diffusion_lab.finiteness import FinitenessWatch, NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance, guided
 from diffusion_lab.memory import explaining_too_little_memory, freed_memory_kept, in_fitting_batches
 from diffusion_lab.networks.convolution import fixed_filters
-from diffusion_lab.samplers import DDIMSampler, Sampler
+from diffusion_lab.samplers import SAMPLERS, DDIMSampler, Sampler
 from diffusion_lab.sampling_request import SamplingRequest
 from diffusion_lab.shapes import Images, Labels
 
@@ -221,6 +223,11 @@ class DiffusionSampler:
             ...
             ValueError: class_labels were given, but the model is unconditional: leave them out
         """
+        for name, value in (("samples_per_class", samples_per_class), ("num_classes", num_classes)):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        if self.model.num_classes is None:
+            raise ValueError("sample_by_class needs a model with classes, and this one is unconditional: call sample()")
         labels = [label for label in range(num_classes) for _ in range(samples_per_class)]
         images = self.sample(
             len(labels),
@@ -281,7 +288,7 @@ class DiffusionSampler:
             self._warn_of_untrained_guidance(use_ema, guidance_scale)
         denoiser = self._chosen(use_ema)
         request = SamplingRequest.checked(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
-        draw = _Drawing(denoiser, request, sampler or _default_sampler(denoiser), guidance, self.device)
+        draw = _Drawing(denoiser, request, _method(sampler, denoiser), guidance, self.device)
         advice = f"ask for fewer, or use sample({num_samples}, …, batch_size=…), which makes them in smaller batches"
         with (
             explaining_too_little_memory(f"a batch of {num_samples} images", advice),
@@ -328,7 +335,7 @@ class DiffusionSampler:
         request = SamplingRequest.checked(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        draw = _Drawing(denoiser, request, sampler or _default_sampler(denoiser), guidance, self.device)
+        draw = _Drawing(denoiser, request, _method(sampler, denoiser), guidance, self.device)
 
         def batches() -> Iterator[SampleBatch]:
             with _progress(num_samples, show_progress) as advance:
@@ -339,10 +346,20 @@ class DiffusionSampler:
         return batches()
 
     def _chosen(self, use_ema: bool) -> Denoiser:
+        if not use_ema and self.model.weights == "ema":
+            warnings.warn(
+                "use_ema=False has no effect: the model itself holds the averaged weights of its checkpoint; "
+                "load_denoiser(…, use_ema=False) loads those as trained",
+                ConfigWarning,
+                stacklevel=4,
+            )
+        return self._weights(use_ema)
+
+    def _weights(self, use_ema: bool) -> Denoiser:
         return self.ema if use_ema and self.ema is not None else self.model
 
     def _warn_of_untrained_guidance(self, use_ema: bool, scale: float | Sequence[float] | Tensor | None) -> None:
-        denoiser = self._chosen(use_ema)
+        denoiser = self._weights(use_ema)
         if denoiser.label_dropout == 0 and guided(denoiser, scale) is not denoiser:
             warnings.warn(
                 "guidance_scale weighs the label against an unconditional estimate, which this model was never trained "
@@ -383,8 +400,10 @@ class _Drawing:
 
 def _checked_model(model: object) -> Denoiser:
     if not isinstance(model, Denoiser):
+        inside = getattr(model, "module", None)
+        hint = ": give its .module" if isinstance(inside, Denoiser) else ""
         raise TypeError(
-            f"model must be a Denoiser, as create_ddpm and load_denoiser return, got {type(model).__name__}"
+            f"model must be a Denoiser, as create_ddpm and load_denoiser return, got {type(model).__name__}{hint}"
         )
     return model
 
@@ -404,8 +423,21 @@ def _checked_average(model: Denoiser, ema: object) -> Denoiser | None:
     return average
 
 
-def _default_sampler(denoiser: Denoiser) -> Sampler:
-    return DDIMSampler(steps=min(50, denoiser.schedule.most_steps or 50))
+def _method(sampler: object, denoiser: Denoiser) -> Sampler:
+    """Return the method, by default DDIM of 50 steps, or of as many as the process has.
+
+    Raises:
+        TypeError: ``sampler`` is no method.
+    """
+    if sampler is None:
+        return DDIMSampler(steps=min(50, denoiser.schedule.most_steps or 50))
+    if not isinstance(sampler, Sampler):
+        known = SAMPLERS.get(sampler.lower()) if isinstance(sampler, str) else None
+        example = (known or DDIMSampler).__name__
+        raise TypeError(
+            f"sampler must be a Sampler, such as diffusion_lab.samplers.{example}(), got {reprlib.repr(sampler)}"
+        )
+    return sampler
 
 
 @contextlib.contextmanager

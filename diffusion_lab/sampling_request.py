@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,9 +101,16 @@ def _checked_labels(num_classes: int | None, num_samples: int, labels: Sequence[
         return None
     if num_classes is None:
         raise ValueError("class_labels were given, but the model is unconditional: leave them out")
-    label = torch.as_tensor(labels)
+    try:
+        label = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            "class_labels must be class numbers, a name is denoiser.class_names.index(name), "
+            f"got {reprlib.repr(labels)}"
+        ) from error
     if label.shape != (num_samples,):
-        raise ValueError(f"class_labels must hold one label for each of the {num_samples} images, got {label.numel()}")
+        given = label.numel() if label.ndim == 1 else f"an array of shape {tuple(label.shape)}"
+        raise ValueError(f"class_labels must hold one label for each of the {num_samples} images, got {given}")
     if label.is_floating_point() or label.dtype == torch.bool:
         raise ValueError(f"class_labels must be class numbers, got {label.tolist()}")
     label = label.to("cpu", torch.int64)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from diffusion_lab import DiffusionSampler, create_ddpm
+from diffusion_lab.config import ConfigWarning
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from diffusion_lab.sampling import evaluating
@@ -507,3 +508,50 @@ def test_only_the_sampler_samples():
 def random_states():
     _, *numpy_state = np.random.get_state()
     return [torch.get_rng_state(), *numpy_state, np.array(random.getstate()[1])]
+
+
+def test_raw_weights_that_the_model_does_not_have_are_a_warning(model):
+    model = trained(num_classes=10)
+    model.weights = "ema"  # as load_denoiser says of a checkpoint's averages
+    with pytest.warns(ConfigWarning, match=r"use_ema=False has no effect.*load_denoiser\(…, use_ema=False\)") as found:
+        DiffusionSampler(model).sample(1, [1], use_ema=False, sampler=SAMPLER)
+    assert [Path(warning.filename) for warning in found] == [Path(__file__)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DiffusionSampler(model).sample(1, [1], sampler=SAMPLER)
+        model.weights = "raw"
+        DiffusionSampler(model).sample(1, [1], use_ema=False, sampler=SAMPLER)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda one: one.sample(1, sampler="ddpm"),
+            TypeError,
+            r"sampler must be a Sampler.*DDPMSampler\(\), got 'ddpm'",
+        ),
+        (lambda one: one.sample(1, sampler=3), TypeError, r"sampler must be a Sampler.*got 3"),
+        (lambda one: one.sample(2, ["a", "b"]), ValueError, r"class_labels must be class numbers.*got \['a', 'b'\]"),
+        (lambda one: one.sample(2, torch.zeros(2, 1, dtype=int)), ValueError, r"class_labels.*array of shape \(2, 1\)"),
+        (
+            lambda one: one.sample_by_class(2, None),
+            ValueError,
+            "num_classes must be.* at least 1, got None",
+        ),
+        (
+            lambda one: one.sample_by_class(0, 2),
+            ValueError,
+            "samples_per_class must be.* at least 1, got 0",
+        ),
+        (lambda one: DiffusionSampler(nn.DataParallel(one.model)), TypeError, r"got DataParallel: give its \.module"),
+    ],
+)
+def test_what_is_given_wrongly_is_named(sampler, call, error, message):
+    with pytest.raises(error, match=message):
+        call(sampler)
+
+
+def test_classes_of_an_unconditional_model_are_refused():
+    with pytest.raises(ValueError, match="this one is unconditional"):
+        DiffusionSampler(trained()).sample_by_class(2, 3)

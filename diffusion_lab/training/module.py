@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -75,8 +75,8 @@ class DiffusionModule(LightningModule):
     def from_settings(cls, settings: Mapping[str, Any], device: str | torch.device = "cpu") -> Self:
         """Build an untrained module: denoiser, loss, optimizer, learning-rate schedule and average.
 
-        What belongs to the trainer (epochs, clipping, accumulation, callbacks such as ``Averaging``, which updates the
-        average) is given to the trainer. The weights are drawn from torch's global generator.
+        What belongs to the trainer (epochs, clipping, accumulation) is given to the trainer; the average is updated
+        with any trainer. The weights are drawn from torch's global generator.
 
         Args:
             settings: A V2 tree, of which the sections ``model`` and ``training`` are read; without ``training`` its
@@ -221,6 +221,15 @@ class DiffusionModule(LightningModule):
         for entry in self.trainer.lr_scheduler_configs:
             if isinstance(entry.scheduler, ReduceLROnPlateau):
                 entry.scheduler.step(metric_value(self.trainer, str(entry.monitor)))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add what updates the average to a trainer that was given no such callback."""
+        from diffusion_lab.training.callbacks.averaging import Averaging  # it imports this module
+
+        trainer: Any = self.trainer  # whose class declares no callbacks
+        if self.ema is None or any(isinstance(callback, Averaging) for callback in trainer.callbacks):
+            return []
+        return [Averaging()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.make_optimizer(self.denoiser.parameters())

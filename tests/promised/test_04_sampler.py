@@ -141,6 +141,15 @@ def test_during_training_it_shares_the_average(tmp_path: Path) -> None:
     assert module.sampler.model is module.denoiser
 
 
+def test_the_average_is_updated_with_any_trainer(tmp_path: Path) -> None:
+    _, module = tiny_fit(tmp_path / "without", [], {"training.ema.decay": 0.5})
+    _, same = tiny_fit(tmp_path / "with", [Averaging()], {"training.ema.decay": 0.5})
+    assert module.ema is not None
+    assert int(module.ema.updates) == module.trainer.global_step > 0
+    assert torch.equal(sixteen(module), sixteen(same))
+    assert not torch.equal(sixteen(module), sixteen(module, use_ema=False))
+
+
 def test_after_training_and_without_an_average(tmp_path: Path) -> None:
     _, module = tiny_fit(tmp_path, [], {"training.ema.enabled": False})
     assert torch.equal(sixteen(module), DiffusionSampler(module.denoiser).sample(16, seed=0, sampler=QUICK))
