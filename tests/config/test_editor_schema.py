@@ -156,8 +156,8 @@ class TestCompleteFiles:
     def test_default_is_accepted(self) -> None:
         WHOLE.validate(get_default_config())
 
-    @pytest.mark.parametrize("path", sorted(FIXTURES.glob("valid_*.yaml")), ids=lambda path: path.name)
-    def test_valid_fixture_is_accepted(self, path: Path) -> None:
+    def test_minimal_file_is_accepted(self) -> None:
+        path = FIXTURES.parent / "diffusion_minimal.yaml"
         WHOLE.validate(load(path))
 
     @pytest.mark.parametrize(("key", "name"), CHOSEN)
