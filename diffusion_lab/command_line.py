@@ -40,7 +40,7 @@ def _quoted(text: str) -> str:
     text = without_references(text)
     quote = "'" if '"' in text and "'" not in text else '"'
     # The same holds for backslashes before a quote, the closing one included.
-    inner = re.sub(rf"(\\*)({quote}|$)", lambda found: found[1] * 2 + (f"\\{quote}" if found[2] else ""), text)
+    inner = re.sub(rf"(\\*)({quote}|\Z)", lambda found: found[1] * 2 + (f"\\{quote}" if found[2] else ""), text)
     return f"{quote}{inner}{quote}"
 
 

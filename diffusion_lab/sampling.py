@@ -221,7 +221,7 @@ class DiffusionSampler:
             >>> unconditional.sample_by_class(2, num_classes=3)
             Traceback (most recent call last):
             ...
-            ValueError: class_labels were given, but the model is unconditional: leave them out
+            ValueError: sample_by_class needs a model with classes, and this one is unconditional: call sample()
         """
         for name, value in (("samples_per_class", samples_per_class), ("num_classes", num_classes)):
             if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:

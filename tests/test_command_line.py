@@ -70,6 +70,11 @@ def test_any_list_survives_hydras_grammar(values: list[object]) -> None:
     assert composed([f"ckpt={hydra_text(values)}"]) == values
 
 
+def test_a_backslash_before_a_final_line_break_is_plain() -> None:
+    values = ["\\\n"]
+    assert composed([f"ckpt={hydra_text(values)}"]) == values
+
+
 def test_ordinary_paths_stay_readable() -> None:
     assert setting("ckpt", Path("outputs/digits/2026-01-02_03-04-05")) == "ckpt=outputs/digits/2026-01-02_03-04-05"
     assert setting("ckpt", "/data/run_1/best.ckpt") == "ckpt=/data/run_1/best.ckpt"
