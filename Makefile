@@ -31,7 +31,6 @@ test-rounding: $(INSTALLED) ## run the tests that compute, with older instructio
 	  tests/test_finiteness.py
 
 bench: $(INSTALLED) ## measure the speed of everything, beside its peers; under 20 minutes (make demo first adds a row)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[plots]' --constraint constraints.txt
 	@$(BIN)/python -m benchmarks
 
 # Needs no .venv: the torch there may be one without CUDA.

@@ -67,10 +67,7 @@ def main(names: list[str]) -> int:
     told = {"machine": about, "rows": [asdict(row) for row in rows], "benchmarks": found}
     RESULTS.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     picture = RESULTS.with_name("goals.png")
-    try:
-        plot(rows, picture)
-    except ImportError:
-        say("no plot: matplotlib comes with the extra plots")
+    plot(rows, picture)
     print(table(rows))
     say(f"{(time.monotonic() - began) / 60:.1f} minutes; figures in {RESULTS.relative_to(ROOT)}")
     return int(any(told.get("broken") for told in found.values()))

@@ -62,7 +62,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """What share of its goal each row has reached, right of 1 where it is reached; needs the extra ``plots``."""
+    """What share of its goal each row has reached, right of 1 where it is reached."""
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed

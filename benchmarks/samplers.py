@@ -3,7 +3,7 @@
     python -m benchmarks.samplers CHECKPOINT
 
 writes two tables of docs/samplers.md, a grid for each sampler into docs/images/samplers/, and the plot
-docs/images/sampler-quality.png (needs the extra ``plots``). Times are CPU time of one thread, so that other programs on
+docs/images/sampler-quality.png. Times are CPU time of one thread, so that other programs on
 the machine hardly change them; about seven minutes of it in all.
 """
 
@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -205,8 +204,6 @@ def plot(found: Curves) -> None:
 
 def main(checkpoint: str) -> None:
     """Measure, draw, write."""
-    if find_spec("matplotlib") is None:
-        sys.exit("the plot needs matplotlib: pip install -e '.[plots]'")
     torch.set_num_threads(1)
     denoiser, judge = load_denoiser(checkpoint), DigitJudge()
     draw(denoiser, DDIMSampler(steps=1))  # what is done once, at the first call, is not part of a sampler's time

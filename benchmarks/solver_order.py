@@ -2,7 +2,7 @@
 
     python -m benchmarks.solver_order
 
-prints the table and writes docs/images/solver-order.png (needs the extra ``plots``). Ten seconds on one core.
+prints the table and writes docs/images/solver-order.png. Ten seconds on one core.
 """
 
 from __future__ import annotations
