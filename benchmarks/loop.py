@@ -29,10 +29,10 @@ from diffusion_lab.config.compose import resolved
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.create import create_denoiser
+from diffusion_lab.run_images.classes import with_counted_classes
 from diffusion_lab.training import build, fit
 from diffusion_lab.training.build import create_loss
 from diffusion_lab.training.callbacks import progress
-from diffusion_lab.training.classes import with_counted_classes
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
 

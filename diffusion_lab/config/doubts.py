@@ -66,7 +66,7 @@ def _doubts_about_pictures(tree: SettingsReader) -> Iterator[str]:
         scale, dropout = tree[f"{section}.guidance_scale"], tree["model.conditioning.class_dropout_prob"]
         yield from doubts_about_dropout(f"{section}.guidance_scale", scale, dropout)
         classes = tree["model.conditioning.num_classes"]
-        if classes != "auto":  # else they are counted later, in training/sources.py
+        if classes != "auto":  # else they are counted later, in run_images/classes.py
             yield from doubts_about_shares(f"{section}.num_samples", tree[f"{section}.num_samples"], classes)
 
 

@@ -112,7 +112,7 @@ CALLS = (
         only_train=False,
     ),
     Call("model.diffusion", only_train=False),  # create.py
-    Call(  # training/sources.py
+    Call(  # run_images/sources.py
         "data",
         given={"image_size": "model.architecture.image_size", "channels": "model.architecture.in_channels"},
     ),

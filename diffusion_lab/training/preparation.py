@@ -24,11 +24,11 @@ from diffusion_lab.devices import resolve_device
 from diffusion_lab.networks.cost import count_forward_flops
 from diffusion_lab.redaction import redacted, secret_values
 from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.run_images.classes import with_counted_classes
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.threads import choose_threads, free_cores
 from diffusion_lab.training.build import ScheduleSpan, create_callbacks, create_module, optimizer_steps, prepare
 from diffusion_lab.training.callbacks import Checkpoints, Resumption
-from diffusion_lab.training.classes import with_counted_classes
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.optimizers import refuse_capturable_without_gpu
 from diffusion_lab.training.origin import Origin

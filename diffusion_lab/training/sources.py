@@ -1,151 +1,15 @@
-"""Images from settings: the one place that turns the ``data`` section into objects."""
+"""The batches of a training run from its settings."""
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple, cast
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from collections.abc import Sequence
 
 from diffusion_lab.checkpoint import Checkpoint
-from diffusion_lab.config.data_section import DataSettings
-from diffusion_lab.config.dotted import load_class
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.augmentation import Augmentation
-from diffusion_lab.data.cache_place import default_cache_dir
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.data.decoded import decoded_in_memory
-from diffusion_lab.data.digits import digits
-from diffusion_lab.data.disk_cache import cached_on_disk
-from diffusion_lab.data.emoji import emoji
-from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.data.remarks import Remarks
-from diffusion_lab.data.source import ImageSource, Subset, renumbered
-from diffusion_lab.data.split import balanced_split
-from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
-from diffusion_lab.messages import explained
-from diffusion_lab.terminal import on_one_line
-from diffusion_lab.training.classes import in_words, refuse_other_classes, unused_classes
-from diffusion_lab.training.doubts import doubts_about_validation
-from diffusion_lab.training.words import say
-
-
-class Sources(NamedTuple):
-    """The images to train on, those to validate on where they are a set of their own, and what is to be said of them.
-
-    Attributes:
-        train: Images to train on.
-        val: Images to validate on; None where they are to be split off.
-        remarks: What was left out, and what else the owner of the images should know.
-    """
-
-    train: ImageSource
-    val: ImageSource | None = None
-    remarks: Remarks = Remarks()
-
-
-def _image_folder(data: DataSettings, image_size: int, channels: int, labelled: bool) -> Sources:
-    read = partial(
-        ImageFolderSource,
-        image_size=image_size,
-        channels=channels,
-        crop=data.crop,
-        background=data.background,
-        on_corrupt=data.on_corrupt,
-        max_pixels=data.max_pixels,
-        labelled=labelled,
-    )
-    train = read(data.paths.train or "")
-    decoded = _ready(train, data)
-    notes = _warned(() if labelled else unused_classes(train))
-    if data.paths.val is None:
-        return Sources(decoded, None, Remarks.of([train], notes))
-    val = read(data.paths.val, class_names=train.class_names, key="data.paths.val")
-    return Sources(decoded, _ready(val, data), Remarks.of([train, val], notes))
-
-
-def _ready(source: ImageFolderSource, data: DataSettings) -> ImageSource:
-    """The images as ``data.cache`` says; each was decoded once, so that a corrupt one is known before training."""
-    if data.cache == "disk":
-        with contextlib.suppress(_NoCache):
-            return _from_disk(source, data.cache_dir)
-    with _progress("decoding" if data.cache == "memory" else "checking") as told:
-        if data.cache == "memory":
-            return decoded_in_memory(source, told)
-        source.check(told)
-    return source
-
-
-class _NoCache(Exception):
-    """There is none, and none can be made."""
-
-
-def _from_disk(source: ImageFolderSource, cache_dir: Path | None) -> ImageSource:
-    """Raises ValueError where the user's own folder of caches cannot be used; that of the system is not insisted on."""
-    try:
-        base = cache_dir or default_cache_dir()
-        with _progress("decoding") as told:
-            return cached_on_disk(source, base, partial(say, Console(stderr=True)), told)
-    except OSError as error:
-        if cache_dir:
-            raise ValueError(
-                f"data.cache_dir cannot be used, got {str(cache_dir)!r}: {explained(error)}. Choose a folder "
-                "of your own, or data.cache=memory"
-            ) from error
-        rule = "each image is decoded each time (data.cache_dir chooses another folder)"
-        warnings.warn(f"data.cache = disk cannot be written: {explained(error)}; {rule}", ConfigWarning, stacklevel=2)
-        raise _NoCache from error
-
-
-@contextlib.contextmanager
-def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the screen from the first file on; what it gives is told (files done, files in all)."""
-    columns = TextColumn(f"{doing} images"), BarColumn(), MofNCompleteColumn()
-    bar = Progress(*columns, console=Console(stderr=True))
-    tasks: list[TaskID] = []
-
-    def told(done: int, total: int) -> None:
-        if not tasks:
-            tasks.append(bar.add_task(""))
-            bar.start()
-        bar.update(tasks[0], completed=done, total=total)
-
-    try:
-        yield told
-    finally:
-        if tasks:
-            bar.stop()
-
-
-def _digits(data: DataSettings, image_size: int, channels: int, labelled: bool) -> Sources:
-    return Sources(digits(image_size, channels))
-
-
-def _emoji(data: DataSettings, image_size: int, channels: int, labelled: bool) -> Sources:
-    return Sources(emoji(image_size, channels, data.background))
-
-
-def _torchvision(data: DataSettings, image_size: int, channels: int, labelled: bool) -> Sources:
-    # The test part stays unseen: choosing the best checkpoint by it would make it a part of training.
-    name = cast("TorchvisionName", data.type)
-    return Sources(torchvision_set(name, data.paths.train or "", True, image_size, channels))
-
-
-SOURCES: dict[str, Callable[[DataSettings, int, int, bool], Sources]] = {
-    "image_folder": _image_folder,
-    "digits": _digits,
-    "emoji": _emoji,
-    "mnist": _torchvision,
-    "cifar10": _torchvision,
-    "fashion_mnist": _torchvision,
-}
-"""The names that ``data.type`` takes, beside dotted paths of classes derived from ImageSource."""
+from diffusion_lab.run_images.classes import refuse_other_classes
+from diffusion_lab.run_images.sources import read_sources
 
 
 def class_names_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:
@@ -167,7 +31,7 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
         ValueError: No images, no batch, classes that do not fit the model, or a corrupt image where that is fatal.
     """
     conditional = config.model.conditioning.type == "class"
-    train, val, remarks = _sources(config, class_names if conditional else ())
+    train, val, remarks = read_sources(config, class_names if conditional else ())
     if conditional:
         refuse_other_classes(config, train.class_names)
     loading, augmentation = config.data.loading, config.data.augmentation
@@ -190,63 +54,3 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
         worker_timeout=loading.worker_timeout,
         remarks=remarks,
     )
-
-
-def _numbered_alike(source: ImageSource, class_names: Sequence[str]) -> ImageSource:
-    """The images with the numbers that a checkpoint gives to the names of their classes."""
-    if source.class_names == tuple(class_names):
-        return source
-    unknown = [name for name in source.class_names if name not in class_names]
-    if unknown:
-        raise ValueError(
-            "training.resume.checkpoint knows other classes than the images: its classes are "
-            f"{in_words(class_names)}, and the images also have {in_words(unknown)}. Give the folders the names "
-            "that they had, or train a new model (training.resume.enabled=false)"
-        )
-    numbers = ", ".join(f"{class_names.index(name)} {name}" for name in source.class_names)
-    message = f"the classes of the images are numbered by name, as in training.resume.checkpoint: {numbers}"
-    warnings.warn(on_one_line(message), ConfigWarning, stacklevel=3)
-    return renumbered(source, class_names)
-
-
-def _sources(config: TrainConfig, class_names: Sequence[str]) -> Sources:
-    data, architecture = config.data, config.model.architecture
-    size, channels = architecture.image_size, architecture.in_channels
-    if data.type in SOURCES:
-        found = SOURCES[data.type](data, size, channels, config.model.conditioning.type == "class")
-    else:
-        found = Sources(_own_source(data, size, channels))
-    if class_names:  # before the split, which goes by the numbers of the classes
-        val = None if found.val is None else _numbered_alike(found.val, class_names)
-        found = Sources(_numbered_alike(found.train, class_names), val, found.remarks)
-    if not config.training.validation.enabled:
-        return found
-    train, val, remarks = found
-    if val is None:
-        split = data.validation_split
-        kept, held_out = balanced_split(train.labels, split.fraction, split.seed)
-        train, val = Subset(train, kept), Subset(train, held_out)
-    doubts = _warned(doubts_about_validation(train, val, data.paths.train, data.paths.val))
-    return Sources(train, val, remarks.noting(doubts))
-
-
-def _warned(doubts: Iterable[str]) -> list[str]:
-    told = list(doubts)
-    for doubt in told:
-        warnings.warn(doubt, ConfigWarning, stacklevel=4)
-    return told
-
-
-def _own_source(data: DataSettings, image_size: int, channels: int) -> ImageSource:
-    """The user's own class, called with ``image_size``, ``channels`` and the further keys of the ``data`` section."""
-    cls = load_class(data.type, "data.type")
-    try:
-        source: ImageSource = cls(image_size=image_size, channels=channels, **data.extra_options)
-    except TypeError as error:
-        raise ValueError(f"data.type {data.type} does not take these settings: {error}") from error
-    if (source.image_size, source.channels) != (image_size, channels):
-        raise ValueError(
-            f"data.type {data.type} must give images of model.architecture.image_size {image_size} with in_channels "
-            f"{channels}, got {source.image_size} with {source.channels}"
-        )
-    return source

@@ -21,8 +21,8 @@ from diffusion_lab.config.conf_files import ConfFiles
 from diffusion_lab.config.origins import Origins, composed_origins
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.diffusion.schedules import linear_betas
+from diffusion_lab.run_images.classes import with_counted_classes
 from diffusion_lab.training.build import create_loss
-from diffusion_lab.training.classes import with_counted_classes
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule

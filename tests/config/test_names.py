@@ -12,9 +12,9 @@ from diffusion_lab.config.training_section import OPTIMIZER_TYPES, SCHEDULER_TYP
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES
 from diffusion_lab.networks import NETWORKS
+from diffusion_lab.run_images.sources import SOURCES
 from diffusion_lab.training.lr_schedules import LR_SCHEDULES
 from diffusion_lab.training.optimizers import OPTIMIZERS
-from diffusion_lab.training.sources import SOURCES
 
 
 @pytest.mark.parametrize(
