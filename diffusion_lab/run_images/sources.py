@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.dotted import load_class
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.cache_place import default_cache_dir
 from diffusion_lab.data.decoded import decoded_in_memory
 from diffusion_lab.data.digits import digits
@@ -40,11 +39,13 @@ class Sources(NamedTuple):
         train: Images to train on.
         val: Images to validate on; None where they are to be split off.
         remarks: What was left out, and what else the owner of the images should know.
+        doubts: What is allowed and yet unlikely to be meant where a model is trained on the images.
     """
 
     train: ImageSource
     val: ImageSource | None = None
     remarks: Remarks = Remarks()
+    doubts: tuple[str, ...] = ()
 
 
 def _image_folder(data: DataSettings, image_size: int, channels: int, labelled: bool) -> Sources:
@@ -60,11 +61,11 @@ def _image_folder(data: DataSettings, image_size: int, channels: int, labelled: 
     )
     train = read(data.paths.train or "")
     decoded = _ready(train, data)
-    notes = _warned(() if labelled else unused_classes(train))
+    doubts = () if labelled else tuple(unused_classes(train))
     if data.paths.val is None:
-        return Sources(decoded, None, Remarks.of([train], notes))
+        return Sources(decoded, None, Remarks.of([train]), doubts)
     val = read(data.paths.val, class_names=train.class_names, key="data.paths.val")
-    return Sources(decoded, _ready(val, data), Remarks.of([train, val], notes))
+    return Sources(decoded, _ready(val, data), Remarks.of([train, val]), doubts)
 
 
 def _ready(source: ImageFolderSource, data: DataSettings) -> ImageSource:
@@ -145,62 +146,68 @@ SOURCES: dict[str, Callable[[DataSettings, int, int, bool], Sources]] = {
 """The names that ``data.type`` takes, beside dotted paths of classes derived from ImageSource."""
 
 
-def _numbered_alike(source: ImageSource, class_names: Sequence[str]) -> ImageSource:
+def read_sources(
+    data: DataSettings,
+    image_size: int,
+    channels: int,
+    *,
+    labelled: bool,
+    validated: bool,
+    class_names: Sequence[str] = (),
+    key: str = "training.resume.checkpoint",
+) -> Sources:
+    """Read the images of the ``data`` section, those to validate on apart.
+
+    Args:
+        data: The settings.
+        image_size: Side of the images in pixels.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA).
+        labelled: Whether the classes matter: a folder without class folders of its own is refused then.
+        validated: Whether images are kept for validation.
+        class_names: The classes in the order of the numbers that a model knows them by; empty for those that the
+            images have by themselves.
+        key: The setting that the model comes from, for messages.
+
+    Raises:
+        ValueError: No images, classes that the model does not know, or a corrupt image where that is fatal.
+    """
+    if data.type in SOURCES:
+        found = SOURCES[data.type](data, image_size, channels, labelled)
+    else:
+        found = Sources(_own_source(data, image_size, channels))
+    if class_names:  # before the split, which goes by the numbers of the classes
+        val = None if found.val is None else _numbered_alike(found.val, class_names, key)
+        found = found._replace(train=_numbered_alike(found.train, class_names, key), val=val)
+    if not validated:
+        return found
+    train, val, remarks, doubts = found
+    if val is None:
+        split = data.validation_split
+        kept, held_out = balanced_split(train.labels, split.fraction, split.seed)
+        train, val = Subset(train, kept), Subset(train, held_out)
+    about_validation = doubts_about_validation(train, val, data.paths.train, data.paths.val)
+    return Sources(train, val, remarks, (*doubts, *about_validation))
+
+
+def _numbered_alike(source: ImageSource, class_names: Sequence[str], key: str) -> ImageSource:
     """The images with the numbers that a checkpoint gives to the names of their classes."""
     if source.class_names == tuple(class_names):
         return source
     unknown = [name for name in source.class_names if name not in class_names]
     if unknown:
         raise ValueError(
-            "training.resume.checkpoint knows other classes than the images: its classes are "
+            f"{key} knows other classes than the images: its classes are "
             f"{in_words(class_names)}, and the images also have {in_words(unknown)}. Give the folders the names "
             "that they had, or train a new model (training.resume.enabled=false)"
         )
     numbers = ", ".join(f"{class_names.index(name)} {name}" for name in source.class_names)
-    message = f"the classes of the images are numbered by name, as in training.resume.checkpoint: {numbers}"
-    warnings.warn(on_one_line(message), ConfigWarning, stacklevel=3)
+    message = f"the classes of the images are numbered by name, as in {key}: {numbers}"
+    warnings.warn(on_one_line(message), ConfigWarning, stacklevel=4)
     return renumbered(source, class_names)
-
-
-def read_sources(config: TrainConfig, class_names: Sequence[str] = ()) -> Sources:
-    """Read the images of the settings; those to validate on are split off where they are no set of their own.
-
-    Args:
-        config: The settings.
-        class_names: The classes in the order of the numbers that a model knows them by; empty for a new model.
-
-    Raises:
-        ValueError: No images, classes that the model does not know, or a corrupt image where that is fatal.
-    """
-    data, architecture = config.data, config.model.architecture
-    size, channels = architecture.image_size, architecture.in_channels
-    if data.type in SOURCES:
-        found = SOURCES[data.type](data, size, channels, config.model.conditioning.type == "class")
-    else:
-        found = Sources(_own_source(data, size, channels))
-    if class_names:  # before the split, which goes by the numbers of the classes
-        val = None if found.val is None else _numbered_alike(found.val, class_names)
-        found = Sources(_numbered_alike(found.train, class_names), val, found.remarks)
-    if not config.training.validation.enabled:
-        return found
-    train, val, remarks = found
-    if val is None:
-        split = data.validation_split
-        kept, held_out = balanced_split(train.labels, split.fraction, split.seed)
-        train, val = Subset(train, kept), Subset(train, held_out)
-    doubts = _warned(doubts_about_validation(train, val, data.paths.train, data.paths.val))
-    return Sources(train, val, remarks.noting(doubts))
 
 
 def _say(text: str) -> None:
     print(printable(text), file=sys.stderr)
-
-
-def _warned(doubts: Iterable[str]) -> list[str]:
-    told = list(doubts)
-    for doubt in told:
-        warnings.warn(doubt, ConfigWarning, stacklevel=4)
-    return told
 
 
 def _own_source(data: DataSettings, image_size: int, channels: int) -> ImageSource:

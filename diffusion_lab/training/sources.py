@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from diffusion_lab.checkpoint import Checkpoint
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -31,14 +33,23 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
         ValueError: No images, no batch, classes that do not fit the model, or a corrupt image where that is fatal.
     """
     conditional = config.model.conditioning.type == "class"
-    train, val, remarks = read_sources(config, class_names if conditional else ())
+    found = read_sources(
+        config.data,
+        config.model.architecture.image_size,
+        config.model.architecture.in_channels,
+        labelled=conditional,
+        validated=config.training.validation.enabled,
+        class_names=class_names if conditional else (),
+    )
+    for doubt in found.doubts:
+        warnings.warn(doubt, ConfigWarning, stacklevel=2)
     if conditional:
-        refuse_other_classes(config, train.class_names)
+        refuse_other_classes(config, found.train.class_names)
     loading, augmentation = config.data.loading, config.data.augmentation
     jitter = augmentation.color_jitter
     return ImageDataModule(
-        train,
-        val if config.training.validation.enabled else None,
+        found.train,
+        found.val if config.training.validation.enabled else None,
         batch_size=loading.batch_size,
         num_workers=loading.num_workers,
         pin_memory=loading.pin_memory,
@@ -52,5 +63,5 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
         labelled=conditional,
         seed=seed,
         worker_timeout=loading.worker_timeout,
-        remarks=remarks,
+        remarks=found.remarks.noting(found.doubts),
     )
