@@ -47,7 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("create", "identity", "run_log", "memory", "finiteness", "ema", "run_status", "sampling_request"),
     ("sampling", "checkpoint"),
     ("generation", "run_folder"),
-    ("generate",),
+    ("generate", "features"),
     ("evaluation",),
     ("training",),
     ("build",),

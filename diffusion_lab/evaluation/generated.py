@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffusion_lab.config.faults import shown
 from diffusion_lab.evaluation.digits import DigitJudge
 from diffusion_lab.generation.arrays import ARRAYS, stored_labels, stored_pixels
-from diffusion_lab.generation.folder import UNFINISHED
-from diffusion_lab.generation.images import read_png
-from diffusion_lab.generation.manifest import is_number, read_lines
-from diffusion_lab.generation.order import DIGEST, MANIFEST, digest_of, file_name
+from diffusion_lab.generation.finished import IDENTITY, REMEDY, manifest_lines, read_picture, refuse_other_pixels
+from diffusion_lab.generation.order import MANIFEST
 from diffusion_lab.shapes import Labels, Pixels
-
-IDENTITY = ("checkpoint_sha256", "config_hash", "data_fingerprint")
-"""What all images that are measured together must have in common, by its name in the manifest."""
 
 DIGIT_SHAPE = (1, 8, 8)
 
@@ -46,7 +40,7 @@ def read_generated(folders: Sequence[Path]) -> GeneratedImages:
     images: list[Pixels] = []
     labels: list[int | None] = []
     for folder in folders:
-        lines = _lines(folder)
+        lines = manifest_lines(folder)
         for index, line in enumerate(lines):
             mine = {name: line.get(name) for name in IDENTITY}
             here = folder / MANIFEST
@@ -84,39 +78,6 @@ def measure_digits(generated: GeneratedImages) -> dict[str, Any]:
     }
 
 
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    if (folder / UNFINISHED).exists():
-        raise ValueError(f"{folder} is an unfinished generation: run the sample.py command that began it again")
-    if not (folder / MANIFEST).is_file():
-        raise FileNotFoundError(f"{folder} holds no generated images: there is no {MANIFEST} in it")
-    lines = []
-    for index, line in enumerate(read_lines(folder)):
-        fault = "it is no line of a manifest" if line is None else _fault(line, index)
-        if line is None or fault:
-            raise ValueError(f"{folder / MANIFEST} is damaged in line {index + 1}: {fault}; {REMEDY}")
-        lines.append(line)
-    if not lines:
-        raise FileNotFoundError(f"{folder} holds no generated images: its {MANIFEST} is empty")
-    return lines
-
-
-REMEDY = "the sample.py command that made the folder repairs it when it is run again"
-
-
-def _fault(line: Mapping[str, Any], index: int) -> str | None:
-    """What is wrong with a line at this place, as far as it can be said without its image."""
-    label = line.get("label")
-    if line.get("index") != index:
-        return f"it is of image {shown(line.get('index'))}, not {index}"
-    if label is not None and not is_number(label):
-        return f"its label is {shown(label)}"
-    if line.get("file") not in (None, file_name(index)):
-        return f"its file is {shown(line.get('file'))}, not {file_name(index)}"
-    if not isinstance(line.get(DIGEST), str):
-        return f"it has no {DIGEST}, since an earlier version wrote it"
-    return None
-
-
 def _refuse_mixture(
     identity: dict[str, str | None], seen_in: Path, mine: dict[str, str | None], here: Path, index: int
 ) -> None:
@@ -132,7 +93,7 @@ def _images(folder: Path, lines: Sequence[dict[str, Any]]) -> Iterator[Pixels]:
     """The images of the lines, each compared with what its line says."""
     if all(line.get("file") for line in lines):
         for line in lines:
-            yield _picture(folder, line)
+            yield read_picture(folder, line)
         return
     stored = stored_pixels(folder / ARRAYS)
     for line in lines:
@@ -142,45 +103,10 @@ def _images(folder: Path, lines: Sequence[dict[str, Any]]) -> Iterator[Pixels]:
                 f"{folder} does not hold its {len(lines)} images, neither as PNG nor in {ARRAYS}: make them with "
                 "generation.output.save_individual=true or save_npz=true"
             )
-        _refuse_other_pixels(folder / ARRAYS, line, pixels)
+        refuse_other_pixels(folder / ARRAYS, line, pixels)
         yield pixels
     if next(stored, None) is not None:
         raise ValueError(f"{folder / ARRAYS} holds more images than the {len(lines)} lines of {MANIFEST}; {REMEDY}")
     labels = [label for label in (line.get("label") for line in lines) if label is not None]
     if stored_labels(folder / ARRAYS) != tuple(labels):
         raise ValueError(f"the labels (arr_1) in {folder / ARRAYS} are not those of {MANIFEST}; {REMEDY}")
-
-
-def _picture(folder: Path, line: dict[str, Any]) -> Pixels:
-    """One PNG, which must be the one of its line: a file copied from elsewhere would be measured under a wrong name."""
-    file = folder / file_name(line["index"])
-    try:
-        pixels, told = read_png(file)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file} is missing, though {MANIFEST} names it; {REMEDY}") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is damaged: {error}; {REMEDY}") from error
-    if not isinstance(told, dict):
-        raise ValueError(f"{file} does not carry its line of {MANIFEST}; {REMEDY}")
-    for name in IDENTITY:
-        if told.get(name) != line.get(name):
-            raise ValueError(
-                f"results of different {name} must not be mixed: {line.get(name)} in {folder / MANIFEST}, "
-                f"{told.get(name)} in {file}"
-            )
-    for name in {**line, **told}:
-        if name != DIGEST and told.get(name) != line.get(name):
-            raise ValueError(
-                f"{file} is not the image of its line: its {name} is {shown(told.get(name))}, and "
-                f"{shown(line.get(name))} in {MANIFEST}; {REMEDY}"
-            )
-    _refuse_other_pixels(file, line, pixels)
-    return pixels
-
-
-def _refuse_other_pixels(file: Path, line: dict[str, Any], pixels: Pixels) -> None:
-    if digest_of(line, pixels) != line[DIGEST]:
-        raise ValueError(
-            f"image {line['index']} in {file} is not the one of its line in {MANIFEST}: the {DIGEST} of pixels and "
-            f"line differs; {REMEDY}"
-        )

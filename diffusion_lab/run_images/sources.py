@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
@@ -60,21 +60,36 @@ def _image_folder(data: DataSettings, image_size: int, channels: int, labelled: 
         labelled=labelled,
     )
     train = read(data.paths.train or "")
-    decoded = _ready(train, data)
+    decoded = ready(train, data.cache, data.cache_dir)
     doubts = () if labelled else tuple(unused_classes(train))
     if data.paths.val is None:
         return Sources(decoded, None, Remarks.of([train]), doubts)
     val = read(data.paths.val, class_names=train.class_names, key="data.paths.val")
-    return Sources(decoded, _ready(val, data), Remarks.of([train, val]), doubts)
+    return Sources(decoded, ready(val, data.cache, data.cache_dir), Remarks.of([train, val]), doubts)
 
 
-def _ready(source: ImageFolderSource, data: DataSettings) -> ImageSource:
-    """The images as ``data.cache`` says; each was decoded once, so that a corrupt one is known before training."""
-    if data.cache == "disk":
+def ready(
+    source: ImageFolderSource,
+    cache: Literal["disk", "memory", "none"],
+    cache_dir: Path | None = None,
+    cache_key: str = "data.cache_dir",
+) -> ImageSource:
+    """Decode the pictures of a folder once, so that damaged ones are known and left out before any is used.
+
+    Args:
+        source: The folder.
+        cache: Where they are kept once they are decoded; ``none`` decodes each one anew whenever it is asked for.
+        cache_dir: Folder of the caches; None: the user's.
+        cache_key: The setting or argument that ``cache_dir`` comes from, for messages.
+
+    Raises:
+        ValueError: A picture is damaged where that is fatal, none is left, or ``cache_dir`` cannot be used.
+    """
+    if cache == "disk":
         with contextlib.suppress(_NoCache):
-            return _from_disk(source, data.cache_dir)
-    with _progress("decoding" if data.cache == "memory" else "checking") as told:
-        if data.cache == "memory":
+            return _from_disk(source, cache_dir, cache_key)
+    with _progress("decoding" if cache == "memory" else "checking") as told:
+        if cache == "memory":
             return decoded_in_memory(source, told)
         source.check(told)
     return source
@@ -84,7 +99,7 @@ class _NoCache(Exception):
     """There is none, and none can be made."""
 
 
-def _from_disk(source: ImageFolderSource, cache_dir: Path | None) -> ImageSource:
+def _from_disk(source: ImageFolderSource, cache_dir: Path | None, cache_key: str) -> ImageSource:
     """Raises ValueError where the user's own folder of caches cannot be used; that of the system is not insisted on."""
     try:
         base = cache_dir or default_cache_dir()
@@ -92,12 +107,14 @@ def _from_disk(source: ImageFolderSource, cache_dir: Path | None) -> ImageSource
             return cached_on_disk(source, base, _say, told)
     except OSError as error:
         if cache_dir:
+            instead = ", or data.cache=memory" if cache_key == "data.cache_dir" else ""
             raise ValueError(
-                f"data.cache_dir cannot be used, got {str(cache_dir)!r}: {explained(error)}. Choose a folder "
-                "of your own, or data.cache=memory"
+                f"{cache_key} cannot be used, got {str(cache_dir)!r}: {explained(error)}. Choose a folder "
+                f"of your own{instead}"
             ) from error
-        rule = "each image is decoded each time (data.cache_dir chooses another folder)"
-        warnings.warn(f"data.cache = disk cannot be written: {explained(error)}; {rule}", ConfigWarning, stacklevel=2)
+        what = "data.cache = disk" if cache_key == "data.cache_dir" else "the cache of decoded images"
+        rule = f"each image is decoded each time ({cache_key} chooses another folder)"
+        warnings.warn(f"{what} cannot be written: {explained(error)}; {rule}", ConfigWarning, stacklevel=2)
         raise _NoCache from error
 
 

@@ -1,0 +1,1 @@
+"""Features of images: what evaluation compares images by."""

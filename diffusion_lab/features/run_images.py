@@ -1,0 +1,97 @@
+"""The images that a run was trained on or validated on, read again by the settings in its checkpoint."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from diffusion_lab.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
+from diffusion_lab.checkpoint.content import section_of
+from diffusion_lab.config.data_section import DataSettings
+from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.data.source import ImageSource
+from diffusion_lab.identity import data_fingerprint
+from diffusion_lab.redaction import holds_redacted
+from diffusion_lab.run_images.sources import Sources, read_sources
+
+Split = Literal["train", "val"]
+
+
+def run_images(
+    path: str | Path | Checkpoint,
+    split: Split = "train",
+    image_size: int | None = None,
+    channels: int | None = None,
+    trust: Collection[str] = (),
+) -> ImageSource:
+    """Read the images of a run: those it was trained on, or those it kept for validation.
+
+    Args:
+        path: Run folder, checkpoint file, or a checkpoint that was read.
+        split: ``train`` or ``val``.
+        image_size: Side of the images in pixels; None: that of the model.
+        channels: 1, 3 or 4; None: those of the model.
+        trust: Dotted paths of classes that may be imported because the checkpoint names them.
+
+    Raises:
+        ValueError: The checkpoint does not tell its images, the run kept none for validation, or a class is not
+            trusted.
+        OSError: Checkpoint or images cannot be read.
+
+    Warns:
+        ConfigWarning: The images are not those that the run was trained on.
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(find_checkpoint(path))
+    found = _sources(checkpoint, image_size, channels, trust)
+    known = checkpoint.about.get("data_fingerprint")
+    if image_size is None and channels is None and known is not None and data_fingerprint(found.train) != known:
+        message = f"the images are not those that {checkpoint.path} was trained on: some were added, removed or changed"
+        warnings.warn(message, ConfigWarning, stacklevel=2)
+    if split == "train":
+        return found.train
+    if found.val is None:
+        raise ValueError(
+            f"split must be train for {checkpoint.path}, got 'val': the run kept no images for validation "
+            "(training.validation.enabled was false)"
+        )
+    return found.val
+
+
+def _sources(checkpoint: Checkpoint, image_size: int | None, channels: int | None, trust: Collection[str]) -> Sources:
+    tree = checkpoint.config or {}
+    section, model = tree.get("data"), checkpoint.model
+    if not isinstance(section, Mapping) or model is None:
+        raise ValueError(
+            f"{checkpoint.path} does not say which images it was trained on: give a checkpoint that train.py wrote, or "
+            "the folder of the images"
+        )
+    if holds_redacted(dict(section)):
+        raise ValueError(
+            f"{checkpoint.path} was saved without a secret that its data section needs: give the folder of the images"
+        )
+    data = section_of(DataSettings, section, "data", checkpoint.path)
+    if "." in data.type and data.type not in trust:
+        raise ValueError(
+            f"{checkpoint.path} names the class {data.type!r} for its images, which is imported only where you say so: "
+            f"if you trust it, trust=[{data.type}]"
+        )
+    conditional = model.conditioning.type == "class"
+    return read_sources(
+        data,
+        image_size or model.architecture.image_size,
+        channels or model.architecture.in_channels,
+        labelled=conditional,
+        validated=_validated(tree),
+        class_names=checkpoint.class_names if conditional else (),
+        key=str(checkpoint.path),
+    )
+
+
+def _validated(tree: Mapping[str, Any]) -> bool:
+    """Whether the run kept images for validation."""
+    match tree:
+        case {"training": {"validation": {"enabled": bool(enabled)}}}:
+            return enabled
+    return True

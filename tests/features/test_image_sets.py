@@ -1,0 +1,300 @@
+"""Any set of images by path or name: what comes out is what is stored, and what is unclear is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
+from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.data.digits import digits
+from diffusion_lab.features.image_sets import open_image_set
+from diffusion_lab.features.run_images import run_images
+from diffusion_lab.generation.arrays import ARRAYS, write_arrays
+from diffusion_lab.generation.folder import UNFINISHED
+from diffusion_lab.generation.images import PngFiles
+from diffusion_lab.generation.manifest import manifest_from
+from diffusion_lab.generation.order import MANIFEST, Order
+from diffusion_lab.training.sources import create_datamodule
+from tests.training.tiny import tiny_config, tiny_run
+
+RNG = np.random.default_rng(0)
+GRAY = RNG.integers(0, 256, (6, 8, 8), dtype=np.uint8)
+COLOUR = RNG.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+
+
+def all_of(source):
+    return source.load_batch(np.arange(len(source)), None)
+
+
+def folder_of(path: Path, images, names=None) -> Path:
+    for index, image in enumerate(images):
+        file = path / (names[index] if names else f"{index}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    return path
+
+
+@pytest.fixture
+def generated(tmp_path):
+    def make(labels=(0, 1), class_names=("cat", "dog"), files=True, count=6):
+        about = {"seed": 0, "checkpoint_sha256": "a", "config_hash": "b", "data_fingerprint": "c"}
+        order = Order(about, labels, (1.0,), class_names, files)
+        folder = tmp_path / f"generated_{labels}_{files}"
+        folder.mkdir()
+        pixels = torch.from_numpy(GRAY[:count, None])
+        digests = [order.digest(index, pixels[index]) for index in range(count)]
+        if files:
+            kept = PngFiles(folder, order, (1, 8, 8))
+            kept.done(count, [])
+            kept.add(range(count), pixels)
+            Image.new("L", (99, 99)).save(folder / "grid.png")
+        else:
+            told = [order.label(index) for index in range(count)] if labels else None
+            write_arrays(folder / ARRAYS, iter(pixels), (count, 1, 8, 8), told)
+        with manifest_from(folder, order, 0, digests) as extend:
+            extend(count)
+        return folder
+
+    return make
+
+
+class TestFolders:
+    def test_the_size_and_the_channels_are_those_of_the_pictures(self, tmp_path):
+        gray = open_image_set(folder_of(tmp_path / "gray", GRAY))
+        assert (gray.image_size, gray.channels, gray.class_names) == (8, 1, ())
+        assert np.array_equal(all_of(gray)[:, 0], GRAY)
+        colour = open_image_set(folder_of(tmp_path / "colour", COLOUR))
+        assert (colour.image_size, colour.channels) == (8, 3)
+        assert np.array_equal(all_of(colour), COLOUR.transpose(0, 3, 1, 2))
+        assert open_image_set(tmp_path / "gray", channels=3).channels == 3
+        assert open_image_set(tmp_path / "gray", image_size=4).image_size == 4
+
+    def test_one_colour_picture_makes_all_of_them_colour(self, tmp_path):
+        folder_of(tmp_path / "set", [*GRAY, COLOUR[0]])
+        found = open_image_set(tmp_path / "set")
+        assert found.channels == 3
+        assert np.array_equal(all_of(found)[0], np.stack([GRAY[0]] * 3))
+
+    def test_class_folders_give_labels(self, tmp_path):
+        names = [f"{'ab'[index % 2]}/{index}.png" for index in range(6)]
+        found = open_image_set(folder_of(tmp_path / "set", GRAY, names))
+        assert found.class_names == ("a", "b")
+        assert found.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+    def test_other_sizes_are_refused_with_the_key_to_give(self, tmp_path):
+        folder_of(tmp_path / "set", [*GRAY, np.zeros((9, 9), np.uint8)])
+        with pytest.raises(ValueError, match=r"reference holds .*different sizes \(6 of 8×8, 1 of 9×9\): set SIZE to"):
+            open_image_set(tmp_path / "set", key="reference", size_key="SIZE")
+        assert open_image_set(tmp_path / "set", image_size=8).image_size == 8
+        folder_of(tmp_path / "wide", [np.zeros((8, 12), np.uint8)] * 2)
+        with pytest.raises(ValueError, match=r"not square \(2 of 12×8\): set image_size"):
+            open_image_set(tmp_path / "wide")
+
+    def test_a_damaged_picture_is_left_out_and_told(self, tmp_path):
+        folder_of(tmp_path / "set", GRAY)
+        (tmp_path / "set" / "3.png").write_bytes(b"no picture")
+        with pytest.warns(UserWarning, match="1 corrupt image"):
+            found = open_image_set(tmp_path / "set")
+        assert np.array_equal(all_of(found)[:, 0], np.delete(GRAY, 3, axis=0))
+
+    def test_what_holds_no_images_is_refused_by_name(self, tmp_path):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ValueError, match="samples holds no images"):
+            open_image_set(tmp_path / "empty", key="samples")
+        with pytest.raises(FileNotFoundError, match=r"samples must be .*emoji.*'nowhere', which does not exist"):
+            open_image_set("nowhere", key="samples")
+        (tmp_path / "text.txt").write_text("text")
+        with pytest.raises(ValueError, match="samples must be an existing folder"):
+            open_image_set(tmp_path / "text.txt", key="samples")
+
+    def test_a_cache_that_cannot_be_written_is_refused_by_its_key(self, tmp_path):
+        folder_of(tmp_path / "set", GRAY)
+        (tmp_path / "file").touch()
+        with pytest.raises(ValueError, match="--cache-dir cannot be used"):
+            open_image_set(tmp_path / "set", cache_dir=tmp_path / "file", cache_key="--cache-dir")
+
+
+class TestGenerated:
+    @pytest.mark.parametrize("files", [True, False])
+    def test_the_images_are_those_of_the_manifest_with_its_labels(self, generated, files):
+        found = open_image_set(generated(files=files))
+        assert np.array_equal(all_of(found)[:, 0], GRAY)  # and no grid.png
+        assert found.labels.tolist() == [0, 1, 0, 1, 0, 1]
+        assert found.class_names == ("cat", "dog")
+        assert open_image_set(found.folder, image_size=4, channels=3).load(0, None).shape == (3, 4, 4)
+
+    def test_without_labels_there_are_no_classes(self, generated):
+        assert open_image_set(generated(labels=None)).class_names == ()
+
+    def test_classes_that_were_not_sampled_have_their_numbers_for_names(self, generated):
+        assert open_image_set(generated(labels=(2, 0), class_names=("a", "b", "c"))).class_names == ("a", "1", "c")
+
+    def test_the_fingerprint_is_that_of_images_and_labels(self, generated):
+        one, other = open_image_set(generated()), open_image_set(generated(labels=(1, 0)))
+        assert one.fingerprint() != other.fingerprint()
+        assert one.fingerprint() == open_image_set(one.folder).fingerprint()
+
+    def test_another_picture_in_the_place_of_one_is_found(self, generated):
+        folder = generated()
+        shutil.copy(folder / "sample_0001.png", folder / "sample_0003.png")
+        with pytest.raises(ValueError, match="not the image of its line"):
+            all_of(open_image_set(folder))
+
+    def test_an_unfinished_folder_is_refused(self, generated):
+        folder = generated()
+        (folder / UNFINISHED).touch()
+        with pytest.raises(ValueError, match="unfinished generation"):
+            open_image_set(folder)
+
+    def test_labels_of_some_images_alone_are_refused(self, generated):
+        folder = generated()
+        lines = [json.loads(line) for line in (folder / MANIFEST).read_text().splitlines()]
+        lines[2]["label"] = None
+        (folder / MANIFEST).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(ValueError, match="5 of 6 have one"):
+            open_image_set(folder)
+
+
+class TestNpz:
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_images_and_labels_come_out(self, tmp_path, save):
+        save(tmp_path / "set.npz", COLOUR, np.array([0, 2, 1, 0, 1, 2]))
+        found = open_image_set(tmp_path / "set.npz")
+        assert np.array_equal(all_of(found), COLOUR.transpose(0, 3, 1, 2))
+        assert found.class_names == ("0", "1", "2")
+        assert found.labels.tolist() == [0, 2, 1, 0, 1, 2]
+        assert open_image_set(tmp_path).fingerprint() == found.fingerprint()  # a folder that holds nothing else
+
+    def test_packing_changes_no_fingerprint_and_pixels_do(self, tmp_path):
+        def fingerprint(save, images):
+            save(tmp_path / "set.npz", images)
+            return open_image_set(tmp_path / "set.npz").fingerprint()
+
+        assert fingerprint(np.savez, COLOUR) == fingerprint(np.savez_compressed, COLOUR)
+        assert fingerprint(np.savez, COLOUR) != fingerprint(np.savez, COLOUR ^ np.uint8(1))
+        assert fingerprint(np.savez, GRAY) == fingerprint(np.savez, GRAY[..., None])
+
+    def test_images_that_are_not_square_need_a_size(self, tmp_path):
+        np.savez(tmp_path / "set.npz", COLOUR[:, :, :6])
+        with pytest.raises(ValueError, match=r"6×8 pixels, which are not square: set image_size"):
+            open_image_set(tmp_path / "set.npz")
+        assert np.array_equal(all_of(open_image_set(tmp_path, 6)), COLOUR[:, 1:7, :6].transpose(0, 3, 1, 2))
+
+    @pytest.mark.parametrize(
+        ("arrays", "said"),
+        [
+            ({"arr_0": COLOUR / 255}, "uint8 .*got float64"),
+            ({"arr_0": COLOUR[..., :2]}, "of 1, 3 or 4 channels"),
+            ({"arr_0": COLOUR[:0]}, "empty"),
+            ({"images": COLOUR}, r"holds images\.npy"),
+            ({"mu": GRAY, "sigma": GRAY}, "only the statistics of Inception features"),
+            ({"arr_0": COLOUR, "arr_1": np.arange(5)}, "one class number for each of its 6 images"),
+            ({"arr_0": COLOUR, "arr_1": np.arange(6) - 1}, "got -1 to 4"),
+            ({"arr_0": COLOUR, "arr_1": np.array([{}] * 6)}, "got object"),
+        ],
+    )
+    def test_what_is_not_of_the_suite_is_refused(self, tmp_path, arrays, said):
+        np.savez(tmp_path / "set.npz", **arrays, allow_pickle=True)
+        with pytest.raises(ValueError, match=said):
+            open_image_set(tmp_path / "set.npz")
+
+    def test_damage_is_found(self, tmp_path):
+        np.savez(tmp_path / "set.npz", COLOUR)
+        content = bytearray((tmp_path / "set.npz").read_bytes())
+        content[len(content) // 2] ^= 1
+        (tmp_path / "set.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            open_image_set(tmp_path / "set.npz")
+        (tmp_path / "set.npz").write_bytes(b"no archive")
+        with pytest.raises(ValueError, match="damaged"):
+            open_image_set(tmp_path / "set.npz")
+
+    def test_a_packed_file_that_would_fill_the_memory_is_refused(self, tmp_path, monkeypatch):
+        np.savez_compressed(tmp_path / "set.npz", COLOUR)
+        monkeypatch.setattr("diffusion_lab.features.npz_arrays.host_memory", lambda: 1000)
+        with pytest.raises(ValueError, match=r"is packed.*numpy\.savez"):
+            open_image_set(tmp_path / "set.npz")
+        with zipfile.ZipFile(tmp_path / "set.npz") as archive:  # what is not packed needs no memory
+            np.savez(tmp_path / "plain.npz", np.load(archive.open("arr_0.npy")))
+        assert len(open_image_set(tmp_path / "plain.npz")) == 6
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny run on three class folders, its images, and its settings."""
+    folder = tmp_path_factory.mktemp("run")
+    names = [f"{'abc'[index % 3]}/{index}.png" for index in range(12)]
+    images = folder_of(folder / "images", RNG.integers(0, 256, (12, 8, 8), dtype=np.uint8), names)
+    changes = {"data.type": "image_folder", "data.paths.train": str(images), "data.cache": "memory"}
+    tiny_run(folder / "runs", {**changes, "training.epochs": 1})
+    return folder / "runs", images, create_datamodule(tiny_config(folder / "runs", changes), seed=0)
+
+
+class TestRuns:
+    def test_the_images_are_read_again_by_the_checkpoint(self, run):
+        base, _, data = run
+        train, val = open_image_set(base), open_image_set(find_checkpoint(base), split="val")
+        assert (len(train), len(val)) == (len(data.train), len(data.val))
+        assert train.fingerprint() == data.train.fingerprint()
+        assert val.fingerprint() == data.val.fingerprint()
+        assert open_image_set(base, image_size=4, channels=3).load(0, None).shape == (3, 4, 4)
+
+    def test_images_that_changed_since_are_told(self, run, tmp_path):
+        base, images, _ = run
+        moved = tmp_path / "images"
+        shutil.copytree(images, moved)
+        Image.fromarray(GRAY[0]).save(moved / "a" / "0.png")
+        checkpoint = read_checkpoint(find_checkpoint(base))
+        checkpoint.config["data"]["paths"]["train"] = str(moved)
+        with pytest.warns(ConfigWarning, match="not those that .* was trained on"):
+            run_images(checkpoint)
+
+    def test_a_run_that_kept_no_images_for_validation_has_none(self, run):
+        checkpoint = read_checkpoint(find_checkpoint(run[0]))
+        checkpoint.config["training"]["validation"]["enabled"] = False
+        with pytest.warns(ConfigWarning), pytest.raises(ValueError, match=r"split must be train .*kept no images"):
+            run_images(checkpoint, "val")
+
+    def test_a_class_that_only_the_checkpoint_names_is_imported_where_it_is_trusted(self, run, tmp_path, monkeypatch):
+        (tmp_path / "my_images.py").write_text("raise SystemError('imported')")
+        monkeypatch.syspath_prepend(tmp_path)
+        checkpoint = read_checkpoint(find_checkpoint(run[0]))
+        checkpoint.config["data"]["type"] = "my_images.Photos"
+        with pytest.raises(ValueError, match=r"only where you say so.*trust=\[my_images\.Photos\]"):
+            run_images(checkpoint)
+        with pytest.raises(ValueError, match="SystemError: imported"):
+            run_images(checkpoint, trust=["my_images.Photos"])
+
+    def test_what_does_not_tell_its_images_is_refused(self, tmp_path):
+        torch.save({"weight": torch.zeros(3)}, tmp_path / "plain.pt")
+        with pytest.raises(ValueError, match="does not say which images"):
+            open_image_set(tmp_path / "plain.pt")
+
+
+class TestNames:
+    def test_sets_that_come_with_the_project_have_names(self, tmp_path, monkeypatch):
+        assert open_image_set("digits").fingerprint() == digits().fingerprint()
+        assert len(open_image_set("digits_heldout")) == len(digits(subset="heldout"))
+        found = open_image_set("emoji", image_size=16)
+        assert (found.image_size, found.channels) == (16, 3)
+
+    def test_a_name_that_is_a_path_as_well_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        folder_of(tmp_path / "digits", GRAY)
+        with pytest.raises(ValueError, match=r"write \./digits for the path"):
+            open_image_set("digits")
+        assert len(open_image_set("./digits")) == 6
+
+
+def test_nothing_is_warned_of_that_only_matters_in_training(tmp_path, recwarn):
+    names = [f"{'ab'[index % 2]}/{index}.png" for index in range(6)]
+    open_image_set(folder_of(tmp_path / "set", GRAY, names))
+    assert not [warning for warning in recwarn if issubclass(warning.category, ConfigWarning)]
