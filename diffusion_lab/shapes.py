@@ -28,6 +28,9 @@ class Batch(NamedTuple):
     with the batch (augmentation, times, noise, dropped labels, dropout) is seeded with it. So whoever
     continues at the right place in the data continues every other random sequence as well.
 
+    ``numbers`` are those of the images in their data set, one for each, in validation: what is drawn for an image then
+    follows from its number alone, whatever batch it is in. In training it is empty.
+
     ``left_out`` are pictures that could not be decoded when the batch was made, for the process that trains.
     """
 
@@ -35,6 +38,7 @@ class Batch(NamedTuple):
     labels: Labels | None
     seed: int
     left_out: Sequence[Any] = ()
+    numbers: Sequence[int] = ()
 
 
 def per_image(values: Tensor | float, images: Images) -> Tensor | float:

@@ -8,23 +8,43 @@ from diffusion_lab.config.faults import Fault, closest
 from diffusion_lab.config.option_rules import group_instead
 from diffusion_lab.config.reading import SettingsReader
 from diffusion_lab.config.synonyms import keys_called
-from diffusion_lab.config.training_section import LOGGED_METRICS, LOSSES, OPTIMIZER_OPTIONS, SCHEDULER_OPTIONS
+from diffusion_lab.config.training_section import (
+    LOGGED_METRICS,
+    LOSSES,
+    OPTIMIZER_OPTIONS,
+    RAW_LOSSES,
+    SCHEDULER_OPTIONS,
+    VALIDATION_LOSSES,
+)
 
 REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
 
 
 def metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:
     metric = tree["training.validation.metric"]
-    known = (*LOSSES, *LOGGED_METRICS)
+    known = (*VALIDATION_LOSSES, *LOGGED_METRICS)
     # What the user's own callbacks log cannot be known: a name that none of them logs ends the first validation.
     if metric not in known and not tree["training.callbacks"]:
         rule = (
-            f"must be a metric that the run logs: {', '.join(LOSSES)} (of validation, as val/loss etc.), "
-            "train/loss etc., train/learning_rate, or one that a class in training.callbacks logs"
+            f"must be a metric that the run logs: {', '.join(LOSSES)} (of validation, as val/loss etc.), loss_raw etc. "
+            "(of the weights without averaging), train/loss etc., train/learning_rate, or one that a class in "
+            "training.callbacks logs"
         )
         is_rate = "training.optimizer.learning_rate" in keys_called(metric.rpartition("/")[2])
         meant = "train/learning_rate" if is_rate else closest(metric, known)
         yield Fault("training.validation.metric", rule, metric, meant)
+
+
+def raw_loss_has_an_average_beside_it(tree: SettingsReader) -> Iterator[Fault]:
+    metric = tree["training.validation.metric"]
+    name = metric.removeprefix("val/")
+    if name in RAW_LOSSES and not tree["training.ema.enabled"]:
+        plain = metric.replace("loss_raw", "loss")
+        rule = (
+            "needs training.ema.enabled: without an average the weights that are trained are validated as "
+            f"{plain}: set training.validation.metric={plain}"
+        )
+        yield Fault("training.validation.metric", rule, metric)
 
 
 def best_needs_validation(tree: SettingsReader) -> Iterator[Fault]:

@@ -63,8 +63,15 @@ DEFAULT_STEP_SIZE = 30
 NOISE_BANDS = ("low", "medium", "high", "extreme")
 """As in ``diffusion/noise_bands.py``, which imports torch."""
 LOSSES = ("loss", *(f"loss_at_{band}_noise" for band in NOISE_BANDS))
-LOGGED_METRICS = (*(f"{stage}/{loss}" for stage in ("val", "train") for loss in LOSSES), "train/learning_rate")
-"""The names by which every run logs metrics; some runs have no noise level in one of the bands."""
+RAW_LOSSES = tuple(loss.replace("loss", "loss_raw") for loss in LOSSES)
+"""Of the weights that are trained, where an average is validated as well."""
+VALIDATION_LOSSES = (*LOSSES, *RAW_LOSSES)
+LOGGED_METRICS = (
+    *(f"val/{loss}" for loss in VALIDATION_LOSSES),
+    *(f"train/{loss}" for loss in LOSSES),
+    "train/learning_rate",
+)
+"""The names by which runs log metrics; some runs have no average, or no noise level in one of the bands."""
 
 Precision = Literal["auto", 32, "bf16", "fp16"]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -230,7 +237,8 @@ class ValidationSettings(Section):
     frequency: PositiveInt = Field(description="Epochs from one validation to the next.")
     metric: str = Field(
         description="Logged metric that decides which checkpoint is best: `loss` or `loss_at_low_noise` of validation "
-        "(the same as `val/loss`), `train/loss` (mean of the epoch), or one that a class in `training.callbacks` logs."
+        "(the same as `val/loss`), `loss_raw` (of the weights without averaging), `train/loss` (mean of the epoch), or "
+        "one that a class in `training.callbacks` logs."
     )
     mode: Literal["min", "max"] = Field(
         default="min", description="Whether lower (`min`) or higher (`max`) values of the metric are better."
@@ -239,7 +247,7 @@ class ValidationSettings(Section):
     @property
     def logged_metric(self) -> str:
         """``metric`` by the name under which it is logged."""
-        return f"val/{self.metric}" if self.metric in LOSSES else self.metric
+        return f"val/{self.metric}" if self.metric in VALIDATION_LOSSES else self.metric
 
 
 class VisualizationSettings(Section):

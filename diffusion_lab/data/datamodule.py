@@ -27,11 +27,13 @@ class BatchDataset(Dataset[Batch]):
     Args:
         source: the images.
         labelled: whether batches carry labels.
-        vary: whether the source may leave something to chance (its random crop), seeded by the draw.
+        vary: whether the batches are for training: the source may leave something to chance (its random crop), seeded
+            by the draw. Batches for validation carry the numbers of their images.
     """
 
     def __init__(self, source: ImageSource, labelled: bool, vary: bool) -> None:
         self.source, self.labelled, self.vary = source, labelled, vary and source.varies
+        self.numbered = not vary
         self.seeds = host_generators_seeded if _is_foreign(source) else _nothing_seeded
 
     def __len__(self) -> int:
@@ -43,7 +45,8 @@ class BatchDataset(Dataset[Batch]):
         with self.seeds(draw.seed):
             images = self.source.load_batch(indices, rng)
         labels = torch.from_numpy(self.source.labels[indices]) if self.labelled else None
-        return Batch(torch.from_numpy(images), labels, draw.seed, self.source.take_left_out())
+        numbers = draw.indices if self.numbered else ()
+        return Batch(torch.from_numpy(images), labels, draw.seed, self.source.take_left_out(), numbers)
 
 
 def _is_foreign(source: ImageSource) -> bool:
@@ -61,7 +64,8 @@ class ImageDataModule(LightningDataModule):
     """Batches for training and validation, the same ones whenever a run with this seed asks for them.
 
     Images travel as uint8 and become float32 in [-1, 1] on the device, where training images are augmented.
-    Validation takes every image in a fixed order, with the same seeds each time, never augmented.
+    Validation takes every image in a fixed order, never augmented, and with its number, from which its noise and its
+    time follow.
 
     Its state is (epoch, images seen): a run resumed from it draws exactly the images, in the batches and with
     the seeds, that the interrupted run still had before it, with any number of workers.

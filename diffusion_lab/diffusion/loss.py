@@ -8,13 +8,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from diffusion_lab.diffusion.draws import Draws, draw_for_batch
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.parameterization import Parameterization
 from diffusion_lab.diffusion.penalty import Penalty, SquaredError
 from diffusion_lab.diffusion.schedules import Schedule
 from diffusion_lab.diffusion.time_distribution import ProcessTimes, TimeDistribution
 from diffusion_lab.diffusion.weighting import UniformWeighting, Weighting
-from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Images, Labels, per_image
 
 
@@ -64,26 +64,24 @@ class DenoisingLoss:
             label: Class numbers ``(N,)``, or None.
             seed: Of the times, the noise and the dropped labels.
         """
-        # Times are drawn on the CPU, where the tables are; the noise where it is used. One seed for both would give
-        # noise that depends on the time.
-        on_cpu = torch.Generator().manual_seed(derive_seed("times", seed))
-        on_device = torch.Generator(clean.device).manual_seed(derive_seed("noise", seed))
-        share = self._draw_shares(len(clean), on_cpu)
-        times = self.times.quantile(share, denoiser.schedule)
-        level = denoiser.schedule.levels(denoiser.schedule.training_times(times))
-        noise = torch.randn(clean.shape, generator=on_device, device=clean.device)
-        noisy = per_image(level.alpha, clean) * clean + per_image(level.sigma, clean) * noise
-        output = denoiser.predict(noisy, level, self._hide(denoiser, label, on_cpu))
-        clean_share, noise_share = denoiser.parameterization.target(level)
-        target = per_image(clean_share, clean) * clean + per_image(noise_share, clean) * noise
-        costs = self.penalty(output.float(), target).flatten(1).mean(1)
-        return self._weights(denoiser, level, share).to(costs) * costs, level
+        return self.of_draws(denoiser, clean, label, self.draw(clean, seed))
 
-    def _draw_shares(self, count: int, generator: torch.Generator) -> Tensor:
-        share = torch.rand(count, generator=generator, dtype=torch.float64)
-        if self.stratified:
-            share = (torch.randperm(count, generator=generator) + share) / count
-        return share
+    def draw(self, clean: Images, seed: int) -> Draws:
+        """Draw times, noise and hidden labels for a batch of images from a seed."""
+        return draw_for_batch(clean, seed, self.stratified)
+
+    def of_draws(
+        self, denoiser: Trained, clean: Images, label: Labels | None, draws: Draws
+    ) -> tuple[Tensor, Level[Tensor]]:
+        """The loss of each image at given times, noise and hidden labels; otherwise as ``per_image``."""
+        times = self.times.quantile(draws.share, denoiser.schedule)
+        level = denoiser.schedule.levels(denoiser.schedule.training_times(times))
+        noisy = per_image(level.alpha, clean) * clean + per_image(level.sigma, clean) * draws.noise
+        output = denoiser.predict(noisy, level, self._hide(denoiser, label, draws.hidden))
+        clean_share, noise_share = denoiser.parameterization.target(level)
+        target = per_image(clean_share, clean) * clean + per_image(noise_share, clean) * draws.noise
+        costs = self.penalty(output.float(), target).flatten(1).mean(1)
+        return self._weights(denoiser, level, draws.share).to(costs) * costs, level
 
     def _weights(self, denoiser: Trained, level: Level[Tensor], share: Tensor) -> Tensor:
         """Weights ``(N,)`` at levels that were drawn at these quantiles ``share`` of the distribution of times."""
@@ -95,8 +93,7 @@ class DenoisingLoss:
         strides = self.times.slope(share, denoiser.schedule) * denoiser.schedule.log_snr_slope(level.time)
         return torch.where(strides.isfinite(), weights * strides, 0)
 
-    def _hide(self, denoiser: Trained, label: Labels | None, generator: torch.Generator) -> Labels | None:
+    def _hide(self, denoiser: Trained, label: Labels | None, hidden: Tensor) -> Labels | None:
         if label is None or denoiser.num_classes is None or self.label_dropout == 0:
             return label
-        hidden = torch.rand(len(label), generator=generator) < self.label_dropout
-        return label.masked_fill(hidden.to(label.device), denoiser.num_classes)
+        return label.masked_fill((hidden < self.label_dropout).to(label.device), denoiser.num_classes)

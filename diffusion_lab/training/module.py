@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.determinism import seed_default_generators
+from diffusion_lab.diffusion.draws import VALIDATION_DRAWS, draw_by_number
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.diffusion.noise_bands import by_noise_band
 from diffusion_lab.ema import EMA
@@ -31,7 +32,7 @@ MakeSchedule = Callable[[Optimizer], dict[str, Any] | None]
 
 
 class DiffusionModule(LightningModule):
-    """Trains a denoiser; validates its average where there is one.
+    """Trains a denoiser; validates it, and its average where there is one, each image at a time and noise of its own.
 
     Args:
         denoiser: What is trained.
@@ -149,6 +150,13 @@ class DiffusionModule(LightningModule):
         """The denoiser whose loss and pictures count: the average where there is one."""
         return self.denoiser if self.ema is None else self.ema.average
 
+    @property
+    def validated(self) -> dict[str, Denoiser]:
+        """What is validated, by the name of its loss: the average and the weights that are trained, on equal draws."""
+        if self.ema is None:
+            return {"val/loss": self.denoiser}
+        return {"val/loss": self.ema.average, "val/loss_raw": self.denoiser}
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         seed_default_generators(
             derive_seed("dropout", batch.seed), batch.images.device
@@ -158,9 +166,12 @@ class DiffusionModule(LightningModule):
         return losses.mean()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        losses, level = self.loss.per_image(self.judged, batch.images, batch.labels, batch.seed)
-        for name, (mean, count) in _means("val", losses, level.sigma / level.alpha).items():
-            self.log(name, mean, batch_size=count)
+        loss, images = self.loss, batch.images
+        draws = draw_by_number(images, batch.numbers) if batch.numbers else loss.draw(images, batch.seed)
+        for name, denoiser in self.validated.items():
+            losses, level = loss.of_draws(denoiser, images, batch.labels, draws)
+            for metric, (mean, count) in _means(name, losses, level.sigma / level.alpha).items():
+                self.log(metric, mean, batch_size=count)
 
     # Under accumulation the trainer takes the mean of so many batches, however many an epoch's last step is made of,
     # and however large its last one is. These two make it the mean of the images, as of one large batch.
@@ -180,7 +191,7 @@ class DiffusionModule(LightningModule):
         if not is_told and self._epoch_mean is None:
             return
         losses, ratio = (torch.cat(parts) for parts in zip(*window, strict=True))
-        means = _means("train", losses, ratio)
+        means = _means("train/loss", losses, ratio)
         if is_told:
             self._told = {name: mean for name, (mean, _) in means.items()}
             self._learning_rate = optimizer.param_groups[0]["lr"]
@@ -247,14 +258,19 @@ class DiffusionModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_non_finite(checkpoint["state_dict"], self.global_step)
         epochs_done = self.trainer.fit_loop.epoch_progress.state_dict()["current"]["processed"]
-        checkpoint["diffusion_lab"] = {**self.about, "step": self.global_step, "epochs_done": epochs_done}
+        checkpoint["diffusion_lab"] = {
+            **self.about,
+            "step": self.global_step,
+            "epochs_done": epochs_done,
+            "validation_draws": VALIDATION_DRAWS,
+        }
         if self._epoch_mean is not None:
             checkpoint["diffusion_lab"]["epoch_mean"] = self._epoch_mean.saved()
 
 
-def _means(stage: str, losses: Tensor, ratio: Tensor) -> dict[str, tuple[Tensor, int]]:
+def _means(name: str, losses: Tensor, ratio: Tensor) -> dict[str, tuple[Tensor, int]]:
     """The mean of all losses and that of each band of noise levels, with the numbers of images, by metric."""
-    means = {f"{stage}/loss": (losses.mean(), len(losses))}
+    means = {name: (losses.mean(), len(losses))}
     for band, found in by_noise_band(losses, ratio).items():
-        means[f"{stage}/loss_at_{band}_noise"] = found
+        means[f"{name}_at_{band}_noise"] = found
     return means

@@ -50,7 +50,8 @@ def plan_of(found: Comparison, left: Remainder) -> ResumePlan:
         forget_best=bool(found.changed(Effect.APPLIED_TO_LOSS))
         or found.other_validation
         or found.other_images
-        or found.other_weights,
+        or found.other_weights
+        or found.other_draws,
     )
 
 
@@ -71,6 +72,11 @@ def notes_of(found: Comparison, plan: ResumePlan, left: Remainder) -> list[str]:
         notes.append(
             f"training.loss.weighting {loss.weighting.type} with penalty {loss.penalty.type} weighs noise "
             "levels otherwise than the version of diffusion_lab that wrote the checkpoint"
+        )
+    if found.other_draws:
+        notes.append(
+            "validation draws noise and times for each image, which the version of diffusion_lab that wrote the "
+            "checkpoint drew for each batch"
         )
     if plan.forget_best:
         notes.append("earlier validation losses are not comparable: the best checkpoint is chosen anew from here on")

@@ -14,6 +14,7 @@ from diffusion_lab.config.faults import shown
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.diffusion.draws import VALIDATION_DRAWS
 from diffusion_lab.identity import data_fingerprint, validation_fingerprint
 from diffusion_lab.terminal import printable
 from diffusion_lab.training.lr_schedules import LR_SCHEDULES, follows_from_the_place, schedule_class
@@ -85,6 +86,15 @@ class Comparison:
         weighting, penalty = self.config.training.loss.weighting.type, self.config.training.loss.penalty.type
         other_power = penalty in ("l1", "huber") and weighting in ("min_snr", "p2", "edm")
         return self.checkpoint.about.get("format") == 1 and (weighting == "sigmoid" or other_power)
+
+    @property
+    def other_draws(self) -> bool:
+        """Whether the metric is a validation loss, and the version that wrote the checkpoint took it on other noise.
+
+        Earlier versions drew noise and times for each batch instead of each image.
+        """
+        is_drawn = self.config.training.validation.logged_metric.startswith("val/loss")
+        return is_drawn and self.checkpoint.about.get("validation_draws") != VALIDATION_DRAWS
 
 
 def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) -> Comparison:

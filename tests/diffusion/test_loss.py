@@ -198,6 +198,6 @@ def test_times_and_noise_come_from_seeds_of_their_own(clean, monkeypatch):
         seeds.append(derive_seed(*parts))
         return seeds[-1]
 
-    monkeypatch.setattr("diffusion_lab.diffusion.loss.derive_seed", noted)
+    monkeypatch.setattr("diffusion_lab.diffusion.draws.derive_seed", noted)
     DenoisingLoss()(Recorder(), clean, None, seed=1)
     assert len(seeds) == len(set(seeds)) == 2
