@@ -144,9 +144,13 @@ class Checkpoint:
         return model.model_copy(update={"diffusion": own})
 
     def prediction_note(self, model: ModelSettings | None) -> str | None:
-        """A line on the prediction that is taken where neither the checkpoint nor the user says it; None elsewhere."""
-        if self.model is not None or model is None or model.diffusion.prediction_is_asked_for:
+        """Return a line on a prediction that is not the one in the settings, since nobody asked for that; else None."""
+        if model is None or model.diffusion.prediction_is_asked_for:
             return None
+        if self.model is not None:
+            own = self.model.diffusion.prediction
+            same = own == model.diffusion.prediction
+            return None if same else f"model.diffusion.prediction is {own}, as in {self.path}"
         return (
             f"{self.path} does not say what its network predicts: {DEFAULT_PREDICTION} is taken; "
             "model.diffusion.prediction=v changes that"

@@ -105,7 +105,7 @@ def _default_training() -> dict[str, Any]:
     }
 
 
-def resolve_output_path(config: Mapping[str, Any], subdir_key: str) -> Path:
+def resolve_output_path(config: Mapping[str, Any], subdir_key: str = "logs") -> Path:
     """Return the folder ``base_dir/subdir``; it need not exist.
 
     Args:

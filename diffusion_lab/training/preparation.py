@@ -73,7 +73,7 @@ def prepare_run(
     """Make the parts of a run. What can be refused is refused here; nothing is written."""
     origin, checkpoint = found or (None, None)
     prediction_note = None
-    if checkpoint is not None and checkpoint.model is None:
+    if checkpoint is not None:
         prediction_note = checkpoint.prediction_note(config.model)
         config = config.model_copy(update={"model": checkpoint.with_prediction(config.model)})
     refuse_unreachable(config.logger)
@@ -106,12 +106,14 @@ def prepare_run(
     module.configure_optimizers()  # refuses values that the user's own class does not take
     warn_of_doubts(config, module, data, optimizer_steps(config, data))
     resumption: Callback | None
+    notes: list[str]
     if origin is not None and checkpoint is not None and origin.foreign:
         resume = config.training.resume
         taken = take_over(checkpoint, module, origin.step or 0, resume.reset_optimizer, resume.reset_scheduler)
-        resumption, notes = TakingOver(taken), [*filter(None, [prediction_note]), *taken.notes]
+        resumption, notes = TakingOver(taken), taken.notes
     else:
         resumption, notes = _resumption(compared, left, console)
+    notes = [*filter(None, [prediction_note]), *notes]
     callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumption)
     done = origin.step or 0 if origin else 0
     steps = range(done + 1, done + (left.steps if left else optimizer_steps(config, data)) + 1)

@@ -100,7 +100,7 @@ def test_home_is_expanded_in_every_path(changed: Change, tmp_path: Path, monkeyp
     assert config.output.base_dir == tmp_path
     assert config.training.resume.checkpoint == tmp_path / "run"
     assert config.generation.checkpoint == tmp_path / "run" / "x.ckpt"
-    assert resolve_output_path(tree, "logs") == tmp_path / "logs"
+    assert resolve_output_path(tree) == resolve_output_path(tree, "logs") == tmp_path / "logs"
 
 
 def test_the_keys_that_are_paths() -> None:

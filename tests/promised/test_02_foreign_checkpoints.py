@@ -180,7 +180,7 @@ class TestPrediction:
         assert "predicts v" in said
         assert max(np.abs(np.subtract(*pair)).max() for pair in zip(by_default, typed, strict=True)) > 1
 
-    def test_train_resumes_with_the_noise(self, tmp_path: Path, old: Path) -> None:
+    def test_train_resumes_with_the_noise_and_the_run_with_its_own(self, tmp_path: Path, old: Path) -> None:
         run = (
             *(word for word in SETTINGS if not word.startswith(("num_samples", "device"))),
             *("model.conditioning.num_classes=3", "compute.device=cpu", "logger=none", "data=image_folder"),
@@ -194,6 +194,13 @@ class TestPrediction:
                 Image.new("L", (8, 8), value).save(tmp_path / "images" / name / f"{value}.png")
         done = succeeds(tmp_path, "train.py", *run, "output.base_dir=run")
         assert "old.pt does not say what its network predicts: epsilon is taken" in done.stdout + done.stderr
+        settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+        assert settings["model"]["diffusion"]["prediction"] == "epsilon"
+        assert isinstance(load_denoiser(tmp_path / "run").parameterization, PredictNoise)
+        further = (*run[: run.index("training.resume.checkpoint=old.pt")], "training.resume.checkpoint=auto")
+        further = (*further, "data.loading.num_workers=0", "training.epochs=3")
+        done = succeeds(tmp_path, "train.py", *further, "output.base_dir=run")
+        assert "model.diffusion.prediction is epsilon, as in run/checkpoints/" in done.stdout + done.stderr
         settings = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
         assert settings["model"]["diffusion"]["prediction"] == "epsilon"
         assert isinstance(load_denoiser(tmp_path / "run").parameterization, PredictNoise)
