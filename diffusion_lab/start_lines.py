@@ -31,22 +31,27 @@ def images_in_words(count: int, shape: tuple[int, int, int], num_classes: int | 
     '1,293 of 8×8 pixels, 1 channel, 10 classes'
     """
     channels, height, width = shape
-    classes = "no classes" if num_classes is None else _counted(num_classes, "class", "classes")
-    return f"{count:,} of {width}×{height} pixels, {_counted(channels, 'channel')}, {classes}"
+    classes = "no classes" if num_classes is None else counted(num_classes, "class", "classes")
+    return f"{count:,} of {width}×{height} pixels, {counted(channels, 'channel')}, {classes}"
 
 
 def process_in_words(diffusion: DiffusionSettings, most_steps: int | None) -> str:
     """The noise process, its timesteps and the prediction; ``most_steps`` is None in continuous time."""
     name = diffusion.beta_schedule if diffusion.type == "discrete" else diffusion.type
-    times = "continuous time" if most_steps is None else _counted(most_steps, "timestep")
+    times = "continuous time" if most_steps is None else counted(most_steps, "timestep")
     return f"{name}, {times}, predicts {diffusion.prediction}"
 
 
 def compute_in_words(device: torch.device, threads: int, dtype: torch.dtype, seed: int, drawn: bool) -> str:
     """Device, precision and seed; ``drawn`` where nobody chose the seed."""
-    where = f"cpu ({_counted(threads, 'thread')})" if device.type == "cpu" else str(device)
+    where = f"cpu ({counted(threads, 'thread')})" if device.type == "cpu" else str(device)
     return f"{where}, {str(dtype).removeprefix('torch.')}, seed {seed}{' (drawn)' if drawn else ''}"
 
 
-def _counted(number: int, one: str, many: str | None = None) -> str:
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "class", "classes"), counted(2000, "step")
+    ('1 class', '2,000 steps')
+    """
     return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -27,6 +27,7 @@ from diffusion_lab.pictures import ClassGrid, grid_of
 from diffusion_lab.safe_files import open_regular, parse_json
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import Images, to_pixels
+from diffusion_lab.start_lines import counted
 from diffusion_lab.terminal import printable
 from diffusion_lab.whole_files import written_whole
 
@@ -52,7 +53,7 @@ class Generation:
     def __str__(self) -> str:
         complete = "" if self.made else ": already complete, nothing was made"
         of_raw = " from the raw weights" if self.weights == "raw" else ""
-        images = f"{self.count} images{of_raw} in {self.folder}{complete}"
+        images = f"{counted(self.count, 'image')}{of_raw} in {self.folder}{complete}"
         return "\n".join(map(str, filter(None, (images, self.grid, self.npz))))
 
 

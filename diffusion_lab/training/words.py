@@ -22,7 +22,7 @@ from diffusion_lab.process_end import doubts_about_the_end
 from diffusion_lab.run_files import CONFIG
 from diffusion_lab.run_folder import RunFolder, RunStopped
 from diffusion_lab.run_log import RUN_LOG
-from diffusion_lab.start_lines import aligned, compute_in_words, images_in_words, process_in_words
+from diffusion_lab.start_lines import aligned, compute_in_words, counted, images_in_words, process_in_words
 from diffusion_lab.terminal import printable
 from diffusion_lab.training.doubts import (
     doubts_about_accumulation,
@@ -61,14 +61,14 @@ def announce(console: Console, run: PreparedRun, folder: RunFolder) -> None:
     work = "" if run.flops is None else f", {run.flops / 1e9:.3g} GFLOP an image forward"
     loading, together = config.data.loading, config.training.accumulate_batches
     steps = "" if together == 1 else f", {together} batches an optimizer step"
-    epochs = f"{config.training.epochs} epoch{'s' * (config.training.epochs > 1)}"
+    epochs, batches = counted(config.training.epochs, "epoch"), counted(data.steps_per_epoch, "batch", "batches")
     seed: int = run.settings["compute"]["seed"]
     rows = {
         "images": images_in_words(len(data.train), denoiser.image_shape, denoiser.num_classes),
         "validation": validation_in_words(config, data),
         "model": f"{count_parameters(denoiser) / 1e6:.2f} M parameters{work}",
         "diffusion": process_in_words(config.model.diffusion, denoiser.schedule.most_steps),
-        "training": f"{epochs} of {data.steps_per_epoch} batches of {loading.batch_size}{steps}",
+        "training": f"{epochs} of {batches} of {loading.batch_size}{steps}",
         "compute": compute_in_words(
             run.device, run.threads, denoiser.compute_dtype, seed, drawn=config.compute.seed is None
         ),
@@ -96,7 +96,7 @@ def validation_in_words(config: TrainConfig, data: ImageDataModule) -> str:
 def announce_origin(console: Console, config: TrainConfig, folder: RunFolder, origin: Origin | None) -> None:
     """Where a resumed run begins."""
     if origin is not None:
-        say(console, f"resuming from {origin.path}, {origin.step} steps and {origin.epochs_done} epochs done.")
+        say(console, f"resuming from {origin.path}, {_progress_of(origin)} done.")
     elif config.training.resume.enabled:
         say(
             console,
@@ -104,11 +104,15 @@ def announce_origin(console: Console, config: TrainConfig, folder: RunFolder, or
         )
 
 
+def _progress_of(origin: Origin) -> str:
+    return f"{counted(origin.step or 0, 'step')} and {counted(origin.epochs_done or 0, 'epoch')}"
+
+
 def tell_complete(console: Console, config: TrainConfig, origin: Origin) -> None:
     """Nothing is left to do."""
     say(
         console,
-        f"already complete: {origin.path} has done {origin.epochs_done} epochs (training.epochs="
+        f"already complete: {origin.path} has done {counted(origin.epochs_done or 0, 'epoch')} (training.epochs="
         f"{config.training.epochs}); nothing is trained or written. More training.epochs extend the run.",
     )
 
@@ -148,7 +152,7 @@ def show(summary: TrainingSummary, console: Console) -> None:
     say(
         console,
         f"last checkpoint {found or 'none: its file was removed after it was saved'}\n"
-        f"{summary.steps} steps in {summary.train_seconds:.0f} s, {summary.images_per_second:.0f} images/s, "
+        f"{counted(summary.steps, 'step')} in {summary.train_seconds:.0f} s, {summary.images_per_second:.0f} images/s, "
         f"peak memory {summary.peak_memory_mb:.0f} MB",
     )
     if found is not None:
