@@ -21,20 +21,9 @@ from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.diffusion.parameterization import PredictNoise
 from diffusion_lab.samplers import DDIMSampler
 from tests.commands.conftest import run_here, succeeds
+from tests.promised.older_program import MODEL
 from tests.sameness import assert_equal
 from tests.training.tiny import resume_of, saved, tiny_denoiser, tiny_run
-
-MODEL: dict[str, Any] = {
-    "architecture": {
-        "image_size": 8,
-        "in_channels": 1,
-        "model_channels": 8,
-        "channel_multipliers": [1],
-        "use_attention": [False],
-        "num_res_blocks": 1,
-    },
-    "diffusion": {"num_timesteps": 20, "beta_schedule": "cosine", "beta_start": 0.0001, "beta_end": 0.02},
-}
 
 
 def save_old(path: Path, layout: str = "shadow") -> EMA[Any]:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,18 +15,9 @@ from diffusion_lab import DiffusionSampler, create_ddpm, load_denoiser
 from diffusion_lab.config import ConfigWarning, get_default_config, validate_config
 from diffusion_lab.config.validate import parse_config
 from diffusion_lab.generate import generate
+from tests.promised.older_program import MODEL
 
 ROOT = Path(__file__).parents[2]
-MODEL: dict[str, Any] = {
-    "architecture": {
-        "image_size": 8,
-        "in_channels": 1,
-        "model_channels": 8,
-        "channel_multipliers": [1],
-        "use_attention": [False],
-    },
-    "diffusion": {"num_timesteps": 20, "beta_schedule": "cosine", "beta_start": 0.0001, "beta_end": 0.02},
-}
 
 
 @pytest.fixture
