@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy import linalg
 from sklearn.svm import SVC
 
 from diffusion_lab.data.digits import digits
+from diffusion_lab.evaluation import metrics
 from diffusion_lab.shapes import Labels, Pixels
 
 Features = NDArray[np.float64]
@@ -42,12 +43,7 @@ class DigitJudge:
 
 def frechet_distance(first: Features, second: Features) -> float:
     """Squared Fréchet distance of the Gaussians fitted to two sets of features ``(N, D)`` (arXiv:1706.08500, eq. 6)."""
-    means = first.mean(axis=0) - second.mean(axis=0)
-    covariances = [np.cov(features, rowvar=False) for features in (first, second)]
-    # The trace of the root of the product, from its eigenvalues: real and non-negative up to rounding.
-    eigenvalues = linalg.eigvals(covariances[0] @ covariances[1])
-    root_trace = np.sqrt(np.clip(eigenvalues.real, 0, None)).sum()
-    return float(means @ means + sum(np.trace(covariance) for covariance in covariances) - 2 * root_trace)
+    return metrics.frechet_distance(torch.from_numpy(first), torch.from_numpy(second))
 
 
 def _features(images: NDArray[np.uint8]) -> Features:
