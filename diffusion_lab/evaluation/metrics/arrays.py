@@ -56,12 +56,14 @@ def checked_pair(samples: Tensor, reference: Tensor, *, least: int = 1) -> tuple
     """
     samples = checked_features(samples, "samples", least=least)
     reference = checked_features(reference, "reference", least=least)
-    if samples.shape[1] != reference.shape[1]:
-        raise ValueError(
-            "samples and reference must have the same number of features, "
-            f"got {samples.shape[1]} and {reference.shape[1]}"
-        )
+    check_widths(samples.shape[1], reference.shape[1])
     return samples, reference
+
+
+def check_widths(first: int, second: int, names: str = "samples and reference") -> None:
+    """Raise ValueError where two sets have different numbers of features."""
+    if first != second:
+        raise ValueError(f"{names} must have the same number of features, got {first} and {second}")
 
 
 def chunks(features: Tensor, size: int = CHUNK) -> Iterator[tuple[int, Array]]:

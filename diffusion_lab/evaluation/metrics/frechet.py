@@ -12,8 +12,8 @@ from torch import Tensor
 from diffusion_lab.evaluation.metrics.arrays import (
     CHUNK,
     Array,
+    check_widths,
     checked_features,
-    checked_pair,
     chunks,
     column_means,
     one_thread,
@@ -64,7 +64,7 @@ class FittedNormal:
         return cls(mean, factor / math.sqrt(count - 1), count)
 
 
-def frechet_distance(samples: Tensor, reference: Tensor) -> float:
+def frechet_distance(samples: Tensor, reference: Tensor | FittedNormal) -> float:
     """Return the squared Fréchet distance of the normal distributions fitted to two sets of features.
 
     ``‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½)`` (arXiv:1706.08500, equation 6), with sample covariances (divided by
@@ -73,13 +73,13 @@ def frechet_distance(samples: Tensor, reference: Tensor) -> float:
 
     Args:
         samples: Features ``(N, D)``, N at least 2.
-        reference: Features ``(M, D)``, M at least 2.
+        reference: Features ``(M, D)``, M at least 2, or the normal distribution fitted to them.
 
     Raises:
         ValueError: There are fewer than two images, or features that do not fit together or are not finite.
     """
-    samples, reference = checked_pair(samples, reference, least=LEAST_IMAGES)
-    return distance(FittedNormal.of(samples), FittedNormal.of(reference))
+    samples, there = _checked(samples, reference)
+    return distance(FittedNormal.of(samples), there)
 
 
 def distance(first: FittedNormal, second: FittedNormal) -> float:
@@ -98,8 +98,7 @@ def frechet_estimate(samples: Tensor, reference: Tensor | FittedNormal) -> Estim
     replacement would be wrong here: repeated images shrink the covariance, and every resampled distance is too large.
     The interval is about the expected distance of *this many* samples; the bias of that is the matter of FD∞.
     """
-    samples = checked_features(samples, "samples", least=LEAST_IMAGES)
-    there = reference if isinstance(reference, FittedNormal) else FittedNormal.of(reference)
+    samples, there = _checked(samples, reference)
     here = FittedNormal.of(samples)
     return normal_estimate(distance(here, there), _standard_error(samples, here, there), DELTA_METHOD, low=0.0)
 
@@ -160,8 +159,7 @@ def frechet_distance_infinity(
         seed: Which samples are chosen.
         plain: The distance of all samples where it is known already.
     """
-    samples = checked_features(samples, "samples", least=20)
-    there = reference if isinstance(reference, FittedNormal) else FittedNormal.of(reference)
+    samples, there = _checked(samples, reference, least=20)
     plain = plain or frechet_estimate(samples, there)
     counts = _counts(*samples.shape)
     generator = np.random.default_rng(derive_seed("FD infinity", seed))
@@ -206,3 +204,17 @@ def _triangle(rows: Array) -> Array:
     with one_thread():
         factor: Array = torch.linalg.qr(torch.from_numpy(rows), mode="r").R.numpy()
     return factor
+
+
+def _checked(
+    samples: Tensor, reference: Tensor | FittedNormal, least: int = LEAST_IMAGES
+) -> tuple[Tensor, FittedNormal]:
+    """The samples, checked, and the normal distribution of the reference."""
+    samples = checked_features(samples, "samples", least=least)
+    there = (
+        reference
+        if isinstance(reference, FittedNormal)
+        else FittedNormal.of(checked_features(reference, "reference", least=LEAST_IMAGES))
+    )
+    check_widths(samples.shape[1], len(there.mean))
+    return samples, there

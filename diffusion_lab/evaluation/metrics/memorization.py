@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from diffusion_lab.evaluation.metrics.arrays import Array, checked_features
+from diffusion_lab.evaluation.metrics.arrays import Array, check_widths, checked_features
 from diffusion_lab.evaluation.metrics.estimate import Estimate, normal_estimate, share_estimate
 from diffusion_lab.evaluation.metrics.neighbours import nearest
 
@@ -100,10 +100,8 @@ def memorization(
     if held_out is not None:
         held_out = checked_features(held_out, "held_out")
     for name, features in (("samples", samples), ("held_out", held_out)):
-        if features is not None and features.shape[1] != train.shape[1]:
-            raise ValueError(
-                f"{name} and train must have the same features, got {features.shape[1]} and {train.shape[1]} an image"
-            )
+        if features is not None:
+            check_widths(features.shape[1], train.shape[1], f"{name} and train")
     unseen = unseen or UnseenDistances.of(train, held_out)
     indices, distances = nearest(samples, train)
     threshold = float(unseen.distances[0]) if len(unseen.distances) else 0.0

@@ -281,7 +281,7 @@ def test_images_that_are_all_equal_give_finite_numbers():
         (lambda: frechet_distance_infinity(normal(19, 3), normal(30, 3)), "at least 20 images, got 19"),
         (
             lambda: memorization(normal(9, 3), normal(9, 4)),
-            "samples and train must have the same features",
+            "samples and train must have the same number of features",
         ),
         (lambda: memorization(normal(9, 3), normal(1, 3)), "train must be features of at least 2 images"),
         (lambda: LabelClassifier.fit(normal(9, 3), torch.zeros(9, dtype=torch.long)), "at least two classes, got 1"),

@@ -1,0 +1,99 @@
+"""Measure a set of samples: every metric with its interval, its null row and its values for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from diffusion_lab.evaluation.families import FAMILIES
+from diffusion_lab.evaluation.measurement import Measurement
+from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
+from diffusion_lab.evaluation.real_images import RealImages
+from diffusion_lab.evaluation.rows import RowMaker
+from diffusion_lab.features.feature_set import FeatureSet
+
+DEFAULT_METRICS = ("fd", "kid", "precision_recall", "density_coverage", "label_agreement", "memorization")
+
+
+def measure(
+    samples: FeatureSet,
+    reference: FeatureSet | RealImages,
+    *,
+    held_out: FeatureSet | None = None,
+    train: FeatureSet | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    seed: int = 0,
+    split: str | None = None,
+    thorough: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Measurement:
+    """Measure samples against real images, in the features that both are given in.
+
+    Args:
+        samples: At least 20.
+        reference: What they are compared with, at least 20 images; or :class:`RealImages`, which keeps what was
+            computed from them for the next set of samples.
+        held_out: Other real images of the same kind that the model was not trained on: for null rows, memorization and
+            the accuracy of the classifier. Without them halves of the reference serve.
+        train: The images that the model was trained on, where ``reference`` is not them but, for instance, the
+            validation images: for memorization and the classifier.
+        metrics: Which metrics: names of ``FAMILIES``. Those that do not apply are told in ``Measurement.skipped``.
+        seed: Of subsets, halves and the classifier.
+        split: What the reference is called, kept in the result.
+        thorough: Whether null rows, values for each class, FD∞ and the interval of the Fréchet distance are computed.
+        progress: Called with the name of each metric before it is computed.
+
+    Raises:
+        ValueError: There are too few images, the features are not of one kind, or a metric has no such name.
+    """
+    if isinstance(reference, RealImages) and (held_out is not None or train is not None):
+        raise ValueError("held_out and train must be None where reference is RealImages, which holds them itself")
+    given = reference if isinstance(reference, RealImages) else RealImages(reference, held_out, train, seed)
+    _check(samples, given, metrics)
+    rows = RowMaker(given if given.seed == seed else replace(given, seed=seed), samples, thorough)
+    for family in metrics:
+        if progress is not None:
+            progress(family)
+        rows.add(family)
+    return _measurement(rows, split)
+
+
+def _measurement(made: RowMaker, split: str | None) -> Measurement:
+    real, samples = made.real, made.samples
+    return Measurement(
+        rows=tuple(made.rows),
+        skipped=made.skipped,
+        notes=tuple(made.notes),
+        n=len(samples),
+        reference_n=len(real.reference),
+        held_out_n=0 if real.held_out is None else len(real.held_out),
+        extractor=samples.extractor,
+        extractor_fingerprint=samples.extractor_fingerprint,
+        num_features=samples.values.shape[1],
+        data_fingerprint=real.reference.data_fingerprint,
+        held_out_fingerprint=None if real.held_out is None else real.held_out.data_fingerprint,
+        samples_fingerprint=samples.data_fingerprint,
+        split=split,
+        seed=real.seed,
+        memorization=made.memorization,
+        classifier_accuracy=made.classifier_accuracy,
+    )
+
+
+def _check(samples: FeatureSet, real: RealImages, metrics: Sequence[str]) -> None:
+    unknown = [name for name in metrics if name not in FAMILIES]
+    if unknown:
+        raise ValueError(f"metrics must be among {', '.join(FAMILIES)}, got {', '.join(map(repr, unknown))}")
+    sets = {"samples": samples, "reference": real.reference, "held_out": real.held_out, "train": real.train}
+    for name, images in sets.items():
+        if images is None:
+            continue
+        if len(images) < LEAST_IMAGES and name != "held_out":
+            raise ValueError(
+                f"{name} must be at least {LEAST_IMAGES} images, got {len(images)}: metrics of fewer mean nothing"
+            )
+        if (images.extractor, images.extractor_fingerprint) != (samples.extractor, samples.extractor_fingerprint):
+            raise ValueError(
+                f"{name} must have the features of the samples, {samples.extractor} "
+                f"({samples.extractor_fingerprint[:12]}), got {images.extractor} ({images.extractor_fingerprint[:12]})"
+            )

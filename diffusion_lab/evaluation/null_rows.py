@@ -1,0 +1,65 @@
+"""Null rows: every metric of real images against real images, which says what perfect samples would have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from diffusion_lab.evaluation.real_images import RealImages, halves, some_of
+from diffusion_lab.features.feature_set import FeatureSet
+
+LEAST_IMAGES = 20
+"""Images of each set below which nothing is measured: intervals of fewer mean nothing."""
+
+HELD_OUT = "held-out images against the same reference"
+HALVES = "two halves of the reference images"
+HELD_OUT_HALVES = "two halves of the held-out images, against the same training images"
+
+
+@dataclass(frozen=True, eq=False)
+class Null:
+    """Real images in the place of samples, and what they are compared with.
+
+    Args:
+        images: In the place of the samples.
+        real: In the place of the reference.
+        source: Which images these are, in words.
+        as_given: Whether number and reference are those of the samples, whose own row then compares with this one.
+    """
+
+    images: FeatureSet
+    real: RealImages
+    source: str
+    as_given: bool = False
+
+
+def null_of(family: str, count: int, real: RealImages) -> Null | None:
+    """Return what a metric's null row is computed from; None where there are too few real images.
+
+    Held-out images against the same reference where there are as many as samples, else one half of the reference
+    against the other. For memorization, which needs unseen images itself, one half of the held-out images, beside the
+    other; else one half of the reference against the other as training images.
+    """
+    if family == "memorization":
+        return _unseen_halves(count, real) or _reference_halves(count, replace(real, train=None))
+    held_out = real.held_out
+    labelled = held_out is not None and held_out.labels is not None and int((held_out.labels >= 0).sum()) >= count
+    if held_out is not None and len(held_out) >= count and (labelled or family != "label_agreement"):
+        return Null(some_of(held_out, count, real.seed, "null row"), real, HELD_OUT, as_given=True)
+    return _reference_halves(count, real)
+
+
+def _reference_halves(count: int, real: RealImages) -> Null | None:
+    first, second = halves(real.reference, real.seed)
+    if len(first) < LEAST_IMAGES:
+        return None
+    images = some_of(first, count, real.seed, "null row")
+    return Null(images, RealImages(second, None, real.train, real.seed), HALVES)
+
+
+def _unseen_halves(count: int, real: RealImages) -> Null | None:
+    unseen = real.unseen_images
+    if unseen is None or len(unseen) < 2 * LEAST_IMAGES:
+        return None
+    first, second = halves(unseen, real.seed)
+    images = some_of(first, count, real.seed, "null row")
+    return Null(images, RealImages(real.training_images, second, None, real.seed), HELD_OUT_HALVES)

@@ -1,0 +1,118 @@
+"""The real images of a measurement, with what is computed from them once for all sets of samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from diffusion_lab.evaluation.metrics.arrays import Array
+from diffusion_lab.evaluation.metrics.frechet import FittedNormal
+from diffusion_lab.evaluation.metrics.label_agreement import LabelClassifier
+from diffusion_lab.evaluation.metrics.memorization import UnseenDistances
+from diffusion_lab.evaluation.metrics.neighbours import squared_radii
+from diffusion_lab.features.feature_set import FeatureSet
+from diffusion_lab.seeds import derive_seed
+
+
+@dataclass(frozen=True, eq=False)
+class RealImages:
+    """Features of real images. Where many sets of samples are measured, give the same object to each measurement.
+
+    Args:
+        reference: What samples are compared with.
+        held_out: Other real images from the same source, neither in ``reference`` nor trained on.
+        train: The images that the model was trained on, where those are not ``reference``.
+        seed: Of subsets, halves and the classifier.
+
+    Classes are numbered as in ``reference``; labels of other classes become -1.
+    """
+
+    reference: FeatureSet
+    held_out: FeatureSet | None = None
+    train: FeatureSet | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.held_out is not None and not len(self.held_out):
+            object.__setattr__(self, "held_out", None)
+        for name in ("held_out", "train"):
+            images: FeatureSet | None = getattr(self, name)
+            if images is not None:
+                object.__setattr__(self, name, numbered_as(images, self.reference.class_names)[0])
+
+    @property
+    def training_images(self) -> FeatureSet:
+        """What the classifier learns from, and what may have been memorized."""
+        return self.reference if self.train is None else self.train
+
+    @property
+    def unseen_images(self) -> FeatureSet | None:
+        """Real images that the model was not trained on."""
+        return self.held_out if self.held_out is not None or self.train is None else self.reference
+
+    @cached_property
+    def normal(self) -> FittedNormal:
+        """The normal distribution fitted to the reference."""
+        return FittedNormal.of(self.reference.values)
+
+    @cached_property
+    def _radii(self) -> dict[int, Array]:
+        return {}
+
+    def radii(self, k: int) -> Array:
+        """Return the squared distance of each reference image to its k-th nearest other ``(M,)``."""
+        if k not in self._radii:
+            self._radii[k] = squared_radii(self.reference.values, k)
+        return self._radii[k]
+
+    @cached_property
+    def classifier(self) -> LabelClassifier:
+        """A classifier fitted to the training images; its accuracy is that on the unseen ones that have labels."""
+        train, unseen = self.training_images, self.unseen_images
+        held_out = None
+        if unseen is not None and unseen.labels is not None and bool((unseen.labels >= 0).any()):
+            known = unseen.labels >= 0
+            held_out = unseen.values[known], unseen.labels[known]
+        assert train.labels is not None  # asked for by the caller
+        known = train.labels >= 0
+        return LabelClassifier.fit(train.values[known], train.labels[known], held_out=held_out, seed=self.seed)
+
+    @cached_property
+    def unseen(self) -> UnseenDistances:
+        """How near unseen images lie to the training images."""
+        unseen = self.unseen_images
+        return UnseenDistances.of(self.training_images.values, None if unseen is None else unseen.values)
+
+
+def some_of(images: FeatureSet, count: int, seed: int, purpose: str) -> FeatureSet:
+    """Return ``count`` images chosen at random, in their order; all of them where there are no more."""
+    if count >= len(images):
+        return images
+    generator = np.random.default_rng(derive_seed(purpose, seed))
+    return images.subset(torch.from_numpy(np.sort(generator.choice(len(images), count, replace=False))))
+
+
+def halves(images: FeatureSet, seed: int) -> tuple[FeatureSet, FeatureSet]:
+    """Return two disjoint halves, chosen at random."""
+    order = np.random.default_rng(derive_seed("halves of real images", seed)).permutation(len(images))
+    middle = len(images) // 2
+    first, second = (torch.from_numpy(np.sort(part)) for part in (order[:middle], order[middle:]))
+    return images.subset(first), images.subset(second)
+
+
+def numbered_as(images: FeatureSet, class_names: tuple[str, ...]) -> tuple[FeatureSet, tuple[str, ...]]:
+    """Return the images with their classes numbered by ``class_names``, and the names that are not among these.
+
+    Labels of other classes become -1. Where there are no names to number by, nothing changes.
+    """
+    if images.labels is None or not class_names or images.class_names == class_names:
+        return images, ()
+    places = {name: number for number, name in enumerate(class_names)}
+    numbers = torch.tensor([places.get(name, -1) for name in images.class_names], dtype=torch.long)
+    labels = numbers[images.labels]
+    present = {images.class_names[number] for number in images.labels.unique().tolist()}
+    unknown = tuple(sorted(present - set(class_names)))
+    return replace(images, labels=labels, class_names=class_names), unknown
