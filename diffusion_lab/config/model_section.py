@@ -30,6 +30,12 @@ def _is_no_bool(value: object) -> object:
     return value
 
 
+def _or_auto(schema: dict[str, Any]) -> None:
+    """Let editors accept ``auto``, which is a number by the time this class sees it (measured_images.py)."""
+    number = {key: schema.pop(key) for key in ("type", "minimum", "enum") if key in schema}
+    schema["anyOf"] = [number, {"const": "auto", "type": "string"}]
+
+
 class ArchitectureSettings(PluggableSection):
     """``model.architecture``: the network. The size and channels of the data follow from here."""
 
@@ -38,10 +44,14 @@ class ArchitectureSettings(PluggableSection):
         description="The network: convolutions (`unet`), a transformer (`dit`); a dotted path names your own class.",
     )
     image_size: PositiveInt = Field(
-        description="Height and width of the images in pixels; divisible by `patch_size` · 2^(stages−1)."
+        json_schema_extra=_or_auto,
+        description="Height and width of the images in pixels; divisible by `patch_size` · 2^(stages−1). `auto` with "
+        "`data.type: image_folder`: the median short side of the pictures, at most 64; the run records the number.",
     )
     in_channels: Annotated[Literal[1, 3, 4], BeforeValidator(_is_no_bool)] = Field(
-        description="Image channels: 1 gray, 3 RGB, 4 RGBA."
+        json_schema_extra=_or_auto,
+        description="Image channels: 1 gray, 3 RGB, 4 RGBA. `auto` with `data.type: image_folder`: 1 where the "
+        "pictures are gray, else 3.",
     )
     model_channels: Annotated[PositiveInt, AfterValidator(_fits_the_groups)] = Field(
         json_schema_extra={"anyOf": [{"maximum": 32}, {"multipleOf": 8}]},

@@ -14,6 +14,7 @@ from diffusion_lab.config.consistency import check_start, cross_check
 from diffusion_lab.config.doubts import doubts_about
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
 from diffusion_lab.config.left_out import fill_for_generation, fill_model, is_demanded
+from diffusion_lab.config.measured_images import measure_images
 from diffusion_lab.config.model_section import ModelOfCheckpoint
 from diffusion_lab.config.reading import SettingsReader, Unreadable, expand_home, leaves, plain_tree, suggest_key
 from diffusion_lab.config.sampler_section import default_sampler
@@ -90,12 +91,15 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     tree, root = _without_excess(plain_tree(config), []), root_of(config)
     expand_home(tree, root)
     spell_as_the_schema_does(tree, root)
+    unmeasured: list[Fault] = []
     if root is GenerateConfig:
         fill_for_generation(tree)
+    else:
+        unmeasured = measure_images(tree)
     found = {fault.key: fault for fault in _field_faults(tree, root)}
     classes = found.pop("model.conditioning.num_classes", None)
     reader = SettingsReader(tree, root, found)
-    contradictions = _contradictions(reader, root)
+    contradictions = [*unmeasured, *_contradictions(reader, root)]
     said = classes is None or any(fault.key == classes.key for fault in contradictions)
     _refuse(contradictions if said or classes is None else [*contradictions, classes])
     _resolve_t_max(config, reader)
@@ -143,17 +147,19 @@ def parse_as(
     """
     excess: list[Fault] = []
     tree = _without_excess(plain_tree(config), excess)
-    faults = [*faults, *excess]
+    found = [*faults, *excess]
     expand_home(tree, root)
     spell_as_the_schema_does(tree, root)
     if root is GenerateConfig:
         fill_for_generation(tree)
+    else:
+        found += measure_images(tree)
     if "sampler" not in tree:
         tree["sampler"], default_steps = default_sampler().model_dump(), True
     if default_steps:
         _follow_process(tree, SettingsReader(tree, root))
-    known = {fault.key for fault in faults}
-    found = [*faults, *(fault for fault in _field_faults(tree, root) if fault.key not in known)]
+    known = {fault.key for fault in found}
+    found += [fault for fault in _field_faults(tree, root) if fault.key not in known]
     reader = SettingsReader(tree, root, [fault.key for fault in found])
     _refuse([*found, *_contradictions(reader, root), *(check_start(reader) if starts else ())])
     for message in doubts_about(reader):

@@ -19,6 +19,9 @@ REFUSED = frozenset({"BLP", "BUFR", "CUR", "EPS", "FITS", "GRIB", "HDF5", "ICNS"
 """Formats that are never opened: some start other programs (EPS), some are only recognised (MPEG), and some unpack
 without bound before they say their size (FITS) or hold pictures of another size than they say (icons)."""
 
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+"""Pillow's names of gray in more than 8 bits."""
+
 FREQUENT = ("JPEG", "PNG", "WEBP")
 """Tried first."""
 

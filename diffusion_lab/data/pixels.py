@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageOps
 
-from diffusion_lab.data.formats import open_picture
+from diffusion_lab.data.formats import DEEP_MODES, open_picture
 from diffusion_lab.data.left_out import PictureTooLargeError
 from diffusion_lab.data.source import PixelArray
 from diffusion_lab.safe_files import open_regular
@@ -22,7 +22,6 @@ from diffusion_lab.safe_files import open_regular
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's name for each number of channels: gray, colour, colour with alpha."""
 
-DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 Colour = tuple[int, int, int]
 
 MAX_PIXELS = 50_000_000

@@ -11,10 +11,9 @@ from typing import cast
 from diffusion_lab.config.data_section import DOWNLOADED_TYPES
 from diffusion_lab.data.digits import digits
 from diffusion_lab.data.emoji import emoji
-from diffusion_lab.data.formats import open_picture
+from diffusion_lab.data.headers import read_header
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.parallel import in_order
-from diffusion_lab.data.pixels import DEEP_MODES
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
 from diffusion_lab.features.run_images import Split, run_images
@@ -22,10 +21,8 @@ from diffusion_lab.features.stored_images import GeneratedSource, NpzSource
 from diffusion_lab.generation.order import MANIFEST
 from diffusion_lab.run_files import CONFIG
 from diffusion_lab.run_images.sources import ready
-from diffusion_lab.safe_files import open_regular
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth")
-GRAY_MODES = ("1", "L", *DEEP_MODES)
 DOWNLOADS = Path("data/torchvision")
 """Where torchvision keeps the sets that it fetches, as ``conf/data`` has it."""
 
@@ -106,22 +103,13 @@ def _folder(path: Path, image_size: int | None, channels: int | None, key: str, 
     """The pictures in a folder, at their own size and with their own channels where none are given."""
     source = ImageFolderSource(path, image_size or 1, channels or 3, key=key)
     if image_size is None or channels is None:
-        headers = [found for found in in_order(partial(_header, source), len(source)) if found is not None]
+        read = in_order(lambda index: read_header(source.paths[index]), len(source))
+        headers = [found for found in read if found is not None]
         if image_size is None:
-            source.image_size = _side(Counter(size for size, _ in headers), key, size_key)
+            source.image_size = _side(Counter((header.width, header.height) for header in headers), key, size_key)
         if channels is None:
-            source.channels = 1 if headers and all(gray for _, gray in headers) else 3
+            source.channels = 1 if headers and all(header.gray for header in headers) else 3
     return source
-
-
-def _header(source: ImageFolderSource, index: int) -> tuple[tuple[int, int], bool] | None:
-    """Width and height of a picture, and whether it is gray; None where it cannot be read, which decoding reports."""
-    path = source.paths[index]
-    try:
-        with open_regular(path) as file, open_picture(file, path.suffix) as image:
-            return image.size, image.mode in GRAY_MODES and not image.has_transparency_data
-    except Exception:  # as of decoding: Pillow raises nearly everything for a damaged file
-        return None
 
 
 def _side(sizes: Counter[tuple[int, int]], key: str, size_key: str) -> int:

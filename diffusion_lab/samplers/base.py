@@ -152,7 +152,7 @@ def added_variance(here: Level[float], there: Level[float]) -> float:
 
     For neighbouring levels of a discrete process this is its beta; arXiv:2102.09672, section 3.1, for others.
     """
-    return here.sigma**2 - signal_kept(here, there) ** 2 * there.sigma**2
+    return max(here.sigma**2 - signal_kept(here, there) ** 2 * there.sigma**2, 0.0)  # rounding may push it below zero
 
 
 def signal_kept(here: Level[float], there: Level[float]) -> float:

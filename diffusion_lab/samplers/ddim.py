@@ -29,7 +29,7 @@ class DDIMSampler(Sampler):
         fresh_variance = self.eta**2 * posterior_variance(here, there)
         if fresh_variance == 0:
             return move(noisy, clean, here, there)
-        kept_sigma = (there.sigma**2 - fresh_variance) ** 0.5
+        kept_sigma = max(there.sigma**2 - fresh_variance, 0.0) ** 0.5  # rounding may push it below zero
         kept = move(noisy, clean, here, Level(there.alpha, kept_sigma, there.time))
         moved: Images = kept + fresh_variance**0.5 * draw()
         return moved

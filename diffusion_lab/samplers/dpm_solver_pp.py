@@ -48,7 +48,7 @@ class DPMSolverPP2MSDESampler(Sampler):
         shrink = math.exp(-self.eta * half_log_snr_step(here, there)) if self.eta > 0 else 1.0
         kept = Level(there.alpha, there.sigma * shrink, there.time)
         moved = move(noisy, extrapolated(past, there), here, kept)
-        fresh = there.sigma * (1 - shrink**2) ** 0.5
+        fresh = there.sigma * max(1 - shrink**2, 0.0) ** 0.5
         return moved + fresh * draw() if fresh > 0 else moved
 
 

@@ -69,7 +69,7 @@ def test_each_type_has_its_options(choice: type[ChoiceSettings]) -> None:
     ("key", "kind"),
     [
         ("compute.seed", "integer ≥ 0 or `null`"),
-        ("model.architecture.in_channels", "`1`, `3` or `4`"),
+        ("model.architecture.in_channels", "`1`, `3`, `4` or `auto`"),
         ("model.diffusion.beta_start", "number, 0 < x < 1"),
         ("model.architecture.use_attention", "list of booleans"),
         ("training.optimizer.type", f"{', '.join(f'`{name}`' for name in OPTIMIZER_TYPES)} or dotted path"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.schedules import DiscreteSchedule, linear_betas
-from diffusion_lab.samplers import DDIMSampler, DDPMSampler
+from diffusion_lab.samplers import DDIMSampler, DDPMSampler, DPMSolverPP2MSDESampler
 from diffusion_lab.samplers.base import Estimate
 
 HERE, THERE = Level(0.6, 0.8, 0.6), Level(0.8, 0.6, 0.4)
@@ -49,14 +49,18 @@ def test_a_step_is_equation_12(eta):
     eta=st.floats(0, 1),
     end=st.sampled_from([0.02, 0.1, 0.3]),
 )
+@example(here=0.015625, share=2.2250738585e-313, eta=1.0, end=0.02)  # hardly any noise is left to keep
+@example(here=0.5, share=1.0, eta=1.0, end=0.02)  # a step that leads nowhere
 def test_a_step_between_any_two_levels_is_real_and_finite(here, share, eta, end):
     """A variance that rounding pushes below zero would make Python's power complex."""
     schedule = DiscreteSchedule(linear_betas(1000, 1e-4, end))
     at, to = schedule.level(here), schedule.level(here * share)
     one = torch.ones(1, dtype=torch.float64)
-    moved = DDIMSampler(eta=eta).step(one, [Estimate(at, 0.5 * one, one)], to, lambda x, level: x, lambda: one)
-    assert moved.dtype == torch.float64
-    assert moved.isfinite().all()
+    stochastic = (DDIMSampler(eta=eta), DPMSolverPP2MSDESampler(eta=eta), DDPMSampler(), DDPMSampler(variance="large"))
+    for sampler in stochastic:
+        moved = sampler.step(one, [Estimate(at, 0.5 * one, one)], to, lambda x, level: x, lambda: one)
+        assert moved.dtype == torch.float64
+        assert moved.isfinite().all()
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
