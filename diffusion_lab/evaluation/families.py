@@ -13,9 +13,9 @@ from diffusion_lab.evaluation.metrics import (
     frechet_estimate,
     inception_score,
     kernel_distance,
-    memorization,
     precision_recall,
 )
+from diffusion_lab.evaluation.metrics.memorization import Nearest, judge
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.features.feature_set import FeatureSet
 
@@ -49,7 +49,11 @@ def _fd_alone(samples: FeatureSet, real: RealImages) -> Values:
 
 
 def _kid(samples: FeatureSet, real: RealImages) -> Values:
-    return {"kid": kernel_distance(samples.values, real.reference.values, seed=real.seed)}
+    return {
+        "kid": kernel_distance(
+            samples.values, real.reference.values, seed=real.seed, reference_sums=real.kernel_sums(len(samples))
+        )
+    }
 
 
 def _inception_score(samples: FeatureSet, real: RealImages) -> Values:
@@ -74,12 +78,7 @@ def _label_agreement(samples: FeatureSet, real: RealImages) -> Values:
 
 
 def _memorization(samples: FeatureSet, real: RealImages) -> Values:
-    return memorization_values(memorized(samples, real))
-
-
-def memorized(samples: FeatureSet, real: RealImages) -> Memorization:
-    """Return everything that memorization finds."""
-    return memorization(samples.values, real.training_images.values, unseen=real.unseen)
+    return memorization_values(judge(Nearest.of(samples.values, real.training_images.values), real.unseen))
 
 
 def memorization_values(found: Memorization) -> Values:

@@ -10,11 +10,14 @@ import torch
 
 from diffusion_lab.evaluation.metrics.arrays import Array
 from diffusion_lab.evaluation.metrics.frechet import FittedNormal
+from diffusion_lab.evaluation.metrics.kernel import SUBSET_SIZE, SUBSETS, KernelSums
 from diffusion_lab.evaluation.metrics.label_agreement import LabelClassifier
 from diffusion_lab.evaluation.metrics.memorization import UnseenDistances
-from diffusion_lab.evaluation.metrics.neighbours import squared_radii
+from diffusion_lab.evaluation.metrics.neighbours import neighbours
 from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.seeds import derive_seed
+
+MOST_NEIGHBOURS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +62,23 @@ class RealImages:
         return FittedNormal.of(self.reference.values)
 
     @cached_property
-    def _radii(self) -> dict[int, Array]:
-        return {}
+    def _near(self) -> Array:
+        return neighbours(self.reference.values, MOST_NEIGHBOURS)[0]
 
     def radii(self, k: int) -> Array:
-        """Return the squared distance of each reference image to its k-th nearest other ``(M,)``."""
-        if k not in self._radii:
-            self._radii[k] = squared_radii(self.reference.values, k)
-        return self._radii[k]
+        """Return the squared distance of each reference image to its k-th nearest other ``(M,)``, k up to 5."""
+        return self._near[:, k - 1]
+
+    def kernel_sums(self, count: int) -> KernelSums:
+        """Return the reference's part of kernel distances of ``count`` samples."""
+        size = min(count, len(self.reference), SUBSET_SIZE)
+        if size not in self._kernel_sums:
+            self._kernel_sums[size] = KernelSums.of(self.reference.values, SUBSETS, size, self.seed)
+        return self._kernel_sums[size]
+
+    @cached_property
+    def _kernel_sums(self) -> dict[int, KernelSums]:
+        return {}
 
     @cached_property
     def classifier(self) -> LabelClassifier:

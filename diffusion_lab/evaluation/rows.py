@@ -13,12 +13,11 @@ from diffusion_lab.evaluation.families import (
     Values,
     full_name,
     memorization_values,
-    memorized,
     missing,
 )
 from diffusion_lab.evaluation.measurement import NullRow, Row
 from diffusion_lab.evaluation.metrics import Estimate, Extrapolation, Memorization, frechet_distance_infinity
-from diffusion_lab.evaluation.metrics.memorization import LEAVE_ONE_OUT
+from diffusion_lab.evaluation.metrics.memorization import LEAVE_ONE_OUT, Nearest, judge
 from diffusion_lab.evaluation.null_rows import LEAST_IMAGES, Null, null_of
 from diffusion_lab.evaluation.real_images import RealImages, numbered_as, some_of
 from diffusion_lab.features.feature_set import FeatureSet
@@ -79,7 +78,8 @@ class RowMaker:
     def _values(self, family: str) -> Values:
         """The samples' values, keeping what goes with them."""
         if family == "memorization":
-            self.memorization = memorized(self.samples, self.real)
+            self._near = Nearest.of(self.samples.values, self.real.training_images.values)
+            self.memorization = judge(self._near, self.real.unseen)
             self._note_memorization(self.memorization)
             return memorization_values(self.memorization)
         if family == "label_agreement":
@@ -133,11 +133,12 @@ class RowMaker:
             agreement = self.real.classifier.agreement(known.values, _labels(known))
             names = self.real.reference.class_names
             return {names[number]: {"label_agreement": found} for number, found in agreement.classes.items()}
-        if family == "memorization":
+        if family == "memorization" and self.samples.labels is not None:
+            labels = self.samples.labels.numpy()
             return {
-                name: memorization_values(memorized(samples, self.real))
-                for name, (samples, _) in self._classes.items()
-                if len(samples)
+                name: memorization_values(judge(self._near.some(labels == number), self.real.unseen))
+                for number, name in enumerate(self._classes)
+                if (labels == number).any()
             }
         if family not in WITHIN_CLASSES:
             return {}

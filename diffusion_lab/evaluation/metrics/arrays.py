@@ -40,10 +40,10 @@ def checked_features(features: Tensor, name: str, *, least: int = 1) -> Tensor:
     if len(features) < least:
         raise ValueError(f"{name} must be features of at least {least} images, got {len(features)}")
     features = features.detach().cpu().contiguous()  # products of matrices in another order round differently
-    for start, rows in chunks(features):
-        if not np.isfinite(rows).all():
-            image = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-            raise ValueError(f"{name} must be finite, but those of image {image} hold NaN or infinity")
+    finite = torch.cat([part.isfinite().all(dim=1) for part in features.split(CHUNK)])
+    if not finite.all():
+        image = int((~finite).nonzero()[0])
+        raise ValueError(f"{name} must be finite, but those of image {image} hold NaN or infinity")
     return features
 
 

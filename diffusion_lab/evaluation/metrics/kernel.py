@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_lab.evaluation.metrics.arrays import Array, checked_pair, chunks
@@ -14,6 +15,11 @@ from diffusion_lab.evaluation.metrics.estimate import Estimate, normal_estimate
 from diffusion_lab.seeds import derive_seed
 
 LEAST_IMAGES = 3
+SUBSETS, SUBSET_SIZE = 100, 1000
+"""As published."""
+
+Indices = NDArray[np.int64]
+
 ROWS, COLUMNS = 1024, 4096
 """Size of the blocks of kernel values that are in memory at once: 32 MiB."""
 
@@ -34,8 +40,29 @@ class KernelEstimate(Estimate):
     subset_deviation: float = 0.0
 
 
+@dataclass(frozen=True, eq=False)
+class KernelSums:
+    """Random subsets of a set of images, and the kernel's sum within each, without that of an image with itself."""
+
+    subsets: list[Indices]
+    within: Array
+
+    @classmethod
+    def of(cls, features: Tensor, subsets: int, size: int, seed: int, role: str = "reference") -> KernelSums:
+        """Draw ``subsets`` subsets of ``size`` images without replacement."""
+        generator = np.random.default_rng(derive_seed("kernel distance", role, seed))
+        drawn = [np.sort(generator.choice(len(features), size, replace=False)) for _ in range(subsets)]
+        return cls(drawn, _sums(features, features, drawn, drawn))
+
+
 def kernel_distance(
-    samples: Tensor, reference: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+    samples: Tensor,
+    reference: Tensor,
+    *,
+    subsets: int = SUBSETS,
+    subset_size: int = SUBSET_SIZE,
+    seed: int = 0,
+    reference_sums: KernelSums | None = None,
 ) -> KernelEstimate:
     """Return the kernel distance (arXiv:1801.01401; KID where the features are Inception's) with its standard error.
 
@@ -50,6 +77,8 @@ def kernel_distance(
         subsets: How many subsets, at least 2.
         subset_size: Images in each, at least 2; all of the smaller set where that has fewer.
         seed: Which images each subset holds.
+        reference_sums: ``KernelSums.of(reference, subsets, size, seed)`` where they are known already, with the size
+            that the subsets will have.
 
     Raises:
         ValueError: There are too few images or subsets, or features that do not fit together or are not finite.
@@ -59,13 +88,11 @@ def kernel_distance(
         if value < 2:
             raise ValueError(f"{name} must be at least 2, got {value}")
     size = min(subset_size, len(samples), len(reference))
-    generator = np.random.default_rng(derive_seed("kernel distance", seed))
-    ours = [np.sort(generator.choice(len(samples), size, replace=False)) for _ in range(subsets)]
-    theirs = [np.sort(generator.choice(len(reference), size, replace=False)) for _ in range(subsets)]
-    within = _sums(samples, samples, ours, ours) + _sums(reference, reference, theirs, theirs)
-    across = _sums(samples, reference, ours, theirs)
-    distances = within / (size * (size - 1)) - 2 * across / size**2
-    return _estimate(distances, _jackknife_error(samples, reference, generator), size)
+    here = KernelSums.of(samples, subsets, size, seed, "samples")
+    there = reference_sums or KernelSums.of(reference, subsets, size, seed)
+    across = _sums(samples, reference, here.subsets, there.subsets)
+    distances = (here.within + there.within) / (size * (size - 1)) - 2 * across / size**2
+    return _estimate(distances, _jackknife_error(samples, reference, seed), size)
 
 
 def _estimate(distances: Array, sampling_error: float, size: int) -> KernelEstimate:
@@ -79,7 +106,7 @@ def _estimate(distances: Array, sampling_error: float, size: int) -> KernelEstim
     return KernelEstimate(made.value, made.low, made.high, error, method, size, deviation)
 
 
-def _sums(first: Tensor, second: Tensor, ours: list[np.ndarray], theirs: list[np.ndarray]) -> Array:
+def _sums(first: Tensor, second: Tensor, ours: list[Indices], theirs: list[Indices]) -> Array:
     """Sum of the kernel between the images of each pair of subsets, without those of an image with itself."""
     alike = first is second
     if len(first) * len(second) <= len(ours) * len(ours[0]) ** 2:  # all kernel values are fewer than those of subsets
@@ -103,7 +130,7 @@ def _sums_of_blocks(first: Tensor, second: Tensor, ours: Array, theirs: Array) -
     return sums
 
 
-def _membership(subsets: list[np.ndarray], count: int) -> Array:
+def _membership(subsets: list[Indices], count: int) -> Array:
     """Which images are in each subset, as zeros and ones ``(subsets, count)``."""
     membership = np.zeros((len(subsets), count))
     for row, subset in zip(membership, subsets, strict=True):
@@ -111,10 +138,9 @@ def _membership(subsets: list[np.ndarray], count: int) -> Array:
     return membership
 
 
-def _jackknife_error(samples: Tensor, reference: Tensor, generator: np.random.Generator) -> float:
+def _jackknife_error(samples: Tensor, reference: Tensor, seed: int) -> float:
     """Standard error over the samples of the distance of all images, which leaving out each image in turn gives."""
-    some = _some(samples, generator)
-    others = _some(reference, generator)
+    some, others = _some(samples, seed, "samples"), _some(reference, seed, "reference")
     own = np.concatenate([(np.square(rows).mean(axis=1) + 1) ** 3 for _, rows in chunks(some)])
     within, across = _row_sums(some, some) - own, _row_sums(some, others)
     count = len(some)
@@ -124,9 +150,10 @@ def _jackknife_error(samples: Tensor, reference: Tensor, generator: np.random.Ge
     return math.sqrt(variance * count / len(samples))
 
 
-def _some(features: Tensor, generator: np.random.Generator) -> Tensor:
+def _some(features: Tensor, seed: int, role: str) -> Tensor:
     if len(features) <= LIMIT:
         return features
+    generator = np.random.default_rng(derive_seed("error of the kernel distance", role, seed))
     return features[torch.from_numpy(np.sort(generator.choice(len(features), LIMIT, replace=False)))]
 
 
@@ -146,6 +173,6 @@ def _kernel(first: Array, second: Array) -> Array:
     return values
 
 
-def _rows(features: Tensor, indices: np.ndarray) -> Array:
+def _rows(features: Tensor, indices: Indices) -> Array:
     rows: Array = features[torch.from_numpy(indices)].double().numpy()
     return rows

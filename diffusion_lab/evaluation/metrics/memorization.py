@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion_lab.evaluation.metrics.arrays import Array, check_widths, checked_features
 from diffusion_lab.evaluation.metrics.estimate import Estimate, normal_estimate, share_estimate
-from diffusion_lab.evaluation.metrics.neighbours import nearest
+from diffusion_lab.evaluation.metrics.neighbours import Indices, nearest
 
 PAIRS = 10
 HELD_OUT = "held-out images"
@@ -78,9 +79,26 @@ class Memorization:
     pairs: tuple[NearestPair, ...]
 
 
-def memorization(
-    samples: Tensor, train: Tensor, held_out: Tensor | None = None, *, unseen: UnseenDistances | None = None
-) -> Memorization:
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """The training image nearest to each sample ``(N,)``, by number, and its distance ``(N,)``."""
+
+    train: Indices
+    distances: Array
+
+    @classmethod
+    def of(cls, samples: Tensor, train: Tensor) -> Nearest:
+        """Find them."""
+        samples, train = checked_features(samples, "samples"), checked_features(train, "train", least=2)
+        check_widths(samples.shape[1], train.shape[1], "samples and train")
+        return cls(*nearest(samples, train))
+
+    def some(self, chosen: NDArray[np.bool_]) -> Nearest:
+        """Return those of the samples that are True in ``chosen`` ``(N,)``."""
+        return Nearest(self.train[chosen], self.distances[chosen])
+
+
+def memorization(samples: Tensor, train: Tensor, held_out: Tensor | None = None) -> Memorization:
     """Compare the distance of each sample to its nearest training image with that of unseen real images.
 
     Real images that are copies of training images are left out, and counted. Without held-out images each training
@@ -90,20 +108,20 @@ def memorization(
         samples: Features ``(N, D)``.
         train: Features of the training images ``(T, D)``, T at least 2.
         held_out: Features ``(H, D)`` of real images that were not trained on.
-        unseen: ``UnseenDistances.of(train, held_out)`` where they are known already.
 
     Raises:
         ValueError: There are too few images, or features that do not fit together or are not finite.
     """
-    samples = checked_features(samples, "samples")
-    train = checked_features(train, "train", least=2)
+    near = Nearest.of(samples, train)
     if held_out is not None:
         held_out = checked_features(held_out, "held_out")
-    for name, features in (("samples", samples), ("held_out", held_out)):
-        if features is not None:
-            check_widths(features.shape[1], train.shape[1], f"{name} and train")
-    unseen = unseen or UnseenDistances.of(train, held_out)
-    indices, distances = nearest(samples, train)
+        check_widths(held_out.shape[1], train.shape[1], "held_out and train")
+    return judge(near, UnseenDistances.of(train, held_out))
+
+
+def judge(near: Nearest, unseen: UnseenDistances) -> Memorization:
+    """Compare distances that are known already."""
+    distances = near.distances
     threshold = float(unseen.distances[0]) if len(unseen.distances) else 0.0
     order = np.argsort(distances, kind="stable")[:PAIRS]
     return Memorization(
@@ -116,7 +134,7 @@ def memorization(
         copies=int((distances == 0).sum()),
         unseen_copies=unseen.copies,
         compared_with=unseen.source,
-        pairs=tuple(NearestPair(int(i), int(indices[i]), float(distances[i])) for i in order),
+        pairs=tuple(NearestPair(int(i), int(near.train[i]), float(distances[i])) for i in order),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,10 @@ from diffusion_lab.evaluation.metrics.arrays import Array, chunks, column_means,
 
 Indices = NDArray[np.int64]
 
-ROWS, COLUMNS = 512, 4096
+ROWS, COLUMNS = 256, 4096
+KEPT = 2**24
+"""Numbers up to which all features are converted to float64 once (128 MiB), rather than for each block of rows."""
+
 TIE = 1e-9
 """Relative difference of squared distances below which they count as equal. Features are float32, which is coarser, and
 products of matrices round differently from machine to machine, which is finer."""
@@ -22,7 +25,7 @@ SAME = 1e-12
 
 
 def distance_blocks(first: Tensor, second: Tensor) -> Iterator[tuple[int, Array]]:
-    """Yield squared Euclidean distances ``(512, M)``, with the number of the first row of each block.
+    """Yield squared Euclidean distances ``(256, M)``, with the number of the first row of each block.
 
     They come from products of matrices, which is many times faster than differences. Features are centred first,
     so that little is lost to rounding, and images with the same features are at exactly 0.
@@ -32,17 +35,30 @@ def distance_blocks(first: Tensor, second: Tensor) -> Iterator[tuple[int, Array]
         second: Features ``(M, D)``.
     """
     centre = column_means(second)
-    lengths = np.concatenate([np.square(columns - centre).sum(axis=1) for _, columns in chunks(second)])
+    centred: Iterable[tuple[int, Array]] = _Centred(second, centre)
+    if second.numel() <= KEPT:
+        centred = list(centred)
+    lengths = np.concatenate([np.square(columns).sum(axis=1) for _, columns in centred])
     for start, rows in chunks(first, ROWS):
         rows = rows - centre
         sums = np.square(rows).sum(axis=1)[:, None] + lengths
         block = np.empty((len(rows), len(second)))
-        for column, columns in chunks(second, COLUMNS):
-            block[:, column : column + len(columns)] = products(rows, columns - centre)
+        for column, columns in centred:
+            block[:, column : column + len(columns)] = products(rows, columns)
         block *= -2
         block += sums
         block[block <= SAME * sums] = 0
         yield start, block
+
+
+class _Centred:
+    """Centred features in float64, converted anew each time they are iterated over."""
+
+    def __init__(self, features: Tensor, centre: Array) -> None:
+        self.features, self.centre = features, centre
+
+    def __iter__(self) -> Iterator[tuple[int, Array]]:
+        return ((start, rows - self.centre) for start, rows in chunks(self.features, COLUMNS))
 
 
 def squared_radii(features: Tensor, k: int) -> Array:

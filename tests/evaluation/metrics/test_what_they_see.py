@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
 
@@ -136,6 +138,7 @@ def test_blocks_of_other_sizes_give_the_same_up_to_rounding(monkeypatch):
     for module, names in ((kernel, ("ROWS", "COLUMNS")), (neighbours, ("ROWS", "COLUMNS"))):
         for name, size in zip(names, (64, 96), strict=True):
             monkeypatch.setattr(module, name, size)
+    monkeypatch.setattr(neighbours, "KEPT", 0)
     monkeypatch.setattr(arrays.chunks, "__defaults__", (70,))
     monkeypatch.setattr("diffusion_lab.evaluation.metrics.frechet.CHUNK", 50)
     assert frechet_distance(SAMPLES, REFERENCE) == pytest.approx(whole, rel=1e-10)
@@ -149,3 +152,17 @@ def test_groups_of_samples_have_one_size_and_do_not_follow_labels():
     groups = torch.from_numpy(manifold.group_numbers(400))
     assert groups.bincount().tolist() == [20] * manifold.GROUPS
     assert all(len((torch.arange(400)[groups == group] % manifold.GROUPS).unique()) > 5 for group in range(20))
+
+
+def test_no_matrix_of_all_pairs_is_in_memory():
+    """Of 6,000 images against as many, which would be 288 MB in float64; 50,000 would be 20 GB."""
+    many = torch.randn(6000, 4, generator=torch.Generator().manual_seed(8))
+    tracemalloc.start()
+    try:
+        density_coverage(many, many + 0.1)
+        memorization(many, many + 0.1)
+        kernel_distance(many, many + 0.1, subsets=2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 150e6
