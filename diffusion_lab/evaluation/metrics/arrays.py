@@ -7,7 +7,6 @@ they give the same bits for any number of threads where the rows are not too man
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -84,17 +83,6 @@ def products(first: Array, second: Array) -> Array:
     """Return ``first @ second.T``, with all threads."""
     result: Array = (torch.from_numpy(first) @ torch.from_numpy(second).T).numpy()
     return result
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute on one thread inside the block: LAPACK's decompositions round differently with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _kind(value: object) -> str:

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from diffusion_lab.evaluation.metrics.arrays import checked_features
+from diffusion_lab.evaluation.metrics.arrays import checked_features, chunks
 from diffusion_lab.evaluation.metrics.estimate import Estimate, share_estimate
 from diffusion_lab.seeds import derive_seed
 
@@ -116,7 +116,7 @@ class LabelClassifier:
 def _agreement(pipeline: Pipeline, features: Tensor, labels: Tensor, name: str) -> Agreement:
     features, numbers = _checked(features, labels, name)
     with threadpool_limits(1):
-        right = pipeline.predict(features.double().numpy()) == numbers
+        right = np.concatenate([pipeline.predict(rows) for _, rows in chunks(features)]) == numbers
     of = "images, with the classifier as given"
     return Agreement(
         share_estimate(int(right.sum()), len(right), of),
