@@ -56,7 +56,7 @@ class CachePlace:
         form = (source.channels, source.image_size, CROPS[source.crop], source.background, source.max_pixels)
         pixels = (*versions, *form)
         settings = _short(repr((pixels, source.class_names)).encode())
-        folder = _own_folder(base / f"{path.name}-{_short(os.fsencode(path))}")
+        folder = own_folder(base / f"{path.name}-{_short(os.fsencode(path))}")
         return cls(folder, settings, source.paths.digest()[:16])
 
     @cached_property
@@ -64,8 +64,8 @@ class CachePlace:
         return self.folder / f"{self.settings}-{self.files}"
 
 
-def _own_folder(folder: Path) -> Path:
-    """The folder, or one beside it where it is another user's."""
+def own_folder(folder: Path) -> Path:
+    """Return the folder, or one beside it where it is another user's."""
     return folder if _owner(folder) in (None, os.geteuid()) else folder.with_name(f"{folder.name}-{os.geteuid()}")
 
 
@@ -99,14 +99,20 @@ def make_own(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, say: Say) -> Iterator[bool]:
-    """Let one process decode at a time. Gives False where the file system knows no locks: all decode, one is first."""
+def locked(folder: Path, say: Say, doing: str = "decoding these images") -> Iterator[bool]:
+    """Let one process work at a time. Gives False where the file system knows no locks: all work, one is first.
+
+    Args:
+        folder: Its own folder, in which the lock lies.
+        say: Told a line before this process waits for another one.
+        doing: What the other one is doing, for that line.
+    """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with os.fdopen(os.open(folder / LOCK_NAME, flags, 0o600), "rb+", buffering=0) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # it depends on the system which of them says that it is held
-            say(f"another process is decoding these images in {folder}: waiting for it")
+            say(f"another process is {doing} in {folder}: waiting for it")
             fcntl.lockf(file, fcntl.LOCK_EX)
         except OSError:
             yield False

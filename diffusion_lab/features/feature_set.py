@@ -1,23 +1,25 @@
-"""The features of a set of images."""
+"""The features of a set of images, with what is known of the set."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """Features of N images, with what the images are and how the features were made.
+    """Features of images in their order.
 
-    Args:
-        values: ``(N, D)``, float32, on the CPU.
-        logits: ``(N, K)`` of the network's classifier; None where it has none.
-        labels: Class numbers ``(N,)``, int64; None for unlabelled images.
-        class_names: One for each class; empty for unlabelled images.
-        extractor: Label of the extractor: ``efflite0@96``.
-        extractor_fingerprint: SHA-256 of its weights and of how images are prepared.
+    Attributes:
+        values: float32 ``(N, D)`` on the CPU.
+        logits: float32 ``(N, K)`` of a classifier; None where the extractor is none.
+        labels: Class numbers int64 ``(N,)``; None for images without classes.
+        class_names: Names of the classes by their numbers; none for images without classes.
+        extractor: Label of the extractor, such as ``efflite0@96``.
+        extractor_fingerprint: SHA-256 of its weights and of how it prepares images.
         data_fingerprint: SHA-256 of the images.
     """
 
@@ -32,11 +34,12 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.values)
 
-    def subset(self, indices: Tensor) -> FeatureSet:
-        """Return the images of these numbers ``(M,)``, in this order; the fingerprint remains that of the whole."""
+    def subset(self, indices: Tensor | Sequence[int]) -> FeatureSet:
+        """Return the features of the images of these numbers, in this order; the fingerprint remains that of all."""
+        chosen = torch.as_tensor(indices, dtype=None if isinstance(indices, Tensor) else torch.int64)
         return replace(
             self,
-            values=self.values[indices],
-            logits=None if self.logits is None else self.logits[indices],
-            labels=None if self.labels is None else self.labels[indices],
+            values=self.values[chosen],
+            logits=None if self.logits is None else self.logits[chosen],
+            labels=None if self.labels is None else self.labels[chosen],
         )

@@ -88,7 +88,7 @@ def ready(
     if cache == "disk":
         with contextlib.suppress(_NoCache):
             return _from_disk(source, cache_dir, cache_key)
-    with _progress("decoding" if cache == "memory" else "checking") as told:
+    with progress_bar("decoding" if cache == "memory" else "checking") as told:
         if cache == "memory":
             return decoded_in_memory(source, told)
         source.check(told)
@@ -103,7 +103,7 @@ def _from_disk(source: ImageFolderSource, cache_dir: Path | None, cache_key: str
     """Raises ValueError where the user's own folder of caches cannot be used; that of the system is not insisted on."""
     try:
         base = cache_dir or default_cache_dir()
-        with _progress("decoding") as told:
+        with progress_bar("decoding") as told:
             return cached_on_disk(source, base, _say, told)
     except OSError as error:
         if cache_dir:
@@ -119,8 +119,8 @@ def _from_disk(source: ImageFolderSource, cache_dir: Path | None, cache_key: str
 
 
 @contextlib.contextmanager
-def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the screen from the first file on; what it gives is told (files done, files in all)."""
+def progress_bar(doing: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on standard error from the first image on; what it gives is told (images done, images in all)."""
     columns = TextColumn(f"{doing} images"), BarColumn(), MofNCompleteColumn()
     bar = Progress(*columns, console=Console(stderr=True))
     tasks: list[TaskID] = []

@@ -1,0 +1,38 @@
+"""A feature extractor as users write one."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from diffusion_lab.features import Extracted, FeatureExtractor
+
+
+class Brightness(FeatureExtractor):
+    """Mean of each image; ``weights`` is only there to be told."""
+
+    name = "brightness"
+    num_features = 1
+
+    def __init__(self, weights=None):
+        self.weights = weights
+
+    @property
+    def fingerprint(self):
+        return hashlib.sha256(b"mean").hexdigest()
+
+    def __call__(self, pixels):
+        return Extracted(pixels.float().mean((1, 2, 3))[:, None])
+
+
+class WithoutName(FeatureExtractor):
+    num_features = 1
+    fingerprint = ""
+
+    def __call__(self, pixels):
+        return Extracted(torch.zeros(len(pixels), 1))
+
+
+class NoExtractor:
+    pass
