@@ -109,10 +109,10 @@ def _standard_error(samples: Tensor, here: FittedNormal, there: FittedNormal) ->
         product = torch.from_numpy(products(here.factor, there.factor))
         _, roots, directions = (part.numpy() for part in torch.linalg.svd(product, full_matrices=False))
     kept = roots > 1e-10 * max(roots.max(initial=0.0), np.finfo(float).tiny)
-    loadings = np.ascontiguousarray(directions[kept] @ there.factor) / np.sqrt(roots[kept])[:, None]
+    loadings = products(directions[kept], there.factor.T) / np.sqrt(roots[kept])[:, None]
     shift = here.mean - there.mean
     influence = [
-        2 * (rows @ shift) + np.square(rows).sum(axis=1) - np.square(products(rows, loadings)).sum(axis=1)
+        2 * (rows * shift).sum(axis=1) + np.square(rows).sum(axis=1) - np.square(products(rows, loadings)).sum(axis=1)
         for rows in (rows - here.mean for _, rows in chunks(samples))
     ]
     return float(np.concatenate(influence).std(ddof=1)) / math.sqrt(len(samples))

@@ -90,6 +90,11 @@ def kernel_distance(
     size = min(subset_size, len(samples), len(reference))
     here = KernelSums.of(samples, subsets, size, seed, "samples")
     there = reference_sums or KernelSums.of(reference, subsets, size, seed)
+    if (len(there.subsets), len(there.subsets[0])) != (subsets, size):
+        raise ValueError(
+            f"reference_sums must be of {subsets} subsets of {size} images, got {len(there.subsets)} of "
+            f"{len(there.subsets[0])}"
+        )
     across = _sums(samples, reference, here.subsets, there.subsets)
     distances = (here.within + there.within) / (size * (size - 1)) - 2 * across / size**2
     return _estimate(distances, _jackknife_error(samples, reference, seed), size)

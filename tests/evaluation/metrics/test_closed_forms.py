@@ -273,6 +273,12 @@ def test_images_that_are_all_equal_give_finite_numbers():
         (lambda: kernel_distance(normal(9, 3), normal(2, 3)), "reference must be features of at least 3 images"),
         (lambda: kernel_distance(normal(9, 3), normal(9, 3), subsets=1), "subsets must be at least 2, got 1"),
         (lambda: kernel_distance(normal(9, 3), normal(9, 3), subset_size=1), "subset_size must be at least 2, got 1"),
+        (
+            lambda: kernel_distance(
+                normal(9, 3), normal(8, 3), subsets=4, reference_sums=kernel.KernelSums.of(normal(8, 3), 4, 7, 0)
+            ),
+            "reference_sums must be of 4 subsets of 8 images, got 4 of 7",
+        ),
         (lambda: precision_recall(normal(3, 3), normal(9, 3)), "samples must be features of at least 4 images, got 3"),
         (lambda: density_coverage(normal(9, 3), normal(5, 3)), "reference must be features of at least 6 images"),
         (lambda: density_coverage(normal(9, 3), normal(9, 3), k=0), "k must be at least 1, got 0"),
