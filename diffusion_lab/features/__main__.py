@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 def _compute(given: argparse.Namespace) -> None:
     from diffusion_lab.config.dotted import find_classes_in
     from diffusion_lab.features import create_extractor, find_or_compute, open_image_set
+    from diffusion_lab.features.digits import DigitsExtractor
     from diffusion_lab.messages import show_warnings_plainly
     from diffusion_lab.run_images.sources import progress_bar
     from diffusion_lab.terminal import printable
@@ -84,9 +85,14 @@ def _compute(given: argparse.Namespace) -> None:
             **cache,
         )
     found = find_or_compute(extractor, source, **cache)
+    if isinstance(extractor, DigitsExtractor):
+        right, asked = extractor.held_out_accuracy, extractor.num_held_out
+        print(f"classifier trained on these images: right of {right:.1%} of {asked:,} held-out ones")
     features = found.features
-    classes = f" in {len(features.class_names)} classes" if features.class_names else ""
-    what = f"{extractor.label} of {len(features):,} images{classes}: {features.values.shape[1]:,} features each"
+    images, columns, classes = len(features), features.values.shape[1], len(features.class_names)
+    labelled = f" in {classes} class{'es' * (classes > 1)}" if classes else ""
+    what = f"{extractor.label} of {images:,} image{'s' * (images > 1)}{labelled}: "
+    what += f"{columns:,} feature{'s' * (columns > 1)} each"
     if found.file is None:
         print(printable(f"{what}, computed and not kept"))
     elif found.was_there:

@@ -298,3 +298,51 @@ def test_nothing_is_warned_of_that_only_matters_in_training(tmp_path, recwarn):
     names = [f"{'ab'[index % 2]}/{index}.png" for index in range(6)]
     open_image_set(folder_of(tmp_path / "set", GRAY, names))
     assert not [warning for warning in recwarn if issubclass(warning.category, ConfigWarning)]
+
+
+class TestFormats:
+    """The same pictures in other formats, modes and sizes are the same images, as far as the format keeps them."""
+
+    @pytest.fixture
+    def expected(self, tmp_path):
+        return all_of(open_image_set(folder_of(tmp_path / "expected", SMOOTH)))
+
+    @pytest.mark.parametrize(
+        ("suffix", "convert"),
+        [
+            ("bmp", lambda image: image),
+            ("tiff", lambda image: image),
+            ("png", lambda image: image.convert("RGBA")),
+            ("png", lambda image: Image.merge("LA", (image, Image.new("L", image.size, 255)))),
+            ("png", lambda image: image.convert("P")),
+            ("png", lambda image: Image.fromarray(np.asarray(image).astype(np.uint16) * 257)),
+            ("tiff", lambda image: Image.fromarray(np.asarray(image).astype(np.float32) / 255)),
+        ],
+    )
+    def test_what_loses_nothing_changes_nothing(self, tmp_path, expected, suffix, convert):
+        (tmp_path / "set").mkdir()
+        for index, image in enumerate(SMOOTH):
+            convert(Image.fromarray(image)).save(tmp_path / "set" / f"{index}.{suffix}")
+        assert np.array_equal(all_of(open_image_set(tmp_path / "set", channels=1)), expected)
+
+    def test_jpeg_and_other_sizes_are_close(self, tmp_path, expected):
+        (tmp_path / "jpeg").mkdir()
+        (tmp_path / "large").mkdir()
+        for index, image in enumerate(SMOOTH):
+            Image.fromarray(image).save(tmp_path / "jpeg" / f"{index}.JPG", quality=95)
+            large = Image.fromarray(image).resize((48, 48), Image.Resampling.BICUBIC)
+            large.save(tmp_path / "large" / f"{index}.png")
+        for found in (open_image_set(tmp_path / "jpeg"), open_image_set(tmp_path / "large", image_size=16)):
+            assert found.channels == 1
+            assert np.abs(all_of(found).astype(int) - expected).mean() < 6
+
+    def test_transparent_pixels_are_white(self, tmp_path):
+        image = np.zeros((8, 8, 4), np.uint8)
+        image[:, :4, 3] = 255
+        found = open_image_set(folder_of(tmp_path / "set", [image] * 2))
+        assert found.channels == 3
+        assert np.array_equal(found.load(0, None)[0], np.repeat([[0] * 4 + [255] * 4], 8, axis=0))
+
+
+WAVES = np.add.outer(np.arange(16), np.arange(16))
+SMOOTH = [(127 + 120 * np.sin(WAVES / (3 + index))).astype(np.uint8) for index in range(4)]
