@@ -74,7 +74,7 @@ def _compute(given: argparse.Namespace) -> None:
         trust=given.trust,
         **cache,
     )
-    with progress_bar("fetching bytes of") as told:
+    with progress_bar("fetching", "bytes") as told:
         extractor = create_extractor(
             given.features,
             source=source,

@@ -120,5 +120,5 @@ def _shown(progress: Progress | None) -> Iterator[Progress]:
     if progress is not None:
         yield progress
         return
-    with progress_bar("features of") as told:
+    with progress_bar("computing the features of") as told:
         yield told

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from diffusion_lab.checkpoint.files import is_sweep
 from diffusion_lab.config.data_section import DOWNLOADED_TYPES
 from diffusion_lab.data.digits import digits
 from diffusion_lab.data.emoji import emoji
@@ -45,7 +46,8 @@ def open_image_set(
       decoded once, into the cache of decoded pictures that training uses as well.
     - A folder that ``sample.py`` has finished: its images in order, with the labels of its manifest.
     - An npz of the ADM suite, or a folder that holds one and nothing else to read: ``arr_0``, and labels in ``arr_1``.
-    - A run folder or a checkpoint: the images that the run was trained on or validated on.
+    - A run folder, a checkpoint or the folder of a sweep (its best job): the images that the run was trained on or
+      validated on.
     - ``digits``, ``digits_heldout`` (those that ``data=digits`` keeps from every run), ``emoji``, ``mnist``,
       ``cifar10`` and ``fashion_mnist``.
 
@@ -77,18 +79,31 @@ def open_image_set(
             f"{key} must be a folder of images, an npz file, a run folder, a checkpoint or one of {names}, got "
             f"{str(path_or_name)!r}, which does not exist (seen from {Path.cwd()})"
         )
-    if path.suffix.lower() in CHECKPOINT_SUFFIXES or _is_run(path):
+    if path.suffix.lower() in CHECKPOINT_SUFFIXES or _is_run(path) or is_sweep(path):
         return run_images(path, split, image_size, channels, trust)
     if (path / MANIFEST).is_file():
         return GeneratedSource(path, image_size, channels, key, size_key)
     if (arrays := _npz_of(path)) is not None:
         return NpzSource(arrays, image_size, channels, key, size_key)
+    _refuse_folder_of_folders(path, key)
     source = _folder(path, image_size, channels, key, size_key)
     return ready(source, "disk", cache_dir, cache_key)
 
 
 def _is_run(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / "checkpoints").is_dir()
+
+
+def _refuse_folder_of_folders(path: Path, key: str) -> None:
+    """Refuse what holds runs or generated folders: these would be taken for classes, and their grids for images."""
+    if not path.is_dir():
+        return
+    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
+        if _is_run(folder) or (folder / MANIFEST).is_file():
+            what = "runs" if _is_run(folder) else "folders made by sample.py"
+            raise ValueError(
+                f"{key} must be one set of images, got {str(path)!r}, which holds {what}: name one, as {folder}"
+            )
 
 
 def _npz_of(path: Path) -> Path | None:

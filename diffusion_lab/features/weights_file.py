@@ -149,7 +149,11 @@ def _other_file(features: str, where: str, found: str, expected: str) -> str:
 
 def _folders() -> list[Path]:
     """Where published files may be, the project's own folder first."""
-    return [default_cache_dir() / "weights", Path(torch.hub.get_dir()) / "checkpoints"]
+    of_torch = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        return [default_cache_dir() / "weights", of_torch]
+    except FileNotFoundError:  # a user without a home folder
+        return [of_torch]
 
 
 def _fetch(url: str, target: Path, progress: Progress | None) -> None:

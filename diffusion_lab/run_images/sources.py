@@ -119,9 +119,9 @@ def _from_disk(source: ImageFolderSource, cache_dir: Path | None, cache_key: str
 
 
 @contextlib.contextmanager
-def progress_bar(doing: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(doing: str, things: str = "images") -> Iterator[Callable[[int, int], None]]:
     """Show a bar on standard error from the first image on; what it gives is told (images done, images in all)."""
-    columns = TextColumn(f"{doing} images"), BarColumn(), MofNCompleteColumn()
+    columns = TextColumn(f"{doing} {things}"), BarColumn(), MofNCompleteColumn()
     bar = Progress(*columns, console=Console(stderr=True))
     tasks: list[TaskID] = []
 

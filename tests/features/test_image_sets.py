@@ -14,6 +14,7 @@ from PIL import Image
 
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
 from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.data.digits import digits
 from diffusion_lab.features.image_sets import open_image_set
 from diffusion_lab.features.run_images import run_images
@@ -148,6 +149,11 @@ class TestGenerated:
         with pytest.raises(ValueError, match="not the image of its line"):
             all_of(open_image_set(folder))
 
+    def test_a_folder_of_such_folders_is_no_set_of_classes(self, generated):
+        folder = generated()
+        with pytest.raises(ValueError, match=r"which holds folders made by sample\.py: name one, as .*generated"):
+            open_image_set(folder.parent)
+
     def test_an_unfinished_folder_is_refused(self, generated):
         folder = generated()
         (folder / UNFINISHED).touch()
@@ -246,6 +252,17 @@ class TestRuns:
         assert train.fingerprint() == data.train.fingerprint()
         assert val.fingerprint() == data.val.fingerprint()
         assert open_image_set(base, image_size=4, channels=3).load(0, None).shape == (3, 4, 4)
+
+    def test_a_folder_of_runs_is_no_set_of_classes(self, run, tmp_path):
+        shutil.copytree(run[0], tmp_path / "runs" / "one")
+        with pytest.raises(ValueError, match="which holds runs: name one"):
+            open_image_set(tmp_path / "runs")
+
+    def test_a_sweep_means_its_best_job(self, run, tmp_path):
+        shutil.copytree(run[0], tmp_path / "sweep" / "0")
+        (tmp_path / "sweep" / "0" / RECORD).write_text("{}")
+        with pytest.raises(ValueError, match="the sweep .* has no finished job"):  # and no image was looked for
+            open_image_set(tmp_path / "sweep")
 
     def test_images_that_changed_since_are_told(self, run, tmp_path):
         base, images, _ = run
