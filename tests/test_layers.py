@@ -198,6 +198,11 @@ def test_what_help_needs_imports_nothing_heavy(start: str, project: dict[str, li
     assert not faults, "\n".join(faults)
 
 
+def test_features_need_no_training_library(project: dict[str, list[Import]]) -> None:
+    faults = libraries_reached("features", project, TRAINING_LIBRARIES - {"hydra"})  # which reports mistakes
+    assert not faults, "\n".join(faults)
+
+
 def test_only_config_and_the_scripts_know_hydra(project: dict[str, list[Import]]) -> None:
     faults = [
         f"{imported.place} imports {imported.target}"

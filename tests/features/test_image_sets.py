@@ -261,7 +261,7 @@ class TestRuns:
     def test_a_sweep_means_its_best_job(self, run, tmp_path):
         shutil.copytree(run[0], tmp_path / "sweep" / "0")
         (tmp_path / "sweep" / "0" / RECORD).write_text("{}")
-        with pytest.raises(ValueError, match="the sweep .* has no finished job"):  # and no image was looked for
+        with pytest.raises(ValueError, match=r"the sweep .* has no finished job"):  # and no image was looked for
             open_image_set(tmp_path / "sweep")
 
     def test_images_that_changed_since_are_told(self, run, tmp_path):
