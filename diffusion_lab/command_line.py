@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-"""Where ``train.py`` and ``sample.py`` are."""
+"""Where ``train.py``, ``sample.py`` and ``evaluate.py`` are."""
 
 PLAIN_TEXT = re.compile(r"(?!(?:null|true|false|nan|inf)$|\.\d)[a-z_./][\w./@%+:-]*", re.IGNORECASE | re.ASCII)
 """Text that Hydra reads as itself without quotes."""
@@ -67,7 +67,7 @@ def command(program: str, *arguments: str | Path) -> str:
     """Return a shell command that runs one of the project's programs from the current folder.
 
     Args:
-        program: ``train.py``, ``sample.py``, or ``-m`` and a module.
+        program: ``train.py``, ``sample.py``, ``evaluate.py``, or ``-m`` and a module.
         arguments: Those of the program, not yet quoted for the shell.
     """
     words = program.split() if program.startswith("-m ") else [_from_here(ROOT / program)]

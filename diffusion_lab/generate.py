@@ -37,7 +37,7 @@ from diffusion_lab.threads import choose_threads
 from diffusion_lab.whole_files import check_writable
 
 
-def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
+def generate(config: GenerateConfig, show_progress: bool = True, announce: bool = True) -> Generation:
     """Make images from a checkpoint and write them into ``output.base_dir/output.subdirs.generated``.
 
     Each image goes to disk, and a line into ``manifest.jsonl``, as soon as its batch is done. Where the folder holds
@@ -47,6 +47,7 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     Args:
         config: The checked settings.
         show_progress: Show a progress bar, and whether earlier images were found, on standard error.
+        announce: Say as well what is about to be made, with which model, sampler and device.
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: Naming key, value and rule, before anything is written.
@@ -55,7 +56,8 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     """
     refuse_to_start(config)
     device = resolve_device(config.compute.device)
-    path = _checkpoint(config, show_progress)
+    announce = announce and show_progress
+    path = _checkpoint(config, announce)
     sampling = config.generation.sampling
     checkpoint = read_checkpoint(path)
     _refuse_needless_trust(config.generation.trusted, checkpoint)
@@ -65,9 +67,9 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
     denoiser.compute_dtype = resolve_precision(wanted, device, "generation.sampling.precision")
     config = _for_process(config, denoiser.schedule.most_steps, show_progress)
     order = _order(config, checkpoint, denoiser)
-    if sampling.labels is not None and order.labels and show_progress:
+    if sampling.labels is not None and order.labels and announce:
         print(f"labels: {', '.join(named_class(label, order.class_names) for label in order.labels)}", file=sys.stderr)
-    for doubt in _doubts(sampling, denoiser, order.round_length):
+    for doubt in _doubts(sampling, denoiser, order):
         warnings.warn(doubt, ConfigWarning, stacklevel=2)
     folder = config.output.folder("generated")
     check_writable(folder, "output.base_dir")
@@ -76,7 +78,7 @@ def generate(config: GenerateConfig, show_progress: bool = True) -> Generation:
         computing_with(_threads(config, denoiser, device)),
         opened(folder, order, sampling.num_samples, config.output.overwrite) as room,
     ):
-        if show_progress:
+        if announce:
             print(printable(_start_lines(config, checkpoint, sampler, room)), file=sys.stderr)
         return Completion(config, room, sampler, show_progress).complete()
 
@@ -177,8 +179,8 @@ def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -
     return Order(about, labels, sampling.scales, denoiser.class_names, config.generation.output.save_individual)
 
 
-def _doubts(sampling: SamplingSettings, denoiser: Denoiser, labels: int) -> Iterator[str]:
-    """What is allowed and yet unlikely to be meant of this model; ``labels`` make a round."""
+def _doubts(sampling: SamplingSettings, denoiser: Denoiser, order: Order) -> Iterator[str]:
+    """What is allowed and yet unlikely to be meant of this model; of labels that repeat, the shares are meant."""
     section = "generation.sampling"
     yield from doubts_about_images(denoiser.schedule)
     if denoiser.num_classes is None:
@@ -188,5 +190,7 @@ def _doubts(sampling: SamplingSettings, denoiser: Denoiser, labels: int) -> Iter
         if denoiser.label_dropout is not None:
             key = f"{section}.guidance_scale"
             yield from doubts_about_dropout(key, sampling.guidance_scale, denoiser.label_dropout)
-        yield from doubts_about_shares(f"{section}.num_samples", sampling.num_samples, labels)
+        labels = order.round_length
+        if len(set(order.labels or ())) == labels:
+            yield from doubts_about_shares(f"{section}.num_samples", sampling.num_samples, labels)
         yield from doubts_about_rounds(f"{section}.num_samples", sampling.num_samples, labels, len(sampling.scales))

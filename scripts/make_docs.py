@@ -40,8 +40,8 @@ written, with all faults in one message. `--cfg job` prints the tree that a comm
 
 ## Groups
 
-`train.py` and `sample.py` compose the tree from the files of `conf/`. `GROUP=NAME` takes another file of a group,
-`key=value` sets one value, `+key=value` adds a key that no file mentions, `~key` drops one.
+`train.py`, `sample.py` and `evaluate.py` compose the tree from the files of `conf/`. `GROUP=NAME` takes another file of
+a group, `key=value` sets one value, `+key=value` adds a key that no file mentions, `~key` drops one.
 
 {groups}
 
@@ -78,6 +78,13 @@ Where a `type` takes a dotted path, it names a class on the Python path, such as
 type that the project brings has no further keys. Paths are read from the command line and your own YAML, never from a
 checkpoint.
 
+## Settings of evaluate.py
+
+`evaluate.py` has a tree of its own, beside the sections `sampler` and `guidance` below ([evaluation](evaluation.md)).
+Where a list is allowed, and for each option of the sampler, every value of the list is evaluated.
+
+{evaluation}
+
 ## Keys
 
 Keys marked † are extensions of the V2 format: they may be left out, and their default is then taken. All others must be
@@ -106,7 +113,9 @@ def main() -> None:
 
 def page() -> str:
     """The text of the page."""
-    introduction = INTRODUCTION.format(groups=_groups(), recipes=_recipes(), short=_short_names())
+    introduction = INTRODUCTION.format(
+        groups=_groups(), recipes=_recipes(), short=_short_names(), evaluation=_evaluation()
+    )
     return "\n".join([introduction, *Reference().section("TrainConfig")])
 
 
@@ -133,9 +142,26 @@ def _first_comment(file: Path) -> str:
 
 
 def _short_names() -> str:
-    names = {root: short_names(CONF / f"{root}.yaml") for root in ("train", "sample")}
+    names = {root: short_names(CONF / f"{root}.yaml") for root in ("train", "sample", "evaluate")}
     rows = [(f"`{short}`", f"`{root}.py`", f"`{key}`") for root in names for short, key in names[root].items()]
     return _table(("short", "of", "fills"), rows)
+
+
+def _evaluation() -> str:
+    """A row for each key of ``evaluate.py`` that is no key of the V2 tree."""
+    sections = section_schemas()
+
+    def rows(section: JsonSchema, key: str) -> Iterator[tuple[str, ...]]:
+        for name, value in section["properties"].items():
+            inner = value.get("$ref", "").rpartition("/")[2]
+            if name in ("experiment", "mode", "sampler", "guidance", "model"):
+                continue
+            if inner:
+                yield from rows(sections[inner], f"{key}{name}.")
+            else:
+                yield f"`{key}{name}`", _kind(value), _code(value.get("default")), value["description"]
+
+    return _table(("key", "type and bounds", "default", "meaning"), rows(sections["EvaluateConfig"], ""))
 
 
 class Reference:

@@ -23,6 +23,7 @@ PAUSE_AT = "TEST_PAUSE_AT"
 def main() -> None:
     """Serve until standard input ends."""
     sys.path.insert(0, str(ROOT))
+    import diffusion_lab.evaluation.command
     import diffusion_lab.evaluation.digits
     import diffusion_lab.generate
     import diffusion_lab.training.fit  # noqa: F401

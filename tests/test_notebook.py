@@ -16,10 +16,12 @@ kernelspec = pytest.importorskip("ipykernel.kernelspec", reason="the notebooks e
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks/quickstart.ipynb"
+EVALUATION = ROOT / "notebooks/evaluation.ipynb"
 
 
-def test_notebook_is_valid_and_each_cell_has_a_name() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebook_is_valid_and_each_cell_has_a_name(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert len({cell["id"] for cell in notebook.cells}) == len(notebook.cells)
 
@@ -37,8 +39,17 @@ def test_notebook_loads_the_run_of_the_demo_where_there_is_one(tmp_path: Path, m
     assert "from outputs/demo" in printed(notebook, "loading")
 
 
-def execute(folder: Path, monkeypatch: pytest.MonkeyPatch, only: set[str] | None = None) -> Any:
-    """Run the notebook (or its cells ``only``) in ``folder`` by this very interpreter, with a short training."""
+def test_notebook_of_evaluation_runs_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = execute(tmp_path, monkeypatch, path=EVALUATION)
+    assert pictures(notebook) == {"curve"}
+    assert "kid_pixels" in printed(notebook, "measure")
+    assert "copies" in printed(notebook, "copies")
+    assert "precision_pixels" in printed(notebook, "folders")
+    assert "There is no run in outputs/demo" in printed(notebook, "checkpoint")
+
+
+def execute(folder: Path, monkeypatch: pytest.MonkeyPatch, only: set[str] | None = None, path: Path = NOTEBOOK) -> Any:
+    """Run a notebook (or its cells ``only``) in ``folder`` by this very interpreter, with a short training."""
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
@@ -51,7 +62,7 @@ def execute(folder: Path, monkeypatch: pytest.MonkeyPatch, only: set[str] | None
     kernelspec.write_kernel_spec(str(folder / ".kernels/this"))
     specs = KernelSpecManager(kernel_dirs=[str(folder / ".kernels")], ensure_native_kernel=False)
     manager = AsyncKernelManager(kernel_name="this", kernel_spec_manager=specs)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if only is None or cell["id"] in only]
     client = nbclient.NotebookClient(notebook, km=manager, timeout=300, resources={"metadata": {"path": str(folder)}})
     return client.execute()

@@ -1,4 +1,4 @@
-"""Completion with the TAB key in bash, of ``train.py`` and ``sample.py`` alone.
+"""Completion with the TAB key in bash, of ``train.py``, ``sample.py`` and ``evaluate.py`` alone.
 
 What Hydra installs runs the script behind ``python``, whichever it is, to ask it for completions (its issue 3275).
 This runs only the two commands of this project; of all others the completion stays what it was.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -36,6 +36,8 @@ SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "devic
 NAME = "name"
 """The same in ``conf/train.yaml``: it fills ``experiment``, since ``experiment=`` takes a recipe there."""
 
+FolderT = TypeVar("FolderT", str, None)
+
 LONGEST_JOB_NAME = 100
 
 OF_A_SAMPLER_FILE = re.compile(r"(^|[/\\])sampler[/\\][^/\\]+:\d+$")
@@ -59,7 +61,7 @@ def _compose(
     root: type[ConfigT], composed: DictConfig, origins: Callable[[], Origins], short_names: Sequence[str] = ()
 ) -> ConfigT:
     refuse_endless_references(OmegaConf.to_container(composed, resolve=False), "the composed configuration")
-    find_classes_in(_config_dir())  # here, too: a job of a sweep may run in a process that no command line started
+    find_classes_in(config_dir())  # here, too: a job of a sweep may run in a process that no command line started
     faults = list(hydras_folder_faults())
     tree = resolved(composed, faults)
     for name in short_names:
@@ -69,7 +71,7 @@ def _compose(
         parsed = parse_as(root, tree, faults, default_steps=_steps_are_default(root, tree, places), starts=True)
     except ConfigError as error:
         raise error.suggesting(short_names).located(places.place_of) from None
-    return with_default_prediction(parsed) if prediction_is_default(root, tree, places, _config_dir()) else parsed
+    return with_default_prediction(parsed) if prediction_is_default(root, tree, places, config_dir()) else parsed
 
 
 def _steps_are_default(root: type[RunConfig], tree: Mapping[str, Any], places: Origins) -> bool:
@@ -121,7 +123,7 @@ def run_folder(experiment: str, name: str | None = None) -> str:
     return sweep_job_or(str(Path("outputs", experiment, name or new_name())))
 
 
-def sweep_job_or(folder: str) -> str:
+def sweep_job_or(folder: FolderT) -> str | FolderT:
     """The job's folder inside that of the sweep; ``folder`` where this is no multirun."""
     sweep = _sweep()
     return folder if sweep is None else str(Path(sweep.dir, sweep.subdir))
@@ -133,8 +135,8 @@ def sweep_name_or(name: str) -> str:
     return name if sweep is None else Path(sweep.dir).name
 
 
-def _config_dir() -> str | None:
-    """The folder given by ``--config-dir`` of the running Hydra job."""
+def config_dir() -> str | None:
+    """Return the folder given by ``--config-dir`` of the running Hydra job."""
     if not HydraConfig.initialized():
         return None
     sources = HydraConfig.get().runtime.config_sources

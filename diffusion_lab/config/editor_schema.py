@@ -19,10 +19,12 @@ from pydantic import BaseModel
 
 from diffusion_lab.config.choice import options_schema
 from diffusion_lab.config.data_section import DataSettings
+from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.json_schema import JsonSchema, class_options, section_schemas
 from diffusion_lab.config.left_out import UNREAD_WHEN_GENERATING
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings
 from diffusion_lab.config.reading import leaves, section_of
+from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, TrainConfig
 from diffusion_lab.config.section import DOTTED_PATH, DeviceName
 from diffusion_lab.config.spelling import Spelling, spelling_of
@@ -64,7 +66,8 @@ def schema_files(conf: Path) -> dict[str, JsonSchema]:
     files = {"config.schema.json": config_schema()}
     files |= {f"conf/{package}.schema.json": package_schema(package) for package in packages}
     files[f"conf/{WHOLE_TREE}.schema.json"] = tree_schema({})
-    return files | {"conf/sample.schema.json": tree_schema(short_names(conf / "sample.yaml"))}
+    files["conf/sample.schema.json"] = tree_schema(short_names(conf / "sample.yaml"))
+    return files | {"conf/evaluate.schema.json": evaluate_schema(short_names(conf / "evaluate.yaml"))}
 
 
 def package_of(file: Path) -> str | None:
@@ -131,13 +134,35 @@ def tree_schema(short: Mapping[str, str]) -> JsonSchema:
     generate = _sections(complete=False)[GenerateConfig.__name__]["properties"]["mode"]
     document["properties"]["mode"]["anyOf"] += [one for one in generate["anyOf"] if "$ref" not in one]
     document["properties"]["hydra"] = _hydra()
+    _add_short_names(document, short)
+    return document
+
+
+def evaluate_schema(short: Mapping[str, str]) -> JsonSchema:
+    """The schema of ``conf/evaluate.yaml``, where options of the sampler may be lists of values to try."""
+    sections = _sections(complete=False)
+    sampler = sections[SamplerSettings.__name__]
+    for rule in sampler["allOf"]:
+        options = rule["then"]["properties"]
+        for name, option in options.items():
+            if name not in ("type", "defaults"):
+                told = {part: option[part] for part in ("description", "default") if part in option}
+                one = {part: content for part, content in option.items() if part not in told}
+                options[name] = {**told, "anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+    root = sections[EvaluateConfig.__name__]
+    root["properties"] |= {"defaults": DEFAULTS, "hydra": _hydra()}
+    document = _document(root, sections)
+    _add_short_names(document, short)
+    return document
+
+
+def _add_short_names(document: JsonSchema, short: Mapping[str, str]) -> None:
     for name, key in short.items():
         place = document
         for part in key.split("."):
             place = document["$defs"][place["$ref"].rpartition("/")[2]] if "$ref" in place else place
             place = place["properties"][part]
         document["properties"][name] = {**place, "description": f"Short for {key}. {place['description']}"}
-    return document
 
 
 def _sections(complete: bool) -> dict[str, JsonSchema]:
@@ -146,7 +171,10 @@ def _sections(complete: bool) -> dict[str, JsonSchema]:
     Args:
         complete: Whether the required keys must be there; else a file may hold any part of a section.
     """
-    sections, classes = section_schemas(), dict(_classes(TrainConfig)) | dict(_classes(GenerateConfig))
+    sections: dict[str, JsonSchema] = section_schemas()
+    classes: dict[str, type[BaseModel]] = {}
+    for root in (TrainConfig, GenerateConfig, EvaluateConfig):
+        classes |= dict(_classes(root))
     for cls_name, section in sections.items():
         section["properties"] = {
             key: _or_reference(value, spelling_of(classes[cls_name], key))

@@ -23,6 +23,12 @@ FEATURES = ("auto", "efflite0", "pixels", "digits", "inception", "dinov2", "clip
 WITH_WEIGHTS_FILE = ("inception", "dinov2", "clip")
 """Feature extractors whose weights no package carries."""
 
+NAMED_SETS = ("digits", "digits_heldout", "emoji", "mnist", "cifar10", "fashion_mnist")
+"""Sets of images that have a name, beside folders and files."""
+
+GENERATED = 1000
+"""Images that are generated where no number is given."""
+
 
 def _differ(metrics: tuple[MetricName, ...]) -> tuple[MetricName, ...]:
     if len(set(metrics)) < len(metrics):
@@ -33,7 +39,7 @@ def _differ(metrics: tuple[MetricName, ...]) -> tuple[MetricName, ...]:
 class EvaluationSettings(Section):
     """``evaluation``: how good the images are, in numbers."""
 
-    metrics: Annotated[tuple[MetricName, ...], AfterValidator(_differ), Field(strict=False, min_length=1)] = Field(
+    metrics: Annotated[tuple[MetricName, ...], Field(strict=False, min_length=1), AfterValidator(_differ)] = Field(
         default=DEFAULT_METRICS,
         description="Metrics to compute: Fréchet distance (`fd`), kernel distance (`kid`), `inception_score`, "
         "`precision_recall`, `density_coverage`, `label_agreement` and `memorization`.",
@@ -53,7 +59,7 @@ class EvaluationSettings(Section):
         description="SHA-256 that the file in `weights` must have; `null` is that of the published file.",
     )
     num_samples: PositiveInt = Field(
-        default=1000, description="Images to generate and to measure; every metric depends on it."
+        default=GENERATED, description="Images to generate and to measure; every metric depends on it."
     )
     split: Literal["train", "val"] = Field(
         default="train",
@@ -63,4 +69,38 @@ class EvaluationSettings(Section):
         default=None,
         description="Folder in which the features of reference images are cached; `null`: `diffusion_lab` in "
         "`$XDG_CACHE_HOME`, or in `~/.cache`.",
+    )
+
+
+Paths = PathText | Annotated[tuple[PathText, ...], Field(strict=False, min_length=1)]
+"""One path, or several."""
+
+
+class EvaluateSettings(EvaluationSettings):
+    """``evaluation`` of `evaluate.py`, which also compares folders."""
+
+    num_samples: PositiveInt | None = Field(  # type: ignore[assignment]  # the command chooses where it is null
+        default=None,
+        description="Images to measure, of each set the same number: every metric depends on it. `null`: 1,000 are "
+        "generated, and of folders as many as the smallest has.",
+    )
+    samples: Paths | None = Field(
+        default=None,
+        description="Folder of images to measure, or an npz file of the ADM suite, instead of images generated from "
+        "the checkpoint; of a list each is measured.",
+    )
+    reference: PathText | None = Field(
+        default=None,
+        description="Folder or npz file of real images to compare with, instead of the data of the run; or the name of "
+        "a set (`digits`, `emoji`, …), or another run, whose training images are meant.",
+    )
+    held_out: PathText | None = Field(
+        default=None,
+        description="More real images, none of which is in `reference`, for null rows and "
+        "`memorization`: a folder, an npz file, or a set such as `digits_heldout`. `null`: the other split of the run.",
+    )
+    image_size: PositiveInt | None = Field(
+        default=None,
+        description="Side in pixels to which images of folders are resized and cut; `null`: that of the model, and "
+        "without a checkpoint the images as they are, which must then be of one size.",
     )

@@ -17,6 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
 from diffusion_lab.config.choice import options_schema
+from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 
 JsonSchema = dict[str, Any]
@@ -24,7 +25,9 @@ JsonSchema = dict[str, Any]
 
 def section_schemas() -> dict[str, JsonSchema]:
     """The schema of every section by the name of its class; ``$ref`` leads from one to another."""
-    roots: list[tuple[type[BaseModel], Any]] = [(TrainConfig, "validation"), (GenerateConfig, "validation")]
+    roots: list[tuple[type[BaseModel], Any]] = [
+        (root, "validation") for root in (TrainConfig, GenerateConfig, EvaluateConfig)
+    ]
     _, document = models_json_schema(roots, schema_generator=_Draft7)
     sections: dict[str, JsonSchema] = document["$defs"]
     for section in sections.values():

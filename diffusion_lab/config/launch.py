@@ -23,7 +23,9 @@ from omegaconf import DictConfig
 from diffusion_lab.command_line import setting
 from diffusion_lab.config.completion import completion_script
 from diffusion_lab.config.compose import SHORT_NAMES
+from diffusion_lab.config.compose_evaluation import EVALUATE_SHORT_NAMES
 from diffusion_lab.config.dotted import find_classes_in
+from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.extras import how_to_install, names_in
 from diffusion_lab.config.faults import ConfigError, closest
 from diffusion_lab.config.launchers import check_launcher
@@ -40,11 +42,21 @@ from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused, 
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
 from diffusion_lab.config.run_dir import refuse_settings_without_effect
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
-from diffusion_lab.config.section import home_expanded
+from diffusion_lab.config.section import Section, home_expanded
 from diffusion_lab.config.sweep_summary import summed_up
 from diffusion_lab.messages import sentence
 
 Check = Callable[[DictConfig, Callable[[], Origins]], object]
+
+PROGRAMS = ("train.py", "sample.py", "evaluate.py")
+"""The commands that compose their settings from ``conf/``."""
+
+ROOTS: dict[str, tuple[type[Section], tuple[str, ...]]] = {
+    "train": (TrainConfig, ()),
+    "sample": (GenerateConfig, SHORT_NAMES),
+    "evaluate": (EvaluateConfig, EVALUATE_SHORT_NAMES),
+}
+"""The keys of each command's settings, and the short names at their root."""
 
 NO_GROUPS = ("hydra", "standalone")
 """Folders of the settings from which the command line of a run chooses nothing."""
@@ -73,11 +85,12 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
     given = get_args_parser().parse_args()
     run_and_report(lambda: refuse_excess(given.overrides))
     if given.shell_completion and given.overrides[:1] != ["query=bash"]:
-        programs = [conf.parent / name for name in ("train.py", "sample.py")]
+        programs = [conf.parent / name for name in PROGRAMS]
         print(run_and_report(lambda: completion_script(given.overrides, programs)))
         return
-    if config_name == "sample" and given.config_name is None:
-        run_and_report(lambda: refuse_unread(given.overrides, _groups_of_training(conf)))
+    if config_name != "train" and given.config_name is None:
+        groups = _groups_of_training(conf, config_name)
+        run_and_report(lambda: refuse_unread(given.overrides, groups, f"{config_name}.py"))
     find_classes_in(given.config_dir)
     if not _only_shows(given):
         run_and_report(lambda: refuse_settings_without_effect(given.overrides, _sweeps(given)))
@@ -163,9 +176,9 @@ def _explained(error: Exception, check: Check, conf: Path, config_name: str, ove
     return explain_refused(error, overrides) or _in_hydras_words(error, conf, config_name)
 
 
-def _groups_of_training(conf: Path) -> set[str]:
-    """The groups of settings that ``sample.py`` does not choose from."""
-    defaults = yaml.safe_load((conf / "sample.yaml").read_text(encoding="utf-8"))["defaults"]
+def _groups_of_training(conf: Path, config_name: str) -> set[str]:
+    """The groups of settings that ``sample.py`` or ``evaluate.py`` does not choose from."""
+    defaults = yaml.safe_load((conf / f"{config_name}.yaml").read_text(encoding="utf-8"))["defaults"]
     return set(_groups(conf)) - {group for default in defaults if isinstance(default, dict) for group in default}
 
 
@@ -192,7 +205,7 @@ def _in_hydras_words(error: Exception, conf: Path, config_name: str) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         meant = closest(name, [*(error.options or ()), *names_in(group)])
     elif refused:
-        root, short_names = (GenerateConfig, SHORT_NAMES) if config_name == "sample" else (TrainConfig, ())
+        root, short_names = ROOTS[config_name]
         if refused[1] not in known_keys(root):
             text = f"{refused[1]}: unknown key"  # Hydra's advice, a + before it, would only let it in to be refused
             meant = closest(refused[1], [*short_names, *_groups(conf)], 0.75) or suggest_key(refused[1], root)

@@ -46,6 +46,10 @@ class Origins:
         """Whether an override sets a key, or a section that holds it."""
         return bool(_nearest(key, self._typed))
 
+    def is_typed_within(self, section: str) -> bool:
+        """Whether an override sets a section, or a key in it."""
+        return self.is_typed(section) or any(key.startswith(f"{section}.") for key in self._typed)
+
     def is_set_by_override(self, key: str) -> bool:
         """Whether an override sets a key itself, alone or in a section, which leaves the other keys as they were."""
         return key in self._set_one_by_one

@@ -46,7 +46,7 @@ def resumes_from_something(tree: SettingsReader) -> Iterator[Fault]:
 
 def generates_from_something(tree: SettingsReader) -> Iterator[Fault]:
     if tree["mode"] == "generate":
-        rule = "must be an existing checkpoint file or run folder (sample.py: ckpt=PATH)"
+        rule = "must be an existing checkpoint file or run folder (ckpt=PATH)"
         yield from _existing("generation.checkpoint", rule, tree)
 
 

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Sequence
 from diffusion_lab.config.faults import CommandError
 
 OF_TRAINING = ("experiment", "data", "training", "logger")
-"""Sections that ``sample.py`` does not read."""
+"""Sections that only ``train.py`` reads."""
+
+READ_BY = {"evaluate.py": {"data", "evaluation"}}
+"""Sections that a program does read, though not the groups of that name."""
 
 HYDRAS_OWN = "`python train.py --cfg hydra` shows Hydra's settings with their values"
 
@@ -73,19 +76,25 @@ def explain_refused(error: Exception, overrides: Iterable[str]) -> str | None:
     return None
 
 
-def refuse_unread(overrides: Sequence[str], groups_of_training: Iterable[str]) -> None:
-    """Refuse arguments of ``sample.py`` that only ``train.py`` reads.
+def refuse_unread(overrides: Sequence[str], groups_of_training: Iterable[str], program: str = "sample.py") -> None:
+    """Refuse arguments of ``sample.py`` or ``evaluate.py`` that only ``train.py`` reads.
 
     Args:
         overrides: The arguments ``key=value`` of the command line.
-        groups_of_training: The groups of settings that ``sample.py`` does not choose from.
+        groups_of_training: The groups of settings that the program does not choose from.
+        program: The program.
 
     Raises:
         CommandError: There are such arguments.
     """
-    unread = {*OF_TRAINING, *groups_of_training}
-    found = [override for override in overrides if re.split(r"[.@=/]", override.lstrip("+~"))[0] in unread]
+    sections = {*OF_TRAINING, *groups_of_training} - READ_BY.get(program, set())
+    groups = set(groups_of_training)
+    found = []
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if re.split(r"[.@/]", key)[0] in sections or key.partition("@")[0] in groups:
+            found.append(override)
     if found:
         count = "1 argument is" if len(found) == 1 else f"{len(found)} arguments are"
-        told = f"{count} read by train.py alone; sample.py takes what the model is from the checkpoint. Leave out:"
+        told = f"{count} read by train.py alone; {program} takes what the model is from the checkpoint. Leave out:"
         raise CommandError("\n  ".join([told, *found]))

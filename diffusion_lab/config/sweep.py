@@ -245,7 +245,7 @@ def _refuse_without_value(tree: Mapping[str, Any]) -> None:
         return
     name = HydraConfig.get().runtime.choices.get("hydra/sweeper", "this sweeper")
     if tree.get("mode") != "train":
-        raise ValueError(f"hydra/sweeper={name} searches by the value that a job returns, and sample.py has none")
+        raise ValueError(f"hydra/sweeper={name} searches by the value that a job returns, and only train.py has one")
     with contextlib.suppress(Unreadable):
         if SettingsReader(tree, TrainConfig)["training.validation.enabled"] is False:
             raise ValueError(

@@ -88,7 +88,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     >>> config["training"]["scheduler"]["T_max"] == config["training"]["epochs"]
     True
     """
-    tree, root = _without_excess(plain_tree(config), []), root_of(config)
+    tree, root = without_excess(plain_tree(config), []), root_of(config)
     expand_home(tree, root)
     spell_as_the_schema_does(tree, root)
     unmeasured: list[Fault] = []
@@ -96,7 +96,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
         fill_for_generation(tree)
     else:
         unmeasured = measure_images(tree)
-    found = {fault.key: fault for fault in _field_faults(tree, root)}
+    found = {fault.key: fault for fault in field_faults(tree, root)}
     classes = found.pop("model.conditioning.num_classes", None)
     reader = SettingsReader(tree, root, found)
     contradictions = [*unmeasured, *_contradictions(reader, root)]
@@ -146,7 +146,7 @@ def parse_as(
         starts: Whether the run starts here and now, so that the folders it names are looked at.
     """
     excess: list[Fault] = []
-    tree = _without_excess(plain_tree(config), excess)
+    tree = without_excess(plain_tree(config), excess)
     found = [*faults, *excess]
     expand_home(tree, root)
     spell_as_the_schema_does(tree, root)
@@ -159,7 +159,7 @@ def parse_as(
     if default_steps:
         _follow_process(tree, SettingsReader(tree, root))
     known = {fault.key for fault in found}
-    found += [fault for fault in _field_faults(tree, root) if fault.key not in known]
+    found += [fault for fault in field_faults(tree, root) if fault.key not in known]
     reader = SettingsReader(tree, root, [fault.key for fault in found])
     _refuse([*found, *_contradictions(reader, root), *(check_start(reader) if starts else ())])
     for message in doubts_about(reader):
@@ -198,7 +198,7 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
         ConfigError: A ValueError that lists every fault within the section, contradictions included.
     """
     found: list[Fault] = []
-    plain = _without_excess(plain_tree(values), found, key)
+    plain = without_excess(plain_tree(values), found, key)
     spell_as_the_schema_does(plain, section)
     if section is ModelOfCheckpoint:
         fill_model(plain)
@@ -215,7 +215,8 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
     return section.model_validate(plain)
 
 
-def _field_faults(tree: Mapping[str, Any], root: type[RunConfig]) -> list[Fault]:
+def field_faults(tree: Mapping[str, Any], root: type[Section]) -> list[Fault]:
+    """What is wrong with the keys of a tree one by one, secrets that were left out included."""
     try:
         root.model_validate(tree)
     except ValidationError as error:
@@ -236,12 +237,12 @@ def _refuse(faults: Iterable[Fault]) -> None:
 MOST_BITS = 256
 
 
-def _without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
-    """The same containers with 1 for each integer that is too long to be printed, which becomes a fault."""
+def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
+    """Return the same containers with 1 for each integer that is too long to be printed, which becomes a fault."""
     if isinstance(value, dict):
-        return {name: _without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
+        return {name: without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_without_excess(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
+        return [without_excess(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
         faults.append(Fault(key, f"must be an integer of at most {MOST_BITS} bits, got one of {value.bit_length()}"))
         return 1

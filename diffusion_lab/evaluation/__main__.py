@@ -1,37 +1,38 @@
-"""Measure generated digits: ``python -m diffusion_lab.evaluation FOLDER...``, folders that ``sample.py`` has made."""
+"""``python -m diffusion_lab.evaluation FOLDER...`` is ``evaluate.py samples=[FOLDER,...]``."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import runpy
+import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from diffusion_lab.config.report import run_and_report
+from diffusion_lab.command_line import ROOT, setting
 
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line, measure, print and write what was found."""
-    parser = argparse.ArgumentParser(
-        prog="python -m diffusion_lab.evaluation",
-        description="Measure generated digits. Folders of different checkpoints, settings or data are not mixed.",
-    )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="finished folders of sample.py")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="default: evaluation.json in the first folder")
-    given = parser.parse_args(arguments)
-    run_and_report(lambda: run(given.folders, given.output))
+WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
+"""Options of Hydra that the next word belongs to."""
 
 
-def run(folders: Sequence[Path], output: Path | None) -> None:
-    """Measure the folders together."""
-    from diffusion_lab.evaluation.generated import measure_digits, read_generated
-    from diffusion_lab.generation.folder import MEASURES
-    from diffusion_lab.whole_files import written_whole
+def arguments_for_evaluate(words: Sequence[str]) -> list[str]:
+    """Return the arguments of ``evaluate.py``, in which folders are named by ``samples``.
 
-    text = json.dumps(measure_digits(read_generated(folders)), indent=2)
-    with written_whole(output or folders[0] / MEASURES) as path:
-        path.write_text(text + "\n")
-    print(text)
+    >>> arguments_for_evaluate(["a", "b c", "reference=digits"])
+    ['reference=digits', 'samples=[a,"b c"]']
+    """
+    before = ["", *words]
+    is_folder = [
+        "=" not in word and not word.startswith("-") and previous not in WITH_VALUE
+        for previous, word in zip(before, words, strict=False)
+    ]
+    folders = [word for word, names_folder in zip(words, is_folder, strict=True) if names_folder]
+    others = [word for word, names_folder in zip(words, is_folder, strict=True) if not names_folder]
+    return [*others, *([setting("samples", folders)] if folders else [])]
+
+
+def main() -> None:
+    """Run ``evaluate.py``."""
+    program = ROOT / "evaluate.py"
+    sys.argv = [str(program), *arguments_for_evaluate(sys.argv[1:])]
+    runpy.run_path(str(program), run_name="__main__")
 
 
 if __name__ == "__main__":

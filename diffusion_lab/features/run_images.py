@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from diffusion_lab.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
@@ -44,7 +45,7 @@ def run_images(
         ConfigWarning: The images are not those that the run was trained on.
     """
     checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(find_checkpoint(path))
-    found = _sources(checkpoint, image_size, channels, trust)
+    found = run_sources(checkpoint, image_size, channels, trust)
     known = checkpoint.about.get("data_fingerprint")
     if image_size is None and channels is None and known is not None and data_fingerprint(found.train) != known:
         message = f"the images are not those that {checkpoint.path} was trained on: some were added, removed or changed"
@@ -59,7 +60,26 @@ def run_images(
     return found.val
 
 
-def _sources(checkpoint: Checkpoint, image_size: int | None, channels: int | None, trust: Collection[str]) -> Sources:
+def run_sources(
+    checkpoint: Checkpoint,
+    image_size: int | None = None,
+    channels: int | None = None,
+    trust: Collection[str] = (),
+    moved_to: Mapping[str, Path] = MappingProxyType({}),
+) -> Sources:
+    """Read the images that a run was trained on, and those that it kept for validation.
+
+    Args:
+        checkpoint: One of the run.
+        image_size: As of ``run_images``.
+        channels: As of ``run_images``.
+        trust: As of ``run_images``.
+        moved_to: Where images are now that have moved, by ``train`` or ``val``.
+
+    Raises:
+        ValueError: As of ``run_images``.
+        OSError: Images cannot be read.
+    """
     tree = checkpoint.config or {}
     section, model = tree.get("data"), checkpoint.model
     if not isinstance(section, Mapping) or model is None:
@@ -72,6 +92,8 @@ def _sources(checkpoint: Checkpoint, image_size: int | None, channels: int | Non
             f"{checkpoint.path} was saved without a secret that its data section needs: give the folder of the images"
         )
     data = section_of(DataSettings, section, "data", checkpoint.path)
+    if moved_to:
+        data = data.model_copy(update={"paths": data.paths.model_copy(update=dict(moved_to))})
     if "." in data.type and data.type not in trust:
         raise ValueError(
             f"{checkpoint.path} names the class {data.type!r} for its images, which is imported only where you say so: "

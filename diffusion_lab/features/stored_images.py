@@ -14,8 +14,8 @@ from diffusion_lab.data.pixels import background_colour, convert_arrays
 from diffusion_lab.data.source import ImageSource, IndexArray, PixelArray
 from diffusion_lab.features.npz_arrays import NpzImages
 from diffusion_lab.generation.arrays import ARRAYS
-from diffusion_lab.generation.finished import manifest_lines, read_picture, refuse_other_pixels
-from diffusion_lab.generation.order import DIGEST
+from diffusion_lab.generation.finished import REMEDY, manifest_lines, read_picture, refuse_mixture, refuse_other_pixels
+from diffusion_lab.generation.order import DIGEST, MANIFEST
 
 BACKGROUND = background_colour("white")
 """Under transparent pixels, where alpha is dropped."""
@@ -147,6 +147,7 @@ class GeneratedSource(StoredImages):
         size_key: str = "image_size",
     ) -> None:
         self.folder, self.lines = folder, manifest_lines(folder)
+        refuse_mixture(folder, self.lines)
         self._arrays = None if all(line.get("file") for line in self.lines) else self._opened_arrays(key)
         labels, names = _labels_of(self.lines, key)
         super().__init__(self.stored(0).shape, labels, names, image_size, channels, key, size_key)
@@ -180,6 +181,9 @@ class GeneratedSource(StoredImages):
                 f"{self.folder / ARRAYS} must hold the {len(self.lines)} images of the manifest beside it, "
                 f"got {len(found)}: run the sample.py command that made the folder again, which repairs it"
             )
+        labels = [line["label"] for line in self.lines if line.get("label") is not None]
+        if ([] if found.labels is None else found.labels.tolist()) != labels:
+            raise ValueError(f"the labels (arr_1) in {self.folder / ARRAYS} are not those of {MANIFEST}; {REMEDY}")
         return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,18 @@ def manifest_lines(folder: Path) -> list[dict[str, Any]]:
     if not lines:
         raise FileNotFoundError(f"{folder} holds no generated images: its {MANIFEST} is empty")
     return lines
+
+
+def refuse_mixture(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError where the lines of a manifest are of different models or of models of different images."""
+    first = lines[0]
+    for index, line in enumerate(lines):
+        for name in IDENTITY:
+            if line.get(name) != first.get(name):
+                raise ValueError(
+                    f"results of different {name} must not be mixed: {first.get(name)} in the first line of "
+                    f"{folder / MANIFEST}, {line.get(name)} in that of image {index}; measure them apart"
+                )
 
 
 def read_picture(folder: Path, line: dict[str, Any]) -> Pixels:

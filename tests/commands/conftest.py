@@ -64,12 +64,13 @@ def pasted(folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[st
 
 def run_here(script: str, overrides: Sequence[str]) -> None:
     """What the program does, in this process: a start of Python with Lightning takes several seconds."""
+    import evaluate
     import sample
     import train
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         composed = compose(script, list(overrides))
-    run = {"train": train.run, "sample": sample.run}[script]
+    run = {"train": train.run, "sample": sample.run, "evaluate": evaluate.run}[script]
     run_and_report(lambda: run(composed))
 
 

@@ -6,17 +6,20 @@ import io
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 from rich.console import Console
 
 from diffusion_lab.__main__ import main
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config.compose import compose_generate_config, compose_train_config
+from diffusion_lab.config.compose_evaluation import compose_evaluate_config
 from diffusion_lab.config.settings_file import read_settings
 from diffusion_lab.run_folder import RunFolder, RunStopped
 from diffusion_lab.training.words import tell_stopped
@@ -108,9 +111,13 @@ def helped(script: str) -> list[list[str]]:
     return found
 
 
-@pytest.mark.parametrize("script", ["train", "sample"])
+@pytest.mark.parametrize("script", ["train", "sample", "evaluate"])
 def test_the_commands_of_help_are_understood(script: str, filled: dict[str, str]) -> None:
-    checks = {"train.py": compose_train_config, "sample.py": compose_generate_config}
+    checks: dict[str, Callable[[DictConfig], object]] = {
+        "train.py": compose_train_config,
+        "sample.py": compose_generate_config,
+        "evaluate.py": compose_evaluate_config,
+    }
     for words in helped(script):
         for placeholder, meaning in filled.items():
             words = [word.replace(placeholder, meaning) for word in words if word != "..."]
@@ -132,7 +139,7 @@ def test_the_resume_line_of_help_works_on_a_run_of_other_settings(tmp_path: Path
     assert json.loads((tmp_path / "summary.json").read_text())["epochs"] == 2
 
 
-@pytest.mark.parametrize("script", ["train", "sample"])
+@pytest.mark.parametrize("script", ["train", "sample", "evaluate"])
 def test_the_commands_of_help_hold_nothing_that_a_shell_expands(script: str) -> None:
     for line in (ROOT / "conf" / f"{script}.yaml").read_text().splitlines():
         if line.strip().startswith("python "):

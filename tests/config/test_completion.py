@@ -1,4 +1,4 @@
-"""The TAB key completes train.py and sample.py, and runs no other script: in a real bash."""
+"""The TAB key completes train.py, sample.py and evaluate.py, and runs no other script: in a real bash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.config.conftest import CONF
 ROOT = CONF.parent
 Bash = Callable[..., list[str]]
 
-PROGRAMS = [ROOT / "train.py", ROOT / "sample.py"]
+PROGRAMS = [ROOT / "train.py", ROOT / "sample.py", ROOT / "evaluate.py"]
 INSTALL = completion_script(["install=bash"], PROGRAMS)
 
 PRESS_TAB = r"""
@@ -66,7 +66,7 @@ def test_a_script_of_the_same_name_elsewhere_is_not_run(bash: Bash, tmp_path: Pa
     assert bash(INSTALL, f"cd {tmp_path}", "press 'python train.py ou'") == ["reply:"]
 
 
-@pytest.mark.parametrize("program", ["train.py", "./sample.py", str(ROOT / "train.py")])
+@pytest.mark.parametrize("program", ["train.py", "./sample.py", "evaluate.py", str(ROOT / "train.py")])
 def test_the_projects_own_are_asked(bash: Bash, program: str) -> None:
     asked, reply = bash(INSTALL, f"press 'python {program} data=emoji optimizer=ad'")
     assert asked == f"ran:{program} -sc query=bash:python program data=emoji optimizer=ad"

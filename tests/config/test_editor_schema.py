@@ -29,7 +29,10 @@ FIXTURES = CONF.parent / "tests" / "fixtures" / "configs" / "diffusion"
 MODELINE = "# yaml-language-server: $schema="
 FILES = sorted(path for path in CONF.rglob("*.yaml") if path.name != "legacy.yaml")  # V1 has no schema
 
-SHIPPED = [CONF / f"{name}.yaml" for name in ("train", "sample", "launch", "standalone/default", "standalone/generate")]
+SHIPPED = [
+    CONF / f"{name}.yaml"
+    for name in ("train", "sample", "evaluate", "launch", "standalone/default", "standalone/generate")
+]
 SHIPPED += [CONF / group / f"{name}.yaml" for group, name in CHOICES]
 
 BEYOND_JSON_SCHEMA: list[tuple[str, object]] = [
@@ -64,7 +67,7 @@ def schema_of(path: Path) -> str:
     """The schema that a file of conf/ should name, by its place and its package."""
     if path.parent.name == "standalone":
         return "config.schema.json"
-    package = package_of(path) or {"sample.yaml": "sample"}.get(path.name, "_global_")
+    package = package_of(path) or {"sample.yaml": "sample", "evaluate.yaml": "evaluate"}.get(path.name, "_global_")
     return f"conf/{package}.schema.json"
 
 

@@ -1,4 +1,4 @@
-"""The command lines of train.py and sample.py, up to where the work begins."""
+"""The command lines of train.py, sample.py and evaluate.py, up to where the work begins."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(folder: Path, script: str, *arguments: str, **environment: str) -> subpr
     )
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py"])
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py"])
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "--resolve"]])
 def test_looking_imports_nothing_heavy_and_writes_nothing(tmp_path: Path, script: str, arguments: list[str]) -> None:
     result = run(tmp_path, script, *arguments)

@@ -113,7 +113,7 @@ class TestValue:
             run_job(never, composed)
 
     def test_a_search_needs_training(self, job: Job) -> None:
-        with pytest.raises(ValueError, match=r"sample\.py has none"):
+        with pytest.raises(ValueError, match=r"only train\.py has one"):
             run_job(never, job("ckpt=somewhere", script="sample", sweeper=OPTUNA))
 
 

@@ -53,7 +53,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    for name in ("train.py", "sample.py", "pyproject.toml", "README.md"):
+    for name in ("train.py", "sample.py", "evaluate.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder / name)
     add_sampler(folder)
     add_optimizer(folder)

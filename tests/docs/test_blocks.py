@@ -28,7 +28,8 @@ BLOCKS = blocks()
 COMMANDS = [
     pytest.param(words, id=f"{block.place} {' '.join(words)}"[:90]) for block in BLOCKS for words in block.commands
 ]
-COPIED = ("diffusion_lab", "conf", "schema", "docs", "scripts", "tests", "train.py", "sample.py", "pyproject.toml")
+COPIED = ("diffusion_lab", "conf", "schema", "docs", "scripts", "tests", "train.py", "sample.py", "evaluate.py")
+COPIED += ("pyproject.toml",)
 SMALL = (
     "compute.device=cpu",
     "logger=none",
@@ -49,6 +50,7 @@ training: {epochs: 1, optimizer: adamw, learning_rate: 0.001, checkpoint_dir: ou
 """
 """A complete file in the V1 format, of a run of seconds."""
 FEW = ("device=cpu", "num_samples=3", "output.base_dir=outputs/from_docs")
+FEW_MEASURED = ("device=cpu", "num_samples=20", "metrics=[kid,precision_recall]", "output.base_dir=outputs/measured")
 SEARCH = "hydra/sweeper=optuna"
 CONFIGURATION = "docs/configuration.md"  # written by scripts/make_docs.py; tests/config/test_reference.py holds it
 GUIDE = "docs/migration-v1-to-v2.md"  # its pairs of files are held by tests/config/test_migration_guide.py
@@ -163,6 +165,8 @@ def smaller(words: list[str], folder: Path) -> list[str]:
         return [script, *multirun, *typed, *small_for(typed), *where]
     if script == "sample.py":
         return [script, *rest, *FEW]
+    if script == "evaluate.py":
+        return [script, *[shorter(word) for word in rest], *FEW_MEASURED]
     if script == "enlarge.py":
         return [script, *rest[:-1], "3"]
     if script == "scripts/migrate_config_v1_to_v2.py":
@@ -170,6 +174,11 @@ def smaller(words: list[str], folder: Path) -> list[str]:
     if words[:2] == ["-m", "diffusion_lab"] and "--validate" not in words:
         return [*words, *STANDALONE_SMALL, own_folder(words)]
     return words
+
+
+def shorter(word: str) -> str:
+    """An argument of `evaluate.py` with a list of two short walks in the place of long ones."""
+    return "sampler.steps=[1,2]" if word.startswith("sampler.steps=[") else word
 
 
 def own_folder(words: list[str]) -> str:

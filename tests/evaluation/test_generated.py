@@ -1,4 +1,4 @@
-"""Generated folders are measured together only where they are of one model and one set of images."""
+"""Of a generated folder only those images are measured that are the ones of its manifest, all of one model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lab.data.digits import digits
-from diffusion_lab.evaluation.__main__ import main
-from diffusion_lab.evaluation.digits import DigitJudge
-from diffusion_lab.evaluation.generated import read_generated
+from diffusion_lab.features.stored_images import GeneratedSource
 from diffusion_lab.generation.arrays import ARRAYS, write_arrays
 from diffusion_lab.generation.folder import UNFINISHED
 from diffusion_lab.generation.images import PngFiles
@@ -51,41 +49,17 @@ def made(tmp_path):
     return make
 
 
-def test_the_measures_are_those_of_the_judge_with_the_identity(made, tmp_path, capsys):
-    folders = [made("a"), made("b", first=COUNT, files=False)]
-    main([str(folder) for folder in folders])
-    written = json.loads((folders[0] / "evaluation.json").read_text())
-    assert json.loads(capsys.readouterr().out) == written
-    pixels, labels = torch.from_numpy(REAL.images[: 2 * COUNT]), torch.from_numpy(REAL.labels[: 2 * COUNT])
-    judge = DigitJudge()
-    assert written == {
-        "images": 2 * COUNT,
-        "folders": ["a", "b"],
-        "identity": IDENTITY,
-        "real_accuracy": judge.real_accuracy,
-        "label_agreement": judge.label_agreement(pixels, labels),
-        "pixel_fd_ratio": judge.pixel_fd_ratio(pixels),
-    }
-    main([str(folders[0]), "--output", str(tmp_path / "mine.json")])
-    assert json.loads((tmp_path / "mine.json").read_text())["images"] == COUNT
+def read(folder):
+    """All images of a folder, uint8 (N, C, H, W), with their labels."""
+    source = GeneratedSource(folder)
+    return np.stack([source.load(index, None) for index in range(len(source))]), source.labels
 
 
 def test_png_and_arrays_hold_the_same(made):
-    one, other = read_generated([made("a")]), read_generated([made("b", files=False)])
-    assert torch.equal(one.pixels, other.pixels)
-    assert torch.equal(one.labels, other.labels)
-    np.testing.assert_array_equal(one.pixels, REAL.images[:COUNT])
-
-
-@pytest.mark.parametrize("name", IDENTITY)
-@pytest.mark.parametrize("other", ["other", None])
-def test_folders_of_different_identity_are_not_mixed(made, name, other):
-    folders = [made("a"), made("b", **{name: other})]
-    with pytest.raises(ValueError, match=f"results of different {name} must not be mixed") as refused:
-        read_generated(folders)
-    assert {str(folder / "manifest.jsonl") in str(refused.value) for folder in folders} == {True}
-    assert IDENTITY[name] in str(refused.value)
-    assert str(other) in str(refused.value)
+    (pixels, labels), (others, other_labels) = read(made("a")), read(made("b", files=False))
+    np.testing.assert_array_equal(pixels, others)
+    np.testing.assert_array_equal(labels, other_labels)
+    np.testing.assert_array_equal(pixels, REAL.images[:COUNT])
 
 
 @pytest.mark.parametrize("name", IDENTITY)
@@ -95,31 +69,28 @@ def test_a_line_of_another_identity_is_not_mixed(made, name):
     lines[7][name] = "other"
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(ValueError, match=rf"different {name} must not be mixed.*image 7"):
-        read_generated([folder])
+        read(folder)
 
 
 def test_a_picture_from_elsewhere_is_not_measured(made):
     folder, other = made("a"), made("b", config_hash="other")
     shutil.copy(other / "sample_0003.png", folder / "sample_0003.png")
     with pytest.raises(ValueError, match=r"different config_hash must not be mixed.*sample_0003\.png"):
-        read_generated([folder])
+        read(folder)
 
 
 def test_identities_that_are_not_known_are_alike(made):
-    unknown = dict.fromkeys(("config_hash", "data_fingerprint"))
-    assert read_generated([made("a", **unknown), made("b", **unknown)]).identity == {**IDENTITY, **unknown}
+    assert len(read(made("a", **dict.fromkeys(("config_hash", "data_fingerprint"))))[0]) == COUNT
 
 
-def test_what_cannot_be_measured_is_told_in_one_line(made, tmp_path, capsys):
-    def said(*folders):
-        with pytest.raises(SystemExit) as left:
-            main([str(folder) for folder in folders])
-        assert left.value.code == 2
-        return capsys.readouterr().err
+def test_what_cannot_be_measured_is_told(made, tmp_path):
+    def said(folder):
+        with pytest.raises((ValueError, FileNotFoundError)) as refused:
+            read(folder)
+        return str(refused.value)
 
     (tmp_path / "empty").mkdir()
     assert "holds no generated images" in said(tmp_path / "empty")
-    assert "label or none" in said(made("a"), made("b", labels=False))
     lacking = made("lacking")
     (lacking / "sample_0001.png").unlink()
     assert "sample_0001.png is missing" in said(lacking)
@@ -134,18 +105,6 @@ def test_what_cannot_be_measured_is_told_in_one_line(made, tmp_path, capsys):
     gone = made("gone", files=False)
     (gone / ARRAYS).unlink()
     assert f"does not hold its {COUNT} images" in said(gone)
-
-
-def test_images_that_are_no_digits_are_refused(made, tmp_path, capsys):
-    order = Order({**IDENTITY, "seed": 0}, None, (1.0,), (), files=False)
-    pixels = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    write_arrays(tmp_path / ARRAYS, iter(pixels), (2, 3, 8, 8), None)
-    with manifest_from(tmp_path, order, 2, [order.digest(index, pixels[index]) for index in range(2)]):
-        pass
-    with pytest.raises(SystemExit):
-        main([str(tmp_path)])
-    assert "got images of (3, 8, 8)" in capsys.readouterr().err
-    assert not (tmp_path / "evaluation.json").exists()
 
 
 def edit(folder, change):
@@ -163,7 +122,7 @@ def swap_labels(lines):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (swap_labels, r"sample_0003\.png is not the image of its line: its label|image 3 in .*differs"),
+        (swap_labels, r"sample_0003\.png is not the image of its line: its label|are not those of manifest"),
         (lambda lines: lines + lines, f"damaged in line {COUNT + 1}: it is of image 0, not {COUNT}"),
         (lambda lines: lines[::-1], "damaged in line 1: it is of image 39, not 0"),
         (lambda lines: [{**lines[0], "label": "x"}, *lines[1:]], 'its label is "x"'),
@@ -180,14 +139,14 @@ def test_an_edited_manifest_is_refused(made, files, change, message):
     folder = made("a", files=files)
     edit(folder, change)
     with pytest.raises(ValueError, match=message):
-        read_generated([folder])
+        read(folder)
 
 
 def test_a_manifest_that_is_no_text_is_refused(made):
     folder = made("a")
     (folder / "manifest.jsonl").write_bytes(b"\xff\xfe" + (folder / "manifest.jsonl").read_bytes())
     with pytest.raises(ValueError, match="damaged in line 1"):
-        read_generated([folder])
+        read(folder)
 
 
 def test_one_picture_in_the_place_of_all_is_refused(made):
@@ -196,7 +155,7 @@ def test_one_picture_in_the_place_of_all_is_refused(made):
         if file.name != "sample_0000.png":
             shutil.copy(folder / "sample_0000.png", file)
     with pytest.raises(ValueError, match=r"sample_0001\.png is not the image of its line: its file is"):
-        read_generated([folder])
+        read(folder)
 
 
 def test_a_picture_with_other_pixels_and_the_right_line_is_refused(made):
@@ -207,7 +166,7 @@ def test_a_picture_with_other_pixels_and_the_right_line_is_refused(made):
     with Image.open(folder / "sample_0000.png") as other:
         other.save(folder / "sample_0001.png", pnginfo=text)
     with pytest.raises(ValueError, match=r"image 1 in .*sample_0001\.png is not the one of its line"):
-        read_generated([folder])
+        read(folder)
 
 
 def test_arrays_with_other_pixels_are_refused(made):
@@ -217,11 +176,11 @@ def test_arrays_with_other_pixels_are_refused(made):
     arrays["arr_0"][5, 0, 0, 0] ^= 1
     np.savez(folder / ARRAYS, **arrays)
     with pytest.raises(ValueError, match=r"image 5 in .*samples\.npz is not the one of its line"):
-        read_generated([folder])
+        read(folder)
     arrays["arr_0"][5, 0, 0, 0] ^= 1
     np.savez(folder / ARRAYS, arr_0=np.concatenate([arrays["arr_0"]] * 2))
-    with pytest.raises(ValueError, match="holds more images than the 40 lines"):
-        read_generated([folder])
+    with pytest.raises(ValueError, match="must hold the 40 images of the manifest beside it, got 80"):
+        read(folder)
 
 
 @pytest.mark.parametrize("change", [lambda labels: labels[::-1], lambda labels: labels[1:], None])
@@ -231,5 +190,8 @@ def test_arrays_with_other_labels_are_refused(made, change):
     arrays = dict(np.load(folder / ARRAYS))
     labels = arrays.pop("arr_1")
     np.savez(folder / ARRAYS, **arrays, **({"arr_1": change(labels)} if change else {}))
-    with pytest.raises(ValueError, match=r"the labels \(arr_1\) in .*samples\.npz are not those of manifest\.jsonl"):
-        read_generated([folder])
+    with pytest.raises(
+        ValueError,
+        match=r"\(arr_1\) in .*samples\.npz are not those of manifest\.jsonl|arr_1 holds one class number for each",
+    ):
+        read(folder)

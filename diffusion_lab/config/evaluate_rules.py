@@ -1,0 +1,126 @@
+"""Rules that join several keys of ``evaluate.py``: what is compared with what, and that no setting is unread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from diffusion_lab.config.evaluation_section import NAMED_SETS, WITH_WEIGHTS_FILE
+from diffusion_lab.config.faults import Fault
+from diffusion_lab.config.reading import SettingsReader, Unreadable
+
+Typed = Callable[[str], bool]
+"""Whether the command line sets a key."""
+
+OF_GENERATION = (
+    "generation.sampling.guidance_scale",
+    "generation.sampling.use_ema",
+    "generation.sampling.ema_decay",
+    "generation.sampling.batch_size",
+    "generation.sampling.precision",
+    "sampler",
+    "guidance",
+    "model",
+    "diffusion",
+    "conditioning",
+)
+"""Keys and groups that say how images are generated."""
+
+SHORT = {
+    "generation.sampling.guidance_scale": "guidance_scale",
+    "generation.sampling.use_ema": "use_ema",
+    "generation.sampling.ema_decay": "ema_decay",
+    "generation.trust": "trust",
+    "evaluation.split": "split",
+    "evaluation.weights": "weights",
+}
+"""Keys that are filled by a short name, which is what is typed."""
+
+
+def evaluation_faults(tree: SettingsReader, typed: Typed) -> list[Fault]:
+    """What keys, each sound by itself, get wrong together."""
+    faults: list[Fault] = []
+    for rule in (_has_something_to_measure, _paths_exist, _weights_are_read):
+        faults += _readable(rule(tree))
+    for rule_of_typed in (_generation_is_read, _data_of_run_is_read):
+        faults += _readable(rule_of_typed(tree, typed))
+    return faults
+
+
+def _readable(found: Iterator[Fault]) -> Iterator[Fault]:
+    """The faults up to a key that is at fault itself, which has been reported."""
+    try:
+        yield from found
+    except Unreadable:
+        return
+
+
+def _has_something_to_measure(tree: SettingsReader) -> Iterator[Fault]:
+    checkpoint, samples = tree["generation.checkpoint"], tree["evaluation.samples"]
+    reference = tree["evaluation.reference"]
+    if checkpoint is None and samples is None:
+        rule = "must be a checkpoint file, a run folder or a sweep (ckpt=PATH), or samples=DIR must name images"
+        yield Fault("generation.checkpoint", rule, None)
+    elif checkpoint is None and reference is None:
+        rule = "must be a folder of real images to compare with (reference=DIR), or ckpt=PATH a run with its own data"
+        yield Fault("evaluation.reference", rule, None)
+    if isinstance(checkpoint, list | tuple) and samples is not None:
+        rule = "must be one run, to compare evaluation.samples with its data"
+        yield Fault("generation.checkpoint", rule, list(checkpoint))
+
+
+def _paths_exist(tree: SettingsReader) -> Iterator[Fault]:
+    for key in ("evaluation.samples", "evaluation.reference", "evaluation.held_out"):
+        given = tree[key]
+        for path in given if isinstance(given, list | tuple) else [given]:
+            if path is not None and str(path) not in NAMED_SETS and not _exists(path):
+                rule = f"must be an existing folder of images, an npz file, a run, or one of {', '.join(NAMED_SETS)}"
+                yield Fault(key, rule, str(path))
+    path = tree["evaluation.weights"]
+    if path is not None and not _exists(path):
+        yield Fault("evaluation.weights", "must be an existing file of weights", str(path))
+    for key in ("data.paths.train", "data.paths.val"):
+        if tree[key] is not None and not _exists(tree[key]):
+            yield Fault(key, "must be an existing folder of images", str(tree[key]))
+
+
+def _exists(path: str | Path) -> bool:
+    """Whether something is there; nothing is at a path that no file system takes."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
+def _weights_are_read(tree: SettingsReader) -> Iterator[Fault]:
+    features, weights = tree["evaluation.features"], tree["evaluation.weights"]
+    if weights is not None and features not in WITH_WEIGHTS_FILE and "." not in features:
+        rule = f"is read with features={', '.join(WITH_WEIGHTS_FILE)} alone, got features={features}; leave it out"
+        yield Fault("evaluation.weights", rule, str(weights))
+    if tree["evaluation.sha256"] is not None and weights is None:
+        yield Fault("evaluation.sha256", "is that of evaluation.weights, which is null", tree["evaluation.sha256"])
+
+
+def _generation_is_read(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
+    if tree["evaluation.samples"] is None:
+        return
+    for key in OF_GENERATION:
+        if typed(key) or (key in SHORT and typed(SHORT[key])):
+            yield Fault(key, "has no effect, since evaluation.samples names images that are there; leave it out")
+    if tree["generation.checkpoint"] is None and (typed("generation.trust") or typed("trust")):
+        yield Fault("generation.trust", "has no effect without a checkpoint; leave it out")
+
+
+def _data_of_run_is_read(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
+    if tree["evaluation.reference"] is None:
+        if tree["evaluation.held_out"] is not None:
+            rule = "goes with evaluation.reference; the data of a run has a split of its own"
+            yield Fault("evaluation.held_out", rule, str(tree["evaluation.held_out"]))
+        return
+    for key in ("data.paths.train", "data.paths.val"):
+        if tree[key] is not None:
+            rule = "has no effect, since evaluation.reference names the images to compare with; leave it out"
+            yield Fault(key, rule, str(tree[key]))
+    if typed("evaluation.split") or typed("split"):
+        rule = "has no effect, since evaluation.reference names the images to compare with; leave it out"
+        yield Fault("evaluation.split", rule, tree["evaluation.split"])

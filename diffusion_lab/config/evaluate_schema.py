@@ -1,0 +1,121 @@
+"""The settings of ``evaluate.py`` as types. Keys of generation may hold several values, each of which is evaluated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from diffusion_lab.config.evaluation_section import EvaluateSettings, Paths
+from diffusion_lab.config.model_section import ModelOfCheckpoint
+from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
+from diffusion_lab.config.schema import GuidanceSettings
+from diffusion_lab.config.section import (
+    MOST_PROCESSES,
+    DeviceName,
+    DottedPath,
+    ExperimentName,
+    NonNegative,
+    PathText,
+    PositiveInt,
+    Section,
+)
+from diffusion_lab.config.training_section import Precision
+
+Seed = Annotated[int, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class EvaluateComputeSettings(Section):
+    """``compute`` of `evaluate.py`."""
+
+    device: Annotated[str, DeviceName()] = Field(default="auto", description="Where to compute, as for `sample.py`.")
+    seed: Seed | Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = Field(
+        default=0, description="Seed of the images and of the random subsets of metrics; of a list each is evaluated."
+    )
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_PROCESSES)] = Field(
+        default="auto", description="CPU threads to compute with; `auto` takes those that other programs leave free."
+    )
+
+
+class EvaluateOutputSettings(Section):
+    """``output`` of `evaluate.py`."""
+
+    base_dir: PathText | None = Field(
+        default=None,
+        description="Folder of images and results; `null`: `evaluation` in the folder of the run or of the sweep, and "
+        "`outputs/evaluation` where there is neither.",
+    )
+
+
+class EvaluateSamplingSettings(Section):
+    """``generation.sampling`` of `evaluate.py`: what to generate."""
+
+    guidance_scale: NonNegative | Annotated[tuple[NonNegative, ...], Field(strict=False, min_length=1)] = Field(
+        default=1.0,
+        description="Classifier-free guidance; 1 is the plain conditional model. Of a list each is evaluated.",
+    )
+    use_ema: bool | Annotated[tuple[bool, ...], Field(strict=False, min_length=1)] = Field(
+        default=True, description="Sample from the averaged weights; of a list each is evaluated."
+    )
+    ema_decay: Decay | Annotated[tuple[Decay, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None,
+        description="Which average, by its decay; `null` is the main one of the run. Of a list each is evaluated.",
+    )
+    batch_size: PositiveInt = Field(default=64, description="Images generated at a time; it does not change them.")
+    precision: Precision | None = Field(
+        default=None, description="What the network computes in, as for `sample.py`; `null`: as the run was trained."
+    )
+
+
+class EvaluateGenerationSettings(Section):
+    """``generation`` of `evaluate.py`: which model to evaluate, and how to sample it."""
+
+    checkpoint: Paths | None = Field(
+        default=None,
+        description="Checkpoint file, run folder, or sweep folder (all finished jobs); of a list each is evaluated.",
+    )
+    trust: DottedPath | Annotated[tuple[DottedPath, ...], Field(strict=False)] = Field(
+        default=(),
+        description="Dotted path of your own class, or a list of such, that may be imported because a checkpoint names "
+        "it: importing runs code.",
+    )
+    sampling: EvaluateSamplingSettings = Field(default_factory=EvaluateSamplingSettings)
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """The dotted paths in ``trust``."""
+        return (self.trust,) if isinstance(self.trust, str) else self.trust
+
+
+class MovedImagesSettings(Section):
+    """``data.paths`` of `evaluate.py`: where the images of the run are now, if they have moved."""
+
+    train: PathText | None = Field(default=None, description="Training images; `null`: where the run had them.")
+    val: PathText | None = Field(default=None, description="Validation images; `null`: where the run had them.")
+
+
+class EvaluateDataSettings(Section):
+    """``data`` of `evaluate.py`: all else about the images is in the checkpoint."""
+
+    paths: MovedImagesSettings = Field(default_factory=MovedImagesSettings)
+
+
+class EvaluateConfig(Section):
+    """The settings of an evaluation."""
+
+    experiment: ExperimentName = Field(default="evaluate", description="Name that is shown in lists of jobs.")
+    mode: Literal["evaluate"] = Field(default="evaluate", description="What the settings are for.")
+    compute: EvaluateComputeSettings = Field(default_factory=EvaluateComputeSettings)
+    output: EvaluateOutputSettings = Field(default_factory=EvaluateOutputSettings)
+    generation: EvaluateGenerationSettings = Field(default_factory=EvaluateGenerationSettings)
+    evaluation: EvaluateSettings = Field(default_factory=EvaluateSettings)
+    data: EvaluateDataSettings = Field(default_factory=EvaluateDataSettings)
+    sampler: SamplerSettings = Field(
+        default_factory=default_sampler,
+        description="The sampling method; of a list of values of one of its options each is evaluated.",
+    )
+    guidance: GuidanceSettings = Field(default_factory=GuidanceSettings, description="How guidance is applied.")
+    model: ModelOfCheckpoint | None = Field(
+        default=None, description="The model of a checkpoint of another program, which does not tell it."
+    )

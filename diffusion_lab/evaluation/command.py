@@ -1,0 +1,99 @@
+"""What ``evaluate.py`` does: find or make the images, measure them, and show and write what was found."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from diffusion_lab.config.compose_evaluation import EvaluationRequest
+from diffusion_lab.devices import computing_with, resolve_device
+from diffusion_lab.evaluation.evaluator import MeasureSettings
+from diffusion_lab.evaluation.of_checkpoints import evaluate_points, prepare
+from diffusion_lab.evaluation.of_folders import evaluate_sources
+from diffusion_lab.evaluation.progress import Reporter
+from diffusion_lab.evaluation.report import KEY, write_results
+from diffusion_lab.evaluation.result import Result
+from diffusion_lab.evaluation.table import print_results
+from diffusion_lab.evaluation.targets import ELSEWHERE, find_targets
+from diffusion_lab.generation.interruption import Terminated
+from diffusion_lab.terminal import printable
+from diffusion_lab.whole_files import check_writable
+
+WIDTH_OF_FILES = 120
+"""Characters of a line where standard output is no terminal."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a command found, and the files that it wrote."""
+
+    results: tuple[Result, ...]
+    files: tuple[Path, ...]
+
+
+def evaluate(request: EvaluationRequest, reporter: Reporter | None = None) -> Evaluation:
+    """Evaluate as asked for, and write the results.
+
+    Args:
+        request: The checked settings.
+        reporter: Says on standard error what is being done.
+
+    Raises:
+        ValueError, OSError: Naming key, value and rule.
+    """
+    results, folder = find_results(request, reporter or Reporter())
+    return Evaluation(results, tuple(write_results(results, folder)))
+
+
+def find_results(request: EvaluationRequest, reporter: Reporter) -> tuple[tuple[Result, ...], Path]:
+    """Evaluate as asked for; only images and measurements are written.
+
+    Returns:
+        The results, and the folder that they belong into.
+
+    Raises:
+        ValueError, OSError: Naming key, value and rule.
+    """
+    config = request.config
+    device, threads = resolve_device(config.compute.device), config.compute.threads
+    given = config.evaluation
+    settings = MeasureSettings(given.metrics, given.features, given.weights, given.sha256, given.cache_dir, device)
+    with computing_with(threads if isinstance(threads, int) else torch.get_num_threads()):
+        if request.points:
+            paths = list(dict.fromkeys(point.config.generation.checkpoint for point in request.points))
+            targets, folder = find_targets([path for path in paths if path is not None], config.output.base_dir)
+            for place in {folder, *(target.folder for target in targets)}:
+                check_writable(place, KEY)
+            found = evaluate_points(request.points, prepare(targets, config, settings, reporter), reporter)
+        else:
+            samples = given.samples if isinstance(given.samples, tuple) else (given.samples,)
+            folder = config.output.base_dir or ELSEWHERE
+            check_writable(folder, KEY)
+            found = evaluate_sources([path for path in samples if path], config, settings, folder, reporter)
+        with _going_on_from(folder):
+            return tuple(found), folder
+
+
+def show(evaluation: Evaluation) -> None:
+    """Print the tables and the names of the files to standard output."""
+    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
+    print_results(evaluation.results, console)
+    for file in evaluation.files:
+        print(printable(file))
+
+
+@contextlib.contextmanager
+def _going_on_from(folder: Path) -> Iterator[None]:
+    """Say of an interrupted command that it need not begin anew."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        if not getattr(stop, "__notes__", ()):
+            stop.add_note(f"the same command again goes on with the images and measurements in {folder}")
+        raise

@@ -1,0 +1,151 @@
+"""Evaluating checkpoints: images are generated, and compared with the data of the run or with a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
+from diffusion_lab.config.compose_evaluation import Point
+from diffusion_lab.config.evaluate_schema import EvaluateConfig
+from diffusion_lab.config.schema import GenerateConfig
+from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, first_of
+from diffusion_lab.evaluation.label_shares import labels_in_shares
+from diffusion_lab.evaluation.nearest import write_nearest
+from diffusion_lab.evaluation.progress import Reporter
+from diffusion_lab.evaluation.result import Result
+from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run
+from diffusion_lab.evaluation.sampled import Sampled, sample
+from diffusion_lab.evaluation.targets import Target
+from diffusion_lab.features.stored_images import GeneratedSource
+
+CHECKPOINT = "generation.checkpoint"
+
+TOLD = (
+    *("checkpoint", "checkpoint_sha256", "config_hash", "data_fingerprint", "sampler", "sampler_options", "steps"),
+    *("guidance_scale", "guidance_interval", "guidance_rescale", "seed", "use_ema", "ema_decay", "precision"),
+)
+"""What the manifest of generated images tells of all of them."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A checkpoint and what it is compared with.
+
+    Attributes:
+        target: The checkpoint, and where its images go.
+        evaluator: Measures them.
+        labels: The labels of the images in turn; None for all classes in turn, or none.
+    """
+
+    target: Target
+    evaluator: Evaluator
+    labels: tuple[int, ...] | None
+
+
+def prepare(
+    targets: Sequence[Target], config: EvaluateConfig, settings: MeasureSettings, reporter: Reporter
+) -> list[Work]:
+    """Read what the images of each checkpoint are compared with; those with the same data share it.
+
+    Raises:
+        ValueError: As of ``images_of_run``.
+    """
+    evaluators: dict[object, Evaluator] = {}
+    prepared = []
+    for target in targets:
+        checkpoint = read_checkpoint(target.checkpoint)
+        key = _data_of(checkpoint, config)
+        if key not in evaluators:
+            evaluators[key] = Evaluator(_real_images(checkpoint, config), settings, reporter.told)
+        evaluator = evaluators[key]
+        classes = None if checkpoint.model is None else checkpoint.model.conditioning.classes
+        names = evaluator.real.reference.class_names
+        fits = classes is not None and (config.evaluation.reference is None or names == checkpoint.class_names)
+        labels = labels_in_shares(evaluator.real.reference, classes) if fits and classes is not None else None
+        prepared.append(Work(target, evaluator, labels))
+    return prepared
+
+
+def evaluate_points(points: Sequence[Point], works: Sequence[Work], reporter: Reporter) -> Iterator[Result]:
+    """Generate and measure the images of each point with each of the checkpoints that it means."""
+    pairs = [
+        (point, work) for point in points for work in works if work.target.given == point.config.generation.checkpoint
+    ]
+    for number, (point, work) in enumerate(pairs, 1):
+        settings = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in _varying(point).items())
+        count = f"[{number}/{len(pairs)}] " if len(pairs) > 1 else ""
+        reporter.say(f"{count}{work.target.name}{': ' if settings else ''}{settings}")
+        yield _evaluate(point, work, several=len(works) > 1, reporter=reporter)
+
+
+def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Result:
+    config = _with_labels(point.config, work.labels)
+    sampled = sample(config, work.target, reporter.shows)
+    count = config.generation.sampling.num_samples
+    generated = GeneratedSource(sampled.folder)
+    images = first_of(generated, count)
+    with reporter.bars():
+        measured = work.evaluator.measure(images, config.compute.seed or 0, keep_in=sampled.folder)
+    nearest = write_nearest(images, work.evaluator.real.train, measured.pairs, sampled.folder)
+    seconds = {"sampling": _seconds(sampled, count), **measured.seconds}
+    varying = {CHECKPOINT: work.target.name, **_varying(point)} if several else _varying(point)
+    return Result(
+        name=work.target.name,
+        varying=varying,
+        samples=_samples(generated.lines[0], sampled, work),
+        conditions=work.evaluator.conditions(count),
+        seconds=seconds,
+        measurement=measured.measurement,
+        pictures={"nearest": str(nearest)} if nearest else {},
+    )
+
+
+def _data_of(checkpoint: Checkpoint, config: EvaluateConfig) -> object:
+    """What is equal for checkpoints that are compared with the same images."""
+    shape = (
+        None
+        if checkpoint.model is None
+        else (checkpoint.model.architecture.image_size, checkpoint.model.architecture.in_channels)
+    )
+    if config.evaluation.reference is not None:
+        return shape
+    known = [checkpoint.about.get(name) for name in ("data_fingerprint", "validation_fingerprint")]
+    return (shape, *known, checkpoint.class_names) if known[0] is not None else checkpoint.path
+
+
+def _real_images(checkpoint: Checkpoint, config: EvaluateConfig) -> RealSources:
+    evaluation, model = config.evaluation, checkpoint.model
+    if evaluation.reference is None:
+        moved = {name: path for name, path in config.data.paths if path is not None}
+        return images_of_run(checkpoint, evaluation.split, config.generation.trusted, moved)
+    size = None if model is None else model.architecture.image_size
+    channels = None if model is None else model.architecture.in_channels
+    return images_of_folder(
+        evaluation.reference, evaluation.held_out, evaluation.image_size or size, channels, evaluation.cache_dir
+    )
+
+
+def _with_labels(config: GenerateConfig, labels: tuple[int, ...] | None) -> GenerateConfig:
+    sampling = config.generation.sampling.model_copy(update={"labels": labels})
+    return config.model_copy(update={"generation": config.generation.model_copy(update={"sampling": sampling})})
+
+
+def _varying(point: Point) -> dict[str, Any]:
+    return {key: value for key, value in point.values.items() if key != CHECKPOINT}
+
+
+def _samples(line: Mapping[str, Any], sampled: Sampled, work: Work) -> dict[str, Any]:
+    told = {name: line.get(name) for name in TOLD}
+    labels = None if line.get("label") is None else ("in turn" if work.labels is None else "as real images")
+    return {**told, "labels": labels, "folder": str(sampled.folder)}
+
+
+def _seconds(sampled: Sampled, count: int) -> float | None:
+    """The time of sampling as many images, of those that were made in a known time."""
+    return None if sampled.seconds is None else round(sampled.seconds * count / sampled.count, 3)
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,113 @@
+"""Evaluating images that are there: folders and npz files, compared with a folder or with the data of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
+from diffusion_lab.config.evaluate_schema import EvaluateConfig
+from diffusion_lab.data.source import ImageSource, Subset
+from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, some_of
+from diffusion_lab.evaluation.nearest import write_nearest
+from diffusion_lab.evaluation.progress import Reporter
+from diffusion_lab.evaluation.result import Result
+from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run
+from diffusion_lab.features.image_sets import open_image_set
+from diffusion_lab.features.stored_images import GeneratedSource
+from diffusion_lab.generation.finished import IDENTITY
+
+
+def real_images(config: EvaluateConfig) -> RealSources:
+    """Open the images to compare with.
+
+    Raises:
+        ValueError, OSError: As of ``images_of_run`` and ``images_of_folder``.
+    """
+    evaluation = config.evaluation
+    if evaluation.reference is not None:
+        size = evaluation.image_size
+        return images_of_folder(evaluation.reference, evaluation.held_out, size, None, evaluation.cache_dir)
+    checkpoint = config.generation.checkpoint
+    assert isinstance(checkpoint, Path)  # the rules of the settings ask for one where there is no reference
+    moved = {name: path for name, path in config.data.paths if path is not None}
+    return images_of_run(
+        read_checkpoint(find_checkpoint(checkpoint)), evaluation.split, config.generation.trusted, moved
+    )
+
+
+def evaluate_sources(
+    folders: Sequence[Path], config: EvaluateConfig, settings: MeasureSettings, folder: Path, reporter: Reporter
+) -> Iterator[Result]:
+    """Measure each of the folders, with the same number of images of each.
+
+    Args:
+        folders: Folders of images and npz files.
+        config: The settings.
+        settings: How images are measured.
+        folder: Where measurements and pictures are kept.
+        reporter: Says what is being done.
+
+    Raises:
+        ValueError, OSError: Naming key, value and rule.
+    """
+    real = real_images(config)
+    sources = [_opened(path, real, config) for path in folders]
+    count = _count(sources, folders, config.evaluation.num_samples)
+    evaluator = Evaluator(real, settings, reporter.told)
+    seed = config.compute.seed if isinstance(config.compute.seed, int) else config.compute.seed[0]
+    names = _names(folders)
+    for number, (path, source, name) in enumerate(zip(folders, sources, names, strict=True), 1):
+        reporter.say(f"[{number}/{len(folders)}] {path}" if len(folders) > 1 else str(path))
+        images = some_of(source, count, seed)
+        keep_in = folder / name
+        with reporter.bars():
+            measured = evaluator.measure(images, seed, keep_in=keep_in)
+        nearest = write_nearest(images, real.train, measured.pairs, keep_in)
+        yield Result(
+            name=name,
+            varying={"evaluation.samples": name} if len(folders) > 1 else {},
+            samples={"folder": str(path), "images": len(source), "seed": seed, **_told(source)},
+            conditions=evaluator.conditions(count),
+            seconds={"sampling": None, **measured.seconds},
+            measurement=measured.measurement,
+            pictures={"nearest": str(nearest)} if nearest else {},
+        )
+
+
+def _opened(path: Path, real: RealSources, config: EvaluateConfig) -> ImageSource:
+    return open_image_set(
+        path,
+        config.evaluation.image_size or real.reference.image_size,
+        real.reference.channels,
+        key="evaluation.samples",
+        size_key="evaluation.image_size",
+        cache_dir=config.evaluation.cache_dir,
+        cache_key="evaluation.cache_dir",
+    )
+
+
+def _count(sources: Sequence[ImageSource], folders: Sequence[Path], wanted: int | None) -> int:
+    fewest = min(map(len, sources))
+    if wanted is not None and wanted > fewest:
+        smallest = folders[[len(source) for source in sources].index(fewest)]
+        raise ValueError(f"evaluation.num_samples must be at most {fewest}, the images in {smallest}, got {wanted}")
+    return wanted or fewest
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path; the whole paths where two would be the same."""
+    short = [path.resolve().stem if path.suffix == ".npz" else path.resolve().name for path in folders]
+    return short if len(set(short)) == len(short) else ["_".join(path.resolve().parts[-3:]) for path in folders]
+
+
+def _told(source: ImageSource) -> dict[str, object]:
+    """What the manifest of a generated folder says of all its images."""
+    whole = source.source if isinstance(source, Subset) else source
+    if not isinstance(whole, GeneratedSource):
+        return {}
+    first, told = whole.lines[0], {}
+    for name in (*IDENTITY, "checkpoint", "sampler", "steps", "guidance_scale", "use_ema", "ema_decay"):
+        if all(line.get(name) == first.get(name) for line in whole.lines):
+            told[name] = first.get(name)
+    return {**told, "sampling_seed": first.get("seed")}

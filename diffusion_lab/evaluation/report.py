@@ -1,0 +1,68 @@
+"""Results as files: all numbers as JSON, the tables as text, and curves as pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.environment import environment
+from diffusion_lab.evaluation.plot import plot_curves
+from diffusion_lab.evaluation.result import FORMAT, Result, comparable_groups
+from diffusion_lab.evaluation.table import results_in_words
+from diffusion_lab.whole_files import naming_folder, written_whole
+
+RESULTS, TABLE, CURVES = "evaluation.json", "evaluation.txt", "curves.png"
+KEY = "output.base_dir"
+
+
+def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
+    """Write what was found, replacing what an earlier command wrote there.
+
+    Results that cannot be compared are in groups of their own, each with a plot of its own where it has several.
+
+    Returns:
+        The files.
+    """
+    groups = comparable_groups(results)
+    with naming_folder(folder, KEY):
+        folder.mkdir(parents=True, exist_ok=True)
+    _remove_curves(folder)
+    content = {
+        "format": FORMAT,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(),
+        "groups": [[results.index(result) for result in group] for group in groups],
+        "results": [result.to_json() for result in results],
+    }
+    files = [folder / RESULTS, folder / TABLE]
+    with written_whole(files[0]) as partial:
+        partial.write_text(json.dumps(_finite(content), indent=2, default=str, allow_nan=False) + "\n", "utf-8")
+    with written_whole(files[1], lasting=False) as partial:
+        partial.write_text(results_in_words(results), "utf-8")
+    several = [group for group in groups if len(group) > 1]
+    for number, group in enumerate(several, 1):
+        file = folder / (CURVES if len(several) == 1 else f"{Path(CURVES).stem}_{number}.png")
+        plot_curves(group, file)
+        files.append(file)
+    if len(results) == 1:
+        files += [Path(picture) for picture in results[0].pictures.values()]
+    return files
+
+
+def _remove_curves(folder: Path) -> None:
+    """Remove the plots of an earlier command: they may be more than there are now."""
+    for stale in folder.glob(f"{Path(CURVES).stem}*.png"):
+        stale.unlink(missing_ok=True)
+
+
+def _finite(value: Any) -> Any:
+    """The same containers with None for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

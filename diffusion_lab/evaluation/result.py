@@ -1,0 +1,81 @@
+"""What one evaluation came to: the numbers, with all that gives them their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from diffusion_lab.evaluation.measured import rows_of
+from diffusion_lab.evaluation.table_rows import Row
+
+FORMAT = 1
+"""Of ``evaluation.json`` and of stored measurements."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The measurement of one set of images.
+
+    Attributes:
+        name: What the set is called.
+        varying: Settings in which it differs from others of the same command, by dotted key.
+        samples: Where the images come from: folder, checkpoint, sampler, steps, guidance, seed, averages.
+        conditions: What must be equal for two results to be compared: numbers of images, features, split, fingerprints.
+        seconds: Time of sampling, of computing features and of measuring; None where it is not known.
+        measurement: What ``diffusion_lab.evaluation.measure`` found, as plain containers.
+        pictures: Files that belong to it, by what they show.
+    """
+
+    name: str
+    varying: Mapping[str, Any]
+    samples: Mapping[str, Any]
+    conditions: Mapping[str, Any]
+    seconds: Mapping[str, float | None]
+    measurement: Mapping[str, Any]
+    pictures: Mapping[str, str]
+
+    @property
+    def rows(self) -> list[Row]:
+        """The numbers with their intervals and null rows."""
+        return rows_of(self.measurement)
+
+    def __getitem__(self, name: str) -> Row:
+        """Return the row of a metric by its full or its short name: ``result["kid"]``.
+
+        Raises:
+            KeyError: There is no such row.
+        """
+        for row in self.rows:
+            if name in (row.key, row.name):
+                return row
+        skipped = self.measurement["skipped"]
+        raise KeyError(f"no metric {name!r}: {skipped.get(name, [row.name for row in self.rows])}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain containers that JSON can hold."""
+        return asdict(self)
+
+
+def comparable_groups(results: Sequence[Result]) -> list[list[Result]]:
+    """Divide results so that those of a group have equal conditions, in the order in which they come."""
+    groups: list[list[Result]] = []
+    for result in results:
+        alike = next((group for group in groups if group[0].conditions == result.conditions), None)
+        if alike is None:
+            groups.append([result])
+        else:
+            alike.append(result)
+    return groups
+
+
+def apart(groups: Sequence[Sequence[Result]]) -> list[str]:
+    """For each group, in words, the conditions in which it differs from the others."""
+    conditions = [group[0].conditions for group in groups]
+    varying = [key for key in conditions[0] if any(other.get(key) != conditions[0][key] for other in conditions)]
+    return [", ".join(f"{key.replace('_', ' ')} {_shown(each.get(key))}" for key in varying) for each in conditions]
+
+
+def _shown(value: object) -> str:
+    text = "none" if value is None else str(value)
+    return f"{text[:10]}…" if len(text) == 64 else text

@@ -1,0 +1,134 @@
+"""Real images to compare with: the data of a run, which must be the same still, or folders."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from diffusion_lab.checkpoint import Checkpoint
+from diffusion_lab.data.source import ImageSource
+from diffusion_lab.features.image_sets import open_image_set
+from diffusion_lab.features.run_images import run_sources
+from diffusion_lab.identity import data_fingerprint, validation_fingerprint
+
+Split = Literal["train", "val"]
+
+INSTEAD = "reference=DIR compares with the images of a folder instead"
+
+
+@dataclass(frozen=True)
+class RealSources:
+    """Real images in two sets that share none.
+
+    Attributes:
+        reference: Those to compare with.
+        held_out: Others; None where there are none.
+        split: Which part of the data of the run ``reference`` is; None where it is a folder.
+        name: What ``reference`` is called in tables.
+    """
+
+    reference: ImageSource
+    held_out: ImageSource | None
+    split: Split | None
+    name: str
+
+    @property
+    def train(self) -> ImageSource:
+        """Those that a model may have memorized."""
+        return self.held_out if self.split == "val" and self.held_out is not None else self.reference
+
+    @property
+    def unseen(self) -> ImageSource | None:
+        """Those that the model was not trained on; None where there are none."""
+        return self.reference if self.split == "val" else self.held_out
+
+
+def images_of_run(
+    checkpoint: Checkpoint, split: Split, trust: Collection[str], moved_to: Mapping[str, Path]
+) -> RealSources:
+    """Read the images of a run again, and compare their fingerprints with those in its checkpoint.
+
+    Args:
+        checkpoint: One of the run.
+        split: Which images to compare with.
+        trust: Dotted paths of classes that may be imported because the checkpoint names them.
+        moved_to: Where images are now that have moved, by ``train`` or ``val``.
+
+    Raises:
+        ValueError: The checkpoint does not tell its images, they are not there or others by now, or the run kept none
+            for validation.
+    """
+    try:
+        found = run_sources(checkpoint, trust=trust, moved_to=moved_to)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"the images of the run of {checkpoint.path} cannot be read: {error}. Where they have moved, "
+            f"data.paths.train=DIR and data.paths.val=DIR name their place; {INSTEAD}"
+        ) from error
+    _refuse_other_images(checkpoint, found.train, found.val)
+    if split == "train":
+        return RealSources(found.train, found.val, split, "training images")
+    if found.val is None:
+        raise ValueError(
+            f"evaluation.split must be train, got 'val': the run of {checkpoint.path} kept no images for validation "
+            "(training.validation.enabled was false)"
+        )
+    return RealSources(found.val, found.train, split, "validation images")
+
+
+def images_of_folder(
+    reference: Path, held_out: Path | None, image_size: int | None, channels: int | None, cache_dir: Path | None
+) -> RealSources:
+    """Open folders or npz files of real images.
+
+    Args:
+        reference: Those to compare with.
+        held_out: Others.
+        image_size: Side in pixels that the images are brought to; None: as they are.
+        channels: 1, 3 or 4; None: as they are.
+        cache_dir: Folder of the caches of decoded pictures; None: the user's.
+    """
+    first = open_image_set(
+        reference,
+        image_size,
+        channels,
+        key="evaluation.reference",
+        size_key="evaluation.image_size",
+        cache_dir=cache_dir,
+        cache_key="evaluation.cache_dir",
+    )
+    if held_out is None:
+        return RealSources(first, None, None, "reference images")
+    second = open_image_set(
+        held_out,
+        first.image_size,
+        first.channels,
+        key="evaluation.held_out",
+        size_key="evaluation.image_size",
+        cache_dir=cache_dir,
+        cache_key="evaluation.cache_dir",
+    )
+    return RealSources(first, second, None, "reference images")
+
+
+def _refuse_other_images(checkpoint: Checkpoint, train: ImageSource, val: ImageSource | None) -> None:
+    """Raise ValueError where the images are others than those in the checkpoint, as far as it tells."""
+    known = checkpoint.about.get("data_fingerprint")
+    here = data_fingerprint(train)
+    if known is not None and here != known:
+        raise _other(checkpoint, "train", known, here)
+    known = checkpoint.about.get("validation_fingerprint")
+    there = validation_fingerprint(train, val, here)
+    if known is not None and there != known:
+        raise _other(checkpoint, "val", known, str(there))
+
+
+def _other(checkpoint: Checkpoint, part: Split, known: str, here: str) -> ValueError:
+    what = "trained on" if part == "train" else "validated on"
+    return ValueError(
+        f"the images are not those that {checkpoint.path} was {what}: their fingerprint is {here[:12]}…, and "
+        f"{str(known)[:12]}… in the checkpoint. Some were added, removed or changed: put them back, name another place "
+        f"with data.paths.{part}=DIR; {INSTEAD}"
+    )

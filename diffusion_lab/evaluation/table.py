@@ -1,0 +1,232 @@
+"""Results as tables: one set of images in full, or several in one table, a row each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from diffusion_lab.evaluation.result import Result, apart, comparable_groups
+from diffusion_lab.evaluation.table_rows import Row, in_figures
+from diffusion_lab.terminal import on_one_line, printable
+
+COLUMN_NAMES = {
+    "fd": "fd",
+    "fd_infinity": "fd∞",
+    "kid": "kid",
+    "is": "is",
+    "precision": "prec.",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "cover.",
+    "label_agreement": "labels",
+    "memorization": "memor.",
+}
+"""What a narrow column is called, by the key of its metric; those of Inception's features are in capitals."""
+
+NAMES = ("generation.checkpoint", "evaluation.samples")
+"""Keys whose values are the names of results."""
+
+WIDEST = 10_000
+
+REAL, MATCHED = "real images", "matched"
+BEST = "*"
+
+
+def print_results(results: Sequence[Result], console: Console) -> None:
+    """Print one table for each group of results that can be compared, in full where there is one result alone."""
+    groups = comparable_groups(results)
+    if len(groups) > 1:
+        console.print(Text("Not in one ranking, since they were measured in different ways:"))
+    for group, why in zip(groups, apart(groups), strict=True):
+        title = heading(group[0])
+        if len(groups) > 1:
+            title = f"{title}\n({why})"
+        console.print(Text(printable(title)))
+        console.print(Text(_sampling(group), style="bold"))
+        if len(group) == 1:
+            whole = full_table(group[0])
+            fits = _width(whole, console) <= console.width
+            console.print(whole if fits else full_table(group[0], short_names=True))
+        else:
+            for table in tables_of(group, console):
+                console.print(table)
+        for line in _notes(group):
+            console.print(Text(printable(line)))
+        console.print()
+
+
+def heading(result: Result) -> str:
+    """How many images were compared with which, by which features."""
+    conditions = result.conditions
+    return (
+        f"{conditions['num_samples']:,} images against {conditions['reference_images']:,} {conditions['reference']}, "
+        f"features {conditions['features']}"
+    )
+
+
+def full_table(result: Result, short_names: bool = False) -> Table:
+    """All numbers of a result, a row each, with intervals and null rows; names without features are shorter."""
+    rows = result.rows
+    matched = any(row.matched is not None for row in rows)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("metric", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    if matched:
+        table.add_column(MATCHED, justify="right", no_wrap=True)
+    table.add_column(REAL, justify="right", no_wrap=True)
+    for row in rows:
+        interval = f"{in_figures(row.low)} – {in_figures(row.high)}" if row.low is not None else ""
+        cells = [row.key if short_names else row.name, in_figures(row.value), interval]
+        if matched:
+            cells.append(in_figures(row.matched))
+        table.add_row(*cells, in_figures(row.null))
+    return table
+
+
+def tables_of(results: Sequence[Result], console: Console) -> list[Table]:
+    """Results that can be compared as one table, or as several below each other where the console is too narrow."""
+    columns = [row for row in results[0].rows if row.key in COLUMN_NAMES]
+    for count in range(1, len(columns) + 1):
+        size = -(-len(columns) // count)
+        parts = [columns[start : start + size] for start in range(0, len(columns), size)]
+        tables = [_table_of(results, part) for part in parts]
+        if all(_width(table, console) <= console.width for table in tables):
+            break
+    return tables
+
+
+def _width(table: Table, console: Console) -> int:
+    """Columns of text that a table needs to show everything."""
+    return Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+
+
+def _table_of(results: Sequence[Result], columns: Sequence[Row]) -> Table:
+    """A row for each result, the best of each column marked, real images below them."""
+    named = any(result.name != results[0].name for result in results)
+    varying = list(dict.fromkeys(key for result in results for key in result.varying if key not in NAMES))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    if named:
+        table.add_column("images", overflow="fold", min_width=len(REAL))
+    for key in varying:
+        name = key.rpartition(".")[2].removesuffix("_scale").replace("_", " ")
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in columns:
+        table.add_column(column_name(row), justify="right", no_wrap=True)
+    cells = [{row.key: row for row in result.rows} for result in results]
+    best = {row.key: _best(row, [each[row.key] for each in cells if row.key in each]) for row in columns}
+    for result, values in zip(results, cells, strict=True):
+        head = ([on_one_line(result.name)] if named else []) + [_shown(result.varying.get(key)) for key in varying]
+        table.add_row(*head, *(_cell(values.get(row.key), best[row.key]) for row in columns))
+    empty = [""] * (named + len(varying) - 1)
+    table.add_section()
+    table.add_row(REAL, *empty, *(Text(f"{in_figures(row.null)} ", style="dim") for row in columns))
+    return table
+
+
+def column_name(row: Row) -> str:
+    """Return a short name of a metric: FID, KID and IS are those of Inception's features alone."""
+    name = COLUMN_NAMES[row.key]
+    return {"fd": "FID", "fd∞": "FID∞", "kid": "KID", "is": "IS"}.get(name, name) if is_inception(row) else name
+
+
+def is_inception(row: Row) -> bool:
+    """Whether a row has one of the names that only metrics on Inception's features have."""
+    return row.name.partition("_")[0] in ("fid", "kid", "is") and "@" not in row.name and row.name in INCEPTIONS
+
+
+INCEPTIONS = ("fid", "fid_infinity", "kid", "is")
+
+
+def results_in_words(results: Sequence[Result], width: int = 120) -> str:
+    """The tables as plain text."""
+    console = Console(width=width, record=True, file=StringIO(), color_system=None)
+    print_results(results, console)
+    return console.export_text()
+
+
+def _sampling(group: Sequence[Result]) -> str:
+    """The name of the images and how they were sampled, as far as that is the same for all of them."""
+    told = [{"": on_one_line(result.name), **sampling_of(result)} for result in group]
+    same = {key: value for key, value in told[0].items() if all(each.get(key) == value for each in told)}
+    return printable(", ".join(f"{key} {_shown(value)}".strip() for key, value in same.items()))
+
+
+def sampling_of(result: Result) -> Mapping[str, Any]:
+    """How the images were sampled, in a few words; empty for images that do not tell."""
+    about = result.samples
+    if about.get("sampler") is None:
+        return {}
+    return {
+        "sampler": about["sampler"],
+        "steps": about.get("steps"),
+        "guidance": about.get("guidance_scale"),
+        "EMA": about.get("ema_decay") if about.get("use_ema") else "off",
+        "seed": about.get("seed"),
+    }
+
+
+def _best(column: Row, rows: Sequence[Row]) -> float | None:
+    if column.better is None or len(rows) < 2:
+        return None
+    values = [row.value for row in rows]
+    if len(set(values)) == 1:
+        return None
+    return min(values) if column.better == "lower" else max(values)
+
+
+def _cell(row: Row | None, best: float | None) -> Text:
+    if row is None:
+        return Text("")
+    marked = best is not None and row.value == best
+    return Text(in_figures(row.value) + (BEST if marked else " "), style="bold" if marked else "")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else on_one_line(Path(value).name if isinstance(value, Path) else value)
+
+
+def _notes(group: Sequence[Result]) -> Iterator[str]:
+    """What the columns mean, what was left out, and remarks on the measurements, each once."""
+    found: dict[str, None] = {}
+    for result in group:
+        measurement = result.measurement
+        found |= dict.fromkeys(f"Left out: {name}, since {why}." for name, why in measurement["skipped"].items())
+        found |= dict.fromkeys(measurement["notes"])
+    yield from _about_null_rows(group)
+    yield from found
+    if len(group) == 1:
+        yield _times(group[0])
+
+
+def _about_null_rows(group: Sequence[Result]) -> Iterator[str]:
+    """Which real images took the place of samples, and which metrics these are."""
+    sources: dict[tuple[str, bool], list[str]] = {}
+    for told in group[0].measurement["rows"]:
+        null = told["null"]
+        if null is not None:
+            text = f"{null['source']} ({null['n']:,} against {null['reference_n']:,})"
+            sources.setdefault((text, null["matched"] is not None), []).append(told["metric"])
+    for (text, matched), metrics in sources.items():
+        which = f" for {', '.join(metrics)}" if len(sources) > 1 else ""
+        compare = ""
+        if matched:
+            compare = f"; compare {MATCHED}" if len(group) == 1 else f"; {MATCHED} figures are in evaluation.json"
+        yield f"{REAL}{which}: {text}{compare}."
+    if len(group) == 1 and any(matched for _, matched in sources):
+        yield f"{MATCHED}: as many samples as there are real ones, against as many."
+
+
+def _times(result: Result) -> str:
+    told = {name: seconds for name, seconds in result.seconds.items() if seconds is not None}
+    return f"Seconds: {', '.join(f'{name} {seconds:.3g}' for name, seconds in told.items())}."

@@ -1,0 +1,35 @@
+"""Measure how good images are. `python evaluate.py --help` lists the common commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from diffusion_lab.config.compose_evaluation import compose_evaluate_config
+from diffusion_lab.config.launch import launch
+from diffusion_lab.config.report import run_and_report
+from diffusion_lab.config.sweep import run_job
+from diffusion_lab.generation.interruption import leaving_when_told
+
+CONF = Path(__file__).resolve().parent / "conf"
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
+def main(composed: DictConfig) -> None:
+    """Check the settings, then hand them over."""
+    run_and_report(lambda: run_job(run, composed))
+
+
+def run(composed: DictConfig) -> None:
+    """Evaluate as composed. All faults of the settings are reported before anything heavy is imported."""
+    request = compose_evaluate_config(composed)
+    from diffusion_lab.evaluation.command import evaluate, show
+
+    show(evaluate(request))
+
+
+if __name__ == "__main__":
+    with leaving_when_told():
+        launch(main, compose_evaluate_config, CONF, "evaluate")

@@ -1,0 +1,229 @@
+"""`python evaluate.py`: images of a checkpoint, or any images, against real ones."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
+from diffusion_lab.data.digits import digits
+from diffusion_lab.evaluation import evaluate_checkpoint, evaluate_folders, evaluator
+from diffusion_lab.evaluation.__main__ import arguments_for_evaluate
+from diffusion_lab.evaluation.run_data import images_of_run
+from diffusion_lab.evaluation.targets import find_targets
+from diffusion_lab.generation.arrays import write_arrays
+from tests.commands.conftest import Refused, run_here
+
+pytestmark = pytest.mark.integration
+
+QUICK = ("device=cpu", "num_samples=40", "features=pixels")
+CURVE = ("sampler.steps=[1,2]",)
+
+
+def evaluated(words: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """What `evaluate.py` writes, run in this process."""
+    run_here("evaluate", words)
+    content: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def run(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that no other module evaluates."""
+    folder = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(digits_run, folder, symlinks=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def curve(run: Path) -> dict[str, Any]:
+    """What a command with a list writes."""
+    return evaluated((f"ckpt={run}", *QUICK, *CURVE), run / "evaluation")
+
+
+@pytest.fixture
+def nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*_: object, **__: object) -> None:
+        raise AssertionError("measured once more")
+
+    monkeypatch.setattr(evaluator, "measure", measure)
+
+
+class TestCheckpoint:
+    def test_numbers_travel_with_what_gives_them_their_meaning(self, curve: dict[str, Any], run: Path) -> None:
+        result = curve["results"][0]
+        conditions = result["conditions"]
+        assert (conditions["num_samples"], conditions["features"], conditions["split"]) == (40, "pixels", "train")
+        assert conditions["reference_images"] + conditions["held_out_images"] == len(digits())
+        told = read_checkpoint(find_checkpoint(run)).about
+        assert result["samples"]["data_fingerprint"] == told["data_fingerprint"] == conditions["reference_fingerprint"]
+        assert {"sampler": "ddim", "steps": 1, "guidance_scale": 1.0, "seed": 0, "use_ema": True}.items() <= result[
+            "samples"
+        ].items()
+        assert all(result["seconds"][name] > 0 for name in ("sampling", "features", "metrics"))
+        rows = {row["metric"]: row for row in result["measurement"]["rows"]}
+        assert {"fd", "kid", "precision", "recall", "density", "coverage", "label_agreement"} <= rows.keys()
+        assert rows["fd"]["name"] == "fd_pixels"
+        assert all(
+            row["estimate"]["low"] <= row["estimate"]["value"] <= row["estimate"]["high"] for row in rows.values()
+        )
+        assert all(row["null"] is not None for row in rows.values())
+
+    def test_a_list_is_one_table_and_one_plot(self, curve: dict[str, Any], run: Path) -> None:
+        assert [result["varying"] for result in curve["results"]] == [{"sampler.steps": 1}, {"sampler.steps": 2}]
+        assert curve["groups"] == [[0, 1]]
+        table = (run / "evaluation/evaluation.txt").read_text()
+        assert table.count("real images ") >= 1
+        assert "fd∞" in table
+        with Image.open(run / "evaluation/curves.png") as plot:
+            assert plot.width > 600
+            assert len(plot.convert("RGB").getcolors(10**6) or ()) > 10
+
+    def test_the_nearest_pairs_are_drawn(self, curve: dict[str, Any]) -> None:
+        result = curve["results"][0]
+        assert len(result["measurement"]["memorization"]["pairs"]) == 10
+        with Image.open(result["pictures"]["nearest"]) as picture:
+            assert picture.width > picture.height > 100
+
+    def test_labels_are_drawn_in_the_shares_of_the_real_images(self, curve: dict[str, Any]) -> None:
+        manifest = Path(curve["results"][0]["samples"]["folder"]) / "manifest.jsonl"
+        labels = [json.loads(line)["label"] for line in manifest.read_text().splitlines()]
+        assert np.bincount(labels, minlength=10).tolist() == [4] * 10  # the digits are almost equally frequent
+        assert curve["results"][0]["samples"]["labels"] == "as real images"
+
+    @pytest.mark.usefixtures("nothing_is_measured")
+    def test_the_same_command_again_makes_and_measures_nothing(self, curve: dict[str, Any], run: Path) -> None:
+        arrays = sorted(run.rglob("samples.npz"))
+        before = [file.stat().st_mtime_ns for file in arrays]
+        again = evaluated((f"ckpt={run}", *QUICK, *CURVE), run / "evaluation")
+        assert again["results"] == curve["results"]
+        assert [file.stat().st_mtime_ns for file in arrays] == before
+
+    def test_a_damaged_measurement_is_made_anew(self, curve: dict[str, Any], run: Path) -> None:
+        for file in run.rglob("measurements/*.json"):
+            file.write_text(file.read_text().replace("0.", "1.", 1))
+        again = evaluated((f"ckpt={run}", *QUICK, *CURVE), run / "evaluation")
+        for now, then in zip(again["results"], curve["results"], strict=True):
+            assert now["measurement"] == then["measurement"]
+
+    def test_more_images_go_beside_those_that_are_there(self, curve: dict[str, Any], run: Path) -> None:
+        words = (f"ckpt={run}", *QUICK, "sampler.steps=1", "num_samples=60", "metrics=[kid]")
+        (result,) = evaluated(words, run / "evaluation")["results"]
+        assert result["samples"]["folder"] == curve["results"][0]["samples"]["folder"]
+        assert result["conditions"]["num_samples"] == 60
+        assert len(np.load(Path(result["samples"]["folder"]) / "samples.npz")["arr_0"]) == 60
+        fewer = evaluate_checkpoint(
+            run, num_samples=40, sampler={"type": "ddim", "steps": 1}, features="pixels", device="cpu"
+        )
+        assert fewer["fd"].value == curve["results"][0]["measurement"]["rows"][0]["estimate"]["value"]
+
+    def test_the_validation_images(self, run: Path) -> None:
+        result = evaluate_checkpoint(
+            run, num_samples=40, split="val", sampler={"type": "ddim", "steps": 1}, features="pixels", device="cpu"
+        )
+        assert result.conditions["reference"] == "validation images"
+        assert result["memorization"].value <= 1  # compared with the training images all the same
+        assert result.measurement["memorization"]["compared_with"] == "held-out images"
+
+    def test_images_that_changed_are_refused_with_what_to_do(self, run: Path) -> None:
+        checkpoint = read_checkpoint(find_checkpoint(run))
+        other = replace(checkpoint, about={**checkpoint.about, "data_fingerprint": "0" * 64})
+        with pytest.raises(
+            ValueError, match=r"are not those that .* was trained on.*data\.paths\.train=DIR.*reference=DIR"
+        ):
+            images_of_run(other, "train", (), {})
+        other = replace(checkpoint, about={**checkpoint.about, "validation_fingerprint": "0" * 64})
+        with pytest.raises(ValueError, match=r"validated on.*data\.paths\.val=DIR"):
+            images_of_run(other, "val", (), {})
+
+    def test_a_metric_that_does_not_apply(self, run: Path, refused: Refused) -> None:
+        said = refused("evaluate", f"ckpt={run}", *QUICK, "metrics=[inception_score]")
+        assert "evaluation.metrics = inception_score needs features that come with class probabilities" in said
+
+    def test_a_checkpoint_is_named_once(self, run: Path) -> None:
+        targets, folder = find_targets([run], None)
+        assert (folder, targets[0].name) == (run / "evaluation", "run")
+        with pytest.raises(ValueError, match="must name different checkpoints"):
+            find_targets([run, find_checkpoint(run)], None)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real digits as pictures in class folders, noisy in `c`, as an npz of the ADM suite; and sets that are odd."""
+    top, source = tmp_path_factory.mktemp("sets"), digits()
+    rng = np.random.default_rng(0)
+    for name, first in (("a", 0), ("c", 200)):
+        for index in range(first, first + 100):
+            pixels = source.images[index, 0]
+            if name == "c":
+                pixels = (pixels + rng.integers(0, 120, pixels.shape)).clip(0, 255).astype(np.uint8)
+            file = top / name / source.class_names[source.labels[index]] / f"{index}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+    import torch
+
+    chosen = torch.from_numpy(source.images[100:200])
+    write_arrays(top / "b.npz", iter(chosen), (100, 1, 8, 8), source.labels[100:200].tolist())
+    (top / "gray").mkdir()
+    (top / "three").mkdir()
+    for index in range(30):
+        Image.new("L", (8, 8), 128).save(top / "gray" / f"{index}.png")
+    for index in range(3):
+        Image.new("L", (8, 8), index).save(top / "three" / f"{index}.png")
+    Image.new("L", (9, 7)).save(top / "three" / "wide.png")
+    return top
+
+
+class TestFolders:
+    def test_pictures_against_an_npz(self, folders: Path, tmp_path: Path) -> None:
+        words = (f"samples=[{folders / 'c'},{folders / 'a'}]", f"reference={folders / 'b.npz'}", "features=pixels")
+        content = evaluated((*words, f"output.base_dir={tmp_path}", "device=cpu"), tmp_path)
+        noisy, real = content["results"]
+        assert (noisy["name"], real["name"]) == ("c", "a")
+        fd = [result["measurement"]["rows"][0]["estimate"]["value"] for result in (noisy, real)]
+        assert fd[0] > 1.5 * fd[1]
+        assert "label_agreement" in {row["metric"] for row in real["measurement"]["rows"]}
+        assert (tmp_path / "curves.png").is_file()
+
+    def test_from_python(self, folders: Path, tmp_path: Path) -> None:
+        result = evaluate_folders(
+            folders / "a", folders / "b.npz", num_samples=50, metrics=["kid"], features="pixels", base_dir=tmp_path
+        )
+        assert result.conditions["num_samples"] == 50
+        (row,) = result.rows
+        assert row.key == "kid"
+        assert result["kid"] == result["kid_pixels"]
+        with pytest.raises(KeyError, match="no metric 'fid'"):
+            result["fid"]
+
+    def test_images_that_are_all_equal_give_no_nan(self, folders: Path, tmp_path: Path) -> None:
+        result = evaluate_folders(folders / "gray", folders / "a", features="pixels", base_dir=tmp_path)
+        assert all(math.isfinite(row.value) for row in result.rows)
+        assert "label_agreement" in result.measurement["skipped"]
+
+    def test_three_images_are_refused_with_the_number_needed(self, folders: Path, refused: Refused) -> None:
+        few = (f"samples={folders / 'three'}", f"reference={folders / 'a'}", "features=pixels", "device=cpu")
+        assert "at least 20" in refused("evaluate", *few)
+
+    def test_more_images_than_there_are(self, folders: Path, refused: Refused) -> None:
+        words = (f"samples={folders / 'a'}", f"reference={folders / 'b.npz'}", "num_samples=101", "features=pixels")
+        assert "evaluation.num_samples must be at most 100, the images in" in refused("evaluate", *words)
+
+    def test_labels_need_classes_where_they_are_asked_for(self, folders: Path, refused: Refused) -> None:
+        words = (f"samples={folders / 'gray'}", f"reference={folders / 'a'}", "metrics=[label_agreement]")
+        assert "evaluation.metrics holds what does not apply" in refused("evaluate", *words, "features=pixels")
+
+
+def test_the_module_names_folders_without_a_key() -> None:
+    assert arguments_for_evaluate(["a", "reference=b", "--config-dir", "mine", "c"]) == [
+        *("reference=b", "--config-dir", "mine"),
+        "samples=[a,c]",
+    ]
