@@ -54,6 +54,10 @@ from diffusion_lab.whole_files import written_whole
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 HYDRAS_RECORD = "multirun.yaml"
+EVALUATION = "evaluation.json"
+DISTANCES = ("kid", "fd")
+"""Metrics by which evaluations are ranked; the first that was computed counts."""
+
 NAMED_KEYS = 5  # how many differing keys a message names before it only counts
 WAIT_SECONDS = 1.0
 
@@ -315,9 +319,23 @@ def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path, se
 
 
 def _result(record: JobRecord, folder: Path) -> dict[str, Any]:
+    if record.settings.get("mode") == "evaluate":
+        return _evaluated(folder)
     try:
         summary = read_json(folder / SUMMARY)
         found = {"metric": summary["metric"], "best_value": summary["best_value"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # generation has none
     return found | {"measured": measured_by(record.settings, summary.get("validation_fingerprint"))}
+
+
+def _evaluated(folder: Path) -> dict[str, Any]:
+    """The distance that an evaluation found, and what it is a measure of; nothing where it has several results."""
+    try:
+        (result,) = read_json(folder / EVALUATION)["results"]
+        rows = {row["metric"]: row for row in result["measurement"]["rows"]}
+        row = next(rows[name] for name in DISTANCES if name in rows)
+        conditions = {name: value for name, value in result["conditions"].items() if value is not None}
+        return {"metric": row["name"], "best_value": row["estimate"]["value"], "measured": conditions}
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return {}

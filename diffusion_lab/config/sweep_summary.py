@@ -169,7 +169,7 @@ def _print(folder: Path, records: Records, groups: list[list[str]], refused: Ref
     print(f"{printable(folder)}: {finished} of {len(records) + len(refused)} jobs finished{unseen}", file=sys.stderr)
     if stopped or finished < len(records):
         print(f"run what is missing with: {printable(_again(folder))}", file=sys.stderr)
-    if len(groups) == 1:
+    if len(groups) == 1 and records[groups[0][0]].settings.get("mode") == "train":
         best = command("sample.py", setting("ckpt", folder))
         print(f"sample from the best job: {printable(best)}", file=sys.stderr)
 

@@ -121,7 +121,7 @@ def _real_images(checkpoint: Checkpoint, config: EvaluateConfig) -> RealSources:
         moved = {name: path for name, path in config.data.paths if path is not None}
         return images_of_run(checkpoint, evaluation.split, config.generation.trusted, moved)
     size = None if model is None else model.architecture.image_size
-    channels = None if model is None else model.architecture.in_channels
+    channels = None if model is None else min(model.architecture.in_channels, 3)  # features take no alpha channel
     return images_of_folder(
         evaluation.reference, evaluation.held_out, evaluation.image_size or size, channels, evaluation.cache_dir
     )

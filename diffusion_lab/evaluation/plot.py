@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.evaluation.result import Result
-from diffusion_lab.evaluation.table import COLUMN_NAMES, heading
+from diffusion_lab.evaluation.table import COLUMN_NAMES, heading, sampling_in_words
 from diffusion_lab.evaluation.table_rows import Row
 from diffusion_lab.terminal import on_one_line
 from diffusion_lab.whole_files import written_whole
@@ -40,7 +40,7 @@ def plot_curves(results: Sequence[Result], path: Path) -> None:
     high = -(-len(columns) // wide)
     figure = Figure(figsize=(PANEL[0] * wide, PANEL[1] * high + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(heading(results[0]), fontsize=10)
+    figure.suptitle(f"{heading(results[0])}\n{sampling_in_words(results)}", fontsize=10)
     curves = _curves(results, axis)
     for place, column in enumerate(columns):
         panel = figure.add_subplot(high, wide, place + 1)
@@ -77,7 +77,11 @@ def _curves(results: Sequence[Result], axis: str) -> dict[str, list[tuple[Any, R
     several = any(result.name != results[0].name for result in results)
     curves: dict[str, list[tuple[Any, Result]]] = {}
     for result in results:
-        rest = [f"{_short(key)} {value}" for key, value in result.varying.items() if key not in (axis, CHECKPOINT)]
+        rest = [
+            f"{_short(key)} {str(value).lower() if isinstance(value, bool) else value}"
+            for key, value in result.varying.items()
+            if key not in (axis, CHECKPOINT)
+        ]
         name = ", ".join(([on_one_line(result.name)] if several and axis != CHECKPOINT else []) + rest)
         at = result.name if axis == CHECKPOINT else result.varying.get(axis)
         curves.setdefault(name, []).append((at, result))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from diffusion_lab.checkpoint import Checkpoint
-from diffusion_lab.data.source import ImageSource
+from diffusion_lab.data.pixels import convert_arrays
+from diffusion_lab.data.source import ImageSource, PixelArray
 from diffusion_lab.features.image_sets import open_image_set
 from diffusion_lab.features.run_images import run_sources
+from diffusion_lab.features.stored_images import BACKGROUND
 from diffusion_lab.identity import data_fingerprint, validation_fingerprint
 
 Split = Literal["train", "val"]
@@ -68,14 +73,15 @@ def images_of_run(
             f"data.paths.train=DIR and data.paths.val=DIR name their place; {INSTEAD}"
         ) from error
     _refuse_other_images(checkpoint, found.train, found.val)
+    train, val = opaque(found.train), None if found.val is None else opaque(found.val)
     if split == "train":
-        return RealSources(found.train, found.val, split, "training images")
-    if found.val is None:
+        return RealSources(train, val, split, "training images")
+    if val is None:
         raise ValueError(
             f"evaluation.split must be train, got 'val': the run of {checkpoint.path} kept no images for validation "
             "(training.validation.enabled was false)"
         )
-    return RealSources(found.val, found.train, split, "validation images")
+    return RealSources(val, train, split, "validation images")
 
 
 def images_of_folder(
@@ -111,6 +117,32 @@ def images_of_folder(
         cache_key="evaluation.cache_dir",
     )
     return RealSources(first, second, None, "reference images")
+
+
+def opaque(source: ImageSource) -> ImageSource:
+    """Return images without alpha channel, over white: no network that gives features takes one."""
+    return source if source.channels != 4 else Opaque(source)
+
+
+class Opaque(ImageSource):
+    """The images of another source with four channels, over white."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+        self.labels, self.class_names = source.labels, source.class_names
+        self.channels, self.image_size, self.varies = 3, source.image_size, source.varies
+
+    def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
+        pixels = self.source.load(index, rng).transpose(1, 2, 0)
+        converted: PixelArray = convert_arrays(pixels[None], self.image_size, 3, BACKGROUND)[0]
+        return converted
+
+    def fingerprint(self) -> str:
+        """That of the whole images, marked."""
+        return hashlib.sha256(f"over white {self.source.fingerprint()}".encode()).hexdigest()
+
+    def refuse_damage(self, wait: bool = False) -> None:
+        self.source.refuse_damage(wait)
 
 
 def _refuse_other_images(checkpoint: Checkpoint, train: ImageSource, val: ImageSource | None) -> None:

@@ -36,7 +36,7 @@ NAMES = ("generation.checkpoint", "evaluation.samples")
 
 WIDEST = 10_000
 
-REAL, MATCHED = "real images", "matched"
+REAL, MATCHED, SECONDS = "real images", "matched", "seconds"
 BEST = "*"
 
 
@@ -50,7 +50,7 @@ def print_results(results: Sequence[Result], console: Console) -> None:
         if len(groups) > 1:
             title = f"{title}\n({why})"
         console.print(Text(printable(title)))
-        console.print(Text(_sampling(group), style="bold"))
+        console.print(Text(sampling_in_words(group), style="bold"))
         if len(group) == 1:
             whole = full_table(group[0])
             fits = _width(whole, console) <= console.width
@@ -98,7 +98,8 @@ def tables_of(results: Sequence[Result], console: Console) -> list[Table]:
     for count in range(1, len(columns) + 1):
         size = -(-len(columns) // count)
         parts = [columns[start : start + size] for start in range(0, len(columns), size)]
-        tables = [_table_of(results, part) for part in parts]
+        timed = any(result.seconds.get("sampling") is not None for result in results)
+        tables = [_table_of(results, part, timed and part is parts[-1]) for part in parts]
         if all(_width(table, console) <= console.width for table in tables):
             break
     return tables
@@ -109,8 +110,8 @@ def _width(table: Table, console: Console) -> int:
     return Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
 
 
-def _table_of(results: Sequence[Result], columns: Sequence[Row]) -> Table:
-    """A row for each result, the best of each column marked, real images below them."""
+def _table_of(results: Sequence[Result], columns: Sequence[Row], timed: bool) -> Table:
+    """A row for each result, the best of each column marked, real images below them; the time of sampling last."""
     named = any(result.name != results[0].name for result in results)
     varying = list(dict.fromkeys(key for result in results for key in result.varying if key not in NAMES))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -121,11 +122,14 @@ def _table_of(results: Sequence[Result], columns: Sequence[Row]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in columns:
         table.add_column(column_name(row), justify="right", no_wrap=True)
+    if timed:
+        table.add_column(SECONDS, justify="right", no_wrap=True)
     cells = [{row.key: row for row in result.rows} for result in results]
     best = {row.key: _best(row, [each[row.key] for each in cells if row.key in each]) for row in columns}
     for result, values in zip(results, cells, strict=True):
         head = ([on_one_line(result.name)] if named else []) + [_shown(result.varying.get(key)) for key in varying]
-        table.add_row(*head, *(_cell(values.get(row.key), best[row.key]) for row in columns))
+        seconds = [in_figures(result.seconds.get("sampling"))] if timed else []
+        table.add_row(*head, *(_cell(values.get(row.key), best[row.key]) for row in columns), *seconds)
     empty = [""] * (named + len(varying) - 1)
     table.add_section()
     table.add_row(REAL, *empty, *(Text(f"{in_figures(row.null)} ", style="dim") for row in columns))
@@ -153,8 +157,8 @@ def results_in_words(results: Sequence[Result], width: int = 120) -> str:
     return console.export_text()
 
 
-def _sampling(group: Sequence[Result]) -> str:
-    """The name of the images and how they were sampled, as far as that is the same for all of them."""
+def sampling_in_words(group: Sequence[Result]) -> str:
+    """Return the name of the images and how they were sampled, as far as that is the same for all of them."""
     told = [{"": on_one_line(result.name), **sampling_of(result)} for result in group]
     same = {key: value for key, value in told[0].items() if all(each.get(key) == value for each in told)}
     return printable(", ".join(f"{key} {_shown(value)}".strip() for key, value in same.items()))
@@ -191,6 +195,8 @@ def _cell(row: Row | None, best: float | None) -> Text:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else on_one_line(Path(value).name if isinstance(value, Path) else value)
@@ -207,6 +213,10 @@ def _notes(group: Sequence[Result]) -> Iterator[str]:
     yield from found
     if len(group) == 1:
         yield _times(group[0])
+    elif any(result.seconds.get("sampling") is not None for result in group):
+        yield f"{SECONDS}: time of sampling; {BEST} the best of a column."
+    else:
+        yield f"{BEST} the best of a column."
 
 
 def _about_null_rows(group: Sequence[Result]) -> Iterator[str]:

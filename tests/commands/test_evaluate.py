@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
+from diffusion_lab.config.job_record import JobRecord
 from diffusion_lab.data.digits import digits
 from diffusion_lab.evaluation import evaluate_checkpoint, evaluate_folders, evaluator
 from diffusion_lab.evaluation.__main__ import arguments_for_evaluate
 from diffusion_lab.evaluation.run_data import images_of_run
 from diffusion_lab.evaluation.targets import find_targets
 from diffusion_lab.generation.arrays import write_arrays
-from tests.commands.conftest import Refused, run_here
+from tests.commands.conftest import Refused, run_here, succeeds
 
 pytestmark = pytest.mark.integration
 
@@ -220,6 +221,32 @@ class TestFolders:
     def test_labels_need_classes_where_they_are_asked_for(self, folders: Path, refused: Refused) -> None:
         words = (f"samples={folders / 'gray'}", f"reference={folders / 'a'}", "metrics=[label_agreement]")
         assert "evaluation.metrics holds what does not apply" in refused("evaluate", *words, "features=pixels")
+
+
+class TestSweeps:
+    def test_jobs_are_ranked_by_the_distance_where_they_can_be_compared(self, run: Path, tmp_path: Path) -> None:
+        few = ("num_samples=20", "features=pixels", "metrics=[kid]", "device=cpu", "hydra.sweep.dir=sweep")
+        done = succeeds(tmp_path, "evaluate.py", "-m", f"ckpt={run}", "sampler.steps=1,2", *few)
+        jobs = json.loads((tmp_path / "sweep/sweep.json").read_text())
+        assert [job["metric"] for job in jobs] == ["kid_pixels"] * 2
+        assert sorted(job["rank"] for job in jobs) == [1, 2]
+        assert len(list(tmp_path.glob("sweep/*/evaluation.json"))) == 2
+        assert "sample from the best job" not in done.stderr
+        again = succeeds(tmp_path, "evaluate.py", "-m", f"ckpt={run}", "sampler.steps=1,2", *few)
+        assert again.stderr.count("finished already, skipped") == 2
+
+    def test_a_sweep_means_its_finished_jobs(
+        self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name, state in (("a", "finished"), ("b", "finished"), ("c", "failed")):
+            shutil.copytree(run / "checkpoints", tmp_path / name / "checkpoints", symlinks=True)
+            shutil.copy(run / "config.yaml", tmp_path / name / "config.yaml")
+            JobRecord((f"name={name}",), state, {}).write(tmp_path / name)
+        targets, folder = find_targets([tmp_path], None)
+        assert [target.name for target in targets] == ["a", "b"]
+        assert folder == tmp_path / "evaluation"
+        assert [target.folder.parent for target in targets] == [tmp_path / "a/evaluation", tmp_path / "b/evaluation"]
+        assert "c (failed)" in capsys.readouterr().err
 
 
 def test_the_module_names_folders_without_a_key() -> None:

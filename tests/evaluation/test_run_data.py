@@ -1,0 +1,88 @@
+"""The data of a run is read again by its checkpoint, and is refused where it is not the same any more."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffusion_lab.checkpoint import Checkpoint
+from diffusion_lab.config import get_default_config, parse_config
+from diffusion_lab.data.source import ArraySource
+from diffusion_lab.evaluation.label_shares import CYCLE, labels_in_shares
+from diffusion_lab.evaluation.run_data import images_of_run, opaque
+from diffusion_lab.features.run_images import run_sources
+from diffusion_lab.identity import data_fingerprint
+
+
+@pytest.fixture
+def flowers(tmp_path: Path) -> Path:
+    """Two classes of pictures."""
+    rng = np.random.default_rng(0)
+    for name in ("rose", "tulip"):
+        for number in range(6):
+            file = tmp_path / "flowers" / name / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+    return tmp_path / "flowers"
+
+
+@pytest.fixture
+def checkpoint(flowers: Path) -> Checkpoint:
+    """What a run on these pictures leaves, as far as its data goes."""
+    tree = get_default_config()
+    tree["data"]["paths"]["train"] = str(flowers)
+    tree["model"]["architecture"]["image_size"] = 8
+    config = parse_config(tree)
+    found = Checkpoint(Path("best.ckpt"), {}, {}, config.model, (), 3, config.model_dump(mode="json"))
+    return replace(found, about={"data_fingerprint": data_fingerprint(run_sources(found).train)})
+
+
+def test_images_that_moved_are_found_where_they_are_now(checkpoint: Checkpoint, flowers: Path) -> None:
+    moved = flowers.with_name("garden")
+    flowers.rename(moved)
+    with pytest.raises(
+        ValueError, match=r"cannot be read: data\.paths\.train must be .*data\.paths\.train=DIR.*reference=DIR"
+    ):
+        images_of_run(checkpoint, "train", (), {})
+    real = images_of_run(checkpoint, "train", (), {"train": moved})
+    assert (len(real.reference), real.held_out is not None, real.name) == (10, True, "training images")
+    assert real.train is real.reference
+    validated = images_of_run(checkpoint, "val", (), {"train": moved})
+    assert (len(validated.reference), len(validated.train)) == (2, 10)
+
+
+def test_other_images_in_their_place_are_refused(checkpoint: Checkpoint, flowers: Path) -> None:
+    shutil.copy(flowers / "rose/0.png", flowers / "rose/9.png")
+    with pytest.raises(ValueError, match=r"the images are not those that best\.ckpt was trained on"):
+        images_of_run(checkpoint, "train", (), {})
+
+
+def test_transparent_images_are_compared_over_white() -> None:
+    pixels = np.zeros((2, 4, 8, 8), np.uint8)
+    pixels[1, 3] = 255
+    seen = opaque(ArraySource(pixels, [0, 0], ()))
+    assert seen.channels == 3
+    assert seen.load(0, None).min() == 255
+    assert seen.load(1, None).max() == 0
+
+
+def test_labels_have_the_shares_of_the_real_images_from_the_first_on() -> None:
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    source = ArraySource(np.zeros((100, 1, 2, 2), np.uint8), labels, ("a", "b", "c"))
+    drawn = labels_in_shares(source, 3)
+    assert drawn is not None
+    assert len(drawn) == CYCLE
+    for count in (10, 50, 200, CYCLE):
+        shares = np.bincount(drawn[:count], minlength=3) / count
+        np.testing.assert_allclose(shares, [0.6, 0.3, 0.1], atol=1 / count)
+
+
+def test_equal_shares_are_the_classes_in_turn_and_other_classes_have_none() -> None:
+    source = ArraySource(np.zeros((6, 1, 2, 2), np.uint8), [0, 1, 2, 0, 1, 2], ("a", "b", "c"))
+    assert labels_in_shares(source, 3) is None
+    assert labels_in_shares(source, 4) is None

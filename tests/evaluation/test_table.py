@@ -1,0 +1,110 @@
+"""Tables and plots: what can be compared stands together, and only there is a best."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from diffusion_lab.evaluation.plot import horizontal_axis, plot_curves
+from diffusion_lab.evaluation.report import write_results
+from diffusion_lab.evaluation.result import Result, comparable_groups
+from diffusion_lab.evaluation.table import print_results
+
+
+def row(metric: str, value: float, better: str, features: str = "pixels") -> dict[str, Any]:
+    estimate = {"value": value, "low": value - 0.1, "high": value + 0.1, "standard_error": 0.05, "method": ""}
+    null = {"estimate": {**estimate, "value": 0.02}, "n": 100, "reference_n": 500, "source": "held-out images"}
+    null |= {"matched": None, "limit": None}
+    told = {"name": f"{metric}_{features}", "metric": metric, "estimate": estimate, "n": 100, "reference_n": 500}
+    return {**told, "better": better, "null": null, "limit": None, "classes": {}}
+
+
+def result(kid: float, precision: float, name: str = "run", n: int = 100, **varying: Any) -> Result:
+    conditions = {"num_samples": n, "features": "pixels", "features_fingerprint": "f" * 64, "split": "train"}
+    conditions |= {"reference": "training images", "reference_images": 500, "reference_fingerprint": "a" * 64}
+    rows = [row("kid", kid, "lower"), row("precision", precision, "higher")]
+    samples = {"sampler": "ddim", "steps": 10, "guidance_scale": 1.0, "use_ema": True, "ema_decay": 0.99, "seed": 0}
+    measurement = {"rows": rows, "skipped": {"label_agreement": "the samples have no labels"}, "notes": []}
+    return Result(name, varying, samples, conditions, {"sampling": 3.0}, measurement, {})
+
+
+def printed(*results: Result, width: int = 100) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    print_results(results, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_one_result_is_shown_in_full() -> None:
+    text = printed(result(0.3, 0.7))
+    assert "100 images against 500 training images, features pixels" in text
+    assert "run, sampler ddim, steps 10, guidance 1, EMA 0.99, seed 0" in text
+    assert "kid_pixels" in text
+    assert "0.200 – 0.400" in text
+    assert "held-out images (100 against 500)" in text
+    assert "Left out: label_agreement, since the samples have no labels." in text
+    assert "Seconds: sampling 3" in text
+
+
+def test_of_several_the_best_of_each_column_is_marked() -> None:
+    text = printed(result(0.3, 0.7, steps=5), result(0.2, 0.6, steps=10))
+    (five,) = [line for line in text.splitlines() if line.split()[:1] == ["5"]]
+    (ten,) = [line for line in text.splitlines() if line.split()[:1] == ["10"]]
+    assert ("0.700*" in five, "0.300*" in five) == (True, False)
+    assert ("0.200*" in ten, "0.600*" in ten) == (True, False)
+    (real,) = [line for line in text.splitlines() if line.startswith(" real images ")]
+    assert real.split()[2:] == ["0.0200", "0.0200"]
+
+
+def test_results_of_other_conditions_are_not_in_one_ranking(tmp_path: Path) -> None:
+    results = [result(0.3, 0.7, steps=5), result(0.2, 0.8, n=200, steps=10)]
+    assert [len(group) for group in comparable_groups(results)] == [1, 1]
+    text = printed(*results)
+    assert "Not in one ranking" in text
+    assert "(num samples 100)" in text
+    assert "(num samples 200)" in text
+    assert "*" not in text
+    files = write_results(results, tmp_path)
+    assert [file.name for file in files] == ["evaluation.json", "evaluation.txt"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"features_fingerprint": "0" * 64}, {"split": "val"}, {"reference_fingerprint": "b"}]
+)
+def test_features_split_and_images_are_conditions(change: dict[str, str]) -> None:
+    first = result(0.3, 0.7)
+    assert len(comparable_groups([first, replace(first, conditions={**first.conditions, **change})])) == 2
+
+
+def test_a_narrow_console_gets_several_tables() -> None:
+    text = printed(result(0.3, 0.7, steps=5), result(0.2, 0.6, steps=10), width=34)
+    assert "…" not in text.partition("real images:")[0]
+    assert text.count(" real images ") == 2
+
+
+def test_names_of_files_reach_the_terminal_escaped() -> None:
+    text = printed(result(0.3, 0.7, name="a\x1b[2Jb"), result(0.2, 0.6, name="c"))
+    assert "\x1b" not in text
+    assert "\\x1b[2J" in text
+
+
+@pytest.mark.parametrize(
+    ("results", "axis"),
+    [
+        ([result(0.3, 0.7, steps=5, guidance=1.0), result(0.2, 0.6, steps=10, guidance=1.0)], "steps"),
+        ([result(0.3, 0.7, **{"generation.checkpoint": name}) for name in ("a", "b")], "generation.checkpoint"),
+        ([result(0.3, 0.7, use_ema=value) for value in (True, False)], "use_ema"),
+    ],
+)
+def test_curves_go_along_what_has_the_most_values(results: list[Result], axis: str, tmp_path: Path) -> None:
+    assert horizontal_axis(results) == axis
+    plot_curves(results, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as plot:
+        plot.load()
+        assert plot.format == "PNG"
