@@ -1,6 +1,7 @@
 """What `make demo` runs: train on real handwritten digits, sample from the model, and measure the samples.
 
-The two commands it runs are those that a user would type; it prints them. The measures go into the run's summary.json.
+The two commands it runs are those that a user would type; it prints them. The measures go into the run's summary.json:
+the judgement of digits, and Fréchet and kernel distance with their null rows (docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -16,17 +17,27 @@ import torch
 
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.command_line import command
+from diffusion_lab.data.digits import digits
+from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.evaluation.measure import measure
+from diffusion_lab.evaluation.measurement import Measurement
+from diffusion_lab.evaluation.metrics import Estimate
+from diffusion_lab.evaluation.real_images import RealImages
+from diffusion_lab.features import FeatureExtractor, cached_features, create_extractor, extract
 from diffusion_lab.messages import show_warnings_plainly
 from diffusion_lab.pictures import grid_by_class
 from diffusion_lab.samplers import DDIMSampler
-from diffusion_lab.shapes import to_pixels
+from diffusion_lab.shapes import Labels, Pixels, to_pixels
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = Path("outputs/demo")
 SAMPLES_PER_CLASS = 100
 SAMPLER = DDIMSampler(steps=20)
 SHOWN_PER_CLASS = 12
+DISTANCES = ("fd", "kid")
+SCALES = (("", 1.0), ("_guided", 2.0))
+"""Ending of the keys in summary.json, and the scale of guidance."""
 
 
 def main() -> None:
@@ -46,10 +57,11 @@ def main() -> None:
     )
     print("\nMeasuring 1,000 samples without and 1,000 with guidance …", flush=True)
     summary_file = RUN / "summary.json"
-    summary = json.loads(summary_file.read_text()) | measure()
+    measures, measurements = measure_samples()
+    summary = json.loads(summary_file.read_text()) | measures
     summary["demo_seconds"] = round(time.monotonic() - started, 1)
     summary_file.write_text(json.dumps(summary, indent=2) + "\n")
-    report(summary)
+    report(summary, measurements)
 
 
 def run(script: str, *arguments: str) -> None:
@@ -60,24 +72,53 @@ def run(script: str, *arguments: str) -> None:
         raise SystemExit(f"{script} failed with exit code {done.returncode}; its message is above")
 
 
-def measure() -> dict[str, float]:
-    """Judge samples of every digit, and keep a picture of some."""
+def measure_samples() -> tuple[dict[str, float], list[Measurement]]:
+    """Judge samples of every digit without and with guidance, and keep a picture of some."""
     sampler = DiffusionSampler(load_denoiser(RUN))
-    judge = DigitJudge()
-    measures = {"real_accuracy": round(judge.real_accuracy, 4)}
-    for suffix, scale in (("", 1.0), ("_guided", 2.0)):
+    judge, distances = DigitJudge(), Distances()
+    measures, measurements = {"real_accuracy": round(judge.real_accuracy, 4)}, []
+    for suffix, scale in SCALES:
         images, labels = sampler.sample_by_class(
             SAMPLES_PER_CLASS, 10, scale, show_progress=True, sampler=SAMPLER, seed=1, batch_size=250
         )
         pixels, asked = to_pixels(images), torch.tensor(labels)
         measures[f"label_agreement{suffix}"] = round(judge.label_agreement(pixels, asked), 4)
         measures[f"pixel_fd_ratio{suffix}"] = round(judge.pixel_fd_ratio(pixels), 3)
+        measurements.append(distances.of(pixels, asked))
+        measures |= {name + suffix: value for name, value in numbers(measurements[-1]).items()}
         shown = torch.arange(len(labels)).reshape(10, -1)[:, :SHOWN_PER_CLASS].flatten()
         grid_by_class(pixels[shown], asked[shown], sampler.model.class_names).save(RUN / f"digits{suffix}.png")
-    return measures
+    return measures, measurements
 
 
-def report(summary: dict[str, float]) -> None:
+class Distances:
+    """Measures the distance of digits to the training digits, in the features of a classifier of digits."""
+
+    def __init__(self, extractor: FeatureExtractor | None = None) -> None:
+        train, self._held_out = digits(subset="train"), digits(subset="heldout")
+        self.extractor = extractor or create_extractor("digits", source=train)
+        self._real = RealImages(cached_features(self.extractor, train), extract(self.extractor, self._held_out))
+
+    def of(self, pixels: Pixels, labels: Labels) -> Measurement:
+        """Measure digits ``(N, 1, 8, 8)`` with the labels asked for ``(N,)``."""
+        source = ArraySource(pixels.cpu().numpy(), labels.tolist(), self._held_out.class_names)
+        return measure(extract(self.extractor, source), self._real, metrics=DISTANCES)
+
+
+def numbers(found: Measurement) -> dict[str, float]:
+    """What of a measurement goes into summary.json: each distance, and those of its null row, for equal numbers."""
+    kept = {}
+    for row in found.rows:
+        kept[row.name] = row.estimate.value
+        if row.limit is not None:
+            kept[f"{row.name}_infinity"] = row.limit.value
+        if row.null is not None:
+            kept[f"{row.name}_null"] = row.null.estimate.value
+            kept[f"{row.name}_beside_null"] = (row.null.matched or row.estimate).value
+    return {name: round(value, 5) for name, value in kept.items()}
+
+
+def report(summary: dict[str, float], measurements: list[Measurement]) -> None:
     """Print the measures and the paths."""
     agreement, guided = summary["label_agreement"], summary["label_agreement_guided"]
     print(
@@ -86,13 +127,41 @@ Samples that a judge of real digits ({summary["real_accuracy"]:.1%} right on rea
   without guidance {agreement:.1%}, with guidance of scale 2 {guided:.1%} (of 1,000 each)
 Fréchet distance of the samples to the training digits, over that of other real digits: {summary["pixel_fd_ratio"]:.2f}
 
+{distance_table(measurements)}
+
 Sample grid   {RUN / "digits.png"} (with guidance: {RUN / "digits_guided.png"})
 Run folder    {RUN}
 Open next     {RUN / "samples"}: pictures of every tenth epoch; {RUN / "logs/metrics.jsonl"}: the losses
-              README.md, "Your own images"
+              docs/evaluation.md: what the distances mean; README.md, "Your own images"
 
 make demo took {summary["demo_seconds"]:.0f} s after the set-up, {summary["train_seconds"]:.0f} of them training."""
     )
+
+
+def distance_table(measurements: list[Measurement]) -> str:
+    """The distances with their intervals, and for equal numbers of images beside the null row."""
+    first = measurements[0]
+    lines = [
+        f"Distances to the training digits in the features {first.extractor}, lower is better, with 95 % intervals:",
+        f"{'':36}" + "".join(f"{row.name:>34}" for row in first.rows),
+    ]
+    for (_, scale), found in zip(SCALES, measurements, strict=True):
+        guidance = "without guidance" if scale == 1 else f"guidance of scale {scale:g}"
+        lines.append(table_line(f"{found.n:,} samples, {guidance}", [row.estimate for row in found.rows]))
+    nulls = [row.null for row in first.rows if row.null is not None]
+    lines.append(f"For equal numbers, {nulls[0].n:,} images against {nulls[0].reference_n:,} real ones:")
+    for (_, scale), found in zip(SCALES, measurements, strict=True):
+        guidance = "without guidance" if scale == 1 else f"guidance of scale {scale:g}"
+        matched = [row.null.matched or row.estimate for row in found.rows if row.null is not None]
+        lines.append(table_line(f"samples, {guidance}", matched))
+    lines.append(table_line("other real digits (null row)", [null.estimate for null in nulls]))
+    return "\n".join(lines)
+
+
+def table_line(name: str, estimates: list[Estimate]) -> str:
+    """One line of the table."""
+    cells = (f"{found.value:.3g} ({found.low:.3g} to {found.high:.3g})" for found in estimates)
+    return f"  {name:34}" + "".join(f"{cell:>34}" for cell in cells)
 
 
 if __name__ == "__main__":
