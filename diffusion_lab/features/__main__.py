@@ -118,6 +118,7 @@ def _list(given: argparse.Namespace) -> None:
         for number, file in enumerate(PUBLISHED.get(name, ())):
             there = "on this machine" if is_on_this_machine(file) else f"not here; {file.megabytes:,.0f} MB, {file.url}"
             print(f"{'':<10} {'weights:' if number == 0 else 'or by path:'} {file.name}, {there}")
+            print(f"{'':<12} SHA-256 {file.sha256}")
     print(f"\nA file of weights is fetched where it is not on this machine, or given: {KEYS}.")
 
 

@@ -17,7 +17,7 @@ from diffusion_lab.data.source import ImageSource, IndexArray
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.determinism import host_generators_seeded
 from diffusion_lab.devices import computing_with
-from diffusion_lab.features.extractor import Extracted, NetworkExtractor, resized, with_channels
+from diffusion_lab.features.extractor import Extracted, NetworkExtractor, linear_alike, resized, with_channels
 from diffusion_lab.features.tensor_cache import Tensors, cached_tensors
 from diffusion_lab.identity import data_fingerprint
 from diffusion_lab.shapes import Images, Labels, Pixels
@@ -36,7 +36,7 @@ BATCH, SEED, LEARNING_RATE = 64, 0, 3e-3
 MOVED, BENT = 0.06, 0.15
 """How far training images are moved, as a share of their side, and turned, stretched or slanted."""
 
-FORMAT = 1
+FORMAT = 2
 """Of the classifier and its training: another number, and no earlier one is taken from the cache."""
 
 
@@ -58,12 +58,13 @@ class DigitClassifier(nn.Module):
             nn.Conv2d(width, 2 * width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2) if image_size > 1 else nn.Identity(),
             nn.Conv2d(2 * width, 4 * width, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4),
         )  # fmt: skip
-        self.features = nn.Sequential(nn.Flatten(), nn.Linear(4 * width * 16, 128), nn.ReLU())
-        self.classes = nn.Sequential(nn.Dropout(0.3), nn.Linear(128, num_classes))
+        self.hidden = nn.Linear(4 * width * 16, 128)
+        self.classes = nn.Linear(128, num_classes)
 
     def forward(self, images: Images) -> Tensor:
         """Images ``(B, C, S, S)`` in [-1, 1] to logits ``(B, K)``."""
-        logits: Tensor = self.classes(self.features(self.convolutions(images)))
+        hidden = F.relu(self.hidden(self.convolutions(images).flatten(1)))
+        logits: Tensor = self.classes(F.dropout(hidden, 0.3, self.training))
         return logits
 
 
@@ -110,7 +111,7 @@ class DigitsExtractor(NetworkExtractor):
             raise ValueError(f"features = digits takes images of 1 or 3 channels, got {source.channels}")
         size, channels, images = min(source.image_size, LARGEST), source.channels, data_fingerprint(source)
         found = cached_tensors(
-            f"classifier-{images[:16]}",
+            f"classifier_{FORMAT}-{images[:16]}",
             {"format": FORMAT, "data_fingerprint": images, "torch": torch.__version__},
             lambda: _trained(source, size, channels),
             say or _say,
@@ -136,8 +137,8 @@ class DigitsExtractor(NetworkExtractor):
 
     def forward(self, images: Images) -> Extracted:
         assert isinstance(self.network, DigitClassifier)
-        values = self.network.features(self.network.convolutions(images))
-        return Extracted(values, self.network.classes(values))
+        values = F.relu(linear_alike(self.network.hidden, self.network.convolutions(images).flatten(1)))
+        return Extracted(values, linear_alike(self.network.classes, values))
 
 
 def _say(line: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from diffusion_lab.features.extractor import Extracted, NetworkExtractor, resized
+from diffusion_lab.features.extractor import Extracted, NetworkExtractor, linear_alike, resized
 from diffusion_lab.features.weights_file import PublishedFile, read_weights
 from diffusion_lab.shapes import Images, Pixels
 
@@ -53,4 +53,4 @@ class EffLite0Extractor(NetworkExtractor):
 
     def forward(self, images: Images) -> Extracted:
         values = self.network.extract_features(images).mean((2, 3))  # type: ignore[operator]
-        return Extracted(values, self.network._fc(values))  # type: ignore[operator]
+        return Extracted(values, linear_alike(self.network._fc, values))  # type: ignore[arg-type]

@@ -147,6 +147,17 @@ def computing_alike() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = matmul
 
 
+def linear_alike(layer: nn.Linear, values: Tensor) -> Tensor:
+    """Apply a linear layer to ``(B, D)``, with sums that do not depend on the row of an image in the batch.
+
+    Libraries for matrices may sum the rows at the end of a matrix in another order. In float64 no such difference
+    reaches the digits of float32.
+    """
+    if values.device.type == "mps":  # which has no float64
+        return layer(values)  # type: ignore[no-any-return]
+    return F.linear(values.double(), layer.weight.double(), layer.bias.double()).float()
+
+
 def refuse_other_pixels(pixels: Pixels) -> None:
     """Raise ValueError for what is not uint8 ``(N, C, H, W)`` of 1 or 3 channels."""
     shape = tuple(pixels.shape)

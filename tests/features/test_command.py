@@ -81,6 +81,7 @@ def test_the_list_tells_all_features_and_the_files_that_they_need(capsys, tmp_pa
         for file in files:
             assert f"{file.name}, not here" in out
             assert file.url in out
+            assert f"SHA-256 {file.sha256}" in out
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / PUBLISHED["inception"][0].name).touch()
     assert f"{PUBLISHED['inception'][0].name}, on this machine" in said(capsys, "list")[0]
