@@ -64,6 +64,9 @@ def _has_something_to_measure(tree: SettingsReader) -> Iterator[Fault]:
     elif checkpoint is None and reference is None:
         rule = "must be a folder of real images to compare with (reference=DIR), or ckpt=PATH a run with its own data"
         yield Fault("evaluation.reference", rule, None)
+    seed = tree["compute.seed"]
+    if isinstance(seed, list | tuple) and samples is not None:
+        yield Fault("compute.seed", "must be one number, since evaluation.samples names images that are there", seed)
     if isinstance(checkpoint, list | tuple) and samples is not None:
         rule = "must be one run, to compare evaluation.samples with its data"
         yield Fault("generation.checkpoint", rule, list(checkpoint))

@@ -70,7 +70,9 @@ def find_results(request: EvaluationRequest, reporter: Reporter) -> tuple[tuple[
             targets, folder = find_targets([path for path in paths if path is not None], config.output.base_dir)
             for place in {folder, *(target.folder for target in targets)}:
                 check_writable(place, KEY)
-            found = evaluate_points(request.points, prepare(targets, config, settings, reporter), reporter)
+            found = evaluate_points(
+                request.points, prepare(targets, request.points, config, settings, reporter), reporter
+            )
         else:
             samples = given.samples if isinstance(given.samples, tuple) else (given.samples,)
             folder = config.output.base_dir or ELSEWHERE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,17 +46,22 @@ class Work:
 
 
 def prepare(
-    targets: Sequence[Target], config: EvaluateConfig, settings: MeasureSettings, reporter: Reporter
+    targets: Sequence[Target],
+    points: Sequence[Point],
+    config: EvaluateConfig,
+    settings: MeasureSettings,
+    reporter: Reporter,
 ) -> list[Work]:
     """Read what the images of each checkpoint are compared with; those with the same data share it.
 
     Raises:
-        ValueError: As of ``images_of_run``.
+        ValueError: A checkpoint cannot be sampled as a point asks for; and as of ``images_of_run``.
     """
     evaluators: dict[object, Evaluator] = {}
     prepared = []
     for target in targets:
         checkpoint = read_checkpoint(target.checkpoint)
+        _refuse_what_cannot_be_sampled(checkpoint, [point.config for point in points if means(point, target)])
         key = _data_of(checkpoint, config)
         if key not in evaluators:
             evaluators[key] = Evaluator(_real_images(checkpoint, config), settings, reporter.told)
@@ -70,14 +76,30 @@ def prepare(
 
 def evaluate_points(points: Sequence[Point], works: Sequence[Work], reporter: Reporter) -> Iterator[Result]:
     """Generate and measure the images of each point with each of the checkpoints that it means."""
-    pairs = [
-        (point, work) for point in points for work in works if work.target.given == point.config.generation.checkpoint
-    ]
+    pairs = [(point, work) for point in points for work in works if means(point, work.target)]
     for number, (point, work) in enumerate(pairs, 1):
         settings = ", ".join(f"{key.rpartition('.')[2]} {_short(value)}" for key, value in _varying(point).items())
         count = f"[{number}/{len(pairs)}] " if len(pairs) > 1 else ""
         reporter.say(f"{count}{work.target.name}{': ' if settings else ''}{settings}")
         yield _evaluate(point, work, several=len(works) > 1, reporter=reporter)
+
+
+def means(point: Point, target: Target) -> bool:
+    """Whether a point is for a checkpoint."""
+    return point.config.generation.checkpoint == target.given
+
+
+def _refuse_what_cannot_be_sampled(checkpoint: Checkpoint, configs: Sequence[GenerateConfig]) -> None:
+    """Raise ValueError now, and not when the points before it have been sampled."""
+    for config in configs:
+        checkpoint.chosen_decay(config.generation.sampling.use_ema, config.generation.sampling.ema_decay)
+    first = configs[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is said when it is sampled
+        sampling = first.generation.sampling
+        denoiser = checkpoint.denoiser(sampling.use_ema, first.model, sampling.ema_decay, first.generation.trusted)
+    for config in configs:
+        config.sampler.for_process(denoiser.schedule.most_steps).build().levels(denoiser.schedule)
 
 
 def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Result:

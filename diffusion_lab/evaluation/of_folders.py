@@ -55,7 +55,8 @@ def evaluate_sources(
     sources = [_opened(path, real, config) for path in folders]
     count = _count(sources, folders, config.evaluation.num_samples)
     evaluator = Evaluator(real, settings, reporter.told)
-    seed = config.compute.seed if isinstance(config.compute.seed, int) else config.compute.seed[0]
+    seed = config.compute.seed
+    assert isinstance(seed, int)  # the rules of the settings ask for one
     names = _names(folders)
     for number, (path, source, name) in enumerate(zip(folders, sources, names, strict=True), 1):
         reporter.say(f"[{number}/{len(folders)}] {path}" if len(folders) > 1 else str(path))

@@ -70,12 +70,20 @@ def comparable_groups(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def apart(groups: Sequence[Sequence[Result]]) -> list[str]:
-    """For each group, in words, the conditions in which it differs from the others."""
+    """For each group, in words, the conditions in which it differs from the others.
+
+    Fingerprints are told where nothing else tells the difference.
+    """
     conditions = [group[0].conditions for group in groups]
     varying = [key for key in conditions[0] if any(other.get(key) != conditions[0][key] for other in conditions)]
-    return [", ".join(f"{key.replace('_', ' ')} {_shown(each.get(key))}" for key in varying) for each in conditions]
+    plain = [key for key in varying if not key.endswith("_fingerprint") and key != "held_out_images"]
+    if "reference_fingerprint" in varying:
+        plain.append("reference_fingerprint")
+    return [", ".join(_told(key, each.get(key)) for key in plain or varying) for each in conditions]
 
 
-def _shown(value: object) -> str:
-    text = "none" if value is None else str(value)
-    return f"{text[:10]}…" if len(text) == 64 else text
+def _told(key: str, value: object) -> str:
+    if value is None:
+        return f"{key.replace('_', ' ')} none"
+    text = str(value)
+    return f"{key.replace('_', ' ')} {text[:8] + '…' if key.endswith('_fingerprint') else text}"

@@ -39,13 +39,13 @@ class Row:
 def in_figures(value: float | None) -> str:
     """Return a number with three significant figures, as people write it; empty for None.
 
-    >>> [in_figures(value) for value in (0.00123456, 0.5, 12.345, 1234.5, 0.0, None)]
-    ['0.00123', '0.500', '12.3', '1234', '0', '']
+    >>> [in_figures(value) for value in (0.00123456, 0.5, 12.345, 407.8, 1234.5, 0.0, None)]
+    ['0.00123', '0.500', '12.3', '408', '1234', '0', '']
     """
     if value is None:
         return ""
     size = abs(value)
-    if size >= 1000:
+    if size >= 100:
         return f"{value:.0f}"
     if 0 < size < 1e-4:
         return f"{value:.1e}"

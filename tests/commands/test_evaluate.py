@@ -149,6 +149,18 @@ class TestCheckpoint:
         said = refused("evaluate", f"ckpt={run}", *QUICK, "metrics=[inception_score]")
         assert "evaluation.metrics = inception_score needs features that come with class probabilities" in said
 
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (("ema_decay=[0.999,0.5]",), "must be one of the averages in"),
+            (("sampler.steps=[1,5000]",), "5000"),
+        ],
+    )
+    def test_what_cannot_be_sampled_is_refused_before_anything_is(
+        self, words: tuple[str, ...], told: str, run: Path, refused: Refused
+    ) -> None:
+        assert told in refused("evaluate", f"ckpt={run}", *QUICK, *words)
+
     def test_a_checkpoint_is_named_once(self, run: Path) -> None:
         targets, folder = find_targets([run], None)
         assert (folder, targets[0].name) == (run / "evaluation", "run")

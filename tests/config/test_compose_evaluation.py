@@ -111,6 +111,11 @@ class TestPoints:
         (["samples=.", "reference=.", "guidance_scale=2"], "generation.sampling.guidance_scale: has no effect"),
         (["samples=.", "reference=.", "sampler.steps=[5,10]"], "sampler: has no effect, since evaluation.samples"),
         (["ckpt=[.,..]", "samples=."], "must be one run, to compare evaluation.samples with its data"),
+        (
+            ["ckpt=.", "ema_decay=[0.9]", "use_ema=[true,false]"],
+            "needs generation.sampling.use_ema: it chooses an average",
+        ),
+        (["samples=.", "reference=.", "seed=[0,1]"], "compute.seed = [0, 1]: must be one number"),
         (["ckpt=.", "feature=pixels"], "unknown key (did you mean 'features'?)"),
     ],
 )
