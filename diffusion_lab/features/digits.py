@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusion_lab.data.cache_place import Say
-from diffusion_lab.data.source import ImageSource, IndexArray
+from diffusion_lab.data.source import ImageSource, IndexArray, Subset
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.determinism import host_generators_seeded
 from diffusion_lab.devices import computing_with
@@ -25,6 +25,9 @@ from diffusion_lab.terminal import printable
 
 LARGEST = 32
 """Side in pixels beyond which images are resized."""
+
+MOST_IMAGES = 50_000
+"""Images that the classifier is trained on at most, so that they fit into memory; of more, as many spread evenly."""
 
 HELD_OUT = 0.2
 """Share of each class that is not trained on, to know how often the classifier is right."""
@@ -123,7 +126,7 @@ class DigitsExtractor(NetworkExtractor):
         self.num_held_out: int = found.about["num_held_out"]
         if not found.was_there:
             (say or _say)(
-                f"features=digits: trained a classifier on {len(source) - self.num_held_out:,} images; of "
+                f"features=digits: trained a classifier on {found.about['num_trained']:,} images; of "
                 f"{self.num_held_out:,} held-out ones it classifies {self.held_out_accuracy:.1%} rightly"
             )
         self.size = size
@@ -157,6 +160,13 @@ def _prepared(pixels: Pixels, size: int) -> Images:
 
 def _trained(source: ImageSource, size: int, channels: int) -> tuple[Tensors, Mapping[str, Any]]:
     """Weights of a classifier, and how good it is."""
+    if len(source) > MOST_IMAGES:
+        source = Subset(source, np.linspace(0, len(source) - 1, MOST_IMAGES, dtype=np.int64))
+    if np.bincount(source.labels).max() < 2:
+        raise ValueError(
+            "features = digits needs two images or more of some class, one of which is held out: give more images, or "
+            "take features=pixels"
+        )
     pixels = _loaded(source, size, channels)
     labels = torch.from_numpy(source.labels.copy())
     kept, held_out = (torch.from_numpy(indices) for indices in balanced_split(source.labels, HELD_OUT, SEED))
@@ -171,7 +181,8 @@ def _trained(source: ImageSource, size: int, channels: int) -> tuple[Tensors, Ma
             for chosen in held_out.split(256)
         )
     weights = {name: weight.detach().contiguous() for name, weight in network.state_dict().items()}
-    return weights, {"held_out_accuracy": right / len(held_out), "num_held_out": len(held_out)}
+    accuracy = {"held_out_accuracy": right / len(held_out), "num_held_out": len(held_out)}
+    return weights, {**accuracy, "num_trained": len(kept)}
 
 
 def _loaded(source: ImageSource, size: int, channels: int) -> Pixels:

@@ -39,7 +39,8 @@ def extract(
         fingerprint: The data fingerprint of the images where it is known already.
 
     Raises:
-        ValueError: There are no images, they have an alpha channel, or some turn out to be damaged.
+        ValueError: There are no images, they have an alpha channel, some turn out to be damaged, or the features are
+            not finite or not ``num_features`` an image.
     """
     if not len(source):
         raise ValueError("features need at least one image, got a set of none")
@@ -49,6 +50,7 @@ def extract(
     with host_generators_seeded(0):
         for start, images in _blocks(source):
             found = extractor(torch.from_numpy(images))
+            _refuse_other_features(extractor, found.values, len(images))
             if values is None:  # memory for all of them at once: joining them at the end would take it twice
                 values = torch.empty(len(source), found.values.shape[1])
                 logits = None if found.logits is None else torch.empty(len(source), found.logits.shape[1])
@@ -63,6 +65,18 @@ def extract(
     return FeatureSet(
         values, logits, labels, tuple(source.class_names), extractor.label, extractor.fingerprint, fingerprint
     )
+
+
+def _refuse_other_features(extractor: FeatureExtractor, values: Tensor, count: int) -> None:
+    """Raise ValueError where an extractor, which may be the user's own, gives what no metric can use."""
+    expected = (count, extractor.num_features)
+    if tuple(values.shape) != expected:
+        raise ValueError(
+            f"features = {extractor.label} must give one vector an image, {expected} for {count} images, got "
+            f"{tuple(values.shape)}"
+        )
+    if not values.isfinite().all():
+        raise ValueError(f"features = {extractor.label} must be finite, got NaN or infinity: are the weights damaged?")
 
 
 def _blocks(source: ImageSource) -> Iterator[tuple[int, PixelArray]]:

@@ -19,7 +19,7 @@ from diffusion_lab.data.source import ImageSource
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
 from diffusion_lab.features.run_images import Split, run_images
 from diffusion_lab.features.stored_images import GeneratedSource, NpzSource
-from diffusion_lab.generation.order import MANIFEST
+from diffusion_lab.generation.finished import is_generated
 from diffusion_lab.run_files import CONFIG
 from diffusion_lab.run_images.sources import ready
 
@@ -81,7 +81,7 @@ def open_image_set(
         )
     if path.suffix.lower() in CHECKPOINT_SUFFIXES or _is_run(path) or is_sweep(path):
         return run_images(path, split, image_size, channels, trust)
-    if (path / MANIFEST).is_file():
+    if is_generated(path):
         return GeneratedSource(path, image_size, channels, key, size_key)
     if (arrays := _npz_of(path)) is not None:
         return NpzSource(arrays, image_size, channels, key, size_key)
@@ -99,7 +99,7 @@ def _refuse_folder_of_folders(path: Path, key: str) -> None:
     if not path.is_dir():
         return
     for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
-        if _is_run(folder) or (folder / MANIFEST).is_file():
+        if _is_run(folder) or is_generated(folder):
             what = "runs" if _is_run(folder) else "folders made by sample.py"
             raise ValueError(
                 f"{key} must be one set of images, got {str(path)!r}, which holds {what}: name one, as {folder}"

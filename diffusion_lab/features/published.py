@@ -79,6 +79,6 @@ def weights_of(
         raise ValueError(
             f"weights of features={features} must be a published file ({names}), got {str(weights)!r} with another "
             f"SHA-256, {found}: it is damaged or another file, and is not read. If you trust it, give that as "
-            "sha256 as well (evaluation.sha256 on the command line)"
+            "sha256 as well (evaluation.sha256=HASH, --sha256 HASH)"
         )
     return path, found

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.config.faults import shown
+from diffusion_lab.generation.arrays import ARRAYS
 from diffusion_lab.generation.folder import UNFINISHED
 from diffusion_lab.generation.images import read_png
 from diffusion_lab.generation.manifest import is_number, read_lines
@@ -17,6 +18,15 @@ IDENTITY = ("checkpoint_sha256", "config_hash", "data_fingerprint")
 """What all images that are measured together must have in common, by its name in the manifest."""
 
 REMEDY = "the sample.py command that made the folder repairs it when it is run again"
+
+
+def is_generated(folder: Path) -> bool:
+    """Whether ``sample.py`` made a folder. Other programs write files of the manifest's name as well."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    first = next(read_lines(folder), None)
+    own = ((folder / name).exists() for name in (UNFINISHED, file_name(0), ARRAYS))
+    return (first is not None and "index" in first) or any(own)
 
 
 def manifest_lines(folder: Path) -> list[dict[str, Any]]:

@@ -34,5 +34,15 @@ class WithoutName(FeatureExtractor):
         return Extracted(torch.zeros(len(pixels), 1))
 
 
+class WithNaN(Brightness):
+    def __call__(self, pixels):
+        return Extracted(super().__call__(pixels).values / 0 * 0)
+
+
+class WithMore(Brightness):
+    def __call__(self, pixels):
+        return Extracted(torch.zeros(len(pixels), 2))
+
+
 class NoExtractor:
     pass

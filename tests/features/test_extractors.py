@@ -198,6 +198,16 @@ class TestDigits:
         other = torch.from_numpy(rng.integers(0, 256, (3, 4 - channels, 9, 9), dtype=np.uint8))
         assert extractor(other).values.shape == (3, 128)  # of other size and channels than it was trained on
 
+    def test_of_more_images_than_fit_it_takes_some_of_each_class(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(digits_module, "MOST_IMAGES", 100)
+        extractor = tiny_classifier(DIGITS, tmp_path, monkeypatch)
+        assert 10 <= extractor.num_held_out <= 30
+
+    def test_one_image_a_class_is_too_few(self, tmp_path):
+        source = ArraySource(DIGITS.images[:2], [0, 1], ("a", "b"))
+        with pytest.raises(ValueError, match="two images or more of some class"):
+            DigitsExtractor(source, cache_dir=tmp_path)
+
     def test_images_without_classes_are_refused_with_what_to_do(self):
         source = ArraySource(DIGITS.images, np.zeros(len(DIGITS)), ())
         with pytest.raises(ValueError, match=r"two classes or more, got 0: .*features=pixels"):
@@ -231,6 +241,13 @@ class TestChoice:
         assert type(own).__name__ == Brightness.__name__
         assert own.weights == "file"
         assert extract(own, DIGITS).extractor == "brightness"
+
+    @pytest.mark.parametrize(
+        ("name", "said"), [("WithNaN", "must be finite"), ("WithMore", r"\(64, 1\) for 64 images")]
+    )
+    def test_features_that_no_metric_can_use_are_refused(self, name, said):
+        with pytest.raises(ValueError, match=said):
+            extract(create_extractor(f"tests.features.own_features.{name}"), DIGITS)
 
     @pytest.mark.parametrize(
         ("given", "said"),

@@ -154,6 +154,17 @@ class TestGenerated:
         with pytest.raises(ValueError, match=r"which holds folders made by sample\.py: name one, as .*generated"):
             open_image_set(folder.parent)
 
+    def test_a_manifest_of_another_program_makes_no_generated_folder(self, tmp_path):
+        folder_of(tmp_path / "set", GRAY)
+        (tmp_path / "set" / MANIFEST).write_text('{"key": "0"}\n')
+        assert len(open_image_set(tmp_path / "set")) == 6
+
+    def test_a_damaged_manifest_is_told_and_no_picture_taken_without_it(self, generated):
+        folder = generated()
+        (folder / MANIFEST).write_text("no line\n")
+        with pytest.raises(ValueError, match="damaged in line 1"):
+            open_image_set(folder)
+
     def test_an_unfinished_folder_is_refused(self, generated):
         folder = generated()
         (folder / UNFINISHED).touch()
