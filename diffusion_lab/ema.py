@@ -239,6 +239,18 @@ class EMA(nn.Module, Generic[ModelT]):
             raise ValueError("model must be of the architecture of the one that the EMA was made for")
         self._sources, self._tensors = [model], found
 
+    def to(self, *arguments: Any, **options: Any) -> Any:
+        """Move the averages, or change their type; arguments as of ``torch.nn.Module.to``.
+
+        Raises:
+            ValueError: This machine does not have the device.
+        """
+        if arguments and isinstance(arguments[0], str | torch.device):
+            arguments = (resolve_device(arguments[0], "device"), *arguments[1:])
+        if options.get("device") is not None:
+            options["device"] = resolve_device(options["device"], "device")
+        return super().to(*arguments, **options)
+
     def _apply(self, *arguments: Any, **options: Any) -> Any:
         self._sources = []  # moving to another device makes new tensors of the buffers, also of the trained ones
         return super()._apply(*arguments, **options)  # type: ignore[no-untyped-call]

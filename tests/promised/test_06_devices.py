@@ -58,6 +58,9 @@ def test_settings_take_the_name_of_a_device(name: str, tmp_path: Path) -> None:
         lambda: DiffusionSampler(tiny_denoiser(), device="cuda:1"),
         lambda: DiffusionSampler(model=tiny_denoiser(), device=torch.device("cuda", 1)),
         lambda: EMA(tiny_denoiser(), decay=0.9999, device="cuda:1"),
+        lambda: EMA(tiny_denoiser()).to("cuda:1"),
+        lambda: EMA(tiny_denoiser()).to(device="cuda:1"),
+        lambda: EMA(tiny_denoiser()).to(torch.device("cuda:1"), torch.float64),
         lambda: create_ddpm(*TINY, "cuda:1"),
         lambda: create_ddpm(*TINY, device=torch.device("cuda:1")),
         lambda: load_denoiser("no/such/file.ckpt", device="cuda:1"),  # before the file is looked for
