@@ -27,6 +27,7 @@ WITHOUT_INFLUENCE = frozenset(
         "guidance",
         "compute.device",
         "compute.threads",
+        "evaluation",
         "data.cache",
         "data.cache_dir",
         "data.paths",
@@ -49,8 +50,8 @@ def config_hash(config: TrainConfig) -> str:
     hash. Keys without a default are always in it.
 
     Left out as well is what changes no weight (``WITHOUT_INFLUENCE``): names and folders, loggers, the device, worker
-    processes, caches, what is saved and pictured and how often, where a run resumes from, and how images are sampled
-    in the end. Secrets, such as an access token, count as equal. ``data.paths``
+    processes, caches, what is saved, pictured and evaluated and how often, where a run resumes from, and how images are
+    sampled in the end. Secrets, such as an access token, count as equal. ``data.paths``
     too: which images were learnt is for ``data_fingerprint`` to say, wherever they lay.
 
     Args:

@@ -30,6 +30,13 @@ from diffusion_lab.config.path_rules import (
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.signatures import arguments_are_taken
+from diffusion_lab.config.training_evaluation import (
+    evaluation_has_what_it_needs,
+    evaluation_is_read,
+    evaluation_steps_fit,
+    metric_rises_or_falls,
+    weights_are_read,
+)
 from diffusion_lab.config.training_rules import (
     amp_is_meant,
     best_needs_validation,
@@ -74,6 +81,11 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     amp_is_meant,
     decays_differ,
     only_averages_have_a_decay,
+    evaluation_is_read,
+    evaluation_has_what_it_needs,
+    evaluation_steps_fit,
+    weights_are_read,
+    metric_rises_or_falls,
     *map(no_unread_keys, PLUGGABLE),
 )
 IMPORTING_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (

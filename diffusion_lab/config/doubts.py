@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from diffusion_lab.config.evaluated_metrics import watched_direction
 from diffusion_lab.config.reading import SettingsReader
 
 USUAL_CLIP_NORMS = (0.01, 100.0)
@@ -36,7 +37,7 @@ def doubts_about(tree: SettingsReader) -> Iterator[str]:
     yield from _doubts_about_the_curve(tree)
     if tree["training.optimizer.maximize"]:
         yield "training.optimizer.maximize = true makes the loss as large as it can be, which unlearns the images"
-    mode, better = tree["training.scheduler.mode"], tree["training.validation.mode"]
+    mode, better = tree["training.scheduler.mode"], watched_direction(tree.section("training.validation"))
     if tree["training.scheduler.type"] == "plateau" and mode not in (None, better):
         yield (
             f"training.scheduler.mode = {mode} differs from training.validation.mode = {better}: the learning rate "

@@ -24,7 +24,7 @@ from diffusion_lab.config.validate import parse_as
 
 SectionT = TypeVar("SectionT", bound=Section)
 
-NOT_READ_WHEN_GENERATING = ("experiment", "data", "training", "logger")
+NOT_READ_WHEN_GENERATING = ("experiment", "data", "training", "evaluation", "logger")
 """A file that is used for both modes has them; ``sample.py`` does without."""
 
 MOST_ROUNDS = 3
@@ -104,7 +104,8 @@ def _overrides(
         elif key in composed and composed[key] != value:
             yield key, setting(short_names.get(key, key), value)
     for key in sorted(composed.keys() - wanted.keys()):
-        yield key, f"~{key}"
+        if composed[key] is not None:  # which Hydra does not take for a value, and the options of a type neither
+            yield key, f"~{key}"
 
 
 def _verify(composed: DictConfig, wanted: TrainConfig | GenerateConfig) -> None:

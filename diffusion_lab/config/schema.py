@@ -32,6 +32,7 @@ from diffusion_lab.config.section import (
     Section,
     with_defaults,
 )
+from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
 from diffusion_lab.config.training_section import Precision, TrainingSettings
 from diffusion_lab.config.wandb_environment import VARIABLES, from_environment
 
@@ -278,6 +279,7 @@ class TrainConfig(RunConfig):
     model: ModelSettings
     data: DataSettings
     training: TrainingSettings
+    evaluation: TrainingEvaluationSettings = Field(default_factory=TrainingEvaluationSettings)
     logger: LoggerSettings = Field(default_factory=LoggerSettings)
 
 
@@ -299,6 +301,7 @@ class GenerateConfig(RunConfig):
     model: ModelOfCheckpoint | None = None
     data: DataSettings | None = None
     training: TrainingSettings | None = None
+    evaluation: TrainingEvaluationSettings | None = None
     logger: LoggerSettings = Field(default_factory=LoggerSettings)
 
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from diffusion_lab.config import job_lock
 from diffusion_lab.config.comparable import measured_by
 from diffusion_lab.config.compose import resolved, sweep_job_or
+from diffusion_lab.config.evaluated_metrics import is_evaluated, watched_direction
 from diffusion_lab.config.faults import traceback_note
 from diffusion_lab.config.job_record import (
     DIED,
@@ -251,17 +252,20 @@ def _refuse_without_value(tree: Mapping[str, Any]) -> None:
     if tree.get("mode") != "train":
         raise ValueError(f"hydra/sweeper={name} searches by the value that a job returns, and only train.py has one")
     with contextlib.suppress(Unreadable):
-        if SettingsReader(tree, TrainConfig)["training.validation.enabled"] is False:
+        reader = SettingsReader(tree, TrainConfig)
+        is_evaluation = reader["evaluation.enabled"] and is_evaluated(reader["training.validation.metric"])
+        if reader["training.validation.enabled"] is False and not is_evaluation:
             raise ValueError(
                 f"training.validation.enabled must be true with hydra/sweeper={name}, which searches by the best value "
                 "of the validation metric"
             )
-        better = {"min": "minimize", "max": "maximize"}[SettingsReader(tree, TrainConfig)["training.validation.mode"]]
+        better = {"min": "minimize", "max": "maximize"}[watched_direction(reader.section("training.validation"))]
         given = HydraConfig.get().sweeper.get("direction", better)
         direction = getattr(given, "name", given)  # Optuna's own are of an Enum
         if direction != better:
             raise ValueError(
-                f"hydra.sweeper.direction must be {better}, as training.validation.mode says, got {direction}"
+                f"hydra.sweeper.direction must be {better}, as training.validation.mode says, or the metric where "
+                f"that is null, got {direction}"
             )
 
 
@@ -326,7 +330,7 @@ def _result(record: JobRecord, folder: Path) -> dict[str, Any]:
         found = {"metric": summary["metric"], "best_value": summary["best_value"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # generation has none
-    return found | {"measured": measured_by(record.settings, summary.get("validation_fingerprint"))}
+    return found | {"measured": measured_by(record.settings, summary)}
 
 
 def _evaluated(folder: Path) -> dict[str, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from diffusion_lab.config.evaluated_metrics import is_evaluated
 from diffusion_lab.config.faults import Fault, closest
 from diffusion_lab.config.option_rules import group_instead
 from diffusion_lab.config.reading import SettingsReader
 from diffusion_lab.config.synonyms import keys_called
+from diffusion_lab.config.training_evaluation import evaluated_metric_faults, is_on, possible_names
 from diffusion_lab.config.training_section import (
     LOGGED_METRICS,
     LOSSES,
@@ -22,13 +24,16 @@ REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
 
 def metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:
     metric = tree["training.validation.metric"]
-    known = (*VALIDATION_LOSSES, *LOGGED_METRICS)
+    if is_evaluated(metric):
+        yield from evaluated_metric_faults(tree, metric)
+        return
+    known = (*VALIDATION_LOSSES, *LOGGED_METRICS, *(possible_names(tree) or () if is_on(tree) else ()))
     # What the user's own callbacks log cannot be known: a name that none of them logs ends the first validation.
     if metric not in known and not tree["training.callbacks"]:
         rule = (
             f"must be a metric that the run logs: {', '.join(LOSSES)} (of validation, as val/loss etc.), loss_raw etc. "
-            "(of the weights without averaging), train/loss etc., train/learning_rate, or one that a class in "
-            "training.callbacks logs"
+            "(of the weights without averaging), train/loss etc., train/learning_rate, val/kid_efflite0 etc. (with "
+            "evaluation=on), or one that a class in training.callbacks logs"
         )
         is_rate = "training.optimizer.learning_rate" in keys_called(metric.rpartition("/")[2])
         meant = "train/learning_rate" if is_rate else closest(metric, known)
@@ -47,16 +52,21 @@ def raw_loss_has_an_average_beside_it(tree: SettingsReader) -> Iterator[Fault]:
         yield Fault("training.validation.metric", rule, metric)
 
 
+def _is_measured(tree: SettingsReader) -> bool:
+    """Whether the watched metric is known without validation, because the evaluation gives it."""
+    return is_on(tree) and is_evaluated(tree["training.validation.metric"])
+
+
 def best_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
     best_only = tree["training.checkpointing.save_best_only"]
-    if best_only and not tree["training.validation.enabled"]:
+    if best_only and not tree["training.validation.enabled"] and not _is_measured(tree):
         rule = "needs training.validation.enabled: without validation there is no best checkpoint"
         yield Fault("training.checkpointing.save_best_only", rule, best_only)
 
 
 def plateau_needs_validation(tree: SettingsReader) -> Iterator[Fault]:
     kind = tree["training.scheduler.type"]
-    if kind == "plateau" and not tree["training.validation.enabled"]:
+    if kind == "plateau" and not tree["training.validation.enabled"] and not _is_measured(tree):
         rule = (
             "watches the metric of validation, which training.validation.enabled=false switches off: add "
             "training.validation.enabled=true to the command (it splits off images where data.paths.val is null)"

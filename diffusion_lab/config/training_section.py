@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from diffusion_lab.config.evaluated_metrics import Direction, direction_of
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.section import (
     DottedPath,
@@ -237,12 +239,29 @@ class ValidationSettings(Section):
     frequency: PositiveInt = Field(description="Epochs from one validation to the next.")
     metric: str = Field(
         description="Logged metric that decides which checkpoint is best: `loss` or `loss_at_low_noise` of validation "
-        "(the same as `val/loss`), `loss_raw` (of the weights without averaging), `train/loss` (mean of the epoch), or "
-        "one that a class in `training.callbacks` logs."
+        "(the same as `val/loss`), `loss_raw` (of the weights without averaging), `train/loss` (mean of the epoch), "
+        "`val/kid_efflite0` and so on of the evaluation (`evaluation=on`), or one that a class in `training.callbacks` "
+        "logs."
     )
-    mode: Literal["min", "max"] = Field(
-        default="min", description="Whether lower (`min`) or higher (`max`) values of the metric are better."
+    mode: Literal["min", "max"] | None = Field(
+        default=None,
+        description="Whether lower (`min`) or higher (`max`) values of the metric are better. `null`: `max` for "
+        "precision, recall, density, coverage, label agreement and Inception Score of the evaluation, `min` for all "
+        "others.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_goes_without_saying(cls, given: Any) -> Any:
+        """Let equal settings be equal, and have one hash, whether or not they say what the metric says."""
+        if isinstance(given, Mapping) and isinstance(given.get("mode"), str) and isinstance(given.get("metric"), str):
+            return {**given, "mode": None if given["mode"] == direction_of(given["metric"]) else given["mode"]}
+        return given
+
+    @property
+    def direction(self) -> Direction:
+        """``mode``, or what the metric says."""
+        return self.mode or direction_of(self.metric)
 
     @property
     def logged_metric(self) -> str:
@@ -358,5 +377,5 @@ class TrainingSettings(Section):
         if settings.type == "step":
             given.setdefault("step_size", DEFAULT_STEP_SIZE)  # optional here, and without a default in torch
         if settings.type == "plateau":
-            given.setdefault("mode", self.validation.mode)
+            given.setdefault("mode", self.validation.direction)
         return given

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from diffusion_lab.checkpoint import FORMAT
 from diffusion_lab.config.dotted import load_class
+from diffusion_lab.config.evaluated_metrics import is_evaluated
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.training_section import EmaSettings, PerformanceSettings, TrainingSettings
@@ -33,6 +34,7 @@ from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.one_process import OneProcess
 from diffusion_lab.training.optimizers import create_optimizer
+from diffusion_lab.training.sample_evaluation import SampleEvaluation
 from diffusion_lab.training.watched_metric import WatchedMetric
 
 ModuleT = TypeVar("ModuleT", bound=DiffusionModule)
@@ -192,11 +194,33 @@ def create_callbacks(
         kept.save_frequency,
         kept.save_best_only,
         kept.save_optimizer,
-        WatchedMetric(training.validation.logged_metric, training.validation.mode),
+        WatchedMetric(training.validation.logged_metric, training.validation.direction),
         kept.keep_last,
         folder.run_id,
     )
     return callbacks, checkpoints
+
+
+def create_evaluation(
+    config: TrainConfig, data: ImageDataModule, seed: int, device: torch.device
+) -> SampleEvaluation | None:
+    """What compares samples with images of the run while training; None where it is off.
+
+    Raises:
+        ValueError: The images or the features do not do for a metric, or the watched metric is none of them.
+    """
+    if not config.evaluation.enabled:
+        return None
+    is_conditional = config.model.conditioning.type is not None
+    guidance = Guidance(**dict(config.guidance))
+    evaluation = SampleEvaluation(config.evaluation, data.train, data.val, is_conditional, seed, guidance, device)
+    watched = config.training.validation.metric
+    if is_evaluated(watched) and watched not in evaluation.names and not config.training.callbacks:
+        raise ValueError(
+            f"training.validation.metric must be one of the evaluation, {', '.join(evaluation.names)} (of "
+            f"evaluation.features {config.evaluation.features}), got {watched}"
+        )
+    return evaluation
 
 
 def _own_callback(path: str, key: str) -> Callback:

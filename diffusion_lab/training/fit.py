@@ -25,7 +25,7 @@ from diffusion_lab.redaction import secret_values
 from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.terminal import lasting_stderr
 from diffusion_lab.training.build import create_trainer
-from diffusion_lab.training.callbacks import FolderRestoration, Stopping, TrainingProgress, Watch
+from diffusion_lab.training.callbacks import Evaluation, FolderRestoration, Stopping, TrainingProgress, Watch
 from diffusion_lab.training.disk_space import refuse_full_disk
 from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
 from diffusion_lab.training.one_process import as_rank_zero
@@ -139,7 +139,9 @@ def _fit(
     watch = Watch(watched.skip_non_finite, watched.spike_factor, every, console)
     restoration = Restoration(run.origin.path if run.origin and not run.origin.foreign else None)
     kept = FolderRestoration(folder, run.settings, console)
-    callbacks = [kept, *run.callbacks, watch, progress, run.checkpoints, Stopping(stop, run.checkpoints), restoration]
+    evaluation = _evaluation(run, console, stop)
+    before_progress = [kept, *run.callbacks, watch, *([evaluation] if evaluation else [])]
+    callbacks = [*before_progress, progress, run.checkpoints, Stopping(stop, run.checkpoints), restoration]
     with (
         folder.running(secret_values(config.model_dump(mode="json"), sys.argv)),
         naming_last_good(folder.base),
@@ -173,14 +175,31 @@ def _fit(
             computing_with(run.threads),
         ):
             trainer.fit(run.module, datamodule=run.data, ckpt_path=restoration.path, weights_only=True)
-        summary = _sum_up(run, folder, trainer, time.monotonic() - started, progress.images_per_second)
+        summary = _sum_up(run, folder, trainer, time.monotonic() - started, progress.images_per_second, evaluation)
         kept.restore()
         summary.write()
     return summary
 
 
+def _evaluation(run: PreparedRun, console: Console, stop: StopRequest) -> Evaluation | None:
+    if run.evaluation is None:
+        return None
+    every = run.config.evaluation.interval(run.config.training.epochs)
+
+    def say_and_record(text: str) -> None:
+        say(console, text)
+        record([text])
+
+    return Evaluation(run.evaluation, every, say_and_record, lambda: stop.received is not None)
+
+
 def _sum_up(
-    run: PreparedRun, folder: RunFolder, trainer: Trainer, seconds: float, images_per_second: float
+    run: PreparedRun,
+    folder: RunFolder,
+    trainer: Trainer,
+    seconds: float,
+    images_per_second: float,
+    evaluation: Evaluation | None,
 ) -> TrainingSummary:
     best = run.checkpoints.best
     return TrainingSummary(
@@ -204,6 +223,7 @@ def _sum_up(
         data_fingerprint=run.module.about["data_fingerprint"],
         validation_fingerprint=run.module.about["validation_fingerprint"],
         left_out=run.data.remarks.counts(),
+        evaluation=None if evaluation is None else evaluation.summary,
     )
 
 

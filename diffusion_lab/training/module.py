@@ -67,6 +67,8 @@ class DiffusionModule(LightningModule):
         self.about = about or {}
         self.gradient_norm: Tensor | None = None
         """Of all gradients of this step, where a callback has taken it: it is not taken again for clipping."""
+        self.evaluated: frozenset[str] = frozenset()
+        """Names of the metrics that the evaluation of samples logs; they are known after its epochs alone."""
         self._window: list[tuple[Tensor, Tensor]] = []  # losses and noise-to-signal of each batch of this step
         self._told: dict[str, Tensor] = {}  # of this step, by metric, where the loggers are to hear of it
         self._learning_rate = 0.0
@@ -229,8 +231,13 @@ class DiffusionModule(LightningModule):
     def on_validation_end(self) -> None:
         if self._epoch_mean is not None and (mean := self._epoch_mean.value(self.current_epoch)) is not None:
             self.trainer.callback_metrics[self._epoch_mean.name] = torch.tensor(mean)
+        watched = {str(entry.monitor) for entry in self.trainer.lr_scheduler_configs}
+        self.step_plateau(watched - self.evaluated)
+
+    def step_plateau(self, metrics: Collection[str]) -> None:
+        """Let learning-rate schedules of type ``plateau`` that watch one of these metrics see its present value."""
         for entry in self.trainer.lr_scheduler_configs:
-            if isinstance(entry.scheduler, ReduceLROnPlateau):
+            if isinstance(entry.scheduler, ReduceLROnPlateau) and str(entry.monitor) in metrics:
                 entry.scheduler.step(metric_value(self.trainer, str(entry.monitor)))
 
     def configure_callbacks(self) -> list[Callback]:

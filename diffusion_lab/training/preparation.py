@@ -27,13 +27,21 @@ from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.run_images.classes import with_counted_classes
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.threads import choose_threads, free_cores
-from diffusion_lab.training.build import ScheduleSpan, create_callbacks, create_module, optimizer_steps, prepare
+from diffusion_lab.training.build import (
+    ScheduleSpan,
+    create_callbacks,
+    create_evaluation,
+    create_module,
+    optimizer_steps,
+    prepare,
+)
 from diffusion_lab.training.callbacks import Checkpoints, Resumption
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.optimizers import refuse_capturable_without_gpu
 from diffusion_lab.training.origin import Origin
 from diffusion_lab.training.resume import Remainder, notes_of, plan_of, rate_note, remainder
 from diffusion_lab.training.resume_checks import Comparison, compare, refuse_mismatch
+from diffusion_lab.training.sample_evaluation import SampleEvaluation
 from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_sigma_data_of
 from diffusion_lab.training.sizes import refuse_outsized_run
 from diffusion_lab.training.sources import class_names_of, create_datamodule
@@ -55,6 +63,7 @@ class PreparedRun:
     denoiser: Denoiser
     module: DiffusionModule
     callbacks: Sequence[Callback]
+    evaluation: SampleEvaluation | None
     checkpoints: Checkpoints
     origin: Origin | None
     notes: Sequence[str]
@@ -115,10 +124,24 @@ def prepare_run(
         resumption, notes = _resumption(compared, left, console)
     notes = [*filter(None, [prediction_note]), *notes]
     callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumption)
+    evaluation = create_evaluation(config, data, seed, device)
     done = origin.step or 0 if origin else 0
     steps = range(done + 1, done + (left.steps if left else optimizer_steps(config, data)) + 1)
     return PreparedRun(
-        config, settings, device, flops, threads, data, denoiser, module, callbacks, checkpoints, origin, notes, steps
+        config,
+        settings,
+        device,
+        flops,
+        threads,
+        data,
+        denoiser,
+        module,
+        callbacks,
+        evaluation,
+        checkpoints,
+        origin,
+        notes,
+        steps,
     )
 
 

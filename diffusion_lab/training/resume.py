@@ -47,7 +47,7 @@ def plan_of(found: Comparison, left: Remainder) -> ResumePlan:
         optimizer_options=found.optimizer_options,
         rebuild_schedule=type_ in LR_SCHEDULES or found.schedule_changed,
         rate_factor=float(rates[0].now) / float(rates[0].then) if rates else 1.0,
-        forget_best=bool(found.changed(Effect.APPLIED_TO_LOSS))
+        forget_best=bool(found.changed(Effect.APPLIED_TO_LOSS, Effect.EVALUATION))
         or found.other_validation
         or found.other_images
         or found.other_weights

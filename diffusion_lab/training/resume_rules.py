@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from diffusion_lab.config.evaluated_metrics import is_evaluated, watched_direction
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.reading import SettingsReader, Unreadable, leaves
 from diffusion_lab.config.schema import TrainConfig
@@ -26,6 +27,7 @@ class Effect(Enum):
     APPLIED_TO_LOSS = "applied and reported; the best checkpoint is chosen anew"
     AT_AN_EPOCH = "applied and reported; refused in the middle of an epoch where its rest would not be the rest"
     IMAGES = "applied and reported where the images are the same; else refused without training.resume.allow_other_data"
+    EVALUATION = "takes effect without a message, but where training.validation.metric is one of the evaluation"
     RESET_OPTIMIZER = "refused without training.resume.reset_optimizer"
     RESET_SCHEDULER = "refused without training.resume.reset_scheduler"
     REFUSED = "refused: the value must be that of the checkpoint"
@@ -39,6 +41,9 @@ RULES: dict[str, Effect] = {
     "generation": Effect.FREE,
     "sampler": Effect.FREE,
     "guidance": Effect.FREE,
+    "evaluation": Effect.EVALUATION,
+    "evaluation.every": Effect.FREE,
+    "evaluation.cache_dir": Effect.FREE,
     "compute.device": Effect.FREE,
     "compute.seed": Effect.REFUSED,
     "compute.deterministic": Effect.APPLIED,
@@ -126,13 +131,26 @@ def changes_since(then: Mapping[str, Any], config: TrainConfig) -> list[Change]:
     secrets = secret_values(now, sys.argv)
     then, now = redacted(then, secrets), redacted(now, secrets)
     before, present = SettingsReader(then, TrainConfig), SettingsReader(now, TrainConfig)
-    found = []
+    found: list[Change] = []
+    measured = is_evaluated(config.training.validation.metric)
     for key in dict.fromkeys([*leaves(now), *leaves(then)]):
-        effect, was, value = effect_of(key), _read(before, key), _read(present, key)
+        effect, was, value = effect_of(key), _meaning(before, key), _meaning(present, key)
+        if effect == Effect.EVALUATION and not measured:
+            effect = Effect.FREE
         if effect not in (None, Effect.FREE) and was != value and not _is_left_open(key, value):
             found.append(Change(key, was, value, effect))
     other_schedule = any(change.key == "training.scheduler.type" for change in found)
     return [change for change in found if _is_read(change.key, present, other_schedule)]
+
+
+def _meaning(tree: SettingsReader, key: str) -> Any:
+    """The value of a key, or what it stands for where it is null."""
+    found = _read(tree, key)
+    if found is None and key == "training.scheduler.mode" and _read(tree, "training.scheduler.type") == "plateau":
+        key, found = "training.validation.mode", _read(tree, "training.validation.mode")
+    if key == "training.validation.mode":
+        return watched_direction({"mode": found, "metric": _read(tree, "training.validation.metric")})
+    return found
 
 
 def _read(tree: SettingsReader, key: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from diffusion_lab.run_files import SUMMARY
 from diffusion_lab.safe_files import read_json
@@ -43,6 +44,8 @@ class TrainingSummary:
     mode: str = "min"
     left_out: dict[str, int] = field(default_factory=dict)
     """Files of the data folders that were not used, by reason; their names are in ``logs/run.log``."""
+    evaluation: dict[str, Any] | None = None
+    """How samples were compared with real images while training, and what that cost; None where they were not."""
 
     def write(self) -> None:
         """Replace ``summary.json`` in one move."""

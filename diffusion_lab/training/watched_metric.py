@@ -43,3 +43,12 @@ def metric_value(trainer: Trainer, name: str) -> float:
             "self.log by the end of the validation"
         )
     return float(value)
+
+
+def in_digits(value: float) -> str:
+    """Return a metric as text: with four decimals, or four significant digits where those say too little or too much.
+
+    >>> in_digits(1.23456), in_digits(0.000123456), in_digits(1234567.8)
+    ('1.2346', '0.0001235', '1.235e+06')
+    """
+    return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 1e5 else f"{value:.4g}"

@@ -33,9 +33,11 @@ from diffusion_lab.training.doubts import (
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.origin import Origin
 from diffusion_lab.training.summary import TrainingSummary
+from diffusion_lab.training.watched_metric import in_digits
 
 if TYPE_CHECKING:
     from diffusion_lab.training.preparation import PreparedRun
+    from diffusion_lab.training.sample_evaluation import SampleEvaluation
 
 
 def say(console: Console, text: str) -> None:
@@ -69,6 +71,7 @@ def announce(console: Console, run: PreparedRun, folder: RunFolder) -> None:
         "model": f"{count_parameters(denoiser) / 1e6:.2f} M parameters{work}",
         "diffusion": process_in_words(config.model.diffusion, denoiser.schedule.most_steps),
         "training": f"{epochs} of {batches} of {loading.batch_size}{steps}",
+        **({} if run.evaluation is None else {"evaluation": evaluation_in_words(config, run.evaluation)}),
         "compute": compute_in_words(
             run.device, run.threads, denoiser.compute_dtype, seed, drawn=config.compute.seed is None
         ),
@@ -91,6 +94,13 @@ def validation_in_words(config: TrainConfig, data: ImageDataModule) -> str:
         f"{len(data.val):,} images, {share}{by_class}, split off and not trained on\n"
         f"off: training.validation.enabled=false{folder}"
     )
+
+
+def evaluation_in_words(config: TrainConfig, evaluation: SampleEvaluation) -> str:
+    """What is compared with what while training, and how often."""
+    every = config.evaluation.interval(config.training.epochs)
+    when = "after every epoch" if every == 1 else f"after every {every} epochs and the last one"
+    return f"{when}:\n{evaluation.description}"
 
 
 def announce_origin(console: Console, config: TrainConfig, folder: RunFolder, origin: Origin | None) -> None:
@@ -146,8 +156,11 @@ def resume_command(run_folder: Path, resume: ResumeSettings) -> str:
 def show(summary: TrainingSummary, console: Console) -> None:
     """What came out."""
     if summary.best_value is not None:
-        say(console, f"best {summary.metric} {summary.best_value:.4f} in epoch {summary.best_epoch}")
+        say(console, f"best {summary.metric} {in_digits(summary.best_value)} in epoch {summary.best_epoch}")
         say(console, f"best checkpoint {summary.best_checkpoint or 'none: its file was removed'}")
+    if summary.evaluation is not None:
+        seconds, share = summary.evaluation["seconds"], summary.evaluation["share_of_time"]
+        say(console, f"evaluation took {seconds:.0f} s, {share:.0%} of the time")
     found = summary.last_checkpoint
     say(
         console,

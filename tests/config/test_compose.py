@@ -38,6 +38,7 @@ GROUPS = {
     "callbacks": {"default", "quiet"},
     "logger": {"none", "wandb", "tensorboard", "all"},
     "performance": {"default", "fast", "exact"},
+    "evaluation": {"on", "off"},
     "experiment": {"ddpm_cifar10", "ddpm_small_images", "digits", "emoji", "fast_debug", "v2_default"},
 }
 CHOICES = [(group, name) for group, names in GROUPS.items() for name in sorted(names)]

@@ -112,6 +112,8 @@ def test_the_keys_that_are_paths() -> None:
         "data.paths.val",
         "data.cache_dir",
         "training.resume.checkpoint",
+        "evaluation.weights",
+        "evaluation.cache_dir",
         "logger.dir",
     )
 

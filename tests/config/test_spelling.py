@@ -27,6 +27,9 @@ TEXTS = {
     "data.cache_dir",
     "training.validation.metric",
     "training.resume.checkpoint",
+    "evaluation.weights",
+    "evaluation.sha256",
+    "evaluation.cache_dir",
     *(f"logger.{name}" for name in ("project", "entity", "group", "name", "dir")),
 }
 """Keys whose values are left as they are."""

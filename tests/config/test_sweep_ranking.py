@@ -34,7 +34,8 @@ def measured(composed: Composed) -> Measured:
     """What the metric of `train.py` with some overrides measures."""
 
     def measure(*overrides: str, images: str = "0123456789") -> dict[str, Any]:
-        return measured_by(resolved(composed("train", *overrides), []), images)
+        fingerprints = {"validation_fingerprint": images, "data_fingerprint": f"training {images}"}
+        return measured_by(resolved(composed("train", *overrides), []), fingerprints)
 
     return measure
 
@@ -98,6 +99,54 @@ def test_a_default_that_is_written_out_is_the_same(measured: Measured) -> None:
     assert measured("weighting=min_snr", "training.loss.weighting.gamma=3") != measured("weighting=min_snr")
 
 
+class TestEvaluation:
+    """A metric of the evaluation means the same whatever the process and the loss are; samples must be made alike."""
+
+    KID = ("evaluation=on", "training.validation.metric=val/kid_digits")
+
+    @pytest.mark.parametrize(
+        "override",
+        [
+            "diffusion=flow",
+            "model.diffusion.prediction=epsilon",
+            "weighting=min_snr",
+            "evaluation.every=3",
+            "model=dit_tiny",
+        ],
+    )
+    def test_what_leaves_results_comparable(self, override: str, measured: Measured) -> None:
+        assert measured(*self.KID, override) == measured(*self.KID)
+
+    @pytest.mark.parametrize(
+        "override",
+        [
+            "evaluation.num_samples=300",
+            "evaluation.features=pixels",
+            "evaluation.split=val",
+            "evaluation.sampler_steps=20",
+            "evaluation.guidance_scale=2",
+            "model.architecture.image_size=16",
+            "conditioning=none",
+        ],
+    )
+    def test_what_sets_results_apart(self, override: str, measured: Measured) -> None:
+        assert measured(*self.KID, override) != measured(*self.KID)
+
+    def test_images_are_those_of_the_split(self, measured: Measured) -> None:
+        assert measured(*self.KID, images="a")["validation images"] == "training a"
+        assert measured(*self.KID, "evaluation.split=val", images="a")["validation images"] == "a"
+
+    def test_the_highest_recall_comes_first(self, sweep: Sweep, measured: Measured) -> None:
+        recall = (
+            "evaluation=on",
+            "training.validation.metric=val/recall_digits",
+            "evaluation.metrics=[precision_recall]",
+        )
+        sweep.job("low", 0.2, measured(*recall))
+        sweep.job("high", 0.9, measured(*recall))
+        assert ranked(read_records(sweep.folder)) == [["high", "low"]]
+
+
 def test_other_images_are_another_measure(measured: Measured) -> None:
     assert measured(images="a") != measured(images="b")
 
@@ -151,6 +200,10 @@ def test_a_search_the_other_way_is_refused(
     runtime = {"choices": {"hydra/sweeper": "optuna"}}
     monkeypatch.setattr(HydraConfig, "get", lambda: OmegaConf.create({"sweeper": sweeper, "runtime": runtime}))
     _refuse_without_value(resolved(composed("train"), []))
+    recall = ["evaluation=on", "training.validation.metric=val/recall_digits", "training.validation.enabled=false"]
+    if direction is not None:
+        with pytest.raises(ValueError, match="direction must be maximize"):
+            _refuse_without_value(resolved(composed("train", *recall), []))
     upwards = resolved(composed("train", "training.validation.mode=max"), [])
     if direction is None:  # a sweeper that knows no direction
         _refuse_without_value(upwards)

@@ -189,7 +189,10 @@ trainings_but_for_a_rule = st.fixed_dictionaries(
         "checkpointing": st.fixed_dictionaries(
             {"save_frequency": positive, "save_best_only": yes_or_no, "save_optimizer": yes_or_no}
         ),
-        "validation": st.fixed_dictionaries({"enabled": yes_or_no, "frequency": positive, "metric": st.just("loss")}),
+        "validation": st.fixed_dictionaries(
+            {"enabled": yes_or_no, "frequency": positive, "metric": st.just("loss")},
+            optional={"mode": st.sampled_from(["min", "max", None])},
+        ),
         "visualization": st.fixed_dictionaries(
             {"enabled": yes_or_no, "interval": positive, "num_samples": positive, "guidance_scale": numbers(0, 1e6)}
         ),
@@ -260,6 +263,7 @@ others = st.fixed_dictionaries(
     },
     optional={
         "sampler": samplers,
+        "evaluation": some_of({"enabled": st.just(False), "every": st.just("auto"), "split": st.just("train")}),
         "guidance": some_of({"interval": st.none() | intervals, "rescale": shares}),
         "logger": some_of(
             {

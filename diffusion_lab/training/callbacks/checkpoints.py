@@ -17,6 +17,7 @@ from diffusion_lab.checkpoint.files import BEST, newest_valid, step_name, step_o
 from diffusion_lab.checkpoint.ownership import is_written_by, may_replace, refuse, remove_checkpoint
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
+from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.watched_metric import WatchedMetric, metric_value
 from diffusion_lab.whole_files import remove_partial_files, written_whole
 
@@ -39,7 +40,7 @@ class Checkpoints(Checkpoint):
         every_epochs: Epochs from one to the next; the last epoch is always saved.
         best_only: Do not keep those of every so many epochs, only the best and the newest.
         save_optimizer: Save what a resumed run needs (optimizer, schedule, progress), not the weights alone.
-        metric: By which the best is chosen; each validation must log it.
+        metric: By which the best is chosen; each validation must log it, unless the evaluation gives it.
         keep_last: How many stay beside the best: the newest, then those of every so many epochs, then others, each kind
             from the newest on. None keeps all of every so many epochs.
         run_id: Of the run, which its checkpoints carry; no others are ever removed.
@@ -95,7 +96,10 @@ class Checkpoints(Checkpoint):
         # Validation of this epoch has run by now; in an epoch without one, the metric is that of an earlier epoch.
         epoch = trainer.current_epoch + 1
         validated = trainer.enable_validation and epoch % (trainer.check_val_every_n_epoch or 1) == 0
-        value = metric_value(trainer, self.metric.name) if validated else math.nan
+        if isinstance(pl_module, DiffusionModule) and self.metric.name in pl_module.evaluated:
+            value = float(trainer.callback_metrics.get(self.metric.name, math.nan))  # where this epoch was evaluated
+        else:
+            value = metric_value(trainer, self.metric.name) if validated else math.nan
         is_best = self.metric.is_better(value, self.best)
         is_due = epoch % self.every_epochs == 0
         if not (is_best or is_due or epoch == trainer.max_epochs):
@@ -126,6 +130,13 @@ class Checkpoints(Checkpoint):
             self._finish()
         assert self._saved is not None
         return self._saved
+
+    def judge_saved(self, value: float, epoch: int, step: int) -> None:
+        """Take in the metric of an epoch whose checkpoint was saved before the metric was known."""
+        file = self.folder / step_name(step)
+        if self.metric.is_better(value, self.best) and file.is_file():
+            self.best, self.best_epoch, self._best_step = value, epoch, step
+            self._link_best(file)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch, "best_step": self._best_step, "kept": self._kept}

@@ -11,17 +11,18 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from torch import Tensor
 
 from diffusion_lab.shapes import Batch
+from diffusion_lab.training.watched_metric import in_digits
 
 REFRESH_SECONDS = 1.0
 """Drawing the bar takes milliseconds."""
 
 
 class TrainingProgress(Callback):
-    """One bar for the whole training: epoch, loss, images a second, time left.
+    """One bar for the whole training: epoch, loss, the newest value of the watched metric, images a second, time left.
 
     Args:
         console: Where to show it; standard error where None, so that standard output holds results alone.
-        metric: Name of the metric that is shown beside the losses.
+        metric: Name of the watched metric.
     """
 
     def __init__(self, console: Console | None = None, metric: str = "val/loss") -> None:
@@ -30,6 +31,7 @@ class TrainingProgress(Callback):
         self.images = 0
         self.seconds = 0.0
         self._loss: Tensor | None = None
+        self._watched = ""
         self._batches_done = 0
         self._epoch_began = self._shown_at = 0.0
         self._epoch_images = 0
@@ -49,7 +51,7 @@ class TrainingProgress(Callback):
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s "),
+            TextColumn("loss {task.fields[loss]}  {task.fields[watched]}{task.fields[speed]} images/s "),
             TimeElapsedColumn(),
             TextColumn("done,"),
             TimeRemainingColumn(),
@@ -63,6 +65,7 @@ class TrainingProgress(Callback):
             completed=self._batches_done,
             epoch="-",
             loss="-",
+            watched="",
             speed="-",
         )
         self._progress.start()
@@ -88,10 +91,12 @@ class TrainingProgress(Callback):
             self._count_epoch()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.metric in trainer.callback_metrics:
+            self._watched = f"{self.metric} {in_digits(float(trainer.callback_metrics[self.metric]))}  "
         self._show(trainer)
         if self._progress is None and self._loss is not None:
             known, names = trainer.callback_metrics, dict.fromkeys(("val/loss", self.metric))
-            validation = "".join(f"  {name} {float(known[name]):.4f}" for name in names if name in known)
+            validation = "".join(f"  {name} {in_digits(float(known[name]))}" for name in names if name in known)
             self.console.print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {float(self._loss):.4f}{validation}"
                 f"  {self.images_per_second:.0f} images/s",
@@ -118,6 +123,7 @@ class TrainingProgress(Callback):
             completed=self._batches_done,
             epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
             loss=f"{float(self._loss):.4f}",
+            watched=self._watched,
             speed=f"{self._epoch_images / elapsed:.0f}" if elapsed else "-",
         )
 

@@ -1,0 +1,184 @@
+"""Measures how good the samples are every so many epochs, and logs it beside the losses."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.finiteness import NonFiniteSamplesError
+from diffusion_lab.messages import explained
+from diffusion_lab.training.callbacks.checkpoints import Checkpoints
+from diffusion_lab.training.callbacks.randomness import restore, states
+from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.sample_evaluation import EvaluationStopped, NullValue, SampleEvaluation
+from diffusion_lab.training.watched_metric import in_digits
+
+SECONDS = "val/evaluation_seconds"
+"""Name under which the time of an evaluation is logged."""
+
+FAILURES = (ValueError, RuntimeError, OSError, MemoryError)
+
+
+@dataclass
+class Cost:
+    """Time that evaluations took of a run, in seconds."""
+
+    began: float = field(default_factory=time.monotonic)
+    total: float = 0.0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Add the time that the block takes."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.total += time.monotonic() - started
+
+    @property
+    def share(self) -> float:
+        """Share of all time since training began, in [0, 1]."""
+        return self.total / max(time.monotonic() - self.began, self.total, 1e-9)
+
+
+class Evaluation(Callback):
+    """Evaluates after every so many epochs and after the last one; training goes on bit by bit as without it.
+
+    Values are in ``trainer.callback_metrics`` from the end of their epoch until the next epoch begins. An evaluation
+    that fails gives a warning. One that a signal interrupts is made when the run is resumed.
+
+    Args:
+        evaluation: What to measure.
+        every_epochs: Epochs from one evaluation to the next.
+        say: Shows a line to the user and writes it to the run's log.
+        stopped: Whether the run is to stop.
+    """
+
+    def __init__(
+        self,
+        evaluation: SampleEvaluation,
+        every_epochs: int,
+        say: Callable[[str], None] = lambda text: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.evaluation = evaluation
+        self.every_epochs = every_epochs
+        self.say = say
+        self.stopped = stopped
+        self.cost = Cost()
+        self.null: dict[str, NullValue] = {}
+        self._interrupted: int | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if isinstance(pl_module, DiffusionModule):
+            pl_module.evaluated = frozenset(self.evaluation.names)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.cost = Cost()
+        with self.cost.counted(), randomness_kept():
+            self.null = self.evaluation.prepare()
+        if self.null:
+            self.say(f"real images in place of samples have {self._null_in_words()}")
+        if self._interrupted is not None:
+            epoch, self._interrupted = self._interrupted, None
+            self._evaluate(trainer, pl_module, epoch, is_late=True)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for name in self.evaluation.names:
+            trainer.callback_metrics.pop(name, None)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if epoch % self.every_epochs == 0 or epoch == trainer.max_epochs:
+            self._evaluate(trainer, pl_module, epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._interrupted is None else {"interrupted": self._interrupted}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._interrupted = state_dict.get("interrupted")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What was measured, and what it cost, for ``summary.json``."""
+        settings = self.evaluation.settings
+        return {
+            "features": self.evaluation.extractor.label,
+            "num_samples": settings.num_samples,
+            "split": settings.split,
+            "real_images": len(self.evaluation.reference),
+            "sampler_steps": settings.sampler_steps,
+            "guidance_scale": settings.guidance_scale,
+            "every": self.every_epochs,
+            "null": {name: found._asdict() for name, found in self.null.items()},
+            "seconds": round(self.cost.total, 2),
+            "share_of_time": round(self.cost.share, 4),
+        }
+
+    def _null_in_words(self) -> str:
+        count = self.evaluation.settings.num_samples
+        return ", ".join(
+            f"{name} {in_digits(found.value)}" + (f" (of {found.n:,})" if found.n != count else "")
+            for name, found in self.null.items()
+        )
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, epoch: int, is_late: bool = False) -> None:
+        if not isinstance(pl_module, DiffusionModule):
+            return
+        began = time.monotonic()
+        try:
+            with self.cost.counted(), randomness_kept():
+                values = self.evaluation.values(pl_module.sampler, self.stopped)
+        except EvaluationStopped:
+            self._interrupted = epoch
+            self.say(f"evaluation after epoch {epoch} interrupted: it is made when the run is resumed")
+            return
+        except FAILURES as error:  # training itself watches its loss; an evaluation must not end it
+            why = error.finding if isinstance(error, NonFiniteSamplesError) else explained(error)
+            warnings.warn(f"epoch {epoch} has no evaluation: {why}", ConfigWarning, stacklevel=2)
+            return
+        seconds = time.monotonic() - began
+        self.say(
+            f"evaluation after epoch {epoch}: {_in_words(values)} ({self.evaluation.settings.num_samples:,} samples in "
+            f"{seconds:.1f} s; evaluation has taken {self.cost.share:.0%} of the time so far)"
+        )
+        told = {**values, SECONDS: round(seconds, 3), "epoch": epoch - 1}
+        for logger in trainer.loggers:  # under the step of the validation of this epoch, its last one
+            logger.log_metrics(told, trainer.global_step - (0 if is_late else 1))
+            logger.save()
+        self._use(trainer, pl_module, values, epoch, is_late)
+
+    def _use(
+        self, trainer: Trainer, pl_module: DiffusionModule, values: dict[str, float], epoch: int, is_late: bool
+    ) -> None:
+        """Let schedules and checkpoints see the values."""
+        trainer.callback_metrics.update(
+            {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
+        )
+        pl_module.step_plateau(pl_module.evaluated)
+        if is_late:  # the checkpoint of that epoch has been written already
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, Checkpoints) and callback.metric.name in values:
+                    callback.judge_saved(values[callback.metric.name], epoch, trainer.global_step)
+
+
+@contextlib.contextmanager
+def randomness_kept() -> Iterator[None]:
+    """Put the generators of Python, NumPy and torch back to where they were."""
+    before = states()
+    try:
+        yield
+    finally:
+        restore(before)
+
+
+def _in_words(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {in_digits(value)}" for name, value in values.items())

@@ -1,0 +1,230 @@
+"""How good the samples of a model in training are: they are compared with images of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion_lab.config.evaluated_metrics import logged_name, logged_names
+from diffusion_lab.config.evaluation_section import MetricName
+from diffusion_lab.config.training_evaluation import LEAST_IMAGES, TrainingEvaluationSettings
+from diffusion_lab.data.source import ImageSource
+from diffusion_lab.devices import host_memory
+from diffusion_lab.evaluation.measure import measure
+from diffusion_lab.evaluation.measurement import Measurement
+from diffusion_lab.evaluation.null_rows import null_of
+from diffusion_lab.evaluation.real_images import RealImages
+from diffusion_lab.features import FeatureExtractor, FeatureSet, cached_features, create_extractor
+from diffusion_lab.guidance import PLAIN, Guidance
+from diffusion_lab.samplers import UniPCSampler
+from diffusion_lab.sampling import DiffusionSampler
+from diffusion_lab.seeds import derive_seed
+from diffusion_lab.shapes import Images, to_pixels
+
+BYTES_A_FEATURE = 4 + 8
+"""Of a sample: in float32, and in float64 for the metrics."""
+
+
+class NullValue(NamedTuple):
+    """A metric of real images in place of samples, and how many images they are."""
+
+    value: float
+    n: int
+
+
+class EvaluationStopped(Exception):
+    """The evaluation was left unfinished because the run is to stop."""
+
+
+@dataclass(frozen=True)
+class StoppableSampler(UniPCSampler):
+    """The method of ``sampler=fast``, which asks after each step whether the run is to stop."""
+
+    stopped: Callable[[], bool] = field(default=lambda: False, repr=False, compare=False)
+
+    def walk(self, *args: Any, **kwargs: Any) -> Iterator[Images]:
+        for images in super().walk(*args, **kwargs):
+            if self.stopped():
+                raise EvaluationStopped
+            yield images
+
+
+class SampleEvaluation:
+    """Samples a model, each time from the same noise and labels, and compares the samples with images of the run.
+
+    Labels are as frequent among the samples as among the real images.
+
+    Args:
+        settings: Which metrics on which features, of how many samples.
+        train: The images trained on.
+        val: The images validated on, None where there are none.
+        is_conditional: Whether samples are made by class.
+        seed: Of the run.
+        guidance: At which noise levels guidance is applied, and how it is restrained.
+        device: Where features are computed.
+
+    Raises:
+        ValueError: There are too few real images, the features do not give what a metric needs, or the samples do not
+            fit into memory; naming the key.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingEvaluationSettings,
+        train: ImageSource,
+        val: ImageSource | None,
+        is_conditional: bool,
+        seed: int,
+        guidance: Guidance = PLAIN,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.settings, self.guidance = settings, guidance
+        self.train, self.val = train, val
+        self.seed = derive_seed("evaluation", seed)
+        self.reference = val if settings.split == "val" and val is not None else train
+        _refuse_few_images(settings, self.reference, train)
+        self.extractor: FeatureExtractor = create_extractor(
+            settings.features,
+            source=train,
+            weights=settings.weights,
+            sha256=settings.sha256,
+            device=device,
+        )
+        _refuse_missing_logits(settings.metrics, self.extractor)
+        _refuse_outsized(settings.num_samples, self.extractor)
+        self.labels = _labels_like(self.reference, settings.num_samples) if is_conditional else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names under which the values are logged."""
+        return logged_names(self.settings.metrics, self.extractor.name)
+
+    @property
+    def description(self) -> str:
+        """What is compared with what, in words."""
+        settings = self.settings
+        kind = "training" if self.reference is self.train else "validation"
+        scale = "" if self.labels is None else f", guidance {settings.guidance_scale:g}"
+        return (
+            f"{settings.num_samples:,} samples ({settings.sampler_steps} steps of UniPC{scale}) and "
+            f"{len(self.reference):,} {kind} images, compared by {self.extractor.label}"
+        )
+
+    def prepare(self) -> dict[str, NullValue]:
+        """Compute what every evaluation needs of the real images, and measure real images in place of samples.
+
+        Features of real images are cached on disk. The real images in place of samples are held-out ones where there
+        are as many as samples, else one half is compared with the other.
+        """
+        found: dict[str, NullValue] = {}
+        for metric in self.settings.metrics:
+            null = null_of(metric, self.settings.num_samples, self._real)
+            if null is not None:
+                values = self._logged(measure(null.images, null.real, metrics=[metric], thorough=False))
+                found |= {name: NullValue(value, len(null.images)) for name, value in values.items()}
+        return found
+
+    def values(self, sampler: DiffusionSampler, stopped: Callable[[], bool] = lambda: False) -> dict[str, float]:
+        """Return the values of a model's samples, by the name under which they are logged.
+
+        Args:
+            sampler: Of the model, with its average where it has one.
+            stopped: Whether the run is to stop; asked after each step of the sampler.
+
+        Raises:
+            NonFiniteSamplesError: Samples are NaN or infinite.
+            EvaluationStopped: ``stopped`` said so.
+        """
+        settings = self.settings
+        stream = sampler.stream(
+            settings.num_samples,
+            self.labels,
+            settings.guidance_scale,
+            sampler=StoppableSampler(steps=settings.sampler_steps, stopped=stopped),
+            guidance=self.guidance,
+            seed=self.seed,
+        )
+        features: list[Tensor] = []
+        logits: list[Tensor] = []
+        for batch in stream:
+            extracted = self.extractor(to_pixels(batch.images).cpu())
+            features.append(extracted.values)
+            if extracted.logits is not None:
+                logits.append(extracted.logits)
+            if stopped():
+                raise EvaluationStopped
+        samples = FeatureSet(
+            values=torch.cat(features),
+            logits=torch.cat(logits) if logits else None,
+            labels=None if self.labels is None else torch.tensor(self.labels),
+            class_names=() if self.labels is None else self.reference.class_names,
+            extractor=self.extractor.label,
+            extractor_fingerprint=self.extractor.fingerprint,
+            data_fingerprint="",
+        )
+        found = measure(samples, self._real, metrics=settings.metrics, split=settings.split, thorough=False)
+        return self._logged(found)
+
+    def _logged(self, found: Measurement) -> dict[str, float]:
+        return {logged_name(row.metric, self.extractor.name): row.estimate.value for row in found.rows}
+
+    @cached_property
+    def _real(self) -> RealImages:
+        is_train = self.reference is self.train
+        reference = self._features(self.reference)
+        held_out = self._held_out if is_train else None
+        return RealImages(reference, held_out, None if is_train else self._train)
+
+    @cached_property
+    def _train(self) -> FeatureSet:
+        return self._features(self.train)
+
+    @cached_property
+    def _held_out(self) -> FeatureSet | None:
+        return None if self.val is None else self._features(self.val)
+
+    def _features(self, source: ImageSource) -> FeatureSet:
+        return cached_features(self.extractor, source, self.settings.cache_dir)
+
+
+def _refuse_few_images(settings: TrainingEvaluationSettings, reference: ImageSource, train: ImageSource) -> None:
+    if len(reference) < LEAST_IMAGES:
+        raise ValueError(
+            f"evaluation.split = {settings.split} has {len(reference)} images, and an evaluation needs at least "
+            f"{LEAST_IMAGES} real images to compare samples with: give more images, or set evaluation=off"
+        )
+    if "label_agreement" in settings.metrics and len(set(train.labels.tolist())) < 2:
+        raise ValueError(
+            "evaluation.metrics must not name label_agreement: the training images are all of one class, and it needs "
+            "at least two"
+        )
+
+
+def _refuse_missing_logits(metrics: tuple[MetricName, ...], extractor: FeatureExtractor) -> None:
+    if "inception_score" in metrics and not extractor.has_logits:
+        raise ValueError(
+            f"evaluation.metrics must not name inception_score with evaluation.features {extractor.name}, which does "
+            "not classify images"
+        )
+
+
+def _refuse_outsized(count: int, extractor: FeatureExtractor) -> None:
+    most = int(host_memory() / 2 / (BYTES_A_FEATURE * extractor.num_features))
+    if count > most:
+        raise ValueError(
+            f"evaluation.num_samples must be at most {most:,}, got {count:,}: the {extractor.num_features:,} features "
+            f"({extractor.label}) of so many images do not fit into the memory of this machine"
+        )
+
+
+def _labels_like(source: ImageSource, count: int) -> list[int]:
+    """Return class numbers as frequent as those of the images, in ascending order."""
+    ordered = np.sort(source.labels)
+    places = (np.arange(count) + 0.5) * len(ordered) / count
+    return [int(label) for label in ordered[places.astype(np.int64)]]

@@ -1,0 +1,52 @@
+"""Features of the tests' own: fast, and some that end in trouble."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import torch
+
+from diffusion_lab.features import Extracted, FeatureExtractor
+from diffusion_lab.shapes import Pixels
+
+
+class Brightness(FeatureExtractor):
+    """Mean brightness of each quarter of an image; draws random numbers on the way, as a careless class may."""
+
+    name = "brightness"
+    num_features = 4
+
+    @property
+    def fingerprint(self) -> str:
+        return "0" * 64
+
+    def __call__(self, pixels: Pixels) -> Extracted:
+        torch.rand(3)
+        np.random.rand()
+        size = pixels.shape[-1] // 2
+        quarters = torch.nn.functional.avg_pool2d(pixels.float().mean(1, keepdim=True), size)
+        return Extracted(quarters.flatten(1) / 255)
+
+
+class StopsTheRun(Brightness):
+    """Asks the run to stop while samples are looked at for the second time."""
+
+    calls = 0
+
+    def __call__(self, pixels: Pixels) -> Extracted:
+        if len(pixels) == 21:  # samples, of which there are as many
+            StopsTheRun.calls += 1
+            if StopsTheRun.calls == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return super().__call__(pixels)
+
+
+class Fails(Brightness):
+    """Cannot look at samples."""
+
+    def __call__(self, pixels: Pixels) -> Extracted:
+        if len(pixels) == 21:
+            raise RuntimeError("no features today")
+        return super().__call__(pixels)

@@ -1,0 +1,264 @@
+"""Samples are compared with real images while training, which takes no notice of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from diffusion_lab.checkpoint import find_checkpoint
+from diffusion_lab.config import ConfigError
+from diffusion_lab.config.evaluated_metrics import VALUES, direction_of, logged_name
+from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.config.training_evaluation import LEAST_IMAGES
+from diffusion_lab.data.source import ArraySource
+from diffusion_lab.evaluation import null_rows
+from diffusion_lab.evaluation.families import BETTER, FAMILIES, full_name
+from diffusion_lab.run_folder import RunStopped
+from diffusion_lab.samplers import UniPCSampler
+from diffusion_lab.training.sample_evaluation import SampleEvaluation
+from tests.sameness import assert_equal
+from tests.training import own_features
+from tests.training.tiny import CLASSES, resume_of, saved, tiny_config, tiny_run
+
+COUNT = 21
+OWN = "tests.training.own_features"
+KID = "val/kid_brightness"
+ON: dict[str, Any] = {
+    "data.count": 60,
+    "training.epochs": 5,
+    "evaluation": {
+        "enabled": True,
+        "every": 2,
+        "features": f"{OWN}.Brightness",
+        "num_samples": COUNT,
+        "sampler_steps": 2,
+        "metrics": ["fd", "kid"],
+    },
+}
+
+
+def evaluation(**changes: Any) -> dict[str, Any]:
+    return ON | {"evaluation": ON["evaluation"] | changes}
+
+
+def metric(name: str, **more: Any) -> dict[str, Any]:
+    return {"training.validation.metric": name, **{f"training.validation.{key}": value for key, value in more.items()}}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def lines_of(folder: Path, name: str = KID) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "logs/metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if name in line]
+
+
+def test_training_is_bit_by_bit_what_it_is_without(tmp_path: Path) -> None:
+    off = {key: value for key, value in ON.items() if key != "evaluation"}
+    tiny_run(tmp_path / "off", off)
+    tiny_run(tmp_path / "on", evaluation(every=1, metrics=["fd", "kid", "precision_recall", "label_agreement"]))
+    without, beside = (saved(find_checkpoint(tmp_path / name, "last")) for name in ("off", "on"))
+    assert lines_of(tmp_path / "on")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "randomness", "loops", "callbacks"):
+        assert_equal(without[part], beside[part])
+    losses = [[line["val/loss"] for line in lines_of(tmp_path / name, "val/loss")] for name in ("off", "on")]
+    assert losses[0] == losses[1]
+
+
+def test_it_is_logged_every_so_many_epochs_and_after_the_last(tmp_path: Path) -> None:
+    shown = StringIO()
+    summary = tiny_run(tmp_path, ON, Console(file=shown, width=300))
+    lines = lines_of(tmp_path)
+    assert [line["epoch"] + 1 for line in lines] == [2, 4, 5]
+    validated = [line["step"] for line in lines_of(tmp_path, "val/loss")]
+    assert [line["step"] for line in lines] == [validated[1], validated[3], validated[4]]
+    for line in lines:
+        assert math.isfinite(line[KID])
+        assert line["val/fd_brightness"] > 0
+        assert line["val/evaluation_seconds"] > 0
+    said = shown.getvalue()
+    assert re.search(r"evaluation +after every 2 epochs and the last one:\n +21 samples .*45 training images", said)
+    assert re.search(r"real images in place of samples have val/fd_brightness \S+, val/kid_brightness \S+", said)
+    assert (
+        len(re.findall(r"evaluation after epoch \d: val/fd_brightness .*\(21 samples in .* of the time so far\)", said))
+        == 3
+    )
+    assert re.search(r"evaluation took \d+ s, \d+% of the time", said)
+    assert summary.evaluation is not None
+    told = json.loads((tmp_path / "summary.json").read_text())["evaluation"]
+    assert told == summary.evaluation
+    assert 0 < told["share_of_time"] <= 1
+    assert (told["num_samples"], told["real_images"], told["split"], told["every"]) == (COUNT, 45, "train", 2)
+    assert told["null"].keys() == {KID, "val/fd_brightness"}
+    assert "evaluation after epoch 2" in (tmp_path / "logs/run.log").read_text()
+
+
+def test_auto_makes_about_ten_in_a_run(tmp_path: Path) -> None:
+    settings = tiny_config(tmp_path, evaluation(every="auto")).evaluation
+    assert [settings.interval(epochs) for epochs in (1, 4, 19, 40, 200)] == [1, 1, 1, 4, 20]
+
+
+def test_the_same_weights_have_the_same_values(tmp_path: Path) -> None:
+    """Samples begin with the same noise and labels each time, and weights that hardly move give hardly other ones."""
+    still = {"training.optimizer.learning_rate": 1e-12, "training.ema.enabled": False}
+    tiny_run(tmp_path, evaluation(every=1) | still)
+    first, *rest = (line["val/fd_brightness"] for line in lines_of(tmp_path))
+    assert rest == pytest.approx([first] * 4, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", [KID, "val/recall_brightness"])
+def test_the_best_checkpoint_follows_it(tmp_path: Path, name: str) -> None:
+    shown = StringIO()
+    changes = evaluation(every=2, metrics=["kid", "precision_recall"]) | metric(name)
+    summary = tiny_run(tmp_path, changes, Console(file=shown, width=300))
+    values = {line["epoch"] + 1: line[name] for line in lines_of(tmp_path, name)}
+    best = min(values.values()) if name == KID else max(values.values())
+    assert (summary.metric, summary.mode) == (name, "min" if name == KID else "max")
+    assert summary.best_value == best == values[summary.best_epoch or 0]
+    assert saved(tmp_path / "checkpoints/best.ckpt")["diffusion_lab"]["epochs_done"] == summary.best_epoch
+    epochs = [line for line in shown.getvalue().splitlines() if line.startswith("epoch ")]
+    assert [name in line for line in epochs] == [False, True, False, True, True]
+
+
+def test_it_needs_no_validation(tmp_path: Path) -> None:
+    off = {"training.validation.enabled": False, "training.checkpointing.save_best_only": True}
+    summary = tiny_run(tmp_path, ON | metric(KID) | off)
+    assert summary.best_value == min(line[KID] for line in lines_of(tmp_path))
+
+
+def test_plateau_steps_after_evaluations_alone(tmp_path: Path) -> None:
+    """Each evaluation but the first is no progress against a threshold that nothing meets."""
+    plateau = {"type": "plateau", "patience": 0, "factor": 0.5, "threshold": 1e9, "threshold_mode": "abs"}
+    changes = {"training.scheduler": plateau, "training.optimizer.learning_rate": 0.008, "training.log_interval": 8}
+    tiny_run(tmp_path, evaluation(every=2) | metric(KID) | changes | {"training.epochs": 7})
+    rates = [line["train/learning_rate"] for line in lines_of(tmp_path, "train/learning_rate")]
+    assert rates == pytest.approx([0.008, 0.008, 0.008, 0.008, 0.004, 0.004, 0.002])
+
+
+def test_a_stopped_evaluation_is_made_when_the_run_is_resumed(tmp_path: Path) -> None:
+    changes = ON | metric(KID)
+    whole = tiny_run(tmp_path / "whole", changes)
+    own_features.StopsTheRun.calls = 0
+    stopping = evaluation(features=f"{OWN}.StopsTheRun") | metric(KID)
+    with pytest.raises(RunStopped):
+        tiny_run(tmp_path / "stopped", stopping)
+    assert [line["epoch"] + 1 for line in lines_of(tmp_path / "stopped")] == [2]
+    auto = {"enabled": True, "checkpoint": "auto", "reset_optimizer": False, "reset_scheduler": False}
+    resumed = tiny_run(tmp_path / "stopped", stopping | {"training.resume": auto})
+    one, other = ([(line["epoch"], line[KID]) for line in lines_of(tmp_path / name)] for name in ("whole", "stopped"))
+    assert one == other
+    assert (resumed.best_value, resumed.best_epoch) == (whole.best_value, whole.best_epoch)
+    weights = [saved(find_checkpoint(tmp_path / name, "last"))["state_dict"] for name in ("whole", "stopped")]
+    assert_equal(*weights)
+
+
+def test_other_settings_of_the_evaluation_forget_the_best_where_it_is_watched(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", ON | metric(KID))
+    found = find_checkpoint(tmp_path / "run", "last")
+    for watched, forgets in ((KID, True), ("loss", False)):
+        shown = StringIO()
+        changes = evaluation(num_samples=22) | metric(watched) | {"training.epochs": 6} | resume_of(found)
+        tiny_run(tmp_path / watched.replace("/", "_"), changes, Console(file=shown, width=300))
+        assert ("evaluation.num_samples was 21 in the checkpoint and is 22" in shown.getvalue()) == forgets
+
+
+@pytest.mark.parametrize("trouble", ["not finite", "own class"])
+def test_an_evaluation_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    features = "Brightness"
+    if trouble == "not finite":
+        monkeypatch.setattr(UniPCSampler, "correct", lambda self, noisy, *_: noisy * math.nan)
+    else:
+        features = "Fails"
+    with pytest.warns(ConfigWarning, match=r"epoch 2 has no evaluation: (sampling gave NaN|no features today)"):
+        summary = tiny_run(tmp_path, evaluation(features=f"{OWN}.{features}") | metric(KID))
+    assert summary.epochs == 5
+    assert summary.best_value is None
+    assert not lines_of(tmp_path)
+
+
+def test_labels_are_as_frequent_as_in_the_data(tmp_path: Path) -> None:
+    labels = [0] * 30 + [1] * 60 + [2] * 10
+    source = ArraySource(torch.zeros(100, 1, 8, 8, dtype=torch.uint8).numpy(), labels, CLASSES)
+    settings = tiny_config(tmp_path, evaluation(num_samples=50)).evaluation
+    asked = SampleEvaluation(settings, source, None, is_conditional=True, seed=0).labels
+    assert asked is not None
+    assert [asked.count(label) for label in range(3)] == [15, 30, 5]
+    assert SampleEvaluation(settings, source, None, is_conditional=False, seed=0).labels is None
+
+
+def test_names_and_directions_are_those_of_the_measurement() -> None:
+    assert VALUES.keys() == FAMILIES.keys()
+    assert {value for values in VALUES.values() for value in values} == BETTER.keys()
+    assert LEAST_IMAGES == null_rows.LEAST_IMAGES
+    for value, better in BETTER.items():
+        assert direction_of(logged_name(value, "digits")) == {"lower": "min", "higher": "max"}[better]
+        for features in ("inception", "efflite0"):
+            assert logged_name(value, features) == f"val/{full_name(value, features)}"
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"evaluation": {"num_samples": 50}}, "evaluation.num_samples = 50: has no effect .* evaluation=on"),
+            (
+                metric("val/kid_efflite0"),
+                "training.validation.metric .* needs evaluation.enabled: true: add evaluation=on",
+            ),
+            (evaluation(features="pixels") | metric("val/kid_efflite0"), "did you mean 'val/kid_pixels'"),
+            (evaluation(features="auto") | metric("val/precision_digits"), "give: val/fd_digits, val/kid_digits, "),
+            (evaluation(features="pixels") | metric("kid_pixels"), "did you mean 'val/kid_pixels'"),
+            (evaluation(num_samples=19), "evaluation.num_samples = 19: must be at least 20"),
+            (evaluation(sampler_steps=21), "set evaluation.sampler_steps=20 or fewer"),
+            (evaluation(sha256="0" * 64), "evaluation.sha256 .* evaluation.weights, which is null"),
+            (evaluation(features="pixels", weights="x"), "evaluation.weights .* not with pixels"),
+            (
+                evaluation(metrics=["precision_recall"], features="pixels") | metric("val/recall_pixels", mode="min"),
+                "training.validation.mode .* must be max or null",
+            ),
+            (
+                evaluation(split="val") | {"training.validation.enabled": False},
+                "evaluation.split .* set evaluation.split=train",
+            ),
+            (evaluation() | {"model.architecture.in_channels": 4}, "images with alpha"),
+            (
+                evaluation(metrics=["label_agreement"])
+                | {"model.conditioning.type": None, "model.conditioning.num_classes": None},
+                "evaluation.metrics .* unconditional model",
+            ),
+        ],
+    )
+    def test_by_the_settings(self, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+        with pytest.raises(ConfigError, match=said):
+            tiny_config(tmp_path, changes)
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            (ON | {"data.count": 24}, "evaluation.split = train has 18 images, and an evaluation needs at least 20"),
+            (evaluation(metrics=["inception_score"]), "inception_score with evaluation.features brightness"),
+            (evaluation(num_samples=2**31 - 1), "evaluation.num_samples must be at most "),
+            (
+                ON | metric("val/recall_brightness"),
+                "must be one of the evaluation, val/fd_brightness, val/kid_brightness",
+            ),
+        ],
+    )
+    def test_before_anything_is_written(self, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+        with pytest.raises(ValueError, match=said):
+            tiny_run(tmp_path / "run", changes)
+        assert not (tmp_path / "run").exists()
+
+    def test_names_of_own_callbacks_are_not_touched(self, tmp_path: Path) -> None:
+        own = {"training.callbacks": ["tests.promised.test_12_metric.Quality"]}
+        assert tiny_config(tmp_path, own | metric("val/kid_mine")).training.validation.direction == "min"
