@@ -27,6 +27,8 @@ from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Images, to_pixels
 
+CACHE_KEY = "evaluation.cache_dir"
+
 BYTES_A_FEATURE = 4 + 8
 """Of a sample: in float32, and in float64 for the metrics."""
 
@@ -89,13 +91,7 @@ class SampleEvaluation:
         self.seed = derive_seed("evaluation", seed)
         self.reference = val if settings.split == "val" and val is not None else train
         _refuse_few_images(settings, self.reference, train)
-        self.extractor: FeatureExtractor = create_extractor(
-            settings.features,
-            source=train,
-            weights=settings.weights,
-            sha256=settings.sha256,
-            device=device,
-        )
+        self.extractor = _extractor(settings, train, device)
         _refuse_missing_logits(settings.metrics, self.extractor)
         _refuse_outsized(settings.num_samples, self.extractor)
         self.labels = _labels_like(self.reference, settings.num_samples) if is_conditional else None
@@ -190,7 +186,25 @@ class SampleEvaluation:
         return None if self.val is None else self._features(self.val)
 
     def _features(self, source: ImageSource) -> FeatureSet:
-        return cached_features(self.extractor, source, self.settings.cache_dir)
+        return cached_features(self.extractor, source, self.settings.cache_dir, cache_key=CACHE_KEY)
+
+
+def _extractor(
+    settings: TrainingEvaluationSettings, train: ImageSource, device: torch.device | str
+) -> FeatureExtractor:
+    try:
+        return create_extractor(
+            settings.features,
+            source=train,
+            weights=settings.weights,
+            sha256=settings.sha256,
+            device=device,
+            cache_dir=settings.cache_dir,
+            cache_key=CACHE_KEY,
+        )
+    except ValueError as error:
+        named = str(error).startswith(("features", "weights", "sha256"))  # its arguments, which are keys here
+        raise ValueError(f"evaluation.{error}" if named else str(error)) from error
 
 
 def _refuse_few_images(settings: TrainingEvaluationSettings, reference: ImageSource, train: ImageSource) -> None:

@@ -197,7 +197,8 @@ def small_for(typed: list[str]) -> list[str]:
     """Overrides that make a documented training short; what is swept stays as it is."""
     size = ["model.architecture.image_size=16"] if "data=image_folder" in typed else []
     trials = ["hydra.sweeper.n_trials=2"] if SEARCH in typed else []
-    return [*SMALL, *size, "training.epochs=1", *trials]
+    evaluation = ["evaluation.num_samples=20", "evaluation.sampler_steps=1"] if "evaluation=on" in typed else []
+    return [*SMALL, *size, "training.epochs=1", *trials, *evaluation]
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.is_transcript], ids=lambda block: block.place)

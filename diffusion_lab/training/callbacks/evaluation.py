@@ -139,7 +139,8 @@ class Evaluation(Callback):
                 values = self.evaluation.values(pl_module.sampler, self.stopped)
         except EvaluationStopped:
             self._interrupted = epoch
-            self.say(f"evaluation after epoch {epoch} interrupted: it is made when the run is resumed")
+            later = "" if epoch == trainer.max_epochs else ": it is made when the run is resumed"
+            self.say(f"evaluation after epoch {epoch} interrupted{later}")
             return
         except FAILURES as error:  # training itself watches its loss; an evaluation must not end it
             why = error.finding if isinstance(error, NonFiniteSamplesError) else explained(error)
