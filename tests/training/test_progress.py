@@ -39,6 +39,12 @@ def test_one_bar_on_a_terminal(tmp_path: Path) -> None:
     assert "val/loss" not in text  # the lines are for where there is no bar
 
 
+def test_bar_shows_the_watched_metric_where_it_is_not_the_loss(tmp_path: Path) -> None:
+    shown = console(terminal=True)
+    tiny_fit(tmp_path, [TrainingProgress(shown, "val/loss_raw")])
+    assert re.search(r"loss \d\.\d{4}\s+val/loss_raw \d\.\d{4}\s+\d+ images/s", text_of(shown))
+
+
 def test_speed_counts_training_images_alone(tmp_path: Path) -> None:
     progress = TrainingProgress(console(terminal=False))
     tiny_fit(tmp_path, [progress])

@@ -18,7 +18,9 @@ REFRESH_SECONDS = 1.0
 
 
 class TrainingProgress(Callback):
-    """One bar for the whole training: epoch, loss, the newest value of the watched metric, images a second, time left.
+    """One bar for the whole training: epoch, loss, images a second, time left.
+
+    Where the watched metric is another than ``val/loss``, its newest value stands beside the loss.
 
     Args:
         console: Where to show it; standard error where None, so that standard output holds results alone.
@@ -91,7 +93,7 @@ class TrainingProgress(Callback):
             self._count_epoch()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.metric in trainer.callback_metrics:
+        if self.metric != "val/loss" and self.metric in trainer.callback_metrics:
             self._watched = f"{self.metric} {in_digits(float(trainer.callback_metrics[self.metric]))}  "
         self._show(trainer)
         if self._progress is None and self._loss is not None:
