@@ -40,6 +40,7 @@ class EvaluationSettings(Section):
     """``evaluation``: how good the images are, in numbers."""
 
     metrics: Annotated[tuple[MetricName, ...], Field(strict=False, min_length=1), AfterValidator(_differ)] = Field(
+        json_schema_extra={"uniqueItems": True},
         default=DEFAULT_METRICS,
         description="Metrics to compute: Fréchet distance (`fd`), kernel distance (`kid`), `inception_score`, "
         "`precision_recall`, `density_coverage`, `label_agreement` and `memorization`.",
