@@ -26,6 +26,9 @@ WITH_WEIGHTS_FILE = ("inception", "dinov2", "clip")
 NAMED_SETS = ("digits", "digits_heldout", "emoji", "mnist", "cifar10", "fashion_mnist")
 """Sets of images that have a name, beside folders and files."""
 
+LEAST_IMAGES = 20
+"""Images below which no metric is computed."""
+
 GENERATED = 1000
 """Images that are generated where no number is given."""
 
@@ -80,7 +83,7 @@ Paths = PathText | Annotated[tuple[PathText, ...], Field(strict=False, min_lengt
 class EvaluateSettings(EvaluationSettings):
     """``evaluation`` of `evaluate.py`, which also compares folders."""
 
-    num_samples: PositiveInt | None = Field(  # type: ignore[assignment]  # the command chooses where it is null
+    num_samples: Annotated[PositiveInt, Field(ge=LEAST_IMAGES)] | None = Field(  # type: ignore[assignment]
         default=None,
         description="Images to measure, of each set the same number: every metric depends on it. `null`: 1,000 are "
         "generated, and of folders as many as the smallest has.",

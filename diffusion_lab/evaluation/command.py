@@ -23,6 +23,7 @@ from diffusion_lab.evaluation.table import print_results
 from diffusion_lab.evaluation.targets import ELSEWHERE, find_targets
 from diffusion_lab.generation.interruption import Terminated
 from diffusion_lab.terminal import printable
+from diffusion_lab.threads import choose_threads
 from diffusion_lab.whole_files import check_writable
 
 WIDTH_OF_FILES = 120
@@ -64,22 +65,21 @@ def find_results(request: EvaluationRequest, reporter: Reporter) -> tuple[tuple[
     device, threads = resolve_device(config.compute.device), config.compute.threads
     given = config.evaluation
     settings = MeasureSettings(given.metrics, given.features, given.weights, given.sha256, given.cache_dir, device)
-    with computing_with(threads if isinstance(threads, int) else torch.get_num_threads()):
+    if threads == "auto":
+        threads = choose_threads(None, torch.get_num_threads()) if device.type == "cpu" else torch.get_num_threads()
+    with computing_with(threads), _saying_how_to_go_on():
         if request.points:
             paths = list(dict.fromkeys(point.config.generation.checkpoint for point in request.points))
             targets, folder = find_targets([path for path in paths if path is not None], config.output.base_dir)
             for place in {folder, *(target.folder for target in targets)}:
                 check_writable(place, KEY)
-            found = evaluate_points(
-                request.points, prepare(targets, request.points, config, settings, reporter), reporter
-            )
-        else:
-            samples = given.samples if isinstance(given.samples, tuple) else (given.samples,)
-            folder = config.output.base_dir or ELSEWHERE
-            check_writable(folder, KEY)
-            found = evaluate_sources([path for path in samples if path], config, settings, folder, reporter)
-        with _going_on_from(folder):
-            return tuple(found), folder
+            works = prepare(targets, request.points, config, settings, reporter)
+            return tuple(evaluate_points(request.points, works, reporter)), folder
+        samples = given.samples if isinstance(given.samples, tuple) else (given.samples,)
+        folder = config.output.base_dir or ELSEWHERE
+        check_writable(folder, KEY)
+        named = [path for path in samples if path is not None]
+        return tuple(evaluate_sources(named, config, settings, folder, reporter)), folder
 
 
 def show(evaluation: Evaluation) -> None:
@@ -91,11 +91,11 @@ def show(evaluation: Evaluation) -> None:
 
 
 @contextlib.contextmanager
-def _going_on_from(folder: Path) -> Iterator[None]:
+def _saying_how_to_go_on() -> Iterator[None]:
     """Say of an interrupted command that it need not begin anew."""
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
         if not getattr(stop, "__notes__", ()):
-            stop.add_note(f"the same command again goes on with the images and measurements in {folder}")
+            stop.add_note("the same command again goes on with the images and measurements that are finished")
         raise

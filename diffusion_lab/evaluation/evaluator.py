@@ -16,6 +16,7 @@ from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MetricName
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measured import Measured
+from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.evaluation.run_data import RealSources
 from diffusion_lab.evaluation.stored import find_measurement, keep_measurement, measurement_key
@@ -56,6 +57,11 @@ class Evaluator:
     """
 
     def __init__(self, real: RealSources, settings: MeasureSettings, progress: Progress | None = None) -> None:
+        if len(real.reference) < LEAST_IMAGES:
+            count = len(real.reference)
+            raise ValueError(
+                f"the {real.name} must be at least {LEAST_IMAGES}, got {count}: metrics of fewer mean nothing"
+            )
         self.real, self.settings = real, settings
         self._progress = progress or (lambda *_: None)
         self._of_seed: dict[int, RealImages] = {}
@@ -74,6 +80,10 @@ class Evaluator:
                 "evaluation.metrics = inception_score needs features that come with class probabilities, such as "
                 f"features=inception, got features={settings.features} ({self.extractor.label})"
             )
+
+    def read_real_images(self) -> None:
+        """Compute the features of the real images now: what stands in the way is then known before samples are made."""
+        self._features_of_real_images  # noqa: B018 - it is kept
 
     @cached_property
     def reference_fingerprint(self) -> str:
@@ -160,7 +170,11 @@ class Evaluator:
 
     def _cached(self, source: ImageSource, name: str) -> FeatureSet:
         return cached_features(
-            self.extractor, source, self.settings.cache_dir, lambda done, total: self._progress(name, done, total)
+            self.extractor,
+            source,
+            self.settings.cache_dir,
+            lambda done, total: self._progress(name, done, total),
+            CACHE_KEY,
         )
 
 

@@ -64,7 +64,9 @@ def prepare(
         _refuse_what_cannot_be_sampled(checkpoint, [point.config for point in points if means(point, target)])
         key = _data_of(checkpoint, config)
         if key not in evaluators:
-            evaluators[key] = Evaluator(_real_images(checkpoint, config), settings, reporter.told)
+            with reporter.bars():
+                evaluators[key] = Evaluator(_real_images(checkpoint, config), settings, reporter.told)
+                evaluators[key].read_real_images()
         evaluator = evaluators[key]
         classes = None if checkpoint.model is None else checkpoint.model.conditioning.classes
         names = evaluator.real.reference.class_names

@@ -154,6 +154,7 @@ class TestCheckpoint:
         [
             (("ema_decay=[0.999,0.5]",), "must be one of the averages in"),
             (("sampler.steps=[1,5000]",), "5000"),
+            (("evaluation.cache_dir=/dev/null",), "evaluation.cache_dir cannot be used"),
         ],
     )
     def test_what_cannot_be_sampled_is_refused_before_anything_is(

@@ -15,9 +15,12 @@ from diffusion_lab.config.compose_evaluation import (
     compose_evaluate_config,
 )
 from diffusion_lab.config.editor_schema import short_names
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, METRICS
+from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, FEATURES, LEAST_IMAGES, METRICS
 from diffusion_lab.config.faults import ConfigError
 from diffusion_lab.config.origins import composed_origins
+from diffusion_lab.evaluation import null_rows
+from diffusion_lab.evaluation.families import FAMILIES
+from diffusion_lab.features import NAMES
 from tests.config.conftest import CONF
 
 Compose = Callable[..., EvaluationRequest]
@@ -102,6 +105,7 @@ class TestPoints:
         (["ckpt=.", "sampler.steps=[5,0]"], "sampler.steps = 0: must be at least 1"),
         (["ckpt=.", "sampler.steps=[5,5]"], "sampler.steps = [5, 5]: must be a list of different values"),
         (["ckpt=.", "guidance_scale=[1,-1]"], "generation.sampling.guidance_scale[1] = -1: must be at least 0"),
+        (["ckpt=.", "num_samples=19"], "evaluation.num_samples = 19: must be at least 20"),
         (["ckpt=.", "split=test"], "evaluation.split = \"test\": must be 'train' or 'val'"),
         (["ckpt=.", "weights=."], "is read with features=inception, dinov2, clip alone, got features=auto"),
         (["ckpt=.", f"evaluation.sha256={'0' * 64}"], "is that of evaluation.weights, which is null"),
@@ -133,5 +137,11 @@ def test_short_names_are_those_that_the_code_drops() -> None:
     assert set(short_names(CONF / "evaluate.yaml")) == set(EVALUATE_SHORT_NAMES)
 
 
+def test_the_fewest_images_are_those_that_are_measured() -> None:
+    assert LEAST_IMAGES == null_rows.LEAST_IMAGES
+
+
 def test_default_metrics_do_without_networks_of_their_own() -> None:
     assert set(METRICS) - set(DEFAULT_METRICS) == {"inception_score"}
+    assert set(METRICS) == set(FAMILIES)
+    assert set(FEATURES) == {"auto", *NAMES}
