@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROWS = 28
+ROWS = 30
 
 
 def table() -> dict[int, str]:
