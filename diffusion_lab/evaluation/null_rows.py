@@ -36,16 +36,27 @@ def null_of(family: str, count: int, real: RealImages) -> Null | None:
     """Return what a metric's null row is computed from; None where there are too few real images.
 
     Held-out images against the same reference where there are as many as samples, else one half of the reference
-    against the other. For memorization, which needs unseen images itself, one half of the held-out images, beside the
-    other; else one half of the reference against the other as training images.
+    against the other. A label agreement does not depend on the number of images, so fewer held-out ones serve as well:
+    features that were themselves learnt from the reference know its labels. For memorization, which needs unseen images
+    itself, one half of the held-out images, beside the other; else one half of the reference against the other as
+    training images.
     """
     if family == "memorization":
         return _unseen_halves(count, real) or _reference_halves(count, replace(real, train=None))
     held_out = real.held_out
-    labelled = held_out is not None and held_out.labels is not None and int((held_out.labels >= 0).sum()) >= count
-    if held_out is not None and len(held_out) >= count and (labelled or family != "label_agreement"):
+    if family == "label_agreement":
+        held_out, least = _labelled(held_out), LEAST_IMAGES
+    else:
+        least = count
+    if held_out is not None and len(held_out) >= least:
         return Null(some_of(held_out, count, real.seed, "null row"), real, HELD_OUT, as_given=True)
     return _reference_halves(count, real)
+
+
+def _labelled(images: FeatureSet | None) -> FeatureSet | None:
+    if images is None or images.labels is None:
+        return None
+    return images.subset((images.labels >= 0).nonzero().flatten())
 
 
 def _reference_halves(count: int, real: RealImages) -> Null | None:

@@ -95,6 +95,17 @@ def test_without_enough_held_out_images_halves_are_compared_and_the_samples_with
     assert found["fd"].null.matched.value > found["fd"].estimate.value  # fewer images on both sides: more bias
 
 
+def test_label_agreement_of_fewer_held_out_images_needs_no_halves():
+    found = measure(feature_set(150, 1), REFERENCE, held_out=HELD_OUT_SET, metrics=["label_agreement"])
+    null = found["label_agreement"].null
+    assert (null.n, null.reference_n, null.source, null.matched) == (120, 240, HELD_OUT, None)
+    assert null.estimate.value == found.classifier_accuracy.value
+    unlabelled = measure(
+        feature_set(150, 1), REFERENCE, held_out=feature_set(120, 3, labelled=False), metrics=["label_agreement"]
+    )
+    assert unlabelled["label_agreement"].null.source == HALVES
+
+
 def test_good_samples_lie_in_the_intervals_of_their_null_row_and_bad_ones_do_not(full):
     bad = measure(feature_set(90, 1, shift=1.0), REFERENCE, held_out=HELD_OUT_SET)
     for name in ("fd", "kid"):
