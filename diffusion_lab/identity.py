@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from diffusion_lab.config.choice import ChoiceSettings, options_schema
+from diffusion_lab.config.evaluated_metrics import is_evaluated
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.determinism import host_generators_seeded
@@ -28,6 +29,7 @@ WITHOUT_INFLUENCE = frozenset(
         "compute.device",
         "compute.threads",
         "evaluation",
+        "evaluation.cache_dir",
         "data.cache",
         "data.cache_dir",
         "data.paths",
@@ -57,7 +59,10 @@ def config_hash(config: TrainConfig) -> str:
     Args:
         config: The settings as checked, with the seed that was drawn in place of ``compute.seed: null``.
     """
-    telling = redacted(_telling(config, ""))
+    training = config.training
+    followed = training.scheduler.type == "plateau" and is_evaluated(training.validation.metric)
+    unread = WITHOUT_INFLUENCE - ({"evaluation"} if followed else set())  # then it drives the learning rate
+    telling = redacted(_telling(config, "", unread))
     return hashlib.sha256(_canonical(telling).encode()).hexdigest()
 
 
@@ -90,17 +95,15 @@ def _canonical(tree: Mapping[str, Any]) -> str:
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def _telling(section: BaseModel, place: str) -> dict[str, Any]:
-    """What a section has beyond defaults and what is without influence, empty sections left out."""
+def _telling(section: BaseModel, place: str, unread: frozenset[str]) -> dict[str, Any]:
+    """What a section has beyond defaults and the keys ``unread``, empty sections left out."""
     plain = section.model_dump(mode="json")
     found = {}
     for name, field in type(section).model_fields.items():
         value, key = getattr(section, name), f"{place}{name}"
-        if key in WITHOUT_INFLUENCE or (
-            not field.is_required() and value == field.get_default(call_default_factory=True)
-        ):
+        if key in unread or (not field.is_required() and value == field.get_default(call_default_factory=True)):
             continue
-        told = _telling(value, f"{key}.") if isinstance(value, BaseModel) else plain.get(name)
+        told = _telling(value, f"{key}.", unread) if isinstance(value, BaseModel) else plain.get(name)
         if told != {} or not isinstance(value, BaseModel):
             found[name] = told
     return found | _telling_options(section)

@@ -53,6 +53,14 @@ def test_the_hash_is_a_sha256_that_the_order_of_keys_does_not_change():
     assert config_hash(parse_config(shuffled(tree_with()))) == BEFORE
 
 
+def test_an_evaluation_that_drives_the_learning_rate_counts():
+    kid = {"training__validation__metric": "val/kid_pixels"}
+    plateau = {"training__scheduler": {"type": "plateau"}}
+    one, other = ({"evaluation": {"enabled": True, "features": "pixels", "num_samples": n}} for n in (20, 30))
+    assert hash_of(**kid, **one) == hash_of(**kid, **other)
+    assert hash_of(**kid, **plateau, **one) != hash_of(**kid, **plateau, **other)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from diffusion_lab.config.evaluated_metrics import watched_direction
+from diffusion_lab.config.evaluated_metrics import is_evaluated, watched_direction
 from diffusion_lab.config.reading import SettingsReader
 
 USUAL_CLIP_NORMS = (0.01, 100.0)
@@ -18,8 +18,9 @@ MOST_SIGNAL_LEFT = 0.1
 # An unconditional model ignores guidance, as the format says, and its default tree is unconditional with a scale of 3.
 # A scale that merely stands where nobody touched it is therefore no mistake and gives no warning: 3 in the default
 # tree, 2 in the groups of `conf/`. Any other was typed by someone who expects something of it.
-UNTOUCHED_SCALES = {
+UNTOUCHED_SCALES: dict[str, tuple[float, ...]] = {
     "training.visualization.guidance_scale": (2.0, 3.0),
+    "evaluation.guidance_scale": (),
     "generation.sampling.guidance_scale": (2.0,),  # sample.py's own; a file with 3 in it was written to generate
 }
 
@@ -45,6 +46,22 @@ def doubts_about(tree: SettingsReader) -> Iterator[str]:
         )
     if tree["training.visualization.enabled"]:
         yield from _doubts_about_pictures(tree)
+    if tree["evaluation.enabled"]:
+        yield from _doubts_about_evaluation(tree)
+
+
+def _doubts_about_evaluation(tree: SettingsReader) -> Iterator[str]:
+    key, every, epochs = "evaluation.guidance_scale", tree["evaluation.every"], tree["training.epochs"]
+    if tree["model.conditioning.type"] is None:
+        yield from doubts_about_guidance(key, tree[key])
+    else:
+        yield from doubts_about_dropout(key, tree[key], tree["model.conditioning.class_dropout_prob"])
+    metric = tree["training.validation.metric"]
+    if is_evaluated(metric) and every != "auto" and every >= epochs > 1:
+        yield (
+            f"evaluation.every = {every} lets {metric} be known once, after the last of {epochs} epochs, whose "
+            "checkpoint is then the best: a smaller number lets training.validation.metric choose"
+        )
 
 
 def _doubts_about_the_curve(tree: SettingsReader) -> Iterator[str]:
