@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from diffusion_lab.config.dotted import load_class
+from diffusion_lab.config.evaluation_section import FEATURES
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.determinism import host_generators_seeded
 from diffusion_lab.devices import resolve_device
@@ -42,7 +43,7 @@ __all__ = [
     "open_image_set",
 ]
 
-NAMES = ("efflite0", "pixels", "digits", "inception", "dinov2", "clip")
+NAMES = tuple(name for name in FEATURES if name != "auto")
 """Extractors that have a name; others are given by the dotted path of a class."""
 
 SMALLEST_PICTURE = 32

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE
 from diffusion_lab.features import create_extractor, extractor, published, weights_file
 from diffusion_lab.features.__main__ import main
 from diffusion_lab.features.dinov2 import DinoV2
@@ -154,6 +155,9 @@ class TestHashes:
         path, sha256 = saved({"weight": torch.zeros(3)}, tmp_path / "other.pth")
         with pytest.raises(ValueError, match=rf"weights of features={name} must be those of .*other\.pth"):
             create_extractor(name, weights=path, sha256=sha256)
+
+    def test_the_settings_know_which_features_need_a_file(self):
+        assert set(WITH_WEIGHTS_FILE) == set(PUBLISHED)
 
     def test_the_published_hashes_are_those_that_file_names_tell(self):
         assert PUBLISHED["inception"][0].sha256.startswith("6726825d")
