@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     compute.add_argument("--image-size", type=_positive, metavar="S", help="side in pixels; default: as the images are")
     compute.add_argument("--channels", type=int, choices=(1, 3), help="default: as the images are")
-    compute.add_argument("--split", choices=("train", "val"), default="train", help="which images of a run")
+    compute.add_argument("--split", choices=("train", "val"), help="which images of a run; default: train")
     compute.add_argument("--weights", type=_path, metavar="FILE", help="weights of inception, dinov2 or clip")
     compute.add_argument("--sha256", metavar="HASH", help="SHA-256 of that file, where it is not a published one")
     compute.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")

@@ -33,7 +33,7 @@ def open_image_set(
     image_size: int | None = None,
     channels: int | None = None,
     *,
-    split: Split = "train",
+    split: Split | None = None,
     key: str = "images",
     size_key: str = "image_size",
     cache_dir: Path | None = None,
@@ -55,7 +55,7 @@ def open_image_set(
         path_or_name: The path, or one of these names.
         image_size: Side S of the images that come out; None: as they are, which must then be square and of one size.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA); None: 1 where all images are gray, else 3.
-        split: Which images of a run: ``train`` or ``val``.
+        split: Which images of a run: ``train`` (where None) or ``val``.
         key: The setting or argument that ``path_or_name`` comes from, for messages.
         size_key: The one that ``image_size`` comes from.
         cache_dir: Folder of the caches of decoded pictures; None: the user's.
@@ -64,7 +64,8 @@ def open_image_set(
 
     Raises:
         FileNotFoundError: There is nothing of that path or name.
-        ValueError: The images are of different sizes and no size is given, or the set is damaged.
+        ValueError: The images are of different sizes and no size is given, the set is damaged, or ``split`` or
+            ``trust`` is given and the set is no run.
     """
     path = Path(path_or_name).expanduser()
     if (named := NAMED.get(str(path_or_name))) is not None:
@@ -72,6 +73,7 @@ def open_image_set(
             raise ValueError(
                 f"{key} = {path_or_name} is the name of a set, and a path as well: write ./{path} for the path"
             )
+        _refuse_choice_of_run(str(path_or_name), split, trust, key)
         return named(image_size, channels)
     if not path.exists():
         names = ", ".join(NAMED)
@@ -80,7 +82,8 @@ def open_image_set(
             f"{str(path_or_name)!r}, which does not exist (seen from {Path.cwd()})"
         )
     if path.suffix.lower() in CHECKPOINT_SUFFIXES or _is_run(path) or is_sweep(path):
-        return run_images(path, split, image_size, channels, trust)
+        return run_images(path, split or "train", image_size, channels, trust)
+    _refuse_choice_of_run(str(path_or_name), split, trust, key)
     if is_generated(path):
         return GeneratedSource(path, image_size, channels, key, size_key)
     if (arrays := _npz_of(path)) is not None:
@@ -88,6 +91,13 @@ def open_image_set(
     _refuse_folder_of_folders(path, key)
     source = _folder(path, image_size, channels, key, size_key)
     return ready(source, "disk", cache_dir, cache_key)
+
+
+def _refuse_choice_of_run(given: str, split: Split | None, trust: Collection[str], key: str) -> None:
+    """Raise ValueError where something is chosen that only runs have."""
+    for name, value in (("split", split), ("trust", list(trust))):
+        if value:
+            raise ValueError(f"{name} is for runs and checkpoints, and {key} is {given!r}: leave it out, got {value!r}")
 
 
 def _is_run(path: Path) -> bool:

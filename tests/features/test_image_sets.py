@@ -308,6 +308,12 @@ class TestRuns:
 
 
 class TestNames:
+    def test_what_only_a_run_has_is_refused_for_other_sets(self, tmp_path):
+        with pytest.raises(ValueError, match=r"split is for runs and checkpoints, and DATA is 'digits'.* got 'val'"):
+            open_image_set("digits", split="val", key="DATA")
+        with pytest.raises(ValueError, match="trust is for runs"):
+            open_image_set(folder_of(tmp_path / "set", GRAY), trust=["my.Images"])
+
     def test_sets_that_come_with_the_project_have_names(self, tmp_path, monkeypatch):
         assert open_image_set("digits").fingerprint() == digits().fingerprint()
         assert len(open_image_set("digits_heldout")) == len(digits(subset="heldout"))
