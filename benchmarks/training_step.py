@@ -33,7 +33,7 @@ from benchmarks.harness import (
     say,
 )
 from diffusion_lab.config import get_default_config
-from diffusion_lab.config.training_section import OptimizerSettings
+from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss

@@ -6,18 +6,13 @@ from collections.abc import Iterator
 
 from diffusion_lab.config.evaluated_metrics import is_evaluated
 from diffusion_lab.config.faults import Fault, closest
+from diffusion_lab.config.optimizer_section import OPTIMIZER_OPTIONS
 from diffusion_lab.config.option_rules import group_instead
 from diffusion_lab.config.reading import SettingsReader
+from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
 from diffusion_lab.config.synonyms import keys_called
 from diffusion_lab.config.training_evaluation import evaluated_metric_faults, is_on, possible_names
-from diffusion_lab.config.training_section import (
-    LOGGED_METRICS,
-    LOSSES,
-    OPTIMIZER_OPTIONS,
-    RAW_LOSSES,
-    SCHEDULER_OPTIONS,
-    VALIDATION_LOSSES,
-)
+from diffusion_lab.config.training_section import LOGGED_METRICS, LOSSES, RAW_LOSSES, VALIDATION_LOSSES
 
 REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
 

@@ -1,66 +1,17 @@
-"""The ``training`` section: optimizer, schedule, averaging, and what happens every so many epochs."""
+"""The ``training`` section: averaging, what happens every so many epochs, performance, resuming."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from diffusion_lab.config.evaluated_metrics import Direction, direction_of
 from diffusion_lab.config.loss_section import LossSettings
-from diffusion_lab.config.section import (
-    DottedPath,
-    NameOrPath,
-    NonNegative,
-    PathText,
-    PluggableSection,
-    PositiveInt,
-    Section,
-)
-
-OF_EVERY_ADAM = ("eps", "amsgrad", "foreach", "maximize", "capturable", "differentiable", "fused")
-OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
-    "adam": (*OF_EVERY_ADAM, "decoupled_weight_decay"),
-    "adamw": OF_EVERY_ADAM,
-}
-"""Arguments of each named class that are left to it unless they are given: all that torch has beside the V2 keys."""
-TORCH_OPTIMIZERS = tuple(
-    f"torch.optim.{name}"
-    for name in ("SGD", "RMSprop", "RAdam", "NAdam", "Adamax", "Adagrad", "Adadelta", "Adafactor", "ASGD")
-)
-"""Those that are taken by their dotted paths."""
-OPTIMIZER_TYPES = tuple(OPTIMIZER_OPTIONS)
-ALL_OPTIMIZER_OPTIONS = tuple(dict.fromkeys(name for names in OPTIMIZER_OPTIONS.values() for name in names))
-SCHEDULER_OPTIONS: dict[str | None, tuple[str, ...]] = {
-    None: ("T_max", "eta_min"),  # unread, but part of the default tree, ready for type: cosine
-    "cosine": ("T_max", "eta_min", "last_epoch"),
-    "step": ("step_size", "gamma", "last_epoch"),
-    "plateau": ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lr", "eps"),
-    "warmup_cosine": ("warmup_steps", "eta_min"),
-}
-"""Keys that each type of learning-rate schedule reads."""
-SCHEDULER_TYPES = tuple(name for name in SCHEDULER_OPTIONS if name is not None)
-ALL_SCHEDULER_OPTIONS = tuple(dict.fromkeys(name for names in SCHEDULER_OPTIONS.values() for name in names))
-
-TORCH_NAMES = {"CosineAnnealingLR": "cosine", "StepLR": "step", "ReduceLROnPlateau": "plateau"}
-"""What torch calls the types of learning-rate schedules."""
-TORCH_SCHEDULERS = tuple(
-    f"torch.optim.lr_scheduler.{name}"
-    for name in (
-        "ExponentialLR",
-        "MultiStepLR",
-        "LinearLR",
-        "ConstantLR",
-        "PolynomialLR",
-        "CosineAnnealingWarmRestarts",
-        "CyclicLR",
-        "OneCycleLR",
-    )
-)
-"""Those that are taken by their dotted paths."""
-
-DEFAULT_STEP_SIZE = 30
+from diffusion_lab.config.optimizer_section import Momentum, OptimizerSettings
+from diffusion_lab.config.scheduler_section import DEFAULT_STEP_SIZE, SchedulerSettings
+from diffusion_lab.config.section import DottedPath, NonNegative, PathText, PositiveInt, Section
 
 NOISE_BANDS = ("low", "medium", "high", "extreme")
 """As in ``diffusion/noise_bands.py``, which imports torch."""
@@ -76,125 +27,6 @@ LOGGED_METRICS = (
 """The names by which runs log metrics; some runs have no average, or no noise level in one of the bands."""
 
 Precision = Literal["auto", 32, "bf16", "fp16"]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _is_false(value: bool) -> bool:
-    if value:
-        raise ValueError("must be false: no training here differentiates through an optimizer step")
-    return value
-
-
-class OptimizerSettings(PluggableSection):
-    """``training.optimizer``: how a gradient becomes a step."""
-
-    type: Annotated[str, NameOrPath(*OPTIMIZER_TYPES, paths=TORCH_OPTIMIZERS)] = Field(
-        description="The method; a dotted path names your own class, or another of torch, such as `torch.optim.SGD`."
-    )
-    learning_rate: float = Field(gt=0, description="Step size; its peak where a scheduler warms up.")
-    weight_decay: NonNegative = Field(description="Pull of the weights towards zero.")
-    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = Field(
-        description="Decay of the running averages of gradient and squared gradient."
-    )
-    gradient_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
-        description="Largest total norm of all gradients; `null` leaves them as they are."
-    )
-    eps: Annotated[float, Field(gt=0)] | None = Field(
-        default=None,
-        description="Added to the denominator for stability; `null` takes the class's own default.",
-    )
-    amsgrad: bool | None = Field(default=None, description="The AMSGrad variant; `null` takes the class's own default.")
-    foreach: bool | None = Field(
-        default=None,
-        description="One kernel for the same operation on all weights, where `fused` is not used; `null` leaves it to "
-        "torch.",
-    )
-    maximize: bool | None = Field(default=None, description="Climb instead of descend: for a loss that is a score.")
-    capturable: bool | None = Field(
-        default=None, description="Keep the state on the GPU, so that the step can be part of a CUDA graph; GPUs only."
-    )
-    differentiable: Annotated[bool, AfterValidator(_is_false), Field(json_schema_extra={"const": False})] | None = (
-        Field(default=None, description="Must be `false`: no training here differentiates through an optimizer step.")
-    )
-    fused: bool | None = Field(
-        default=None,
-        description="One kernel for the whole step; `null` takes it where there is one, unless `foreach` is true.",
-    )
-    decoupled_weight_decay: bool | None = Field(
-        default=None, description="`adam`: keep the weight decay apart from the gradient, as `adamw` does."
-    )
-
-    @model_serializer(mode="wrap")
-    def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        tree: dict[str, Any] = serialize(self)
-        return {key: value for key, value in tree.items() if value is not None or key not in ALL_OPTIMIZER_OPTIONS}
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Further arguments of the optimizer's class: those given, beyond the V2 keys."""
-        known = {name: getattr(self, name) for name in ALL_OPTIMIZER_OPTIONS}
-        return {name: value for name, value in known.items() if value is not None} | self.extra_options
-
-
-class SchedulerSettings(PluggableSection):
-    """``training.scheduler``: how the learning rate changes.
-
-    Which type reads what: SCHEDULER_OPTIONS.
-    """
-
-    type: Annotated[str, NameOrPath(*SCHEDULER_TYPES, also=TORCH_NAMES, paths=TORCH_SCHEDULERS)] | None = Field(
-        description="The curve; `null` is a constant learning rate, a dotted path names your own class or another of "
-        "torch. `CosineAnnealingLR`, `StepLR` and `ReduceLROnPlateau` are read as `cosine`, `step` and `plateau`."
-    )
-    T_max: PositiveInt | Literal["auto"] | None = Field(
-        default=None, description="`cosine`: epochs until the learning rate is down; `auto` is `training.epochs`."
-    )
-    eta_min: NonNegative | None = Field(
-        default=None, description="`cosine`, `warmup_cosine`: learning rate at the end."
-    )
-    warmup_steps: Annotated[int, Field(ge=0)] | None = Field(
-        default=None,
-        description="`warmup_cosine`: optimizer steps of linear rise from zero to the learning rate.",
-    )
-    step_size: PositiveInt | None = Field(
-        default=None, description="`step`: epochs from one drop to the next; left out, 30."
-    )
-    gamma: Annotated[float, Field(gt=0)] | None = Field(default=None, description="`step`: factor of each drop.")
-    mode: Literal["min", "max"] | None = Field(
-        default=None,
-        description="`plateau`: whether the watched metric should fall (`min`) or rise (`max`); `null` is as "
-        "`training.validation.mode`.",
-    )
-    factor: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="`plateau`: factor of each drop."
-    )
-    patience: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="`plateau`: validations without progress that are tolerated before a drop."
-    )
-    threshold: NonNegative | None = Field(
-        default=None, description="`plateau`: least change of the metric that counts as progress; left out, 1e-4."
-    )
-    threshold_mode: Literal["rel", "abs"] | None = Field(
-        default=None, description="`plateau`: whether `threshold` is a share of the best value (`rel`) or a difference."
-    )
-    cooldown: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="`plateau`: validations after a drop in which none is counted."
-    )
-    min_lr: NonNegative | None = Field(default=None, description="`plateau`: learning rate below which it never drops.")
-    eps: NonNegative | None = Field(
-        default=None, description="`plateau`: least change of the learning rate that is made; left out, 1e-8."
-    )
-    last_epoch: Annotated[int, Field(ge=-1)] | None = Field(
-        default=None,
-        description="`cosine`, `step`: epoch of the curve that counts as done at the start of the schedule; left out, "
-        "-1, the schedule starts at its beginning. A resumed run knows its place without it.",
-    )
-
-    @model_serializer(mode="wrap")
-    def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        tree: dict[str, Any] = serialize(self)
-        kept = {"type", *self.extra_options}  # null may mean something to a class of the user's own
-        return {key: value for key, value in tree.items() if value is not None or key in kept}
 
 
 class EmaSettings(Section):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffusion_lab.config.training_section import ALL_OPTIMIZER_OPTIONS, ALL_SCHEDULER_OPTIONS
+from diffusion_lab.config.optimizer_section import ALL_OPTIMIZER_OPTIONS
+from diffusion_lab.config.scheduler_section import ALL_SCHEDULER_OPTIONS
 
 NOT_IN_V1 = ("warmup_steps",)
 """Options of a learning-rate schedule that only V2 has."""

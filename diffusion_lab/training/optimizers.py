@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from diffusion_lab.config.dotted import load_class
-from diffusion_lab.config.training_section import OptimizerSettings
+from diffusion_lab.config.optimizer_section import OptimizerSettings
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": torch.optim.Adam,

@@ -8,7 +8,8 @@ import pytest
 
 from diffusion_lab.config.data_section import DATA_TYPES
 from diffusion_lab.config.model_section import ARCHITECTURE_TYPES, DiffusionSettings
-from diffusion_lab.config.training_section import OPTIMIZER_TYPES, SCHEDULER_TYPES
+from diffusion_lab.config.optimizer_section import OPTIMIZER_TYPES
+from diffusion_lab.config.scheduler_section import SCHEDULER_TYPES
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES
 from diffusion_lab.networks import NETWORKS

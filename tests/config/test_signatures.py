@@ -15,9 +15,9 @@ import torch
 from diffusion_lab.checkpoint import FORMAT, read_checkpoint
 from diffusion_lab.config import ConfigError, TrainConfig, parse_config, validate_config, validate_config_consistency
 from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.config.signatures import CALLS
-from diffusion_lab.config.training_section import OptimizerSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.create import create_denoiser, create_process
 from diffusion_lab.training.lr_schedules import create_schedule

@@ -78,7 +78,7 @@ def add_optimizer(project: Path) -> None:
     (line,) = re.findall(r"the line `([^`]+)` in `OPTIMIZERS`", OPTIMIZER)
     insert(project / "diffusion_lab/training/optimizers.py", '    "adamw": torch.optim.AdamW,\n', f"    {line},")
     (options,) = re.findall(r'`("radam": \([^`]+\))`, in `OPTIMIZER_OPTIONS`', OPTIMIZER)
-    insert(project / "diffusion_lab/config/training_section.py", '    "adamw": OF_EVERY_ADAM,\n', f"    {options},")
+    insert(project / "diffusion_lab/config/optimizer_section.py", '    "adamw": OF_EVERY_ADAM,\n', f"    {options},")
     copied = (project / "conf/optimizer/adamw.yaml").read_text(encoding="utf-8")
     (project / "conf/optimizer/radam.yaml").write_text(copied.replace("type: adamw", "type: radam"), encoding="utf-8")
 

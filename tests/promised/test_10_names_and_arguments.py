@@ -11,7 +11,8 @@ import yaml
 
 from diffusion_lab import create_ddpm
 from diffusion_lab.config import get_default_config, parse_config, validate_config
-from diffusion_lab.config.training_section import TORCH_NAMES, TORCH_OPTIMIZERS, TORCH_SCHEDULERS
+from diffusion_lab.config.optimizer_section import TORCH_OPTIMIZERS
+from diffusion_lab.config.scheduler_section import TORCH_NAMES, TORCH_SCHEDULERS
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.optimizers import create_optimizer
 from tests.commands.conftest import run_here

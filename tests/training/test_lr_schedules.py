@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, ReduceLROnPlateau, StepLR
 
-from diffusion_lab.config.training_section import SCHEDULER_OPTIONS, SCHEDULER_TYPES
+from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS, SCHEDULER_TYPES
 from diffusion_lab.training.lr_schedules import LR_SCHEDULES, create_schedule, present_rates
 
 PEAK = 0.2

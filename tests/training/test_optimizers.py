@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lab.config.training_section import OF_EVERY_ADAM, OPTIMIZER_OPTIONS, OPTIMIZER_TYPES, OptimizerSettings
+from diffusion_lab.config.optimizer_section import OF_EVERY_ADAM, OPTIMIZER_OPTIONS, OPTIMIZER_TYPES, OptimizerSettings
 from diffusion_lab.training.optimizers import OPTIMIZERS, create_optimizer, refuse_capturable_without_gpu
 
 
