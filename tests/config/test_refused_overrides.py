@@ -12,7 +12,7 @@ from diffusion_lab.config.compose import compose_generate_config
 from diffusion_lab.config.faults import CommandError
 from diffusion_lab.config.launch import launch
 from diffusion_lab.config.overrides import refuse_empty_sweep, refuse_shared_folder
-from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused
+from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused, refuse_unread
 from diffusion_lab.config.report import EXIT_CODE
 from diffusion_lab.config.run_dir import refuse_settings_without_effect
 from tests.config.conftest import CONF
@@ -73,6 +73,14 @@ def test_what_only_training_reads_is_refused_by_sample(
     assert first.startswith("Error: 4 arguments are read by train.py alone;")
     assert first.endswith("Leave out:")
     assert [line.strip() for line in named] == unread
+
+
+def test_evaluate_reads_keys_of_two_sections_of_training_but_no_groups() -> None:
+    groups = ("data", "evaluation", "optimizer")
+    refuse_unread(["data.paths.train=a", "evaluation.split=val", "sampler=ddim"], groups, "evaluate.py")
+    with pytest.raises(CommandError) as caught:
+        refuse_unread(["data=emoji", "+evaluation=on", "optimizer=adam", "training.epochs=3"], groups, "evaluate.py")
+    assert str(caught.value).startswith("4 arguments are read by train.py alone; evaluate.py takes what the model is")
 
 
 @pytest.mark.parametrize(
