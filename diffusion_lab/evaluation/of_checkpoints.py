@@ -11,6 +11,7 @@ from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
 from diffusion_lab.config.compose_evaluation import Point
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.schema import GenerateConfig
+from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, first_of
 from diffusion_lab.evaluation.label_shares import labels_in_shares
 from diffusion_lab.evaluation.nearest import write_nearest
@@ -61,16 +62,16 @@ def prepare(
     prepared = []
     for target in targets:
         checkpoint = read_checkpoint(target.checkpoint)
-        _refuse_what_cannot_be_sampled(checkpoint, [point.config for point in points if means(point, target)])
-        key = _data_of(checkpoint, config)
+        configs = [point.config for point in points if means(point, target)]
+        denoiser = _sampled_as_asked(checkpoint, configs)
+        key = _data_of(checkpoint, denoiser, config)
         if key not in evaluators:
             with reporter.bars():
-                evaluators[key] = Evaluator(_real_images(checkpoint, config), settings, reporter.told)
+                evaluators[key] = Evaluator(_real_images(checkpoint, denoiser, config), settings, reporter.told)
                 evaluators[key].read_real_images()
         evaluator = evaluators[key]
-        classes = None if checkpoint.model is None else checkpoint.model.conditioning.classes
-        names = evaluator.real.reference.class_names
-        fits = classes is not None and (config.evaluation.reference is None or names == checkpoint.class_names)
+        classes, names = denoiser.num_classes, evaluator.real.reference.class_names
+        fits = classes is not None and (config.evaluation.reference is None or names == denoiser.class_names)
         labels = labels_in_shares(evaluator.real.reference, classes) if fits and classes is not None else None
         prepared.append(Work(target, evaluator, labels))
     return prepared
@@ -91,8 +92,8 @@ def means(point: Point, target: Target) -> bool:
     return point.config.generation.checkpoint == target.given
 
 
-def _refuse_what_cannot_be_sampled(checkpoint: Checkpoint, configs: Sequence[GenerateConfig]) -> None:
-    """Raise ValueError now, and not when the points before it have been sampled."""
+def _sampled_as_asked(checkpoint: Checkpoint, configs: Sequence[GenerateConfig]) -> Denoiser:
+    """The model of the first point. Raises ValueError for any point now, and not when those before it are sampled."""
     for config in configs:
         checkpoint.chosen_decay(config.generation.sampling.use_ema, config.generation.sampling.ema_decay)
     first = configs[0]
@@ -102,6 +103,7 @@ def _refuse_what_cannot_be_sampled(checkpoint: Checkpoint, configs: Sequence[Gen
         denoiser = checkpoint.denoiser(sampling.use_ema, first.model, sampling.ema_decay, first.generation.trusted)
     for config in configs:
         config.sampler.for_process(denoiser.schedule.most_steps).build().levels(denoiser.schedule)
+    return denoiser
 
 
 def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Result:
@@ -126,28 +128,26 @@ def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Re
     )
 
 
-def _data_of(checkpoint: Checkpoint, config: EvaluateConfig) -> object:
+def _data_of(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateConfig) -> object:
     """What is equal for checkpoints that are compared with the same images."""
-    shape = (
-        None
-        if checkpoint.model is None
-        else (checkpoint.model.architecture.image_size, checkpoint.model.architecture.in_channels)
-    )
     if config.evaluation.reference is not None:
-        return shape
+        return denoiser.image_shape
     known = [checkpoint.about.get(name) for name in ("data_fingerprint", "validation_fingerprint")]
-    return (shape, *known, checkpoint.class_names) if known[0] is not None else checkpoint.path
+    return (denoiser.image_shape, *known, checkpoint.class_names) if known[0] is not None else checkpoint.path
 
 
-def _real_images(checkpoint: Checkpoint, config: EvaluateConfig) -> RealSources:
-    evaluation, model = config.evaluation, checkpoint.model
+def _real_images(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateConfig) -> RealSources:
+    evaluation = config.evaluation
     if evaluation.reference is None:
         moved = {name: path for name, path in config.data.paths if path is not None}
         return images_of_run(checkpoint, evaluation.split, config.generation.trusted, moved)
-    size = None if model is None else model.architecture.image_size
-    channels = None if model is None else min(model.architecture.in_channels, 3)  # features take no alpha channel
+    channels, size, _ = denoiser.image_shape
     return images_of_folder(
-        evaluation.reference, evaluation.held_out, evaluation.image_size or size, channels, evaluation.cache_dir
+        evaluation.reference,
+        evaluation.held_out,
+        evaluation.image_size or size,
+        min(channels, 3),  # features take no alpha channel
+        evaluation.cache_dir,
     )
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from diffusion_lab import create_ddpm
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
 from diffusion_lab.config.job_record import JobRecord
 from diffusion_lab.data.digits import digits
@@ -182,8 +184,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
             file = top / name / source.class_names[source.labels[index]] / f"{index}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(file)
-    import torch
-
     chosen = torch.from_numpy(source.images[100:200])
     write_arrays(top / "b.npz", iter(chosen), (100, 1, 8, 8), source.labels[100:200].tolist())
     (top / "gray").mkdir()
@@ -234,6 +234,30 @@ class TestFolders:
     def test_labels_need_classes_where_they_are_asked_for(self, folders: Path, refused: Refused) -> None:
         words = (f"samples={folders / 'gray'}", f"reference={folders / 'a'}", "metrics=[label_agreement]")
         assert "evaluation.metrics holds what does not apply" in refused("evaluate", *words, "features=pixels")
+
+
+def test_weights_of_another_program_against_a_folder(
+    folders: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = create_ddpm(
+        image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1, 2], use_attention=[False, True]
+    )
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    which = (
+        f"ckpt={tmp_path / 'weights.pt'}",
+        "model=unet_tiny",
+        "diffusion=cosine",
+        "conditioning=none",
+        "model.architecture.num_res_blocks=2",
+        "use_ema=false",
+    )
+    words = (*which, "model.architecture.model_channels=8", "num_samples=20", "features=pixels", "device=cpu")
+    words = (*words, "sampler.steps=1", f"output.base_dir={tmp_path / 'out'}")
+    assert "reference=DIR compares with the images of a folder" in refused("evaluate", *words)
+    (result,) = evaluated((*words, f"reference={folders / 'a'}"), tmp_path / "out")["results"]
+    assert result["measurement"]["skipped"] == {"label_agreement": "the samples have no labels"}
+    assert "Left out: label_agreement, since the samples have no labels." in capsys.readouterr().out
 
 
 class TestSweeps:
