@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import multiprocessing
 import os
 from pathlib import Path
 
@@ -195,36 +194,8 @@ class TestNoPlace:
         assert same(result.features, extract(PIXELS, DIGITS))
 
 
-def compute_while_the_other_waits(folder, started, waited):
-    def compute():
-        started.set()
-        assert waited.wait(120)
-        return {"x": torch.arange(3.0)}, {}
-
-    cached_tensors("name", {}, compute, lambda line: None, folder)
-
-
 class TestTwoProcesses:
-    def test_one_computes_and_the_other_waits_for_it(self, tmp_path):
-        context = multiprocessing.get_context("fork")
-        started, waited = context.Event(), context.Event()
-        other = context.Process(target=compute_while_the_other_waits, args=(tmp_path, started, waited))
-        other.start()
-        try:
-            assert started.wait(120)
-            said = []
-
-            def say(line):
-                said.append(line)
-                waited.set()
-
-            result = cached_tensors("name", {}, lambda: pytest.fail("computed twice"), say, tmp_path)
-        finally:
-            waited.set()
-            other.join(120)
-        assert result.was_there
-        assert torch.equal(result.tensors["x"], torch.arange(3.0))
-        assert "another process is computing the same features" in said[0]
+    """With locks, one waits for the other: tests/faults/test_features.py."""
 
     def test_without_locks_each_computes_and_the_file_is_whole(self, tmp_path, monkeypatch):
         def no_locks(*_):
