@@ -272,6 +272,17 @@ class TestDinoV2:
         assert (rows.diff(dim=0) > 0).all()
         assert torch.allclose(rows, rows[:, :1].expand(16, 16), atol=1e-5)
 
+    def test_its_weights_have_the_published_names(self):
+        block = {f"{part}.{kind}" for part in ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+                 for kind in ("weight", "bias")}  # fmt: skip
+        expected = {f"blocks.1.{name}" for name in (*block, "ls1.gamma", "ls2.gamma")}
+        names = set(DinoV2(64, 2, 14, 4).state_dict())
+        assert {name for name in names if name.startswith("blocks.1.")} == expected
+        assert {name for name in names if not name.startswith("blocks.")} == {
+            *("cls_token", "mask_token", "pos_embed", "norm.weight", "norm.bias"),
+            *("patch_embed.proj.weight", "patch_embed.proj.bias"),
+        }
+
     def test_registers_are_refused(self, tmp_path):
         weights = {**DinoV2(64, 1, 14, 4).state_dict(), "register_tokens": torch.zeros(1, 4, 64)}
         path, sha256 = saved(weights, tmp_path / "registers.pth")
