@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from diffusion_lab.config.evaluated_metrics import direction_of, is_evaluated, logged_names
+from diffusion_lab.config.evaluated_metrics import direction_of, is_evaluated, logged_names, value_of
 from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE, EvaluationSettings
 from diffusion_lab.config.faults import Fault, closest
 from diffusion_lab.config.reading import SettingsReader, Unreadable
@@ -148,3 +148,11 @@ def possible_names(tree: SettingsReader) -> tuple[str, ...] | None:
     if tree["model.architecture.image_size"] >= SMALL:
         return logged_names(metrics, "efflite0")
     return (*logged_names(metrics, "digits"), *logged_names(metrics, "pixels"))
+
+
+def name_with_features(tree: SettingsReader, metric: str) -> str | None:
+    """Return the full name of a metric of the evaluation that was named without its features; None for any other."""
+    value = {"fid": "fd", "is": "is", "inception_score": "is"}.get(
+        metric.removeprefix("val/"), metric.removeprefix("val/")
+    )
+    return next((name for name in possible_names(tree) or () if value_of(name) == value), None)

@@ -11,7 +11,12 @@ from diffusion_lab.config.option_rules import group_instead
 from diffusion_lab.config.reading import SettingsReader
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
 from diffusion_lab.config.synonyms import keys_called
-from diffusion_lab.config.training_evaluation import evaluated_metric_faults, is_on, possible_names
+from diffusion_lab.config.training_evaluation import (
+    evaluated_metric_faults,
+    is_on,
+    name_with_features,
+    possible_names,
+)
 from diffusion_lab.config.training_section import LOGGED_METRICS, LOSSES, RAW_LOSSES, VALIDATION_LOSSES
 
 REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
@@ -31,7 +36,7 @@ def metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:
             "evaluation=on), or one that a class in training.callbacks logs"
         )
         is_rate = "training.optimizer.learning_rate" in keys_called(metric.rpartition("/")[2])
-        meant = "train/learning_rate" if is_rate else closest(metric, known)
+        meant = "train/learning_rate" if is_rate else closest(metric, known) or name_with_features(tree, metric)
         yield Fault("training.validation.metric", rule, metric, meant)
 
 

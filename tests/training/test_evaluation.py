@@ -244,6 +244,8 @@ class TestRefused:
             (evaluation(features="pixels") | metric("val/kid_efflite0"), "did you mean 'val/kid_pixels'"),
             (evaluation(features="auto") | metric("val/precision_digits"), "give: val/fd_digits, val/kid_digits, "),
             (evaluation(features="pixels") | metric("kid_pixels"), "did you mean 'val/kid_pixels'"),
+            (metric("kid"), "did you mean 'val/kid_digits'"),
+            (metric("fid"), "did you mean 'val/fd_digits'"),
             (evaluation(num_samples=19), "evaluation.num_samples = 19: must be at least 20"),
             (evaluation(sampler_steps=21), "set evaluation.sampler_steps=20 or fewer"),
             (evaluation(sha256="0" * 64), "evaluation.sha256 .* evaluation.weights, which is null"),
