@@ -20,7 +20,9 @@ DPI = 110
 WIDEST_RATIO = 8
 """Largest over smallest value of the horizontal axis from which it is logarithmic."""
 
-MOST_CURVES = 10
+MOST_NAMED = 12
+"""Curves up to which a legend names them; colours repeat with more."""
+
 CHECKPOINT, SAMPLES = "generation.checkpoint", "evaluation.samples"
 
 
@@ -45,7 +47,7 @@ def plot_curves(results: Sequence[Result], path: Path) -> None:
     for place, column in enumerate(columns):
         panel = figure.add_subplot(high, wide, place + 1)
         _draw(panel, column, curves, axis)
-        if place == 0 and len(curves) > 1:
+        if place == 0 and 1 < len(curves) <= MOST_NAMED:
             panel.legend(fontsize=7, title_fontsize=7)
     with written_whole(path, lasting=False) as partial:
         figure.savefig(partial, format="png", dpi=DPI)
@@ -85,7 +87,7 @@ def _curves(results: Sequence[Result], axis: str) -> dict[str, list[tuple[Any, R
         name = ", ".join(([on_one_line(result.name)] if several and axis != CHECKPOINT else []) + rest)
         at = result.name if axis == CHECKPOINT else result.varying.get(axis)
         curves.setdefault(name, []).append((at, result))
-    return dict(list(curves.items())[:MOST_CURVES])
+    return curves
 
 
 def _draw(panel: Any, column: Row, curves: dict[str, list[tuple[Any, Result]]], axis: str) -> None:

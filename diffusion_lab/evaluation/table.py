@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from diffusion_lab.evaluation.remarks import BEST, MATCHED, REAL, SECONDS, remarks_on
 from diffusion_lab.evaluation.result import Result, apart, comparable_groups
 from diffusion_lab.evaluation.table_rows import Row, in_figures
 from diffusion_lab.terminal import on_one_line, printable
@@ -36,12 +37,15 @@ NAMES = ("generation.checkpoint", "evaluation.samples")
 
 WIDEST = 10_000
 
-REAL, MATCHED, SECONDS = "real images", "matched", "seconds"
-BEST = "*"
 
+def print_results(results: Sequence[Result], console: Console, classes: bool = False) -> None:
+    """Print one table for each group of results that can be compared, in full where there is one result alone.
 
-def print_results(results: Sequence[Result], console: Console) -> None:
-    """Print one table for each group of results that can be compared, in full where there is one result alone."""
+    Args:
+        results: The results.
+        console: Where they are printed.
+        classes: Whether a table by class follows for each result, where there are classes.
+    """
     groups = comparable_groups(results)
     if len(groups) > 1:
         console.print(Text("Not in one ranking, since they were measured in different ways:"))
@@ -58,9 +62,12 @@ def print_results(results: Sequence[Result], console: Console) -> None:
         else:
             for table in tables_of(group, console):
                 console.print(table)
-        for line in _notes(group):
+        for line in remarks_on(group):
             console.print(Text(printable(line)))
         console.print()
+        for result in group if classes else ():
+            for table in class_tables(result, console):
+                console.print(table)
 
 
 def heading(result: Result) -> str:
@@ -95,11 +102,37 @@ def full_table(result: Result, short_names: bool = False) -> Table:
 def tables_of(results: Sequence[Result], console: Console) -> list[Table]:
     """Results that can be compared as one table, or as several below each other where the console is too narrow."""
     columns = [row for row in results[0].rows if row.key in COLUMN_NAMES]
+    timed = any(result.seconds.get("sampling") is not None for result in results)
+    return _fitting(columns, lambda part: _table_of(results, part, timed and part[-1] is columns[-1]), console)
+
+
+def class_tables(result: Result, console: Console) -> list[Table]:
+    """The numbers of each class; none where there are no classes."""
+    told = [row for row in result.measurement["rows"] if row["classes"]]
+    if not told:
+        return []
+    names = list(dict.fromkeys(name for row in told for name in row["classes"]))
+    columns = [row for row in told if row["metric"] in COLUMN_NAMES]
+
+    def table_of(part: Sequence[Mapping[str, Any]]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left")
+        table.add_column(f"{on_one_line(result.name)}, by class", overflow="fold", min_width=len(REAL))
+        for row in part:
+            table.add_column(COLUMN_NAMES[row["metric"]], justify="right", no_wrap=True)
+        for name in names:
+            cells = [row["classes"].get(name) for row in part]
+            table.add_row(on_one_line(name), *(in_figures(None if cell is None else cell["value"]) for cell in cells))
+        return table
+
+    return _fitting(columns, table_of, console)
+
+
+def _fitting(columns: Sequence[Any], table_of: Callable[[Sequence[Any]], Table], console: Console) -> list[Table]:
+    """As few tables as have room, each with a part of the columns."""
+    tables: list[Table] = []
     for count in range(1, len(columns) + 1):
         size = -(-len(columns) // count)
-        parts = [columns[start : start + size] for start in range(0, len(columns), size)]
-        timed = any(result.seconds.get("sampling") is not None for result in results)
-        tables = [_table_of(results, part, timed and part is parts[-1]) for part in parts]
+        tables = [table_of(columns[start : start + size]) for start in range(0, len(columns), size)]
         if all(_width(table, console) <= console.width for table in tables):
             break
     return tables
@@ -153,7 +186,7 @@ INCEPTIONS = ("fid", "fid_infinity", "kid", "is")
 def results_in_words(results: Sequence[Result], width: int = 120) -> str:
     """The tables as plain text."""
     console = Console(width=width, record=True, file=StringIO(), color_system=None)
-    print_results(results, console)
+    print_results(results, console, classes=True)
     return console.export_text()
 
 
@@ -200,43 +233,3 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else on_one_line(Path(value).name if isinstance(value, Path) else value)
-
-
-def _notes(group: Sequence[Result]) -> Iterator[str]:
-    """What the columns mean, what was left out, and remarks on the measurements, each once."""
-    found: dict[str, None] = {}
-    for result in group:
-        measurement = result.measurement
-        found |= dict.fromkeys(f"Left out: {name}, since {why}." for name, why in measurement["skipped"].items())
-        found |= dict.fromkeys(measurement["notes"])
-    yield from _about_null_rows(group)
-    yield from found
-    if len(group) == 1:
-        yield _times(group[0])
-    elif any(result.seconds.get("sampling") is not None for result in group):
-        yield f"{SECONDS}: time of sampling; {BEST} the best of a column."
-    else:
-        yield f"{BEST} the best of a column."
-
-
-def _about_null_rows(group: Sequence[Result]) -> Iterator[str]:
-    """Which real images took the place of samples, and which metrics these are."""
-    sources: dict[tuple[str, bool], list[str]] = {}
-    for told in group[0].measurement["rows"]:
-        null = told["null"]
-        if null is not None:
-            text = f"{null['source']} ({null['n']:,} against {null['reference_n']:,})"
-            sources.setdefault((text, null["matched"] is not None), []).append(told["metric"])
-    for (text, matched), metrics in sources.items():
-        which = f" for {', '.join(metrics)}" if len(sources) > 1 else ""
-        compare = ""
-        if matched:
-            compare = f"; compare {MATCHED}" if len(group) == 1 else f"; {MATCHED} figures are in evaluation.json"
-        yield f"{REAL}{which}: {text}{compare}."
-    if len(group) == 1 and any(matched for _, matched in sources):
-        yield f"{MATCHED}: as many samples as there are real ones, against as many."
-
-
-def _times(result: Result) -> str:
-    told = {name: seconds for name, seconds in result.seconds.items() if seconds is not None}
-    return f"Seconds: {', '.join(f'{name} {seconds:.3g}' for name, seconds in told.items())}."

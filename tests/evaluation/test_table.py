@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from rich.console import Console
 from diffusion_lab.evaluation.plot import horizontal_axis, plot_curves
 from diffusion_lab.evaluation.report import write_results
 from diffusion_lab.evaluation.result import Result, comparable_groups
-from diffusion_lab.evaluation.table import print_results
+from diffusion_lab.evaluation.table import print_results, results_in_words
 
 
 def row(metric: str, value: float, better: str, features: str = "pixels") -> dict[str, Any]:
@@ -80,6 +81,15 @@ def test_results_of_other_conditions_are_not_in_one_ranking(tmp_path: Path) -> N
 def test_features_split_and_images_are_conditions(change: dict[str, str]) -> None:
     first = result(0.3, 0.7)
     assert len(comparable_groups([first, replace(first, conditions={**first.conditions, **change})])) == 2
+
+
+def test_the_file_has_the_numbers_of_each_class() -> None:
+    told = result(0.3, 0.7)
+    told.measurement["rows"][1]["classes"] = {"rose": {"value": 0.9}, "tulip": {"value": 0.5}}
+    text = results_in_words([told])
+    assert re.search(r"rose +0\.900", text)
+    assert re.search(r"tulip +0\.500", text)
+    assert "rose" not in printed(told)
 
 
 def test_a_narrow_console_gets_several_tables() -> None:
