@@ -148,7 +148,8 @@ def _read(
         open_own(file).close()
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            tensors: Tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no dict)
+            # copies: a tensor that is mapped to the file would change, or end the process, if someone wrote over it
+            tensors: Tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (no dict)
         if metadata.get(CHECKSUM) != _checksum(metadata.get(ABOUT, ""), tensors):
             raise ValueError("its checksum is wrong")
         about = parse_json(metadata[ABOUT], str(file))

@@ -69,6 +69,14 @@ class TestOnce:
         assert found(tmp_path, source)[0].features.labels is None
         assert found(tmp_path, source)[0].features.labels is None
 
+    def test_what_was_read_does_not_change_with_the_file(self, tmp_path):
+        found(tmp_path)
+        read = found(tmp_path)[0]
+        content = read.file.read_bytes()
+        with read.file.open("r+b") as file:
+            file.write(bytes(len(content)))
+        assert same(read.features, extract(PIXELS, DIGITS))
+
     def test_logits_are_kept(self, tmp_path):
         extractor = create_extractor("efflite0")
         first, second = (cached_features(extractor, Subset(DIGITS, [0, 1]), tmp_path) for _ in range(2))
