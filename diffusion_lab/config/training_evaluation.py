@@ -96,9 +96,6 @@ def evaluation_has_what_it_needs(tree: SettingsReader) -> Iterator[Fault]:
     metrics, count = tree["evaluation.metrics"], tree["evaluation.num_samples"]
     if count < LEAST_IMAGES:
         yield Fault("evaluation.num_samples", f"must be at least {LEAST_IMAGES}: metrics of fewer mean nothing", count)
-    if tree["model.architecture.in_channels"] == 4:
-        rule = "must be false with model.architecture.in_channels 4: no features are known of images with alpha"
-        yield Fault("evaluation.enabled", rule, True)
     if "label_agreement" in metrics and tree["model.conditioning.type"] is None:
         rule = (
             "must not name label_agreement for an unconditional model (conditioning=none), whose samples have no label"

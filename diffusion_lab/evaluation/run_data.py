@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from diffusion_lab.checkpoint import Checkpoint
 from diffusion_lab.data.pixels import convert_arrays
@@ -17,6 +18,7 @@ from diffusion_lab.features.image_sets import open_image_set
 from diffusion_lab.features.run_images import run_sources
 from diffusion_lab.features.stored_images import BACKGROUND
 from diffusion_lab.identity import data_fingerprint, validation_fingerprint
+from diffusion_lab.shapes import Pixels
 
 Split = Literal["train", "val"]
 
@@ -122,6 +124,14 @@ def images_of_folder(
 def opaque(source: ImageSource) -> ImageSource:
     """Return images without alpha channel, over white: no network that gives features takes one."""
     return source if source.channels != 4 else Opaque(source)
+
+
+def over_white(pixels: Pixels) -> Pixels:
+    """Return images ``(N, C, H, W)`` without alpha channel, on the CPU, as ``opaque`` has those of a source."""
+    if pixels.shape[1] != 4:
+        return pixels
+    arrays = pixels.permute(0, 2, 3, 1).numpy()
+    return torch.from_numpy(convert_arrays(arrays, pixels.shape[-1], 3, BACKGROUND))
 
 
 class Opaque(ImageSource):

@@ -190,7 +190,7 @@ def _evaluation(run: PreparedRun, console: Console, stop: StopRequest) -> Evalua
         say(console, text)
         record([text])
 
-    return Evaluation(run.evaluation, every, say_and_record, lambda: stop.received is not None)
+    return Evaluation(run.evaluation, every, say_and_record, stop)
 
 
 def _sum_up(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from diffusion_lab.config.evaluated_metrics import logged_name, logged_names
 from diffusion_lab.config.evaluation_section import MetricName
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.training_evaluation import LEAST_IMAGES, TrainingEvaluationSettings
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.devices import host_memory
@@ -20,6 +22,7 @@ from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measurement import Measurement
 from diffusion_lab.evaluation.null_rows import null_of
 from diffusion_lab.evaluation.real_images import RealImages
+from diffusion_lab.evaluation.run_data import opaque, over_white
 from diffusion_lab.features import FeatureExtractor, FeatureSet, cached_features, create_extractor
 from diffusion_lab.guidance import PLAIN, Guidance
 from diffusion_lab.samplers import UniPCSampler
@@ -87,11 +90,12 @@ class SampleEvaluation:
         device: torch.device | str = "cpu",
     ) -> None:
         self.settings, self.guidance = settings, guidance
-        self.train, self.val = train, val
+        self.train, self.val = opaque(train), None if val is None else opaque(val)
         self.seed = derive_seed("evaluation", seed)
-        self.reference = val if settings.split == "val" and val is not None else train
-        _refuse_few_images(settings, self.reference, train)
-        self.extractor = _extractor(settings, train, device)
+        self._told: set[str] = set()  # metrics that do not apply
+        self.reference = self.val if settings.split == "val" and self.val is not None else self.train
+        _refuse_few_images(settings, self.reference, self.train)
+        self.extractor = _extractor(settings, self.train, device)
         _refuse_missing_logits(settings.metrics, self.extractor)
         _refuse_outsized(settings.num_samples, self.extractor)
         self.labels = _labels_like(self.reference, settings.num_samples) if is_conditional else None
@@ -149,7 +153,7 @@ class SampleEvaluation:
         features: list[Tensor] = []
         logits: list[Tensor] = []
         for batch in stream:
-            extracted = self.extractor(to_pixels(batch.images).cpu())
+            extracted = self.extractor(over_white(to_pixels(batch.images).cpu()))
             features.append(extracted.values)
             if extracted.logits is not None:
                 logits.append(extracted.logits)
@@ -165,7 +169,13 @@ class SampleEvaluation:
             data_fingerprint="",
         )
         found = measure(samples, self._real, metrics=settings.metrics, split=settings.split, thorough=False)
+        self._tell_skipped(found)
         return self._logged(found)
+
+    def _tell_skipped(self, found: Measurement) -> None:
+        for metric in found.skipped.keys() - self._told:
+            self._told.add(metric)
+            warnings.warn(f"evaluation gives no {metric}: {found.skipped[metric]}", ConfigWarning, stacklevel=2)
 
     def _logged(self, found: Measurement) -> dict[str, float]:
         return {logged_name(row.metric, self.extractor.name): row.estimate.value for row in found.rows}

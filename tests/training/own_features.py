@@ -31,14 +31,14 @@ class Brightness(FeatureExtractor):
 
 
 class StopsTheRun(Brightness):
-    """Asks the run to stop while samples are looked at for the second time."""
+    """Asks the run to stop while samples are looked at for the second and for the third time."""
 
     calls = 0
 
     def __call__(self, pixels: Pixels) -> Extracted:
         if len(pixels) == 21:  # samples, of which there are as many
             StopsTheRun.calls += 1
-            if StopsTheRun.calls == 2:
+            if StopsTheRun.calls in (2, 3):
                 os.kill(os.getpid(), signal.SIGTERM)
         return super().__call__(pixels)
 

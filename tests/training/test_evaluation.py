@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -18,11 +20,13 @@ from diffusion_lab.config import ConfigError
 from diffusion_lab.config.evaluated_metrics import VALUES, direction_of, logged_name
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.training_evaluation import LEAST_IMAGES
+from diffusion_lab.create import create_ddpm
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation import null_rows
 from diffusion_lab.evaluation.families import BETTER, FAMILIES, full_name
 from diffusion_lab.run_folder import RunStopped
 from diffusion_lab.samplers import UniPCSampler
+from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.training.sample_evaluation import SampleEvaluation
 from tests.sameness import assert_equal
 from tests.training import own_features
@@ -160,6 +164,8 @@ def test_a_stopped_evaluation_is_made_when_the_run_is_resumed(tmp_path: Path) ->
         tiny_run(tmp_path / "stopped", stopping)
     assert [line["epoch"] + 1 for line in lines_of(tmp_path / "stopped")] == [2]
     auto = {"enabled": True, "checkpoint": "auto", "reset_optimizer": False, "reset_scheduler": False}
+    with pytest.raises(RunStopped):  # while that evaluation is made, before the next step
+        tiny_run(tmp_path / "stopped", stopping | {"training.resume": auto})
     resumed = tiny_run(tmp_path / "stopped", stopping | {"training.resume": auto})
     one, other = ([(line["epoch"], line[KID]) for line in lines_of(tmp_path / name)] for name in ("whole", "stopped"))
     assert one == other
@@ -201,6 +207,26 @@ def test_labels_are_as_frequent_as_in_the_data(tmp_path: Path) -> None:
     assert asked is not None
     assert [asked.count(label) for label in range(3)] == [15, 30, 5]
     assert SampleEvaluation(settings, source, None, is_conditional=False, seed=0).labels is None
+
+
+def test_a_metric_that_does_not_apply_is_told_once(tmp_path: Path) -> None:
+    """Eight classes of three images each: too few to keep any from a classifier."""
+    labels = [index % 8 for index in range(24)]
+    source = ArraySource(np.random.default_rng(0).integers(0, 255, (24, 1, 8, 8), dtype=np.uint8), labels, "abcdefgh")
+    settings = tiny_config(tmp_path, evaluation(metrics=["kid", "label_agreement"])).evaluation
+    measured = SampleEvaluation(settings, source, None, is_conditional=True, seed=0)
+    model = create_ddpm(8, 1, 8, [1], num_classes=8, num_timesteps=20, use_attention=[False])
+    measured.prepare()
+    with pytest.warns(ConfigWarning, match="evaluation gives no label_agreement: no class has at least 5 real images"):
+        assert measured.values(DiffusionSampler(model)).keys() == {KID}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measured.values(DiffusionSampler(model))
+
+
+def test_images_with_an_alpha_channel_are_compared_over_white(tmp_path: Path) -> None:
+    tiny_run(tmp_path, ON | {"model.architecture.in_channels": 4, "training.epochs": 1})
+    assert math.isfinite(lines_of(tmp_path)[0][KID])
 
 
 def test_names_and_directions_are_those_of_the_measurement() -> None:
@@ -258,7 +284,6 @@ class TestRefused:
                 evaluation(split="val") | {"training.validation.enabled": False},
                 "evaluation.split .* set evaluation.split=train",
             ),
-            (evaluation() | {"model.architecture.in_channels": 4}, "images with alpha"),
             (
                 evaluation(metrics=["label_agreement"])
                 | {"model.conditioning.type": None, "model.conditioning.num_classes": None},

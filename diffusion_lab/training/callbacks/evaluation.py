@@ -19,6 +19,7 @@ from diffusion_lab.training.callbacks.checkpoints import Checkpoints
 from diffusion_lab.training.callbacks.randomness import restore, states
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.sample_evaluation import EvaluationStopped, NullValue, SampleEvaluation
+from diffusion_lab.training.signals import StopRequest
 from diffusion_lab.training.watched_metric import in_digits
 
 SECONDS = "val/evaluation_seconds"
@@ -59,20 +60,16 @@ class Evaluation(Callback):
         evaluation: What to measure.
         every_epochs: Epochs from one evaluation to the next.
         say: Shows a line to the user and writes it to the run's log.
-        stopped: Whether the run is to stop.
+        stop: Whether the run is to stop.
     """
 
     def __init__(
-        self,
-        evaluation: SampleEvaluation,
-        every_epochs: int,
-        say: Callable[[str], None] = lambda text: None,
-        stopped: Callable[[], bool] = lambda: False,
+        self, evaluation: SampleEvaluation, every_epochs: int, say: Callable[[str], None], stop: StopRequest
     ) -> None:
         self.evaluation = evaluation
         self.every_epochs = every_epochs
         self.say = say
-        self.stopped = stopped
+        self.stop = stop
         self.cost = Cost()
         self.null: dict[str, NullValue] = {}
         self._interrupted: int | None = None
@@ -87,7 +84,7 @@ class Evaluation(Callback):
             self.null = self.evaluation.prepare()
         if self.null:
             self.say(f"real images in place of samples have {self._null_in_words()}")
-        if self._interrupted is not None:
+        if self._interrupted is not None:  # here a signal ends the run at once, and the checkpoint still says so
             epoch, self._interrupted = self._interrupted, None
             self._evaluate(trainer, pl_module, epoch, is_late=True)
 
@@ -136,7 +133,7 @@ class Evaluation(Callback):
         began = time.monotonic()
         try:
             with self.cost.counted(), randomness_kept():
-                values = self.evaluation.values(pl_module.sampler, self.stopped)
+                values = self.evaluation.values(pl_module.sampler, lambda: self.stop.received is not None)
         except EvaluationStopped:
             self._interrupted = epoch
             later = "" if epoch == trainer.max_epochs else ": it is made when the run is resumed"
