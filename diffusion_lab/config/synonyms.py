@@ -53,6 +53,8 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "output.base_dir": ("out_dir", "output_dir", "outdir", "save_dir", "log_dir", "logdir", "results_folder",
                         "results_dir", "run_dir"),
     "logger.project": ("wandb_project",),
+    "training.visualization.guidance_scale": ("guidance_scale",),
+    "training.visualization.num_samples": ("num_samples",),
     "generation.sampling.guidance_scale": ("cfg_scale", "cfg", "guidance_weight", "guidance_strength"),
     "generation.sampling.num_samples": ("n_samples", "num_images", "num_fid_samples"),
     "generation.checkpoint": ("ckpt_path", "ckpt", "checkpoint", "model_path"),

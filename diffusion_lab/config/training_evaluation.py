@@ -149,6 +149,8 @@ def possible_names(tree: SettingsReader) -> tuple[str, ...] | None:
 
 def name_with_features(tree: SettingsReader, metric: str) -> str | None:
     """Return the full name of a metric of the evaluation that was named without its features; None for any other."""
+    if tree["mode"] != "train":  # the tree has no such section then
+        return None
     value = {"fid": "fd", "is": "is", "inception_score": "is"}.get(
         metric.removeprefix("val/"), metric.removeprefix("val/")
     )
