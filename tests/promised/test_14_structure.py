@@ -37,7 +37,7 @@ def test_train_sample_resume_sweep(tmp_path: Path) -> None:
 
     longer = ("training.epochs=2", "training.resume.enabled=true", "training.resume.checkpoint=auto")
     resumed = succeeds(tmp_path, "-m", "diffusion_lab", file, f"output.base_dir={run}", *longer)
-    assert f"{summary['steps']} steps and 1 epochs done" in resumed.stderr
+    assert f"{summary['steps']} steps and 1 epoch done" in resumed.stderr
     assert json.loads((run / "summary.json").read_text())["steps"] == 2 * summary["steps"]
 
     jobs = ("training.optimizer.learning_rate=1e-3,1e-4", "training.epochs=1", f"hydra.sweep.dir={tmp_path / 'sweep'}")
