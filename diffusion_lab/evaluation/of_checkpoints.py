@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
@@ -102,8 +103,18 @@ def _sampled_as_asked(checkpoint: Checkpoint, configs: Sequence[GenerateConfig])
         sampling = first.generation.sampling
         denoiser = checkpoint.denoiser(sampling.use_ema, first.model, sampling.ema_decay, first.generation.trusted)
     for config in configs:
+        _refuse_guidance_without_labels(denoiser, config, checkpoint.path)
         config.sampler.for_process(denoiser.schedule.most_steps).build().levels(denoiser.schedule)
     return denoiser
+
+
+def _refuse_guidance_without_labels(denoiser: Denoiser, config: GenerateConfig, path: Path) -> None:
+    for scale in config.generation.sampling.scales:
+        if denoiser.num_classes is None and scale not in (0, 1):
+            raise ValueError(
+                f"generation.sampling.guidance_scale must be 1 for {path}, got {scale:g}: guidance has no effect on "
+                "its model, which is unconditional; leave guidance_scale out"
+            )
 
 
 def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Result:

@@ -14,7 +14,7 @@ from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run
 from diffusion_lab.features.image_sets import open_image_set
-from diffusion_lab.features.stored_images import GeneratedSource
+from diffusion_lab.features.stored_images import GeneratedSource, NpzSource
 from diffusion_lab.generation.finished import IDENTITY
 
 
@@ -77,7 +77,7 @@ def evaluate_sources(
 
 
 def _opened(path: Path, real: RealSources, config: EvaluateConfig) -> ImageSource:
-    return open_image_set(
+    source = open_image_set(
         path,
         config.evaluation.image_size or real.reference.image_size,
         real.reference.channels,
@@ -86,6 +86,10 @@ def _opened(path: Path, real: RealSources, config: EvaluateConfig) -> ImageSourc
         cache_dir=config.evaluation.cache_dir,
         cache_key="evaluation.cache_dir",
     )
+    names = real.reference.class_names
+    if isinstance(source, NpzSource) and len(source.class_names) <= len(names):
+        source.class_names = names if source.class_names else ()  # an npz has numbers alone: they count real classes
+    return source
 
 
 def _count(sources: Sequence[ImageSource], folders: Sequence[Path], wanted: int | None) -> int:

@@ -36,7 +36,8 @@ def _about_null_rows(group: Sequence[Result]) -> Iterator[str]:
     for told in group[0].measurement["rows"]:
         null = told["null"]
         if null is not None:
-            text = f"{null['source']} ({null['n']:,} against {null['reference_n']:,})"
+            against = f" against {null['reference_n']:,}" if null["reference_n"] else ""  # Inception Score has none
+            text = f"{null['source']} ({null['n']:,}{against})"
             sources.setdefault((text, null["matched"] is not None), []).append(told["metric"])
     for (text, matched), metrics in sources.items():
         which = f" for {', '.join(metrics)}" if len(sources) > 1 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -227,6 +228,15 @@ class TestFolders:
         few = (f"samples={folders / 'three'}", f"reference={folders / 'a'}", "features=pixels", "device=cpu")
         assert "at least 20" in refused("evaluate", *few)
 
+    def test_labels_of_an_npz_are_numbers_of_the_real_classes(self, folders: Path, tmp_path: Path) -> None:
+        named = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
+        for digit, name in enumerate(sorted(named)):
+            shutil.copytree(folders / "a" / str(digit), tmp_path / "named" / name)
+        kind = {"features": "pixels", "metrics": ["label_agreement"]}
+        by_number = evaluate_folders(folders / "b.npz", folders / "a", base_dir=tmp_path / "1", **kind)
+        by_name = evaluate_folders(folders / "b.npz", tmp_path / "named", base_dir=tmp_path / "2", **kind)
+        assert by_name["label_agreement"].value == pytest.approx(by_number["label_agreement"].value, abs=0.1)
+
     def test_more_images_than_there_are(self, folders: Path, refused: Refused) -> None:
         words = (f"samples={folders / 'a'}", f"reference={folders / 'b.npz'}", "num_samples=101", "features=pixels")
         assert "evaluation.num_samples must be at most 100, the images in" in refused("evaluate", *words)
@@ -255,7 +265,10 @@ def test_weights_of_another_program_against_a_folder(
     words = (*which, "model.architecture.model_channels=8", "num_samples=20", "features=pixels", "device=cpu")
     words = (*words, "sampler.steps=1", f"output.base_dir={tmp_path / 'out'}")
     assert "reference=DIR compares with the images of a folder" in refused("evaluate", *words)
-    (result,) = evaluated((*words, f"reference={folders / 'a'}"), tmp_path / "out")["results"]
+    words = (*words, f"reference={folders / 'a'}")
+    said = refused("evaluate", *words, "guidance_scale=[1,2]")
+    assert re.search(r"guidance_scale must be 1 for .*weights\.pt, got 2: .* unconditional", said)
+    (result,) = evaluated(words, tmp_path / "out")["results"]
     assert result["measurement"]["skipped"] == {"label_agreement": "the samples have no labels"}
     assert "Left out: label_agreement, since the samples have no labels." in capsys.readouterr().out
 

@@ -53,6 +53,12 @@ def test_one_result_is_shown_in_full() -> None:
     assert "Seconds: sampling 3" in text
 
 
+def test_a_null_row_without_reference_names_one_number() -> None:
+    told = result(0.3, 0.7)
+    told.measurement["rows"][0]["null"]["reference_n"] = 0
+    assert "real images for kid: held-out images (100)." in printed(told)
+
+
 def test_of_several_the_best_of_each_column_is_marked() -> None:
     text = printed(result(0.3, 0.7, steps=5), result(0.2, 0.6, steps=10))
     (five,) = [line for line in text.splitlines() if line.split()[:1] == ["5"]]
