@@ -119,6 +119,9 @@ def _data_of_run_is_read(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
         if tree["evaluation.held_out"] is not None:
             rule = "goes with evaluation.reference; the data of a run has a split of its own"
             yield Fault("evaluation.held_out", rule, str(tree["evaluation.held_out"]))
+        if tree["evaluation.image_size"] is not None:
+            rule = "goes with evaluation.reference; the images of a run have the size of its model; leave it out"
+            yield Fault("evaluation.image_size", rule, tree["evaluation.image_size"])
         return
     for key in ("data.paths.train", "data.paths.val"):
         if tree[key] is not None:

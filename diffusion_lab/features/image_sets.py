@@ -27,6 +27,9 @@ CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth")
 DOWNLOADS = Path("data/torchvision")
 """Where torchvision keeps the sets that it fetches, as ``conf/data`` has it."""
 
+GENERATED = "generated"
+"""Where ``sample.py`` makes its folders within ``output.base_dir``, as ``conf/sample.yaml`` has it."""
+
 
 def open_image_set(
     path_or_name: str | Path,
@@ -106,9 +109,8 @@ def _is_run(path: Path) -> bool:
 
 def _refuse_folder_of_folders(path: Path, key: str) -> None:
     """Refuse what holds runs or generated folders: these would be taken for classes, and their grids for images."""
-    if not path.is_dir():
-        return
-    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
+    tops = [top for top in (path, path / GENERATED) if top.is_dir()]
+    for folder in sorted(entry for top in tops for entry in top.iterdir() if entry.is_dir()):
         if _is_run(folder) or is_generated(folder):
             what = "runs" if _is_run(folder) else "folders made by sample.py"
             raise ValueError(

@@ -110,6 +110,7 @@ class TestPoints:
         (["ckpt=.", "weights=."], "is read with features=inception, dinov2, clip alone, got features=auto"),
         (["ckpt=.", f"evaluation.sha256={'0' * 64}"], "is that of evaluation.weights, which is null"),
         (["ckpt=.", "evaluation.held_out=."], "goes with evaluation.reference"),
+        (["ckpt=.", "evaluation.image_size=16"], "evaluation.image_size = 16: goes with evaluation.reference"),
         (["ckpt=.", "reference=.", "split=val"], 'evaluation.split = "val": has no effect, since evaluation.reference'),
         (["ckpt=.", "reference=.", "data.paths.train=."], 'data.paths.train = ".": has no effect'),
         (["samples=.", "reference=.", "guidance_scale=2"], "generation.sampling.guidance_scale: has no effect"),

@@ -149,10 +149,14 @@ class TestGenerated:
         with pytest.raises(ValueError, match="not the image of its line"):
             all_of(open_image_set(folder))
 
-    def test_a_folder_of_such_folders_is_no_set_of_classes(self, generated):
+    def test_a_folder_of_such_folders_is_no_set_of_classes(self, generated, tmp_path):
         folder = generated()
         with pytest.raises(ValueError, match=r"which holds folders made by sample\.py: name one, as .*generated"):
             open_image_set(folder.parent)
+        (tmp_path / "base/generated").mkdir(parents=True)
+        folder.rename(tmp_path / "base/generated/first")
+        with pytest.raises(ValueError, match=r"made by sample\.py: name one, as .*first"):
+            open_image_set(tmp_path / "base")
 
     def test_a_manifest_of_another_program_makes_no_generated_folder(self, tmp_path):
         folder_of(tmp_path / "set", GRAY)
