@@ -74,5 +74,5 @@ def _row(
         null=None if real is None else real["value"],
         null_n=None if null is None or real is None else null["n"],
         matched=None if matched is None else matched["value"],
-        better=told["better"],
+        better=told["better"] if estimate.get("reliable", True) else None,
     )

@@ -11,6 +11,7 @@ from typing import Any
 from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
 from diffusion_lab.config.compose_evaluation import Point
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
+from diffusion_lab.config.evaluation_section import DEFAULT_METRICS
 from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, first_of
@@ -65,6 +66,7 @@ def prepare(
         checkpoint = read_checkpoint(target.checkpoint)
         configs = [point.config for point in points if means(point, target)]
         denoiser = _sampled_as_asked(checkpoint, configs)
+        _refuse_agreement_without_labels(denoiser, settings, checkpoint.path)
         key = _data_of(checkpoint, denoiser, config)
         if key not in evaluators:
             with reporter.bars():
@@ -115,6 +117,15 @@ def _refuse_guidance_without_labels(denoiser: Denoiser, config: GenerateConfig, 
                 f"generation.sampling.guidance_scale must be 1 for {path}, got {scale:g}: guidance has no effect on "
                 "its model, which is unconditional; leave guidance_scale out"
             )
+
+
+def _refuse_agreement_without_labels(denoiser: Denoiser, settings: MeasureSettings, path: Path) -> None:
+    """Refuse a metric that was asked for before anything is sampled; among the default metrics it is left out."""
+    if denoiser.num_classes is None and "label_agreement" in settings.metrics and settings.metrics != DEFAULT_METRICS:
+        raise ValueError(
+            f"evaluation.metrics holds label_agreement, which does not apply to {path}: its model is unconditional; "
+            "leave it out"
+        )
 
 
 def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Result:

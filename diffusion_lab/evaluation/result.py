@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from diffusion_lab.evaluation.measured import rows_of
-from diffusion_lab.evaluation.table_rows import Row
+from diffusion_lab.evaluation.table_rows import Row, in_figures
 
 FORMAT = 1
 """Of ``evaluation.json`` and of stored measurements."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """The measurement of one set of images.
 
@@ -51,6 +51,10 @@ class Result:
                 return row
         skipped = self.measurement["skipped"]
         raise KeyError(f"no metric {name!r}: {skipped.get(name, [row.name for row in self.rows])}")
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{row.name}={in_figures(row.value)}" for row in self.rows)
+        return f"<Result of {self.name!r}: {numbers}>"
 
     def to_json(self) -> dict[str, Any]:
         """Return plain containers that JSON can hold."""

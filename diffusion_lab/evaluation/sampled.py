@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,12 @@ def sample(config: GenerateConfig, target: Target, show_progress: bool = True) -
     output = GenerateOutputSettings.model_validate({"base_dir": target.folder, "subdirs": {"generated": name}})
     generation = config.generation.model_copy(update={"checkpoint": target.checkpoint})
     started = time.monotonic()
-    made = generate(
-        config.model_copy(update={"output": output, "generation": generation}), show_progress, announce=False
-    )
+    with warnings.catch_warnings():
+        # Labels have the shares of the real images, and the measurement itself says which classes lack images.
+        warnings.filterwarnings("ignore", message=r"generation\.sampling\.num_samples = .* classes")
+        made = generate(
+            config.model_copy(update={"output": output, "generation": generation}), show_progress, announce=False
+        )
     if made.made:
         _note(made.folder, made.made, time.monotonic() - started)
     return Sampled(made.folder, made.count, made.made, _seconds(made.folder, made.count))

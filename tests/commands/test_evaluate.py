@@ -268,6 +268,9 @@ def test_weights_of_another_program_against_a_folder(
     words = (*words, f"reference={folders / 'a'}")
     said = refused("evaluate", *words, "guidance_scale=[1,2]")
     assert re.search(r"guidance_scale must be 1 for .*weights\.pt, got 2: .* unconditional", said)
+    said = refused("evaluate", *words, "metrics=[kid,label_agreement]")
+    assert re.search(r"metrics holds label_agreement, which does not apply to .*weights\.pt: .* unconditional", said)
+    assert not list(tmp_path.rglob("samples.npz"))
     (result,) = evaluated(words, tmp_path / "out")["results"]
     assert result["measurement"]["skipped"] == {"label_agreement": "the samples have no labels"}
     assert "Left out: label_agreement, since the samples have no labels." in capsys.readouterr().out

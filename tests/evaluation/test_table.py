@@ -53,6 +53,20 @@ def test_one_result_is_shown_in_full() -> None:
     assert "Seconds: sampling 3" in text
 
 
+def test_a_limit_that_is_not_reliable_is_never_the_best() -> None:
+    results = [result(0.3, 0.7, steps=steps) for steps in (1, 2)]
+    for value, told in zip((1.5, 2.5), results, strict=True):
+        limit = {"value": value, "low": None, "high": None, "reliable": value > 2}
+        told.measurement["rows"].append({**row("fd", value, "lower"), "limit": limit})
+    one, two = (told["fd_infinity"] for told in results)
+    assert (one.better, two.better) == (None, "lower")
+    assert (results[0]["fd"].better, results[0]["kid"].better) == ("lower", "lower")
+
+
+def test_a_result_is_shown_in_one_line_by_python() -> None:
+    assert repr(result(0.3, 0.7)) == "<Result of 'run': kid_pixels=0.300, precision_pixels=0.700>"
+
+
 def test_a_null_row_without_reference_names_one_number() -> None:
     told = result(0.3, 0.7)
     told.measurement["rows"][0]["null"]["reference_n"] = 0
