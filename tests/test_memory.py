@@ -165,13 +165,15 @@ import resource, torch
 from pathlib import Path
 from diffusion_lab.memory import freed_memory_kept, in_fitting_batches
 
-def cleared() -> int:
-    "Pages that the system clears while tensors of 192 MB come and go once more."
-    for _ in range(2):
+def cleared(rounds: int) -> list[int]:
+    "Pages that the system clears while tensors of 49,152 pages come and go, each time after the first."
+    found = []
+    for _ in range(1 + rounds):
         begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         held = [torch.ones(2**20) for _ in range(48)]
         del held
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun)
+    return found[1:]
 
 def held() -> int:
     "KiB of memory."
@@ -188,22 +190,22 @@ before = held()
 with freed_memory_kept(cpu):
     with freed_memory_kept(cpu):
         pass
-    print(cleared(), held() - before)
+    print(min(cleared(5)), held() - before)  # the system may take memory back in between
 print(held() - before)
 """
 ELSEWHERE = """
 with freed_memory_kept(gpu):
-    print(cleared())
+    print(*cleared(1))
 """
 SCARCE = """
 list(in_fitting_batches(lambda part: no_room(part) if part.start == 0 else None, 2, 2, "size"))
 with freed_memory_kept(cpu):
-    print(cleared())
+    print(*cleared(1))
 """
 LIMITED = """
 resource.setrlimit(resource.RLIMIT_DATA, (2**40, -1))
 with freed_memory_kept(cpu):
-    print(cleared())
+    print(*cleared(1))
 """
 PEAK = """
 from diffusion_lab.memory import peak_bytes
@@ -221,7 +223,7 @@ def told_by(steps: str) -> list[int]:
 @glibc_alone
 def test_freed_memory_is_kept_for_the_next_step_and_given_back_at_the_end():
     cleared, held, held_at_the_end = told_by(KEPT)
-    assert cleared < 5_000
+    assert cleared < 16_000
     assert held > 100_000
     assert held_at_the_end < 20_000
 
@@ -234,7 +236,7 @@ def test_freed_memory_is_kept_for_the_next_step_and_given_back_at_the_end():
 )
 def test_no_memory_is_kept(steps):
     (cleared,) = told_by(steps)
-    assert cleared > 10_000
+    assert cleared > 32_000
 
 
 def test_the_peak_of_a_process_is_its_own():
