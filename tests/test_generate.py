@@ -21,6 +21,7 @@ from diffusion_lab.guidance import Guidance
 from diffusion_lab.samplers import DDIMSampler
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.shapes import to_pixels
+from tests.recorded_warnings import recorded_warnings
 
 
 @pytest.fixture(autouse=True)
@@ -233,8 +234,7 @@ def test_an_unconditional_model_makes_unlabelled_images(config, tmp_path):
 
 def doubts(settings):
     """What a generation warns of."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         generate(settings, show_progress=False)
     return [str(warning.message) for warning in caught if issubclass(warning.category, ConfigWarning)]
 

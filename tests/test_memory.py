@@ -6,7 +6,6 @@ import gc
 import platform
 import subprocess
 import sys
-import warnings
 import weakref
 
 import pytest
@@ -17,6 +16,7 @@ from diffusion_lab import DiffusionSampler, create_ddpm
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.memory import in_fitting_batches, is_out_of_memory
 from diffusion_lab.samplers import DDPMSampler
+from tests.recorded_warnings import recorded_warnings
 
 SAYINGS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
@@ -64,8 +64,7 @@ class Room:
 )
 def test_halves_until_it_fits_and_stays_there(count, batch_size, most, tried):
     room = Room(most)
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+    with recorded_warnings() as said:
         parts = list(in_fitting_batches(room, count, batch_size, "size"))
     assert room.tried == tried
     assert [each for _, part in parts for each in part] == [*range(count)]

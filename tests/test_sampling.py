@@ -25,6 +25,7 @@ from diffusion_lab.sampling import evaluating
 from diffusion_lab.sampling_request import ImageNoise
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import to_pixels
+from tests.recorded_warnings import recorded_warnings
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLER = DDIMSampler(steps=3)
@@ -152,8 +153,7 @@ def test_without_guidance_images_are_bitwise_the_conditional_ones(sampler):
 )
 def test_guidance_of_a_model_that_never_trained_without_labels_warns(scale, labels, warns):
     sampler = DiffusionSampler(trained(num_classes=3, class_dropout_prob=0.0))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         sampler.sample(3, [0, 1, 2] if labels else None, scale, sampler=SAMPLER, seed=0)
     said = [str(warning.message) for warning in caught]
     assert [warning.filename for warning in caught] == [__file__] * warns

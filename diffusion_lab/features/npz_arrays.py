@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import struct
+import weakref
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -50,12 +51,15 @@ class NpzImages:
     def __init__(self, path: Path, key: str = "images") -> None:
         self._path, self._key = path, key
         self._file = open_regular(path)
+        close = weakref.finalize(self, self._file.close)
         try:
             with zipfile.ZipFile(self._file) as archive:
                 self._read(archive)
-        except (OSError, ValueError):
-            raise
-        except Exception as error:  # a directory or header of changed bytes leads zipfile and numpy to many errors
+        except Exception as error:
+            close()
+            if isinstance(error, OSError | ValueError):
+                raise
+            # a directory or header of changed bytes leads zipfile and numpy to many errors
             raise ValueError(
                 f"{key} must be an npz of the ADM suite, got {str(path)!r}, which is damaged: {error}"
             ) from error

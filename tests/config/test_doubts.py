@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from diffusion_lab.config import ConfigWarning, get_default_config, validate_con
 from diffusion_lab.config.compose import compose_train_config
 from diffusion_lab.config.doubts import UNTOUCHED_SCALES
 from tests.config.conftest import CONF, Change
+from tests.recorded_warnings import recorded_warnings
 
 CLIP = "training.optimizer.gradient_clip_norm"
 SCALE = "training.visualization.guidance_scale"
@@ -85,8 +85,7 @@ def nothing_left_behind() -> None:
 
 
 def doubts(check: Callable[[], object]) -> list[str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         check()
     assert [warning for warning in caught if not issubclass(warning.category, ConfigWarning)] == []
     return [str(warning.message) for warning in caught]

@@ -33,6 +33,7 @@ from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.yaml_file import read_yaml
 from diffusion_lab.version import __version__
 from tests.config.conftest import put
+from tests.recorded_warnings import recorded_warnings
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "configs" / "diffusion"
 V1_FILES = ("v1_full", "v1_older_layout", "v1_minimal")
@@ -508,8 +509,7 @@ def test_all_that_is_left_out_is_in_one_warning() -> None:
 )
 def test_folders(checkpoints: str, logs: str, generated: str, base: str, moved: dict[str, str]) -> None:
     said = {"training.checkpoint_dir": checkpoints, "output.log_dir": logs, "generation.output_dir": generated}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         v2 = migrate_config_v1_to_v2(tree_of(said))
     assert v2["output"]["base_dir"] == base
     assert len(caught) == 1 + bool(moved)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from diffusion_lab.config.optimizer_section import ALL_OPTIMIZER_OPTIONS
 from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
 from diffusion_lab.config.v1_format import V1_KEYS
+from tests.recorded_warnings import recorded_warnings
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "migration-v1-to-v2.md").read_text(encoding="utf-8")
@@ -38,8 +38,7 @@ def test_blocks_come_in_pairs() -> None:
 
 @pytest.mark.parametrize(("before", "after"), PAIRS, ids=[before.splitlines()[0] for before, _ in PAIRS])
 def test_before_gives_after(before: str, after: str) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         v2 = migrate_config_v1_to_v2(yaml.safe_load(before))
     shown = yaml.safe_load(after)
     assert part_of(v2, shown) == shown

@@ -25,6 +25,7 @@ from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
 from diffusion_lab.config.v1_format import V1_KEYS
 from diffusion_lab.config.yaml_file import yaml_text
+from tests.recorded_warnings import recorded_warnings
 
 Tree = dict[str, Any]
 
@@ -209,8 +210,7 @@ def v1_trees(draw: st.DrawFn) -> Tree:
 
 
 def migrated(v1: Tree) -> tuple[Tree, str]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         v2 = migrate_config_v1_to_v2(v1)
     others = [warning for warning in caught if warning.category is not ConfigDeprecationWarning]
     assert len(caught) - len(others) == is_v1(v1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -276,8 +277,9 @@ print(len(told) > 0, cached.fingerprint())
 
 def test_of_several_processes_one_decodes(images, tmp_path):
     command = [sys.executable, "-c", BUILD, str(images), str(tmp_path / "caches")]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    told = [run.communicate()[0].split() for run in runs]
+    with contextlib.ExitStack() as stack:
+        runs = [stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) for _ in range(3)]
+        told = [run.communicate()[0].split() for run in runs]
     assert sorted(decoded for decoded, _ in told) == ["False", "False", "True"]
     assert {fingerprint for _, fingerprint in told} == {checked(images).fingerprint()}
 

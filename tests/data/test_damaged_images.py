@@ -20,6 +20,7 @@ from PIL import Image
 
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.pixels import MAX_PIXELS
+from tests.recorded_warnings import recorded_warnings
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 OTHER_FORMATS = (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"BM", b"II*\0", b"\0\0\0\0", b"RIFF", b"")
@@ -88,8 +89,7 @@ def bounded() -> Iterator[None]:
 def test_damaged_files_are_skipped_by_name_or_are_images(tmp_path: Path, name: str) -> None:
     count = write_all(tmp_path / "images", name)
     source = read(tmp_path / "images")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         source.check()
     (told,) = [each for each in caught if "corrupt image(s) skipped" in str(each.message)]
     assert 0 < source.skipped < count

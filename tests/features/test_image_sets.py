@@ -16,6 +16,7 @@ from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.data.digits import digits
+from diffusion_lab.features import npz_arrays
 from diffusion_lab.features.image_sets import open_image_set
 from diffusion_lab.features.run_images import run_images
 from diffusion_lab.generation.arrays import ARRAYS, write_arrays
@@ -23,6 +24,7 @@ from diffusion_lab.generation.folder import UNFINISHED
 from diffusion_lab.generation.images import PngFiles
 from diffusion_lab.generation.manifest import manifest_from
 from diffusion_lab.generation.order import MANIFEST, Order
+from diffusion_lab.safe_files import open_regular
 from diffusion_lab.training.sources import create_datamodule
 from tests.training.tiny import tiny_config, tiny_run
 
@@ -237,6 +239,18 @@ class TestNpz:
         (tmp_path / "set.npz").write_bytes(b"no archive")
         with pytest.raises(ValueError, match="damaged"):
             open_image_set(tmp_path / "set.npz")
+
+    def test_the_file_is_closed_once_refused_or_no_longer_used(self, tmp_path, monkeypatch):
+        opened = []
+        monkeypatch.setattr(npz_arrays, "open_regular", lambda path: opened.append(open_regular(path)) or opened[-1])
+        np.savez(tmp_path / "set.npz", COLOUR)
+        (tmp_path / "damaged.npz").write_bytes(b"no archive")
+        images = npz_arrays.NpzImages(tmp_path / "set.npz")
+        with pytest.raises(ValueError, match="damaged"):
+            npz_arrays.NpzImages(tmp_path / "damaged.npz")
+        assert [file.closed for file in opened] == [False, True]
+        del images
+        assert opened[0].closed
 
     def test_a_packed_file_that_would_fill_the_memory_is_refused(self, tmp_path, monkeypatch):
         np.savez_compressed(tmp_path / "set.npz", COLOUR)

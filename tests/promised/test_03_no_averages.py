@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from diffusion_lab.config import ConfigWarning, get_default_config, validate_con
 from diffusion_lab.config.validate import parse_config
 from diffusion_lab.generate import generate
 from tests.promised.older_program import MODEL
+from tests.recorded_warnings import recorded_warnings
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,8 +59,7 @@ def test_generation_warns_once_and_its_result_says_so(
     tree["generation"]["checkpoint"] = str(without_ema)
     tree["generation"]["sampling"] |= {"num_samples": 3, "use_ema": True}
     validate_config(tree)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with recorded_warnings() as caught:
         done = generate(parse_config(tree))
     assert [str(warning.message) for warning in caught] == [
         f"{without_ema} holds no EMA weights: the raw weights are used"

@@ -32,7 +32,8 @@ def test_each_migration_warns_once_and_visibly() -> None:
     for _ in range(2):
         with warnings.catch_warnings(record=True) as caught:
             warnings.resetwarnings()  # Python's own filters would hide a DeprecationWarning
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            for category in (DeprecationWarning, ResourceWarning):
+                warnings.filterwarnings("ignore", category=category)
             new = migrate_config_v1_to_v2(OLD)
         (warning,) = caught
         assert issubclass(warning.category, ConfigWarning)

@@ -24,6 +24,7 @@ from diffusion_lab.training.doubts import (
     doubts_about_the_weighting,
 )
 from diffusion_lab.training.sources import create_datamodule
+from tests.recorded_warnings import recorded_warnings
 from tests.training.tiny import tiny_config, tiny_denoiser, tiny_run
 
 # 18 images are left to train on.
@@ -133,8 +134,7 @@ def test_steps_are_those_of_the_run(tmp_path: Path) -> None:
 
 def test_run_warns_before_it_trains(tmp_path: Path) -> None:
     changes = {"training.ema.warmup": False, "data.loading.batch_size": 10, **DROP}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConfigWarning)
+    with recorded_warnings() as caught:
         tiny_run(tmp_path, changes)
     texts = [str(warning.message) for warning in caught if issubclass(warning.category, ConfigWarning)]
     assert [text.split(" ")[0] for text in texts] == ["data.loading.drop_last", "training.ema.decay"]
@@ -247,8 +247,7 @@ def test_run_warns_of_both_before_it_trains(tmp_path: Path) -> None:
         (process, "the noise process ends with alpha = 0.78"),
         (zero | weighting, "training.loss.weighting p2"),
     ):
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", ConfigWarning)
+        with recorded_warnings() as caught:
             tiny_run(tmp_path / said[:9], {**changes, "training.epochs": 1})
         texts = [str(warning.message) for warning in caught if issubclass(warning.category, ConfigWarning)]
         assert any(text.startswith(said) for text in texts)
