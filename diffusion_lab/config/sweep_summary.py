@@ -170,8 +170,9 @@ def _print(folder: Path, records: Records, groups: list[list[str]], refused: Ref
     if stopped or finished < len(records):
         print(f"run what is missing with: {printable(_again(folder))}", file=sys.stderr)
     if len(groups) == 1 and records[groups[0][0]].settings.get("mode") == "train":
-        best = command("sample.py", setting("ckpt", folder))
-        print(f"sample from the best job: {printable(best)}", file=sys.stderr)
+        checkpoint = setting("ckpt", folder)
+        print(f"sample from the best job: {printable(command('sample.py', checkpoint))}", file=sys.stderr)
+        print(f"evaluate all finished jobs: {printable(command('evaluate.py', checkpoint))}", file=sys.stderr)
 
 
 def _again(folder: Path) -> str:

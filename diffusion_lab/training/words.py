@@ -169,7 +169,9 @@ def show(summary: TrainingSummary, console: Console) -> None:
         f"peak memory {summary.peak_memory_mb:.0f} MB",
     )
     if found is not None:
-        say(console, f"sample from it: {command('sample.py', setting('ckpt', summary.run_folder))}")
+        checkpoint = setting("ckpt", summary.run_folder)
+        say(console, f"sample from it: {command('sample.py', checkpoint)}")
+        say(console, f"evaluate it: {command('evaluate.py', checkpoint)}")
 
 
 def warn_of_doubts(config: TrainConfig, module: DiffusionModule, data: ImageDataModule, steps: int) -> None:

@@ -31,6 +31,9 @@ pytestmark = pytest.mark.integration
 AWKWARD = "my runs (lr=1e-3)/größe's {best}, ${x}"
 """A folder whose name the shell, Hydra and OmegaConf would all like to read as something else."""
 
+QUICK = ("num_samples=20", "sampler.steps=1", "features=pixels", "metrics=[kid]", "device=cpu")
+"""An evaluation that takes no time."""
+
 
 def test_what_a_short_run_prints_at_its_end_makes_images(tmp_path: Path) -> None:
     """With the default sampler: 50 steps, where the process of this recipe has 20."""
@@ -39,21 +42,26 @@ def test_what_a_short_run_prints_at_its_end_makes_images(tmp_path: Path) -> None
     where = AWKWARD.replace("${", "\\${")
     done = succeeds(folder, "train.py", "experiment=fast_debug", "training.epochs=1", f'output.base_dir="{where}"')
     assert (folder / AWKWARD / "summary.json").is_file()
-    (words,) = printed_commands(done.stderr)
-    assert "100 images in outputs/generated/" in pasted(folder, words).stdout
+    sampling, evaluating = printed_commands(done.stderr)
+    assert "100 images in outputs/generated/" in pasted(folder, sampling).stdout
+    assert Path(evaluating[1]).name == "evaluate.py"
+    shown = pasted(folder, [*evaluating, *QUICK]).stdout
+    assert f"{AWKWARD}/evaluation/evaluation.json" in shown
 
 
 def test_what_a_sweep_prints_makes_images_of_its_best_job(tmp_path: Path) -> None:
     sweep = "hydra.sweep.dir='sweeps/two (of 2)'"
     done = succeeds(tmp_path, "train.py", "-m", "experiment=fast_debug", "training.epochs=1,2", sweep)
-    *of_the_jobs, words = printed_commands(done.stderr)
-    assert len(of_the_jobs) == 2
-    assert words[2:] == ['ckpt="sweeps/two (of 2)"']
+    *of_the_jobs, words, evaluating = printed_commands(done.stderr)
+    assert len(of_the_jobs) == 4, "two of each job"
+    assert words[2:] == evaluating[2:] == ['ckpt="sweeps/two (of 2)"']
     made = pasted(tmp_path, [*words, "num_samples=10"])
     best = re.search(r"│ 1 +│ training.epochs=(\d)", done.stderr)
     assert best is not None
     assert f"checkpoint: sweeps/two (of 2)/epochs-{best[1]}/checkpoints/best.ckpt (the best job of" in made.stderr
     assert "10 images in" in made.stdout
+    assert "evaluate all finished jobs: " in done.stderr
+    assert "epochs-1" in pasted(tmp_path, [*evaluating, *QUICK]).stdout
 
 
 def test_what_a_stopped_run_prints_resumes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
