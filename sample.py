@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.compose import compose_generate_config
 from diffusion_lab.config.launch import launch
+from diffusion_lab.config.origins import job_origins
 from diffusion_lab.config.report import run_and_report
 from diffusion_lab.config.sweep import run_job
 from diffusion_lab.generation.interruption import leaving_when_told
@@ -28,7 +29,9 @@ def run(composed: DictConfig) -> None:
     config = compose_generate_config(composed)
     from diffusion_lab.generate import generate
 
-    print(printable(generate(config)))
+    places = job_origins()
+    typed = any(map(places.is_set_by_override, ("guidance_scale", "generation.sampling.guidance_scale")))
+    print(printable(generate(config, guidance_typed=typed)))
 
 
 if __name__ == "__main__":

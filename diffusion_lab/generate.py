@@ -37,7 +37,9 @@ from diffusion_lab.threads import choose_threads
 from diffusion_lab.whole_files import check_writable
 
 
-def generate(config: GenerateConfig, show_progress: bool = True, announce: bool = True) -> Generation:
+def generate(
+    config: GenerateConfig, show_progress: bool = True, announce: bool = True, guidance_typed: bool = False
+) -> Generation:
     """Make images from a checkpoint and write them into ``output.base_dir/output.subdirs.generated``.
 
     Each image goes to disk, and a line into ``manifest.jsonl``, as soon as its batch is done. Where the folder holds
@@ -48,6 +50,8 @@ def generate(config: GenerateConfig, show_progress: bool = True, announce: bool 
         config: The checked settings.
         show_progress: Show a progress bar, and whether earlier images were found, on standard error.
         announce: Say as well what is about to be made, with which model, sampler and device.
+        guidance_typed: Whether somebody asked for this guidance scale: one that has no effect is then warned of even
+            where it is the default.
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: Naming key, value and rule, before anything is written.
@@ -69,7 +73,7 @@ def generate(config: GenerateConfig, show_progress: bool = True, announce: bool 
     order = _order(config, checkpoint, denoiser)
     if sampling.labels is not None and order.labels and announce:
         print(f"labels: {', '.join(named_class(label, order.class_names) for label in order.labels)}", file=sys.stderr)
-    for doubt in _doubts(sampling, denoiser, order):
+    for doubt in _doubts(sampling, denoiser, order, guidance_typed):
         warnings.warn(doubt, ConfigWarning, stacklevel=2)
     folder = config.output.folder("generated")
     check_writable(folder, "output.base_dir")
@@ -179,13 +183,13 @@ def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -
     return Order(about, labels, sampling.scales, denoiser.class_names, config.generation.output.save_individual)
 
 
-def _doubts(sampling: SamplingSettings, denoiser: Denoiser, order: Order) -> Iterator[str]:
+def _doubts(sampling: SamplingSettings, denoiser: Denoiser, order: Order, guidance_typed: bool) -> Iterator[str]:
     """What is allowed and yet unlikely to be meant of this model; of labels that repeat, the shares are meant."""
     section = "generation.sampling"
     yield from doubts_about_images(denoiser.schedule)
     if denoiser.num_classes is None:
         if "guidance_scale" in sampling.model_fields_set:  # else nobody asked for it
-            yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale)
+            yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale, guidance_typed)
     else:
         if denoiser.label_dropout is not None:
             key = f"{section}.guidance_scale"

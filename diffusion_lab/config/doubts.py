@@ -88,9 +88,12 @@ def _doubts_about_pictures(tree: SettingsReader) -> Iterator[str]:
             yield from doubts_about_shares(f"{section}.num_samples", tree[f"{section}.num_samples"], classes)
 
 
-def doubts_about_guidance(key: str, scale: float | Sequence[float]) -> Iterator[str]:
-    """Of an unconditional model: ``scale`` is the value of ``key``, one of UNTOUCHED_SCALES."""
-    if asks_for_guidance(scale) and scale not in UNTOUCHED_SCALES[key]:
+def doubts_about_guidance(key: str, scale: float | Sequence[float], typed: bool = False) -> Iterator[str]:
+    """Of an unconditional model: ``scale`` is the value of ``key``, one of UNTOUCHED_SCALES.
+
+    A default that merely stands in a file is no doubt; the same value that somebody ``typed`` is one.
+    """
+    if asks_for_guidance(scale) and (typed or scale not in UNTOUCHED_SCALES[key]):
         yield f"{key} = {_shown(scale)} has no effect: the model is unconditional"
 
 

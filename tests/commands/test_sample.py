@@ -173,6 +173,14 @@ class TestPlainWeights:
         sampled(tmp_path, unconditional, *PLAIN, "guidance_scale=3", "use_ema=false")
         assert "guidance_scale = 3 has no effect: the model is unconditional" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(("words", "warns"), [((), False), (("guidance_scale=2",), True)])
+    def test_the_default_scale_warns_where_it_is_typed(
+        self, unconditional: Path, tmp_path: Path, words: tuple[str, ...], warns: bool
+    ) -> None:
+        given = (f"ckpt={unconditional}", *QUICK, *PLAIN, "use_ema=false", f"output.base_dir={tmp_path}", *words)
+        said = succeeds(tmp_path, "sample.py", *given).stderr
+        assert ("guidance_scale = 2 has no effect: the model is unconditional" in said) == warns
+
     def test_without_an_architecture(self, unconditional: Path, refused: Refused) -> None:
         said = refused("sample", f"ckpt={unconditional}", *QUICK)
         assert "holds weights but does not say of which architecture" in said
