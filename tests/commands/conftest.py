@@ -113,6 +113,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("digits")
     done = succeeds(folder, "train.py", *SMALL)
     (run,) = (folder / "outputs" / "digits").iterdir()
-    (words,) = printed_commands(done.stderr)
-    assert words[1:] == [str(ROOT / "sample.py"), f"ckpt=outputs/digits/{run.name}"]
+    checkpoint = f"ckpt=outputs/digits/{run.name}"
+    printed = [words[1:] for words in printed_commands(done.stderr)]
+    assert printed == [[str(ROOT / program), checkpoint] for program in ("sample.py", "evaluate.py")]
     return run
