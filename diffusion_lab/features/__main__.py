@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES
 from diffusion_lab.config.report import run_and_report
 
 LATER = "every later evaluation of these images starts from it"
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compute(given: argparse.Namespace) -> None:
     from diffusion_lab.config.dotted import find_classes_in
+    from diffusion_lab.config.faults import ConfigWarning
     from diffusion_lab.features import create_extractor, find_or_compute, open_image_set
     from diffusion_lab.features.digits import DigitsExtractor
     from diffusion_lab.messages import show_warnings_plainly
@@ -98,7 +101,14 @@ def _compute(given: argparse.Namespace) -> None:
     elif found.was_there:
         print(printable(f"{what}, already in {found.file}: nothing is computed"))
     else:
-        print(printable(f"{what}, written to {found.file}: {LATER}"))
+        print(printable(f"{what}, written to {found.file}{f': {LATER}' if images >= LEAST_IMAGES else ''}"))
+    if images < LEAST_IMAGES:
+        warnings.warn(
+            f"DATA = {given.data} holds {images} image{'s' * (images > 1)}, and an evaluation needs at least "
+            f"{LEAST_IMAGES} real images to compare samples with: give more",
+            ConfigWarning,
+            stacklevel=2,
+        )
 
 
 def _list(given: argparse.Namespace) -> None:

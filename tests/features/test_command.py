@@ -17,9 +17,9 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six pictures of 12×8 pixels."""
+    """Twenty pictures of 12×8 pixels."""
     (tmp_path / "my pictures").mkdir()
-    for index in range(6):
+    for index in range(20):
         image = Image.fromarray(RNG.integers(0, 256, (8, 12, 3), dtype=np.uint8))
         image.save(tmp_path / "my pictures" / f"{index}.png")
     return tmp_path / "my pictures"
@@ -41,15 +41,24 @@ def refused(capsys, *arguments):
 def test_features_are_written_once_and_evaluation_finds_them(folder, tmp_path, capsys, monkeypatch):
     given = ["compute", folder, "--image-size", "8", "--cache-dir", tmp_path / "cache", "--device", "cpu"]
     out, _ = said(capsys, *given)
-    found = re.fullmatch(r"pixels of 6 images: 192 features each, written to (.*): every later evaluation .*", out)
+    found = re.fullmatch(r"pixels of 20 images: 192 features each, written to (.*): every later evaluation .*", out)
     assert found
     assert (tmp_path / "cache" / "features") in map(type(tmp_path), [found[1].rsplit("/", 2)[0]])
     monkeypatch.setattr("diffusion_lab.features.cache.extract", None)
     out, err = said(capsys, *given)
-    assert out == f"pixels of 6 images: 192 features each, already in {found[1]}: nothing is computed"
+    assert out == f"pixels of 20 images: 192 features each, already in {found[1]}: nothing is computed"
     assert not err
     source = open_image_set(folder, 8, cache_dir=tmp_path / "cache")
-    assert len(cached_features(create_extractor("auto", source=source), source, tmp_path / "cache")) == 6
+    assert len(cached_features(create_extractor("auto", source=source), source, tmp_path / "cache")) == 20
+
+
+def test_too_few_images_for_an_evaluation_are_told(folder, tmp_path, capsys):
+    given = ["compute", folder, "--image-size", "8", "--cache-dir", tmp_path / "cache", "--device", "cpu"]
+    assert "later evaluation" in said(capsys, *given)[0]
+    next(folder.glob("*.png")).unlink()
+    out, err = said(capsys, *given)
+    assert "later evaluation" not in out
+    assert f"DATA = {folder} holds 19 images, and an evaluation needs at least 20 real images" in err
 
 
 def test_channels_and_features_are_those_asked_for(folder, tmp_path, capsys):
@@ -57,7 +66,7 @@ def test_channels_and_features_are_those_asked_for(folder, tmp_path, capsys):
     out, _ = said(capsys, *given, "pixels", "--channels", "1")
     assert "64 features each" in out
     out, _ = said(capsys, *given, "tests.features.own_features.Brightness")
-    assert out.startswith("brightness of 6 images: 1 feature each")
+    assert out.startswith("brightness of 20 images: 1 feature each")
 
 
 def test_mistakes_are_told_in_one_line_with_the_option_to_give(folder, tmp_path, capsys):
