@@ -18,7 +18,7 @@ from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measured import Measured
 from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
 from diffusion_lab.evaluation.real_images import RealImages
-from diffusion_lab.evaluation.run_data import RealSources
+from diffusion_lab.evaluation.run_data import INSTEAD, RealSources
 from diffusion_lab.evaluation.stored import find_measurement, keep_measurement, measurement_key
 from diffusion_lab.features import FeatureExtractor, cached_features, create_extractor, extract
 from diffusion_lab.features.feature_set import FeatureSet
@@ -58,28 +58,38 @@ class Evaluator:
 
     def __init__(self, real: RealSources, settings: MeasureSettings, progress: Progress | None = None) -> None:
         if len(real.reference) < LEAST_IMAGES:
-            count = len(real.reference)
+            key = "evaluation.reference" if real.split is None else f"evaluation.split = {real.split}"
             raise ValueError(
-                f"the {real.name} must be at least {LEAST_IMAGES}, got {count}: metrics of fewer mean nothing"
+                f"{key} must be at least {LEAST_IMAGES} real images, got {len(real.reference)}: metrics of fewer are "
+                f"meaningless{'' if real.split is None else f'; {INSTEAD}'}"
             )
         self.real, self.settings = real, settings
         self._progress = progress or (lambda *_: None)
         self._of_seed: dict[int, RealImages] = {}
-        self.extractor: FeatureExtractor = create_extractor(
-            settings.features,
-            source=real.reference,
-            weights=settings.weights,
-            sha256=settings.sha256,
-            device=settings.device,
-            cache_dir=settings.cache_dir,
-            cache_key=CACHE_KEY,
-            progress=lambda done, total: self._progress("bytes of weights", done, total),
-        )
+        self.extractor = self._extractor()
         if "inception_score" in settings.metrics and not self.extractor.has_logits:
             raise ValueError(
                 "evaluation.metrics = inception_score needs features that come with class probabilities, such as "
                 f"features=inception, got features={settings.features} ({self.extractor.label})"
             )
+
+    def _extractor(self) -> FeatureExtractor:
+        settings = self.settings
+        try:
+            return create_extractor(
+                settings.features,
+                source=self.real.reference,
+                weights=settings.weights,
+                sha256=settings.sha256,
+                device=settings.device,
+                cache_dir=settings.cache_dir,
+                cache_key=CACHE_KEY,
+                features_key="evaluation.features",
+                progress=lambda done, total: self._progress("bytes of weights", done, total),
+            )
+        except ValueError as error:
+            named = str(error).startswith(("features", "weights", "sha256"))  # its arguments, which are keys here
+            raise ValueError(f"evaluation.{error}" if named else str(error)) from error
 
     def read_real_images(self) -> None:
         """Compute the features of the real images now: what stands in the way is then known before samples are made."""

@@ -10,6 +10,7 @@ from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, some_of
 from diffusion_lab.evaluation.nearest import write_nearest
+from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run
@@ -94,9 +95,14 @@ def _opened(path: Path, real: RealSources, config: EvaluateConfig) -> ImageSourc
 
 def _count(sources: Sequence[ImageSource], folders: Sequence[Path], wanted: int | None) -> int:
     fewest = min(map(len, sources))
+    smallest = folders[[len(source) for source in sources].index(fewest)]
     if wanted is not None and wanted > fewest:
-        smallest = folders[[len(source) for source in sources].index(fewest)]
         raise ValueError(f"evaluation.num_samples must be at most {fewest}, the images in {smallest}, got {wanted}")
+    if fewest < LEAST_IMAGES:
+        raise ValueError(
+            f"evaluation.samples must be at least {LEAST_IMAGES} images, got {fewest} in {smallest}: metrics of fewer "
+            "are meaningless"
+        )
     return wanted or fewest
 
 

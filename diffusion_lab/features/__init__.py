@@ -77,6 +77,7 @@ def create_extractor(
     device: str | torch.device = "cpu",
     cache_dir: Path | None = None,
     cache_key: str = "cache_dir",
+    features_key: str = "features",
     progress: Progress | None = None,
 ) -> FeatureExtractor:
     """Make an extractor of features. The generators of random numbers are left as they were.
@@ -92,6 +93,7 @@ def create_extractor(
         device: Where the network computes: ``cpu``, ``cuda``, ``auto`` and so on.
         cache_dir: Folder of the caches, where ``digits`` keeps its classifier; None: the user's.
         cache_key: The setting or argument that ``cache_dir`` comes from, for messages.
+        features_key: The one that the dotted path comes from.
         progress: Told of (bytes fetched, bytes in all).
 
     Raises:
@@ -111,7 +113,7 @@ def create_extractor(
             path, hashed = weights_of(chosen, weights, sha256, progress)
             return _published(chosen)(path, hashed, target)
         if "." in chosen:
-            return _own_extractor(chosen, device=target, source=source, weights=weights, sha256=sha256)
+            return _own_extractor(chosen, features_key, device=target, source=source, weights=weights, sha256=sha256)
         if chosen == "efflite0":
             from diffusion_lab.features.efflite0 import EffLite0Extractor
 
@@ -145,11 +147,11 @@ def _published(name: str) -> Callable[[Path, str, torch.device], FeatureExtracto
     return {"inception": InceptionExtractor, "dinov2": DinoV2Extractor, "clip": ClipExtractor}[name]
 
 
-def _own_extractor(path: str, **offered: Any) -> FeatureExtractor:
+def _own_extractor(path: str, key: str, **offered: Any) -> FeatureExtractor:
     """The user's own class, called with what its constructor names of what there is."""
-    cls = load_class(path, "features")
+    cls = load_class(path, key)
     if not issubclass(cls, FeatureExtractor):
-        raise ValueError(f"features = {path} must derive from diffusion_lab.features.FeatureExtractor")
+        raise ValueError(f"{key} = {path} must derive from diffusion_lab.features.FeatureExtractor")
     takes = set(inspect.signature(cls).parameters)
     for name in ("weights", "sha256"):
         if offered[name] is not None and name not in takes:
@@ -157,8 +159,8 @@ def _own_extractor(path: str, **offered: Any) -> FeatureExtractor:
     try:
         extractor: FeatureExtractor = cls(**{name: value for name, value in offered.items() if name in takes})
     except TypeError as error:
-        raise ValueError(f"features = {path} cannot be made: {error}") from error
+        raise ValueError(f"{key} = {path} cannot be made: {error}") from error
     lacking = [name for name in ("name", "num_features") if not hasattr(extractor, name)]
     if lacking:
-        raise ValueError(f"features = {path} must have the attribute(s) {' and '.join(lacking)}")
+        raise ValueError(f"{key} = {path} must have the attribute(s) {' and '.join(lacking)}")
     return extractor

@@ -211,6 +211,7 @@ def _extractor(
             device=device,
             cache_dir=settings.cache_dir,
             cache_key=CACHE_KEY,
+            features_key="evaluation.features",
         )
     except ValueError as error:
         named = str(error).startswith(("features", "weights", "sha256"))  # its arguments, which are keys here

@@ -226,7 +226,17 @@ class TestFolders:
 
     def test_three_images_are_refused_with_the_number_needed(self, folders: Path, refused: Refused) -> None:
         few = (f"samples={folders / 'three'}", f"reference={folders / 'a'}", "features=pixels", "device=cpu")
-        assert "at least 20" in refused("evaluate", *few)
+        assert "evaluation.samples must be at least 20 images, got 4 in " in refused("evaluate", *few)
+        few = (f"samples={folders / 'a'}", f"reference={folders / 'three'}", "evaluation.image_size=8")
+        said = refused("evaluate", *few, "features=pixels", "device=cpu")
+        assert "evaluation.reference must be at least 20 real images, got 4" in said
+
+    @pytest.mark.parametrize("path", ["tests.features.own_features.Nothing", "tests.nowhere.Nothing"])
+    def test_features_that_cannot_be_imported_are_named_by_their_key(
+        self, folders: Path, refused: Refused, path: str
+    ) -> None:
+        words = (f"samples={folders / 'a'}", f"reference={folders / 'a'}", f"features={path}")
+        assert "evaluation.features" in refused("evaluate", *words, "device=cpu")
 
     def test_labels_of_an_npz_are_numbers_of_the_real_classes(self, folders: Path, tmp_path: Path) -> None:
         named = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
