@@ -218,7 +218,7 @@ class Checkpoint:
         if ema_decay is not None and not use_ema:
             raise ValueError(f"generation.sampling.ema_decay needs generation.sampling.use_ema, got {ema_decay:g}")
         if ema_decay is not None and ema_decay not in self.ema_weights:
-            there = ", ".join(f"{decay:g}" for decay in self.decays if decay is not None) or "none that it tells"
+            there = ", ".join(f"{decay:g}" for decay in self.decays if decay is not None) or "none"
             raise ValueError(
                 f"generation.sampling.ema_decay must be one of the averages in {self.path} ({there}), got {ema_decay:g}"
             )

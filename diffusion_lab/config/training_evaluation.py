@@ -95,7 +95,8 @@ def evaluation_has_what_it_needs(tree: SettingsReader) -> Iterator[Fault]:
         return
     metrics, count = tree["evaluation.metrics"], tree["evaluation.num_samples"]
     if count < LEAST_IMAGES:
-        yield Fault("evaluation.num_samples", f"must be at least {LEAST_IMAGES}: metrics of fewer mean nothing", count)
+        rule = f"must be at least {LEAST_IMAGES}: metrics of fewer are meaningless"
+        yield Fault("evaluation.num_samples", rule, count)
     if "label_agreement" in metrics and tree["model.conditioning.type"] is None:
         rule = (
             "must not name label_agreement for an unconditional model (conditioning=none), whose samples have no label"

@@ -92,7 +92,7 @@ def show(evaluation: Evaluation) -> None:
 
 @contextlib.contextmanager
 def _saying_how_to_go_on() -> Iterator[None]:
-    """Say of an interrupted command that it need not begin anew."""
+    """Say of an interrupted command that it can be continued."""
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:

@@ -26,7 +26,7 @@ from diffusion_lab.identity import data_fingerprint
 from diffusion_lab.seeds import derive_seed
 
 Progress = Callable[[str, int, int], None]
-"""Is told what is being done, how many images are done, and how many there are."""
+"""Called with what is being done, how many images are done, and how many there are."""
 
 
 CACHE_KEY = "evaluation.cache_dir"
@@ -50,7 +50,7 @@ class Evaluator:
     Args:
         real: The real images.
         settings: How images are measured.
-        progress: Is told of images whose features are computed.
+        progress: Called as features of images are computed.
 
     Raises:
         ValueError: The features cannot be had, or a metric that was asked for cannot be computed with them.

@@ -7,7 +7,7 @@ import numpy as np
 from diffusion_lab.data.source import ImageSource
 
 CYCLE = 1000
-"""Labels until they begin anew."""
+"""Labels until they repeat."""
 
 
 def labels_in_shares(real: ImageSource, num_classes: int) -> tuple[int, ...] | None:

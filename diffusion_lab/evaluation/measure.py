@@ -37,7 +37,7 @@ def measure(
             the accuracy of the classifier. Without them halves of the reference serve.
         train: The images that the model was trained on, where ``reference`` is not them but, for instance, the
             validation images: for memorization and the classifier.
-        metrics: Which metrics: names of ``FAMILIES``. Those that do not apply are told in ``Measurement.skipped``.
+        metrics: Which metrics: names of ``FAMILIES``. Those that do not apply are listed in ``Measurement.skipped``.
         seed: Of subsets, halves and the classifier.
         split: What the reference is called, kept in the result.
         thorough: Whether null rows, values for each class, FD∞ and the interval of the Fréchet distance are computed.
@@ -90,7 +90,7 @@ def _check(samples: FeatureSet, real: RealImages, metrics: Sequence[str]) -> Non
             continue
         if len(images) < LEAST_IMAGES and name != "held_out":
             raise ValueError(
-                f"{name} must be at least {LEAST_IMAGES} images, got {len(images)}: metrics of fewer mean nothing"
+                f"{name} must be at least {LEAST_IMAGES} images, got {len(images)}: metrics of fewer are meaningless"
             )
         if (images.extractor, images.extractor_fingerprint) != (samples.extractor, samples.extractor_fingerprint):
             raise ValueError(

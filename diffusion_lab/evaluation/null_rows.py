@@ -8,7 +8,7 @@ from diffusion_lab.evaluation.real_images import RealImages, halves, some_of
 from diffusion_lab.features.feature_set import FeatureSet
 
 LEAST_IMAGES = 20
-"""Images of each set below which nothing is measured: intervals of fewer mean nothing."""
+"""Images of each set below which nothing is measured: intervals of fewer are meaningless."""
 
 HELD_OUT = "held-out images against the same reference"
 HALVES = "two halves of the reference images"

@@ -30,7 +30,7 @@ TOLD = (
     *("checkpoint", "checkpoint_sha256", "config_hash", "data_fingerprint", "sampler", "sampler_options", "steps"),
     *("guidance_scale", "guidance_interval", "guidance_rescale", "seed", "use_ema", "ema_decay", "precision"),
 )
-"""What the manifest of generated images tells of all of them."""
+"""What the manifest of generated images says about all of them."""
 
 
 @dataclass(frozen=True)

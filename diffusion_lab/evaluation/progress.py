@@ -31,7 +31,7 @@ class Reporter:
 
     @contextmanager
     def bars(self) -> Iterator[None]:
-        """Show bars for what ``told`` is told of, until the end of the block."""
+        """Show bars for what ``told`` is called with, until the end of the block."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not self.shows)
         try:

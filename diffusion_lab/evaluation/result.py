@@ -76,7 +76,7 @@ def comparable_groups(results: Sequence[Result]) -> list[list[Result]]:
 def apart(groups: Sequence[Sequence[Result]]) -> list[str]:
     """For each group, in words, the conditions in which it differs from the others.
 
-    Fingerprints are told where nothing else tells the difference.
+    Fingerprints are given where nothing else shows the difference.
     """
     conditions = [group[0].conditions for group in groups]
     varying = [key for key in conditions[0] if any(other.get(key) != conditions[0][key] for other in conditions)]

@@ -187,7 +187,7 @@ class RowMaker:
                 "features of another training image; they are left out."
             )
         if found.copies:
-            self.notes.append(f"{found.copies} samples have the very features of a training image.")
+            self.notes.append(f"{found.copies} samples have exactly the features of a training image.")
 
 
 def _limit_of_null(metric: str, null: Null, estimate: Estimate) -> Extrapolation | None:

@@ -64,8 +64,8 @@ def images_of_run(
         moved_to: Where images are now that have moved, by ``train`` or ``val``.
 
     Raises:
-        ValueError: The checkpoint does not tell its images, they are not there or others by now, or the run kept none
-            for validation.
+        ValueError: The checkpoint does not say what its images are, they are missing or have changed, or the run
+            kept none for validation.
     """
     try:
         found = run_sources(checkpoint, trust=trust, moved_to=moved_to)
@@ -156,7 +156,7 @@ class Opaque(ImageSource):
 
 
 def _refuse_other_images(checkpoint: Checkpoint, train: ImageSource, val: ImageSource | None) -> None:
-    """Raise ValueError where the images are others than those in the checkpoint, as far as it tells."""
+    """Raise ValueError where the images differ from those of the checkpoint, as far as it records them."""
     known = checkpoint.about.get("data_fingerprint")
     here = data_fingerprint(train)
     if known is not None and here != known:

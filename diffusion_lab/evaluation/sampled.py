@@ -59,7 +59,7 @@ def sample(config: GenerateConfig, target: Target, show_progress: bool = True) -
 
 
 def folder_name(config: GenerateConfig) -> str:
-    """Return a name that tells the main settings of sampling, and all others by a hash.
+    """Return a name with the main settings of sampling, and a hash of all others.
 
     It does not depend on the number of images: more of them go into the same folder.
     """

@@ -198,7 +198,7 @@ def sampling_in_words(group: Sequence[Result]) -> str:
 
 
 def sampling_of(result: Result) -> Mapping[str, Any]:
-    """How the images were sampled, in a few words; empty for images that do not tell."""
+    """How the images were sampled, in a few words; empty where that is not known."""
     about = result.samples
     if about.get("sampler") is None:
         return {}

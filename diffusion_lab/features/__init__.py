@@ -94,7 +94,7 @@ def create_extractor(
         cache_dir: Folder of the caches, where ``digits`` keeps its classifier; None: the user's.
         cache_key: The setting or argument that ``cache_dir`` comes from, for messages.
         features_key: The one that the dotted path comes from.
-        progress: Told of (bytes fetched, bytes in all).
+        progress: Called with (bytes fetched, bytes in all).
 
     Raises:
         ValueError: The name, the device or the weights are not what they must be.

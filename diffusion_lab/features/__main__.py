@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     compute.add_argument("--trust", nargs="+", default=(), metavar="CLASS", help="classes that a run's data may name")
     compute.set_defaults(do=_compute)
-    listing = commands.add_parser("list", help="tell which features there are, and what they need")
+    listing = commands.add_parser("list", help="list the features there are, and what they need")
     listing.set_defaults(do=_list)
     return parser
 
@@ -90,7 +90,7 @@ def _compute(given: argparse.Namespace) -> None:
     found = find_or_compute(extractor, source, **cache)
     if isinstance(extractor, DigitsExtractor):
         right, asked = extractor.held_out_accuracy, extractor.num_held_out
-        print(f"classifier trained on these images: right of {right:.1%} of {asked:,} held-out ones")
+        print(f"classifier trained on these images: {right:.1%} of {asked:,} held-out ones are classified correctly")
     features = found.features
     images, columns, classes = len(features), features.values.shape[1], len(features.class_names)
     labelled = f" in {classes} class{'es' * (classes > 1)}" if classes else ""

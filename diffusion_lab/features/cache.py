@@ -50,7 +50,7 @@ def cached_features(
         extractor: What computes them.
         source: The images.
         cache_dir: Folder of all caches; None: ``diffusion_lab`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-        progress: Told of (images done, images in all); None shows a bar on standard error.
+        progress: Called with (images done, images in all); None shows a bar on standard error.
         cache_key: The setting or argument that ``cache_dir`` comes from, for messages.
 
     Raises:
@@ -67,7 +67,7 @@ def find_or_compute(
     cache_key: str = "cache_dir",
     say: Say | None = None,
 ) -> CachedFeatures:
-    """Do what ``cached_features`` does, and tell where the features are kept.
+    """Do what ``cached_features`` does, and say where the features are kept.
 
     Args:
         extractor: As there.
@@ -75,7 +75,8 @@ def find_or_compute(
         cache_dir: As there.
         progress: As there.
         cache_key: As there.
-        say: Told a line when a cache is damaged or not used, and before waiting; None prints it on standard error.
+        say: Called with a line when a cache is damaged or not used, and before waiting; None prints it on standard
+            error.
     """
     images = data_fingerprint(source)
     device = str(getattr(extractor, "device", "cpu")).partition(":")[0]  # each kind rounds in its own way
@@ -111,7 +112,7 @@ def find_or_compute(
 
 
 def say_on_stderr(line: str) -> None:
-    """Print a line that tells of a cache."""
+    """Print a line about a cache."""
     print(printable(line), file=sys.stderr)
 
 

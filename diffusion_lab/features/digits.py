@@ -81,10 +81,10 @@ class DigitsExtractor(NetworkExtractor):
         device: Where features are computed; training is on the CPU.
         cache_dir: Folder of all caches; None: the user's.
         cache_key: The setting or argument that ``cache_dir`` comes from, for messages.
-        say: Told a line about the classifier; None prints it on standard error.
+        say: Called with a line about the classifier; None prints it on standard error.
 
     Attributes:
-        held_out_accuracy: Share of held-out images, none of which was trained on, that it classifies rightly.
+        held_out_accuracy: Share of held-out images, none of which was trained on, that it classifies correctly.
         num_held_out: Number of these images.
 
     Raises:
@@ -126,8 +126,8 @@ class DigitsExtractor(NetworkExtractor):
         self.num_held_out: int = found.about["num_held_out"]
         if not found.was_there:
             (say or _say)(
-                f"features=digits: trained a classifier on {found.about['num_trained']:,} images; of "
-                f"{self.num_held_out:,} held-out ones it classifies {self.held_out_accuracy:.1%} rightly"
+                f"features=digits: trained a classifier on {found.about['num_trained']:,} images; it classifies "
+                f"{self.held_out_accuracy:.1%} of {self.num_held_out:,} held-out ones correctly"
             )
         self.size = size
         network = _new(channels, num_classes, size)

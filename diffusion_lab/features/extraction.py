@@ -16,7 +16,7 @@ from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.identity import data_fingerprint
 
 Progress = Callable[[int, int], None]
-"""Told of (images done, images in all)."""
+"""Called with (images done, images in all)."""
 
 BLOCK = 64
 """Images that are loaded at a time."""
@@ -35,7 +35,7 @@ def extract(
     Args:
         extractor: What computes them.
         source: The images, of 1 or 3 channels; what they leave to chance takes the middle.
-        progress: Told of (images done, images in all).
+        progress: Called with (images done, images in all).
         fingerprint: The data fingerprint of the images where it is known already.
 
     Raises:

@@ -27,7 +27,7 @@ STATISTICS = {"mu.npy", "sigma.npy"}
 
 BLOCK = 2**20
 LOCAL_HEADER = 30
-"""Bytes of a zip archive in front of a part's name, the last four of which tell the lengths of what follows."""
+"""Bytes of a zip archive in front of a part's name, the last four of which give the lengths of what follows."""
 
 
 class NpzImages:

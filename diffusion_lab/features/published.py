@@ -55,7 +55,7 @@ def weights_of(
         features: ``inception``, ``dinov2`` or ``clip``.
         weights: The file; None for the published one, which is fetched where it is not on this machine.
         sha256: SHA-256 of ``weights`` in hexadecimal; None where it must be a published one.
-        progress: Told of (bytes fetched, bytes in all).
+        progress: Called with (bytes fetched, bytes in all).
 
     Raises:
         ValueError: The file is not a published one and no hash is given, or the hash is none.

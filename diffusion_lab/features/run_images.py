@@ -37,7 +37,7 @@ def run_images(
         trust: Dotted paths of classes that may be imported because the checkpoint names them.
 
     Raises:
-        ValueError: The checkpoint does not tell its images, the run kept none for validation, or a class is not
+        ValueError: The checkpoint does not say what its images are, the run kept none for validation, or a class is not
             trusted.
         OSError: Checkpoint or images cannot be read.
 

@@ -188,7 +188,7 @@ class GeneratedSource(StoredImages):
 
 
 def _labels_of(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[IndexArray, tuple[str, ...]]:
-    """The class number of each image, and the names of the classes; numbers stand for names that no image tells."""
+    """The class number of each image, and the names of the classes; numbers stand for names that no image gives."""
     labels = [line.get("label") for line in lines]
     known = [label for label in labels if label is not None]
     if not known:

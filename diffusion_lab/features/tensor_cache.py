@@ -1,4 +1,4 @@
-"""Tensors that take long to compute, kept on disk: one file for each name, whole and checked, or computed anew.
+"""Tensors that take long to compute, kept on disk: one file for each name, whole and checked, or computed again.
 
 ::
 
@@ -70,7 +70,7 @@ def cached_tensors(
         name: Of the cache.
         identity: What the tensors are of, as plain values: a cache of anything else is not read.
         compute: Gives the tensors, and what else is to be known of them as plain values.
-        say: Told a line when a cache is damaged or not used, and before waiting.
+        say: Called with a line when a cache is damaged or not used, and before waiting.
         cache_dir: Folder of all caches; None: the user's.
         cache_key: The setting or argument that ``cache_dir`` comes from, for messages.
         doing: What another process is doing when this one waits.
@@ -141,8 +141,8 @@ def _read(
     Args:
         file: The file.
         identity: What it must be of.
-        say: Told why a file is not used.
-        again: Whether that was told already.
+        say: Called with the reason why a file is not used.
+        again: Whether that was said already.
     """
     try:
         open_own(file).close()
@@ -159,12 +159,12 @@ def _read(
         return None
     except UntrustedCacheError as error:
         if not again:
-            say(f"{error}: it is not used, and made anew")
+            say(f"{error}: it is not used, but recomputed")
         return None
     except Exception as error:  # what changed bytes lead to has no end of kinds
         if not again:
             words = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            say(f"{file} is damaged ({words}): it is made anew")
+            say(f"{file} is damaged ({words}): it is recomputed")
         return None
     return tensors, about
 

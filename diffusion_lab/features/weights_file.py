@@ -53,7 +53,7 @@ def find_weights(features: str, published: PublishedFile, progress: Progress | N
     Args:
         features: Name of the features, for messages.
         published: The file.
-        progress: Told of (bytes fetched, bytes in all).
+        progress: Called with (bytes fetched, bytes in all).
 
     Raises:
         FileNotFoundError: It is not there and cannot be fetched; says what to do.

@@ -88,7 +88,7 @@ def test_checkpoints_from_before_there_were_several_averages_load(saved):
 
 @pytest.mark.parametrize("content", [own_format(), {"model_state_dict": RAW.state_dict()}], ids=["own", "plain"])
 def test_a_decay_that_the_file_does_not_tell_cannot_be_chosen(saved, content):
-    with pytest.raises(ValueError, match=r"averages in .*last\.ckpt \(none that it tells\), got 0\.9"):
+    with pytest.raises(ValueError, match=r"averages in .*last\.ckpt \(none\), got 0\.9"):
         load_denoiser(saved(content), model=settings(), ema_decay=0.9)
 
 

@@ -229,7 +229,7 @@ def test_without_held_out_images_memorization_says_what_it_compares_with():
     found = measure(REFERENCE.subset(torch.arange(60)), REFERENCE, metrics=["memorization"])
     assert found["memorization"].estimate.value == 1
     assert any("Without held-out images" in note for note in found.notes)
-    assert any("60 samples have the very features" in note for note in found.notes)
+    assert any("60 samples have exactly the features" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

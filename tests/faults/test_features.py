@@ -35,7 +35,7 @@ def test_a_damaged_cache_is_computed_anew(start: Start, tmp_path: Path) -> None:
     cached_file(work).write_bytes(damaged)
     second = start(*COMPUTE)
     assert second.wait() == 0, second.err
-    assert "is damaged (its checksum is wrong): it is made anew" in second.err
+    assert "is damaged (its checksum is wrong): it is recomputed" in second.err
     assert WRITTEN in second.out
     whole, again = load(written), load(cached_file(work).read_bytes())
     assert again.keys() == whole.keys()

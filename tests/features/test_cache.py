@@ -135,7 +135,7 @@ class TestDamage:
         assert not after.was_there
         assert len(said) == 1
         assert "is damaged" in said[0]
-        assert "made anew" in said[0]
+        assert "recomputed" in said[0]
         assert same(after.features, before.features)
         assert found(tmp_path)[0].was_there
 

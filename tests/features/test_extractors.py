@@ -181,7 +181,7 @@ class TestDigits:
 
     def test_it_is_trained_once_and_then_from_the_cache(self, tmp_path, monkeypatch, capsys):
         one = tiny_classifier(DIGITS, tmp_path, monkeypatch)
-        assert "of 287 held-out ones it classifies" in capsys.readouterr().err
+        assert "of 287 held-out ones correctly" in capsys.readouterr().err
         monkeypatch.setattr(digits_module, "_trained", None)
         other = create_extractor("digits", source=DIGITS, cache_dir=tmp_path)
         assert (other.fingerprint, other.held_out_accuracy) == (one.fingerprint, one.held_out_accuracy)

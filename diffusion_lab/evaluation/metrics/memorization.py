@@ -63,7 +63,7 @@ class Memorization:
             0.5 for unseen images, 1 where every sample is nearer. It sees what the threshold misses where one unseen
             image happens to lie very near.
         threshold: Smallest distance of an unseen real image; 0 where all of them are copies.
-        copies: Samples with the very features of a training image.
+        copies: Samples whose features equal those of a training image exactly.
         unseen_copies: Real images that were left out of the comparison since they are such copies.
         compared_with: Where the unseen real images came from.
         pairs: The ten nearest pairs, nearest first.

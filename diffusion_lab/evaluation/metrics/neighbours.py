@@ -52,7 +52,7 @@ def distance_blocks(first: Tensor, second: Tensor) -> Iterator[tuple[int, Array]
 
 
 class _Centred:
-    """Centred features in float64, converted anew each time they are iterated over."""
+    """Centred features in float64, converted again each time they are iterated over."""
 
     def __init__(self, features: Tensor, centre: Array) -> None:
         self.features, self.centre = features, centre
