@@ -142,7 +142,7 @@ def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Re
     return Result(
         name=work.target.name,
         varying=varying,
-        samples=_samples(generated.lines[0], sampled, work),
+        samples=_samples(generated.lines[0], sampled, work, config.generation.sampling.use_ema),
         conditions=work.evaluator.conditions(count),
         seconds=seconds,
         measurement=measured.measurement,
@@ -182,10 +182,11 @@ def _varying(point: Point) -> dict[str, Any]:
     return {key: value for key, value in point.values.items() if key != CHECKPOINT}
 
 
-def _samples(line: Mapping[str, Any], sampled: Sampled, work: Work) -> dict[str, Any]:
+def _samples(line: Mapping[str, Any], sampled: Sampled, work: Work, asked_for_ema: bool) -> dict[str, Any]:
     told = {name: line.get(name) for name in TOLD}
     labels = None if line.get("label") is None else ("in turn" if work.labels is None else "as real images")
-    return {**told, "labels": labels, "folder": str(sampled.folder)}
+    missing = asked_for_ema and not told["use_ema"]
+    return {**told, "ema_missing": missing, "labels": labels, "folder": str(sampled.folder)}
 
 
 def _seconds(sampled: Sampled, count: int) -> float | None:

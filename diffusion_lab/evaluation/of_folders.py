@@ -71,7 +71,7 @@ def evaluate_sources(
             varying={"evaluation.samples": name} if len(folders) > 1 else {},
             samples={"folder": str(path), "images": len(source), "seed": seed, **_told(source)},
             conditions=evaluator.conditions(count),
-            seconds={"sampling": None, **measured.seconds},
+            seconds=measured.seconds,
             measurement=measured.measurement,
             pictures={"nearest": str(nearest)} if nearest else {},
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from diffusion_lab.evaluation.result import Result
+from diffusion_lab.terminal import on_one_line
 
 REAL, MATCHED, SECONDS = "real images", "matched", "seconds"
 """Names of a row and of columns."""
@@ -22,12 +23,29 @@ def remarks_on(group: Sequence[Result]) -> Iterator[str]:
         found |= dict.fromkeys(measurement["notes"])
     yield from _about_null_rows(group)
     yield from found
+    yield from _about_averages(group)
     if len(group) == 1:
         yield _times(group[0])
     elif any(result.seconds.get("sampling") is not None for result in group):
         yield f"{SECONDS}: time of sampling; {BEST} the best of a column."
     else:
         yield f"{BEST} the best of a column."
+    interrupted = [result for result in group if result.seconds.get("sampling", 0.0) is None]
+    if interrupted:
+        where = "" if len(interrupted) == len(group) else f" of {_names(interrupted)}"
+        yield f"Sampling{where} was interrupted, so its seconds are unknown."
+
+
+def _about_averages(group: Sequence[Result]) -> Iterator[str]:
+    """Why the averaged weights that were asked for were not used."""
+    without = [result for result in group if result.samples.get("ema_missing")]
+    if without:
+        holds = "holds" if len({result.name for result in without}) == 1 else "hold"
+        yield f"EMA off: {_names(without)} {holds} no EMA weights, so the raw weights were used."
+
+
+def _names(results: Sequence[Result]) -> str:
+    return ", ".join(dict.fromkeys(on_one_line(result.name) for result in results))
 
 
 def _about_null_rows(group: Sequence[Result]) -> Iterator[str]:

@@ -22,7 +22,8 @@ class Result:
         varying: Settings in which it differs from others of the same command, by dotted key.
         samples: Where the images come from: folder, checkpoint, sampler, steps, guidance, seed, averages.
         conditions: What must be equal for two results to be compared: numbers of images, features, split, fingerprints.
-        seconds: Time of sampling, of computing features and of measuring; None where it is not known.
+        seconds: Time of sampling, of computing features and of measuring; None where it is not
+            known. Nothing is sampled of images that are there.
         measurement: What ``diffusion_lab.evaluation.measure`` found, as plain containers.
         pictures: Files that belong to it, by what they show.
     """

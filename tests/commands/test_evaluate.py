@@ -284,6 +284,8 @@ def test_weights_of_another_program_against_a_folder(
     (result,) = evaluated(words, tmp_path / "out")["results"]
     assert result["measurement"]["skipped"] == {"label_agreement": "the samples have no labels"}
     assert "Left out: label_agreement, since the samples have no labels." in capsys.readouterr().out
+    evaluated((*words, "use_ema=true"), tmp_path / "out")
+    assert "EMA off: weights holds no EMA weights" in capsys.readouterr().out
 
 
 class TestSweeps:

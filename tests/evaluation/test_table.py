@@ -53,6 +53,21 @@ def test_one_result_is_shown_in_full() -> None:
     assert "Seconds: sampling 3" in text
 
 
+def test_averages_that_are_missing_are_given_as_the_reason_for_raw_weights() -> None:
+    told = result(0.3, 0.7)
+    lacking = replace(told, samples={**told.samples, "use_ema": False, "ema_missing": True})
+    assert "EMA off: run holds no EMA weights, so the raw weights were used." in printed(lacking)
+    assert "holds no EMA" not in printed(told)
+
+
+def test_seconds_that_are_unknown_have_a_reason() -> None:
+    told = result(0.3, 0.7, steps=5)
+    unknown = replace(told, name="other", seconds={"sampling": None, "features": 1.0})
+    assert "Sampling was interrupted, so its seconds are unknown." in printed(unknown)
+    assert "Sampling of other was interrupted, so its seconds are unknown." in printed(told, unknown)
+    assert "interrupted" not in printed(told) + printed(replace(told, seconds={"features": 1.0}))
+
+
 def test_a_limit_that_is_not_reliable_is_never_the_best() -> None:
     results = [result(0.3, 0.7, steps=steps) for steps in (1, 2)]
     for value, told in zip((1.5, 2.5), results, strict=True):
