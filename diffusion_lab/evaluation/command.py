@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,6 @@ from diffusion_lab.generation.interruption import Terminated
 from diffusion_lab.terminal import printable
 from diffusion_lab.threads import choose_threads
 from diffusion_lab.whole_files import check_writable
-
-WIDTH_OF_FILES = 120
-"""Characters of a line where standard output is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +80,7 @@ def find_results(request: EvaluationRequest, reporter: Reporter) -> tuple[tuple[
 
 def show(evaluation: Evaluation) -> None:
     """Print the tables and the names of the files to standard output."""
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES)
-    print_results(evaluation.results, console)
+    print_results(evaluation.results, Console())  # as wide as the terminal; 80 columns, or $COLUMNS, in a pipe
     for file in evaluation.files:
         print(printable(file))
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from diffusion_lab.evaluation.command import Evaluation, show
 from diffusion_lab.evaluation.plot import horizontal_axis, plot_curves
 from diffusion_lab.evaluation.report import write_results
 from diffusion_lab.evaluation.result import Result, comparable_groups
@@ -131,6 +132,19 @@ def test_a_narrow_console_gets_several_tables() -> None:
     text = printed(result(0.3, 0.7, steps=5), result(0.2, 0.6, steps=10), width=34)
     assert "…" not in text.partition("real images:")[0]
     assert text.count(" real images ") == 2
+
+
+def test_tables_in_a_pipe_fit_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    metrics = ("fd", "kid", "is", "precision", "recall", "density", "coverage", "label_agreement", "memorization")
+    results = [result(0.3, 0.7, name="run of 2026-01-01_10-00-00", steps=steps, guidance_scale=1.5) for steps in (1, 2)]
+    for told in results:
+        told.measurement["rows"][:] = [row(metric, 0.12345, "lower", "efflite0@96") for metric in metrics]
+    for shown in (results[:1], results):
+        show(Evaluation(tuple(shown), ()))
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= 80
+        assert "…" not in text
 
 
 def test_names_of_files_reach_the_terminal_escaped() -> None:
