@@ -44,7 +44,7 @@ class EvaluateOutputSettings(Section):
     base_dir: PathText | None = Field(
         default=None,
         description="Folder of images and results; `null`: `evaluation` in the folder of the run or of the sweep, and "
-        "`outputs/evaluation` where there is neither.",
+        "where there is neither, a folder in `outputs/evaluation` for each pair of paths.",
     )
 
 

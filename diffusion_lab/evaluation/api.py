@@ -105,7 +105,7 @@ def evaluate_folders(
         weights: File of its weights.
         seed: Of random subsets.
         device: Where to compute.
-        base_dir: Folder in which measurements are kept; ``outputs/evaluation`` where None.
+        base_dir: Folder in which measurements are kept; a folder in ``outputs/evaluation`` where None.
         show_progress: Say on standard error what is being done.
 
     Raises:

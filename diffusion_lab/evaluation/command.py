@@ -19,7 +19,7 @@ from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.report import KEY, write_results
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.table import print_results
-from diffusion_lab.evaluation.targets import ELSEWHERE, find_targets
+from diffusion_lab.evaluation.targets import find_targets, folder_elsewhere
 from diffusion_lab.generation.interruption import Terminated
 from diffusion_lab.terminal import printable
 from diffusion_lab.threads import choose_threads
@@ -72,9 +72,11 @@ def find_results(request: EvaluationRequest, reporter: Reporter) -> tuple[tuple[
             works = prepare(targets, request.points, config, settings, reporter)
             return tuple(evaluate_points(request.points, works, reporter)), folder
         samples = given.samples if isinstance(given.samples, tuple) else (given.samples,)
-        folder = config.output.base_dir or ELSEWHERE
-        check_writable(folder, KEY)
         named = [path for path in samples if path is not None]
+        checkpoint = config.generation.checkpoint
+        against = given.reference or (checkpoint if isinstance(checkpoint, Path) else None)
+        folder = config.output.base_dir or folder_elsewhere(named, against)
+        check_writable(folder, KEY)
         return tuple(evaluate_sources(named, config, settings, folder, reporter)), folder
 
 

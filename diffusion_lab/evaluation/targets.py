@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +22,10 @@ FOLDER = "evaluation"
 """Name of the folder of images and results, inside that of the run or of the sweep."""
 
 ELSEWHERE = Path("outputs", FOLDER)
-"""Where results go that belong to no run."""
+"""Where the folders are of results that belong to no run."""
+
+LONGEST_NAME = 40
+"""Characters of a path's name in the name of a folder of results."""
 
 DEPTH = 4
 """How many folders up from a checkpoint its run folder is looked for."""
@@ -66,7 +72,7 @@ def find_targets(paths: Sequence[Path], base_dir: Path | None) -> tuple[list[Tar
     targets = []
     for (checkpoint, _, given), name in zip(found, names, strict=True):
         run = run_folder_of(checkpoint)
-        home = base_dir if base_dir is not None else (from_here(run) / FOLDER if run is not None else ELSEWHERE)
+        home = base_dir if base_dir is not None else (from_here(run) / FOLDER if run else folder_elsewhere([given]))
         folder = home / f"{checkpoint.stem}-{file_hash(checkpoint)[:8]}"
         targets.append(Target(checkpoint, folder, name, given))
     return targets, base_dir or _results_folder(paths, targets)
@@ -86,7 +92,25 @@ def from_here(path: Path) -> Path:
 def _results_folder(paths: Sequence[Path], targets: Sequence[Target]) -> Path:
     if len(paths) == 1:
         return paths[0] / FOLDER if is_sweep(paths[0]) else targets[0].folder.parent
-    return ELSEWHERE
+    return folder_elsewhere(paths)
+
+
+def folder_elsewhere(measured: Sequence[Path], against: Path | None = None) -> Path:
+    """Return the folder of results that belong to no run.
+
+    It is the same each time for the same paths, so that an interrupted evaluation finds what is done, and another one
+    for other paths, so that no result replaces that of other images.
+
+    Args:
+        measured: Images or checkpoints.
+        against: What they are compared with, where that is not the data of their run.
+    """
+    paths = [path.expanduser().resolve() for path in (*measured, *([] if against is None else [against]))]
+    told = hashlib.sha256(json.dumps([str(path) for path in paths]).encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    names = [re.sub(r"[^\w.+-]+", "_", path.stem if path.suffix == ".npz" else path.name) for path in paths]
+    more = f"+{len(measured) - 1}" if len(measured) > 1 else ""
+    shown = [f"{names[0][:LONGEST_NAME]}{more}", *([] if against is None else [names[-1][:LONGEST_NAME]])]
+    return ELSEWHERE / "-".join([*shown, told])
 
 
 def _jobs(sweep: Path) -> list[tuple[Path, str]]:

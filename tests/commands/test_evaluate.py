@@ -23,6 +23,7 @@ from diffusion_lab.evaluation import evaluate_checkpoint, evaluate_folders, eval
 from diffusion_lab.evaluation.__main__ import arguments_for_evaluate
 from diffusion_lab.evaluation.run_data import images_of_run
 from diffusion_lab.evaluation.targets import find_targets
+from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.generation.arrays import write_arrays
 from tests.commands.conftest import Refused, run_here, succeeds
 
@@ -59,6 +60,19 @@ def nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("measured once more")
 
     monkeypatch.setattr(evaluator, "measure", measure)
+
+
+@pytest.fixture
+def nothing_is_measured_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    measure = evaluator.measure
+
+    def once(samples: FeatureSet, *args: Any, **options: Any) -> Any:
+        assert samples.data_fingerprint not in measured, "measured once more"
+        measured.append(samples.data_fingerprint)
+        return measure(samples, *args, **options)
+
+    monkeypatch.setattr(evaluator, "measure", once)
 
 
 class TestCheckpoint:
@@ -165,6 +179,21 @@ class TestCheckpoint:
     ) -> None:
         assert told in refused("evaluate", f"ckpt={run}", *QUICK, *words)
 
+    def test_results_of_several_runs_are_in_a_folder_of_their_own(
+        self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        others = [shutil.copytree(run, tmp_path / name, symlinks=True) for name in ("one", "two")]
+        (last,) = [find_checkpoint(others[0], "last")]
+        pairs = [[run, others[0]], [run, others[1]]]
+        found = [find_targets(pair, None)[1] for pair in pairs]
+        assert [folder.parent for folder in found] == [Path("outputs/evaluation")] * 2
+        assert found[0] != found[1]
+        shutil.copy(last, tmp_path / "weights.ckpt")
+        targets, folder = find_targets([tmp_path / "weights.ckpt"], None)
+        assert folder.parent == Path("outputs/evaluation")
+        assert targets[0].folder.parent == folder
+
     def test_a_checkpoint_is_named_once(self, run: Path) -> None:
         targets, folder = find_targets([run], None)
         assert (folder, targets[0].name) == (run / "evaluation", "run")
@@ -246,6 +275,18 @@ class TestFolders:
         by_number = evaluate_folders(folders / "b.npz", folders / "a", base_dir=tmp_path / "1", **kind)
         by_name = evaluate_folders(folders / "b.npz", tmp_path / "named", base_dir=tmp_path / "2", **kind)
         assert by_name["label_agreement"].value == pytest.approx(by_number["label_agreement"].value, abs=0.1)
+
+    @pytest.mark.usefixtures("nothing_is_measured_twice")
+    def test_results_of_other_folders_stay(
+        self, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        quick = (f"reference={folders / 'b.npz'}", "features=pixels", "metrics=[kid]", "device=cpu")
+        for name in ("a", "c", "a"):  # the last one finds the measurement of the first
+            run_here("evaluate", (f"samples={folders / name}", *quick))
+        files = sorted(tmp_path.glob("outputs/evaluation/*/evaluation.json"))
+        assert [re.sub("[0-9a-f]{8}$", "", file.parent.name) for file in files] == ["a-b-", "c-b-"]
+        assert str(files[0].relative_to(tmp_path)) in capsys.readouterr().out
 
     def test_more_images_than_there_are(self, folders: Path, refused: Refused) -> None:
         words = (f"samples={folders / 'a'}", f"reference={folders / 'b.npz'}", "num_samples=101", "features=pixels")
