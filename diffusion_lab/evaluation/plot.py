@@ -20,6 +20,9 @@ DPI = 110
 WIDEST_RATIO = 8
 """Largest over smallest value of the horizontal axis from which it is logarithmic."""
 
+HIGH = 0.92
+"""Share of the height of a panel up to which a line has room for its label above it."""
+
 MOST_NAMED = 12
 """Curves up to which a legend names them; colours repeat with more."""
 
@@ -106,17 +109,6 @@ def _draw(panel: Any, column: Row, curves: dict[str, list[tuple[Any, Result]]], 
         panel.errorbar(at, values, (below, above), marker="o", markersize=4, capsize=3, linewidth=1.2, label=name)
     if column.null is not None:
         panel.axhline(column.null, color="0.4", linestyle="--", linewidth=1)
-        label = f"real images ({column.null_n})" if column.null_n else "real images"
-        panel.annotate(
-            label,
-            (1, column.null),
-            xycoords=("axes fraction", "data"),
-            xytext=(-3, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=7,
-            color="0.4",
-        )
     panel.set_title(f"{column.name} {_direction(column)}", fontsize=9)
     panel.set_xlabel(_short(axis), fontsize=8)
     panel.tick_params(labelsize=7)
@@ -125,12 +117,31 @@ def _draw(panel: Any, column: Row, curves: dict[str, list[tuple[Any, Result]]], 
     lows = [row.low if row.low is not None else row.value for each in rows_drawn for row in each]
     if min([*lows, column.null or 0.0]) >= 0:
         panel.set_ylim(bottom=0)
+    _name_real_images(panel, column)
     if numeric and min(places) > 0 and max(places) >= WIDEST_RATIO * min(places):
         panel.set_xscale("log")
         panel.set_xticks(sorted(places), [f"{at:g}" for at in sorted(places)])
         panel.minorticks_off()
     elif numeric and len(places) <= 10:
         panel.set_xticks(sorted(places), [f"{at:g}" for at in sorted(places)])
+
+
+def _name_real_images(panel: Any, column: Row) -> None:
+    """Label the line of the real images, with room above it: else the label would be written across the title."""
+    if column.null is None:
+        return
+    bottom, top = panel.get_ylim()
+    panel.set_ylim(top=max(top, bottom + (column.null - bottom) / HIGH))
+    panel.annotate(
+        f"real images ({column.null_n})" if column.null_n else "real images",
+        (1, column.null),
+        xycoords=("axes fraction", "data"),
+        xytext=(-3, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=7,
+        color="0.4",
+    )
 
 
 def _row(result: Result, key: str) -> Row | None:

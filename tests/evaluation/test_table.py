@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 from rich.console import Console
 
@@ -151,6 +152,22 @@ def test_names_of_files_reach_the_terminal_escaped() -> None:
     text = printed(result(0.3, 0.7, name="a\x1b[2Jb"), result(0.2, 0.6, name="c"))
     assert "\x1b" not in text
     assert "\\x1b[2J" in text
+
+
+@pytest.mark.parametrize("null", [1.0, 0.5])
+def test_the_label_of_real_images_stays_inside_the_panel(
+    null: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: list[Any] = []
+    annotate = Axes.annotate
+    monkeypatch.setattr(Axes, "annotate", lambda *args, **kw: labels.append(annotate(*args, **kw)) or labels[-1])
+    results = [result(0.3, precision, steps=steps) for steps, precision in ((5, 0.95), (10, 0.97))]
+    for told in results:
+        told.measurement["rows"][1]["null"]["estimate"]["value"] = null
+    plot_curves(results, tmp_path / "curves.png")
+    label = labels[1]
+    box, panel = label.get_window_extent(), label.axes.get_window_extent()
+    assert panel.y0 < box.y0 < box.y1 < panel.y1
 
 
 @pytest.mark.parametrize(
