@@ -88,8 +88,9 @@ class Evaluator:
                 progress=lambda done, total: self._progress("bytes of weights", done, total),
             )
         except ValueError as error:
-            named = str(error).startswith(("features", "weights", "sha256"))  # its arguments, which are keys here
-            raise ValueError(f"evaluation.{error}" if named else str(error)) from error
+            if not str(error).startswith(("features", "weights", "sha256")):  # its arguments, which are keys here
+                raise
+            raise ValueError(f"evaluation.{error}") from error
 
     def read_real_images(self) -> None:
         """Compute the features of the real images now: what stands in the way is then known before samples are made."""

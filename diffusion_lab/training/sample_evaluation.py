@@ -214,8 +214,9 @@ def _extractor(
             features_key="evaluation.features",
         )
     except ValueError as error:
-        named = str(error).startswith(("features", "weights", "sha256"))  # its arguments, which are keys here
-        raise ValueError(f"evaluation.{error}" if named else str(error)) from error
+        if not str(error).startswith(("features", "weights", "sha256")):  # its arguments, which are keys here
+            raise
+        raise ValueError(f"evaluation.{error}") from error
 
 
 def _refuse_few_images(settings: TrainingEvaluationSettings, reference: ImageSource, train: ImageSource) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from diffusion_lab import create_ddpm
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
+from diffusion_lab.config.faults import ConfigError
 from diffusion_lab.config.job_record import JobRecord
 from diffusion_lab.data.digits import digits
 from diffusion_lab.evaluation import evaluate_checkpoint, evaluate_folders, evaluator
@@ -266,6 +267,8 @@ class TestFolders:
     ) -> None:
         words = (f"samples={folders / 'a'}", f"reference={folders / 'a'}", f"features={path}")
         assert "evaluation.features" in refused("evaluate", *words, "device=cpu")
+        with pytest.raises(ConfigError, match=r"evaluation\.features"):
+            evaluate_folders(folders / "a", folders / "a", features=path, device="cpu", base_dir=folders / "out")
 
     def test_labels_of_an_npz_are_numbers_of_the_real_classes(self, folders: Path, tmp_path: Path) -> None:
         named = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "zero")
