@@ -80,7 +80,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--sets", default=",".join(SETS), help="default: %(default)s")
     parser.add_argument("--programs", default=",".join(PROGRAMS), help="ours first; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=600, help="of training; default: %(default)s")
-    parser.add_argument("--images", type=int, default=1000, help="drawn from each snapshot; default: %(default)s")
+    parser.add_argument("--images", type=int, default=1000, help="drawn at the end; default: %(default)s")
     parser.add_argument("--steps", type=int, default=50, help="evaluations for an image; default: %(default)s")
     parser.add_argument("--out", type=Path, default=OUT, help="default: outputs/bench/quality")
     parser.add_argument("--page", type=Path, help="page whose tables are replaced; its pictures go beside it")

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from benchmarks.harness import say
+from benchmarks.quality.program import images_of
 from benchmarks.quality.stopwatch import Stopwatch
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.samplers import DDIMSampler
@@ -92,7 +93,8 @@ def batch_size(out: Path) -> int:
 def draw(out: Path, images: int, steps: int) -> Iterator[tuple[float, Pixels]]:
     """Yield the seconds of training of each snapshot, and images of it as uint8 (N, C, H, W)."""
     denoiser = load_denoiser(out / "run")
-    for snapshot in sorted((out / "snapshots").glob("*.pt")):
+    snapshots = sorted((out / "snapshots").glob("*.pt"))
+    for snapshot, count in zip(snapshots, images_of(len(snapshots), images), strict=True):
         denoiser.load_state_dict(torch.load(snapshot, weights_only=True))
-        made = DiffusionSampler(denoiser).sample(images, seed=0, sampler=DDIMSampler(steps=steps))
+        made = DiffusionSampler(denoiser).sample(count, seed=0, sampler=DDIMSampler(steps=steps))
         yield float(snapshot.stem), to_pixels(made)
