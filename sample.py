@@ -8,11 +8,11 @@ import hydra
 from omegaconf import DictConfig
 
 from diffusion_lab.config.compose import compose_generate_config
+from diffusion_lab.config.key_locations import job_key_locations
 from diffusion_lab.config.launch import launch
-from diffusion_lab.config.origins import job_origins
 from diffusion_lab.config.report import run_and_report
 from diffusion_lab.config.sweep import run_job
-from diffusion_lab.generation.interruption import leaving_when_told
+from diffusion_lab.generation.exit_on_signals import exit_on_signals
 from diffusion_lab.terminal import printable
 
 CONF = Path(__file__).resolve().parent / "conf"
@@ -29,11 +29,11 @@ def run(composed: DictConfig) -> None:
     config = compose_generate_config(composed)
     from diffusion_lab.generate import generate
 
-    places = job_origins()
+    places = job_key_locations()
     typed = any(map(places.is_set_by_override, ("guidance_scale", "generation.sampling.guidance_scale")))
     print(printable(generate(config, guidance_typed=typed)))
 
 
 if __name__ == "__main__":
-    with leaving_when_told():
+    with exit_on_signals():
         launch(main, compose_generate_config, CONF, "sample")

@@ -27,7 +27,7 @@ from benchmarks.equal_work import peer
 from benchmarks.harness import Row, command, say
 from benchmarks.loop import composed
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.training import build, fit
+from diffusion_lab.training import create, fit
 from diffusion_lab.training.summary import TrainingSummary
 
 if TYPE_CHECKING:  # at run time torchvision, which it imports, must find its operators first
@@ -46,8 +46,8 @@ WORDS = {
     "JsonlLogger": "metrics.jsonl",
     "TensorBoardMirror": "TensorBoard",
     "WandbMirror": "W&B offline",
-    "Averaging": "Averaging (EMA)",
-    "Watch": "Watch (NaN, spikes)",
+    "EMACallback": "EMACallback",
+    "TrainingMonitor": "TrainingMonitor",
     "TrainingProgress": "TrainingProgress (bar)",
 }
 """What a reader knows some of them by."""
@@ -98,7 +98,7 @@ def timed_run(config: TrainConfig) -> tuple[Stopwatch, list[Callback], list[Logg
             for name in TOLD:
                 stopwatch.watch(logger, name)
         found.append((callbacks, loggers))
-        return build.create_trainer(config, device, callbacks, loggers, folder)
+        return create.create_trainer(config, device, callbacks, loggers, folder)
 
     with mock.patch.object(fit, "create_trainer", watched):
         summary = fit.train(config, Console(file=io.StringIO(), force_terminal=True))

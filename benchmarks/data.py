@@ -36,7 +36,7 @@ from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.disk_cache import cached_on_disk
 from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.memory import freed_memory_kept
+from diffusion_lab.memory import keep_freed_memory
 from diffusion_lab.shapes import Batch, from_pixels
 
 BATCH_SIZE, WORKERS = 32, 2
@@ -108,7 +108,7 @@ def repeated(epoch: Epoch) -> Epoch:
     """LATERS epochs, one after the other as in training."""
 
     def epochs() -> int:
-        with freed_memory_kept(torch.device("cpu")):
+        with keep_freed_memory(torch.device("cpu")):
             return sum(epoch() for _ in range(LATERS))
 
     return epochs

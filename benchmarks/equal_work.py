@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion_lab import torchvision_beside_cpu_torch
+from diffusion_lab import torchvision_import
 from diffusion_lab.checkpoint import FORMAT
 from diffusion_lab.config import get_default_config
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.networks.convolution import plain_convolutions
+from diffusion_lab.networks.convolution import disable_winograd
 
 BATCH = 16
 IMAGE_SHAPE = (3, 32, 32)
@@ -41,7 +41,7 @@ MOST_DIFFERENCE = 0.05
 
 def peer(library: str) -> Any:
     """A peer's library, which the extra ``peers`` brings; it has no types."""
-    torchvision_beside_cpu_torch.install()  # both import torchvision
+    torchvision_import.install()  # both import torchvision
     return import_module(library)
 
 
@@ -91,7 +91,7 @@ def lucidrains_unet() -> nn.Module:
 
 def training_flops(predict: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, int, int] = IMAGE_SHAPE) -> int:
     """Operations of an image's way there and back, as torch counts them; our convolutions as plain as the peers'."""
-    with plain_convolutions(), FlopCounterMode(display=False) as counter:
+    with disable_winograd(), FlopCounterMode(display=False) as counter:
         predict(torch.randn(1, *shape), torch.tensor([3])).sum().backward()
     return int(counter.get_total_flops())
 

@@ -26,8 +26,8 @@ from benchmarks.harness import Row, Turns, command, in_turns, not_measured, say
 from benchmarks.training_step import Step, step_of
 from diffusion_lab import DiffusionSampler
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.memory import freed_memory_kept
-from diffusion_lab.networks.compiled import compile_in_place, forget_compiled
+from diffusion_lab.memory import keep_freed_memory
+from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
 from diffusion_lab.precision import resolve_precision
 from diffusion_lab.samplers import DDIMSampler
 
@@ -149,8 +149,8 @@ def rows_of(flag: Flag, device: torch.device, work: Work) -> list[Row]:
         return [not_measured(GOAL, flag.name, "stands for float32 here, as bfloat16 would only be emulated")]
     denoisers = {"off": _denoiser(flag.off, device, work), "on": with_it}
     ways = {TRAINING: _training, **({SAMPLING: _sampling} if flag.in_sampling else {})}
-    forget_compiled()
-    with freed_memory_kept(device), warnings.catch_warnings():
+    reset_compiler()
+    with keep_freed_memory(device), warnings.catch_warnings():
         # Figures of a network that runs without being compiled would pass for those of a compiled one.
         warnings.filterwarnings("error", message="the network runs without being compiled")
         return [

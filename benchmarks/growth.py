@@ -22,7 +22,7 @@ from benchmarks.memory import kept_bytes
 from benchmarks.training_step import step_of
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.memory import freed_memory_kept
+from diffusion_lab.memory import keep_freed_memory
 
 CHANNELS = 32
 BATCHES, SIDE = (1, 4, 16, 64, 256), 32
@@ -130,7 +130,7 @@ def measure(
     flops = {side: flops_of(side) for side in {size.side for size in sizes}}
     say("growth: training steps")
     ways: dict[str, Callable[[], object]] = {size.name: turn(size) for size in sizes}
-    with freed_memory_kept(torch.device("cpu")):  # as in training
+    with keep_freed_memory(torch.device("cpu")):  # as in training
         taken = in_turns({**ways, LIMIT: matrix_product(torch.float32)}, int(rounds))
     return rows(taken, flops, kept, by_batch, by_side)
 

@@ -69,9 +69,9 @@ def own_memory() -> float:
 
 def one_start(file: Path, count: int, began: float) -> Start:
     """Open a cache and draw batches from it, in this process, which began at that time."""
-    from diffusion_lab import torchvision_beside_cpu_torch
+    from diffusion_lab import torchvision_import
 
-    torchvision_beside_cpu_torch.install()
+    torchvision_import.install()
     from diffusion_lab.data.datamodule import ImageDataModule
     from diffusion_lab.data.decoded import DecodedSource
     from diffusion_lab.data.source import Subset

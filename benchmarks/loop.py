@@ -30,9 +30,9 @@ from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.run_images.classes import with_counted_classes
-from diffusion_lab.training import build, fit
-from diffusion_lab.training.build import create_loss
+from diffusion_lab.training import create, fit
 from diffusion_lab.training.callbacks import progress
+from diffusion_lab.training.create import create_loss
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
 
@@ -121,7 +121,7 @@ def side_by_side(config: TrainConfig, steps: int) -> SideBySide:
     beside = SideBySide(config, steps)
 
     def watched(config: TrainConfig, device: Any, callbacks: list[Any], loggers: list[Any], folder: Any) -> Any:
-        return build.create_trainer(config, device, [*callbacks, beside], loggers, folder)  # the last one to be called
+        return create.create_trainer(config, device, [*callbacks, beside], loggers, folder)  # the last one to be called
 
     # the bar is drawn once a second, and half of the time is that of the bare steps
     drawn_as_often = mock.patch.object(progress, "REFRESH_SECONDS", 2 * progress.REFRESH_SECONDS)

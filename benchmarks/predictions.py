@@ -19,7 +19,7 @@ import torch
 from benchmarks.report import write_table
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.evaluation.digits import DigitJudge
-from diffusion_lab.pictures import grid_by_class
+from diffusion_lab.image_grids import class_grid
 from diffusion_lab.shapes import to_pixels
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,7 +61,7 @@ def learn(name: str, folder: Path, judge: DigitJudge) -> Learned:
     images, labels = sampler.sample_by_class(SAMPLES_PER_CLASS, 10, seed=1, batch_size=250)
     pixels, asked = to_pixels(images), torch.tensor(labels)
     shown = torch.arange(len(labels)).reshape(10, -1)[:, :12].flatten()
-    grid_by_class(pixels[shown], asked[shown]).save(folder / "digits.png")
+    class_grid(pixels[shown], asked[shown]).save(folder / "digits.png")
     return Learned(
         command=" ".join(["python train.py", *arguments[1:]]),
         train_seconds=json.loads((folder / "summary.json").read_text())["train_seconds"],

@@ -26,7 +26,7 @@ from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.evaluation.digits import DigitJudge
-from diffusion_lab.pictures import grid_by_class
+from diffusion_lab.image_grids import class_grid
 from diffusion_lab.samplers import (
     DDIMSampler,
     DDPMSampler,
@@ -105,7 +105,7 @@ def measure_named(denoiser: Denoiser, judge: DigitJudge) -> Iterator[str]:
     for name, sampler in named_samplers().items():
         drawn = draw(denoiser, sampler)
         shown = torch.arange(len(drawn.labels)).reshape(10, -1)[:, :SHOWN_PER_CLASS].flatten()
-        grid_by_class(drawn.pixels[shown], drawn.labels[shown]).save(GRIDS / f"{name}.png")
+        class_grid(drawn.pixels[shown], drawn.labels[shown]).save(GRIDS / f"{name}.png")
         agreement = judge.label_agreement(drawn.pixels, drawn.labels)
         row = (
             f"| `sampler={name}` | {drawn.evaluations} | {drawn.seconds:.1f} s | {agreement:.3f} "

@@ -22,7 +22,7 @@ from benchmarks.samplers import Counted, curve_samplers, draw
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.evaluation.digits import DigitJudge
-from diffusion_lab.memory import freed_memory_kept
+from diffusion_lab.memory import keep_freed_memory
 from diffusion_lab.networks.convolution import fixed_filters
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler, Sampler
 
@@ -56,7 +56,7 @@ def loop_row() -> Row:
     front = DiffusionSampler(denoiser)
 
     def passes() -> None:
-        with torch.no_grad(), fixed_filters(denoiser), freed_memory_kept(front.device):
+        with torch.no_grad(), fixed_filters(denoiser), keep_freed_memory(front.device):
             for _ in range(STEPS):
                 denoiser.network(images, time)
 

@@ -37,7 +37,7 @@ from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
-from diffusion_lab.memory import freed_memory_kept
+from diffusion_lab.memory import keep_freed_memory
 from diffusion_lab.networks.compiled import compile_in_place
 from diffusion_lab.training.optimizers import create_optimizer
 
@@ -51,7 +51,7 @@ Step = Callable[[], object]
 
 def as_train_py(make: Callable[[], Step]) -> Step:
     """A step in a process that manages its memory as that of ``train.py`` does, for as long as it lives."""
-    freed_memory_kept(torch.device("cpu")).__enter__()
+    keep_freed_memory(torch.device("cpu")).__enter__()
     return make()
 
 

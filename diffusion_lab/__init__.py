@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from diffusion_lab import messages, threads, torchvision_beside_cpu_torch
+from diffusion_lab import messages, threads, torchvision_import
 from diffusion_lab.version import __version__
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _HOME_OF = {
 
 threads.bound_spinning()
 messages.word_own_warnings_plainly()
-torchvision_beside_cpu_torch.install()
+torchvision_import.install()
 
 
 def __getattr__(name: str) -> object:

@@ -49,9 +49,9 @@ def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
         train(config)
     else:
         from diffusion_lab.generate import generate
-        from diffusion_lab.generation.interruption import leaving_when_told
+        from diffusion_lab.generation.exit_on_signals import exit_on_signals
 
-        with leaving_when_told():
+        with exit_on_signals():
             print(printable(generate(config)))
 
 

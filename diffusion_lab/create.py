@@ -9,17 +9,17 @@ from typing import Any, Literal
 
 import torch
 
-from diffusion_lab.config.dotted import load_class
 from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.config.import_class import load_class
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings, ModelSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import host_memory, resolve_device
 from diffusion_lab.diffusion.continuous import ContinuousCosineSchedule, EDMSchedule, FlowSchedule
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, Parameterization, PreconditionedOutput
-from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, Schedule, without_last_signal
+from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, Schedule, enforce_zero_terminal_snr
 from diffusion_lab.networks import NETWORKS
-from diffusion_lab.process_end import doubts_about_the_end
+from diffusion_lab.terminal_noise import terminal_noise_warnings
 
 LARGEST_FACTOR = 1e9
 """Of the network's output in the clean estimate: beyond it, float32 has no digits left for anything else."""
@@ -116,7 +116,7 @@ def create_ddpm(
         "model",
     )
     denoiser = create_denoiser(model, class_names).to(target)
-    for doubt in doubts_about_the_end(denoiser.schedule, model.diffusion):
+    for doubt in terminal_noise_warnings(denoiser.schedule, model.diffusion):
         warnings.warn(doubt, ConfigWarning, stacklevel=2)
     return denoiser
 
@@ -179,7 +179,7 @@ def create_parameterization(diffusion: DiffusionSettings) -> Parameterization:
 
 def _discrete(diffusion: DiffusionSettings) -> Schedule:
     betas = BETA_SCHEDULES[diffusion.beta_schedule](diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end)
-    return DiscreteSchedule(without_last_signal(betas) if diffusion.zero_terminal_snr else betas)
+    return DiscreteSchedule(enforce_zero_terminal_snr(betas) if diffusion.zero_terminal_snr else betas)
 
 
 PROCESSES: dict[str, Callable[[DiffusionSettings], Schedule]] = {
@@ -195,7 +195,7 @@ def _refuse_blind(parameterization: Parameterization, schedule: Schedule, predic
     """Refuse an output that says nothing of the image where nothing of the image is left: the noise, for one."""
     last = schedule.level(1.0)
     try:
-        factor = abs(parameterization.coefficients(last).out)
+        factor = abs(parameterization.coefficients(last).c_out)
     except ZeroDivisionError:
         factor = math.inf
     if factor > LARGEST_FACTOR:

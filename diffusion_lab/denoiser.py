@@ -65,7 +65,7 @@ class Denoiser(nn.Module):
         """
         of = self.parameterization.coefficients(level)
         output = self._output(noisy, level, label, of).float()
-        clean: Images = per_image(of.skip, noisy) * noisy + per_image(of.out, noisy) * output
+        clean: Images = per_image(of.c_skip, noisy) * noisy + per_image(of.c_out, noisy) * output
         return clean
 
     def predict(self, noisy: Images, level: Level[Any], label: Labels | None = None) -> Tensor:
@@ -75,7 +75,7 @@ class Denoiser(nn.Module):
     def _output(self, noisy: Images, level: Level[Any], label: Labels | None, of: Coefficients[Any]) -> Tensor:
         time = torch.as_tensor(level.time, dtype=torch.float32, device=noisy.device).reshape(-1)
         with computing_in(self.compute_dtype, noisy.device):
-            output: Tensor = self.network(per_image(of.into, noisy) * noisy, time, self._known_or_hidden(noisy, label))
+            output: Tensor = self.network(per_image(of.c_in, noisy) * noisy, time, self._known_or_hidden(noisy, label))
         return output
 
     def _known_or_hidden(self, noisy: Images, label: Labels | None) -> Labels | None:

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from diffusion_lab.atomic_files import naming_folder_in_errors
 from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.safe_files import parse_json
 from diffusion_lab.terminal import printable
-from diffusion_lab.whole_files import naming_folder
 
 LOCK_NAME = ".lock"
 LARGEST_LOCK = 4096
@@ -26,7 +26,7 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
 """How file systems answer that have no locks, such as NFS without its lock daemon."""
 
 
-def refuse_if_used(folder: Path, key: str) -> None:
+def check_unused(folder: Path, key: str) -> None:
     """Raise ValueError where another process holds the lock of ``folder``; nothing is created.
 
     Args:
@@ -51,7 +51,7 @@ def held(folder: Path, key: str) -> Iterator[None]:
     Raises:
         ValueError: Another process holds it, which is named; or something else is at the lock's place.
     """
-    with naming_folder(folder, key):
+    with naming_folder_in_errors(folder, key):
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_NAME
     while True:

@@ -9,32 +9,32 @@ from pathlib import Path
 
 import torch
 
+from diffusion_lab.atomic_files import check_writable
 from diffusion_lab.checkpoint import Checkpoint, file_hash, find_checkpoint, read_checkpoint
 from diffusion_lab.checkpoint.export import name_for_others
 from diffusion_lab.checkpoint.files import is_sweep
-from diffusion_lab.config.doubts import (
-    doubts_about_dropout,
-    doubts_about_guidance,
-    doubts_about_rounds,
-    doubts_about_shares,
-)
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
-from diffusion_lab.config.validate import refuse_to_start
+from diffusion_lab.config.suspicious_settings import (
+    dropout_warnings,
+    guidance_warnings,
+    label_round_warnings,
+    label_share_warnings,
+)
+from diffusion_lab.config.validate import check_ready_to_start
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import computing_with, resolve_device
 from diffusion_lab.generation.completion import Completion, Generation
-from diffusion_lab.generation.folder import Opened, opened
-from diffusion_lab.generation.order import Order, labels_in_turn, named_class
+from diffusion_lab.generation.open_folder import OpenFolder, opened
+from diffusion_lab.generation.request import GenerationRequest, cycled_labels, named_class
 from diffusion_lab.networks.cost import count_forward_flops
 from diffusion_lab.precision import resolve_precision
-from diffusion_lab.process_end import doubts_about_images
 from diffusion_lab.redaction import redacted, without_folders
 from diffusion_lab.sampling import DiffusionSampler
-from diffusion_lab.start_lines import aligned, compute_in_words, images_in_words, process_in_words
+from diffusion_lab.startup_lines import aligned, describe_compute, describe_images, describe_process
 from diffusion_lab.terminal import printable
+from diffusion_lab.terminal_noise import image_process_warnings
 from diffusion_lab.threads import choose_threads
-from diffusion_lab.whole_files import check_writable
 
 
 def generate(
@@ -58,7 +58,7 @@ def generate(
         NonFiniteSamplesError: A ValueError; images became NaN or infinite. The others that were made stay.
         MemoryError: Memory is too small for one image at a time.
     """
-    refuse_to_start(config)
+    check_ready_to_start(config)
     device = resolve_device(config.compute.device)
     announce = announce and show_progress
     path = _checkpoint(config, announce)
@@ -108,7 +108,7 @@ def _checkpoint(config: GenerateConfig, say: bool) -> Path:
     return path
 
 
-def _start_lines(config: GenerateConfig, checkpoint: Checkpoint, sampler: DiffusionSampler, room: Opened) -> str:
+def _start_lines(config: GenerateConfig, checkpoint: Checkpoint, sampler: DiffusionSampler, room: OpenFolder) -> str:
     """What is about to be made, from which model, where."""
     denoiser, about, sampling = sampler.model, room.order.about, config.generation.sampling
     weights = "averaged weights" if denoiser.weights == "ema" else "raw weights"
@@ -118,10 +118,10 @@ def _start_lines(config: GenerateConfig, checkpoint: Checkpoint, sampler: Diffus
     model = checkpoint.model or config.model
     assert model is not None  # else there would be no denoiser
     rows = {
-        "images": images_in_words(room.count, denoiser.image_shape, denoiser.num_classes),
+        "images": describe_images(room.count, denoiser.image_shape, denoiser.num_classes),
         "sampler": f"{about['sampler']}, {about['steps']} steps, {scales}{weights}",
-        "diffusion": process_in_words(model.diffusion, denoiser.schedule.most_steps),
-        "compute": compute_in_words(
+        "diffusion": describe_process(model.diffusion, denoiser.schedule.most_steps),
+        "compute": describe_compute(
             sampler.device,
             torch.get_num_threads(),
             denoiser.compute_dtype,
@@ -161,7 +161,7 @@ def _with_prediction(config: GenerateConfig, checkpoint: Checkpoint, say: bool) 
     return config.model_copy(update={"model": model})
 
 
-def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -> Order:
+def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -> GenerationRequest:
     """The images that the settings ask for, the seed left open where they leave it."""
     sampling = config.generation.sampling
     about = {
@@ -179,22 +179,26 @@ def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -
         "precision": str(denoiser.compute_dtype).removeprefix("torch."),
         "ema_decay": checkpoint.chosen_decay(sampling.use_ema, sampling.ema_decay),
     }
-    labels = labels_in_turn(denoiser, sampling.labels)
-    return Order(about, labels, sampling.scales, denoiser.class_names, config.generation.output.save_individual)
+    labels = cycled_labels(denoiser, sampling.labels)
+    return GenerationRequest(
+        about, labels, sampling.scales, denoiser.class_names, config.generation.output.save_individual
+    )
 
 
-def _doubts(sampling: SamplingSettings, denoiser: Denoiser, order: Order, guidance_typed: bool) -> Iterator[str]:
+def _doubts(
+    sampling: SamplingSettings, denoiser: Denoiser, order: GenerationRequest, guidance_typed: bool
+) -> Iterator[str]:
     """What is allowed and yet unlikely to be meant of this model; of labels that repeat, the shares are meant."""
     section = "generation.sampling"
-    yield from doubts_about_images(denoiser.schedule)
+    yield from image_process_warnings(denoiser.schedule)
     if denoiser.num_classes is None:
         if "guidance_scale" in sampling.model_fields_set:  # else nobody asked for it
-            yield from doubts_about_guidance(f"{section}.guidance_scale", sampling.guidance_scale, guidance_typed)
+            yield from guidance_warnings(f"{section}.guidance_scale", sampling.guidance_scale, guidance_typed)
     else:
         if denoiser.label_dropout is not None:
             key = f"{section}.guidance_scale"
-            yield from doubts_about_dropout(key, sampling.guidance_scale, denoiser.label_dropout)
+            yield from dropout_warnings(key, sampling.guidance_scale, denoiser.label_dropout)
         labels = order.round_length
         if len(set(order.labels or ())) == labels:
-            yield from doubts_about_shares(f"{section}.num_samples", sampling.num_samples, labels)
-        yield from doubts_about_rounds(f"{section}.num_samples", sampling.num_samples, labels, len(sampling.scales))
+            yield from label_share_warnings(f"{section}.num_samples", sampling.num_samples, labels)
+        yield from label_round_warnings(f"{section}.num_samples", sampling.num_samples, labels, len(sampling.scales))

@@ -20,7 +20,7 @@ from diffusion_lab.config.faults import ConfigWarning
 
 Result = TypeVar("Result")
 
-SAID_OF_NO_MEMORY = (
+OOM_MESSAGES = (
     "out of memory",  # CUDA and MPS
     "can't allocate memory",  # torch's allocator for the CPU on Linux
     "not enough memory",  # and on Windows
@@ -52,7 +52,7 @@ _keeping = _Keeping()
 
 
 @contextlib.contextmanager
-def freed_memory_kept(device: torch.device) -> Iterator[None]:
+def keep_freed_memory(device: torch.device) -> Iterator[None]:
     """Keep what is freed with this process, for work on a CPU in steps that each need as much as the one before.
 
     glibc would give it back after many an operation, and the system would have to clear every page of it for the next:
@@ -93,11 +93,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the device or the host; torch tells the latter by a RuntimeError like any other."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_OF_NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OOM_MESSAGES)
 
 
 @contextlib.contextmanager
-def explaining_too_little_memory(work: str, advice: str) -> Iterator[None]:
+def explain_out_of_memory(work: str, advice: str) -> Iterator[None]:
     """Turn what the libraries below say of too little memory into one error that says what to do.
 
     Args:
@@ -118,7 +118,7 @@ def explaining_too_little_memory(work: str, advice: str) -> Iterator[None]:
         ) from error
 
 
-def in_fitting_batches(
+def batches_that_fit(
     work: Callable[[slice], Result], count: int, batch_size: int, setting: str
 ) -> Iterator[tuple[int, Result]]:
     """Do ``work`` on slices of ``count`` things; a batch that memory is too small for is halved, for all that follow.

@@ -55,7 +55,7 @@ def sentence(text: object) -> str:
     return shown if ended else f"{shown}."
 
 
-def explained(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """Return the words of an error; where they are the system's alone, with the file first and what to do.
 
     >>> explained(FileNotFoundError(errno.ENOENT, "No such file or directory", "flowers"))

@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 import yaml
 
+from diffusion_lab.atomic_files import atomic_write, check_writable, naming_folder_in_errors, remove_partial_files
 from diffusion_lab.checkpoint.files import BEST, named_steps, steps_in
 from diffusion_lab.checkpoint.ownership import (
-    give_way,
-    in_the_way,
+    blocking_entries,
     is_plain_file,
     listed,
-    named,
+    listed_names,
+    make_way,
     not_replaceable,
     refuse,
 )
@@ -28,17 +29,16 @@ from diffusion_lab.command_line import without_references
 from diffusion_lab.config.faults import TRACEBACK_NOTE, ConfigWarning
 from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.environment import environment
-from diffusion_lab.epoch_pictures import epoch_of, is_epoch_picture
-from diffusion_lab.folder_lock import held, in_use_error, refuse_if_used
-from diffusion_lab.messages import explained
+from diffusion_lab.epoch_images import epoch_of, is_epoch_picture
+from diffusion_lab.folder_lock import check_unused, held, in_use_error
+from diffusion_lab.messages import explain
 from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.redaction import without_values
 from diffusion_lab.run_files import CONFIG, ENVIRONMENT, LOG, METRICS, STATUS, SUMMARY, WANDB_ID_FILE
-from diffusion_lab.run_log import is_whole, recorded
+from diffusion_lab.run_log import is_complete_log, recorded
 from diffusion_lab.run_status import write_status
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.terminal import printable
-from diffusion_lab.whole_files import check_writable, naming_folder, remove_partial_files, written_whole
 
 
 class RunStopped(SystemExit):
@@ -107,7 +107,7 @@ class RunFolder:
             ValueError: There is a run already, one that is going on, or something that a run did not write.
             PermissionError: The folder, or the nearest one above it that exists, cannot be written.
         """
-        refuse_if_used(self.base, "output.base_dir")
+        check_unused(self.base, "output.base_dir")
         status = self.status
         if status.get("state") == "running" and status.get("pid") != os.getpid() and is_alive(status):
             raise in_use_error(self.base, "output.base_dir", f"process {status['pid']} on {status['host']}")
@@ -118,7 +118,7 @@ class RunFolder:
         if purpose == "replace" and there and not self._is_a_run():
             raise ValueError(
                 printable(
-                    f"output.base_dir holds {named(there)}, and nothing shows that a run wrote this, got "
+                    f"output.base_dir holds {listed_names(there)}, and nothing shows that a run wrote this, got "
                     f"{str(self.base)!r}: move it away, or choose another folder"
                 )
             )
@@ -139,7 +139,7 @@ class RunFolder:
         """
         pictures = [file for file in self._pictures() if not is_epoch_picture(file)]
         if purpose == "continue":
-            obstacles = in_the_way(self.checkpoints, self.run_id, steps.start - 1, steps.stop - 1)
+            obstacles = blocking_entries(self.checkpoints, self.run_id, steps.start - 1, steps.stop - 1)
             pictures = [file for file in pictures if epoch_of(file) in epochs]
         else:
             obstacles = not_replaceable(self.checkpoints, self._earlier_runs())
@@ -173,7 +173,7 @@ class RunFolder:
         Raises:
             OSError: Naming ``output.base_dir``: the folder cannot be made or written, or its disk is full.
         """
-        with naming_folder(self.base, "output.base_dir"):
+        with naming_folder_in_errors(self.base, "output.base_dir"):
             self._create(config, keep)
 
     def _create(self, config: dict[str, Any], keep: bool) -> None:
@@ -182,9 +182,9 @@ class RunFolder:
         if not keep:
             self._remove_earlier()
         remove_partial_files(self.base)
-        with written_whole(self.base / ENVIRONMENT, lasting=False) as file:  # first: it shows that this is a run's
+        with atomic_write(self.base / ENVIRONMENT, lasting=False) as file:  # first: it shows that this is a run's
             file.write_text(json.dumps(environment(), indent=2) + "\n")
-        with written_whole(self.base / CONFIG, lasting=False) as file:
+        with atomic_write(self.base / CONFIG, lasting=False) as file:
             file.write_text(
                 "# The resolved configuration of this run.\n"
                 + yaml.safe_dump(_without_references(config), sort_keys=False, allow_unicode=True)
@@ -228,10 +228,10 @@ class RunFolder:
                 log.info("the run stopped after step %s: %s", stop.step, stop.why)
                 raise
             except BaseException as error:
-                said = explained(error) if isinstance(error, OSError) else error
+                said = explain(error) if isinstance(error, OSError) else error
                 self._record("failed", why=without_values(f"{type(error).__name__}: {said}", secrets))
                 log.exception("the run failed")
-                if is_whole(log):
+                if is_complete_log(log):
                     error.add_note(f"{TRACEBACK_NOTE} {self.logs / LOG}")
                 raise
             else:
@@ -294,7 +294,7 @@ class RunFolder:
 
     def _taken(self, there: list[Path]) -> str:
         state = self.status.get("state", "in an unknown state")
-        what = f"a run already ({state})" if (self.base / STATUS).exists() else f"{named(there)} already"
+        what = f"a run already ({state})" if (self.base / STATUS).exists() else f"{listed_names(there)} already"
         return printable(
             f"output.base_dir holds {what}, got {str(self.base)!r}: choose another, resume it "
             "(training.resume.enabled=true training.resume.checkpoint=auto), or set output.overwrite=true"
@@ -309,7 +309,7 @@ class RunFolder:
     def _remove_earlier(self) -> None:
         runs = self._earlier_runs()
         for file in [self.checkpoints / BEST, *named_steps(self.checkpoints)]:
-            give_way(file, *runs)
+            make_way(file, *runs)
             file.unlink(missing_ok=True)
         pictures = [picture for picture in self._pictures() if is_epoch_picture(picture)]
         for file in (*pictures, self.logs / METRICS, self.base / SUMMARY):

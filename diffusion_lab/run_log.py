@@ -46,7 +46,7 @@ def recorded(file: Path, secrets: Collection[str] = ()) -> Iterator[logging.Logg
             handler.close()
 
 
-def is_whole(log: logging.Logger) -> bool:
+def is_complete_log(log: logging.Logger) -> bool:
     """Return whether the file behind a logger of ``recorded`` holds all that it was given."""
     files = [handler for handler in log.handlers if isinstance(handler, _RunLogHandler)]
     return bool(files) and not any(handler.lost for handler in files)

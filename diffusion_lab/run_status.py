@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.whole_files import NO_ROOM, shortened, written_whole
+from diffusion_lab.atomic_files import NO_ROOM, atomic_write, shortened
 
 BLOCK = 512
 """Bytes of a unit in which the system counts what a file takes of its disk."""
@@ -24,7 +24,7 @@ def write_status(file: Path, status: Mapping[str, Any]) -> None:
         OSError: It cannot be written in either way; the one before stays.
     """
     try:
-        with written_whole(file, lasting=False) as partial:
+        with atomic_write(file, lasting=False) as partial:
             partial.write_text(_text(status))
     except OSError as error:
         if error.errno not in NO_ROOM:

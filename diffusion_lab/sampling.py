@@ -18,9 +18,9 @@ from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
 from diffusion_lab.ema import EMA
-from diffusion_lab.finiteness import FinitenessWatch, NonFiniteSamplesError
+from diffusion_lab.finite_samples import FiniteCheck, NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance, guided
-from diffusion_lab.memory import explaining_too_little_memory, freed_memory_kept, in_fitting_batches
+from diffusion_lab.memory import batches_that_fit, explain_out_of_memory, keep_freed_memory
 from diffusion_lab.networks.convolution import fixed_filters
 from diffusion_lab.samplers import SAMPLERS, DDIMSampler, Sampler
 from diffusion_lab.sampling_request import SamplingRequest
@@ -291,7 +291,7 @@ class DiffusionSampler:
         draw = _Drawing(denoiser, request, _method(sampler, denoiser), guidance, self.device)
         advice = f"ask for fewer, or use sample({num_samples}, …, batch_size=…), which makes them in smaller batches"
         with (
-            explaining_too_little_memory(f"a batch of {num_samples} images", advice),
+            explain_out_of_memory(f"a batch of {num_samples} images", advice),
             _progress(num_samples, show_progress) as advance,
         ):
             return draw(slice(0, num_samples), advance)
@@ -339,7 +339,7 @@ class DiffusionSampler:
 
         def batches() -> Iterator[SampleBatch]:
             with _progress(num_samples, show_progress) as advance:
-                parts = in_fitting_batches(lambda part: draw(part, advance), num_samples, batch_size, BATCH_SIZE_KEY)
+                parts = batches_that_fit(lambda part: draw(part, advance), num_samples, batch_size, BATCH_SIZE_KEY)
                 for _, batch in parts:
                     yield batch
 
@@ -387,9 +387,9 @@ class _Drawing:
         denoise = guided(denoiser, request.scales[part], self.guidance)
         images, noise = request.starting_noise(part, device)
         steps = len(self.levels) - 1
-        watch = FinitenessWatch(denoiser, first, count, steps, device)
+        watch = FiniteCheck(denoiser, first, count, steps, device)
         walk = self.method.walk(lambda x, level: watch.check(denoise(x, level, label)), images, self.levels, noise)
-        with evaluating(denoiser), fixed_filters(denoiser), freed_memory_kept(device), torch.no_grad():
+        with eval_mode(denoiser), fixed_filters(denoiser), keep_freed_memory(device), torch.no_grad():
             for step, moved in enumerate(walk, start=1):
                 images = watch.check(moved)
                 watch.finish_step()
@@ -453,7 +453,7 @@ def _progress(images: int, shown: bool) -> Iterator[Callable[[float], None]]:
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode, and every module of it back into its own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:  # also around eval(), which a signal can interrupt halfway

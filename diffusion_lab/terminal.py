@@ -36,7 +36,7 @@ def _escaped(character: str) -> str:
 
 
 @contextlib.contextmanager
-def lasting_stderr() -> Iterator[None]:
+def resilient_stderr() -> Iterator[None]:
     """Let no write to standard error fail: its reader may be gone, its disk full, or it was closed from the start.
 
     What cannot be written is dropped. A closed descriptor is opened on the null device, so that no file that is opened

@@ -25,8 +25,8 @@ from diffusion_lab.evaluation.measurement import Measurement
 from diffusion_lab.evaluation.metrics import Estimate
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.features import FeatureExtractor, cached_features, create_extractor, extract
+from diffusion_lab.image_grids import class_grid
 from diffusion_lab.messages import show_warnings_plainly
-from diffusion_lab.pictures import grid_by_class
 from diffusion_lab.samplers import DDIMSampler
 from diffusion_lab.shapes import Labels, Pixels, to_pixels
 
@@ -87,7 +87,7 @@ def measure_samples() -> tuple[dict[str, float], list[Measurement]]:
         measurements.append(distances.of(pixels, asked))
         measures |= {name + suffix: value for name, value in numbers(measurements[-1]).items()}
         shown = torch.arange(len(labels)).reshape(10, -1)[:, :SHOWN_PER_CLASS].flatten()
-        grid_by_class(pixels[shown], asked[shown], sampler.model.class_names).save(RUN / f"digits{suffix}.png")
+        class_grid(pixels[shown], asked[shown], sampler.model.class_names).save(RUN / f"digits{suffix}.png")
     return measures, measurements
 
 

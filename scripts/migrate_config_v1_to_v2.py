@@ -29,7 +29,7 @@ from diffusion_lab.config import (  # noqa: E402
 )
 from diffusion_lab.config.migration import V1_IS_DEPRECATED, format_marks  # noqa: E402
 from diffusion_lab.config.yaml_file import read_yaml, write_new, yaml_text  # noqa: E402
-from diffusion_lab.messages import explained, sentence, show_warnings_plainly  # noqa: E402
+from diffusion_lab.messages import explain, sentence, show_warnings_plainly  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 migrate(tree, given.input, None if given.dry_run else given.output, given.force)
     except (ValueError, OSError) as error:
-        print(f"Error: {sentence(explained(error))}", file=sys.stderr)
+        print(f"Error: {sentence(explain(error))}", file=sys.stderr)
         return 1
     return 0
 

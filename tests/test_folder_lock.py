@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.folder_lock import held, refuse_if_used
+from diffusion_lab.folder_lock import check_unused, held
 from diffusion_lab.process_identity import is_alive, own_identity
 from tests.another_process import holding
 
@@ -17,20 +17,20 @@ def test_a_folder_that_another_process_holds_is_refused_until_that_one_is_gone(t
     with holding(folder) as holder:
         message = rf"key is in use by another process, got .*run' \(process {holder.pid} on "
         with pytest.raises(ValueError, match=message):
-            refuse_if_used(folder, "key")
+            check_unused(folder, "key")
         with pytest.raises(ValueError, match=message), held(folder, "key"):
             pass
     assert list(folder.iterdir())  # the file of one that was killed: nobody holds it
-    refuse_if_used(folder, "key")
+    check_unused(folder, "key")
     with held(folder, "key"):
         pass
     assert not list(folder.iterdir())
 
 
 def test_looking_creates_nothing(tmp_path: Path) -> None:
-    refuse_if_used(tmp_path / "run", "key")
+    check_unused(tmp_path / "run", "key")
     (tmp_path / "empty").mkdir()
-    refuse_if_used(tmp_path / "empty", "key")
+    check_unused(tmp_path / "empty", "key")
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
@@ -47,7 +47,7 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_a_warning_says_so_and_the_work_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    refuse_if_used(folder, "key")
+    check_unused(folder, "key")
     with pytest.warns(UserWarning, match=r"the file system of key=.*run has no locks"), held(folder, "key"):
         assert (folder / ".lock").is_file()
     assert not list(folder.iterdir())
@@ -58,11 +58,11 @@ def test_without_locks_a_process_of_this_host_still_keeps_others_out(tmp_path: P
     folder = tmp_path / "run"
     with holding(folder) as holder:
         with pytest.raises(ValueError, match=rf"in use by another process.*process {holder.pid} on "):
-            refuse_if_used(folder, "key")
+            check_unused(folder, "key")
         with pytest.raises(ValueError, match=rf"process {holder.pid} on "), held(folder, "key"):
             pass
     assert (folder / ".lock").exists()
-    refuse_if_used(folder, "key")  # it is gone, its file stayed
+    check_unused(folder, "key")  # it is gone, its file stayed
 
 
 def test_another_fault_of_the_file_system_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_what_is_no_lock_at_its_place_is_refused_and_left(tmp_path: Path, kind: 
         os.mkfifo(place)
     else:
         place.write_bytes(contents[kind])
-    for use in (lambda: refuse_if_used(tmp_path, "key"), held(tmp_path, "key").__enter__):
+    for use in (lambda: check_unused(tmp_path, "key"), held(tmp_path, "key").__enter__):
         with pytest.raises(ValueError, match=r"\.lock is in the way"):
             use()
     assert os.path.lexists(place)

@@ -20,16 +20,16 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "shapes",
-        "average_layouts",
+        "ema_formats",
         "seeds",
         "devices",
         "version",
-        "torchvision_beside_cpu_torch",
+        "torchvision_import",
         "terminal",
         "warning_display",
         "run_files",
         "safe_files",
-        "whole_files",
+        "atomic_files",
         "process_identity",
         "threads",
         "exit_codes",
@@ -39,12 +39,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "determinism",
         "precision",
     ),
-    ("diffusion", "networks", "data", "pictures", "messages", "environment", "epoch_pictures", "folder_lock"),
+    ("diffusion", "networks", "data", "image_grids", "messages", "environment", "epoch_images", "folder_lock"),
     ("denoiser",),
     ("guidance", "samplers"),
     ("config",),
-    ("process_end", "start_lines", "run_images"),
-    ("create", "identity", "run_log", "memory", "finiteness", "ema", "run_status", "sampling_request"),
+    ("terminal_noise", "startup_lines", "run_images"),
+    ("create", "identity", "run_log", "memory", "finite_samples", "ema", "run_status", "sampling_request"),
     ("sampling", "checkpoint"),
     ("generation", "run_folder"),
     ("generate", "features"),
@@ -60,7 +60,7 @@ TRAINING_LIBRARIES = {"lightning", "pytorch_lightning", "torchmetrics", "wandb",
 READ_BEFORE_TORCH = ("config", "samplers", "diffusion.parameterization")  # so that --help is fast
 HEAVY_LIBRARIES = {"torch", "torchvision", *TRAINING_LIBRARIES - {"hydra"}}
 HYDRA = {"hydra", "omegaconf"}
-HOOK = f"{PACKAGE}.torchvision_beside_cpu_torch"
+HOOK = f"{PACKAGE}.torchvision_import"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from diffusion_lab import DiffusionSampler, create_ddpm
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.memory import in_fitting_batches, is_out_of_memory
+from diffusion_lab.memory import batches_that_fit, is_out_of_memory
 from diffusion_lab.samplers import DDPMSampler
 from tests.recorded_warnings import recorded_warnings
 
@@ -65,7 +65,7 @@ class Room:
 def test_halves_until_it_fits_and_stays_there(count, batch_size, most, tried):
     room = Room(most)
     with recorded_warnings() as said:
-        parts = list(in_fitting_batches(room, count, batch_size, "size"))
+        parts = list(batches_that_fit(room, count, batch_size, "size"))
     assert room.tried == tried
     assert [each for _, part in parts for each in part] == [*range(count)]
     assert [start for start, _ in parts] == [part[0] for _, part in parts]
@@ -76,14 +76,14 @@ def test_halves_until_it_fits_and_stays_there(count, batch_size, most, tried):
 def test_no_room_for_one_is_an_error():
     room = Room(0)
     with pytest.raises(MemoryError, match="too small for one image at a time"):
-        list(in_fitting_batches(room, 10, 4, "size"))
+        list(batches_that_fit(room, 10, 4, "size"))
     assert room.tried == [4, 2, 1]
 
 
 def test_another_fault_is_not_tried_again():
     room = Room(1, RuntimeError("shape mismatch"))
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        list(in_fitting_batches(room, 10, 4, "size"))
+        list(batches_that_fit(room, 10, 4, "size"))
     assert room.tried == [4]
 
 
@@ -103,7 +103,7 @@ def test_what_the_failed_attempt_held_is_free_before_the_next():
         cycle.clear()
 
     try:
-        list(in_fitting_batches(work, 1, 4, "size")) + list(in_fitting_batches(work, 4, 4, "size"))
+        list(batches_that_fit(work, 1, 4, "size")) + list(batches_that_fit(work, 4, 4, "size"))
     finally:
         gc.enable()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.messages import ADVICE, PROJECT, PlainFormatter, explained, sentence, show_warnings_plainly
+from diffusion_lab.messages import ADVICE, PROJECT, PlainFormatter, explain, sentence, show_warnings_plainly
 
 
 @pytest.fixture(autouse=True)
@@ -60,16 +60,16 @@ def test_what_has_its_end_gets_no_other(text: str) -> None:
 @pytest.mark.parametrize("number", [*ADVICE, errno.EBADF])
 @pytest.mark.parametrize("files", [(), ("a b/c",), ("a", None, "b")])
 def test_the_system_is_never_quoted_alone(number: int, files: tuple[str | None, ...]) -> None:
-    text = explained(OSError(number, os.strerror(number), *files))
+    text = explain(OSError(number, os.strerror(number), *files))
     assert "Errno" not in text
     assert all(file in text for file in files if file)
     assert re.search(r"\([a-z].{8,}\)$", text), text  # what to do
 
 
 def test_other_errors_keep_their_words() -> None:
-    assert explained(ValueError("training.epochs must be at least 1")) == "training.epochs must be at least 1"
-    assert explained(FileNotFoundError("no flowers")) == "no flowers"
-    assert explained(MemoryError()) == "MemoryError"
+    assert explain(ValueError("training.epochs must be at least 1")) == "training.epochs must be at least 1"
+    assert explain(FileNotFoundError("no flowers")) == "no flowers"
+    assert explain(MemoryError()) == "MemoryError"
 
 
 @pytest.mark.parametrize(

@@ -15,19 +15,19 @@ import pytest
 import yaml
 from PIL import Image
 
-from diffusion_lab import process_identity, whole_files
+from diffusion_lab import atomic_files, process_identity
+from diffusion_lab.atomic_files import check_writable
 from diffusion_lab.checkpoint import Manifest, verify
 from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config.faults import traceback_note
 from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.config.yaml_file import read_yaml
 from diffusion_lab.environment import environment, git_commit
-from diffusion_lab.epoch_pictures import save_epoch_picture
+from diffusion_lab.epoch_images import save_epoch_picture
 from diffusion_lab.process_identity import own_identity
 from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.run_status import write_status
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
-from diffusion_lab.whole_files import check_writable
 from tests.another_process import holding
 
 
@@ -357,7 +357,7 @@ def test_a_file_in_the_way_is_no_folder_to_write(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     """Asked of the system: the user who runs the tests may be allowed everything."""
-    monkeypatch.setattr(whole_files.os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr(atomic_files.os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(PermissionError, match=r"\(.* cannot\)"):
         check_writable(tmp_path / "a" / "b", "output.base_dir")
     assert not (tmp_path / "a").exists()

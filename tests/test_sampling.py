@@ -21,7 +21,7 @@ from diffusion_lab import DiffusionSampler, create_ddpm
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
-from diffusion_lab.sampling import evaluating
+from diffusion_lab.sampling import eval_mode
 from diffusion_lab.sampling_request import ImageNoise
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import to_pixels
@@ -426,7 +426,7 @@ def test_an_interruption_while_the_modes_change_puts_them_back():
             return super().train(mode)
 
     model = nn.Sequential(nn.Dropout(), Interrupted(), nn.Dropout()).train()
-    with pytest.raises(KeyboardInterrupt), evaluating(model):
+    with pytest.raises(KeyboardInterrupt), eval_mode(model):
         pass
     assert all(module.training for module in model.modules())
 
@@ -449,7 +449,7 @@ def test_dropout_sleeps_while_sampling():
 def test_evaluating_puts_every_module_back_into_its_own_mode():
     model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2))).train()
     model[1].eval()
-    with evaluating(model):
+    with eval_mode(model):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == [True, True, False, False]
 

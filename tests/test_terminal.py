@@ -15,9 +15,9 @@ from rich.console import Console
 from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
 from diffusion_lab.config.report import run_and_report
 from diffusion_lab.run_log import RUN_LOG, recorded
-from diffusion_lab.terminal import lasting_stderr, printable
+from diffusion_lab.terminal import printable, resilient_stderr
+from diffusion_lab.training.console import say
 from diffusion_lab.training.mirror import warn
-from diffusion_lab.training.words import say
 from tests.training.tiny import tiny_config, tiny_denoiser, tiny_run
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
@@ -116,7 +116,7 @@ def test_run_folder_with_escape_codes(tmp_path: Path) -> None:
 
 class TestLastingStderr:
     def test_what_can_be_written_is(self, capsys: pytest.CaptureFixture[str]) -> None:
-        with lasting_stderr(), lasting_stderr():
+        with resilient_stderr(), resilient_stderr():
             print("heard", file=sys.stderr)
             Console(stderr=True).print("loud and clear")
         assert capsys.readouterr().err == "heard\nloud and clear\n"
@@ -130,7 +130,7 @@ class TestLastingStderr:
                 raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(sys, "stderr", Full())
-        with lasting_stderr():
+        with resilient_stderr():
             print("lost", file=sys.stderr, flush=True)
             Console(stderr=True).print("lost")
             warnings.warn("lost", stacklevel=1)

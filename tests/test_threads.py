@@ -153,7 +153,7 @@ class TestRuns:
         torch.set_num_threads(4)
         tiny_run(tmp_path / "a", {"training.epochs": 1, "compute.threads": 2})
         machine(monkeypatch, 4, 1.0)
-        monkeypatch.setattr("diffusion_lab.training.preparation.free_cores", lambda: 1.0)
+        monkeypatch.setattr("diffusion_lab.training.prepare.free_cores", lambda: 1.0)
         resumed = resume_of(find_checkpoint(tmp_path / "a", "last"))
         with pytest.warns(ConfigWarning, match=r"leave only 1 free: compute\.threads=1 may be faster"):
             assert tiny_run(tmp_path / "b", resumed).threads == 2

@@ -37,7 +37,7 @@ class Snapshots(Callback):
         folder = Path(told["folder"])
 
         def keep(seconds: float) -> None:
-            torch.save(pl_module.judged.state_dict(), folder / f"{seconds:09.2f}.pt")
+            torch.save(pl_module.eval_denoiser.state_dict(), folder / f"{seconds:09.2f}.pt")
 
         self.watch = Stopwatch(told["seconds"], keep)
 

@@ -13,7 +13,7 @@ from benchmarks.harness import say
 from benchmarks.quality.judge import Point
 from benchmarks.quality.program import PROGRAMS
 from benchmarks.report import write_table
-from diffusion_lab.pictures import grid_of
+from diffusion_lab.image_grids import image_grid
 
 SHOWN = 64
 Found = Mapping[str, Sequence[Point]]
@@ -78,7 +78,7 @@ def write_report(found: Found, about: Mapping[str, Any], out: Path, page: Path |
     plot(found, pictures / "curves.png")
     for name, points in found.items():
         for program, last in _last(points).items():
-            grid_of(torch.from_numpy(last.pixels[:SHOWN])).save(pictures / f"{name}-{program}.png")
+            image_grid(torch.from_numpy(last.pixels[:SHOWN])).save(pictures / f"{name}-{program}.png")
     if page is not None:
         write_table(page, "quality", lines)
         write_table(page, "machine", [f"| {about['system']} | {about['torch']} | {about['instructions']} |"])

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from diffusion_lab.atomic_files import check_writable
 from diffusion_lab.checkpoint.content import Checkpoint
 from diffusion_lab.checkpoint.damage import DamagedCheckpointError
 from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, about_for_others, verify_export, write_export
@@ -29,9 +30,8 @@ from diffusion_lab.checkpoint.tensors import load_tensors
 from diffusion_lab.checkpoint.weights import Weights
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.section import home_expanded
-from diffusion_lab.messages import explained, sentence, show_warnings_plainly
+from diffusion_lab.messages import explain, sentence, show_warnings_plainly
 from diffusion_lab.terminal import on_one_line, printable
-from diffusion_lab.whole_files import check_writable
 
 EXIT_CODE = 2
 """Of what cannot be done; 1 is that of ``verify`` that found damage."""
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = given.do(given)
     except (ValueError, OSError) as error:
-        print(f"Error: {sentence(explained(error))}", file=sys.stderr)
+        print(f"Error: {sentence(explain(error))}", file=sys.stderr)
         return EXIT_CODE
     return code
 

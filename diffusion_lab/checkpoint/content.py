@@ -16,12 +16,12 @@ from diffusion_lab.checkpoint.foreign import (
     DEFAULT_PREDICTION,
     RAW,
     ForeignParts,
-    completed,
-    refuse_partial,
+    check_complete_average,
+    fill_average,
     with_classes,
     with_prediction,
 )
-from diffusion_lab.checkpoint.weights import Weights, WithoutDrawing, load_weights, refuse_other_architecture
+from diffusion_lab.checkpoint.weights import Weights, WithoutDrawing, check_architecture, load_weights
 from diffusion_lab.config.faults import ConfigError, ConfigWarning
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.training_section import PerformanceSettings
@@ -111,7 +111,7 @@ class Checkpoint:
         if use_ema and not averaged:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", ConfigWarning, stacklevel=2)
         chosen = self.chosen_weights(use_ema, decay)
-        weights = completed(chosen, self.weights) if averaged and self.foreign else chosen
+        weights = fill_average(chosen, self.weights) if averaged and self.foreign else chosen
         foreign = "." in settings.architecture.type + settings.diffusion.type  # may draw what no checkpoint holds
         if "." not in settings.architecture.type:
             self._refuse_other_shapes(settings, weights)
@@ -119,7 +119,7 @@ class Checkpoint:
             denoiser = create_denoiser(settings, self.class_names)
         self.refuse_other_inputs(denoiser)
         if averaged and self.foreign:
-            refuse_partial(chosen, denoiser, self.path)
+            check_complete_average(chosen, denoiser, self.path)
         load_weights(denoiser, weights, self.path)
         denoiser.weights = "ema" if averaged else "raw"
         return denoiser.eval()
@@ -196,7 +196,7 @@ class Checkpoint:
             )
         with self._named(), WithoutDrawing():
             shapes = weight_shapes(settings)
-        refuse_other_architecture(shapes, weights, self.path)
+        check_architecture(shapes, weights, self.path)
 
     def chosen_weights(self, use_ema: bool, decay: float | None) -> Weights:
         """Return the averaged weights of a decay, the raw ones where there are none or they are asked for.

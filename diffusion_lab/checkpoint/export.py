@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.checkpoint.damage import damaged
 from diffusion_lab.checkpoint.files import HashingWriter, Manifest, step_of, verify
 from diffusion_lab.redaction import redacted, without_folders
 from diffusion_lab.run_files import CONFIG
 from diffusion_lab.safe_files import parse_json
-from diffusion_lab.whole_files import written_whole
 
 EXPORT_SUFFIX = ".safetensors"
 ABOUT = "diffusion_lab"
@@ -51,7 +51,7 @@ def write_export(path: Path, weights: Mapping[str, Tensor], about: dict[str, Any
     told = json.dumps(about)
     path.parent.mkdir(parents=True, exist_ok=True)
     Manifest.place(path).unlink(missing_ok=True)
-    with written_whole(path) as partial, partial.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         writer = HashingWriter(file)
         writer.write(save(tensors, metadata={ABOUT: told, DIGEST: _digest(tensors, told)}))
     Manifest(step_of(path), writer.size, writer.sha256, about.get("config_hash")).write(path)

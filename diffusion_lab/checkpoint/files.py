@@ -18,13 +18,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Literal, Self, cast
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.checkpoint.damage import DamagedCheckpointError, damaged
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.config.sweep_ranking import best_job
 from diffusion_lab.safe_files import open_regular, read_json
 from diffusion_lab.terminal import printable
-from diffusion_lab.whole_files import written_whole
 
 STEP_NAME = re.compile(r"step_(\d{8,})\.ckpt")
 BEST = "best.ckpt"
@@ -87,7 +87,7 @@ class Manifest:
 
     def write(self, file: Path) -> None:
         """Put it beside its file, all or nothing."""
-        with written_whole(self.place(file)) as partial:
+        with atomic_write(self.place(file)) as partial:
             partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 

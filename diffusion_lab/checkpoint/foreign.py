@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from diffusion_lab.average_layouts import bare_names, find_average
 from diffusion_lab.checkpoint.weights import Weights
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.ema_formats import bare_names, find_average
 from diffusion_lab.terminal import on_one_line
 
 LABELS = "network.embed_label.weight"
@@ -35,15 +35,15 @@ MOST_NAMED = 20
 """Of the keys that are not read."""
 
 
-class Untold(Enum):
+class Missing(Enum):
     """Stands for a number of classes that nothing tells."""
 
     UNTOLD = "untold"
 
 
-UNTOLD = Untold.UNTOLD
+UNTOLD = Missing.UNTOLD
 
-Classes = int | None | Untold
+Classes = int | None | Missing
 """The number of classes, None of an unconditional model."""
 
 
@@ -114,12 +114,12 @@ def foreign_average(state: object, weights: Weights) -> tuple[dict[float | None,
     return {found.decay: averaged}, None
 
 
-def completed(average: Weights, weights: Weights) -> Weights:
-    """An average with what it lacks from the weights beside it, which may be buffers alone (``refuse_partial``)."""
+def fill_average(average: Weights, weights: Weights) -> Weights:
+    """An average with what it lacks from the weights beside it, which may be buffers alone (``check_complete_average``)."""
     return {**weights, **average}
 
 
-def refuse_partial(average: Weights, denoiser: nn.Module, path: Path) -> None:
+def check_complete_average(average: Weights, denoiser: nn.Module, path: Path) -> None:
     """Raise ValueError where parameters of a denoiser have no average."""
     lacking = [name for name, _ in denoiser.named_parameters() if name not in average]
     if lacking:

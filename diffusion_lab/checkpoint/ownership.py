@@ -49,7 +49,7 @@ def is_plain_file(file: Path) -> bool:
     return file.is_file() and not file.is_symlink()
 
 
-def in_the_way(folder: Path, run: str | None, first: int, last: int) -> list[Path]:
+def blocking_entries(folder: Path, run: str | None, first: int, last: int) -> list[Path]:
     """Return what a run must not replace at the places of the checkpoints it will write.
 
     Those are the steps after ``first`` up to ``last``, and ``best.ckpt``. A whole checkpoint of a still later step is
@@ -72,7 +72,7 @@ def not_replaceable(folder: Path, earlier: Collection[str | None]) -> list[Path]
     return [*checkpoints, *(place for _, place in _blocked_manifests(folder))]
 
 
-def left_alone(folder: Path, run: str | None) -> list[Path]:
+def unrecognized_entries(folder: Path, run: str | None) -> list[Path]:
     """Return what is called a checkpoint in the folder and, as far as its manifest says, is not of this run."""
     found = [entry for entry in sorted(folder.glob("*.ckpt")) if not is_own_link(entry) and not _is_copy_of_best(entry)]
     return [entry for entry in found if (manifest := listed(entry)) is None or manifest.run != run]
@@ -84,7 +84,7 @@ def remove_checkpoint(file: Path) -> None:
     Manifest.place(file).unlink(missing_ok=True)
 
 
-def give_way(entry: Path, *runs: str | None) -> Path | None:
+def make_way(entry: Path, *runs: str | None) -> Path | None:
     """Prepare the place of a checkpoint for one that replaces what ``runs`` wrote there.
 
     What they wrote stays until it is replaced, but without its manifest, which is about to tell of other bytes. A
@@ -137,7 +137,7 @@ def adopt(file: Path, run_of_folder: str | None, run: str | None) -> bool:
     return True
 
 
-def named(files: Sequence[Path]) -> str:
+def listed_names(files: Sequence[Path]) -> str:
     """Return the paths in words, at most five of them, safe to print."""
     more = f" and {len(files) - 5} more" if len(files) > 5 else ""
     return printable(", ".join(map(str, files[:5])) + more)
@@ -218,5 +218,5 @@ def _stands_in_the_way(entry: Path, last: int) -> bool:
 def _refusal(entries: list[Path]) -> str:
     return (
         f"output.base_dir holds files at places where this run would write, and nothing shows that it wrote them: "
-        f"{named(entries)}. They are not replaced: move them away, or choose another folder"
+        f"{listed_names(entries)}. They are not replaced: move them away, or choose another folder"
     )

@@ -24,7 +24,7 @@ from diffusion_lab.config.training_section import EmaSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
-from diffusion_lab.process_end import doubts_about_images
+from diffusion_lab.terminal_noise import image_process_warnings
 
 ORDER = "ImageDataModule"
 """Key of the place in the data, which the trainer calls by the class of the data module."""
@@ -69,7 +69,7 @@ def load_denoiser(
     target = resolve_device(device, "device")
     given = _given_model(model)
     denoiser = read_checkpoint(find_checkpoint(path)).denoiser(use_ema, given, ema_decay, trust).to(target)
-    for doubt in doubts_about_images(denoiser.schedule):
+    for doubt in image_process_warnings(denoiser.schedule):
         warnings.warn(f"{path}: {doubt}", ConfigWarning, stacklevel=2)
     return denoiser
 

@@ -22,11 +22,11 @@ def load_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
         ValueError: Listing what is missing, foreign or of another shape.
     """
     own = denoiser.state_dict()
-    refuse_other_architecture({name: tensor.shape for name, tensor in own.items()}, weights, path)
+    check_architecture({name: tensor.shape for name, tensor in own.items()}, weights, path)
     denoiser.load_state_dict(dict(weights))
 
 
-def refuse_other_architecture(own: Mapping[str, torch.Size], weights: Weights, path: Path) -> None:
+def check_architecture(own: Mapping[str, torch.Size], weights: Weights, path: Path) -> None:
     """Raise ValueError unless weights have the names and shapes of ``own``, and are floating-point numbers."""
     faults = [f"missing {name}" for name in own if name not in weights]
     faults += [f"unknown {name}" for name in weights if name not in own]

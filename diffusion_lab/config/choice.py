@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Self, Union
 
 from pydantic import Field, PydanticUserError, create_model
 
-from diffusion_lab.config.dotted import load_class
+from diffusion_lab.config.import_class import load_class
 from diffusion_lab.config.section import PluggableSection, Section
 
 AnyClass = type[Any]  # a name of its own, since the section has a field called type

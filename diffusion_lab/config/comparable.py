@@ -9,7 +9,7 @@ from diffusion_lab.config.evaluated_metrics import is_evaluated, watched_directi
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.model_section import PROCESS_OPTIONS, DiffusionSettings
-from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
 
 IMAGES = "validation images"

@@ -18,14 +18,14 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from diffusion_lab.config.default_prediction import prediction_is_default, with_default_prediction
-from diffusion_lab.config.dotted import find_classes_in
 from diffusion_lab.config.faults import ConfigError, Fault
-from diffusion_lab.config.origins import Origins, job_origins
-from diffusion_lab.config.reading import SettingsReader, Unreadable
+from diffusion_lab.config.import_class import find_classes_in
+from diffusion_lab.config.interpolations import check_interpolations
+from diffusion_lab.config.key_locations import KeyLocations, job_key_locations
 from diffusion_lab.config.recipes import let_choices_replace_what_recipes_set
-from diffusion_lab.config.references import refuse_endless_references
 from diffusion_lab.config.run_dir import hydras_folder_faults
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
+from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.validate import ConfigT, parse_as
 from diffusion_lab.config.wandb_environment import from_environment
 from diffusion_lab.redaction import names_secret
@@ -44,7 +44,7 @@ OF_A_SAMPLER_FILE = re.compile(r"(^|[/\\])sampler[/\\][^/\\]+:\d+$")
 """The place of a key that a file of the group ``sampler`` sets."""
 
 
-def compose_train_config(composed: DictConfig, origins: Callable[[], Origins] = job_origins) -> TrainConfig:
+def compose_train_config(composed: DictConfig, origins: Callable[[], KeyLocations] = job_key_locations) -> TrainConfig:
     """The settings of a training run.
 
     Raises ConfigError with all faults, broken references included, and where their keys were given (``origins``).
@@ -52,15 +52,17 @@ def compose_train_config(composed: DictConfig, origins: Callable[[], Origins] = 
     return _compose(TrainConfig, composed, origins, (NAME,))
 
 
-def compose_generate_config(composed: DictConfig, origins: Callable[[], Origins] = job_origins) -> GenerateConfig:
+def compose_generate_config(
+    composed: DictConfig, origins: Callable[[], KeyLocations] = job_key_locations
+) -> GenerateConfig:
     """The settings of a generation run, its short names dropped. Raises as ``compose_train_config`` does."""
     return _compose(GenerateConfig, composed, origins, SHORT_NAMES)
 
 
 def _compose(
-    root: type[ConfigT], composed: DictConfig, origins: Callable[[], Origins], short_names: Sequence[str] = ()
+    root: type[ConfigT], composed: DictConfig, origins: Callable[[], KeyLocations], short_names: Sequence[str] = ()
 ) -> ConfigT:
-    refuse_endless_references(OmegaConf.to_container(composed, resolve=False), "the composed configuration")
+    check_interpolations(OmegaConf.to_container(composed, resolve=False), "the composed configuration")
     find_classes_in(config_dir())  # here, too: a job of a sweep may run in a process that no command line started
     faults = list(hydras_folder_faults())
     tree = resolved(composed, faults)
@@ -74,7 +76,7 @@ def _compose(
     return with_default_prediction(parsed) if prediction_is_default(root, tree, places, config_dir()) else parsed
 
 
-def _steps_are_default(root: type[RunConfig], tree: Mapping[str, Any], places: Origins) -> bool:
+def _steps_are_default(root: type[RunConfig], tree: Mapping[str, Any], places: KeyLocations) -> bool:
     """Whether the number of sampling steps merely comes with the choice of a sampler."""
     if places.is_typed("sampler.steps"):
         return False

@@ -13,16 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.config.compose import config_dir, resolved
 from diffusion_lab.config.default_prediction import prediction_is_default, with_default_prediction
-from diffusion_lab.config.dotted import find_classes_in
 from diffusion_lab.config.evaluate_rules import evaluation_faults
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.evaluation_section import GENERATED
 from diffusion_lab.config.faults import ConfigError, Fault
-from diffusion_lab.config.origins import Origins, job_origins
-from diffusion_lab.config.reading import SettingsReader, expand_home, leaves, plain_tree
-from diffusion_lab.config.references import refuse_endless_references
+from diffusion_lab.config.import_class import find_classes_in
+from diffusion_lab.config.interpolations import check_interpolations
+from diffusion_lab.config.key_locations import KeyLocations, job_key_locations
 from diffusion_lab.config.run_dir import hydras_folder_faults
 from diffusion_lab.config.schema import GenerateConfig
+from diffusion_lab.config.settings_reader import SettingsReader, expand_home, leaves, plain_tree
 from diffusion_lab.config.spelling import spell_as_the_schema_does
 from diffusion_lab.config.validate import field_faults, parse_as, without_excess
 
@@ -58,13 +58,15 @@ class EvaluationRequest:
     points: tuple[Point, ...] = ()
 
 
-def compose_evaluate_config(composed: DictConfig, origins: Callable[[], Origins] = job_origins) -> EvaluationRequest:
+def compose_evaluate_config(
+    composed: DictConfig, origins: Callable[[], KeyLocations] = job_key_locations
+) -> EvaluationRequest:
     """Check the settings of an evaluation, with every combination of the values in lists.
 
     Raises:
         ConfigError: With all faults, broken references included, and where their keys were given.
     """
-    refuse_endless_references(OmegaConf.to_container(composed, resolve=False), "the composed configuration")
+    check_interpolations(OmegaConf.to_container(composed, resolve=False), "the composed configuration")
     find_classes_in(config_dir())
     faults = list(hydras_folder_faults())
     tree = resolved(composed, faults)
@@ -74,7 +76,7 @@ def compose_evaluate_config(composed: DictConfig, origins: Callable[[], Origins]
 
 
 def parse_evaluation(
-    tree: dict[str, Any], places: Origins | None = None, faults: Sequence[Fault] = ()
+    tree: dict[str, Any], places: KeyLocations | None = None, faults: Sequence[Fault] = ()
 ) -> EvaluationRequest:
     """Check a tree of settings of an evaluation. Raises ConfigError with all faults.
 
@@ -83,7 +85,7 @@ def parse_evaluation(
         places: Where its keys were given; None where nobody typed them on a command line.
         faults: What is known to be wrong already, to be reported along with the rest.
     """
-    places, found = places or Origins(), list(faults)
+    places, found = places or KeyLocations(), list(faults)
     tree = without_excess(plain_tree(tree), found)
     expand_home(tree, EvaluateConfig)
     spell_as_the_schema_does(tree, EvaluateConfig)
@@ -104,7 +106,7 @@ def _generates(tree: Mapping[str, Any]) -> bool:
     return not samples and bool((tree.get("generation") or {}).get("checkpoint"))
 
 
-def _points(tree: dict[str, Any], places: Origins, faults: list[Fault]) -> tuple[Point, ...]:
+def _points(tree: dict[str, Any], places: KeyLocations, faults: list[Fault]) -> tuple[Point, ...]:
     """Return a point for each combination of the values in lists; what is wrong with any is added to ``faults``."""
     axes = dict(_axes(tree))
     for key, values in axes.items():
@@ -180,7 +182,7 @@ def _each_once(faults: Sequence[Fault]) -> list[Fault]:
     return [fault for fault in found.values() if fault.key not in whole or isinstance(fault.value, list)]
 
 
-def _typed(places: Origins) -> Callable[[str], bool]:
+def _typed(places: KeyLocations) -> Callable[[str], bool]:
     """Whether the command line sets a key or one within it, or chooses a file of the group of that name."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
     chosen = {str(override).lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}

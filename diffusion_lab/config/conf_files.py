@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.recipes import RECIPES, ChosenFile, dropped_keys
+from diffusion_lab.config.settings_reader import leaves
 
 DATA = "data"
 """The group whose files choose files of other groups, as recipes do."""

@@ -27,8 +27,8 @@ from diffusion_lab.config.path_rules import (
     images_are_there,
     resumes_from_something,
 )
-from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import CHOICES
+from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.signatures import arguments_are_taken
 from diffusion_lab.config.training_evaluation import (
     evaluation_has_what_it_needs,

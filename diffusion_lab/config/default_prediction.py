@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.config.key_locations import KeyLocations
 from diffusion_lab.config.model_section import ModelSettings
-from diffusion_lab.config.origins import Origins
-from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import GenerateConfig, RunConfig
+from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.validate import ConfigT
 
 KEY = "model.diffusion.prediction"
@@ -30,7 +30,7 @@ OF_THE_PROJECT = re.compile(
 
 
 def prediction_is_default(
-    root: type[RunConfig], tree: Mapping[str, Any], places: Origins, config_dir: str | None
+    root: type[RunConfig], tree: Mapping[str, Any], places: KeyLocations, config_dir: str | None
 ) -> bool:
     """Whether nobody has asked for the prediction of settings that may be used with a checkpoint of another program.
 

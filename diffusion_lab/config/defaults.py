@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling
-from diffusion_lab.config.reading import SettingsReader, Unreadable, plain_tree
 from diffusion_lab.config.schema import SubfolderSettings, root_of
 from diffusion_lab.config.section import home_expanded, name_inside
+from diffusion_lab.config.settings_reader import SettingsReader, Unreadable, plain_tree
 from diffusion_lab.config.spelling import spell_as_the_schema_does
 
 

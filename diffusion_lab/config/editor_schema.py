@@ -20,15 +20,15 @@ from pydantic import BaseModel
 from diffusion_lab.config.choice import options_schema
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
+from diffusion_lab.config.generation_defaults import UNREAD_WHEN_GENERATING
 from diffusion_lab.config.json_schema import JsonSchema, class_options, section_schemas
-from diffusion_lab.config.left_out import UNREAD_WHEN_GENERATING
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings
 from diffusion_lab.config.optimizer_section import OptimizerSettings
-from diffusion_lab.config.reading import leaves, section_of
 from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS, SchedulerSettings
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, TrainConfig
 from diffusion_lab.config.section import DOTTED_PATH, DeviceName
+from diffusion_lab.config.settings_reader import leaves, section_of
 from diffusion_lab.config.spelling import Spelling, spelling_of
 from diffusion_lab.config.training_rules import REQUIRED_SCHEDULER_OPTIONS
 

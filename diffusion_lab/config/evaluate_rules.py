@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffusion_lab.config.evaluation_section import NAMED_SETS, WITH_WEIGHTS_FILE
 from diffusion_lab.config.faults import Fault
-from diffusion_lab.config.reading import SettingsReader, Unreadable
+from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 
 Typed = Callable[[str], bool]
 """Whether the command line sets a key."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffusion_lab.config.faults import Fault, closest, sibling
-from diffusion_lab.config.reading import SettingsReader
+from diffusion_lab.config.settings_reader import SettingsReader
 
 
 def subfolders_stay_inside(tree: SettingsReader) -> Iterator[Fault]:

@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.job_lock import is_taken
-from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.safe_files import read_json
-from diffusion_lab.whole_files import written_whole
 
 RECORD = "job.json"
 RUNNING, FINISHED, FAILED, INTERRUPTED, DIED = "running", "finished", "failed", "interrupted", "died"
@@ -102,7 +102,7 @@ class JobRecord:
 
     def write(self, folder: Path) -> None:
         """Replace the record in one move."""
-        with written_whole(folder / RECORD) as partial:
+        with atomic_write(folder / RECORD) as partial:
             partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     def refused(self) -> JobRecord | None:

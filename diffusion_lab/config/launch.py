@@ -24,29 +24,29 @@ from diffusion_lab.command_line import setting
 from diffusion_lab.config.completion import completion_script
 from diffusion_lab.config.compose import SHORT_NAMES
 from diffusion_lab.config.compose_evaluation import EVALUATE_SHORT_NAMES
-from diffusion_lab.config.dotted import find_classes_in
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
-from diffusion_lab.config.extras import how_to_install, names_in
 from diffusion_lab.config.faults import ConfigError, closest
+from diffusion_lab.config.import_class import find_classes_in
+from diffusion_lab.config.key_locations import KeyLocations, composed_key_locations, override_keys
 from diffusion_lab.config.launchers import check_launcher
-from diffusion_lab.config.origins import Origins, composed_origins, override_keys
+from diffusion_lab.config.optional_packages import install_hint, names_in
 from diffusion_lab.config.overrides import (
-    explain_unreadable,
-    refuse_empty_sweep,
-    refuse_endless_sweep,
+    check_separate_folders,
+    check_sweep_not_empty,
+    check_sweep_size,
+    explain_syntax_error,
     refuse_excess,
-    refuse_shared_folder,
 )
-from diffusion_lab.config.reading import known_keys, suggest_key
 from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused, refuse_unread
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
-from diffusion_lab.config.run_dir import refuse_settings_without_effect
+from diffusion_lab.config.run_dir import check_hydra_folders
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.section import Section, home_expanded
-from diffusion_lab.config.sweep_summary import summed_up
+from diffusion_lab.config.settings_reader import known_keys, suggest_key
+from diffusion_lab.config.sweep_summary import sweep_summary
 from diffusion_lab.messages import sentence
 
-Check = Callable[[DictConfig, Callable[[], Origins]], object]
+Check = Callable[[DictConfig, Callable[[], KeyLocations]], object]
 
 PROGRAMS = ("train.py", "sample.py", "evaluate.py")
 """The commands that compose their settings from ``conf/``."""
@@ -93,19 +93,19 @@ def launch(application: Callable[[], None], check: Check, conf: Path, config_nam
         run_and_report(lambda: refuse_unread(given.overrides, groups, f"{config_name}.py"))
     find_classes_in(given.config_dir)
     if not _only_shows(given):
-        run_and_report(lambda: refuse_settings_without_effect(given.overrides, _sweeps(given)))
+        run_and_report(lambda: check_hydra_folders(given.overrides, _sweeps(given)))
         run_and_report(lambda: check_launcher(given.overrides))
     if _sweeps(given):
-        run_and_report(lambda: refuse_endless_sweep(given.overrides))
-        run_and_report(lambda: refuse_shared_folder(given.overrides))
-        run_and_report(lambda: refuse_empty_sweep(given.overrides, [conf, *_folder_of_user(given)]))
+        run_and_report(lambda: check_sweep_size(given.overrides))
+        run_and_report(lambda: check_separate_folders(given.overrides))
+        run_and_report(lambda: check_sweep_not_empty(given.overrides, [conf, *_folder_of_user(given)]))
     try:
-        with summed_up():
+        with sweep_summary():
             application()
     except Exception as error:
         if not isinstance(error, CompactHydraException) and not _while_composing(error):
             raise
-        explained = explain_unreadable(given.overrides, conf) or _explained(
+        explained = explain_syntax_error(given.overrides, conf) or _explained(
             error, check, conf, config_name, given.overrides
         )
         print(f"Error: {sentence(explained)}", file=sys.stderr)
@@ -168,7 +168,7 @@ def _explained(error: Exception, check: Check, conf: Path, config_name: str, ove
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             let_in = _with_keys_let_in(overrides)
-            check(compose(config_name, let_in), partial(composed_origins, config_name, let_in))
+            check(compose(config_name, let_in), partial(composed_key_locations, config_name, let_in))
     except ConfigError as faults:
         return str(faults.suggesting_groups(_groups(conf)))
     except Exception:
@@ -199,7 +199,7 @@ def _in_hydras_words(error: Exception, conf: Path, config_name: str) -> str:
     meant = None
     refused = re.match(r"Could not override '([\w.]+)'(?:\.\nTo append to your config use (.*))?", text)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        advice = how_to_install(error.missing_cfg_file)
+        advice = install_hint(error.missing_cfg_file)
         if advice is not None:
             return advice
         group, _, name = error.missing_cfg_file.rpartition("/")

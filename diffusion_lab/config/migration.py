@@ -17,9 +17,9 @@ from diffusion_lab.config.faults import (
     shown,
     sibling,
 )
-from diffusion_lab.config.reading import known_keys, leaves
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.settings_reader import known_keys, leaves
 from diffusion_lab.config.spelling import spelled
 from diffusion_lab.config.v1_folders import places_of
 from diffusion_lab.config.v1_format import FOLDERS, MOVES, PICTURES_UNDER_GENERATION, V1_KEYS, V1_SECTIONS

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from diffusion_lab.config.faults import Fault
 from diffusion_lab.config.model_section import DEFAULT_PROCESS, PROCESS_OPTIONS
-from diffusion_lab.config.reading import SettingsReader
+from diffusion_lab.config.settings_reader import SettingsReader
 
 
 def one_attention_flag_a_stage(tree: SettingsReader) -> Iterator[Fault]:

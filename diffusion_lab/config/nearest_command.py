@@ -16,10 +16,10 @@ from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.compose import NAME, SHORT_NAMES, compose_generate_config, compose_train_config
 from diffusion_lab.config.conf_files import ConfFiles
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault
-from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.recipes import RECIPES
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig, root_of
 from diffusion_lab.config.section import Section
+from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.validate import parse_as
 
 SectionT = TypeVar("SectionT", bound=Section)

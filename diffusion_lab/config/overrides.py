@@ -32,7 +32,7 @@ MOST_DIGITS, MOST_BRACKETS = 100, 50
 TOO_MANY_DIGITS = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
 
 
-def explain_unreadable(arguments: Sequence[str], conf: Path | None = None) -> str | None:
+def explain_syntax_error(arguments: Sequence[str], conf: Path | None = None) -> str | None:
     """Return what is wrong with the arguments that cannot be read, and how to type them; None where all can be.
 
     Args:
@@ -69,7 +69,7 @@ def refuse_excess(arguments: Sequence[str]) -> None:
             raise ValueError(f"{key} is given more than {MOST_BRACKETS} brackets within each other: give fewer")
 
 
-def refuse_endless_sweep(arguments: Sequence[str]) -> None:
+def check_sweep_size(arguments: Sequence[str]) -> None:
     """Refuse more jobs than a sweep could ever run: all are listed in memory before the first one begins.
 
     Args:
@@ -90,7 +90,7 @@ def refuse_endless_sweep(arguments: Sequence[str]) -> None:
             )
 
 
-def refuse_shared_folder(arguments: Sequence[str]) -> None:
+def check_separate_folders(arguments: Sequence[str]) -> None:
     """Refuse one run folder for several jobs, of which all but the first would fail or replace what another has made.
 
     Args:
@@ -122,7 +122,7 @@ def _readable(arguments: Sequence[str]) -> Iterator[tuple[str, Override]]:
             yield argument, parser.parse_override(argument)
 
 
-def refuse_empty_sweep(arguments: Sequence[str], folders: Sequence[Path]) -> None:
+def check_sweep_not_empty(arguments: Sequence[str], folders: Sequence[Path]) -> None:
     """Refuse values that are none: Hydra would run no job and say nothing.
 
     Args:

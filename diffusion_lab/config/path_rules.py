@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffusion_lab.config.data_section import DOWNLOADED_TYPES, SELF_CONTAINED_TYPES
 from diffusion_lab.config.faults import Fault
-from diffusion_lab.config.reading import SettingsReader
+from diffusion_lab.config.settings_reader import SettingsReader
 
 
 def image_paths_fit_the_type(tree: SettingsReader) -> Iterator[Fault]:

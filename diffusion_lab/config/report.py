@@ -12,8 +12,8 @@ from hydra.types import RunMode
 
 from diffusion_lab.config.faults import CommandError, ConfigError, traceback_note
 from diffusion_lab.home import ensure_home
-from diffusion_lab.messages import explained, sentence, show_warnings_plainly
-from diffusion_lab.terminal import lasting_stderr, printable
+from diffusion_lab.messages import explain, sentence, show_warnings_plainly
+from diffusion_lab.terminal import printable, resilient_stderr
 
 Result = TypeVar("Result")
 
@@ -36,7 +36,7 @@ def run_and_report(task: Callable[[], Result]) -> Result:
     """
     show_warnings_plainly()
     ensure_home()
-    with lasting_stderr():
+    with resilient_stderr():
         return _reported(task)
 
 
@@ -50,7 +50,7 @@ def _reported(task: Callable[[], Result]) -> Result:
             raise
         job = _job_of_multirun()
         where = "" if job is None else f" in job {job}"
-        what = explained(error) if expected else f"the run failed with {type(error).__name__}: {error}"
+        what = explain(error) if expected else f"the run failed with {type(error).__name__}: {error}"
         found_early = isinstance(error, ConfigError | CommandError)  # nothing of the code has anything to do with it
         hint = "" if found_early else f"\n({TRACEBACK_VARIABLE}=1 shows where in the code)"
         more = f"\n({recorded})" if recorded else hint

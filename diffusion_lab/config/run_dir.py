@@ -10,7 +10,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from diffusion_lab.config.faults import CommandError, Fault
-from diffusion_lab.config.origins import COMMAND_LINE, override_keys
+from diffusion_lab.config.key_locations import COMMAND_LINE, override_keys
 
 OF_SWEEPS = ("hydra.sweep.", "hydra/launcher=", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
 """Beginnings of arguments that a single run does not read."""
@@ -36,7 +36,7 @@ class RunDirCallback(Callback):
                 config.hydra.run.dir = NOWHERE
 
 
-def refuse_settings_without_effect(overrides: Iterable[str], sweeps: bool) -> None:
+def check_hydra_folders(overrides: Iterable[str], sweeps: bool) -> None:
     """Refuse settings of Hydra that only the other kind of command reads.
 
     Args:

@@ -13,9 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.compose import resolved
 from diffusion_lab.config.faults import CommandError, ConfigError, Fault
+from diffusion_lab.config.key_locations import KeyLocations, file_key_locations
 from diffusion_lab.config.migration import is_v1, migrate_config_v1_to_v2
-from diffusion_lab.config.origins import Origins, file_origins
-from diffusion_lab.config.overrides import explain_unreadable, refuse_excess
+from diffusion_lab.config.overrides import explain_syntax_error, refuse_excess
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig, root_of
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.config.yaml_file import load_tree
@@ -39,9 +39,9 @@ def read_settings(file: Path, overrides: Sequence[str] = ()) -> TrainConfig | Ge
     tree = load_tree(file)
     old = is_v1(tree)
     if old:
-        tree = OmegaConf.create(migrate_config_v1_to_v2(_plain(tree, file_origins(file))))
+        tree = OmegaConf.create(migrate_config_v1_to_v2(_plain(tree, file_key_locations(file))))
     _override(tree, overrides)
-    origins = Origins(overrides=overrides) if old else file_origins(file, overrides)
+    origins = KeyLocations(overrides=overrides) if old else file_key_locations(file, overrides)
     faults: list[Fault] = []
     found = resolved(tree, faults)
     try:
@@ -50,7 +50,7 @@ def read_settings(file: Path, overrides: Sequence[str] = ()) -> TrainConfig | Ge
         raise error.located(origins.place_of) from None
 
 
-def _plain(tree: DictConfig, origins: Origins) -> dict[str, Any]:
+def _plain(tree: DictConfig, origins: KeyLocations) -> dict[str, Any]:
     """A tree without references. Raises ConfigError for those that lead nowhere."""
     faults: list[Fault] = []
     plain: dict[str, Any] = resolved(tree, faults)
@@ -68,7 +68,7 @@ def _override(tree: DictConfig, overrides: Sequence[str]) -> None:
             else:
                 OmegaConf.update(tree, override.key_or_group, override.value(), merge=False, force_add=True)
     except (HydraException, OmegaConfBaseException) as error:
-        explained = explain_unreadable(overrides) or f"the override cannot be used: {str(error).strip()}"
+        explained = explain_syntax_error(overrides) or f"the override cannot be used: {str(error).strip()}"
         raise CommandError(explained) from error
 
 

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 
 from diffusion_lab.config.choice import ChoiceSettings, options_schema
-from diffusion_lab.config.reading import section_of
 from diffusion_lab.config.section import DeviceName, NameOrPath
+from diffusion_lab.config.settings_reader import section_of
 
 
 @dataclass(frozen=True)

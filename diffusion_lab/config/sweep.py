@@ -17,6 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config import job_lock
 from diffusion_lab.config.comparable import measured_by
 from diffusion_lab.config.compose import resolved, sweep_job_or
@@ -34,23 +35,22 @@ from diffusion_lab.config.job_record import (
     Refusal,
 )
 from diffusion_lab.config.optuna_study import OPTUNA_SWEEPER, prepare_study
-from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.schema import TrainConfig, root_of
+from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.spelling import spell_as_the_schema_does
 from diffusion_lab.config.sweep_signals import (
     JobInterrupted,
     SweepSignals,
+    check_not_stopped,
     leave_if_abandoned,
-    refuse_if_stopped,
     stopping_by_signals,
     this_sweep,
     why_stopped,
 )
-from diffusion_lab.messages import explained, sentence
+from diffusion_lab.messages import explain, sentence
 from diffusion_lab.redaction import redacted, redacted_command, secret_values, without_values
 from diffusion_lab.run_files import SUMMARY
 from diffusion_lab.safe_files import read_json
-from diffusion_lab.whole_files import written_whole
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -174,7 +174,7 @@ def _hide(secrets: Collection[str], file: Path) -> None:
     with contextlib.suppress(OSError, ValueError):  # it is there for people alone
         text = file.read_text(encoding="utf-8") if secrets else ""
         if (hidden := without_values(text, secrets)) != text:
-            with written_whole(file, lasting=False) as partial:
+            with atomic_write(file, lasting=False) as partial:
                 partial.write_text(hidden, encoding="utf-8")
 
 
@@ -213,7 +213,7 @@ def _claimed(folder: Path) -> Iterator[None]:
             )
             print(sentence(text), file=sys.stderr)
             told = True
-        refuse_if_stopped(folder.parent)
+        check_not_stopped(folder.parent)
         time.sleep(WAIT_SECONDS)
     try:
         yield
@@ -301,14 +301,14 @@ def _go_on(composed: DictConfig, tree: Mapping[str, Any], same: bool) -> None:
 
 def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path, secrets: Collection[str]) -> float | None:
     try:
-        refuse_if_stopped(folder.parent)  # now that the process of the sweep sees the record, should it stop
+        check_not_stopped(folder.parent)  # now that the process of the sweep sees the record, should it stop
         run()
     except JobInterrupted as stop:
         replace(record, state=INTERRUPTED, why=str(stop)).write(folder)
         raise
     except Exception as error:
         expected = isinstance(error, ValueError | OSError)  # else it is a fault of the code
-        why = without_values(explained(error) if expected else f"{type(error).__name__}: {error}", secrets)
+        why = without_values(explain(error) if expected else f"{type(error).__name__}: {error}", secrets)
         replace(record, state=FAILED, why=why).write(folder)
         if not expected and traceback_note(error) is None:
             traceback.print_exc()

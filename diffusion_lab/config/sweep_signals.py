@@ -157,7 +157,7 @@ def this_sweep() -> str | None:
     return os.environ.get(SWEEP)
 
 
-def refuse_if_stopped(folder: Path) -> None:
+def check_not_stopped(folder: Path) -> None:
     """Raise JobInterrupted where the command of this job was asked to stop; ``folder`` is that of the sweep."""
     sweep = this_sweep()
     if sweep and _stop_file(folder, sweep).exists():

@@ -12,15 +12,15 @@ from string import ascii_uppercase
 
 from hydra.errors import CompactHydraException, HydraException
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.command_line import command, setting
 from diffusion_lab.config.job_record import DIED, FAILED, FINISHED, REFUSED, RUNNING, JobRecord
 from diffusion_lab.config.report import EXIT_CODE, REPORTED
 from diffusion_lab.config.sweep import SweepCallback
 from diffusion_lab.config.sweep_ranking import Records, Refused, apart, ranked, read_records, refused_in
 from diffusion_lab.config.sweep_signals import JobInterrupted, this_sweep
-from diffusion_lab.messages import explained, sentence
+from diffusion_lab.messages import explain, sentence
 from diffusion_lab.terminal import printable
-from diffusion_lab.whole_files import written_whole
 
 SUMMARY = "sweep.json"
 EXIT_CODE_OF_FAILURES = 1
@@ -33,7 +33,7 @@ WIDTH_OF_FILES = 160
 
 
 @contextlib.contextmanager
-def summed_up() -> Iterator[None]:
+def sweep_summary() -> Iterator[None]:
     """Around what may be a sweep: show its jobs at its end, also of one that was interrupted.
 
     Of jobs that failed, Hydra raises the first one's error when all have run; each has told of its own by then.
@@ -60,7 +60,7 @@ def summed_up() -> Iterator[None]:
             if SweepCallback.ends_at_failure:
                 print(ENDED_SEARCH, file=sys.stderr)
             if not any(record.state == FAILED for record in records) and not hasattr(error, REPORTED):
-                print(f"Error: {sentence(explained(error))}", file=sys.stderr)
+                print(f"Error: {sentence(explain(error))}", file=sys.stderr)
             raise SystemExit(EXIT_CODE_OF_FAILURES) from error
         if any(record.state == DIED for record in records) or _is_a_launchers(error):
             print(_lost(error), file=sys.stderr)
@@ -138,7 +138,7 @@ def _write(folder: Path, records: Records, groups: list[list[str]], refused: Ref
                 "why": record.why,
             }
         )
-    with written_whole(folder / SUMMARY) as partial:
+    with atomic_write(folder / SUMMARY) as partial:
         partial.write_text(json.dumps(jobs, indent=2) + "\n")
 
 

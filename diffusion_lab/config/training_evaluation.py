@@ -10,8 +10,8 @@ from pydantic import Field
 from diffusion_lab.config.evaluated_metrics import direction_of, is_evaluated, logged_names, value_of
 from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE, EvaluationSettings
 from diffusion_lab.config.faults import Fault, closest
-from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.section import NonNegative, PositiveInt, with_defaults
+from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 
 EVALUATIONS = 10
 """How many ``every: auto`` makes in a run, about."""

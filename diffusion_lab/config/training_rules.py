@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from diffusion_lab.config.evaluated_metrics import is_evaluated
 from diffusion_lab.config.faults import Fault, closest
+from diffusion_lab.config.key_aliases import keys_called
 from diffusion_lab.config.optimizer_section import OPTIMIZER_OPTIONS
 from diffusion_lab.config.option_rules import group_instead
-from diffusion_lab.config.reading import SettingsReader
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
-from diffusion_lab.config.synonyms import keys_called
+from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.config.training_evaluation import (
     evaluated_metric_faults,
     is_on,

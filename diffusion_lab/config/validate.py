@@ -10,17 +10,24 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from diffusion_lab.config.auto_image_size import measure_images
 from diffusion_lab.config.consistency import check_start, cross_check
-from diffusion_lab.config.doubts import doubts_about
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
-from diffusion_lab.config.left_out import fill_for_generation, fill_model, is_demanded
-from diffusion_lab.config.measured_images import measure_images
+from diffusion_lab.config.generation_defaults import fill_for_generation, fill_model, is_demanded
 from diffusion_lab.config.model_section import ModelOfCheckpoint
-from diffusion_lab.config.reading import SettingsReader, Unreadable, expand_home, leaves, plain_tree, suggest_key
 from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig, root_of
 from diffusion_lab.config.section import Section
+from diffusion_lab.config.settings_reader import (
+    SettingsReader,
+    Unreadable,
+    expand_home,
+    leaves,
+    plain_tree,
+    suggest_key,
+)
 from diffusion_lab.config.spelling import spell_as_the_schema_does
+from diffusion_lab.config.suspicious_settings import suspicious_settings
 from diffusion_lab.redaction import REDACTED
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
@@ -162,7 +169,7 @@ def parse_as(
     found += [fault for fault in field_faults(tree, root) if fault.key not in known]
     reader = SettingsReader(tree, root, [fault.key for fault in found])
     _refuse([*found, *_contradictions(reader, root), *(check_start(reader) if starts else ())])
-    for message in doubts_about(reader):
+    for message in suspicious_settings(reader):
         warnings.warn(message, ConfigWarning, stacklevel=3)
     parsed = root.model_validate(tree)
     return parsed.model_copy(update={"sampler": parsed.sampler.with_default_steps()}) if default_steps else parsed
@@ -172,7 +179,7 @@ def _contradictions(reader: SettingsReader, root: type[RunConfig]) -> list[Fault
     return [fault for fault in cross_check(reader, import_classes=True) if is_demanded(fault, root)]
 
 
-def refuse_to_start(config: RunConfig) -> None:
+def check_ready_to_start(config: RunConfig) -> None:
     """Raise ConfigError, a ValueError, for folders in checked settings that stand in the way of a run here."""
     _refuse(check_start(SettingsReader(config.model_dump(mode="json"), type(config))))
 

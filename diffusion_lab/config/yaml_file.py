@@ -12,9 +12,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_lab.config.references import refuse_endless_references
+from diffusion_lab.atomic_files import atomic_write
+from diffusion_lab.config.interpolations import check_interpolations
 from diffusion_lab.safe_files import FileTooLargeError, NotRegularFileError, read_regular
-from diffusion_lab.whole_files import written_whole
 
 LONGEST_LINE = 1000
 """Characters of a list on one line, before it is broken."""
@@ -72,7 +72,7 @@ def load_tree(file: Path) -> DictConfig:
         tree = None  # a single text or number, in OmegaConf's way to say so
     if not isinstance(tree, DictConfig) or not tree:
         raise ValueError(f"{file} holds no settings: a mapping of keys to values is expected")
-    refuse_endless_references(OmegaConf.to_container(tree, resolve=False), str(file))
+    check_interpolations(OmegaConf.to_container(tree, resolve=False), str(file))
     return tree
 
 
@@ -147,7 +147,7 @@ def write_new(file: Path, text: str, source: Path, force: bool = False) -> None:
             raise FileExistsError(f"{file} is the input, which is not overwritten: name another --output")
         if not force:
             raise FileExistsError(f"{file} exists: --force overwrites it")
-    with written_whole(file, lasting=False) as partial:
+    with atomic_write(file, lasting=False) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ from diffusion_lab.data.folder_report import (
     what_is_expected,
     what_is_there_instead,
 )
-from diffusion_lab.data.layout import Layout, read_layout, refuse_inner_classes
+from diffusion_lab.data.layout import Layout, check_no_nested_classes, read_layout
 from diffusion_lab.data.left_out import LeftOutPicture, OtherFiles, PictureTooLargeError, left_out_picture
 from diffusion_lab.data.listing import Listing, list_images
 from diffusion_lab.data.parallel import in_order
@@ -107,7 +107,7 @@ class ImageFolderSource(ImageSource):
         if class_names is None or len(class_names):
             layout = read_layout(self.path, key)
             if labelled:
-                refuse_inner_classes(self.path, key, layout)
+                check_no_nested_classes(self.path, key, layout)
         if class_names is None:
             class_names = list(layout.classes)
         self.class_names, self.inner = tuple(class_names), layout.inner

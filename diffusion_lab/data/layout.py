@@ -70,7 +70,7 @@ def read_layout(root: Path, key: str) -> Layout:
     return Layout(classes, others, inner if inner and inner[0] and len(inner[1]) > 1 else None)
 
 
-def refuse_inner_classes(root: Path, key: str, layout: Layout) -> None:
+def check_no_nested_classes(root: Path, key: str, layout: Layout) -> None:
     """Raise ValueError where a single subfolder holds the class folders: its name is the name of no class."""
     if layout.inner is not None:
         inner, names = layout.inner

@@ -17,7 +17,7 @@ from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Images
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
-"""The stride of ``even_shares``: of all strides, the one whose multiples, modulo 1, stay farthest apart."""
+"""The stride of ``stratified_quantiles``: of all strides, the one whose multiples, modulo 1, stay farthest apart."""
 
 VALIDATION_DRAWS = "by number"
 """What checkpoints say of the draws of validation: losses are comparable where it is the same."""
@@ -58,7 +58,7 @@ def draw_for_batch(clean: Images, seed: int, stratified: bool) -> Draws:
     return Draws(share, noise, torch.rand(count, generator=on_cpu))
 
 
-def draw_by_number(clean: Images, numbers: Sequence[int]) -> Draws:
+def draw_by_index(clean: Images, numbers: Sequence[int]) -> Draws:
     """Draw for each image by itself, from its number alone: neither the run's seed nor the device has a part in it.
 
     Args:
@@ -74,12 +74,12 @@ def draw_by_number(clean: Images, numbers: Sequence[int]) -> Draws:
     noise, hidden = torch.empty(clean.shape), torch.empty(len(clean))
     for index, number in enumerate(numbers):
         generator.manual_seed(derive_seed("validation", number))
-        torch.randn(clean.shape[1:], generator=generator, out=noise[index])
+        torch.randn(clean.shape[1:], generator=generator, c_out=noise[index])
         hidden[index] = torch.rand((), generator=generator)
-    return Draws(even_shares(numbers), noise.to(clean.device), hidden)
+    return Draws(stratified_quantiles(numbers), noise.to(clean.device), hidden)
 
 
-def even_shares(numbers: Sequence[int]) -> Tensor:
+def stratified_quantiles(numbers: Sequence[int]) -> Tensor:
     """Spread numbers ``(N,)`` evenly over (0, 1), float64, each by its value alone.
 
     Any run of consecutive numbers is spread evenly, so a mean over the times of all images, or of those of one class

@@ -18,7 +18,7 @@ from diffusion_lab.diffusion.weighting import UniformWeighting, Weighting
 from diffusion_lab.shapes import Images, Labels, per_image
 
 
-class Trained(Protocol):
+class Trainable(Protocol):
     """What the loss needs of a denoiser."""
 
     schedule: Schedule
@@ -49,12 +49,12 @@ class DenoisingLoss:
     stratified: bool = True
     label_dropout: float = 0.0
 
-    def __call__(self, denoiser: Trained, clean: Images, label: Labels | None, seed: int) -> Tensor:
+    def __call__(self, denoiser: Trainable, clean: Images, label: Labels | None, seed: int) -> Tensor:
         """The loss of a batch, a scalar in float32. Arguments as of ``per_image``."""
         return self.per_image(denoiser, clean, label, seed)[0].mean()
 
     def per_image(
-        self, denoiser: Trained, clean: Images, label: Labels | None, seed: int
+        self, denoiser: Trainable, clean: Images, label: Labels | None, seed: int
     ) -> tuple[Tensor, Level[Tensor]]:
         """The loss of each image ``(N,)`` in float32, and the noise levels it was taken at.
 
@@ -64,14 +64,14 @@ class DenoisingLoss:
             label: Class numbers ``(N,)``, or None.
             seed: Of the times, the noise and the dropped labels.
         """
-        return self.of_draws(denoiser, clean, label, self.draw(clean, seed))
+        return self.loss_at(denoiser, clean, label, self.draw(clean, seed))
 
     def draw(self, clean: Images, seed: int) -> Draws:
         """Draw times, noise and hidden labels for a batch of images from a seed."""
         return draw_for_batch(clean, seed, self.stratified)
 
-    def of_draws(
-        self, denoiser: Trained, clean: Images, label: Labels | None, draws: Draws
+    def loss_at(
+        self, denoiser: Trainable, clean: Images, label: Labels | None, draws: Draws
     ) -> tuple[Tensor, Level[Tensor]]:
         """The loss of each image at given times, noise and hidden labels; otherwise as ``per_image``."""
         times = self.times.quantile(draws.share, denoiser.schedule)
@@ -83,9 +83,9 @@ class DenoisingLoss:
         costs = self.penalty(output.float(), target).flatten(1).mean(1)
         return self._weights(denoiser, level, draws.share).to(costs) * costs, level
 
-    def _weights(self, denoiser: Trained, level: Level[Tensor], share: Tensor) -> Tensor:
+    def _weights(self, denoiser: Trainable, level: Level[Tensor], share: Tensor) -> Tensor:
         """Weights ``(N,)`` at levels that were drawn at these quantiles ``share`` of the distribution of times."""
-        weights = self.weighting.of_penalty(level, denoiser.parameterization, self.penalty.degree)
+        weights = self.weighting.penalty_weight(level, denoiser.parameterization, self.penalty.degree)
         if not self.weighting.per_log_snr:
             return weights
         # One over the density of log-SNR: what it changes by from quantile to quantile. Where nothing is left of the
@@ -93,7 +93,7 @@ class DenoisingLoss:
         strides = self.times.slope(share, denoiser.schedule) * denoiser.schedule.log_snr_slope(level.time)
         return torch.where(strides.isfinite(), weights * strides, 0)
 
-    def _hide(self, denoiser: Trained, label: Labels | None, hidden: Tensor) -> Labels | None:
+    def _hide(self, denoiser: Trainable, label: Labels | None, hidden: Tensor) -> Labels | None:
         if label is None or denoiser.num_classes is None or self.label_dropout == 0:
             return label
         return label.masked_fill((hidden < self.label_dropout).to(label.device), denoiser.num_classes)

@@ -19,9 +19,9 @@ from diffusion_lab.diffusion.level import Level, Number
 class Coefficients(Generic[Number]):
     """``denoised = skip * noisy + out * network(into * noisy, time)``."""
 
-    skip: Number
-    out: Number
-    into: Number
+    c_skip: Number
+    c_out: Number
+    c_in: Number
 
 
 class Parameterization(ABC):
@@ -37,21 +37,21 @@ class Parameterization(ABC):
         It is the output for which the denoised image equals the clean one: the formula above, solved for it.
         """
         of = self.coefficients(level)
-        return (1 - of.skip * level.alpha) / of.out, -of.skip * level.sigma / of.out
+        return (1 - of.c_skip * level.alpha) / of.c_out, -of.c_skip * level.sigma / of.c_out
 
 
 class PredictNoise(Parameterization):
     """The network predicts the noise, ε (DDPM, arXiv:2006.11239, equation 11)."""
 
     def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
-        return Coefficients(skip=1 / level.alpha, out=-level.sigma / level.alpha, into=1 / _scale(level))
+        return Coefficients(c_skip=1 / level.alpha, c_out=-level.sigma / level.alpha, c_in=1 / _scale(level))
 
 
 class PredictClean(Parameterization):
     """The network predicts the clean image, x0."""
 
     def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
-        return Coefficients(skip=level.alpha * 0, out=level.alpha**0, into=1 / _scale(level))
+        return Coefficients(c_skip=level.alpha * 0, c_out=level.alpha**0, c_in=1 / _scale(level))
 
 
 class PredictVelocity(Parameterization):
@@ -63,7 +63,7 @@ class PredictVelocity(Parameterization):
 
     def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
         power, scale = level.alpha**2 + level.sigma**2, _scale(level)
-        return Coefficients(skip=level.alpha / power, out=-level.sigma * scale / power, into=1 / scale)
+        return Coefficients(c_skip=level.alpha / power, c_out=-level.sigma * scale / power, c_in=1 / scale)
 
 
 class PredictFlow(Parameterization):
@@ -71,7 +71,7 @@ class PredictFlow(Parameterization):
 
     def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
         total = level.alpha + level.sigma
-        return Coefficients(skip=1 / total, out=-level.sigma / total, into=1 / _scale(level))
+        return Coefficients(c_skip=1 / total, c_out=-level.sigma / total, c_in=1 / _scale(level))
 
 
 class PreconditionedOutput(Parameterization):
@@ -90,7 +90,7 @@ class PreconditionedOutput(Parameterization):
         signal = level.alpha * self.sigma_data
         total = (signal**2 + level.sigma**2) ** 0.5
         return Coefficients(
-            skip=signal * self.sigma_data / total**2, out=level.sigma * self.sigma_data / total, into=1 / total
+            c_skip=signal * self.sigma_data / total**2, c_out=level.sigma * self.sigma_data / total, c_in=1 / total
         )
 
 

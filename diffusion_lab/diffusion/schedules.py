@@ -142,7 +142,7 @@ class DiscreteSchedule(Schedule):
         return max(round(position), 1) / self.num_timesteps
 
 
-def without_last_signal(betas: Tensor) -> Tensor:
+def enforce_zero_terminal_snr(betas: Tensor) -> Tensor:
     """Betas that leave nothing of the image at the last step and the first step as it was.
 
     arXiv:2305.08891, algorithm 1.

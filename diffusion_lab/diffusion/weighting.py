@@ -33,33 +33,33 @@ class Weighting(ABC):
     each log-SNR, so that the objective is the same for every noise process and distribution of times."""
 
     @abstractmethod
-    def of_output(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
+    def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
         """Weights ``(N,)`` ≥ 0 of the squared error of the network's output, at levels with ``sigma > 0``."""
 
-    def of_penalty(self, level: Level[Tensor], parameterization: Parameterization, degree: int) -> Tensor:
+    def penalty_weight(self, level: Level[Tensor], parameterization: Parameterization, degree: int) -> Tensor:
         """Weights ``(N,)`` ≥ 0 of a penalty that grows with that power of the error of the network's output."""
-        return self.of_output(level, parameterization)
+        return self.output_weight(level, parameterization)
 
 
 class CleanWeighting(Weighting):
     """A weighting that is given by the worth of the clean image's error."""
 
     @abstractmethod
-    def of_clean(self, level: Level[Tensor]) -> Tensor:
+    def clean_weight(self, level: Level[Tensor]) -> Tensor:
         """Weights ``(N,)`` ≥ 0 of the error of the clean image."""
 
-    def of_output(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
-        return self.of_penalty(level, parameterization, degree=2)
+    def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
+        return self.penalty_weight(level, parameterization, degree=2)
 
-    def of_penalty(self, level: Level[Tensor], parameterization: Parameterization, degree: int) -> Tensor:
-        return self.of_clean(level) * abs(parameterization.coefficients(level).out) ** degree
+    def penalty_weight(self, level: Level[Tensor], parameterization: Parameterization, degree: int) -> Tensor:
+        return self.clean_weight(level) * abs(parameterization.coefficients(level).c_out) ** degree
 
 
 @dataclass(frozen=True)
 class UniformWeighting(Weighting):
     """Every error of the network's output counts alike (the simple loss of arXiv:2006.11239, equation 14)."""
 
-    def of_output(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
+    def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
         return level.sigma**0
 
 
@@ -70,7 +70,7 @@ class MinSNRWeighting(CleanWeighting):
     gamma: Annotated[float, Gt(0)] = 5.0
     """Largest weight."""
 
-    def of_clean(self, level: Level[Tensor]) -> Tensor:
+    def clean_weight(self, level: Level[Tensor]) -> Tensor:
         return _snr(level).clamp(max=self.gamma)
 
 
@@ -83,7 +83,7 @@ class P2Weighting(CleanWeighting):
     k: Annotated[float, Gt(0)] = 1.0
     """Keeps the weights finite."""
 
-    def of_clean(self, level: Level[Tensor]) -> Tensor:
+    def clean_weight(self, level: Level[Tensor]) -> Tensor:
         snr = _snr(level)
         return snr / (self.k + snr) ** self.gamma
 
@@ -96,7 +96,7 @@ class EDMWeighting(CleanWeighting):
     """Standard deviation of the pixels; ``auto`` is that of ``model.diffusion``, or measured by a run. (From Python
     it is the paper's, 0.5.)"""
 
-    def of_clean(self, level: Level[Tensor]) -> Tensor:
+    def clean_weight(self, level: Level[Tensor]) -> Tensor:
         # (sigma² + sigma_data²) / (sigma · sigma_data)² for the noise of an image that is not scaled, sigma / alpha
         data = (USUAL_SIGMA_DATA if self.sigma_data == "auto" else self.sigma_data) ** 2
         return (level.sigma**2 + level.alpha**2 * data) / (level.sigma**2 * data)
@@ -112,7 +112,7 @@ class SigmoidWeighting(CleanWeighting):
     bias: float = 0.0
     """The log-SNR at which the weight is one half; larger values weigh finer detail more."""
 
-    def of_clean(self, level: Level[Tensor]) -> Tensor:
+    def clean_weight(self, level: Level[Tensor]) -> Tensor:
         snr = _snr(level)
         return snr * (self.bias - snr.log()).sigmoid()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from diffusion_lab.atomic_files import check_writable
 from diffusion_lab.config.compose_evaluation import EvaluationRequest
 from diffusion_lab.devices import computing_with, resolve_device
 from diffusion_lab.evaluation.evaluator import MeasureSettings
@@ -20,10 +21,9 @@ from diffusion_lab.evaluation.report import KEY, write_results
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.table import print_results
 from diffusion_lab.evaluation.targets import find_targets, folder_elsewhere
-from diffusion_lab.generation.interruption import Terminated
+from diffusion_lab.generation.exit_on_signals import Terminated
 from diffusion_lab.terminal import printable
 from diffusion_lab.threads import choose_threads
-from diffusion_lab.whole_files import check_writable
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MetricName
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.measure import measure
-from diffusion_lab.evaluation.measured import Measured
+from diffusion_lab.evaluation.measured import StoredMeasurement
 from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.evaluation.run_data import INSTEAD, RealSources
@@ -121,7 +121,7 @@ class Evaluator:
             "held_out_fingerprint": self.held_out_fingerprint,
         }
 
-    def measure(self, samples: ImageSource, seed: int, keep_in: Path | None = None) -> Measured:
+    def measure(self, samples: ImageSource, seed: int, keep_in: Path | None = None) -> StoredMeasurement:
         """Measure a set of images, or find the same measurement where it was kept.
 
         Args:
@@ -142,7 +142,7 @@ class Evaluator:
         )
         found = find_measurement(keep_in, key) if keep_in is not None else None
         if found is not None:
-            return Measured.from_json(found)
+            return StoredMeasurement.from_json(found)
         real = self._real_images(seed)
         started = time.monotonic()
         features = extract(self.extractor, samples, lambda done, total: self._progress("the images", done, total))
@@ -157,7 +157,7 @@ class Evaluator:
             "features": round(computed - started, 3),
             "metrics": round(time.monotonic() - computed, 3),
         }
-        measured = Measured(measurement.to_json(), seconds)
+        measured = StoredMeasurement(measurement.to_json(), seconds)
         if keep_in is not None:
             keep_measurement(keep_in, key, measured.to_json())
         return measured
@@ -189,7 +189,7 @@ class Evaluator:
         )
 
 
-def first_of(source: ImageSource, count: int) -> ImageSource:
+def first_images(source: ImageSource, count: int) -> ImageSource:
     """The first images of a source."""
     return source if count == len(source) else Subset(source, range(count))
 
@@ -202,6 +202,6 @@ def some_of(source: ImageSource, count: int, seed: int) -> ImageSource:
     return Subset(source, np.sort(rng.permutation(len(source))[:count]))
 
 
-def fewest(sources: Sequence[ImageSource]) -> int:
+def smallest_size(sources: Sequence[ImageSource]) -> int:
     """The number of images of the smallest source."""
     return min(map(len, sources))

@@ -14,7 +14,7 @@ INFINITY = "infinity"
 
 
 @dataclass(frozen=True)
-class Measured:
+class StoredMeasurement:
     """A measurement, and how long it took.
 
     Attributes:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.data.source import ImageSource
-from diffusion_lab.pictures import FONT_SIZE, INK, LEAST_CELL, PAPER, image_of
-from diffusion_lab.whole_files import written_whole
+from diffusion_lab.image_grids import FONT_SIZE, INK, LEAST_CELL, PAPER, to_image
 
 NEAREST = "nearest.png"
 PAIRS_IN_A_ROW = 5
@@ -33,7 +33,7 @@ def write_nearest(samples: ImageSource, train: ImageSource, pairs: Sequence[Pair
     if not pairs:
         return None
     path = folder / NEAREST
-    with written_whole(path, lasting=False) as partial:
+    with atomic_write(path, lasting=False) as partial:
         picture_of_pairs(samples, train, pairs).save(partial, "PNG")
     return path
 
@@ -67,6 +67,6 @@ def picture_of_pairs(samples: ImageSource, train: ImageSource, pairs: Sequence[P
 
 def _image(source: ImageSource, index: int) -> Image.Image:
     """One image, enlarged by a whole number where it is small."""
-    image = image_of(torch.from_numpy(source.load(index, None)))
+    image = to_image(torch.from_numpy(source.load(index, None)))
     scale = max(-(-LEAST_CELL // max(image.size)), 1)
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)

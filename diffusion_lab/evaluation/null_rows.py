@@ -32,7 +32,7 @@ class Null:
     as_given: bool = False
 
 
-def null_of(family: str, count: int, real: RealImages) -> Null | None:
+def compute_null(family: str, count: int, real: RealImages) -> Null | None:
     """Return what a metric's null row is computed from; None where there are too few real images.
 
     Held-out images against the same reference where there are as many as samples, else one half of the reference

@@ -14,13 +14,13 @@ from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS
 from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, first_of
+from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, first_images
 from diffusion_lab.evaluation.label_shares import labels_in_shares
 from diffusion_lab.evaluation.nearest import write_nearest
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run
-from diffusion_lab.evaluation.sampled import Sampled, sample
+from diffusion_lab.evaluation.sampled import GeneratedSamples, sample
 from diffusion_lab.evaluation.targets import Target
 from diffusion_lab.features.stored_images import GeneratedSource
 
@@ -133,7 +133,7 @@ def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Re
     sampled = sample(config, work.target, reporter.shows)
     count = config.generation.sampling.num_samples
     generated = GeneratedSource(sampled.folder)
-    images = first_of(generated, count)
+    images = first_images(generated, count)
     with reporter.bars():
         measured = work.evaluator.measure(images, config.compute.seed or 0, keep_in=sampled.folder)
     nearest = write_nearest(images, work.evaluator.real.train, measured.pairs, sampled.folder)
@@ -182,14 +182,14 @@ def _varying(point: Point) -> dict[str, Any]:
     return {key: value for key, value in point.values.items() if key != CHECKPOINT}
 
 
-def _samples(line: Mapping[str, Any], sampled: Sampled, work: Work, asked_for_ema: bool) -> dict[str, Any]:
+def _samples(line: Mapping[str, Any], sampled: GeneratedSamples, work: Work, asked_for_ema: bool) -> dict[str, Any]:
     told = {name: line.get(name) for name in TOLD}
     labels = None if line.get("label") is None else ("in turn" if work.labels is None else "as real images")
     missing = asked_for_ema and not told["use_ema"]
     return {**told, "ema_missing": missing, "labels": labels, "folder": str(sampled.folder)}
 
 
-def _seconds(sampled: Sampled, count: int) -> float | None:
+def _seconds(sampled: GeneratedSamples, count: int) -> float | None:
     """The time of sampling as many images, of those that were made in a known time."""
     return None if sampled.seconds is None else round(sampled.seconds * count / sampled.count, 3)
 

@@ -16,7 +16,7 @@ from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run
 from diffusion_lab.features.image_sets import open_image_set
 from diffusion_lab.features.stored_images import GeneratedSource, NpzSource
-from diffusion_lab.generation.finished import IDENTITY
+from diffusion_lab.generation.verified_folder import IDENTITY
 
 
 def real_images(config: EvaluateConfig) -> RealSources:

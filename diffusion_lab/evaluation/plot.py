@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.evaluation.result import Result
-from diffusion_lab.evaluation.table import COLUMN_NAMES, heading, sampling_in_words
+from diffusion_lab.evaluation.table import COLUMN_NAMES, describe_sampling, heading
 from diffusion_lab.evaluation.table_rows import Row
 from diffusion_lab.terminal import on_one_line
-from diffusion_lab.whole_files import written_whole
 
 MOST_COLUMNS = 3
 PANEL = (4.2, 3.1)
@@ -45,14 +45,14 @@ def plot_curves(results: Sequence[Result], path: Path) -> None:
     high = -(-len(columns) // wide)
     figure = Figure(figsize=(PANEL[0] * wide, PANEL[1] * high + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{heading(results[0])}\n{sampling_in_words(results)}", fontsize=10)
+    figure.suptitle(f"{heading(results[0])}\n{describe_sampling(results)}", fontsize=10)
     curves = _curves(results, axis)
     for place, column in enumerate(columns):
         panel = figure.add_subplot(high, wide, place + 1)
         _draw(panel, column, curves, axis)
         if place == 0 and 1 < len(curves) <= MOST_NAMED:
             panel.legend(fontsize=7, title_fontsize=7)
-    with written_whole(path, lasting=False) as partial:
+    with atomic_write(path, lasting=False) as partial:
         figure.savefig(partial, format="png", dpi=DPI)
 
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.atomic_files import atomic_write, naming_folder_in_errors
 from diffusion_lab.environment import environment
 from diffusion_lab.evaluation.plot import plot_curves
 from diffusion_lab.evaluation.result import FORMAT, Result, comparable_groups
-from diffusion_lab.evaluation.table import results_in_words
-from diffusion_lab.whole_files import naming_folder, written_whole
+from diffusion_lab.evaluation.table import results_text
 
 RESULTS, TABLE, CURVES = "evaluation.json", "evaluation.txt", "curves.png"
 KEY = "output.base_dir"
@@ -28,7 +28,7 @@ def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
         The files.
     """
     groups = comparable_groups(results)
-    with naming_folder(folder, KEY):
+    with naming_folder_in_errors(folder, KEY):
         folder.mkdir(parents=True, exist_ok=True)
     _remove_curves(folder)
     content = {
@@ -39,10 +39,10 @@ def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
         "results": [result.to_json() for result in results],
     }
     files = [folder / RESULTS, folder / TABLE]
-    with written_whole(files[0]) as partial:
+    with atomic_write(files[0]) as partial:
         partial.write_text(json.dumps(_finite(content), indent=2, default=str, allow_nan=False) + "\n", "utf-8")
-    with written_whole(files[1], lasting=False) as partial:
-        partial.write_text(results_in_words(results), "utf-8")
+    with atomic_write(files[1], lasting=False) as partial:
+        partial.write_text(results_text(results), "utf-8")
     several = [group for group in groups if len(group) > 1]
     for number, group in enumerate(several, 1):
         file = folder / (CURVES if len(several) == 1 else f"{Path(CURVES).stem}_{number}.png")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from diffusion_lab.evaluation.measured import rows_of
-from diffusion_lab.evaluation.table_rows import Row, in_figures
+from diffusion_lab.evaluation.table_rows import Row, format_number
 
 FORMAT = 1
 """Of ``evaluation.json`` and of stored measurements."""
@@ -54,7 +54,7 @@ class Result:
         raise KeyError(f"no metric {name!r}: {skipped.get(name, [row.name for row in self.rows])}")
 
     def __repr__(self) -> str:
-        numbers = ", ".join(f"{row.name}={in_figures(row.value)}" for row in self.rows)
+        numbers = ", ".join(f"{row.name}={format_number(row.value)}" for row in self.rows)
         return f"<Result of {self.name!r}: {numbers}>"
 
     def to_json(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from diffusion_lab.evaluation.families import (
 from diffusion_lab.evaluation.measurement import NullRow, Row
 from diffusion_lab.evaluation.metrics import Estimate, Extrapolation, Memorization, frechet_distance_infinity
 from diffusion_lab.evaluation.metrics.memorization import LEAVE_ONE_OUT, Nearest, judge
-from diffusion_lab.evaluation.null_rows import LEAST_IMAGES, Null, null_of
+from diffusion_lab.evaluation.null_rows import LEAST_IMAGES, Null, compute_null
 from diffusion_lab.evaluation.real_images import RealImages, numbered_as, some_of
 from diffusion_lab.features.feature_set import FeatureSet
 
@@ -99,7 +99,7 @@ class RowMaker:
         return limit
 
     def _nulls(self, family: str) -> dict[str, NullRow]:
-        null = null_of(family, _number(family, self.samples), self.real)
+        null = compute_null(family, _number(family, self.samples), self.real)
         if null is None:
             self.notes.append(
                 f"{family} has no null row: that needs {2 * LEAST_IMAGES} reference images, or as many held-out images "

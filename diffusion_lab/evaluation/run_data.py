@@ -75,7 +75,7 @@ def images_of_run(
             f"data.paths.train=DIR and data.paths.val=DIR name their place; {INSTEAD}"
         ) from error
     _refuse_other_images(checkpoint, found.train, found.val)
-    train, val = opaque(found.train), None if found.val is None else opaque(found.val)
+    train, val = without_transparency(found.train), None if found.val is None else without_transparency(found.val)
     if split == "train":
         return RealSources(train, val, split, "training images")
     if val is None:
@@ -121,13 +121,13 @@ def images_of_folder(
     return RealSources(first, second, None, "reference images")
 
 
-def opaque(source: ImageSource) -> ImageSource:
+def without_transparency(source: ImageSource) -> ImageSource:
     """Return images without alpha channel, over white: no network that gives features takes one."""
     return source if source.channels != 4 else Opaque(source)
 
 
-def over_white(pixels: Pixels) -> Pixels:
-    """Return images ``(N, C, H, W)`` without alpha channel, on the CPU, as ``opaque`` has those of a source."""
+def composite_over_white(pixels: Pixels) -> Pixels:
+    """Return images ``(N, C, H, W)`` without alpha channel, on the CPU, as ``without_transparency`` has those of a source."""
     if pixels.shape[1] != 4:
         return pixels
     arrays = pixels.permute(0, 2, 3, 1).numpy()

@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config.schema import GenerateConfig, GenerateOutputSettings
 from diffusion_lab.evaluation.targets import Target
 from diffusion_lab.generate import generate
 from diffusion_lab.redaction import redacted
 from diffusion_lab.safe_files import read_json
-from diffusion_lab.whole_files import written_whole
 
 TIMES = "sampling_times.json"
 """How many images were made in how many seconds, an entry for each command that made some."""
 
 
 @dataclass(frozen=True)
-class Sampled:
+class GeneratedSamples:
     """A folder of generated images; ``seconds`` is None where it is not known how long all of them took."""
 
     folder: Path
@@ -31,7 +31,7 @@ class Sampled:
     seconds: float | None
 
 
-def sample(config: GenerateConfig, target: Target, show_progress: bool = True) -> Sampled:
+def sample(config: GenerateConfig, target: Target, show_progress: bool = True) -> GeneratedSamples:
     """Generate images of a checkpoint, or find those that an earlier command has made.
 
     Args:
@@ -55,7 +55,7 @@ def sample(config: GenerateConfig, target: Target, show_progress: bool = True) -
         )
     if made.made:
         _note(made.folder, made.made, time.monotonic() - started)
-    return Sampled(made.folder, made.count, made.made, _seconds(made.folder, made.count))
+    return GeneratedSamples(made.folder, made.count, made.made, _seconds(made.folder, made.count))
 
 
 def folder_name(config: GenerateConfig) -> str:
@@ -81,7 +81,7 @@ def folder_name(config: GenerateConfig) -> str:
 
 def _note(folder: Path, made: int, seconds: float) -> None:
     entries = [*_times(folder), {"made": made, "seconds": round(seconds, 3)}]
-    with written_whole(folder / TIMES, lasting=False) as partial:
+    with atomic_write(folder / TIMES, lasting=False) as partial:
         partial.write_text(json.dumps(entries) + "\n")
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.safe_files import read_json
-from diffusion_lab.whole_files import written_whole
 
 FOLDER = "measurements"
 FORMAT = 1
@@ -43,7 +43,7 @@ def keep_measurement(folder: Path, key: str, content: Mapping[str, Any]) -> None
     told = {**content, "key": key}
     file = _file(folder, key)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(file, lasting=False) as partial:
+    with atomic_write(file, lasting=False) as partial:
         partial.write_text(json.dumps({**told, "sha256": _digest(told)}, indent=2) + "\n", encoding="utf-8")
 
 

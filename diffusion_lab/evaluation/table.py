@@ -15,7 +15,7 @@ from rich.text import Text
 
 from diffusion_lab.evaluation.remarks import BEST, MATCHED, REAL, SECONDS, remarks_on
 from diffusion_lab.evaluation.result import Result, apart, comparable_groups
-from diffusion_lab.evaluation.table_rows import Row, in_figures
+from diffusion_lab.evaluation.table_rows import Row, format_number
 from diffusion_lab.terminal import on_one_line, printable
 
 COLUMN_NAMES = {
@@ -54,7 +54,7 @@ def print_results(results: Sequence[Result], console: Console, classes: bool = F
         if len(groups) > 1:
             title = f"{title}\n({why})"
         console.print(Text(printable(title)))
-        console.print(Text(sampling_in_words(group), style="bold"))
+        console.print(Text(describe_sampling(group), style="bold"))
         if len(group) == 1:
             whole = full_table(group[0])
             fits = _width(whole, console) <= console.width
@@ -91,11 +91,11 @@ def full_table(result: Result, short_names: bool = False) -> Table:
         table.add_column(MATCHED, justify="right", no_wrap=True)
     table.add_column(REAL, justify="right", no_wrap=True)
     for row in rows:
-        interval = f"{in_figures(row.low)} – {in_figures(row.high)}" if row.low is not None else ""
-        cells = [row.key if short_names else row.name, in_figures(row.value), interval]
+        interval = f"{format_number(row.low)} – {format_number(row.high)}" if row.low is not None else ""
+        cells = [row.key if short_names else row.name, format_number(row.value), interval]
         if matched:
-            cells.append(in_figures(row.matched))
-        table.add_row(*cells, in_figures(row.null))
+            cells.append(format_number(row.matched))
+        table.add_row(*cells, format_number(row.null))
     return table
 
 
@@ -121,7 +121,9 @@ def class_tables(result: Result, console: Console) -> list[Table]:
             table.add_column(COLUMN_NAMES[row["metric"]], justify="right", no_wrap=True)
         for name in names:
             cells = [row["classes"].get(name) for row in part]
-            table.add_row(on_one_line(name), *(in_figures(None if cell is None else cell["value"]) for cell in cells))
+            table.add_row(
+                on_one_line(name), *(format_number(None if cell is None else cell["value"]) for cell in cells)
+            )
         return table
 
     return _fitting(columns, table_of, console)
@@ -161,11 +163,11 @@ def _table_of(results: Sequence[Result], columns: Sequence[Row], timed: bool) ->
     best = {row.key: _best(row, [each[row.key] for each in cells if row.key in each]) for row in columns}
     for result, values in zip(results, cells, strict=True):
         head = ([on_one_line(result.name)] if named else []) + [_shown(result.varying.get(key)) for key in varying]
-        seconds = [in_figures(result.seconds.get("sampling"))] if timed else []
+        seconds = [format_number(result.seconds.get("sampling"))] if timed else []
         table.add_row(*head, *(_cell(values.get(row.key), best[row.key]) for row in columns), *seconds)
     empty = [""] * (named + len(varying) - 1)
     table.add_section()
-    table.add_row(REAL, *empty, *(Text(f"{in_figures(row.null)} ", style="dim") for row in columns))
+    table.add_row(REAL, *empty, *(Text(f"{format_number(row.null)} ", style="dim") for row in columns))
     return table
 
 
@@ -183,14 +185,14 @@ def is_inception(row: Row) -> bool:
 INCEPTIONS = ("fid", "fid_infinity", "kid", "is")
 
 
-def results_in_words(results: Sequence[Result], width: int = 120) -> str:
+def results_text(results: Sequence[Result], width: int = 120) -> str:
     """The tables as plain text."""
     console = Console(width=width, record=True, file=StringIO(), color_system=None)
     print_results(results, console, classes=True)
     return console.export_text()
 
 
-def sampling_in_words(group: Sequence[Result]) -> str:
+def describe_sampling(group: Sequence[Result]) -> str:
     """Return the name of the images and how they were sampled, as far as that is the same for all of them."""
     told = [{"": on_one_line(result.name), **sampling_of(result)} for result in group]
     same = {key: value for key, value in told[0].items() if all(each.get(key) == value for each in told)}
@@ -224,7 +226,7 @@ def _cell(row: Row | None, best: float | None) -> Text:
     if row is None:
         return Text("")
     marked = best is not None and row.value == best
-    return Text(in_figures(row.value) + (BEST if marked else " "), style="bold" if marked else "")
+    return Text(format_number(row.value) + (BEST if marked else " "), style="bold" if marked else "")
 
 
 def _shown(value: object) -> str:

@@ -36,7 +36,7 @@ class Row:
     better: Better | None = None
 
 
-def in_figures(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Return a number with three significant figures, as people write it; empty for None.
 
     >>> [in_figures(value) for value in (0.00123456, 0.5, 12.345, 407.8, 1234.5, 0.0, None)]

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from diffusion_lab.config.dotted import load_class
 from diffusion_lab.config.evaluation_section import FEATURES
+from diffusion_lab.config.import_class import load_class
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.determinism import host_generators_seeded
 from diffusion_lab.devices import resolve_device

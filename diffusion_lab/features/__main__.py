@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compute(given: argparse.Namespace) -> None:
-    from diffusion_lab.config.dotted import find_classes_in
     from diffusion_lab.config.faults import ConfigWarning
+    from diffusion_lab.config.import_class import find_classes_in
     from diffusion_lab.features import create_extractor, find_or_compute, open_image_set
     from diffusion_lab.features.digits import DigitsExtractor
     from diffusion_lab.messages import show_warnings_plainly

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffusion_lab.features.dinov2 import normalised
-from diffusion_lab.features.extractor import Extracted, NetworkExtractor, resized
+from diffusion_lab.features.dinov2 import normalize_images
+from diffusion_lab.features.extractor import Extracted, NetworkExtractor, resize_images
 from diffusion_lab.features.published import CLIP
 from diffusion_lab.features.weights_file import checked_content, read_weights
 from diffusion_lab.shapes import Images, Pixels
@@ -49,7 +49,7 @@ class ClipExtractor(NetworkExtractor):
 
     def prepare(self, pixels: Pixels) -> Images:
         assert self.size is not None
-        return normalised(resized(pixels, self.size), MEAN, STD)
+        return normalize_images(resize_images(pixels, self.size), MEAN, STD)
 
     def forward(self, images: Images) -> Extracted:
         return Extracted(self.network(images))

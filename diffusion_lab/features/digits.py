@@ -17,7 +17,13 @@ from diffusion_lab.data.source import ImageSource, IndexArray, Subset
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.determinism import host_generators_seeded
 from diffusion_lab.devices import computing_with
-from diffusion_lab.features.extractor import Extracted, NetworkExtractor, linear_alike, resized, with_channels
+from diffusion_lab.features.extractor import (
+    Extracted,
+    NetworkExtractor,
+    deterministic_linear,
+    resize_images,
+    with_channels,
+)
 from diffusion_lab.features.tensor_cache import Tensors, cached_tensors
 from diffusion_lab.identity import data_fingerprint
 from diffusion_lab.shapes import Images, Labels, Pixels
@@ -140,8 +146,8 @@ class DigitsExtractor(NetworkExtractor):
 
     def forward(self, images: Images) -> Extracted:
         assert isinstance(self.network, DigitClassifier)
-        values = F.relu(linear_alike(self.network.hidden, self.network.convolutions(images).flatten(1)))
-        return Extracted(values, linear_alike(self.network.classes, values))
+        values = F.relu(deterministic_linear(self.network.hidden, self.network.convolutions(images).flatten(1)))
+        return Extracted(values, deterministic_linear(self.network.classes, values))
 
 
 def _say(line: str) -> None:
@@ -154,7 +160,7 @@ def _new(channels: int, num_classes: int, size: int) -> DigitClassifier:
 
 
 def _prepared(pixels: Pixels, size: int) -> Images:
-    images = resized(pixels, size).float() / 127.5 - 1
+    images = resize_images(pixels, size).float() / 127.5 - 1
     return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -191,7 +197,7 @@ def _loaded(source: ImageSource, size: int, channels: int) -> Pixels:
 
 
 def _loaded_part(source: ImageSource, indices: IndexArray, size: int, channels: int) -> Pixels:
-    return resized(with_channels(torch.from_numpy(source.load_batch(indices, None)), channels), size).contiguous()
+    return resize_images(with_channels(torch.from_numpy(source.load_batch(indices, None)), channels), size).contiguous()
 
 
 def is_large(image_size: int) -> bool:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lab.features.extractor import Extracted, NetworkExtractor, resized
+from diffusion_lab.features.extractor import Extracted, NetworkExtractor, resize_images
 from diffusion_lab.features.weights_file import read_weights
 from diffusion_lab.shapes import Images, Pixels
 
@@ -142,13 +142,13 @@ class DinoV2Extractor(NetworkExtractor):
         super().__init__(network, device)
 
     def prepare(self, pixels: Pixels) -> Images:
-        return normalised(resized(pixels, SIZE), MEAN, STD)
+        return normalize_images(resize_images(pixels, SIZE), MEAN, STD)
 
     def forward(self, images: Images) -> Extracted:
         return Extracted(self.network(images))
 
 
-def normalised(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
+def normalize_images(pixels: Pixels, mean: tuple[float, ...], std: tuple[float, ...]) -> Images:
     """Turn 0 to 255 into [0, 1], less the mean and over the standard deviation of each channel."""
     shift, scale = (torch.tensor(values, device=pixels.device).view(1, -1, 1, 1) for values in (mean, std))
     return (pixels.float() / 255 - shift) / scale

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from diffusion_lab.features.extractor import Extracted, NetworkExtractor, linear_alike, resized
+from diffusion_lab.features.extractor import Extracted, NetworkExtractor, deterministic_linear, resize_images
 from diffusion_lab.features.weights_file import read_weights
 from diffusion_lab.shapes import Images, Pixels
 
@@ -44,9 +44,9 @@ class EffLite0Extractor(NetworkExtractor):
         super().__init__(network.to(memory_format=torch.channels_last), device)
 
     def prepare(self, pixels: Pixels) -> Images:
-        images = (resized(pixels, SIZE).float() - MEAN) / SCALE
+        images = (resize_images(pixels, SIZE).float() - MEAN) / SCALE
         return images.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Images) -> Extracted:
         values = self.network.extract_features(images).mean((2, 3))  # type: ignore[operator]
-        return Extracted(values, linear_alike(self.network._fc, values))  # type: ignore[arg-type]
+        return Extracted(values, deterministic_linear(self.network._fc, values))  # type: ignore[arg-type]

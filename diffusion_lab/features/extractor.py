@@ -109,7 +109,7 @@ class NetworkExtractor(FeatureExtractor):
         refuse_other_pixels(pixels)
         values = torch.empty(len(pixels), self.num_features)
         logits: list[Tensor] = []
-        with computing_alike():
+        with deterministic_math():
             for start in range(0, max(len(pixels), 1), BATCH_SIZE):  # once for no images, to know the classes
                 found = self._batch(pixels[start : start + BATCH_SIZE])
                 values[start : start + BATCH_SIZE] = found.values
@@ -129,7 +129,7 @@ class NetworkExtractor(FeatureExtractor):
 
 
 @contextlib.contextmanager
-def computing_alike() -> Iterator[None]:
+def deterministic_math() -> Iterator[None]:
     """Compute in full float32 and by the same algorithms each time, whatever the caller has set."""
     matmul = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -147,7 +147,7 @@ def computing_alike() -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = matmul
 
 
-def linear_alike(layer: nn.Linear, values: Tensor) -> Tensor:
+def deterministic_linear(layer: nn.Linear, values: Tensor) -> Tensor:
     """Apply a linear layer to ``(B, D)``, with sums that do not depend on the row of an image in the batch.
 
     Libraries for matrices may sum the rows at the end of a matrix in another order. In float64 no such difference
@@ -179,7 +179,7 @@ def with_channels(pixels: Pixels, channels: int) -> Pixels:
     return gray.round().byte()[:, None]
 
 
-def resized(pixels: Pixels, size: int) -> Pixels:
+def resize_images(pixels: Pixels, size: int) -> Pixels:
     """Resize uint8 ``(N, C, H, W)`` to ``size`` × ``size``, bicubic, antialiased where it shrinks (arXiv:2104.11222).
 
     Images are resized on the CPU, where torch counts in whole numbers, so that every machine gives the same pixels.

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import hashlib
 
-from diffusion_lab.features.extractor import Extracted, FeatureExtractor, refuse_other_pixels, resized, with_channels
+from diffusion_lab.features.extractor import (
+    Extracted,
+    FeatureExtractor,
+    refuse_other_pixels,
+    resize_images,
+    with_channels,
+)
 from diffusion_lab.shapes import Pixels
 
 LARGEST = 32
@@ -34,5 +40,5 @@ class PixelExtractor(FeatureExtractor):
 
     def __call__(self, pixels: Pixels) -> Extracted:
         refuse_other_pixels(pixels)
-        images = resized(with_channels(pixels.cpu(), self.channels), self._side)
+        images = resize_images(with_channels(pixels.cpu(), self.channels), self._side)
         return Extracted(images.reshape(len(images), self.num_features).float() / 255)

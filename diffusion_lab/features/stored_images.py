@@ -14,8 +14,14 @@ from diffusion_lab.data.pixels import background_colour, convert_arrays
 from diffusion_lab.data.source import ImageSource, IndexArray, PixelArray
 from diffusion_lab.features.npz_arrays import NpzImages
 from diffusion_lab.generation.arrays import ARRAYS
-from diffusion_lab.generation.finished import REMEDY, manifest_lines, read_picture, refuse_mixture, refuse_other_pixels
-from diffusion_lab.generation.order import DIGEST, MANIFEST
+from diffusion_lab.generation.request import DIGEST, MANIFEST
+from diffusion_lab.generation.verified_folder import (
+    REMEDY,
+    check_single_generation,
+    manifest_lines,
+    read_picture,
+    refuse_other_pixels,
+)
 
 BACKGROUND = background_colour("white")
 """Under transparent pixels, where alpha is dropped."""
@@ -147,7 +153,7 @@ class GeneratedSource(StoredImages):
         size_key: str = "image_size",
     ) -> None:
         self.folder, self.lines = folder, manifest_lines(folder)
-        refuse_mixture(folder, self.lines)
+        check_single_generation(folder, self.lines)
         self._arrays = None if all(line.get("file") for line in self.lines) else self._opened_arrays(key)
         labels, names = _labels_of(self.lines, key)
         super().__init__(self.stored(0).shape, labels, names, image_size, channels, key, size_key)

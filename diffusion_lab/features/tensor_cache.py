@@ -24,12 +24,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffusion_lab.atomic_files import atomic_write, remove_partial_files
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.data.cache_files import UntrustedCacheError, open_own
 from diffusion_lab.data.cache_place import Say, default_cache_dir, locked, make_own, own_folder
-from diffusion_lab.messages import explained
+from diffusion_lab.messages import explain
 from diffusion_lab.safe_files import parse_json
-from diffusion_lab.whole_files import remove_partial_files, written_whole
 
 FOLDER, FILE = "features", "tensors.safetensors"
 ABOUT, CHECKSUM = "about", "sha256"
@@ -101,7 +101,7 @@ def cached_tensors(
         try:
             _write(file, tensors, about)
         except OSError as error:
-            warnings.warn(f"{explained(error)}: what was computed is not kept", ConfigWarning, stacklevel=2)
+            warnings.warn(f"{explain(error)}: what was computed is not kept", ConfigWarning, stacklevel=2)
             return Cached(tensors, about, None, False)
     return Cached(tensors, about, file, False)
 
@@ -116,10 +116,10 @@ def _without_cache(
     """Raises ValueError where the user named the folder; the one that is there by default is not insisted on."""
     if cache_dir is not None:
         raise ValueError(
-            f"{cache_key} cannot be used, got {str(cache_dir)!r}: {explained(error)}. Choose a folder of your own"
+            f"{cache_key} cannot be used, got {str(cache_dir)!r}: {explain(error)}. Choose a folder of your own"
         ) from error
     rule = f"they are computed each time ({cache_key} chooses another folder)"
-    warnings.warn(f"features cannot be cached: {explained(error)}; {rule}", ConfigWarning, stacklevel=3)
+    warnings.warn(f"features cannot be cached: {explain(error)}; {rule}", ConfigWarning, stacklevel=3)
     tensors, more = compute()
     return Cached(tensors, {**identity, **more}, None, False)
 
@@ -128,7 +128,7 @@ def _write(file: Path, tensors: Tensors, about: Mapping[str, Any]) -> None:
     remove_partial_files(file.parent)
     text = json.dumps(about, sort_keys=True)
     metadata = {ABOUT: text, CHECKSUM: _checksum(text, tensors)}
-    with written_whole(file) as partial:
+    with atomic_write(file) as partial:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
         partial.chmod(0o600)
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.data.cache_place import default_cache_dir, make_own
-from diffusion_lab.messages import explained
+from diffusion_lab.messages import explain
 from diffusion_lab.safe_files import open_regular
-from diffusion_lab.whole_files import written_whole
 
 Progress = Callable[[int, int], None]
 
@@ -65,13 +65,13 @@ def find_weights(features: str, published: PublishedFile, progress: Progress | N
     target = _folders()[0] / published.name
     try:
         make_own(target.parent)
-        with written_whole(target) as partial:
+        with atomic_write(target) as partial:
             _fetch(published.url, partial, progress)
             found = file_sha256(partial)
             if found != published.sha256:
                 raise ValueError(_other_file(features, published.url, found, published.sha256))
     except OSError as error:  # of the network too: URLError is one
-        reason = getattr(error, "reason", None) or explained(error)
+        reason = getattr(error, "reason", None) or explain(error)
         reason = getattr(reason, "strerror", None) or reason  # of the system, without its number
         raise FileNotFoundError(
             f"features={features} needs the weights {published.name} ({published.megabytes:,.0f} MB), which are not on "

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.safe_files import open_regular
 from diffusion_lab.shapes import Pixels
-from diffusion_lab.whole_files import written_whole
 
 ARRAYS = "samples.npz"
 IMAGES, LABELS = "arr_0.npy", "arr_1.npy"
@@ -33,7 +33,7 @@ def write_arrays(
     """
     count, channels, height, width = shape
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, height, width, channels)}
-    with written_whole(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_write(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         with archive.open(IMAGES, "w", force_zip64=True) as file:
             npy.write_array_header_1_0(file, header)
             for image in images:

@@ -14,22 +14,22 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config.schema import GenerateConfig
-from diffusion_lab.finiteness import NonFiniteSamplesError
+from diffusion_lab.finite_samples import NonFiniteSamplesError
 from diffusion_lab.generation.arrays import ARRAYS, stored_labels, stored_pixels, write_arrays
-from diffusion_lab.generation.folder import GRID, Opened
-from diffusion_lab.generation.images import KeptImages, Nothing, PngFiles, RawBytes
-from diffusion_lab.generation.interruption import Terminated
-from diffusion_lab.generation.manifest import digests_told, manifest_from, read_lines
-from diffusion_lab.generation.order import PNG_KEY
+from diffusion_lab.generation.exit_on_signals import Terminated
+from diffusion_lab.generation.images import ImageStore, NullStore, PngStore, RawStore
+from diffusion_lab.generation.manifest import manifest_from, matching_digests, read_lines
+from diffusion_lab.generation.open_folder import GRID, OpenFolder
+from diffusion_lab.generation.request import PNG_KEY
 from diffusion_lab.guidance import Guidance
-from diffusion_lab.pictures import ClassGrid, grid_of
+from diffusion_lab.image_grids import ClassGrid, image_grid
 from diffusion_lab.safe_files import open_regular, parse_json
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import Images, to_pixels
-from diffusion_lab.start_lines import counted
+from diffusion_lab.startup_lines import pluralize
 from diffusion_lab.terminal import printable
-from diffusion_lab.whole_files import written_whole
 
 MOST_GRID_ROWS = 100
 """Rows of the grid; images beyond it are in their own files alone."""
@@ -53,14 +53,16 @@ class Generation:
     def __str__(self) -> str:
         complete = "" if self.made else ": already complete, nothing was made"
         of_raw = " from the raw weights" if self.weights == "raw" else ""
-        images = f"{counted(self.count, 'image')}{of_raw} in {self.folder}{complete}"
+        images = f"{pluralize(self.count, 'image')}{of_raw} in {self.folder}{complete}"
         return "\n".join(map(str, filter(None, (images, self.grid, self.npz))))
 
 
 class Completion:
     """One attempt to complete a generation, which may be interrupted and repeated."""
 
-    def __init__(self, config: GenerateConfig, room: Opened, sampler: DiffusionSampler, show_progress: bool) -> None:
+    def __init__(
+        self, config: GenerateConfig, room: OpenFolder, sampler: DiffusionSampler, show_progress: bool
+    ) -> None:
         self.config, self.room, self.order = config, room, room.order
         self.sampler, self.show_progress = sampler, show_progress
         self.output = config.generation.output
@@ -76,7 +78,7 @@ class Completion:
 
     def complete(self) -> Generation:
         """Make what lacks."""
-        told = digests_told(self.room.path, self.order)
+        told = matching_digests(self.room.path, self.order)
         lines = sum(1 for _ in read_lines(self.room.path))
         finished = len(told) == lines == self.room.count and not self.room.unfinished and self._has_summaries(told)
         kept = self._kept()
@@ -118,12 +120,12 @@ class Completion:
             return f"All {done} images are in {printable(self.room.path)}; the manifest, grid or arrays are renewed."
         return f"Continuing in {printable(self.room.path)}: {done} of {self.room.count} images are there."
 
-    def _kept(self) -> KeptImages:
+    def _kept(self) -> ImageStore:
         wanted = self.output.save_grid or self.output.save_npz
-        way = PngFiles if self.output.save_individual else RawBytes if wanted else Nothing
+        way = PngStore if self.output.save_individual else RawStore if wanted else NullStore
         return way(self.room.path, self.order, self.sampler.model.image_shape)
 
-    def _make(self, kept: KeptImages, digests: list[str | None]) -> None:
+    def _make(self, kept: ImageStore, digests: list[str | None]) -> None:
         """Make the images without a digest, in the batches of an uninterrupted run, for rounding depends on those."""
         spans = list(_lacking(digests, self.config.generation.sampling.batch_size))
         begin = spans[0].start if spans else len(digests)
@@ -142,7 +144,7 @@ class Completion:
                     raise
             extend(len(digests))
 
-    def _keep(self, kept: KeptImages, indices: Sequence[int], images: Images, digests: list[str | None]) -> None:
+    def _keep(self, kept: ImageStore, indices: Sequence[int], images: Images, digests: list[str | None]) -> None:
         """Keep images ``(N, C, H, W)`` in [-1, 1], and note their digests."""
         pixels = to_pixels(images).cpu()
         for index, image in zip(kept.add(indices, pixels), pixels, strict=False):
@@ -161,17 +163,17 @@ class Completion:
             first=span.start,
         )
 
-    def _summarize(self, kept: KeptImages) -> None:
+    def _summarize(self, kept: ImageStore) -> None:
         """Grid and arrays, from the images that are kept."""
         count = self.room.count
         if self.output.save_grid:
             if self.grid is None:
-                grid = grid_of(torch.stack([kept.read(index) for index in range(self.shown)]), self.columns)
+                grid = image_grid(torch.stack([kept.read(index) for index in range(self.shown)]), self.columns)
             else:
                 grid = self.grid.draw(kept.read)
             text = PngInfo()
             text.add_text(PNG_KEY, json.dumps(self._about_grid))
-            with written_whole(self.room.path / GRID) as path:
+            with atomic_write(self.room.path / GRID) as path:
                 grid.save(path, "PNG", pnginfo=text)
         if self.output.save_npz:
             shape = (count, *kept.shape)

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.generation.arrays import ARRAYS, stored_pixels
-from diffusion_lab.generation.order import PNG_KEY, Order, file_name
-from diffusion_lab.pictures import image_of, pixels_of
+from diffusion_lab.generation.request import PNG_KEY, GenerationRequest, file_name
+from diffusion_lab.image_grids import image_pixels, to_image
 from diffusion_lab.safe_files import open_regular, parse_json
 from diffusion_lab.shapes import Pixels
-from diffusion_lab.whole_files import written_whole
 
 RAW = ".pixels.raw"
 
@@ -49,7 +49,7 @@ def read_png(path: Path, shape: Shape | None = None) -> tuple[Pixels, Any]:
                 if image.height * image.width > MAX_PIXELS or (shape and (image.height, image.width) != shape[1:]):
                     raise ValueError(f"it has {image.width}×{image.height} pixels")
                 text = image.info.get(PNG_KEY)
-                pixels = pixels_of(image)
+                pixels = image_pixels(image)
             file.seek(0)
             with Image.open(file, formats=["PNG"]) as image:
                 image.verify()  # the checksums of all chunks
@@ -60,7 +60,7 @@ def read_png(path: Path, shape: Shape | None = None) -> tuple[Pixels, Any]:
     return pixels, parse_json(text, "its text") if isinstance(text, str) else None
 
 
-class KeptImages(ABC):
+class ImageStore(ABC):
     """The images of a folder that are done.
 
     Args:
@@ -72,7 +72,7 @@ class KeptImages(ABC):
     outlive: bool
     """Whether the images themselves stay when the generation is finished."""
 
-    def __init__(self, folder: Path, order: Order, shape: Shape) -> None:
+    def __init__(self, folder: Path, order: GenerationRequest, shape: Shape) -> None:
         self.folder, self.order, self.shape = folder, order, shape
 
     @abstractmethod
@@ -107,7 +107,7 @@ class KeptImages(ABC):
         """Remove what only an unfinished generation needs."""
 
 
-class PngFiles(KeptImages):
+class PngStore(ImageStore):
     """``sample_0000.png`` and so on, each carrying its line of the manifest."""
 
     outlive = True
@@ -123,8 +123,8 @@ class PngFiles(KeptImages):
                 text = PngInfo()
                 text.add_text(PNG_KEY, self.order.text(index, self.order.digest(index, image)))
                 # A power failure may still cut one short: it is then found, and made again.
-                with written_whole(self.folder / file_name(index), lasting=False) as path:
-                    image_of(image).save(path, "PNG", pnginfo=text)
+                with atomic_write(self.folder / file_name(index), lasting=False) as path:
+                    to_image(image).save(path, "PNG", pnginfo=text)
         return indices
 
     def read(self, index: int) -> Pixels:
@@ -139,7 +139,7 @@ class PngFiles(KeptImages):
         return digest if digest == self.order.digest(index, pixels) else None
 
 
-class RawBytes(KeptImages):
+class RawStore(ImageStore):
     """The bytes of all images in turn, in a file that goes when the generation is finished."""
 
     outlive = False
@@ -190,14 +190,14 @@ class RawBytes(KeptImages):
 
     def _restore(self) -> None:
         """Of a finished generation only the arrays are left: more images are to follow those."""
-        with written_whole(self._path) as path, path.open("wb") as file:
+        with atomic_write(self._path) as path, path.open("wb") as file:
             for pixels in stored_pixels(self.folder / ARRAYS):
                 if tuple(pixels.shape) != self.shape:
                     return
                 file.write(pixels.contiguous().numpy().tobytes())
 
 
-class Nothing(KeptImages):
+class NullStore(ImageStore):
     """Images of which only the manifest is wanted."""
 
     outlive = False

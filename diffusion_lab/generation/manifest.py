@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.generation.order import MANIFEST, Order
+from diffusion_lab.atomic_files import atomic_write
+from diffusion_lab.generation.request import MANIFEST, GenerationRequest
 from diffusion_lab.safe_files import open_regular, parse_json
-from diffusion_lab.whole_files import written_whole
 
 MAX_LINE_BYTES = 2**20
 MAX_BRACKETS = 200
@@ -31,7 +31,7 @@ def read_lines(folder: Path) -> Iterator[dict[str, Any] | None]:
             yield _parsed(text)
 
 
-def digests_told(folder: Path, order: Order) -> list[str]:
+def matching_digests(folder: Path, order: GenerationRequest) -> list[str]:
     """Return the digests in the lines, from the first on, that are those of the order."""
     digests: list[str] = []
     for line in read_lines(folder):
@@ -42,7 +42,7 @@ def digests_told(folder: Path, order: Order) -> list[str]:
     return digests
 
 
-def count_told(folder: Path, order: Order) -> int:
+def count_matching_lines(folder: Path, order: GenerationRequest) -> int:
     """Return one more than the highest number of an image of the order that a line, wherever it stands, is of."""
     count = 0
     for line in read_lines(folder):
@@ -59,7 +59,7 @@ def is_number(index: object) -> bool:
 
 @contextlib.contextmanager
 def manifest_from(
-    folder: Path, order: Order, kept: int, digests: Sequence[str | None]
+    folder: Path, order: GenerationRequest, kept: int, digests: Sequence[str | None]
 ) -> Iterator[Callable[[int], None]]:
     """Open a manifest with its first ``kept`` lines in it; what is given appends those of the images up to a number.
 
@@ -78,7 +78,7 @@ def manifest_from(
             if digest is not None:
                 yield f"{order.text(index, digest)}\n"
 
-    with written_whole(path) as partial, partial.open("w") as file:
+    with atomic_write(path) as partial, partial.open("w") as file:
         file.writelines(text(0, kept))
     with path.open("a") as file:
 

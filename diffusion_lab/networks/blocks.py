@@ -17,7 +17,7 @@ from diffusion_lab.networks.convolution import Conv3x3
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
-def zero_initialised(layer: Layer) -> Layer:
+def zero_init(layer: Layer) -> Layer:
     """Let a layer begin as zero, so that the block it ends begins as the identity (arXiv:1901.09321)."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
@@ -34,7 +34,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
 
 
-def waves(positions: Tensor, width: int, fastest: float) -> Tensor:
+def sinusoidal_embedding(positions: Tensor, width: int, fastest: float) -> Tensor:
     """Cosines and sines of positions in geometric frequencies (arXiv:1706.03762, 3.5), float32 ``(N, width)``.
 
     Args:
@@ -63,7 +63,9 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         """Embed times ``(N,)`` as ``(N, channels)``."""
-        turned = waves(time, self.width, fastest=1000)  # the usual number of steps, so that neighbours stay apart
+        turned = sinusoidal_embedding(
+            time, self.width, fastest=1000
+        )  # the usual number of steps, so that neighbours stay apart
         # Frequencies and angles need float32 whatever the weights are, so the waves are rounded last.
         embedded: Tensor = self.layers(turned.to(next(self.layers.parameters()).dtype))
         return embedded
@@ -108,7 +110,7 @@ class ResidualBlock(nn.Module):
         self.embed = nn.Linear(embedding_channels, 2 * out_channels)
         self.norm_out = group_norm(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = zero_initialised(Conv3x3(out_channels, out_channels))
+        self.conv_out = zero_init(Conv3x3(out_channels, out_channels))
         self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, images: Tensor, embedding: Tensor) -> Tensor:
@@ -119,10 +121,10 @@ class ResidualBlock(nn.Module):
         hidden = self.norm_out(hidden)
         hidden = torch.addcmul(shift, hidden, 1 + scale, out=_room(hidden, shift))
         hidden = self.conv_out(self.dropout(functional.silu(hidden, in_place)))
-        return added(self.skip(images), hidden)
+        return residual_sum(self.skip(images), hidden)
 
 
-def added(skip: Tensor, fresh: Tensor) -> Tensor:
+def residual_sum(skip: Tensor, fresh: Tensor) -> Tensor:
     """The sum of two tensors of one shape; ``fresh`` is nobody else's."""
     total: Tensor = torch.add(skip, fresh, out=_room(fresh, skip))
     return total
@@ -138,13 +140,13 @@ def _room(fresh: Tensor, other: Tensor) -> Tensor | None:
     return fresh if wanted and fresh.dtype == other.dtype == torch.float32 else None
 
 
-def heads_of(channels: int, head_channels: int) -> int:
+def num_heads(channels: int, head_channels: int) -> int:
     """How many heads of at least ``head_channels`` divide the channels evenly; one where there are fewer channels."""
     most = max(channels // head_channels, 1)
     return next(heads for heads in range(most, 0, -1) if channels % heads == 0)
 
 
-def attend(queries_keys_values: Tensor, heads: int) -> Tensor:
+def attention(queries_keys_values: Tensor, heads: int) -> Tensor:
     """Let positions attend to each other (arXiv:1706.03762).
 
     Args:
@@ -157,12 +159,12 @@ def attend(queries_keys_values: Tensor, heads: int) -> Tensor:
     return mixed.transpose(1, 2).flatten(2)
 
 
-def as_positions(images: Tensor) -> Tensor:
+def flatten_positions(images: Tensor) -> Tensor:
     """``(N, C, H, W)`` as ``(N, H·W, C)``; a view where the memory is channels-last."""
     return images.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def as_images(positions: Tensor, size: Sequence[int]) -> Tensor:
+def unflatten_positions(positions: Tensor, size: Sequence[int]) -> Tensor:
     """Positions ``(N, H·W, C)`` as ``(N, C, H, W)`` of size ``(H, W)``, the memory channels-last."""
     images: Tensor = positions.unflatten(1, size).permute(0, 3, 1, 2)
     return images
@@ -178,12 +180,12 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, head_channels: int) -> None:
         super().__init__()
-        self.heads = heads_of(channels, head_channels)
+        self.heads = num_heads(channels, head_channels)
         self.norm = group_norm(channels)
         self.queries_keys_values = nn.Conv2d(channels, 3 * channels, 1)
-        self.project = zero_initialised(nn.Conv2d(channels, channels, 1))
+        self.project = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map ``(N, channels, H, W)`` to the same shape."""
-        mixed = attend(as_positions(self.queries_keys_values(self.norm(images))), self.heads)
-        return added(images, self.project(as_images(mixed, images.shape[-2:])))
+        mixed = attention(flatten_positions(self.queries_keys_values(self.norm(images))), self.heads)
+        return residual_sum(images, self.project(unflatten_positions(mixed, images.shape[-2:])))

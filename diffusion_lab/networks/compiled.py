@@ -24,7 +24,7 @@ def compile_in_place(network: nn.Module, backend: str | Callable[..., Any] = "in
     network._compiled_call_impl = _Compiled(network, backend)
 
 
-def forget_compiled() -> None:
+def reset_compiler() -> None:
     """Forget all that was compiled in this process. Networks of one class share the few programs that torch keeps."""
     torch._dynamo.reset()
 

@@ -53,7 +53,7 @@ _tiles_allowed = True
 
 
 @contextlib.contextmanager
-def plain_convolutions() -> Iterator[None]:
+def disable_winograd() -> Iterator[None]:
     """Let every convolution of this process go the plain way: to count its arithmetic, or to compare."""
     global _tiles_allowed
     before, _tiles_allowed = _tiles_allowed, False

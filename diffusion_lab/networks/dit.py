@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from diffusion_lab.networks.blocks import (
     Recomputable,
-    as_images,
-    as_positions,
-    attend,
-    heads_of,
-    waves,
-    zero_initialised,
+    attention,
+    flatten_positions,
+    num_heads,
+    sinusoidal_embedding,
+    unflatten_positions,
+    zero_init,
 )
 from diffusion_lab.networks.image_network import ImageNetwork
 
@@ -23,18 +23,20 @@ TIME_WAVES = 256
 """Cosines and sines of a time (arXiv:2212.09748, appendix A)."""
 
 
-def norm_modulated(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulated_layer_norm(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer normalisation (arXiv:1607.06450) whose shift and scale are given, the scale counted from one."""
     return torch.addcmul(shift, functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6), 1 + scale)
 
 
-def grid_waves(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+def grid_position_embedding(height: int, width: int, channels: int, device: torch.device) -> Tensor:
     """Where each position of a grid lies, ``(height·width, channels)``: half the channels for the row, half the column.
 
     Fixed, not learned, so any grid has one. As of arXiv:2212.09748, section 3.2; a step is one radian of the fastest
     wave. ``channels`` is divisible by 4.
     """
-    rows, columns = (waves(torch.arange(count, device=device), channels // 2, fastest=1) for count in (height, width))
+    rows, columns = (
+        sinusoidal_embedding(torch.arange(count, device=device), channels // 2, fastest=1) for count in (height, width)
+    )
     along = rows[:, None].expand(-1, width, -1), columns.expand(height, -1, -1)
     return torch.cat(along, dim=2).flatten(0, 1)
 
@@ -52,7 +54,7 @@ class TransformerBlock(Recomputable):
 
     def __init__(self, channels: int, head_channels: int, dropout: float) -> None:
         super().__init__()
-        self.heads = heads_of(channels, head_channels)
+        self.heads = num_heads(channels, head_channels)
         self.queries_keys_values = nn.Linear(channels, 3 * channels)
         self.project = nn.Linear(channels, channels)
         self.layers = nn.Sequential(
@@ -63,15 +65,15 @@ class TransformerBlock(Recomputable):
             if isinstance(layer, nn.Linear):  # as in the vision transformer, which DiT follows (arXiv:2010.11929)
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        self.modulate = zero_initialised(nn.Linear(channels, 6 * channels))
+        self.modulate = zero_init(nn.Linear(channels, 6 * channels))
 
     def change(self, tokens: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
         """Map tokens ``(N, L, channels)`` to the same shape; the embedding has N rows, or one for all."""
         given = self.modulate(functional.silu(embedding))[:, None]
         shift_in, scale_in, gate_in, shift_out, scale_out, gate_out = given.chunk(6, dim=2)
-        mixed = attend(self.queries_keys_values(norm_modulated(tokens, shift_in, scale_in)), self.heads)
+        mixed = attention(self.queries_keys_values(modulated_layer_norm(tokens, shift_in, scale_in)), self.heads)
         tokens = torch.addcmul(tokens, gate_in, self.dropout(self.project(mixed)))
-        changed = self.layers(norm_modulated(tokens, shift_out, scale_out))
+        changed = self.layers(modulated_layer_norm(tokens, shift_out, scale_out))
         return torch.addcmul(tokens, gate_out, self.dropout(changed))
 
 
@@ -120,16 +122,16 @@ class DiT(ImageNetwork):
         patch_channels = in_channels * patch_size**2
         self.enter = nn.Conv2d(patch_channels, channels, 1)
         self.blocks = nn.ModuleList(TransformerBlock(channels, head_channels, dropout) for _ in range(num_res_blocks))
-        self.modulate = zero_initialised(nn.Linear(channels, 2 * channels))
-        self.leave = zero_initialised(nn.Conv2d(channels, patch_channels, 1))
+        self.modulate = zero_init(nn.Linear(channels, 2 * channels))
+        self.leave = zero_init(nn.Conv2d(channels, patch_channels, 1))
 
     def map_patches(self, patches: Tensor, embedding: Tensor) -> Tensor:
         hidden = self.enter(patches)
         height, width = hidden.shape[-2:]
-        tokens = as_positions(hidden)
-        tokens = tokens + grid_waves(height, width, tokens.shape[-1], tokens.device).to(tokens.dtype)
+        tokens = flatten_positions(hidden)
+        tokens = tokens + grid_position_embedding(height, width, tokens.shape[-1], tokens.device).to(tokens.dtype)
         for block in self.blocks:
             tokens = block(tokens, embedding)
         shift, scale = self.modulate(functional.silu(embedding))[:, None].chunk(2, dim=2)
-        output: Tensor = self.leave(as_images(norm_modulated(tokens, shift, scale), (height, width)))
+        output: Tensor = self.leave(unflatten_positions(modulated_layer_norm(tokens, shift, scale), (height, width)))
         return output

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.networks.blocks import Recomputable, ResidualBlock, SelfAttention, group_norm, zero_initialised
+from diffusion_lab.networks.blocks import Recomputable, ResidualBlock, SelfAttention, group_norm, zero_init
 from diffusion_lab.networks.convolution import Conv3x3
 from diffusion_lab.networks.image_network import ImageNetwork
 
@@ -135,7 +135,7 @@ class UNet(ImageNetwork):
             skips = [kept.pop() for _ in range(num_res_blocks + 1)]
             self.up.append(UpStage(channels, width, skips, index > 0, make_stage_block))
             channels = width
-        last = zero_initialised(nn.Conv2d(channels, patch_channels, 3, padding=1))
+        last = zero_init(nn.Conv2d(channels, patch_channels, 3, padding=1))
         self.leave = nn.Sequential(group_norm(channels), nn.SiLU(), last)
 
     def map_patches(self, patches: Tensor, embedding: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 
-from diffusion_lab.config.doubts import doubts_about_shares
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.suspicious_settings import label_share_warnings
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.terminal import on_one_line
 
@@ -17,7 +17,7 @@ NAMED_CLASSES = 8
 HOW = "conditioning=class on the command line (model.conditioning.type: class in a file)"
 
 
-def refuse_other_classes(config: TrainConfig, class_names: Sequence[str]) -> None:
+def check_classes(config: TrainConfig, class_names: Sequence[str]) -> None:
     """Raise ValueError where the images have other classes than a class-conditional model, or none at all."""
     wanted = config.model.conditioning.num_classes
     if not class_names:
@@ -44,7 +44,7 @@ def with_counted_classes(config: TrainConfig, class_names: Sequence[str]) -> Tra
         return config
     counted, shown = len(class_names), config.training.visualization
     if shown.enabled:
-        for doubt in doubts_about_shares("training.visualization.num_samples", shown.num_samples, counted):
+        for doubt in label_share_warnings("training.visualization.num_samples", shown.num_samples, counted):
             warnings.warn(doubt, ConfigWarning, stacklevel=2)
     model = config.model.model_copy(update={"conditioning": conditioning.model_copy(update={"num_classes": counted})})
     return config.model_copy(update={"model": model})

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from diffusion_lab.config.data_section import DataSettings
-from diffusion_lab.config.dotted import load_class
 from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.config.import_class import load_class
 from diffusion_lab.data.cache_place import default_cache_dir
 from diffusion_lab.data.decoded import decoded_in_memory
 from diffusion_lab.data.digits import digits
@@ -26,9 +26,9 @@ from diffusion_lab.data.remarks import Remarks
 from diffusion_lab.data.source import ImageSource, Subset, renumbered
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
-from diffusion_lab.messages import explained
+from diffusion_lab.messages import explain
 from diffusion_lab.run_images.classes import in_words, unused_classes
-from diffusion_lab.run_images.doubts import doubts_about_validation
+from diffusion_lab.run_images.suspicious_settings import validation_warnings
 from diffusion_lab.terminal import on_one_line, printable
 
 
@@ -109,12 +109,12 @@ def _from_disk(source: ImageFolderSource, cache_dir: Path | None, cache_key: str
         if cache_dir:
             instead = ", or data.cache=memory" if cache_key == "data.cache_dir" else ""
             raise ValueError(
-                f"{cache_key} cannot be used, got {str(cache_dir)!r}: {explained(error)}. Choose a folder "
+                f"{cache_key} cannot be used, got {str(cache_dir)!r}: {explain(error)}. Choose a folder "
                 f"of your own{instead}"
             ) from error
         what = "data.cache = disk" if cache_key == "data.cache_dir" else "the cache of decoded images"
         rule = f"each image is decoded each time ({cache_key} chooses another folder)"
-        warnings.warn(f"{what} cannot be written: {explained(error)}; {rule}", ConfigWarning, stacklevel=2)
+        warnings.warn(f"{what} cannot be written: {explain(error)}; {rule}", ConfigWarning, stacklevel=2)
         raise _NoCache from error
 
 
@@ -202,7 +202,7 @@ def read_sources(
         split = data.validation_split
         kept, held_out = balanced_split(train.labels, split.fraction, split.seed)
         train, val = Subset(train, kept), Subset(train, held_out)
-    about_validation = doubts_about_validation(train, val, data.paths.train, data.paths.val)
+    about_validation = validation_warnings(train, val, data.paths.train, data.paths.val)
     return Sources(train, val, remarks, (*doubts, *about_validation))
 
 

@@ -54,7 +54,7 @@ class Sampler(ABC):
     elsewhere (arXiv:2205.11487, section 2.3): with strong guidance, detail instead of flat black and white. Holds with
     ``clip: false`` as well."""
 
-    memory: ClassVar[int] = 1
+    history_size: ClassVar[int] = 1
     """How many estimates, the newest included, ``step`` is handed."""
 
     def __post_init__(self) -> None:
@@ -70,20 +70,20 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(
-        self, noisy: Images, past: Sequence[Estimate], there: Level[float], denoise: Denoise, draw: Draw
+        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
-        """Move images from the level of ``past[-1]`` to ``there``.
+        """Move images from the level of ``past[-1]`` to ``next_level``.
 
         Args:
             noisy: Images ``(N, C, H, W)`` at the level of ``past[-1]``.
-            past: The clean estimates so far, oldest first, at most ``memory`` of them; the last is of ``noisy``.
+            past: The clean estimates so far, oldest first, at most ``history_size`` of them; the last is of ``noisy``.
             there: The next, cleaner level. The last of a walk is clean: ``alpha`` 1 and ``sigma`` 0.
             denoise: For methods that need a further estimate within the step.
             draw: For methods that add noise.
         """
 
-    def correct(self, noisy: Images, clean: Images, here: Level[float], past: Sequence[Estimate]) -> Images:
-        """Better images at ``here``, now that the estimate of those the last step gave is known; ``past`` precedes it.
+    def correct(self, noisy: Images, clean: Images, level: Level[float], history: Sequence[Estimate]) -> Images:
+        """Better images at ``level``, now that the estimate of those the last step gave is known; ``history`` precedes it.
 
         Methods without a corrector leave them as they are.
         """
@@ -102,27 +102,31 @@ class Sampler(ABC):
             times = list(self.spacing)
         return [*map(schedule.level, times), Level(1.0, 0.0, 0.0)]
 
-    def walk(self, denoise: Denoise, noise: Images, levels: Sequence[Level[float]], draw: Draw) -> Iterator[Images]:
+    def walk(
+        self, denoise: Denoise, noise: Images, levels: Sequence[Level[float]], draw_noise: Draw
+    ) -> Iterator[Images]:
         """Turn standard normal noise ``(N, C, H, W)`` into images; yields them at every level after the first.
 
         The walk starts from noise of the variance that images of unit variance have at the first level.
         """
         start = levels[0]
         noisy = (start.alpha**2 + start.sigma**2) ** 0.5 * noise
-        past: list[Estimate] = []
-        for here, there in pairwise(levels):
-            if log_snr(there) < log_snr(here):
-                noisy = self.stir(noisy, here, there, draw)
+        history: list[Estimate] = []
+        for level, next_level in pairwise(levels):
+            if log_snr(next_level) < log_snr(level):
+                noisy = self.add_noise(noisy, level, next_level, draw_noise)
             else:
-                clean = self._estimate(denoise, noisy, here)
-                noisy = self.correct(noisy, clean, here, past)
-                past = [*past, Estimate(here, clean, noisy)][-self.memory :]
-                noisy = self.step(noisy, past, there, lambda x, at: self._estimate(denoise, x, at), draw)
+                clean = self._estimate(denoise, noisy, level)
+                noisy = self.correct(noisy, clean, level, history)
+                history = [*history, Estimate(level, clean, noisy)][-self.history_size :]
+                noisy = self.step(noisy, history, next_level, lambda x, at: self._estimate(denoise, x, at), draw_noise)
             yield noisy
 
-    def stir(self, noisy: Images, here: Level[float], there: Level[float], draw: Draw) -> Images:
+    def add_noise(self, noisy: Images, level: Level[float], next_level: Level[float], draw_noise: Draw) -> Images:
         """Add the noise that leads up to a noisier level."""
-        stirred: Images = signal_kept(there, here) * noisy + added_variance(there, here) ** 0.5 * draw()
+        stirred: Images = (
+            signal_ratio(next_level, level) * noisy + added_variance(next_level, level) ** 0.5 * draw_noise()
+        )
         return stirred
 
     def _estimate(self, denoise: Denoise, noisy: Images, level: Level[float]) -> Images:
@@ -133,31 +137,33 @@ class Sampler(ABC):
         return clean.clamp(-1, 1) if self.clip or self.dynamic_threshold is not None else clean
 
 
-def move(noisy: Images, clean: Images, here: Level[float], there: Level[float]) -> Images:
+def ddim_update(noisy: Images, clean: Images, level: Level[float], next_level: Level[float]) -> Images:
     """Follow the ODE from one level to the next, the clean estimate held fixed (DDIM, arXiv:2010.02502).
 
-    The noise that ``noisy`` holds beside ``clean`` is kept and scaled; at a clean ``there`` only ``clean`` is left.
+    The noise that ``noisy`` holds beside ``clean`` is kept and scaled; at a clean ``next_level`` only ``clean`` is left.
     """
-    kept = there.sigma / here.sigma
-    return kept * noisy + (there.alpha - kept * here.alpha) * clean
+    kept = next_level.sigma / level.sigma
+    return kept * noisy + (next_level.alpha - kept * level.alpha) * clean
 
 
-def posterior_variance(here: Level[float], there: Level[float]) -> float:
-    """Variance of the images at ``there``, those at ``here`` and the clean ones known (arXiv:2006.11239, eq. 7)."""
-    return added_variance(here, there) * there.sigma**2 / here.sigma**2
+def posterior_variance(level: Level[float], next_level: Level[float]) -> float:
+    """Variance of the images at ``next_level``, those at ``level`` and the clean ones known (arXiv:2006.11239, eq. 7)."""
+    return added_variance(level, next_level) * next_level.sigma**2 / level.sigma**2
 
 
-def added_variance(here: Level[float], there: Level[float]) -> float:
-    """Variance of the noise that the process adds between ``there`` and the noisier ``here``.
+def added_variance(level: Level[float], next_level: Level[float]) -> float:
+    """Variance of the noise that the process adds between ``next_level`` and the noisier ``level``.
 
     For neighbouring levels of a discrete process this is its beta; arXiv:2102.09672, section 3.1, for others.
     """
-    return max(here.sigma**2 - signal_kept(here, there) ** 2 * there.sigma**2, 0.0)  # rounding may push it below zero
+    return max(
+        level.sigma**2 - signal_ratio(level, next_level) ** 2 * next_level.sigma**2, 0.0
+    )  # rounding may push it below zero
 
 
-def signal_kept(here: Level[float], there: Level[float]) -> float:
-    """The share of the image at ``there`` that the process keeps up to the noisier ``here``.
+def signal_ratio(level: Level[float], next_level: Level[float]) -> float:
+    """The share of the image at ``next_level`` that the process keeps up to the noisier ``level``.
 
     Where nothing of the image is left, none of it: also between two such levels, which are the same noise anew.
     """
-    return here.alpha / there.alpha if here.alpha > 0 else 0.0
+    return level.alpha / next_level.alpha if level.alpha > 0 else 0.0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Interval
 
 from diffusion_lab.diffusion.level import Level
-from diffusion_lab.samplers.base import Denoise, Draw, Estimate, Sampler, move, posterior_variance
+from diffusion_lab.samplers.base import Denoise, Draw, Estimate, Sampler, ddim_update, posterior_variance
 
 if TYPE_CHECKING:
     from diffusion_lab.shapes import Images
@@ -23,13 +23,13 @@ class DDIMSampler(Sampler):
     """0 follows the ODE without noise; 1 adds the noise of DDPM with small variance."""
 
     def step(
-        self, noisy: Images, past: Sequence[Estimate], there: Level[float], denoise: Denoise, draw: Draw
+        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
-        here, clean = past[-1].level, past[-1].clean
-        fresh_variance = self.eta**2 * posterior_variance(here, there)
+        level, clean = history[-1].level, history[-1].clean
+        fresh_variance = self.eta**2 * posterior_variance(level, next_level)
         if fresh_variance == 0:
-            return move(noisy, clean, here, there)
-        kept_sigma = max(there.sigma**2 - fresh_variance, 0.0) ** 0.5  # rounding may push it below zero
-        kept = move(noisy, clean, here, Level(there.alpha, kept_sigma, there.time))
-        moved: Images = kept + fresh_variance**0.5 * draw()
+            return ddim_update(noisy, clean, level, next_level)
+        kept_sigma = max(next_level.sigma**2 - fresh_variance, 0.0) ** 0.5  # rounding may push it below zero
+        kept = ddim_update(noisy, clean, level, Level(next_level.alpha, kept_sigma, next_level.time))
+        moved: Images = kept + fresh_variance**0.5 * draw_noise()
         return moved

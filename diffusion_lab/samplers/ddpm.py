@@ -16,7 +16,7 @@ from diffusion_lab.samplers.base import (
     Sampler,
     added_variance,
     posterior_variance,
-    signal_kept,
+    signal_ratio,
 )
 
 if TYPE_CHECKING:
@@ -33,15 +33,15 @@ class DDPMSampler(Sampler):
     forward step's beta (arXiv:2006.11239, section 3.2)."""
 
     def step(
-        self, noisy: Images, past: Sequence[Estimate], there: Level[float], denoise: Denoise, draw: Draw
+        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
-        here, clean = past[-1].level, past[-1].clean
-        beta = added_variance(here, there)
-        noisy_share = signal_kept(here, there) * there.sigma**2 / here.sigma**2
-        clean_share = there.alpha * beta / here.sigma**2
+        level, clean = history[-1].level, history[-1].clean
+        beta = added_variance(level, next_level)
+        noisy_share = signal_ratio(level, next_level) * next_level.sigma**2 / level.sigma**2
+        clean_share = next_level.alpha * beta / level.sigma**2
         mean = noisy_share * noisy + clean_share * clean
-        if there.sigma == 0:
+        if next_level.sigma == 0:
             return mean  # algorithm 2, line 3: no noise in the last step
-        variance = beta if self.variance == "large" else posterior_variance(here, there)
-        moved: Images = mean + variance**0.5 * draw()
+        variance = beta if self.variance == "large" else posterior_variance(level, next_level)
+        moved: Images = mean + variance**0.5 * draw_noise()
         return moved

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Interval
 
 from diffusion_lab.diffusion.level import Level, log_snr
-from diffusion_lab.samplers.base import Denoise, Draw, Estimate, Sampler, move
+from diffusion_lab.samplers.base import Denoise, Draw, Estimate, Sampler, ddim_update
 
 if TYPE_CHECKING:
     from diffusion_lab.shapes import Images
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class DPMSolverPP2MSampler(Sampler):
     """Second order, one pass through the network a step (arXiv:2211.01095, algorithm 2)."""
 
-    memory = 2
+    history_size = 2
 
     def step(
-        self, noisy: Images, past: Sequence[Estimate], there: Level[float], denoise: Denoise, draw: Draw
+        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
-        return move(noisy, extrapolated(past, there), past[-1].level, there)
+        return ddim_update(noisy, extrapolate(history, next_level), history[-1].level, next_level)
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class DPMSolverPP2MSDESampler(Sampler):
     eta: Annotated[float, Interval(ge=0, le=1)] = 1.0
     """Share of the fresh noise: 0 is the method on the ODE."""
 
-    memory = 2
+    history_size = 2
 
     def step(
-        self, noisy: Images, past: Sequence[Estimate], there: Level[float], denoise: Denoise, draw: Draw
+        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
-        here = past[-1].level
-        shrink = math.exp(-self.eta * half_log_snr_step(here, there)) if self.eta > 0 else 1.0
-        kept = Level(there.alpha, there.sigma * shrink, there.time)
-        moved = move(noisy, extrapolated(past, there), here, kept)
-        fresh = there.sigma * max(1 - shrink**2, 0.0) ** 0.5
-        return moved + fresh * draw() if fresh > 0 else moved
+        level = history[-1].level
+        shrink = math.exp(-self.eta * half_log_snr_difference(level, next_level)) if self.eta > 0 else 1.0
+        kept = Level(next_level.alpha, next_level.sigma * shrink, next_level.time)
+        moved = ddim_update(noisy, extrapolate(history, next_level), level, kept)
+        fresh = next_level.sigma * max(1 - shrink**2, 0.0) ** 0.5
+        return moved + fresh * draw_noise() if fresh > 0 else moved
 
 
 @dataclass(frozen=True)
@@ -60,55 +60,57 @@ class DPMSolverPP3MSampler(Sampler):
     second derivative, which makes it a method of second order.) A first step of first order would spoil the third.
     """
 
-    memory = 3
+    history_size = 3
 
     def step(
-        self, noisy: Images, past: Sequence[Estimate], there: Level[float], denoise: Denoise, draw: Draw
+        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
-        newest = past[-1]
-        here, clean = newest.level, newest.clean
-        moved = move(noisy, clean, here, there)
-        if there.sigma == 0 or here.alpha == 0:
+        newest = history[-1]
+        level, clean = newest.level, newest.clean
+        moved = ddim_update(noisy, clean, level, next_level)
+        if next_level.sigma == 0 or level.alpha == 0:
             return moved
-        h = half_log_snr_step(here, there)
+        h = half_log_snr_difference(level, next_level)
         curve: Images | float = 0.0
-        match [estimate for estimate in past[:-1] if estimate.level.alpha > 0]:
+        match [estimate for estimate in history[:-1] if estimate.level.alpha > 0]:
             case []:
-                slope = (denoise(moved, there) - clean) / h
+                slope = (denoise(moved, next_level) - clean) / h
             case [second]:
                 slope = _slope(second, newest)
             case [third, second]:
-                span = half_log_snr_step(third.level, here)
+                span = half_log_snr_difference(third.level, level)
                 curve = (_slope(second, newest) - _slope(third, second)) / span  # half the second derivative
-                slope = _slope(second, newest) + curve * half_log_snr_step(second.level, here)
+                slope = _slope(second, newest) + curve * half_log_snr_difference(second.level, level)
         # The integrals of exp(lambda) times lambda and lambda² over the step, from where it begins.
         of_slope = h + math.expm1(-h)
         of_curve = h**2 - 2 * of_slope
-        return moved + there.alpha * (of_slope * slope + of_curve * curve)
+        return moved + next_level.alpha * (of_slope * slope + of_curve * curve)
 
 
 def _slope(earlier: Estimate, later: Estimate) -> Images:
-    slope: Images = (later.clean - earlier.clean) / half_log_snr_step(earlier.level, later.level)
+    slope: Images = (later.clean - earlier.clean) / half_log_snr_difference(earlier.level, later.level)
     return slope
 
 
-def extrapolated(past: Sequence[Estimate], there: Level[float]) -> Images:
-    """The clean estimate in the middle of the step to ``there``, on a line through the last two.
+def extrapolate(history: Sequence[Estimate], next_level: Level[float]) -> Images:
+    """The clean estimate in the middle of the step to ``next_level``, on a line through the last two.
 
     The last step, to the clean image, has no middle in lambda, and a first level without any image no distance: there
     the newest estimate stands for itself.
     """
-    newest = past[-1]
-    if len(past) < 2 or there.sigma == 0 or past[-2].level.alpha == 0:
+    newest = history[-1]
+    if len(history) < 2 or next_level.sigma == 0 or history[-2].level.alpha == 0:
         return newest.clean
-    share = half_log_snr_step(newest.level, there) / half_log_snr_step(past[-2].level, newest.level) / 2
-    ahead: Images = newest.clean + share * (newest.clean - past[-2].clean)
+    share = (
+        half_log_snr_difference(newest.level, next_level) / half_log_snr_difference(history[-2].level, newest.level) / 2
+    )
+    ahead: Images = newest.clean + share * (newest.clean - history[-2].clean)
     return ahead
 
 
-def half_log_snr_step(here: Level[float], there: Level[float]) -> float:
+def half_log_snr_difference(level: Level[float], next_level: Level[float]) -> float:
     """The way in ``log(alpha / sigma)`` from one level to a cleaner one, > 0; infinite from or to a pure end.
 
     Also between two levels of pure noise, which have nothing in common that a method could rely on.
     """
-    return math.inf if here.alpha == 0 else (log_snr(there) - log_snr(here)) / 2
+    return math.inf if level.alpha == 0 else (log_snr(next_level) - log_snr(level)) / 2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge, Gt, Interval
 
 from diffusion_lab.diffusion.level import Level, log_snr
-from diffusion_lab.samplers.base import Denoise, Draw, Estimate, Sampler, move
+from diffusion_lab.samplers.base import Denoise, Draw, Estimate, Sampler, ddim_update
 from diffusion_lab.samplers.ddim import DDIMSampler
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class ChurningSampler(Sampler):
                 stirred += [noisier] if log_snr(noisier) < log_snr(level) else []
         return stirred
 
-    def stir(self, noisy: Images, here: Level[float], there: Level[float], draw: Draw) -> Images:
-        return super().stir(noisy, here, there, lambda: self.churn_noise * draw())
+    def add_noise(self, noisy: Images, level: Level[float], next_level: Level[float], draw_noise: Draw) -> Images:
+        return super().add_noise(noisy, level, next_level, lambda: self.churn_noise * draw_noise())
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class EulerSampler(ChurningSampler):
     """Steps along the tangent of the ODE in ``sigma / alpha``; without churn that is DDIM, without noise."""
 
     def step(
-        self, noisy: Images, past: Sequence[Estimate], there: Level[float], denoise: Denoise, draw: Draw
+        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
-        return move(noisy, past[-1].clean, past[-1].level, there)
+        return ddim_update(noisy, history[-1].clean, history[-1].level, next_level)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from diffusion_lab.diffusion.level import Level
-from diffusion_lab.samplers.base import Denoise, Draw, Estimate, move
+from diffusion_lab.samplers.base import Denoise, Draw, Estimate, ddim_update
 from diffusion_lab.samplers.euler import ChurningSampler
 
 if TYPE_CHECKING:
@@ -38,18 +38,18 @@ class HeunSampler(ChurningSampler):
     ``log_snr``; ``auto`` averages the clean estimates where ``sigma > alpha``, which is stable in every spacing."""
 
     def step(
-        self, noisy: Images, past: Sequence[Estimate], there: Level[float], denoise: Denoise, draw: Draw
+        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
-        here, clean = past[-1].level, past[-1].clean
-        reached = move(noisy, clean, here, there)
-        if there.sigma == 0:
+        level, clean = history[-1].level, history[-1].clean
+        reached = ddim_update(noisy, clean, level, next_level)
+        if next_level.sigma == 0:
             return reached
-        averaged = clean + self._weight(here, there) * (denoise(reached, there) - clean)
-        return move(noisy, averaged, here, there)
+        averaged = clean + self._weight(level, next_level) * (denoise(reached, next_level) - clean)
+        return ddim_update(noisy, averaged, level, next_level)
 
-    def _weight(self, here: Level[float], there: Level[float]) -> float:
+    def _weight(self, level: Level[float], next_level: Level[float]) -> float:
         """The weight of the estimate at the end of a step; the one at its beginning has the rest."""
-        if here.alpha == 0 or (self.average == "auto" and here.sigma > here.alpha):
+        if level.alpha == 0 or (self.average == "auto" and level.sigma > level.alpha):
             return 0.5
-        ratio = there.sigma * here.alpha / (there.alpha * here.sigma)
+        ratio = next_level.sigma * level.alpha / (next_level.alpha * level.sigma)
         return 0.5 / ratio if ratio > LEAST_RATIO else 0.5

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from diffusion_lab.diffusion.level import Level
-from diffusion_lab.samplers.base import Estimate, move
-from diffusion_lab.samplers.dpm_solver_pp import DPMSolverPP2MSampler, half_log_snr_step
+from diffusion_lab.samplers.base import Estimate, ddim_update
+from diffusion_lab.samplers.dpm_solver_pp import DPMSolverPP2MSampler, half_log_snr_difference
 
 if TYPE_CHECKING:
     from diffusion_lab.shapes import Images
@@ -22,21 +22,21 @@ class UniPCSampler(DPMSolverPP2MSampler):
     The corrector takes the last step again, with the estimate at its end (arXiv:2302.04867, algorithm 1).
     """
 
-    def correct(self, noisy: Images, clean: Images, here: Level[float], past: Sequence[Estimate]) -> Images:
-        if not past or past[-1].level.alpha == 0:
+    def correct(self, noisy: Images, clean: Images, level: Level[float], history: Sequence[Estimate]) -> Images:
+        if not history or history[-1].level.alpha == 0:
             return noisy
-        begin = past[-1]
-        h = half_log_snr_step(begin.level, here)
+        begin = history[-1]
+        h = half_log_snr_difference(begin.level, level)
         rise = clean - begin.clean
-        if len(past) < 2 or past[-2].level.alpha == 0:
+        if len(history) < 2 or history[-2].level.alpha == 0:
             corrected = rise / 2
         else:
-            before = half_log_snr_step(past[-2].level, begin.level) / h
-            slope = (begin.clean - past[-2].clean) / before  # of the estimate, a whole step long
+            before = half_log_snr_difference(history[-2].level, begin.level) / h
+            slope = (begin.clean - history[-2].clean) / before  # of the estimate, a whole step long
             # Order conditions (equation 13): the mean of u and of u² over the step, its length one, is met exactly.
             grown = 1 - math.exp(-h)
             first = 1 / grown - 1 / h
             second = 1 / grown - 2 * first / h
             older = (first - second) / (1 + before)
             corrected = older * slope + (first - older) * rise
-        return move(begin.noisy, begin.clean + corrected, begin.level, here)
+        return ddim_update(begin.noisy, begin.clean + corrected, begin.level, level)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.checkpoint import DamagedCheckpointError, Manifest, file_hash, load_tensors
 from diffusion_lab.checkpoint.files import HashingWriter, step_of
-from diffusion_lab.checkpoint.ownership import give_way
+from diffusion_lab.checkpoint.ownership import make_way
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.whole_files import written_whole
 
 GATHERED_BYTES = 2**20
 """Written, and hashed, at a time."""
@@ -49,12 +49,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
         about = checkpoint.get("diffusion_lab", {})
         target.parent.mkdir(parents=True, exist_ok=True)
-        if (aside := give_way(target, about.get("run_id"))) is not None:
+        if (aside := make_way(target, about.get("run_id"))) is not None:
             warnings.warn(
                 f"{target} was damaged: it is kept as {aside}, and written again", ConfigWarning, stacklevel=2
             )
         try:
-            with written_whole(target) as partial, partial.open("wb") as file:
+            with atomic_write(target) as partial, partial.open("wb") as file:
                 written = _write(checkpoint, HashingWriter(file))
         except OSError as error:
             raise _unsaved(target, error) from error

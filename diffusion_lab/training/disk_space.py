@@ -15,7 +15,7 @@ MOMENTS = {"adam": 2, "adamw": 2}
 """Values that an optimizer saves beside each weight; of others it is not known before their first step."""
 
 
-def refuse_full_disk(config: TrainConfig, module: DiffusionModule, folder: Path, epochs: range, replaces: bool) -> None:
+def check_disk_space(config: TrainConfig, module: DiffusionModule, folder: Path, epochs: range, replaces: bool) -> None:
     """Check that checkpoints fit on the disk, and warn where not all of those that are to stay do.
 
     The sizes are lower bounds, so that nothing is refused that could work.

@@ -13,40 +13,40 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from diffusion_lab.checkpoint.files import OWN_CHECKSUMS
-from diffusion_lab.checkpoint.ownership import adopt, left_alone, named
+from diffusion_lab.checkpoint.ownership import adopt, listed_names, unrecognized_entries
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.validate import refuse_to_start
+from diffusion_lab.config.validate import check_ready_to_start
 from diffusion_lab.data.workers import naming_lost_workers
 from diffusion_lab.determinism import deterministic
 from diffusion_lab.devices import computing_with
-from diffusion_lab.memory import explaining_too_little_memory, freed_memory_kept, peak_bytes
+from diffusion_lab.memory import explain_out_of_memory, keep_freed_memory, peak_bytes
 from diffusion_lab.networks.cost import count_parameters
 from diffusion_lab.redaction import secret_values
 from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
-from diffusion_lab.terminal import lasting_stderr
-from diffusion_lab.training.build import create_trainer
-from diffusion_lab.training.callbacks import Evaluation, FolderRestoration, Stopping, TrainingProgress, Watch
-from diffusion_lab.training.disk_space import refuse_full_disk
-from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
-from diffusion_lab.training.one_process import as_rank_zero
-from diffusion_lab.training.origin import Origin, find_origin
-from diffusion_lab.training.preparation import PreparedRun, prepare_run
-from diffusion_lab.training.restoration import Restoration
-from diffusion_lab.training.resume import same_results
-from diffusion_lab.training.signals import StopRequest, stoppable
-from diffusion_lab.training.summary import TrainingSummary
-from diffusion_lab.training.watching import naming_last_good
-from diffusion_lab.training.words import (
-    announce,
-    announce_origin,
+from diffusion_lab.terminal import resilient_stderr
+from diffusion_lab.training.anomalies import naming_last_good
+from diffusion_lab.training.callbacks import Evaluation, GracefulStop, RunFolderGuard, TrainingMonitor, TrainingProgress
+from diffusion_lab.training.console import (
+    print_and_log,
+    print_complete,
+    print_resume_source,
+    print_run,
+    print_stopped,
     quiet,
     record,
     say,
-    say_and_log,
     show,
-    tell_complete,
-    tell_stopped,
 )
+from diffusion_lab.training.create import create_trainer
+from diffusion_lab.training.disk_space import check_disk_space
+from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
+from diffusion_lab.training.prepare import PreparedRun, prepare_run
+from diffusion_lab.training.restore_errors import RestoreErrors
+from diffusion_lab.training.resume import same_results
+from diffusion_lab.training.resume_source import ResumeSource, find_resume_source
+from diffusion_lab.training.signals import StopRequest, stoppable
+from diffusion_lab.training.single_process import as_rank_zero
+from diffusion_lab.training.summary import TrainingSummary
 
 
 def train(config: TrainConfig, console: Console | None = None) -> TrainingSummary | None:
@@ -67,20 +67,20 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         RunStopped: A signal asked for it.
     """
     console = console or Console(stderr=True)
-    refuse_to_start(config)
+    check_ready_to_start(config)
     folder = RunFolder.of(config.output)
-    with lasting_stderr(), stoppable() as stop, deterministic(config.compute.deterministic), as_rank_zero():
+    with resilient_stderr(), stoppable() as stop, deterministic(config.compute.deterministic), as_rank_zero():
         try:
             return _train(config, folder, console, stop)
         except RunStopped as stopped:
-            tell_stopped(console, folder, stopped, config.training.resume)
+            print_stopped(console, folder, stopped, config.training.resume)
             raise
 
 
 def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopRequest) -> TrainingSummary | None:
     stamp = folder.stamp()
     resume = config.training.resume
-    found = find_origin(config, folder)
+    found = find_resume_source(config, folder)
     origin = found[0] if found else None
     continued = origin is not None and not origin.foreign and folder.holds(origin.path)
     may_replace = config.output.overwrite or (resume.enabled and resume.checkpoint == "auto")
@@ -90,14 +90,14 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
         earlier = None if origin.foreign else TrainingSummary.read(origin.run_folder)
         # Of a run in this folder that was killed after its last step, the summary still has to be written.
         if earlier is not None or not continued or not origin.is_at_the_end(config):
-            tell_complete(console, config, origin)
+            print_complete(console, config, origin)
             return earlier
     run_id = origin.run_id if continued and origin else None
     folder = replace(folder, run_id=run_id or secrets.token_hex(8))
     run = prepare_run(config, folder, found, console)
     del found  # the weights
     folder.check_places(purpose, run.steps, run.epochs)
-    refuse_full_disk(run.config, run.module, folder.checkpoints, run.epochs, replaces=purpose == "replace")
+    check_disk_space(run.config, run.module, folder.checkpoints, run.epochs, replaces=purpose == "replace")
     with folder.claimed(stamp):
         folder.create(run.settings, keep=continued)
         if continued:
@@ -121,12 +121,12 @@ def _list_checkpoints(run: PreparedRun, folder: RunFolder, console: Console) -> 
     assert run.origin is not None
     if adopt(run.origin.path.resolve(), folder.status.get("run"), folder.run_id):
         say(console, f"{run.origin.path} had no manifest: it was verified by {OWN_CHECKSUMS}, and has one now.")
-    others = left_alone(folder.checkpoints, folder.run_id)
+    others = unrecognized_entries(folder.checkpoints, folder.run_id)
     if others:
-        say(console, f"left alone, because no manifest says that this run wrote it: {named(others)}.")
+        say(console, f"left alone, because no manifest says that this run wrote it: {listed_names(others)}.")
 
 
-def _continuation(origin: Origin, config: TrainConfig) -> Continuation:
+def _continuation(origin: ResumeSource, config: TrainConfig) -> Continuation:
     return Continuation(origin.step or 0, origin.wandb_id, same_results(config, origin))
 
 
@@ -136,12 +136,12 @@ def _fit(
     config = run.config
     progress = TrainingProgress(console, config.training.validation.logged_metric)
     watched, every = config.training.watch, config.training.log_interval
-    watch = Watch(watched.skip_non_finite, watched.spike_factor, every, console)
-    restoration = Restoration(run.origin.path if run.origin and not run.origin.foreign else None)
-    kept = FolderRestoration(folder, run.settings, console)
+    watch = TrainingMonitor(watched.skip_non_finite, watched.spike_factor, every, console)
+    restoration = RestoreErrors(run.origin.path if run.origin and not run.origin.foreign else None)
+    kept = RunFolderGuard(folder, run.settings, console)
     evaluation = _evaluation(run, console, stop)
     before_progress = [kept, *run.callbacks, watch, *([evaluation] if evaluation else [])]
-    callbacks = [*before_progress, progress, run.checkpoints, Stopping(stop, run.checkpoints), restoration]
+    callbacks = [*before_progress, progress, run.checkpoints, GracefulStop(stop, run.checkpoints), restoration]
     with (
         folder.running(secret_values(config.model_dump(mode="json"), sys.argv)),
         naming_last_good(folder.base),
@@ -161,17 +161,17 @@ def _fit(
         run.module.about["wandb_id"] = wandb_id(loggers)
         run.module.about["run_id"] = folder.run_id
         trainer = create_trainer(config, run.device, callbacks, loggers, folder)
-        announce(console, run, folder)
-        announce_origin(console, config, folder, run.origin)
+        print_run(console, run, folder)
+        print_resume_source(console, config, folder, run.origin)
         record(run.data.remarks.lines())
         for note in run.notes:
-            say_and_log(console, note)
+            print_and_log(console, note)
         started = time.monotonic()
         with (
             restoration.explaining(),
-            explaining_too_little_memory("a training step", SAVING_MEMORY),
+            explain_out_of_memory("a training step", SAVING_MEMORY),
             naming_lost_workers(),
-            freed_memory_kept(run.device),
+            keep_freed_memory(run.device),
             computing_with(run.threads),
         ):
             trainer.fit(run.module, datamodule=run.data, ckpt_path=restoration.path, weights_only=True)

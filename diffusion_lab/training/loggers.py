@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from rich.console import Console
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config.schema import LoggerSettings
 from diffusion_lab.run_files import METRICS, WANDB_ID_FILE
 from diffusion_lab.safe_files import parse_json, read_regular
@@ -27,7 +28,6 @@ from diffusion_lab.training.mirror import Mirror, failing_threads_in_log, warn
 from diffusion_lab.training.signals import StopRequest
 from diffusion_lab.training.tensorboard_mirror import TensorBoardMirror
 from diffusion_lab.training.wandb_mirror import WandbMirror, finish_seconds, last_step_of, replay, start_run
-from diffusion_lab.whole_files import written_whole
 
 MAX_METRICS_BYTES = 4 * 2**30
 SETTLING_SECONDS = 30.0
@@ -122,7 +122,7 @@ class JsonlLogger(Logger):
         content = "".join(self._waiting).encode()
         whole = 0  # bytes of the file that are whole lines
         if self._size is None:
-            with written_whole(self.path, lasting=False) as partial:
+            with atomic_write(self.path, lasting=False) as partial:
                 partial.write_bytes(content)
         elif content:
             with self.path.open("ab", buffering=0) as file:

@@ -16,16 +16,16 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.determinism import seed_default_generators
-from diffusion_lab.diffusion.draws import VALIDATION_DRAWS, draw_by_number
+from diffusion_lab.diffusion.draws import VALIDATION_DRAWS, draw_by_index
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.diffusion.noise_bands import by_noise_band
 from diffusion_lab.ema import EMA
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Batch
+from diffusion_lab.training.anomalies import check_finite
 from diffusion_lab.training.epoch_mean import EpochMean
 from diffusion_lab.training.watched_metric import metric_value
-from diffusion_lab.training.watching import refuse_non_finite
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer], dict[str, Any] | None]
@@ -148,12 +148,12 @@ class DiffusionModule(LightningModule):
         return DiffusionSampler(self.denoiser, device, self.ema)
 
     @property
-    def judged(self) -> Denoiser:
+    def eval_denoiser(self) -> Denoiser:
         """The denoiser whose loss and pictures count: the average where there is one."""
         return self.denoiser if self.ema is None else self.ema.average
 
     @property
-    def validated(self) -> dict[str, Denoiser]:
+    def validation_denoisers(self) -> dict[str, Denoiser]:
         """What is validated, by the name of its loss: the average and the weights that are trained, on equal draws."""
         if self.ema is None:
             return {"val/loss": self.denoiser}
@@ -169,9 +169,9 @@ class DiffusionModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         loss, images = self.loss, batch.images
-        draws = draw_by_number(images, batch.numbers) if batch.numbers else loss.draw(images, batch.seed)
-        for name, denoiser in self.validated.items():
-            losses, level = loss.of_draws(denoiser, images, batch.labels, draws)
+        draws = draw_by_index(images, batch.numbers) if batch.numbers else loss.draw(images, batch.seed)
+        for name, denoiser in self.validation_denoisers.items():
+            losses, level = loss.loss_at(denoiser, images, batch.labels, draws)
             for metric, (mean, count) in _means(name, losses, level.sigma / level.alpha).items():
                 self.log(metric, mean, batch_size=count)
 
@@ -242,12 +242,12 @@ class DiffusionModule(LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Add what updates the average to a trainer that was given no such callback."""
-        from diffusion_lab.training.callbacks.averaging import Averaging  # it imports this module
+        from diffusion_lab.training.callbacks.ema import EMACallback  # it imports this module
 
         trainer: Any = self.trainer  # whose class declares no callbacks
-        if self.ema is None or any(isinstance(callback, Averaging) for callback in trainer.callbacks):
+        if self.ema is None or any(isinstance(callback, EMACallback) for callback in trainer.callbacks):
             return []
-        return [Averaging()]
+        return [EMACallback()]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.make_optimizer(self.denoiser.parameters())
@@ -263,7 +263,7 @@ class DiffusionModule(LightningModule):
             self._epoch_mean.load(checkpoint.get("diffusion_lab", {}).get("epoch_mean"))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        refuse_non_finite(checkpoint["state_dict"], self.global_step)
+        check_finite(checkpoint["state_dict"], self.global_step)
         epochs_done = self.trainer.fit_loop.epoch_progress.state_dict()["current"]["processed"]
         checkpoint["diffusion_lab"] = {
             **self.about,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from diffusion_lab.config.dotted import load_class
+from diffusion_lab.config.import_class import load_class
 from diffusion_lab.config.optimizer_section import OptimizerSettings
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
@@ -57,7 +57,7 @@ def create_optimizer(
     return optimizer
 
 
-def refuse_capturable_without_gpu(settings: OptimizerSettings, device: torch.device) -> None:
+def check_capturable(settings: OptimizerSettings, device: torch.device) -> None:
     """Raise ValueError where ``capturable`` is asked for on a device that it has no effect on."""
     if settings.capturable and device.type in ("cpu", "mps"):
         raise ValueError(

@@ -11,15 +11,15 @@ from diffusion_lab.config.faults import shown
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.redaction import redacted, secret_values
-from diffusion_lab.training.callbacks.resumption import ResumePlan
+from diffusion_lab.training.callbacks.resume_overrides import ResumePlan
 from diffusion_lab.training.lr_schedules import LR_SCHEDULES
-from diffusion_lab.training.origin import Origin, Place
 from diffusion_lab.training.resume_checks import Comparison
 from diffusion_lab.training.resume_rules import Change, Effect
+from diffusion_lab.training.resume_source import ResumePosition, ResumeSource
 
 
 @dataclass(frozen=True)
-class Remainder:
+class RemainingTraining:
     """What is left to do of a resumed run, in batches and steps of its own size.
 
     Args:
@@ -35,7 +35,7 @@ class Remainder:
     note: str | None
 
 
-def plan_of(found: Comparison, left: Remainder) -> ResumePlan:
+def make_resume_plan(found: Comparison, left: RemainingTraining) -> ResumePlan:
     """What the resumed run takes from the settings instead of the checkpoint."""
     training = found.config.training
     rates = [change for change in found.changes if change.key == "training.optimizer.learning_rate"]
@@ -55,7 +55,7 @@ def plan_of(found: Comparison, left: Remainder) -> ResumePlan:
     )
 
 
-def notes_of(found: Comparison, plan: ResumePlan, left: Remainder) -> list[str]:
+def resume_notes(found: Comparison, plan: ResumePlan, left: RemainingTraining) -> list[str]:
     """What the user is told of a resumed run: a line for each setting that differs."""
     notes = []
     for change in found.changes:
@@ -83,7 +83,7 @@ def notes_of(found: Comparison, plan: ResumePlan, left: Remainder) -> list[str]:
     return notes
 
 
-def rate_note(then: float, now: float, found: Comparison, left: Remainder) -> str | None:
+def learning_rate_note(then: float, now: float, found: Comparison, left: RemainingTraining) -> str | None:
     """What the user is told where the learning rate jumps.
 
     Args:
@@ -107,7 +107,9 @@ def rate_note(then: float, now: float, found: Comparison, left: Remainder) -> st
     )
 
 
-def remainder(origin: Origin, config: TrainConfig, data: ImageDataModule, changes: Sequence[Change]) -> Remainder:
+def remaining_training(
+    origin: ResumeSource, config: TrainConfig, data: ImageDataModule, changes: Sequence[Change]
+) -> RemainingTraining:
     """What is left to do from a checkpoint on.
 
     Raises:
@@ -119,7 +121,7 @@ def remainder(origin: Origin, config: TrainConfig, data: ImageDataModule, change
     epochs = config.training.epochs - (origin.epochs_done or 0)
     place = origin.place
     if place is None or not place.samples_seen:
-        return Remainder(0, epochs, steps_per_epoch * epochs, None)
+        return RemainingTraining(0, epochs, steps_per_epoch * epochs, None)
     _refuse_another_order(origin.path, place, data, changes)
     done, beyond = divmod(place.samples_seen, data.step_size * accumulated)
     batches = done * accumulated
@@ -129,10 +131,12 @@ def remainder(origin: Origin, config: TrainConfig, data: ImageDataModule, change
             f"epoch {place.epoch + 1} has seen in {origin.path}, and leave some of it, got {data.step_size} × "
             f"{accumulated} (a checkpoint from the end of an epoch resumes with any)"
         )
-    return Remainder(batches, epochs, steps_per_epoch * epochs - done, _note(place, data))
+    return RemainingTraining(batches, epochs, steps_per_epoch * epochs - done, _note(place, data))
 
 
-def _refuse_another_order(path: object, place: Place, data: ImageDataModule, changes: Sequence[Change]) -> None:
+def _refuse_another_order(
+    path: object, place: ResumePosition, data: ImageDataModule, changes: Sequence[Change]
+) -> None:
     where = f"{path} is from the middle of epoch {place.epoch + 1}"
     rest = "the rest of the epoch would not be the rest (a checkpoint from the end of an epoch resumes with any)"
     for change in changes:
@@ -148,7 +152,7 @@ def _refuse_another_order(path: object, place: Place, data: ImageDataModule, cha
         )
 
 
-def _note(place: Place, data: ImageDataModule) -> str | None:
+def _note(place: ResumePosition, data: ImageDataModule) -> str | None:
     if place.step_size == data.step_size:
         return None
     return (
@@ -157,7 +161,7 @@ def _note(place: Place, data: ImageDataModule) -> str | None:
     )
 
 
-def same_results(config: TrainConfig, origin: Origin) -> bool:
+def same_results(config: TrainConfig, origin: ResumeSource) -> bool:
     """Whether the steps after the checkpoint come out as they did in the run that wrote it."""
     now = config.model_dump(mode="json")
     now = redacted(now, secret_values(now, sys.argv))  # as the checkpoint has them

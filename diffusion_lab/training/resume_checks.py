@@ -120,7 +120,7 @@ def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) 
     )
 
 
-def refuse_mismatch(found: Comparison, denoiser: Denoiser) -> None:
+def check_compatible(found: Comparison, denoiser: Denoiser) -> None:
     """Check that training can resume.
 
     Raises:

@@ -13,8 +13,8 @@ from typing import Any
 
 from diffusion_lab.config.evaluated_metrics import is_evaluated, watched_direction
 from diffusion_lab.config.faults import shown
-from diffusion_lab.config.reading import SettingsReader, Unreadable, leaves
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.settings_reader import SettingsReader, Unreadable, leaves
 from diffusion_lab.redaction import redacted, secret_values
 from diffusion_lab.terminal import printable
 

@@ -20,9 +20,9 @@ from diffusion_lab.data.source import ImageSource
 from diffusion_lab.devices import host_memory
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measurement import Measurement
-from diffusion_lab.evaluation.null_rows import null_of
+from diffusion_lab.evaluation.null_rows import compute_null
 from diffusion_lab.evaluation.real_images import RealImages
-from diffusion_lab.evaluation.run_data import opaque, over_white
+from diffusion_lab.evaluation.run_data import composite_over_white, without_transparency
 from diffusion_lab.features import FeatureExtractor, FeatureSet, cached_features, create_extractor
 from diffusion_lab.guidance import PLAIN, Guidance
 from diffusion_lab.samplers import UniPCSampler
@@ -90,7 +90,7 @@ class SampleEvaluation:
         device: torch.device | str = "cpu",
     ) -> None:
         self.settings, self.guidance = settings, guidance
-        self.train, self.val = opaque(train), None if val is None else opaque(val)
+        self.train, self.val = without_transparency(train), None if val is None else without_transparency(val)
         self.seed = derive_seed("evaluation", seed)
         self._told: set[str] = set()  # metrics that do not apply
         self.reference = self.val if settings.split == "val" and self.val is not None else self.train
@@ -124,7 +124,7 @@ class SampleEvaluation:
         """
         found: dict[str, NullValue] = {}
         for metric in self.settings.metrics:
-            null = null_of(metric, self.settings.num_samples, self._real)
+            null = compute_null(metric, self.settings.num_samples, self._real)
             if null is not None:
                 values = self._logged(measure(null.images, null.real, metrics=[metric], thorough=False))
                 found |= {name: NullValue(value, len(null.images)) for name, value in values.items()}
@@ -153,7 +153,7 @@ class SampleEvaluation:
         features: list[Tensor] = []
         logits: list[Tensor] = []
         for batch in stream:
-            extracted = self.extractor(over_white(to_pixels(batch.images).cpu()))
+            extracted = self.extractor(composite_over_white(to_pixels(batch.images).cpu()))
             features.append(extracted.values)
             if extracted.logits is not None:
                 logits.append(extracted.logits)

@@ -17,7 +17,7 @@ class StopRequest:
     """Whether a signal asked the run to stop, and which.
 
     Until training begins a signal ends the run at once: there is nothing to save. From then on the first one is noted,
-    and ``Stopping`` ends the run at the next place that can be saved. A second SIGINT ends it at once; a second
+    and ``GracefulStop`` ends the run at the next place that can be saved. A second SIGINT ends it at once; a second
     one of another kind changes nothing.
     """
 

@@ -10,7 +10,7 @@ from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.run_images.classes import refuse_other_classes
+from diffusion_lab.run_images.classes import check_classes
 from diffusion_lab.run_images.sources import read_sources
 
 
@@ -44,7 +44,7 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
     for doubt in found.doubts:
         warnings.warn(doubt, ConfigWarning, stacklevel=2)
     if conditional:
-        refuse_other_classes(config, found.train.class_names)
+        check_classes(config, found.train.class_names)
     loading, augmentation = config.data.loading, config.data.augmentation
     jitter = augmentation.color_jitter
     return ImageDataModule(

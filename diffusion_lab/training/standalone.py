@@ -15,8 +15,8 @@ from diffusion_lab.checkpoint.content import section_of
 from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, unknown_key
 from diffusion_lab.config.model_section import ModelSettings
-from diffusion_lab.config.reading import suggest_key
 from diffusion_lab.config.schema import TrainConfig, root_of
+from diffusion_lab.config.settings_reader import suggest_key
 from diffusion_lab.config.training_section import TrainingSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.create import create_denoiser
@@ -24,9 +24,9 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
 from diffusion_lab.environment import environment
-from diffusion_lab.process_end import doubts_about_images, doubts_about_the_end
 from diffusion_lab.redaction import holds_redacted, redacted
-from diffusion_lab.training.build import ModuleT, ScheduleSpan, assemble, prepare
+from diffusion_lab.terminal_noise import image_process_warnings, terminal_noise_warnings
+from diffusion_lab.training.create import ModuleT, ScheduleSpan, assemble, prepare
 from diffusion_lab.training.lr_schedules import schedule_class
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def module_from_settings(cls: type[ModuleT], settings: Mapping[str, Any], device
         "environment": environment(),
     }
     denoiser = create_denoiser(model).to(target)
-    for doubt in doubts_about_the_end(denoiser.schedule, model.diffusion):
+    for doubt in terminal_noise_warnings(denoiser.schedule, model.diffusion):
         warnings.warn(doubt, ConfigWarning, stacklevel=3)
     prepare(denoiser, training.performance, target)
     return _module(cls, training, denoiser, model.conditioning.class_dropout_prob, about)
@@ -91,7 +91,7 @@ def module_from_checkpoint(
     training = _training_of(checkpoint)
     _refuse_untrusted(config, file, trust)
     denoiser = checkpoint.denoiser(use_ema=False, model=model, trust=trust).train().to(target)
-    for doubt in doubts_about_images(denoiser.schedule):
+    for doubt in image_process_warnings(denoiser.schedule):
         warnings.warn(f"{file}: {doubt}", ConfigWarning, stacklevel=3)
     on_this_device = training.performance
     if on_this_device.wanted_precision == "fp16" and target.type == "cpu":  # which computes no gradients of it

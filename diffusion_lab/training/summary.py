@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.run_files import SUMMARY
 from diffusion_lab.safe_files import read_json
-from diffusion_lab.whole_files import written_whole
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TrainingSummary:
 
     def write(self) -> None:
         """Replace ``summary.json`` in one move."""
-        with written_whole(Path(self.run_folder) / SUMMARY, lasting=False) as file:
+        with atomic_write(Path(self.run_folder) / SUMMARY, lasting=False) as file:
             file.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod

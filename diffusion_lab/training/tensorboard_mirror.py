@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.training.mirror import Mirror
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ TOLD_AFTER_SECONDS = 3.0
 STEP = "trainer/global_step"
 
 
-def refuse_unreachable(settings: LoggerSettings) -> None:
+def check_reachable(settings: LoggerSettings) -> None:
     """Check that W&B answers and knows the account, where the run is to be sent at once; nothing is written.
 
     Raises:

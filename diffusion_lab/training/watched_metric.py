@@ -45,7 +45,7 @@ def metric_value(trainer: Trainer, name: str) -> float:
     return float(value)
 
 
-def in_digits(value: float) -> str:
+def format_metric(value: float) -> str:
     """Return a metric as text: with four decimals, or four significant digits where those say too little or too much.
 
     >>> in_digits(1.23456), in_digits(0.000123456), in_digits(1234567.8)

@@ -118,12 +118,12 @@ def test_every_logger_and_callback_of_a_run_is_counted(tmp_path):
     quick += ["training.visualization.num_samples=1", "sampler.steps=1", "training.log_interval=2"]
     rows = {row.what: row for row in callbacks.measure(epochs="1", overrides=quick)}
     idle = {what for what, row in rows.items() if not row.ours}
-    assert idle == {f"callback {name}" for name in ("Randomness", "Pictures", "Restoration", "FolderRestoration")}
+    assert idle == {f"callback {name}" for name in ("RNGState", "SampleImages", "RestoreErrors", "RunFolderGuard")}
     assert set(rows) - idle == {
-        *("logger metrics.jsonl", "logger TensorBoard", "logger W&B offline", "callback Averaging (EMA)"),
-        *("callback Watch (NaN, spikes)", "callback TrainingProgress (bar)", "callback Checkpoints"),
+        *("logger metrics.jsonl", "logger TensorBoard", "logger W&B offline", "callback EMACallback"),
+        *("callback TrainingMonitor", "callback TrainingProgress (bar)", "callback Checkpoints"),
         *("callback Stopping", "all loggers and callbacks"),
     }
-    assert "at epochs" in rows["callback Pictures"].note
+    assert "at epochs" in rows["callback SampleImages"].note
     parts = [row.ours for what, row in rows.items() if what != "all loggers and callbacks"]
     assert rows["all loggers and callbacks"].ours == pytest.approx(sum(parts))

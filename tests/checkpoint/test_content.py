@@ -243,7 +243,7 @@ def test_other_weights_of_the_first_format_give_the_images_that_they_gave(saved,
             "flow": (1 / (alpha + sigma), -sigma / (alpha + sigma), 1),
             "edm": (alpha * 0.25 / total, sigma * 0.5 / total**0.5, 1 / total**0.5),
         }[diffusion.get("prediction", "v")]
-        assert (found.skip, found.out, found.into) == pytest.approx(were, rel=1e-12)
+        assert (found.c_skip, found.c_out, found.c_in) == pytest.approx(were, rel=1e-12)
 
 
 def test_a_damaged_model_section_is_listed_by_key(saved):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.checkpoint import DamagedCheckpointError, Manifest, file_hash, find_checkpoint, load_denoiser, verify
 from diffusion_lab.checkpoint.files import newest_valid, step_name, step_of
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
-from diffusion_lab.whole_files import written_whole
 from tests.checkpoint.contents import AVERAGED, own_format, same
 
 
@@ -175,7 +175,7 @@ def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path) -> None:
     target.write_bytes(b"old")
 
     def interrupted() -> None:
-        with written_whole(target) as partial:
+        with atomic_write(target) as partial:
             partial.write_bytes(b"ne")
             raise KeyboardInterrupt
 

@@ -22,7 +22,7 @@ from diffusion_lab.config.compose import compose_generate_config, compose_train_
 from diffusion_lab.config.compose_evaluation import compose_evaluate_config
 from diffusion_lab.config.settings_file import read_settings
 from diffusion_lab.run_folder import RunFolder, RunStopped
-from diffusion_lab.training.words import tell_stopped
+from diffusion_lab.training.console import print_stopped
 from tests.commands.conftest import ROOT, pasted, printed_commands, succeeds
 from tests.training.tiny import tiny_config, tiny_run
 
@@ -74,7 +74,7 @@ def test_what_a_stopped_run_prints_resumes_it(tmp_path: Path, monkeypatch: pytes
     }
     config = tiny_config(folder, reset)
     stop = RunStopped("asked to by SIGTERM", 143, 3)
-    tell_stopped(Console(file=said, width=80), RunFolder.of(config.output), stop, config.training.resume)
+    print_stopped(Console(file=said, width=80), RunFolder.of(config.output), stop, config.training.resume)
     (words,) = printed_commands(said.getvalue())
     assert words[1:3] == ["-m", "diffusion_lab"]
     assert words[-1] == "training.resume.reset_optimizer=false", "what a run resets at its beginning is not reset again"
@@ -88,7 +88,7 @@ def test_nothing_can_be_resumed_before_the_folder_is_made(tmp_path: Path) -> Non
     said = io.StringIO()
     config = tiny_config(tmp_path / "none")
     stop = RunStopped("asked to by SIGINT", 130, None)
-    tell_stopped(Console(file=said), RunFolder.of(config.output), stop, config.training.resume)
+    print_stopped(Console(file=said), RunFolder.of(config.output), stop, config.training.resume)
     assert not printed_commands(said.getvalue())
 
 

@@ -20,7 +20,7 @@ from diffusion_lab.config.compose import (
     run_folder,
 )
 from diffusion_lab.config.data_section import DATA_TYPES
-from diffusion_lab.config.origins import composed_origins
+from diffusion_lab.config.key_locations import composed_key_locations
 from tests.config.conftest import CONF
 
 Composed = Callable[..., DictConfig]
@@ -288,7 +288,7 @@ class TestStepsOfAShortProcess:
     @staticmethod
     def steps(composed: Composed, *overrides: str) -> object:
         tree = composed("train", *overrides)
-        config = compose_train_config(tree, lambda: composed_origins("train", overrides))
+        config = compose_train_config(tree, lambda: composed_key_locations("train", overrides))
         return config.sampler.extra_options["steps"]
 
     @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ class TestStepsOfAShortProcess:
         self, composed: Composed, tmp_path: Path, overrides: tuple[str, ...], most: int | None
     ) -> None:
         words = (f"ckpt={tmp_path}", *overrides)
-        config = compose_generate_config(composed("sample", *words), lambda: composed_origins("sample", words))
+        config = compose_generate_config(composed("sample", *words), lambda: composed_key_locations("sample", words))
         steps = config.sampler.for_process(20).extra_options["steps"]
         assert steps == (most or 40)
         assert config.sampler.for_process(None) == config.sampler, "a continuous process has no steps of its own"

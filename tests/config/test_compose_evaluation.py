@@ -17,7 +17,7 @@ from diffusion_lab.config.compose_evaluation import (
 from diffusion_lab.config.editor_schema import short_names
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, FEATURES, LEAST_IMAGES, METRICS
 from diffusion_lab.config.faults import ConfigError
-from diffusion_lab.config.origins import composed_origins
+from diffusion_lab.config.key_locations import composed_key_locations
 from diffusion_lab.evaluation import null_rows
 from diffusion_lab.evaluation.families import FAMILIES
 from diffusion_lab.features import NAMES
@@ -32,7 +32,7 @@ def composed_request() -> Iterator[Compose]:
 
         def run(*words: str) -> EvaluationRequest:
             tree = compose("evaluate", list(words))
-            return compose_evaluate_config(tree, partial(composed_origins, "evaluate", list(words)))
+            return compose_evaluate_config(tree, partial(composed_key_locations, "evaluate", list(words)))
 
         yield run
 

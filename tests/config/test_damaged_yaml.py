@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from diffusion_lab.config import ConfigError, get_default_config, validate_config
-from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.settings_file import read_settings
+from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.yaml_file import read_yaml
 from tests.config.conftest import CONF, put
 

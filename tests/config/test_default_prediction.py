@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.config.default_prediction import OF_THE_PROJECT, prediction_is_default
-from diffusion_lab.config.origins import Origins
+from diffusion_lab.config.key_locations import KeyLocations
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 
 CONF = Path(__file__).parents[2] / "conf"
 TREE = {"model": {"diffusion": {"prediction": "v"}}}
 
 
-def origins(file: Path, *overrides: str) -> Origins:
+def origins(file: Path, *overrides: str) -> KeyLocations:
     package = "model.diffusion" if file.parent.name == "diffusion" else ""
-    return Origins(lambda found: found.add_file(file, package), overrides)
+    return KeyLocations(lambda found: found.add_file(file, package), overrides)
 
 
 def test_every_file_of_the_project_that_sets_it_is_known() -> None:

@@ -18,11 +18,11 @@ from PIL import Image
 from diffusion_lab.config import ConfigError, ConfigWarning, TrainConfig
 from diffusion_lab.config.compose import compose_train_config
 from diffusion_lab.config.conf_files import ConfFiles
-from diffusion_lab.config.origins import Origins, composed_origins
+from diffusion_lab.config.key_locations import KeyLocations, composed_key_locations
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.diffusion.schedules import linear_betas
 from diffusion_lab.run_images.classes import with_counted_classes
-from diffusion_lab.training.build import create_loss
+from diffusion_lab.training.create import create_loss
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
@@ -170,7 +170,7 @@ class TestChoicesBesideARecipe:
                 put(tree, key, value)
             if tree["data"]["type"] == "image_folder":
                 tree["data"]["paths"]["train"] = str(tmp_path)
-            origins = Origins()
+            origins = KeyLocations()
             origins.add_file(CONF / "sampler" / f"{tree['sampler']['type']}.yaml", "sampler")  # steps come from a file
             try:
                 with warnings.catch_warnings():
@@ -224,11 +224,13 @@ class TestChoicesBesideARecipe:
         """Not the line of the recipe, which does not."""
         arguments = ("experiment=fast_debug", "scheduler=step", "sampler=heun", "training.epochs=0")
         composed("train", *arguments)
-        assert str(composed_origins("train", arguments).place_of("sampler.steps")).startswith("conf/sampler/heun.yaml:")
+        assert str(composed_key_locations("train", arguments).place_of("sampler.steps")).startswith(
+            "conf/sampler/heun.yaml:"
+        )
 
     def test_a_preset_of_more_steps_follows_a_short_process(self, composed: Callable[..., DictConfig]) -> None:
         arguments = ("experiment=fast_debug", "sampler=best")
-        config = compose_train_config(composed("train", *arguments), lambda: composed_origins("train", arguments))
+        config = compose_train_config(composed("train", *arguments), lambda: composed_key_locations("train", arguments))
         assert config.sampler.build().steps == 20
 
 

@@ -29,7 +29,7 @@ from diffusion_lab.config import (
     validate_config,
 )
 from diffusion_lab.config.migration import V1_IS_REMOVED_IN
-from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.yaml_file import read_yaml
 from diffusion_lab.version import __version__
 from tests.config.conftest import put

@@ -11,8 +11,8 @@ import yaml
 
 from diffusion_lab.config import ConfigWarning, get_default_config, migrate_config_v1_to_v2
 from diffusion_lab.config.optimizer_section import ALL_OPTIMIZER_OPTIONS
-from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.v1_format import V1_KEYS
 from tests.recorded_warnings import recorded_warnings
 

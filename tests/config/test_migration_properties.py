@@ -21,8 +21,8 @@ from diffusion_lab.config import (
     validate_config,
 )
 from diffusion_lab.config.optimizer_section import ALL_OPTIMIZER_OPTIONS
-from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.v1_format import V1_KEYS
 from diffusion_lab.config.yaml_file import yaml_text
 from tests.recorded_warnings import recorded_warnings

@@ -18,10 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab import command_line
 from diffusion_lab.command_line import hydra_text
-from diffusion_lab.config import ConfigError, nearest_command, parse_config, reading
+from diffusion_lab.config import ConfigError, nearest_command, parse_config, settings_reader
 from diffusion_lab.config.compose import compose_generate_config, compose_train_config
 from diffusion_lab.config.conf_files import ConfFiles
-from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.settings_reader import leaves
 from tests.config.conftest import CONF, Change, put
 
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -62,7 +62,7 @@ def plain(tree: DictConfig, resolve: bool) -> dict[str, Any]:
     return container  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("module", [command_line, reading], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [command_line, settings_reader], ids=lambda module: module.__name__)
 def test_examples_in_docstrings(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0

@@ -8,7 +8,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from diffusion_lab.config.overrides import explain_unreadable
+from diffusion_lab.config.overrides import explain_syntax_error
 
 
 def suggested(said: str) -> list[str]:
@@ -21,7 +21,7 @@ def suggested(said: str) -> list[str]:
     ["photos (1)", "lr=1e-3/run", "größe", "it's", 'a "b"', "a{b}c", "Ключ (2)=x", "(", "C:\\photos (1)\\"],
 )
 def test_a_path_is_told_with_its_quotes(value: str) -> None:
-    said = explain_unreadable(["training.epochs=1", f"data.paths.train={value}"])
+    said = explain_syntax_error(["training.epochs=1", f"data.paths.train={value}"])
     assert said is not None
     assert said.startswith(f"1 argument cannot be read:\n  data.paths.train={value}: as a text, type ")
     (override,) = OverridesParser.create().parse_overrides(suggested(said))
@@ -29,25 +29,27 @@ def test_a_path_is_told_with_its_quotes(value: str) -> None:
 
 
 def test_all_are_told_at_once() -> None:
-    said = explain_unreadable(["ckpt=a=b", "seed=1", "+x.y=ö"])
+    said = explain_syntax_error(["ckpt=a=b", "seed=1", "+x.y=ö"])
     assert said is not None
     assert said.startswith("2 arguments cannot be read:")
     assert suggested(said) == ['ckpt="a=b"', '+x.y="ö"']
 
 
 def test_a_space_that_the_shell_split_at() -> None:
-    said = explain_unreadable(["data.paths.train=my", "photos"])
+    said = explain_syntax_error(["data.paths.train=my", "photos"])
     assert said is not None
     assert suggested(said) == ['data.paths.train="my photos"']
 
 
 def test_a_word_without_a_key() -> None:
-    assert explain_unreadable(["train"]) == "1 argument cannot be read:\n  train: must be key=value, +key=value or ~key"
+    assert (
+        explain_syntax_error(["train"]) == "1 argument cannot be read:\n  train: must be key=value, +key=value or ~key"
+    )
 
 
 @pytest.mark.parametrize("argument", ["training.epochs=[1", "labels=[größe]", "sampler={type:ddim"])
 def test_a_list_or_section_is_told_in_hydras_words(argument: str) -> None:
-    said = explain_unreadable([argument])
+    said = explain_syntax_error([argument])
     assert said is not None
     assert "type " not in said.splitlines()[1]
     assert len(said.splitlines()[1]) > len(argument) + 10
@@ -56,4 +58,4 @@ def test_a_list_or_section_is_told_in_hydras_words(argument: str) -> None:
 
 @pytest.mark.parametrize("argument", ["a.b=1", "~a", "+a=[1,2]", "model=unet_tiny", "ckpt=a b"])
 def test_what_can_be_read_needs_no_word(argument: str) -> None:
-    assert explain_unreadable([argument]) is None
+    assert explain_syntax_error([argument]) is None

@@ -11,8 +11,8 @@ import yaml
 from diffusion_lab.config import TrainConfig, get_default_config
 from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.optimizer_section import OPTIMIZER_TYPES
-from diffusion_lab.config.reading import SettingsReader, known_keys
 from diffusion_lab.config.schema import CHOICES
+from diffusion_lab.config.settings_reader import SettingsReader, known_keys
 from scripts import make_docs
 from tests.config.conftest import CONF
 from tests.config.test_schema import leaves

@@ -11,10 +11,10 @@ from hydra import compose, initialize_config_dir
 from diffusion_lab.config.compose import compose_generate_config
 from diffusion_lab.config.faults import CommandError
 from diffusion_lab.config.launch import launch
-from diffusion_lab.config.overrides import refuse_empty_sweep, refuse_shared_folder
+from diffusion_lab.config.overrides import check_separate_folders, check_sweep_not_empty
 from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused, refuse_unread
 from diffusion_lab.config.report import EXIT_CODE
-from diffusion_lab.config.run_dir import refuse_settings_without_effect
+from diffusion_lab.config.run_dir import check_hydra_folders
 from tests.config.conftest import CONF
 
 
@@ -97,15 +97,15 @@ def test_evaluate_reads_keys_of_two_sections_of_training_but_no_groups() -> None
 )
 def test_settings_of_sweeps_are_refused_in_a_single_run(argument: str) -> None:
     with pytest.raises(CommandError, match=r"has an effect in a sweep alone: add -m"):
-        refuse_settings_without_effect(["seed=1", argument], sweeps=False)
-    refuse_settings_without_effect(["seed=1", argument], sweeps=True)
+        check_hydra_folders(["seed=1", argument], sweeps=False)
+    check_hydra_folders(["seed=1", argument], sweeps=True)
 
 
 @pytest.mark.parametrize("argument", ["hydra.run.dir=here", "++hydra.run.dir=here"])
 def test_the_folder_of_a_single_run_is_refused_in_a_sweep(argument: str) -> None:
     with pytest.raises(CommandError, match=r"name the folder of a sweep with hydra\.sweep\.dir"):
-        refuse_settings_without_effect(["seed=1", argument], sweeps=True)
-    refuse_settings_without_effect(["seed=1", argument], sweeps=False)
+        check_hydra_folders(["seed=1", argument], sweeps=True)
+    check_hydra_folders(["seed=1", argument], sweeps=False)
 
 
 @pytest.mark.parametrize(
@@ -120,15 +120,15 @@ def test_the_folder_of_a_single_run_is_refused_in_a_sweep(argument: str) -> None
 )
 def test_a_sweep_without_jobs_is_refused(argument: str, told: str) -> None:
     with pytest.raises(CommandError, match=told):
-        refuse_empty_sweep(["training.epochs=2", argument], [CONF])
+        check_sweep_not_empty(["training.epochs=2", argument], [CONF])
 
 
 def test_sweeps_with_jobs_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "optimizer").mkdir()
     (tmp_path / "optimizer" / "zzz.yaml").touch()
     arguments = ["optimizer=glob(zz*)", "sampler=glob(d*)", "compute.seed=range(3,0,-1)", "training.epochs=1,2", "a=[1"]
-    refuse_empty_sweep(arguments, [CONF, tmp_path])
-    refuse_empty_sweep(["compute.seed=range(3,3)", "hydra/sweeper=optuna"], [CONF])
+    check_sweep_not_empty(arguments, [CONF, tmp_path])
+    check_sweep_not_empty(["compute.seed=range(3,3)", "hydra/sweeper=optuna"], [CONF])
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_sweeps_with_jobs_are_left_alone(tmp_path: Path) -> None:
 )
 def test_one_folder_for_all_jobs_is_refused(arguments: list[str]) -> None:
     with pytest.raises(CommandError, match=r"^output\.base_dir = 'mine' would be .* with hydra\.sweep\.dir$"):
-        refuse_shared_folder(arguments)
+        check_separate_folders(arguments)
 
 
 @pytest.mark.parametrize(
@@ -155,4 +155,4 @@ def test_one_folder_for_all_jobs_is_refused(arguments: list[str]) -> None:
     ],
 )
 def test_folders_of_their_own_are_let_be(arguments: list[str]) -> None:
-    refuse_shared_folder(arguments)
+    check_separate_folders(arguments)

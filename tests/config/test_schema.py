@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, parse_config, validate_config
-from diffusion_lab.config.reading import known_keys
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.settings_reader import known_keys
 from tests.config.conftest import Change, drop
 from tests.config.own_classes import HERE
 

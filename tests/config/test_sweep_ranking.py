@@ -22,7 +22,7 @@ from diffusion_lab.config.job_record import FAILED, FINISHED, JobRecord
 from diffusion_lab.config.optuna_study import OPTUNA_SWEEPER
 from diffusion_lab.config.sweep import SweepCallback, _refuse_without_value
 from diffusion_lab.config.sweep_ranking import best_job, ranked, read_records
-from diffusion_lab.config.sweep_summary import summed_up
+from diffusion_lab.config.sweep_summary import sweep_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 Composed = Callable[..., DictConfig]
@@ -216,7 +216,7 @@ def test_the_lowest_comes_first(sweep: Sweep, capsys: pytest.CaptureFixture[str]
     for name, value in (("a", 0.3), ("b", 0.1), ("c", 0.2)):
         sweep.job(name, value, {"prediction": "v"})
     sweep.job("d", None, None, FAILED)
-    with summed_up():
+    with sweep_summary():
         pass
     said = capsys.readouterr().err
     places = [said.index(f"name={name}") for name in "bcad"]
@@ -238,7 +238,7 @@ def test_results_of_different_measures_are_not_ranked_against_each_other(
     sweep.job("b", 0.01, {"prediction": "epsilon", "size": 8})
     sweep.job("c", 0.2, {"prediction": "v", "size": 8})
     assert ranked(read_records(sweep.folder)) == [["c", "a"], ["b"]]
-    with summed_up():
+    with sweep_summary():
         pass
     said = capsys.readouterr().err
     for row in ("A1 │ name=c", "A2 │ name=a", "B1 │ name=b"):
@@ -254,7 +254,7 @@ def test_results_of_different_measures_are_not_ranked_against_each_other(
 def test_other_validation_images_are_named(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     sweep.job("a", 0.3, {"validation images": "01234567" * 8})
     sweep.job("b", 0.1, {"validation images": "89abcdef" * 8})
-    with summed_up():
+    with sweep_summary():
         pass
     assert "  A: validation images 01234567…\n  B: validation images 89abcdef…\n" in capsys.readouterr().err
 
@@ -269,7 +269,7 @@ def test_what_is_no_number_or_of_an_earlier_version_has_no_rank(sweep: Sweep) ->
 
 def test_a_job_that_a_launcher_lost_is_told_in_one_message(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     sweep.job("a", None, None, "running")  # and its process is gone
-    with pytest.raises(SystemExit) as left, summed_up():
+    with pytest.raises(SystemExit) as left, sweep_summary():
         raise RuntimeError("A worker process managed by the executor was unexpectedly terminated.\nMuch more")
     assert left.value.code == 1
     said = capsys.readouterr().err
@@ -279,7 +279,7 @@ def test_a_job_that_a_launcher_lost_is_told_in_one_message(sweep: Sweep, capsys:
 
 
 def test_an_interval_is_for_a_search(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left, summed_up():
+    with pytest.raises(SystemExit) as left, sweep_summary():
         raise HydraException("BasicSweeper does not support sweep type : INTERVAL_SWEEP")
     assert left.value.code == 2
     assert "add hydra/sweeper=optuna" in capsys.readouterr().err
@@ -291,7 +291,7 @@ def test_the_command_for_what_is_missing_can_be_pasted(
     typed = ["-m", "name='my photos',b", "hydra.sweep.dir=elsewhere"]
     monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", *typed])
     sweep.job("a", None, None, FAILED)
-    with summed_up():
+    with sweep_summary():
         pass
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run what is missing with: ")]
     words = shlex.split(line.removeprefix("run what is missing with: "))
@@ -302,6 +302,6 @@ def test_the_command_for_what_is_missing_can_be_pasted(
 
 
 def test_what_could_not_be_composed_is_no_sweep(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CompactHydraException), summed_up():
+    with pytest.raises(CompactHydraException), sweep_summary():
         raise CompactHydraException("no")
     assert capsys.readouterr().err == ""

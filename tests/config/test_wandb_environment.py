@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.config.compose import compose_train_config
 from diffusion_lab.config.faults import ConfigError
-from diffusion_lab.config.origins import composed_origins
+from diffusion_lab.config.key_locations import composed_key_locations
 from diffusion_lab.config.schema import LoggerSettings
 
 Composed = Callable[..., DictConfig]
@@ -69,11 +69,11 @@ def test_senseless_variable_is_a_fault_of_its_key(
     with pytest.raises(
         ConfigError, match=r'logger\.mode = "sometimes": must be .*\[environment variable WANDB_MODE\]$'
     ):
-        compose_train_config(composed("train", *arguments), lambda: composed_origins("train", arguments))
+        compose_train_config(composed("train", *arguments), lambda: composed_key_locations("train", arguments))
 
 
 def test_typed_value_is_not_taken_for_the_variables(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     arguments = ["logger.mode=sometimes"]
     with pytest.raises(ConfigError, match=r"\[command line\]$"):
-        compose_train_config(composed("train", *arguments), lambda: composed_origins("train", arguments))
+        compose_train_config(composed("train", *arguments), lambda: composed_key_locations("train", arguments))

@@ -9,13 +9,13 @@ from diffusion_lab.diffusion.schedules import (
     BETA_SCHEDULES,
     DiscreteSchedule,
     Schedule,
+    enforce_zero_terminal_snr,
     linear_betas,
-    without_last_signal,
 )
 
 DISCRETE: dict[str, DiscreteSchedule] = {
     **{name: DiscreteSchedule(betas(1000, 1e-4, 0.02)) for name, betas in BETA_SCHEDULES.items()},
-    "zero_terminal_snr": DiscreteSchedule(without_last_signal(linear_betas(1000, 1e-4, 0.02))),
+    "zero_terminal_snr": DiscreteSchedule(enforce_zero_terminal_snr(linear_betas(1000, 1e-4, 0.02))),
 }
 CONTINUOUS: dict[str, Schedule] = {
     "continuous_cosine": ContinuousCosineSchedule(noise_shift=2.0),

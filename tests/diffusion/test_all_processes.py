@@ -15,7 +15,7 @@ from diffusion_lab.diffusion.continuous import ContinuousCosineSchedule, EDMSche
 from diffusion_lab.diffusion.level import Level, log_snr
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
-from diffusion_lab.diffusion.schedules import DiscreteSchedule, linear_betas, without_last_signal
+from diffusion_lab.diffusion.schedules import DiscreteSchedule, enforce_zero_terminal_snr, linear_betas
 from diffusion_lab.diffusion.weighting import WEIGHTINGS
 from diffusion_lab.samplers import SAMPLERS
 from tests.diffusion.processes import PROCESSES
@@ -63,7 +63,7 @@ def test_levels_are_finite_and_only_get_noisier(process):
 
 def test_the_way_to_a_pure_end_is_inverted_too():
     """Of ten steps the last, from a good part of the image to none of it, is long."""
-    schedule = DiscreteSchedule(without_last_signal(linear_betas(10, 0.01, 0.3)))
+    schedule = DiscreteSchedule(enforce_zero_terminal_snr(linear_betas(10, 0.01, 0.3)))
     times = torch.linspace(0.9, 1, 11, dtype=torch.float64)
     level = schedule.levels(times)
     torch.testing.assert_close(schedule.times(2 * (level.alpha / level.sigma).log()), times, rtol=0, atol=1e-12)

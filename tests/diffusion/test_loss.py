@@ -144,7 +144,7 @@ class ErringInABand(nn.Module):
         alpha, sigma, out, (_, noise_share) = (
             level.alpha,
             level.sigma,
-            self.parameterization.coefficients(level).out,
+            self.parameterization.coefficients(level).c_out,
             self.parameterization.target(level),
         )
         error = (-(2 * (alpha / sigma).log()).square() / 4).exp() * sigma / alpha / out

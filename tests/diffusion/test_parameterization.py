@@ -81,7 +81,7 @@ def test_velocity_needs_no_division_by_alpha():
     """At pure noise v tells the clean image, which the noise does not (arXiv:2202.00512, appendix D)."""
     level = Level(0.0, 1.0, 1.0)
     of = PredictVelocity().coefficients(level)
-    assert (of.skip, of.out, of.into) == (0, -1, 1)
+    assert (of.c_skip, of.c_out, of.c_in) == (0, -1, 1)
     assert PredictVelocity().target(level) == (-1, 0)
 
 
@@ -90,9 +90,9 @@ def test_preconditioning_gives_the_network_unit_variance_in_and_out():
     for alpha, sigma in ((1.0, 0.002), (1.0, 80.0), (0.3, 0.7), (0.0, 1.0)):
         parameterization = PreconditionedOutput(sigma_data=0.5)
         level = Level(alpha, sigma, 0.5)
-        into = parameterization.coefficients(level).into
+        c_in = parameterization.coefficients(level).c_in
         clean_share, noise_share = parameterization.target(level)
-        assert into**2 * (alpha**2 * 0.25 + sigma**2) == pytest.approx(1)
+        assert c_in**2 * (alpha**2 * 0.25 + sigma**2) == pytest.approx(1)
         assert clean_share**2 * 0.25 + noise_share**2 == pytest.approx(1)
 
 
@@ -104,8 +104,8 @@ UNSCALED = sorted(TEXTBOOK.keys() - {"edm"})
 def test_the_network_sees_the_noisy_image_as_it_is_where_noise_stays_within_one(process, name):
     """Where variance is preserved, and on the straight line of flow, as its papers have it."""
     levels = PROCESSES[process].levels(torch.linspace(0.001, 0.99, 50, dtype=torch.float64))
-    into = PARAMETERIZATIONS[name]().coefficients(levels).into
-    torch.testing.assert_close(into, torch.ones_like(into), rtol=1e-15, atol=0)
+    c_in = PARAMETERIZATIONS[name]().coefficients(levels).c_in
+    torch.testing.assert_close(c_in, torch.ones_like(c_in), rtol=1e-15, atol=0)
 
 
 @pytest.mark.parametrize("name", UNSCALED)
@@ -113,7 +113,7 @@ def test_the_network_sees_the_noisy_image_as_it_is_where_noise_stays_within_one(
 def test_the_network_sees_and_predicts_unit_variance_where_noise_goes_beyond_one(sigma, name):
     """For images of unit variance. Noise minus image (flow) has variance two by itself."""
     level, parameterization = Level(1.0, sigma, 0.5), PARAMETERIZATIONS[name]()
-    assert parameterization.coefficients(level).into ** 2 * (1 + sigma**2) == pytest.approx(1, rel=1e-12)
+    assert parameterization.coefficients(level).c_in ** 2 * (1 + sigma**2) == pytest.approx(1, rel=1e-12)
     clean_share, noise_share = parameterization.target(level)
     assert clean_share**2 + noise_share**2 == pytest.approx(2 if name == "flow" else 1, rel=1e-6)
 
@@ -140,4 +140,4 @@ def denoised(name, level, clean, noise):
     clean_share, noise_share = parameterization.target(level)
     of = parameterization.coefficients(level)
     noisy = level.alpha * clean + level.sigma * noise
-    return of.skip * noisy + of.out * (clean_share * clean + noise_share * noise)
+    return of.c_skip * noisy + of.c_out * (clean_share * clean + noise_share * noise)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_lab.diffusion.level import Level, log_snr
-from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, without_last_signal
+from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, enforce_zero_terminal_snr
 
 STEPS = (1, 2, 10, 1000, 4000)
 NAMES = sorted(BETA_SCHEDULES)
@@ -134,7 +134,7 @@ def test_training_takes_every_step_equally_and_never_the_clean_image():
 def test_nothing_is_left_of_the_image_with_zero_terminal_snr():
     """arXiv:2305.08891, algorithm 1: the last alpha is zero, the first unchanged, the others shifted and scaled."""
     betas = BETA_SCHEDULES["linear"](1000, 1e-4, 0.02)
-    before, after = DiscreteSchedule(betas), DiscreteSchedule(without_last_signal(betas))
+    before, after = DiscreteSchedule(betas), DiscreteSchedule(enforce_zero_terminal_snr(betas))
     level, times = after.level(1.0), torch.arange(1, 1001).double() / 1000
     assert (level.alpha, level.sigma) == (0.0, 1.0)
     assert after.level(0.001).alpha == pytest.approx(before.level(0.001).alpha, rel=1e-12)
@@ -143,7 +143,7 @@ def test_nothing_is_left_of_the_image_with_zero_terminal_snr():
     assert (new.diff() < 0).all()
     assert after.time(-math.inf) == 1.0
     with pytest.raises(ValueError, match="zero_terminal_snr needs at least 2 num_timesteps, got 1"):
-        without_last_signal(betas[:1])
+        enforce_zero_terminal_snr(betas[:1])
 
 
 def test_the_nearest_time_is_a_step_of_training():

@@ -14,10 +14,10 @@ from PIL.PngImagePlugin import PngInfo
 from diffusion_lab.data.digits import digits
 from diffusion_lab.features.stored_images import GeneratedSource
 from diffusion_lab.generation.arrays import ARRAYS, write_arrays
-from diffusion_lab.generation.folder import UNFINISHED
-from diffusion_lab.generation.images import PngFiles
+from diffusion_lab.generation.images import PngStore
 from diffusion_lab.generation.manifest import manifest_from
-from diffusion_lab.generation.order import PNG_KEY, Order
+from diffusion_lab.generation.open_folder import UNFINISHED
+from diffusion_lab.generation.request import PNG_KEY, GenerationRequest
 
 IDENTITY = {"checkpoint_sha256": "c0ffee", "config_hash": "ab12", "data_fingerprint": "cd34"}
 REAL = digits(subset="heldout")
@@ -34,9 +34,9 @@ def made(tmp_path):
         chosen = slice(first, first + COUNT)
         pixels = torch.from_numpy(REAL.images[chosen])
         numbers = tuple(REAL.labels[chosen].tolist()) if labels else None
-        order = Order({**IDENTITY, **identity, "seed": 0}, numbers, (1.0,), REAL.class_names, files)
+        order = GenerationRequest({**IDENTITY, **identity, "seed": 0}, numbers, (1.0,), REAL.class_names, files)
         if files:
-            images = PngFiles(folder, order, (1, 8, 8))
+            images = PngStore(folder, order, (1, 8, 8))
             images.done(COUNT, ())
             images.add(range(COUNT), pixels)
         else:

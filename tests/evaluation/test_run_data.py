@@ -14,7 +14,7 @@ from diffusion_lab.checkpoint import Checkpoint
 from diffusion_lab.config import get_default_config, parse_config
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation.label_shares import CYCLE, labels_in_shares
-from diffusion_lab.evaluation.run_data import images_of_run, opaque
+from diffusion_lab.evaluation.run_data import images_of_run, without_transparency
 from diffusion_lab.features.run_images import run_sources
 from diffusion_lab.identity import data_fingerprint
 
@@ -65,7 +65,7 @@ def test_other_images_in_their_place_are_refused(checkpoint: Checkpoint, flowers
 def test_transparent_images_are_compared_over_white() -> None:
     pixels = np.zeros((2, 4, 8, 8), np.uint8)
     pixels[1, 3] = 255
-    seen = opaque(ArraySource(pixels, [0, 0], ()))
+    seen = without_transparency(ArraySource(pixels, [0, 0], ()))
     assert seen.channels == 3
     assert seen.load(0, None).min() == 255
     assert seen.load(1, None).max() == 0

@@ -17,7 +17,7 @@ from diffusion_lab.evaluation.command import Evaluation, show
 from diffusion_lab.evaluation.plot import horizontal_axis, plot_curves
 from diffusion_lab.evaluation.report import write_results
 from diffusion_lab.evaluation.result import Result, comparable_groups
-from diffusion_lab.evaluation.table import print_results, results_in_words
+from diffusion_lab.evaluation.table import print_results, results_text
 
 
 def row(metric: str, value: float, better: str, features: str = "pixels") -> dict[str, Any]:
@@ -123,7 +123,7 @@ def test_features_split_and_images_are_conditions(change: dict[str, str]) -> Non
 def test_the_file_has_the_numbers_of_each_class() -> None:
     told = result(0.3, 0.7)
     told.measurement["rows"][1]["classes"] = {"rose": {"value": 0.9}, "tulip": {"value": 0.5}}
-    text = results_in_words([told])
+    text = results_text([told])
     assert re.search(r"rose +0\.900", text)
     assert re.search(r"tulip +0\.500", text)
     assert "rose" not in printed(told)

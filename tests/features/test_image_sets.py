@@ -20,10 +20,10 @@ from diffusion_lab.features import npz_arrays
 from diffusion_lab.features.image_sets import open_image_set
 from diffusion_lab.features.run_images import run_images
 from diffusion_lab.generation.arrays import ARRAYS, write_arrays
-from diffusion_lab.generation.folder import UNFINISHED
-from diffusion_lab.generation.images import PngFiles
+from diffusion_lab.generation.images import PngStore
 from diffusion_lab.generation.manifest import manifest_from
-from diffusion_lab.generation.order import MANIFEST, Order
+from diffusion_lab.generation.open_folder import UNFINISHED
+from diffusion_lab.generation.request import MANIFEST, GenerationRequest
 from diffusion_lab.safe_files import open_regular
 from diffusion_lab.training.sources import create_datamodule
 from tests.training.tiny import tiny_config, tiny_run
@@ -49,13 +49,13 @@ def folder_of(path: Path, images, names=None) -> Path:
 def generated(tmp_path):
     def make(labels=(0, 1), class_names=("cat", "dog"), files=True, count=6):
         about = {"seed": 0, "checkpoint_sha256": "a", "config_hash": "b", "data_fingerprint": "c"}
-        order = Order(about, labels, (1.0,), class_names, files)
+        order = GenerationRequest(about, labels, (1.0,), class_names, files)
         folder = tmp_path / f"generated_{labels}_{files}"
         folder.mkdir()
         pixels = torch.from_numpy(GRAY[:count, None])
         digests = [order.digest(index, pixels[index]) for index in range(count)]
         if files:
-            kept = PngFiles(folder, order, (1, 8, 8))
+            kept = PngStore(folder, order, (1, 8, 8))
             kept.done(count, [])
             kept.add(range(count), pixels)
             Image.new("L", (99, 99)).save(folder / "grid.png")

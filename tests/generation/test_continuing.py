@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from diffusion_lab.generate import generate
-from diffusion_lab.generation.interruption import Terminated
-from diffusion_lab.pictures import image_of
+from diffusion_lab.generation.exit_on_signals import Terminated
+from diffusion_lab.image_grids import to_image
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import to_pixels
 from tests.generation.conftest import ALL, BATCHES, WAYS, contents, made
@@ -307,7 +307,7 @@ def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatc
     def breaks(pixels):
         if next(count) == 6:
             raise KeyboardInterrupt
-        return image_of(pixels)
+        return to_image(pixels)
 
     monkeypatch.setattr("diffusion_lab.generation.images.image_of", breaks)
     with pytest.raises(KeyboardInterrupt) as stopped:
@@ -326,9 +326,9 @@ def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatc
     [
         "diffusion_lab.generation.completion.ClassGrid.draw",
         "diffusion_lab.generation.completion.write_arrays",
-        "diffusion_lab.generation.folder.Opened.finish",
-        "diffusion_lab.generation.images.KeptImages.close",
-        "diffusion_lab.generation.images.RawBytes.close",
+        "diffusion_lab.generation.open_folder.OpenFolder.finish",
+        "diffusion_lab.generation.images.ImageStore.close",
+        "diffusion_lab.generation.images.RawStore.close",
     ],
 )
 def test_interrupted_when_all_images_are_made(config, whole, monkeypatch, save, moment):

@@ -12,9 +12,9 @@ import pytest
 import torch
 from numpy.lib import format as npy
 
+from diffusion_lab.atomic_files import atomic_write, remove_partial_files
 from diffusion_lab.generation.arrays import stored_labels, stored_pixels, write_arrays
-from diffusion_lab.generation.interruption import leaving_when_told
-from diffusion_lab.whole_files import remove_partial_files, written_whole
+from diffusion_lab.generation.exit_on_signals import exit_on_signals
 
 
 def test_what_fails_midway_leaves_the_earlier_file(tmp_path):
@@ -22,7 +22,7 @@ def test_what_fails_midway_leaves_the_earlier_file(tmp_path):
     file.write_text("earlier")
 
     def fail():
-        with written_whole(file) as path:
+        with atomic_write(file) as path:
             path.write_text("half")
             raise RuntimeError
 
@@ -30,7 +30,7 @@ def test_what_fails_midway_leaves_the_earlier_file(tmp_path):
         fail()
     assert file.read_text() == "earlier"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
-    with written_whole(file) as path:
+    with atomic_write(file) as path:
         path.write_text("later")
     assert file.read_text() == "later"
 
@@ -48,7 +48,7 @@ def test_error_of_a_write_names_the_file(tmp_path):
     """The system names none where the disk is full."""
 
     def write() -> None:
-        with written_whole(tmp_path / "image.png"):
+        with atomic_write(tmp_path / "image.png"):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left") as caught:
@@ -60,7 +60,7 @@ def test_error_of_a_write_names_the_file(tmp_path):
 def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
     (tmp_path / "elsewhere").write_text("precious")
     (tmp_path / "link").symlink_to("elsewhere")
-    with written_whole(tmp_path / "link") as path:
+    with atomic_write(tmp_path / "link") as path:
         path.write_text("new")
     assert (tmp_path / "elsewhere").read_text() == "precious"
     assert (tmp_path / "link").read_text() == "new"
@@ -153,7 +153,7 @@ def test_links_are_not_written_through(tmp_path):
     folder.mkdir()
     for name in ("a.txt", ".a.txt.partial"):
         (folder / name).symlink_to(outside)
-    with written_whole(folder / "a.txt") as path:
+    with atomic_write(folder / "a.txt") as path:
         path.write_text("theirs")
     assert outside.read_text() == "mine"
     assert (folder / "a.txt").read_text() == "theirs"
@@ -172,7 +172,7 @@ def test_leaving_when_told_says_how_to_go_on(capsys, number, code, name):
             signal.raise_signal(signal.SIGINT)  # a second one does not disturb the leaving
             raise
 
-    with pytest.raises(SystemExit) as left, leaving_when_told():
+    with pytest.raises(SystemExit) as left, exit_on_signals():
         be_stopped()
     assert left.value.code == code
     assert capsys.readouterr().err == f"\nStopped by {name}: go on there\n"
@@ -186,12 +186,12 @@ def test_an_exception_that_a_signal_was_turned_into_is_no_traceback_either(capsy
         except BaseException as stop:
             raise ImportError("half a module") from stop
 
-    with pytest.raises(SystemExit) as left, leaving_when_told():
+    with pytest.raises(SystemExit) as left, exit_on_signals():
         import_something()
     assert left.value.code == 143
     assert "half a module" not in capsys.readouterr().err
 
 
 def test_other_exceptions_pass():
-    with pytest.raises(ZeroDivisionError), leaving_when_told():
+    with pytest.raises(ZeroDivisionError), exit_on_signals():
         _ = 1 / 0

@@ -11,7 +11,7 @@ import torch
 
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.finiteness import NonFiniteSamplesError
+from diffusion_lab.finite_samples import NonFiniteSamplesError
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler, Sampler
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.sampling_request import ImageNoise

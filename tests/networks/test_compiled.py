@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
-from diffusion_lab.networks.compiled import compile_in_place, forget_compiled
+from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
 from tests.networks.small_networks import awake, unet
 
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    forget_compiled()
+    reset_compiler()
     yield
-    forget_compiled()
+    reset_compiler()
 
 
 def batch(count: int):

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.networks import convolution
-from diffusion_lab.networks.convolution import Conv3x3, fixed_filters, plain_convolutions
+from diffusion_lab.networks.convolution import Conv3x3, disable_winograd, fixed_filters
 
 ROUNDING = 2e-4
 """Of numbers whose standard deviation is about 1."""
@@ -89,7 +89,7 @@ def test_autocast_compilers_and_whoever_asks_go_the_plain_way(calls):
         assert conv(given).dtype == torch.bfloat16
     expected = functional.conv2d(given, conv.weight, conv.bias, padding=1)
     assert torch.equal(torch.compile(conv, backend="eager")(given), expected)
-    with plain_convolutions():
+    with disable_winograd():
         assert torch.equal(conv(given), expected)
     assert not calls
     assert not torch.equal(conv(given), expected)
@@ -111,7 +111,7 @@ def test_the_gradient_has_a_gradient():
         return list(torch.autograd.grad(of_images.square().mean() + of_weight.square().mean(), [given, conv.weight]))
 
     found = second_order()
-    with plain_convolutions():
+    with disable_winograd():
         expected = second_order()
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours - theirs).abs().max() < 5 * ROUNDING * theirs.std()
@@ -119,7 +119,7 @@ def test_the_gradient_has_a_gradient():
 
 def test_forward_derivatives_and_vectorised_maps_are_those_of_torch():
     conv, given, along = layer(), images(16, 128, 8, 8), images(2, 16, 128, 8, 8)[1]
-    with plain_convolutions():
+    with disable_winograd():
         expected = torch.func.jvp(conv, (given,), (along,))
         mapped = torch.func.vmap(conv)(given[:, None])
     for ours, theirs in zip(torch.func.jvp(conv, (given,), (along,)), expected, strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from diffusion_lab.networks import dit as module
-from diffusion_lab.networks.dit import TransformerBlock, grid_waves
+from diffusion_lab.networks.dit import TransformerBlock, grid_position_embedding
 from tests.networks.small_networks import awake, count, dit
 
 
@@ -57,7 +57,7 @@ def test_any_size_that_the_patch_divides_works(size):
 
 
 def test_a_position_is_the_waves_of_its_row_and_of_its_column():
-    waves = grid_waves(3, 5, 8, torch.device("cpu")).view(3, 5, 8)
+    waves = grid_position_embedding(3, 5, 8, torch.device("cpu")).view(3, 5, 8)
     row, column = 2, 4
     angles = [[place / 10_000 ** (index / 2) for index in range(2)] for place in (row, column)]
     expected = [turn(angle) for along in angles for turn in (math.cos, math.sin) for angle in along]
@@ -65,7 +65,7 @@ def test_a_position_is_the_waves_of_its_row_and_of_its_column():
 
 
 def test_positions_of_a_large_grid_stay_apart():
-    waves = grid_waves(24, 40, 64, torch.device("cpu"))
+    waves = grid_position_embedding(24, 40, 64, torch.device("cpu"))
     distances = torch.cdist(waves, waves) + 10 * torch.eye(len(waves))
     assert distances.min() > 0.5
 
@@ -78,7 +78,7 @@ def in_another_order(images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 def test_only_the_positions_tell_tokens_apart(monkeypatch, knows_places):
     """Without them the pixels of an image can be put in any order, and the output comes in the same order."""
     if not knows_places:
-        monkeypatch.setattr(module, "grid_waves", lambda *given: 0 * grid_waves(*given))
+        monkeypatch.setattr(module, "grid_waves", lambda *given: 0 * grid_position_embedding(*given))
     network, order = awake(dit()), torch.randperm(16)
     images, time = torch.randn(2, 1, 4, 4), torch.rand(2)
     moved = network(in_another_order(images, order), time)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
-from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, without_last_signal
+from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, enforce_zero_terminal_snr
 from diffusion_lab.diffusion.weighting import MinSNRWeighting, P2Weighting
 
 pytest.importorskip("diffusers", reason="needs the extra 'peers'")
@@ -47,7 +47,7 @@ def test_alpha_bar_is_theirs(pair):
 @pytest.mark.parametrize("name", BETA_SCHEDULES)
 def test_betas_without_last_signal_are_theirs(name):
     betas = BETA_SCHEDULES[name](1000, 1e-4, 0.02)
-    torch.testing.assert_close(without_last_signal(betas), rescale_zero_terminal_snr(betas), rtol=0, atol=1e-12)
+    torch.testing.assert_close(enforce_zero_terminal_snr(betas), rescale_zero_terminal_snr(betas), rtol=0, atol=1e-12)
 
 
 def test_the_signal_to_noise_ratio_is_theirs(pair):
@@ -64,7 +64,7 @@ def test_min_snr_is_the_recipe_of_their_training_scripts(pair, prediction, gamma
     ours, theirs = pair
     snr = compute_snr(theirs, torch.arange(1000)).double()
     recipe = snr.clamp(max=gamma) / {"epsilon": snr, "v": snr + 1}[prediction]
-    weight = MinSNRWeighting(gamma).of_output(ours.levels(TIMES), PARAMETERIZATIONS[prediction]())
+    weight = MinSNRWeighting(gamma).output_weight(ours.levels(TIMES), PARAMETERIZATIONS[prediction]())
     torch.testing.assert_close(weight, recipe, rtol=2e-3, atol=0)
 
 
@@ -72,5 +72,5 @@ def test_p2_is_its_formula_with_their_snr(pair):
     """``1 / (k + snr)^gamma`` of the noise's error (arXiv:2204.00227, equation 8)."""
     ours, theirs = pair
     snr = compute_snr(theirs, torch.arange(1000)).double()
-    weight = P2Weighting(gamma=1, k=1).of_output(ours.levels(TIMES), PARAMETERIZATIONS["epsilon"]())
+    weight = P2Weighting(gamma=1, k=1).output_weight(ours.levels(TIMES), PARAMETERIZATIONS["epsilon"]())
     torch.testing.assert_close(weight, 1 / (1 + snr), rtol=2e-3, atol=0)

@@ -16,11 +16,11 @@ from diffusion_lab import DiffusionSampler, create_ddpm, load_denoiser
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import get_default_config
 from diffusion_lab.devices import computing_with
-from diffusion_lab.networks.compiled import compile_in_place, forget_compiled
+from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from diffusion_lab.sampling import SampleBatch
 from diffusion_lab.shapes import Images
-from diffusion_lab.training.callbacks import Averaging, Pictures
+from diffusion_lab.training.callbacks import EMACallback, SampleImages
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.sources import create_datamodule
 from tests.training.tiny import tiny_config, tiny_denoiser, tiny_fit, tiny_run, tiny_trainer, tiny_tree
@@ -99,7 +99,7 @@ class Compiled(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
-        forget_compiled()
+        reset_compiler()
         compile_in_place(pl_module.denoiser.network, backend="eager")
 
 
@@ -108,9 +108,9 @@ def test_during_training_it_leaves_everything_as_it_was(way: str, tmp_path: Path
     """In every hook; and the training is bit by bit the one without it."""
     changes = {"training.performance.precision": "bf16"} if way == "bfloat16" else {"training.epochs": 1}
     first: list[Callback] = [Compiled()] if way == "compiled" else []
-    _, plain = tiny_fit(tmp_path, [*first, Averaging()], changes)
+    _, plain = tiny_fit(tmp_path, [*first, EMACallback()], changes)
     samples = Samples()
-    trainer, module = tiny_fit(tmp_path, [*first, Averaging(), samples], changes)
+    trainer, module = tiny_fit(tmp_path, [*first, EMACallback(), samples], changes)
     assert samples.changed == []
     assert all(samples.calls.values())
     assert samples.calls["on_train_batch_end"] == trainer.global_step
@@ -134,7 +134,7 @@ class Follows(Callback):
 
 def test_during_training_it_shares_the_average(tmp_path: Path) -> None:
     follows = Follows()
-    _, module = tiny_fit(tmp_path, [Averaging(), follows], {"training.ema.decay": 0.5})
+    _, module = tiny_fit(tmp_path, [EMACallback(), follows], {"training.ema.decay": 0.5})
     assert len(follows.seen) > 2
     assert not any(torch.equal(one, other) for one, other in zip(follows.seen, follows.seen[1:], strict=False))
     assert module.ema is not None
@@ -144,7 +144,7 @@ def test_during_training_it_shares_the_average(tmp_path: Path) -> None:
 
 def test_the_average_is_updated_with_any_trainer(tmp_path: Path) -> None:
     _, module = tiny_fit(tmp_path / "without", [], {"training.ema.decay": 0.5})
-    _, same = tiny_fit(tmp_path / "with", [Averaging()], {"training.ema.decay": 0.5})
+    _, same = tiny_fit(tmp_path / "with", [EMACallback()], {"training.ema.decay": 0.5})
     assert module.ema is not None
     assert int(module.ema.updates) == module.trainer.global_step > 0
     assert torch.equal(sixteen(module), sixteen(same))
@@ -179,7 +179,7 @@ def test_a_loaded_module_is_trained_further_as_the_run_itself_would(tmp_path: Pa
     checkpoint = find_checkpoint(run, "last")
     module = DiffusionModule.load_from_checkpoint(checkpoint)
     data = create_datamodule(tiny_config(tmp_path, changes), seed=0)
-    trainer = tiny_trainer(tmp_path, [Averaging()], changes)
+    trainer = tiny_trainer(tmp_path, [EMACallback()], changes)
     with computing_with(1):  # sums of other parts round differently
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     longer = DiffusionModule.load_from_checkpoint(find_checkpoint(tmp_path / "longer", "last"))
@@ -193,7 +193,9 @@ def test_a_module_of_settings_is_trained_by_a_trainer_of_ones_own(tmp_path: Path
     module = DiffusionModule.from_settings(tiny_tree(tmp_path, changes))
     config = tiny_config(tmp_path, changes)
     before = sixteen(module)
-    trainer = Trainer(max_epochs=2, callbacks=[Averaging()], logger=False, accelerator="cpu", default_root_dir=tmp_path)
+    trainer = Trainer(
+        max_epochs=2, callbacks=[EMACallback()], logger=False, accelerator="cpu", default_root_dir=tmp_path
+    )
     trainer.fit(module, datamodule=create_datamodule(config, seed=0))
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
     assert not torch.equal(sixteen(module), before)
@@ -214,7 +216,7 @@ class Recording(DiffusionModule):
 
 
 def test_the_pictures_of_a_run_come_from_it(tmp_path: Path) -> None:
-    pictures = Pictures(tmp_path / "pictures", QUICK, every_epochs=1, num_samples=3, guidance_scale=2.0, seed=0)
+    pictures = SampleImages(tmp_path / "pictures", QUICK, every_epochs=1, num_samples=3, guidance_scale=2.0, seed=0)
     module = Recording.from_settings(tiny_tree(tmp_path))
     assert isinstance(module, Recording)
     tiny_trainer(tmp_path, [pictures]).fit(module, datamodule=create_datamodule(tiny_config(tmp_path), seed=0))

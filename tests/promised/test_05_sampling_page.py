@@ -17,7 +17,7 @@ from PIL import Image
 
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.__main__ import main
-from diffusion_lab.pictures import image_of
+from diffusion_lab.image_grids import to_image
 from diffusion_lab.samplers import Sampler
 from diffusion_lab.shapes import to_pixels
 from diffusion_lab.training.sources import create_datamodule
@@ -78,7 +78,7 @@ def test_a_data_set_is_enlarged_and_trained_on(run: Path, tmp_path: Path, monkey
     labels = [line["label"] for line in lines]
     expected = DiffusionSampler(load_denoiser(run)).sample(12, labels, 2.0, seed=0)
     for line, pixels in zip(lines, to_pixels(expected), strict=True):
-        assert np.array_equal(np.asarray(Image.open(enlarged / line["file"])), np.asarray(image_of(pixels)))
+        assert np.array_equal(np.asarray(Image.open(enlarged / line["file"])), np.asarray(to_image(pixels)))
     changes: dict[str, Any] = {
         "data.type": "image_folder",
         "data.paths.train": str(enlarged),

@@ -16,7 +16,7 @@ from diffusion_lab import EMA, DiffusionSampler, create_ddpm, load_denoiser
 from diffusion_lab.config import get_default_config, migrate_config_v1_to_v2, validate_config
 from diffusion_lab.precision import has_bfloat16
 from diffusion_lab.run_folder import RunFolder
-from diffusion_lab.training.build import create_trainer
+from diffusion_lab.training.create import create_trainer
 from diffusion_lab.training.fit import train
 from tests.commands.conftest import run_here
 from tests.training.tiny import tiny_config, tiny_denoiser

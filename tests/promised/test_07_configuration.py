@@ -19,7 +19,7 @@ from diffusion_lab.config import (
     validate_config,
     validate_config_consistency,
 )
-from diffusion_lab.config.reading import leaves
+from diffusion_lab.config.settings_reader import leaves
 
 MODEL = {
     "architecture": {

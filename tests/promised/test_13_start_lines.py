@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from diffusion_lab.config.model_section import DiffusionSettings
-from diffusion_lab.start_lines import compute_in_words, images_in_words, process_in_words
+from diffusion_lab.startup_lines import describe_compute, describe_images, describe_process
 from tests.commands.conftest import run_here
 from tests.training.tiny import tiny_run
 
@@ -70,9 +70,9 @@ def test_sampling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_words() -> None:
-    assert images_in_words(50_000, (3, 32, 24), 1) == "50,000 of 24×32 pixels, 3 channels, 1 class"
+    assert describe_images(50_000, (3, 32, 24), 1) == "50,000 of 24×32 pixels, 3 channels, 1 class"
     discrete = DiffusionSettings(num_timesteps=1000, beta_schedule="linear", beta_start=0.1, beta_end=0.2)
-    assert process_in_words(discrete, 1000) == "linear, 1,000 timesteps, predicts epsilon"
+    assert describe_process(discrete, 1000) == "linear, 1,000 timesteps, predicts epsilon"
     gpu = torch.device("cuda", 1)
-    assert compute_in_words(gpu, 8, torch.bfloat16, 3, drawn=False) == "cuda:1, bfloat16, seed 3"
-    assert compute_in_words(torch.device("cpu"), 2, torch.float32, 0, drawn=True).startswith("cpu (2 threads), float32")
+    assert describe_compute(gpu, 8, torch.bfloat16, 3, drawn=False) == "cuda:1, bfloat16, seed 3"
+    assert describe_compute(torch.device("cpu"), 2, torch.float32, 0, drawn=True).startswith("cpu (2 threads), float32")

@@ -15,7 +15,7 @@ from PIL import Image
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.validate import parse_config
 from diffusion_lab.generate import Generation, generate
-from diffusion_lab.pictures import GAP, GROUP_GAP, ClassGrid, grid_by_class
+from diffusion_lab.image_grids import GAP, GROUP_GAP, ClassGrid, class_grid
 from tests.training.tiny import CLASSES, tiny_run
 
 CELL = 60 + GAP
@@ -57,7 +57,7 @@ def test_a_row_a_class_with_its_name_as_in_training(run_folder: Path, tmp_path: 
     done = made(run_folder, tmp_path)
     labels = [line["label"] for line in lines_of(done)]
     assert labels == [0, 1, 2] * 3, "the images themselves come in turn"
-    expected = grid_by_class(images_of(done), labels, CLASSES)
+    expected = class_grid(images_of(done), labels, CLASSES)
     np.testing.assert_array_equal(grid_of(done), np.asarray(expected))
 
 
@@ -65,7 +65,7 @@ def test_labels_come_as_they_were_asked_for(run_folder: Path, tmp_path: Path) ->
     done = made(run_folder, tmp_path, labels=["high", "low"], num_samples=5)
     labels = [line["label"] for line in lines_of(done)]
     images = images_of(done)
-    swapped = grid_by_class(images, [{2: 0, 0: 1}[label] for label in labels], ("high", "low"))
+    swapped = class_grid(images, [{2: 0, 0: 1}[label] for label in labels], ("high", "low"))
     np.testing.assert_array_equal(grid_of(done), np.asarray(swapped))
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, linear_betas, sigmoid_betas
 from diffusion_lab.samplers import SAMPLERS, DDIMSampler, DDPMSampler, Sampler
-from diffusion_lab.samplers.base import Estimate, move
+from diffusion_lab.samplers.base import Estimate, ddim_update
 from diffusion_lab.samplers.spacing import SPACINGS
 
 SCHEDULE = DiscreteSchedule(linear_betas(1000, 1e-4, 0.02))
@@ -68,7 +68,7 @@ def test_more_steps_than_the_process_has_are_refused():
 def test_the_move_keeps_the_noise_and_is_exact_between_any_levels():
     clean, noise = torch.randn(2, 100, dtype=torch.float64)
     here, there = Level(0.6, 0.8, 0.5), Level(0.96, 0.28, 0.1)
-    moved = move(here.alpha * clean + here.sigma * noise, clean, here, there)
+    moved = ddim_update(here.alpha * clean + here.sigma * noise, clean, here, there)
     torch.testing.assert_close(moved, there.alpha * clean + there.sigma * noise)
 
 
@@ -160,13 +160,13 @@ def test_the_walk_starts_from_noise_of_the_variance_of_its_first_level():
 class TwoStepSampler(Sampler):
     """A multistep method of one's own: remembers what it was handed."""
 
-    memory: ClassVar[int] = 2
+    history_size: ClassVar[int] = 2
     handed: ClassVar[list[list[float]]] = []
 
     def step(self, noisy, past: Sequence[Estimate], there, denoise, draw):
         self.handed.append([estimate.level.time for estimate in past])
         denoise(noisy, there) if there.sigma else None
-        return move(noisy, past[-1].clean, past[-1].level, there)
+        return ddim_update(noisy, past[-1].clean, past[-1].level, there)
 
 
 def test_a_multistep_method_is_handed_its_history_oldest_first():

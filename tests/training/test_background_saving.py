@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from diffusion_lab.checkpoint import load_tensors, verify
 from diffusion_lab.checkpoint.files import newest_valid, step_name, step_of
-from diffusion_lab.training.callbacks import Randomness
+from diffusion_lab.training.callbacks import RNGState
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from tests.training.tiny import tiny_run
 
@@ -86,7 +86,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> dict[int, Any]:
     def act(self: Any, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
         tasks.get(trainer.global_step, lambda: None)()
 
-    monkeypatch.setattr(Randomness, "on_train_batch_end", act)
+    monkeypatch.setattr(RNGState, "on_train_batch_end", act)
     return tasks
 
 

@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 
 from diffusion_lab.checkpoint import find_checkpoint, load_denoiser
 from diffusion_lab.networks.compiled import compile_in_place
-from diffusion_lab.training import build
+from diffusion_lab.training import create
 from tests.training.tiny import saved, tiny_run
 
 RESUME = {"enabled": True, "checkpoint": "auto", "reset_optimizer": False, "reset_scheduler": False}
@@ -21,7 +21,7 @@ def test_compiled_run_is_trained_saved_resumed_and_sampled_like_any_other(
 ) -> None:
     """Its pictures and validation, of the average, too. Batches of 7, so that the last of an epoch is smaller."""
     programs = CompileCounter()
-    monkeypatch.setattr(build, "compile_in_place", lambda network: compile_in_place(network, programs))
+    monkeypatch.setattr(create, "compile_in_place", lambda network: compile_in_place(network, programs))
     shown = {"training.visualization.enabled": True, "training.visualization.num_samples": 3}
     usual = {"training.epochs": 2, "data.loading.batch_size": 7, **shown}
     states = []

@@ -22,9 +22,9 @@ from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.cost import forward_flops
-from diffusion_lab.training.build import prepare
 from diffusion_lab.training.callbacks import TrainingProgress
-from diffusion_lab.training.callbacks.watch import Watch
+from diffusion_lab.training.callbacks.training_monitor import TrainingMonitor
+from diffusion_lab.training.create import prepare
 from diffusion_lab.training.module import DiffusionModule
 from tests.training.tiny import saved, tiny_config, tiny_fit, tiny_run, tiny_trainer
 
@@ -74,7 +74,7 @@ def test_gradients_are_clipped_to_the_norm(tmp_path: Path, watched: bool, accumu
     """
     norms = []
     for clip in (None, 0.01, 1e3):
-        seen, watch = Gradients(), Watch(0, None, 1, Console(quiet=True))
+        seen, watch = Gradients(), TrainingMonitor(0, None, 1, Console(quiet=True))
         changes = {"training.optimizer.gradient_clip_norm": clip, "training.accumulate_batches": accumulated}
         _, module = tiny_fit(tmp_path, [*([watch] if watched else []), seen], changes)
         norms.append(seen.norms)
@@ -297,7 +297,7 @@ def test_logger_that_cannot_be_opened_is_a_failure_with_a_status(
         raise wandb.errors.UsageError("no such entity")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    monkeypatch.setattr("diffusion_lab.training.preparation.refuse_unreachable", lambda _: None)  # it answers
+    monkeypatch.setattr("diffusion_lab.training.prepare.refuse_unreachable", lambda _: None)  # it answers
     with pytest.raises(ValueError, match=r"W&B cannot begin the run .*no such entity.*logger.mode=offline"):
         tiny_run(tmp_path, {"logger": {"backends": ["wandb"], "mode": "online"}})
     assert "no such entity" in json.loads((tmp_path / "status.json").read_text())["why"]

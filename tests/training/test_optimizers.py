@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from diffusion_lab.config.optimizer_section import OF_EVERY_ADAM, OPTIMIZER_OPTIONS, OPTIMIZER_TYPES, OptimizerSettings
-from diffusion_lab.training.optimizers import OPTIMIZERS, create_optimizer, refuse_capturable_without_gpu
+from diffusion_lab.training.optimizers import OPTIMIZERS, check_capturable, create_optimizer
 
 
 class PlainDescent(torch.optim.SGD):
@@ -119,11 +119,11 @@ def test_climbing() -> None:
 
 def test_a_step_for_cuda_graphs_needs_a_gpu() -> None:
     asked = settings(capturable=True)
-    refuse_capturable_without_gpu(asked, torch.device("cuda"))
+    check_capturable(asked, torch.device("cuda"))
     with pytest.raises(
         ValueError, match=r"training\.optimizer\.capturable must be false .* got true with compute.device cpu"
     ):
-        refuse_capturable_without_gpu(asked, torch.device("cpu"))
+        check_capturable(asked, torch.device("cpu"))
 
 
 def test_dotted_path_with_its_own_option() -> None:

@@ -11,8 +11,8 @@ import torch
 
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.files import step_name
-from diffusion_lab.training.callbacks import Resumption
-from diffusion_lab.training.callbacks.resumption import ResumePlan
+from diffusion_lab.training.callbacks import ResumeOverrides
+from diffusion_lab.training.callbacks.resume_overrides import ResumePlan
 from tests.sameness import assert_equal
 from tests.training.tiny import BIAS_PLAN, resume_of, saved, tiny_fit, tiny_run
 
@@ -197,7 +197,7 @@ class TestResets:
         """Not only the last one: seen from inside, before the first step."""
         seen: list[float] = []
 
-        class Look(Resumption):
+        class Look(ResumeOverrides):
             def on_train_start(self, trainer: Any, pl_module: Any) -> None:
                 super().on_train_start(trainer, pl_module)
                 seen.append(trainer.optimizers[0].param_groups[0]["lr"])

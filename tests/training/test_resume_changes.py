@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import ExponentialLR
 
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.files import step_name
-from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.data.source import ArraySource, ImageSource
 from diffusion_lab.training.resume_rules import RULES, Effect, changes_since, effect_of
 from tests.training.test_optimizers import PlainDescent

@@ -12,7 +12,7 @@ from diffusion_lab import load_denoiser
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
 from diffusion_lab.config import ConfigWarning, get_default_config
-from diffusion_lab.training.callbacks import Averaging
+from diffusion_lab.training.callbacks import EMACallback
 from diffusion_lab.training.module import DiffusionModule
 from tests.training.tiny import BIAS_PLAN, saved, tiny_fit, tiny_run, tiny_tree
 
@@ -148,7 +148,7 @@ def test_a_process_that_does_not_end_in_noise_warns(run: Path, tmp_path: Path) -
 
 def test_the_sampler_stays_on_the_device_of_the_weights(tmp_path: Path) -> None:
     """Wherever the trainer has left the module: nothing is moved."""
-    _, module = tiny_fit(tmp_path, [Averaging()], {"training.epochs": 1})
+    _, module = tiny_fit(tmp_path, [EMACallback()], {"training.epochs": 1})
     module.to("meta")
     assert module.sampler.device == torch.device("meta")
     assert {weight.device.type for weight in module.parameters()} == {"meta"}

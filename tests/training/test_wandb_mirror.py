@@ -22,7 +22,7 @@ from diffusion_lab.run_folder import RunStopped
 from diffusion_lab.training import wandb_mirror
 from diffusion_lab.training.loggers import Continuation, JsonlLogger, open_loggers, wandb_id
 from diffusion_lab.training.signals import StopRequest, stoppable
-from diffusion_lab.training.wandb_mirror import WandbMirror, end_service, refuse_unreachable
+from diffusion_lab.training.wandb_mirror import WandbMirror, check_reachable, end_service
 from tests.training.fake_wandb import KEY, FakeWandb, fake_wandb
 from tests.training.tiny import TinySource, tiny_run
 
@@ -95,7 +95,7 @@ class TestBeforeTheRun:
 
     @pytest.mark.parametrize("other", [{"mode": "offline"}, {"mode": "disabled"}, {"backends": ()}])
     def test_nobody_is_asked_where_nothing_is_sent(self, other: dict[str, Any], server: FakeWandb) -> None:
-        refuse_unreachable(LoggerSettings(**(ONLINE | other)))
+        check_reachable(LoggerSettings(**(ONLINE | other)))
         assert server.requests == []
 
 

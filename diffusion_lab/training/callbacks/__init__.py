@@ -1,27 +1,27 @@
-"""What happens beside the training step: averaging, checkpoints, pictures, evaluation, progress, watching, stopping."""
+"""Lightning callbacks: EMA, checkpoints, sample images, evaluation, progress, monitoring, graceful stop, resuming."""
 
 from __future__ import annotations
 
-from diffusion_lab.training.callbacks.averaging import Averaging
 from diffusion_lab.training.callbacks.checkpoints import Checkpoints
+from diffusion_lab.training.callbacks.ema import EMACallback
 from diffusion_lab.training.callbacks.evaluation import Evaluation
-from diffusion_lab.training.callbacks.folder import FolderRestoration
-from diffusion_lab.training.callbacks.pictures import Pictures
+from diffusion_lab.training.callbacks.graceful_stop import GracefulStop
 from diffusion_lab.training.callbacks.progress import TrainingProgress
-from diffusion_lab.training.callbacks.randomness import Randomness
-from diffusion_lab.training.callbacks.resumption import Resumption
-from diffusion_lab.training.callbacks.stopping import Stopping
-from diffusion_lab.training.callbacks.watch import Watch
+from diffusion_lab.training.callbacks.resume_overrides import ResumeOverrides
+from diffusion_lab.training.callbacks.rng_state import RNGState
+from diffusion_lab.training.callbacks.run_folder import RunFolderGuard
+from diffusion_lab.training.callbacks.sample_images import SampleImages
+from diffusion_lab.training.callbacks.training_monitor import TrainingMonitor
 
 __all__ = [
-    "Averaging",
     "Checkpoints",
+    "EMACallback",
     "Evaluation",
-    "FolderRestoration",
-    "Pictures",
-    "Randomness",
-    "Resumption",
-    "Stopping",
+    "GracefulStop",
+    "RNGState",
+    "ResumeOverrides",
+    "RunFolderGuard",
+    "SampleImages",
+    "TrainingMonitor",
     "TrainingProgress",
-    "Watch",
 ]

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from diffusion_lab.atomic_files import atomic_write, remove_partial_files
 from diffusion_lab.checkpoint.damage import DamagedCheckpointError
 from diffusion_lab.checkpoint.files import BEST, newest_valid, step_name, step_of, steps_in
 from diffusion_lab.checkpoint.ownership import is_written_by, may_replace, refuse, remove_checkpoint
@@ -19,7 +20,6 @@ from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.watched_metric import WatchedMetric, metric_value
-from diffusion_lab.whole_files import remove_partial_files, written_whole
 
 NEWEST_KEPT = 2
 """Of those that nothing else keeps: where the newest turns out damaged, the one before is there."""
@@ -221,7 +221,7 @@ class Checkpoints(Checkpoint):
 
 def _link(link: Path, target: Path) -> None:
     """Make a name point to a file beside it, in one move; where the file system has no links, copy it."""
-    with written_whole(link) as partial:
+    with atomic_write(link) as partial:
         partial.unlink(missing_ok=True)
         try:
             partial.symlink_to(target.name)

@@ -13,14 +13,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.finiteness import NonFiniteSamplesError
-from diffusion_lab.messages import explained
+from diffusion_lab.finite_samples import NonFiniteSamplesError
+from diffusion_lab.messages import explain
 from diffusion_lab.training.callbacks.checkpoints import Checkpoints
-from diffusion_lab.training.callbacks.randomness import restore, states
+from diffusion_lab.training.callbacks.rng_state import restore, states
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.sample_evaluation import EvaluationStopped, NullValue, SampleEvaluation
 from diffusion_lab.training.signals import StopRequest
-from diffusion_lab.training.watched_metric import in_digits
+from diffusion_lab.training.watched_metric import format_metric
 
 SECONDS = "val/evaluation_seconds"
 """Name under which the time of an evaluation is logged."""
@@ -123,7 +123,7 @@ class Evaluation(Callback):
     def _null_in_words(self) -> str:
         count = self.evaluation.settings.num_samples
         return ", ".join(
-            f"{name} {in_digits(found.value)}" + (f" (of {found.n:,})" if found.n != count else "")
+            f"{name} {format_metric(found.value)}" + (f" (of {found.n:,})" if found.n != count else "")
             for name, found in self.null.items()
         )
 
@@ -140,7 +140,7 @@ class Evaluation(Callback):
             self.say(f"evaluation after epoch {epoch} interrupted{later}")
             return
         except FAILURES as error:  # training itself watches its loss; an evaluation must not end it
-            why = error.finding if isinstance(error, NonFiniteSamplesError) else explained(error)
+            why = error.finding if isinstance(error, NonFiniteSamplesError) else explain(error)
             warnings.warn(f"epoch {epoch} has no evaluation: {why}", ConfigWarning, stacklevel=2)
             return
         seconds = time.monotonic() - began
@@ -179,4 +179,4 @@ def randomness_kept() -> Iterator[None]:
 
 
 def _in_words(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {in_digits(value)}" for name, value in values.items())
+    return ", ".join(f"{name} {format_metric(value)}" for name, value in values.items())

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from torch import Tensor
 
 from diffusion_lab.shapes import Batch
-from diffusion_lab.training.watched_metric import in_digits
+from diffusion_lab.training.watched_metric import format_metric
 
 REFRESH_SECONDS = 1.0
 """Drawing the bar takes milliseconds."""
@@ -94,11 +94,11 @@ class TrainingProgress(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.metric != "val/loss" and self.metric in trainer.callback_metrics:
-            self._watched = f"{self.metric} {in_digits(float(trainer.callback_metrics[self.metric]))}  "
+            self._watched = f"{self.metric} {format_metric(float(trainer.callback_metrics[self.metric]))}  "
         self._show(trainer)
         if self._progress is None and self._loss is not None:
             known, names = trainer.callback_metrics, dict.fromkeys(("val/loss", self.metric))
-            validation = "".join(f"  {name} {in_digits(float(known[name]))}" for name in names if name in known)
+            validation = "".join(f"  {name} {format_metric(float(known[name]))}" for name in names if name in known)
             self.console.print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {float(self._loss):.4f}{validation}"
                 f"  {self.images_per_second:.0f} images/s",

@@ -1,0 +1,84 @@
+"""``auto`` for the size and the channels of the model: those of the pictures in the training folder.
+
+It is replaced before the settings are checked, so that all else, a run's config.yaml included, knows numbers only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+from diffusion_lab.config.faults import Fault
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
+from diffusion_lab.data.headers import Header, read_headers
+
+AUTO = "auto"
+SIZE, CHANNELS = "model.architecture.image_size", "model.architecture.in_channels"
+
+LARGEST_SIZE = 64
+"""Pixels; larger images take minutes for an epoch without a GPU, and are a choice to make."""
+
+COLOUR = 3
+
+
+def measure_images(tree: dict[str, Any]) -> list[Fault]:
+    """Replace ``auto`` in the model section of a training tree, in place.
+
+    Where the folder cannot be read, the largest size and three channels stand in, so that all else is checked; that
+    the folder is missing is a fault that a run has when it starts.
+
+    Returns:
+        A fault for each ``auto`` whose images are not those of a folder.
+    """
+    reader = SettingsReader(tree, TrainConfig)
+    wanted = [key for key in (SIZE, CHANNELS) if _is_auto(reader, key)]
+    if not wanted:
+        return []
+    with contextlib.suppress(Unreadable):
+        kind = reader["data.type"]
+        if kind != "image_folder":
+            rule = f"auto is for data.type image_folder, and this is {kind}: give a number"
+            return [Fault(key, rule, AUTO) for key in wanted]
+    headers = _headers(reader)
+    found = {SIZE: _size(headers, _least_size(reader)), CHANNELS: _channels(headers)}
+    for key in wanted:
+        tree["model"]["architecture"][key.rpartition(".")[2]] = found[key]
+    return []
+
+
+def _is_auto(reader: SettingsReader, key: str) -> bool:
+    with contextlib.suppress(Unreadable):
+        value = reader[key]
+        return isinstance(value, str) and value.lower() == AUTO
+    return False
+
+
+def _headers(reader: SettingsReader) -> Sequence[Header]:
+    with contextlib.suppress(Unreadable, OSError, TypeError):
+        folder = Path(reader["data.paths.train"])
+        if folder.is_dir():
+            return read_headers(folder)
+    return ()
+
+
+def _least_size(reader: SettingsReader) -> int:
+    """The smallest size that the stages of the network can halve, of which all others are multiples."""
+    with contextlib.suppress(Unreadable, TypeError):
+        patch, stages = reader["model.architecture.patch_size"], reader["model.architecture.channel_multipliers"]
+        least: int = patch * 2 ** (len(stages) - 1)
+        return min(max(least, 1), LARGEST_SIZE)
+    return 1
+
+
+def _size(headers: Sequence[Header], least: int) -> int:
+    """Median of the short sides, as far as the stages can halve it."""
+    side = median_low(min(header.width, header.height) for header in headers) if headers else LARGEST_SIZE
+    return max(least, min(side, LARGEST_SIZE) // least * least)
+
+
+def _channels(headers: Sequence[Header]) -> int:
+    return 1 if headers and all(header.gray for header in headers) else COLOUR

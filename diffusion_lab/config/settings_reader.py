@@ -1,0 +1,207 @@
+"""Read a settings tree that may have faults: what is sound can be read, the rest is out of reach."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from diffusion_lab.config.faults import closest, sibling
+from diffusion_lab.config.key_aliases import AMBIGUOUS, OPTION_KEYS, keys_called
+from diffusion_lab.config.section import Section, home_expanded
+
+
+class Unreadable(Exception):
+    """A key that is missing or has a fault of its own: how it fits others cannot be said."""
+
+
+class SettingsReader:
+    """Values of a tree by dotted key: as given, else the default of the schema.
+
+    Reading a key that is missing without a default, or that is one of ``faulty``, raises Unreadable.
+    """
+
+    def __init__(self, tree: Mapping[str, Any], root: type[Section], faulty: Iterable[str] = ()) -> None:
+        self._tree = tree
+        self.root = root
+        self._faulty = {re.sub(r"\[.*", "", key) for key in faulty}
+
+    def __getitem__(self, key: str) -> Any:
+        parts = key.split(".")
+        if any(".".join(parts[: depth + 1]) in self._faulty for depth in range(len(parts))):
+            raise Unreadable(key)
+        value: Any = self._tree
+        schema: type[BaseModel] | None = self.root
+        for part in parts:
+            given = isinstance(value, Mapping) and part in value
+            value = value[part] if given else _default(schema, value, part)
+            schema = section_of(schema, part) if schema else None
+        return value
+
+    def is_faulty(self, key: str) -> bool:
+        """Whether the key itself has a fault that has been reported already."""
+        return key in self._faulty
+
+    def gives(self, key: str) -> bool:
+        """Whether the tree itself has the key, be its value sound or not."""
+        value: Any = self._tree
+        for part in key.split("."):
+            if not (isinstance(value, Mapping) and part in value):
+                return False
+            value = value[part]
+        return True
+
+    def section(self, key: str) -> Mapping[str, Any]:
+        """The keys given in a section. Raises Unreadable where it is none."""
+        value = self[key]
+        if not isinstance(value, Mapping):
+            raise Unreadable(key)
+        return value
+
+    def schema_of(self, key: str) -> type[BaseModel]:
+        """The class of a section."""
+        schema: type[BaseModel] | None = self.root
+        for part in key.split("."):
+            schema = section_of(schema, part) if schema else None
+        if schema is None:
+            raise Unreadable(key)
+        return schema
+
+
+def _default(schema: type[BaseModel] | None, value: Any, part: str) -> Any:
+    if isinstance(value, BaseModel) and hasattr(value, part):  # inside a section that is all default
+        return getattr(value, part)
+    field = schema.model_fields.get(part) if schema and isinstance(value, Mapping) else None
+    default = field.get_default(call_default_factory=True) if field else PydanticUndefined
+    if default is PydanticUndefined:
+        raise Unreadable(part)
+    return default
+
+
+@cache
+def section_of(schema: type[BaseModel], part: str) -> type[BaseModel] | None:
+    """The class of the section that a field holds, None for a plain value."""
+    field = schema.model_fields.get(part)
+    if field is None:
+        return None
+    members = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in members if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def known_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a schema, sections included."""
+    for name in schema.model_fields:
+        yield prefix + name
+        section = section_of(schema, name)
+        if section is not None:
+            yield from known_keys(section, f"{prefix}{name}.")
+
+
+@cache
+def path_keys(schema: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
+    """Return the dotted keys of a schema whose values are paths."""
+    found: list[str] = []
+    for name, field in schema.model_fields.items():
+        section = section_of(schema, name)
+        if section is not None:
+            found.extend(path_keys(section, f"{prefix}{name}."))
+        elif _may_be_a_path(field.annotation):
+            found.append(prefix + name)
+    return tuple(found)
+
+
+def _may_be_a_path(annotation: Any) -> bool:
+    return annotation is Path or any(map(_may_be_a_path, get_args(annotation)))
+
+
+def expand_home(tree: dict[str, Any], schema: type[BaseModel]) -> None:
+    """Replace ``~`` at the beginning of the paths in a tree by the home folder, in place."""
+    for key in path_keys(schema):
+        *sections, name = key.split(".")
+        section: Any = tree
+        for part in sections:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(section.get(name), str):
+            section[name] = home_expanded(section[name])
+
+
+def leaves(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
+    """The values of a tree by dotted key; lists and empty sections are values.
+
+    >>> leaves({"model": {"diffusion": {"beta_end": 0.02}}})
+    {'model.diffusion.beta_end': 0.02}
+    """
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{parent}{name}"
+        found |= leaves(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+    return found
+
+
+def plain_tree(value: Any) -> Any:
+    """Containers of any kind as new dicts and lists; nothing else is changed."""
+    if isinstance(value, Mapping):
+        return {key: plain_tree(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [plain_tree(entry) for entry in value]
+    return value
+
+
+READ_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output")
+"""Sections that a generation run reads."""
+
+
+def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
+    """What a mistyped dotted key may mean: what its last part is called here, or a name like it.
+
+    Returns:
+        A dotted key as it is to be typed. Two keys that are as likely are given as ``one or other``.
+    """
+    parent, _, name = unknown.rpartition(".")
+    keys = [*known_keys(root), *OPTION_KEYS]
+    beside = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == parent]
+    misspelled = closest(name, beside, cutoff=0.9)
+    if misspelled:
+        return sibling(unknown, misspelled)
+    called = [key for key in keys_called(name) if key in keys]
+    plain = name.lower().replace("-", "_")
+    alike = [key for key in keys if key.rpartition(".")[2] in (name, plain)]
+    likely = _of_the_section(parent, [*called, *(key for key in alike if key not in called)], root)
+    if called and likely:
+        return " or ".join(likely[:2] if name in AMBIGUOUS else likely[:1])
+    if likely:
+        return closest(unknown, likely) or likely[0]
+    near = closest(name, beside)
+    if near:
+        return sibling(unknown, near)
+    elsewhere = _nearest_name(plain, keys)
+    if elsewhere:
+        likely = _of_the_section(parent, elsewhere, root)
+        return closest(unknown, likely) or likely[0]
+    return closest(unknown, keys)
+
+
+def _nearest_name(name: str, keys: Iterable[str]) -> list[str]:
+    """The keys in any section whose last part is nearest to a misspelled name, if one is very near."""
+    names: dict[str, list[str]] = {}
+    for key in keys:
+        names.setdefault(key.rpartition(".")[2], []).append(key)
+    return names.get(closest(name, names, cutoff=0.75) or "", [])
+
+
+def _of_the_section(parent: str, candidates: list[str], root: type[BaseModel]) -> list[str]:
+    """Those in the section that was typed, else those that this kind of run reads, else all."""
+    section = parent.partition(".")[0]
+    typed = [key for key in candidates if section and key.startswith(f"{section}.")]
+    trains = root.model_fields["model"].is_required() if "model" in root.model_fields else True
+    read = [key for key in candidates if _is_read(key.partition(".")[0], trains)]
+    return typed or read or candidates
+
+
+def _is_read(section: str, trains: bool) -> bool:
+    return section != "generation" if trains else section in READ_WHEN_GENERATING

@@ -1,0 +1,57 @@
+"""The pictures that a training run samples, one file an epoch, which tell that they are such pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from diffusion_lab.atomic_files import atomic_write
+from diffusion_lab.safe_files import open_regular
+
+NAME = re.compile(r"epoch_(\d{4,})\.png")
+TEXT_KEY = "diffusion_lab"
+"""Of the text in a PNG by which a picture is recognized, whatever its name."""
+
+
+def epoch_name(epoch: int) -> str:
+    """Return the name of the picture of an epoch, counted from 1.
+
+    >>> epoch_name(10)
+    'epoch_0010.png'
+    """
+    return f"epoch_{epoch:04d}.png"
+
+
+def epoch_of(file: Path) -> int | None:
+    """Return the epoch in the name of a picture; None for other names."""
+    found = NAME.fullmatch(file.name)
+    return None if found is None else int(found[1])
+
+
+def save_epoch_picture(picture: Image.Image, folder: Path, epoch: int) -> None:
+    """Write the picture of an epoch into a folder, which is made if it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = PngInfo()
+    text.add_text(TEXT_KEY, _text(epoch))
+    with atomic_write(folder / epoch_name(epoch), lasting=False) as path:
+        picture.save(path, "PNG", pnginfo=text)
+
+
+def is_epoch_picture(file: Path) -> bool:
+    """Return whether a file is a picture that ``save_epoch_picture`` wrote under this name."""
+    epoch = epoch_of(file)
+    if epoch is None or file.is_symlink():
+        return False
+    try:
+        with open_regular(file) as content, Image.open(content, formats=["PNG"]) as picture:
+            return bool(picture.info.get(TEXT_KEY) == _text(epoch))
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+def _text(epoch: int) -> str:
+    return json.dumps({"epoch": epoch})

@@ -1,0 +1,99 @@
+"""Puts the state of a checkpoint into a run whose settings may differ from those of the run that saved it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from diffusion_lab.training.callbacks.checkpoints import Checkpoints
+from diffusion_lab.training.lr_schedules import present_rates, rebuilt_state
+
+ALWAYS_FRESH = ("fused",)
+"""Options of an optimizer that depend on the device and the precision, not on the run that saved it."""
+
+
+@dataclass(frozen=True)
+class ResumePlan:
+    """What a resumed run takes from the settings instead of the checkpoint.
+
+    Attributes:
+        reset_optimizer: Forget the optimizer's running averages.
+        reset_scheduler: Start the learning-rate schedule anew.
+        batches_done: Batches of the present size that make up the images which an unfinished epoch has seen.
+        optimizer_options: Names, in the optimizer's parameter groups, of the options that the settings changed.
+        rebuild_schedule: The schedule keeps its place and takes its options and base rate from the settings.
+        rate_factor: The present ``training.optimizer.learning_rate`` over that of the checkpoint.
+        forget_best: Values of the validation metric are not comparable with earlier ones.
+    """
+
+    reset_optimizer: bool = False
+    reset_scheduler: bool = False
+    batches_done: int = 0
+    optimizer_options: tuple[str, ...] = ()
+    rebuild_schedule: bool = True
+    rate_factor: float = 1.0
+    forget_best: bool = False
+
+
+class ResumeOverrides(Callback):
+    """Changes the state in a checkpoint as the plan says, before the trainer restores it.
+
+    Args:
+        plan: What is taken from the settings.
+        report_rate: Called before the first step with the learning rate in the checkpoint and the present one, where
+            the checkpoint holds the state of the optimizer.
+    """
+
+    def __init__(self, plan: ResumePlan, report_rate: Callable[[float, float], None] | None = None) -> None:
+        self.plan = plan
+        self.report_rate = report_rate
+        self._checkpoint: dict[str, Any] = {}
+        self._fresh_rates: list[float] = []
+        self._saved_rate: float | None = None
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._checkpoint = checkpoint  # the trainer restores from this very dict, after on_fit_start
+        for state in checkpoint.get("optimizer_states", ()):
+            self._saved_rate = float(state["param_groups"][0]["lr"])
+        # Lightning restores pairwise: from an empty list nothing.
+        if self.plan.reset_optimizer:
+            checkpoint["optimizer_states"] = []
+        if self.plan.reset_scheduler:
+            checkpoint["lr_schedulers"] = []
+        if self.plan.batches_done:
+            counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+            more = self.plan.batches_done - counts["ready"]
+            counts.update({name: count + more for name, count in counts.items()})
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The optimizer and the schedule exist by now, and nothing has been restored into them.
+        checkpoint, self._checkpoint = self._checkpoint, {}
+        self._fresh_rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        taken = {*self.plan.optimizer_options, *ALWAYS_FRESH}
+        for optimizer, state in zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False):
+            for fresh, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+                saved.update({name: fresh[name] for name in taken & fresh.keys() & saved.keys()})
+        states = checkpoint.get("lr_schedulers", ())
+        for index, (entry, saved) in enumerate(zip(trainer.lr_scheduler_configs, states, strict=False)):
+            if self.plan.rebuild_schedule:
+                keep_best = not self.plan.forget_best
+                states[index] = rebuilt_state(entry.scheduler, saved, self.plan.rate_factor, keep_best)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The rate that the schedule has at this place: neither that of a fresh optimizer, nor, where the run became
+        # longer, that of the end of the shorter one.
+        rates = [rate for entry in trainer.lr_scheduler_configs for rate in present_rates(entry.scheduler)]
+        if not rates and (self.plan.reset_scheduler or "lr" in self.plan.optimizer_options):
+            rates = self._fresh_rates
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        for group, rate in zip(groups, rates, strict=bool(rates)):
+            group["lr"] = rate
+        if self.plan.forget_best:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, Checkpoints):
+                    callback.forget_best()
+        if self.report_rate is not None and self._saved_rate is not None:
+            self.report_rate(self._saved_rate, float(groups[0]["lr"]))

@@ -1,0 +1,206 @@
+"""What the console is told of a training run before and after it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from diffusion_lab.command_line import command, setting
+from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.config.job_record import RECORD
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.training_section import ResumeSettings
+from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.networks.cost import count_parameters
+from diffusion_lab.run_files import CONFIG
+from diffusion_lab.run_folder import RunFolder, RunStopped
+from diffusion_lab.run_log import RUN_LOG
+from diffusion_lab.startup_lines import aligned, describe_compute, describe_images, describe_process, pluralize
+from diffusion_lab.terminal import printable
+from diffusion_lab.terminal_noise import terminal_noise_warnings
+from diffusion_lab.training.module import DiffusionModule
+from diffusion_lab.training.resume_source import ResumeSource
+from diffusion_lab.training.summary import TrainingSummary
+from diffusion_lab.training.suspicious_settings import (
+    accumulation_warnings,
+    batch_warnings,
+    ema_warnings,
+    weighting_warnings,
+)
+from diffusion_lab.training.watched_metric import format_metric
+
+if TYPE_CHECKING:
+    from diffusion_lab.training.prepare import PreparedRun
+    from diffusion_lab.training.sample_evaluation import SampleEvaluation
+
+
+def say(console: Console, text: str) -> None:
+    """Print plain text, as long as the lines may be."""
+    console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def print_and_log(console: Console, text: str) -> None:
+    """Print plain text, and keep it in the run's ``run.log``, too."""
+    say(console, text)
+    logging.getLogger(RUN_LOG).warning(text)
+
+
+def record(lines: Iterable[str]) -> None:
+    """Write to ``run.log`` what the console was told before the run had one."""
+    for line in lines:
+        logging.getLogger(RUN_LOG).warning("%s", line)
+
+
+def print_run(console: Console, run: PreparedRun, folder: RunFolder) -> None:
+    """What is about to be trained."""
+    config, denoiser, data = run.config, run.denoiser, run.data
+    work = "" if run.flops is None else f", {run.flops / 1e9:.3g} GFLOP an image forward"
+    loading, together = config.data.loading, config.training.accumulate_batches
+    steps = "" if together == 1 else f", {together} batches an optimizer step"
+    epochs, batches = pluralize(config.training.epochs, "epoch"), pluralize(data.steps_per_epoch, "batch", "batches")
+    seed: int = run.settings["compute"]["seed"]
+    rows = {
+        "images": describe_images(len(data.train), denoiser.image_shape, denoiser.num_classes),
+        "validation": describe_validation(config, data),
+        "model": f"{count_parameters(denoiser) / 1e6:.2f} M parameters{work}",
+        "diffusion": describe_process(config.model.diffusion, denoiser.schedule.most_steps),
+        "training": f"{epochs} of {batches} of {loading.batch_size}{steps}",
+        **({} if run.evaluation is None else {"evaluation": describe_evaluation(config, run.evaluation)}),
+        "compute": describe_compute(
+            run.device, run.threads, denoiser.compute_dtype, seed, drawn=config.compute.seed is None
+        ),
+        "run folder": str(folder.base),
+    }
+    say(console, f"{config.experiment}\n{aligned(rows)}")
+
+
+def describe_validation(config: TrainConfig, data: ImageDataModule) -> str:
+    """Which images are validated on; of a split that nobody asked for, how to do without it."""
+    if data.val is None:
+        return "none: training.validation.enabled=false"
+    if not data.val_is_split_off:
+        return f"{len(data.val):,} images of {config.data.paths.val}"
+    fraction = config.data.validation_split.fraction
+    share = "a tenth" if fraction == 0.1 else f"{fraction:.4g}"
+    by_class = " of each class" if len(set(data.train.labels.tolist())) > 1 else ""
+    folder = "; others: data.paths.val=DIR" if config.data.type == "image_folder" else ""
+    return (
+        f"{len(data.val):,} images, {share}{by_class}, split off and not trained on\n"
+        f"off: training.validation.enabled=false{folder}"
+    )
+
+
+def describe_evaluation(config: TrainConfig, evaluation: SampleEvaluation) -> str:
+    """What is compared with what while training, and how often."""
+    every = config.evaluation.interval(config.training.epochs)
+    when = "after every epoch" if every == 1 else f"after every {every} epochs and the last one"
+    return f"{when}:\n{evaluation.description}"
+
+
+def print_resume_source(console: Console, config: TrainConfig, folder: RunFolder, origin: ResumeSource | None) -> None:
+    """Where a resumed run begins."""
+    if origin is not None:
+        say(console, f"resuming from {origin.path}, {_progress_of(origin)} done.")
+    elif config.training.resume.enabled:
+        say(
+            console,
+            f"training.resume.checkpoint=auto: {folder.base} holds no checkpoint yet, so training starts fresh.",
+        )
+
+
+def _progress_of(origin: ResumeSource) -> str:
+    return f"{pluralize(origin.step or 0, 'step')} and {pluralize(origin.epochs_done or 0, 'epoch')}"
+
+
+def print_complete(console: Console, config: TrainConfig, origin: ResumeSource) -> None:
+    """Nothing is left to do."""
+    say(
+        console,
+        f"already complete: {origin.path} has done {pluralize(origin.epochs_done or 0, 'epoch')} (training.epochs="
+        f"{config.training.epochs}); nothing is trained or written. More training.epochs extend the run.",
+    )
+
+
+def print_stopped(console: Console, folder: RunFolder, stop: RunStopped, resume: ResumeSettings) -> None:
+    """How to resume a run that was asked to stop; a job of a sweep is resumed by the sweep's own command."""
+    saved = "without saving" if stop.step is None else f"after step {stop.step}, which is saved"
+    say(console, f"stopped {saved} ({stop.why}).")
+    if (folder.base / CONFIG).is_file() and not (folder.base / RECORD).exists():
+        say(console, f"resume it with: {resume_command(folder.base, resume)}")
+
+
+def resume_command(run_folder: Path, resume: ResumeSettings) -> str:
+    """The command that resumes a run from the settings that its folder holds.
+
+    Args:
+        run_folder: The folder.
+        resume: Those of the run. What they reset at its beginning is not to be reset once more.
+    """
+    resets = [name for name in ("reset_optimizer", "reset_scheduler") if getattr(resume, name)]
+    return command(
+        "-m diffusion_lab",
+        run_folder / CONFIG,
+        setting("output.base_dir", run_folder),
+        "training.resume.enabled=true",
+        "training.resume.checkpoint=auto",
+        *(f"training.resume.{name}=false" for name in resets),
+    )
+
+
+def show(summary: TrainingSummary, console: Console) -> None:
+    """What came out."""
+    if summary.best_value is not None:
+        say(console, f"best {summary.metric} {format_metric(summary.best_value)} in epoch {summary.best_epoch}")
+        say(console, f"best checkpoint {summary.best_checkpoint or 'none: its file was removed'}")
+    if summary.evaluation is not None:
+        seconds, share = summary.evaluation["seconds"], summary.evaluation["share_of_time"]
+        say(console, f"evaluation took {seconds:.0f} s, {share:.0%} of the time")
+    found = summary.last_checkpoint
+    say(
+        console,
+        f"last checkpoint {found or 'none: its file was removed after it was saved'}\n"
+        f"{pluralize(summary.steps, 'step')} in {summary.train_seconds:.0f} s, {summary.images_per_second:.0f} images/s, "
+        f"peak memory {summary.peak_memory_mb:.0f} MB",
+    )
+    if found is not None:
+        checkpoint = setting("ckpt", summary.run_folder)
+        say(console, f"sample from it: {command('sample.py', checkpoint)}")
+        say(console, f"evaluate it: {command('evaluate.py', checkpoint)}")
+
+
+def warn_about_settings(config: TrainConfig, module: DiffusionModule, data: ImageDataModule, steps: int) -> None:
+    """What is allowed and yet unlikely to be meant."""
+    for doubt in (
+        *terminal_noise_warnings(module.denoiser.schedule, config.model.diffusion),
+        *weighting_warnings(module.loss, module.denoiser, config.training.loss.weighting.type),
+        *batch_warnings(data),
+        *accumulation_warnings(config.training.accumulate_batches, data.steps_per_epoch),
+        *(() if module.ema is None else ema_warnings(module.ema, steps)),
+    ):
+        warnings.warn(doubt, ConfigWarning, stacklevel=3)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's advertisements, and its warnings about what is so on purpose, from the user."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (
+            ".*does not have many workers.*",  # images held in memory need none
+            ".*smaller than the logging interval.*",  # small data; the epoch's own line is there all the same
+            ".*in eval mode at the start of training.*",  # the average is
+            ".*treespec, LeafSpec.*",  # Lightning's own use of torch
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

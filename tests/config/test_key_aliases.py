@@ -1,0 +1,95 @@
+"""A key that is called otherwise elsewhere is answered with the whole path that it has here."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffusion_lab.config import ConfigError, parse_config
+from diffusion_lab.config.key_aliases import OPTION_KEYS, SYNONYMS
+from diffusion_lab.config.schema import GenerateConfig, TrainConfig
+from diffusion_lab.config.settings_reader import known_keys, suggest_key
+from tests.config.conftest import Change
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("training.batch_size", "data.loading.batch_size"),
+        ("batch_size", "data.loading.batch_size"),
+        ("data.batch_size", "data.loading.batch_size"),
+        ("generation.batch_size", "generation.sampling.batch_size"),
+        ("lr", "training.optimizer.learning_rate"),
+        ("training.lr", "training.optimizer.learning_rate"),
+        ("optimizer.lr", "training.optimizer.learning_rate"),
+        ("LR", "training.optimizer.learning_rate"),
+        ("steps", "sampler.steps or model.diffusion.num_timesteps"),
+        ("model.steps", "model.diffusion.num_timesteps"),
+        ("sampler.num_steps", "sampler.steps"),
+        ("devices", "compute.device"),
+        ("training.devices", "compute.device"),
+        ("max_epochs", "training.epochs"),
+        ("ema_decay", "training.ema.decay"),
+        ("precision", "training.performance.precision"),
+        ("num-workers", "data.loading.num_workers"),
+        ("training.ema.deacy", "training.ema.decay"),
+        ("guidance_scale", "training.visualization.guidance_scale"),
+        ("ckpt", "training.resume.checkpoint"),
+    ],
+)
+def test_of_a_training_run(typed: str, meant: str) -> None:
+    assert suggest_key(typed, TrainConfig) == meant
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("batch_size", "generation.sampling.batch_size"),
+        ("steps", "sampler.steps"),
+        ("num_inference_steps", "sampler.steps"),
+        ("cfg_scale", "generation.sampling.guidance_scale"),
+        ("devices", "compute.device"),
+    ],
+)
+def test_of_a_generation_run(typed: str, meant: str) -> None:
+    assert suggest_key(typed, GenerateConfig) == meant
+
+
+def test_the_keys_are_there_and_their_own_names_are_no_synonyms_of_others() -> None:
+    keys = {*known_keys(TrainConfig), *OPTION_KEYS}
+    assert set(SYNONYMS) <= keys
+    for key, names in SYNONYMS.items():
+        assert all(name == name.lower() and "-" not in name for name in names)
+        assert suggest_key(names[0], TrainConfig), key
+
+
+def test_both_are_said_in_the_message(changed: Change) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(changed({"steps": 10, "optimizer": {"lr": 1.0}}))
+    said = str(caught.value)
+    assert "steps = 10: unknown key (did you mean 'sampler.steps' or 'model.diffusion.num_timesteps'?)" in said
+    assert """optimizer.lr = 1.0: unknown key (did you mean 'training.optimizer.learning_rate'?)""" in said
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("learnin_rate", "training.optimizer.learning_rate"),
+        ("training.learnin_rate", "training.optimizer.learning_rate"),
+        ("stesp", "sampler.steps"),
+        ("imagesize", "model.architecture.image_size"),
+        ("data.loadng.batch_size", "data.loading.batch_size"),
+        ("data.loading.batchsize", "data.loading.batch_size"),
+        ("trainin.epochs", "training.epochs"),
+        ("output.subdirs.checkpoint", "output.subdirs.checkpoints"),
+        ("xyzzy", None),
+    ],
+)
+def test_a_misspelled_name_is_answered_with_the_key_as_it_is_to_be_typed(typed: str, meant: str | None) -> None:
+    assert suggest_key(typed, TrainConfig) == meant
+
+
+def test_every_misspelled_key_is_answered_with_a_key_that_exists() -> None:
+    keys = {*known_keys(TrainConfig), *OPTION_KEYS}
+    for key in keys:
+        suggestion = suggest_key(f"{key[:-1]}", TrainConfig)
+        assert suggestion is None or set(suggestion.split(" or ")) <= keys, key

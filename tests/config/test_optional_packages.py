@@ -1,0 +1,56 @@
+"""A launcher or sweeper whose package is missing is answered with the command that installs it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from diffusion_lab.config.optional_packages import PACKAGES, install_hint
+from tests.config.test_launch import Told, told  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_versions_are_those_of_the_extras() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {package for packages in PACKAGES.values() for package in packages} == {
+        *extras["launchers"],
+        *extras["optuna"],
+    }
+
+
+@pytest.mark.parametrize("option", PACKAGES)
+def test_the_command_installs_with_this_python(option: str) -> None:
+    advice = install_hint(option)
+    assert advice is not None
+    line = advice.splitlines()[1]
+    assert shlex.split(line) == [sys.executable, "-m", "pip", "install", *PACKAGES[option]]
+
+
+@pytest.mark.parametrize(
+    ("choice", "module"),
+    [
+        ("hydra/launcher=joblib", "hydra_joblib_launcher"),
+        ("hydra/launcher=submitit_slurm", "hydra_submitit_launcher"),
+        ("hydra/launcher=ray", "hydra_ray_launcher"),
+        ("hydra/sweeper=optuna", "hydra_optuna_sweeper"),
+    ],
+)
+def test_a_missing_package_is_told(choice: str, module: str, told: Told) -> None:  # noqa: F811
+    with contextlib.suppress(ModuleNotFoundError):
+        if importlib.util.find_spec(f"hydra_plugins.{module}"):
+            pytest.skip("the package is installed here")
+    said = told("-m", choice, "compute.seed=1")
+    assert said.startswith(f"Error: {choice} comes in a package that is not installed. To install it:\n")
+    assert f" -m pip install {module.replace('_', '-')}==" in said
+
+
+def test_a_misspelt_name_is_told_apart_from_a_missing_package(told: Told) -> None:  # noqa: F811
+    assert "Did you mean 'joblib'?" in told("-m", "hydra/launcher=jobib", "compute.seed=1")
+    assert install_hint("hydra/launcher/jobib") is None
