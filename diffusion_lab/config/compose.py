@@ -44,23 +44,23 @@ OF_A_SAMPLER_FILE = re.compile(r"(^|[/\\])sampler[/\\][^/\\]+:\d+$")
 """The place of a key that a file of the group ``sampler`` sets."""
 
 
-def compose_train_config(composed: DictConfig, origins: Callable[[], KeyLocations] = job_key_locations) -> TrainConfig:
+def compose_train_config(composed: DictConfig, locations: Callable[[], KeyLocations] = job_key_locations) -> TrainConfig:
     """The settings of a training run.
 
-    Raises ConfigError with all faults, broken references included, and where their keys were given (``origins``).
+    Raises ConfigError with all faults, broken references included, and where their keys were given (``locations``).
     """
-    return _compose(TrainConfig, composed, origins, (NAME,))
+    return _compose(TrainConfig, composed, locations, (NAME,))
 
 
 def compose_generate_config(
-    composed: DictConfig, origins: Callable[[], KeyLocations] = job_key_locations
+    composed: DictConfig, locations: Callable[[], KeyLocations] = job_key_locations
 ) -> GenerateConfig:
     """The settings of a generation run, its short names dropped. Raises as ``compose_train_config`` does."""
-    return _compose(GenerateConfig, composed, origins, SHORT_NAMES)
+    return _compose(GenerateConfig, composed, locations, SHORT_NAMES)
 
 
 def _compose(
-    root: type[ConfigT], composed: DictConfig, origins: Callable[[], KeyLocations], short_names: Sequence[str] = ()
+    root: type[ConfigT], composed: DictConfig, locations: Callable[[], KeyLocations], short_names: Sequence[str] = ()
 ) -> ConfigT:
     check_interpolations(OmegaConf.to_container(composed, resolve=False), "the composed configuration")
     find_classes_in(config_dir())  # here, too: a job of a sweep may run in a process that no command line started
@@ -68,24 +68,24 @@ def _compose(
     tree = resolved(composed, faults)
     for name in short_names:
         tree.pop(name, None)
-    places = origins()
+    locations = locations()
     try:
-        parsed = parse_as(root, tree, faults, default_steps=_steps_are_default(root, tree, places), starts=True)
+        parsed = parse_as(root, tree, faults, default_steps=_steps_are_default(root, tree, locations), starts=True)
     except ConfigError as error:
-        raise error.suggesting(short_names).located(places.place_of) from None
-    return with_default_prediction(parsed) if prediction_is_default(root, tree, places, config_dir()) else parsed
+        raise error.with_suggestions(short_names).with_locations(locations.location_of) from None
+    return with_default_prediction(parsed) if prediction_is_default(root, tree, locations, config_dir()) else parsed
 
 
-def _steps_are_default(root: type[RunConfig], tree: Mapping[str, Any], places: KeyLocations) -> bool:
+def _steps_are_default(root: type[RunConfig], tree: Mapping[str, Any], locations: KeyLocations) -> bool:
     """Whether the number of sampling steps merely comes with the choice of a sampler."""
-    if places.is_typed("sampler.steps"):
+    if locations.is_typed("sampler.steps"):
         return False
     if root is GenerateConfig:
         return True  # only the files of the group set it
     with contextlib.suppress(Unreadable, TypeError):
         reader = SettingsReader(tree, root)
         if reader["sampler.steps"] > reader["model.diffusion.num_timesteps"]:  # else nobody needs to know
-            return OF_A_SAMPLER_FILE.search(places.place_of("sampler.steps") or "") is not None
+            return OF_A_SAMPLER_FILE.search(locations.location_of("sampler.steps") or "") is not None
     return False
 
 

@@ -59,7 +59,7 @@ class EvaluationRequest:
 
 
 def compose_evaluate_config(
-    composed: DictConfig, origins: Callable[[], KeyLocations] = job_key_locations
+    composed: DictConfig, locations: Callable[[], KeyLocations] = job_key_locations
 ) -> EvaluationRequest:
     """Check the settings of an evaluation, with every combination of the values in lists.
 
@@ -72,7 +72,7 @@ def compose_evaluate_config(
     tree = resolved(composed, faults)
     for name in EVALUATE_SHORT_NAMES:
         tree.pop(name, None)
-    return parse_evaluation(tree, origins(), faults)
+    return parse_evaluation(tree, locations(), faults)
 
 
 def parse_evaluation(
@@ -96,7 +96,7 @@ def parse_evaluation(
     points = _points(tree, places, found) if _generates(tree) else ()
     if found:
         error = ConfigError(sorted(_each_once(found), key=lambda fault: fault.key))
-        raise error.suggesting(EVALUATE_SHORT_NAMES).located(places.place_of)
+        raise error.with_suggestions(EVALUATE_SHORT_NAMES).with_locations(places.location_of)
     return EvaluationRequest(EvaluateConfig.model_validate(whole), points)
 
 

@@ -42,7 +42,7 @@ def prediction_is_default(
     """
     if places.is_set_by_override(KEY) or not _may_read_such_a_checkpoint(root, tree):
         return False
-    place = places.place_in_files(KEY) or ""
+    place = places.location_in_files(KEY) or ""
     return bool(OF_THE_PROJECT.search(place)) and not _is_inside(place, config_dir)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling
+from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling_key
 from diffusion_lab.config.schema import SubfolderSettings, root_of
 from diffusion_lab.config.section import home_expanded, name_inside
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable, plain_tree
@@ -127,7 +127,7 @@ def resolve_output_path(config: Mapping[str, Any], subdir_key: str = "logs") -> 
     names = list(dict.fromkeys([*SubfolderSettings.model_fields, *(subdirs if isinstance(subdirs, Mapping) else ())]))
     if subdir_key not in names:
         rule = f"unknown output folder; there are {', '.join(names)}"
-        raise ConfigError([Fault(key, rule, suggestion=sibling(key, closest(subdir_key, names)))])
+        raise ConfigError([Fault(key, rule, suggestion=sibling_key(key, closest(subdir_key, names)))])
     folder = _read(config, key)
     try:
         return Path(home_expanded(base_dir), name_inside(folder if isinstance(folder, str) else ""))

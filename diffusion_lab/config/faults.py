@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words for the one who wrote it."""
+"""Faults of a configuration, as messages for the user who wrote it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffusion_lab.redaction import redacted
 
 
 class Absent(Enum):
-    """Stands for the value of a key that is not there."""
+    """Marker for the value of a key that is absent."""
 
     NO_VALUE = "no value"
 
@@ -24,7 +24,7 @@ class Absent(Enum):
 NO_VALUE = Absent.NO_VALUE
 
 TRACEBACK_NOTE = "the traceback is in"
-"""How the note begins that a run leaves on the exception that ended it; the path of its log follows."""
+"""Beginning of the note that a run adds to the exception that ended it; the path of the log follows."""
 
 RULES = {
     "missing": "required, but missing",
@@ -34,7 +34,7 @@ RULES = {
     "int_type": "must be an integer",
     "float_type": "must be a number",
     "bool_type": "must be true or false",
-    "string_type": "must be text",
+    "string_type": "must be a string",
     "tuple_type": "must be a list",
     "finite_number": "must be a finite number",
     "greater_than": "must be greater than {gt:g}",
@@ -46,39 +46,39 @@ RULES = {
     "string_too_short": "must not be empty",
     "literal_error": "must be {expected}",
 }
-"""Wording of pydantic's kinds of error."""
+"""Messages for pydantic's error types."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong: the dotted key, the rule it breaks, its value, what may have been meant, and where it stands."""
+    """One mistake: the dotted key, the rule it breaks, its value, a suggestion, and the location of the key."""
 
     key: str
     rule: str
     value: object = NO_VALUE
     suggestion: str | None = None
-    """A key or a value, or two: ``one or other``."""
-    origin: str | None = None
+    """The key or value that was probably intended, or two of them: ``one or other``."""
+    location: str | None = None
     """File and line, or ``command line``."""
 
     def __str__(self) -> str:
-        given = "" if self.value is NO_VALUE else f" = {shown(redacted({self.key: self.value})[self.key])}"
-        meant = " or ".join(map(repr, self.suggestion.split(" or "))) if self.suggestion else ""
-        hint = f" (did you mean {meant}?)" if meant else ""
-        where = f" [{self.origin}]" if self.origin else ""
-        return f"{self.key}{given}: {self.rule}{hint}{where}"
+        value = "" if self.value is NO_VALUE else f" = {shown(redacted({self.key: self.value})[self.key])}"
+        suggested = " or ".join(map(repr, self.suggestion.split(" or "))) if self.suggestion else ""
+        hint = f" (did you mean {suggested}?)" if suggested else ""
+        location = f" [{self.location}]" if self.location else ""
+        return f"{self.key}{value}: {self.rule}{hint}{location}"
 
 
 class ConfigError(ValueError):
-    """A configuration with faults; its text has one line for each of them."""
+    """A configuration with faults; the message has one line per fault."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
         count = "1 setting is" if len(faults) == 1 else f"{len(faults)} settings are"
         super().__init__("\n  ".join([f"{count} wrong:", *map(str, faults)]))
 
-    def suggesting(self, names: Sequence[str]) -> ConfigError:
-        """The same faults; an unknown key at the root that is like one of ``names`` suggests that."""
+    def with_suggestions(self, names: Sequence[str]) -> ConfigError:
+        """Return the same faults; an unknown top-level key that resembles one of ``names`` suggests it."""
         return ConfigError(
             [
                 replace(fault, suggestion=closest(fault.key, names) or fault.suggestion)
@@ -88,20 +88,22 @@ class ConfigError(ValueError):
             ]
         )
 
-    def suggesting_groups(self, groups: Sequence[str]) -> ConfigError:
-        """The same faults; an unknown key at the root with a text as its value suggests the group that it is like."""
+    def with_group_suggestions(self, groups: Sequence[str]) -> ConfigError:
+        """Return the same faults; an unknown top-level key with a string value suggests the group it resembles."""
 
-        def group_meant(fault: Fault) -> str | None:
+        def closest_group(fault: Fault) -> str | None:
             chooses = fault.rule == RULES["extra_forbidden"] and "." not in fault.key and isinstance(fault.value, str)
             return closest(fault.key, groups, cutoff=0.75) if chooses else None
 
-        return ConfigError([replace(fault, suggestion=group_meant(fault) or fault.suggestion) for fault in self.faults])
+        return ConfigError([replace(each, suggestion=closest_group(each) or each.suggestion) for each in self.faults])
 
-    def located(self, place: Callable[[str], str | None]) -> ConfigError:
-        """The same faults, each with the place where its key was given."""
+    def with_locations(self, find_location: Callable[[str], str | None]) -> ConfigError:
+        """Return the same faults, each with the location at which its key was set."""
         return ConfigError(
             [
-                fault if fault.value is NO_VALUE or fault.origin else replace(fault, origin=place(fault.key))
+                fault
+                if fault.value is NO_VALUE or fault.location
+                else replace(fault, location=find_location(fault.key))
                 for fault in self.faults
             ]
         )
@@ -111,25 +113,25 @@ class ConfigError(ValueError):
 
 
 class CommandError(ValueError):
-    """What is wrong with a command line or with the way in which it was started."""
+    """A command line that cannot be run, or that was started in a way that does not work."""
 
 
 class ConfigWarning(UserWarning):
-    """A setting that is allowed and unlikely to be meant."""
+    """A setting that is allowed and probably not intended."""
 
 
 class ConfigDeprecationWarning(ConfigWarning, FutureWarning):
-    """A format that will be removed; a FutureWarning, since Python hides a DeprecationWarning from users."""
+    """Use of a format that will be removed; a FutureWarning, since Python hides a DeprecationWarning from users."""
 
 
 def traceback_note(error: BaseException) -> str | None:
-    """Return the note that says in which file the traceback of an error is; None where it is in none."""
+    """Return the note that names the file with the traceback of an error, or None."""
     notes: list[str] = getattr(error, "__notes__", [])
     return next((note for note in notes if note.startswith(TRACEBACK_NOTE)), None)
 
 
 def shown(value: object, longest: int = 80) -> str:
-    """A value as it would stand in YAML, shortened to ``longest`` characters."""
+    """Return a value as it would appear in YAML, shortened to ``longest`` characters."""
     try:
         text = json.dumps(value, default=str, ensure_ascii=False)
     except (ValueError, RecursionError):  # thousands of digits, a list in itself, thousands of levels
@@ -138,22 +140,28 @@ def shown(value: object, longest: int = 80) -> str:
 
 
 def closest(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The candidate that ``name`` may be a misspelling of, if one is near: from 0, anything, to 1, the same."""
+    """Return the candidate that ``name`` probably misspells, or None.
+
+    Args:
+        name: The name.
+        candidates: The names to choose from.
+        cutoff: Similarity required, from 0 (any name) to 1 (the same name).
+    """
     names = list(candidates)
-    in_another_case = [candidate for candidate in names if candidate.lower() == name.lower()]
-    return next(iter(in_another_case or get_close_matches(name, names, n=1, cutoff=cutoff)), None)
+    differing_in_case = [candidate for candidate in names if candidate.lower() == name.lower()]
+    return next(iter(differing_in_case or get_close_matches(name, names, n=1, cutoff=cutoff)), None)
 
 
 def faults_of(
     errors: Iterable[ErrorDetails], tree: object, suggest: Callable[[str], str | None], prefix: str = ""
 ) -> list[Fault]:
-    """Pydantic's errors about ``tree`` as faults, one for each key.
+    """Return pydantic's errors about ``tree`` as faults, one per key.
 
     Args:
         errors: From ``ValidationError.errors()``.
-        tree: The input that they are about.
-        suggest: What an unknown dotted key may mean.
-        prefix: Dotted key of ``tree`` itself, where it is a part of a larger one.
+        tree: The input the errors are about.
+        suggest: Returns the dotted key that an unknown one probably stands for, or None.
+        prefix: Dotted key of ``tree`` itself, where it is part of a larger tree.
     """
     grouped: dict[str, list[Fault]] = {}
     for error in errors:
@@ -161,8 +169,8 @@ def faults_of(
         if error["type"] == "extra_forbidden":
             fault = unknown_key(fault.key, fault.value, suggest)
         grouped.setdefault(fault.key, []).append(fault)
-    within = {re.sub(r"\[\d+\]$", "", key) for key in grouped if key.endswith("]")}
-    return [_joined(faults) for key, faults in grouped.items() if key not in within]  # an entry tells more
+    list_keys = {re.sub(r"\[\d+\]$", "", key) for key in grouped if key.endswith("]")}
+    return [_merge(faults) for key, faults in grouped.items() if key not in list_keys]  # that of an entry says more
 
 
 def unknown_key(key: str, value: object, suggest: Callable[[str], str | None]) -> Fault:
@@ -173,7 +181,7 @@ def unknown_key(key: str, value: object, suggest: Callable[[str], str | None]) -
     Args:
         key: Dotted key.
         value: Its value.
-        suggest: Which dotted key an unknown one may stand for.
+        suggest: Returns the dotted key that an unknown one probably stands for, or None.
     """
     inner_key, inner = key, value
     several = False
@@ -182,23 +190,23 @@ def unknown_key(key: str, value: object, suggest: Callable[[str], str | None]) -
         name, inner = next(iter(inner.items()))
         inner_key = f"{inner_key}.{name}"
     if several:
-        return Fault(key, RULES["extra_forbidden"], value, _section_meant(key, value, suggest))
+        return Fault(key, RULES["extra_forbidden"], value, _suggest_section(key, value, suggest))
     return Fault(inner_key, RULES["extra_forbidden"], inner, suggest(inner_key))
 
 
-def _section_meant(key: str, value: object, suggest: Callable[[str], str | None]) -> str | None:
-    """Return the section that has the keys of an unknown one, else what its name alone may mean."""
+def _suggest_section(key: str, value: object, suggest: Callable[[str], str | None]) -> str | None:
+    """Return the existing section that has the keys of an unknown one, else the suggestion for its name alone."""
     for name in value if isinstance(value, Mapping) else ():
-        meant = suggest(f"{key}.{name}") or ""
-        if meant.endswith(f".{name}") and " or " not in meant:
-            return meant.removesuffix(f".{name}")
+        suggested = suggest(f"{key}.{name}") or ""
+        if suggested.endswith(f".{name}") and " or " not in suggested:
+            return suggested.removesuffix(f".{name}")
     return suggest(key)
 
 
-def sibling(key: str, name: str | None) -> str | None:
-    """Return the dotted key of ``name`` in the section of ``key``; None where there is no name.
+def sibling_key(key: str, name: str | None) -> str | None:
+    """Return the dotted key of ``name`` in the section of ``key``; None if ``name`` is None.
 
-    >>> sibling("training.ema.deacy", "decay")
+    >>> sibling_key("training.ema.deacy", "decay")
     'training.ema.decay'
     """
     parent, dot, _ = key.rpartition(".")
@@ -212,21 +220,21 @@ def _fault_of(error: ErrorDetails, key: str) -> Fault:
         return Fault(key, str(context["error"]), value)
     rule = RULES[kind].format(**context) if kind in RULES else error["msg"]
     if kind == "float_type" and _reads_as_number(value):
-        rule += ", not text (in YAML without quotes, with a point: 1.0e-4)"
+        rule += ", not a string (in YAML without quotes, with a decimal point: 1.0e-4)"
     names = context.get("names") or re.findall(r"'([^']*)'", context.get("expected", ""))
-    suggestion = context.get("meant") or (closest(value, names) if isinstance(value, str) else None)
+    suggestion = context.get("suggestion") or (closest(value, names) if isinstance(value, str) else None)
     return Fault(key, rule, NO_VALUE if kind == "missing" else value, suggestion)
 
 
-def _joined(faults: list[Fault]) -> Fault:
-    """One fault for a key that could be of several types and is of none."""
+def _merge(faults: list[Fault]) -> Fault:
+    """Merge the faults of a key that may have one of several types and has none of them."""
     first, *others = faults
     rules = [first.rule, *(fault.rule.removeprefix("must be ") for fault in others)]
     return Fault(first.key, " or ".join(dict.fromkeys(rules)), first.value, first.suggestion)
 
 
 def _dotted(error: ErrorDetails, tree: object, prefix: str) -> str:
-    """The dotted key of an error's location, without the type names that it has for a union."""
+    """Return the dotted key of an error's location, without the type names that pydantic adds for a union."""
     key = prefix
     for part in error["loc"]:
         if isinstance(tree, Mapping) and (part in tree or error["type"] == "missing"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffusion_lab.config.faults import Fault, closest, sibling
+from diffusion_lab.config.faults import Fault, closest, sibling_key
 from diffusion_lab.config.settings_reader import SettingsReader
 
 
@@ -28,4 +28,4 @@ def no_mistyped_subfolder(tree: SettingsReader) -> Iterator[Fault]:
         key = f"output.subdirs.{name}"
         meant = closest(name, left_out, cutoff=0.75)
         if meant:
-            yield Fault(key, "unknown key", given[name], sibling(key, meant))
+            yield Fault(key, "unknown key", given[name], sibling_key(key, meant))

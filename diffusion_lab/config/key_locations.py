@@ -56,7 +56,7 @@ class KeyLocations:
         """Whether an override sets a key itself, alone or in a section, which leaves the other keys as they were."""
         return key in self._set_one_by_one
 
-    def place_of(self, key: str) -> str | None:
+    def location_of(self, key: str) -> str | None:
         """The place of a key, else of the section given as a whole; None where that is not known.
 
         A key that only repeats another, as ``checkpoint: ${ckpt}`` does, comes from where the other was set.
@@ -64,9 +64,9 @@ class KeyLocations:
         key = re.sub(r"\[.*", "", key)
         if _nearest(key, self._typed):
             return COMMAND_LINE
-        return self.place_in_files(key)
+        return self.location_in_files(key)
 
-    def place_in_files(self, key: str) -> str | None:
+    def location_in_files(self, key: str) -> str | None:
         """The place of a key in the files, whether or not an override sets its section."""
         if self._read_files is not None:
             self._read_files(self)
@@ -145,7 +145,7 @@ def composed_key_locations(config_name: str, overrides: Sequence[str]) -> KeyLoc
     """Origins of what the initialized Hydra composes from ``config_name`` and ``overrides``."""
     loader = cast("ConfigLoaderImpl", GlobalHydra.instance().config_loader())
 
-    def read_files(origins: KeyLocations) -> None:
+    def read_files(locations: KeyLocations) -> None:
         folders = [Path(source.path) for source in loader.get_sources() if source.scheme() == "file"]
         defaults = loader.compute_defaults_list(config_name, list(overrides), RunMode.RUN).defaults
         recipe, dropped = dropped_from_recipe(defaults, CachingConfigRepository(loader.repository))
@@ -153,7 +153,7 @@ def composed_key_locations(config_name: str, overrides: Sequence[str]) -> KeyLoc
             files = (folder / f"{default.config_path}.yaml" for folder in folders)
             file = next((file for file in files if file.is_file()), None)
             if file is not None:
-                origins.add_file(file, default.package or "", dropped if default is recipe else ())
+                locations.add_file(file, default.package or "", dropped if default is recipe else ())
 
     pairs = zip(override_keys(overrides), overrides, strict=True)
     return KeyLocations(read_files, [override for key, override in pairs if not loader.get_group_options(key)])
@@ -161,7 +161,7 @@ def composed_key_locations(config_name: str, overrides: Sequence[str]) -> KeyLoc
 
 def file_key_locations(path: Path, overrides: Sequence[str] = ()) -> KeyLocations:
     """Origins of the settings of a file that stands for itself, and of the overrides typed after it."""
-    return KeyLocations(lambda origins: origins.add_file(path), overrides)
+    return KeyLocations(lambda locations: locations.add_file(path), overrides)
 
 
 def _leaves(node: yaml.Node | None, key: str) -> Iterator[tuple[str, yaml.Node]]:

@@ -170,7 +170,7 @@ def _explained(error: Exception, check: Check, conf: Path, config_name: str, ove
             let_in = _with_keys_let_in(overrides)
             check(compose(config_name, let_in), partial(composed_key_locations, config_name, let_in))
     except ConfigError as faults:
-        return str(faults.suggesting_groups(_groups(conf)))
+        return str(faults.with_group_suggestions(_groups(conf)))
     except Exception:
         pass  # nothing can be composed at all: Hydra's own words say why
     return explain_refused(error, overrides) or _in_hydras_words(error, conf, config_name)

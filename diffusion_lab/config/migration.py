@@ -15,7 +15,7 @@ from diffusion_lab.config.faults import (
     Fault,
     closest,
     shown,
-    sibling,
+    sibling_key,
 )
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
 from diffusion_lab.config.schema import TrainConfig
@@ -201,7 +201,7 @@ def _left_out(old: Mapping[str, Any]) -> Iterator[str]:
             parent, _, name = key.rpartition(".")
             elsewhere = [known for known, parts in names.items() if parts[2] == name]
             beside = [parts[2] for parts in names.values() if parts[0] == parent]
-            meant = elsewhere[0] if elsewhere else sibling(key, closest(name, beside))
+            meant = elsewhere[0] if elsewhere else sibling_key(key, closest(name, beside))
             hint = f" (did you mean {meant!r}?)" if meant else ""
             yield f"{key} = {shown(value)}: no key of V1, left out{hint}"
 

@@ -62,7 +62,7 @@ def hydras_folder_faults() -> Iterator[Fault]:
     typed = [each.partition("=")[2] for each in hydra.overrides.hydra if each.startswith("hydra.run.dir=")]
     if typed and "output.base_dir" in override_keys(hydra.overrides.task):
         rule = "must be left out beside output.base_dir, which names the same"
-        yield Fault("hydra.run.dir", rule, typed[-1], origin=COMMAND_LINE)
+        yield Fault("hydra.run.dir", rule, typed[-1], location=COMMAND_LINE)
     if hydra.job.chdir:
         rule = "must be false: the paths of all settings are relative to the folder where the command is typed"
         yield Fault("hydra.job.chdir", rule, True)

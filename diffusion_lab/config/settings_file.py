@@ -41,21 +41,21 @@ def read_settings(file: Path, overrides: Sequence[str] = ()) -> TrainConfig | Ge
     if old:
         tree = OmegaConf.create(migrate_config_v1_to_v2(_plain(tree, file_key_locations(file))))
     _override(tree, overrides)
-    origins = KeyLocations(overrides=overrides) if old else file_key_locations(file, overrides)
+    locations = KeyLocations(overrides=overrides) if old else file_key_locations(file, overrides)
     faults: list[Fault] = []
     found = resolved(tree, faults)
     try:
         return parse_as(root_of(found), found, faults, starts=True)
     except ConfigError as error:
-        raise error.located(origins.place_of) from None
+        raise error.with_locations(locations.location_of) from None
 
 
-def _plain(tree: DictConfig, origins: KeyLocations) -> dict[str, Any]:
+def _plain(tree: DictConfig, locations: KeyLocations) -> dict[str, Any]:
     """A tree without references. Raises ConfigError for those that lead nowhere."""
     faults: list[Fault] = []
     plain: dict[str, Any] = resolved(tree, faults)
     if faults:
-        raise ConfigError(faults).located(origins.place_of)
+        raise ConfigError(faults).with_locations(locations.location_of)
     return plain
 
 

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from diffusion_lab.config.faults import closest, sibling
+from diffusion_lab.config.faults import closest, sibling_key
 from diffusion_lab.config.key_aliases import AMBIGUOUS, OPTION_KEYS, keys_called
 from diffusion_lab.config.section import Section, home_expanded
 
@@ -167,7 +167,7 @@ def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
     beside = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == parent]
     misspelled = closest(name, beside, cutoff=0.9)
     if misspelled:
-        return sibling(unknown, misspelled)
+        return sibling_key(unknown, misspelled)
     called = [key for key in keys_called(name) if key in keys]
     plain = name.lower().replace("-", "_")
     alike = [key for key in keys if key.rpartition(".")[2] in (name, plain)]
@@ -178,7 +178,7 @@ def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
         return closest(unknown, likely) or likely[0]
     near = closest(name, beside)
     if near:
-        return sibling(unknown, near)
+        return sibling_key(unknown, near)
     elsewhere = _nearest_name(plain, keys)
     if elsewhere:
         likely = _of_the_section(parent, elsewhere, root)

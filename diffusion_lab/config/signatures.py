@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from inspect import Parameter
 from typing import Any
 
-from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling
+from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling_key
 from diffusion_lab.config.import_class import load_class
 from diffusion_lab.config.model_section import ArchitectureSettings
 from diffusion_lab.config.optimizer_section import ALL_OPTIMIZER_OPTIONS
@@ -208,4 +208,4 @@ def _faults_of_option(
         if name in call.of_built_in:  # most likely not typed, but part of the file of the group
             yield Fault(key, f"{rule}; leave it out (command line: '~{key}')", value)
         else:
-            yield Fault(key, rule, value, sibling(key, closest(name, known)))
+            yield Fault(key, rule, value, sibling_key(key, closest(name, known)))

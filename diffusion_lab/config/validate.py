@@ -1,4 +1,4 @@
-"""Check a settings tree as a whole and turn it into typed objects."""
+"""Validate a complete settings tree and convert it to typed objects."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 def validate_config(config: Mapping[str, Any]) -> None:
-    """Check a V2 settings tree, with nothing built or written.
+    """Check a V2 settings tree without building or writing anything.
 
-    What is right or wrong is so on any machine, but for the checkpoint that a run samples or resumes from, which must
-    be there. Whether the folders of images are, is asked when a run starts.
+    The result is the same on any machine, except that the checkpoint that a run samples or resumes from must exist.
+    Whether image folders exist is checked when a run starts.
 
-    A class that the tree names by its dotted path is imported, to see whether it takes its arguments. Importing runs
-    code: check only trees of your own.
+    A class that the tree names by its dotted path is imported, to check its arguments. Importing runs code: check only
+    trees that you trust.
 
     Raises:
-        ConfigError: A ValueError that lists every fault on its own line: dotted key, value, rule, and what
-            may have been meant.
+        ConfigError: A ValueError that lists every fault on its own line: dotted key, value, rule, and a suggestion
+            for a mistyped name.
 
     Warns:
-        ConfigWarning: A UserWarning, for values that are allowed and unlikely to be meant.
+        ConfigWarning: A UserWarning for each value that is allowed but probably not intended.
 
     >>> from diffusion_lab.config import get_default_config
     >>> config = get_default_config()
@@ -66,20 +66,20 @@ def validate_config(config: Mapping[str, Any]) -> None:
 
 
 def validate_config_consistency(config: Mapping[str, Any]) -> None:
-    """Check how the keys of a tree fit each other, then replace ``training.scheduler.T_max: auto`` by the epochs.
+    """Check that the keys of a tree are consistent, then replace ``training.scheduler.T_max: auto`` by the epochs.
 
-    Keys with faults of their own are passed over. Class conditioning needs ``num_classes`` of 1 or more, or ``auto``;
-    one attention flag a stage; an image size that the stages can halve; ``beta_start`` below ``beta_end``; a metric
-    that the run logs; keys that belong to the type of learning-rate schedule; a checkpoint that exists where one is
-    read.
+    Keys with faults of their own are skipped. Class conditioning needs ``num_classes`` of at least 1, or ``auto``;
+    ``use_attention`` needs one entry per stage; the image size must be divisible as the stages require;
+    ``beta_start`` must be below ``beta_end``; the run must log the validation metric; the keys of the learning-rate
+    schedule must belong to its type; a checkpoint that is read must exist.
 
     Args:
-        config: The tree, whose ``T_max`` is set in place where it is ``auto`` and ``training.epochs`` is sound; a tree
-            with contradictions is left as it is.
+        config: The tree. ``T_max`` is set in place if it is ``auto`` and ``training.epochs`` is valid; a tree with
+            contradictions is not changed.
 
     Raises:
-        ConfigError: A ValueError that lists every contradiction on a line of its own, or says that the tree cannot be
-            changed, as a read-only one of OmegaConf.
+        ConfigError: A ValueError that lists every contradiction on its own line, or says that the tree cannot be
+            changed, as with a read-only OmegaConf tree.
 
     >>> from diffusion_lab.config import get_default_config
     >>> config = get_default_config() | {"mode": "generate", "generation": {"checkpoint": "."}}
@@ -103,18 +103,18 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
         fill_for_generation(tree)
     else:
         unmeasured = measure_images(tree)
-    found = {fault.key: fault for fault in field_faults(tree, root)}
-    classes = found.pop("model.conditioning.num_classes", None)
-    reader = SettingsReader(tree, root, found)
+    faults = {fault.key: fault for fault in field_faults(tree, root)}
+    classes = faults.pop("model.conditioning.num_classes", None)
+    reader = SettingsReader(tree, root, faults)
     contradictions = [*unmeasured, *_contradictions(reader, root)]
-    said = classes is None or any(fault.key == classes.key for fault in contradictions)
-    _refuse(contradictions if said or classes is None else [*contradictions, classes])
+    already_reported = classes is None or any(fault.key == classes.key for fault in contradictions)
+    _refuse(contradictions if already_reported or classes is None else [*contradictions, classes])
     _resolve_t_max(config, reader)
 
 
 def _resolve_t_max(config: Mapping[str, Any], reader: SettingsReader) -> None:
-    """Write the number of epochs where ``T_max`` is ``auto``."""
-    with contextlib.suppress(Unreadable, KeyError):  # a section that generation does without
+    """Replace ``T_max: auto`` by the number of epochs."""
+    with contextlib.suppress(Unreadable, KeyError):  # a section that generation does not need
         if reader["training.scheduler.T_max"] != "auto":
             return
         epochs, scheduler = reader["training.epochs"], config["training"]["scheduler"]
@@ -122,16 +122,16 @@ def _resolve_t_max(config: Mapping[str, Any], reader: SettingsReader) -> None:
             if not isinstance(scheduler, MutableMapping):
                 raise TypeError(type(scheduler).__name__)
             scheduler["T_max"] = epochs
-        except Exception as error:  # OmegaConf has errors of its own for trees that are read-only
+        except Exception as error:  # OmegaConf raises its own errors for read-only trees
             rule = (
-                f"is replaced by training.epochs, {epochs}, in place, and this tree cannot be changed: give a copy "
-                "that can be, or check it with validate_config, which changes nothing"
+                f"is replaced by training.epochs, {epochs}, in place, but this tree cannot be changed: pass a mutable "
+                "copy, or check it with validate_config, which changes nothing"
             )
             raise ConfigError([Fault("training.scheduler.T_max", rule, "auto")]) from error
 
 
 def parse_config(config: Mapping[str, Any]) -> TrainConfig | GenerateConfig:
-    """The typed settings of a V2 tree, by its ``mode``. Raises and warns as ``validate_config`` does."""
+    """Return the typed settings of a V2 tree, by its ``mode``. Raises and warns as ``validate_config`` does."""
     return parse_as(root_of(config), config)
 
 
@@ -142,33 +142,33 @@ def parse_as(
     default_steps: bool = False,
     starts: bool = False,
 ) -> ConfigT:
-    """The typed settings of a V2 tree that must be of one mode.
+    """Return the typed settings of a V2 tree of a given mode.
 
     Args:
         root: TrainConfig or GenerateConfig.
-        config: The tree; it is not changed.
-        faults: What is known to be wrong already, to be reported along with the rest.
-        default_steps: Whether ``sampler.steps`` is a default of the project: a process with fewer steps then takes as
-            many as it has. So it is where the tree has no sampler.
-        starts: Whether the run starts here and now, so that the folders it names are looked at.
+        config: The tree; not modified.
+        faults: Faults found earlier, reported together with the others.
+        default_steps: Whether ``sampler.steps`` is a default of the project, which is reduced for a process with fewer
+            steps. Always true if the tree has no sampler.
+        starts: Whether the run starts now on this machine, so that its folders are checked too.
     """
     excess: list[Fault] = []
     tree = without_excess(plain_tree(config), excess)
-    found = [*faults, *excess]
+    all_faults = [*faults, *excess]
     expand_home(tree, root)
     spell_as_the_schema_does(tree, root)
     if root is GenerateConfig:
         fill_for_generation(tree)
     else:
-        found += measure_images(tree)
+        all_faults += measure_images(tree)
     if "sampler" not in tree:
         tree["sampler"], default_steps = default_sampler().model_dump(), True
     if default_steps:
         _follow_process(tree, SettingsReader(tree, root))
-    known = {fault.key for fault in found}
-    found += [fault for fault in field_faults(tree, root) if fault.key not in known]
-    reader = SettingsReader(tree, root, [fault.key for fault in found])
-    _refuse([*found, *_contradictions(reader, root), *(check_start(reader) if starts else ())])
+    known = {fault.key for fault in all_faults}
+    all_faults += [fault for fault in field_faults(tree, root) if fault.key not in known]
+    reader = SettingsReader(tree, root, [fault.key for fault in all_faults])
+    _refuse([*all_faults, *_contradictions(reader, root), *(check_start(reader) if starts else ())])
     for message in suspicious_settings(reader):
         warnings.warn(message, ConfigWarning, stacklevel=3)
     parsed = root.model_validate(tree)
@@ -180,50 +180,50 @@ def _contradictions(reader: SettingsReader, root: type[RunConfig]) -> list[Fault
 
 
 def check_ready_to_start(config: RunConfig) -> None:
-    """Raise ConfigError, a ValueError, for folders in checked settings that stand in the way of a run here."""
+    """Raise ConfigError, a ValueError, if folders in validated settings prevent the run from starting here."""
     _refuse(check_start(SettingsReader(config.model_dump(mode="json"), type(config))))
 
 
 def _follow_process(tree: dict[str, Any], reader: SettingsReader) -> None:
-    """Let a default number of sampling steps be no more than the process of a training run has."""
+    """Limit the default number of sampling steps to the number of timesteps of a training run."""
     with contextlib.suppress(Unreadable, TypeError):
         if reader["mode"] == "train" and reader["model.diffusion.type"] == "discrete":
             tree["sampler"]["steps"] = min(tree["sampler"]["steps"], reader["model.diffusion.num_timesteps"])
 
 
 def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) -> SectionT:
-    """One typed section of a tree that need not have the others, such as the model of a checkpoint.
+    """Return one typed section without the rest of its tree, such as the model of a checkpoint.
 
-    Nothing is imported: a class named by its dotted path is whatever the file says, and not looked at.
+    Nothing is imported: the dotted path of a class is accepted unchecked.
 
     Args:
         section: Its class.
         values: Its keys.
-        key: Its dotted key in a tree, by which faults are named.
+        key: Its dotted key in a complete tree, used in fault messages.
 
     Raises:
-        ConfigError: A ValueError that lists every fault within the section, contradictions included.
+        ConfigError: A ValueError that lists every fault in the section, contradictions included.
     """
-    found: list[Fault] = []
-    plain = without_excess(plain_tree(values), found, key)
+    faults: list[Fault] = []
+    plain = without_excess(plain_tree(values), faults, key)
     spell_as_the_schema_does(plain, section)
     if section is ModelOfCheckpoint:
         fill_model(plain)
     try:
         section.model_validate(plain)
     except ValidationError as error:
-        found += faults_of(error.errors(), plain, partial(suggest_key, root=TrainConfig), key)
+        faults += faults_of(error.errors(), plain, partial(suggest_key, root=TrainConfig), key)
     tree = plain
     for name in reversed(key.split(".")):
         tree = {name: tree}
-    reader = SettingsReader(tree, TrainConfig, [fault.key for fault in found])
+    reader = SettingsReader(tree, TrainConfig, [fault.key for fault in faults])
     contradictions = cross_check(reader, import_classes=False)
-    _refuse([*found, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
+    _refuse([*faults, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
     return section.model_validate(plain)
 
 
 def field_faults(tree: Mapping[str, Any], root: type[Section]) -> list[Fault]:
-    """What is wrong with the keys of a tree one by one, secrets that were left out included."""
+    """Return the faults of single keys, secrets replaced by a placeholder included."""
     try:
         root.model_validate(tree)
     except ValidationError as error:
@@ -236,16 +236,16 @@ def field_faults(tree: Mapping[str, Any], root: type[Section]) -> list[Fault]:
 
 
 def _refuse(faults: Iterable[Fault]) -> None:
-    found = sorted(faults, key=lambda fault: fault.key)
-    if found:
-        raise ConfigError(found)
+    ordered = sorted(faults, key=lambda fault: fault.key)
+    if ordered:
+        raise ConfigError(ordered)
 
 
 MOST_BITS = 256
 
 
 def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
-    """Return the same containers with 1 for each integer that is too long to be printed, which becomes a fault."""
+    """Return the same containers with 1 in place of each integer that is too long to print, which becomes a fault."""
     if isinstance(value, dict):
         return {name: without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
     if isinstance(value, list):

@@ -15,7 +15,7 @@ CONF = Path(__file__).parents[2] / "conf"
 TREE = {"model": {"diffusion": {"prediction": "v"}}}
 
 
-def origins(file: Path, *overrides: str) -> KeyLocations:
+def locations(file: Path, *overrides: str) -> KeyLocations:
     package = "model.diffusion" if file.parent.name == "diffusion" else ""
     return KeyLocations(lambda found: found.add_file(file, package), overrides)
 
@@ -38,7 +38,7 @@ def test_every_file_of_the_project_that_sets_it_is_known() -> None:
     ],
 )
 def test_what_is_typed_is_asked_for(overrides: tuple[str, ...], default: bool) -> None:
-    places = origins(CONF / "diffusion" / "cosine.yaml", *overrides)
+    places = locations(CONF / "diffusion" / "cosine.yaml", *overrides)
     assert prediction_is_default(GenerateConfig, TREE, places, None) is default
 
 
@@ -48,11 +48,11 @@ def test_a_file_of_the_user_asks_for_it(tmp_path: Path, name: str) -> None:
     file.parent.mkdir()
     text = "prediction: v\n" if name.startswith("diffusion") else "model:\n  diffusion:\n    prediction: v\n"
     file.write_text(text)
-    assert not prediction_is_default(GenerateConfig, TREE, origins(file), str(tmp_path))
+    assert not prediction_is_default(GenerateConfig, TREE, locations(file), str(tmp_path))
 
 
 def test_it_matters_to_a_run_that_resumes() -> None:
-    places = origins(CONF / "diffusion" / "cosine.yaml")
+    places = locations(CONF / "diffusion" / "cosine.yaml")
     resumed = {"training": {"resume": {"enabled": True}}, **TREE}
     assert prediction_is_default(TrainConfig, resumed, places, None)
     assert not prediction_is_default(TrainConfig, {"training": {"resume": {"enabled": False}}, **TREE}, places, None)

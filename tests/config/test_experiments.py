@@ -170,12 +170,12 @@ class TestChoicesBesideARecipe:
                 put(tree, key, value)
             if tree["data"]["type"] == "image_folder":
                 tree["data"]["paths"]["train"] = str(tmp_path)
-            origins = KeyLocations()
-            origins.add_file(CONF / "sampler" / f"{tree['sampler']['type']}.yaml", "sampler")  # steps come from a file
+            locations = KeyLocations()
+            locations.add_file(CONF / "sampler" / f"{tree['sampler']['type']}.yaml", "sampler")  # steps come from a file
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ConfigWarning)
-                    compose_train_config(OmegaConf.create(tree), lambda found=origins: found)  # type: ignore[misc]
+                    compose_train_config(OmegaConf.create(tree), lambda found=locations: found)  # type: ignore[misc]
             except ConfigError as error:
                 refused[name, f"{group}={file}"] = str(error)
         expected = {choice: reason for choice, reason in REFUSED_WITH_REASON.items() if choice[0] == name}
@@ -224,7 +224,7 @@ class TestChoicesBesideARecipe:
         """Not the line of the recipe, which does not."""
         arguments = ("experiment=fast_debug", "scheduler=step", "sampler=heun", "training.epochs=0")
         composed("train", *arguments)
-        assert str(composed_key_locations("train", arguments).place_of("sampler.steps")).startswith(
+        assert str(composed_key_locations("train", arguments).location_of("sampler.steps")).startswith(
             "conf/sampler/heun.yaml:"
         )
 

@@ -22,7 +22,7 @@ def faults_of_train(*overrides: str) -> dict[str, str | None]:
         compose_train_config(
             compose("train", list(overrides)), partial(composed_key_locations, "train", list(overrides))
         )
-    return {fault.key: fault.origin for fault in caught.value.faults}
+    return {fault.key: fault.location for fault in caught.value.faults}
 
 
 def line_of(file: Path, text: str) -> int:
@@ -57,7 +57,7 @@ def test_a_value_that_repeats_another_comes_from_where_that_was_set() -> None:
         pytest.raises(ConfigError) as caught,
     ):
         compose_generate_config(compose("sample", typed), partial(composed_key_locations, "sample", typed))
-    assert [fault.origin for fault in caught.value.faults] == ["command line"]
+    assert [fault.location for fault in caught.value.faults] == ["command line"]
 
 
 def test_a_missing_key_has_no_place() -> None:
@@ -67,18 +67,18 @@ def test_a_missing_key_has_no_place() -> None:
 def test_later_statements_win_and_lists_are_one_value(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("a:\n  b: [1,\n    2]\n  c: {}\nd: ${a.b}\n")
-    origins = file_key_locations(file, ["a.c=3"])
-    assert origins.place_of("a.b[1]") == f"{file}:2"
-    assert origins.place_of("a.c") == "command line"
-    assert origins.place_of("d") == f"{file}:2"
-    assert origins.place_of("e") is None
+    locations = file_key_locations(file, ["a.c=3"])
+    assert locations.location_of("a.b[1]") == f"{file}:2"
+    assert locations.location_of("a.c") == "command line"
+    assert locations.location_of("d") == f"{file}:2"
+    assert locations.location_of("e") is None
 
 
 def test_references_in_a_circle_end(tmp_path: Path) -> None:
     file = tmp_path / "circle.yaml"
     file.write_text("a: ${b}\nb: ${a}\n")
-    assert file_key_locations(file).place_of("a") == f"{file}:1"
+    assert file_key_locations(file).location_of("a") == f"{file}:1"
 
 
 def test_outside_of_a_job_nothing_is_known() -> None:
-    assert job_key_locations().place_of("training.epochs") is None
+    assert job_key_locations().location_of("training.epochs") is None

@@ -319,7 +319,7 @@ def test_integers_serve_as_numbers(changed: Change) -> None:
 
 def test_number_in_quotes_is_explained(changed: Change) -> None:
     text = message(changed({"training.optimizer.learning_rate": "1e-4"}))
-    assert 'training.optimizer.learning_rate = "1e-4": must be a number, not text' in text
+    assert 'training.optimizer.learning_rate = "1e-4": must be a number, not a string' in text
 
 
 def test_settings_cannot_be_changed(default: dict[str, Any]) -> None:

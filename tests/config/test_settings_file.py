@@ -78,7 +78,7 @@ def test_the_line_of_a_fault_is_that_of_its_key() -> None:
     file = FIXTURES / "invalid_out_of_bounds.yaml"
     with pytest.raises(ConfigError) as caught:
         read_settings(file)
-    origin = caught.value.faults[0].origin
+    origin = caught.value.faults[0].location
     assert origin is not None
     line = int(origin.rpartition(":")[2])
     assert file.read_text().splitlines()[line - 1].strip() == "decay: 2.0"
