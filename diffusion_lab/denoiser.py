@@ -1,4 +1,4 @@
-"""The denoiser: network, noise process and parameterization as one map from noisy images to clean ones."""
+"""Denoiser: network, noise process and parameterization as one map from noisy to clean images."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from diffusion_lab.shapes import Images, Labels, per_image
 
 
 class Denoiser(nn.Module):
-    """Estimates the clean images behind noisy ones. Loss, guidance, samplers and metrics know nothing else.
+    """Estimate of clean images from noisy ones, the only interface of loss, guidance, samplers and metrics.
 
     Args:
         network: Maps ``(images, times, labels)`` to images of the same shape.
         schedule: The noise process.
-        parameterization: What the network's output means.
+        parameterization: Meaning of the network output.
         image_shape: ``(C, H, W)`` of one image.
         num_classes: Number of classes, or None for an unconditional model. The label ``num_classes`` itself stands
             for "no label".
         class_names: A name for each class, or nothing.
 
-    ``compute_dtype`` is what the network computes in, float32 unless it is set; what comes out is float32 in any case.
-    ``label_dropout`` is the share of the labels that training hides; None where it is not known. ``weights`` tells
-    what a checkpoint or an EMA gave: ``"ema"`` for averaged weights, ``"raw"`` for those as trained; None of a model
-    that comes from neither.
+    Attributes:
+        compute_dtype: Floating-point type the network computes in; the output is float32 in any case.
+        label_dropout: Probability of dropping labels in training; None where unknown.
+        weights: ``"ema"`` for averaged weights, ``"raw"`` for the trained ones; None for a model that comes neither
+            from a checkpoint nor from an EMA.
     """
 
     def __init__(
@@ -63,19 +64,19 @@ class Denoiser(nn.Module):
         Returns:
             Images ``(N, C, H, W)``, float32, not clipped.
         """
-        of = self.parameterization.coefficients(level)
-        output = self._output(noisy, level, label, of).float()
-        clean: Images = per_image(of.c_skip, noisy) * noisy + per_image(of.c_out, noisy) * output
+        c = self.parameterization.coefficients(level)
+        output = self._output(noisy, level, label, c).float()
+        clean: Images = per_image(c.c_skip, noisy) * noisy + per_image(c.c_out, noisy) * output
         return clean
 
     def predict(self, noisy: Images, level: Level[Any], label: Labels | None = None) -> Tensor:
-        """The network's own output ``(N, C, H, W)``, arguments as of ``forward``."""
+        """Return the raw network output ``(N, C, H, W)``; arguments as for ``forward``."""
         return self._output(noisy, level, label, self.parameterization.coefficients(level))
 
-    def _output(self, noisy: Images, level: Level[Any], label: Labels | None, of: Coefficients[Any]) -> Tensor:
+    def _output(self, noisy: Images, level: Level[Any], label: Labels | None, c: Coefficients[Any]) -> Tensor:
         time = torch.as_tensor(level.time, dtype=torch.float32, device=noisy.device).reshape(-1)
         with computing_in(self.compute_dtype, noisy.device):
-            output: Tensor = self.network(per_image(of.c_in, noisy) * noisy, time, self._known_or_hidden(noisy, label))
+            output: Tensor = self.network(per_image(c.c_in, noisy) * noisy, time, self._known_or_hidden(noisy, label))
         return output
 
     def _known_or_hidden(self, noisy: Images, label: Labels | None) -> Labels | None:

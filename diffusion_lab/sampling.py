@@ -388,7 +388,7 @@ class _Drawing:
         images, noise = request.starting_noise(part, device)
         steps = len(self.levels) - 1
         watch = FiniteCheck(denoiser, first, count, steps, device)
-        walk = self.method.walk(lambda x, level: watch.check(denoise(x, level, label)), images, self.levels, noise)
+        walk = self.method.trajectory(lambda x, level: watch.check(denoise(x, level, label)), images, self.levels, noise)
         with eval_mode(denoiser), fixed_filters(denoiser), keep_freed_memory(device), torch.no_grad():
             for step, moved in enumerate(walk, start=1):
                 images = watch.check(moved)

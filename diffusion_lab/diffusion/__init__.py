@@ -1,1 +1,1 @@
-"""The arithmetic of diffusion: noise schedules, parameterizations, the denoising loss."""
+"""Diffusion arithmetic: noise schedules, parameterizations, the denoising loss."""

@@ -1,7 +1,7 @@
-"""Noise processes in continuous time, which can be sampled in any number of steps.
+"""Continuous-time noise processes, which can be sampled in any number of steps.
 
-Each is given by the ratio of noise to signal, ``sigma / alpha``, as a function of time. ``noise_shift`` multiplies
-that ratio: large images need more noise until as little of them is left (arXiv:2301.11093, section 3.1).
+Each is defined by the noise-to-signal ratio ``sigma / alpha`` as a function of time. ``noise_shift`` multiplies that
+ratio: larger images need more noise to be equally destroyed (arXiv:2301.11093, section 3.1).
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from diffusion_lab.diffusion.schedules import Schedule
 from diffusion_lab.diffusion.time_distribution import LogitNormalTimes, LogNormalNoise
 from diffusion_lab.shapes import Times
 
-LARGEST_LOG_SNR = 15.0
+MAX_LOG_SNR = 15.0
 
 
 class ContinuousCosineSchedule(Schedule):
-    """Signal and noise as cosine and sine of an angle (arXiv:2301.11093, section 2).
+    """Cosine schedule: signal and noise are the cosine and sine of an angle (arXiv:2301.11093, section 2).
 
-    The logarithm of the signal-to-noise ratio runs from 15 to -15, less twice the logarithm of ``noise_shift``.
+    The log-SNR runs from 15 to -15, minus twice the logarithm of ``noise_shift``.
 
     Args:
-        noise_shift: Factor of ``sigma / alpha``, > 0; the paper's for images of side d is d / 64.
+        noise_shift: Factor of ``sigma / alpha``, > 0; d / 64 in the paper for images of size d.
     """
 
     def __init__(self, noise_shift: float = 1.0) -> None:
         self.noise_shift = noise_shift
-        self._least = math.atan(math.exp(-LARGEST_LOG_SNR / 2))
+        self._least = math.atan(math.exp(-MAX_LOG_SNR / 2))
         self._range = math.pi / 2 - 2 * self._least
 
     def levels(self, times: Times) -> Level[Tensor]:
@@ -45,9 +45,9 @@ class ContinuousCosineSchedule(Schedule):
 
 
 class EDMSchedule(Schedule):
-    """The whole image with more and more noise: ``alpha = 1`` (arXiv:2206.00364).
+    """Variance-exploding process of EDM: ``alpha = 1`` (arXiv:2206.00364).
 
-    The time goes with the logarithm of sigma, as the paper's noise conditioning does.
+    Time is linear in the logarithm of sigma, as the noise conditioning of the paper is.
 
     Args:
         sigma_min, sigma_max: Noise at time 0 and 1, 0 < min < max.
@@ -68,7 +68,7 @@ class EDMSchedule(Schedule):
 
 
 class FlowSchedule(Schedule):
-    """The straight line from image to noise: ``alpha = 1 - sigma`` (arXiv:2209.03003, arXiv:2210.02747).
+    """Flow matching on straight lines from image to noise: ``alpha = 1 - sigma`` (arXiv:2209.03003, arXiv:2210.02747).
 
     Args:
         noise_shift: Factor of ``sigma / alpha``, > 0 (the time shift of arXiv:2403.03206, equation 23).

@@ -1,4 +1,4 @@
-"""One noise level: how much of the clean image and how much noise a noisy image holds."""
+"""Noise level: the amounts of signal and noise in a noisy image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Number = TypeVar("Number", float, "Tensor")
 class Level(Generic[Number]):
     """``noisy = alpha * clean + sigma * noise`` at a time in [0, 1].
 
-    A sampler walks levels of plain floats, shared by all images. Training draws one level per image: tensors
-    ``(N,)``. Both are float64, so that differences of nearly equal numbers keep their digits.
+    Samplers use plain floats, one level for all images; training draws one level per image, tensors ``(N,)``. Both are
+    float64, so that differences of nearly equal numbers keep their digits.
     """
 
     alpha: Number
@@ -26,7 +26,7 @@ class Level(Generic[Number]):
 
 
 def log_snr(level: Level[float]) -> float:
-    """Logarithm of the signal-to-noise ratio, ``2 log(alpha / sigma)``; infinite at either pure end."""
+    """Return the log signal-to-noise ratio ``2 log(alpha / sigma)``; infinite for clean images and for pure noise."""
     if level.sigma == 0:
         return math.inf
     return 2 * math.log(level.alpha / level.sigma) if level.alpha > 0 else -math.inf

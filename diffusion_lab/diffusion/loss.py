@@ -1,4 +1,4 @@
-"""The denoising loss: draw a time, add noise, ask the network, compare."""
+"""Denoising loss: draw a time, add noise, run the network, compare."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from diffusion_lab.shapes import Images, Labels, per_image
 
 
 class Trainable(Protocol):
-    """What the loss needs of a denoiser."""
+    """Protocol of a denoiser as far as the loss needs it."""
 
     schedule: Schedule
     parameterization: Parameterization
     num_classes: int | None
 
     def predict(self, noisy: Images, level: Level[Tensor], label: Labels | None) -> Tensor:
-        """The network's own output."""
+        """Return the raw output of the network."""
 
 
 @dataclass(frozen=True)
 class DenoisingLoss:
-    """The error of the network's output (arXiv:2006.11239, equation 14, for the noise), weighted by noise level.
+    """Error of the network output (arXiv:2006.11239, equation 14, for the noise), weighted by noise level.
 
     Args:
-        penalty: What an error of the output costs.
-        weighting: How much it counts at each noise level.
-        times: How often each noise level is visited.
-        stratified: Spread the times of a batch evenly, one in each of N equal shares (arXiv:2107.00630, appendix I.1):
-            the loss varies less from batch to batch. Otherwise each is drawn by itself.
-        label_dropout: Probability in [0, 1] with which an image's label is hidden, so that the one network learns
-            the unconditional model as well (classifier-free guidance, arXiv:2207.12598, algorithm 1).
+        penalty: Loss per pixel, as a function of the error.
+        weighting: Weight of each noise level.
+        times: Distribution of training times.
+        stratified: Draw the times of a batch one in each of N equal quantiles (arXiv:2107.00630, appendix I.1), which
+            lowers the variance of the loss; otherwise independently.
+        label_dropout: Probability in [0, 1] of dropping the label of an image, so that the network learns the
+            unconditional model as well (classifier-free guidance, arXiv:2207.12598, algorithm 1).
     """
 
     penalty: Penalty = field(default_factory=SquaredError)
@@ -50,30 +50,30 @@ class DenoisingLoss:
     label_dropout: float = 0.0
 
     def __call__(self, denoiser: Trainable, clean: Images, label: Labels | None, seed: int) -> Tensor:
-        """The loss of a batch, a scalar in float32. Arguments as of ``per_image``."""
+        """Return the mean loss of a batch, a float32 scalar. Arguments as for ``per_image``."""
         return self.per_image(denoiser, clean, label, seed)[0].mean()
 
     def per_image(
         self, denoiser: Trainable, clean: Images, label: Labels | None, seed: int
     ) -> tuple[Tensor, Level[Tensor]]:
-        """The loss of each image ``(N,)`` in float32, and the noise levels it was taken at.
+        """Return the loss of each image ``(N,)`` in float32, and their noise levels.
 
         Args:
-            denoiser: What is trained.
+            denoiser: The denoiser to train.
             clean: Images ``(N, C, H, W)`` in [-1, 1].
             label: Class numbers ``(N,)``, or None.
-            seed: Of the times, the noise and the dropped labels.
+            seed: Seed of times, noise and dropped labels.
         """
         return self.loss_at(denoiser, clean, label, self.draw(clean, seed))
 
     def draw(self, clean: Images, seed: int) -> Draws:
-        """Draw times, noise and hidden labels for a batch of images from a seed."""
+        """Draw times, noise and dropped labels for a batch of images from a seed."""
         return draw_for_batch(clean, seed, self.stratified)
 
     def loss_at(
         self, denoiser: Trainable, clean: Images, label: Labels | None, draws: Draws
     ) -> tuple[Tensor, Level[Tensor]]:
-        """The loss of each image at given times, noise and hidden labels; otherwise as ``per_image``."""
+        """Return the loss of each image for given draws; otherwise as ``per_image``."""
         times = self.times.quantile(draws.share, denoiser.schedule)
         level = denoiser.schedule.levels(denoiser.schedule.training_times(times))
         noisy = per_image(level.alpha, clean) * clean + per_image(level.sigma, clean) * draws.noise
@@ -84,12 +84,12 @@ class DenoisingLoss:
         return self._weights(denoiser, level, draws.share).to(costs) * costs, level
 
     def _weights(self, denoiser: Trainable, level: Level[Tensor], share: Tensor) -> Tensor:
-        """Weights ``(N,)`` at levels that were drawn at these quantiles ``share`` of the distribution of times."""
+        """Return weights ``(N,)`` at levels drawn at the quantiles ``share`` of the distribution of times."""
         weights = self.weighting.penalty_weight(level, denoiser.parameterization, self.penalty.degree)
         if not self.weighting.per_log_snr:
             return weights
-        # One over the density of log-SNR: what it changes by from quantile to quantile. Where nothing is left of the
-        # image that is without bound, and the product with the weight falls to zero.
+        # Divide by the density of log-SNR, that is, multiply by its derivative with respect to the quantile. Where no
+        # signal is left the derivative is unbounded, and its product with the weight tends to zero.
         strides = self.times.slope(share, denoiser.schedule) * denoiser.schedule.log_snr_slope(level.time)
         return torch.where(strides.isfinite(), weights * strides, 0)
 

@@ -1,4 +1,4 @@
-"""The loss by noise level: where a network errs, which the mean over all levels does not tell."""
+"""Loss by noise level, which shows where a network errs better than the mean over all levels."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 EDGES = (0.0, 0.1, 1.0, 10.0, math.inf)
 
 NOISE_BANDS = ("low", "medium", "high", "extreme")
-"""Bands of the noise-to-signal ratio ``sigma / alpha``, between EDGES; it means the same in every noise process."""
+"""Bands of the noise-to-signal ratio ``sigma / alpha``, between EDGES, comparable across noise processes."""
 
 
 def by_noise_band(losses: Tensor, ratio: Tensor) -> dict[str, tuple[Tensor, int]]:
-    """The mean loss of each band and the number of images in it; bands without any are left out.
+    """Return the mean loss and the number of images of each band; empty bands are omitted.
 
     Args:
-        losses: Of each image ``(N,)``.
-        ratio: Noise to signal, ``sigma / alpha``, at which they were taken, ``(N,)`` on the CPU.
+        losses: Loss of each image ``(N,)``.
+        ratio: Noise-to-signal ratio ``sigma / alpha`` of each image, ``(N,)`` on the CPU.
     """
     found: dict[str, tuple[Tensor, int]] = {}
     for name, (low, high) in zip(NOISE_BANDS, pairwise(EDGES), strict=True):

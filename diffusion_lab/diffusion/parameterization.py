@@ -1,9 +1,9 @@
-"""What a network predicts, as three coefficients of one formula.
+"""Parameterizations: the meaning of the network output, as three coefficients of one formula.
 
-``denoised = skip * noisy + out * network(into * noisy, time)``
+``denoised = c_skip * noisy + c_out * network(c_in * noisy, time)``
 
-Everything else follows from the coefficients, the training target too, so nothing asks which of them it has.
-The arithmetic serves floats and tensors alike and needs no tensor library.
+Everything else follows from the coefficients, the training target included, so no other code depends on which one is
+used. The arithmetic works on floats and tensors alike and needs no tensor library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffusion_lab.diffusion.level import Level, Number
 
 @dataclass(frozen=True, slots=True)
 class Coefficients(Generic[Number]):
-    """``denoised = skip * noisy + out * network(into * noisy, time)``."""
+    """``denoised = c_skip * noisy + c_out * network(c_in * noisy, time)``."""
 
     c_skip: Number
     c_out: Number
@@ -25,19 +25,19 @@ class Coefficients(Generic[Number]):
 
 
 class Parameterization(ABC):
-    """A choice of what the network's output means."""
+    """Base class: the meaning of the network output."""
 
     @abstractmethod
     def coefficients(self, level: Level[Number]) -> Coefficients[Number]:
-        """Give the coefficients at a noise level with ``sigma > 0``."""
+        """Return the coefficients at a noise level with ``sigma > 0``."""
 
     def target(self, level: Level[Number]) -> tuple[Number, Number]:
-        """The shares of the clean image and of the noise in what the network has to output.
+        """Return the coefficients of clean image and noise in the training target.
 
-        It is the output for which the denoised image equals the clean one: the formula above, solved for it.
+        The target is the output for which the denoised image equals the clean one: the formula above, solved for it.
         """
-        of = self.coefficients(level)
-        return (1 - of.c_skip * level.alpha) / of.c_out, -of.c_skip * level.sigma / of.c_out
+        c = self.coefficients(level)
+        return (1 - c.c_skip * level.alpha) / c.c_out, -c.c_skip * level.sigma / c.c_out
 
 
 class PredictNoise(Parameterization):

@@ -1,4 +1,4 @@
-"""What an error of a pixel costs, by its size. The arithmetic needs no tensor library to be imported."""
+"""Loss functions of the pixel error. Importing them needs no tensor library."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 class Penalty(ABC):
-    """The cost of the difference between what a network puts out and what it should."""
+    """Loss of a network output, element by element."""
 
     degree: ClassVar[int] = 2
-    """The power of a large error that the cost grows with: by it weights of the clean image's error are converted."""
+    """Degree of growth for large errors, by which weights of the clean image's error are converted."""
 
     @abstractmethod
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        """The cost of each entry, of the arguments' shape."""
+        """Return the loss of each element, in the shape of the arguments."""
 
 
 @dataclass(frozen=True)
 class SquaredError(Penalty):
-    """The square."""
+    """Squared error."""
 
     def __call__(self, output: Tensor, target: Tensor) -> Tensor:
         return (output - target).square()
@@ -33,7 +33,7 @@ class SquaredError(Penalty):
 
 @dataclass(frozen=True)
 class AbsoluteError(Penalty):
-    """The size: outliers count less than in the square."""
+    """Absolute error, less sensitive to outliers than the squared error."""
 
     degree = 1
 
@@ -43,7 +43,7 @@ class AbsoluteError(Penalty):
 
 @dataclass(frozen=True)
 class HuberError(Penalty):
-    """The square of small errors, the size of large ones, smoothly joined (pseudo-Huber, arXiv:2310.14189, eq. 7)."""
+    """Pseudo-Huber loss: quadratic for small errors, linear for large ones (arXiv:2310.14189, equation 7)."""
 
     degree = 1
 
@@ -59,4 +59,4 @@ PENALTIES: dict[str, type[Penalty]] = {
     "l1": AbsoluteError,
     "huber": HuberError,
 }
-"""The names that ``training.loss.penalty.type`` takes."""
+"""Names that ``training.loss.penalty.type`` takes."""

@@ -1,4 +1,4 @@
-"""Noise schedules: how much signal and how much noise an image holds at a time. Pure arithmetic, in float64."""
+"""Noise schedules: the amounts of signal and noise at each time, in float64."""
 
 from __future__ import annotations
 
@@ -16,39 +16,43 @@ from diffusion_lab.shapes import Times
 
 
 class Schedule(ABC):
-    """A noise process: alpha and sigma at a time in [0, 1], from clean (0) to noise (1)."""
+    """Noise process: alpha and sigma at times in [0, 1], from clean (0) to noise (1)."""
 
     first_time: float = 0.0
     """The least noisy time that training draws; there ``sigma > 0``."""
 
     most_steps: int | None = None
-    """Most steps that a walk may have; None where the process has no steps of its own."""
+    """Largest number of sampling steps; None for continuous processes."""
 
     usual_times: TimeDistribution = UniformTimes()
-    """How often training visits each time, where nothing else is asked for."""
+    """Default distribution of training times."""
 
     @abstractmethod
     def levels(self, times: Times) -> Level[Tensor]:
-        """The level at each time: ``alpha`` and ``sigma`` ``(N,)``, float64, on the CPU."""
+        """Return the level at each time: ``alpha`` and ``sigma`` ``(N,)``, float64, on the CPU."""
 
     @abstractmethod
     def times(self, log_snr: Tensor) -> Times:
-        """The times ``(N,)`` of logarithms of the signal-to-noise ratio, ``2 log(alpha / sigma)``, kept in [0, 1]."""
+        """Return the times ``(N,)`` with these log-SNRs, ``2 log(alpha / sigma)``, clamped to [0, 1]."""
 
     def training_times(self, times: Times) -> Times:
-        """The times that training takes for any ``times`` in [0, 1]."""
+        """Return the times used in training for any ``times`` in [0, 1]."""
         return times.clamp(min=self.first_time)
 
     def nearest_time(self, time: float) -> float:
-        """The time nearest to ``time`` that training could have taken."""
+        """Return the training time nearest to ``time``."""
         return max(time, self.first_time)
 
     def stride(self, steps: int) -> float:
-        """The time between two of ``steps`` equal strides that are counted from the least noisy time."""
+        """Return the stride between ``steps`` equally spaced times counted from the least noisy one."""
         return 1 / steps
 
     def check_steps(self, steps: int | None) -> int:
-        """The number of sampling steps, null resolved; a ``ValueError`` where the process cannot take so many."""
+        """Return the number of sampling steps, None resolved.
+
+        Raises:
+            ValueError: The process has fewer steps, or None for a continuous process.
+        """
         if steps is None:
             raise ValueError(
                 "sampler.steps must be a number, got null: that means every step of the noise process, and this one is "
@@ -57,9 +61,9 @@ class Schedule(ABC):
         return steps
 
     def log_snr_slope(self, times: Times) -> Tensor:
-        """How fast the log-SNR falls at the times that training takes, ``(N,)`` ≥ 0, by central differences.
+        """Return the negative slope of the log-SNR at training times, ``(N,)`` ≥ 0, by central differences.
 
-        Infinite where nothing is left of the image.
+        It is infinite where no signal is left.
         """
         stride = DIFFERENCE * (times * (1 - times)).clamp(min=DIFFERENCE**2)
         low, high = (times - stride).clamp(min=self.first_time), (times + stride).clamp(max=1)
@@ -70,20 +74,20 @@ class Schedule(ABC):
         return 2 * (level.alpha / level.sigma).log()
 
     def time(self, log_snr: float) -> float:
-        """The time at which the logarithm of the signal-to-noise ratio is ``log_snr``."""
+        """Return the time at which the log-SNR is ``log_snr``."""
         return self.times(torch.tensor([log_snr], dtype=torch.float64)).item()
 
     def level(self, time: float) -> Level[float]:
-        """The level at one time, as plain numbers."""
+        """Return the level at one time, as floats."""
         level = self.levels(torch.tensor([time], dtype=torch.float64))
         return Level(level.alpha.item(), level.sigma.item(), time)
 
 
 class DiscreteSchedule(Schedule):
-    """The variance-preserving process of DDPM in T steps, given by its betas (arXiv:2006.11239, equation 2).
+    """Variance-preserving process of DDPM with T steps, defined by its betas (arXiv:2006.11239, equation 2).
 
-    Step t of the paper, 1 to T, is the time t/T; time 0 is the clean image. Between the steps beta is held
-    constant, which makes it the continuous process of arXiv:2011.13456 through the same points.
+    Step t of the paper, 1 to T, is the time t/T; time 0 is the clean image. Between steps beta is constant, which gives
+    the continuous process of arXiv:2011.13456 through the same points.
 
     Args:
         betas: ``(T,)`` variances of the steps, each in (0, 1).
@@ -96,7 +100,7 @@ class DiscreteSchedule(Schedule):
 
     @cached_property
     def log_alpha_bar(self) -> Tensor:
-        """Logarithm of the product of ``1 - beta`` up to each step, ``(T + 1,)``, beginning with 0 for clean."""
+        """Cumulative log of ``1 - beta`` up to each step, ``(T + 1,)``, starting with 0 for the clean image."""
         return torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self.betas).cumsum(0)])
 
     def levels(self, times: Times) -> Level[Tensor]:
@@ -104,7 +108,7 @@ class DiscreteSchedule(Schedule):
         below, above = position.floor().long(), position.ceil().long()
         share, table = position - below.double(), self.log_alpha_bar
         between = torch.lerp(table[below], table[above], share)
-        # To a pure end no constant beta leads in finite time: there alpha_bar itself falls in a line.
+        # No constant beta reaches pure noise in finite time: there alpha_bar itself is interpolated linearly.
         between = torch.where(table[above].isinf(), table[below] + torch.log1p(-share), between)
         log_alpha_bar = torch.where(share == 0, table[below], between)
         return Level((log_alpha_bar / 2).exp(), torch.expm1(log_alpha_bar).abs().sqrt(), times.double().cpu())
@@ -129,7 +133,7 @@ class DiscreteSchedule(Schedule):
         return steps or self.num_timesteps
 
     def log_snr_slope(self, times: Times) -> Tensor:
-        # A step stands for all times between it and its neighbours, half-way each; the last one for those before it.
+        # A step represents all times half-way to its neighbours; the last one those before it.
         half = 0.5 / self.num_timesteps
         low, high = times - half, (times + half).clamp(max=1)
         return (self._log_snrs(low) - self._log_snrs(high)) / (high - low)
@@ -138,14 +142,15 @@ class DiscreteSchedule(Schedule):
         return (self.num_timesteps // steps) / self.num_timesteps
 
     def nearest_time(self, time: float) -> float:
-        position = round(time * self.num_timesteps, 6)  # a half is one in spite of rounding, and goes to the even step
+        position = round(time * self.num_timesteps, 6)  # halves go to the even step in spite of rounding
         return max(round(position), 1) / self.num_timesteps
 
 
 def enforce_zero_terminal_snr(betas: Tensor) -> Tensor:
-    """Betas that leave nothing of the image at the last step and the first step as it was.
+    """Rescale betas so that no signal is left at the last step; the first step stays (arXiv:2305.08891, algorithm 1).
 
-    arXiv:2305.08891, algorithm 1.
+    Raises:
+        ValueError: There is only one step.
     """
     if len(betas) == 1:
         raise ValueError("model.diffusion.zero_terminal_snr needs at least 2 num_timesteps, got 1")
@@ -156,25 +161,25 @@ def enforce_zero_terminal_snr(betas: Tensor) -> Tensor:
 
 
 def linear_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
-    """Betas in equal strides (arXiv:2006.11239, section 4)."""
+    """Return linearly spaced betas (arXiv:2006.11239, section 4)."""
     return torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
 
 
 def quadratic_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
-    """Betas whose square roots go in equal strides (latent diffusion, arXiv:2112.10752, "scaled linear")."""
+    """Return betas whose square roots are linearly spaced (latent diffusion, arXiv:2112.10752, "scaled linear")."""
     return torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64) ** 2
 
 
 def sigmoid_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
-    """Betas along a sigmoid from -6 to 6 (GeoDiff, arXiv:2203.02923)."""
+    """Return betas along a sigmoid from -6 to 6 (GeoDiff, arXiv:2203.02923)."""
     ramp = torch.linspace(-6, 6, num_timesteps, dtype=torch.float64).sigmoid()
     return beta_start + (beta_end - beta_start) * ramp
 
 
 def cosine_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
-    """Betas for a squared-cosine product, none above 0.999 (arXiv:2102.09672, equation 17).
+    """Return betas of a squared-cosine ``alpha_bar``, at most 0.999 (arXiv:2102.09672, equation 17).
 
-    The curve is fixed: ``beta_start`` and ``beta_end`` have no part in it.
+    ``beta_start`` and ``beta_end`` are ignored.
     """
     steps = torch.arange(num_timesteps + 1, dtype=torch.float64) / num_timesteps
     product = torch.cos((steps + 0.008) / 1.008 * math.pi / 2) ** 2

@@ -1,7 +1,7 @@
-"""How often training visits each noise level: distributions of the time, each given by its quantiles.
+"""Distributions of training times, each given by its quantile function.
 
-The times come from numbers that are uniform in [0, 1], so how those are drawn (independently, or spread evenly over a
-batch) is a choice of its own. The arithmetic needs no tensor library to be imported.
+Times are computed from numbers uniform in [0, 1], so whether those are drawn independently or stratified over a batch
+is a separate choice. Importing this module needs no tensor library.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 DIFFERENCE = 1e-4
-"""Of the arguments in a difference quotient, as a share of their distance to the ends of [0, 1]."""
+"""Step of difference quotients, relative to the distance to the ends of [0, 1]."""
 
 
 class TimeDistribution(ABC):
-    """A distribution over the times of a noise process."""
+    """Distribution over the times of a noise process."""
 
     @abstractmethod
     def quantile(self, share: Tensor, schedule: Schedule) -> Times:
-        """The times ``(N,)`` in [0, 1] below which the ``share`` ``(N,)`` of all times lies."""
+        """Return the quantiles ``(N,)`` in [0, 1] at the probabilities ``share`` ``(N,)``."""
 
     def slope(self, share: Tensor, schedule: Schedule) -> Tensor:
-        """The derivative of ``quantile`` ``(N,)`` ≥ 0, one over the density of times, by central differences."""
+        """Return the derivative of ``quantile`` ``(N,)`` ≥ 0, the reciprocal of the density, by central differences."""
         stride = DIFFERENCE * (share * (1 - share)).clamp(min=DIFFERENCE**2)
         low, high = (share - stride).clamp(min=0), (share + stride).clamp(max=1)
         return (self.quantile(high, schedule) - self.quantile(low, schedule)) / (high - low)
@@ -40,7 +40,7 @@ class TimeDistribution(ABC):
 
 @dataclass(frozen=True)
 class ProcessTimes(TimeDistribution):
-    """The distribution that the noise process is usually trained with, ``Schedule.usual_times``."""
+    """Default distribution of the noise process, ``Schedule.usual_times``."""
 
     def quantile(self, share: Tensor, schedule: Schedule) -> Times:
         return schedule.usual_times.quantile(share, schedule)
@@ -48,7 +48,7 @@ class ProcessTimes(TimeDistribution):
 
 @dataclass(frozen=True)
 class UniformTimes(TimeDistribution):
-    """Every time alike (arXiv:2006.11239, algorithm 1)."""
+    """Uniform times (arXiv:2006.11239, algorithm 1)."""
 
     def quantile(self, share: Tensor, schedule: Schedule) -> Times:
         return share
@@ -56,7 +56,7 @@ class UniformTimes(TimeDistribution):
 
 @dataclass(frozen=True)
 class LogitNormalTimes(TimeDistribution):
-    """``log(t / (1 - t))`` is normal: the middle more often than both ends (arXiv:2403.03206, equation 19)."""
+    """Logit-normal times: ``log(t / (1 - t))`` is normal, favouring the middle (arXiv:2403.03206, equation 19)."""
 
     mean: float = 0.0
     """Of the normal distribution; below 0 there are more clean images, above more noisy ones."""
@@ -69,7 +69,7 @@ class LogitNormalTimes(TimeDistribution):
 
 @dataclass(frozen=True)
 class ModeTimes(TimeDistribution):
-    """The middle more often, the ends never left out (arXiv:2403.03206, equation 20)."""
+    """Mode-weighted times: favour the middle, with a positive density everywhere (arXiv:2403.03206, equation 20)."""
 
     scale: Annotated[float, Interval(ge=-1, le=2 / (math.pi - 2))] = 1.29
     """Above 0 the middle is favoured, at 0 every time is alike, below 0 both ends are favoured."""
@@ -82,7 +82,7 @@ class ModeTimes(TimeDistribution):
 
 @dataclass(frozen=True)
 class LogNormalNoise(TimeDistribution):
-    """``log(sigma / alpha)`` is normal (EDM, arXiv:2206.00364, table 1)."""
+    """Log-normal noise: ``log(sigma / alpha)`` is normal (EDM, arXiv:2206.00364, table 1)."""
 
     mean: float = -1.2
     """Of the normal distribution."""
@@ -105,4 +105,4 @@ TIME_DISTRIBUTIONS: dict[str, type[TimeDistribution]] = {
     "mode": ModeTimes,
     "log_normal": LogNormalNoise,
 }
-"""The names that ``training.loss.times.type`` takes."""
+"""Names that ``training.loss.times.type`` takes."""

@@ -1,8 +1,8 @@
-"""How much an error counts at each noise level.
+"""Loss weightings by noise level.
 
-Most weightings say what the error of the *clean image* is worth. What the error of the network's output is worth
-follows from the parameterization, since the two differ by the factor ``out``: so each weighting is right for all
-of them. The arithmetic needs no tensor library to be imported.
+Most weightings are defined for the error of the *clean image*. The weight of the error of the network output follows
+from the parameterization, since the two differ by the factor ``c_out``, so each weighting is right for all of them.
+Importing this module needs no tensor library.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 
 
 USUAL_SIGMA_DATA = 0.5
-"""Of images (arXiv:2206.00364, table 1)."""
+"""Standard deviation of image pixels (arXiv:2206.00364, table 1)."""
 
 
 class Weighting(ABC):
-    """The worth of an error at each noise level."""
+    """Loss weight as a function of the noise level."""
 
     per_log_snr: ClassVar[bool] = False
-    """Whether the weights are for equal strides of the log-SNR. The loss then divides them by how often training draws
-    each log-SNR, so that the objective is the same for every noise process and distribution of times."""
+    """Whether the weights are a density in log-SNR. The loss then divides them by the density of log-SNR in training,
+    so that the objective is the same for every noise process and distribution of times."""
 
     @abstractmethod
     def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
-        """Weights ``(N,)`` ≥ 0 of the squared error of the network's output, at levels with ``sigma > 0``."""
+        """Return weights ``(N,)`` ≥ 0 of the squared error of the network output, at levels with ``sigma > 0``."""
 
     def penalty_weight(self, level: Level[Tensor], parameterization: Parameterization, degree: int) -> Tensor:
-        """Weights ``(N,)`` ≥ 0 of a penalty that grows with that power of the error of the network's output."""
+        """Return weights ``(N,)`` ≥ 0 of a penalty of that degree of the error of the network output."""
         return self.output_weight(level, parameterization)
 
 
 class CleanWeighting(Weighting):
-    """A weighting that is given by the worth of the clean image's error."""
+    """Weighting defined for the error of the clean image."""
 
     @abstractmethod
     def clean_weight(self, level: Level[Tensor]) -> Tensor:
-        """Weights ``(N,)`` ≥ 0 of the error of the clean image."""
+        """Return weights ``(N,)`` ≥ 0 of the error of the clean image."""
 
     def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
         return self.penalty_weight(level, parameterization, degree=2)
@@ -57,7 +57,7 @@ class CleanWeighting(Weighting):
 
 @dataclass(frozen=True)
 class UniformWeighting(Weighting):
-    """Every error of the network's output counts alike (the simple loss of arXiv:2006.11239, equation 14)."""
+    """Uniform weight on the network output (the simple loss of arXiv:2006.11239, equation 14)."""
 
     def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
         return level.sigma**0
@@ -65,7 +65,7 @@ class UniformWeighting(Weighting):
 
 @dataclass(frozen=True)
 class MinSNRWeighting(CleanWeighting):
-    """The signal-to-noise ratio, but at most gamma (arXiv:2303.09556, section 3.4)."""
+    """Min-SNR: the signal-to-noise ratio, clipped at gamma (arXiv:2303.09556, section 3.4)."""
 
     gamma: Annotated[float, Gt(0)] = 5.0
     """Largest weight."""
@@ -76,7 +76,7 @@ class MinSNRWeighting(CleanWeighting):
 
 @dataclass(frozen=True)
 class P2Weighting(CleanWeighting):
-    """Less weight on what is nearly clean: ``1 / (k + SNR)^gamma`` of the noise's error (arXiv:2204.00227, eq. 8)."""
+    """P2: ``1 / (k + SNR)^gamma`` for the error of the noise, less weight on low noise (arXiv:2204.00227, eq. 8)."""
 
     gamma: Annotated[float, Ge(0)] = 1.0
     """How much less; 0 is the simple loss of the noise."""
@@ -90,7 +90,7 @@ class P2Weighting(CleanWeighting):
 
 @dataclass(frozen=True)
 class EDMWeighting(CleanWeighting):
-    """Squared errors of EDM's preconditioned output count alike, whatever the network predicts (arXiv:2206.00364)."""
+    """EDM: uniform weight on the preconditioned output of EDM, whatever the network predicts (arXiv:2206.00364)."""
 
     sigma_data: Annotated[float, Gt(0)] | Literal["auto"] = "auto"
     """Standard deviation of the pixels; ``auto`` is that of ``model.diffusion``, or measured by a run. (From Python
@@ -104,7 +104,7 @@ class EDMWeighting(CleanWeighting):
 
 @dataclass(frozen=True)
 class SigmoidWeighting(CleanWeighting):
-    """A sigmoid of the log-SNR weighs the noise's error, in equal strides of the log-SNR (arXiv:2303.00848, equation 8;
+    """Sigmoid of the log-SNR for the error of the noise, as a density in log-SNR (arXiv:2303.00848, equation 8;
     arXiv:2410.19324, section 3): the objective is the same in every noise process."""
 
     per_log_snr = True
@@ -128,4 +128,4 @@ WEIGHTINGS: dict[str, type[Weighting]] = {
     "edm": EDMWeighting,
     "sigmoid": SigmoidWeighting,
 }
-"""The names that ``training.loss.weighting.type`` takes."""
+"""Names that ``training.loss.weighting.type`` takes."""

@@ -62,7 +62,7 @@ class GaussianData:
         """
         return self._stretched(noisy, here, there.alpha, (self._variances(there) / self._variances(here)).sqrt())
 
-    def walk(self, sampler: Sampler, levels: Sequence[Level[float]]) -> list[Tensor]:
+    def trajectory(self, sampler: Sampler, levels: Sequence[Level[float]]) -> list[Tensor]:
         """The points at every level after the first. What is clipped is no longer affine, so nothing is."""
         size = len(self.mean)
         noises = iter(torch.eye(size * len(levels), dtype=torch.float64).split(size))
@@ -71,11 +71,11 @@ class GaussianData:
             return torch.nn.functional.pad(next(noises), (1, 0))
 
         unclipped = replace(sampler, clip=False, dynamic_threshold=None)
-        return list(unclipped.walk(self.denoise, draw(), levels, draw))
+        return list(unclipped.trajectory(self.denoise, draw(), levels, draw))
 
     def end(self, sampler: Sampler) -> Tensor:
         """The points that a sampler ends with."""
-        return self.walk(sampler, sampler.levels(self.schedule))[-1]
+        return self.trajectory(sampler, sampler.levels(self.schedule))[-1]
 
     def ode_error(self, sampler: Sampler) -> float:
         """Root mean square of what a sampler's ends lack to those of the ODE, from the same noise.
@@ -89,7 +89,7 @@ class GaussianData:
         noise = torch.nn.functional.pad(torch.eye(size, size * len(levels), dtype=torch.float64), (1, 0))
         noise = (start.alpha**2 + start.sigma**2) ** 0.5 * noise
         exact = self.denoise(self.follow(noise, start, last), last)
-        error: float = (self.walk(sampler, levels)[-1] - exact).norm().item()
+        error: float = (self.trajectory(sampler, levels)[-1] - exact).norm().item()
         return error
 
     def _variances(self, level: Level[float]) -> Tensor:

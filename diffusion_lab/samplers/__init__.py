@@ -1,4 +1,4 @@
-"""Samplers: ways from noise to images. One file a method; ``base`` owns the only loop."""
+"""Sampling methods, one file each; the sampling loop is in ``base``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "dpm_solver_pp_2m_sde": DPMSolverPP2MSDESampler,
     "unipc": UniPCSampler,
 }
-"""The names that ``sampler.type`` takes, beside dotted paths of one's own classes."""
+"""Names that ``sampler.type`` takes, besides dotted paths of custom classes."""
 
 __all__ = [
     "SAMPLERS",

@@ -1,7 +1,7 @@
-"""The one loop of all samplers, and the one move that they share.
+"""Base class of all samplers: the sampling loop, and the update that the methods share.
 
-A sampler is arithmetic on images and plain numbers: this package needs no tensor library to be imported, so the
-settings of a sampler are checked long before one is loaded.
+A sampler is arithmetic on images and plain numbers: this package imports no tensor library, so the settings of a
+sampler are checked long before one is loaded.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from diffusion_lab.shapes import Images
 
 Denoise = Callable[["Images", Level[float]], "Images"]
-"""The estimated clean images, given noisy ones and their level."""
+"""Estimates the clean images, given noisy ones and their level."""
 
 Draw = Callable[[], "Images"]
-"""Fresh standard normal noise of the images' shape."""
+"""Draws standard normal noise of the images' shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a denoiser believed at a level, and the images that the walk went on from there."""
+    """Clean images as estimated at a level, and the noisy images they were estimated from."""
 
     level: Level[float]
     clean: Images
@@ -39,7 +39,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Sampler(ABC):
-    """A way from noise to images. Its fields are its settings; a subclass writes one ``step``."""
+    """Base class of sampling methods: fields are its settings, and a subclass implements ``step``."""
 
     steps: Annotated[int, Ge(1)] | None = 50
     """Denoising steps; ``null`` takes every step of the training process, or every time that ``spacing`` lists."""
@@ -55,7 +55,7 @@ class Sampler(ABC):
     ``clip: false`` as well."""
 
     history_size: ClassVar[int] = 1
-    """How many estimates, the newest included, ``step`` is handed."""
+    """Number of estimates passed to ``step``, the newest included."""
 
     def __post_init__(self) -> None:
         if isinstance(self.spacing, str):
@@ -70,28 +70,39 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(
-        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
+        self, x: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
-        """Move images from the level of ``past[-1]`` to ``next_level``.
+        """Move images from the level of ``history[-1]`` to ``next_level``.
 
         Args:
-            noisy: Images ``(N, C, H, W)`` at the level of ``past[-1]``.
-            past: The clean estimates so far, oldest first, at most ``history_size`` of them; the last is of ``noisy``.
-            there: The next, cleaner level. The last of a walk is clean: ``alpha`` 1 and ``sigma`` 0.
+            x: Noisy images ``(N, C, H, W)`` at the level of ``history[-1]``.
+            history: Clean estimates so far, oldest first, at most ``history_size`` of them; the last is that of ``x``.
+            next_level: The next, cleaner level. The last one is clean: ``alpha`` 1 and ``sigma`` 0.
             denoise: For methods that need a further estimate within the step.
-            draw: For methods that add noise.
+            draw_noise: For methods that add noise.
+
+        Returns:
+            Images ``(N, C, H, W)`` at ``next_level``.
         """
 
-    def correct(self, noisy: Images, clean: Images, level: Level[float], history: Sequence[Estimate]) -> Images:
-        """Better images at ``level``, now that the estimate of those the last step gave is known; ``history`` precedes it.
+    def correct(self, x: Images, clean: Images, level: Level[float], history: Sequence[Estimate]) -> Images:
+        """Correct the images that the last step gave, now that the clean estimate at ``level`` is known.
 
-        Methods without a corrector leave them as they are.
+        Args:
+            x: Noisy images ``(N, C, H, W)`` at ``level``.
+            clean: Their clean estimate.
+            level: The level that the last step led to.
+            history: The estimates before this one.
+
+        Returns:
+            Images at the same level; ``x`` itself for methods without a corrector.
         """
-        return noisy
+        return x
 
     def levels(self, schedule: Schedule) -> list[Level[float]]:
-        """The levels of a walk, noisiest first, ending with the clean one. Where one is noisier than the one before
-        it, noise is added.
+        """Return the levels to visit, noisiest first, ending with the clean one.
+
+        Where a level is noisier than the one before it, noise is added.
 
         Raises:
             ValueError: More steps than the process has, or null steps for a process without steps of its own.
@@ -102,68 +113,72 @@ class Sampler(ABC):
             times = list(self.spacing)
         return [*map(schedule.level, times), Level(1.0, 0.0, 0.0)]
 
-    def walk(
+    def trajectory(
         self, denoise: Denoise, noise: Images, levels: Sequence[Level[float]], draw_noise: Draw
     ) -> Iterator[Images]:
-        """Turn standard normal noise ``(N, C, H, W)`` into images; yields them at every level after the first.
+        """Turn standard normal noise into images, yielding them at every level after the first.
 
-        The walk starts from noise of the variance that images of unit variance have at the first level.
+        Args:
+            denoise: The denoiser.
+            noise: Standard normal noise ``(N, C, H, W)``; it is scaled to the variance that images of unit variance
+                have at the first level.
+            levels: Levels to visit, as ``levels()`` returns them.
+            draw_noise: Source of further noise.
         """
         start = levels[0]
-        noisy = (start.alpha**2 + start.sigma**2) ** 0.5 * noise
+        x = (start.alpha**2 + start.sigma**2) ** 0.5 * noise
         history: list[Estimate] = []
         for level, next_level in pairwise(levels):
             if log_snr(next_level) < log_snr(level):
-                noisy = self.add_noise(noisy, level, next_level, draw_noise)
+                x = self.add_noise(x, level, next_level, draw_noise)
             else:
-                clean = self._estimate(denoise, noisy, level)
-                noisy = self.correct(noisy, clean, level, history)
-                history = [*history, Estimate(level, clean, noisy)][-self.history_size :]
-                noisy = self.step(noisy, history, next_level, lambda x, at: self._estimate(denoise, x, at), draw_noise)
-            yield noisy
+                clean = self._estimate(denoise, x, level)
+                x = self.correct(x, clean, level, history)
+                history = [*history, Estimate(level, clean, x)][-self.history_size :]
+                x = self.step(x, history, next_level, lambda x, at: self._estimate(denoise, x, at), draw_noise)
+            yield x
 
-    def add_noise(self, noisy: Images, level: Level[float], next_level: Level[float], draw_noise: Draw) -> Images:
-        """Add the noise that leads up to a noisier level."""
-        stirred: Images = (
-            signal_ratio(next_level, level) * noisy + added_variance(next_level, level) ** 0.5 * draw_noise()
-        )
-        return stirred
+    def add_noise(self, x: Images, level: Level[float], next_level: Level[float], draw_noise: Draw) -> Images:
+        """Add the noise that takes images from ``level`` up to a noisier ``next_level``."""
+        noisier: Images = signal_ratio(next_level, level) * x + added_variance(next_level, level) ** 0.5 * draw_noise()
+        return noisier
 
-    def _estimate(self, denoise: Denoise, noisy: Images, level: Level[float]) -> Images:
-        clean = denoise(noisy, level)
+    def _estimate(self, denoise: Denoise, x: Images, level: Level[float]) -> Images:
+        clean = denoise(x, level)
         if self.dynamic_threshold is not None:
             largest = clean.abs().flatten(1).quantile(self.dynamic_threshold, dim=1).clamp(min=1)
             clean = clean / largest.view(-1, *[1] * (clean.ndim - 1))
         return clean.clamp(-1, 1) if self.clip or self.dynamic_threshold is not None else clean
 
 
-def ddim_update(noisy: Images, clean: Images, level: Level[float], next_level: Level[float]) -> Images:
-    """Follow the ODE from one level to the next, the clean estimate held fixed (DDIM, arXiv:2010.02502).
+def ddim_update(x: Images, clean: Images, level: Level[float], next_level: Level[float]) -> Images:
+    """Follow the ODE from one level to the next with the clean estimate held fixed (DDIM, arXiv:2010.02502).
 
-    The noise that ``noisy`` holds beside ``clean`` is kept and scaled; at a clean ``next_level`` only ``clean`` is left.
+    The noise in ``x`` is kept and rescaled; at a clean ``next_level`` only ``clean`` remains.
     """
     kept = next_level.sigma / level.sigma
-    return kept * noisy + (next_level.alpha - kept * level.alpha) * clean
+    return kept * x + (next_level.alpha - kept * level.alpha) * clean
 
 
 def posterior_variance(level: Level[float], next_level: Level[float]) -> float:
-    """Variance of the images at ``next_level``, those at ``level`` and the clean ones known (arXiv:2006.11239, eq. 7)."""
+    """Return the variance of the posterior at ``next_level``, given ``level`` and the clean images
+    (arXiv:2006.11239, equation 7).
+    """
     return added_variance(level, next_level) * next_level.sigma**2 / level.sigma**2
 
 
 def added_variance(level: Level[float], next_level: Level[float]) -> float:
-    """Variance of the noise that the process adds between ``next_level`` and the noisier ``level``.
+    """Return the variance of the noise that the forward process adds between ``next_level`` and the noisier ``level``.
 
     For neighbouring levels of a discrete process this is its beta; arXiv:2102.09672, section 3.1, for others.
     """
-    return max(
-        level.sigma**2 - signal_ratio(level, next_level) ** 2 * next_level.sigma**2, 0.0
-    )  # rounding may push it below zero
+    variance = level.sigma**2 - signal_ratio(level, next_level) ** 2 * next_level.sigma**2
+    return max(variance, 0.0)  # rounding may push it below zero
 
 
 def signal_ratio(level: Level[float], next_level: Level[float]) -> float:
-    """The share of the image at ``next_level`` that the process keeps up to the noisier ``level``.
+    """Return the factor by which the forward process scales images from ``next_level`` to the noisier ``level``.
 
-    Where nothing of the image is left, none of it: also between two such levels, which are the same noise anew.
+    It is 0 where no signal is left, also between two such levels.
     """
     return level.alpha / next_level.alpha if level.alpha > 0 else 0.0

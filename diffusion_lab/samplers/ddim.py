@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DDIMSampler(Sampler):
-    """Steps along the ODE, with a share of fresh noise (arXiv:2010.02502, equation 12)."""
+    """DDIM: the ODE, or a mixture of it with fresh noise (arXiv:2010.02502, equation 12)."""
 
     eta: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """0 follows the ODE without noise; 1 adds the noise of DDPM with small variance."""
 
     def step(
-        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
+        self, x: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
         level, clean = history[-1].level, history[-1].clean
-        fresh_variance = self.eta**2 * posterior_variance(level, next_level)
-        if fresh_variance == 0:
-            return ddim_update(noisy, clean, level, next_level)
-        kept_sigma = max(next_level.sigma**2 - fresh_variance, 0.0) ** 0.5  # rounding may push it below zero
-        kept = ddim_update(noisy, clean, level, Level(next_level.alpha, kept_sigma, next_level.time))
-        moved: Images = kept + fresh_variance**0.5 * draw_noise()
-        return moved
+        noise_variance = self.eta**2 * posterior_variance(level, next_level)
+        if noise_variance == 0:
+            return ddim_update(x, clean, level, next_level)
+        ode_sigma = max(next_level.sigma**2 - noise_variance, 0.0) ** 0.5  # rounding may push it below zero
+        ode_x = ddim_update(x, clean, level, Level(next_level.alpha, ode_sigma, next_level.time))
+        next_x: Images = ode_x + noise_variance**0.5 * draw_noise()
+        return next_x

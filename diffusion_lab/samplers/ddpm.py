@@ -1,4 +1,4 @@
-"""DDPM's ancestral sampling (arXiv:2006.11239, algorithm 2), over all steps or a part of them (arXiv:2102.09672)."""
+"""Ancestral sampling of DDPM (arXiv:2006.11239, algorithm 2), over all steps or a subset (arXiv:2102.09672)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DDPMSampler(Sampler):
-    """Draws each next image from the posterior given the clean estimate (arXiv:2006.11239, equations 6 and 7)."""
+    """DDPM: each step draws from the posterior given the clean estimate (arXiv:2006.11239, equations 6 and 7)."""
 
     steps: Annotated[int, Ge(1)] | None = None
     variance: Literal["small", "large"] = "small"
@@ -33,15 +33,15 @@ class DDPMSampler(Sampler):
     forward step's beta (arXiv:2006.11239, section 3.2)."""
 
     def step(
-        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
+        self, x: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
         level, clean = history[-1].level, history[-1].clean
         beta = added_variance(level, next_level)
         noisy_share = signal_ratio(level, next_level) * next_level.sigma**2 / level.sigma**2
         clean_share = next_level.alpha * beta / level.sigma**2
-        mean = noisy_share * noisy + clean_share * clean
+        mean = noisy_share * x + clean_share * clean
         if next_level.sigma == 0:
             return mean  # algorithm 2, line 3: no noise in the last step
         variance = beta if self.variance == "large" else posterior_variance(level, next_level)
-        moved: Images = mean + variance**0.5 * draw_noise()
-        return moved
+        next_x: Images = mean + variance**0.5 * draw_noise()
+        return next_x

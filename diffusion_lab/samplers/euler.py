@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from diffusion_lab.diffusion.schedules import Schedule
     from diffusion_lab.shapes import Images
 
-MOST_CHURN = math.sqrt(2) - 1
+MAX_CHURN = math.sqrt(2) - 1
 
 
 @dataclass(frozen=True)
 class ChurningSampler(Sampler):
-    """Before each step it may go back to a noisier level, with fresh noise (arXiv:2206.00364, algorithm 2)."""
+    """Base class of methods that may return to a noisier level before each step (arXiv:2206.00364, algorithm 2)."""
 
     churn: Annotated[float, Ge(0)] = 0.0
-    """Noise added over the whole walk (S_churn); 0 follows the ODE."""
+    """Noise added over the whole trajectory (S_churn); 0 follows the ODE."""
     churn_from: Annotated[float, Ge(0)] = 0.0
     """Least ``sigma / alpha`` at which noise is added (S_tmin)."""
     churn_to: Annotated[float, Gt(0)] | None = None
@@ -36,34 +36,34 @@ class ChurningSampler(Sampler):
 
     def levels(self, schedule: Schedule) -> list[Level[float]]:
         levels = super().levels(schedule)
-        growth = 1 + min(self.churn / (len(levels) - 1), MOST_CHURN)
+        growth = 1 + min(self.churn / (len(levels) - 1), MAX_CHURN)
         if growth == 1:
             return levels
-        stirred: list[Level[float]] = []
+        levels_with_churn: list[Level[float]] = []
         for level in levels:
-            stirred.append(level)
+            levels_with_churn.append(level)
             if level.sigma > 0 and self.churn_from <= _ratio(level) <= (self.churn_to or math.inf):
                 noisier = schedule.level(schedule.time(log_snr(level) - 2 * math.log(growth)))
-                stirred += [noisier] if log_snr(noisier) < log_snr(level) else []
-        return stirred
+                levels_with_churn += [noisier] if log_snr(noisier) < log_snr(level) else []
+        return levels_with_churn
 
-    def add_noise(self, noisy: Images, level: Level[float], next_level: Level[float], draw_noise: Draw) -> Images:
-        return super().add_noise(noisy, level, next_level, lambda: self.churn_noise * draw_noise())
+    def add_noise(self, x: Images, level: Level[float], next_level: Level[float], draw_noise: Draw) -> Images:
+        return super().add_noise(x, level, next_level, lambda: self.churn_noise * draw_noise())
 
 
 @dataclass(frozen=True)
 class EulerSampler(ChurningSampler):
-    """Steps along the tangent of the ODE in ``sigma / alpha``; without churn that is DDIM, without noise."""
+    """Euler's method for the ODE in ``sigma / alpha``; without churn it is deterministic DDIM."""
 
     def step(
-        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
+        self, x: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
-        return ddim_update(noisy, history[-1].clean, history[-1].level, next_level)
+        return ddim_update(x, history[-1].clean, history[-1].level, next_level)
 
 
 @dataclass(frozen=True)
 class EulerAncestralSampler(DDIMSampler):
-    """Euler's step to less noise than asked for, then fresh noise up to it: DDIM with all the noise of DDPM."""
+    """Euler steps to less noise than the next level has, then fresh noise up to it: DDIM with the noise of DDPM."""
 
     eta: Annotated[float, Interval(ge=0, le=1)] = 1.0
     """Share of the fresh noise: 0 is Euler's method."""

@@ -1,14 +1,14 @@
-"""Heun's method: the trapezoidal rule on the ODE, that of EDM (arXiv:2206.00364, algorithms 1 and 2) made stable.
+"""Heun's method: the trapezoidal rule for the ODE, as in EDM (arXiv:2206.00364, algorithms 1 and 2) but stable.
 
-Both ways take one more estimate at the end of a step and weigh it against the one at the beginning. With
-``r = (sigma' / alpha') / (sigma / alpha)``, the part of the noise-to-signal ratio that is left after the step:
+Both variants take a second estimate at the end of a step and weight it against the one at its start. With
+``r = (sigma' / alpha') / (sigma / alpha)``, the factor by which a step reduces the noise-to-signal ratio:
 
 - EDM averages the slopes of ``noisy / alpha`` in ``sigma / alpha``; solved for the estimates, the later one has the
-  weight ``1 / (2 r)``. Where a step takes away most of the noise this is large, and multiplies what is wrong with it.
+  weight ``1 / (2 r)``. Where a step removes most of the noise this is large and amplifies the error of the estimate.
 - The same rule in ``alpha / sigma``, in which the slope of ``noisy / sigma`` is the clean estimate, gives both 1/2.
 
-Both are of second order. The choice is made by the variable that changes less: ``alpha / sigma`` above the level where
-image and noise are alike, ``sigma / alpha`` below.
+Both are second order. The variable that changes less is used: ``alpha / sigma`` where ``sigma > alpha``, and
+``sigma / alpha`` elsewhere.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from diffusion_lab.shapes import Images
 
 
-LEAST_RATIO = 2.0**-23
-"""Of ``r``: below it the weight of EDM's rule multiplies rounding errors of float32 beyond the pixel range."""
+MIN_RATIO = 2.0**-23
+"""Smallest ``r``: below it the weight of EDM's rule amplifies float32 rounding errors beyond the pixel range."""
 
 
 @dataclass(frozen=True)
 class HeunSampler(ChurningSampler):
-    """The trapezoidal rule: second order, two passes through the network a step (arXiv:2206.00364, algorithm 1)."""
+    """Heun's method: second order, two network evaluations per step (arXiv:2206.00364, algorithm 1)."""
 
     average: Literal["auto", "slopes"] = "auto"
     """What is averaged over a step: ``slopes`` is EDM's algorithm, which needs the short steps of ``karras`` or
     ``log_snr``; ``auto`` averages the clean estimates where ``sigma > alpha``, which is stable in every spacing."""
 
     def step(
-        self, noisy: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
+        self, x: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
         level, clean = history[-1].level, history[-1].clean
-        reached = ddim_update(noisy, clean, level, next_level)
+        next_x = ddim_update(x, clean, level, next_level)
         if next_level.sigma == 0:
-            return reached
-        averaged = clean + self._weight(level, next_level) * (denoise(reached, next_level) - clean)
-        return ddim_update(noisy, averaged, level, next_level)
+            return next_x
+        averaged = clean + self._weight(level, next_level) * (denoise(next_x, next_level) - clean)
+        return ddim_update(x, averaged, level, next_level)
 
     def _weight(self, level: Level[float], next_level: Level[float]) -> float:
-        """The weight of the estimate at the end of a step; the one at its beginning has the rest."""
+        """Return the weight of the estimate at the end of a step; the one at its start has the rest."""
         if level.alpha == 0 or (self.average == "auto" and level.sigma > level.alpha):
             return 0.5
         ratio = next_level.sigma * level.alpha / (next_level.alpha * level.sigma)
-        return 0.5 / ratio if ratio > LEAST_RATIO else 0.5
+        return 0.5 / ratio if ratio > MIN_RATIO else 0.5

@@ -1,4 +1,4 @@
-"""UniPC (arXiv:2302.04867): a predictor, and a corrector that costs no further pass through the network."""
+"""UniPC (arXiv:2302.04867): a predictor, and a corrector that needs no further network evaluation."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 class UniPCSampler(DPMSolverPP2MSampler):
     """UniPC-2 with B(h) = exp(h) - 1: its predictor is DPM-Solver++ (2M).
 
-    The corrector takes the last step again, with the estimate at its end (arXiv:2302.04867, algorithm 1).
+    The corrector repeats the last step with the estimate at its end (arXiv:2302.04867, algorithm 1).
     """
 
-    def correct(self, noisy: Images, clean: Images, level: Level[float], history: Sequence[Estimate]) -> Images:
+    def correct(self, x: Images, clean: Images, level: Level[float], history: Sequence[Estimate]) -> Images:
         if not history or history[-1].level.alpha == 0:
-            return noisy
+            return x
         begin = history[-1]
         h = half_log_snr_difference(begin.level, level)
         rise = clean - begin.clean
@@ -33,7 +33,7 @@ class UniPCSampler(DPMSolverPP2MSampler):
         else:
             before = half_log_snr_difference(history[-2].level, begin.level) / h
             slope = (begin.clean - history[-2].clean) / before  # of the estimate, a whole step long
-            # Order conditions (equation 13): the mean of u and of u² over the step, its length one, is met exactly.
+            # Order conditions (equation 13): exact for u and u² over a step of length one.
             grown = 1 - math.exp(-h)
             first = 1 / grown - 1 / h
             second = 1 / grown - 2 * first / h

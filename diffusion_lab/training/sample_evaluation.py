@@ -53,8 +53,8 @@ class StoppableSampler(UniPCSampler):
 
     stopped: Callable[[], bool] = field(default=lambda: False, repr=False, compare=False)
 
-    def walk(self, *args: Any, **kwargs: Any) -> Iterator[Images]:
-        for images in super().walk(*args, **kwargs):
+    def trajectory(self, *args: Any, **kwargs: Any) -> Iterator[Images]:
+        for images in super().trajectory(*args, **kwargs):
             if self.stopped():
                 raise EvaluationStopped
             yield images

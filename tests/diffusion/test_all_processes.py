@@ -166,6 +166,6 @@ def test_walks_are_finite_though_the_network_is_in_half_precision(process, name)
         return torch.randn(2, 1, 2, 2, generator=generator)
 
     with torch.no_grad():
-        for images in sampler.walk(denoiser, draw(), levels, draw):
+        for images in sampler.trajectory(denoiser, draw(), levels, draw):
             assert images.dtype == torch.float32
             assert images.isfinite().all()

@@ -97,7 +97,7 @@ def test_fresh_noise_keeps_the_marginal_moments_at_every_level(data, name):
     sampler_class, settings, order = NOISY_SAMPLERS[name]
     sampler = sampler_class(steps=100, spacing="log_snr", **settings)
     levels = sampler.levels(data.schedule)
-    for level, points in zip(levels[1:], data.walk(sampler, levels), strict=True):
+    for level, points in zip(levels[1:], data.trajectory(sampler, levels), strict=True):
         (mean, variance), (true_mean, true_variance) = moments_of(points), data.moments(level)
         # A walk begins without the little that the noisiest level still has of the mean.
         assert (mean - true_mean).abs() < 0.03 * true_variance.sqrt()

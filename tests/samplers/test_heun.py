@@ -48,7 +48,7 @@ def test_a_walk_is_algorithm_2(sampler_class, settings):
     fresh = iter(draws)
     sampler = sampler_class(steps=steps, spacing="karras", clip=False, **settings, **as_in_edm(sampler_class))
     levels = sampler.levels(SCHEDULE)
-    *_, image = sampler.walk(lambda x, level: denoise(x, level.sigma), noise, levels, lambda: next(fresh))
+    *_, image = sampler.trajectory(lambda x, level: denoise(x, level.sigma), noise, levels, lambda: next(fresh))
     sigmas = [level.sigma for level in sampler_class(steps=steps, spacing="karras").levels(SCHEDULE)]
     # The noisiest level cannot be stirred: no process goes beyond its end.
     most = min(settings.get("churn_to", 39.0), 39.0)
@@ -101,5 +101,5 @@ def test_where_the_image_underflows_images_stay_finite(alpha, average):
     """By slopes they were multiplied by 1 / alpha."""
     levels = [Level(alpha, 1.0, 1.0), Level(0.6, 0.8, 0.5), Level(1.0, 0.0, 0.0)]
     sampler = HeunSampler(average=average, clip=False)
-    for images in sampler.walk(lambda x, level: 0.5 * torch.sin(x), torch.ones(1, 1, 2, 2), levels, lambda: None):
+    for images in sampler.trajectory(lambda x, level: 0.5 * torch.sin(x), torch.ones(1, 1, 2, 2), levels, lambda: None):
         assert images.abs().max() < 2

@@ -40,7 +40,7 @@ def sampled(name: str, process: str, steps: int) -> Tensor:
         return torch.randn(COUNT, 2, generator=generator, dtype=torch.float64)
 
     sampler = SAMPLERS[name](steps=steps, spacing="log_snr", clip=False)
-    *_, points = sampler.walk(denoise, draw(), sampler.levels(PROCESSES[process]), draw)
+    *_, points = sampler.trajectory(denoise, draw(), sampler.levels(PROCESSES[process]), draw)
     return points
 
 

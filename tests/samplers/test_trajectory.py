@@ -76,7 +76,7 @@ def test_the_move_keeps_the_noise_and_is_exact_between_any_levels():
 def test_the_walk_ends_with_what_the_denoiser_believes(sampler):
     answer = torch.full((2, 1, 2, 2), 0.5)
     images = list(
-        sampler.walk(lambda x, level: answer, torch.randn(2, 1, 2, 2), LEVELS, lambda: torch.randn(2, 1, 2, 2))
+        sampler.trajectory(lambda x, level: answer, torch.randn(2, 1, 2, 2), LEVELS, lambda: torch.randn(2, 1, 2, 2))
     )
     assert len(images) == len(LEVELS) - 1
     torch.testing.assert_close(images[-1], answer)
@@ -85,7 +85,7 @@ def test_the_walk_ends_with_what_the_denoiser_believes(sampler):
 @pytest.mark.parametrize(("clip", "expected"), [(True, 1.0), (False, 3.0)])
 def test_clipping_keeps_the_estimate_in_the_pixel_range(clip, expected):
     three = torch.full((1, 1, 2, 2), 3.0)
-    *_, image = DDIMSampler(clip=clip).walk(lambda x, level: three, torch.zeros(1, 1, 2, 2), LEVELS, lambda: three)
+    *_, image = DDIMSampler(clip=clip).trajectory(lambda x, level: three, torch.zeros(1, 1, 2, 2), LEVELS, lambda: three)
     torch.testing.assert_close(image, torch.full((1, 1, 2, 2), expected))
 
 
@@ -93,11 +93,11 @@ def test_dynamic_threshold_divides_each_image_by_its_own_quantile_where_that_is_
     """arXiv:2205.11487, section 2.3: the bright image is drawn in, what is beyond clipped; the dim one stays."""
     clean = torch.linspace(-1, 1, 101).view(1, 1, 1, 101) * torch.tensor([4.0, 0.5]).view(2, 1, 1, 1)
     sampler = DDIMSampler(dynamic_threshold=0.9)
-    *_, images = sampler.walk(lambda x, level: clean, torch.zeros_like(clean), LEVELS, lambda: clean)
+    *_, images = sampler.trajectory(lambda x, level: clean, torch.zeros_like(clean), LEVELS, lambda: clean)
     torch.testing.assert_close(images[0], (clean[0] / (0.9 * 4)).clamp(-1, 1))
     torch.testing.assert_close(images[1], clean[1])
     bare = DDIMSampler(dynamic_threshold=0.9, clip=False)
-    *_, unclipped = bare.walk(lambda x, level: clean, torch.zeros_like(clean), LEVELS, lambda: clean)
+    *_, unclipped = bare.trajectory(lambda x, level: clean, torch.zeros_like(clean), LEVELS, lambda: clean)
     assert torch.equal(unclipped, images)  # the section clips to the quantile before it divides
 
 
@@ -124,7 +124,7 @@ def test_several_levels_of_pure_noise_are_walked(name, options, spacing):
     def draw():
         return torch.randn(1000, 1, 1, 1, generator=generator)
 
-    walk = sampler.walk(lambda x, level: 0.3 * torch.tanh(x), draw(), levels, draw)
+    walk = sampler.trajectory(lambda x, level: 0.3 * torch.tanh(x), draw(), levels, draw)
     for (here, there), images in zip(pairwise(levels), walk, strict=True):
         assert images.isfinite().all()
         if there.alpha == here.alpha == 0:  # noise stays noise: four standard errors of a deviation
@@ -138,7 +138,7 @@ def test_the_denoiser_is_asked_once_a_step_at_the_levels_of_the_walk():
         asked.append(level)
         return noisy
 
-    list(DDIMSampler().walk(denoise, torch.zeros(1, 1, 2, 2), LEVELS, lambda: torch.zeros(1)))
+    list(DDIMSampler().trajectory(denoise, torch.zeros(1, 1, 2, 2), LEVELS, lambda: torch.zeros(1)))
     assert asked == LEVELS[:-1]
 
 
@@ -151,7 +151,7 @@ def test_the_walk_starts_from_noise_of_the_variance_of_its_first_level():
         return noisy * 0
 
     list(
-        DDIMSampler().walk(denoise, torch.ones(1, 1, 1, 1), [Level(1.0, 80.0, 1.0), LEVELS[-1]], lambda: torch.zeros(1))
+        DDIMSampler().trajectory(denoise, torch.ones(1, 1, 1, 1), [Level(1.0, 80.0, 1.0), LEVELS[-1]], lambda: torch.zeros(1))
     )
     assert seen[0].item() == pytest.approx((1 + 80.0**2) ** 0.5)
 
@@ -171,7 +171,7 @@ class TwoStepSampler(Sampler):
 
 def test_a_multistep_method_is_handed_its_history_oldest_first():
     levels = [Level(0.1, 0.99, 1.0), Level(0.6, 0.8, 0.7), Level(0.8, 0.6, 0.4), Level(1.0, 0.0, 0.0)]
-    list(TwoStepSampler().walk(lambda x, level: x, torch.zeros(1, 1, 2, 2), levels, lambda: torch.zeros(1)))
+    list(TwoStepSampler().trajectory(lambda x, level: x, torch.zeros(1, 1, 2, 2), levels, lambda: torch.zeros(1)))
     assert TwoStepSampler.handed == [[1.0], [1.0, 0.7], [0.7, 0.4]]
 
 
