@@ -1,4 +1,4 @@
-"""What goes wrong in training: numbers that are none, and a loss that jumps."""
+"""Anomalies in training: values that are NaN or infinite, and loss spikes."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from torch.optim import Optimizer
 from diffusion_lab.checkpoint import find_checkpoint
 
 MEMORY = 50
-"""Losses that the running mean is of, in effect."""
+"""Effective number of losses in the running mean."""
 
 WARM_UP = 20
-"""Losses seen before one is called a spike."""
+"""Number of losses before the first one that can be a spike."""
 
 QUIET_STEPS = 100
-"""From one spike that is told to the next."""
+"""Steps after a reported spike in which no other is reported."""
 
 
 class NonFiniteError(ValueError):
-    """A loss, gradient or weight is NaN or infinite: going on would make nothing but more of it."""
+    """A loss, gradient or weight is NaN or infinite, so that training cannot continue."""
 
 
 @contextlib.contextmanager
-def naming_last_good(run_folder: Path) -> Iterator[None]:
-    """Have a NonFiniteError tell where to go back to, and what may help."""
+def naming_last_good_checkpoint(run_folder: Path) -> Iterator[None]:
+    """Add to the message of a NonFiniteError the last good checkpoint and what may help."""
     try:
         yield
     except NonFiniteError as error:
@@ -40,18 +40,18 @@ def naming_last_good(run_folder: Path) -> Iterator[None]:
             good = "no checkpoint was saved before it"
         raise NonFiniteError(
             f"{error}; {good}. Try a lower training.optimizer.learning_rate, training.optimizer.gradient_clip_norm, or "
-            "training.watch.skip_non_finite=N to leave out up to N such steps in a row"
+            "training.watch.skip_non_finite=N to skip up to N consecutive such steps"
         ) from error
 
 
 def gradient_norm(optimizer: Optimizer) -> Tensor:
-    """The total norm of what the optimizer is given, NaN or infinite where a part is."""
+    """Return the total norm of the gradients of an optimizer; NaN or infinite if one of them is."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     return torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
 
 
 def check_finite(weights: Mapping[str, Tensor], step: int) -> None:
-    """Raise NonFiniteError where a weight is NaN or infinite: such weights are no checkpoint."""
+    """Raise NonFiniteError if a weight is NaN or infinite, so that it is never saved."""
     for name, weight in weights.items():
         if weight.is_floating_point() and not bool(weight.isfinite().all()):
             raise NonFiniteError(f"{name} is NaN or infinite after step {step}: these weights are not saved")
@@ -66,7 +66,7 @@ class Spike(NamedTuple):
 
 
 class SpikeDetector:
-    """Looks for losses that are ``factor`` times their running mean."""
+    """Detects losses of at least ``factor`` times their running mean."""
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
@@ -74,13 +74,13 @@ class SpikeDetector:
         self._quiet_until = 0
         self._mean: float | None = None
 
-    def see(self, loss: float, step: int) -> Spike | None:
-        """Take in the loss of a step; gives it back if it is a spike, unless one was told a moment ago."""
-        if not math.isfinite(loss):  # what is no number is for others to judge
+    def update(self, loss: float, step: int) -> Spike | None:
+        """Add the loss of a step; return it if it is a spike, unless one was returned a short time ago."""
+        if not math.isfinite(loss):  # handled by TrainingMonitor
             return None
         self._seen += 1
         mean = loss if self._mean is None else self._mean
-        # a spike must not become the measure of the next one
+        # clipped, so that a spike does not raise the threshold for the next one
         self._mean = mean + (min(loss, self.factor * mean) - mean) / min(self._seen, MEMORY)
         if self._seen <= WARM_UP or loss < self.factor * mean or step < self._quiet_until:
             return None

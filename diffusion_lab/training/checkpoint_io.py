@@ -1,4 +1,4 @@
-"""Through here goes every checkpoint that the trainer saves: whole, verified, with its manifest."""
+"""Lightning checkpoint IO that writes every checkpoint atomically, verified, and with a manifest."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from diffusion_lab.checkpoint.ownership import make_way
 from diffusion_lab.config.faults import ConfigWarning
 
 GATHERED_BYTES = 2**20
-"""Written, and hashed, at a time."""
+"""Size of the pieces that are written and hashed."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, on the same file system, renames when every byte is on the disk, then says so.
+    """Writes a temporary file next to the target, flushes it to the disk, and renames it.
 
-    Whatever happens while saving, a file of the checkpoint's name is either the previous one or the new one, whole;
-    and only one that was read back and found to be what was written gets a manifest.
+    Whatever happens while saving, a file with the checkpoint's name is either the previous one or the complete new one.
+    A manifest is written only after the file was read back and its hash verified.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Save all or nothing.
 
         Raises:
-            OSError: It cannot be written: a full disk, a folder without permission, a file of others.
-            DamagedCheckpointError: What the disk gives back is not what was written.
+            OSError: It cannot be written: the disk is full, permission is denied, or the file belongs to another run.
+            DamagedCheckpointError: The file read back differs from what was written.
         """
         target = Path(path)
-        for again in (True, False):
+        for may_retry in (True, False):
             try:
                 self._save(checkpoint, target)
                 return
-            # Somebody removes the folder while it is written into, or while it is made.
+            # The folder was removed while it was being created or written to.
             except (FileNotFoundError, FileExistsError):
-                if not again:
+                if not may_retry:
                     raise
 
     def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
@@ -74,9 +74,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BackgroundCheckpointIO(AtomicCheckpointIO):
-    """Copies what is to be saved, and writes it safely while training goes on; one at a time.
+    """Copies the state and writes it safely in the background while training continues, one checkpoint at a time.
 
-    The copy lies in the memory of the host until it is written: weights, averages and the state of the optimizer once.
+    The copy of weights, averages and optimizer state occupies host memory until it is written.
     """
 
     def __init__(self) -> None:
@@ -90,19 +90,19 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         return self._writing is not None and not self._writing.done()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Begin to save the present state; waits for the one before.
+        """Start to save the current state, after the previous save has finished.
 
         Raises:
-            OSError, DamagedCheckpointError: The one before could not be saved.
+            OSError, DamagedCheckpointError: The previous save failed.
         """
         self.wait()
         self._writing = self._thread.submit(super().save_checkpoint, _copied(checkpoint), path)
 
     def wait(self) -> None:
-        """Return when the checkpoint is whole on the disk.
+        """Wait until the pending checkpoint is complete on the disk.
 
         Raises:
-            OSError, DamagedCheckpointError: It could not be saved. This is said once.
+            OSError, DamagedCheckpointError: It could not be saved. This is raised only once.
         """
         writing, self._writing = self._writing, None
         if writing is not None:
@@ -113,7 +113,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
 
 
 def _copied(value: Any) -> Any:
-    """A copy, on the CPU, of tensors in plain containers, whose kinds and own attributes stay."""
+    """Return a copy on the CPU of tensors in plain containers, whose types and attributes are preserved."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -131,11 +131,11 @@ def _write(checkpoint: dict[str, Any], out: HashingWriter) -> HashingWriter:
         torch.save(checkpoint, gathered)
         gathered.flush()
     except RuntimeError as error:
-        if out.error is not None:  # which torch takes for an inconsistency of its own
+        if out.error is not None:  # torch reports a failed write as an internal error
             raise out.error from error
         raise
     return out
 
 
 def _unsaved(target: Path, error: OSError) -> OSError:
-    return OSError(error.errno, f"{error.strerror}; the checkpoint was not saved, earlier ones are whole", str(target))
+    return OSError(error.errno, f"{error.strerror}; the checkpoint was not saved, earlier ones are intact", str(target))

@@ -1,4 +1,4 @@
-"""What the console is told of a training run before and after it."""
+"""Lines that a training run prints on the console before and after training."""
 
 from __future__ import annotations
 
@@ -40,29 +40,29 @@ if TYPE_CHECKING:
     from diffusion_lab.training.sample_evaluation import SampleEvaluation
 
 
-def say(console: Console, text: str) -> None:
-    """Print plain text, as long as the lines may be."""
+def print_line(console: Console, text: str) -> None:
+    """Print plain text without wrapping its lines."""
     console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def print_and_log(console: Console, text: str) -> None:
-    """Print plain text, and keep it in the run's ``run.log``, too."""
-    say(console, text)
+    """Print plain text and write it to the run's ``run.log``."""
+    print_line(console, text)
     logging.getLogger(RUN_LOG).warning(text)
 
 
-def record(lines: Iterable[str]) -> None:
-    """Write to ``run.log`` what the console was told before the run had one."""
+def log_lines(lines: Iterable[str]) -> None:
+    """Write to ``run.log`` the lines that were printed before the run had this file."""
     for line in lines:
         logging.getLogger(RUN_LOG).warning("%s", line)
 
 
 def print_run(console: Console, run: PreparedRun, folder: RunFolder) -> None:
-    """What is about to be trained."""
+    """Print what is about to be trained."""
     config, denoiser, data = run.config, run.denoiser, run.data
-    work = "" if run.flops is None else f", {run.flops / 1e9:.3g} GFLOP an image forward"
-    loading, together = config.data.loading, config.training.accumulate_batches
-    steps = "" if together == 1 else f", {together} batches an optimizer step"
+    work = "" if run.flops is None else f", {run.flops / 1e9:.3g} GFLOP per image (forward)"
+    loading, accumulated = config.data.loading, config.training.accumulate_batches
+    steps = "" if accumulated == 1 else f", {accumulated} batches an optimizer step"
     epochs, batches = pluralize(config.training.epochs, "epoch"), pluralize(data.steps_per_epoch, "batch", "batches")
     seed: int = run.settings["compute"]["seed"]
     rows = {
@@ -77,11 +77,11 @@ def print_run(console: Console, run: PreparedRun, folder: RunFolder) -> None:
         ),
         "run folder": str(folder.base),
     }
-    say(console, f"{config.experiment}\n{aligned(rows)}")
+    print_line(console, f"{config.experiment}\n{aligned(rows)}")
 
 
 def describe_validation(config: TrainConfig, data: ImageDataModule) -> str:
-    """Which images are validated on; of a split that nobody asked for, how to do without it."""
+    """Describe the validation images; for a split by default, also how to turn it off."""
     if data.val is None:
         return "none: training.validation.enabled=false"
     if not data.val_is_split_off:
@@ -97,42 +97,42 @@ def describe_validation(config: TrainConfig, data: ImageDataModule) -> str:
 
 
 def describe_evaluation(config: TrainConfig, evaluation: SampleEvaluation) -> str:
-    """What is compared with what while training, and how often."""
+    """Describe the evaluation during training and how often it runs."""
     every = config.evaluation.interval(config.training.epochs)
     when = "after every epoch" if every == 1 else f"after every {every} epochs and the last one"
     return f"{when}:\n{evaluation.description}"
 
 
-def print_resume_source(console: Console, config: TrainConfig, folder: RunFolder, origin: ResumeSource | None) -> None:
-    """Where a resumed run begins."""
-    if origin is not None:
-        say(console, f"resuming from {origin.path}, {_progress_of(origin)} done.")
+def print_resume_source(console: Console, config: TrainConfig, folder: RunFolder, source: ResumeSource | None) -> None:
+    """Print where a resumed run starts."""
+    if source is not None:
+        print_line(console, f"resuming from {source.path}, {_describe_position(source)} done.")
     elif config.training.resume.enabled:
-        say(
+        print_line(
             console,
             f"training.resume.checkpoint=auto: {folder.base} holds no checkpoint yet, so training starts fresh.",
         )
 
 
-def _progress_of(origin: ResumeSource) -> str:
-    return f"{pluralize(origin.step or 0, 'step')} and {pluralize(origin.epochs_done or 0, 'epoch')}"
+def _describe_position(source: ResumeSource) -> str:
+    return f"{pluralize(source.step or 0, 'step')} and {pluralize(source.epochs_done or 0, 'epoch')}"
 
 
-def print_complete(console: Console, config: TrainConfig, origin: ResumeSource) -> None:
-    """Nothing is left to do."""
-    say(
+def print_complete(console: Console, config: TrainConfig, source: ResumeSource) -> None:
+    """Print that nothing is left to do."""
+    print_line(
         console,
-        f"already complete: {origin.path} has done {pluralize(origin.epochs_done or 0, 'epoch')} (training.epochs="
-        f"{config.training.epochs}); nothing is trained or written. More training.epochs extend the run.",
+        f"already complete: {source.path} has done {pluralize(source.epochs_done or 0, 'epoch')} (training.epochs="
+        f"{config.training.epochs}); nothing is trained or written. Increase training.epochs to extend the run.",
     )
 
 
 def print_stopped(console: Console, folder: RunFolder, stop: RunStopped, resume: ResumeSettings) -> None:
-    """How to resume a run that was asked to stop; a job of a sweep is resumed by the sweep's own command."""
+    """Print how to resume a stopped run; the command of a sweep resumes its own jobs."""
     saved = "without saving" if stop.step is None else f"after step {stop.step}, which is saved"
-    say(console, f"stopped {saved} ({stop.why}).")
+    print_line(console, f"stopped {saved} ({stop.why}).")
     if (folder.base / CONFIG).is_file() and not (folder.base / RECORD).exists():
-        say(console, f"resume it with: {resume_command(folder.base, resume)}")
+        print_line(console, f"resume it with: {resume_command(folder.base, resume)}")
 
 
 def resume_command(run_folder: Path, resume: ResumeSettings) -> str:
@@ -153,51 +153,51 @@ def resume_command(run_folder: Path, resume: ResumeSettings) -> str:
     )
 
 
-def show(summary: TrainingSummary, console: Console) -> None:
-    """What came out."""
+def print_summary(summary: TrainingSummary, console: Console) -> None:
+    """Print the results of a run."""
     if summary.best_value is not None:
-        say(console, f"best {summary.metric} {format_metric(summary.best_value)} in epoch {summary.best_epoch}")
-        say(console, f"best checkpoint {summary.best_checkpoint or 'none: its file was removed'}")
+        print_line(console, f"best {summary.metric} {format_metric(summary.best_value)} in epoch {summary.best_epoch}")
+        print_line(console, f"best checkpoint {summary.best_checkpoint or 'none: its file was removed'}")
     if summary.evaluation is not None:
         seconds, share = summary.evaluation["seconds"], summary.evaluation["share_of_time"]
-        say(console, f"evaluation took {seconds:.0f} s, {share:.0%} of the time")
-    found = summary.last_checkpoint
-    say(
+        print_line(console, f"evaluation took {seconds:.0f} s, {share:.0%} of the time")
+    last, steps = summary.last_checkpoint, pluralize(summary.steps, "step")
+    print_line(
         console,
-        f"last checkpoint {found or 'none: its file was removed after it was saved'}\n"
-        f"{pluralize(summary.steps, 'step')} in {summary.train_seconds:.0f} s, {summary.images_per_second:.0f} images/s, "
+        f"last checkpoint {last or 'none: its file was removed after it was saved'}\n"
+        f"{steps} in {summary.train_seconds:.0f} s, {summary.images_per_second:.0f} images/s, "
         f"peak memory {summary.peak_memory_mb:.0f} MB",
     )
-    if found is not None:
+    if last is not None:
         checkpoint = setting("ckpt", summary.run_folder)
-        say(console, f"sample from it: {command('sample.py', checkpoint)}")
-        say(console, f"evaluate it: {command('evaluate.py', checkpoint)}")
+        print_line(console, f"sample from it: {command('sample.py', checkpoint)}")
+        print_line(console, f"evaluate it: {command('evaluate.py', checkpoint)}")
 
 
 def warn_about_settings(config: TrainConfig, module: DiffusionModule, data: ImageDataModule, steps: int) -> None:
-    """What is allowed and yet unlikely to be meant."""
-    for doubt in (
+    """Warn about settings that are allowed and yet unlikely to be intended."""
+    for message in (
         *terminal_noise_warnings(module.denoiser.schedule, config.model.diffusion),
         *weighting_warnings(module.loss, module.denoiser, config.training.loss.weighting.type),
         *batch_warnings(data),
         *accumulation_warnings(config.training.accumulate_batches, data.steps_per_epoch),
         *(() if module.ema is None else ema_warnings(module.ema, steps)),
     ):
-        warnings.warn(doubt, ConfigWarning, stacklevel=3)
+        warnings.warn(message, ConfigWarning, stacklevel=3)
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's advertisements, and its warnings about what is so on purpose, from the user."""
+def quiet_lightning() -> Iterator[None]:
+    """Suppress Lightning's tips, and its warnings about what is intended here."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for message in (
-            ".*does not have many workers.*",  # images held in memory need none
-            ".*smaller than the logging interval.*",  # small data; the epoch's own line is there all the same
-            ".*in eval mode at the start of training.*",  # the average is
-            ".*treespec, LeafSpec.*",  # Lightning's own use of torch
+            ".*does not have many workers.*",  # images in memory need none
+            ".*smaller than the logging interval.*",  # small data sets; each epoch has its line anyway
+            ".*in eval mode at the start of training.*",  # the EMA is
+            ".*treespec, LeafSpec.*",  # caused by Lightning
         ):
             warnings.filterwarnings("ignore", message=message)
         try:

@@ -1,4 +1,4 @@
-"""The objects of a training run from its settings: module, callbacks, trainer."""
+"""Objects of a training run, created from its settings: module, callbacks, evaluation, trainer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sample_evaluation import SampleEvaluation
-from diffusion_lab.training.single_process import OneProcess
+from diffusion_lab.training.single_process import SingleProcessEnvironment
 from diffusion_lab.training.watched_metric import WatchedMetric
 
 ModuleT = TypeVar("ModuleT", bound=DiffusionModule)
@@ -47,18 +47,18 @@ def create_module(
     settings: dict[str, Any],
     span: ScheduleSpan | None = None,
 ) -> DiffusionModule:
-    """The module, and in it what a checkpoint says of itself.
+    """Create the module, with the metadata that its checkpoints carry.
 
     Args:
         config: The settings.
-        denoiser: What is trained.
+        denoiser: The denoiser to train.
         data: The images.
         settings: The configuration as plain containers.
-        span: What the learning-rate schedule is for; the whole run where None.
+        span: Length of the learning-rate schedule; the complete run if None.
     """
     span_of_run = span or ScheduleSpan(config.training.epochs, optimizer_steps(config, data))
     images = data_fingerprint(data.train)
-    return assemble(
+    return build_module(
         config.training,
         denoiser,
         config.model.conditioning.class_dropout_prob,
@@ -77,7 +77,7 @@ def create_module(
     )
 
 
-def assemble(
+def build_module(
     training: TrainingSettings,
     denoiser: Denoiser,
     label_dropout: float,
@@ -85,20 +85,20 @@ def assemble(
     about: dict[str, Any],
     cls: type[ModuleT],
 ) -> ModuleT:
-    """Join a denoiser with the loss, optimizer, learning-rate schedule and average of the ``training`` section.
+    """Build a module from a denoiser and the loss, optimizer, learning-rate schedule and EMA of ``training``.
 
     Args:
-        training: The section.
-        denoiser: What is trained.
-        label_dropout: Share of the labels that training hides.
-        span: What the learning-rate schedule is for; asked when the optimizer is made.
-        about: What a checkpoint says of itself.
-        cls: The class of the module.
+        training: The ``training`` section.
+        denoiser: The denoiser to train.
+        label_dropout: Fraction of labels that training drops, for classifier-free guidance.
+        span: Returns the length of the learning-rate schedule; called when the optimizer is created.
+        about: Metadata of checkpoints.
+        cls: Class of the module.
     """
     ema = _ema(denoiser, training.ema) if training.ema.enabled else None
     if training.performance.compile_model:
-        reset_compiler()  # by an earlier run of this process: only so many programs are kept
-        for compiled in (denoiser, *([ema.average] if ema else [])):  # the average is validated and pictured
+        reset_compiler()  # its cache is limited, and an earlier run of this process may have filled it
+        for compiled in (denoiser, *([ema.average] if ema else [])):  # validation and sample images use the EMA
             compile_in_place(compiled.network)
 
     def make_schedule(optimizer: Optimizer) -> dict[str, Any] | None:
@@ -123,24 +123,27 @@ def _ema(denoiser: Denoiser, settings: EmaSettings) -> EMA[Denoiser]:
 
 
 class ScheduleSpan(NamedTuple):
-    """The epochs and optimizer steps that a learning-rate schedule is for, from its own beginning."""
+    """Length of a learning-rate schedule in epochs and optimizer steps, counted from its start."""
 
     epochs: int
     steps: int
 
 
 def _seeded(config: TrainConfig, seed: int) -> TrainConfig:
-    """The settings with the seed that was drawn where they leave it open."""
+    """Return the settings with the seed of the run, which is drawn if they have none."""
     return config.model_copy(update={"compute": config.compute.model_copy(update={"seed": seed})})
 
 
-def prepare(denoiser: Denoiser, performance: PerformanceSettings, device: torch.device) -> None:
-    """Set what a denoiser computes in on a device, and which activations it keeps; its averages do as it does.
+def prepare_denoiser(denoiser: Denoiser, performance: PerformanceSettings, device: torch.device) -> None:
+    """Set the compute dtype of a denoiser for a device, and whether its activations are checkpointed.
+
+    Averages of the denoiser are copies, which have the same options.
 
     Raises:
-        ValueError: The device cannot, or a network of the user's own cannot compute activations again.
+        ValueError: The device does not support the precision, or a custom network does not support gradient
+            checkpointing.
     """
-    denoiser.compute_dtype = _computes_in(performance, device)
+    denoiser.compute_dtype = _compute_dtype(performance, device)
     if performance.gradient_checkpointing:
         if not isinstance(denoiser.network, ImageNetwork):
             raise ValueError(
@@ -151,7 +154,7 @@ def prepare(denoiser: Denoiser, performance: PerformanceSettings, device: torch.
 
 
 def create_loss(loss: LossSettings, label_dropout: float) -> DenoisingLoss:
-    """The denoising loss."""
+    """Create the denoising loss."""
     return DenoisingLoss(
         penalty=loss.penalty.build(),
         weighting=loss.weighting.build(),
@@ -162,42 +165,50 @@ def create_loss(loss: LossSettings, label_dropout: float) -> DenoisingLoss:
 
 
 def optimizer_steps(config: TrainConfig, data: ImageDataModule) -> int:
-    """Optimizer steps of the whole run."""
-    # The trainer makes a step at the end of each epoch, also from fewer batches than the others.
+    """Return the number of optimizer steps of the complete run."""
+    # The trainer makes a step at the end of each epoch, even if fewer batches than usual are left for it.
     return -(-data.steps_per_epoch // config.training.accumulate_batches) * config.training.epochs
 
 
 def create_callbacks(
-    config: TrainConfig, denoiser: Denoiser, folder: RunFolder, seed: int, resumption: Callback | None = None
+    config: TrainConfig, denoiser: Denoiser, folder: RunFolder, seed: int, resume_callback: Callback | None = None
 ) -> tuple[list[Callback], Checkpoints]:
-    """The callbacks that the settings ask for; the one that saves by itself, since it knows what is best.
+    """Create the callbacks of the settings; the one that saves checkpoints is returned apart.
 
     Raises:
-        ValueError: The sampler of the pictures cannot walk the noise process, or one of ``training.callbacks`` is no
-            callback.
+        ValueError: The sampler of the sample images does not support the noise process, or an entry of
+            ``training.callbacks`` is not a callback.
     """
     training = config.training
-    kept, shown = training.checkpointing, training.visualization
+    checkpointing, visualization = training.checkpointing, training.visualization
     callbacks: list[Callback] = [RNGState(), *([EMACallback()] if training.ema.enabled else [])]
-    if resumption is not None:
-        callbacks.append(resumption)
-    if shown.enabled:
+    if resume_callback is not None:
+        callbacks.append(resume_callback)
+    if visualization.enabled:
         sampler = config.sampler.for_process(denoiser.schedule.most_steps).build()
         guidance = Guidance(**dict(config.guidance))
-        sampler.levels(denoiser.schedule)  # now, not when the first picture is due
+        sampler.levels(denoiser.schedule)  # raises now rather than when the first images are due
         callbacks.append(
             SampleImages(
-                folder.samples, sampler, shown.interval, shown.num_samples, shown.guidance_scale, seed, guidance
+                folder.samples,
+                sampler,
+                visualization.interval,
+                visualization.num_samples,
+                visualization.guidance_scale,
+                seed,
+                guidance,
             )
         )
-    callbacks += [_own_callback(path, f"training.callbacks[{index}]") for index, path in enumerate(training.callbacks)]
+    callbacks += [
+        _create_callback(path, f"training.callbacks[{index}]") for index, path in enumerate(training.callbacks)
+    ]
     checkpoints = Checkpoints(
         folder.checkpoints,
-        kept.save_frequency,
-        kept.save_best_only,
-        kept.save_optimizer,
+        checkpointing.save_frequency,
+        checkpointing.save_best_only,
+        checkpointing.save_optimizer,
         WatchedMetric(training.validation.logged_metric, training.validation.direction),
-        kept.keep_last,
+        checkpointing.keep_last,
         folder.run_id,
     )
     return callbacks, checkpoints
@@ -206,10 +217,10 @@ def create_callbacks(
 def create_evaluation(
     config: TrainConfig, data: ImageDataModule, seed: int, device: torch.device
 ) -> SampleEvaluation | None:
-    """What compares samples with images of the run while training; None where it is off.
+    """Create the evaluation of samples during training, which compares them with the run's images; None if disabled.
 
     Raises:
-        ValueError: The images or the features do not do for a metric, or the watched metric is none of them.
+        ValueError: The images or the features do not suit a metric, or the watched metric is not evaluated.
     """
     if not config.evaluation.enabled:
         return None
@@ -225,7 +236,7 @@ def create_evaluation(
     return evaluation
 
 
-def _own_callback(path: str, key: str) -> Callback:
+def _create_callback(path: str, key: str) -> Callback:
     cls = load_class(path, key)
     if not issubclass(cls, Callback):
         raise ValueError(f"{key} must be a class derived from lightning.pytorch.Callback, got {path}")
@@ -242,17 +253,17 @@ def create_trainer(
     loggers: list[Logger],
     folder: RunFolder,
 ) -> Trainer:
-    """Lightning's trainer."""
+    """Create Lightning's trainer."""
     training = config.training
     performance = training.performance
     torch.backends.cuda.matmul.allow_tf32 = performance.use_tf32
     torch.backends.cudnn.allow_tf32 = performance.use_tf32
     return Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
-        # One device: several would start the whole command again for each further one, sweep and all.
+        # One device: with several, Lightning would start the complete command, sweep included, once per device.
         devices=1 if device.index is None else [device.index],
-        # The denoiser itself computes in less than 32 bits; the gradients of float16 need a scaler, too.
-        precision="16-mixed" if _computes_in(performance, device) == torch.float16 else "32-true",
+        # The denoiser casts to lower precision itself; float16 gradients also need a scaler.
+        precision="16-mixed" if _compute_dtype(performance, device) == torch.float16 else "32-true",
         max_epochs=training.epochs,
         accumulate_grad_batches=training.accumulate_batches,
         gradient_clip_val=training.optimizer.gradient_clip_norm,
@@ -263,7 +274,7 @@ def create_trainer(
         num_sanity_val_steps=0,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[BackgroundCheckpointIO(), OneProcess()],
+        plugins=[BackgroundCheckpointIO(), SingleProcessEnvironment()],
         default_root_dir=folder.base,
         use_distributed_sampler=False,
         enable_progress_bar=False,
@@ -271,5 +282,5 @@ def create_trainer(
     )
 
 
-def _computes_in(performance: PerformanceSettings, device: torch.device) -> torch.dtype:
-    return resolve_precision(performance.wanted_precision, device, "training.performance.precision")
+def _compute_dtype(performance: PerformanceSettings, device: torch.device) -> torch.dtype:
+    return resolve_precision(performance.requested_precision, device, "training.performance.precision")

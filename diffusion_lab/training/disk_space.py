@@ -1,4 +1,4 @@
-"""Whether the disk of a run has room for its checkpoints, found out before training begins."""
+"""Check before training that the disk has space for the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.training.module import DiffusionModule
 
 MOMENTS = {"adam": 2, "adamw": 2}
-"""Values that an optimizer saves beside each weight; of others it is not known before their first step."""
+"""Number of values that an optimizer saves per weight; unknown for other optimizers before their first step."""
 
 
 def check_disk_space(config: TrainConfig, module: DiffusionModule, folder: Path, epochs: range, replaces: bool) -> None:
-    """Check that checkpoints fit on the disk, and warn where not all of those that are to stay do.
+    """Check that a checkpoint fits on the disk, and warn if not all that are to be kept do.
 
-    The sizes are lower bounds, so that nothing is refused that could work.
+    The sizes are lower bounds, so that nothing that could work is refused.
 
     Args:
         config: The settings.
-        module: What is saved.
-        folder: Where the checkpoints go; it need not exist yet.
+        module: The module to save.
+        folder: Folder of the checkpoints, which need not exist yet.
         epochs: The epochs to train, counted from 1.
-        replaces: Whether the checkpoints that are there will be removed first.
+        replaces: Whether existing checkpoints will be removed first.
 
     Raises:
-        ValueError: There is no room for a single one.
+        ValueError: There is not enough space for a single checkpoint.
     """
     size, free = _least_bytes(config, module), _free_bytes(folder)
     if free is None:
@@ -36,15 +36,15 @@ def check_disk_space(config: TrainConfig, module: DiffusionModule, folder: Path,
     free += sum(file.stat().st_size for file in steps_in(folder)) if replaces else 0
     if size > free:
         raise ValueError(
-            f"output.base_dir must have room for checkpoints, of which each takes at least {_in_words(size)}, got "
-            f"{str(config.output.base_dir)!r}, where {_in_words(free)} are free: free some space, or choose a folder "
-            "on another disk"
+            f"output.base_dir must have room for checkpoints, each of at least {_format_bytes(size)}, got "
+            f"{str(config.output.base_dir)!r}, where {_format_bytes(free)} are free: free some space, or choose a "
+            "folder on another disk"
         )
     kept = _least_kept(config, epochs)
     if kept * size > free:
         warnings.warn(
-            f"training.checkpointing keeps {kept:,} checkpoints of at least {_in_words(size)}, and the disk of "
-            f"{str(config.output.base_dir)!r} has {_in_words(free)} free: the run fails when it is full. "
+            f"training.checkpointing keeps {kept:,} checkpoints of at least {_format_bytes(size)}, and the disk of "
+            f"{str(config.output.base_dir)!r} has {_format_bytes(free)} free: the run fails when it is full. "
             "training.checkpointing.keep_last=3 keeps three and the best",
             ConfigWarning,
             stacklevel=2,
@@ -61,7 +61,7 @@ def _least_bytes(config: TrainConfig, module: DiffusionModule) -> int:
 
 
 def _least_kept(config: TrainConfig, epochs: range) -> int:
-    """How many of the checkpoints of these epochs stay at least."""
+    """Return the least number of checkpoints of these epochs that are kept."""
     options = config.training.checkpointing
     if options.save_best_only:
         return 1
@@ -70,7 +70,7 @@ def _least_kept(config: TrainConfig, epochs: range) -> int:
 
 
 def _free_bytes(folder: Path) -> int | None:
-    """What this user may still write to the disk of a folder; None where its file system does not tell."""
+    """Return how many bytes this user can still write to the disk of a folder; None if that is unknown."""
     nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     try:
         usage = shutil.disk_usage(nearest)
@@ -79,5 +79,5 @@ def _free_bytes(folder: Path) -> int | None:
     return usage.free if usage.total else None
 
 
-def _in_words(size: int) -> str:
+def _format_bytes(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"

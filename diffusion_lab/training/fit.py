@@ -1,4 +1,4 @@
-"""A training run from its settings: check everything, train, sum up."""
+"""A training run from its settings: check everything, train, summarize."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import secrets
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,18 +25,18 @@ from diffusion_lab.networks.cost import count_parameters
 from diffusion_lab.redaction import secret_values
 from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.terminal import resilient_stderr
-from diffusion_lab.training.anomalies import naming_last_good
+from diffusion_lab.training.anomalies import naming_last_good_checkpoint
 from diffusion_lab.training.callbacks import Evaluation, GracefulStop, RunFolderGuard, TrainingMonitor, TrainingProgress
 from diffusion_lab.training.console import (
+    log_lines,
     print_and_log,
     print_complete,
+    print_line,
     print_resume_source,
     print_run,
     print_stopped,
-    quiet,
-    record,
-    say,
-    show,
+    print_summary,
+    quiet_lightning,
 )
 from diffusion_lab.training.create import create_trainer
 from diffusion_lab.training.disk_space import check_disk_space
@@ -44,7 +45,7 @@ from diffusion_lab.training.prepare import PreparedRun, prepare_run
 from diffusion_lab.training.restore_errors import RestoreErrors
 from diffusion_lab.training.resume import same_results
 from diffusion_lab.training.resume_source import ResumeSource, find_resume_source
-from diffusion_lab.training.signals import StopRequest, stoppable
+from diffusion_lab.training.signals import StopRequest, handle_signals
 from diffusion_lab.training.single_process import as_rank_zero
 from diffusion_lab.training.summary import TrainingSummary
 
@@ -52,24 +53,23 @@ from diffusion_lab.training.summary import TrainingSummary
 def train(config: TrainConfig, console: Console | None = None) -> TrainingSummary | None:
     """Train a model.
 
-    Everything that can be wrong with the settings, the images or the checkpoint to resume from is found before the
-    run folder is made.
+    Errors in the settings, the images or the checkpoint to resume from are raised before the run folder is created.
 
     Args:
         config: The checked settings.
-        console: Where to show progress; standard error where None.
+        console: Console for progress; standard error if None.
 
     Returns:
-        The summary; that of the earlier run, None where it left none, if the run to resume is complete already.
+        The summary. If the run to resume is already complete, the summary it wrote earlier, or None if there is none.
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: Naming the key, the value and the rule.
-        RunStopped: A signal asked for it.
+        RunStopped: A signal stopped the run.
     """
     console = console or Console(stderr=True)
     check_ready_to_start(config)
     folder = RunFolder.of(config.output)
-    with resilient_stderr(), stoppable() as stop, deterministic(config.compute.deterministic), as_rank_zero():
+    with resilient_stderr(), handle_signals() as stop, deterministic(config.compute.deterministic), as_rank_zero():
         try:
             return _train(config, folder, console, stop)
         except RunStopped as stopped:
@@ -80,30 +80,30 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
 def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopRequest) -> TrainingSummary | None:
     stamp = folder.stamp()
     resume = config.training.resume
-    found = find_resume_source(config, folder)
-    origin = found[0] if found else None
-    continued = origin is not None and not origin.foreign and folder.holds(origin.path)
+    resumed = find_resume_source(config, folder)
+    source = resumed[0] if resumed else None
+    continued = source is not None and not source.foreign and folder.holds(source.path)
     may_replace = config.output.overwrite or (resume.enabled and resume.checkpoint == "auto")
     purpose: Purpose = "continue" if continued else "replace" if may_replace else "new"
     folder.check_free(purpose)
-    if origin is not None and origin.is_complete(config):
-        earlier = None if origin.foreign else TrainingSummary.read(origin.run_folder)
-        # Of a run in this folder that was killed after its last step, the summary still has to be written.
-        if earlier is not None or not continued or not origin.is_at_the_end(config):
-            print_complete(console, config, origin)
+    if source is not None and source.is_complete(config):
+        earlier = None if source.foreign else TrainingSummary.read(source.run_folder)
+        # A run in this folder that was killed after its last step still needs its summary.
+        if earlier is not None or not continued or not source.is_at_the_end(config):
+            print_complete(console, config, source)
             return earlier
-    run_id = origin.run_id if continued and origin else None
+    run_id = source.run_id if continued and source else None
     folder = replace(folder, run_id=run_id or secrets.token_hex(8))
-    run = prepare_run(config, folder, found, console)
-    del found  # the weights
+    run = prepare_run(config, folder, resumed, console)
+    del resumed  # frees the weights
     folder.check_places(purpose, run.steps, run.epochs)
     check_disk_space(run.config, run.module, folder.checkpoints, run.epochs, replaces=purpose == "replace")
     with folder.claimed(stamp):
         folder.create(run.settings, keep=continued)
         if continued:
             _list_checkpoints(run, folder, console)
-        summary = _fit(run, folder, console, stop, _continuation(origin, run.config) if continued and origin else None)
-    show(summary, console)
+        summary = _fit(run, folder, console, stop, _continuation(source, run.config) if continued and source else None)
+    print_summary(summary, console)
     if stop.received is not None:
         raise stop.stopped(summary.steps)
     return summary
@@ -113,21 +113,21 @@ SAVING_MEMORY = (
     "lower data.loading.batch_size (training.accumulate_batches=N makes one optimizer step of N batches), or set "
     "training.performance.gradient_checkpointing=true or training.performance.precision=auto"
 )
-"""What to do where a step does not fit."""
+"""Advice for when a training step runs out of memory."""
 
 
 def _list_checkpoints(run: PreparedRun, folder: RunFolder, console: Console) -> None:
-    """Give the checkpoint to resume from a manifest if it lacks one, and name what is left alone."""
-    assert run.origin is not None
-    if adopt(run.origin.path.resolve(), folder.status.get("run"), folder.run_id):
-        say(console, f"{run.origin.path} had no manifest: it was verified by {OWN_CHECKSUMS}, and has one now.")
+    """Write the manifest of the checkpoint to resume from if it is missing, and print which files stay untouched."""
+    assert run.source is not None
+    if adopt(run.source.path.resolve(), folder.status.get("run"), folder.run_id):
+        print_line(console, f"{run.source.path} had no manifest: it was verified by {OWN_CHECKSUMS}, and has one now.")
     others = unrecognized_entries(folder.checkpoints, folder.run_id)
     if others:
-        say(console, f"left alone, because no manifest says that this run wrote it: {listed_names(others)}.")
+        print_line(console, f"left alone, because no manifest says that this run wrote it: {listed_names(others)}.")
 
 
-def _continuation(origin: ResumeSource, config: TrainConfig) -> Continuation:
-    return Continuation(origin.step or 0, origin.wandb_id, same_results(config, origin))
+def _continuation(source: ResumeSource, config: TrainConfig) -> Continuation:
+    return Continuation(source.step or 0, source.wandb_id, same_results(config, source))
 
 
 def _fit(
@@ -135,16 +135,16 @@ def _fit(
 ) -> TrainingSummary:
     config = run.config
     progress = TrainingProgress(console, config.training.validation.logged_metric)
-    watched, every = config.training.watch, config.training.log_interval
-    watch = TrainingMonitor(watched.skip_non_finite, watched.spike_factor, every, console)
-    restoration = RestoreErrors(run.origin.path if run.origin and not run.origin.foreign else None)
-    kept = RunFolderGuard(folder, run.settings, console)
+    watch, log_interval = config.training.watch, config.training.log_interval
+    monitor = TrainingMonitor(watch.skip_non_finite, watch.spike_factor, log_interval, console)
+    restoration = RestoreErrors(run.source.path if run.source and not run.source.foreign else None)
+    folder_guard = RunFolderGuard(folder, run.settings, console)
     evaluation = _evaluation(run, console, stop)
-    before_progress = [kept, *run.callbacks, watch, *([evaluation] if evaluation else [])]
+    before_progress = [folder_guard, *run.callbacks, monitor, *([evaluation] if evaluation else [])]
     callbacks = [*before_progress, progress, run.checkpoints, GracefulStop(stop, run.checkpoints), restoration]
     with (
         folder.running(secret_values(config.model_dump(mode="json"), sys.argv)),
-        naming_last_good(folder.base),
+        naming_last_good_checkpoint(folder.base),
         open_loggers(
             config.logger,
             folder.logs,
@@ -156,14 +156,14 @@ def _fit(
             stop,
             (config.training.validation.logged_metric,),
         ) as loggers,
-        quiet(),
+        quiet_lightning(),
     ):
         run.module.about["wandb_id"] = wandb_id(loggers)
         run.module.about["run_id"] = folder.run_id
         trainer = create_trainer(config, run.device, callbacks, loggers, folder)
         print_run(console, run, folder)
-        print_resume_source(console, config, folder, run.origin)
-        record(run.data.remarks.lines())
+        print_resume_source(console, config, folder, run.source)
+        log_lines(run.data.remarks.lines())
         for note in run.notes:
             print_and_log(console, note)
         started = time.monotonic()
@@ -175,8 +175,8 @@ def _fit(
             computing_with(run.threads),
         ):
             trainer.fit(run.module, datamodule=run.data, ckpt_path=restoration.path, weights_only=True)
-        summary = _sum_up(run, folder, trainer, time.monotonic() - started, progress.images_per_second, evaluation)
-        kept.restore()
+        summary = _summarize(run, folder, trainer, time.monotonic() - started, progress.images_per_second, evaluation)
+        folder_guard.restore()
         summary.write()
     return summary
 
@@ -184,16 +184,11 @@ def _fit(
 def _evaluation(run: PreparedRun, console: Console, stop: StopRequest) -> Evaluation | None:
     if run.evaluation is None:
         return None
-    every = run.config.evaluation.interval(run.config.training.epochs)
-
-    def say_and_record(text: str) -> None:
-        say(console, text)
-        record([text])
-
-    return Evaluation(run.evaluation, every, say_and_record, stop)
+    every_epochs = run.config.evaluation.interval(run.config.training.epochs)
+    return Evaluation(run.evaluation, every_epochs, partial(print_and_log, console), stop)
 
 
-def _sum_up(
+def _summarize(
     run: PreparedRun,
     folder: RunFolder,
     trainer: Trainer,
@@ -214,8 +209,8 @@ def _sum_up(
         mode=run.checkpoints.metric.mode,
         best_value=best,
         best_epoch=run.checkpoints.best_epoch,
-        best_checkpoint=None if best is None else _text(run.checkpoints.best_path),
-        last_checkpoint=_text(run.checkpoints.last_path),
+        best_checkpoint=None if best is None else _existing_path(run.checkpoints.best_path),
+        last_checkpoint=_existing_path(run.checkpoints.last_path),
         train_seconds=round(seconds, 2),
         images_per_second=round(images_per_second, 1),
         peak_memory_mb=round(_peak_memory_mb(run.device), 1),
@@ -227,8 +222,8 @@ def _sum_up(
     )
 
 
-def _text(file: Path | None) -> str | None:
-    """The path of a file that is there, else None."""
+def _existing_path(file: Path | None) -> str | None:
+    """Return the path of a file if it exists, else None."""
     return str(file) if file is not None and file.is_file() else None
 
 

@@ -222,10 +222,10 @@ def wandb_id(loggers: Iterable[Logger]) -> str | None:
     return next((logger.version for logger in loggers if isinstance(logger, WandbMirror)), None)
 
 
-def log_picture(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
+def log_image(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
     """Show a picture in a logger that can; the others ignore it."""
     if isinstance(logger, Mirror):
-        logger.log_picture(name, picture, step)
+        logger.log_image(name, picture, step)
 
 
 def _open_wandb(
@@ -259,7 +259,7 @@ def _open_wandb(
 
 
 def _finish(mirror: WandbMirror, failed: bool, stop: StopRequest, id_file: Path) -> None:
-    with stop.only_noted() as came:
+    with stop.deferred() as came:
         limit = finish_seconds() if stop.received is None else min(finish_seconds(), STOPPED_SECONDS)
         complete = mirror.finish(failed, limit, came)
     if complete:  # a resumed run need not send again what is there

@@ -1,4 +1,4 @@
-"""Whether what the settings ask for fits into the memory of this machine, found out before memory is taken for it."""
+"""Check that a run fits into the memory of this machine, before any memory is allocated for it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from diffusion_lab.create import refuse_excess
 from diffusion_lab.devices import host_memory
 
 IMAGES = {"digits": 1_797, "emoji": 1_911, "mnist": 60_000, "cifar10": 50_000, "fashion_mnist": 60_000}
-"""Images of the data sets that are kept in memory as they come, a byte a value."""
+"""Number of images of the data sets that are kept in memory, with one byte per value."""
 
 FLOAT = 4
-"""Bytes of a value on its way through the network."""
+"""Bytes of a float32 value in the network."""
 
 
 class Need(NamedTuple):
-    """Memory that is needed at least, in bytes: what for, and which keys make it less."""
+    """Least memory needed for a purpose, in bytes, and the keys that reduce it."""
 
     size: int
     purpose: str
@@ -28,10 +28,10 @@ class Need(NamedTuple):
 def check_memory(config: TrainConfig) -> None:
     """Check that the network, one batch and the images can fit into memory at all.
 
-    These are lower bounds, so that nothing is refused that could work.
+    These are lower bounds, so that nothing that could work is refused.
 
     Raises:
-        ValueError: Naming what needs how much, and the keys to make smaller.
+        ValueError: The message names what needs how much memory, and the keys to reduce.
     """
     refuse_excess(_with_one_class_at_least(config.model))
     memory = host_memory()
@@ -44,7 +44,7 @@ def check_memory(config: TrainConfig) -> None:
 
 
 def _with_one_class_at_least(model: ModelSettings) -> ModelSettings:
-    """The model while its classes are not counted yet; when they are, ``create_denoiser`` compares again."""
+    """Return the model for the check before classes are counted; ``create_denoiser`` checks again afterwards."""
     conditioning = model.conditioning
     if conditioning.num_classes != "auto":
         return model
@@ -52,7 +52,7 @@ def _with_one_class_at_least(model: ModelSettings) -> ModelSettings:
 
 
 def _needs(config: TrainConfig) -> Iterator[Need]:
-    architecture, shown = config.model.architecture, config.training.visualization
+    architecture, visualization = config.model.architecture, config.training.visualization
     values = architecture.in_channels * architecture.image_size**2
     size = "model.architecture.image_size"
     count = IMAGES.get(config.data.type)
@@ -60,6 +60,6 @@ def _needs(config: TrainConfig) -> Iterator[Need]:
         batch = min(config.data.loading.batch_size, count)
         yield Need(count * values, f"the {count:,} images of data.type {config.data.type}", size)
         yield Need(batch * values * FLOAT, f"the {batch:,} images of a batch", f"{size} or data.loading.batch_size")
-    if shown.enabled:
-        pictured = "the pictures of training.visualization"
-        yield Need(shown.num_samples * values * FLOAT, pictured, "training.visualization.num_samples")
+    if visualization.enabled:
+        samples = "the sample images of training.visualization"
+        yield Need(visualization.num_samples * values * FLOAT, samples, "training.visualization.num_samples")

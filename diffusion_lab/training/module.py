@@ -32,18 +32,18 @@ MakeSchedule = Callable[[Optimizer], dict[str, Any] | None]
 
 
 class DiffusionModule(LightningModule):
-    """Trains a denoiser; validates it, and its average where there is one, each image at a time and noise of its own.
+    """Trains a denoiser and validates it and its EMA, drawing a time and noise for each validation image.
 
     Args:
-        denoiser: What is trained.
-        loss: The loss of both training and validation.
-        make_optimizer: Gives the optimizer for the parameters.
-        make_schedule: Gives Lightning's learning-rate schedule entry for an optimizer, or None for a constant one.
-        ema: The average, updated by the EMA callback.
-        log_interval: Optimizer steps from one to the next whose metrics are told.
-        about: Plain containers that explain a checkpoint: settings, class names, versions.
-        watched: Name of the metric that checkpoints and schedules look at. One of training (``train/loss``) is then
-            known after each validation as the mean over the epoch's images.
+        denoiser: The denoiser to train.
+        loss: Loss of both training and validation.
+        make_optimizer: Creates the optimizer for the parameters.
+        make_schedule: Creates Lightning's ``lr_scheduler`` entry for an optimizer; None for a constant learning rate.
+        ema: Exponential moving average of the denoiser, updated by ``EMACallback``.
+        log_interval: Optimizer steps between two logged ones.
+        about: Metadata of checkpoints in plain containers: settings, class names, versions.
+        watched: Name of the metric that checkpoints and schedules monitor. The value of a training metric
+            (``train/loss``) is set after each validation to its mean over the images of the epoch.
     """
 
     def __init__(
@@ -66,31 +66,31 @@ class DiffusionModule(LightningModule):
         self.log_interval = log_interval
         self.about = about or {}
         self.gradient_norm: Tensor | None = None
-        """Of all gradients of this step, where a callback has taken it: it is not taken again for clipping."""
+        """Total gradient norm of this step if a callback has computed it, so that clipping does not do so again."""
         self.evaluated: frozenset[str] = frozenset()
-        """Names of the metrics that the evaluation of samples logs; they are known after its epochs alone."""
-        self._window: list[tuple[Tensor, Tensor]] = []  # losses and noise-to-signal of each batch of this step
-        self._told: dict[str, Tensor] = {}  # of this step, by metric, where the loggers are to hear of it
+        """Names of the metrics that the evaluation of samples logs, in the epochs that it runs in."""
+        self._window: list[tuple[Tensor, Tensor]] = []  # losses and noise-to-signal ratios of each batch of this step
+        self._metrics_to_log: dict[str, Tensor] = {}  # of this step, by name
         self._learning_rate = 0.0
         self._epoch_mean = EpochMean(watched) if watched.startswith("train/") else None
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], device: str | torch.device = "cpu") -> Self:
-        """Build an untrained module: denoiser, loss, optimizer, learning-rate schedule and average.
+        """Build an untrained module: denoiser, loss, optimizer, learning-rate schedule and EMA.
 
-        What belongs to the trainer (epochs, clipping, accumulation) is given to the trainer; the average is updated
-        with any trainer. The weights are drawn from torch's global generator.
+        Pass the options of the trainer (epochs, clipping, accumulation) to the trainer; the EMA is updated with any
+        trainer. The weights are drawn from torch's global generator.
 
         Args:
-            settings: A V2 tree, of which the sections ``model`` and ``training`` are read; without ``training`` its
-                defaults hold.
-            device: Where to put it, and for which ``training.performance.precision: auto`` is chosen.
+            settings: Settings in V2 format, of which the sections ``model`` and ``training`` are read; without
+                ``training`` its defaults apply.
+            device: Device of the module, for which ``training.performance.precision: auto`` is resolved.
 
         Raises:
-            ValueError: Listing every setting that is wrong; this machine does not have the device.
+            ValueError: Settings are invalid (the message lists all of them), or this machine does not have the device.
 
         Warns:
-            ConfigWarning: The noise process does not end in noise, with which sampling begins.
+            ConfigWarning: The noise process does not end in pure noise, from which sampling starts.
 
         Example:
             >>> from diffusion_lab.config import get_default_config
@@ -114,24 +114,24 @@ class DiffusionModule(LightningModule):
         model: ModelSettings | None = None,
         trust: Collection[str] = (),
     ) -> Self:
-        """Load the module of a training run: trained weights, averages and what its settings make of them.
+        """Load the module of a training run: trained weights and EMA, with the objects that its settings describe.
 
-        No code in the file is run. The state of the optimizer stays in the file: ``trainer.fit(module, …,
-        ckpt_path=FILE)`` resumes with it. To sample alone, ``load_denoiser`` needs less memory and no Lightning.
+        No code in the file is run. The optimizer state is not loaded: ``trainer.fit(module, …, ckpt_path=FILE)``
+        resumes with it. For sampling only, ``load_denoiser`` needs less memory and no Lightning.
 
         Args:
             checkpoint_path: Checkpoint file or run folder (its best checkpoint, else its last).
-            map_location: Where to put it: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``auto`` or a ``torch.device``.
-            model: The ``model`` section, for a checkpoint that was saved without a secret in it.
+            map_location: Device of the module: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``auto`` or a ``torch.device``.
+            model: The ``model`` section, for a checkpoint from which a secret in it was removed.
             trust: Dotted paths of your own classes that may be imported because the checkpoint names them.
 
         Raises:
-            FileNotFoundError: Nothing is there.
-            ValueError: It is no checkpoint of a training run, or a damaged one, or names a class that is not trusted;
-                this machine does not have the device.
+            FileNotFoundError: The file or folder does not exist.
+            ValueError: The file is not a checkpoint of a training run, is damaged, or names a class that is not
+                trusted; this machine does not have the device.
 
         Warns:
-            ConfigWarning: The noise process does not end in noise, with which sampling begins.
+            ConfigWarning: The noise process does not end in pure noise, from which sampling starts.
         """
         from diffusion_lab.training.standalone import module_from_checkpoint  # which imports this module
 
@@ -139,22 +139,22 @@ class DiffusionModule(LightningModule):
 
     @property
     def sampler(self) -> DiffusionSampler:
-        """A sampler of the denoiser and its average as they are at each call, on the device that they are on.
+        """Sampler that uses the current weights of the denoiser and its EMA, on their device.
 
-        It may be used at any time, in the midst of training as well: it changes no weight, mode, gradient or random
-        state. ``use_ema=False`` takes the weights that are trained.
+        It may be used at any time, also during training: it changes no weight, mode, gradient or random state.
+        ``use_ema=False`` uses the raw weights.
         """
         device = next(self.denoiser.parameters()).device
         return DiffusionSampler(self.denoiser, device, self.ema)
 
     @property
     def eval_denoiser(self) -> Denoiser:
-        """The denoiser whose loss and pictures count: the average where there is one."""
+        """The denoiser to evaluate: the EMA if there is one, else the raw weights."""
         return self.denoiser if self.ema is None else self.ema.average
 
     @property
     def validation_denoisers(self) -> dict[str, Denoiser]:
-        """What is validated, by the name of its loss: the average and the weights that are trained, on equal draws."""
+        """The denoisers to validate by the name of their loss: the EMA and the raw weights, with the same noise."""
         if self.ema is None:
             return {"val/loss": self.denoiser}
         return {"val/loss": self.ema.average, "val/loss_raw": self.denoiser}
@@ -162,7 +162,7 @@ class DiffusionModule(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         seed_default_generators(
             derive_seed("dropout", batch.seed), batch.images.device
-        )  # dropout and own networks draw
+        )  # used by dropout and custom networks
         losses, level = self.loss.per_image(self.denoiser, batch.images, batch.labels, batch.seed)
         self._window.append((losses.detach(), level.sigma / level.alpha))
         return losses.mean()
@@ -175,8 +175,8 @@ class DiffusionModule(LightningModule):
             for metric, (mean, count) in _means(name, losses, level.sigma / level.alpha).items():
                 self.log(metric, mean, batch_size=count)
 
-    # Under accumulation the trainer takes the mean of so many batches, however many an epoch's last step is made of,
-    # and however large its last one is. These two make it the mean of the images, as of one large batch.
+    # With accumulation the trainer divides by the number of batches per step, even if an epoch's last step has fewer or
+    # its last batch is smaller. These two hooks make the loss the mean over the images, as for one large batch.
     def backward(self, loss: Tensor) -> None:
         weight = len(self._window[-1][0]) / len(self._window[0][0])
         (loss if weight == 1 else weight * loss).backward()
@@ -189,24 +189,24 @@ class DiffusionModule(LightningModule):
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
             torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], factor)
             self.gradient_norm = None if self.gradient_norm is None else self.gradient_norm * factor
-        is_told = (self.global_step + 1) % self.log_interval == 0
-        if not is_told and self._epoch_mean is None:
+        is_logged = (self.global_step + 1) % self.log_interval == 0
+        if not is_logged and self._epoch_mean is None:
             return
         losses, ratio = (torch.cat(parts) for parts in zip(*window, strict=True))
         means = _means("train/loss", losses, ratio)
-        if is_told:
-            self._told = {name: mean for name, (mean, _) in means.items()}
+        if is_logged:
+            self._metrics_to_log = {name: mean for name, (mean, _) in means.items()}
             self._learning_rate = optimizer.param_groups[0]["lr"]
         if self._epoch_mean is not None:
             rate = torch.tensor(float(optimizer.param_groups[0]["lr"]))
             self._epoch_mean.add(self.current_epoch, means | {"train/learning_rate": (rate, len(losses))})
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
-        # Straight to the loggers: the trainer's own way of naming metrics takes half a millisecond for each.
-        told, self._told = self._told, {}
-        if not told:
+        # Directly to the loggers: self.log takes half a millisecond per metric.
+        tensors, self._metrics_to_log = self._metrics_to_log, {}
+        if not tensors:
             return
-        metrics = dict(zip(told, torch.stack(list(told.values())).tolist(), strict=True))
+        metrics = dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))
         metrics |= {"train/learning_rate": self._learning_rate, "epoch": self.current_epoch}
         for logger in self.loggers:
             logger.log_metrics(metrics, self.global_step - 1)
@@ -222,7 +222,7 @@ class DiffusionModule(LightningModule):
         if norm is None:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        # Gradients below the bound would be multiplied by one. A GPU does that sooner than it tells whether it must.
+        # Clipping multiplies gradients below the bound by one. On a GPU that is faster than reading whether it must.
         is_below = norm.device.type == "cpu" and gradient_clip_val and bool(norm < 0.999 * gradient_clip_val)
         if gradient_clip_val is not None and not is_below:
             weights = [weight for group in optimizer.param_groups for weight in group["params"]]
@@ -235,16 +235,16 @@ class DiffusionModule(LightningModule):
         self.step_plateau(watched - self.evaluated)
 
     def step_plateau(self, metrics: Collection[str]) -> None:
-        """Let learning-rate schedules of type ``plateau`` that watch one of these metrics see its present value."""
+        """Step the learning-rate schedules of type ``plateau`` that monitor one of these metrics."""
         for entry in self.trainer.lr_scheduler_configs:
             if isinstance(entry.scheduler, ReduceLROnPlateau) and str(entry.monitor) in metrics:
                 entry.scheduler.step(metric_value(self.trainer, str(entry.monitor)))
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add what updates the average to a trainer that was given no such callback."""
+        """Return an ``EMACallback`` if there is an EMA and the trainer has no such callback yet."""
         from diffusion_lab.training.callbacks.ema import EMACallback  # it imports this module
 
-        trainer: Any = self.trainer  # whose class declares no callbacks
+        trainer: Any = self.trainer  # its class does not declare callbacks
         if self.ema is None or any(isinstance(callback, EMACallback) for callback in trainer.callbacks):
             return []
         return [EMACallback()]
@@ -257,7 +257,7 @@ class DiffusionModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}  # type: ignore[return-value]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Without it Lightning would not ask the callbacks what to restore of a checkpoint without optimizer.
+        # Without this key Lightning does not call the callbacks' on_load_checkpoint if there is no optimizer state.
         checkpoint.setdefault("callbacks", {})
         if self._epoch_mean is not None:
             self._epoch_mean.load(checkpoint.get("diffusion_lab", {}).get("epoch_mean"))
@@ -276,8 +276,8 @@ class DiffusionModule(LightningModule):
 
 
 def _means(name: str, losses: Tensor, ratio: Tensor) -> dict[str, tuple[Tensor, int]]:
-    """The mean of all losses and that of each band of noise levels, with the numbers of images, by metric."""
+    """Return the mean of all losses and of each band of noise levels, with the number of images, by metric name."""
     means = {name: (losses.mean(), len(losses))}
-    for band, found in by_noise_band(losses, ratio).items():
-        means[f"{name}_at_{band}_noise"] = found
+    for band, mean_and_count in by_noise_band(losses, ratio).items():
+        means[f"{name}_at_{band}_noise"] = mean_and_count
     return means

@@ -1,4 +1,4 @@
-"""The state dict of an optimizer of torch that another program saved: whether it fits the optimizer of this run."""
+"""Validation of an optimizer state dict saved by another program against the optimizer of this run."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 States = dict[int, dict[str, Any]]
-"""What an optimizer keeps for each parameter, by its number."""
+"""State of an optimizer for each parameter, by the parameter's number."""
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
-def fitting_states(saved: object, make_optimizer: MakeOptimizer, parameters: Iterable[nn.Parameter]) -> States:
-    """The states of all parameters, if they are of the same optimizer over the same parameters in the same order.
+def matching_states(saved: object, make_optimizer: MakeOptimizer, parameters: Iterable[nn.Parameter]) -> States:
+    """Return the states of all parameters, if they are of the same optimizer over the same parameters and order.
 
     Args:
-        saved: ``optimizer_state_dict`` in the file.
-        make_optimizer: Makes the optimizer of this run.
-        parameters: Those of the model.
+        saved: ``optimizer_state_dict`` of the file.
+        make_optimizer: Creates the optimizer of this run.
+        parameters: Parameters of the model.
 
     Raises:
-        ValueError: They do not fit, with the reason.
+        ValueError: The states do not match; the message gives the reason.
     """
     if saved is None or saved == {}:
         raise ValueError("the file holds no state of it")
@@ -39,18 +39,18 @@ def fitting_states(saved: object, make_optimizer: MakeOptimizer, parameters: Ite
         raise ValueError(f"its state is of {len(numbers)} parameters, and the model has {len(shapes)}")
     if not states:
         raise ValueError("its state in the file is empty")
-    expected = _after_a_step(make_optimizer)
+    expected = _state_after_one_step(make_optimizer)
     shape_of = dict(zip(numbers, shapes, strict=True))
     for number, state in states.items():
         if number not in shape_of or not isinstance(state, Mapping):
             raise ValueError("its state is damaged")
-        _refuse_other_state(state, expected, shape_of[number])
-    # By their place: optimizers of several groups number the parameters in the order of the groups.
-    return {place: dict(states[number]) for place, number in enumerate(numbers) if number in states}
+        _check_state(state, expected, shape_of[number])
+    # By position: optimizers with several groups number the parameters in the order of the groups.
+    return {index: dict(states[number]) for index, number in enumerate(numbers) if number in states}
 
 
 def saved_rate(saved: object) -> float | None:
-    """The learning rate of the first group, where it tells one."""
+    """Return the learning rate of the first parameter group; None if there is none."""
     match saved:
         case {"param_groups": [{"lr": int() | float() as rate}, *_]} if not isinstance(rate, bool):
             return float(rate)
@@ -64,22 +64,22 @@ def _numbers(group: object) -> list[int]:
     raise ValueError("its parameter groups are damaged")
 
 
-def _after_a_step(make_optimizer: MakeOptimizer) -> dict[str, Any]:
-    """What the optimizer of this run keeps for a parameter, found by a step on one of two elements."""
+def _state_after_one_step(make_optimizer: MakeOptimizer) -> dict[str, Any]:
+    """Return the state of a parameter in the optimizer of this run, determined by a step on one of two elements."""
     parameter = nn.Parameter(torch.zeros(2))
     optimizer = make_optimizer([parameter])
     parameter.grad = torch.ones(2)
     try:
         optimizer.step()
-    except Exception as error:  # of a class of the user's own, which may want anything
+    except Exception as error:  # a custom class may require anything
         raise ValueError(f"the optimizer of this run cannot be compared with it ({error})") from error
     return dict(optimizer.state[parameter])
 
 
-def _refuse_other_state(state: Mapping[Any, Any], expected: Mapping[str, Any], shape: torch.Size) -> None:
+def _check_state(state: Mapping[Any, Any], expected: Mapping[str, Any], shape: torch.Size) -> None:
     if set(state) != set(expected):
-        kept, own = (", ".join(sorted(map(str, names))) or "nothing" for names in (state, expected))
-        raise ValueError(f"it is of another kind: it keeps {kept[:200]} for each parameter, this one {own}")
+        saved, own = (", ".join(sorted(map(str, names))) or "nothing" for names in (state, expected))
+        raise ValueError(f"it is of another kind: it keeps {saved[:200]} for each parameter, this one {own}")
     for name, value in state.items():
         scalar = not isinstance(expected[name], Tensor) or expected[name].ndim == 0
         if expected[name] is None or value is None:

@@ -17,10 +17,10 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
 }
-"""The names that ``training.optimizer.type`` takes, beside dotted paths of one's own classes."""
+"""Names that ``training.optimizer.type`` accepts, besides dotted paths of custom classes."""
 
 FUSED_ON = ("cpu", "cuda")
-"""Devices on which one kernel makes the whole step of these: less than half the time (docs/performance.md)."""
+"""Devices with a fused kernel for these, which takes less than half the time (docs/performance.md)."""
 
 
 def create_optimizer(
@@ -28,16 +28,16 @@ def create_optimizer(
 ) -> Optimizer:
     """Build the optimizer of the settings.
 
-    ``betas`` always stands in the settings; a class without such an argument, like torch.optim.SGD, is not given it.
+    ``betas`` is always in the settings, but not passed to a class without such an argument, like torch.optim.SGD.
 
     Args:
         settings: ``training.optimizer``.
-        parameters: What is trained, where it stays.
-        scaled: Whether a gradient scaler is used, as float16 needs one. It would leave it to the one kernel to undo the
-            scale, after gradients were clipped and judged, so such a kernel is not taken.
+        parameters: Parameters to train, on their final device.
+        scaled: Whether a gradient scaler is used, as for float16. It would leave unscaling to the fused kernel, after
+            gradients were clipped and checked, so no fused kernel is used then.
 
     Raises:
-        ValueError: The class does not take an argument that was given, or a fused one was asked for with a scaler.
+        ValueError: The class does not accept an argument, or ``fused`` was set with a gradient scaler.
     """
     cls = OPTIMIZERS.get(settings.type) or load_class(settings.type, "training.optimizer.type")
     parameters = list(parameters)
@@ -46,8 +46,8 @@ def create_optimizer(
         raise ValueError("training.optimizer.fused must be off where training.performance.precision is fp16, got true")
     accepted = inspect.signature(cls).parameters
     if settings.type in OPTIMIZERS and "fused" in accepted:
-        one_kernel = all(weight.device.type in FUSED_ON for weight in parameters)
-        arguments["fused"] = one_kernel and not scaled and not settings.foreach
+        has_kernel = all(weight.device.type in FUSED_ON for weight in parameters)
+        arguments["fused"] = has_kernel and not scaled and not settings.foreach
     if "betas" in accepted:
         arguments["betas"] = settings.betas
     try:
@@ -58,9 +58,9 @@ def create_optimizer(
 
 
 def check_capturable(settings: OptimizerSettings, device: torch.device) -> None:
-    """Raise ValueError where ``capturable`` is asked for on a device that it has no effect on."""
+    """Raise ValueError if ``capturable`` is set for a device on which it has no effect."""
     if settings.capturable and device.type in ("cpu", "mps"):
         raise ValueError(
-            "training.optimizer.capturable must be false on this device, since a step can be part of a CUDA graph on a "
-            f"GPU alone, got true with compute.device {device}"
+            "training.optimizer.capturable must be false on this device, since only on a GPU can a step be part of a "
+            f"CUDA graph, got true with compute.device {device}"
         )

@@ -1,4 +1,4 @@
-"""The parts of a training run, made from its settings before anything is written."""
+"""Parts of a training run, created from its settings before anything is written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from diffusion_lab.training.create import (
     create_evaluation,
     create_module,
     optimizer_steps,
-    prepare,
+    prepare_denoiser,
 )
 from diffusion_lab.training.foreign_state import ForeignStateCallback, import_foreign_state
 from diffusion_lab.training.memory_check import check_memory
@@ -58,7 +58,7 @@ from diffusion_lab.training.wandb_mirror import check_reachable
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """Everything that a run is made of."""
+    """All parts of a training run."""
 
     config: TrainConfig
     settings: dict[str, Any]
@@ -71,22 +71,22 @@ class PreparedRun:
     callbacks: Sequence[Callback]
     evaluation: SampleEvaluation | None
     checkpoints: Checkpoints
-    origin: ResumeSource | None
+    source: ResumeSource | None
     notes: Sequence[str]
     steps: range
-    """Optimizer steps that are left to do, counted from 1 over the whole run."""
+    """Optimizer steps that remain, counted from 1 over the complete run."""
 
     @property
     def epochs(self) -> range:
-        """Epochs that are left to do, counted from 1."""
-        return range((self.origin.epochs_done or 0 if self.origin else 0) + 1, self.config.training.epochs + 1)
+        """Epochs that remain, counted from 1."""
+        return range((self.source.epochs_done or 0 if self.source else 0) + 1, self.config.training.epochs + 1)
 
 
 def prepare_run(
-    config: TrainConfig, folder: RunFolder, found: tuple[ResumeSource, Checkpoint] | None, console: Console
+    config: TrainConfig, folder: RunFolder, resumed: tuple[ResumeSource, Checkpoint] | None, console: Console
 ) -> PreparedRun:
-    """Make the parts of a run. What can be refused is refused here; nothing is written."""
-    origin, checkpoint = found or (None, None)
+    """Create the parts of a run. Everything that can be refused is refused here; nothing is written."""
+    source, checkpoint = resumed or (None, None)
     prediction_note = None
     if checkpoint is not None:
         prediction_note = checkpoint.prediction_note(config.model)
@@ -95,45 +95,45 @@ def prepare_run(
     device = resolve_device(config.compute.device)
     check_capturable(config.training.optimizer, device)
     check_memory(config)
-    seed = _seed(config, origin)
+    seed = _seed(config, source)
     seed_default_generators(derive_seed("weights", seed), device)
     data = create_datamodule(config, seed, class_names_of(checkpoint))
     config = with_counted_classes(config, data.class_names)
     config = with_measured_sigma_data(with_sigma_data_of(checkpoint, config), data.train)
     denoiser = create_denoiser(config.model, data.class_names)
-    prepare(denoiser, config.training.performance, device)
-    compared: Comparison | None = None
+    prepare_denoiser(denoiser, config.training.performance, device)
+    comparison: Comparison | None = None
     left: RemainingTraining | None = None
-    if origin is not None and checkpoint is not None:
-        compared = compare(checkpoint, config, data)
-        check_compatible(compared, denoiser)
-        if origin.foreign:
+    if source is not None and checkpoint is not None:
+        comparison = compare(checkpoint, config, data)
+        check_compatible(comparison, denoiser)
+        if source.foreign:
             steps_per_epoch = optimizer_steps(config, data) // config.training.epochs
-            origin = replace(origin, step=(origin.epochs_done or 0) * steps_per_epoch)
-        left = remaining_training(origin, config, data, compared.changes)
+            source = replace(source, step=(source.epochs_done or 0) * steps_per_epoch)
+        left = remaining_training(source, config, data, comparison.changes)
     plain = config.model_dump(mode="json")
     settings = redacted(plain, secret_values(plain, sys.argv))
     settings["compute"]["seed"] = seed
     flops = count_forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
     threads = _threads(config, device, flops, checkpoint)
-    module = create_module(config, denoiser, data, settings, _span(config, origin, left))
+    module = create_module(config, denoiser, data, settings, _schedule_span(config, source, left))
     module.about["threads"] = threads
-    module.configure_optimizers()  # refuses values that the user's own class does not take
+    module.configure_optimizers()  # raises if a custom class does not accept the values
     warn_about_settings(config, module, data, optimizer_steps(config, data))
-    resumption: Callback | None
+    resume_callback: Callback | None
     notes: list[str]
-    if origin is not None and checkpoint is not None and origin.foreign:
+    if source is not None and checkpoint is not None and source.foreign:
         resume = config.training.resume
-        taken = import_foreign_state(
-            checkpoint, module, origin.step or 0, resume.reset_optimizer, resume.reset_scheduler
+        state = import_foreign_state(
+            checkpoint, module, source.step or 0, resume.reset_optimizer, resume.reset_scheduler
         )
-        resumption, notes = ForeignStateCallback(taken), taken.notes
+        resume_callback, notes = ForeignStateCallback(state), state.notes
     else:
-        resumption, notes = _resumption(compared, left, console)
+        resume_callback, notes = _create_resume_overrides(comparison, left, console)
     notes = [*filter(None, [prediction_note]), *notes]
-    callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resumption)
+    callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resume_callback)
     evaluation = create_evaluation(config, data, seed, device)
-    done = origin.step or 0 if origin else 0
+    done = source.step or 0 if source else 0
     steps = range(done + 1, done + (left.steps if left else optimizer_steps(config, data)) + 1)
     return PreparedRun(
         config,
@@ -147,53 +147,55 @@ def prepare_run(
         callbacks,
         evaluation,
         checkpoints,
-        origin,
+        source,
         notes,
         steps,
     )
 
 
-def _resumption(
-    compared: Comparison | None, left: RemainingTraining | None, console: Console
+def _create_resume_overrides(
+    comparison: Comparison | None, left: RemainingTraining | None, console: Console
 ) -> tuple[ResumeOverrides | None, list[str]]:
-    """What restores a checkpoint, and what the user is told about it; nothing for a fresh start."""
-    if compared is None or left is None:
+    """Create the callback that adapts the restored state, and the notes to print; nothing for a fresh start."""
+    if comparison is None or left is None:
         return None, []
-    plan = make_resume_plan(compared, left)
+    plan = make_resume_plan(comparison, left)
 
     def report_rate(then: float, now: float) -> None:
-        note = learning_rate_note(then, now, compared, left)
+        note = learning_rate_note(then, now, comparison, left)
         if note is not None:
             print_and_log(console, note)
 
-    return ResumeOverrides(plan, report_rate), resume_notes(compared, plan, left)
+    return ResumeOverrides(plan, report_rate), resume_notes(comparison, plan, left)
 
 
-def _span(config: TrainConfig, origin: ResumeSource | None, left: RemainingTraining | None) -> ScheduleSpan | None:
-    """What the schedule of a resumed run is for: what is left where it begins anew, else what is done, too."""
-    if origin is None or left is None:
+def _schedule_span(
+    config: TrainConfig, source: ResumeSource | None, left: RemainingTraining | None
+) -> ScheduleSpan | None:
+    """Return the length of the schedule of a resumed run: the rest of the run if it is reset, else all of it."""
+    if source is None or left is None:
         return None
     if config.training.resume.reset_scheduler:
         return ScheduleSpan(left.epochs, left.steps)
-    return ScheduleSpan(config.training.epochs, (origin.step or 0) + left.steps)
+    return ScheduleSpan(config.training.epochs, (source.step or 0) + left.steps)
 
 
-def _seed(config: TrainConfig, origin: ResumeSource | None) -> int:
-    """The seed of the settings, else that of the run that goes on, else a new one."""
+def _seed(config: TrainConfig, source: ResumeSource | None) -> int:
+    """Return the seed of the settings, else that of the resumed run, else a new one."""
     if config.compute.seed is not None:
         return config.compute.seed
-    if origin is not None and origin.seed is not None:
-        return origin.seed
+    if source is not None and source.seed is not None:
+        return source.seed
     return secrets.randbits(32)
 
 
-def _threads(config: TrainConfig, device: torch.device, flops: int | None, resumed: Checkpoint | None) -> int:
-    """The threads of the settings, else those of the checkpoint, since sums of other parts round differently."""
+def _threads(config: TrainConfig, device: torch.device, flops: int | None, checkpoint: Checkpoint | None) -> int:
+    """Return the threads of the settings, else those of the checkpoint, since sums round differently otherwise."""
     if config.compute.threads != "auto":
         return config.compute.threads
     if device.type != "cpu":
         return torch.get_num_threads()
-    before = resumed.about.get("threads") if resumed else None
+    before = checkpoint.about.get("threads") if checkpoint else None
     if isinstance(before, int) and 1 <= before <= torch.get_num_threads():
         if before > 1 and (free := round(free_cores())) < before:
             warnings.warn(

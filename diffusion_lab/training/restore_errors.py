@@ -1,4 +1,4 @@
-"""What a damaged training state leads to: one error that names the checkpoint, before the first step."""
+"""Callback that turns a damaged training state into one error that names the checkpoint, before the first step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffusion_lab.memory import is_out_of_memory
 LARGEST_COUNT = 2**63 - 1
 
 IN_THE_DATA = ("epoch", "samples_seen", "seed", "length", "step_size")
-"""What the data module tells of its place."""
+"""Keys of the data module's position."""
 
 ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
@@ -40,10 +40,10 @@ class RestoreErrors(Callback):
             _check_progress(checkpoint[ORDER], dict.fromkeys(IN_THE_DATA, 0), ORDER)
         for name in ("epoch", "global_step"):
             _check_progress(checkpoint[name], 0, name)
-        for name in ("optimizer_states", "lr_schedulers"):  # of anything else the trainer would restore nothing
+        for name in ("optimizer_states", "lr_schedulers"):  # the trainer silently ignores values of other types
             states = checkpoint.get(name, [])
             if not isinstance(states, list) or not all(isinstance(state, dict) for state in states):
-                raise ValueError(f"{name} is no list of states")
+                raise ValueError(f"{name} is not a list of states")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self.done:
@@ -53,7 +53,7 @@ class RestoreErrors(Callback):
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
-        """Turn whatever is raised until training starts into one error.
+        """Turn any exception until training starts into one error.
 
         Raises:
             ValueError: The checkpoint's training state cannot be restored.
@@ -63,24 +63,24 @@ class RestoreErrors(Callback):
         except Exception as error:
             if self.done or isinstance(error, OSError) or is_out_of_memory(error):
                 raise
-            words = str(error).strip()
-            reason = words.splitlines()[0][:200] if words else type(error).__name__
+            text = str(error).strip()
+            reason = text.splitlines()[0][:200] if text else type(error).__name__
             raise ValueError(
                 f"cannot resume from {self.path}: its training state is damaged ({reason}); resume from another "
                 "checkpoint (its weights may still do for sampling)"
             ) from error
 
 
-def _check_progress(value: object, fresh: object, place: str) -> None:
-    """Compare with what a fresh run has there: counts, which fail epochs later where they are something else."""
+def _check_progress(value: object, fresh: object, key: str) -> None:
+    """Compare with the value of a fresh run: anything but counts would fail epochs later."""
     if isinstance(fresh, dict):
         if not isinstance(value, dict):
-            raise ValueError(f"{place} holds no counts")
+            raise ValueError(f"{key} does not hold counts")
         for name, part in fresh.items():
             if name in value:
-                _check_progress(value[name], part, f"{place}.{name}")
+                _check_progress(value[name], part, f"{key}.{name}")
     elif isinstance(fresh, int) and not (isinstance(value, int) and 0 <= value <= LARGEST_COUNT):
-        raise ValueError(f"{place} is no count")
+        raise ValueError(f"{key} is not a count")
 
 
 def _check_optimizer(optimizer: Optimizer) -> None:
@@ -88,7 +88,7 @@ def _check_optimizer(optimizer: Optimizer) -> None:
         for name, default in optimizer.defaults.items():
             if not _is_alike(group.get(name), default):
                 raise ValueError(f"the optimizer's {name} is of type {type(group.get(name)).__name__}")
-    if not isinstance(optimizer, torch.optim.Adam):  # AdamW is one; of others the state is not known here
+    if not isinstance(optimizer, torch.optim.Adam):  # AdamW derives from it; the state of others is unknown
         return
     for weight, state in optimizer.state.items():
         if not isinstance(state, dict) or not set(state) >= ADAM_STATE:
@@ -100,7 +100,7 @@ def _check_optimizer(optimizer: Optimizer) -> None:
 
 
 def _is_alike(value: object, default: object) -> bool:
-    """Whether an option of an optimizer may have this value, judged by the type of its default."""
+    """Return whether an option of an optimizer may have this value, given the type of its default."""
     if isinstance(default, bool) or default is None:
         return isinstance(value, bool) or value is None
     if isinstance(default, int | float | Tensor):

@@ -1,4 +1,4 @@
-"""What a resumed run takes from the checkpoint and what from the settings, and what is left to do."""
+"""Plan of a resumed run: what it takes from the checkpoint, what from the settings, and what remains to be done."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from diffusion_lab.training.resume_source import ResumePosition, ResumeSource
 
 @dataclass(frozen=True)
 class RemainingTraining:
-    """What is left to do of a resumed run, in batches and steps of its own size.
+    """Remaining work of a resumed run, in batches and steps of its own size.
 
     Args:
-        batches_done: Batches of the unfinished epoch that are done, 0 at the beginning of one.
-        epochs: Epochs left, an unfinished one among them.
+        batches_done: Batches of the unfinished epoch that are done, 0 at the start of an epoch.
+        epochs: Epochs left, including an unfinished one.
         steps: Optimizer steps left.
-        note: What the user should know about the place, where it is measured otherwise than before.
+        note: Message for the user if the position is counted in batches of another size than before.
     """
 
     batches_done: int
@@ -35,68 +35,68 @@ class RemainingTraining:
     note: str | None
 
 
-def make_resume_plan(found: Comparison, left: RemainingTraining) -> ResumePlan:
-    """What the resumed run takes from the settings instead of the checkpoint."""
-    training = found.config.training
-    rates = [change for change in found.changes if change.key == "training.optimizer.learning_rate"]
+def make_resume_plan(comparison: Comparison, left: RemainingTraining) -> ResumePlan:
+    """Return which parts of the state a resumed run takes from the settings instead of the checkpoint."""
+    training = comparison.config.training
+    rates = [change for change in comparison.changes if change.key == "training.optimizer.learning_rate"]
     type_ = training.scheduler.type
     return ResumePlan(
         training.resume.reset_optimizer,
         training.resume.reset_scheduler,
         left.batches_done,
-        optimizer_options=found.optimizer_options,
-        rebuild_schedule=type_ in LR_SCHEDULES or found.schedule_changed,
+        optimizer_options=comparison.optimizer_options,
+        rebuild_schedule=type_ in LR_SCHEDULES or comparison.schedule_changed,
         rate_factor=float(rates[0].now) / float(rates[0].then) if rates else 1.0,
-        forget_best=bool(found.changed(Effect.APPLIED_TO_LOSS, Effect.EVALUATION))
-        or found.other_validation
-        or found.other_images
-        or found.other_weights
-        or found.other_draws,
+        forget_best=bool(comparison.changed(Effect.APPLIED_TO_LOSS, Effect.EVALUATION))
+        or comparison.other_validation
+        or comparison.other_images
+        or comparison.other_weights
+        or comparison.other_draws,
     )
 
 
-def resume_notes(found: Comparison, plan: ResumePlan, left: RemainingTraining) -> list[str]:
-    """What the user is told of a resumed run: a line for each setting that differs."""
+def resume_notes(comparison: Comparison, plan: ResumePlan, left: RemainingTraining) -> list[str]:
+    """Return what to print about a resumed run: one line for each setting that differs."""
     notes = []
-    for change in found.changes:
-        same_images = change.effect == Effect.IMAGES and not found.other_images
+    for change in comparison.changes:
+        same_images = change.effect == Effect.IMAGES and not comparison.other_images
         notes.append(f"{change}; {'the images are the same' if same_images else 'the new value is used'}")
     if left.note is not None:
         notes.append(left.note)
-    if found.other_images:
+    if comparison.other_images:
         notes.append("training.resume.allow_other_data: the training images are not those of the checkpoint")
-    elif found.other_validation:
+    elif comparison.other_validation:
         notes.append("the validation images are not those of the checkpoint")
-    if found.other_weights:
-        loss = found.config.training.loss
+    if comparison.other_weights:
+        loss = comparison.config.training.loss
         notes.append(
-            f"training.loss.weighting {loss.weighting.type} with penalty {loss.penalty.type} weighs noise "
-            "levels otherwise than the version of diffusion_lab that wrote the checkpoint"
+            f"training.loss.weighting {loss.weighting.type} with penalty {loss.penalty.type} weights noise "
+            "levels differently from the version of diffusion_lab that wrote the checkpoint"
         )
-    if found.other_draws:
+    if comparison.other_draws:
         notes.append(
             "validation draws noise and times for each image, which the version of diffusion_lab that wrote the "
             "checkpoint drew for each batch"
         )
     if plan.forget_best:
-        notes.append("earlier validation losses are not comparable: the best checkpoint is chosen anew from here on")
+        notes.append("earlier validation losses are not comparable: the best checkpoint is selected again from here on")
     return notes
 
 
-def learning_rate_note(then: float, now: float, found: Comparison, left: RemainingTraining) -> str | None:
-    """What the user is told where the learning rate jumps.
+def learning_rate_note(then: float, now: float, comparison: Comparison, left: RemainingTraining) -> str | None:
+    """Return what to print if the learning rate jumps, else None.
 
     Args:
-        then: The rate in the checkpoint.
-        now: The rate of the next step.
-        found: What differs from the run that wrote the checkpoint.
-        left: What is left to do.
+        then: Learning rate in the checkpoint.
+        now: Learning rate of the next step.
+        comparison: What differs from the run that wrote the checkpoint.
+        left: Remaining work.
     """
     if abs(now - then) <= 1e-6 * max(then, now):
         return None
     note = f"the learning rate was {then:.3g} in the checkpoint and is {now:.3g} from here on"
-    training = found.config.training
-    extended = training.scheduler.type is not None and "training.epochs" in found.changed_keys
+    training = comparison.config.training
+    extended = training.scheduler.type is not None and "training.epochs" in comparison.changed_keys
     if not extended or training.resume.reset_scheduler or now <= then:
         return note
     return (
@@ -108,36 +108,37 @@ def learning_rate_note(then: float, now: float, found: Comparison, left: Remaini
 
 
 def remaining_training(
-    origin: ResumeSource, config: TrainConfig, data: ImageDataModule, changes: Sequence[Change]
+    source: ResumeSource, config: TrainConfig, data: ImageDataModule, changes: Sequence[Change]
 ) -> RemainingTraining:
-    """What is left to do from a checkpoint on.
+    """Return the remaining work after a checkpoint.
 
     Raises:
-        ValueError: The checkpoint is from the middle of an epoch, and what is left of it cannot be told: no optimizer
-            step of the present size begins there, or the order or the number of the images is another.
+        ValueError: The checkpoint is from the middle of an epoch, and its rest is undefined: no optimizer step of the
+            current size starts there, or the order or the number of the images differs.
     """
     accumulated = config.training.accumulate_batches
     steps_per_epoch = -(-data.steps_per_epoch // accumulated)
-    epochs = config.training.epochs - (origin.epochs_done or 0)
-    place = origin.place
-    if place is None or not place.samples_seen:
+    epochs = config.training.epochs - (source.epochs_done or 0)
+    position = source.position
+    if position is None or not position.samples_seen:
         return RemainingTraining(0, epochs, steps_per_epoch * epochs, None)
-    _refuse_another_order(origin.path, place, data, changes)
-    done, beyond = divmod(place.samples_seen, data.step_size * accumulated)
+    _refuse_another_order(source.path, position, data, changes)
+    done, beyond = divmod(position.samples_seen, data.step_size * accumulated)
     batches = done * accumulated
     if beyond or batches >= data.steps_per_epoch:
         raise ValueError(
-            f"data.loading.batch_size × training.accumulate_batches must divide the {place.samples_seen} images that "
-            f"epoch {place.epoch + 1} has seen in {origin.path}, and leave some of it, got {data.step_size} × "
+            "data.loading.batch_size × training.accumulate_batches must divide the "
+            f"{position.samples_seen} images that epoch {position.epoch + 1} has seen in {source.path}, and leave some "
+            f"of it, got {data.step_size} × "
             f"{accumulated} (a checkpoint from the end of an epoch resumes with any)"
         )
-    return RemainingTraining(batches, epochs, steps_per_epoch * epochs - done, _note(place, data))
+    return RemainingTraining(batches, epochs, steps_per_epoch * epochs - done, _note(position, data))
 
 
 def _refuse_another_order(
-    path: object, place: ResumePosition, data: ImageDataModule, changes: Sequence[Change]
+    path: object, position: ResumePosition, data: ImageDataModule, changes: Sequence[Change]
 ) -> None:
-    where = f"{path} is from the middle of epoch {place.epoch + 1}"
+    where = f"{path} is from the middle of epoch {position.epoch + 1}"
     rest = "the rest of the epoch would not be the rest (a checkpoint from the end of an epoch resumes with any)"
     for change in changes:
         if change.key == "data.loading.shuffle_train":
@@ -145,32 +146,32 @@ def _refuse_another_order(
                 f"{change.key} must be that of the checkpoint, {shown(change.then)}, got {shown(change.now)}: "
                 f"{where}, and {rest}"
             )
-    if place.length not in (None, len(data.train)):
+    if position.length not in (None, len(data.train)):
         raise ValueError(
-            f"data.paths.train must hold the {place.length} images of the checkpoint, got {len(data.train)}: "
+            f"data.paths.train must hold the {position.length} images of the checkpoint, got {len(data.train)}: "
             f"{where}, and {rest}"
         )
 
 
-def _note(place: ResumePosition, data: ImageDataModule) -> str | None:
-    if place.step_size == data.step_size:
+def _note(position: ResumePosition, data: ImageDataModule) -> str | None:
+    if position.step_size == data.step_size:
         return None
     return (
-        f"data.loading.batch_size × devices was {place.step_size} and is {data.step_size}: "
-        f"epoch {place.epoch + 1} goes on with its image {place.samples_seen + 1}"
+        f"data.loading.batch_size × devices was {position.step_size} and is {data.step_size}: "
+        f"epoch {position.epoch + 1} continues with its image {position.samples_seen + 1}"
     )
 
 
-def same_results(config: TrainConfig, origin: ResumeSource) -> bool:
-    """Whether the steps after the checkpoint come out as they did in the run that wrote it."""
+def same_results(config: TrainConfig, source: ResumeSource) -> bool:
+    """Return whether the steps after the checkpoint give the same results as in the run that wrote it."""
     now = config.model_dump(mode="json")
     now = redacted(now, secret_values(now, sys.argv))  # as the checkpoint has them
-    return all(_relevant(now[name]) == _relevant(origin.config.get(name)) for name in ("model", "data", "training"))
+    return all(_relevant(now[name]) == _relevant(source.config.get(name)) for name in ("model", "data", "training"))
 
 
 def _relevant(section: Any) -> Any:
-    """A section without what decides only how long a run is, and where it goes on from."""
-    unread = ("epochs", "resume", "num_workers", "pin_memory")
+    """Return a section without the keys that do not change the results of a step."""
+    irrelevant = ("epochs", "resume", "num_workers", "pin_memory")
     if not isinstance(section, Mapping):
         return section
-    return {name: _relevant(value) for name, value in section.items() if name not in unread}
+    return {name: _relevant(value) for name, value in section.items() if name not in irrelevant}

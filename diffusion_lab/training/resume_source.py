@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from: which one it is, and what it says of the place it was saved at."""
+"""Checkpoint that a run resumes from, and the position in training that it was saved at."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffusion_lab.training.foreign_state import epochs_done
 
 @dataclass(frozen=True)
 class ResumePosition:
-    """Where in the data a checkpoint was saved, as the data module tells it.
+    """Position in the training data at which a checkpoint was saved, as the data module saves it.
 
     ``samples_seen`` of the epoch's ``length`` images are done, in steps of ``step_size`` over all devices.
     """
@@ -31,26 +31,26 @@ class ResumePosition:
 
 @dataclass(frozen=True)
 class ResumeSource:
-    """What a run goes on from.
+    """Checkpoint that a run resumes from.
 
-    The weights are not kept: only the check of the architecture reads them, and the trainer later reads its own.
+    It does not keep the weights: only the check of the architecture needs them, and the trainer loads them again.
 
     Args:
         path: The checkpoint.
         step: Optimizer steps done.
         epochs_done: Epochs done; None in files that were not written by a training run.
         config: The settings of the run that wrote it.
-        place: Where in the data; None where the file does not tell.
-        wandb_id: Of the run on W&B.
-        run_id: Of the run that wrote it; None in files of earlier versions.
-        foreign: Whether another program wrote it. The steps that are done then depend on the images.
+        position: Position in the data; None if the file does not contain it.
+        wandb_id: Id of the run on W&B.
+        run_id: Id of the run that wrote it; None in files of earlier versions.
+        foreign: Whether another program wrote it. The number of steps done then depends on the images.
     """
 
     path: Path
     step: int | None
     epochs_done: int | None
     config: Mapping[str, Any]
-    place: ResumePosition | None
+    position: ResumePosition | None
     wandb_id: str | None
     run_id: str | None
     foreign: bool = False
@@ -62,27 +62,27 @@ class ResumeSource:
 
     @property
     def run_folder(self) -> Path:
-        """The folder of the run that wrote it."""
+        """Folder of the run that wrote it."""
         inside = self.config.get("output", {}).get("subdirs", {}).get("checkpoints", "checkpoints")
         return self.path.resolve().parents[len(Path(inside).parts)]
 
     def is_complete(self, config: TrainConfig) -> bool:
-        """Whether the epochs of the settings are all done."""
+        """Return whether all epochs of the settings are done."""
         return self.epochs_done is not None and self.epochs_done >= config.training.epochs
 
     def is_at_the_end(self, config: TrainConfig) -> bool:
-        """Whether it was saved exactly after the last step of the settings."""
-        return self.epochs_done == config.training.epochs and not (self.place and self.place.samples_seen)
+        """Return whether it was saved exactly after the last step of the settings."""
+        return self.epochs_done == config.training.epochs and not (self.position and self.position.samples_seen)
 
 
 def find_resume_source(config: TrainConfig, folder: RunFolder) -> tuple[ResumeSource, Checkpoint] | None:
-    """What ``training.resume`` asks to go on from, and its content; None for a fresh start.
+    """Return the checkpoint that ``training.resume`` names, and its content; None for a fresh start.
 
-    ``auto`` is the newest valid checkpoint in the run folder, or a fresh start where there is none.
+    ``auto`` is the newest valid checkpoint in the run folder, or a fresh start if there is none.
 
     Raises:
-        ValueError, FileNotFoundError: The checkpoint that the settings name is none, or all that ``auto`` could take
-            are damaged: to start afresh would remove them.
+        ValueError, FileNotFoundError: The named file is not a checkpoint, or all that ``auto`` could use are damaged: a
+            fresh start would remove them.
     """
     resume = config.training.resume
     if not resume.enabled or resume.checkpoint is None:
@@ -102,25 +102,25 @@ def find_resume_source(config: TrainConfig, folder: RunFolder) -> tuple[ResumeSo
     if checkpoint.foreign is not None and checkpoint.foreign.saved_in_training:
         done = epochs_done(checkpoint.foreign) or 0
         return ResumeSource(path, None, done, {}, None, None, None, foreign=True), checkpoint
-    origin = ResumeSource(
+    source = ResumeSource(
         path,
         checkpoint.step,
         checkpoint.epochs_done,
         checkpoint.config or {},
-        _place(checkpoint.order),
+        _position(checkpoint.order),
         checkpoint.about.get("wandb_id"),
         _run_id(checkpoint.about),
     )
-    return origin, checkpoint
+    return source, checkpoint
 
 
 def _newest(folder: RunFolder) -> Path | None:
     newest = newest_valid(folder.checkpoints)
-    there = named_steps(folder.checkpoints)
-    if newest is None and there:
+    candidates = named_steps(folder.checkpoints)
+    if newest is None and candidates:
         raise ValueError(
-            f"training.resume.checkpoint=auto finds no whole checkpoint in {folder.checkpoints} among {listed_names(there)}: "
-            "name one of another folder, or move these away to start afresh"
+            f"training.resume.checkpoint=auto finds no valid checkpoint in {folder.checkpoints} among "
+            f"{listed_names(candidates)}: name one of another folder, or move these away to start from scratch"
         )
     return newest
 
@@ -130,7 +130,7 @@ def _run_id(about: Mapping[str, Any]) -> str | None:
     return run_id if isinstance(run_id, str) else None
 
 
-def _place(order: Mapping[str, Any]) -> ResumePosition | None:
+def _position(order: Mapping[str, Any]) -> ResumePosition | None:
     match order:
         case {"epoch": int(epoch), "samples_seen": int(seen), "step_size": int(step_size)}:
             length = order.get("length")

@@ -25,7 +25,7 @@ class StopRequest:
         self.received: signal.Signals | None = None
         self.training = False
         self._listening = False
-        self._noted: list[int] | None = None
+        self._deferred: list[int] | None = None
 
     def listen(self) -> None:
         """Take over the signals, where that is possible: only the main thread can."""
@@ -40,15 +40,15 @@ class StopRequest:
         self.listen()  # once more, because Lightning has taken SIGTERM for itself
 
     @contextlib.contextmanager
-    def only_noted(self) -> Iterator[Callable[[], bool]]:
+    def deferred(self) -> Iterator[Callable[[], bool]]:
         """Let signals end nothing for a while; the function that this gives says whether one has come since."""
-        before, self._noted = self._noted, []
+        before, self._deferred = self._deferred, []
         if self._listening:
             self.listen()  # once more, because Lightning may have taken some for itself
         try:
-            yield lambda: bool(self._noted)
+            yield lambda: bool(self._deferred)
         finally:
-            self._noted = before
+            self._deferred = before
 
     def stopped(self, step: int | None = None) -> RunStopped:
         """The exception that ends the process with the code of the signal."""
@@ -56,8 +56,8 @@ class StopRequest:
         return RunStopped(f"asked to by {self.received.name}", EXIT_CODES[self.received], step)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._noted is not None:
-            self._noted.append(number)
+        if self._deferred is not None:
+            self._deferred.append(number)
             self.received = self.received or signal.Signals(number)
             return
         again = self.received is not None
@@ -72,7 +72,7 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[StopRequest]:
+def handle_signals() -> Iterator[StopRequest]:
     """Listen to the signals; at the end they do what they did before."""
     before = {number: signal.getsignal(number) for number in EXIT_CODES}
     stop = StopRequest()

@@ -9,7 +9,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 
-class OneProcess(LightningEnvironment):
+class SingleProcessEnvironment(LightningEnvironment):
     """Lightning's view of the machine without the variables of Slurm, torchrun and others.
 
     Lightning would otherwise take its rank from leftovers of another launcher, or end with an error of its own in a

@@ -26,7 +26,7 @@ from diffusion_lab.devices import resolve_device
 from diffusion_lab.environment import environment
 from diffusion_lab.redaction import holds_redacted, redacted
 from diffusion_lab.terminal_noise import image_process_warnings, terminal_noise_warnings
-from diffusion_lab.training.create import ModuleT, ScheduleSpan, assemble, prepare
+from diffusion_lab.training.create import ModuleT, ScheduleSpan, build_module, prepare_denoiser
 from diffusion_lab.training.lr_schedules import schedule_class
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def module_from_settings(cls: type[ModuleT], settings: Mapping[str, Any], device
     denoiser = create_denoiser(model).to(target)
     for doubt in terminal_noise_warnings(denoiser.schedule, model.diffusion):
         warnings.warn(doubt, ConfigWarning, stacklevel=3)
-    prepare(denoiser, training.performance, target)
+    prepare_denoiser(denoiser, training.performance, target)
     return _module(cls, training, denoiser, model.conditioning.class_dropout_prob, about)
 
 
@@ -94,10 +94,10 @@ def module_from_checkpoint(
     for doubt in image_process_warnings(denoiser.schedule):
         warnings.warn(f"{file}: {doubt}", ConfigWarning, stacklevel=3)
     on_this_device = training.performance
-    if on_this_device.wanted_precision == "fp16" and target.type == "cpu":  # which computes no gradients of it
+    if on_this_device.requested_precision == "fp16" and target.type == "cpu":  # which computes no gradients of it
         on_this_device = on_this_device.model_copy(update={"precision": 32})
     training = training.model_copy(update={"performance": on_this_device.model_copy(update={"compile_model": False})})
-    prepare(denoiser, training.performance, target)
+    prepare_denoiser(denoiser, training.performance, target)
     about = {name: value for name, value in checkpoint.about.items() if name not in OF_THE_RUN}
     dropout = denoiser.label_dropout or 0.0
     module = _module(cls, training, denoiser, dropout, about)
@@ -157,7 +157,7 @@ def _module(
     def span() -> ScheduleSpan:
         return ScheduleSpan(training.epochs, _steps(module, training))
 
-    module = assemble(training, denoiser, label_dropout, span, about, cls)
+    module = build_module(training, denoiser, label_dropout, span, about, cls)
     return module
 
 

@@ -94,7 +94,7 @@ class WandbMirror(Mirror):
             self.run.log({**metrics, STEP: step})
             self.last_step = max(step, self.last_step)
 
-    def send_picture(self, name: str, picture: Image.Image, step: int) -> None:
+    def send_image(self, name: str, picture: Image.Image, step: int) -> None:
         self.send_metrics({name: [_wandb().Image(picture)]}, step)
 
     def finish(self, failed: bool, seconds: float, interrupted: Callable[[], bool]) -> bool:

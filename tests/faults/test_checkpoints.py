@@ -79,7 +79,7 @@ def test_full_disk(start: Start, small_disk: Path) -> None:
     program = start("train.py", *TINY, f"output.base_dir={small_disk / 'run'}", "training.epochs=40")
     assert program.wait() not in (0, None)
     assert program.err.count("Error:") == 1
-    assert "no space left on device; the checkpoint was not saved, earlier ones are whole" in program.err
+    assert "no space left on device; the checkpoint was not saved, earlier ones are intact" in program.err
     assert "keeps 40 checkpoints of at least" in program.err  # said before training
     assert "Traceback" not in program.err
     kept = steps_in(small_disk / "run" / "checkpoints")

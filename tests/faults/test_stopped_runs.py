@@ -204,7 +204,7 @@ def test_another_batch_size(start: Start, halfway: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in halfway.rglob("*")} == before
     run = start("train.py", *AUTO, "data.loading.batch_size=150", "training.epochs=1")
     assert run.wait() == 0, run.err
-    assert f"was 300 and is 150: epoch 1 goes on with its image {300 * step + 1}" in run.err
+    assert f"was 300 and is 150: epoch 1 continues with its image {300 * step + 1}" in run.err
     batches = (1293 - 300 * step) // 150  # of the digits to train on, without a last batch that is not full
     assert saved(find_checkpoint(halfway, "last"))["global_step"] == step + batches
 

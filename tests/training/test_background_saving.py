@@ -106,7 +106,7 @@ def test_full_disk_ends_the_run_at_the_next_step(
     for step in range(1, 1 + 6 * STEPS_AN_EPOCH):
         at_step[step] = lambda step=step: reached.append(step)
     at_step[STEPS_AN_EPOCH + 1] = lambda: monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left on device; the checkpoint was not saved, earlier ones are whole"):
+    with pytest.raises(OSError, match="No space left on device; the checkpoint was not saved, earlier ones are intact"):
         tiny_run(tmp_path, {"training.epochs": 6, "training.checkpointing.save_frequency": 1})
     assert 2 * STEPS_AN_EPOCH < max(reached) <= 3 * STEPS_AN_EPOCH
     newest = newest_valid(tmp_path / "checkpoints")

@@ -242,7 +242,7 @@ def test_names_and_directions_are_those_of_the_measurement() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (evaluation(every=5) | metric(KID), "evaluation.every = 5 lets val/kid_brightness be known once"),
+        (evaluation(every=5) | metric(KID), "evaluation.every = 5 computes val/kid_brightness only once"),
         (
             evaluation(guidance_scale=3.0) | {"model.conditioning.class_dropout_prob": 0.0},
             "evaluation.guidance_scale = 3 weighs the label against an unconditional estimate",

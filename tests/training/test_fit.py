@@ -250,7 +250,7 @@ def test_folder_of_a_finished_run_explains_it(tmp_path: Path) -> None:
     work = forward_flops(create_denoiser(config.model).network, (1, 8, 8), num_classes=3)
     assert summary.forward_flops == work
     assert isinstance(shown.file, io.StringIO)
-    assert f" M parameters, {work / 1e9:.3g} GFLOP an image forward\n" in shown.file.getvalue()
+    assert f" M parameters, {work / 1e9:.3g} GFLOP per image (forward)\n" in shown.file.getvalue()
     for told in ("best val/loss", "best.ckpt", "step_00000006.ckpt", "peak memory", "images/s", f"ckpt={tmp_path}"):
         assert told in shown.file.getvalue()
 
@@ -297,7 +297,7 @@ def test_logger_that_cannot_be_opened_is_a_failure_with_a_status(
         raise wandb.errors.UsageError("no such entity")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    monkeypatch.setattr("diffusion_lab.training.prepare.refuse_unreachable", lambda _: None)  # it answers
+    monkeypatch.setattr("diffusion_lab.training.prepare.check_reachable", lambda _: None)  # it answers
     with pytest.raises(ValueError, match=r"W&B cannot begin the run .*no such entity.*logger.mode=offline"):
         tiny_run(tmp_path, {"logger": {"backends": ["wandb"], "mode": "online"}})
     assert "no such entity" in json.loads((tmp_path / "status.json").read_text())["why"]

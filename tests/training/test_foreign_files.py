@@ -189,7 +189,7 @@ def test_auto_where_nothing_is_whole_starts_nothing(run: Path) -> None:
     before = content(run)
     with (
         pytest.warns(UserWarning, match="an earlier checkpoint is taken instead"),
-        pytest.raises(ValueError, match=r"finds no whole checkpoint .*step_00000006\.ckpt"),
+        pytest.raises(ValueError, match=r"finds no valid checkpoint .*step_00000006\.ckpt"),
     ):
         tiny_run(run, EACH | AUTO)
     assert content(run) == before
@@ -234,7 +234,7 @@ def test_a_run_whose_folder_is_removed_goes_on_and_saves_what_follows(
 
     monkeypatch.setattr(DiffusionModule, "on_train_epoch_start", remove)
     told = said(run, {"training.epochs": 3})
-    assert f"removed while the run is on: {run / part}" in told
+    assert f"removed during the run: {run / part}" in told
     summary = TrainingSummary.read(run)
     assert summary is not None
     status = json.loads((run / "status.json").read_text())

@@ -85,7 +85,7 @@ def test_every_part_is_taken_over_and_said(module: MakeModule, read: Any) -> Non
         "training.ema.decay was 0.5 in the file and is 0.9; the new value is used",
         "training.ema.further_decays: these averages begin with the averaged weights of the file",
         "optimizer: its state is taken over, its options come from the settings",
-        "training.optimizer.learning_rate is 0.01 here and was 0.5 at the last step in the file",
+        "training.optimizer.learning_rate is 0.01 and was 0.5 at the last step in the file",
     ]
 
 
@@ -106,8 +106,8 @@ def test_resets_are_the_users_to_choose(module: MakeModule, read: Any) -> None:
 @pytest.mark.parametrize(
     ("scheduler", "reset", "said"),
     [
-        (STEP, False, "that of the settings, at its place after epoch 1"),
-        ({"type": "plateau"}, False, "plateau follows from losses, which the file does not tell; it begins anew"),
+        (STEP, False, "that of the settings, continued after epoch 1"),
+        ({"type": "plateau"}, False, "plateau depends on losses, which the file does not hold; it begins anew"),
         (STEP, True, "begins anew (training.resume.reset_scheduler=true)"),
     ],
 )
@@ -126,7 +126,7 @@ def test_weights_in_another_order_leave_the_optimizers_states_without_owners(mod
     content["model_state_dict"] = dict(sorted(content["model_state_dict"].items()))
     taken = import_foreign_state(read(content), new, steps=3)
     assert taken.optimizer_states is None
-    assert any("stand in another order than those of this model; it begins anew" in note for note in taken.notes)
+    assert any("are in another order than those of this model; it begins anew" in note for note in taken.notes)
 
 
 def test_whatever_stands_in_the_file_is_taken_or_named(module: MakeModule, read: Any) -> None:

@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.files import steps_in
 from diffusion_lab.config.schema import LoggerSettings
-from diffusion_lab.training.loggers import JsonlLogger, log_picture, open_loggers
+from diffusion_lab.training.loggers import JsonlLogger, log_image, open_loggers
 from diffusion_lab.training.tensorboard_mirror import TensorBoardMirror
 from diffusion_lab.training.wandb_mirror import WandbMirror
 from tests.training.tiny import saved, tiny_run
@@ -176,14 +176,14 @@ def test_tensorboard_tells_what_the_own_file_tells(tmp_path: Path) -> None:
 
 
 def test_picture_for_a_logger_without_pictures_is_no_fault(tmp_path: Path) -> None:
-    log_picture(JsonlLogger(tmp_path), "samples", Image.new("L", (8, 8)), 1)
+    log_image(JsonlLogger(tmp_path), "samples", Image.new("L", (8, 8)), 1)
     assert not list(tmp_path.iterdir())
 
 
 def test_gray_and_transparent_pictures_reach_tensorboard(tmp_path: Path) -> None:
     mirror = TensorBoardMirror(tmp_path, "run", {}, (), Console(quiet=True))
     for step, mode in enumerate(("L", "RGBA")):
-        log_picture(mirror, "samples", Image.new(mode, (8, 8)), step)
+        log_image(mirror, "samples", Image.new(mode, (8, 8)), step)
     mirror.close()
     assert not mirror.broken
     assert len(EventAccumulator(str(tmp_path / "run")).Reload().Images("samples")) == 2

@@ -11,7 +11,7 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, ReduceLROnPlateau, StepLR
 
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS, SCHEDULER_TYPES
-from diffusion_lab.training.lr_schedules import LR_SCHEDULES, create_schedule, present_rates
+from diffusion_lab.training.lr_schedules import LR_SCHEDULES, create_schedule, current_rates
 
 PEAK = 0.2
 
@@ -137,7 +137,7 @@ def test_present_rates_are_those_of_the_optimizer(type_: str) -> None:
     optimized = optimizer()
     schedule = entry_of(type_, optimized, **options.get(type_, {}))["scheduler"]
     for _ in range(4):
-        assert present_rates(schedule) == [optimized.param_groups[0]["lr"]]  # bitwise: resuming sets them
+        assert current_rates(schedule) == [optimized.param_groups[0]["lr"]]  # bitwise: resuming sets them
         optimized.step()
         schedule.step(*([1.0] if type_ == "plateau" else []))
 

@@ -51,7 +51,7 @@ def test_another_loss_is_said(tmp_path: Path, changes: dict[str, Any]) -> None:
 
 
 def test_the_same_loss_needs_no_words(tmp_path: Path) -> None:
-    assert "weighs noise levels" not in resumed(tmp_path, loss("min_snr"))
+    assert "weights noise levels" not in resumed(tmp_path, loss("min_snr"))
 
 
 def test_the_measured_deviation_of_the_weighting_stays_that_of_the_checkpoint(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffusion_lab.training.optimizer_state import MakeOptimizer, fitting_states, saved_rate
+from diffusion_lab.training.optimizer_state import MakeOptimizer, matching_states, saved_rate
 
 MAKERS: dict[str, MakeOptimizer] = {
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.1),
@@ -46,7 +46,7 @@ def test_the_next_step_is_the_one_that_the_other_program_would_have_made(maker: 
     theirs = MAKERS[maker](expected.parameters())
     theirs.load_state_dict({**theirs.state_dict(), "state": copy.deepcopy(state["state"])})
     ours = MAKERS[maker](continued.parameters())
-    states = fitting_states(copy.deepcopy(state), MAKERS[maker], continued.parameters())
+    states = matching_states(copy.deepcopy(state), MAKERS[maker], continued.parameters())
     ours.load_state_dict({"state": states, "param_groups": ours.state_dict()["param_groups"]})
     for each, optimizer in ((expected, theirs), (continued, ours)):
         optimizer.zero_grad()
@@ -111,20 +111,20 @@ def test_what_does_not_fit_is_refused_with_the_reason(change: Callable[[dict[str
     state = copy.deepcopy(state)
     change(state)
     with pytest.raises(ValueError, match=reason):
-        fitting_states(state, MAKERS["adam"], model.parameters())
+        matching_states(state, MAKERS["adam"], model.parameters())
 
 
 @pytest.mark.parametrize("other", ["amsgrad", "sgd", "rmsprop"])
 def test_the_state_of_another_optimizer_is_refused(other: str) -> None:
     model, state = trained(other)
     with pytest.raises(ValueError, match="it is of another kind: it keeps "):
-        fitting_states(state, MAKERS["adam"], model.parameters())
+        matching_states(state, MAKERS["adam"], model.parameters())
 
 
 @pytest.mark.parametrize("saved", [None, {}, [], "x", {"state": {}}, {"state": [], "param_groups": []}], ids=str)
 def test_what_is_no_state_is_refused(saved: object) -> None:
     with pytest.raises(ValueError, match=r"holds no state of it|no state dict of an optimizer"):
-        fitting_states(saved, MAKERS["adam"], network().parameters())
+        matching_states(saved, MAKERS["adam"], network().parameters())
     assert saved_rate(saved) is None
 
 

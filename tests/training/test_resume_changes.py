@@ -228,7 +228,7 @@ class TestApplied:
         old = (tmp_path / "checkpoints" / "best.ckpt").resolve()
         changes = {"training.loss": {"weighting": {"type": "min_snr", "gamma": 100.0}}}
         _, told = resumed(tmp_path, tmp_path, changes)
-        assert "the best checkpoint is chosen anew" in told
+        assert "the best checkpoint is selected again" in told
         assert old.is_file()
         assert (tmp_path / "checkpoints" / "best.ckpt").resolve() != old
 

@@ -102,6 +102,6 @@ def test_pictures_that_are_not_finite_are_left_out_and_the_run_goes_on(tmp_path:
     with pytest.warns(ConfigWarning, match="NaN or infinity at step 1 of 3 in image 0 and 6 more") as told:
         trainer, _ = tiny_fit(tmp_path, [pictures(tmp_path / "p", sampler=Overflowing(steps=3))])
     words = [str(warning.message) for warning in told if warning.category is ConfigWarning]
-    assert [text.partition(":")[0] for text in words] == [f"epoch {epoch} has no pictures" for epoch in (1, 2)]
+    assert [text.partition(":")[0] for text in words] == [f"epoch {epoch} has no sample images" for epoch in (1, 2)]
     assert trainer.current_epoch == 2
     assert not (tmp_path / "p").exists()

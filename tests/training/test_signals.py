@@ -13,14 +13,14 @@ from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
 from diffusion_lab.data.source import IndexArray, PixelArray
 from diffusion_lab.exit_codes import EXIT_CODES
 from diffusion_lab.run_folder import RunStopped
-from diffusion_lab.training.signals import stoppable
+from diffusion_lab.training.signals import handle_signals
 from tests.training.tiny import TinySource, tiny_run
 
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES.items())
 def test_before_training_a_signal_ends_the_run_at_once(number: signal.Signals, code: int) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(RunStopped) as stopped, stoppable():
+    with pytest.raises(RunStopped) as stopped, handle_signals():
         os.kill(os.getpid(), number)
     assert stopped.value.code == code
     assert signal.getsignal(number) is before
@@ -28,7 +28,7 @@ def test_before_training_a_signal_ends_the_run_at_once(number: signal.Signals, c
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES.items())
 def test_in_training_the_first_is_noted(number: signal.Signals, code: int) -> None:
-    with stoppable() as stop:
+    with handle_signals() as stop:
         stop.begin()
         os.kill(os.getpid(), number)
         assert stop.received == number
@@ -36,7 +36,7 @@ def test_in_training_the_first_is_noted(number: signal.Signals, code: int) -> No
 
 
 def test_a_second_one_changes_nothing_but_ctrl_c_ends_it() -> None:
-    with stoppable() as stop:
+    with handle_signals() as stop:
         stop.begin()
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -52,7 +52,7 @@ def test_in_another_thread_signals_are_left_alone() -> None:
     seen = []
 
     def job() -> None:
-        with stoppable() as stop:
+        with handle_signals() as stop:
             stop.begin()
             seen.append({number: signal.getsignal(number) for number in EXIT_CODES})
 
@@ -103,7 +103,7 @@ def test_signal_by_which_submitit_requeues_is_left_to_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(requeue, "__module__", "submitit.core.job_environment")
     before = signal.signal(signal.SIGUSR2, requeue)
     try:
-        with stoppable():
+        with handle_signals():
             assert signal.getsignal(signal.SIGUSR2) is requeue
     finally:
         signal.signal(signal.SIGUSR2, before)

@@ -19,7 +19,7 @@ from diffusion_lab.training.anomalies import (
     NonFiniteError,
     SpikeDetector,
     check_finite,
-    naming_last_good,
+    naming_last_good_checkpoint,
 )
 from diffusion_lab.training.callbacks.training_monitor import SCALER_STEPS, TrainingMonitor
 from diffusion_lab.training.module import DiffusionModule
@@ -57,8 +57,8 @@ def test_so_many_steps_in_a_row_are_left_out(tmp_path: Path, monkeypatch: pytest
     assert all(bool(weight.isfinite().all()) for weight in last["state_dict"].values())
     assert isinstance(shown.file, io.StringIO)
     for told in (shown.file.getvalue(), (tmp_path / "logs" / "run.log").read_text()):
-        assert told.count("left out") == 3
-        assert "step 2 left out" in told
+        assert told.count("skipped") == 3
+        assert "step 2 skipped" in told
 
 
 def test_one_more_in_a_row_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_weights_that_are_none_are_no_checkpoint() -> None:
 
 
 def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^other$"), naming_last_good(tmp_path):
+    with pytest.raises(ValueError, match=r"^other$"), naming_last_good_checkpoint(tmp_path):
         raise ValueError("other")
 
 
@@ -106,7 +106,7 @@ class TestSpikes:
     def found(losses: list[float], factor: float = 5.0) -> list[tuple[int, float]]:
         watch, spikes = SpikeDetector(factor), []
         for step, loss in enumerate(losses, 1):
-            spikes.append(watch.see(loss, step))
+            spikes.append(watch.update(loss, step))
         return [(spike.step, round(spike.loss / spike.mean, 3)) for spike in spikes if spike]
 
     def test_a_jump_is_told_with_its_step_and_mean(self) -> None:

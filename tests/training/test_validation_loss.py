@@ -131,4 +131,4 @@ def test_the_best_of_a_version_with_other_draws_is_forgotten(tmp_path: Path, met
     console = Console(file=StringIO(), width=10_000)
     tiny_run(tmp_path / "resumed", changes | {"training.epochs": 3} | resume_of(older), console)
     assert ("drew for each batch" in console.file.getvalue()) == forgets
-    assert ("the best checkpoint is chosen anew" in console.file.getvalue()) == forgets
+    assert ("the best checkpoint is selected again" in console.file.getvalue()) == forgets

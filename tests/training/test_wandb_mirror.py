@@ -21,7 +21,7 @@ from diffusion_lab.config.schema import LoggerSettings
 from diffusion_lab.run_folder import RunStopped
 from diffusion_lab.training import wandb_mirror
 from diffusion_lab.training.loggers import Continuation, JsonlLogger, open_loggers, wandb_id
-from diffusion_lab.training.signals import StopRequest, stoppable
+from diffusion_lab.training.signals import StopRequest, handle_signals
 from diffusion_lab.training.wandb_mirror import WandbMirror, check_reachable, end_service
 from tests.training.fake_wandb import KEY, FakeWandb, fake_wandb
 from tests.training.tiny import TinySource, tiny_run
@@ -241,8 +241,8 @@ def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_signal_ends_the_wait_for_the_upload(number: signal.Signals, said: Console) -> None:
     run = Run(endless=True)
     mirror = WandbMirror(run, said)
-    with stoppable() as stop:
-        with stop.only_noted() as came:
+    with handle_signals() as stop:
+        with stop.deferred() as came:
             os.kill(os.getpid(), number)
             assert not mirror.finish(failed=False, seconds=1000, interrupted=came)
         assert stop.received == number  # the exit code is that of the signal, and the status tells the run's own end

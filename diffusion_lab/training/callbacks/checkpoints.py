@@ -1,4 +1,4 @@
-"""Saves the run: its last states, its best, and one every so many epochs."""
+"""Callback that saves checkpoints: the newest, the best, and one every k epochs."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.watched_metric import WatchedMetric, metric_value
 
 NEWEST_KEPT = 2
-"""Of those that nothing else keeps: where the newest turns out damaged, the one before is there."""
+"""Checkpoints kept besides the best and periodic ones: if the newest is damaged, the one before it remains."""
 
 
 LATEST_STEP = 2**63
 
 
 class Checkpoints(Checkpoint):
-    """Writes ``step_00000230.ckpt`` after every so many epochs and after the last, and for each new best.
+    """Writes ``step_00000230.ckpt`` every ``every_epochs`` epochs, after the last epoch, and for each new best.
 
-    ``best.ckpt`` is a link to the best. The newest two stay, the best, and those of every so many epochs, or the last
-    ``keep_last`` and the best; others go when a newer one is whole, if this run wrote them. Training goes on while one
-    is written; that it could not be is an error at the next step.
+    ``best.ckpt`` is a link to the best. The newest two, the best and the periodic ones are kept, or the last
+    ``keep_last`` and the best; others that this run wrote are removed once a newer one is complete. Training continues
+    while a checkpoint is written; a failure is raised when the next one is due.
 
     Args:
-        folder: Where they go.
-        every_epochs: Epochs from one to the next; the last epoch is always saved.
-        best_only: Do not keep those of every so many epochs, only the best and the newest.
-        save_optimizer: Save what a resumed run needs (optimizer, schedule, progress), not the weights alone.
-        metric: By which the best is chosen; each validation must log it, unless the evaluation gives it.
-        keep_last: How many stay beside the best: the newest, then those of every so many epochs, then others, each kind
-            from the newest on. None keeps all of every so many epochs.
-        run_id: Of the run, which its checkpoints carry; no others are ever removed.
+        folder: Folder of the checkpoints.
+        every_epochs: Interval of the periodic checkpoints in epochs; the last epoch is always saved.
+        best_only: Whether to keep only the best and the newest, not the periodic ones.
+        save_optimizer: Whether to save what a resumed run needs (optimizer, schedule, progress) besides the weights.
+        metric: Metric that selects the best; each validation must log it, unless the evaluation does.
+        keep_last: Number of checkpoints to keep besides the best: the newest, then periodic ones, then others, newer
+            before older. None keeps all periodic ones.
+        run_id: Id of the run, which its checkpoints carry; no others are ever removed.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Checkpoints(Checkpoint):
         self.best: float | None = None
         self.best_epoch: int | None = None
         self._best_step: int | None = None
-        self._kept: list[int] = []
+        self._periodic: list[int] = []
         self._saved: Path | None = None
-        self._begun: Path | None = None
+        self._pending: Path | None = None
         self._writer: BackgroundCheckpointIO
 
     @property
@@ -77,7 +77,7 @@ class Checkpoints(Checkpoint):
 
     @property
     def last_path(self) -> Path | None:
-        """The newest one: that which this process has saved last, else what it found."""
+        """The newest checkpoint: the last one that this process saved, else the newest valid file in the folder."""
         return self._saved if self._saved and self._saved.is_file() else newest_valid(self.folder)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -88,7 +88,7 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._begun is not None and not self._writer.busy:
+        if self._pending is not None and not self._writer.busy:
             self._finish()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -108,22 +108,22 @@ class Checkpoints(Checkpoint):
         if is_best:
             self.best, self.best_epoch, self._best_step = value, epoch, trainer.global_step
         if is_due and not self.best_only:
-            self._kept.append(trainer.global_step)
+            self._periodic.append(trainer.global_step)
         self._begin(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish()
-        if self._saved is not None and self.last_path is None:  # somebody removed all of them
+        if self._saved is not None and self.last_path is None:  # all of them were removed
             self.save_now(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         try:
             self._finish()
-        except (OSError, DamagedCheckpointError) as error:  # what ended the run is told, and this beside it
+        except (OSError, DamagedCheckpointError) as error:  # must not hide the exception that ended the run
             warnings.warn(str(error), stacklevel=2)
 
     def save_now(self, trainer: Trainer) -> Path:
-        """Save the present state as the newest checkpoint, unless that is done already; it is whole on return."""
+        """Save the current state as the newest checkpoint, if not done yet; the file is complete on return."""
         self._finish()
         if self._saved is None or not self._saved.is_file() or step_of(self._saved) != trainer.global_step:
             self._begin(trainer)
@@ -132,25 +132,25 @@ class Checkpoints(Checkpoint):
         return self._saved
 
     def judge_saved(self, value: float, epoch: int, step: int) -> None:
-        """Take in the metric of an epoch whose checkpoint was saved before the metric was known."""
+        """Update the best with the metric of an epoch whose checkpoint was saved before the metric was known."""
         file = self.folder / step_name(step)
         if self.metric.is_better(value, self.best) and file.is_file():
             self.best, self.best_epoch, self._best_step = value, epoch, step
             self._link_best(file)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_epoch": self.best_epoch, "best_step": self._best_step, "kept": self._kept}
+        return {"best": self.best, "best_epoch": self.best_epoch, "best_step": self._best_step, "kept": self._periodic}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._kept = list(state_dict["kept"])
+        self._periodic = list(state_dict["kept"])
         step = state_dict["best_step"]
-        if not all(isinstance(each, int) and 0 <= each < LATEST_STEP for each in (step or 0, *self._kept)):
-            raise ValueError("it names checkpoints of no step")
+        if not all(isinstance(each, int) and 0 <= each < LATEST_STEP for each in (step or 0, *self._periodic)):
+            raise ValueError("it names checkpoints of invalid steps")
         best = None if step is None else self.folder / step_name(step)
-        if best is None or not best.is_file():  # resumed in another folder: the best so far is not there, begin anew
+        if best is None or not best.is_file():  # resumed in another folder, which lacks the best so far
             return
         self.best, self.best_epoch, self._best_step = state_dict["best"], state_dict["best_epoch"], step
-        if self.best_path.resolve() != best.resolve():  # a later one was, before the run went back to this one
+        if self.best_path.resolve() != best.resolve():  # a later step was, before resuming from this earlier one
             self._link_best(best)
 
     def _link_best(self, target: Path) -> None:
@@ -159,32 +159,32 @@ class Checkpoints(Checkpoint):
         _link(self.best_path, target)
 
     def forget_best(self) -> None:
-        """Choose the best anew from here on; the file of the one so far stays."""
+        """Select the best among later checkpoints only; the file of the best so far is kept."""
         if self._best_step is not None:
-            self._kept.append(self._best_step)
+            self._periodic.append(self._best_step)
         self.best, self.best_epoch, self._best_step = None, None, None
 
     def _notice_lost_best(self) -> None:
-        """Choose the best anew where somebody removed its file while the run is on."""
+        """Forget the best if its file was removed during the run."""
         step = self._best_step
-        if step is None or (self._begun is not None and step_of(self._begun) == step):
+        if step is None or (self._pending is not None and step_of(self._pending) == step):
             return
         file = self.folder / step_name(step)
         if not file.is_file():
             warnings.warn(
-                f"{file}, the best checkpoint so far, was removed: the best is chosen anew from here on",
+                f"{file}, the best checkpoint so far, was removed: the best is selected again from here on",
                 ConfigWarning,
                 stacklevel=2,
             )
             self.best, self.best_epoch, self._best_step = None, None, None
 
     def _begin(self, trainer: Trainer) -> None:
-        self._begun = self.folder / step_name(trainer.global_step)
-        trainer.save_checkpoint(self._begun, weights_only=not self.save_optimizer)
+        self._pending = self.folder / step_name(trainer.global_step)
+        trainer.save_checkpoint(self._pending, weights_only=not self.save_optimizer)
 
     def _finish(self) -> None:
-        """Wait until what was begun is whole; only then the link to the best goes to it, and older ones go."""
-        begun, self._begun = self._begun, None
+        """Wait until the pending checkpoint is complete, then link it if it is the best and remove superseded ones."""
+        begun, self._pending = self._pending, None
         if begun is None:
             return
         self._writer.wait()
@@ -198,29 +198,29 @@ class Checkpoints(Checkpoint):
             self._link_best(begun)
         self._remove_superseded(step)
 
-    def _remove_superseded(self, present: int) -> None:
-        """Remove what the checkpoint of the present step, whole by now, makes superfluous.
+    def _remove_superseded(self, current: int) -> None:
+        """Remove the checkpoints that the complete checkpoint of the current step supersedes.
 
-        Files of later steps are of a continuation that the user went back from.
+        Files of later steps are kept: they are from before the user resumed from an earlier step.
         """
-        whole = {step: file for file in steps_in(self.folder) if (step := step_of(file)) is not None}
-        needed = self._needed([step for step in whole if step <= present])
-        for step, file in whole.items():
+        files = {step: file for file in steps_in(self.folder) if (step := step_of(file)) is not None}
+        needed = self._needed([step for step in files if step <= current])
+        for step, file in files.items():
             if step not in needed and is_written_by(file, self.run_id):
                 remove_checkpoint(file)
         remove_partial_files(self.folder)
 
     def _needed(self, done: list[int]) -> set[int | None]:
-        """The steps to keep, of those that are done, the newest first."""
+        """Return the steps to keep of those that are done, which are sorted from the newest on."""
         if self.keep_last is None:
-            return {*done[:NEWEST_KEPT], *self._kept, self._best_step}
-        periodic = [step for step in done[1:] if step in self._kept]
-        others = [step for step in done[1:] if step not in self._kept]
+            return {*done[:NEWEST_KEPT], *self._periodic, self._best_step}
+        periodic = [step for step in done[1:] if step in self._periodic]
+        others = [step for step in done[1:] if step not in self._periodic]
         return {*[*done[:1], *periodic, *others][: self.keep_last], self._best_step}
 
 
 def _link(link: Path, target: Path) -> None:
-    """Make a name point to a file beside it, in one move; where the file system has no links, copy it."""
+    """Atomically link a name to a file in the same folder; copy it if the file system does not support links."""
     with atomic_write(link) as partial:
         partial.unlink(missing_ok=True)
         try:

@@ -1,4 +1,4 @@
-"""Keeps the running average of the weights."""
+"""Callback that updates the exponential moving average (EMA) of the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffusion_lab.training.module import DiffusionModule
 
 
 class EMACallback(Callback):
-    """Updates the module's EMA once for each optimizer step, however many batches make one."""
+    """Updates the module's EMA once per optimizer step, also with gradient accumulation."""
 
     def __init__(self) -> None:
         self._seen_steps = 0

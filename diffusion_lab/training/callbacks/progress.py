@@ -1,4 +1,4 @@
-"""Shows how training goes: a bar on a terminal, a line an epoch elsewhere."""
+"""Callback that shows training progress: a bar on a terminal, otherwise one line per epoch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ REFRESH_SECONDS = 1.0
 
 
 class TrainingProgress(Callback):
-    """One bar for the whole training: epoch, loss, images a second, time left.
+    """One progress bar for all epochs: epoch, loss, images per second, time left.
 
-    Where the watched metric is another than ``val/loss``, its newest value stands beside the loss.
+    If the watched metric is not ``val/loss``, its newest value is shown next to the loss.
 
     Args:
-        console: Where to show it; standard error where None, so that standard output holds results alone.
+        console: Console of the bar; standard error if None, so that standard output contains results only.
         metric: Name of the watched metric.
     """
 
@@ -42,12 +42,12 @@ class TrainingProgress(Callback):
 
     @property
     def images_per_second(self) -> float:
-        """Training images a second so far, validation and pictures not counted."""
+        """Training images per second so far, without the time of validation and sample images."""
         return self.images / self.seconds if self.seconds else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._batches_done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        self._epoch_began = time.monotonic()  # resumed in the middle of an epoch, it has no other beginning
+        self._epoch_began = time.monotonic()  # on_train_epoch_start is not called for an epoch resumed in its middle
         if not self.console.is_terminal:
             return
         self._progress = Progress(
@@ -59,7 +59,7 @@ class TrainingProgress(Callback):
             TimeRemainingColumn(),
             TextColumn("left"),
             console=self.console,
-            auto_refresh=False,  # a thread that draws ten times a second takes its time from training
+            auto_refresh=False,  # a thread that draws ten times per second would slow down training
         )
         self._task = self._progress.add_task(
             "",
@@ -83,7 +83,7 @@ class TrainingProgress(Callback):
         self._epoch_images += len(batch.images)
         # The trainer divides the loss of a batch by the number of batches of an optimizer step.
         loss = (outputs["loss"] if isinstance(outputs, dict) else outputs).detach() * trainer.accumulate_grad_batches
-        # Kept as a tensor: reading a number would make a GPU wait.
+        # A tensor, since reading a number would synchronize with the GPU.
         self._loss = loss if self._loss is None else self._loss.lerp(loss, 0.05)
         now = time.monotonic()
         if now - self._shown_at >= REFRESH_SECONDS:

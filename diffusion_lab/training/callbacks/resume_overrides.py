@@ -1,4 +1,4 @@
-"""Puts the state of a checkpoint into a run whose settings may differ from those of the run that saved it."""
+"""Callback that adapts the state of a checkpoint to a run whose settings may differ from those it was saved with."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from diffusion_lab.training.callbacks.checkpoints import Checkpoints
-from diffusion_lab.training.lr_schedules import present_rates, rebuilt_state
+from diffusion_lab.training.lr_schedules import current_rates, rebuild_state
 
 ALWAYS_FRESH = ("fused",)
-"""Options of an optimizer that depend on the device and the precision, not on the run that saved it."""
+"""Options of an optimizer that depend on the device and the precision, so that they are never restored."""
 
 
 @dataclass(frozen=True)
 class ResumePlan:
-    """What a resumed run takes from the settings instead of the checkpoint.
+    """Parts of the state that a resumed run takes from the settings instead of the checkpoint.
 
     Attributes:
-        reset_optimizer: Forget the optimizer's running averages.
-        reset_scheduler: Start the learning-rate schedule anew.
-        batches_done: Batches of the present size that make up the images which an unfinished epoch has seen.
+        reset_optimizer: Do not restore the optimizer state.
+        reset_scheduler: Restart the learning-rate schedule.
+        batches_done: Number of batches, of the current size, that the unfinished epoch has seen.
         optimizer_options: Names, in the optimizer's parameter groups, of the options that the settings changed.
-        rebuild_schedule: The schedule keeps its place and takes its options and base rate from the settings.
-        rate_factor: The present ``training.optimizer.learning_rate`` over that of the checkpoint.
-        forget_best: Values of the validation metric are not comparable with earlier ones.
+        rebuild_schedule: Whether the schedule keeps its position and takes its options and base rate from the settings.
+        rate_factor: Ratio of ``training.optimizer.learning_rate`` to that of the checkpoint.
+        forget_best: Whether values of the validation metric are not comparable with earlier ones.
     """
 
     reset_optimizer: bool = False
@@ -39,12 +39,12 @@ class ResumePlan:
 
 
 class ResumeOverrides(Callback):
-    """Changes the state in a checkpoint as the plan says, before the trainer restores it.
+    """Changes the state in a checkpoint according to the plan, before the trainer restores it.
 
     Args:
-        plan: What is taken from the settings.
-        report_rate: Called before the first step with the learning rate in the checkpoint and the present one, where
-            the checkpoint holds the state of the optimizer.
+        plan: Parts of the state to take from the settings.
+        report_rate: Called before the first step with the learning rate in the checkpoint and the current one, if the
+            checkpoint contains the optimizer state.
     """
 
     def __init__(self, plan: ResumePlan, report_rate: Callable[[float, float], None] | None = None) -> None:
@@ -55,10 +55,10 @@ class ResumeOverrides(Callback):
         self._saved_rate: float | None = None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._checkpoint = checkpoint  # the trainer restores from this very dict, after on_fit_start
+        self._checkpoint = checkpoint  # the trainer restores from this dict object, after on_fit_start
         for state in checkpoint.get("optimizer_states", ()):
             self._saved_rate = float(state["param_groups"][0]["lr"])
-        # Lightning restores pairwise: from an empty list nothing.
+        # Lightning restores pairwise, so nothing from an empty list.
         if self.plan.reset_optimizer:
             checkpoint["optimizer_states"] = []
         if self.plan.reset_scheduler:
@@ -69,23 +69,23 @@ class ResumeOverrides(Callback):
             counts.update({name: count + more for name, count in counts.items()})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # The optimizer and the schedule exist by now, and nothing has been restored into them.
+        # The optimizer and the schedule have been created, but not restored yet.
         checkpoint, self._checkpoint = self._checkpoint, {}
         self._fresh_rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        taken = {*self.plan.optimizer_options, *ALWAYS_FRESH}
+        overridden = {*self.plan.optimizer_options, *ALWAYS_FRESH}
         for optimizer, state in zip(trainer.optimizers, checkpoint.get("optimizer_states", ()), strict=False):
             for fresh, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
-                saved.update({name: fresh[name] for name in taken & fresh.keys() & saved.keys()})
+                saved.update({name: fresh[name] for name in overridden & fresh.keys() & saved.keys()})
         states = checkpoint.get("lr_schedulers", ())
         for index, (entry, saved) in enumerate(zip(trainer.lr_scheduler_configs, states, strict=False)):
             if self.plan.rebuild_schedule:
                 keep_best = not self.plan.forget_best
-                states[index] = rebuilt_state(entry.scheduler, saved, self.plan.rate_factor, keep_best)
+                states[index] = rebuild_state(entry.scheduler, saved, self.plan.rate_factor, keep_best)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # The rate that the schedule has at this place: neither that of a fresh optimizer, nor, where the run became
-        # longer, that of the end of the shorter one.
-        rates = [rate for entry in trainer.lr_scheduler_configs for rate in present_rates(entry.scheduler)]
+        # Use the rate of the schedule at this position: neither that of a fresh optimizer nor, if the run was extended,
+        # that at the end of the shorter run.
+        rates = [rate for entry in trainer.lr_scheduler_configs for rate in current_rates(entry.scheduler)]
         if not rates and (self.plan.reset_scheduler or "lr" in self.plan.optimizer_options):
             rates = self._fresh_rates
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]

@@ -1,7 +1,7 @@
-"""Keeps the global random generators in the checkpoints, for the user's own code that draws from them.
+"""Callback that saves the global random number generators, for custom code that draws from them.
 
-Each training step and each batch of images seeds them anew from (seed, batch), so that what is drawn does not depend on
-what was drawn before; the project itself needs none of this to resume.
+Each training step and each batch of images seeds them from (seed, batch), so that draws do not depend on earlier ones;
+the package itself does not need these states to resume.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KEY = "randomness"
 
 
 class RNGState(Callback):
-    """Saves the states of Python's, NumPy's and torch's generators, and puts them back when training goes on."""
+    """Saves the states of Python's, NumPy's and torch's generators, and restores them when training resumes."""
 
     def __init__(self) -> None:
         self._restored: dict[str, Any] | None = None
@@ -35,7 +35,7 @@ class RNGState(Callback):
 
 
 def states() -> dict[str, Any]:
-    """The states as tensors and plain containers."""
+    """Return the states as tensors and plain containers."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     return {
@@ -46,12 +46,12 @@ def states() -> dict[str, Any]:
     }
 
 
-def restore(kept: dict[str, Any]) -> None:
-    """Put the generators where they were; those of CUDA devices only where there are as many as then."""
-    version, internal, gauss = kept["python"]
+def restore(saved: dict[str, Any]) -> None:
+    """Restore the states of the generators; those of CUDA devices only if there are as many as when they were saved."""
+    version, internal, gauss = saved["python"]
     random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = kept["numpy"]
+    kind, keys, position, has_gauss, cached = saved["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(kept["torch"])
-    if kept["cuda"] and len(kept["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(kept["cuda"])
+    torch.set_rng_state(saved["torch"])
+    if saved["cuda"] and len(saved["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(saved["cuda"])

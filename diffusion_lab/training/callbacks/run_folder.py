@@ -1,4 +1,4 @@
-"""Keeps the folder of a run there while the run is on."""
+"""Callback that restores the run folder if it is removed during training."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from diffusion_lab.run_folder import RunFolder
 
 
 class RunFolderGuard(Callback):
-    """Makes the run folder again at the end of an epoch where somebody removed it, or a part of it.
+    """Re-creates the run folder at the end of an epoch if it, or a part of it, was removed.
 
     Args:
         folder: The folder.
-        settings: The configuration, which explains the run again.
-        console: Where it is said.
+        settings: The configuration, which is written to it again.
+        console: Console for the warning.
 
     Raises:
-        ValueError: Another run works in the folder by now.
+        ValueError: Another run uses the folder by now.
     """
 
     def __init__(self, folder: RunFolder, settings: dict[str, Any], console: Console) -> None:
@@ -40,24 +40,24 @@ class RunFolderGuard(Callback):
         self._forget()
 
     def restore(self) -> None:
-        """Do so now, and say what was removed."""
-        lost = [place for place, descriptor in self._open.items() if not _is_at(descriptor, place)]
+        """Re-create the folder now if needed, and warn about what was removed."""
+        lost = [path for path, descriptor in self._open.items() if not _is_at(descriptor, path)]
         self.folder.restore(self.settings)
         if lost:
             self._remember()
-            names = ", ".join(str(place) for place in lost if place.parent not in lost)
+            names = ", ".join(str(path) for path in lost if path.parent not in lost)
             self.console.print(
-                f"Warning: removed while the run is on: {names}. Training continues, and what is saved from now on is "
-                "there again; checkpoints, pictures and metrics that were in it are lost",
+                f"Warning: removed during the run: {names}. Training continues, and what is saved from now on is "
+                "written there again; checkpoints, sample images and metrics that were in it are lost",
                 highlight=False,
                 markup=False,
                 soft_wrap=True,
             )
 
     def _remember(self) -> None:
-        """Keep the folders open: what saves in the background may make one again, and it is another one then."""
+        """Keep the folders open, to tell them from new ones that a background save may create at the same paths."""
         self._forget()
-        self._open = {place: os.open(place, os.O_RDONLY) for place in self.folder.folders}
+        self._open = {path: os.open(path, os.O_RDONLY) for path in self.folder.folders}
 
     def _forget(self) -> None:
         for descriptor in self._open.values():
@@ -65,8 +65,8 @@ class RunFolderGuard(Callback):
         self._open = {}
 
 
-def _is_at(descriptor: int, place: Path) -> bool:
+def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), place.stat())
+        return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False

@@ -1,4 +1,4 @@
-"""Samples pictures while training, always from the same noise, so that those of successive epochs compare."""
+"""Callback that samples images during training, always from the same noise, so that epochs can be compared."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from diffusion_lab.guidance import PLAIN, Guidance
 from diffusion_lab.image_grids import class_grid, image_grid
 from diffusion_lab.samplers import Sampler
 from diffusion_lab.shapes import to_pixels
-from diffusion_lab.training.loggers import log_picture
+from diffusion_lab.training.loggers import log_image
 from diffusion_lab.training.mirror import warn
 from diffusion_lab.training.module import DiffusionModule
 
 
 class SampleImages(Callback):
-    """Writes ``epoch_0010.png`` and so on, and hands them to the loggers: one row a class where there are classes.
+    """Writes grids of samples as ``epoch_0010.png`` and logs them; a conditional model gets one row per class.
 
     Args:
-        folder: Where they go.
-        sampler: The method.
-        every_epochs: Epochs from one to the next; the last epoch is always shown.
-        num_samples: Images in all, spread evenly over the classes, the remainder over the first ones.
-        guidance_scale: Of classifier-free guidance; 0 and 1 are the plain conditional model.
-        seed: Of the starting noise.
-        guidance: At which noise levels guidance is applied, and how tamed.
+        folder: Folder of the image files.
+        sampler: The sampler.
+        every_epochs: Interval in epochs; the last epoch is always sampled.
+        num_samples: Total number of images, spread evenly over the classes, the remainder over the first ones.
+        guidance_scale: Scale of classifier-free guidance; 0 and 1 are the plain conditional model.
+        seed: Seed of the initial noise.
+        guidance: Options of guidance: its interval of noise levels and its rescaling.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class SampleImages(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        due = epoch % self.every_epochs == 0 or epoch == trainer.max_epochs
-        if not due or not isinstance(pl_module, DiffusionModule) or not trainer.is_global_zero:
+        is_due = epoch % self.every_epochs == 0 or epoch == trainer.max_epochs
+        if not is_due or not isinstance(pl_module, DiffusionModule) or not trainer.is_global_zero:
             return
         denoiser = pl_module.eval_denoiser
         classes = denoiser.num_classes
         labels = None if classes is None else [index % classes for index in range(self.num_samples)]
-        parts = pl_module.sampler.stream(  # whose warnings about guidance were given before training
+        parts = pl_module.sampler.stream(  # its warnings about guidance were given before training
             self.num_samples,
             labels,
             self.guidance_scale,
@@ -70,17 +70,17 @@ class SampleImages(Callback):
         )
         try:
             pixels = torch.cat([to_pixels(part.images) for part in parts])
-        except NonFiniteSamplesError as error:  # training itself watches its loss; pictures must not end it
-            warnings.warn(f"epoch {epoch} has no pictures: {error.finding}", ConfigWarning, stacklevel=2)
+        except NonFiniteSamplesError as error:  # TrainingMonitor watches the loss; samples must not end training
+            warnings.warn(f"epoch {epoch} has no sample images: {error.finding}", ConfigWarning, stacklevel=2)
             return
-        picture = image_grid(pixels) if labels is None else class_grid(pixels, labels, denoiser.class_names)
+        grid = image_grid(pixels) if labels is None else class_grid(pixels, labels, denoiser.class_names)
         try:
-            save_epoch_picture(picture, self.folder, epoch)
-        except OSError as error:  # a picture is not worth a run
+            save_epoch_picture(grid, self.folder, epoch)
+        except OSError as error:  # not worth ending the run
             why = error.strerror or error
             warn(
                 Console(stderr=True),
-                f"the picture of epoch {epoch} could not be written to {self.folder} ({why}): training goes on",
+                f"the sample images of epoch {epoch} could not be written to {self.folder} ({why}): training continues",
             )
-        for logger in trainer.loggers:  # under the step of the validation of this epoch, its last one
-            log_picture(logger, "samples", picture, trainer.global_step - 1)
+        for logger in trainer.loggers:  # at the step of this epoch's validation, which is its last one
+            log_image(logger, "samples", grid, trainer.global_step - 1)

@@ -1,4 +1,4 @@
-"""Watches over training: no step from a NaN, no checkpoint of one, a word about a loss that jumps."""
+"""Callback that keeps NaN and infinity out of steps and checkpoints, and reports loss spikes."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from diffusion_lab.run_log import RUN_LOG
 from diffusion_lab.training.anomalies import NonFiniteError, SpikeDetector, gradient_norm
 
 SCALER_STEPS = 32
-"""Steps in a row that a gradient scaler may need to find its scale: each halves it, and it begins with 65536."""
+"""Consecutive steps that a gradient scaler may need to find its scale: each halves it, starting from 65536."""
 
 
 class TrainingMonitor(Callback):
-    """Stops the run at a loss or gradient that is NaN or infinite, or leaves the step out; tells of loss spikes.
+    """Stops the run at a loss or gradient that is NaN or infinite, or skips the step; reports loss spikes.
 
-    On a CPU each step is judged before the optimizer makes it. On a GPU reading a number makes it wait, so what is
-    found stays there, and is read in the steps whose metrics are read anyway, and before anything is saved. Whether to
-    leave a step out cannot wait, so with ``skip`` a GPU is asked at each step.
+    On a CPU each step is checked before the optimizer makes it. On a GPU reading a number synchronizes, so the values
+    stay on the device, and are read in steps that are logged anyway and before anything is saved. Skipping a step
+    cannot be delayed, so with ``skip`` the GPU is synchronized at each step.
 
     Args:
-        skip: Steps in a row that may be left out.
-        spike_factor: Of the running mean of the loss, from which on it is told; None never does.
-        log_interval: Optimizer steps from one to the next whose metrics are read.
-        console: Where it is told; in ``run.log``, too.
+        skip: Number of consecutive steps that may be skipped.
+        spike_factor: Ratio of a loss to the running mean at which it is reported as a spike; None to disable.
+        log_interval: Optimizer steps between two logged ones.
+        console: Console for the warnings, which are also written to ``run.log``.
     """
 
     def __init__(self, skip: int, spike_factor: float | None, log_interval: int, console: Console) -> None:
@@ -39,19 +39,19 @@ class TrainingMonitor(Callback):
         self.log_interval = log_interval
         self.console = console
         self.spikes = None if spike_factor is None else SpikeDetector(spike_factor)
-        self._left_out = 0
+        self._skipped = 0  # consecutive steps
         self._losses: list[Tensor] = []  # of the batches of this optimizer step
         self._unread: list[tuple[int, Tensor]] = []  # steps with their loss and gradient norm
-        self._unsettled = 0  # steps in a row whose gradient a scaler made infinite
+        self._unscaled = 0  # consecutive steps whose gradient a scaler made infinite
 
     @property
     def state_key(self) -> str:
-        """Key of its state in checkpoints, which stays that of earlier versions."""
+        """Key of its state in checkpoints, which is that of earlier versions."""
         return "Watch"
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        scale = 1 if scaler is None else scaler.scale(torch.ones_like(loss))  # no number is read, so no GPU waits
+        scale = 1 if scaler is None else scaler.scale(torch.ones_like(loss))  # a tensor: no synchronization with a GPU
         self._losses.append(loss.detach() / scale)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -66,42 +66,42 @@ class TrainingMonitor(Callback):
         self._read(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"left_out": self._left_out}
+        return {"left_out": self._skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._left_out = state_dict["left_out"]
+        self._skipped = state_dict["left_out"]
 
     def _read(self, trainer: Trainer, optimizer: Optimizer | None = None) -> None:
-        """Judge the steps since the last reading; ``optimizer`` is about to make the newest of them."""
+        """Check the steps since the last reading; ``optimizer`` is about to make the newest of them."""
         unread, self._unread = self._unread, []
         if not unread:
             return
         scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        numbers = torch.stack([found for _, found in unread]).tolist()
+        numbers = torch.stack([values for _, values in unread]).tolist()
         for (step, _), (loss, norm) in zip(unread, numbers, strict=True):
-            # a scaler leaves steps of infinite gradients out itself, and makes a few of them
-            self._unsettled = 0 if math.isfinite(norm) else self._unsettled + 1
-            if math.isfinite(loss) and self._unsettled <= (SCALER_STEPS if scaled else 0):
-                self._left_out = 0
-                self._look_for_a_spike(step, loss)
+            # a scaler causes a few infinite gradients and skips these steps itself
+            self._unscaled = 0 if math.isfinite(norm) else self._unscaled + 1
+            if math.isfinite(loss) and self._unscaled <= (SCALER_STEPS if scaled else 0):
+                self._skipped = 0
+                self._report_spike(step, loss)
             else:
-                self._leave_out(step, optimizer)
+                self._skip(step, optimizer)
 
-    def _leave_out(self, step: int, optimizer: Optimizer | None) -> None:
-        self._left_out += 1
-        if self._left_out > self.skip or optimizer is None:
-            before = f", and so were those of the {self.skip} steps before it, which were left out" if self.skip else ""
+    def _skip(self, step: int, optimizer: Optimizer | None) -> None:
+        self._skipped += 1
+        if self._skipped > self.skip or optimizer is None:
+            before = f", and so were those of the {self.skip} steps before it, which were skipped" if self.skip else ""
             raise NonFiniteError(
-                f"the loss or gradient of step {step} is NaN or infinite{before}: training stops unsaved"
+                f"the loss or gradient of step {step} is NaN or infinite{before}: training stops without saving"
             )
-        optimizer.zero_grad(set_to_none=True)  # an optimizer passes over weights without a gradient
-        self._tell(f"step {step} left out: its loss or gradient is NaN or infinite")
+        optimizer.zero_grad(set_to_none=True)  # optimizers ignore weights without a gradient
+        self._warn(f"step {step} skipped: its loss or gradient is NaN or infinite")
 
-    def _look_for_a_spike(self, step: int, loss: float) -> None:
-        spike = self.spikes.see(loss, step) if self.spikes else None
+    def _report_spike(self, step: int, loss: float) -> None:
+        spike = self.spikes.update(loss, step) if self.spikes else None
         if spike is not None:
-            self._tell(f"loss spike: {loss:.4g} in step {step}, where its running mean is {spike.mean:.4g}")
+            self._warn(f"loss spike: {loss:.4g} in step {step}, where its running mean is {spike.mean:.4g}")
 
-    def _tell(self, text: str) -> None:
+    def _warn(self, text: str) -> None:
         self.console.print(f"Warning: {sentence(text)}", highlight=False, markup=False, soft_wrap=True)
         logging.getLogger(RUN_LOG).warning(text)
