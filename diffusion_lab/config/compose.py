@@ -1,5 +1,7 @@
-"""From what Hydra composed to typed settings. Importing this registers the resolvers that ``conf/`` uses, and
-how recipes are composed."""
+"""Convert what Hydra composed to typed settings.
+
+Importing this module registers the resolvers that ``conf/`` uses, and the way recipes are composed.
+"""
 
 from __future__ import annotations
 
@@ -31,44 +33,49 @@ from diffusion_lab.config.wandb_environment import from_environment
 from diffusion_lab.redaction import names_secret
 
 SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema", "ema_decay", "trust")
-"""Keys at the root of ``conf/sample.yaml`` that only fill V2 keys."""
+"""Top-level keys of ``conf/sample.yaml`` that only fill V2 keys."""
 
 NAME = "name"
-"""The same in ``conf/train.yaml``: it fills ``experiment``, since ``experiment=`` takes a recipe there."""
+"""Short name in ``conf/train.yaml``: it fills ``experiment``, since ``experiment=`` selects a recipe there."""
 
 FolderT = TypeVar("FolderT", str, None)
 
 LONGEST_JOB_NAME = 100
 
-OF_A_SAMPLER_FILE = re.compile(r"(^|[/\\])sampler[/\\][^/\\]+:\d+$")
-"""The place of a key that a file of the group ``sampler`` sets."""
+SAMPLER_FILE = re.compile(r"(^|[/\\])sampler[/\\][^/\\]+:\d+$")
+"""Location of a key that is set by a file of the group ``sampler``."""
 
 
-def compose_train_config(composed: DictConfig, locations: Callable[[], KeyLocations] = job_key_locations) -> TrainConfig:
-    """The settings of a training run.
+def compose_train_config(
+    composed: DictConfig, read_locations: Callable[[], KeyLocations] = job_key_locations
+) -> TrainConfig:
+    """Return the settings of a training run.
 
-    Raises ConfigError with all faults, broken references included, and where their keys were given (``locations``).
+    Raises ConfigError with all faults, broken references included, and where their keys were set (``read_locations``).
     """
-    return _compose(TrainConfig, composed, locations, (NAME,))
+    return _compose(TrainConfig, composed, read_locations, (NAME,))
 
 
 def compose_generate_config(
-    composed: DictConfig, locations: Callable[[], KeyLocations] = job_key_locations
+    composed: DictConfig, read_locations: Callable[[], KeyLocations] = job_key_locations
 ) -> GenerateConfig:
-    """The settings of a generation run, its short names dropped. Raises as ``compose_train_config`` does."""
-    return _compose(GenerateConfig, composed, locations, SHORT_NAMES)
+    """Return the settings of a generation run, without its short names. Raises as ``compose_train_config`` does."""
+    return _compose(GenerateConfig, composed, read_locations, SHORT_NAMES)
 
 
 def _compose(
-    root: type[ConfigT], composed: DictConfig, locations: Callable[[], KeyLocations], short_names: Sequence[str] = ()
+    root: type[ConfigT],
+    composed: DictConfig,
+    read_locations: Callable[[], KeyLocations],
+    short_names: Sequence[str] = (),
 ) -> ConfigT:
     check_interpolations(OmegaConf.to_container(composed, resolve=False), "the composed configuration")
-    find_classes_in(config_dir())  # here, too: a job of a sweep may run in a process that no command line started
+    find_classes_in(config_dir())  # again: a job of a sweep may run in a process without a command line
     faults = list(hydras_folder_faults())
     tree = resolved(composed, faults)
     for name in short_names:
         tree.pop(name, None)
-    locations = locations()
+    locations = read_locations()
     try:
         parsed = parse_as(root, tree, faults, default_steps=_steps_are_default(root, tree, locations), starts=True)
     except ConfigError as error:
@@ -77,62 +84,62 @@ def _compose(
 
 
 def _steps_are_default(root: type[RunConfig], tree: Mapping[str, Any], locations: KeyLocations) -> bool:
-    """Whether the number of sampling steps merely comes with the choice of a sampler."""
+    """Return whether the number of sampling steps is only the default of the chosen sampler."""
     if locations.is_typed("sampler.steps"):
         return False
     if root is GenerateConfig:
         return True  # only the files of the group set it
     with contextlib.suppress(Unreadable, TypeError):
         reader = SettingsReader(tree, root)
-        if reader["sampler.steps"] > reader["model.diffusion.num_timesteps"]:  # else nobody needs to know
-            return OF_A_SAMPLER_FILE.search(locations.location_of("sampler.steps") or "") is not None
+        if reader["sampler.steps"] > reader["model.diffusion.num_timesteps"]:  # otherwise it makes no difference
+            return SAMPLER_FILE.search(locations.location_of("sampler.steps") or "") is not None
     return False
 
 
 def resolved(node: Any, faults: list[Fault], key: str = "") -> Any:
-    """A node as plain containers; a value that cannot be had becomes one of the ``faults`` and is left out."""
+    """Return a node as plain containers; values that cannot be resolved are omitted and added to ``faults``."""
     if not isinstance(node, DictConfig | ListConfig):
         return node
-    found: dict[Any, Any] = {}
+    values: dict[Any, Any] = {}
     for name in range(len(node)) if isinstance(node, ListConfig) else list(node):
-        place = f"{key}[{name}]" if isinstance(node, ListConfig) else f"{key}.{name}".lstrip(".")
+        path = f"{key}[{name}]" if isinstance(node, ListConfig) else f"{key}.{name}".lstrip(".")
         try:
-            found[name] = resolved(node[name], faults, place)
+            values[name] = resolved(node[name], faults, path)
         except MissingMandatoryValue:
-            faults.append(Fault(place, "required, but missing"))
+            faults.append(Fault(path, "required, but missing"))
         except OmegaConfBaseException as error:
             unresolved: Any = OmegaConf.to_container(node, resolve=False)
             reason = str(error).strip().splitlines()[0]
-            faults.append(Fault(place, f"cannot be resolved ({reason})", unresolved[name]))
-    return list(found.values()) if isinstance(node, ListConfig) else found
+            faults.append(Fault(path, f"cannot be resolved ({reason})", unresolved[name]))
+    return list(values.values()) if isinstance(node, ListConfig) else values
 
 
 def new_name() -> str:
-    """Return a name for a folder that nobody named: the time, and six random digits.
+    """Return a name for a folder that the user did not name: the time, and six random digits.
 
-    By the digits, commands that start in the same second, on whatever machines, have folders of their own.
+    The digits separate commands that start in the same second, even on different machines.
     """
     return f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(3)}"
 
 
 def run_folder(experiment: str, name: str | None = None) -> str:
-    """Return the folder of this run: ``outputs/EXPERIMENT/NAME``, in a multirun the job's folder in the sweep's.
+    """Return the folder of this run: ``outputs/EXPERIMENT/NAME``, in a multirun, the job's folder in the sweep's.
 
     Args:
         experiment: Name of the experiment.
-        name: Of the folder; a new one where None.
+        name: Name of the folder; a new one if None.
     """
     return sweep_job_or(str(Path("outputs", experiment, name or new_name())))
 
 
 def sweep_job_or(folder: FolderT) -> str | FolderT:
-    """The job's folder inside that of the sweep; ``folder`` where this is no multirun."""
+    """Return the job's folder inside the sweep's, or ``folder`` outside a multirun."""
     sweep = _sweep()
     return folder if sweep is None else str(Path(sweep.dir, sweep.subdir))
 
 
 def sweep_name_or(name: str) -> str:
-    """The name of the sweep's folder; ``name`` where this is no multirun."""
+    """Return the name of the sweep's folder, or ``name`` outside a multirun."""
     sweep = _sweep()
     return name if sweep is None else Path(sweep.dir).name
 
@@ -152,16 +159,16 @@ def _sweep() -> Any:
 
 
 def job_folder(overrides: Sequence[str], constant: Sequence[str] = ()) -> str:
-    """A readable, safe folder name for a job of a sweep, the same whenever these overrides are asked for.
+    """Return a readable, safe folder name for a job of a sweep; equal overrides always give the same name.
 
     Args:
-        overrides: Those of the job.
-        constant: Keys which have one value in all jobs, and which the name leaves out.
+        overrides: Overrides of the job.
+        constant: Keys with the same value in all jobs, which the name omits.
 
     >>> job_folder(["training.epochs=3", "training.optimizer.learning_rate=1e-3", "sampler=ddim"], ["training.epochs"])
     'sampler-ddim_learning_rate-1e-3'
 
-    A value with characters that a folder's name should not have is told apart from others by a part of its hash:
+    A value with characters that are unsafe in a folder name is distinguished by part of its hash:
 
     >>> job_folder(["name=a/b"]), job_folder(["name=a-b"])
     ('name-a-b-c14cddc0', 'name-a-b')
@@ -183,14 +190,14 @@ def job_folder(overrides: Sequence[str], constant: Sequence[str] = ()) -> str:
 
 
 let_choices_replace_what_recipes_set()
-OmegaConf.register_new_resolver("new_name", new_name, use_cache=True, replace=True)  # the same all over one command
+OmegaConf.register_new_resolver("new_name", new_name, use_cache=True, replace=True)  # the same throughout one command
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("sweep_job_or", sweep_job_or, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("sweep_name_or", sweep_name_or, use_cache=False, replace=True)
 
 
 def wandb_or(key: str, otherwise: str | None) -> str | None:
-    """Return what W&B's environment variables say of a key of the section ``logger``, else ``otherwise``."""
+    """Return the value of W&B's environment variable for a key of the section ``logger``, else ``otherwise``."""
     return from_environment(key) or otherwise
 
 

@@ -1,4 +1,4 @@
-"""The ``evaluation`` section: which metrics to compute, on which features, from how many images."""
+"""The ``evaluation`` section: metrics, features and number of images."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ METRICS: tuple[MetricName, ...] = get_args(MetricName)
 """All metrics by name."""
 
 DEFAULT_METRICS: tuple[MetricName, ...] = tuple(name for name in METRICS if name != "inception_score")
-"""Those that are computed where none are named."""
+"""Metrics that are computed by default."""
 
 FEATURES = ("auto", "efflite0", "pixels", "digits", "inception", "dinov2", "clip")
 """Feature extractors by name; others are given by the dotted path of a class."""
 
 WITH_WEIGHTS_FILE = ("inception", "dinov2", "clip")
-"""Feature extractors whose weights no package carries."""
+"""Feature extractors whose weights come with no package."""
 
 NAMED_SETS = ("digits", "digits_heldout", "emoji", "mnist", "cifar10", "fashion_mnist")
-"""Sets of images that have a name, beside folders and files."""
+"""Image sets that are referred to by name, besides folders and files."""
 
 LEAST_IMAGES = 20
-"""Images below which no metric is computed."""
+"""Minimum number of images for any metric."""
 
 GENERATED = 1000
-"""Images that are generated where no number is given."""
+"""Default number of images to generate."""
 
 
 def _differ(metrics: tuple[MetricName, ...]) -> tuple[MetricName, ...]:
@@ -40,7 +40,7 @@ def _differ(metrics: tuple[MetricName, ...]) -> tuple[MetricName, ...]:
 
 
 class EvaluationSettings(Section):
-    """``evaluation``: how good the images are, in numbers."""
+    """``evaluation``: metrics of image quality."""
 
     metrics: Annotated[tuple[MetricName, ...], Field(strict=False, min_length=1), AfterValidator(_differ)] = Field(
         json_schema_extra={"uniqueItems": True},
@@ -51,8 +51,8 @@ class EvaluationSettings(Section):
     features: Annotated[str, NameOrPath(*FEATURES)] = Field(
         default="auto",
         description="Network whose features are compared. `auto` is `efflite0` for images of 32 pixels and more; for "
-        "smaller ones `digits` where the reference has classes, else `pixels`. A dotted path names a class of your own "
-        "that derives from `diffusion_lab.features.FeatureExtractor`.",
+        "smaller ones `digits` if the reference has classes, else `pixels`. A dotted path names a custom class "
+        "derived from `diffusion_lab.features.FeatureExtractor`.",
     )
     weights: PathText | None = Field(
         default=None,
@@ -63,7 +63,7 @@ class EvaluationSettings(Section):
         description="SHA-256 that the file in `weights` must have; `null` is that of the published file.",
     )
     num_samples: PositiveInt = Field(
-        default=GENERATED, description="Images to generate and to measure; every metric depends on it."
+        default=GENERATED, description="Number of images to generate and evaluate; every metric depends on it."
     )
     split: Literal["train", "val"] = Field(
         default="train",
@@ -85,26 +85,26 @@ class EvaluateSettings(EvaluationSettings):
 
     num_samples: Annotated[PositiveInt, Field(ge=LEAST_IMAGES)] | None = Field(  # type: ignore[assignment]
         default=None,
-        description="Images to measure, of each set the same number: every metric depends on it. `null`: 1,000 are "
-        "generated, and of folders as many as the smallest has.",
+        description="Number of images to evaluate, the same for every set: every metric depends on it. `null`: 1,000 "
+        "generated images; for folders, as many as the smallest contains.",
     )
     samples: Paths | None = Field(
         default=None,
-        description="Folder of images to measure, or an npz file of the ADM suite, instead of images generated from "
-        "the checkpoint; of a list each is measured.",
+        description="Folder of images to evaluate, or an npz file of the ADM suite, instead of images generated from "
+        "the checkpoint; of a list, each is evaluated.",
     )
     reference: PathText | None = Field(
         default=None,
         description="Folder or npz file of real images to compare with, instead of the data of the run; or the name of "
-        "a set (`digits`, `emoji`, …), or another run, whose training images are meant.",
+        "a data set (`digits`, `emoji`, …), or another run, whose training images are used.",
     )
     held_out: PathText | None = Field(
         default=None,
-        description="More real images, none of which is in `reference`, for null rows and "
-        "`memorization`: a folder, an npz file, or a set such as `digits_heldout`. `null`: the other split of the run.",
+        description="More real images, none of which is in `reference`, for null rows and `memorization`: a folder, an "
+        "npz file, or a data set such as `digits_heldout`. `null`: the other split of the run.",
     )
     image_size: PositiveInt | None = Field(
         default=None,
-        description="Side in pixels to which images of folders are resized and cut; `null`: that of the model, and "
-        "without a checkpoint the images as they are, which must then be of one size.",
+        description="Height and width in pixels to which images of folders are resized and cropped; `null`: those of "
+        "the model; without a checkpoint, images are used unchanged and must all have the same size.",
     )

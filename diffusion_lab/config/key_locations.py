@@ -1,4 +1,4 @@
-"""Where each setting comes from: the file and line, or the command line."""
+"""Location at which each setting was given: file and line, or the command line."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.wandb_environment import variable_of
 
 COMMAND_LINE = "command line"
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is several times as fast
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C version is several times as fast
 FROM_WANDB = re.compile(r"\$\{wandb_or:(\w+),")
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 class KeyLocations:
-    """The place of the last statement that set a dotted key.
+    """Location of the last statement that set each dotted key.
 
     Args:
-        read_files: Takes in the files. It is called when a key was not typed: composing again takes time.
-        overrides: ``key=value`` arguments, later than all files.
+        read_files: Adds the files. Called only for a key that was not typed, since composing again takes time.
+        overrides: ``key=value`` arguments, applied after all files.
     """
 
     def __init__(
@@ -41,25 +41,25 @@ class KeyLocations:
         self._read_files: Callable[[KeyLocations], None] | None = read_files
         self._typed = set(override_keys(overrides))
         self._set_one_by_one = set(_keys_set(overrides))
-        self._places: dict[str, str] = {}
+        self._locations: dict[str, str] = {}
         self._references: dict[str, str] = {}
 
     def is_typed(self, key: str) -> bool:
-        """Whether an override sets a key, or a section that holds it."""
+        """Return whether an override sets a key, or a section that holds it."""
         return bool(_nearest(key, self._typed))
 
     def is_typed_within(self, section: str) -> bool:
-        """Whether an override sets a section, or a key in it."""
+        """Return whether an override sets a section, or a key in it."""
         return self.is_typed(section) or any(key.startswith(f"{section}.") for key in self._typed)
 
     def is_set_by_override(self, key: str) -> bool:
-        """Whether an override sets a key itself, alone or in a section, which leaves the other keys as they were."""
+        """Return whether an override sets a key itself, alone or as part of a section whose other keys stay unchanged."""
         return key in self._set_one_by_one
 
     def location_of(self, key: str) -> str | None:
-        """The place of a key, else of the section given as a whole; None where that is not known.
+        """Return the location of a key, else that of the section that was given as a whole; None if unknown.
 
-        A key that only repeats another, as ``checkpoint: ${ckpt}`` does, comes from where the other was set.
+        A key that only repeats another, as ``checkpoint: ${ckpt}`` does, has the location of the other key.
         """
         key = re.sub(r"\[.*", "", key)
         if _nearest(key, self._typed):
@@ -67,57 +67,57 @@ class KeyLocations:
         return self.location_in_files(key)
 
     def location_in_files(self, key: str) -> str | None:
-        """The place of a key in the files, whether or not an override sets its section."""
+        """Return the location of a key in the files, whether or not an override sets its section."""
         if self._read_files is not None:
             self._read_files(self)
             self._read_files = None
-        key = _nearest(key, self._places)
+        key = _nearest(key, self._locations)
         followed: set[str] = set()
         while key in self._references and key not in followed:
             followed.add(key)
-            meant = self._references[key]
-            if _nearest(meant, self._typed):
+            target = self._references[key]
+            if _nearest(target, self._typed):
                 return COMMAND_LINE
-            key = meant if meant in self._places else key
-        return self._places.get(key)
+            key = target if target in self._locations else key
+        return self._locations.get(key)
 
     def add_file(self, path: Path, package: str = "", dropped: Collection[str] = ()) -> None:
-        """Take in what a YAML file sets, later than all before.
+        """Add the keys that a YAML file sets, after all earlier files.
 
         Args:
             path: The file.
-            package: The place of its tree.
-            dropped: Dotted keys of it that do not count.
+            package: Dotted key under which its tree is inserted.
+            dropped: Dotted keys of the file to ignore.
         """
-        shown = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+        display_path = os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
         for key, node in _leaves(yaml.compose(path.read_text(encoding="utf-8"), Loader=LOADER), package):
             if key in dropped:
                 continue
-            for known in [known for known in self._places if known == key or known.startswith(f"{key}.")]:
-                del self._places[known]
+            for known in [known for known in self._locations if known == key or known.startswith(f"{key}.")]:
+                del self._locations[known]
                 self._references.pop(known, None)
-            self._places[key] = _variable(node) or f"{shown}:{node.start_mark.line + 1}"
+            self._locations[key] = _variable(node) or f"{display_path}:{node.start_mark.line + 1}"
             reference = REFERENCE.fullmatch(node.value) if isinstance(node, yaml.ScalarNode) else None
             if reference:
                 self._references[key] = reference[1]
 
 
 def _variable(node: yaml.Node) -> str | None:
-    """The environment variable that a value comes from."""
-    found = FROM_WANDB.match(node.value) if isinstance(node, yaml.ScalarNode) else None
-    name = variable_of(found[1]) if found else None
+    """Return the environment variable that a value comes from, or None."""
+    match = FROM_WANDB.match(node.value) if isinstance(node, yaml.ScalarNode) else None
+    name = variable_of(match[1]) if match else None
     return name and f"environment variable {name}"
 
 
 def _nearest(key: str, known: Container[str]) -> str:
-    """The key, or the innermost section around it, that is known; empty where none is."""
+    """Return the key, or the innermost known section that contains it; empty if there is none."""
     while key and key not in known:
         key = key.rpartition(".")[0]
     return key
 
 
 def _keys_set(overrides: Sequence[str]) -> Iterator[str]:
-    """The dotted keys that ``key=value`` arguments set, those of a section one by one."""
+    """Yield the dotted keys that ``key=value`` arguments set, those of a section one by one."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         value = override.value()
         key = override.key_or_group
@@ -128,21 +128,21 @@ def _keys_set(overrides: Sequence[str]) -> Iterator[str]:
 
 
 def override_keys(overrides: Sequence[str]) -> list[str]:
-    """The dotted key, or the group, of each ``key=value`` argument, without its ``+`` or ``~``."""
+    """Return the dotted key, or the group, of each ``key=value`` argument, without its ``+`` or ``~``."""
     return [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
 
 
 def job_key_locations() -> KeyLocations:
-    """Origins of the settings of the running Hydra job; empty where its files are out of reach."""
+    """Return the locations of the settings of the running Hydra job; empty if its files are not available."""
     if not HydraConfig.initialized() or not GlobalHydra.instance().is_initialized():
         return KeyLocations()
     job = HydraConfig.get()
-    overrides = OmegaConf.to_container(job.overrides.task, resolve=False)  # their values may hold references
+    overrides = OmegaConf.to_container(job.overrides.task, resolve=False)  # their values may contain references
     return composed_key_locations(str(job.job.config_name), cast("list[str]", overrides))
 
 
 def composed_key_locations(config_name: str, overrides: Sequence[str]) -> KeyLocations:
-    """Origins of what the initialized Hydra composes from ``config_name`` and ``overrides``."""
+    """Return the locations of what the initialized Hydra composes from ``config_name`` and ``overrides``."""
     loader = cast("ConfigLoaderImpl", GlobalHydra.instance().config_loader())
 
     def read_files(locations: KeyLocations) -> None:
@@ -160,12 +160,12 @@ def composed_key_locations(config_name: str, overrides: Sequence[str]) -> KeyLoc
 
 
 def file_key_locations(path: Path, overrides: Sequence[str] = ()) -> KeyLocations:
-    """Origins of the settings of a file that stands for itself, and of the overrides typed after it."""
+    """Return the locations of the settings of a standalone file and of overrides that follow it."""
     return KeyLocations(lambda locations: locations.add_file(path), overrides)
 
 
 def _leaves(node: yaml.Node | None, key: str) -> Iterator[tuple[str, yaml.Node]]:
-    """The values in a YAML document with their dotted keys; a list is one value."""
+    """Yield the values in a YAML document with their dotted keys; a list is one value."""
     if not isinstance(node, yaml.MappingNode) or not node.value:
         if node is not None and key:
             yield key, node

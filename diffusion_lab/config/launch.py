@@ -37,7 +37,7 @@ from diffusion_lab.config.overrides import (
     explain_syntax_error,
     refuse_excess,
 )
-from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused, refuse_unread
+from diffusion_lab.config.refused_overrides import HYDRA_SETTINGS, explain_refused, refuse_unread
 from diffusion_lab.config.report import EXIT_CODE, run_and_report
 from diffusion_lab.config.run_dir import check_hydra_folders
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
@@ -210,7 +210,7 @@ def _in_hydras_words(error: Exception, conf: Path, config_name: str) -> str:
             text = f"{refused[1]}: unknown key"  # Hydra's advice, a + before it, would only let it in to be refused
             meant = closest(refused[1], [*short_names, *_groups(conf)], 0.75) or suggest_key(refused[1], root)
             if refused[1].startswith("hydra."):
-                return f"{text}. {HYDRAS_OWN}"
+                return f"{text}. {HYDRA_SETTINGS}"
         elif refused[2]:
             text = f"{refused[1]} has no value in the chosen files: to give it one, type {refused[2]}"
     return f"{text}\nDid you mean {meant!r}?" if meant else text

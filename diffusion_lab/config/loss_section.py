@@ -1,4 +1,4 @@
-"""The ``training.loss`` section: what an error costs, how much it counts, and at which noise levels it is taken."""
+"""The ``training.loss`` section: penalty, weighting, and distribution of the noise levels."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from diffusion_lab.diffusion.weighting import WEIGHTINGS, Weighting
 
 
 class PenaltySettings(ChoiceSettings):
-    """``training.loss.penalty``: what an error of the network's output costs."""
+    """``training.loss.penalty``: penalty on the prediction error."""
 
     KEY = "training.loss.penalty"
     BASE = Penalty
     NAMED = PENALTIES
 
     type: Annotated[str, NameOrPath(*PENALTIES)] = Field(
-        default="mse", description="The cost of an error; a dotted path names your own class."
+        default="mse", description="Penalty on the prediction error; a dotted path names a custom class."
     )
 
 
 class WeightingSettings(ChoiceSettings):
-    """``training.loss.weighting``: how much an error counts at each noise level."""
+    """``training.loss.weighting``: weight of the loss at each noise level."""
 
     KEY = "training.loss.weighting"
     BASE = Weighting
     NAMED = WEIGHTINGS
 
     type: Annotated[str, NameOrPath(*WEIGHTINGS)] = Field(
-        default="uniform", description="The weight of a noise level; a dotted path names your own class."
+        default="uniform", description="Weight of the loss at each noise level; a dotted path names a custom class."
     )
 
 
 class TimesSettings(ChoiceSettings):
-    """``training.loss.times``: how often training visits each noise level."""
+    """``training.loss.times``: distribution of the times, which set the noise levels in training."""
 
     KEY = "training.loss.times"
     BASE = TimeDistribution
@@ -46,8 +46,8 @@ class TimesSettings(ChoiceSettings):
 
     type: Annotated[str, NameOrPath(*TIME_DISTRIBUTIONS)] = Field(
         default="auto",
-        description="Distribution of the times; `auto` is the usual one of the noise process, a dotted path names "
-        "your own class.",
+        description="Distribution of the times; `auto` is the usual one for the noise process, a dotted path names "
+        "a custom class.",
     )
 
 
@@ -59,5 +59,5 @@ class LossSettings(Section):
     times: TimesSettings = Field(default_factory=TimesSettings)
     stratified: bool = Field(
         default=True,
-        description="Spread the times of a batch evenly over their distribution: the loss varies less.",
+        description="Draw the times of a batch by stratified sampling, which reduces the variance of the loss.",
     )

@@ -1,4 +1,4 @@
-"""The ``model`` section: the network, the diffusion process, and what the images are conditioned on."""
+"""The ``model`` section: the network, the diffusion process, and the conditioning."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _is_no_bool(value: object) -> object:
 
 
 def _or_auto(schema: dict[str, Any]) -> None:
-    """Let editors accept ``auto``, which is a number by the time this class sees it (measured_images.py)."""
+    """Let editors accept ``auto``, replaced by a number before this class validates it (auto_image_size.py)."""
     number = {key: schema.pop(key) for key in ("type", "minimum", "enum") if key in schema}
     schema["anyOf"] = [number, {"const": "auto", "type": "string"}]
 
@@ -41,68 +41,68 @@ class ArchitectureSettings(PluggableSection):
 
     type: Annotated[str, NameOrPath(*ARCHITECTURE_TYPES)] = Field(
         default="unet",
-        description="The network: convolutions (`unet`), a transformer (`dit`); a dotted path names your own class.",
+        description="The network: convolutions (`unet`), a transformer (`dit`); a dotted path names a custom class.",
     )
     image_size: PositiveInt = Field(
         json_schema_extra=_or_auto,
         description="Height and width of the images in pixels; divisible by `patch_size` · 2^(stages−1). `auto` with "
-        "`data.type: image_folder`: the median short side of the pictures, at most 64; the run records the number.",
+        "`data.type: image_folder`: the median short side of the images, at most 64; the run records the number.",
     )
     in_channels: Annotated[Literal[1, 3, 4], BeforeValidator(_is_no_bool)] = Field(
         json_schema_extra=_or_auto,
-        description="Image channels: 1 gray, 3 RGB, 4 RGBA. `auto` with `data.type: image_folder`: 1 where the "
-        "pictures are gray, else 3.",
+        description="Image channels: 1 grayscale, 3 RGB, 4 RGBA. `auto` with `data.type: image_folder`: 1 if the "
+        "images are grayscale, else 3.",
     )
     model_channels: Annotated[PositiveInt, AfterValidator(_fits_the_groups)] = Field(
         json_schema_extra={"anyOf": [{"maximum": 32}, {"multipleOf": 8}]},
         description="Feature channels of the first stage; above 32 a multiple of 8 (group normalisation).",
     )
     channel_multipliers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=16)] = Field(
-        description="One entry a stage: its channels in units of `model_channels`. Later stages halve the image. "
-        "`dit` has one."
+        description="One entry per stage: its channels, divided by `model_channels`. Each further stage halves the "
+        "resolution. `dit` has one."
     )
     use_attention: Annotated[tuple[bool, ...], Field(strict=False)] = Field(
-        description="One entry a stage, as many as `channel_multipliers` has: whether it has self-attention. "
+        description="One entry per stage, as in `channel_multipliers`: whether it has self-attention. "
         "`[true]` for `dit`."
     )
     num_res_blocks: int = Field(
-        default=2, ge=1, le=1000, description="Residual blocks a stage; transformer blocks of `dit`."
+        default=2, ge=1, le=1000, description="Residual blocks per stage; transformer blocks of `dit`."
     )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the blocks.")
     patch_size: PositiveInt = Field(
         default=1,
-        description="Side of the square of pixels that the first stage sees as one position, `dit` as one token.",
+        description="Side of the patch of pixels that is one position of the first stage, or one token of `dit`.",
     )
-    head_channels: PositiveInt = Field(default=32, description="Channels of an attention head, at least.")
+    head_channels: PositiveInt = Field(default=32, description="Minimum number of channels per attention head.")
 
 
 class DiffusionSettings(PluggableSection):
-    """``model.diffusion``: how images become noise, and what the network predicts about it."""
+    """``model.diffusion``: the noise process and the prediction target of the network."""
 
     type: Annotated[str, NameOrPath(*PROCESS_OPTIONS)] = Field(
         default="discrete",
-        description="The noise process: DDPM's steps, or one in continuous time; a dotted path names your own class.",
+        description="The noise process: discrete as in DDPM, or continuous; a dotted path names a custom class.",
     )
     num_timesteps: int = Field(
         ge=1,
         le=1_000_000,
-        description="`discrete`: steps of the process; float32 tells hardly more times apart.",
+        description="`discrete`: number of timesteps; float32 can hardly distinguish more than the maximum.",
     )
     beta_schedule: Literal["linear", "cosine", "quadratic", "sigmoid"] = Field(
-        description="`discrete`: how the noise variance grows over the steps."
+        description="`discrete`: schedule of the noise variance over the timesteps."
     )
     beta_start: float = Field(
         gt=0,
         lt=1,
-        description="`discrete`: noise variance of the first step, less than `beta_end`; `cosine` does without both.",
+        description="`discrete`: noise variance of the first step, less than `beta_end`; `cosine` uses neither.",
     )
     beta_end: float = Field(
         gt=0,
         lt=1,
-        description="`discrete`: noise variance of the last step; T steps want 1000 / T times as much as 1,000.",
+        description="`discrete`: noise variance of the last step; for T steps, scale it by 1000 / T.",
     )
     zero_terminal_snr: bool = Field(
-        default=False, description="`discrete`: leave nothing of the image at the last step (arXiv:2305.08891)."
+        default=False, description="`discrete`: zero signal-to-noise ratio at the last step (arXiv:2305.08891)."
     )
     noise_shift: float = Field(
         default=1.0,
@@ -110,13 +110,13 @@ class DiffusionSettings(PluggableSection):
         description="`continuous_cosine`, `flow`: factor of the noise-to-signal ratio at every time; larger images "
         "need more, such as the side divided by 64 (arXiv:2301.11093).",
     )
-    sigma_min: float = Field(default=0.002, gt=0, description="`edm`: least noise, less than `sigma_max`.")
-    sigma_max: float = Field(default=80.0, gt=0, description="`edm`: most noise.")
+    sigma_min: float = Field(default=0.002, gt=0, description="`edm`: minimum noise level, less than `sigma_max`.")
+    sigma_max: float = Field(default=80.0, gt=0, description="`edm`: maximum noise level.")
     prediction: Literal["epsilon", "x0", "v", "flow", "edm"] = Field(
         default="epsilon",
-        description="What the network predicts: the noise, the clean image (`x0`), the velocity (`v`), noise minus "
-        "image (`flow`), or what gives its input and output unit variance (`edm`). In less than 32 bits `v` is more "
-        "exact than `epsilon` near pure noise.",
+        description="Prediction target of the network: the noise (`epsilon`), the clean image (`x0`), the velocity "
+        "(`v`), noise minus image (`flow`), or EDM's target, which has unit variance (`edm`). In less than 32 bits `v` "
+        "is more precise than `epsilon` near pure noise.",
     )
     sigma_data: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
         default="auto",
@@ -124,12 +124,12 @@ class DiffusionSettings(PluggableSection):
     )
 
     @property
-    def prediction_is_asked_for(self) -> bool:
-        """Whether somebody has set ``prediction``, and not merely left it to a default."""
+    def is_prediction_set(self) -> bool:
+        """Whether ``prediction`` was set explicitly, not left at a default."""
         return "prediction" in self.model_fields_set
 
     def with_default_prediction(self) -> Self:
-        """The same settings, in which nobody has asked for ``prediction``."""
+        """Return the same settings with ``prediction`` marked as a default."""
         settings = self.model_copy()
         settings.model_fields_set.discard("prediction")
         return settings
@@ -137,8 +137,8 @@ class DiffusionSettings(PluggableSection):
     @model_serializer(mode="wrap")
     def _without_options_of_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         tree: dict[str, Any] = serialize(self)
-        kept = PROCESS_OPTIONS.get(self.type, ())
-        return {key: value for key, value in tree.items() if key in kept or key not in DEFAULT_PROCESS}
+        options = PROCESS_OPTIONS.get(self.type, ())
+        return {key: value for key, value in tree.items() if key in options or key not in DEFAULT_PROCESS}
 
 
 DEFAULT_PROCESS = {
@@ -147,15 +147,15 @@ DEFAULT_PROCESS = {
 
 
 class ConditioningSettings(Section):
-    """``model.conditioning``: what can be asked for when sampling."""
+    """``model.conditioning``: conditioning of the images."""
 
     type: Literal["class"] | None = Field(description="`class`: images have labels; `null`: unconditional.")
     num_classes: PositiveInt | Literal["auto"] | None = Field(
         description="Number of classes; required with `type: class`. `auto` counts those of the training images; the "
-        "run and its checkpoints hold the number."
+        "run and its checkpoints record it."
     )
     class_dropout_prob: Probability = Field(
-        description="Share of the training labels dropped, so that guidance has an unconditional model."
+        description="Fraction of training labels dropped, which trains the unconditional model for guidance."
     )
 
     @property
@@ -163,7 +163,7 @@ class ConditioningSettings(Section):
         """The number of classes of a class-conditional model, None for an unconditional one.
 
         Raises:
-            ValueError: They are not counted yet.
+            ValueError: The classes have not been counted yet.
         """
         if self.type != "class":
             return None
@@ -175,7 +175,7 @@ class ConditioningSettings(Section):
 
 
 class ModelSettings(Section):
-    """``model``: everything that a checkpoint must know to be sampled from."""
+    """``model``: everything needed to sample from a checkpoint."""
 
     architecture: ArchitectureSettings
     diffusion: DiffusionSettings
@@ -183,20 +183,21 @@ class ModelSettings(Section):
 
 
 class ConditioningOfCheckpoint(ConditioningSettings):
-    """``model.conditioning`` beside the checkpoint of another program, which may tell the classes itself."""
+    """``model.conditioning`` for a checkpoint of another program, which may contain the classes itself."""
 
     type: Literal["class"] | None = Field(
-        default=None, description="`class`: images have labels; `null`: as the checkpoint tells."
+        default=None, description="`class`: images have labels; `null`: as in the checkpoint."
     )
     num_classes: PositiveInt | Literal["auto"] | None = Field(
-        default="auto", description="Number of classes; `auto` and `null`: as the checkpoint tells."
+        default="auto", description="Number of classes; `auto` and `null`: as in the checkpoint."
     )
     class_dropout_prob: Probability = Field(
-        default=0.1, description="Share of the training labels that was dropped; 0 if guidance has nothing to go by."
+        default=0.1,
+        description="Fraction of training labels that was dropped; 0 if the model was not trained for guidance.",
     )
 
 
 class ModelOfCheckpoint(ModelSettings):
-    """``model`` beside the checkpoint of another program, which does not tell its architecture."""
+    """``model`` for a checkpoint of another program, which does not contain its architecture."""
 
     conditioning: ConditioningOfCheckpoint = Field(default_factory=ConditioningOfCheckpoint)

@@ -13,62 +13,61 @@ OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
     "adam": (*OF_EVERY_ADAM, "decoupled_weight_decay"),
     "adamw": OF_EVERY_ADAM,
 }
-"""Arguments of each named class that are left to it unless they are given: all that torch has beside the V2 keys."""
+"""Arguments of each named class besides the V2 keys; the class's own default applies unless they are set."""
 TORCH_OPTIMIZERS = tuple(
     f"torch.optim.{name}"
     for name in ("SGD", "RMSprop", "RAdam", "NAdam", "Adamax", "Adagrad", "Adadelta", "Adafactor", "ASGD")
 )
-"""Those that are taken by their dotted paths."""
+"""Optimizers of torch that are selected by their dotted path."""
 OPTIMIZER_TYPES = tuple(OPTIMIZER_OPTIONS)
 ALL_OPTIMIZER_OPTIONS = tuple(dict.fromkeys(name for names in OPTIMIZER_OPTIONS.values() for name in names))
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-"""How much of a running average stays at each step."""
+"""Decay of a running average per step."""
 
 
 def _is_false(value: bool) -> bool:
     if value:
-        raise ValueError("must be false: no training here differentiates through an optimizer step")
+        raise ValueError("must be false: training never differentiates through an optimizer step")
     return value
 
 
 class OptimizerSettings(PluggableSection):
-    """``training.optimizer``: how a gradient becomes a step."""
+    """``training.optimizer``: the optimizer."""
 
     type: Annotated[str, NameOrPath(*OPTIMIZER_TYPES, paths=TORCH_OPTIMIZERS)] = Field(
-        description="The method; a dotted path names your own class, or another of torch, such as `torch.optim.SGD`."
+        description="The optimizer; a dotted path names a custom class, or another of torch, such as `torch.optim.SGD`."
     )
-    learning_rate: float = Field(gt=0, description="Step size; its peak where a scheduler warms up.")
-    weight_decay: NonNegative = Field(description="Pull of the weights towards zero.")
+    learning_rate: float = Field(gt=0, description="Learning rate; with warmup, its peak.")
+    weight_decay: NonNegative = Field(description="Weight decay coefficient.")
     betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = Field(
         description="Decay of the running averages of gradient and squared gradient."
     )
     gradient_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
-        description="Largest total norm of all gradients; `null` leaves them as they are."
+        description="Maximum total norm of the gradients; `null` does not clip."
     )
     eps: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="Added to the denominator for stability; `null` takes the class's own default.",
+        description="Added to the denominator for stability; `null` uses the default of the class.",
     )
-    amsgrad: bool | None = Field(default=None, description="The AMSGrad variant; `null` takes the class's own default.")
+    amsgrad: bool | None = Field(default=None, description="The AMSGrad variant; `null` uses the default of the class.")
     foreach: bool | None = Field(
         default=None,
-        description="One kernel for the same operation on all weights, where `fused` is not used; `null` leaves it to "
-        "torch.",
+        description="Multi-tensor implementation, unless `fused` is used; `null` leaves the choice to torch.",
     )
-    maximize: bool | None = Field(default=None, description="Climb instead of descend: for a loss that is a score.")
+    maximize: bool | None = Field(default=None, description="Maximize the loss instead of minimizing it.")
     capturable: bool | None = Field(
         default=None, description="Keep the state on the GPU, so that the step can be part of a CUDA graph; GPUs only."
     )
     differentiable: Annotated[bool, AfterValidator(_is_false), Field(json_schema_extra={"const": False})] | None = (
-        Field(default=None, description="Must be `false`: no training here differentiates through an optimizer step.")
+        Field(default=None, description="Must be `false`: training never differentiates through an optimizer step.")
     )
     fused: bool | None = Field(
         default=None,
-        description="One kernel for the whole step; `null` takes it where there is one, unless `foreach` is true.",
+        description="One kernel for the whole step; `null` uses it where available, unless `foreach` is true.",
     )
     decoupled_weight_decay: bool | None = Field(
-        default=None, description="`adam`: keep the weight decay apart from the gradient, as `adamw` does."
+        default=None, description="`adam`: decouple the weight decay from the gradient, as `adamw` does."
     )
 
     @model_serializer(mode="wrap")
@@ -78,6 +77,6 @@ class OptimizerSettings(PluggableSection):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Further arguments of the optimizer's class: those given, beyond the V2 keys."""
-        known = {name: getattr(self, name) for name in ALL_OPTIMIZER_OPTIONS}
-        return {name: value for name, value in known.items() if value is not None} | self.extra_options
+        """Further arguments of the optimizer class that were set, besides the V2 keys."""
+        options = {name: getattr(self, name) for name in ALL_OPTIMIZER_OPTIONS}
+        return {name: value for name, value in options.items() if value is not None} | self.extra_options

@@ -1,4 +1,4 @@
-"""Arguments ``key=value`` that Hydra's grammar cannot read, explained with the quotes that they lack."""
+"""Explanations of ``key=value`` arguments that Hydra's grammar cannot parse, with the quotes that they need."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ NO_NAME = "must name a file in conf/"
 NO_PAIR = "must be key=value, +key=value or ~key"
 
 GRAMMAR = (
-    "Hydra reads brackets, braces, parentheses, commas, colons, = and quotes in a value as its own, and letters beyond "
-    "ASCII only in quotes: a text with any of them needs two pairs of quotes, one for Hydra and one for the shell"
+    "Hydra interprets brackets, braces, parentheses, commas, colons, = and quotes in a value, and accepts non-ASCII "
+    "letters only in quotes: a string with any of them needs two pairs of quotes, one for Hydra and one for the shell"
 )
 
 
@@ -33,50 +33,50 @@ TOO_MANY_DIGITS = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
 
 
 def explain_syntax_error(arguments: Sequence[str], conf: Path | None = None) -> str | None:
-    """Return what is wrong with the arguments that cannot be read, and how to type them; None where all can be.
+    """Return which arguments cannot be parsed, and how to type them; None if all can be parsed.
 
     Args:
-        arguments: Those of the command line, as the shell hands them over.
-        conf: Folder of the settings; choices of its groups that are no names are explained as well.
+        arguments: Arguments of the command line, as passed by the shell.
+        conf: Folder of the settings; invalid choices of its groups are explained as well.
     """
     lines = list(_explanations(arguments, conf))
     if not lines:
         return None
-    count = "1 argument cannot be read" if len(lines) == 1 else f"{len(lines)} arguments cannot be read"
+    count = "1 argument cannot be parsed" if len(lines) == 1 else f"{len(lines)} arguments cannot be parsed"
     why = "" if all(line.endswith(NO_PAIR) or NO_NAME in line for line in lines) else f"\n{GRAMMAR}."
     return "\n  ".join([f"{count}:", *lines]) + why
 
 
 def refuse_excess(arguments: Sequence[str]) -> None:
-    """Refuse arguments that Hydra's parser ends on in a traceback.
+    """Refuse arguments on which Hydra's parser fails with a traceback.
 
     Args:
-        arguments: Those of the command line.
+        arguments: Arguments of the command line.
 
     Raises:
-        ValueError: One holds a number of more than ``MOST_DIGITS`` digits, or more than ``MOST_BRACKETS`` brackets
-            within each other.
+        ValueError: One contains a number of more than ``MOST_DIGITS`` digits, or more than ``MOST_BRACKETS`` nested
+            brackets.
     """
     for argument in arguments:
         key = argument.partition("=")[0][:80]
         if TOO_MANY_DIGITS.search(argument):
-            raise ValueError(f"{key} is given a number of more than {MOST_DIGITS} digits: give a shorter one")
+            raise ValueError(f"{key} has a number of more than {MOST_DIGITS} digits: use a shorter one")
         level = deepest = 0
         for bracket in re.findall(r"[\[\](){}]", argument):
             level += 1 if bracket in "[({" else -1
             deepest = max(deepest, level)
         if deepest > MOST_BRACKETS:
-            raise ValueError(f"{key} is given more than {MOST_BRACKETS} brackets within each other: give fewer")
+            raise ValueError(f"{key} has more than {MOST_BRACKETS} nested brackets: use fewer")
 
 
 def check_sweep_size(arguments: Sequence[str]) -> None:
-    """Refuse more jobs than a sweep could ever run: all are listed in memory before the first one begins.
+    """Refuse sweeps with too many jobs, since all are listed in memory before the first one starts.
 
     Args:
-        arguments: Those of the command line. With a sweeper that searches, a range is no list of jobs.
+        arguments: Arguments of the command line. With a sweeper that searches, a range is not a list of jobs.
 
     Raises:
-        ValueError: Their values make more than ``MOST_JOBS`` combinations.
+        ValueError: The values make more than ``MOST_JOBS`` combinations.
     """
     if _searches(arguments):
         return
@@ -86,15 +86,15 @@ def check_sweep_size(arguments: Sequence[str]) -> None:
         if jobs > MOST_JOBS:
             key = argument.partition("=")[0]
             raise ValueError(
-                f"{key} makes this a sweep of {jobs:,} jobs, at most {MOST_JOBS:,} are run: give fewer values"
+                f"{key} makes this a sweep of {jobs:,} jobs, more than the limit of {MOST_JOBS:,}: use fewer values"
             )
 
 
 def check_separate_folders(arguments: Sequence[str]) -> None:
-    """Refuse one run folder for several jobs, of which all but the first would fail or replace what another has made.
+    """Refuse a run folder shared by several jobs, of which all but the first would fail or overwrite the others.
 
     Args:
-        arguments: Those of the command line of a sweep.
+        arguments: Arguments of the command line of a sweep.
 
     Raises:
         CommandError: ``output.base_dir`` is the same for all jobs.
@@ -110,12 +110,12 @@ def check_separate_folders(arguments: Sequence[str]) -> None:
 
 
 def _searches(arguments: Sequence[str]) -> bool:
-    """Whether the sweeper is one that chooses the values itself."""
+    """Return whether the sweeper chooses the values itself."""
     return any(argument.startswith("hydra/sweeper=") for argument in arguments)
 
 
 def _readable(arguments: Sequence[str]) -> Iterator[tuple[str, Override]]:
-    """The arguments that can be read; the others are explained where they are composed."""
+    """Yield the arguments that can be parsed; the others are explained when they are composed."""
     parser = OverridesParser.create()
     for argument in arguments:
         with contextlib.suppress(HydraException):
@@ -123,31 +123,31 @@ def _readable(arguments: Sequence[str]) -> Iterator[tuple[str, Override]]:
 
 
 def check_sweep_not_empty(arguments: Sequence[str], folders: Sequence[Path]) -> None:
-    """Refuse values that are none: Hydra would run no job and say nothing.
+    """Refuse empty sweeps, for which Hydra would run no job without a message.
 
     Args:
-        arguments: Those of the command line. With a sweeper that searches, a range is no list of jobs.
-        folders: Where files of the groups are: ``conf``, and the folder of ``--config-dir``.
+        arguments: Arguments of the command line. With a sweeper that searches, a range is not a list of jobs.
+        folders: Folders with the files of the groups: ``conf``, and that of ``--config-dir``.
 
     Raises:
-        CommandError: A range without values, or a ``glob`` that no file of a group matches.
+        CommandError: A range is empty, or a ``glob`` matches no file of a group.
     """
     if _searches(arguments):
         return
     for argument, override in _readable(arguments):
         value = override.value()
         if isinstance(value, RangeSweep) and _number_of_values(value) == 0:
-            raise CommandError(f"{argument} has no value, so the sweep would have no job: start must lie before stop")
+            raise CommandError(f"{argument} is empty, so the sweep would have no job: start must be before stop")
         group = override.key_or_group
         if isinstance(value, Glob) and not group.startswith("hydra/"):
             files = sorted({file.stem for folder in folders for file in folder.glob(f"{group}/*.yaml")})
             if not files:
                 raise CommandError(
-                    f"{argument}: glob chooses among the files of a group, and {group} is none: list values"
+                    f"{argument}: glob selects files of a group, and {group} is not a group: list the values"
                 )
             if not value.filter(files):
                 raise CommandError(
-                    f"{argument} matches no file, so the sweep would have no job; there are {', '.join(files)}"
+                    f"{argument} matches no file, so the sweep would have no job; the files are {', '.join(files)}"
                 )
 
 
@@ -169,25 +169,25 @@ def _explanations(arguments: Sequence[str], conf: Path | None) -> Iterator[str]:
                 files = sorted(file.stem for file in (conf / key).glob("*.yaml"))
                 yield f"{argument}: {NO_NAME}{key}/: {', '.join(files)}"
         except HydraException as error:
-            yield f"{argument}: {_how_to_type(arguments[:index], argument) or _in_hydras_words(error)}"
+            yield f"{argument}: {_how_to_type(arguments[:index], argument) or _hydra_message(error)}"
 
 
 def _names_files(override: Override) -> bool:
-    """Whether it chooses a file, or several, or deletes the choice."""
+    """Return whether an override selects one or more files of a group, or deletes the choice."""
     return override.is_delete() or override.is_sweep_override() or isinstance(override.value(), str | list)
 
 
 def _how_to_type(before: Sequence[str], argument: str) -> str | None:
-    """The argument with quotes; None where it is more likely a list or a section."""
+    """Return the argument with quotes; None if it is more likely a list or a section."""
     key, equals, value = argument.partition("=")
     if not equals:
-        if before and "=" in before[-1]:  # the rest of a value with spaces
+        if before and "=" in before[-1]:  # the rest of a value that has spaces
             key, _, begun = before[-1].partition("=")
             return f"has no =; if it belongs to the argument before it, type {_typed(key, f'{begun} {argument}')}"
         return NO_PAIR
     if not KEY.fullmatch(key) or value[:1] in ("[", "{"):
         return None
-    return f"as a text, type {_typed(key, value)}"
+    return f"as a string, type {_typed(key, value)}"
 
 
 def _typed(key: str, value: str) -> str:
@@ -195,7 +195,7 @@ def _typed(key: str, value: str) -> str:
     return shlex.quote(setting(key, bare))
 
 
-def _in_hydras_words(error: HydraException) -> str:
-    """The reason, which is in the second line; the first repeats the argument, the last is an address."""
+def _hydra_message(error: HydraException) -> str:
+    """Return the reason in Hydra's message, without the line that repeats the argument and the link."""
     lines = [line for line in str(error).splitlines() if line and not line.startswith(("See https", "Error parsing"))]
     return " ".join(lines)

@@ -1,4 +1,4 @@
-"""The ``sampler`` section: which method walks from noise to an image, and its options."""
+"""The ``sampler`` section: the sampling method and its options."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ DEFAULT_STEPS = 50
 
 
 class SamplerSettings(ChoiceSettings):
-    """``sampler``: the method that makes images out of noise; the other keys are options of its ``type``."""
+    """``sampler``: the sampling method; the other keys are options of its ``type``."""
 
     KEY = "sampler"
     BASE = Sampler
     NAMED = SAMPLERS
 
     type: Annotated[str, NameOrPath(*SAMPLERS)] = Field(
-        default="ddim", description="The method; a dotted path names your own class."
+        default="ddim", description="The sampling method; a dotted path names a custom class."
     )
 
     _steps_are_default: bool = PrivateAttr(default=False)
 
     def __eq__(self, other: object) -> bool:
-        """Whether the settings are the same, wherever the number of steps comes from."""
+        """Return whether the settings are equal, regardless of where the number of steps comes from."""
         return isinstance(other, SamplerSettings) and self.model_dump() == other.model_dump()
 
     __hash__ = ChoiceSettings.__hash__
 
     def with_default_steps(self) -> Self:
-        """The same sampler, of which nobody has asked for its number of steps."""
+        """Return the same sampler with its number of steps marked as a default."""
         sampler = self.model_copy()
         sampler._steps_are_default = True
         return sampler
 
     def for_process(self, most_steps: int | None) -> Self:
-        """The same sampler for a process of ``most_steps``, None where it has no steps of its own.
+        """Return the same sampler for a process of ``most_steps`` timesteps, or None for one in continuous time.
 
-        Steps that are only the default are as many as the process has, where that is fewer. Those that somebody has
-        asked for stay.
+        A default number of steps is reduced to that of the process; a number that was set explicitly stays.
         """
         options = self.extra_options
         if most_steps is None or ("steps" in options and not self._steps_are_default):
@@ -54,5 +53,5 @@ class SamplerSettings(ChoiceSettings):
 
 
 def default_sampler() -> SamplerSettings:
-    """The sampler of a tree that names none: DDIM."""
+    """Return the sampler of a tree that names none: DDIM."""
     return SamplerSettings.model_validate({"type": "ddim", "steps": DEFAULT_STEPS}).with_default_steps()

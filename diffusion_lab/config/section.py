@@ -1,4 +1,4 @@
-"""What all sections of the configuration share: strict types, no unknown keys, nothing to change later."""
+"""Base classes and types of all sections of the configuration: strict types, no unknown keys, immutable."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from diffusion_lab.config.faults import closest
 DOTTED_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 DottedPath = Annotated[str, Field(pattern=f"^{DOTTED_PATH.pattern}$")]
-"""Of a class of the user's own."""
+"""Dotted path of a custom class."""
 
 
 MOST_PROCESSES = 1024
-"""Threads or processes of one run; far more end the program instead of serving it."""
+"""Maximum number of threads or processes of one run; far more would end the program."""
 
 LARGEST_COUNT = 2**31 - 1
 
 
 class Section(BaseModel):
-    """A part of the tree: a bool is no int, ``"1"`` is no number, NaN is no value, a typo is a fault."""
+    """Section of the tree: a bool is not an int, ``"1"`` is not a number, NaN is not a value, a typo is a fault."""
 
     model_config = ConfigDict(
-        defer_build=True,  # of the three kinds of run and their sections, a run reads one: start in less time
+        defer_build=True,  # a run uses one of three root classes: build only its sections, to start faster
         extra="forbid",
         frozen=True,
         strict=True,
         allow_inf_nan=False,
-        ser_json_inf_nan="constants",  # an option of a class of the user's own may be infinite, and is no null
+        ser_json_inf_nan="constants",  # an option of a custom class may be infinite, which is not null
     )
 
 
@@ -51,10 +51,10 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 def with_defaults(**defaults: Any) -> Callable[[type[SectionT]], type[SectionT]]:
-    """Decorate a section so that fields which it inherits have a default and may be left out.
+    """Return a class decorator that gives inherited fields a default, so that they are optional.
 
     Args:
-        defaults: By the name of the field; those of sections are given as instances.
+        defaults: Default by field name; for a section, an instance.
     """
 
     def decorate(cls: type[SectionT]) -> type[SectionT]:
@@ -68,7 +68,7 @@ def with_defaults(**defaults: Any) -> Callable[[type[SectionT]], type[SectionT]]
 
 
 class PluggableSection(Section):
-    """A section whose ``type`` may name the user's own class by its dotted path.
+    """Section whose ``type`` may be the dotted path of a custom class.
 
     Keys beyond the fields are arguments of that class; with a built-in type the validation refuses them.
     """
@@ -77,7 +77,7 @@ class PluggableSection(Section):
 
     @property
     def extra_options(self) -> dict[str, Any]:
-        """The keys that no field declares, in the order given."""
+        """Keys that no field declares, in the order given."""
         return dict(self.model_extra or {})
 
 
@@ -86,14 +86,14 @@ def _is_path_text(value: object) -> object:
         raise ValueError("must be a path")
     path = home_expanded(value)
     if Path(path).parts[:1] == ("~",):
-        raise ValueError("must be a path without ~, since the system does not tell your home folder (HOME is not set)")
+        raise ValueError("must be a path without ~, since your home folder is unknown (HOME is not set)")
     return path
 
 
 def home_expanded(path: str | Path) -> str | Path:
-    """Return a path with ``~`` and ``~USER`` at its beginning replaced by the home folder, as a shell does.
+    """Return the path with a leading ``~`` or ``~USER`` replaced by the home folder, as a shell does.
 
-    A shell does not do so after the ``=`` of ``key=~/folder``. What cannot be replaced stays as it is.
+    A shell does not do so after the ``=`` of ``key=~/folder``. A ``~`` that cannot be replaced stays.
     """
     if not str(path).startswith("~"):
         return path
@@ -114,7 +114,7 @@ def _names_an_experiment(name: str) -> str:
 
 
 def name_inside(name: str) -> str:
-    """Return the name of a folder inside another. Raises ValueError where it would lead elsewhere."""
+    """Return the name of a subfolder. Raises ValueError if it would lead outside its parent."""
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or path == Path() or name.startswith("~") or "\0" in name:
         raise ValueError("must be a relative folder name that stays inside output.base_dir")
@@ -122,19 +122,19 @@ def name_inside(name: str) -> str:
 
 
 def _fits_a_counter(value: int) -> int:
-    """Refuse what the counters of the libraries below do not hold."""
+    """Refuse integers that overflow the counters of the underlying libraries."""
     if value > LARGEST_COUNT:
         raise ValueError(f"must be at most {LARGEST_COUNT}")
     return value
 
 
 class NameOrPath:
-    """Makes a text a choice by name: one of ``names``, or a dotted import path to the user's own class.
+    """Annotation of a string that is one of ``names`` or the dotted path of a custom class.
 
     Args:
         names: The choices.
-        also: Further names that are read, each with the choice that it stands for.
-        paths: Dotted paths of classes of a library, suggested where the name of the class is given alone.
+        also: Other names for the choices, each with the choice it stands for.
+        paths: Dotted paths of library classes, suggested if only the name of the class is given.
     """
 
     def __init__(self, *names: str, also: Mapping[str, str] | None = None, paths: Iterable[str] = ()) -> None:
@@ -143,14 +143,14 @@ class NameOrPath:
         self._paths = {path.rpartition(".")[2].lower(): path for path in paths}
 
     def check(self, value: str) -> str:
-        """The value itself. Raises PydanticCustomError, which knows the names, for any other."""
+        """Return a valid value unchanged. Raises PydanticCustomError, with the valid names, for any other."""
         if value in self.names or DOTTED_PATH.fullmatch(value):
             return value
         choices = f"{', '.join(self.names)}, or the dotted path of a class (my_lab.module.Name)"
         path = self._paths.get(value.lower())
         names = {name.lower(): name for name in self.names} | {name.lower(): to for name, to in self.also.items()}
-        meant = path or names.get(closest(value.lower(), names) or "")
-        raise PydanticCustomError("choice", "must be one of {choices}", {"choices": choices, "meant": meant})
+        suggestion = path or names.get(closest(value.lower(), names) or "")
+        raise PydanticCustomError("choice", "must be one of {choices}", {"choices": choices, "suggestion": suggestion})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
@@ -161,13 +161,13 @@ class NameOrPath:
 
 
 class DeviceName:
-    """Makes a text the name of a device: its kind, or its kind and number as ``cuda:1``."""
+    """Annotation of a string that names a device: its type, or its type and number, as in ``cuda:1``."""
 
     KINDS = ("auto", "cpu", "cuda", "mps")
     NUMBERED = r"(cuda:(0|[1-9]\d{0,3})|cpu:0|mps:0)"
 
     def check(self, value: str) -> str:
-        """The value itself. Raises PydanticCustomError, which knows the names, for any other."""
+        """Return a valid value unchanged. Raises PydanticCustomError, with the valid names, for any other."""
         if value in self.KINDS or re.fullmatch(self.NUMBERED, value, re.ASCII):
             return value
         choices = f"{', '.join(self.KINDS[:-1])} or {self.KINDS[-1]}, or a GPU by its number (cuda:1)"

@@ -1,4 +1,4 @@
-"""The ``training`` section: averaging, what happens every so many epochs, performance, resuming."""
+"""The ``training`` section: EMA, checkpoints, validation, performance, resuming."""
 
 from __future__ import annotations
 
@@ -14,66 +14,62 @@ from diffusion_lab.config.scheduler_section import DEFAULT_STEP_SIZE, SchedulerS
 from diffusion_lab.config.section import DottedPath, NonNegative, PathText, PositiveInt, Section
 
 NOISE_BANDS = ("low", "medium", "high", "extreme")
-"""As in ``diffusion/noise_bands.py``, which imports torch."""
+"""Same as in ``diffusion/noise_bands.py``, which imports torch."""
 LOSSES = ("loss", *(f"loss_at_{band}_noise" for band in NOISE_BANDS))
 RAW_LOSSES = tuple(loss.replace("loss", "loss_raw") for loss in LOSSES)
-"""Of the weights that are trained, where an average is validated as well."""
+"""Losses of the raw weights, logged in addition if an EMA is validated."""
 VALIDATION_LOSSES = (*LOSSES, *RAW_LOSSES)
 LOGGED_METRICS = (
     *(f"val/{loss}" for loss in VALIDATION_LOSSES),
     *(f"train/{loss}" for loss in LOSSES),
     "train/learning_rate",
 )
-"""The names by which runs log metrics; some runs have no average, or no noise level in one of the bands."""
+"""Names of the logged metrics; some runs have no EMA, or no noise level in one of the bands."""
 
 Precision = Literal["auto", 32, "bf16", "fp16"]
 
 
 class EmaSettings(Section):
-    """``training.ema``: the exponential moving average of the weights, which makes the better samples."""
+    """``training.ema``: the exponential moving average of the weights, which gives better samples."""
 
-    enabled: bool = Field(description="Whether an average is kept.")
-    decay: Momentum = Field(
-        description="Share of the old average kept at each optimizer step; this one is validated and pictured."
-    )
+    enabled: bool = Field(description="Whether to keep an EMA.")
+    decay: Momentum = Field(description="Decay per optimizer step; this EMA is used for validation and sample images.")
     warmup: bool = Field(
         default=True,
-        description="Let the decay rise towards its value, so that the first weights are forgotten soon.",
+        description="Increase the decay gradually to its value, so that the initial weights are forgotten soon.",
     )
     further_decays: Annotated[tuple[Momentum, ...], Field(strict=False, max_length=32)] = Field(
         default=(),
-        description="Decays of further averages, to choose one when sampling (`generation.sampling.ema_decay`); each "
-        "costs the memory, and in checkpoints the space, of one copy of the weights.",
+        description="Decays of further EMAs to choose from when sampling (`generation.sampling.ema_decay`); each takes "
+        "the memory, and in checkpoints the disk space, of one copy of the weights.",
     )
 
 
 class CheckpointingSettings(Section):
-    """``training.checkpointing``: which states of the run are kept."""
+    """``training.checkpointing``: which checkpoints are saved and kept."""
 
-    save_frequency: PositiveInt = Field(
-        description="Epochs from one checkpoint to the next; the last epoch always has one."
-    )
+    save_frequency: PositiveInt = Field(description="Epochs between checkpoints; the last epoch always saves one.")
     save_best_only: bool = Field(
         description="Keep only the best and the last checkpoint; best by the validation metric."
     )
-    save_optimizer: bool = Field(description="Include the optimizer's state, without which a run cannot be resumed.")
+    save_optimizer: bool = Field(description="Save the optimizer state, without which a run cannot be resumed.")
     keep_last: PositiveInt | None = Field(
         default=None,
-        description="Checkpoints to keep beside the best: the newest, then those of every `save_frequency` epochs; "
-        "`null` keeps all of these. Only files that the run wrote itself are ever removed.",
+        description="Number of checkpoints to keep besides the best: the newest, then those of every `save_frequency` "
+        "epochs; `null` keeps all. Only files that the run wrote itself are ever deleted.",
     )
 
 
 class ValidationSettings(Section):
-    """``training.validation``: the measure on images that training never saw."""
+    """``training.validation``: evaluation of the loss on images not used for training."""
 
     enabled: bool = Field(description="Whether to validate.")
-    frequency: PositiveInt = Field(description="Epochs from one validation to the next.")
+    frequency: PositiveInt = Field(description="Epochs between validations.")
     metric: str = Field(
         description="Logged metric that decides which checkpoint is best: `loss` or `loss_at_low_noise` of validation "
-        "(the same as `val/loss`), `loss_raw` (of the weights without averaging), `train/loss` (mean of the epoch), "
-        "`val/kid_efflite0` and so on of the evaluation (`evaluation=on`), or one that a class in `training.callbacks` "
-        "logs."
+        "(the same as `val/loss`), `loss_raw` (of the raw weights), `train/loss` (mean of the epoch), "
+        "`val/kid_efflite0` and other metrics of the evaluation (`evaluation=on`), or one that a class in "
+        "`training.callbacks` logs."
     )
     mode: Literal["min", "max"] | None = Field(
         default=None,
@@ -84,11 +80,15 @@ class ValidationSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_what_goes_without_saying(cls, given: Any) -> Any:
-        """Let equal settings be equal, and have one hash, whether or not they say what the metric says."""
-        if isinstance(given, Mapping) and isinstance(given.get("mode"), str) and isinstance(given.get("metric"), str):
-            return {**given, "mode": None if given["mode"] == direction_of(given["metric"]) else given["mode"]}
-        return given
+    def _drop_default_mode(cls, values: Any) -> Any:
+        """Normalize an explicit ``mode`` that is the metric's default, so that equal settings have one hash."""
+        if (
+            isinstance(values, Mapping)
+            and isinstance(values.get("mode"), str)
+            and isinstance(values.get("metric"), str)
+        ):
+            return {**values, "mode": None if values["mode"] == direction_of(values["metric"]) else values["mode"]}
+        return values
 
     @property
     def direction(self) -> Direction:
@@ -97,16 +97,16 @@ class ValidationSettings(Section):
 
     @property
     def logged_metric(self) -> str:
-        """``metric`` by the name under which it is logged."""
+        """Name under which ``metric`` is logged."""
         return f"val/{self.metric}" if self.metric in VALIDATION_LOSSES else self.metric
 
 
 class VisualizationSettings(Section):
-    """``training.visualization``: pictures sampled while training."""
+    """``training.visualization``: sample images during training."""
 
-    enabled: bool = Field(description="Whether to sample pictures.")
-    interval: PositiveInt = Field(description="Epochs from one picture to the next.")
-    num_samples: PositiveInt = Field(description="Images a picture; one row a class where there are classes.")
+    enabled: bool = Field(description="Whether to sample images during training.")
+    interval: PositiveInt = Field(description="Epochs between sample images.")
+    num_samples: PositiveInt = Field(description="Images per grid; one row per class if the model has classes.")
     guidance_scale: NonNegative = Field(
         description="Classifier-free guidance, `uncond + scale · (cond − uncond)`; 0 and 1 are the plain conditional "
         "model."
@@ -114,48 +114,48 @@ class VisualizationSettings(Section):
 
 
 class PerformanceSettings(Section):
-    """``training.performance``: speed against precision and reproducibility."""
+    """``training.performance``: trade-offs of speed against precision and reproducibility."""
 
-    use_amp: bool = Field(description="Mixed precision: `true` means `precision: auto`, where that is not given.")
+    use_amp: bool = Field(description="Mixed precision: `true` means `precision: auto` unless that is set.")
     precision: Precision | None = Field(
         default=None,
-        description="What the network computes in; weights stay 32. `auto`: bf16 where the device has it in hardware, "
-        "else fp16 on NVIDIA GPUs, else 32. `null`: as `use_amp` says.",
+        description="Precision of the network's computations; weights stay in float32. `auto`: bf16 if the hardware "
+        "supports it, else fp16 on NVIDIA GPUs, else 32. `null`: set by `use_amp`.",
     )
     use_tf32: bool = Field(description="TF32 matrix products on NVIDIA GPUs.")
-    cudnn_benchmark: bool = Field(description="Let cuDNN try its kernels and keep the fastest.")
+    cudnn_benchmark: bool = Field(description="Let cuDNN benchmark its kernels and use the fastest.")
     compile_model: bool = Field(
-        description="Compile the network with `torch.compile`: the first steps take longer, the others less. Where no "
-        "compiler is found, the run goes on without."
+        description="Compile the network with `torch.compile`: the first steps are slower, later ones faster. Without "
+        "a compiler, the run continues uncompiled."
     )
     gradient_checkpointing: bool = Field(
         default=False,
-        description="Compute the activations of each block again for its gradient instead of keeping them: less "
+        description="Recompute the activations of each block in the backward pass instead of storing them: less "
         "memory, about a third more time, the same gradients.",
     )
 
     @property
-    def wanted_precision(self) -> Precision:
-        """``precision``, or what ``use_amp`` stands for where that is null."""
+    def requested_precision(self) -> Precision:
+        """``precision``, or the meaning of ``use_amp`` if that is null."""
         return self.precision or ("auto" if self.use_amp else 32)
 
 
 class WatchSettings(Section):
-    """``training.watch``: what ends a run that goes wrong, and what it is warned of."""
+    """``training.watch``: limits on non-finite steps, and warnings about loss spikes."""
 
     skip_non_finite: Annotated[int, Field(ge=0)] = Field(
         default=0,
-        description="Optimizer steps in a row that may be left out because their loss or gradient is NaN or infinite; "
-        "one more stops the run. With 0 the first one does.",
+        description="Consecutive optimizer steps that may be skipped because their loss or gradient is NaN or "
+        "infinite; one more stops the run. With 0, the first one does.",
     )
     spike_factor: Annotated[float, Field(gt=1)] | None = Field(
         default=5.0,
-        description="Warn of a loss that is so many times its running mean; `null` never does.",
+        description="Warn about a loss this many times its running mean; `null` never warns.",
     )
 
 
 class ResumeSettings(Section):
-    """``training.resume``: resuming from a checkpoint. What follows from settings that differ: docs/resuming.md."""
+    """``training.resume``: resuming from a checkpoint. See docs/resuming.md for changed settings."""
 
     enabled: bool = Field(description="Whether to resume from a checkpoint.")
     checkpoint: Literal["auto"] | PathText | None = Field(
@@ -163,10 +163,10 @@ class ResumeSettings(Section):
         "start where there is none; required with `enabled: true`."
     )
     reset_optimizer: bool = Field(description="Start with a fresh optimizer state.")
-    reset_scheduler: bool = Field(description="Start the learning-rate schedule anew.")
+    reset_scheduler: bool = Field(description="Restart the learning-rate schedule.")
     allow_other_data: bool = Field(
         default=False,
-        description="Go on with training images that are not those of the checkpoint; else they are refused.",
+        description="Continue with training images other than those of the checkpoint, which are refused otherwise.",
     )
 
 
@@ -174,12 +174,12 @@ class TrainingSettings(Section):
     """``training``: everything about the run that is neither model nor data."""
 
     epochs: PositiveInt = Field(description="Passes over the training images.")
-    accumulate_batches: PositiveInt = Field(default=1, description="Batches whose gradients make one optimizer step.")
-    log_interval: PositiveInt = Field(default=10, description="Optimizer steps between two lines of training metrics.")
+    accumulate_batches: PositiveInt = Field(default=1, description="Batches accumulated per optimizer step.")
+    log_interval: PositiveInt = Field(default=10, description="Optimizer steps between logged training metrics.")
     callbacks: Annotated[tuple[DottedPath, ...], Field(strict=False)] = Field(
         default=(),
-        description="Dotted paths of your own Lightning callbacks, classes without arguments; what they log can be "
-        "`training.validation.metric`.",
+        description="Dotted paths of custom Lightning callbacks, classes without arguments; metrics that they log can "
+        "be `training.validation.metric`.",
     )
     loss: LossSettings = Field(default_factory=LossSettings)
     optimizer: OptimizerSettings
@@ -193,21 +193,21 @@ class TrainingSettings(Section):
     resume: ResumeSettings
 
     def scheduler_options(self, epochs: int | None = None) -> dict[str, Any]:
-        """The arguments given for the learning-rate schedule; ``T_max: auto`` is the number of epochs.
+        """Return the arguments that are set for the learning-rate schedule; ``T_max: auto`` becomes the epochs.
 
-        Empty for a constant learning rate. Arguments left out take the default of the schedule's class.
+        Empty for a constant learning rate. Omitted arguments have the default of the schedule's class.
 
         Args:
-            epochs: That the schedule is for; all of the settings where None.
+            epochs: Length of the schedule; that of the settings if None.
         """
         settings = self.scheduler
         if settings.type is None:
             return {}
-        given = settings.model_dump(exclude={"type"})
-        if given.get("T_max") == "auto":
-            given["T_max"] = epochs or self.epochs
+        options = settings.model_dump(exclude={"type"})
+        if options.get("T_max") == "auto":
+            options["T_max"] = epochs or self.epochs
         if settings.type == "step":
-            given.setdefault("step_size", DEFAULT_STEP_SIZE)  # optional here, and without a default in torch
+            options.setdefault("step_size", DEFAULT_STEP_SIZE)  # optional here, required by torch
         if settings.type == "plateau":
-            given.setdefault("mode", self.validation.direction)
-        return given
+            options.setdefault("mode", self.validation.direction)
+        return options

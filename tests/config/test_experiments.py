@@ -171,7 +171,9 @@ class TestChoicesBesideARecipe:
             if tree["data"]["type"] == "image_folder":
                 tree["data"]["paths"]["train"] = str(tmp_path)
             locations = KeyLocations()
-            locations.add_file(CONF / "sampler" / f"{tree['sampler']['type']}.yaml", "sampler")  # steps come from a file
+            locations.add_file(
+                CONF / "sampler" / f"{tree['sampler']['type']}.yaml", "sampler"
+            )  # steps come from a file
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ConfigWarning)

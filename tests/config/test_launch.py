@@ -100,7 +100,7 @@ def test_an_override_that_is_none(told: Told) -> None:
 )
 def test_what_makes_hydra_fail_while_it_composes_is_one_message(told: Told, argument: str, shown: str) -> None:
     text = told(argument)
-    assert text.startswith("Error: 1 argument cannot be read:\n" + shown)
+    assert text.startswith("Error: 1 argument cannot be parsed:\n" + shown)
     assert "Traceback" not in text
 
 
@@ -118,7 +118,9 @@ def test_a_setting_of_hydras_that_it_refuses_without_a_word(
 
 def test_a_sweep_that_would_never_end_is_refused(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     text = told("-m", "compute.seed=range(0,50000)", "optimizer=adam,adamw,sgd")
-    assert text.startswith("Error: optimizer makes this a sweep of 150,000 jobs, at most 100,000 are run: give fewer")
+    assert text.startswith(
+        "Error: optimizer makes this a sweep of 150,000 jobs, more than the limit of 100,000: use fewer"
+    )
     check_sweep_size(["compute.seed=range(0,50000)", "optimizer=adam,adamw"])
     check_sweep_size(["hydra/sweeper=optuna", "compute.seed=range(0,1000000000)"])
 

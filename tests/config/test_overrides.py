@@ -23,7 +23,7 @@ def suggested(said: str) -> list[str]:
 def test_a_path_is_told_with_its_quotes(value: str) -> None:
     said = explain_syntax_error(["training.epochs=1", f"data.paths.train={value}"])
     assert said is not None
-    assert said.startswith(f"1 argument cannot be read:\n  data.paths.train={value}: as a text, type ")
+    assert said.startswith(f"1 argument cannot be parsed:\n  data.paths.train={value}: as a string, type ")
     (override,) = OverridesParser.create().parse_overrides(suggested(said))
     assert override.value() == value
 
@@ -31,7 +31,7 @@ def test_a_path_is_told_with_its_quotes(value: str) -> None:
 def test_all_are_told_at_once() -> None:
     said = explain_syntax_error(["ckpt=a=b", "seed=1", "+x.y=ö"])
     assert said is not None
-    assert said.startswith("2 arguments cannot be read:")
+    assert said.startswith("2 arguments cannot be parsed:")
     assert suggested(said) == ['ckpt="a=b"', '+x.y="ö"']
 
 
@@ -43,7 +43,8 @@ def test_a_space_that_the_shell_split_at() -> None:
 
 def test_a_word_without_a_key() -> None:
     assert (
-        explain_syntax_error(["train"]) == "1 argument cannot be read:\n  train: must be key=value, +key=value or ~key"
+        explain_syntax_error(["train"])
+        == "1 argument cannot be parsed:\n  train: must be key=value, +key=value or ~key"
     )
 
 

@@ -12,7 +12,7 @@ from diffusion_lab.config.compose import compose_generate_config
 from diffusion_lab.config.faults import CommandError
 from diffusion_lab.config.launch import launch
 from diffusion_lab.config.overrides import check_separate_folders, check_sweep_not_empty
-from diffusion_lab.config.refused_overrides import HYDRAS_OWN, explain_refused, refuse_unread
+from diffusion_lab.config.refused_overrides import HYDRA_SETTINGS, explain_refused, refuse_unread
 from diffusion_lab.config.report import EXIT_CODE
 from diffusion_lab.config.run_dir import check_hydra_folders
 from tests.config.conftest import CONF
@@ -21,17 +21,17 @@ from tests.config.conftest import CONF
 @pytest.mark.parametrize(
     ("argument", "told"),
     [
-        ("+data=emoji", "data is chosen already: to choose another file, type data=emoji, once and without +"),
-        ("+sampler=heun", "sampler is chosen already: to choose another file, type sampler=heun, once and without +"),
-        ("++data=emoji", "++data=emoji: a file of a group is chosen without +: type data=emoji"),
+        ("+data=emoji", "data is already chosen: to choose another file, type data=emoji once, without +"),
+        ("+sampler=heun", "sampler is already chosen: to choose another file, type sampler=heun once, without +"),
+        ("++data=emoji", "++data=emoji: files of groups are chosen without +: type data=emoji"),
         ("data@foo=emoji", "data@foo: no file of data is chosen for foo: to choose the file of data, type data=emoji"),
-        ("~data=emoji", "~data=emoji deletes nothing, since that is not chosen: leave it out"),
-        ("+data.paths=3", "+data.paths=3: data.paths has a value already: type data.paths=3, without +"),
-        ("~foo.bar", "~foo.bar deletes nothing, since there is no such key: leave it out"),
+        ("~data=emoji", "~data=emoji deletes nothing, since it is not chosen: remove it"),
+        ("+data.paths=3", "+data.paths=3: data.paths already has a value: type data.paths=3, without +"),
+        ("~foo.bar", "~foo.bar deletes nothing, since there is no such key: remove it"),
         (
             "compute.seed=1,2",
-            "compute.seed=1,2 gives several values: to run one job with each, add -m; to give a list, type "
-            "compute.seed=[1,2] in quotes for the shell",
+            "compute.seed=1,2 has several values: to run one job for each, add -m; for a list, type "
+            "compute.seed=[1,2], quoted for the shell",
         ),
         ("~compute.seed=7", "~compute.seed=… deletes nothing, since the value is 0: type ~compute.seed"),
     ],
@@ -53,7 +53,7 @@ def test_a_refused_override_is_answered_with_what_to_type(argument: str, told: s
 def test_a_value_that_hydra_cannot_merge_is_answered_with_the_reason(argument: str, why: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
         compose("train", [argument], return_hydra_config=True)
-    assert explain_refused(caught.value, [argument]) == f"{argument}: {why}. {HYDRAS_OWN}"
+    assert explain_refused(caught.value, [argument]) == f"{argument}: {why}. {HYDRA_SETTINGS}"
 
 
 def test_a_reason_that_is_not_known_is_left_to_hydra() -> None:
@@ -70,8 +70,8 @@ def test_what_only_training_reads_is_refused_by_sample(
     with pytest.raises(SystemExit, match=str(EXIT_CODE)):
         launch(lambda: None, compose_generate_config, CONF, "sample")
     first, *named = capsys.readouterr().err.splitlines()
-    assert first.startswith("Error: 4 arguments are read by train.py alone;")
-    assert first.endswith("Leave out:")
+    assert first.startswith("Error: 4 arguments are only read by train.py;")
+    assert first.endswith("Remove:")
     assert [line.strip() for line in named] == unread
 
 
@@ -80,7 +80,7 @@ def test_evaluate_reads_keys_of_two_sections_of_training_but_no_groups() -> None
     refuse_unread(["data.paths.train=a", "evaluation.split=val", "sampler=ddim"], groups, "evaluate.py")
     with pytest.raises(CommandError) as caught:
         refuse_unread(["data=emoji", "+evaluation=on", "optimizer=adam", "training.epochs=3"], groups, "evaluate.py")
-    assert str(caught.value).startswith("4 arguments are read by train.py alone; evaluate.py takes what the model is")
+    assert str(caught.value).startswith("4 arguments are only read by train.py; evaluate.py takes the model from")
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_the_folder_of_a_single_run_is_refused_in_a_sweep(argument: str) -> None
     ("argument", "told"),
     [
         ("compute.seed=glob(*)", r"compute\.seed is none: list values"),
-        ("optimizer=glob(zz*)", r"matches no file.*there are adam, adamw"),
+        ("optimizer=glob(zz*)", r"matches no file.*the files are adam, adamw"),
         ("optimizer=glob(*,exclude=ad*)", r"matches no file"),
-        ("compute.seed=range(3,3)", r"has no value, so the sweep would have no job"),
-        ("compute.seed=range(3,0)", r"has no value"),
+        ("compute.seed=range(3,3)", r"is empty, so the sweep would have no job"),
+        ("compute.seed=range(3,0)", r"is empty"),
     ],
 )
 def test_a_sweep_without_jobs_is_refused(argument: str, told: str) -> None:

@@ -104,7 +104,7 @@ def test_a_fault_of_an_override_comes_from_the_command_line() -> None:
 
 @pytest.mark.parametrize("override", ["training.epochs", "=[", "training.epochs=[1"])
 def test_an_override_that_cannot_be_read(override: str) -> None:
-    with pytest.raises(ValueError, match="1 argument cannot be read:\n  "):
+    with pytest.raises(ValueError, match="1 argument cannot be parsed:\n  "):
         read_settings(VALID, [override])
 
 
