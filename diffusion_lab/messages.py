@@ -58,7 +58,7 @@ def sentence(text: object) -> str:
 def explain(error: BaseException) -> str:
     """Return the words of an error; where they are the system's alone, with the file first and what to do.
 
-    >>> explained(FileNotFoundError(errno.ENOENT, "No such file or directory", "flowers"))
+    >>> explain(FileNotFoundError(errno.ENOENT, "No such file or directory", "flowers"))
     'flowers cannot be used: no such file or directory (check the path)'
     """
     if not isinstance(error, OSError) or error.errno is None or not error.strerror:

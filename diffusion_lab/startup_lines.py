@@ -27,7 +27,7 @@ def aligned(rows: Mapping[str, str | None]) -> str:
 def describe_images(count: int, shape: tuple[int, int, int], num_classes: int | None) -> str:
     """Number, size, channels and classes of images ``(C, H, W)``.
 
-    >>> images_in_words(1293, (1, 8, 8), 10)
+    >>> describe_images(1293, (1, 8, 8), 10)
     '1,293 of 8×8 pixels, 1 channel, 10 classes'
     """
     channels, height, width = shape
@@ -51,7 +51,7 @@ def describe_compute(device: torch.device, threads: int, dtype: torch.dtype, see
 def pluralize(number: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun.
 
-    >>> counted(1, "class", "classes"), counted(2000, "step")
+    >>> pluralize(1, "class", "classes"), pluralize(2000, "step")
     ('1 class', '2,000 steps')
     """
     return f"{number:,} {one if number == 1 else many or one + 's'}"

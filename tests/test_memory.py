@@ -162,7 +162,7 @@ def test_a_model_without_room_for_one_image_is_left_as_it_was(model):
 STEPS = """
 import resource, torch
 from pathlib import Path
-from diffusion_lab.memory import freed_memory_kept, in_fitting_batches
+from diffusion_lab.memory import keep_freed_memory, batches_that_fit
 
 def cleared(rounds: int) -> list[int]:
     "Pages that the system clears while tensors of 49,152 pages come and go, each time after the first."
@@ -186,24 +186,24 @@ cpu, gpu = torch.device("cpu"), torch.device("cuda")
 """
 KEPT = """
 before = held()
-with freed_memory_kept(cpu):
-    with freed_memory_kept(cpu):
+with keep_freed_memory(cpu):
+    with keep_freed_memory(cpu):
         pass
     print(min(cleared(5)), held() - before)  # the system may take memory back in between
 print(held() - before)
 """
 ELSEWHERE = """
-with freed_memory_kept(gpu):
+with keep_freed_memory(gpu):
     print(*cleared(1))
 """
 SCARCE = """
-list(in_fitting_batches(lambda part: no_room(part) if part.start == 0 else None, 2, 2, "size"))
-with freed_memory_kept(cpu):
+list(batches_that_fit(lambda part: no_room(part) if part.start == 0 else None, 2, 2, "size"))
+with keep_freed_memory(cpu):
     print(*cleared(1))
 """
 LIMITED = """
 resource.setrlimit(resource.RLIMIT_DATA, (2**40, -1))
-with freed_memory_kept(cpu):
+with keep_freed_memory(cpu):
     print(*cleared(1))
 """
 PEAK = """

@@ -309,7 +309,7 @@ def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatc
             raise KeyboardInterrupt
         return to_image(pixels)
 
-    monkeypatch.setattr("diffusion_lab.generation.images.image_of", breaks)
+    monkeypatch.setattr("diffusion_lab.generation.images.to_image", breaks)
     with pytest.raises(KeyboardInterrupt) as stopped:
         made(settings)
     folder = settings.output.folder("generated")

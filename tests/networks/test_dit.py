@@ -78,7 +78,7 @@ def in_another_order(images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 def test_only_the_positions_tell_tokens_apart(monkeypatch, knows_places):
     """Without them the pixels of an image can be put in any order, and the output comes in the same order."""
     if not knows_places:
-        monkeypatch.setattr(module, "grid_waves", lambda *given: 0 * grid_position_embedding(*given))
+        monkeypatch.setattr(module, "grid_position_embedding", lambda *given: 0 * grid_position_embedding(*given))
     network, order = awake(dit()), torch.randperm(16)
     images, time = torch.randn(2, 1, 4, 4), torch.rand(2)
     moved = network(in_another_order(images, order), time)
