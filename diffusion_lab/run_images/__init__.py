@@ -1,1 +1,1 @@
-"""The images of a run, made from its settings."""
+"""Images of a run, read according to its settings."""

@@ -1,4 +1,4 @@
-"""How the classes of the images and those of the model fit each other."""
+"""Checks that the classes of the images and of the model match."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.terminal import on_one_line
 
 NAMED_CLASSES = 8
-"""Classes that a message names before it only counts."""
+"""Most classes that a message names; it only counts the rest."""
 
-HOW = "conditioning=class on the command line (model.conditioning.type: class in a file)"
+HINT = "conditioning=class on the command line (model.conditioning.type: class in a file)"
 
 
 def check_classes(config: TrainConfig, class_names: Sequence[str]) -> None:
-    """Raise ValueError where the images have other classes than a class-conditional model, or none at all."""
-    wanted = config.model.conditioning.num_classes
+    """Raise ValueError if the classes of the images do not match a class-conditional model, or there are none."""
+    num_classes = config.model.conditioning.num_classes
     if not class_names:
         data = config.data
         where = (
@@ -30,42 +30,44 @@ def check_classes(config: TrainConfig, class_names: Sequence[str]) -> None:
             "class into a folder of their own, or train without labels: conditioning=none on the command line "
             "(model.conditioning.type: null in a file)"
         )
-    if wanted not in ("auto", len(class_names)):
+    if num_classes not in ("auto", len(class_names)):
         raise ValueError(
             "model.conditioning.num_classes must be the number of classes of the data, "
-            f"{len(class_names)} ({in_words(class_names)}), got {wanted} (auto counts them)"
+            f"{len(class_names)} ({list_classes(class_names)}), got {num_classes} (auto counts them)"
         )
 
 
 def with_counted_classes(config: TrainConfig, class_names: Sequence[str]) -> TrainConfig:
-    """The settings with a number for ``num_classes: auto``, and the doubts that depend on it."""
+    """Return the settings with ``num_classes: auto`` replaced by the number of classes, and give warnings about it."""
     conditioning = config.model.conditioning
     if conditioning.num_classes != "auto":
         return config
-    counted, shown = len(class_names), config.training.visualization
-    if shown.enabled:
-        for doubt in label_share_warnings("training.visualization.num_samples", shown.num_samples, counted):
-            warnings.warn(doubt, ConfigWarning, stacklevel=2)
-    model = config.model.model_copy(update={"conditioning": conditioning.model_copy(update={"num_classes": counted})})
+    num_classes, visualization = len(class_names), config.training.visualization
+    if visualization.enabled:
+        key, num_samples = "training.visualization.num_samples", visualization.num_samples
+        for message in label_share_warnings(key, num_samples, num_classes):
+            warnings.warn(message, ConfigWarning, stacklevel=2)
+    counted = conditioning.model_copy(update={"num_classes": num_classes})
+    model = config.model.model_copy(update={"conditioning": counted})
     return config.model_copy(update={"model": model})
 
 
 def unused_classes(source: ImageFolderSource) -> Iterator[str]:
-    """One line where a folder has class folders and the model is unconditional."""
+    """Warn if a folder has class folders and the model is unconditional."""
     if len(source.class_names) > 1:
         yield (
-            f"{source.key} has {len(source.class_names)} class folders ({in_words(source.class_names)}), and training "
-            f"is unconditional, so their names are not used; to train with labels: {HOW}"
+            f"{source.key} has {len(source.class_names)} class folders ({list_classes(source.class_names)}), and "
+            f"training is unconditional, so their names are not used; to train with labels: {HINT}"
         )
     elif source.inner is not None:
-        place, names = source.inner
+        subfolder, names = source.inner
         yield (
-            f"{source.key} has {len(names)} folders ({in_words(names)}) inside its only subfolder, and training is "
-            f"unconditional; to train with them as classes: data.paths.train {str(source.path / place)!r} and {HOW}"
+            f"{source.key} has {len(names)} folders ({list_classes(names)}) inside its only subfolder, and training is "
+            f"unconditional; to train with them as classes: data.paths.train {str(source.path / subfolder)!r} and {HINT}"
         )
 
 
-def in_words(names: Sequence[str]) -> str:
-    """Return the names of classes, of many the first ones, on one line and safe to print."""
+def list_classes(names: Sequence[str]) -> str:
+    """Return the names of classes, or the first of many, on one line that is safe to print."""
     more = f" and {len(names) - NAMED_CLASSES} more" if len(names) > NAMED_CLASSES else ""
     return on_one_line(", ".join(names[:NAMED_CLASSES]) + more)

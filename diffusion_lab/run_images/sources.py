@@ -1,4 +1,4 @@
-"""Images from settings: the one place that turns the ``data`` section into objects."""
+"""Images from settings: the only module that turns the ``data`` section into objects."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from diffusion_lab.data.source import ImageSource, Subset, renumbered
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
 from diffusion_lab.messages import explain
-from diffusion_lab.run_images.classes import in_words, unused_classes
+from diffusion_lab.run_images.classes import list_classes, unused_classes
 from diffusion_lab.run_images.suspicious_settings import validation_warnings
 from diffusion_lab.terminal import on_one_line, printable
 
 
 class Sources(NamedTuple):
-    """The images to train on, those to validate on where they are a set of their own, and what is to be said of them.
+    """Training images, validation images if they are a separate set, and messages about them.
 
     Attributes:
-        train: Images to train on.
-        val: Images to validate on; None where they are to be split off.
-        remarks: What was left out, and what else the owner of the images should know.
-        doubts: What is allowed and yet unlikely to be meant where a model is trained on the images.
+        train: Training images.
+        val: Validation images; None if they are to be split off.
+        remarks: Skipped files, and what else the owner of the images should know.
+        warnings: Warnings about valid but probably unintended settings for training on the images.
     """
 
     train: ImageSource
     val: ImageSource | None = None
     remarks: Remarks = Remarks()
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def _image_folder(data: DataSettings, image_size: int, channels: int, labelled: bool) -> Sources:
@@ -61,11 +61,11 @@ def _image_folder(data: DataSettings, image_size: int, channels: int, labelled: 
     )
     train = read(data.paths.train or "")
     decoded = ready(train, data.cache, data.cache_dir)
-    doubts = () if labelled else tuple(unused_classes(train))
+    messages = () if labelled else tuple(unused_classes(train))
     if data.paths.val is None:
-        return Sources(decoded, None, Remarks.of([train]), doubts)
+        return Sources(decoded, None, Remarks.of([train]), messages)
     val = read(data.paths.val, class_names=train.class_names, key="data.paths.val")
-    return Sources(decoded, ready(val, data.cache, data.cache_dir), Remarks.of([train, val]), doubts)
+    return Sources(decoded, ready(val, data.cache, data.cache_dir), Remarks.of([train, val]), messages)
 
 
 def ready(
@@ -74,43 +74,47 @@ def ready(
     cache_dir: Path | None = None,
     cache_key: str = "data.cache_dir",
 ) -> ImageSource:
-    """Decode the pictures of a folder once, so that damaged ones are known and left out before any is used.
+    """Decode the images of a folder once, so that damaged ones are skipped before any is used.
 
     Args:
         source: The folder.
-        cache: Where they are kept once they are decoded; ``none`` decodes each one anew whenever it is asked for.
-        cache_dir: Folder of the caches; None: the user's.
+        cache: Cache of the decoded images; ``none`` decodes an image whenever it is loaded.
+        cache_dir: Folder of the caches; the user's cache folder if None.
         cache_key: The setting or argument that ``cache_dir`` comes from, for messages.
 
     Raises:
-        ValueError: A picture is damaged where that is fatal, none is left, or ``cache_dir`` cannot be used.
+        ValueError: An image is damaged and that is an error, no image is left, or ``cache_dir`` cannot be used.
     """
     if cache == "disk":
         with contextlib.suppress(_NoCache):
             return _from_disk(source, cache_dir, cache_key)
-    with progress_bar("decoding" if cache == "memory" else "checking") as told:
+    with progress_bar("decoding" if cache == "memory" else "checking") as report_progress:
         if cache == "memory":
-            return decoded_in_memory(source, told)
-        source.check(told)
+            return decoded_in_memory(source, report_progress)
+        source.check(report_progress)
     return source
 
 
 class _NoCache(Exception):
-    """There is none, and none can be made."""
+    """No cache on the disk exists or can be created."""
 
 
 def _from_disk(source: ImageFolderSource, cache_dir: Path | None, cache_key: str) -> ImageSource:
-    """Raises ValueError where the user's own folder of caches cannot be used; that of the system is not insisted on."""
+    """Return the images from the cache on the disk.
+
+    Raises:
+        ValueError: ``cache_dir`` is set and cannot be used.
+        _NoCache: The default folder cannot be used.
+    """
     try:
         base = cache_dir or default_cache_dir()
-        with progress_bar("decoding") as told:
-            return cached_on_disk(source, base, _say, told)
+        with progress_bar("decoding") as report_progress:
+            return cached_on_disk(source, base, _print_line, report_progress)
     except OSError as error:
         if cache_dir:
             instead = ", or data.cache=memory" if cache_key == "data.cache_dir" else ""
             raise ValueError(
-                f"{cache_key} cannot be used, got {str(cache_dir)!r}: {explain(error)}. Choose a folder "
-                f"of your own{instead}"
+                f"{cache_key} cannot be used, got {str(cache_dir)!r}: {explain(error)}. Choose another folder{instead}"
             ) from error
         what = "data.cache = disk" if cache_key == "data.cache_dir" else "the cache of decoded images"
         rule = f"each image is decoded each time ({cache_key} chooses another folder)"
@@ -120,19 +124,19 @@ def _from_disk(source: ImageFolderSource, cache_dir: Path | None, cache_key: str
 
 @contextlib.contextmanager
 def progress_bar(doing: str, things: str = "images") -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on standard error from the first image on; what it gives is told (images done, images in all)."""
+    """Show a progress bar on standard error; yields a function to call with (images done, number of images)."""
     columns = TextColumn(f"{doing} {things}"), BarColumn(), MofNCompleteColumn()
     bar = Progress(*columns, console=Console(stderr=True))
     tasks: list[TaskID] = []
 
-    def told(done: int, total: int) -> None:
+    def report_progress(done: int, total: int) -> None:
         if not tasks:
             tasks.append(bar.add_task(""))
             bar.start()
         bar.update(tasks[0], completed=done, total=total)
 
     try:
-        yield told
+        yield report_progress
     finally:
         if tasks:
             bar.stop()
@@ -147,7 +151,7 @@ def _emoji(data: DataSettings, image_size: int, channels: int, labelled: bool) -
 
 
 def _torchvision(data: DataSettings, image_size: int, channels: int, labelled: bool) -> Sources:
-    # The test part stays unseen: choosing the best checkpoint by it would make it a part of training.
+    # The test set stays unseen: selecting the best checkpoint by it would make it a part of training.
     name = cast("TorchvisionName", data.type)
     return Sources(torchvision_set(name, data.paths.train or "", True, image_size, channels))
 
@@ -160,7 +164,7 @@ SOURCES: dict[str, Callable[[DataSettings, int, int, bool], Sources]] = {
     "cifar10": _torchvision,
     "fashion_mnist": _torchvision,
 }
-"""The names that ``data.type`` takes, beside dotted paths of classes derived from ImageSource."""
+"""Names that ``data.type`` accepts, besides dotted paths of classes derived from ImageSource."""
 
 
 def read_sources(
@@ -173,49 +177,48 @@ def read_sources(
     class_names: Sequence[str] = (),
     key: str = "training.resume.checkpoint",
 ) -> Sources:
-    """Read the images of the ``data`` section, those to validate on apart.
+    """Read the training and validation images of the ``data`` section.
 
     Args:
         data: The settings.
         image_size: Side of the images in pixels.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
-        labelled: Whether the classes matter: a folder without class folders of its own is refused then.
-        validated: Whether images are kept for validation.
-        class_names: The classes in the order of the numbers that a model knows them by; empty for those that the
-            images have by themselves.
+        labelled: Whether classes are needed: a folder without class folders is refused then.
+        validated: Whether to hold out images for validation.
+        class_names: The classes of the model in the order of their numbers; empty for the classes of the images.
         key: The setting that the model comes from, for messages.
 
     Raises:
-        ValueError: No images, classes that the model does not know, or a corrupt image where that is fatal.
+        ValueError: There are no images, the model does not know a class, or an image is corrupt and that is an error.
     """
     if data.type in SOURCES:
-        found = SOURCES[data.type](data, image_size, channels, labelled)
+        sources = SOURCES[data.type](data, image_size, channels, labelled)
     else:
-        found = Sources(_own_source(data, image_size, channels))
-    if class_names:  # before the split, which goes by the numbers of the classes
-        val = None if found.val is None else _numbered_alike(found.val, class_names, key)
-        found = found._replace(train=_numbered_alike(found.train, class_names, key), val=val)
+        sources = Sources(_create_source(data, image_size, channels))
+    if class_names:  # before the split, which depends on the numbers of the classes
+        val = None if sources.val is None else _renumbered(sources.val, class_names, key)
+        sources = sources._replace(train=_renumbered(sources.train, class_names, key), val=val)
     if not validated:
-        return found
-    train, val, remarks, doubts = found
+        return sources
+    train, val, remarks, messages = sources
     if val is None:
         split = data.validation_split
         kept, held_out = balanced_split(train.labels, split.fraction, split.seed)
         train, val = Subset(train, kept), Subset(train, held_out)
     about_validation = validation_warnings(train, val, data.paths.train, data.paths.val)
-    return Sources(train, val, remarks, (*doubts, *about_validation))
+    return Sources(train, val, remarks, (*messages, *about_validation))
 
 
-def _numbered_alike(source: ImageSource, class_names: Sequence[str], key: str) -> ImageSource:
-    """The images with the numbers that a checkpoint gives to the names of their classes."""
+def _renumbered(source: ImageSource, class_names: Sequence[str], key: str) -> ImageSource:
+    """Return the images with the labels that a checkpoint has for the names of their classes."""
     if source.class_names == tuple(class_names):
         return source
     unknown = [name for name in source.class_names if name not in class_names]
     if unknown:
         raise ValueError(
             f"{key} knows other classes than the images: its classes are "
-            f"{in_words(class_names)}, and the images also have {in_words(unknown)}. Give the folders the names "
-            "that they had, or train a new model (training.resume.enabled=false)"
+            f"{list_classes(class_names)}, and the images also have {list_classes(unknown)}. Give the folders their "
+            "earlier names, or train a new model (training.resume.enabled=false)"
         )
     numbers = ", ".join(f"{class_names.index(name)} {name}" for name in source.class_names)
     message = f"the classes of the images are numbered by name, as in {key}: {numbers}"
@@ -223,12 +226,12 @@ def _numbered_alike(source: ImageSource, class_names: Sequence[str], key: str) -
     return renumbered(source, class_names)
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     print(printable(text), file=sys.stderr)
 
 
-def _own_source(data: DataSettings, image_size: int, channels: int) -> ImageSource:
-    """The user's own class, called with ``image_size``, ``channels`` and the further keys of the ``data`` section."""
+def _create_source(data: DataSettings, image_size: int, channels: int) -> ImageSource:
+    """Create a custom source from ``image_size``, ``channels`` and the further keys of the ``data`` section."""
     cls = load_class(data.type, "data.type")
     try:
         source: ImageSource = cls(image_size=image_size, channels=channels, **data.extra_options)

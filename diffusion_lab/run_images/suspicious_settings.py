@@ -1,4 +1,4 @@
-"""What is allowed and yet unlikely to be meant, as far as the images of a run tell."""
+"""Warnings about valid but probably unintended settings, found from the images of a run."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from diffusion_lab.data.source import ImageSource
 def validation_warnings(
     train: ImageSource, val: ImageSource, train_path: Path | None, val_path: Path | None
 ) -> Iterator[str]:
-    """Whether images that are validated on are trained on as well: the same folder, or the same files by their hashes.
+    """Warn if validation images are training images as well: the same folder, or equal files by their hashes.
 
     Args:
-        train: Images to train on.
-        val: Images to validate on.
-        train_path: Their folder.
-        val_path: The folder of those to validate on; None where they were split off.
+        train: Training images.
+        val: Validation images.
+        train_path: Folder of the training images.
+        val_path: Folder of the validation images; None if they were split off.
     """
     relation = _relation(val_path, train_path) if val_path and train_path else None
     trained, validated = train.hashes(), val.hashes()
     shared = 0
     if trained is not None and validated is not None:
-        # 64 bits of a hash tell files apart as well, and are quickly sorted
-        known, asked = (np.ascontiguousarray(hashes[:, :8]).view(np.uint64).ravel() for hashes in (trained, validated))
-        shared = int(np.isin(asked, known).sum())
+        # 64 bits of a hash suffice to distinguish files, and are fast to sort
+        known, tested = (np.ascontiguousarray(hashes[:, :8]).view(np.uint64).ravel() for hashes in (trained, validated))
+        shared = int(np.isin(tested, known).sum())
     if relation is None and not shared:
         return
     where = f"data.paths.val {str(val_path)!r} {relation} data.paths.train {str(train_path)!r}: " if relation else ""
@@ -39,7 +39,7 @@ def validation_warnings(
 
 
 def _relation(val: Path, train: Path) -> str | None:
-    """How one folder lies to another, links followed."""
+    """Return the relation of one folder to another, with links resolved; None if they are separate."""
     inner, outer = val.resolve(), train.resolve()
     if inner == outer:
         return "is"

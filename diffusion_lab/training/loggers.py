@@ -1,4 +1,4 @@
-"""Where metrics go: the run's own file, which is the truth, and W&B and TensorBoard, which mirror it."""
+"""Loggers: ``metrics.jsonl`` in the run folder, the authoritative record, and W&B and TensorBoard, which mirror it."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from diffusion_lab.training.wandb_mirror import WandbMirror, finish_seconds, las
 
 MAX_METRICS_BYTES = 4 * 2**30
 SETTLING_SECONDS = 30.0
-"""Metrics told this long before a kill are taken to have reached W&B."""
+"""Metrics logged this long before a kill are assumed to have reached W&B."""
 
 STOPPED_SECONDS = 10.0
-"""Longest wait for W&B when the run was told to stop: the scheduler may soon kill it."""
+"""Longest wait for W&B after a stop request: the scheduler may soon kill the run."""
 
 WANDB_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""Ids that W&B takes for a run, and that are safe in the name of a file."""
+"""Run ids that W&B accepts and that are safe in file names."""
 
 
 class Continuation(NamedTuple):
-    """What the loggers know of a run that is resumed in its own folder.
+    """State of the logs of a run that is resumed in its own folder.
 
     Args:
-        step: Optimizer steps done. What was told of later ones is forgotten, since they come again.
-        wandb_id: Of the run on W&B, where the checkpoint tells it.
-        same_results: Whether those steps come out as they did before, bit by bit.
+        step: Optimizer steps done. Metrics of later ones are dropped, since these steps are done again.
+        wandb_id: Id of the run on W&B, if the checkpoint contains it.
+        same_results: Whether the repeated steps give bitwise the same results as before.
     """
 
     step: int
@@ -55,19 +55,19 @@ class Continuation(NamedTuple):
 
 
 class JsonlLogger(Logger):
-    """Writes one JSON object a line to ``metrics.jsonl``, each flushed, so that a killed run keeps every line.
+    """Writes one JSON object per line to ``metrics.jsonl``, flushing each, so that a killed run keeps every line.
 
-    Where the disk is full, lines are kept and written once there is room.
+    If the disk is full, lines are kept in memory and written once there is space.
 
     Attributes:
-        kept: The lines of the earlier part of a resumed run, those that come again dropped.
-        settled_step: Metrics up to this optimizer step were told ``SETTLING_SECONDS`` before the earlier part ended.
+        earlier_lines: Lines of the earlier part of a resumed run, without those of steps that are repeated.
+        settled_step: Metrics up to this optimizer step were logged ``SETTLING_SECONDS`` before the earlier part ended.
 
     Args:
-        folder: Where the file is.
-        resumed_at: Optimizer steps done when the run is resumed from a checkpoint, and with it the file and its
-            seconds. What the file says of later steps is dropped. None begins a new file.
-        console: Where it is told that the file cannot be written.
+        folder: Folder of the file.
+        resumed_at: Optimizer steps done when the run is resumed from a checkpoint: the file and its ``seconds`` are
+            continued, and lines of later steps dropped. None starts a new file.
+        console: Console for a warning if the file cannot be written.
     """
 
     def __init__(self, folder: Path, resumed_at: int | None = None, console: Console | None = None) -> None:
@@ -75,13 +75,13 @@ class JsonlLogger(Logger):
         self.path = folder / METRICS
         self.console = console or Console(stderr=True)
         earlier = _lines(self.path) if resumed_at is not None else []
-        self.kept = [line for line in earlier if line["step"] < (resumed_at or 0)]
+        self.earlier_lines = [line for line in earlier if line["step"] < (resumed_at or 0)]
         recent = [line for line in earlier if line["seconds"] > earlier[-1]["seconds"] - SETTLING_SECONDS]
         self.settled_step = min((line["step"] for line in recent), default=0) - 1
-        self.started = time.monotonic() - (self.kept[-1]["seconds"] if self.kept else 0.0)
-        self._waiting = [json.dumps(line) + "\n" for line in self.kept]
-        self._told_of_failure = False
-        self._size: int | None = None  # of what this object has written; None until it has replaced what it found
+        self.started = time.monotonic() - (self.earlier_lines[-1]["seconds"] if self.earlier_lines else 0.0)
+        self._pending = [json.dumps(line) + "\n" for line in self.earlier_lines]
+        self._has_warned = False
+        self._size: int | None = None  # of what this object has written; None until it has replaced an earlier file
         if self.path.is_file():
             self._write_or_warn()
 
@@ -96,52 +96,52 @@ class JsonlLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         line = {"step": step, "seconds": round(time.monotonic() - self.started, 3), **metrics}
-        self._waiting.append(json.dumps(line) + "\n")
+        self._pending.append(json.dumps(line) + "\n")
         self._write_or_warn()
 
     def _write_or_warn(self) -> None:
         try:
             self._write()
         except OSError as error:
-            if not self._told_of_failure:
-                self._told_of_failure = True
+            if not self._has_warned:
+                self._has_warned = True
                 warn(
                     self.console,
-                    f"{self.path} cannot be written ({error.strerror}): training goes on, and metrics are kept in "
-                    "memory until there is room",
+                    f"{self.path} cannot be written ({error.strerror}): training continues, and metrics are kept in "
+                    "memory until there is space",
                 )
 
     def close(self) -> None:
-        """Write what waits, or say what is lost."""
+        """Write pending lines, or warn that they are lost."""
         try:
             self._write()
         except OSError as error:
-            warn(self.console, f"{len(self._waiting)} lines of {self.path} are lost ({error.strerror})")
+            warn(self.console, f"{len(self._pending)} lines of {self.path} are lost ({error.strerror})")
 
     def _write(self) -> None:
-        content = "".join(self._waiting).encode()
-        whole = 0  # bytes of the file that are whole lines
+        content = "".join(self._pending).encode()
+        complete = 0  # bytes of complete lines in the file
         if self._size is None:
-            with atomic_write(self.path, lasting=False) as partial:
+            with atomic_write(self.path, durable=False) as partial:
                 partial.write_bytes(content)
         elif content:
             with self.path.open("ab", buffering=0) as file:
-                whole = min(self._size, file.tell())  # fewer where somebody removed the file meanwhile
-                if file.tell() > whole:  # half a line, of an attempt that failed
-                    file.truncate(whole)
+                complete = min(self._size, file.tell())  # fewer if the file was removed meanwhile
+                if file.tell() > complete:  # an incomplete line of a failed attempt
+                    file.truncate(complete)
                 if file.write(content) != len(content):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         else:
             return
-        self._size = whole + len(content)
-        self._waiting.clear()
+        self._size = complete + len(content)
+        self._pending.clear()
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the settings are in the run folder's ``config.yaml``."""
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of metrics; what is no line of metrics, such as the half one of a killed run, is left out."""
+    """Return the lines of a metrics file, skipping invalid ones such as the incomplete last line of a killed run."""
     try:
         content = read_regular(path, MAX_METRICS_BYTES)
     except OSError:
@@ -175,19 +175,19 @@ def open_loggers(
     stop: StopRequest | None = None,
     metrics: tuple[str, ...] = (),
 ) -> Iterator[list[Logger]]:
-    """Open the run's own logger and those asked for.
+    """Open ``metrics.jsonl`` and the requested loggers.
 
-    W&B's run is finished whatever happens, so that the next run of this process does not join it.
+    The W&B run is always finished, so that the next run of this process does not join it.
 
     Args:
-        settings: Which ones.
-        folder: Where their files go.
-        experiment: Group of the run on W&B, where the settings give none.
-        run_name: Its name in W&B and TensorBoard.
-        config: The resolved settings, without secrets, shown beside the run.
-        continued: Of a run that is resumed in this folder.
-        console: Where failures are told; standard error where None.
-        stop: Signals that end the wait for W&B.
+        settings: The ``logger`` section.
+        folder: Folder of their files.
+        experiment: Group of the run on W&B if the settings have none.
+        run_name: Name of the run in W&B and TensorBoard.
+        config: The resolved settings without secrets, logged with the run.
+        continued: State of the logs of a run that is resumed in this folder.
+        console: Console for warnings; standard error if None.
+        stop: Stop request that ends the wait for W&B.
         metrics: Names of metrics by which TensorBoard compares runs.
 
     Raises:
@@ -195,15 +195,15 @@ def open_loggers(
     """
     console = console or Console(stderr=True)
     with failing_threads_in_log("tensorboard"):
-        own = JsonlLogger(folder, continued.step if continued else None, console)
-        loggers: list[Logger] = [own]
+        jsonl = JsonlLogger(folder, continued.step if continued else None, console)
+        loggers: list[Logger] = [jsonl]
         if "tensorboard" in settings.backends:
             resumed_at = continued.step if continued else None
-            place = folder / "tensorboard"
-            loggers.append(TensorBoardMirror(place, run_name, config, metrics, console, resumed_at))
+            subfolder = folder / "tensorboard"
+            loggers.append(TensorBoardMirror(subfolder, run_name, config, metrics, console, resumed_at))
         wandb = None
         if "wandb" in settings.backends and settings.mode != "disabled":
-            wandb = _open_wandb(settings, folder, experiment, run_name, config, continued, own, console)
+            wandb = _open_wandb(settings, folder, experiment, run_name, config, continued, jsonl, console)
             loggers.extend([wandb] if wandb else [])
         failed = True
         try:
@@ -218,14 +218,14 @@ def open_loggers(
 
 
 def wandb_id(loggers: Iterable[Logger]) -> str | None:
-    """Return the id of the run on W&B, None where it is not sent there."""
+    """Return the id of the run on W&B, None if it is not logged there."""
     return next((logger.version for logger in loggers if isinstance(logger, WandbMirror)), None)
 
 
-def log_image(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
-    """Show a picture in a logger that can; the others ignore it."""
+def log_image(logger: Logger, name: str, image: Image.Image, step: int) -> None:
+    """Log an image if the logger supports it."""
     if isinstance(logger, Mirror):
-        logger.log_image(name, picture, step)
+        logger.log_image(name, image, step)
 
 
 def _open_wandb(
@@ -235,25 +235,25 @@ def _open_wandb(
     run_name: str,
     config: dict[str, Any],
     continued: Continuation | None,
-    own: JsonlLogger,
+    jsonl: JsonlLogger,
     console: Console,
 ) -> WandbMirror | None:
-    run_id, complete_step = _kept_id(folder / WANDB_ID_FILE, continued)
+    run_id, complete_step = _stored_id(folder / WANDB_ID_FILE, continued)
     resumed = continued is not None
     try:
         run = start_run(settings, folder, run_id, settings.group or experiment, run_name, config, resumed)
     except ValueError as error:
-        if settings.mode == "online":  # which was asked for, and nothing is trained yet
+        if settings.mode == "online":  # explicitly requested, and nothing is trained yet
             raise
-        warn(console, f"{error}. Training goes on without W&B, logs/metrics.jsonl has every metric")
+        warn(console, f"{error}. Training continues without W&B, logs/metrics.jsonl has every metric")
         return None
     mirror = WandbMirror(run, console)
     if continued is not None:
-        delivered = max(complete_step, own.settled_step)
-        if settings.mode == "online":  # which knows what it got; of its last step it may lack a line
+        delivered = max(complete_step, jsonl.settled_step)
+        if settings.mode == "online":  # the server knows what it has; lines of its last step may be missing
             last = last_step_of(run)
             delivered = complete_step if last is None else max(complete_step, last - 1)
-        replay(mirror, [line for line in own.kept if line["step"] > delivered])
+        replay(mirror, [line for line in jsonl.earlier_lines if line["step"] > delivered])
         mirror.delivered_step = delivered if continued.same_results else -1
     return mirror
 
@@ -262,26 +262,26 @@ def _finish(mirror: WandbMirror, failed: bool, stop: StopRequest, id_file: Path)
     with stop.deferred() as came:
         limit = finish_seconds() if stop.received is None else min(finish_seconds(), STOPPED_SECONDS)
         complete = mirror.finish(failed, limit, came)
-    if complete:  # a resumed run need not send again what is there
+    if complete:  # a resumed run need not send it again
         with contextlib.suppress(OSError):
             id_file.write_text(f"{mirror.version}\n{max(mirror.last_step, mirror.delivered_step)}\n")
 
 
-def _kept_id(file: Path, continued: Continuation | None) -> tuple[str, int]:
-    """The id of the run on W&B, and the last step that W&B has for certain, -1 where that is unknown.
+def _stored_id(file: Path, continued: Continuation | None) -> tuple[str, int]:
+    """Return the id of the run on W&B, and the last step that W&B certainly has, -1 if unknown.
 
-    The id is made once, and kept in the run folder, and in the checkpoints in case it is lost.
+    The id is created once and stored in the run folder, and as a backup in the checkpoints.
     """
-    told, step = _told_in(file) if continued else (None, -1)
-    known = told or (continued.wandb_id if continued else None)
-    kept = known if known is not None and WANDB_ID.fullmatch(known) else secrets.token_hex(4)
-    if kept != told:
-        with contextlib.suppress(OSError):  # the checkpoints tell it, too
-            file.write_text(kept + "\n")
-    return kept, step if kept == told else -1
+    id_in_file, step = _read_id_file(file) if continued else (None, -1)
+    known = id_in_file or (continued.wandb_id if continued else None)
+    run_id = known if known is not None and WANDB_ID.fullmatch(known) else secrets.token_hex(4)
+    if run_id != id_in_file:
+        with contextlib.suppress(OSError):  # the checkpoints have it, too
+            file.write_text(run_id + "\n")
+    return run_id, step if run_id == id_in_file else -1
 
 
-def _told_in(file: Path) -> tuple[str | None, int]:
+def _read_id_file(file: Path) -> tuple[str | None, int]:
     try:
         words = read_regular(file, 1000).decode().split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Loggers that repeat what ``metrics.jsonl`` tells, and whose failure ends no run."""
+"""Base of loggers that mirror ``metrics.jsonl`` and whose failure does not end the run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from diffusion_lab.run_log import RUN_LOG
 
 
 def warn(console: Console, text: str) -> None:
-    """Print a warning, and record it in ``run.log``."""
+    """Print a warning and write it to ``run.log``."""
     console.print(f"Warning: {sentence(text)}", highlight=False, markup=False, soft_wrap=True)
     logging.getLogger(RUN_LOG).warning(text)
 
 
 @contextlib.contextmanager
 def failing_threads_in_log(package: str) -> Iterator[None]:
-    """Have the traceback of a thread of a library go to ``run.log``; what the thread did not do is told elsewhere."""
+    """Write tracebacks of a library's threads to ``run.log`` instead of the terminal."""
     before = threading.excepthook
 
     def record(failure: threading.ExceptHookArgs) -> None:
@@ -44,11 +44,11 @@ def failing_threads_in_log(package: str) -> Iterator[None]:
 
 
 class Mirror(Logger):
-    """Hands metrics and pictures on until that fails for the first time; then says so, and training goes on without.
+    """Logger that forwards metrics and images until that fails once; it then warns, and training continues without it.
 
     Args:
-        shown_name: Its name in messages.
-        console: Where a failure is told.
+        shown_name: Name in messages.
+        console: Console for the warning.
     """
 
     def __init__(self, shown_name: str, console: Console) -> None:
@@ -67,11 +67,11 @@ class Mirror(Logger):
 
     @abstractmethod
     def send_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
-        """Hand on the metrics of an optimizer step, or raise."""
+        """Forward the metrics of an optimizer step, or raise."""
 
     @abstractmethod
     def send_image(self, name: str, picture: Image.Image, step: int) -> None:
-        """Hand on a picture, or raise."""
+        """Forward an image, or raise."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -82,7 +82,7 @@ class Mirror(Logger):
                 self.give_up(error)
 
     def log_image(self, name: str, picture: Image.Image, step: int) -> None:
-        """Show a picture beside the metrics of an optimizer step."""
+        """Log an image with the metrics of an optimizer step."""
         if not self.broken:
             try:
                 self.send_image(name, picture, step)
@@ -90,16 +90,16 @@ class Mirror(Logger):
                 self.give_up(error)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: a mirror is given the settings when it is made."""
+        """Do nothing: a mirror gets the settings when it is created."""
 
     def give_up(self, error: BaseException | str) -> None:
-        """Say that nothing more is handed on, and why."""
+        """Stop forwarding, and warn with the reason."""
         self.broken = True
-        what = (
+        reason = (
             error if isinstance(error, str) else getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         )
         warn(
             self.console,
-            f"{self.shown_name} cannot be written any more ({what}): training goes on without it, "
+            f"{self.shown_name} can no longer be written to ({reason}): training continues without it, "
             "logs/metrics.jsonl has every metric",
         )

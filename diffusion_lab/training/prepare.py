@@ -51,7 +51,7 @@ from diffusion_lab.training.resume import (
 from diffusion_lab.training.resume_checks import Comparison, check_compatible, compare
 from diffusion_lab.training.resume_source import ResumeSource
 from diffusion_lab.training.sample_evaluation import SampleEvaluation
-from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_sigma_data_of
+from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_saved_sigma_data
 from diffusion_lab.training.sources import class_names_of, create_datamodule
 from diffusion_lab.training.wandb_mirror import check_reachable
 
@@ -99,7 +99,7 @@ def prepare_run(
     seed_default_generators(derive_seed("weights", seed), device)
     data = create_datamodule(config, seed, class_names_of(checkpoint))
     config = with_counted_classes(config, data.class_names)
-    config = with_measured_sigma_data(with_sigma_data_of(checkpoint, config), data.train)
+    config = with_measured_sigma_data(with_saved_sigma_data(checkpoint, config), data.train)
     denoiser = create_denoiser(config.model, data.class_names)
     prepare_denoiser(denoiser, config.training.performance, device)
     comparison: Comparison | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from diffusion_lab.config.evaluated_metrics import is_evaluated, watched_direction
+from diffusion_lab.config.evaluated_metrics import is_evaluated, validation_direction
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable, leaves
@@ -149,7 +149,7 @@ def _meaning(tree: SettingsReader, key: str) -> Any:
     if found is None and key == "training.scheduler.mode" and _read(tree, "training.scheduler.type") == "plateau":
         key, found = "training.validation.mode", _read(tree, "training.validation.mode")
     if key == "training.validation.mode":
-        return watched_direction({"mode": found, "metric": _read(tree, "training.validation.metric")})
+        return validation_direction({"mode": found, "metric": _read(tree, "training.validation.metric")})
     return found
 
 

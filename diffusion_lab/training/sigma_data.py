@@ -1,4 +1,4 @@
-"""The standard deviation of the training pixels, for the ``sigma_data: auto`` of prediction and weighting ``edm``."""
+"""Standard deviation of the training pixels, for ``sigma_data: auto`` of the prediction and weighting ``edm``."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.source import ImageSource
 
 MOST_IMAGES = 2048
-"""Images looked at: of that many pixels the deviation is known to a fraction of a percent."""
+"""Most images to measure: enough to estimate the deviation to a fraction of a percent."""
 
 
 def with_measured_sigma_data(config: TrainConfig, images: ImageSource) -> TrainConfig:
-    """The settings with a number for ``sigma_data: auto`` where it is read, measured on the images.
+    """Return the settings with ``sigma_data: auto`` replaced by the value measured on the images, where it is used.
 
-    The weighting takes the number of the prediction, where that has one.
+    The weighting uses the value of the prediction, if that has one.
 
     Raises:
-        ValueError: All pixels are alike.
+        ValueError: All pixels are equal.
     """
     diffusion, weighting = config.model.diffusion, config.training.loss.weighting
     if diffusion.prediction == "edm" and diffusion.sigma_data == "auto":
@@ -40,10 +40,10 @@ def _measured(key: str, images: ImageSource) -> float:
     return sigma_data
 
 
-def with_sigma_data_of(checkpoint: Checkpoint | None, config: TrainConfig) -> TrainConfig:
-    """The settings with the numbers of the checkpoint that a run resumes from for ``sigma_data: auto``.
+def with_saved_sigma_data(checkpoint: Checkpoint | None, config: TrainConfig) -> TrainConfig:
+    """Return the settings with ``sigma_data: auto`` replaced by the values of the checkpoint that a run resumes from.
 
-    The weights were trained with them; measured again on other images they might be others.
+    The weights were trained with these values; measured again on other images they might differ.
     """
     if checkpoint is None or checkpoint.model is None:
         return config
@@ -70,7 +70,7 @@ def _with(config: TrainConfig, diffusion: DiffusionSettings, weighting: Weightin
 
 
 def _deviation(images: ImageSource) -> float:
-    """Standard deviation of all pixels, in units of [-1, 1], about their common mean."""
+    """Return the standard deviation of all pixels about their common mean, in units of [-1, 1]."""
     chosen = np.unique(np.linspace(0, len(images) - 1, MOST_IMAGES).astype(int))
     pixels = np.stack([images.load(int(index), None) for index in chosen])
     return float(pixels.std(dtype=np.float64)) / 127.5

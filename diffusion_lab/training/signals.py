@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and others end a training run at a place from which it can go on."""
+"""Graceful handling of SIGTERM, SIGINT and others: a training run stops at a position it can resume from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from diffusion_lab.run_folder import RunStopped
 
 
 class StopRequest:
-    """Whether a signal asked the run to stop, and which.
+    """Request to stop a run, made by a signal.
 
-    Until training begins a signal ends the run at once: there is nothing to save. From then on the first one is noted,
-    and ``GracefulStop`` ends the run at the next place that can be saved. A second SIGINT ends it at once; a second
-    one of another kind changes nothing.
+    Until training begins a signal ends the run at once: there is nothing to save. From then on the first one is
+    recorded, and ``GracefulStop`` ends the run at the next position that can be saved. A second SIGINT ends it at once;
+    a second one of another kind has no effect.
     """
 
     def __init__(self) -> None:
@@ -28,30 +28,30 @@ class StopRequest:
         self._deferred: list[int] | None = None
 
     def listen(self) -> None:
-        """Take over the signals, where that is possible: only the main thread can."""
+        """Install the signal handlers, which only the main thread can do."""
         if threading.current_thread() is threading.main_thread():
             self._listening = True
             for number in signals_to_handle():
                 signal.signal(number, self._handle)
 
     def begin(self) -> None:
-        """Training begins."""
+        """Record that training has begun."""
         self.training = True
-        self.listen()  # once more, because Lightning has taken SIGTERM for itself
+        self.listen()  # again, because Lightning has installed its own handler of SIGTERM
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[Callable[[], bool]]:
-        """Let signals end nothing for a while; the function that this gives says whether one has come since."""
+        """Only record signals inside the context; yields a function that returns whether one was received."""
         before, self._deferred = self._deferred, []
         if self._listening:
-            self.listen()  # once more, because Lightning may have taken some for itself
+            self.listen()  # again, because Lightning may have installed its own handlers
         try:
             yield lambda: bool(self._deferred)
         finally:
             self._deferred = before
 
     def stopped(self, step: int | None = None) -> RunStopped:
-        """The exception that ends the process with the code of the signal."""
+        """Return the exception that ends the process with the exit code of the signal."""
         assert self.received is not None
         return RunStopped(f"asked to by {self.received.name}", EXIT_CODES[self.received], step)
 
@@ -60,20 +60,20 @@ class StopRequest:
             self._deferred.append(number)
             self.received = self.received or signal.Signals(number)
             return
-        again = self.received is not None
-        if not again or number == signal.SIGINT:
+        is_repeated = self.received is not None
+        if not is_repeated or number == signal.SIGINT:
             self.received = signal.Signals(number)
-        if not self.training or (again and number == signal.SIGINT):
+        if not self.training or (is_repeated and number == signal.SIGINT):
             raise self.stopped()
-        if not again:
-            # Not through sys.stderr: it may be in the middle of a line of its own.
-            with contextlib.suppress(OSError):  # nobody may be reading any more
+        if not is_repeated:
+            # Not through sys.stderr, which the signal may have interrupted.
+            with contextlib.suppress(OSError):  # the other end may be closed
                 os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
 
 
 @contextlib.contextmanager
 def handle_signals() -> Iterator[StopRequest]:
-    """Listen to the signals; at the end they do what they did before."""
+    """Handle the signals inside the context, and restore the previous handlers afterwards."""
     before = {number: signal.getsignal(number) for number in EXIT_CODES}
     stop = StopRequest()
     stop.listen()

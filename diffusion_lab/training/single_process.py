@@ -1,4 +1,4 @@
-"""A run on one device is one process, whatever the environment says of ranks."""
+"""Single-process training, regardless of rank variables in the environment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 
 class SingleProcessEnvironment(LightningEnvironment):
-    """Lightning's view of the machine without the variables of Slurm, torchrun and others.
+    """Cluster environment that ignores the variables of Slurm, torchrun and others.
 
-    Lightning would otherwise take its rank from leftovers of another launcher, or end with an error of its own in a
-    batch job that asked for several tasks and starts one.
+    Lightning would otherwise take its rank from variables left by another launcher, or raise an error in a batch job
+    that requested several tasks and starts one.
     """
 
     @property
@@ -27,14 +27,14 @@ class SingleProcessEnvironment(LightningEnvironment):
         return 0
 
     def teardown(self) -> None:
-        """Leave the environment as it is."""
+        """Leave the environment unchanged."""
 
 
 @contextlib.contextmanager
 def as_rank_zero() -> Iterator[None]:
-    """Let this process write what Lightning lets only rank 0 write.
+    """Make this process rank 0 for Lightning, which lets only rank 0 write files.
 
-    Lightning decides who that is when it is imported, from RANK, LOCAL_RANK, SLURM_PROCID or JSM_NAMESPACE_RANK.
+    Lightning sets the rank on import, from RANK, LOCAL_RANK, SLURM_PROCID or JSM_NAMESPACE_RANK.
     """
     before: int = rank_zero_only.rank  # type: ignore[attr-defined]
     rank_zero_only.rank = 0  # type: ignore[attr-defined]

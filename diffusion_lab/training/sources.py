@@ -1,4 +1,4 @@
-"""The batches of a training run from its settings."""
+"""Data module of a training run, created from its settings."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from diffusion_lab.run_images.sources import read_sources
 
 
 def class_names_of(checkpoint: Checkpoint | None) -> tuple[str, ...]:
-    """The names of the classes that a checkpoint knows by number; none where it has no classes."""
+    """Return the class names of a checkpoint in the order of their numbers; empty if it has no classes."""
     conditional = checkpoint is not None and checkpoint.model is not None and checkpoint.model.conditioning.classes
     return checkpoint.class_names if checkpoint is not None and conditional else ()
 
 
 def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str] = ()) -> ImageDataModule:
-    """Read the images of the settings and set up their batches.
+    """Read the images of the settings and create their data module.
 
     Args:
         config: The settings.
         seed: Seed of the run.
-        class_names: Of the model that is trained further, in the order of their numbers: the classes of the images get
-            these numbers by their names. Empty for a new model.
+        class_names: Class names of the model that is trained further, in the order of their numbers: the classes of
+            the images get these numbers by name. Empty for a new model.
 
     Raises:
-        ValueError: No images, no batch, classes that do not fit the model, or a corrupt image where that is fatal.
+        ValueError: There are no images or no batch, the classes do not match the model, or an image is corrupt and
+            ``data.on_corrupt`` is ``error``.
     """
     conditional = config.model.conditioning.type == "class"
-    found = read_sources(
+    sources = read_sources(
         config.data,
         config.model.architecture.image_size,
         config.model.architecture.in_channels,
@@ -41,15 +42,15 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
         validated=config.training.validation.enabled,
         class_names=class_names if conditional else (),
     )
-    for doubt in found.doubts:
-        warnings.warn(doubt, ConfigWarning, stacklevel=2)
+    for message in sources.warnings:
+        warnings.warn(message, ConfigWarning, stacklevel=2)
     if conditional:
-        check_classes(config, found.train.class_names)
+        check_classes(config, sources.train.class_names)
     loading, augmentation = config.data.loading, config.data.augmentation
     jitter = augmentation.color_jitter
     return ImageDataModule(
-        found.train,
-        found.val if config.training.validation.enabled else None,
+        sources.train,
+        sources.val if config.training.validation.enabled else None,
         batch_size=loading.batch_size,
         num_workers=loading.num_workers,
         pin_memory=loading.pin_memory,
@@ -63,5 +64,5 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
         labelled=conditional,
         seed=seed,
         worker_timeout=loading.worker_timeout,
-        remarks=found.remarks.noting(found.doubts),
+        remarks=sources.remarks.noting(sources.warnings),
     )

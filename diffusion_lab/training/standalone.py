@@ -1,4 +1,4 @@
-"""Modules without a run: built from settings alone, or as a checkpoint holds them."""
+"""Modules without a training run: built from settings, or loaded from a checkpoint."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from diffusion_lab.training.lr_schedules import schedule_class
 if TYPE_CHECKING:
     from diffusion_lab.training.module import DiffusionModule
 
-OF_THE_RUN = ("run_id", "wandb_id", "step", "epochs_done", "threads")
-"""What a checkpoint says of the run that wrote it, and not of the module."""
+RUN_KEYS = ("run_id", "wandb_id", "step", "epochs_done", "threads")
+"""Metadata of a checkpoint about the run that wrote it rather than the module."""
 
 CLASSES = {
     ("model", "architecture"): "network",
@@ -44,12 +44,12 @@ CLASSES = {
     ("training", "loss", "weighting"): "loss weighting",
     ("training", "loss", "times"): "distribution of times",
 }
-"""The sections whose ``type`` may name a class by its dotted path, each with what the class is."""
+"""Sections whose ``type`` may name a class by its dotted path, with a description of the class."""
 
 
 def module_from_settings(cls: type[ModuleT], settings: Mapping[str, Any], device: str | torch.device) -> ModuleT:
     """Build what ``DiffusionModule.from_settings`` returns."""
-    root_of(settings)  # refuses what is no mapping
+    root_of(settings)  # raises if it is not a mapping
     target = resolve_device(device, "device")
     faults = [
         unknown_key(key, value, partial(suggest_key, root=TrainConfig))
@@ -70,8 +70,8 @@ def module_from_settings(cls: type[ModuleT], settings: Mapping[str, Any], device
         "environment": environment(),
     }
     denoiser = create_denoiser(model).to(target)
-    for doubt in terminal_noise_warnings(denoiser.schedule, model.diffusion):
-        warnings.warn(doubt, ConfigWarning, stacklevel=3)
+    for message in terminal_noise_warnings(denoiser.schedule, model.diffusion):
+        warnings.warn(message, ConfigWarning, stacklevel=3)
     prepare_denoiser(denoiser, training.performance, target)
     return _module(cls, training, denoiser, model.conditioning.class_dropout_prob, about)
 
@@ -88,40 +88,40 @@ def module_from_checkpoint(
     file = find_checkpoint(path)
     checkpoint = read_checkpoint(file)
     config = checkpoint.config or {}
-    training = _training_of(checkpoint)
+    training = _training_settings(checkpoint)
     _refuse_untrusted(config, file, trust)
     denoiser = checkpoint.denoiser(use_ema=False, model=model, trust=trust).train().to(target)
-    for doubt in image_process_warnings(denoiser.schedule):
-        warnings.warn(f"{file}: {doubt}", ConfigWarning, stacklevel=3)
-    on_this_device = training.performance
-    if on_this_device.requested_precision == "fp16" and target.type == "cpu":  # which computes no gradients of it
-        on_this_device = on_this_device.model_copy(update={"precision": 32})
-    training = training.model_copy(update={"performance": on_this_device.model_copy(update={"compile_model": False})})
+    for message in image_process_warnings(denoiser.schedule):
+        warnings.warn(f"{file}: {message}", ConfigWarning, stacklevel=3)
+    performance = training.performance
+    if performance.requested_precision == "fp16" and target.type == "cpu":  # no float16 gradients on a CPU
+        performance = performance.model_copy(update={"precision": 32})
+    training = training.model_copy(update={"performance": performance.model_copy(update={"compile_model": False})})
     prepare_denoiser(denoiser, training.performance, target)
-    about = {name: value for name, value in checkpoint.about.items() if name not in OF_THE_RUN}
+    about = {name: value for name, value in checkpoint.about.items() if name not in RUN_KEYS}
     dropout = denoiser.label_dropout or 0.0
     module = _module(cls, training, denoiser, dropout, about)
     try:
         module.load_state_dict(load_tensors(file)["state_dict"])
     except RuntimeError as error:
         raise ValueError(
-            f"{file} does not hold the averages that its settings ask for: it was not written by the run that they are "
-            "of. load_denoiser(…, use_ema=False) takes its raw weights"
+            f"{file} does not hold the averages that its settings ask for: the settings are not those of the run that "
+            "wrote it. load_denoiser(…, use_ema=False) loads its raw weights"
         ) from error
     return module
 
 
-def _training_of(checkpoint: Checkpoint) -> TrainingSettings:
-    """The ``training`` section in a checkpoint, without what only the run that wrote it read."""
+def _training_settings(checkpoint: Checkpoint) -> TrainingSettings:
+    """Return the ``training`` section of a checkpoint, without what only the run that wrote it used."""
     tree = (checkpoint.config or {}).get("training")
     if not isinstance(tree, Mapping) or not checkpoint.weights:
         raise ValueError(
-            f"{checkpoint.path} holds weights without the settings and the state of a training run: take "
+            f"{checkpoint.path} holds weights without the settings and the state of a training run: use "
             "load_denoiser(…) to sample from it, or a checkpoint that train.py wrote"
         )
     if holds_redacted(tree):
         raise ValueError(
-            f"{checkpoint.path} was saved without a secret that its training section needs: take load_denoiser(…) to "
+            f"{checkpoint.path} was saved without a secret that its training section needs: use load_denoiser(…) to "
             "sample from it"
         )
     known = {name: value for name, value in tree.items() if name in TrainingSettings.model_fields}
@@ -131,17 +131,17 @@ def _training_of(checkpoint: Checkpoint) -> TrainingSettings:
 
 
 def _refuse_untrusted(config: Mapping[str, Any], path: Path, trust: Collection[str]) -> None:
-    """Importing a class runs code, so its path is taken from the user alone, never from a file."""
-    named = {kind: name for kind, name in _classes_of(config) if name not in trust}
-    if named:
-        text = ", ".join(f"the class {name!r} for its {kind}" for kind, name in named.items())
+    """Raise ValueError if a checkpoint names classes that the user does not trust: importing a class runs code."""
+    untrusted = {kind: name for kind, name in _class_paths(config) if name not in trust}
+    if untrusted:
+        text = ", ".join(f"the class {name!r} for its {kind}" for kind, name in untrusted.items())
         raise ValueError(
-            f"{path} names {text}, which is imported only where you say so: if you trust it, "
-            f"load_from_checkpoint(…, trust={sorted(set(named.values()))})"
+            f"{path} names {text}, which is imported only if you allow it: if you trust it, "
+            f"load_from_checkpoint(…, trust={sorted(set(untrusted.values()))})"
         )
 
 
-def _classes_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _class_paths(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for keys, kind in CLASSES.items():
         section: Any = config
         for key in keys:
@@ -162,7 +162,7 @@ def _module(
 
 
 def _steps(module: DiffusionModule, training: TrainingSettings) -> int:
-    """Optimizer steps of all epochs, which the trainer knows; 0 where the schedule does not go by steps."""
+    """Return the optimizer steps of all epochs from the trainer; 0 if the schedule is not stepped once per step."""
     kind = training.scheduler.type
     if kind is None or not getattr(schedule_class(kind), "by_step", False):
         return 0

@@ -1,4 +1,4 @@
-"""What a finished run has to say."""
+"""Summary of a finished run."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from diffusion_lab.safe_files import read_json
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a finished run has to say; it is ``summary.json`` in the run folder.
+    """Summary of a finished run, saved as ``summary.json`` in the run folder.
 
-    ``forward_flops`` are the operations of the network for one image, None where they cannot be counted. Results of
-    one ``config_hash`` and one ``data_fingerprint`` may be compared as results of the same thing;
-    ``validation_fingerprint`` identifies the images that the metric was taken on, None where there were none. A
-    checkpoint is None where somebody removed it.
+    ``forward_flops`` is the number of floating-point operations of the network for one image, None if it cannot be
+    counted. Runs with equal ``config_hash`` and ``data_fingerprint`` may be compared as repetitions of the same run;
+    ``validation_fingerprint`` identifies the images that the metric was computed on, None if there were none. A
+    checkpoint is None if it was removed.
     """
 
     run_folder: str
@@ -30,7 +30,7 @@ class TrainingSummary:
     threads: int
     train_images: int
     metric: str
-    """The name by which ``training.validation.metric`` is logged; ``mode`` says whether lower or higher is better."""
+    """Name under which ``training.validation.metric`` is logged; ``mode`` is whether lower or higher is better."""
     best_value: float | None
     best_epoch: int | None
     best_checkpoint: str | None
@@ -43,18 +43,18 @@ class TrainingSummary:
     validation_fingerprint: str | None = None
     mode: str = "min"
     left_out: dict[str, int] = field(default_factory=dict)
-    """Files of the data folders that were not used, by reason; their names are in ``logs/run.log``."""
+    """Number of skipped files of the data folders by reason; their names are in ``logs/run.log``."""
     evaluation: dict[str, Any] | None = None
-    """How samples were compared with real images while training, and what that cost; None where they were not."""
+    """Settings and cost of the evaluation of samples during training; None if it was off."""
 
     def write(self) -> None:
-        """Replace ``summary.json`` in one move."""
-        with atomic_write(Path(self.run_folder) / SUMMARY, lasting=False) as file:
+        """Replace ``summary.json`` atomically."""
+        with atomic_write(Path(self.run_folder) / SUMMARY, durable=False) as file:
             file.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, run_folder: Path) -> TrainingSummary | None:
-        """The summary of a run folder; None where there is none, or none that this version wrote."""
+        """Return the summary of a run folder; None if it is missing or of another version."""
         try:
             return cls(**read_json(run_folder / SUMMARY))
         except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""TensorBoard: scalars and pictures, the settings as text and as hyperparameters."""
+"""TensorBoard logger: scalars, images, and the settings as text and hyperparameters."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 FLUSH_SECONDS = 10
-"""Longest time that events wait before they are in the file."""
+"""Longest time until events are written to the file."""
 
 
 class TensorBoardMirror(Mirror):
-    """Writes events and ``hparams.yaml`` to ``logs/tensorboard/NAME``; NAME is what TensorBoard calls the run.
+    """Writes events and ``hparams.yaml`` to ``logs/tensorboard/NAME``; NAME is the name of the run in TensorBoard.
 
     Args:
         folder: ``logs/tensorboard``.
         run_name: NAME.
         settings: The resolved settings.
-        metrics: Names of scalars by which runs are compared on the page of hyperparameters.
-        console: Where a failure is told.
-        resumed_at: Optimizer steps done when a run is resumed; what the files say of later ones is hidden.
+        metrics: Names of scalars by which runs are compared on the HPARAMS page.
+        console: Console for a warning if writing fails.
+        resumed_at: Optimizer steps done when a run is resumed; events of later steps are purged.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TensorBoardMirror(Mirror):
         self.folder = folder / run_name
         self.writer: SummaryWriter | None = None
         try:
-            from torch.utils.tensorboard.writer import SummaryWriter  # here: it takes half a second to import
+            from torch.utils.tensorboard.writer import SummaryWriter  # lazy: it takes half a second to import
 
             self.writer = SummaryWriter(str(self.folder), purge_step=resumed_at, flush_secs=FLUSH_SECONDS)
             self._write_settings(self.writer, settings, metrics)
@@ -64,7 +64,7 @@ class TensorBoardMirror(Mirror):
         self.writer.flush()
 
     def close(self) -> None:
-        """Write what waits."""
+        """Write pending events."""
         try:
             if self.writer is not None:
                 self.writer.close()

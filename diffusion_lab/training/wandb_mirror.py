@@ -1,4 +1,4 @@
-"""W&B: whether it can be reached, a mirror of the metrics, and an end within a limit."""
+"""W&B logger: check that the server is reachable, mirror the metrics, and finish within a time limit."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ REACH_SECONDS = 10.0
 """Longest wait for the server's first answer."""
 
 INIT_SECONDS = 30.0
-"""Longest wait until the server knows the run; W&B's own WANDB_INIT_TIMEOUT overrides it."""
+"""Longest wait for wandb.init; W&B's own WANDB_INIT_TIMEOUT overrides it."""
 
 FINISH_SECONDS = 60.0
 """Longest wait for the upload at the end of a run; W&B's own WANDB_FINISH_TIMEOUT overrides it."""
 
 FLUSH_SECONDS = 2.0
-"""Longest time that W&B keeps metrics in memory before they are in its file."""
+"""Longest time until W&B writes metrics to its file."""
 
-TOLD_AFTER_SECONDS = 3.0
-"""Wait for the upload after which it is said what is waited for."""
+MESSAGE_AFTER_SECONDS = 3.0
+"""Wait for the upload after which a message explains it."""
 
 STEP = "trainer/global_step"
 
 
 def check_reachable(settings: LoggerSettings) -> None:
-    """Check that W&B answers and knows the account, where the run is to be sent at once; nothing is written.
+    """Check that W&B answers and knows the account if ``logger.mode=online``; nothing is written.
 
     Raises:
         ValueError: There is no login, the server does not answer within ``REACH_SECONDS``, or it refuses the key.
@@ -63,20 +63,20 @@ def check_reachable(settings: LoggerSettings) -> None:
     if login is None:
         raise ValueError(
             f"logger.mode=online needs a login for {server}, and there is none: run `wandb login`, set WANDB_API_KEY, "
-            "or take logger.mode=offline"
+            "or use logger.mode=offline"
         )
     key = getattr(login, "api_key", None)
-    if key is not None:  # the other kind of login is exchanged for a token by W&B itself
-        _refuse_silent_server(server, key)
+    if key is not None:  # W&B itself exchanges the other kind of login for a token
+        _check_server(server, key)
 
 
 class WandbMirror(Mirror):
-    """Sends metrics and pictures to W&B.
+    """Sends metrics and images to W&B.
 
     Args:
         run: The run on W&B.
-        console: Where a failure is told.
-        delivered_step: Metrics of optimizer steps up to this one are with W&B already and not sent again.
+        console: Console for warnings.
+        delivered_step: W&B already has the metrics of optimizer steps up to this one; they are not sent again.
     """
 
     def __init__(self, run: Any, console: Console, delivered_step: int = -1) -> None:
@@ -98,12 +98,12 @@ class WandbMirror(Mirror):
         self.send_metrics({name: [_wandb().Image(picture)]}, step)
 
     def finish(self, failed: bool, seconds: float, interrupted: Callable[[], bool]) -> bool:
-        """End the run on W&B, waiting for the upload no longer than allowed.
+        """Finish the run on W&B, waiting for the upload within a time limit.
 
         Args:
-            failed: What W&B shows of the run's end.
+            failed: Whether W&B marks the run as failed.
             seconds: Longest wait.
-            interrupted: Asked several times a second: whether to wait no longer.
+            interrupted: Polled several times per second: returns whether to stop waiting.
 
         Returns:
             Whether W&B has everything.
@@ -113,31 +113,31 @@ class WandbMirror(Mirror):
         def end() -> None:
             try:
                 self.run.finish(exit_code=int(failed))
-            except BaseException as error:  # it is told by the thread that waits
+            except BaseException as error:  # reported by the waiting thread
                 outcome.append(error)
 
         thread = threading.Thread(target=end, name="wandb-finish", daemon=True)
         thread.start()
         began = time.monotonic()
-        told = False
+        has_printed = False
         while thread.is_alive() and (waited := time.monotonic() - began) < seconds and not interrupted():
             thread.join(0.1)
-            if waited > TOLD_AFTER_SECONDS and not told:
-                told = True
+            if waited > MESSAGE_AFTER_SECONDS and not has_printed:
+                has_printed = True
                 text = f"training is done and saved; waiting up to {seconds:.0f} s for W&B (Ctrl-C ends the wait)"
                 self.console.print(text, highlight=False, markup=False, soft_wrap=True)
         complete = not thread.is_alive() and not outcome and not self.broken
         if not complete:
             end_service()
             if not self.broken:
-                why = "a signal came" if interrupted() else f"{seconds:.0f} s were not enough"
-                self._say_incomplete(str(outcome[0]) if outcome else why)
+                reason = "interrupted by a signal" if interrupted() else f"{seconds:.0f} s were not enough"
+                self._warn_incomplete(str(outcome[0]) if outcome else reason)
         return complete
 
-    def _say_incomplete(self, why: str) -> None:
+    def _warn_incomplete(self, reason: str) -> None:
         warn(
             self.console,
-            f"W&B did not get everything ({why}). What it lacks is on the disk: "
+            f"the upload to W&B is incomplete ({reason}). The rest is on the disk: "
             + shlex.join(["wandb", "sync", str(self.run.settings.sync_dir)]),
         )
 
@@ -151,20 +151,20 @@ def start_run(
     config: Mapping[str, Any],
     resumed: bool,
 ) -> Any:
-    """Begin a run on W&B, or go on with the one of this id. W&B is told no command line, host, user or folder.
+    """Start a run on W&B, or resume the one with this id. Command line, host, user and folders are not sent.
 
     Raises:
-        ValueError: It refuses, or does not answer within the limit.
+        ValueError: W&B refuses the run, or does not answer within the limit.
     """
     wandb = _wandb()
-    place = settings.dir or folder
+    directory = settings.dir or folder
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        # The mode is given to this one run: an environment variable would hold for the later jobs of a sweep, too.
+        directory.mkdir(parents=True, exist_ok=True)
+        # The mode is an argument since an environment variable would also affect later jobs of a sweep.
         run = wandb.init(
             id=run_id,
             resume="allow" if resumed and settings.mode == "online" else None,
-            dir=place,
+            dir=directory,
             mode=settings.mode,
             project=settings.project,
             entity=settings.entity,
@@ -179,31 +179,29 @@ def start_run(
         end_service()
         first_line = next(iter(str(error).splitlines()), type(error).__name__)
         reason = getattr(error, "strerror", None) or first_line
-        hint = (
-            ": see logger.project and logger.entity, or take logger.mode=offline" if settings.mode == "online" else ""
-        )
-        raise ValueError(f"logger.mode={settings.mode}: W&B cannot begin the run {run_id} ({reason}){hint}") from error
+        hint = ": see logger.project and logger.entity, or use logger.mode=offline" if settings.mode == "online" else ""
+        raise ValueError(f"logger.mode={settings.mode}: W&B cannot start the run {run_id} ({reason}){hint}") from error
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP)
     return run
 
 
 def last_step_of(run: Any) -> int | None:
-    """Return the optimizer step of the last metrics that the server has of a resumed run, None where it has none."""
-    with contextlib.suppress(Exception):  # it is asked over the network
+    """Return the last optimizer step of a resumed run that the server has metrics of, None if there is none."""
+    with contextlib.suppress(Exception):  # a network request
         return int(run.summary.get(STEP))
     return None
 
 
 def finish_seconds() -> float:
-    """Return how long the end of a run may wait for W&B."""
+    """Return how long a finished run may wait for W&B."""
     return _limit("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)
 
 
 def end_service() -> None:
-    """End W&B's own process, which an exit of ours would otherwise wait for, and forget it.
+    """Kill W&B's service process, which our exit would otherwise wait for, and reset the library.
 
-    W&B has no public call for it: ``wandb.teardown`` waits for all uploads.
+    W&B has no public API for it: ``wandb.teardown`` waits for all uploads.
     """
     wandb = _wandb()
     connection = getattr(wandb.setup(), "_connection", None)
@@ -211,10 +209,10 @@ def end_service() -> None:
     if process is not None:
         process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)  # W&B's own wait is not reached where the process is gone: it would stay a zombie
+            process.wait(5)  # W&B does not wait for a process that is gone, so it would remain a zombie
 
     def forget() -> None:
-        with contextlib.suppress(BaseException):  # it finds its process gone
+        with contextlib.suppress(BaseException):  # its process is gone
             wandb.teardown(exit_code=1)
 
     thread = threading.Thread(target=forget, name="wandb-teardown", daemon=True)
@@ -223,9 +221,9 @@ def end_service() -> None:
 
 
 def _wandb() -> Any:
-    """The library, which takes a second to import; it does not send reports of its own errors, nor print."""
+    """Import the library, which takes a second, configured neither to print nor to send reports of its own errors."""
     ensure_home()
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # at exit it would wait for a server that is gone
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # at exit it would wait for an unreachable server
     import wandb
 
     wandb.setup(settings=wandb.Settings(silent=True))
@@ -254,8 +252,8 @@ def _limit(variable: str, default: float) -> float:
     return default
 
 
-def _refuse_silent_server(server: str, key: str) -> None:
-    """Ask the server who the owner of a key is."""
+def _check_server(server: str, key: str) -> None:
+    """Raise ValueError if the server does not answer or does not know the key."""
     request = urllib.request.Request(
         f"{server}/graphql",
         json.dumps({"query": "query Viewer { viewer { username } }"}).encode(),
@@ -266,31 +264,31 @@ def _refuse_silent_server(server: str, key: str) -> None:
     )
     try:
         with urllib.request.urlopen(request, timeout=REACH_SECONDS) as answer:
-            told = json.loads(answer.read(2**20))
-        known = told["data"]["viewer"] is not None
+            response = json.loads(answer.read(2**20))
+        is_known = response["data"]["viewer"] is not None
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):
             raise ValueError(_unreachable(server, f"it answers {error.code} {error.reason}")) from error
-        known = False
+        is_known = False
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "reason", error)
-        words = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-        raise ValueError(_unreachable(server, words)) from error
-    if not known:
+        text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+        raise ValueError(_unreachable(server, text)) from error
+    if not is_known:
         raise ValueError(
-            f"logger.mode=online: {server} does not know the W&B key that is used: `wandb login --relogin`, "
-            "or logger.mode=offline"
+            f"logger.mode=online: {server} does not know the W&B key in use: run `wandb login --relogin`, "
+            "or use logger.mode=offline"
         )
 
 
 def _unreachable(server: str, reason: str) -> str:
     return (
         f"logger.mode=online: the W&B server {server} cannot be reached ({reason}): try again, "
-        "or take logger.mode=offline and send the run later with `wandb sync`"
+        "or use logger.mode=offline and send the run later with `wandb sync`"
     )
 
 
 def replay(mirror: WandbMirror, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Send lines of ``metrics.jsonl`` that a killed run kept from W&B."""
+    """Send lines of ``metrics.jsonl`` that a killed run had not sent."""
     for line in lines:
         mirror.log_metrics({key: value for key, value in line.items() if key not in ("step", "seconds")}, line["step"])

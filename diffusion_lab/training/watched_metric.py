@@ -1,4 +1,4 @@
-"""The metric by which a run judges itself: which checkpoint is best, when the learning rate drops."""
+"""Metric that a run monitors: it selects the best checkpoint and the drops of the learning rate."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lightning.pytorch import Trainer
 
 @dataclass(frozen=True)
 class WatchedMetric:
-    """``training.validation.metric``.
+    """The metric of ``training.validation.metric``.
 
     Args:
-        name: The name under which it is logged.
+        name: Name under which it is logged.
         mode: Whether lower or higher values are better.
     """
 
@@ -22,7 +22,7 @@ class WatchedMetric:
     mode: Literal["min", "max"] = "min"
 
     def is_better(self, value: float, best: float | None) -> bool:
-        """Whether a value is finite and better than the best so far, None where there is none."""
+        """Return whether a value is finite and better than the best so far (None if there is none)."""
         if not math.isfinite(value):
             return False
         return best is None or (value < best if self.mode == "min" else value > best)
@@ -32,7 +32,7 @@ def metric_value(trainer: Trainer, name: str) -> float:
     """Return the value of a logged metric after a validation.
 
     Raises:
-        ValueError: Nothing has logged it; the message lists what is logged.
+        ValueError: The metric was not logged; the message lists the logged ones.
     """
     value = trainer.callback_metrics.get(name)
     if value is None:
@@ -46,9 +46,9 @@ def metric_value(trainer: Trainer, name: str) -> float:
 
 
 def format_metric(value: float) -> str:
-    """Return a metric as text: with four decimals, or four significant digits where those say too little or too much.
+    """Format a metric with four decimals, or with four significant digits if it is very small or large.
 
-    >>> in_digits(1.23456), in_digits(0.000123456), in_digits(1234567.8)
+    >>> format_metric(1.23456), format_metric(0.000123456), format_metric(1234567.8)
     ('1.2346', '0.0001235', '1.235e+06')
     """
     return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 1e5 else f"{value:.4g}"

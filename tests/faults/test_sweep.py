@@ -51,10 +51,10 @@ def test_a_failed_job_stops_no_other_and_runs_again(start: Start, tmp_path: Path
     more = start(*SWEEP, "training.ema.decay=1.5,0.9,0.95")
     assert more.wait() == 1
     assert trained(more) == ["decay-0.95"]
-    assert "decay-0.9: finished already, skipped" in more.err
+    assert "decay-0.9: already finished, skipped" in more.err
     fewer = start(*SWEEP, "training.ema.decay=0.95")
     assert fewer.wait() == 0, fewer.err
-    assert "decay-0.95: finished already, skipped" in fewer.err
+    assert "decay-0.95: already finished, skipped" in fewer.err
     assert states(sweep) == {"decay-0.9": "finished", "decay-0.95": "finished", "decay-1.5": "failed"}
 
 

@@ -115,7 +115,7 @@ def test_jobs_that_end_with_the_killed_process_of_another_are_resumed(start: Sta
     assert states(sweep) == {"seed-1": "died", "seed-2": "died"}
     assert "0 of 2 jobs finished (not counted: those that have not begun)" in run.err
     assert "The same command resumes all jobs" in run.err
-    assert "run what is missing with" in run.err
+    assert "run the missing jobs with" in run.err
     assert "Traceback" not in run.err
     again = start(*JOBLIB, FOR_EVER, "compute.seed=1,2,3")
     again.until(lambda: again.err.count("resuming from") == 2, 300)
@@ -183,4 +183,4 @@ class TestSearch:
         assert run.wait(300) == 1
         assert "training.validation.enabled must be true with hydra/sweeper=optuna" in run.err
         assert "float-castable" not in run.err + run.out
-        assert "with hydra.sweeper.max_failure_rate=1 it goes on" in run.err
+        assert "with hydra.sweeper.max_failure_rate=1 it continues" in run.err

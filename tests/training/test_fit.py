@@ -24,7 +24,7 @@ from diffusion_lab.networks import UNet
 from diffusion_lab.networks.cost import forward_flops
 from diffusion_lab.training.callbacks import TrainingProgress
 from diffusion_lab.training.callbacks.training_monitor import TrainingMonitor
-from diffusion_lab.training.create import prepare
+from diffusion_lab.training.create import prepare_denoiser
 from diffusion_lab.training.module import DiffusionModule
 from tests.training.tiny import saved, tiny_config, tiny_fit, tiny_run, tiny_trainer
 
@@ -100,7 +100,7 @@ def test_precision_reaches_the_denoiser_and_its_average(
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: in_hardware)
     config = tiny_config(tmp_path, {f"training.performance.{name}": value for name, value in asked.items()})
     denoiser = create_denoiser(config.model)
-    prepare(denoiser, config.training.performance, torch.device("cpu"))
+    prepare_denoiser(denoiser, config.training.performance, torch.device("cpu"))
     assert denoiser.compute_dtype == EMA(denoiser, 0.9).average.compute_dtype == expected
 
 
@@ -189,7 +189,7 @@ def test_gradient_checkpointing_is_refused_for_a_network_that_knows_nothing_of_i
     denoiser = create_denoiser(config.model)
     denoiser.network = torch.nn.Identity()
     with pytest.raises(ValueError, match=r"gradient_checkpointing needs a network .*, got Identity"):
-        prepare(denoiser, config.training.performance, torch.device("cpu"))
+        prepare_denoiser(denoiser, config.training.performance, torch.device("cpu"))
 
 
 def test_other_settings_reach_the_trainer(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_logger_that_cannot_be_opened_is_a_failure_with_a_status(
 
     monkeypatch.setattr(wandb, "init", refuse)
     monkeypatch.setattr("diffusion_lab.training.prepare.check_reachable", lambda _: None)  # it answers
-    with pytest.raises(ValueError, match=r"W&B cannot begin the run .*no such entity.*logger.mode=offline"):
+    with pytest.raises(ValueError, match=r"W&B cannot start the run .*no such entity.*logger.mode=offline"):
         tiny_run(tmp_path, {"logger": {"backends": ["wandb"], "mode": "online"}})
     assert "no such entity" in json.loads((tmp_path / "status.json").read_text())["why"]
 

@@ -212,7 +212,7 @@ def test_tensorboard_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
     (tmp_path / "run" / "logs" / "tensorboard").write_text("in the way")
     console = Console(file=io.StringIO(), width=500)
     assert tiny_run(tmp_path / "run", {"logger": {"backends": ["tensorboard"]}}, console).steps == 6
-    assert console.file.getvalue().count("Warning: TensorBoard cannot be written any more") == 1
+    assert console.file.getvalue().count("Warning: TensorBoard can no longer be written to") == 1
 
 
 class TestFullDisk:

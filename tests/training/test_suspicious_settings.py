@@ -43,9 +43,7 @@ def about_ema(decay: float, steps: int, warmup: bool = False, further: tuple[flo
 @pytest.mark.parametrize(("batch_size", "left_out"), [(8, 2), (5, 3), (10, 8), (7, 4)])
 def test_batch_that_is_dropped_and_large(tmp_path: Path, batch_size: int, left_out: int) -> None:
     (doubt,) = about_batches(tmp_path, batch_size=batch_size, drop_last=True)
-    assert doubt.startswith(
-        f"data.loading.drop_last leaves out {left_out} of 18 images in each epoch, others each time"
-    )
+    assert doubt.startswith(f"data.loading.drop_last skips {left_out} of 18 images in each epoch, others each time")
     assert f"the last batch of {batch_size} is not full" in doubt
 
 
@@ -220,7 +218,7 @@ def about_the_weighting(folder: Path, weighting: str, prediction: str, penalty: 
     denoiser = create_denoiser(config.model)
     found = list(weighting_warnings(create_loss(config.training.loss, 0.1), denoiser, weighting))
     assert all(
-        doubt.startswith(f"training.loss.weighting {weighting} weighs the noisiest level with 0") for doubt in found
+        doubt.startswith(f"training.loss.weighting {weighting} gives the noisiest level weight 0") for doubt in found
     )
     return bool(found)
 

@@ -151,8 +151,8 @@ def test_killed_service_ends_no_run(tmp_path: Path, said: Console) -> None:
     changes = {"logger": {"backends": ["wandb"]}, "data.type": "tests.training.test_wandb_mirror.KillsItsService"}
     pictures = {"enabled": True, "interval": 1, "num_samples": 3, "guidance_scale": 1.0}
     assert tiny_run(tmp_path / "run", changes | {"training.visualization": pictures}, said).steps == 6
-    assert text_of(said).count("Warning: W&B cannot be written any more") == 1
-    assert "training goes on without it" in (tmp_path / "run" / "logs" / "run.log").read_text()
+    assert text_of(said).count("Warning: W&B can no longer be written to") == 1
+    assert "training continues without it" in (tmp_path / "run" / "logs" / "run.log").read_text()
     tiny_run(tmp_path / "next", {"logger": {"backends": ["wandb"]}}, said)  # which begins with a service of its own
     assert list((tmp_path / "next" / "logs" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert text_of(said).count("Warning: W&B") == 1
@@ -247,7 +247,7 @@ def test_signal_ends_the_wait_for_the_upload(number: signal.Signals, said: Conso
             assert not mirror.finish(failed=False, seconds=1000, interrupted=came)
         assert stop.received == number  # the exit code is that of the signal, and the status tells the run's own end
         run.let_go.set()
-    assert "W&B did not get everything (a signal came)" in text_of(said)
+    assert "the upload to W&B is incomplete (interrupted by a signal)" in text_of(said)
 
 
 @pytest.mark.usefixtures("no_service")
@@ -255,7 +255,7 @@ def test_end_that_fails_is_told_once(said: Console) -> None:
     run = Run()
     run.finish = lambda exit_code: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     assert not WandbMirror(run, said).finish(failed=False, seconds=1000, interrupted=lambda: False)
-    assert text_of(said).count("W&B did not get everything (division by zero)") == 1
+    assert text_of(said).count("the upload to W&B is incomplete (division by zero)") == 1
 
 
 def lines_of_a_killed_run(folder: Path) -> None:
