@@ -130,7 +130,7 @@ def test_floats_and_tensors_give_the_same_coefficients(name):
         number = PARAMETERIZATIONS[name]().coefficients(Level(alpha, sigma, 0.5))
         values = Level(*(torch.tensor([value], dtype=torch.float64) for value in (alpha, sigma, 0.5)))
         tensor = PARAMETERIZATIONS[name]().coefficients(values)
-        for part in ("skip", "out", "into"):
+        for part in ("c_skip", "c_out", "c_in"):
             assert getattr(tensor, part).dtype == torch.float64
             assert getattr(tensor, part).item() == pytest.approx(getattr(number, part), rel=1e-12)
 

@@ -11,7 +11,7 @@ from diffusion_lab.diffusion.continuous import ContinuousCosineSchedule, EDMSche
 from diffusion_lab.diffusion.level import Level, log_snr
 from diffusion_lab.diffusion.schedules import DiscreteSchedule, linear_betas, sigmoid_betas
 from diffusion_lab.samplers import DDIMSampler
-from diffusion_lab.samplers.spacing import MOST_LOG_SNR
+from diffusion_lab.samplers.spacing import MAX_LOG_SNR
 from tests.diffusion.processes import PROCESSES
 
 
@@ -32,7 +32,7 @@ def test_both_ends_of_the_process_are_among_the_levels(spacing, process):
     schedule = PROCESSES[process]
     first, *_, last, clean = DDIMSampler(steps=9, spacing=spacing).levels(schedule)
     begin, end = (log_snr(schedule.level(time)) for time in (1.0, schedule.first_time))
-    assert log_snr(first) == pytest.approx(-MOST_LOG_SNR if math.isinf(begin) else begin, abs=1e-6)
+    assert log_snr(first) == pytest.approx(-MAX_LOG_SNR if math.isinf(begin) else begin, abs=1e-6)
     assert log_snr(last) == pytest.approx(end, abs=1e-6)
     assert clean == Level(1.0, 0.0, 0.0)
 
@@ -50,8 +50,8 @@ def test_no_step_is_spent_where_float32_sees_pure_noise(spacing, steps):
     """After 1,300 of these steps alpha is 1e-250, after 2,000 it is 0: to images, both are."""
     schedule = DiscreteSchedule(sigmoid_betas(steps, 1e-4, 0.9999))
     first, second, *_ = DDIMSampler(steps=9, spacing=spacing).levels(schedule)
-    assert log_snr(first) == pytest.approx(-MOST_LOG_SNR, abs=1e-6)
-    assert log_snr(second) > -MOST_LOG_SNR
+    assert log_snr(first) == pytest.approx(-MAX_LOG_SNR, abs=1e-6)
+    assert log_snr(second) > -MAX_LOG_SNR
 
 
 def halves_to_even(numerator: int, denominator: int) -> int:
