@@ -1,4 +1,4 @@
-"""The names by which the evaluation during training logs its metrics, and which of them should rise."""
+"""Names under which the evaluation during training logs its metrics, and whether higher or lower is better."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ VALUES: dict[MetricName, tuple[str, ...]] = {
     "label_agreement": ("label_agreement",),
     "memorization": ("memorization", "memorization_nearer"),
 }
-"""The values that each metric of the ``evaluation`` section gives, by the short names of ``evaluation.measurement``."""
+"""Values computed by each metric of the ``evaluation`` section, by the short names of ``evaluation.measurement``."""
 
 RISING = ("is", "precision", "recall", "density", "coverage", "label_agreement")
-"""Values that are the better the higher they are."""
+"""Values for which higher is better."""
 
-OF_INCEPTION = {"fd": "fid", "kid": "kid", "is": "is"}
-"""What values of Inception's features, and of no others, are called."""
+INCEPTION_NAMES = {"fd": "fid", "kid": "kid", "is": "is"}
+"""Names of the values computed with Inception's features, and only with these."""
 
 
 def logged_name(value: str, features: str) -> str:
@@ -37,8 +37,8 @@ def logged_name(value: str, features: str) -> str:
         value: One of ``VALUES``.
         features: Name of the feature extractor.
     """
-    if features == "inception" and value in OF_INCEPTION:
-        return f"val/{OF_INCEPTION[value]}"
+    if features == "inception" and value in INCEPTION_NAMES:
+        return f"val/{INCEPTION_NAMES[value]}"
     return f"val/{value}_{features}"
 
 
@@ -48,18 +48,18 @@ def logged_names(metrics: Iterable[MetricName], features: str) -> tuple[str, ...
 
 
 def value_of(name: str) -> str | None:
-    """Return which value a logged name stands for, whatever the features; None for the name of anything else."""
+    """Return the value that a logged name stands for, with any features; None for any other name."""
     stem = name.removeprefix("val/")
     if stem == name:
         return None
-    if stem in OF_INCEPTION.values():
-        return {called: value for value, called in OF_INCEPTION.items()}[stem]
+    if stem in INCEPTION_NAMES.values():
+        return {called: value for value, called in INCEPTION_NAMES.items()}[stem]
     values = (value for metric in VALUES.values() for value in metric)
     return next((value for value in values if stem.startswith(f"{value}_") and stem != f"{value}_"), None)
 
 
 def is_evaluated(name: str) -> bool:
-    """Whether a name is one by which the evaluation during training logs a value.
+    """Return whether a name is one under which the evaluation during training logs a value.
 
     >>> is_evaluated("val/recall_digits"), is_evaluated("val/loss"), is_evaluated("kid_efflite0")
     (True, False, False)
@@ -68,13 +68,13 @@ def is_evaluated(name: str) -> bool:
 
 
 def direction_of(name: str) -> Direction:
-    """Return whether lower (``min``) or higher (``max``) values of a logged metric are better, if nobody says it."""
+    """Return whether lower (``min``) or higher (``max``) values of a logged metric are better by default."""
     return "max" if value_of(name) in RISING else "min"
 
 
-def watched_direction(validation: Mapping[str, Any]) -> Direction:
+def validation_direction(validation: Mapping[str, Any]) -> Direction:
     """Return ``mode`` of a ``training.validation`` section as plain containers, or what its metric implies."""
-    given = validation.get("mode")
-    if given in ("min", "max"):
-        return "max" if given == "max" else "min"
+    mode = validation.get("mode")
+    if mode in ("min", "max"):
+        return "max" if mode == "max" else "min"
     return direction_of(str(validation.get("metric")))

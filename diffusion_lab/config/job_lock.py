@@ -1,4 +1,4 @@
-"""One job of a sweep, one process: a lock in the job's folder that goes with the process that holds it."""
+"""Lock in the folder of a sweep's job, which its process holds until it exits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOCK = ".job.lock"
 
 
 class Lock(Enum):
-    """What came of asking for the lock."""
+    """Result of trying to take the lock."""
 
     OURS = "ours"
     TAKEN = "taken"
@@ -22,37 +22,37 @@ class Lock(Enum):
 
 
 _held: dict[Path, int] = {}
-# The system drops a process's record locks on a file when the process closes that file anywhere: so a lock that is
-# ours is never asked about by opening the file again.
+# The system drops a process's record locks on a file when the process closes that file anywhere: so a lock that we hold
+# is never tested by opening the file again.
 
 
 def take(folder: Path) -> Lock:
-    """Take the lock of a job's folder, where no other process has it; ``release`` gives it back.
+    """Take the lock of a job's folder unless another process holds it; ``release`` releases it.
 
-    The system releases it when the process ends, however it ends, and network file systems when the machine does. It
-    is a record lock: a flock would live on in loader workers that outlive a process which was killed.
+    The system releases it when the process ends for any reason; network file systems do when the machine fails. It
+    is a record lock: a flock would be held by loader workers that outlive a killed process.
     """
-    place = folder.resolve()
-    if place in _held:
+    path = folder.resolve()
+    if path in _held:
         return Lock.OURS
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    got = _lock(descriptor)
-    if got is Lock.OURS:
-        _held[place] = descriptor
+    result = _lock(descriptor)
+    if result is Lock.OURS:
+        _held[path] = descriptor
     else:
         os.close(descriptor)
-    return got
+    return result
 
 
 def release(folder: Path) -> None:
-    """Give back the lock; nothing happens where it is not ours. The file stays: others may be waiting for it."""
+    """Release the lock, if we hold it. The file stays, since others may be waiting for it."""
     descriptor = _held.pop(folder.resolve(), None)
     if descriptor is not None:
         os.close(descriptor)
 
 
 def is_taken(folder: Path) -> bool | None:
-    """Whether a process, this one included, holds the lock; None where the file system has none to tell."""
+    """Return whether any process, including this one, holds the lock; None if the file system has no locks."""
     if folder.resolve() in _held:
         return True
     try:
@@ -60,7 +60,7 @@ def is_taken(folder: Path) -> bool | None:
     except FileNotFoundError:
         return False
     except OSError:
-        return None  # another user's, or on a disk that can only be read
+        return None  # owned by another user, or on a read-only disk
     try:
         return {Lock.OURS: False, Lock.TAKEN: True, Lock.UNSUPPORTED: None}[_lock(descriptor)]
     finally:

@@ -1,4 +1,4 @@
-"""The record of a job of a sweep: what it was asked to do, which process does it, and how it ended."""
+"""The record of a job of a sweep: its overrides, its process and its result."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ ABSENT = "nothing"
 
 @dataclass(frozen=True)
 class JobProcess:
-    """The process that does a job, told apart from others which get its number later or on other machines."""
+    """Process of a job, distinguishable from processes with the same PID later or on other machines."""
 
     host: str
     pid: int
     started: str | None = None
-    """Boot of the system and clock tick of the start; None where the system does not tell."""
+    """Boot of the system and clock tick of the start; None if the system does not provide it."""
 
     @classmethod
     def this(cls) -> JobProcess:
-        """The process that asks."""
+        """Return the current process."""
         return cls(**own_identity())
 
     def is_alive(self) -> bool | None:
-        """Whether it still runs; None where it ran on another machine, whose processes cannot be seen."""
+        """Return whether it is still running; None if it is on another machine, whose processes are not visible."""
         return is_alive(asdict(self))
 
     def __str__(self) -> str:
@@ -48,10 +48,10 @@ class JobProcess:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A job that a command was refused because its folder holds the finished job of other settings."""
+    """A job that was refused because its folder contains a finished job with other settings."""
 
     sweep: str | None
-    """The command."""
+    """Identifier of the command."""
     overrides: tuple[str, ...]
     why: str
 
@@ -61,27 +61,27 @@ class JobRecord:
     """``job.json`` in the folder of a job."""
 
     overrides: tuple[str, ...]
-    """Those in which the jobs of the sweep may differ."""
+    """Overrides that may vary between the jobs of the sweep."""
     state: str
     settings: dict[str, Any]
-    """All that was composed, but for the section ``output``."""
+    """All composed settings except for the section ``output``."""
     process: JobProcess | None = None
-    """What does it, or did."""
+    """Process that runs the job, or ran it."""
     sweep: str | None = None
-    """Which command's job it is, so that the command finds its jobs."""
+    """Identifier of the command that the job belongs to."""
     why: str | None = None
     metric: str | None = None
     best_value: float | None = None
     measured: dict[str, Any] | None = None
-    """What the metric is a measure of: jobs are comparable where this is equal."""
+    """What the metric measures: jobs are comparable if this is equal."""
     refusal: Refusal | None = None
     """The last job that was refused because of this one."""
 
     @classmethod
     def read(cls, folder: Path) -> JobRecord | None:
-        """The record in a job's folder, None where there is none that this version can read.
+        """Return the record in a job's folder, or None if there is none that this version can read.
 
-        A job whose process is gone without having said how it ended has died.
+        A job whose process is gone without having recorded how it ended is ``DIED``.
         """
         try:
             record = _reader().validate_python(read_json(folder / RECORD))
@@ -89,33 +89,33 @@ class JobRecord:
             return None
         if record.state != RUNNING or record.runs_in(folder):
             return record
-        return replace(record, state=DIED, why="its process ended without a word: killed, or the machine went down")
+        return replace(record, state=DIED, why="its process ended without a message: killed, or the machine crashed")
 
     def runs_in(self, folder: Path) -> bool:
-        """Whether a process is at work on the job; where that cannot be known, it is taken to be."""
+        """Return whether a process is running the job; true if that cannot be determined."""
         taken = is_taken(folder)
         if taken is not None:
             return taken
-        if self.process is None or self.process == JobProcess.this():  # which runs no other job beside this
+        if self.process is None or self.process == JobProcess.this():  # which runs no other job at the same time
             return False
         return self.process.is_alive() is not False
 
     def write(self, folder: Path) -> None:
-        """Replace the record in one move."""
+        """Replace the record atomically."""
         with atomic_write(folder / RECORD) as partial:
             partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     def refused(self) -> JobRecord | None:
-        """The refused job as a record of its own; None where there is none."""
+        """Return the refused job as a separate record, or None."""
         if self.refusal is None:
             return None
         return JobRecord(self.refusal.overrides, REFUSED, {}, sweep=self.refusal.sweep, why=self.refusal.why)
 
     def differing(self, settings: Mapping[str, Any]) -> list[str]:
-        """The keys whose values were others, in words."""
-        then, now = leaves(self.settings), leaves(settings)
-        keys = [key for key in now.keys() | then.keys() if now.get(key, ABSENT) != then.get(key, ABSENT)]
-        return [f"{key} {shown(then.get(key, ABSENT))}, now {shown(now.get(key, ABSENT))}" for key in sorted(keys)]
+        """Return a description of each key with a different value."""
+        before, now = leaves(self.settings), leaves(settings)
+        keys = [key for key in now.keys() | before.keys() if now.get(key, ABSENT) != before.get(key, ABSENT)]
+        return [f"{key} {shown(before.get(key, ABSENT))}, now {shown(now.get(key, ABSENT))}" for key in sorted(keys)]
 
 
 @cache

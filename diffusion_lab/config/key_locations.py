@@ -53,7 +53,7 @@ class KeyLocations:
         return self.is_typed(section) or any(key.startswith(f"{section}.") for key in self._typed)
 
     def is_set_by_override(self, key: str) -> bool:
-        """Return whether an override sets a key itself, alone or as part of a section whose other keys stay unchanged."""
+        """Return whether an override sets a key itself, alone or in a section, whose other keys stay unchanged."""
         return key in self._set_one_by_one
 
     def location_of(self, key: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Launchers that start one command as several processes: what the environment tells of them, and what follows."""
+"""Launchers that start one command as several processes: detection from the environment."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import NamedTuple
 from diffusion_lab.config.faults import CommandError, ConfigWarning
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-"""What Lightning takes a process's number from when it is imported."""
+"""Variables from which Lightning takes the rank of a process when it is imported."""
 
-MAKES_A_RUN_OF_ITS_OWN = frozenset(
+SEPARATES_RUNS = frozenset(
     ("compute.seed", "seed", "name", "output.base_dir", "output.subdirs.generated", "hydra.run.dir", "hydra.sweep.dir")
 )
-"""Settings in which the tasks of a job step may differ so that each makes a run of its own."""
+"""Settings that may differ between the tasks of a job step, so that each is a separate run."""
 
 
 class TaskLauncher(NamedTuple):
@@ -25,9 +25,9 @@ class TaskLauncher(NamedTuple):
     size: str
     """Environment variable with the number of tasks."""
     rank: str
-    """Environment variable with the number of this task, from 0."""
+    """Environment variable with the rank of this task, from 0."""
     alone: str
-    """How to start one task."""
+    """Command to start a single task."""
 
 
 TASK_LAUNCHERS = (
@@ -37,68 +37,68 @@ TASK_LAUNCHERS = (
     TaskLauncher("mpirun", "PMI_SIZE", "PMI_RANK", "mpirun -n 1"),
     TaskLauncher("mpirun", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK", "mpirun -n 1"),
 )
-"""Not by SLURM_NTASKS: it says what a batch job has asked for, and is also set where nothing was started twice."""
+"""SLURM_NTASKS is not used: it is what a batch job requested, and is set even for a single process."""
 
 NOT_YET = "several devices for one run are not supported yet"
 
 
 def check_launcher(overrides: Iterable[str]) -> None:
-    """Refuse a command that was started as the ranks of one run; say what is assumed of any other rank variable.
+    """Refuse commands started as several ranks of one run, and warn about other rank variables.
 
     Args:
-        overrides: The ``key=value`` arguments of the command.
+        overrides: ``key=value`` arguments of the command.
 
     Raises:
-        CommandError: ``torchrun`` started several processes, or a job step several tasks of which nothing on the
-            command line makes runs of their own.
+        CommandError: ``torchrun`` started several processes, or a job step several tasks and nothing on the command
+            line makes them separate runs.
 
     Warns:
-        ConfigWarning: Rank variables say that this is one of several processes, but it is run alone.
+        ConfigWarning: Rank variables suggest one of several processes, but this one runs alone.
     """
     environment = os.environ
     if "TORCHELASTIC_RUN_ID" in environment and _size(environment, "WORLD_SIZE") > 1:
         raise CommandError(
-            f"torchrun started {environment['WORLD_SIZE']} processes, but {NOT_YET}: each process would make the same "
-            "run. Start the command with python instead of torchrun; for several GPUs start one run a GPU, each with "
-            "its own CUDA_VISIBLE_DEVICES"
+            f"torchrun started {environment['WORLD_SIZE']} processes, but {NOT_YET}: each process would perform the "
+            "same run. Start the command with python instead of torchrun; for several GPUs start one run per GPU, each "
+            "with its own CUDA_VISIBLE_DEVICES"
         )
     for variable in RANK_VARIABLES:
-        _integer(environment, variable)  # what Lightning cannot read ends its import
+        _integer(environment, variable)  # Lightning's import fails on an invalid value
     launcher = next((each for each in TASK_LAUNCHERS if _size(environment, each.size) > 1), None)
-    if launcher is not None and not os.isatty(0):  # a shell of `srun --pty` is no task that was started for this
+    if launcher is not None and not os.isatty(0):  # a shell of `srun --pty` is not a task of this command
         _check_task(launcher, environment, overrides)
     else:
-        _say_what_is_assumed(environment)
+        _warn_about_ranks(environment)
 
 
 def _check_task(launcher: TaskLauncher, environment: Mapping[str, str], overrides: Iterable[str]) -> None:
     tasks = _size(environment, launcher.size)
-    if MAKES_A_RUN_OF_ITS_OWN.isdisjoint(override.lstrip("+").partition("=")[0] for override in overrides):
+    if SEPARATES_RUNS.isdisjoint(override.lstrip("+").partition("=")[0] for override in overrides):
         raise CommandError(
             f"{launcher.name} started this command as {tasks} tasks ({launcher.size}={tasks}), but {NOT_YET}: each "
-            f"task would make the same run. Start it once ({launcher.alone}), or let each task make a run of its own: "
+            f"task would perform the same run. Start it once ({launcher.alone}), or make each task a separate run: "
             f"bash -c 'python train.py compute.seed=${launcher.rank} output.base_dir=outputs/seed_${launcher.rank}'. "
             f"If this process is the only one, unset {launcher.size}"
         )
     warnings.warn(
-        f"{launcher.name} started {tasks} tasks, of which this is number {environment.get(launcher.rank, '?')} (from "
-        f"0): each makes a run of its own, since {NOT_YET}",
+        f"{launcher.name} started {tasks} tasks, of which this one has rank "
+        f"{environment.get(launcher.rank, '?')}: each is a separate run, since {NOT_YET}",
         ConfigWarning,
         stacklevel=3,
     )
 
 
-def _say_what_is_assumed(environment: Mapping[str, str]) -> None:
-    found = {name: _integer(environment, name) for name in RANK_VARIABLES}
-    telling = [f"{name}={rank}" for name, rank in found.items() if rank]
+def _warn_about_ranks(environment: Mapping[str, str]) -> None:
+    ranks = {name: _integer(environment, name) for name in RANK_VARIABLES}
+    variables = [f"{name}={rank}" for name, rank in ranks.items() if rank]
     world = _size(environment, "WORLD_SIZE")
     if world > 1:
-        telling.append(f"WORLD_SIZE={world}")
-    if telling:
+        variables.append(f"WORLD_SIZE={world}")
+    if variables:
         warnings.warn(
-            f"the environment has {' and '.join(telling)}, as if this were one of several processes, but nothing shows "
-            "that a launcher started them: it runs alone, on one device, and writes everything itself. Unset what is "
-            "left over to run without this warning",
+            f"the environment has {' and '.join(variables)}, as if this were one of several processes, but no launcher "
+            "was detected: it runs alone, on one device, and writes everything itself. Unset the variables to run "
+            "without this warning",
             ConfigWarning,
             stacklevel=3,
         )
@@ -109,7 +109,7 @@ def _size(environment: Mapping[str, str], name: str) -> int:
 
 
 def _integer(environment: Mapping[str, str], name: str) -> int | None:
-    """The value of a variable; None where it is not set. Raises CommandError where it is no integer."""
+    """Return the value of a variable, or None if it is not set. Raises CommandError if it is not an integer."""
     text = environment.get(name)
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""A search by Hydra's Optuna sweeper that the same command goes on with, however it ended."""
+"""Searches by Hydra's Optuna sweeper that the same command can resume, however they ended."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ SQLITE = "sqlite:///"
 
 
 def prepare_study(config: DictConfig) -> None:
-    """Change what the sweeper is about to read, so that ``n_trials`` is the number of trials of the whole search.
+    """Change the configuration of the sweeper, so that ``n_trials`` is the number of trials of the whole search.
 
-    Without ``hydra.sweeper.storage`` a search is repeated: the sampler draws from ``compute.seed`` where it has no seed
-    of its own, so it asks for the same trials again, and those that are finished are skipped with the value they had.
-    With a storage it is the stored study that goes on: complete trials count, and one that was interrupted is tried
-    again, with the same values, so that its run goes on from its checkpoint. A study without a name has that of the
-    sweep's folder.
+    Without ``hydra.sweeper.storage`` a search is repeated: the sampler is seeded with ``compute.seed`` if it has no
+    seed of its own, so it proposes the same trials again, and finished ones are skipped with their values. With a
+    storage, the stored study is resumed: complete trials count, and an interrupted trial is repeated with the same
+    values, so that its run resumes from its checkpoint. A study without a name is named after the sweep's folder.
 
     Args:
-        config: What Hydra composed for the sweep.
+        config: Configuration that Hydra composed for the sweep.
     """
     sweeper = config.hydra.sweeper
     with read_write(config), open_dict(config):
@@ -35,18 +34,18 @@ def prepare_study(config: DictConfig) -> None:
             return
         sweeper.study_name = sweeper.study_name or Path(config.hydra.sweep.dir).name
         _make_folder(sweeper.storage, Path(config.hydra.sweep.dir))
-        study = _stored(sweeper.study_name, sweeper.storage)
+        study = _load_study(sweeper.study_name, sweeper.storage)
         if study is not None:
-            _go_on(study, sweeper)
+            _resume(study, sweeper)
 
 
 def _make_folder(storage: str, sweep: Path) -> None:
-    """Make the sweep's folder where the database is to lie in it: Hydra makes it later, SQLite never."""
+    """Create the sweep's folder if the database is inside: Hydra creates it later, SQLite never."""
     if storage.startswith(SQLITE) and sweep.resolve() in Path(storage.removeprefix(SQLITE)).resolve().parents:
         sweep.mkdir(parents=True, exist_ok=True)
 
 
-def _stored(name: str, storage: str) -> Any:
+def _load_study(name: str, storage: str) -> Any:
     import optuna
 
     try:
@@ -55,7 +54,7 @@ def _stored(name: str, storage: str) -> Any:
         return None
 
 
-def _go_on(study: Any, sweeper: DictConfig) -> None:
+def _resume(study: Any, sweeper: DictConfig) -> None:
     from optuna.exceptions import ExperimentalWarning
     from optuna.trial import TrialState
 
@@ -67,10 +66,10 @@ def _go_on(study: Any, sweeper: DictConfig) -> None:
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
     if "seed" in sweeper.sampler and sweeper.sampler.seed is not None:
-        sweeper.sampler.seed += len(trials)  # else it would begin with the first trials again
-    again = f"; {len(interrupted)} interrupted, tried again" if interrupted else ""
+        sweeper.sampler.seed += len(trials)  # otherwise it would repeat the first trials
+    repeated = f"; {len(interrupted)} interrupted, repeated" if interrupted else ""
     print(
-        f"study {printable(study.study_name)}: {complete} of {sweeper.n_trials} trials are complete{again}",
+        f"study {printable(study.study_name)}: {complete} of {sweeper.n_trials} trials are complete{repeated}",
         file=sys.stderr,
     )
     sweeper.n_trials = max(0, sweeper.n_trials - complete)

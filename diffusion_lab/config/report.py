@@ -1,4 +1,4 @@
-"""How a script tells its user that something is wrong with what was asked for."""
+"""Error messages of the scripts: failures are reported to the user without a traceback."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ TRACEBACK_VARIABLE = "DIFFUSION_LAB_TRACEBACK"
 EXIT_CODE = 2
 
 REPORTED = "reported_by_job"
-"""Attribute of an error of which the user has been told."""
+"""Attribute of an error that has been reported to the user."""
 
 
 def run_and_report(task: Callable[[], Result]) -> Result:
-    """Run a script's task; a fault of the user's or the machine's ends in one message and exit code 2.
+    """Run a script's task; an error of the user or the machine ends in one message and exit code 2.
 
-    Those are ValueError, OSError and MemoryError; of a training run that had begun, every exception: its traceback is
-    in the run's own log, which the message names.
+    Those errors are ValueError, OSError and MemoryError, and any exception of a training run that had started: its
+    traceback is in the run's own log, which the message names.
 
     With DIFFUSION_LAB_TRACEBACK=1 in the environment the traceback is shown instead. In a Hydra multirun the
-    message is printed and the exception goes on to Hydra, which runs the other jobs: an exit would end the
+    message is printed and the exception is passed on to Hydra, which runs the other jobs: an exit would end the
     sweep.
     """
     show_warnings_plainly()
     ensure_home()
     with resilient_stderr():
-        return _reported(task)
+        return _run(task)
 
 
-def _reported(task: Callable[[], Result]) -> Result:
+def _run(task: Callable[[], Result]) -> Result:
     try:
         return task()
     except Exception as error:
@@ -49,12 +49,12 @@ def _reported(task: Callable[[], Result]) -> Result:
         if os.environ.get(TRACEBACK_VARIABLE) == "1" or not (expected or recorded):
             raise
         job = _job_of_multirun()
-        where = "" if job is None else f" in job {job}"
-        what = explain(error) if expected else f"the run failed with {type(error).__name__}: {error}"
-        found_early = isinstance(error, ConfigError | CommandError)  # nothing of the code has anything to do with it
-        hint = "" if found_early else f"\n({TRACEBACK_VARIABLE}=1 shows where in the code)"
+        location = "" if job is None else f" in job {job}"
+        message = explain(error) if expected else f"the run failed with {type(error).__name__}: {error}"
+        is_setting_error = isinstance(error, ConfigError | CommandError)  # not caused by the code
+        hint = "" if is_setting_error else f"\n({TRACEBACK_VARIABLE}=1 shows where in the code)"
         more = f"\n({recorded})" if recorded else hint
-        print(f"Error{where}: {sentence(what)}{printable(more)}", file=sys.stderr)
+        print(f"Error{location}: {sentence(message)}{printable(more)}", file=sys.stderr)
         if job is not None:
             error.__dict__[REPORTED] = True  # it may reach the sweep from another process
             raise

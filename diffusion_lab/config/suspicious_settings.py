@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from diffusion_lab.config.evaluated_metrics import is_evaluated, watched_direction
+from diffusion_lab.config.evaluated_metrics import is_evaluated, validation_direction
 from diffusion_lab.config.settings_reader import SettingsReader
 
 USUAL_CLIP_NORMS = (0.01, 100.0)
@@ -39,7 +39,7 @@ def suspicious_settings(tree: SettingsReader) -> Iterator[str]:
     yield from _cosine_warnings(tree)
     if tree["training.optimizer.maximize"]:
         yield "training.optimizer.maximize = true maximizes the loss, so that the model unlearns the images"
-    mode, better = tree["training.scheduler.mode"], watched_direction(tree.section("training.validation"))
+    mode, better = tree["training.scheduler.mode"], validation_direction(tree.section("training.validation"))
     if tree["training.scheduler.type"] == "plateau" and mode not in (None, better):
         yield (
             f"training.scheduler.mode = {mode} differs from training.validation.mode = {better}: the learning rate "

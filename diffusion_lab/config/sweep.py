@@ -1,4 +1,4 @@
-"""The jobs of a sweep: each keeps a record in its folder, by which a sweep is summed up and gone on with."""
+"""Jobs of a sweep: each has a record in its folder, from which the sweep is summarized and resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config import job_lock
 from diffusion_lab.config.comparable import measured_by
 from diffusion_lab.config.compose import resolved, sweep_job_or
-from diffusion_lab.config.evaluated_metrics import is_evaluated, watched_direction
+from diffusion_lab.config.evaluated_metrics import is_evaluated, validation_direction
 from diffusion_lab.config.faults import traceback_note
 from diffusion_lab.config.job_record import (
     DIED,
@@ -42,7 +42,7 @@ from diffusion_lab.config.sweep_signals import (
     JobInterrupted,
     SweepSignals,
     check_not_stopped,
-    leave_if_abandoned,
+    exit_if_abandoned,
     stopping_by_signals,
     this_sweep,
     why_stopped,
@@ -54,22 +54,22 @@ from diffusion_lab.safe_files import read_json
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-HYDRAS_RECORD = "multirun.yaml"
+HYDRA_RECORD = "multirun.yaml"
 EVALUATION = "evaluation.json"
 DISTANCES = ("kid", "fd")
-"""Metrics by which evaluations are ranked; the first that was computed counts."""
+"""Metrics that rank evaluations; the first one that was computed is used."""
 
-NAMED_KEYS = 5  # how many differing keys a message names before it only counts
+NAMED_KEYS = 5  # differing keys that a message names; further ones are counted
 WAIT_SECONDS = 1.0
 
 
 class SweepCallback(Callback):
-    """Notes that a sweep begins, and which of its overrides do not vary, so that the jobs' folders need not name them.
+    """Records the start of a sweep and the overrides that do not vary, which the names of job folders omit.
 
     Attributes:
-        folder: That of the sweep which this process runs; None where it runs none.
-        signals: What listens to the signals meanwhile.
-        ends_at_failure: Whether this is a search that a failed trial ends.
+        folder: Folder of the sweep that this process runs, or None.
+        signals: Signal handling during the sweep.
+        ends_at_failure: Whether this is a search that ends when a trial fails.
     """
 
     folder: Path | None = None
@@ -87,7 +87,7 @@ class SweepCallback(Callback):
         if searches:
             prepare_study(config)
         typed = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        last = {override.key_or_group: override for override in typed}  # of several for a key the last one counts
+        last = {override.key_or_group: override for override in typed}  # the last override of a key counts
         constant = [f"'{key}'" for key, override in last.items() if not override.is_sweep_override()]
         with read_write(config.hydra.overrides), open_dict(config.hydra.overrides):
             config.hydra.overrides.hydra.append(
@@ -96,34 +96,34 @@ class SweepCallback(Callback):
 
 
 def run_job(run: Callable[[DictConfig], None], composed: DictConfig) -> float | None:
-    """Run what was composed; as a job of a sweep, keep its record, skip it if it is finished, else go on with it.
+    """Run composed settings; a job of a sweep keeps a record, and is skipped if finished, else resumed.
 
     Returns:
-        As a job of a sweep: the best value of the metric, also of a job that is skipped, for sweepers that search for
-        the best. None of a run by itself, and of images made.
+        For a job of a sweep, even a skipped one: the best value of the metric, for sweepers that search for the best.
+        None for a single run, and for image generation.
 
     Raises:
-        ValueError: The job's folder holds the job of other settings, finished or with checkpoints.
-        JobInterrupted: A signal stopped the job, in another process than that of the sweep.
+        ValueError: The folder contains a job with other settings, finished or with checkpoints.
+        JobInterrupted: A signal stopped the job, in a process other than the sweep's.
     """
     name = sweep_job_or("")
     if not name:
         run(composed)
         return None
     if SweepCallback.folder is not None:  # this is the process of the sweep
-        return _do_job(run, composed, Path(name))
-    leave_if_abandoned()
+        return _run_locked(run, composed, Path(name))
+    exit_if_abandoned()
     try:
         with stopping_by_signals():
-            return _do_job(run, composed, Path(name))
+            return _run_locked(run, composed, Path(name))
     except Exception as error:
-        raise _portable(error) from error
+        raise _picklable(error) from error
     finally:
-        leave_if_abandoned()
+        exit_if_abandoned()
 
 
-def _portable(error: Exception) -> Exception:
-    """The exception as another process can read it: one that it cannot would end all jobs of the launcher."""
+def _picklable(error: Exception) -> Exception:
+    """Return an exception that can be unpickled: any other would end all jobs of the launcher."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -134,66 +134,66 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _do_job(run: Callable[[DictConfig], None], composed: DictConfig, folder: Path) -> float | None:
+def _run_locked(run: Callable[[DictConfig], None], composed: DictConfig, folder: Path) -> float | None:
     tree = resolved(composed, [])
-    spell_as_the_schema_does(tree, root_of(tree))  # the job of AdamW is that of adamw
+    spell_as_the_schema_does(tree, root_of(tree))  # AdamW and adamw are the same job
     secrets = _secrets(tree)
-    _hide(secrets, folder.parent / HYDRAS_RECORD)
+    _remove_secrets(secrets, folder.parent / HYDRA_RECORD)
     settings = redacted({key: value for key, value in tree.items() if key != "output"}, secrets)
     _refuse_without_value(tree)
     overwrite = _may_overwrite(tree)
     if not overwrite and not (folder / RECORD).exists():
-        for other in sorted(folder.parent.iterdir()):  # a command that varied other keys named its folders otherwise
+        for other in sorted(folder.parent.iterdir()):  # named differently by a command that varied other keys
             record = JobRecord.read(other)
             if record is not None and record.state == FINISHED and not record.differing(settings):
                 with contextlib.suppress(OSError):
-                    folder.rmdir()  # Hydra made it for this job
-                return _skipped(other, record)
-    with _claimed(folder):
+                    folder.rmdir()  # created by Hydra for this job
+                return _skip(other, record)
+    with _job_lock(folder):
         before = JobRecord.read(folder)
         if not overwrite and before is not None and before.state == FINISHED:
-            _refuse_others(before, settings, folder)
-            return _skipped(folder, before)
-        if not overwrite and before is not None and before.state in (INTERRUPTED, DIED) and _has_saved(tree):
-            _refuse_others(before, settings, folder)  # to start afresh would replace what it has saved
+            _refuse_other_settings(before, settings, folder)
+            return _skip(folder, before)
+        if not overwrite and before is not None and before.state in (INTERRUPTED, DIED) and _has_checkpoint(tree):
+            _refuse_other_settings(before, settings, folder)  # a fresh start would overwrite its checkpoints
         if before is not None and before.state != FINISHED:
-            _go_on(composed, tree, same=not before.differing(settings))
+            _resume(composed, tree, same=not before.differing(settings))
         record = JobRecord(varying_overrides(), RUNNING, settings, JobProcess.this(), this_sweep())
         record.write(folder)
         return _run_and_record(lambda: run(composed), record, folder, secrets)
 
 
 def _secrets(tree: Mapping[str, Any]) -> frozenset[str]:
-    """The secrets in the settings and on the command line, Hydra's own keys included."""
+    """Return the secrets in the settings and on the command line, Hydra's own keys included."""
     overrides = HydraConfig.get().overrides
     return secret_values(tree, [*overrides.task, *overrides.hydra, *sys.argv])
 
 
-def _hide(secrets: Collection[str], file: Path) -> None:
-    """Take secrets out of the file in which Hydra has written the command of the sweep."""
-    with contextlib.suppress(OSError, ValueError):  # it is there for people alone
+def _remove_secrets(secrets: Collection[str], file: Path) -> None:
+    """Remove secrets from the file in which Hydra has written the command of the sweep."""
+    with contextlib.suppress(OSError, ValueError):  # the file is only informative
         text = file.read_text(encoding="utf-8") if secrets else ""
         if (hidden := without_values(text, secrets)) != text:
-            with atomic_write(file, lasting=False) as partial:
+            with atomic_write(file, durable=False) as partial:
                 partial.write_text(hidden, encoding="utf-8")
 
 
-def _skipped(folder: Path, record: JobRecord) -> float | None:
-    print(sentence(f"{folder.name}: finished already, skipped"), file=sys.stderr)
+def _skip(folder: Path, record: JobRecord) -> float | None:
+    print(sentence(f"{folder.name}: already finished, skipped"), file=sys.stderr)
     return record.best_value
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Keep other processes from the job; wait for one that is at it.
+def _job_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a job; wait for another process that runs it.
 
-    That may be the job of another command with the same folder, or of one whose own process was killed, while those of
-    its launcher go on.
+    That may be the job of another command with the same folder, or a job whose sweep was killed while the processes of
+    its launcher continue.
 
     Raises:
-        ValueError: It cannot be known whether a process is at it.
+        ValueError: It cannot be determined whether another process runs the job.
     """
-    told = False
+    reported = False
     while (lock := job_lock.take(folder)) is not job_lock.Lock.OURS:
         record = JobRecord.read(folder)
         if lock is job_lock.Lock.UNSUPPORTED:
@@ -201,18 +201,19 @@ def _claimed(folder: Path) -> Iterator[None]:
                 break
             if record.process is not None and record.process.is_alive() is None:
                 raise ValueError(
-                    f"the job {folder} is being run by {record.process}, as its record says; from here that cannot be "
-                    f"checked, on a file system without locks. If that process is gone, remove {folder / RECORD}"
+                    f"the job {folder} is being run by {record.process}, according to its record; this cannot be "
+                    "checked from here, on a file system without locks. If that process is gone, remove "
+                    f"{folder / RECORD}"
                 )
-        if not told:
+        if not reported:
             who = "another process" if record is None or record.process is None else str(record.process)
             pid = "PID" if record is None or record.process is None else record.process.pid
             text = (
-                f"{folder.name}: {who} is running this job already, for another command or for one that was killed; "
-                f"waiting for its result. `kill {pid}` there lets it save and stop, and the job goes on here"
+                f"{folder.name}: {who} is already running this job, for another command or for one that was killed; "
+                f"waiting for its result. `kill {pid}` there lets it save and stop, and the job continues here"
             )
             print(sentence(text), file=sys.stderr)
-            told = True
+            reported = True
         check_not_stopped(folder.parent)
         time.sleep(WAIT_SECONDS)
     try:
@@ -222,7 +223,7 @@ def _claimed(folder: Path) -> Iterator[None]:
 
 
 def varying_overrides() -> tuple[str, ...]:
-    """The overrides of the running job in which the jobs of its sweep may differ."""
+    """Return the overrides of the running job that may vary between the jobs of its sweep."""
     hydra = HydraConfig.get()
     constant = set(hydra.job.config.override_dirname.exclude_keys)
     overrides: Sequence[str] = hydra.overrides.task
@@ -230,7 +231,7 @@ def varying_overrides() -> tuple[str, ...]:
     return tuple(redacted_command(varying))
 
 
-def _refuse_others(before: JobRecord, settings: Mapping[str, Any], folder: Path) -> None:
+def _refuse_other_settings(before: JobRecord, settings: Mapping[str, Any], folder: Path) -> None:
     differing = before.differing(settings)
     if differing:
         more = [f"{len(differing) - NAMED_KEYS} more"] if len(differing) > NAMED_KEYS else []
@@ -239,32 +240,32 @@ def _refuse_others(before: JobRecord, settings: Mapping[str, Any], folder: Path)
             f"the {state} job {folder} had other settings ({'; '.join([*differing[:NAMED_KEYS], *more])}): "
             "choose another hydra.sweep.dir, or set output.overwrite=true"
         )
-        with contextlib.suppress(OSError):  # for the table alone; a sweep that can only be read stays as it is
+        with contextlib.suppress(OSError):  # only for the table; a read-only sweep stays unchanged
             replace(before, refusal=Refusal(this_sweep(), varying_overrides(), why)).write(folder)
         raise ValueError(why)
 
 
 def _refuse_without_value(tree: Mapping[str, Any]) -> None:
-    """Raise ValueError where a sweeper that searches for the best value would get none, or search the other way."""
+    """Raise ValueError if a sweeper that searches would get no value, or optimize in the wrong direction."""
     if HydraConfig.get().sweeper._target_ == BASIC_SWEEPER:
         return
     name = HydraConfig.get().runtime.choices.get("hydra/sweeper", "this sweeper")
     if tree.get("mode") != "train":
-        raise ValueError(f"hydra/sweeper={name} searches by the value that a job returns, and only train.py has one")
+        raise ValueError(f"hydra/sweeper={name} optimizes the value that a job returns, and only train.py has one")
     with contextlib.suppress(Unreadable):
         reader = SettingsReader(tree, TrainConfig)
         is_evaluation = reader["evaluation.enabled"] and is_evaluated(reader["training.validation.metric"])
         if reader["training.validation.enabled"] is False and not is_evaluation:
             raise ValueError(
-                f"training.validation.enabled must be true with hydra/sweeper={name}, which searches by the best value "
+                f"training.validation.enabled must be true with hydra/sweeper={name}, which optimizes the best value "
                 "of the validation metric"
             )
-        better = {"min": "minimize", "max": "maximize"}[watched_direction(reader.section("training.validation"))]
+        better = {"min": "minimize", "max": "maximize"}[validation_direction(reader.section("training.validation"))]
         given = HydraConfig.get().sweeper.get("direction", better)
-        direction = getattr(given, "name", given)  # Optuna's own are of an Enum
+        direction = getattr(given, "name", given)  # Optuna's directions are an Enum
         if direction != better:
             raise ValueError(
-                f"hydra.sweeper.direction must be {better}, as training.validation.mode says, or the metric where "
+                f"hydra.sweeper.direction must be {better}, as training.validation.mode says, or the metric if "
                 f"that is null, got {direction}"
             )
 
@@ -275,8 +276,8 @@ def _may_overwrite(tree: Mapping[str, Any]) -> bool:
     return False
 
 
-def _has_saved(tree: Mapping[str, Any]) -> bool:
-    """Whether the folder of a run of training holds a checkpoint."""
+def _has_checkpoint(tree: Mapping[str, Any]) -> bool:
+    """Return whether the folder of a training run contains a checkpoint."""
     reader = SettingsReader(tree, TrainConfig)
     with contextlib.suppress(Unreadable, TypeError):
         checkpoints = Path(reader["output.base_dir"]) / reader["output.subdirs.checkpoints"]
@@ -284,16 +285,16 @@ def _has_saved(tree: Mapping[str, Any]) -> bool:
     return False
 
 
-def _go_on(composed: DictConfig, tree: Mapping[str, Any], same: bool) -> None:
-    """Let a run of training begin where it ended; afresh, where it saved nothing or had other settings.
+def _resume(composed: DictConfig, tree: Mapping[str, Any], same: bool) -> None:
+    """Let a training run resume from its last checkpoint, or restart if it saved none or had other settings.
 
-    What cannot be read is left for the check of the settings to report.
+    Invalid keys are left to the validation of the settings.
     """
     reader = SettingsReader(tree, TrainConfig)
     with contextlib.suppress(Unreadable, TypeError):
         if reader["mode"] != "train" or reader["training.resume.enabled"] is not False:
             return
-        if same and _has_saved(tree):
+        if same and _has_checkpoint(tree):
             OmegaConf.update(composed, "training.resume", {"enabled": True, "checkpoint": "auto"})
         else:
             OmegaConf.update(composed, "output.overwrite", True)
@@ -301,13 +302,13 @@ def _go_on(composed: DictConfig, tree: Mapping[str, Any], same: bool) -> None:
 
 def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path, secrets: Collection[str]) -> float | None:
     try:
-        check_not_stopped(folder.parent)  # now that the process of the sweep sees the record, should it stop
+        check_not_stopped(folder.parent)  # from here on the process of the sweep sees the record
         run()
     except JobInterrupted as stop:
         replace(record, state=INTERRUPTED, why=str(stop)).write(folder)
         raise
     except Exception as error:
-        expected = isinstance(error, ValueError | OSError)  # else it is a fault of the code
+        expected = isinstance(error, ValueError | OSError)  # otherwise a bug
         why = without_values(explain(error) if expected else f"{type(error).__name__}: {error}", secrets)
         replace(record, state=FAILED, why=why).write(folder)
         if not expected and traceback_note(error) is None:
@@ -324,17 +325,17 @@ def _run_and_record(run: Callable[[], None], record: JobRecord, folder: Path, se
 
 def _result(record: JobRecord, folder: Path) -> dict[str, Any]:
     if record.settings.get("mode") == "evaluate":
-        return _evaluated(folder)
+        return _evaluation_result(folder)
     try:
         summary = read_json(folder / SUMMARY)
-        found = {"metric": summary["metric"], "best_value": summary["best_value"]}
+        result = {"metric": summary["metric"], "best_value": summary["best_value"]}
     except (OSError, ValueError, KeyError, TypeError):
-        return {}  # generation has none
-    return found | {"measured": measured_by(record.settings, summary)}
+        return {}  # generation has no result
+    return result | {"measured": measured_by(record.settings, summary)}
 
 
-def _evaluated(folder: Path) -> dict[str, Any]:
-    """The distance that an evaluation found, and what it is a measure of; nothing where it has several results."""
+def _evaluation_result(folder: Path) -> dict[str, Any]:
+    """Return the distance that an evaluation computed and its conditions; empty if there are several results."""
     try:
         (result,) = read_json(folder / EVALUATION)["results"]
         rows = {row["metric"]: row for row in result["measurement"]["rows"]}

@@ -1,4 +1,4 @@
-"""The end of a sweep: one table of its jobs, one file, and an exit code that tells whether any failed."""
+"""Summary at the end of a sweep: a table of its jobs, a file, and an exit code that shows whether any failed."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from diffusion_lab.command_line import command, setting
 from diffusion_lab.config.job_record import DIED, FAILED, FINISHED, REFUSED, RUNNING, JobRecord
 from diffusion_lab.config.report import EXIT_CODE, REPORTED
 from diffusion_lab.config.sweep import SweepCallback
-from diffusion_lab.config.sweep_ranking import Records, Refused, apart, ranked, read_records, refused_in
+from diffusion_lab.config.sweep_ranking import Records, Refused, group_descriptions, ranked, read_records, refused_in
 from diffusion_lab.config.sweep_signals import JobInterrupted, this_sweep
 from diffusion_lab.messages import explain, sentence
 from diffusion_lab.terminal import printable
 
 SUMMARY = "sweep.json"
 EXIT_CODE_OF_FAILURES = 1
-ENDED_SEARCH = "The search ended because a trial failed; with hydra.sweeper.max_failure_rate=1 it goes on."
+ENDED_SEARCH = "The search ended because a trial failed; with hydra.sweeper.max_failure_rate=1 it continues."
 LAUNCHERS = ("joblib", "submitit", "ray")
-"""Packages whose errors are about the process of a job."""
+"""Packages whose errors concern the process of a job."""
 
 WIDTH_OF_FILES = 160
-"""Characters of a line where standard error is no terminal."""
+"""Line width if standard error is not a terminal."""
 
 
 @contextlib.contextmanager
 def sweep_summary() -> Iterator[None]:
-    """Around what may be a sweep: show its jobs at its end, also of one that was interrupted.
+    """Show the jobs at the end of the body if it was a sweep, even an interrupted one.
 
-    Of jobs that failed, Hydra raises the first one's error when all have run; each has told of its own by then.
+    Hydra raises the error of the first failed job when all have run; each has reported its own by then.
 
     Raises:
-        SystemExit: Code 1, a job failed; 2, the sweeper cannot do what was asked for; that of the signal, where one
+        SystemExit: Code 1, a job failed; 2, the sweeper cannot do what was asked for; the code of the signal, if one
             stopped a job in another process.
     """
     try:
         yield
     except CompactHydraException:
-        raise  # nothing could be composed, so no job has run
+        raise  # composition failed, so no job has run
     except HydraException as error:
-        print(f"Error: {sentence(_refused(error))}", file=sys.stderr)
+        print(f"Error: {sentence(_refusal(error))}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from error
     except JobInterrupted as stop:
         _show(stopped=True)
@@ -55,17 +55,17 @@ def sweep_summary() -> Iterator[None]:
     except Exception as error:
         if SweepCallback.folder is None:
             raise
-        records = _show(stopped=_is_a_launchers(error))  # which begins no further jobs then
+        records = _show(stopped=_is_launcher_error(error))  # which then starts no further jobs
         if isinstance(error, ValueError | OSError) or any(record.state == FAILED for record in records):
             if SweepCallback.ends_at_failure:
                 print(ENDED_SEARCH, file=sys.stderr)
             if not any(record.state == FAILED for record in records) and not hasattr(error, REPORTED):
                 print(f"Error: {sentence(explain(error))}", file=sys.stderr)
             raise SystemExit(EXIT_CODE_OF_FAILURES) from error
-        if any(record.state == DIED for record in records) or _is_a_launchers(error):
-            print(_lost(error), file=sys.stderr)
+        if any(record.state == DIED for record in records) or _is_launcher_error(error):
+            print(_lost_process(error), file=sys.stderr)
             raise SystemExit(EXIT_CODE_OF_FAILURES) from error
-        raise  # none of a job's
+        raise  # not from a job
     except BaseException:
         _show(stopped=True)
         raise
@@ -76,35 +76,35 @@ def sweep_summary() -> Iterator[None]:
             SweepCallback.signals.close()
 
 
-def _refused(error: HydraException) -> str:
-    """Why a sweeper cannot take what was asked for."""
+def _refusal(error: HydraException) -> str:
+    """Return why a sweeper refuses the arguments."""
     if "INTERVAL_SWEEP" in str(error):
         return (
-            "interval(LOW,HIGH) leaves open which values to try, so it is for a sweeper that searches: add "
+            "interval(LOW,HIGH) lists no values, so it needs a sweeper that searches: add "
             "hydra/sweeper=optuna, or list values (KEY=0.1,0.2)"
         )
     return str(error)
 
 
-def _is_a_launchers(error: Exception) -> bool:
+def _is_launcher_error(error: Exception) -> bool:
     return type(error).__module__.partition(".")[0] in LAUNCHERS
 
 
-def _lost(error: Exception) -> str:
-    """What the launcher says of a job whose process is gone, in one line."""
-    told = str(error).strip().partition("\n")[0]
+def _lost_process(error: Exception) -> str:
+    """Return a message about a job whose process is gone, with the first line of the launcher's error."""
+    reason = str(error).strip().partition("\n")[0]
     return sentence(
-        f"Error: the process of a job ended without a result, so the launcher ended the other jobs as well ({told}). "
+        f"Error: the process of a job ended without a result, so the launcher ended the other jobs as well ({reason}). "
         "Often a process is killed because memory ran out: fewer jobs at a time (hydra.launcher.n_jobs with joblib) "
         "need less. The same command resumes all jobs that are not finished from their last checkpoints"
     )
 
 
 def _show(stopped: bool = False) -> list[JobRecord]:
-    """Print and write what the jobs in the sweep's folder came to, those of earlier commands included.
+    """Print and write the results of the jobs in the sweep's folder, including those of earlier commands.
 
     Args:
-        stopped: Whether the sweep was, so that there may be jobs which have not begun.
+        stopped: Whether the sweep was stopped, so that some jobs may not have started.
     """
     folder = SweepCallback.folder
     if folder is None or not folder.is_dir():
@@ -143,7 +143,7 @@ def _write(folder: Path, records: Records, groups: list[list[str]], refused: Ref
 
 
 def _print(folder: Path, records: Records, groups: list[list[str]], refused: Refused, stopped: bool) -> None:
-    from rich.console import Console  # here: no other command line needs it before the work begins
+    from rich.console import Console  # imported here, since no other command needs it at the start
     from rich.table import Table
     from rich.text import Text
 
@@ -154,42 +154,42 @@ def _print(folder: Path, records: Records, groups: list[list[str]], refused: Ref
     for name, record in [*rows, *refused]:
         value = "" if record.best_value is None else f"{record.best_value:.4g}"
         why = record.why or (f"by {record.process}" if record.state == RUNNING and record.process else "")
-        told = [" ".join(record.overrides) or name, record.state, *((value,) if metric else ()), why]
+        cells = [" ".join(record.overrides) or name, record.state, *((value,) if metric else ()), why]
         if groups:
-            told.insert(0, "" if record.state == REFUSED else ranks.get(name, ""))
-        table.add_row(*(Text(printable(text)) for text in told))
+            cells.insert(0, "" if record.state == REFUSED else ranks.get(name, ""))
+        table.add_row(*(Text(printable(text)) for text in cells))
     console = Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
     console.print(table)
     if len(groups) > 1:
-        print(f"Ranked within groups only, since {metric} measures another thing in each:", file=sys.stderr)
-        for letter, why in zip(_letters(), apart(records, groups), strict=False):
+        print(f"Ranked within groups only, since {metric} measures something different in each:", file=sys.stderr)
+        for letter, why in zip(_letters(), group_descriptions(records, groups), strict=False):
             print(printable(f"  {letter}: {why}"), file=sys.stderr)
     finished = sum(record.state == FINISHED for record in records.values())
-    unseen = " (not counted: those that have not begun)" if stopped else ""
+    unseen = " (jobs that have not started are not counted)" if stopped else ""
     print(f"{printable(folder)}: {finished} of {len(records) + len(refused)} jobs finished{unseen}", file=sys.stderr)
     if stopped or finished < len(records):
-        print(f"run what is missing with: {printable(_again(folder))}", file=sys.stderr)
+        print(f"run the missing jobs with: {printable(_rerun_command(folder))}", file=sys.stderr)
     if len(groups) == 1 and records[groups[0][0]].settings.get("mode") == "train":
         checkpoint = setting("ckpt", folder)
         print(f"sample from the best job: {printable(command('sample.py', checkpoint))}", file=sys.stderr)
         print(f"evaluate all finished jobs: {printable(command('evaluate.py', checkpoint))}", file=sys.stderr)
 
 
-def _again(folder: Path) -> str:
-    """The command that runs what is missing."""
+def _rerun_command(folder: Path) -> str:
+    """Return the command that runs the missing jobs."""
     typed = [argument for argument in sys.argv[1:] if not argument.startswith("hydra.sweep.dir=")]
     return command(Path(sys.argv[0]).name, *typed, setting("hydra.sweep.dir", folder))
 
 
 def _ranks(groups: list[list[str]]) -> dict[str, str]:
-    """The place of each job, best first: 1, 2, …, or A1, A2, …, B1, … where there are several groups."""
+    """Return the rank of each job, best first: 1, 2, …, or A1, A2, …, B1, … for several groups."""
     if len(groups) == 1:
-        return {name: str(place) for place, name in enumerate(groups[0], 1)}
+        return {name: str(rank) for rank, name in enumerate(groups[0], 1)}
     lettered = zip(_letters(), groups, strict=False)
-    return {name: f"{letter}{place}" for letter, names in lettered for place, name in enumerate(names, 1)}
+    return {name: f"{letter}{rank}" for letter, names in lettered for rank, name in enumerate(names, 1)}
 
 
 def _letters() -> Iterator[str]:
-    """A, B, …, Z, AA, AB, …"""
+    """Yield A, B, …, Z, AA, AB, …"""
     for length in count(1):
         yield from map("".join, product(ascii_uppercase, repeat=length))

@@ -147,7 +147,7 @@ def write_new(file: Path, text: str, source: Path, force: bool = False) -> None:
             raise FileExistsError(f"{file} is the input, which is not overwritten: name another --output")
         if not force:
             raise FileExistsError(f"{file} exists: --force overwrites it")
-    with atomic_write(file, lasting=False) as partial:
+    with atomic_write(file, durable=False) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

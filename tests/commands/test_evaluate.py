@@ -342,7 +342,7 @@ class TestSweeps:
         assert len(list(tmp_path.glob("sweep/*/evaluation.json"))) == 2
         assert "sample from the best job" not in done.stderr
         again = succeeds(tmp_path, "evaluate.py", "-m", f"ckpt={run}", "sampler.steps=1,2", *few)
-        assert again.stderr.count("finished already, skipped") == 2
+        assert again.stderr.count("already finished, skipped") == 2
 
     def test_a_sweep_means_its_finished_jobs(
         self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -77,7 +77,7 @@ class TestStored:
         prepare_study(config)
         assert (config.hydra.sweeper.n_trials, config.hydra.sweeper.sampler.seed) == (8, 3)
         assert study.ask({"rate": rate}).params == killed.params
-        assert "study sweep: 2 of 10 trials are complete; 1 interrupted, tried again" in capsys.readouterr().err
+        assert "study sweep: 2 of 10 trials are complete; 1 interrupted, repeated" in capsys.readouterr().err
 
     def test_a_complete_study_asks_for_nothing(self, search: Search, storage: str, tmp_path: Path, optuna: Any) -> None:
         (tmp_path / "sweep").mkdir()

@@ -99,7 +99,7 @@ class TestValue:
     def test_a_job_that_is_skipped_returns_the_value_it_had(self, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
         run_job(run_with(0.1 + 0.2), job("compute.seed=1"))
         assert run_job(never, job("compute.seed=1")) == 0.1 + 0.2
-        assert "seed-1: finished already, skipped" in capsys.readouterr().err
+        assert "seed-1: already finished, skipped" in capsys.readouterr().err
 
     def test_also_one_that_another_command_has_done_in_another_folder(self, job: Job, tmp_path: Path) -> None:
         run_job(run_with(0.25), job("compute.seed=1"))
@@ -172,7 +172,7 @@ class TestOtherProcess:
             monkeypatch.setattr(sweep.time, "sleep", finish)  # that is, while it is waited for
             assert run_job(never, job("compute.seed=1")) == 0.25
         said = capsys.readouterr().err
-        assert said.count(f"seed-1: process {holder.pid} on here is running this job already") == 1
+        assert said.count(f"seed-1: process {holder.pid} on here is already running this job") == 1
         assert f"`kill {holder.pid}`" in said
 
     def test_one_that_dies_meanwhile_is_gone_on_with(
@@ -364,7 +364,7 @@ class TestSignalsOfTheSweep:
             assert ours.returncode == -signal.SIGTERM
             assert theirs.poll() is None
             said = capfd.readouterr().err
-            assert "SIGTERM: the jobs that are running finish their step and save\n" in said
+            assert "SIGTERM: the running jobs finish their step and save\n" in said
             assert f"`kill {theirs.pid}` there lets it save and stop." in said
             assert f"`kill {ours.pid}`" not in said
 

@@ -243,7 +243,7 @@ def test_results_of_different_measures_are_not_ranked_against_each_other(
     said = capsys.readouterr().err
     for row in ("A1 │ name=c", "A2 │ name=a", "B1 │ name=b"):
         assert row in " ".join(said.replace("│ ", "│ ").split())
-    assert "Ranked within groups only, since val/loss measures another thing in each" in said
+    assert "Ranked within groups only, since val/loss measures something different in each" in said
     assert '  A: prediction "v"\n  B: prediction "epsilon"\n' in said
     with pytest.raises(ValueError, match="cannot all be compared") as several:
         best_job(sweep.folder)
@@ -293,8 +293,8 @@ def test_the_command_for_what_is_missing_can_be_pasted(
     sweep.job("a", None, None, FAILED)
     with sweep_summary():
         pass
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run what is missing with: ")]
-    words = shlex.split(line.removeprefix("run what is missing with: "))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("run the missing jobs with: ")]
+    words = shlex.split(line.removeprefix("run the missing jobs with: "))
     assert Path(words[1]).resolve() == ROOT / "train.py"
     assert words[2:-1] == typed[:2]
     (override,) = OverridesParser.create().parse_overrides(words[-1:])

@@ -101,7 +101,7 @@ def test_a_signal_lets_the_jobs_in_other_processes_save(
     assert [status["state"] for status in statuses(sweep)] == ["stopped", "stopped"]
     for status, folder in zip(statuses(sweep), ("seed-1", "seed-2"), strict=True):
         assert (sweep / folder / "checkpoints" / f"step_{status['step']:08}.manifest.json").is_file()
-    assert "0 of 2 jobs finished (not counted: those that have not begun)" in run.err
+    assert "0 of 2 jobs finished (jobs that have not started are not counted)" in run.err
     assert not list(sweep.glob(".stop-*"))
 
 
@@ -113,7 +113,7 @@ def test_jobs_that_end_with_the_killed_process_of_another_are_resumed(start: Sta
     os.kill(processes(sweep)[0], signal.SIGKILL)
     assert run.wait(300) == 1, run.err
     assert states(sweep) == {"seed-1": "died", "seed-2": "died"}
-    assert "0 of 2 jobs finished (not counted: those that have not begun)" in run.err
+    assert "0 of 2 jobs finished (jobs that have not started are not counted)" in run.err
     assert "The same command resumes all jobs" in run.err
     assert "run the missing jobs with" in run.err
     assert "Traceback" not in run.err
