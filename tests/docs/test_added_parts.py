@@ -23,7 +23,7 @@ CHECKED = (
     "tests/config/test_reference.py",
     "tests/samplers/test_exact_answers.py::test_every_sampler_has_its_order_tested",
     "tests/samplers/test_exact_answers.py::test_the_ode_error_falls_with_the_order_of_the_method",
-    "tests/training/test_optimizers.py::test_every_argument_of_the_class_of_torch_is_a_setting",
+    "tests/training/test_optimizers.py::test_every_argument_of_the_torch_class_is_a_setting",
     "tests/benchmarks/test_samplers.py::test_the_page_shows_files_of_the_group_and_their_grids",
 )
 """What holds the files of conf/ and the table of samplers to account."""

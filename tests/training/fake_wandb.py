@@ -1,4 +1,4 @@
-"""A server on this machine that answers W&B's requests, as far as a run needs it, until it is told to stop."""
+"""Local server that answers the W&B requests of a run until it is stopped."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ class FakeWandb(ThreadingHTTPServer):
 
     def answer(self, body: bytes) -> dict[str, Any]:
         asked = json.loads(body)
-        text, given = asked["query"], asked.get("variables", {})
+        text, variables = asked["query"], asked.get("variables", {})
         account = {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}", "teams": {"edges": []}}
-        found: dict[str, Any] = {"viewer": account if self.known_account else None}
+        data: dict[str, Any] = {"viewer": account if self.known_account else None}
         if "upsertBucket" in text:
-            project = {"id": "p", "name": given.get("project"), "entity": {"id": "e", "name": "me"}}
-            run = {"id": "r", "name": given.get("name"), "displayName": given.get("name"), "project": project}
-            found["upsertBucket"] = {
+            project = {"id": "p", "name": variables.get("project"), "entity": {"id": "e", "name": "me"}}
+            run = {"id": "r", "name": variables.get("name"), "displayName": variables.get("name"), "project": project}
+            data["upsertBucket"] = {
                 "bucket": {**run, "description": "", "config": "{}", "sweepName": None, "historyLineCount": 0},
                 "inserted": True,
             }
         if "createRunFiles" in text:
-            files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in given.get("files", [])]
-            found["createRunFiles"] = {"runID": "r", "uploadHeaders": [], "files": files}
+            files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables.get("files", [])]
+            data["createRunFiles"] = {"runID": "r", "uploadHeaders": [], "files": files}
         if "RunResumeStatus" in text:
-            found["model"] = {"id": "p", "name": "p", "entity": {"id": "e", "name": "me"}, "bucket": self._known_run()}
-        return {"data": found}
+            data["model"] = {"id": "p", "name": "p", "entity": {"id": "e", "name": "me"}, "bucket": self._known_run()}
+        return {"data": data}
 
     def _known_run(self) -> dict[str, Any] | None:
-        """What a client is told that resumes the run."""
+        """Return the response for a client that resumes the run."""
         if not self.history:
             return None
         last = json.dumps(self.history[-1])
@@ -69,7 +69,7 @@ class FakeWandb(ThreadingHTTPServer):
         }
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that leaves in the middle is no fault of the test."""
+        """Ignore clients that close the connection."""
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -84,17 +84,17 @@ class _Answers(BaseHTTPRequestHandler):
         if self.path.endswith("file_stream"):
             lines = json.loads(body).get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
             self.server.history.extend(map(json.loads, lines))
-        told = json.dumps(self.server.answer(body) if re.search("graphql", self.path) else {}).encode()
+        response = json.dumps(self.server.answer(body) if re.search("graphql", self.path) else {}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(told)))
+        self.send_header("Content-Length", str(len(response)))
         self.end_headers()
-        self.wfile.write(told)
+        self.wfile.write(response)
 
     do_GET = do_POST = do_PUT = _answer
 
     def log_message(self, *_: Any) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Features of the tests' own: fast, and some that end in trouble."""
+"""Custom features for tests: fast ones, and some that fail."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffusion_lab.shapes import Pixels
 
 
 class Brightness(FeatureExtractor):
-    """Mean brightness of each quarter of an image; draws random numbers on the way, as a careless class may."""
+    """Mean brightness of each quarter of an image; also draws random numbers, as a careless class may."""
 
     name = "brightness"
     num_features = 4
@@ -31,12 +31,12 @@ class Brightness(FeatureExtractor):
 
 
 class StopsTheRun(Brightness):
-    """Asks the run to stop while samples are looked at for the second and for the third time."""
+    """Requests the run to stop while features of samples are computed for the second and third time."""
 
     calls = 0
 
     def __call__(self, pixels: Pixels) -> Extracted:
-        if len(pixels) == 21:  # samples, of which there are as many
+        if len(pixels) == 21:  # the number of samples
             StopsTheRun.calls += 1
             if StopsTheRun.calls in (2, 3):
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -44,7 +44,7 @@ class StopsTheRun(Brightness):
 
 
 class Fails(Brightness):
-    """Cannot look at samples."""
+    """Fails to compute features of samples."""
 
     def __call__(self, pixels: Pixels) -> Extracted:
         if len(pixels) == 21:

@@ -1,4 +1,4 @@
-"""Training goes on while a checkpoint is written; nothing is lost or mixed by that."""
+"""Training continues while a checkpoint is written, and no state is lost or mixed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from diffusion_lab.training.callbacks import RNGState
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from tests.training.tiny import tiny_run
 
-PATIENCE = 60  # seconds, after which a test gives up waiting for another thread
+PATIENCE = 60  # seconds to wait for another thread
 STEPS_AN_EPOCH = 3
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Nothing is written until it opens."""
+    """Event that holds back writing until it is set."""
     opened = threading.Event()
     save = AtomicCheckpointIO.save_checkpoint
 
@@ -35,12 +35,12 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return opened
 
 
-def test_what_is_written_is_the_state_of_the_call(gate: threading.Event, tmp_path: Path) -> None:
+def test_the_written_state_is_that_of_the_call(gate: threading.Event, tmp_path: Path) -> None:
     weight, path = torch.zeros(3), tmp_path / step_name(7)
     io = BackgroundCheckpointIO()
     io.save_checkpoint({"step": 7, "weights": {"a": [weight]}}, path)
     assert io.busy
-    weight += 1  # training goes on
+    weight += 1  # training continues
     gate.set()
     io.wait()
     assert not io.busy
@@ -48,21 +48,21 @@ def test_what_is_written_is_the_state_of_the_call(gate: threading.Event, tmp_pat
     assert load_tensors(path) == {"step": 7, "weights": {"a": [pytest.approx(torch.zeros(3))]}}
 
 
-def test_kinds_of_containers_and_tensors_stay(tmp_path: Path) -> None:
+def test_types_of_containers_and_tensors_are_preserved(tmp_path: Path) -> None:
     state: Any = OrderedDict(image=torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last))
     state._metadata = {"": {"version": 1}}
     io = BackgroundCheckpointIO()
     io.save_checkpoint({"state": state, "pair": (1, torch.ones(2, dtype=torch.bfloat16))}, tmp_path / step_name(1))
     io.wait()
-    found = load_tensors(tmp_path / step_name(1))
-    assert type(found["state"]) is OrderedDict
-    assert found["state"]._metadata == state._metadata
-    assert found["state"]["image"].stride() == state["image"].stride()
-    assert torch.equal(found["state"]["image"], state["image"])
-    assert found["pair"][1].dtype == torch.bfloat16
+    loaded = load_tensors(tmp_path / step_name(1))
+    assert type(loaded["state"]) is OrderedDict
+    assert loaded["state"]._metadata == state._metadata
+    assert loaded["state"]["image"].stride() == state["image"].stride()
+    assert torch.equal(loaded["state"]["image"], state["image"])
+    assert loaded["pair"][1].dtype == torch.bfloat16
 
 
-def test_failure_is_told_once_and_leaves_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_is_raised_once_and_keeps_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, io = tmp_path / step_name(1), BackgroundCheckpointIO()
     io.save_checkpoint({"weight": torch.zeros(3)}, path)
     io.wait()
@@ -80,7 +80,7 @@ def full_disk(content: Any, file: Any) -> None:
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> dict[int, Any]:
-    """What is to happen after which step of a run, through a callback that each run has."""
+    """Functions to call after steps of a run, through a callback that each run has."""
     tasks: dict[int, Any] = {}
 
     def act(self: Any, trainer: Trainer, module: LightningModule, *rest: Any) -> None:
@@ -90,13 +90,15 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> dict[int, Any]:
     return tasks
 
 
-def test_steps_are_done_while_it_is_written(gate: threading.Event, at_step: dict[int, Any], tmp_path: Path) -> None:
+def test_training_continues_while_a_checkpoint_is_written(
+    gate: threading.Event, at_step: dict[int, Any], tmp_path: Path
+) -> None:
     """The checkpoint of the first epoch is held back until the second step of the second."""
     at_step[STEPS_AN_EPOCH + 2] = gate.set
     summary = tiny_run(tmp_path, {"training.checkpointing.save_frequency": 1})
     assert summary.steps == 2 * STEPS_AN_EPOCH
-    found = [step_name(STEPS_AN_EPOCH), step_name(2 * STEPS_AN_EPOCH)]
-    assert [load_tensors(tmp_path / "checkpoints" / name)["global_step"] for name in found] == [3, 6]
+    files = [step_name(STEPS_AN_EPOCH), step_name(2 * STEPS_AN_EPOCH)]
+    assert [load_tensors(tmp_path / "checkpoints" / name)["global_step"] for name in files] == [3, 6]
 
 
 def test_full_disk_ends_the_run_at_the_next_step(
@@ -114,7 +116,7 @@ def test_full_disk_ends_the_run_at_the_next_step(
     assert step_of(newest) == STEPS_AN_EPOCH
 
 
-def test_error_in_training_loses_no_checkpoint_that_was_begun(
+def test_error_in_training_does_not_lose_the_pending_checkpoint(
     gate: threading.Event, at_step: dict[int, Any], tmp_path: Path
 ) -> None:
     def fail() -> None:

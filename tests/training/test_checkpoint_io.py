@@ -31,13 +31,13 @@ def target(tmp_path: Path) -> Path:
     return path
 
 
-def test_written_whole_and_alone(target: Path) -> None:
+def test_checkpoint_is_complete_and_leaves_no_other_files(target: Path) -> None:
     AtomicCheckpointIO().save_checkpoint(NEW, target)
     assert torch.equal(AtomicCheckpointIO().load_checkpoint(target)["weight"], NEW["weight"])
     assert names(target.parent) == ["last.ckpt", "last.manifest.json"]
 
 
-def test_failure_while_writing_leaves_the_previous_file_whole(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_while_writing_keeps_the_previous_file(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "save", fail_midway)
     with pytest.raises(OSError, match="No space left"):
         AtomicCheckpointIO().save_checkpoint(NEW, target)
@@ -45,7 +45,7 @@ def test_failure_while_writing_leaves_the_previous_file_whole(target: Path, monk
     assert names(target.parent) == ["last.ckpt"]
 
 
-def test_bytes_are_on_the_disk_before_the_name_changes(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_synced_before_it_is_renamed(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     fsync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda number: (events.append("fsync"), fsync(number))[1])
@@ -54,7 +54,9 @@ def test_bytes_are_on_the_disk_before_the_name_changes(target: Path, monkeypatch
     assert events == ["fsync", "replace", "fsync"] * 2  # the file, its name, the folder; then the manifest
 
 
-def test_same_folder_so_that_renaming_is_one_move(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_file_is_in_the_same_folder_for_an_atomic_rename(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moved: list[tuple[Path, Path]] = []
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda path, to: (moved.append((path, Path(to))), replace(path, to))[1])
@@ -63,17 +65,15 @@ def test_same_folder_so_that_renaming_is_one_move(target: Path, monkeypatch: pyt
     assert all(source.parent == destination.parent == target.parent for source, destination in moved)
 
 
-def test_what_the_disk_gives_back_is_compared_with_what_was_written(
-    target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_written_file_is_read_back_and_compared(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffusion_lab.training.checkpoint_io.file_hash", lambda path: "another")
     with pytest.raises(DamagedCheckpointError, match="reads back damaged"):
         AtomicCheckpointIO().save_checkpoint(NEW, target)
-    assert verify(target) is None  # no manifest says that it is whole
+    assert verify(target) is None  # it has no manifest
 
 
-def test_refusal_to_write_is_heard_through_the_trainer(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning swallows PermissionError in some of its own ways to save."""
+def test_permission_error_is_raised_through_the_trainer(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning suppresses PermissionError in some of its save functions."""
 
     def refuse(content: Any, file: Any) -> None:
         raise PermissionError(13, "Permission denied")

@@ -44,14 +44,14 @@ def validated(folder: Path) -> list[float]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five epochs, saved every two; the third is the best by construction."""
+    """Run of five epochs, saved every two; the third is the best by construction."""
     folder = tmp_path_factory.mktemp("run")
     tiny_run(folder, BIAS_PLAN | {"training.epochs": 5})
     return folder
 
 
-def test_every_so_many_epochs_the_best_and_the_last(run: Path) -> None:
-    """Three steps an epoch."""
+def test_periodic_best_and_last_checkpoints_are_saved(run: Path) -> None:
+    """An epoch has three steps."""
     summary = json.loads((run / "summary.json").read_text())
     assert summary["best_epoch"] == 3
     epochs = (2, 3, 4, 5)
@@ -62,14 +62,14 @@ def test_every_so_many_epochs_the_best_and_the_last(run: Path) -> None:
     assert find_checkpoint(run, "last").name == step_name(15)
 
 
-def test_the_newest_two_stay_and_the_one_before_goes(tmp_path: Path) -> None:
-    """The best one has its own reason to stay."""
+def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
+    """The best is kept besides them."""
     changes = keeping(save_best_only=True, save_frequency=1) | BIAS_PLAN | {"training.epochs": 6}
     assert tiny_run(tmp_path, changes).best_epoch == 3
     assert names(tmp_path) == ["best.ckpt", *(step_name(3 * epoch) for epoch in (3, 5, 6))]
 
 
-def test_what_a_killed_run_had_begun_to_write_is_removed_by_the_next_checkpoint(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_run_are_removed_by_the_next_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     begun, theirs = folder / ".step_00000002.ckpt.0123abcd.partial", folder / ".mine.partial"
@@ -85,26 +85,26 @@ def test_what_a_killed_run_had_begun_to_write_is_removed_by_the_next_checkpoint(
     [
         (1, False, 2, {5, 6}),
         (1, False, 1, {6}),
-        (2, False, 2, {4, 6}),  # those of every two epochs come first
+        (2, False, 2, {4, 6}),  # periodic ones come first
         (2, False, 4, {2, 4, 5, 6}),  # then others: each epoch is a new best here
         (4, False, 3, {4, 5, 6}),
         (1, True, 3, {4, 5, 6}),
     ],
 )
-def test_the_last_so_many_stay_and_the_best(
+def test_keep_last_keeps_the_newest_and_the_best(
     tmp_path: Path, every: int, best_only: bool, last: int, epochs: set[int]
 ) -> None:
     saved_at(tmp_path, range(1, 7), keep_last=last, every=every, best_only=best_only, best_at=range(1, 7))
     assert names(tmp_path) == ["best.ckpt", *(step_name(epoch) for epoch in sorted(epochs))]
 
 
-def test_the_best_stays_though_it_is_not_among_the_last(tmp_path: Path) -> None:
+def test_the_best_is_kept_even_if_it_is_not_among_the_last(tmp_path: Path) -> None:
     saved_at(tmp_path, range(1, 7), keep_last=2, every=1, best_only=False, best_at=[1, 2])
     assert names(tmp_path) == ["best.ckpt", *(step_name(epoch) for epoch in (2, 5, 6))]
     assert (tmp_path / "checkpoints" / "best.ckpt").resolve().name == step_name(2)
 
 
-def test_only_what_the_run_wrote_is_removed(tmp_path: Path) -> None:
+def test_only_files_that_the_run_wrote_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     AtomicCheckpointIO().save_checkpoint({"diffusion_lab": {"step": 1, "run_id": "another"}}, folder / step_name(1))
@@ -118,7 +118,7 @@ def test_only_what_the_run_wrote_is_removed(tmp_path: Path) -> None:
 def saved_at(
     run: Path, steps: Iterable[int], keep_last: int, every: int, best_only: bool, best_at: Container[int]
 ) -> None:
-    """Save a checkpoint at each of these steps, one an epoch, some of them the best so far, with nothing trained."""
+    """Save a checkpoint at each of these steps, one per epoch, some of them the best so far, without training."""
     checkpoints = Checkpoints(
         run / "checkpoints", every, best_only, True, WatchedMetric("val/loss"), keep_last, run_id="mine"
     )
@@ -150,7 +150,7 @@ def test_best_follows_the_metric(run: Path) -> None:
     assert saved(run / "checkpoints" / "best.ckpt")["diffusion_lab"]["epochs_done"] == 3
 
 
-def test_each_file_holds_average_and_raw_weights_and_explains_itself(run: Path) -> None:
+def test_each_file_holds_ema_raw_weights_and_metadata(run: Path) -> None:
     for name in names(run):
         content = saved(run / "checkpoints" / name)
         raw = {key for key in content["state_dict"] if key.startswith("denoiser.")}
@@ -173,22 +173,22 @@ def test_both_kinds_of_weights_load(run: Path) -> None:
 
 
 def test_each_of_several_averages_can_be_sampled_from(tmp_path: Path) -> None:
-    """From training to the images: warm-up off, so that two decays give two averages after six steps."""
+    """Warm-up is off, so that two decays give two averages after six steps."""
     ema = {"training.ema.warmup": False, "training.ema.decay": 0.5, "training.ema.further_decays": [0.9]}
     with pytest.warns(ConfigWarning, match=r"training\.ema\.further_decays\[0\] = 0\.9 is too slow"):
         tiny_run(tmp_path, ema)
     state = saved(find_checkpoint(tmp_path, "last"))["state_dict"]
     prefixes = {None: "ema.average.", 0.5: "ema.average.", 0.9: "ema.further.0."}
     for decay, prefix in prefixes.items():
-        found = load_denoiser(find_checkpoint(tmp_path, "last"), ema_decay=decay).state_dict()
-        assert all(torch.equal(value, state[prefix + name]) for name, value in found.items())
+        average = load_denoiser(find_checkpoint(tmp_path, "last"), ema_decay=decay).state_dict()
+        assert all(torch.equal(value, state[prefix + name]) for name, value in average.items())
     pictures = {decay: made_with(tmp_path, decay) for decay in prefixes}
     assert pictures[None] == pictures[0.5]
     assert pictures[None] != pictures[0.9]
 
 
 def made_with(run: Path, decay: float | None) -> list[bytes]:
-    """Images of a run, made from one of its averages, which each of them tells."""
+    """Return images sampled from one average of a run, whose decay is in their metadata."""
     tree: Any = get_default_config()
     tree = {name: tree[name] for name in ("experiment", "output", "generation")}
     tree |= {"mode": "generate", "sampler": {"type": "ddim", "steps": 2}, "compute": {"device": "cpu", "seed": 0}}
@@ -209,22 +209,22 @@ def test_without_optimizer(tmp_path: Path) -> None:
 
 
 def test_epoch_without_validation_is_never_best(tmp_path: Path) -> None:
-    """Its metric would be that of an earlier epoch."""
+    """Its metric would be of an earlier epoch."""
     summary = tiny_run(tmp_path, {"training.epochs": 3, "training.validation.frequency": 2})
     assert len(validated(tmp_path)) == 1
     assert summary.best_epoch == 2
 
 
-def test_no_validation_no_best(tmp_path: Path) -> None:
+def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
     summary = tiny_run(tmp_path, NO_VALIDATION | keeping(save_frequency=10))
     assert names(tmp_path) == [step_name(4 * 2)]
     assert (summary.best_value, summary.best_epoch, summary.best_checkpoint) == (None, None, None)
-    assert summary.train_images == 24  # none is held back
+    assert summary.train_images == 24  # none is held out
 
 
 @pytest.mark.parametrize("when", ["before the end", "after the end"])
 def test_checkpoints_removed_after_the_last_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    """They are saved again; where it is too late for that, the summary and the console name none."""
+    """They are saved again; if it is too late for that, the summary and the console name none."""
     end = Checkpoints.on_train_end
 
     def removing(self: Checkpoints, *arguments: Any) -> None:
@@ -239,14 +239,14 @@ def test_checkpoints_removed_after_the_last_save(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(Checkpoints, "on_train_end", removing)
     console = Console(file=io.StringIO(), width=200)
     summary = tiny_run(tmp_path, {"training.epochs": 1}, console)
-    told = console.file.getvalue()  # type: ignore[attr-defined]
+    output = console.file.getvalue()  # type: ignore[attr-defined]
     assert json.loads((tmp_path / "summary.json").read_text())["last_checkpoint"] == summary.last_checkpoint
     if when == "before the end":
         last = tmp_path / "checkpoints" / step_name(3)
         assert summary.last_checkpoint == str(last)
         assert verify(last)
-        assert f"last checkpoint {last}" in told
+        assert f"last checkpoint {last}" in output
         return
     assert (summary.last_checkpoint, summary.best_checkpoint) == (None, None)
-    assert "last checkpoint none: its file was removed" in told
-    assert "sample from it" not in told
+    assert "last checkpoint none: its file was removed" in output
+    assert "sample from it" not in output

@@ -1,4 +1,4 @@
-"""A run whose network is compiled, from beginning to end."""
+"""A run with a compiled network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESUME = {"enabled": True, "checkpoint": "auto", "reset_optimizer": False, "rese
 def test_compiled_run_is_trained_saved_resumed_and_sampled_like_any_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its pictures and validation, of the average, too. Batches of 7, so that the last of an epoch is smaller."""
+    """Also its sample images and validation, which use the EMA. With batches of 7 the last of an epoch is smaller."""
     programs = CompileCounter()
     monkeypatch.setattr(create, "compile_in_place", lambda network: compile_in_place(network, programs))
     shown = {"training.visualization.enabled": True, "training.visualization.num_samples": 3}

@@ -1,4 +1,4 @@
-"""Settings that only have to reach the object that they are for."""
+"""Settings that are passed on to objects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.training.tiny import tiny_config, tiny_trainer
 
 
 def data_of(folder: Path, **changes: Any) -> ImageDataModule:
-    """The data of a tiny run; ``changes`` inside the data section, with __ for the dot."""
+    """Return the data of a tiny run; ``changes`` are keys of the data section, with __ for the dot."""
     values = {f"data.{name.replace('__', '.')}": value for name, value in changes.items()}
     return create_datamodule(tiny_config(folder, values), seed=0)
 
@@ -60,7 +60,7 @@ def test_augmentation_reaches_the_data(tmp_path: Path, yes: bool) -> None:
 
 
 @pytest.mark.parametrize("conditional", [True, False])
-def test_data_yields_labels_where_the_model_takes_them(tmp_path: Path, conditional: bool) -> None:
+def test_data_yields_labels_if_the_model_is_conditional(tmp_path: Path, conditional: bool) -> None:
     unconditional = {"model.conditioning.type": None, "model.conditioning.num_classes": None}
     config = tiny_config(tmp_path, {} if conditional else unconditional)
     assert create_datamodule(config, seed=0).labelled is conditional
@@ -77,12 +77,12 @@ SWITCHES = [
     (torch.backends.cudnn, "allow_tf32"),
     (torch.backends.cudnn, "benchmark"),
 ]
-"""Of torch itself, for the whole process."""
+"""Global flags of torch."""
 
 
 @pytest.fixture
 def as_they_were() -> Iterator[None]:
-    """Put the switches back after the test."""
+    """Restore the flags after the test."""
     before = [getattr(place, name) for place, name in SWITCHES]
     yield
     for (place, name), value in zip(SWITCHES, before, strict=True):
@@ -91,7 +91,7 @@ def as_they_were() -> Iterator[None]:
 
 @pytest.mark.usefixtures("as_they_were")
 @pytest.mark.parametrize("yes", [True, False])
-def test_speed_reaches_torch(tmp_path: Path, yes: bool) -> None:
+def test_performance_flags_reach_torch(tmp_path: Path, yes: bool) -> None:
     for place, name in SWITCHES:
         setattr(place, name, not yes)
     tiny_trainer(tmp_path, [], {"training.performance.use_tf32": yes, "training.performance.cudnn_benchmark": yes})
@@ -99,7 +99,7 @@ def test_speed_reaches_torch(tmp_path: Path, yes: bool) -> None:
 
 
 @pytest.mark.parametrize("yes", [True, False])
-def test_network_is_compiled_where_it_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, yes: bool) -> None:
+def test_network_is_compiled_if_requested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, yes: bool) -> None:
     compiled: list[nn.Module] = []
     monkeypatch.setattr(create, "compile_in_place", compiled.append)
     module = module_of(tmp_path, {"training.performance.compile_model": yes})
@@ -108,12 +108,12 @@ def test_network_is_compiled_where_it_should_be(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4])
-def test_dropout_of_labels_reaches_the_loss(tmp_path: Path, share: float) -> None:
+def test_label_dropout_reaches_the_loss(tmp_path: Path, share: float) -> None:
     module = module_of(tmp_path, {"model.conditioning.class_dropout_prob": share})
     assert module.loss.label_dropout == share
 
 
-def test_loss_is_the_one_asked_for(tmp_path: Path) -> None:
+def test_loss_has_the_options_of_the_settings(tmp_path: Path) -> None:
     loss = module_of(
         tmp_path,
         {
@@ -128,7 +128,7 @@ def test_loss_is_the_one_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("enabled", "decay", "warmup"), [(True, 0.5, False), (True, 0.9, True), (False, 0.9, True)])
-def test_average_is_the_one_asked_for(tmp_path: Path, enabled: bool, decay: float, warmup: bool) -> None:
+def test_ema_has_the_options_of_the_settings(tmp_path: Path, enabled: bool, decay: float, warmup: bool) -> None:
     values = {"enabled": enabled, "decay": decay, "warmup": warmup}
     ema = module_of(tmp_path, {f"training.ema.{name}": value for name, value in values.items()}).ema
     assert (ema is not None) is enabled
@@ -136,15 +136,17 @@ def test_average_is_the_one_asked_for(tmp_path: Path, enabled: bool, decay: floa
         assert (ema.decay, ema.warmup) == (decay, warmup)
 
 
-def test_further_averages_are_those_asked_for(tmp_path: Path) -> None:
+def test_further_averages_have_the_decays_of_the_settings(tmp_path: Path) -> None:
     ema = module_of(tmp_path, {"training.ema.decay": 0.9, "training.ema.further_decays": [0.5, 0.99]}).ema
     assert ema is not None
     assert list(ema.decays.values()) == [0.9, 0.5, 0.99]
 
 
-def test_guidance_reaches_the_pictures(tmp_path: Path) -> None:
+def test_guidance_reaches_the_sample_images(tmp_path: Path) -> None:
     changes = {"training.visualization.enabled": True, "guidance": {"interval": [0.5, 2], "rescale": 0.3}}
     config = tiny_config(tmp_path, changes)
-    callbacks, _ = create_callbacks(config, create_denoiser(config.model), RunFolder.of(config.output), seed=0)
+    callbacks, _ = create_callbacks(
+        config, create_denoiser(config.model), RunFolder.from_settings(config.output), seed=0
+    )
     (pictures,) = (callback for callback in callbacks if isinstance(callback, SampleImages))
     assert pictures.guidance == Guidance(interval=(0.5, 2), rescale=0.3)

@@ -1,4 +1,4 @@
-"""A disk without room for the checkpoints of a run."""
+"""Disk without enough space for the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -35,30 +35,32 @@ def test_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "tests.training.tiny.BiasPlan"])
-def test_what_could_work_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+def test_checkpoints_that_might_fit_are_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
     changes = {"training.optimizer.type": optimizer}
     disk(monkeypatch, checkpoint_size(tmp_path / "measured", changes))
     assert tiny_run(tmp_path / "run", {"training.epochs": 1, **changes}) is not None
 
 
-def test_checkpoints_that_are_replaced_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replaced_checkpoints_count_as_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_run(tmp_path, {"training.epochs": 1})
     disk(monkeypatch, 1000)
     assert tiny_run(tmp_path, {"training.epochs": 1, "output.overwrite": True}) is not None
 
 
-def test_file_system_that_does_not_tell_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_of_unknown_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk(monkeypatch, 0, total=0)
     assert tiny_run(tmp_path, {"training.epochs": 1}) is not None
 
 
-def test_checkpoints_that_are_kept_and_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warning_if_kept_checkpoints_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"training.epochs": 4, "training.checkpointing.save_frequency": 1}
     disk(monkeypatch, checkpoint_size(tmp_path / "measured", {}))
-    told = (
+    message = (
         r"keeps 4 checkpoints of at least .* free: the run fails when it is full\. training\.checkpointing\.keep_last"
     )
-    with pytest.warns(ConfigWarning, match=told):
+    with pytest.warns(ConfigWarning, match=message):
         tiny_run(tmp_path / "all", changes)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*checkpoints of at least")

@@ -14,7 +14,7 @@ from tests.training.tiny import tiny_fit
 
 
 class Watch(Callback):
-    """Keeps the weights after each optimizer step, those of the start first."""
+    """Records the initial weights and those after each optimizer step."""
 
     def __init__(self) -> None:
         self.weights: list[Tensor] = []
@@ -44,7 +44,7 @@ def average_of(module: DiffusionModule) -> Tensor:
 @pytest.mark.parametrize("warmup", [False, True])
 @pytest.mark.parametrize(("accumulate", "steps"), [(1, 6), (2, 4)])
 def test_average_in_closed_form(tmp_path: Path, accumulate: int, steps: int, warmup: bool) -> None:
-    """average_n = Σ_i (1 − d_i) Π_{j>i} d_j · weights_i, one term an optimizer step; three batches an epoch."""
+    """average_n = Σ_i (1 − d_i) Π_{j>i} d_j · weights_i, one term per optimizer step; three batches per epoch."""
     watch = Watch()
     ema = {"enabled": True, "decay": 0.8, "warmup": warmup}
     changes = {"training.ema": ema, "training.accumulate_batches": accumulate, "training.epochs": 2}

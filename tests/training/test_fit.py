@@ -1,4 +1,4 @@
-"""The run as a whole: seeds, the trainer's settings, and what is refused before anything is written."""
+"""Training runs: seeds, settings of the trainer, and settings that are refused before anything is written."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_seed_that_was_drawn_is_recorded_and_repeats_the_run(tmp_path: Path) -> 
 
 
 class Gradients(Callback):
-    """Notes the total norm of the gradients that the optimizer sees."""
+    """Records the total norm of the gradients that the optimizer gets."""
 
     def __init__(self) -> None:
         self.norms: list[float] = []
@@ -68,9 +68,9 @@ class Gradients(Callback):
 @pytest.mark.parametrize("accumulated", [1, 2])
 @pytest.mark.parametrize("watched", [False, True])
 def test_gradients_are_clipped_to_the_norm(tmp_path: Path, watched: bool, accumulated: int) -> None:
-    """Adam itself does not care for the scale of gradients, so what counts is what it is given.
+    """Adam is invariant to the scale of gradients, so the test looks at the gradients themselves.
 
-    Where they are watched their norm is there already; an epoch's last step, of fewer batches, rescales it.
+    With the monitor their norm is known already; the last step of an epoch, of fewer batches, rescales it.
     """
     norms = []
     for clip in (None, 0.01, 1e3):
@@ -110,7 +110,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_loss_curves_of_both_precisions_agree(tmp_path: Path) -> None:
-    """The same images, times and noise in both, so that only rounding is different."""
+    """Images, times and noise are the same, so that only rounding differs."""
     for name in (32, "bf16"):
         changes = {"training.performance.precision": name, "training.optimizer.learning_rate": 0.003}
         tiny_run(tmp_path / str(name), {"training.epochs": 12, "training.validation.enabled": False, **changes})
@@ -120,12 +120,12 @@ def test_loss_curves_of_both_precisions_agree(tmp_path: Path) -> None:
     torch.testing.assert_close(mixed, full, rtol=0.05, atol=0.01)
 
 
-def test_mixed_precision_trains_and_keeps_the_weights_whole(tmp_path: Path) -> None:
+def test_mixed_precision_trains_and_keeps_float32_weights(tmp_path: Path) -> None:
     tiny_run(tmp_path, {"training.performance.precision": "bf16", **ONE_EPOCH})
-    found = weights(tmp_path)
-    assert found.dtype == torch.float32
-    assert found.isfinite().all()
-    assert not torch.equal(found, found.bfloat16().float())
+    trained = weights(tmp_path)
+    assert trained.dtype == torch.float32
+    assert trained.isfinite().all()
+    assert not torch.equal(trained, trained.bfloat16().float())
 
 
 class OneLevel(DenoisingLoss):
@@ -137,7 +137,7 @@ class OneLevel(DenoisingLoss):
 
 
 class TakesOneLevel(Callback):
-    """Notes the gradients of the last step."""
+    """Records the gradients of the last step."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
@@ -158,7 +158,7 @@ class TakesOneLevel(Callback):
 def test_accumulated_gradients_are_those_of_one_large_batch(
     tmp_path: Path, size: int, accumulated: int, large: int
 ) -> None:
-    found = []
+    gradients = []
     for batch, batches in ((large, 1), (size, accumulated)):
         noting = TakesOneLevel()
         changes = {
@@ -173,18 +173,18 @@ def test_accumulated_gradients_are_those_of_one_large_batch(
             **ONE_EPOCH,
         }
         tiny_fit(tmp_path, [noting], changes)
-        found.append(noting.last)
-    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-4)
+        gradients.append(noting.last)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
 
 
 def test_gradient_checkpointing_changes_no_weight(tmp_path: Path) -> None:
-    """The tiny network drops activations, too."""
+    """The tiny network has dropout, too."""
     for asked in (False, True):
         tiny_run(tmp_path / str(asked), {"training.performance.gradient_checkpointing": asked, **ONE_EPOCH})
     assert torch.equal(weights(tmp_path / "False"), weights(tmp_path / "True"))
 
 
-def test_gradient_checkpointing_is_refused_for_a_network_that_knows_nothing_of_it(tmp_path: Path) -> None:
+def test_gradient_checkpointing_is_refused_for_a_network_without_support(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, {"training.performance.gradient_checkpointing": True})
     denoiser = create_denoiser(config.model)
     denoiser.network = torch.nn.Identity()
@@ -217,7 +217,7 @@ def test_other_settings_reach_the_trainer(tmp_path: Path) -> None:
         ),
         (
             {"training.optimizer.type": "torch.optim.SGD", "training.optimizer.nesterov": True},
-            "Nesterov momentum requires a momentum",  # what only the class itself can know
+            "Nesterov momentum requires a momentum",  # a rule that only the class knows
         ),
         (
             {"training.scheduler": {"type": "torch.optim.lr_scheduler.ExponentialLR"}},
@@ -233,7 +233,7 @@ def test_refused_before_anything_is_written(tmp_path: Path, changes: dict[str, A
     assert not (tmp_path / "run").exists()
 
 
-def test_source_of_ones_own_takes_its_options(tmp_path: Path) -> None:
+def test_custom_source_gets_its_options(tmp_path: Path) -> None:
     assert tiny_run(tmp_path, {"data.count": 12, **ONE_EPOCH}).train_images == 12
 
 
@@ -251,19 +251,19 @@ def test_folder_of_a_finished_run_explains_it(tmp_path: Path) -> None:
     assert summary.forward_flops == work
     assert isinstance(shown.file, io.StringIO)
     assert f" M parameters, {work / 1e9:.3g} GFLOP per image (forward)\n" in shown.file.getvalue()
-    for told in ("best val/loss", "best.ckpt", "step_00000006.ckpt", "peak memory", "images/s", f"ckpt={tmp_path}"):
-        assert told in shown.file.getvalue()
+    for text in ("best val/loss", "best.ckpt", "step_00000006.ckpt", "peak memory", "images/s", f"ckpt={tmp_path}"):
+        assert text in shown.file.getvalue()
 
 
 class ValueReader(UNet):
-    """Does what only tensors with values can."""
+    """Network that reads values, which tensors on ``meta`` do not have."""
 
     def forward(self, images: torch.Tensor, time: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
         assert time.numpy().min() >= 0
         return super().forward(images, time, label)
 
 
-def test_network_whose_operations_cannot_be_counted_trains_all_the_same(tmp_path: Path) -> None:
+def test_network_whose_operations_cannot_be_counted_trains(tmp_path: Path) -> None:
     shown = Console(file=io.StringIO(), width=200)
     own = {"model.architecture.type": "tests.training.test_fit.ValueReader"}
     assert tiny_run(tmp_path, ONE_EPOCH | own, shown).forward_flops is None
@@ -288,7 +288,7 @@ def test_folder_of_a_failed_run_says_why(tmp_path: Path, monkeypatch: pytest.Mon
     assert "Traceback" in (tmp_path / "logs" / "run.log").read_text()
 
 
-def test_logger_that_cannot_be_opened_is_a_failure_with_a_status(
+def test_logger_that_cannot_be_opened_fails_the_run_with_a_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import wandb

@@ -1,4 +1,4 @@
-"""Whatever a user puts into a run folder stays there: no run removes, replaces or follows what it did not write."""
+"""Files of the user in a run folder: no run removes, replaces or follows a file that it did not write."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run", symlinks=True))
 
 
-def said(folder: Path, changes: dict[str, Any]) -> str:
-    """What a run in the folder says on the console."""
+def output_of(folder: Path, changes: dict[str, Any]) -> str:
+    """Return the console output of a run in the folder."""
     text = io.StringIO()
     tiny_run(folder, EACH | changes, Console(file=text))
     return text.getvalue()
@@ -60,27 +60,27 @@ def without_manifests(run: Path) -> None:
 def test_checkpoints_without_manifests_are_resumed_from_and_kept(run: Path) -> None:
     without_manifests(run)
     before = {file: file.read_bytes() for file in named_steps(run / "checkpoints")}
-    told = said(run, AUTO | {"training.epochs": 3})
-    assert "step_00000006.ckpt had no manifest: it was verified by the CRC-32 sums inside it" in told
-    assert "6 steps and 2 epochs done" in told
-    assert "left alone, because no manifest says that this run wrote it" in told
-    assert "step_00000003.ckpt" in told
+    output = output_of(run, AUTO | {"training.epochs": 3})
+    assert "step_00000006.ckpt had no manifest: it was verified by the CRC-32 sums inside it" in output
+    assert "6 steps and 2 epochs done" in output
+    assert "left alone, because no manifest says that this run wrote it" in output
+    assert "step_00000003.ckpt" in output
     assert {file: file.read_bytes() for file in before} == before
     assert verify(run / "checkpoints" / step_name(6))
     assert find_checkpoint(run, "last").name == step_name(9)
 
 
-def test_of_a_folder_copied_with_scp_best_is_a_file_and_gives_way(run: Path) -> None:
+def test_best_copied_as_a_file_by_scp_is_replaced(run: Path) -> None:
     best = run / "checkpoints" / "best.ckpt"
     target = best.resolve()
     best.unlink()
     shutil.copy(target, best)
-    assert "left alone" not in said(run, AUTO | {"training.epochs": 3})
+    assert "left alone" not in output_of(run, AUTO | {"training.epochs": 3})
     assert find_checkpoint(run).exists()
     assert find_checkpoint(run, "last").name == step_name(9)
 
 
-def test_files_of_the_users_naming_stay_and_are_named(run: Path) -> None:
+def test_files_of_the_user_are_kept_and_listed(run: Path) -> None:
     checkpoints = run / "checkpoints"
     source = (checkpoints / step_name(6)).read_bytes()
     theirs = ["my_best_model.ckpt", "step_00000003_good.ckpt", step_name(99)]
@@ -89,18 +89,18 @@ def test_files_of_the_users_naming_stay_and_are_named(run: Path) -> None:
     (checkpoints / "step_dir.ckpt").mkdir()
     (checkpoints / step_name(50)).mkdir()
     with pytest.warns(UserWarning, match="step_00000099.ckpt is not recognized .* its content is of step 6"):
-        told = said(run, AUTO | {"training.epochs": 4, "training.checkpointing.save_best_only": True})
+        output = output_of(run, AUTO | {"training.epochs": 4, "training.checkpointing.save_best_only": True})
     assert all((checkpoints / name).read_bytes() == source for name in theirs)
     assert all((checkpoints / name).is_dir() for name in ("step_dir.ckpt", step_name(50)))
-    assert all(name in told for name in [*theirs, "step_dir.ckpt", step_name(50)])
+    assert all(name in output for name in [*theirs, "step_dir.ckpt", step_name(50)])
 
 
 @pytest.mark.parametrize("resuming", [False, True])
-def test_a_link_in_the_place_of_a_manifest_is_refused_before_the_first_step(
+def test_a_link_instead_of_a_manifest_is_refused_before_the_first_step(
     run: Path, tmp_path: Path, resuming: bool
 ) -> None:
     folder = run if resuming else tmp_path / "new"
-    place = Manifest.place(folder / "checkpoints" / step_name(9))
+    place = Manifest.path_of(folder / "checkpoints" / step_name(9))
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(tmp_path / "elsewhere.json")
     before = content(folder)
@@ -117,7 +117,7 @@ def test_a_plain_run_over_a_folder_that_lacks_only_its_status_is_refused(run: Pa
     assert content(run) == before
 
 
-def test_checkpoints_alone_are_reason_enough_to_refuse(run: Path) -> None:
+def test_a_folder_with_only_checkpoints_is_refused(run: Path) -> None:
     for file in [*run.glob("*.*"), *run.glob("logs/*")]:
         file.unlink()
     without_manifests(run)
@@ -151,9 +151,7 @@ def best_elsewhere(run: Path) -> None:
 
 @pytest.mark.parametrize("put", [in_range_file, in_range_folder, own_best, best_elsewhere])
 @pytest.mark.filterwarnings("ignore:.*an earlier checkpoint is taken instead")
-def test_what_would_have_to_be_replaced_is_refused_before_anything_is_written(
-    run: Path, put: Callable[[Path], None]
-) -> None:
+def test_files_in_the_way_are_refused_before_anything_is_written(run: Path, put: Callable[[Path], None]) -> None:
     put(run)
     before = content(run)
     with pytest.raises(ValueError, match="at places where this run would write, and nothing shows that it wrote them"):
@@ -161,10 +159,10 @@ def test_what_would_have_to_be_replaced_is_refused_before_anything_is_written(
     assert content(run) == before
 
 
-def test_a_later_checkpoint_that_the_run_did_not_write_is_in_the_way_of_going_back(run: Path) -> None:
-    """It would be taken for the newest of the run ever after."""
+def test_resuming_from_an_earlier_step_is_refused_if_later_checkpoints_are_foreign(run: Path) -> None:
+    """It would be used as the newest of the run from then on."""
     later = run / "checkpoints" / step_name(6)
-    Manifest.place(later).unlink()
+    Manifest.path_of(later).unlink()
     back = {"training.resume": {**AUTO["training.resume"], "checkpoint": str(run / "checkpoints" / step_name(3))}}
     with pytest.raises(ValueError, match=r"step_00000006\.ckpt"):
         tiny_run(run, EACH | back)
@@ -172,9 +170,9 @@ def test_a_later_checkpoint_that_the_run_did_not_write_is_in_the_way_of_going_ba
 
 @pytest.mark.filterwarnings("ignore:.*an earlier checkpoint is taken instead")
 @pytest.mark.parametrize("text", ["null", "text", '{"step": 6}'])
-def test_a_damaged_manifest_is_passed_over_and_its_checkpoint_kept(run: Path, text: str) -> None:
+def test_a_checkpoint_with_a_damaged_manifest_is_skipped_and_kept(run: Path, text: str) -> None:
     damaged = run / "checkpoints" / step_name(6)
-    Manifest.place(damaged).write_text(text)
+    Manifest.path_of(damaged).write_text(text)
     bytes_before = damaged.read_bytes()
     tiny_run(run, EACH | AUTO)
     assert "step_00000006.ckpt was damaged: it is kept as" in (run / "logs" / "run.log").read_text()
@@ -182,7 +180,7 @@ def test_a_damaged_manifest_is_passed_over_and_its_checkpoint_kept(run: Path, te
     assert damaged.with_name(damaged.name + ".damaged").read_bytes() == bytes_before
 
 
-def test_auto_where_nothing_is_whole_starts_nothing(run: Path) -> None:
+def test_auto_without_a_valid_checkpoint_is_refused(run: Path) -> None:
     without_manifests(run)
     for file in named_steps(run / "checkpoints"):
         file.write_bytes(file.read_bytes()[:-2000])
@@ -205,16 +203,16 @@ def test_overwriting_keeps_what_the_run_did_not_write(run: Path) -> None:
 
 
 def test_fewer_epochs_than_are_done_is_already_complete(run: Path) -> None:
-    """Also of a run that was stopped, and so has no summary."""
+    """Also for a stopped run, which has no summary."""
     for name in ("summary.json", "status.json"):
         (run / name).unlink()
     before = content(run)
-    told = said(run, AUTO | {"training.epochs": 1})
-    assert "already complete" in told
+    output = output_of(run, AUTO | {"training.epochs": 1})
+    assert "already complete" in output
     assert content(run) == before
 
 
-def test_a_run_killed_after_its_last_step_writes_its_last_words(run: Path) -> None:
+def test_a_run_killed_after_its_last_step_writes_its_summary(run: Path) -> None:
     for name in ("summary.json", "status.json"):
         (run / name).unlink()
     tiny_run(run, EACH | AUTO)
@@ -223,7 +221,7 @@ def test_a_run_killed_after_its_last_step_writes_its_last_words(run: Path) -> No
 
 
 @pytest.mark.parametrize("part", [".", "checkpoints", "logs"])
-def test_a_run_whose_folder_is_removed_goes_on_and_saves_what_follows(
+def test_a_run_whose_folder_is_removed_continues_and_saves_later_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     run = tmp_path / "run"
@@ -233,8 +231,8 @@ def test_a_run_whose_folder_is_removed_goes_on_and_saves_what_follows(
             (run / part).rename(tmp_path / "elsewhere")
 
     monkeypatch.setattr(DiffusionModule, "on_train_epoch_start", remove)
-    told = said(run, {"training.epochs": 3})
-    assert f"removed during the run: {run / part}" in told
+    output = output_of(run, {"training.epochs": 3})
+    assert f"removed during the run: {run / part}" in output
     summary = TrainingSummary.read(run)
     assert summary is not None
     status = json.loads((run / "status.json").read_text())
@@ -250,7 +248,7 @@ def test_a_run_whose_folder_is_removed_goes_on_and_saves_what_follows(
     assert find_checkpoint(run, "last").name == step_name(12)
 
 
-def test_a_folder_that_another_run_took_over_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_taken_over_by_another_run_is_left_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def take_over(module: DiffusionModule) -> None:
         status = json.loads((tmp_path / "status.json").read_text())
         (tmp_path / "status.json").write_text(json.dumps({**status, "run": "another"}))

@@ -1,4 +1,4 @@
-"""What is taken over from the checkpoint of another program, and what is said of the rest."""
+"""Import of state from the checkpoint of another program."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def module(tmp_path: Path) -> MakeModule:
 
 
 def content_of(module: DiffusionModule) -> dict[str, Any]:
-    """What the other program saved, of a model like that of the module."""
+    """Return what the other program saved of a model like that of the module."""
     model = copy.deepcopy(module.denoiser)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.5)
     ema = EMA(model, decay=0.5)
@@ -66,7 +66,7 @@ def read(tmp_path: Path) -> Callable[[Any], Checkpoint]:
     return save
 
 
-def test_every_part_is_taken_over_and_said(module: MakeModule, read: Any) -> None:
+def test_every_part_is_taken_over_and_noted(module: MakeModule, read: Any) -> None:
     new = module(decay=0.9, further_decays=[0.99])
     content = content_of(new)
     taken = import_foreign_state(read(content), new, steps=3)
@@ -89,13 +89,13 @@ def test_every_part_is_taken_over_and_said(module: MakeModule, read: Any) -> Non
     ]
 
 
-def test_averages_that_nobody_wants_are_said(module: MakeModule, read: Any) -> None:
+def test_unused_averages_are_noted(module: MakeModule, read: Any) -> None:
     new = module(enabled=False)
     notes = import_foreign_state(read(content_of(new)), new, steps=3).notes
     assert "averaged weights: not taken over, since training.ema.enabled=false" in notes
 
 
-def test_resets_are_the_users_to_choose(module: MakeModule, read: Any) -> None:
+def test_resets_of_the_settings_are_applied(module: MakeModule, read: Any) -> None:
     new = module()
     taken = import_foreign_state(read(content_of(new)), new, steps=3, reset_optimizer=True, reset_schedule=True)
     assert taken.optimizer_states is None
@@ -104,23 +104,23 @@ def test_resets_are_the_users_to_choose(module: MakeModule, read: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "reset", "said"),
+    ("scheduler", "reset", "note"),
     [
         (STEP, False, "that of the settings, continued after epoch 1"),
         ({"type": "plateau"}, False, "plateau depends on losses, which the file does not hold; it begins anew"),
         (STEP, True, "begins anew (training.resume.reset_scheduler=true)"),
     ],
 )
-def test_where_the_schedule_goes_on_is_said(
-    module: MakeModule, read: Any, scheduler: dict[str, Any], reset: bool, said: str
+def test_position_of_the_schedule_is_noted(
+    module: MakeModule, read: Any, scheduler: dict[str, Any], reset: bool, note: str
 ) -> None:
     new = module(scheduler)
     taken = import_foreign_state(read(content_of(new)), new, steps=3, reset_schedule=reset)
-    assert f"learning-rate schedule: {said}" in taken.notes
+    assert f"learning-rate schedule: {note}" in taken.notes
 
 
-def test_weights_in_another_order_leave_the_optimizers_states_without_owners(module: MakeModule, read: Any) -> None:
-    """Sorted by name, as some file formats keep them: positions say nothing then, and many shapes are alike."""
+def test_optimizer_state_is_not_taken_over_if_the_order_of_weights_differs(module: MakeModule, read: Any) -> None:
+    """Sorted by name, as in some file formats: positions do not identify weights then, and many shapes are equal."""
     new = module()
     content = content_of(new)
     content["model_state_dict"] = dict(sorted(content["model_state_dict"].items()))
@@ -129,7 +129,7 @@ def test_weights_in_another_order_leave_the_optimizers_states_without_owners(mod
     assert any("are in another order than those of this model; it begins anew" in note for note in taken.notes)
 
 
-def test_whatever_stands_in_the_file_is_taken_or_named(module: MakeModule, read: Any) -> None:
+def test_every_entry_of_the_file_is_taken_over_or_named(module: MakeModule, read: Any) -> None:
     new = module()
     whole, draw = content_of(new), random.Random(0)
     found = [place for place in places(whole) if place[0] in ("epoch", "optimizer_state_dict", "ema_state_dict")]
@@ -149,7 +149,7 @@ def test_whatever_stands_in_the_file_is_taken_or_named(module: MakeModule, read:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_a_schedule_is_put_where_so_many_steps_lead(count: int) -> None:
+def test_a_schedule_is_advanced_by_a_number_of_steps(count: int) -> None:
     def schedules() -> list[Any]:
         optimizers = [SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0) for _ in range(2)]
         return [LambdaLR(optimizers[0], lambda step: 1 / (1 + step)), ExponentialLR(optimizers[1], 0.5)]
@@ -164,7 +164,7 @@ def test_a_schedule_is_put_where_so_many_steps_lead(count: int) -> None:
         assert placed.get_last_lr() == pytest.approx(walked.get_last_lr())
 
 
-def test_plateau_which_follows_from_losses_begins_anew() -> None:
+def test_plateau_starts_from_its_initial_state() -> None:
     schedule = ReduceLROnPlateau(SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0))
     _advance(schedule, 5)
     assert schedule.last_epoch == 0

@@ -1,4 +1,4 @@
-"""A run stopped at any step by a signal, and resumed, is the run that was never stopped, bit by bit."""
+"""A run stopped at any step by a signal and resumed is bitwise equal to one that was never stopped."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs that nothing stopped."""
+    """Uninterrupted runs."""
     folder = tmp_path_factory.mktemp("whole")
     runs = {name: folder / name for name in KINDS if name != "workers"}
     for name, path in runs.items():
@@ -50,7 +50,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 class At:
-    """Sends a signal the so-and-so-many-th time that a place in the program is reached."""
+    """Sends a signal the n-th time that a hook is called."""
 
     def __init__(self, place: tuple[type, str], times: int, monkeypatch: pytest.MonkeyPatch) -> None:
         owner, name = place
@@ -73,14 +73,14 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def assert_same(found: Path, expected: Path) -> None:
-    one, other = (saved(find_checkpoint(folder, "last")) for folder in (found, expected))
+def assert_same(actual: Path, expected: Path) -> None:
+    one, other = (saved(find_checkpoint(folder, "last")) for folder in (actual, expected))
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
         assert_equal(one[part], other[part], part)
-    assert metrics(found) == metrics(expected)
+    assert metrics(actual) == metrics(expected)
     for picture in sorted((expected / "samples").glob("*.png")):
-        assert (found / "samples" / picture.name).read_bytes() == picture.read_bytes()
-    best = [json.loads((folder / "summary.json").read_text())["best_value"] for folder in (found, expected)]
+        assert (actual / "samples" / picture.name).read_bytes() == picture.read_bytes()
+    best = [json.loads((folder / "summary.json").read_text())["best_value"] for folder in (actual, expected)]
     assert best[0] == best[1]
 
 

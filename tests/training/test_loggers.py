@@ -32,8 +32,8 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 class TestJsonl:
-    def test_each_line_is_in_the_file_at_once(self, tmp_path: Path) -> None:
-        """So that a kill takes none: nothing waits in a buffer of the logger, which stays open."""
+    def test_each_line_is_flushed(self, tmp_path: Path) -> None:
+        """So that a kill loses none: nothing stays in a buffer of the open logger."""
         logger = JsonlLogger(tmp_path)
         for step in range(3):
             logger.log_metrics({"train/loss": 0.5 * step}, step)
@@ -47,32 +47,32 @@ class TestJsonl:
             logger.log_metrics({"loss": 1.0}, step)
         return tmp_path
 
-    def test_resuming_drops_the_steps_that_come_again(self, earlier: Path) -> None:
+    def test_resuming_drops_repeated_steps(self, earlier: Path) -> None:
         logger = JsonlLogger(earlier, resumed_at=4)
         assert [line["step"] for line in lines(earlier)] == [0, 1, 2, 3]
         logger.log_metrics({"loss": 2.0}, 4)
         assert [line["loss"] for line in lines(earlier)] == [1.0] * 4 + [2.0]
 
-    def test_half_a_line_of_a_killed_run_is_dropped(self, earlier: Path) -> None:
+    def test_incomplete_line_of_a_killed_run_is_dropped(self, earlier: Path) -> None:
         with (earlier / "metrics.jsonl").open("a") as file:
             file.write('{"step": 2, "lo')
         JsonlLogger(earlier, resumed_at=6)
         assert [line["step"] for line in lines(earlier)] == [0, 1, 2, 3, 4, 5]
 
-    def test_seconds_go_on(self, earlier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_seconds_continue(self, earlier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file = earlier / "metrics.jsonl"
         file.write_text('{"step": 0, "seconds": 500.0}\n{"step": 1, "seconds": 900.0}\n')
         JsonlLogger(earlier, resumed_at=1).log_metrics({}, 1)
         assert 500 <= lines(earlier)[-1]["seconds"] < 600
 
-    def test_new_run_begins_a_new_file(self, earlier: Path) -> None:
+    def test_new_run_starts_a_new_file(self, earlier: Path) -> None:
         JsonlLogger(earlier)
         assert lines(earlier) == []
 
 
 @pytest.fixture
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No W&B setting but the one under test: the run must be offline by itself."""
+    """Remove all W&B settings but the one under test: the run must be offline by default."""
     for name in list(os.environ):
         if name.startswith("WANDB_") and not name.endswith(("_CACHE_DIR", "_CONFIG_DIR", "_DATA_DIR")):
             monkeypatch.delenv(name)
@@ -90,7 +90,7 @@ def offline_runs(folder: Path) -> list[Path]:
 
 
 @pytest.mark.usefixtures("plain_environment")
-def test_wandb_offline_by_itself_one_run_a_job_and_no_trace_in_the_process(tmp_path: Path) -> None:
+def test_wandb_is_offline_by_default_with_one_run_per_job_and_no_global_state(tmp_path: Path) -> None:
     before = dict(os.environ)
     changes = {"logger": {"backends": ["wandb"]}, "training.visualization": PICTURES}
     ids = []
@@ -130,7 +130,7 @@ RESUMED = {
 
 
 @pytest.mark.usefixtures("plain_environment")
-def test_resumed_run_goes_on_in_the_same_run_on_wandb(tmp_path: Path) -> None:
+def test_resumed_run_continues_the_same_wandb_run(tmp_path: Path) -> None:
     changes = {"logger": {"backends": ["wandb"]}, "training.visualization": PICTURES, **RESUMED}
     for epochs in (1, 2):
         tiny_run(tmp_path, {**changes, "training.epochs": epochs})
@@ -141,7 +141,7 @@ def test_resumed_run_goes_on_in_the_same_run_on_wandb(tmp_path: Path) -> None:
 
 
 def test_segments_on_tensorboard_neither_overlap_nor_leave_a_gap(tmp_path: Path) -> None:
-    """Of three epochs, the last of which a run is not resumed from, but comes again."""
+    """A run of three epochs is resumed after the second, so that the last is repeated."""
     changes = {
         "logger": {"backends": ["tensorboard"]},
         "training.visualization": {**PICTURES, "interval": 1},
@@ -158,13 +158,13 @@ def test_segments_on_tensorboard_neither_overlap_nor_leave_a_gap(tmp_path: Path)
     assert [event.step for event in events.Images("samples")] == [2, 5]
 
 
-def test_wandb_disabled_leaves_it_out(tmp_path: Path) -> None:
+def test_wandb_disabled_adds_no_logger(tmp_path: Path) -> None:
     settings = LoggerSettings(backends=("wandb",), mode="disabled")
     with open_loggers(settings, tmp_path, "tiny", "job", {}) as loggers:
         assert [type(logger) for logger in loggers] == [JsonlLogger]
 
 
-def test_tensorboard_tells_what_the_own_file_tells(tmp_path: Path) -> None:
+def test_tensorboard_has_the_metrics_of_the_jsonl_file(tmp_path: Path) -> None:
     tiny_run(tmp_path, {"logger": {"backends": ["tensorboard"]}, "training.visualization": PICTURES})
     events = EventAccumulator(
         str(tmp_path / "logs" / "tensorboard" / tmp_path.name), size_guidance={"scalars": 0}
@@ -175,12 +175,12 @@ def test_tensorboard_tells_what_the_own_file_tells(tmp_path: Path) -> None:
     assert [event.step for event in events.Images("samples")] == [5]  # as the validation of its epoch
 
 
-def test_picture_for_a_logger_without_pictures_is_no_fault(tmp_path: Path) -> None:
+def test_image_for_a_logger_without_image_support_is_ignored(tmp_path: Path) -> None:
     log_image(JsonlLogger(tmp_path), "samples", Image.new("L", (8, 8)), 1)
     assert not list(tmp_path.iterdir())
 
 
-def test_gray_and_transparent_pictures_reach_tensorboard(tmp_path: Path) -> None:
+def test_gray_and_transparent_images_reach_tensorboard(tmp_path: Path) -> None:
     mirror = TensorBoardMirror(tmp_path, "run", {}, (), Console(quiet=True))
     for step, mode in enumerate(("L", "RGBA")):
         log_image(mirror, "samples", Image.new(mode, (8, 8)), step)
@@ -207,7 +207,7 @@ def test_tensorboard_shows_the_settings_and_the_runs_name(tmp_path: Path) -> Non
     assert events.Scalars("val/loss")
 
 
-def test_tensorboard_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
+def test_tensorboard_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "run" / "logs").mkdir(parents=True)
     (tmp_path / "run" / "logs" / "tensorboard").write_text("in the way")
     console = Console(file=io.StringIO(), width=500)
@@ -218,7 +218,7 @@ def test_tensorboard_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
 class TestFullDisk:
     @pytest.fixture
     def logger(self, tmp_path: Path) -> JsonlLogger:
-        """It has written a line; then there is no room."""
+        """Logger that has written a line when the disk is full."""
         logger = JsonlLogger(tmp_path, console=Console(file=io.StringIO(), width=500))
         logger.log_metrics({"loss": 1.0}, 0)
         logger.path.rename(tmp_path / "aside")
@@ -227,7 +227,7 @@ class TestFullDisk:
             logger.log_metrics({"loss": 1.0}, step)
         return logger
 
-    def test_lines_are_written_once_there_is_room(self, logger: JsonlLogger, tmp_path: Path) -> None:
+    def test_lines_are_written_once_there_is_space(self, logger: JsonlLogger, tmp_path: Path) -> None:
         assert logger.console.file.getvalue().count("cannot be written (No space left on device)") == 1
         (tmp_path / "aside").rename(logger.path)
         logger.log_metrics({"loss": 1.0}, 3)
@@ -235,19 +235,19 @@ class TestFullDisk:
         logger.close()
         assert "lost" not in logger.console.file.getvalue()
 
-    def test_what_is_lost_is_counted(self, logger: JsonlLogger) -> None:
+    def test_lost_lines_are_counted(self, logger: JsonlLogger) -> None:
         logger.close()
         assert "2 lines of" in logger.console.file.getvalue()
 
-    def test_half_a_line_is_taken_back(self, tmp_path: Path) -> None:
+    def test_incomplete_line_is_truncated(self, tmp_path: Path) -> None:
         logger = JsonlLogger(tmp_path)
         logger.log_metrics({"loss": 1.0}, 0)
         with logger.path.open("a") as file:
-            file.write('{"step": 1, "sec')  # as far as there was room
+            file.write('{"step": 1, "sec')  # until the disk was full
         logger.log_metrics({"loss": 1.0}, 1)
         assert [line["step"] for line in lines(tmp_path)] == [0, 1]
 
-    def test_half_a_line_is_taken_back_from_a_file_that_was_removed_before(self, tmp_path: Path) -> None:
+    def test_incomplete_line_is_truncated_in_a_file_that_was_removed_before(self, tmp_path: Path) -> None:
         logger = JsonlLogger(tmp_path)
         for step in range(3):
             logger.log_metrics({"loss": 1.0}, step)

@@ -27,13 +27,13 @@ def entry_of(type_: str | None, optimized: Optimizer, total_steps: int = 30, **o
 
 
 def rates(schedule: Any, optimized: Optimizer, moves: int, *metrics: float) -> list[float]:
-    """The rate at the start and after each move."""
-    found = [optimized.param_groups[0]["lr"]]
+    """Return the learning rate at the start and after each step of the schedule."""
+    actual = [optimized.param_groups[0]["lr"]]
     for move in range(moves):
         optimized.step()
         schedule.step(*metrics[move : move + 1])
-        found.append(optimized.param_groups[0]["lr"])
-    return found
+        actual.append(optimized.param_groups[0]["lr"])
+    return actual
 
 
 def test_no_schedule() -> None:
@@ -48,7 +48,7 @@ def test_no_schedule() -> None:
         ("torch.optim.lr_scheduler.ExponentialLR", ExponentialLR, {"gamma": 0.9}),
     ],
 )
-def test_schedule_of_epochs_is_the_one_of_torch(type_: str, reference: Any, options: dict[str, Any]) -> None:
+def test_schedule_by_epochs_equals_that_of_torch(type_: str, reference: Any, options: dict[str, Any]) -> None:
     ours, theirs = optimizer(), optimizer()
     entry = entry_of(type_, ours, **options)
     assert entry["interval"] == "epoch"
@@ -59,25 +59,25 @@ def test_schedule_of_epochs_is_the_one_of_torch(type_: str, reference: Any, opti
 @pytest.mark.parametrize(
     ("type_", "reference"), [("cosine", CosineAnnealingLR), ("step", StepLR), ("plateau", ReduceLROnPlateau)]
 )
-def test_every_argument_of_the_class_of_torch_is_a_setting(type_: str, reference: type) -> None:
+def test_every_argument_of_the_torch_class_is_a_setting(type_: str, reference: type) -> None:
     """When this fails for a newer torch, the new argument becomes a field of SchedulerSettings."""
-    wanted = set(inspect.signature(reference).parameters) - {"optimizer"}
-    assert set(SCHEDULER_OPTIONS[type_]) == wanted
-    assert set(inspect.signature(LR_SCHEDULES[type_]).parameters) >= wanted
+    expected = set(inspect.signature(reference).parameters) - {"optimizer"}
+    assert set(SCHEDULER_OPTIONS[type_]) == expected
+    assert set(inspect.signature(LR_SCHEDULES[type_]).parameters) >= expected
 
 
 @pytest.mark.parametrize(
     ("type_", "options"), [("cosine", {"T_max": 10, "eta_min": 0.01}), ("step", {"step_size": 3, "gamma": 0.5})]
 )
-def test_a_schedule_that_begins_under_way(type_: str, options: dict[str, Any]) -> None:
-    """After ``last_epoch`` the rates are those that the whole schedule has from there on."""
+def test_a_schedule_with_last_epoch(type_: str, options: dict[str, Any]) -> None:
+    """After ``last_epoch`` the rates are those of the complete schedule from there on."""
     ours, whole = optimizer(), optimizer()
     expected = rates(entry_of(type_, whole, **options)["scheduler"], whole, 9)
-    found = rates(entry_of(type_, ours, **options, last_epoch=3)["scheduler"], ours, 5)
-    assert found == pytest.approx(expected[4:], rel=1e-9)
+    actual = rates(entry_of(type_, ours, **options, last_epoch=3)["scheduler"], ours, 5)
+    assert actual == pytest.approx(expected[4:], rel=1e-9)
 
 
-def test_a_schedule_of_torch_that_begins_under_way() -> None:
+def test_a_torch_schedule_with_last_epoch() -> None:
     optimized = optimizer()
     schedule = entry_of("torch.optim.lr_scheduler.StepLR", optimized, step_size=3, gamma=0.5, last_epoch=3)["scheduler"]
     assert schedule.last_epoch == 4
@@ -97,18 +97,18 @@ def test_options_of_plateau_reach_the_class() -> None:
 
 def test_cosine_at_its_ends_and_in_the_middle() -> None:
     optimized = optimizer()
-    found = rates(entry_of("cosine", optimized, T_max=8, eta_min=0.02)["scheduler"], optimized, 8)
-    assert (found[0], found[4], found[8]) == pytest.approx((PEAK, (PEAK + 0.02) / 2, 0.02))
+    actual = rates(entry_of("cosine", optimized, T_max=8, eta_min=0.02)["scheduler"], optimized, 8)
+    assert (actual[0], actual[4], actual[8]) == pytest.approx((PEAK, (PEAK + 0.02) / 2, 0.02))
 
 
-def test_plateau_is_the_one_of_torch_and_left_to_the_module() -> None:
+def test_plateau_is_that_of_torch_and_stepped_by_the_module() -> None:
     ours, theirs = optimizer(), optimizer()
     options = {"mode": "min", "factor": 0.5, "patience": 1}
     losses = [1.0, 0.9, 0.95, 0.95, 0.95, 0.8, 0.81, 0.82]
     entry = entry_of("plateau", ours, **options)
-    found = rates(entry["scheduler"], ours, 8, *losses)
-    assert found == rates(ReduceLROnPlateau(theirs, **options), theirs, 8, *losses)
-    assert found[-1] < PEAK
+    actual = rates(entry["scheduler"], ours, 8, *losses)
+    assert actual == rates(ReduceLROnPlateau(theirs, **options), theirs, 8, *losses)
+    assert actual[-1] < PEAK
     assert entry["monitor"] == "val/loss"
     assert all(epoch % entry["frequency"] for epoch in range(1, 1000))
 
@@ -117,22 +117,22 @@ def test_warmup_cosine_in_closed_form() -> None:
     optimized = optimizer()
     entry = entry_of("warmup_cosine", optimized, 30, warmup_steps=9, eta_min=0.01)
     assert entry["interval"] == "step"
-    found = rates(entry["scheduler"], optimized, 35)
-    assert found[:9] == pytest.approx([PEAK * (step + 1) / 10 for step in range(9)])
-    assert found[9] == pytest.approx(PEAK)
+    actual = rates(entry["scheduler"], optimized, 35)
+    assert actual[:9] == pytest.approx([PEAK * (step + 1) / 10 for step in range(9)])
+    assert actual[9] == pytest.approx(PEAK)
     falling = [0.01 + (PEAK - 0.01) * (1 + math.cos(math.pi * step / 21)) / 2 for step in range(22)]
-    assert found[9:31] == pytest.approx(falling)
-    assert found[30:] == pytest.approx([0.01] * 6)
+    assert actual[9:31] == pytest.approx(falling)
+    assert actual[30:] == pytest.approx([0.01] * 6)
 
 
 def test_warmup_longer_than_the_run_only_rises() -> None:
     optimized = optimizer()
-    found = rates(entry_of("warmup_cosine", optimized, 5, warmup_steps=9)["scheduler"], optimized, 5)
-    assert found == pytest.approx([PEAK * (step + 1) / 10 for step in range(6)])
+    actual = rates(entry_of("warmup_cosine", optimized, 5, warmup_steps=9)["scheduler"], optimized, 5)
+    assert actual == pytest.approx([PEAK * (step + 1) / 10 for step in range(6)])
 
 
 @pytest.mark.parametrize("type_", ["cosine", "step", "warmup_cosine", "plateau"])
-def test_present_rates_are_those_of_the_optimizer(type_: str) -> None:
+def test_current_rates_are_those_of_the_optimizer(type_: str) -> None:
     options: dict[str, dict[str, Any]] = {"cosine": {"T_max": 5}, "step": {"step_size": 2}}
     optimized = optimizer()
     schedule = entry_of(type_, optimized, **options.get(type_, {}))["scheduler"]
@@ -143,7 +143,7 @@ def test_present_rates_are_those_of_the_optimizer(type_: str) -> None:
 
 
 @pytest.mark.parametrize("type_", [*SCHEDULER_TYPES, "torch.optim.lr_scheduler.ExponentialLR"])
-def test_argument_that_the_class_does_not_take_names_the_key(type_: str) -> None:
+def test_error_about_an_unknown_argument_names_the_key(type_: str) -> None:
     with pytest.raises(ValueError, match=f"training.scheduler.type {type_} does not take.*bounce"):
         entry_of(type_, optimizer(), bounce=3)
 

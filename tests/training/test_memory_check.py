@@ -1,4 +1,4 @@
-"""What cannot fit into memory is refused before memory is taken for it, with the keys to make smaller."""
+"""Settings that need too much memory are refused before it is allocated, with the keys to reduce."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ DIGITS = {"data.type": "digits", "model.conditioning.num_classes": 10}
         ),
     ],
 )
-def test_what_needs_more_memory_than_there_is(
+def test_too_little_memory_is_refused(
     changes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a machine of 100 GiB."""
-    for module in (memory_check, memory_check.refuse_excess.__globals__):
+    """The machine has 100 GiB."""
+    for module in (memory_check, memory_check.check_model_fits_memory.__globals__):
         place = module if isinstance(module, dict) else vars(module)
         monkeypatch.setitem(place, "host_memory", lambda: 100 * 2.0**30)
     with pytest.raises(ValueError, match=message):

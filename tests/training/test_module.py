@@ -41,7 +41,7 @@ def test_training_and_validation_share_one_step() -> None:
     assert torch.equal(module.training_step(batch(3), 0), validation_loss(module, batch(3)))
 
 
-def test_loss_is_told_by_noise_level() -> None:
+def test_loss_is_logged_by_noise_level() -> None:
     """The bands' means, weighted by their numbers of images, make the mean of all."""
     module = module_of(tiny_denoiser())
     logged: dict[str, tuple[Tensor, int]] = {}
@@ -62,7 +62,7 @@ def test_loss_follows_from_the_seed_of_the_batch_alone() -> None:
     assert not torch.equal(module.training_step(batch(4), 0), first)
 
 
-def test_dropout_is_drawn_anew_for_each_batch_and_never_twice_for_one() -> None:
+def test_dropout_differs_between_batches_and_is_fixed_for_one_batch() -> None:
     denoiser = tiny_denoiser().train()
     for part in denoiser.modules():
         if isinstance(part, torch.nn.Dropout):
@@ -74,7 +74,7 @@ def test_dropout_is_drawn_anew_for_each_batch_and_never_twice_for_one() -> None:
     assert not torch.equal(module.training_step(batch(3), 0), loss)
 
 
-def test_validation_judges_the_average() -> None:
+def test_validation_uses_the_ema() -> None:
     denoiser = tiny_denoiser()
     ema = EMA(denoiser, decay=0.9)
     module = module_of(denoiser, ema)
@@ -94,7 +94,7 @@ def test_only_the_denoiser_is_optimized() -> None:
     assert optimized == {id(weight) for weight in denoiser.parameters()}
 
 
-def test_training_side_has_no_sampling() -> None:
+def test_training_imports_no_sampling() -> None:
     training = Path(__file__).parents[2] / "diffusion_lab" / "training"
     sources = [file.read_text() for file in training.rglob("*.py")]
     assert sources

@@ -1,4 +1,4 @@
-"""Resuming from checkpoints of the first format, whose formulas were other ones."""
+"""Resuming from checkpoints of the first format, which used other formulas."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.training.tiny import resume_of, saved, tiny_run
 
 
 def of_first_format(folder: Path, changes: dict[str, Any]) -> Path:
-    """The last checkpoint of a run, as if the first format had written it."""
+    """Return the last checkpoint of a run, converted to the first format."""
     tiny_run(folder / "run", changes)
     content = saved(find_checkpoint(folder / "run", "last"))
     content["diffusion_lab"]["format"] = 1
@@ -25,7 +25,7 @@ def of_first_format(folder: Path, changes: dict[str, Any]) -> Path:
 
 
 def resumed(folder: Path, changes: dict[str, Any]) -> str:
-    """What is said where training goes on."""
+    """Return the output of a resumed run."""
     older = of_first_format(folder, changes)
     console = Console(file=StringIO(), width=10_000)
     tiny_run(folder / "resumed", {**changes, "training.epochs": 3, **resume_of(older)}, console)
@@ -36,7 +36,7 @@ def loss(weighting: str, penalty: str = "mse") -> dict[str, Any]:
     return {"training.loss": {"weighting": {"type": weighting}, "penalty": {"type": penalty}}}
 
 
-def test_weights_that_know_other_inputs_are_refused(tmp_path: Path) -> None:
+def test_weights_trained_with_other_inputs_are_refused(tmp_path: Path) -> None:
     changes = {"model.diffusion.type": "edm", "model.diffusion.prediction": "v"}
     with pytest.raises(ValueError, match=r"cannot resume from .*\n.* was written before .* reaches sigma = 80"):
         resumed(tmp_path, changes)
@@ -44,17 +44,17 @@ def test_weights_that_know_other_inputs_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [loss("sigmoid"), loss("min_snr", "l1"), loss("p2", "huber")], ids=str)
-def test_another_loss_is_said(tmp_path: Path, changes: dict[str, Any]) -> None:
-    said = resumed(tmp_path, changes)
-    assert f"training.loss.weighting {changes['training.loss']['weighting']['type']} with penalty " in said
-    assert "earlier validation losses are not comparable" in said
+def test_changed_loss_is_reported(tmp_path: Path, changes: dict[str, Any]) -> None:
+    output = resumed(tmp_path, changes)
+    assert f"training.loss.weighting {changes['training.loss']['weighting']['type']} with penalty " in output
+    assert "earlier validation losses are not comparable" in output
 
 
-def test_the_same_loss_needs_no_words(tmp_path: Path) -> None:
+def test_unchanged_loss_is_not_reported(tmp_path: Path) -> None:
     assert "weights noise levels" not in resumed(tmp_path, loss("min_snr"))
 
 
-def test_the_measured_deviation_of_the_weighting_stays_that_of_the_checkpoint(tmp_path: Path) -> None:
+def test_measured_sigma_data_of_the_weighting_is_that_of_the_checkpoint(tmp_path: Path) -> None:
     path = of_first_format(tmp_path, {"training.loss": {"weighting": {"type": "edm", "sigma_data": 0.3}}})
     tiny_run(tmp_path / "resumed", {**loss("edm"), "training.epochs": 3, **resume_of(path)})
     config = saved(find_checkpoint(tmp_path / "resumed", "last"))["diffusion_lab"]["config"]

@@ -1,4 +1,4 @@
-"""Whether the state that another program saved of its optimizer fits the one of a run."""
+"""Validation of optimizer states saved by another program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def network() -> nn.Module:
 
 
 def trained(maker: str, groups: int = 1) -> tuple[nn.Module, dict[str, Any]]:
-    """A network after two steps, and the state of its optimizer; its parameters in one or two groups."""
+    """Return a network after two steps and its optimizer state, with the parameters in one or two groups."""
     model = network()
     parameters: Any = list(model.parameters())
     if groups == 2:
@@ -40,7 +40,7 @@ def trained(maker: str, groups: int = 1) -> tuple[nn.Module, dict[str, Any]]:
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("maker", MAKERS)
-def test_the_next_step_is_the_one_that_the_other_program_would_have_made(maker: str, groups: int) -> None:
+def test_next_step_equals_that_of_the_other_program(maker: str, groups: int) -> None:
     model, state = trained(maker, groups)
     expected, continued = copy.deepcopy(model), copy.deepcopy(model)
     theirs = MAKERS[maker](expected.parameters())
@@ -106,7 +106,7 @@ def emptied(state: dict[str, Any]) -> None:
         (emptied, "its state in the file is empty"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(change: Callable[[dict[str, Any]], None], reason: str) -> None:
+def test_mismatched_state_is_refused_with_the_reason(change: Callable[[dict[str, Any]], None], reason: str) -> None:
     model, state = trained("adam")
     state = copy.deepcopy(state)
     change(state)
@@ -122,11 +122,11 @@ def test_the_state_of_another_optimizer_is_refused(other: str) -> None:
 
 
 @pytest.mark.parametrize("saved", [None, {}, [], "x", {"state": {}}, {"state": [], "param_groups": []}], ids=str)
-def test_what_is_no_state_is_refused(saved: object) -> None:
+def test_invalid_state_is_refused(saved: object) -> None:
     with pytest.raises(ValueError, match=r"holds no state of it|no state dict of an optimizer"):
         matching_states(saved, MAKERS["adam"], network().parameters())
     assert saved_rate(saved) is None
 
 
-def test_the_rate_of_the_file_is_told() -> None:
+def test_learning_rate_of_the_file_is_returned() -> None:
     assert saved_rate(trained("adam")[1]) == 0.1

@@ -12,7 +12,7 @@ from diffusion_lab.training.optimizers import OPTIMIZERS, check_capturable, crea
 
 
 class PlainDescent(torch.optim.SGD):
-    """An optimizer of one's own, named by its dotted path."""
+    """Custom optimizer, named by its dotted path."""
 
     def __init__(self, params: Any, lr: float, weight_decay: float, betas: Any, nesterov_like: bool = False) -> None:
         super().__init__(params, lr=lr, weight_decay=weight_decay)
@@ -31,7 +31,7 @@ def settings(**changes: Any) -> OptimizerSettings:
 
 
 def walk(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> torch.Tensor:
-    """Ten steps down a parabola."""
+    """Make ten steps on a parabola."""
     for _ in range(10):
         optimizer.zero_grad()
         (weight**2).sum().backward()
@@ -44,7 +44,7 @@ def start() -> nn.Parameter:
 
 
 @pytest.mark.parametrize(("name", "reference"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
-def test_named_optimizer_walks_as_torch_does(name: str, reference: type[torch.optim.Adam]) -> None:
+def test_named_optimizer_makes_the_steps_of_torch(name: str, reference: type[torch.optim.Adam]) -> None:
     ours, theirs = start(), start()
     walk(create_optimizer(settings(type=name), [ours]), ours)
     walk(reference([theirs], lr=0.05, weight_decay=0.1, betas=(0.8, 0.95)), theirs)
@@ -52,7 +52,7 @@ def test_named_optimizer_walks_as_torch_does(name: str, reference: type[torch.op
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_one_kernel_makes_the_step_where_there_is_one(name: str) -> None:
+def test_fused_kernel_is_used_if_available(name: str) -> None:
     elsewhere = nn.Parameter(torch.zeros(3, device="meta"))
     for weight, given, scaled, fused in (
         (start(), None, False, True),
@@ -64,7 +64,7 @@ def test_one_kernel_makes_the_step_where_there_is_one(name: str) -> None:
         assert optimizer.param_groups[0]["fused"] is fused
 
 
-def test_one_kernel_that_undoes_the_scale_too_late_is_refused() -> None:
+def test_fused_kernel_with_a_gradient_scaler_is_refused() -> None:
     with pytest.raises(ValueError, match=r"training\.optimizer\.fused must be off where .* fp16, got true"):
         create_optimizer(settings(fused=True), [start()], scaled=True)
 
@@ -85,7 +85,7 @@ def test_options_reach_the_class() -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_argument_of_the_class_of_torch_is_a_setting(name: str) -> None:
+def test_every_argument_of_the_torch_class_is_a_setting(name: str) -> None:
     """When this fails for a newer torch, the new argument becomes a field of OptimizerSettings."""
     keys = {"params", "lr", "betas", "weight_decay"}
     assert set(inspect.signature(OPTIMIZERS[name]).parameters) - keys == set(OPTIMIZER_OPTIONS[name])
@@ -105,19 +105,19 @@ def test_decoupled_decay_makes_adam_adamw() -> None:
     torch.testing.assert_close(ours, theirs)
 
 
-def test_several_kernels_where_they_are_asked_for() -> None:
+def test_foreach_kernels_if_requested() -> None:
     (group,) = create_optimizer(settings(foreach=True), [start()]).param_groups
     assert (group["foreach"], group["fused"]) == (True, False)
 
 
-def test_climbing() -> None:
+def test_maximize() -> None:
     weight = start()
     assert (
         walk(create_optimizer(settings(maximize=True, weight_decay=0.0), [weight]), weight).abs() > start().abs()
     ).all()
 
 
-def test_a_step_for_cuda_graphs_needs_a_gpu() -> None:
+def test_capturable_needs_a_gpu() -> None:
     asked = settings(capturable=True)
     check_capturable(asked, torch.device("cuda"))
     with pytest.raises(
@@ -135,13 +135,13 @@ def test_dotted_path_with_its_own_option() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.05
 
 
-def test_class_without_betas_is_not_given_them() -> None:
+def test_class_without_betas_does_not_get_them() -> None:
     optimizer = create_optimizer(settings(type="torch.optim.SGD", momentum=0.9), [start()])
     assert optimizer.defaults["momentum"] == 0.9
 
 
 @pytest.mark.parametrize("type_", ["torch.optim.SGD", "torch.optim.Adam"])
-def test_argument_that_the_class_does_not_take_names_the_key(type_: str) -> None:
+def test_error_about_an_unknown_argument_names_the_key(type_: str) -> None:
     with pytest.raises(ValueError, match=f"training.optimizer.type {type_} does not take.*momentum_of_all"):
         create_optimizer(settings(type=type_, momentum_of_all=1), [start()])
 

@@ -1,4 +1,4 @@
-"""What the user's own code draws from the global generators follows from ``compute.seed``, also after resuming."""
+"""Draws of custom code from the global generators depend on ``compute.seed`` only, also after resuming."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.training.tiny import TinySource, resume_of, saved, tiny_run
 
 
 class DrawingSource(TinySource):
-    """Draws where it is made and for each batch, from all three generators."""
+    """Draws when it is created and for each batch, from all three generators."""
 
     def __init__(self, image_size: int, channels: int) -> None:
         super().__init__(image_size, channels)
@@ -35,7 +35,7 @@ class DrawingSource(TinySource):
 
 
 class DrawingNetwork(UNet):
-    """Draws in each pass."""
+    """Draws in each forward pass."""
 
     def forward(self, *arguments: Any) -> Tensor:
         return super().forward(*arguments) * (1 + 0.01 * random.random() + 0.01 * np.random.rand())
@@ -46,8 +46,8 @@ OWN |= {"training.epochs": 4, "training.ema.decay": 0.9}
 
 
 def weights(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = saved(find_checkpoint(folder, "last"))["state_dict"]
-    return found
+    state: dict[str, Any] = saved(find_checkpoint(folder, "last"))["state_dict"]
+    return state
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,8 @@ def test_two_runs_of_one_seed_are_equal(whole: Path, tmp_path: Path, workers: in
     assert_equal(weights(tmp_path), weights(whole))
 
 
-def test_another_seed_draws_otherwise(whole: Path, tmp_path: Path) -> None:
-    """The images too, not only the project's own draws."""
+def test_another_seed_gives_other_draws(whole: Path, tmp_path: Path) -> None:
+    """The images differ too, not only the draws of the package."""
     tiny_run(tmp_path, {**OWN, "compute.seed": 1, "training.epochs": 1})
     prints = [
         saved(find_checkpoint(folder, "last"))["diffusion_lab"]["data_fingerprint"] for folder in (whole, tmp_path)
@@ -89,7 +89,7 @@ def test_a_batch_depends_on_its_seed_alone() -> None:
     assert not torch.equal(first, second)
 
 
-def test_draws_inside_change_none_outside() -> None:
+def test_draws_inside_do_not_affect_draws_outside() -> None:
     def draws() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 
@@ -98,10 +98,10 @@ def test_draws_inside_change_none_outside() -> None:
     seed_default_generators(0, torch.device("cpu"))
     undisturbed = [draws(), draws()]
     seed_default_generators(0, torch.device("cpu"))
-    found = [draws()]
+    first = [draws()]
     with host_generators_seeded(3):
         assert draws() == expected
-    assert [*found, draws()] == undisturbed
+    assert [*first, draws()] == undisturbed
 
 
 def test_a_source_that_draws_has_one_fingerprint() -> None:
@@ -117,7 +117,7 @@ def test_a_source_that_draws_has_one_fingerprint() -> None:
 
 
 def test_the_generators_of_python_numpy_and_torch_draw_different_numbers() -> None:
-    """A source that takes a row from one and a column from another covers the whole image."""
+    """A source that draws a row from one and a column from another generator covers the complete image."""
     with host_generators_seeded(2**40 + 3):
         drawn = [random.random(), np.random.rand(), torch.rand((), dtype=torch.float64).item()]
     assert len({round(number, 6) for number in drawn}) == 3

@@ -22,7 +22,7 @@ def text_of(shown: Console) -> str:
     return shown.file.getvalue()
 
 
-def test_a_line_an_epoch_where_there_is_no_terminal(tmp_path: Path) -> None:
+def test_one_line_per_epoch_without_a_terminal(tmp_path: Path) -> None:
     shown = console(terminal=False)
     tiny_fit(tmp_path, [TrainingProgress(shown)])
     lines = text_of(shown).splitlines()
@@ -36,16 +36,16 @@ def test_one_bar_on_a_terminal(tmp_path: Path) -> None:
     tiny_fit(tmp_path, [TrainingProgress(shown)])
     text = text_of(shown)
     assert re.search(r"epoch 2/2.*loss \d\.\d{4}\s+\d+ images/s.*done,.*0:00:00 left", text)
-    assert "val/loss" not in text  # the lines are for where there is no bar
+    assert "val/loss" not in text  # the lines are printed only if there is no bar
 
 
-def test_bar_shows_the_watched_metric_where_it_is_not_the_loss(tmp_path: Path) -> None:
+def test_bar_shows_the_watched_metric_if_it_is_not_the_loss(tmp_path: Path) -> None:
     shown = console(terminal=True)
     tiny_fit(tmp_path, [TrainingProgress(shown, "val/loss_raw")])
     assert re.search(r"loss \d\.\d{4}\s+val/loss_raw \d\.\d{4}\s+\d+ images/s", text_of(shown))
 
 
-def test_speed_counts_training_images_alone(tmp_path: Path) -> None:
+def test_speed_counts_only_training_images(tmp_path: Path) -> None:
     progress = TrainingProgress(console(terminal=False))
     tiny_fit(tmp_path, [progress])
     assert progress.images == 2 * 18
@@ -65,12 +65,12 @@ def test_bar_is_stopped_by_a_failure(tmp_path: Path) -> None:
     assert "and the console is free" in text_of(shown)
 
 
-def test_standard_error_so_that_output_is_left_to_results() -> None:
+def test_progress_goes_to_standard_error() -> None:
     assert TrainingProgress().console.stderr
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
-def test_the_loss_is_that_of_a_batch_however_many_make_a_step(tmp_path: Path, accumulated: int) -> None:
+def test_shown_loss_is_that_of_a_batch_with_accumulation(tmp_path: Path, accumulated: int) -> None:
     taken = []
 
     class Losses(Callback):
@@ -80,6 +80,6 @@ def test_the_loss_is_that_of_a_batch_however_many_make_a_step(tmp_path: Path, ac
     shown = console(terminal=False)
     changes = {"training.accumulate_batches": accumulated, "training.epochs": 1}
     tiny_fit(tmp_path, [TrainingProgress(shown), Losses()], changes)
-    told = re.search(r"loss (\d\.\d{4})", text_of(shown))
-    assert told is not None
-    assert min(taken) - 1e-4 <= float(told[1]) <= max(taken) + 1e-4
+    shown_loss = re.search(r"loss (\d\.\d{4})", text_of(shown))
+    assert shown_loss is not None
+    assert min(taken) - 1e-4 <= float(shown_loss[1]) <= max(taken) + 1e-4

@@ -1,4 +1,4 @@
-"""A checkpoint whose training state is damaged is refused in one error that names it, before the first step."""
+"""A damaged training state is one error that names the checkpoint, before the first step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.training.tiny import resume_of, tiny_run
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a run of one epoch saved."""
+    """Checkpoint of a run of one epoch."""
     folder = tmp_path_factory.mktemp("first")
     tiny_run(folder, {"training.epochs": 1})
     return load_tensors(find_checkpoint(folder, "last"))
@@ -44,14 +44,14 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_of_a_wrong_type_is_one_error(first: dict[str, Any], tmp_path: Path, part: str) -> None:
+def test_a_part_of_the_wrong_type_is_one_error(first: dict[str, Any], tmp_path: Path, part: str) -> None:
     for number, wrong in enumerate(PARTS[part]):
         with pytest.raises(ValueError, match=r"hostile\.ckpt"):
             resumed(replaced(first, (part,), WRONG[wrong]), tmp_path / str(number))
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_any_field_of_a_wrong_type_is_one_error_or_does_not_matter(
+def test_any_field_of_the_wrong_type_is_one_error_or_irrelevant(
     first: dict[str, Any], tmp_path: Path, seed: int
 ) -> None:
     draw = random.Random(seed)
@@ -85,5 +85,5 @@ def test_a_state_that_would_fail_later_is_refused_before_the_first_step(
         resumed(replaced(first, path, value), tmp_path)
 
 
-def test_an_honest_one_is_resumed(first: dict[str, Any], tmp_path: Path) -> None:
+def test_a_valid_checkpoint_is_resumed(first: dict[str, Any], tmp_path: Path) -> None:
     resumed(first, tmp_path)

@@ -1,4 +1,4 @@
-"""A resumed run and the uninterrupted one are the same run."""
+"""A resumed run equals the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def last(folder: Path) -> dict[str, Any]:
     return saved(find_checkpoint(folder, "last"))
 
 
-def assert_same_run(found: Path, expected: Path) -> None:
+def assert_same_run(actual: Path, expected: Path) -> None:
     for part in ("state_dict", "optimizer_states", "lr_schedulers"):
-        assert_equal(last(found)[part], last(expected)[part], part)
-    assert last(found)["global_step"] == 12
+        assert_equal(last(actual)[part], last(expected)[part], part)
+    assert last(actual)["global_step"] == 12
 
 
 def losses(folder: Path, first: int = 0) -> list[tuple[int, float]]:
-    """(step, loss) of every line from a step on, training and validation."""
+    """Return (step, loss) of every line from a step on, for training and validation."""
     lines = [json.loads(line) for line in (folder / "logs" / "metrics.jsonl").read_text().splitlines()]
-    found = [(line["step"], line.get("train/loss", line.get("val/loss"))) for line in lines]
-    return [(step, loss) for step, loss in found if step >= first]
+    actual = [(line["step"], line.get("train/loss", line.get("val/loss"))) for line in lines]
+    return [(step, loss) for step, loss in actual if step >= first]
 
 
 def rate(folder: Path) -> float:
-    """The learning rate that the run ended with."""
+    """Return the final learning rate of a run."""
     value: float = last(folder)["optimizer_states"][0]["param_groups"][0]["lr"]
     return value
 
@@ -56,14 +56,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(runs: Path) -> Path:
-    """Two epochs with a falling learning rate, done."""
+    """Finished run of two epochs with a decreasing learning rate."""
     tiny_run(runs / "plain", {"training.scheduler": COSINE})
     return runs / "plain"
 
 
 @pytest.fixture(scope="module")
 def without_optimizer(runs: Path) -> Path:
-    """Two epochs, saved without the state of the optimizer."""
+    """Finished run of two epochs, saved without optimizer state."""
     tiny_run(runs / "light", {"training.checkpointing.save_optimizer": False})
     return runs / "light"
 
@@ -71,7 +71,7 @@ def without_optimizer(runs: Path) -> Path:
 class TestSameRun:
     @pytest.mark.parametrize("name", ["warmup_cosine", "step"])
     def test_interrupted_in_the_middle(self, name: str, tmp_path: Path) -> None:
-        """In another folder."""
+        """The resumed run has another folder."""
         changes = {"training.epochs": 4, "training.scheduler": SCHEDULES[name], "training.ema.decay": 0.9}
         tiny_run(tmp_path / "whole", changes)
         middle = tmp_path / "whole" / "checkpoints" / step_name(6)
@@ -81,7 +81,7 @@ class TestSameRun:
 
     @pytest.mark.parametrize("name", ["none", "cosine", "plateau", "auto"])
     def test_two_epochs_extended_by_two(self, name: str, tmp_path: Path) -> None:
-        """In the same folder. What follows from the number of epochs (auto) goes on as if it had been four."""
+        """In the same folder. Values derived from the number of epochs (auto) are as if it had always been four."""
         changes = {"training.scheduler": SCHEDULES[name], "training.ema.decay": 0.9}
         whole, extended = tmp_path / "whole", tmp_path / "extended"
         tiny_run(whole, {**changes, "training.epochs": 4})
@@ -110,13 +110,13 @@ class TestSameRun:
         assert_same_run(tmp_path / "resumed", tmp_path / "whole")
 
 
-def test_plateau_falls_only_where_there_was_a_validation(tmp_path: Path) -> None:
+def test_plateau_drops_only_after_a_validation(tmp_path: Path) -> None:
     tiny_run(tmp_path, {"training.epochs": 5, "training.scheduler": PLATEAU, "training.validation.frequency": 2})
     assert rate(tmp_path) == pytest.approx(0.01 * 0.5)  # validated after epochs 2 and 4, the first one is the measure
 
 
 class TestFolders:
-    def test_another_folder_holds_a_whole_run_and_the_first_stays_as_it_was(self, plain: Path, tmp_path: Path) -> None:
+    def test_another_folder_holds_a_complete_run_and_the_first_is_unchanged(self, plain: Path, tmp_path: Path) -> None:
         before = {path: path.stat().st_mtime_ns for path in plain.rglob("*")}
         summary = tiny_run(tmp_path / "b", {"training.epochs": 3, "training.scheduler": COSINE, **resume_of(plain)})
         assert {path: path.stat().st_mtime_ns for path in plain.rglob("*")} == before
@@ -125,8 +125,8 @@ class TestFolders:
         assert summary.best_checkpoint is not None
         assert Path(summary.best_checkpoint).is_file()
 
-    def test_best_of_this_folder_is_one_that_is_there(self, plain: Path, tmp_path: Path) -> None:
-        """The model gets worse by construction: the best so far stays in the other folder."""
+    def test_best_of_a_folder_is_a_file_in_it(self, plain: Path, tmp_path: Path) -> None:
+        """The model gets worse by construction, so the best is in the other folder."""
         changes = BIAS_PLAN | {"training.epochs": 3, "training.ema.decay": 0.0}
         summary = tiny_run(tmp_path, changes | resume_of(plain, reset_optimizer=True, reset_scheduler=True))
         then = json.loads((plain / "summary.json").read_text())
@@ -139,7 +139,7 @@ class TestFolders:
         tiny_run(tmp_path, {**resume_of(find_checkpoint(tmp_path, "last"))})
         assert last(tmp_path)["diffusion_lab"]["epochs_done"] == 2
 
-    def test_overwritten_folder_keeps_nothing_of_the_run_that_was_there(self, plain: Path, tmp_path: Path) -> None:
+    def test_overwritten_folder_keeps_nothing_of_the_earlier_run(self, plain: Path, tmp_path: Path) -> None:
         tiny_run(tmp_path, {"training.epochs": 7})
         changes = {"training.epochs": 3, "training.scheduler": COSINE, "output.overwrite": True}
         tiny_run(tmp_path, changes | resume_of(plain))
@@ -147,7 +147,7 @@ class TestFolders:
         assert {step for step, _ in losses(tmp_path)} == {6, 7, 8}
 
 
-def test_seed_left_open_is_that_of_the_run_that_goes_on(plain: Path, tmp_path: Path) -> None:
+def test_unset_seed_is_that_of_the_resumed_run(plain: Path, tmp_path: Path) -> None:
     changes = {"training.epochs": 3, "training.scheduler": COSINE, "compute.seed": None}
     tiny_run(tmp_path, changes | resume_of(plain))
     seeds = [last(folder)["diffusion_lab"]["config"]["compute"]["seed"] for folder in (plain, tmp_path)]
@@ -161,7 +161,7 @@ class TestResets:
         assert {int(entry["step"]) for entry in state["state"].values()} == {9}
         assert last(tmp_path)["lr_schedulers"][0]["last_epoch"] == 3
 
-    def test_reset_optimizer_forgets_its_averages_and_keeps_the_rate(self, plain: Path, tmp_path: Path) -> None:
+    def test_reset_optimizer_drops_its_state_and_keeps_the_rate(self, plain: Path, tmp_path: Path) -> None:
         changes = {"training.epochs": 3, "training.scheduler": COSINE}
         tiny_run(tmp_path / "reset", {**changes, **resume_of(plain, reset_optimizer=True)})
         tiny_run(tmp_path / "kept", {**changes, **resume_of(plain)})
@@ -169,7 +169,7 @@ class TestResets:
         assert {int(entry["step"]) for entry in state["state"].values()} == {3}
         assert rate(tmp_path / "reset") == rate(tmp_path / "kept")
 
-    def test_reset_scheduler_begins_with_the_rate_of_the_new_settings(self, plain: Path, tmp_path: Path) -> None:
+    def test_reset_scheduler_starts_with_the_rate_of_the_new_settings(self, plain: Path, tmp_path: Path) -> None:
         changes = {
             "training.epochs": 3,
             "training.optimizer.learning_rate": 0.002,
@@ -181,8 +181,8 @@ class TestResets:
         (state,) = last(tmp_path)["optimizer_states"]
         assert {int(entry["step"]) for entry in state["state"].values()} == {9}
 
-    def test_reset_scheduler_is_sized_for_what_is_left(self, plain: Path, tmp_path: Path) -> None:
-        """Begun anew after two of four epochs, it is down at the end, by steps as by epochs."""
+    def test_reset_scheduler_spans_the_remaining_epochs(self, plain: Path, tmp_path: Path) -> None:
+        """Restarted after two of four epochs, it reaches its minimum at the end, by steps and by epochs."""
         for name, schedule in (("steps", WARMUP), ("epochs", AUTO)):
             changes = {"training.epochs": 4, "training.scheduler": schedule}
             tiny_run(tmp_path / name, {**changes, **resume_of(plain, reset_scheduler=True)})
@@ -194,7 +194,7 @@ class TestResets:
         assert rate(tmp_path) == 0.002
 
     def test_first_resumed_epoch_has_the_right_rate(self, plain: Path, tmp_path: Path) -> None:
-        """Not only the last one: seen from inside, before the first step."""
+        """Checked before the first step, not only at the end."""
         seen: list[float] = []
 
         class Look(ResumeOverrides):
@@ -209,7 +209,7 @@ class TestResets:
 
 
 class TestRefusals:
-    """Each leaves no trace in the new folder."""
+    """None of them leaves a trace in the new folder."""
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -237,17 +237,17 @@ class TestRefusals:
     def test_settings_that_contradict_the_checkpoint(
         self, plain: Path, tmp_path: Path, changes: dict[str, Any], message: str
     ) -> None:
-        given = {"training.epochs": 3, "training.scheduler": COSINE, **resume_of(plain), **changes}
+        settings = {"training.epochs": 3, "training.scheduler": COSINE, **resume_of(plain), **changes}
         with pytest.raises(ValueError, match=message):
-            tiny_run(tmp_path / "b", given)
+            tiny_run(tmp_path / "b", settings)
         assert not (tmp_path / "b").exists()
 
     def test_averages_in_another_order(self, tmp_path: Path) -> None:
-        """Each would go on from the weights of the other."""
+        """Each would continue from the weights of the other."""
         tiny_run(tmp_path / "a", {"training.ema.further_decays": [0.5, 0.99]})
-        given = {"training.epochs": 3, "training.ema.further_decays": [0.99, 0.5], **resume_of(tmp_path / "a")}
+        settings = {"training.epochs": 3, "training.ema.further_decays": [0.99, 0.5], **resume_of(tmp_path / "a")}
         with pytest.raises(ValueError, match=r"must be that of the checkpoint, \[0\.5, 0\.99\], got \[0\.99, 0\.5\]"):
-            tiny_run(tmp_path / "b", given)
+            tiny_run(tmp_path / "b", settings)
         assert not (tmp_path / "b").exists()
 
     @pytest.mark.parametrize("resets", [{}, {"reset_optimizer": True}, {"reset_scheduler": True}])

@@ -1,4 +1,4 @@
-"""A setting that differs from the checkpoint's takes effect and is reported, or is refused: row by row of the table."""
+"""A setting that differs from the checkpoint is applied and reported, or is refused, as in the table of the docs."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ DOCS = Path(__file__).parents[2] / "docs" / "resuming.md"
 
 
 class KeepingDescent(PlainDescent):
-    """Keeps an option to itself, where a resumed run cannot see whether it changed."""
+    """Does not store an option in its parameter groups, so that a resumed run cannot see whether it changed."""
 
 
 class Decay(ExponentialLR):
-    """A schedule whose rate follows from the rate before it."""
+    """Schedule that computes its rate from the previous one."""
 
 
 class OtherImages(TinySource):
-    """As many images of the same classes, others."""
+    """The same number of other images of the same classes."""
 
     def __init__(self, image_size: int, channels: int, count: int = 24) -> None:
         super().__init__(image_size, channels, count)
@@ -63,7 +63,7 @@ class NamesWithLineBreaks(ArraySource):
 
 
 class OtherOrder(ArraySource):
-    """The images of ``TinySource`` with the classes numbered otherwise, as another listing of folders may do."""
+    """The images of ``TinySource`` with other class numbers, as from another order of folders."""
 
     def __init__(self, image_size: int, channels: int) -> None:
         tiny = TinySource(image_size, channels)
@@ -75,17 +75,17 @@ class FewerClasses(ImageSource):
 
     def __init__(self, image_size: int, channels: int) -> None:
         self.inner = TinySource(image_size, channels)
-        self.kept = np.flatnonzero(self.inner.labels > 0)
-        self.labels, self.class_names = self.inner.labels[self.kept] - 1, CLASSES[1:]
+        self.indices = np.flatnonzero(self.inner.labels > 0)
+        self.labels, self.class_names = self.inner.labels[self.indices] - 1, CLASSES[1:]
         self.image_size, self.channels = image_size, channels
 
     def load(self, index: int, rng: np.random.Generator | None) -> Any:
-        return self.inner.load(int(self.kept[index]), rng)
+        return self.inner.load(int(self.indices[index]), rng)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two epochs each, by the kind of learning-rate schedule."""
+    """Runs of two epochs, by the type of the learning-rate schedule."""
     folder = tmp_path_factory.mktemp("runs")
     for name, schedule in {"none": {"type": None}, "cosine": COSINE, "step": STEP, "plateau": PLATEAU}.items():
         tiny_run(folder / name, {**BASE, "training.scheduler": schedule})
@@ -93,17 +93,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resumed(folder: Path, origin: Path, changes: dict[str, Any], **resume: Any) -> tuple[dict[str, Any], str]:
-    """The last checkpoint of a run of four epochs that resumes after two, and what it printed."""
+    """Return the last checkpoint of a run of four epochs that resumes after two, and its output."""
     console = Console(file=io.StringIO(), width=200)
-    given = {**BASE, "training.epochs": 4, **resume_of(origin)}
-    given["training.resume"] = {**given["training.resume"], **resume}
-    tiny_run(folder, {**given, **changes}, console)
+    settings = {**BASE, "training.epochs": 4, **resume_of(origin)}
+    settings["training.resume"] = {**settings["training.resume"], **resume}
+    tiny_run(folder, {**settings, **changes}, console)
     return saved(find_checkpoint(folder, "last")), console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def group_of(content: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = content["optimizer_states"][0]["param_groups"][0]
-    return found
+    group: dict[str, Any] = content["optimizer_states"][0]["param_groups"][0]
+    return group
 
 
 class TestTable:
@@ -113,10 +113,10 @@ class TestTable:
 
     def test_docs_have_the_rows(self) -> None:
         rows = re.findall(r"^\| (`[^|]*`) \| (.*) \|$", DOCS.read_text(), re.MULTILINE)
-        told = {key: words for keys, words in rows for key in re.findall(r"`([^`]+)`", keys)}
-        assert told.keys() == RULES.keys()
+        effects = {key: words for keys, words in rows for key in re.findall(r"`([^`]+)`", keys)}
+        assert effects.keys() == RULES.keys()
         for key, effect in RULES.items():
-            assert told[key].startswith(effect.value), key
+            assert effects[key].startswith(effect.value), key
 
     def test_nothing_differs_from_itself(self, tmp_path: Path) -> None:
         config = tiny_config(tmp_path)
@@ -151,11 +151,11 @@ class TestApplied:
         ],
     )
     def test_options_of_the_optimizer(self, runs: Path, tmp_path: Path, key: str, value: Any, name: str) -> None:
-        content, told = resumed(tmp_path, runs / "none", {key: value})
+        content, output = resumed(tmp_path, runs / "none", {key: value})
         assert group_of(content)[name] == (tuple(value) if isinstance(value, list) else value)
         (state,) = content["optimizer_states"]
         assert {int(entry["step"]) for entry in state["state"].values()} == {12}  # its averages went on
-        assert re.search(rf"{re.escape(key)} was .* in the checkpoint and is ", told)
+        assert re.search(rf"{re.escape(key)} was .* in the checkpoint and is ", output)
         assert key in (tmp_path / "logs" / "run.log").read_text()
 
     @pytest.mark.parametrize(
@@ -170,10 +170,10 @@ class TestApplied:
             ({"training.scheduler": PLATEAU, "training.optimizer.learning_rate": 0.002}, 0.002 / 2),
         ],
     )
-    def test_the_schedule_is_rebuilt_at_its_place(
+    def test_the_schedule_is_rebuilt_at_its_position(
         self, runs: Path, tmp_path: Path, changes: dict[str, Any], rate: float
     ) -> None:
-        """The rate of the first resumed step, as the first line of the metrics tells it."""
+        """The learning rate of the first resumed step is that in the first line of the metrics."""
         origin = runs / changes["training.scheduler"]["type"]
         resumed(tmp_path, origin, changes)
         first = (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()[0]
@@ -183,9 +183,9 @@ class TestApplied:
         """The run of two epochs dropped once; with more patience, or a floor, it does not drop again."""
         for name, value in {"patience": 9, "min_lr": 0.005}.items():
             folder, changes = tmp_path / name, {"training.scheduler": {**PLATEAU, name: value}}
-            content, told = resumed(folder, runs / "plateau", changes)
+            content, output = resumed(folder, runs / "plateau", changes)
             assert group_of(content)["lr"] == pytest.approx(0.005)
-            assert f"training.scheduler.{name} was " in told
+            assert f"training.scheduler.{name} was " in output
 
     @pytest.mark.parametrize(
         "changes",
@@ -207,28 +207,28 @@ class TestApplied:
     )
     def test_other_keys_change_the_weights(self, runs: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
         same, _ = resumed(tmp_path / "same", runs / "none", {})
-        other, told = resumed(tmp_path / "other", runs / "none", changes)
+        other, output = resumed(tmp_path / "other", runs / "none", changes)
         averages = [
             torch.cat([value.flatten() for name, value in content["state_dict"].items() if name.startswith("ema.av")])
             for content in (same, other)
         ]
         assert not torch.equal(*averages)
-        assert f"{next(iter(changes))}" in told
-        assert "in the checkpoint and is" in told
+        assert f"{next(iter(changes))}" in output
+        assert "in the checkpoint and is" in output
 
-    def test_nothing_is_said_where_nothing_differs(self, runs: Path, tmp_path: Path) -> None:
-        _, told = resumed(
+    def test_nothing_is_printed_if_nothing_differs(self, runs: Path, tmp_path: Path) -> None:
+        _, output = resumed(
             tmp_path, runs / "none", {"training.log_interval": 2, "training.checkpointing": CHECKPOINTING}
         )
-        assert re.findall(r"([\w.]+) was", told) == ["training.epochs"]
+        assert re.findall(r"([\w.]+) was", output) == ["training.epochs"]
 
-    def test_another_loss_chooses_the_best_anew(self, runs: Path, tmp_path: Path) -> None:
-        """In its own folder, where the best so far would stand for ever; its file stays."""
+    def test_changed_loss_selects_the_best_again(self, runs: Path, tmp_path: Path) -> None:
+        """In its own folder, where the earlier best would remain otherwise; its file is kept."""
         tiny_run(tmp_path, BASE)
         old = (tmp_path / "checkpoints" / "best.ckpt").resolve()
         changes = {"training.loss": {"weighting": {"type": "min_snr", "gamma": 100.0}}}
-        _, told = resumed(tmp_path, tmp_path, changes)
-        assert "the best checkpoint is selected again" in told
+        _, output = resumed(tmp_path, tmp_path, changes)
+        assert "the best checkpoint is selected again" in output
         assert old.is_file()
         assert (tmp_path / "checkpoints" / "best.ckpt").resolve() != old
 
@@ -237,27 +237,29 @@ CHECKPOINTING = {"save_frequency": 1, "save_best_only": False, "save_optimizer":
 
 
 class TestExtending:
-    def test_a_jump_of_the_rate_is_told_with_its_figures(self, tmp_path: Path) -> None:
+    def test_a_jump_of_the_learning_rate_is_reported(self, tmp_path: Path) -> None:
         tiny_run(tmp_path, {**BASE, "training.scheduler": WARMUP})
-        content, told = resumed(tmp_path, tmp_path, {"training.scheduler": WARMUP})
-        assert re.search(r"learning rate was 0\.0001 in the checkpoint and is 0\.00\d+ from here on", told)
-        # The setting that it offers does what it says.
-        given = re.search(r"training\.optimizer\.learning_rate=(\S+) training\.resume\.reset_scheduler=true\.", told)
-        assert given is not None
-        rate = float(given[1])
+        content, output = resumed(tmp_path, tmp_path, {"training.scheduler": WARMUP})
+        assert re.search(r"learning rate was 0\.0001 in the checkpoint and is 0\.00\d+ from here on", output)
+        # The suggested setting has the described effect.
+        command = re.search(
+            r"training\.optimizer\.learning_rate=(\S+) training\.resume\.reset_scheduler=true\.", output
+        )
+        assert command is not None
+        rate = float(command[1])
         changes = {"training.epochs": 5, "training.optimizer.learning_rate": rate, "training.scheduler": {"type": None}}
         origin = tmp_path / "checkpoints" / step_name(6)
-        content, told = resumed(tmp_path / "kept", origin, changes, reset_scheduler=True)
+        content, output = resumed(tmp_path / "kept", origin, changes, reset_scheduler=True)
         assert group_of(content)["lr"] == pytest.approx(1e-4)
-        assert "the learning rate was" not in told
+        assert "the learning rate was" not in output
 
-    def test_a_constant_rate_tells_of_none(self, runs: Path, tmp_path: Path) -> None:
-        _, told = resumed(tmp_path, runs / "none", {})
-        assert "learning rate" not in told
+    def test_a_constant_learning_rate_is_not_reported(self, runs: Path, tmp_path: Path) -> None:
+        _, output = resumed(tmp_path, runs / "none", {})
+        assert "learning rate" not in output
 
 
 class TestRefused:
-    """Each leaves no trace in the new folder, and says how."""
+    """None of them leaves a trace in the new folder, and the message names the remedy."""
 
     def refuse(self, origin: Path, folder: Path, changes: dict[str, Any], match: str) -> None:
         with pytest.raises(ValueError, match=match):
@@ -278,13 +280,13 @@ class TestRefused:
             ("none", {"model.diffusion.prediction": "v"}, r"model\.diffusion\.prediction must be .*\"epsilon\""),
         ],
     )
-    def test_what_the_state_does_not_fit(
+    def test_settings_that_do_not_match_the_state(
         self, runs: Path, tmp_path: Path, origin: str, changes: dict[str, Any], match: str
     ) -> None:
         schedule = {"training.scheduler": {"none": {"type": None}, "plateau": PLATEAU, "step": STEP}[origin]}
         self.refuse(runs / origin, tmp_path, {**schedule, **changes}, match)
 
-    def test_an_own_optimizer_with_an_option_that_cannot_be_seen(self, tmp_path: Path) -> None:
+    def test_custom_optimizer_with_an_unknown_option(self, tmp_path: Path) -> None:
         own = {"training.optimizer.type": f"{__name__}.KeepingDescent", "training.optimizer.nesterov_like": False}
         tiny_run(tmp_path / "a", {**BASE, **own})
         changes = {**own, "training.optimizer.nesterov_like": True}
@@ -292,7 +294,7 @@ class TestRefused:
         content, _ = resumed(tmp_path / "c", tmp_path / "a", {**own, "training.optimizer.learning_rate": 0.002})
         assert group_of(content)["lr"] == 0.002
 
-    def test_an_own_schedule_that_follows_from_the_rate_before(self, tmp_path: Path) -> None:
+    def test_custom_schedule_computed_from_the_previous_rate(self, tmp_path: Path) -> None:
         own = {"training.scheduler": {"type": f"{__name__}.Decay", "gamma": 0.9}}
         tiny_run(tmp_path / "a", {**BASE, **own})
         changes = {**own, "training.optimizer.learning_rate": 0.002}
@@ -305,8 +307,10 @@ class TestRefused:
         content = saved(ends[0])
         content["ImageDataModule"]["samples_seen"] = 8  # as a signal would have left it
         torch.save(content, tmp_path / "middle.ckpt")
-        given = {**changes, "data.loading.shuffle_train": False}
-        self.refuse(tmp_path / "middle.ckpt", tmp_path, given, r"shuffle_train must be .* true, got false: .* middle")
+        settings = {**changes, "data.loading.shuffle_train": False}
+        self.refuse(
+            tmp_path / "middle.ckpt", tmp_path, settings, r"shuffle_train must be .* true, got false: .* middle"
+        )
 
 
 class TestImages:
@@ -317,8 +321,8 @@ class TestImages:
         with pytest.raises(ValueError, match=r"training images are not those .*allow_other_data=true .*data\.type was"):
             resumed(tmp_path / "b", runs / "none", changes)
         assert not (tmp_path / "b").exists()
-        _, told = resumed(tmp_path / "c", runs / "none", changes, allow_other_data=True)
-        assert "the training images are not those of the checkpoint" in told
+        _, output = resumed(tmp_path / "c", runs / "none", changes, allow_other_data=True)
+        assert "the training images are not those of the checkpoint" in output
 
     def test_another_split_is_other_images(self, runs: Path, tmp_path: Path) -> None:
         changes = {"data.validation_split": {"fraction": 0.5, "seed": 0}}
@@ -336,7 +340,7 @@ class TestImages:
         assert "\n" not in str(refused.value)
 
     def test_the_same_classes_in_another_order_are_mapped_by_name(self, runs: Path, tmp_path: Path) -> None:
-        """The weights come out as from the images in the old order: no label went astray."""
+        """The weights equal those from the images in the old order, so every label is mapped correctly."""
         same, _ = resumed(tmp_path / "same", runs / "none", {})
         with pytest.warns(UserWarning, match="numbered by name, as in training.resume.checkpoint: 2 high, 0 low"):
             other, _ = resumed(tmp_path / "other", runs / "none", {"data.type": f"{self.OWN}OtherOrder"})
@@ -363,7 +367,7 @@ class TestImages:
     ("key", "value"),
     [("checkpoint", "auto"), ("checkpoint", "."), ("reset_optimizer", True), ("allow_other_data", True)],
 )
-def test_a_typed_checkpoint_is_not_left_unread(tmp_path: Path, key: str, value: Any) -> None:
+def test_an_explicit_checkpoint_is_not_ignored(tmp_path: Path, key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"training\.resume\.{key} = .*training\.resume\.enabled=true"):
         tiny_config(tmp_path, {f"training.resume.{key}": value})
 

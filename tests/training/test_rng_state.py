@@ -1,4 +1,4 @@
-"""The global random generators go on where the checkpoint left them."""
+"""States of the global random number generators are saved and restored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def draws() -> tuple[float, float, float]:
     return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 
-def test_what_is_restored_draws_the_same_numbers(tmp_path: Path) -> None:
+def test_restored_generators_draw_the_same_numbers(tmp_path: Path) -> None:
     draws()
     torch.save(states(), tmp_path / "states")
     expected = draws()
@@ -25,6 +25,6 @@ def test_what_is_restored_draws_the_same_numbers(tmp_path: Path) -> None:
     assert draws() == expected
 
 
-def test_checkpoints_hold_them(tmp_path: Path) -> None:
+def test_checkpoints_contain_the_states(tmp_path: Path) -> None:
     tiny_run(tmp_path)
     assert saved(find_checkpoint(tmp_path, "last"))["randomness"].keys() == {"python", "numpy", "torch", "cuda"}

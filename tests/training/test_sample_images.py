@@ -24,7 +24,7 @@ UNCONDITIONAL = {"model.conditioning": {"type": None, "num_classes": None, "clas
 
 
 class Disturb(Callback):
-    """Bends the weights at the start, as the untrained network outputs zero; then disturbs torch's own random state."""
+    """Changes the initial weights, since the untrained network outputs zero, and disturbs torch's random state."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
@@ -47,7 +47,7 @@ def read(path: Path) -> np.ndarray:
 
 
 def test_same_noise_in_successive_epochs(tmp_path: Path) -> None:
-    """With weights that stay, the pictures stay: starting noise and the noise of each step are the same."""
+    """With constant weights the images are constant: the initial noise and that of each step are the same."""
     tiny_fit(tmp_path, [Disturb(), pictures(tmp_path / "a")], FROZEN)
     first, second = (read(tmp_path / "a" / f"epoch_000{epoch}.png") for epoch in (1, 2))
     assert np.array_equal(first, second)
@@ -56,7 +56,7 @@ def test_same_noise_in_successive_epochs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(interval=(0.0, 1.0), rescale=0.5)], ids=str)
-def test_one_row_a_class_of_the_average(tmp_path: Path, guidance: Guidance) -> None:
+def test_one_row_per_class_sampled_from_the_ema(tmp_path: Path, guidance: Guidance) -> None:
     changes = {"training.optimizer.learning_rate": 0.05, "training.ema.decay": 0.9}
     shown = pictures(tmp_path / "p", sampler=DDIMSampler(steps=2), guidance=guidance)
     _, module = tiny_fit(tmp_path, [EMACallback(), shown], changes)
@@ -77,7 +77,9 @@ def test_one_row_a_class_of_the_average(tmp_path: Path, guidance: Guidance) -> N
 
 
 @pytest.mark.parametrize(("every", "expected"), [(2, ["epoch_0002.png", "epoch_0003.png"]), (9, ["epoch_0003.png"])])
-def test_every_so_many_epochs_and_the_last(tmp_path: Path, every: int, expected: list[str]) -> None:
+def test_images_are_sampled_periodically_and_after_the_last_epoch(
+    tmp_path: Path, every: int, expected: list[str]
+) -> None:
     changes = {"training.epochs": 3, "training.validation.enabled": False, **UNCONDITIONAL}
     tiny_fit(tmp_path, [pictures(tmp_path / "p", every_epochs=every, num_samples=4)], changes)
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == expected
@@ -98,10 +100,10 @@ class Overflowing(DDPMSampler):
         return noisy * float("inf")
 
 
-def test_pictures_that_are_not_finite_are_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
-    with pytest.warns(ConfigWarning, match="NaN or infinity at step 1 of 3 in image 0 and 6 more") as told:
+def test_non_finite_images_are_skipped_and_training_continues(tmp_path: Path) -> None:
+    with pytest.warns(ConfigWarning, match="NaN or infinity at step 1 of 3 in image 0 and 6 more") as caught:
         trainer, _ = tiny_fit(tmp_path, [pictures(tmp_path / "p", sampler=Overflowing(steps=3))])
-    words = [str(warning.message) for warning in told if warning.category is ConfigWarning]
-    assert [text.partition(":")[0] for text in words] == [f"epoch {epoch} has no sample images" for epoch in (1, 2)]
+    messages = [str(warning.message) for warning in caught if warning.category is ConfigWarning]
+    assert [text.partition(":")[0] for text in messages] == [f"epoch {epoch} has no sample images" for epoch in (1, 2)]
     assert trainer.current_epoch == 2
     assert not (tmp_path / "p").exists()

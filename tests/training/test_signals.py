@@ -27,7 +27,7 @@ def test_before_training_a_signal_ends_the_run_at_once(number: signal.Signals, c
 
 
 @pytest.mark.parametrize(("number", "code"), EXIT_CODES.items())
-def test_in_training_the_first_is_noted(number: signal.Signals, code: int) -> None:
+def test_in_training_the_first_signal_is_recorded(number: signal.Signals, code: int) -> None:
     with handle_signals() as stop:
         stop.begin()
         os.kill(os.getpid(), number)
@@ -35,7 +35,7 @@ def test_in_training_the_first_is_noted(number: signal.Signals, code: int) -> No
         assert stop.stopped(3).code == code
 
 
-def test_a_second_one_changes_nothing_but_ctrl_c_ends_it() -> None:
+def test_a_second_signal_is_ignored_except_ctrl_c() -> None:
     with handle_signals() as stop:
         stop.begin()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -63,7 +63,7 @@ def test_in_another_thread_signals_are_left_alone() -> None:
 
 
 class SignalInValidation(TinySource):
-    """The process gets a signal while it validates."""
+    """Sends a signal to the process during validation."""
 
     number = signal.SIGHUP
 
@@ -77,7 +77,7 @@ CHANGES = {"data.type": "tests.training.test_signals.SignalInValidation", "train
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2, signal.SIGXCPU])
-def test_run_saves_and_leaves_with_a_true_status(
+def test_run_saves_and_exits_with_the_right_status(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SignalInValidation, "number", number)

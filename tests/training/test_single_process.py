@@ -1,4 +1,4 @@
-"""A run writes everything, whatever ranks the environment names."""
+"""A run writes all its files regardless of rank variables in the environment."""
 
 from __future__ import annotations
 

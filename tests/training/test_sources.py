@@ -1,4 +1,4 @@
-"""The images of a run as `data.cache` says, and what becomes of a run where no cache can be written."""
+"""Images of a run with each `data.cache`, also if no cache can be written."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def images(tmp_path: Path) -> Path:
 
 
 def settings(images: Path, **changes: object) -> TrainConfig:
-    """Those of a run on a folder, with its cache beside it."""
-    given = {"data.type": "image_folder", "data.paths.train": str(images), "data.cache": "memory", **changes}
-    return tiny_config(images.parent, given)
+    """Return settings of a run on a folder, with its cache next to it."""
+    values = {"data.type": "image_folder", "data.paths.train": str(images), "data.cache": "memory", **changes}
+    return tiny_config(images.parent, values)
 
 
 def source(images: Path, **changes: object) -> ImageFolderSource | DecodedSource:
-    """The images of a run, before the split."""
-    given = {"data.type": "image_folder", "data.paths.train": str(images), **changes}
-    split = create_datamodule(tiny_config(images.parent, given), seed=0).train
+    """Return the images of a run before the split."""
+    values = {"data.type": "image_folder", "data.paths.train": str(images), **changes}
+    split = create_datamodule(tiny_config(images.parent, values), seed=0).train
     assert isinstance(split, Subset)
     return split.source
 
@@ -53,22 +53,22 @@ def source(images: Path, **changes: object) -> ImageFolderSource | DecodedSource
 @pytest.mark.parametrize(
     ("cache", "kind"), [("disk", DecodedSource), ("memory", DecodedSource), ("none", ImageFolderSource)]
 )
-def test_the_cache_is_the_one_asked_for(tmp_path, images, cache, kind, capsys):
-    found = source(images, **{"data.cache": cache, "data.cache_dir": str(tmp_path / "caches")})
-    assert type(found) is kind
+def test_the_cache_is_that_of_the_settings(tmp_path, images, cache, kind, capsys):
+    train = source(images, **{"data.cache": cache, "data.cache_dir": str(tmp_path / "caches")})
+    assert type(train) is kind
     assert len(list((tmp_path / "caches").glob("*/*/pixels.bin"))) == (cache == "disk")
-    said = capsys.readouterr().err
-    assert ("decoding 24 images once" in said) == (cache == "disk")
-    assert ("checking images" in said) == (cache == "none")
+    output = capsys.readouterr().err
+    assert ("decoding 24 images once" in output) == (cache == "disk")
+    assert ("checking images" in output) == (cache == "none")
 
 
-def test_by_default_it_lies_in_the_users_folder_for_caches(tmp_path, images, monkeypatch):
+def test_the_cache_is_in_the_users_cache_folder_by_default(tmp_path, images, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     source(images)
     assert len(list((tmp_path / "user" / "diffusion_lab").glob("*/*/pixels.bin"))) == 1
 
 
-def test_where_that_cannot_be_written_a_run_goes_on_without(tmp_path, images, monkeypatch):
+def test_a_run_continues_without_a_cache_that_cannot_be_written(tmp_path, images, monkeypatch):
     (tmp_path / "user").write_text("a file, where a folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     with pytest.warns(ConfigWarning, match=r"data\.cache = disk cannot be written: .*user.*data\.cache_dir"):
@@ -83,7 +83,7 @@ def test_a_user_without_a_home_folder_trains_without_a_cache(images, monkeypatch
         assert isinstance(source(images), ImageFolderSource)
 
 
-def test_a_folder_of_ones_own_that_cannot_be_used_is_an_error(tmp_path, images):
+def test_a_custom_folder_that_cannot_be_used_is_an_error(tmp_path, images):
     (tmp_path / "caches").write_text("a file, where a folder should be")
     with pytest.raises(ValueError, match=r"data\.cache_dir cannot be used, got .*caches"):
         source(images, **{"data.cache_dir": str(tmp_path / "caches")})
@@ -98,7 +98,7 @@ def test_classes_are_counted_and_the_checkpoint_holds_their_number(tmp_path, ima
     assert model.conditioning.num_classes == 3
     denoiser = load_denoiser(tmp_path / "run")
     assert (denoiser.num_classes, denoiser.class_names) == (3, ("a", "b", "c"))
-    # auto and the number are the same thing to a run that goes on
+    # auto and the number are equivalent for a resumed run
     for name, changes in (("auto", counted), ("number", own)):
         shutil.copytree(tmp_path / "run", tmp_path / name)
         summary = tiny_run(tmp_path / name, {**changes, "training.epochs": 2, **resume_of(tmp_path / name)})
@@ -112,7 +112,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_counted_classes_are_doubted_like_typed_ones(tmp_path, images):
+def test_counted_classes_give_the_same_warnings_as_typed_ones(tmp_path, images):
     changes = {"model.conditioning.num_classes": "auto", "training.visualization.enabled": True}
     config = settings(images, **changes, **{"training.visualization.num_samples": 2})
     with pytest.warns(ConfigWarning, match=r"num_samples = 2 leaves 1 of 3 classes without an image"):
@@ -120,15 +120,15 @@ def test_counted_classes_are_doubted_like_typed_ones(tmp_path, images):
     assert counted.model.conditioning.classes == 3
 
 
-def test_a_model_is_not_made_before_its_classes_are_counted(images):
+def test_a_model_is_not_created_before_its_classes_are_counted(images):
     config = settings(images, **{"model.conditioning.num_classes": "auto"})
     with pytest.raises(ValueError, match=r"num_classes must be a number here, got 'auto'"):
         create_denoiser(config.model, ())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pictures_damaged_while_training_are_in_the_log_and_the_summary(tmp_path, images, monkeypatch, workers):
-    """Each once, whichever processes found it damaged."""
+def test_images_damaged_during_training_are_in_the_log_and_the_summary(tmp_path, images, monkeypatch, workers):
+    """Each is listed once, regardless of the process that found it."""
     check, damaged = ImageFolderSource.check, []
 
     def checking_before_the_damage(source, *arguments):
@@ -142,27 +142,27 @@ def test_pictures_damaged_while_training_are_in_the_log_and_the_summary(tmp_path
     changes |= {"data.type": "image_folder", "data.paths.train": str(images), "training.validation.enabled": True}
     with pytest.warns(DataWarning) as caught:
         summary = tiny_run(tmp_path / "run", changes)
-    told = "\n".join(str(warning.message) for warning in caught if warning.category is DataWarning)
+    messages = "\n".join(str(warning.message) for warning in caught if warning.category is DataWarning)
     assert summary.left_out == {"damaged": 2}
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["left_out"] == {"damaged": 2}
     log = (tmp_path / "run" / "logs" / "run.log").read_text()
     for file in damaged:
-        assert (told.count(f"{file}: Unid"), log.count(f"{file}: Unid")) == (1, 1)
+        assert (messages.count(f"{file}: Unid"), log.count(f"{file}: Unid")) == (1, 1)
 
 
 UNCONDITIONAL = {"model.conditioning.type": None, "model.conditioning.num_classes": None}
 
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "none"])
-def test_class_folders_that_are_not_used_are_told_with_the_way_to_use_them(images, cache):
-    given = {**UNCONDITIONAL, "data.cache": cache, "data.cache_dir": str(images.parent / "caches")}
+def test_warning_about_unused_class_folders_says_how_to_use_them(images, cache):
+    values = {**UNCONDITIONAL, "data.cache": cache, "data.cache_dir": str(images.parent / "caches")}
     with pytest.warns(ConfigWarning, match=r"has 3 class folders \(a, b, c\), .*unconditional.*conditioning=class"):
-        data = create_datamodule(settings(images, **given), seed=0)
+        data = create_datamodule(settings(images, **values), seed=0)
     assert "3 class folders" in " ".join(data.remarks.lines())
 
 
 @pytest.mark.parametrize("changes", [{}, {**UNCONDITIONAL, "flat": True}])
-def test_where_labels_are_used_or_there_are_none_nothing_is_said(images, changes):
+def test_no_warning_if_labels_are_used_or_missing(images, changes):
     changes = dict(changes)
     folder = images / "a" if changes.pop("flat", False) else images
     with warnings.catch_warnings():
@@ -170,7 +170,7 @@ def test_where_labels_are_used_or_there_are_none_nothing_is_said(images, changes
         create_datamodule(settings(images, **{**changes, "data.paths.train": str(folder)}), seed=0)
 
 
-def test_class_folders_inside_one_folder_are_told_of_too(images):
+def test_warning_about_class_folders_inside_a_single_folder(images):
     images.rename(images.parent / "a")
     images.mkdir()
     (images.parent / "a").rename(images / "a")
@@ -180,7 +180,7 @@ def test_class_folders_inside_one_folder_are_told_of_too(images):
 
 @pytest.mark.parametrize("cache", ["memory", "disk", "none"])
 @pytest.mark.parametrize(
-    ("train", "val", "said"),
+    ("train", "val", "message"),
     [
         ("a", "a", r"data\.paths\.val '.*a' is data\.paths\.train '.*a': 8 of 8"),
         ("a", "", r"data\.paths\.val '.*' holds data\.paths\.train '.*a': 8 of 24"),
@@ -189,7 +189,7 @@ def test_class_folders_inside_one_folder_are_told_of_too(images):
         ("a", "copies", r"^2 of 3 validation images are training images as well"),
     ],
 )
-def test_images_that_are_trained_on_and_validated_on_are_counted(images, cache, train, val, said):
+def test_validation_images_that_are_training_images_are_counted(images, cache, train, val, message):
     (images.parent / "link").symlink_to(images / "a")
     (images.parent / "copies").mkdir()
     for name, source in (("one.png", "a/0.png"), ("two.png", "a/3.png"), ("other.png", "b/1.png")):
@@ -198,7 +198,7 @@ def test_images_that_are_trained_on_and_validated_on_are_counted(images, cache, 
         shutil.copytree(images / "a", images / "val" / "a")
     place = images.parent if val in ("link", "copies") else images
     paths = {"data.paths.train": str(images / train), "data.paths.val": str(place / val)}
-    given = {**UNCONDITIONAL, **paths, "data.cache": cache, "data.cache_dir": str(images.parent / "caches")}
+    values = {**UNCONDITIONAL, **paths, "data.cache": cache, "data.cache_dir": str(images.parent / "caches")}
     for _ in range(2):  # decoded, and from the cache
-        with pytest.warns(ConfigWarning, match=said):
-            create_datamodule(settings(images, **given), seed=0)
+        with pytest.warns(ConfigWarning, match=message):
+            create_datamodule(settings(images, **values), seed=0)

@@ -1,4 +1,4 @@
-"""Modules without a run: what cannot be built or loaded is refused in words."""
+"""Modules without a run, and errors about those that cannot be built or loaded."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_state_and_settings_are_those_of_the_checkpoint(run: Path) -> None:
 
 def test_a_subclass_loads_itself(run: Path) -> None:
     class Mine(DiffusionModule):
-        """A module of the user's own."""
+        """Custom module."""
 
     assert type(Mine.load_from_checkpoint(run)) is Mine
     assert type(Mine.from_settings(get_default_config())) is Mine
 
 
-def test_a_class_of_ones_own_is_imported_only_where_it_is_trusted(run_of_own_optimizer: Path) -> None:
+def test_a_custom_class_is_imported_only_if_it_is_trusted(run_of_own_optimizer: Path) -> None:
     with pytest.raises(ValueError, match=rf"names the class '{BIAS}' for its optimizer.*trust=\['{BIAS}'\]\)"):
         DiffusionModule.load_from_checkpoint(run_of_own_optimizer)
     module = DiffusionModule.load_from_checkpoint(run_of_own_optimizer, trust=[BIAS])
@@ -72,7 +72,7 @@ def test_every_class_that_is_not_trusted_is_named(run: Path, tmp_path: Path) -> 
         DiffusionModule.load_from_checkpoint(tmp_path / "foreign.ckpt", trust=["lab.Process"])
 
 
-def test_weights_without_the_settings_of_a_run_are_for_load_denoiser(run: Path, tmp_path: Path) -> None:
+def test_error_about_weights_without_settings_names_load_denoiser(run: Path, tmp_path: Path) -> None:
     torch.save(load_denoiser(run).state_dict(), tmp_path / "plain.pt")
     exported = tmp_path / "exported.safetensors"
     checkpoint_command(["export", str(find_checkpoint(run)), "--output", str(exported)])
@@ -83,7 +83,7 @@ def test_weights_without_the_settings_of_a_run_are_for_load_denoiser(run: Path, 
         DiffusionModule.load_from_checkpoint(tmp_path / "nothing.ckpt")
 
 
-def test_averages_that_are_not_there_are_refused(run: Path, tmp_path: Path) -> None:
+def test_missing_averages_are_refused(run: Path, tmp_path: Path) -> None:
     content = saved(find_checkpoint(run))
     content["diffusion_lab"]["config"]["training"]["ema"]["further_decays"] = [0.5]
     torch.save(content, tmp_path / "other.ckpt")
@@ -103,7 +103,7 @@ def test_averages_that_are_not_there_are_refused(run: Path, tmp_path: Path) -> N
         (lambda _: DiffusionModule.from_settings({"model": {}}), r"model\.architecture: required, but missing"),
     ],
 )
-def test_what_cannot_be_done_is_refused(call: Any, message: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_calls_are_refused(call: Any, message: str, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=message):
         call(run)
@@ -131,8 +131,8 @@ def test_a_checkpoint_of_float16_loads_on_a_cpu(run: Path, tmp_path: Path) -> No
     assert module.denoiser.network._compiled_call_impl is None
 
 
-def test_a_process_that_does_not_end_in_noise_warns(run: Path, tmp_path: Path) -> None:
-    """As create_ddpm and load_denoiser do, at the caller's line."""
+def test_warning_about_a_process_that_does_not_end_in_noise(run: Path, tmp_path: Path) -> None:
+    """As in create_ddpm and load_denoiser, at the caller's line."""
     content = saved(find_checkpoint(run))
     config = content["diffusion_lab"]["config"]
     config["model"]["diffusion"] |= {"beta_schedule": "linear"}
@@ -141,13 +141,13 @@ def test_a_process_that_does_not_end_in_noise_warns(run: Path, tmp_path: Path) -
         lambda: DiffusionModule.from_settings(config),
         lambda: DiffusionModule.load_from_checkpoint(tmp_path / "linear.ckpt"),
     ):
-        with pytest.warns(ConfigWarning, match=r"of the image left") as told:
+        with pytest.warns(ConfigWarning, match=r"of the image left") as caught:
             call()
-        assert [warning.filename for warning in told if warning.category is ConfigWarning] == [__file__]
+        assert [warning.filename for warning in caught if warning.category is ConfigWarning] == [__file__]
 
 
 def test_the_sampler_stays_on_the_device_of_the_weights(tmp_path: Path) -> None:
-    """Wherever the trainer has left the module: nothing is moved."""
+    """On any device that the trainer has left the module on: nothing is moved."""
     _, module = tiny_fit(tmp_path, [EMACallback()], {"training.epochs": 1})
     module.to("meta")
     assert module.sampler.device == torch.device("meta")

@@ -41,15 +41,15 @@ def about_ema(decay: float, steps: int, warmup: bool = False, further: tuple[flo
 
 
 @pytest.mark.parametrize(("batch_size", "left_out"), [(8, 2), (5, 3), (10, 8), (7, 4)])
-def test_batch_that_is_dropped_and_large(tmp_path: Path, batch_size: int, left_out: int) -> None:
-    (doubt,) = about_batches(tmp_path, batch_size=batch_size, drop_last=True)
-    assert doubt.startswith(f"data.loading.drop_last skips {left_out} of 18 images in each epoch, others each time")
-    assert f"the last batch of {batch_size} is not full" in doubt
+def test_large_dropped_batch(tmp_path: Path, batch_size: int, left_out: int) -> None:
+    (message,) = about_batches(tmp_path, batch_size=batch_size, drop_last=True)
+    assert message.startswith(f"data.loading.drop_last skips {left_out} of 18 images in each epoch, others each time")
+    assert f"the last batch of {batch_size} is not full" in message
 
 
 def test_images_that_are_never_seen(tmp_path: Path) -> None:
-    (doubt,) = about_batches(tmp_path, batch_size=10, drop_last=True, shuffle_train=False)
-    assert "always the same" in doubt
+    (message,) = about_batches(tmp_path, batch_size=10, drop_last=True, shuffle_train=False)
+    assert "always the same" in message
 
 
 @pytest.mark.parametrize(
@@ -60,55 +60,57 @@ def test_images_that_are_never_seen(tmp_path: Path) -> None:
         {"batch_size": 17, "drop_last": True},  # one of eighteen
     ],
 )
-def test_few_images_dropped_are_no_matter(tmp_path: Path, loading: dict[str, Any]) -> None:
+def test_no_warning_about_few_dropped_images(tmp_path: Path, loading: dict[str, Any]) -> None:
     assert about_batches(tmp_path, **loading) == []
 
 
 @pytest.mark.parametrize("steps", [6, 40, 1000, 13862])
-def test_average_that_is_still_the_untrained_weights(steps: int) -> None:
+def test_ema_that_still_holds_the_untrained_weights(steps: int) -> None:
     """13862 steps of 0.9999 leave a quarter: log(0.25) / log(0.9999) = 13862.25."""
-    (doubt,) = about_ema(0.9999, steps)
-    assert f"training.ema.decay = 0.9999 is too slow for the {steps} optimizer steps" in doubt
-    assert f": {0.9999**steps:.0%} of the average" in doubt
-    better = float(re.findall(r"at most (\S+),", doubt)[0])
+    (message,) = about_ema(0.9999, steps)
+    assert f"training.ema.decay = 0.9999 is too slow for the {steps} optimizer steps" in message
+    assert f": {0.9999**steps:.0%} of the average" in message
+    better = float(re.findall(r"at most (\S+),", message)[0])
     assert better**steps < 0.01
     assert about_ema(better, steps) == []
 
 
 def test_few_steps_need_warmup() -> None:
-    (doubt,) = about_ema(0.9999, 1)
-    assert "for the 1 optimizer step of this run: 100% of" in doubt
-    assert doubt.endswith("untrained weights; set training.ema.warmup=true")
+    (message,) = about_ema(0.9999, 1)
+    assert "for the 1 optimizer step of this run: 100% of" in message
+    assert message.endswith("untrained weights; set training.ema.warmup=true")
 
 
 @pytest.mark.parametrize(("decay", "steps"), [(0.9999, 13863), (0.9999, 10**5), (0.5, 2), (0.0, 1)])
-def test_average_that_has_forgotten(decay: float, steps: int) -> None:
+def test_ema_that_has_forgotten_the_untrained_weights(decay: float, steps: int) -> None:
     assert about_ema(decay, steps) == []
 
 
 @pytest.mark.parametrize("steps", [1, 2, 100])
-def test_average_that_warms_up_forgets_at_once(steps: int) -> None:
+def test_ema_with_warmup_forgets_at_once(steps: int) -> None:
     assert about_ema(0.9999, steps, warmup=True) == []
 
 
-def test_each_average_is_looked_at() -> None:
-    keys = [doubt.partition(" = ")[0] for doubt in about_ema(0.9999, 100, further=(0.5, 0.999))]
+def test_each_average_is_checked() -> None:
+    keys = [message.partition(" = ")[0] for message in about_ema(0.9999, 100, further=(0.5, 0.999))]
     assert keys == ["training.ema.decay", "training.ema.further_decays[1]"]
 
 
 @pytest.mark.parametrize(("steps", "same"), [(80, 2), (81, 1), (8989, 1), (8991, 0)])
-def test_averages_that_warmup_keeps_the_same(steps: int, same: int) -> None:
+def test_averages_that_are_equal_because_of_warmup(steps: int, same: int) -> None:
     """At update n the decay is at most (1 + n) / (10 + n): 0.9 at 80, 0.999 at 8,990."""
-    found = about_ema(0.999, steps, warmup=True, further=(0.9999, 0.9001))
+    messages = about_ema(0.999, steps, warmup=True, further=(0.9999, 0.9001))
     keys = ["training.ema.decay", "training.ema.further_decays[0]", *["training.ema.further_decays[1]"] * (same == 2)]
-    said = f"{', '.join(keys)} give the same average: with training.ema.warmup the decay rises only to "
-    assert len(found) == bool(same)
-    assert all(doubt.startswith(said + f"{(1 + steps) / (10 + steps):.4g} in the {steps} ") for doubt in found)
+    expected = f"{', '.join(keys)} give the same average: with training.ema.warmup the decay rises only to "
+    assert len(messages) == bool(same)
+    assert all(
+        message.startswith(expected + f"{(1 + steps) / (10 + steps):.4g} in the {steps} ") for message in messages
+    )
 
 
 @pytest.mark.parametrize("warmup", [True, False])
-def test_initial_share_is_what_the_average_has_left_of_its_start(warmup: bool) -> None:
-    """An average that began as one and takes in nothing but zeros."""
+def test_initial_share_is_the_weight_of_the_start_in_the_average(warmup: bool) -> None:
+    """The average starts at one and is updated with zeros."""
     denoiser = tiny_denoiser()
     for tensor in denoiser.parameters():
         torch.nn.init.ones_(tensor)
@@ -117,10 +119,10 @@ def test_initial_share_is_what_the_average_has_left_of_its_start(warmup: bool) -
         torch.nn.init.zeros_(tensor)
     for update in range(9):
         weight = next(ema.average.parameters()).flatten()[0]
-        assert float(weight) == pytest.approx(ema.initial_share(update, 0.7), rel=1e-5)
+        assert float(weight) == pytest.approx(ema.initial_weight(update, 0.7), rel=1e-5)
         ema.update(denoiser)
     if not warmup:
-        assert ema.initial_share(9, 0.7) == pytest.approx(math.pow(0.7, 9))
+        assert ema.initial_weight(9, 0.7) == pytest.approx(math.pow(0.7, 9))
 
 
 def test_steps_are_those_of_the_run(tmp_path: Path) -> None:
@@ -144,19 +146,21 @@ def test_run_warns_of_optimizer_steps_longer_than_an_epoch(tmp_path: Path) -> No
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*accumulate_batches")
         assert tiny_run(tmp_path / "fits", {**changes, "training.accumulate_batches": 3}).steps == 2
-    told = r"training\.accumulate_batches = 2000000000 is more than the 3 batches of an epoch: .* makes a single one"
-    with pytest.warns(ConfigWarning, match=told):
+    expected = (
+        r"training\.accumulate_batches = 2000000000 is more than the 3 batches of an epoch: .* makes a single one"
+    )
+    with pytest.warns(ConfigWarning, match=expected):
         assert tiny_run(tmp_path / "beyond", {**changes, "training.accumulate_batches": 2_000_000_000}).steps == 2
 
 
-def test_run_without_an_average_has_none_to_doubt(tmp_path: Path) -> None:
+def test_no_warning_without_an_ema(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConfigWarning)
         tiny_run(tmp_path, {"training.ema.enabled": False, "training.ema.warmup": False})
 
 
 @pytest.mark.parametrize("experiment", ["digits", "emoji"])
-def test_no_recipe_that_brings_its_images_gives_a_warning(experiment: str) -> None:
+def test_recipes_with_bundled_images_give_no_warning(experiment: str) -> None:
     with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
         config = compose_train_config(compose("train", [f"experiment={experiment}"]))
     data = create_datamodule(config, seed=0)
@@ -172,13 +176,13 @@ def about_the_end(folder: Path, **diffusion: Any) -> list[str]:
     return list(terminal_noise_warnings(create_process(config.model.diffusion), config.model.diffusion))
 
 
-def test_short_process_that_is_not_noise_at_its_end(tmp_path: Path) -> None:
+def test_short_process_that_does_not_end_in_noise(tmp_path: Path) -> None:
     """100 steps of the betas of 1000: alpha² is the product of 1 - beta, 0.364."""
-    (doubt,) = about_the_end(tmp_path, num_timesteps=100, beta_schedule="linear")
-    assert "ends with alpha = 0.6 of the image left (alpha_bar = 0.36)" in doubt
-    found = dict(re.findall(r"model\.diffusion\.(beta_\w+)=([\d.]+)", doubt))
-    assert found == {"beta_start": "0.001", "beta_end": "0.2"}
-    betas = {name: float(value) for name, value in found.items()}
+    (message,) = about_the_end(tmp_path, num_timesteps=100, beta_schedule="linear")
+    assert "ends with alpha = 0.6 of the image left (alpha_bar = 0.36)" in message
+    suggested = dict(re.findall(r"model\.diffusion\.(beta_\w+)=([\d.]+)", message))
+    assert suggested == {"beta_start": "0.001", "beta_end": "0.2"}
+    betas = {name: float(value) for name, value in suggested.items()}
     assert about_the_end(tmp_path, num_timesteps=100, beta_schedule="linear", **betas) == []
 
 
@@ -190,11 +194,11 @@ def test_short_process_that_is_not_noise_at_its_end(tmp_path: Path) -> None:
         ({"type": "edm", "sigma_max": 5.0}, "raise model.diffusion.sigma_max"),
     ],
 )
-def test_process_that_is_not_noise_at_its_end_and_what_helps(
+def test_warning_about_a_process_that_does_not_end_in_noise_says_what_helps(
     tmp_path: Path, diffusion: dict[str, Any], instead: str
 ) -> None:
-    (doubt,) = about_the_end(tmp_path, **diffusion)
-    assert "; " + instead in doubt
+    (message,) = about_the_end(tmp_path, **diffusion)
+    assert "; " + instead in message
 
 
 @pytest.mark.parametrize(
@@ -216,11 +220,12 @@ def about_the_weighting(folder: Path, weighting: str, prediction: str, penalty: 
     loss = {"weighting": {"type": weighting}, "penalty": {"type": penalty}}
     config = tiny_config(folder, {**changes, "training.loss": loss})
     denoiser = create_denoiser(config.model)
-    found = list(weighting_warnings(create_loss(config.training.loss, 0.1), denoiser, weighting))
+    messages = list(weighting_warnings(create_loss(config.training.loss, 0.1), denoiser, weighting))
     assert all(
-        doubt.startswith(f"training.loss.weighting {weighting} gives the noisiest level weight 0") for doubt in found
+        message.startswith(f"training.loss.weighting {weighting} gives the noisiest level weight 0")
+        for message in messages
     )
-    return bool(found)
+    return bool(messages)
 
 
 ZERO = {"zero_terminal_snr": True}
@@ -229,7 +234,7 @@ ZERO = {"zero_terminal_snr": True}
 @pytest.mark.parametrize("penalty", ["mse", "l1"])
 @pytest.mark.parametrize(("prediction", "process"), [("v", ZERO), ("x0", ZERO), ("flow", {"type": "flow"})])
 @pytest.mark.parametrize("weighting", ["min_snr", "p2", "sigmoid", "uniform", "edm"])
-def test_weighting_that_leaves_out_where_sampling_begins(
+def test_weighting_that_ignores_the_level_where_sampling_starts(
     tmp_path: Path, weighting: str, prediction: str, process: dict[str, Any], penalty: str
 ) -> None:
     zero = weighting in ("min_snr", "p2", "sigmoid")
@@ -237,22 +242,22 @@ def test_weighting_that_leaves_out_where_sampling_begins(
     assert not about_the_weighting(tmp_path, weighting, "v")
 
 
-def test_run_warns_of_both_before_it_trains(tmp_path: Path) -> None:
+def test_run_gives_both_warnings_before_training(tmp_path: Path) -> None:
     process = {"model.diffusion.num_timesteps": 50, "model.diffusion.beta_schedule": "linear"}
     zero = {"model.diffusion.zero_terminal_snr": True, "model.diffusion.prediction": "v"}
     weighting = {"training.loss": {"weighting": {"type": "p2"}}}
-    for changes, said in (
+    for changes, expected in (
         (process, "the noise process ends with alpha = 0.78"),
         (zero | weighting, "training.loss.weighting p2"),
     ):
         with recorded_warnings() as caught:
-            tiny_run(tmp_path / said[:9], {**changes, "training.epochs": 1})
+            tiny_run(tmp_path / expected[:9], {**changes, "training.epochs": 1})
         texts = [str(warning.message) for warning in caught if issubclass(warning.category, ConfigWarning)]
-        assert any(text.startswith(said) for text in texts)
+        assert any(text.startswith(expected) for text in texts)
 
 
 class TestVeryLongRuns:
-    """``training.epochs=100000000``, for as long as nobody stops it, begins at once."""
+    """A run with ``training.epochs=100000000``, until it is stopped, starts at once."""
 
     @pytest.mark.parametrize("warmup", [True, False])
     def test_no_sum_over_all_steps(self, warmup: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,8 +273,8 @@ class TestVeryLongRuns:
         monkeypatch.setattr(EMA, "decay_at", counted)
         assert list(ema_warnings(ema, 10**12)) == []
 
-    def test_a_whole_start(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Up to the first step: what would go over all steps here would take hours."""
+    def test_start_of_a_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Up to the first step: a loop over all steps would take hours."""
 
         class Begun(Exception):
             pass

@@ -1,4 +1,4 @@
-"""The validation loss is taken on fixed noise and times for each image, of the average and of the raw weights."""
+"""The validation loss uses fixed noise and times for each image, for the EMA and the raw weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ONE_EPOCH: dict[str, Any] = {
 
 
 def validation_of(folder: Path) -> list[dict[str, float]]:
-    """The losses of each validation, by metric."""
+    """Return the losses of each validation by metric."""
     lines = [json.loads(line) for line in (folder / "logs/metrics.jsonl").read_text().splitlines()]
     return [{name: line[name] for name in line if name.startswith("val/")} for line in lines if "val/loss" in line]
 
@@ -45,8 +45,8 @@ def validation_of(folder: Path) -> list[dict[str, float]]:
     ],
     ids=["batch size", "workers", "seed"],
 )
-def test_it_depends_on_weights_and_images_alone(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """The optimizer moves the bias of the output alone, the other weights of that layer are zero: all outputs agree."""
+def test_it_depends_only_on_weights_and_images(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """The optimizer changes only the output bias, and the other weights of that layer are zero: all outputs agree."""
     steps = {"data.loading.batch_size": 12, "training.log_interval": 100}
     tiny_run(tmp_path / "one", ONE_EPOCH | steps)
     tiny_run(tmp_path / "other", ONE_EPOCH | steps | changes)

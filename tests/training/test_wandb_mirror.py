@@ -1,4 +1,4 @@
-"""W&B as a mirror: what it is told, and that nothing it does ends a run or lets it wait for ever."""
+"""W&B as a mirror: what it receives, and that no failure of it ends or blocks a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ONLINE = {"backends": ["wandb"], "mode": "online"}
 
 
 @pytest.fixture
-def said() -> Console:
+def console() -> Console:
     return Console(file=io.StringIO(), width=500)
 
 
@@ -41,7 +41,7 @@ def text_of(console: Console) -> str:
 
 @pytest.fixture
 def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No W&B setting and no login but those of the test."""
+    """Remove all W&B settings and logins but those of the test."""
     for name in list(os.environ):
         if name.startswith("WANDB_") and not name.endswith(("_CACHE_DIR", "_CONFIG_DIR", "_DATA_DIR", "_REPORTING")):
             monkeypatch.delenv(name)
@@ -50,7 +50,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def server(plain_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
-    """A W&B server that knows our key."""
+    """Local W&B server that knows our key."""
     wandb.teardown()  # it keeps the address of an earlier test
     with fake_wandb() as answering:
         monkeypatch.setenv("WANDB_BASE_URL", answering.url)
@@ -60,7 +60,7 @@ def server(plain_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 class TestBeforeTheRun:
-    """Whatever keeps W&B from being reached is one error, and nothing is written."""
+    """If W&B cannot be reached, one error is raised and nothing is written."""
 
     def refused(self, folder: Path) -> str:
         with pytest.raises(ValueError, match=r"logger\.mode=online") as caught:
@@ -83,37 +83,37 @@ class TestBeforeTheRun:
         server.silent.set()
         assert "cannot be reached (timed out)" in self.refused(tmp_path / "run")
 
-    def test_nobody_there(self, server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_server(self, server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))  # not listening
             monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
             assert "cannot be reached (Connection refused)" in self.refused(tmp_path / "run")
 
-    def test_something_else_there(self, server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_another_server(self, server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(FakeWandb, "answer", lambda self, body: {"hello": "world"})
         assert "cannot be reached" in self.refused(tmp_path / "run")
 
     @pytest.mark.parametrize("other", [{"mode": "offline"}, {"mode": "disabled"}, {"backends": ()}])
-    def test_nobody_is_asked_where_nothing_is_sent(self, other: dict[str, Any], server: FakeWandb) -> None:
+    def test_no_request_if_nothing_is_sent(self, other: dict[str, Any], server: FakeWandb) -> None:
         check_reachable(LoggerSettings(**(ONLINE | other)))
         assert server.requests == []
 
 
 def test_metrics_and_settings_arrive(server: FakeWandb, tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", {"logger": ONLINE})
-    told = [json.loads(line) for line in (tmp_path / "run" / "logs" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "logs" / "metrics.jsonl").read_text().splitlines()]
     sent = [(line["trainer/global_step"], line["train/loss"]) for line in server.history if "train/loss" in line]
-    assert sent == [(line["step"], line["train/loss"]) for line in told if "train/loss" in line]
+    assert sent == [(line["step"], line["train/loss"]) for line in lines if "train/loss" in line]
     private = (str(tmp_path), socket.gethostname() + '"')
     assert not [
         request for request in server.requests for place in private if place in request and "/otel/" not in request
     ]
     id_file = (tmp_path / "run" / "logs" / "wandb_id").read_text().split()
-    assert id_file[1:] == ["5"]  # all that was told has arrived
+    assert id_file[1:] == ["5"]  # everything that was logged has arrived
 
 
 def test_a_resumed_run_sends_what_the_server_lacks(server: FakeWandb, tmp_path: Path) -> None:
-    """Which is known from the server itself: it has the first step of three alone, as after a kill."""
+    """The server reports what it has: only the first of three steps, as after a kill."""
     resume = {"enabled": True, "checkpoint": "auto", "reset_optimizer": False, "reset_scheduler": False}
     changes = {"logger": ONLINE, "training.resume": resume, "training.checkpointing.save_frequency": 1}
     tiny_run(tmp_path / "run", changes | {"training.epochs": 1})
@@ -136,7 +136,7 @@ def test_ended_service_leaves_no_process_behind() -> None:
 
 
 class KillsItsService(TinySource):
-    """W&B's own process dies while the first images are read."""
+    """W&B's service process dies while the first images are read."""
 
     def load_batch(self, *arguments: Any) -> Any:
         connection = wandb.setup()._connection
@@ -147,34 +147,34 @@ class KillsItsService(TinySource):
 
 
 @pytest.mark.usefixtures("plain_environment")
-def test_killed_service_ends_no_run(tmp_path: Path, said: Console) -> None:
+def test_killed_service_does_not_end_the_run(tmp_path: Path, console: Console) -> None:
     changes = {"logger": {"backends": ["wandb"]}, "data.type": "tests.training.test_wandb_mirror.KillsItsService"}
     pictures = {"enabled": True, "interval": 1, "num_samples": 3, "guidance_scale": 1.0}
-    assert tiny_run(tmp_path / "run", changes | {"training.visualization": pictures}, said).steps == 6
-    assert text_of(said).count("Warning: W&B can no longer be written to") == 1
+    assert tiny_run(tmp_path / "run", changes | {"training.visualization": pictures}, console).steps == 6
+    assert text_of(console).count("Warning: W&B can no longer be written to") == 1
     assert "training continues without it" in (tmp_path / "run" / "logs" / "run.log").read_text()
-    tiny_run(tmp_path / "next", {"logger": {"backends": ["wandb"]}}, said)  # which begins with a service of its own
+    tiny_run(tmp_path / "next", {"logger": {"backends": ["wandb"]}}, console)  # which begins with a service of its own
     assert list((tmp_path / "next" / "logs" / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert text_of(said).count("Warning: W&B") == 1
+    assert text_of(console).count("Warning: W&B") == 1
 
 
 def services() -> set[int]:
-    """Process ids of W&B's own processes that were started by this one and still run."""
-    found = set()
+    """Return the ids of running W&B processes that were started by this one."""
+    running = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:  # it ended meanwhile
             continue
         if any(b"wandb" in word for word in words[:1]) and str(os.getpid()).encode() in words:
-            found.add(int(folder.name))
-    return found
+            running.add(int(folder.name))
+    return running
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="processes are found by /proc")
 @pytest.mark.usefixtures("plain_environment")
-def test_the_end_of_the_service_is_the_end_of_its_process(tmp_path: Path) -> None:
-    """W&B has no public call for it: a version that keeps the process elsewhere is noticed here."""
+def test_ending_the_service_ends_its_process(tmp_path: Path) -> None:
+    """W&B has no public API for it, so this test fails for a version that keeps the process elsewhere."""
     before = services()
     wandb.init(mode="offline", dir=tmp_path, reinit="finish_previous", settings=wandb.Settings(silent=True))
     assert (service := services() - before) or before, "W&B's process is found by another name now"
@@ -192,24 +192,24 @@ class LosesItsServer(TinySource):
         return super().load_batch(*arguments)
 
 
-def test_server_that_is_gone_delays_the_end_by_the_limit_alone(
-    server: FakeWandb, tmp_path: Path, said: Console, monkeypatch: pytest.MonkeyPatch
+def test_unreachable_server_delays_the_end_only_by_the_limit(
+    server: FakeWandb, tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "1")
     monkeypatch.setattr(LosesItsServer, "server", server, raising=False)
     changes = {"logger": ONLINE, "data.type": "tests.training.test_wandb_mirror.LosesItsServer"}
-    assert tiny_run(tmp_path / "my run (1)", changes, said).steps == 6
+    assert tiny_run(tmp_path / "my run (1)", changes, console).steps == 6
     assert json.loads((tmp_path / "my run (1)" / "status.json").read_text())["state"] == "finished"
     (kept,) = (tmp_path / "my run (1)" / "logs" / "wandb").glob("run-*-*")
-    assert text_of(said).count("Warning: ") == 1
-    assert shlex.join(["wandb", "sync", str(kept)]) in text_of(said)
+    assert text_of(console).count("Warning: ") == 1
+    assert shlex.join(["wandb", "sync", str(kept)]) in text_of(console)
     assert (tmp_path / "my run (1)" / "logs" / "wandb_id").read_text().split()[
         1:
     ] == []  # nobody knows what has arrived
 
 
 class Run:
-    """Stands for the run on W&B.
+    """Fake of the run on W&B.
 
     Args:
         endless: Its end takes until it is let go.
@@ -218,14 +218,14 @@ class Run:
     id = "abc"
 
     def __init__(self, endless: bool = False) -> None:
-        self.told: list[tuple[int, set[str]]] = []
+        self.logged: list[tuple[int, set[str]]] = []
         self.let_go = threading.Event()
         self.settings = type("Settings", (), {"sync_dir": "logs/wandb/run-1"})()
         if not endless:
             self.let_go.set()
 
     def log(self, metrics: dict[str, Any]) -> None:
-        self.told.append((metrics["trainer/global_step"], set(metrics) - {"trainer/global_step"}))
+        self.logged.append((metrics["trainer/global_step"], set(metrics) - {"trainer/global_step"}))
 
     def finish(self, exit_code: int) -> None:
         self.let_go.wait()
@@ -238,28 +238,28 @@ def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_service")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_signal_ends_the_wait_for_the_upload(number: signal.Signals, said: Console) -> None:
+def test_signal_ends_the_wait_for_the_upload(number: signal.Signals, console: Console) -> None:
     run = Run(endless=True)
-    mirror = WandbMirror(run, said)
+    mirror = WandbMirror(run, console)
     with handle_signals() as stop:
         with stop.deferred() as came:
             os.kill(os.getpid(), number)
             assert not mirror.finish(failed=False, seconds=1000, interrupted=came)
         assert stop.received == number  # the exit code is that of the signal, and the status tells the run's own end
         run.let_go.set()
-    assert "the upload to W&B is incomplete (interrupted by a signal)" in text_of(said)
+    assert "the upload to W&B is incomplete (interrupted by a signal)" in text_of(console)
 
 
 @pytest.mark.usefixtures("no_service")
-def test_end_that_fails_is_told_once(said: Console) -> None:
+def test_failure_at_the_end_is_reported_once(console: Console) -> None:
     run = Run()
     run.finish = lambda exit_code: 1 / 0  # type: ignore[method-assign, assignment, return-value]
-    assert not WandbMirror(run, said).finish(failed=False, seconds=1000, interrupted=lambda: False)
-    assert text_of(said).count("the upload to W&B is incomplete (division by zero)") == 1
+    assert not WandbMirror(run, console).finish(failed=False, seconds=1000, interrupted=lambda: False)
+    assert text_of(console).count("the upload to W&B is incomplete (division by zero)") == 1
 
 
 def lines_of_a_killed_run(folder: Path) -> None:
-    """Steps 0 to 9, ten seconds each."""
+    """Write the lines of steps 0 to 9, ten seconds each."""
     folder.mkdir(exist_ok=True)
     lines = [{"step": step, "seconds": 10.0 * step, "train/loss": 1.0} for step in range(10)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -273,7 +273,7 @@ def resumed(
     server_has: int | None = None,
     same: bool = True,
 ) -> list[int]:
-    """The steps that W&B is told of when the run is resumed and does the steps up to 10."""
+    """Return the steps that W&B receives when the run is resumed and does the steps up to 10."""
     run = Run()
     monkeypatch.setattr("diffusion_lab.training.loggers.start_run", lambda *_: run)
     monkeypatch.setattr("diffusion_lab.training.loggers.last_step_of", lambda _: server_has)
@@ -282,11 +282,13 @@ def resumed(
         for step in range(at, 11):
             for logger in loggers:
                 logger.log_metrics({"train/loss": 1.0}, step)
-    return [step for step, _ in run.told]
+    return [step for step, _ in run.logged]
 
 
-def test_what_a_kill_kept_from_wandb_is_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last 30 seconds, since nobody knows of them; of steps before the checkpoint, too."""
+def test_metrics_that_a_kill_withheld_from_wandb_are_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Metrics of the last 30 seconds, which may be missing; also of steps before the checkpoint."""
     lines_of_a_killed_run(tmp_path)
     assert resumed(tmp_path, monkeypatch, at=8) == [7, 8, 9, 10]
 
@@ -299,7 +301,7 @@ def test_after_a_proper_end_nothing_is_sent_twice(tmp_path: Path, monkeypatch: p
 
 
 def test_the_server_knows_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of its last step it may lack a line."""
+    """A line of its last step may be missing."""
     lines_of_a_killed_run(tmp_path)
     assert resumed(tmp_path, monkeypatch, at=8, mode="online", server_has=4) == [4, 5, 6, 7, 8, 9, 10]
     lines_of_a_killed_run(tmp_path)
@@ -307,14 +309,14 @@ def test_the_server_knows_what_it_has(tmp_path: Path, monkeypatch: pytest.Monkey
     assert resumed(tmp_path, monkeypatch, at=8, mode="online") == list(range(11))  # it has lost the run
 
 
-def test_other_results_are_sent_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_results_are_all_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines_of_a_killed_run(tmp_path)
     (tmp_path / "wandb_id").write_text("abc\n9\n")
     assert resumed(tmp_path, monkeypatch, at=8, same=False) == [8, 9, 10]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"../../x\n", b"\xff\xfe", b"x" * 500, b"abc\nmany\n", b"abc\n-4"])
-def test_strange_id_files(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_id_files(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An id that W&B would refuse is replaced by the checkpoint's, else by a new one."""
     (tmp_path / "wandb_id").write_bytes(content)
     assert id_of_resumed(tmp_path, monkeypatch, "fromcheckpoint") == (
@@ -322,19 +324,19 @@ def test_strange_id_files(content: bytes, tmp_path: Path, monkeypatch: pytest.Mo
     )
 
 
-@pytest.mark.parametrize("told", ["", "../x", "a b", "x" * 100])
-def test_strange_id_of_a_checkpoint(told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = id_of_resumed(tmp_path, monkeypatch, told)
+@pytest.mark.parametrize("stored_id", ["", "../x", "a b", "x" * 100])
+def test_invalid_id_in_a_checkpoint(stored_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = id_of_resumed(tmp_path, monkeypatch, stored_id)
     assert len(made) == 8
     assert made.isalnum()
 
 
-def id_of_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch, told: str) -> str:
-    """The id under which a run is resumed whose checkpoint tells ``told``."""
+def id_of_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch, stored_id: str) -> str:
+    """Return the id under which a run is resumed whose checkpoint contains ``stored_id``."""
     ids: list[str] = []
     monkeypatch.setattr("diffusion_lab.training.loggers.start_run", lambda *given: ids.append(given[2]) or Run())
     settings = LoggerSettings(backends=("wandb",), mode="offline")
-    with open_loggers(settings, folder, "tiny", "job", {}, Continuation(0, told)) as loggers:
+    with open_loggers(settings, folder, "tiny", "job", {}, Continuation(0, stored_id)) as loggers:
         assert wandb_id(loggers) == "abc"
     return ids[0]
 
@@ -355,11 +357,11 @@ STRANGE_LINES = [
 
 
 @pytest.mark.parametrize("line", STRANGE_LINES, ids=lambda line: str(line[:20]))
-def test_strange_lines_of_metrics_are_left_out(line: bytes, tmp_path: Path) -> None:
+def test_invalid_lines_of_metrics_are_skipped(line: bytes, tmp_path: Path) -> None:
     sound = b'{"step": 0, "seconds": 1.0, "train/loss": 1.0}'
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([sound, line, sound.replace(b"0,", b"1,"), b""]))
     logger = JsonlLogger(tmp_path, resumed_at=5)
-    assert [kept["step"] for kept in logger.kept] == [0, 1]
+    assert [line["step"] for line in logger.earlier_lines] == [0, 1]
     logger.log_metrics({"train/loss": 1.0}, 5)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 

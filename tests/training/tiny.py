@@ -1,4 +1,4 @@
-"""Runs small enough to train in a second: 24 images of 8×8 in three classes, a network of 8 channels."""
+"""Runs that train within a second: 24 images of 8×8 in three classes, a network of 8 channels."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TinySource(ArraySource):
 
 
 class BiasPlan(torch.optim.Optimizer):
-    """Moves nothing but the bias of the output layer: to ``lr`` times the distance from step ``best_step``.
+    """Sets only the bias of the output layer, to ``lr`` times the distance from step ``best_step``.
 
     The validation loss of a plan falls until that step and grows after it, however the machine rounds. For networks
     of one output channel, whose bias is the only parameter with one element.
@@ -92,7 +92,7 @@ BIAS_PLAN: dict[str, object] = {
 
 
 def tiny_tree(folder: Path, changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The settings of a tiny run in ``folder`` as a V2 tree; ``changes`` by dotted key."""
+    """Return the settings of a tiny run in ``folder`` in V2 format; ``changes`` by dotted key."""
     tree = get_default_config()
     for key, value in (CHANGES | {"output.base_dir": str(folder)} | (changes or {})).items():
         *sections, name = key.split(".")
@@ -108,20 +108,20 @@ def tiny_config(folder: Path, changes: dict[str, Any] | None = None) -> TrainCon
 
 
 def tiny_run(folder: Path, changes: dict[str, Any] | None = None, console: Console | None = None) -> TrainingSummary:
-    """Train; one line an epoch goes nowhere unless there is a console."""
+    """Train; the output is discarded unless a console is passed."""
     return train(tiny_config(folder, changes), console or Console(quiet=True))
 
 
 def tiny_trainer(folder: Path, callbacks: list[Callback], changes: dict[str, Any] | None = None) -> Trainer:
-    """The trainer of a tiny run, not yet used."""
+    """Create the trainer of a tiny run."""
     config = tiny_config(folder, changes)
-    return create_trainer(config, torch.device("cpu"), callbacks, [], RunFolder.of(config.output))
+    return create_trainer(config, torch.device("cpu"), callbacks, [], RunFolder.from_settings(config.output))
 
 
 def tiny_fit(
     folder: Path, callbacks: list[Callback], changes: dict[str, Any] | None = None, resumed_from: Path | None = None
 ) -> tuple[Trainer, DiffusionModule]:
-    """Train with nothing but these callbacks."""
+    """Train with only these callbacks."""
     config = tiny_config(folder, changes)
     data = create_datamodule(config, seed=0)
     torch.manual_seed(0)
@@ -132,13 +132,13 @@ def tiny_fit(
 
 
 def resume_of(checkpoint: Path, reset_optimizer: bool = False, reset_scheduler: bool = False) -> dict[str, Any]:
-    """The settings that go on from a checkpoint."""
+    """Return the settings that resume from a checkpoint."""
     resume = {"reset_optimizer": reset_optimizer, "reset_scheduler": reset_scheduler}
     return {"training.resume": {"enabled": True, "checkpoint": str(checkpoint), **resume}}
 
 
 def saved(path: Path) -> dict[str, Any]:
-    """A checkpoint as every reader of it may load it."""
+    """Load a checkpoint with ``weights_only``."""
     content: dict[str, Any] = torch.load(path, weights_only=True)
     return content
 
@@ -156,6 +156,6 @@ def tiny_denoiser(num_classes: int | None = 3) -> Denoiser:
         num_timesteps=20,
         class_names=CLASSES if num_classes else (),
     )
-    for parameter in denoiser.parameters():  # the last layers begin as zero, and then hide what labels and noise do
+    for parameter in denoiser.parameters():  # zero-initialized last layers would hide the effect of labels and noise
         parameter.data += 0.05 * torch.randn_like(parameter)
     return denoiser
