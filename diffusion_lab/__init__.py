@@ -1,7 +1,7 @@
 """diffusion_lab: an experiment framework for image diffusion models.
 
-`import diffusion_lab` is cheap: it imports no torch. The names in `__all__` are looked up in their modules
-when they are first used, so `--help` and the configuration never wait for libraries that they do not need.
+`import diffusion_lab` is cheap: it does not import torch. The names in `__all__` are imported from their modules
+on first use, so `--help` and the configuration never wait for libraries that they do not need.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EMA", "DiffusionSampler", "__version__", "create_ddpm", "load_denoiser"]
 
-_HOME_OF = {
+_MODULE_OF = {
     "DiffusionSampler": "diffusion_lab.sampling",
     "EMA": "diffusion_lab.ema",
     "create_ddpm": "diffusion_lab.create",
@@ -28,15 +28,15 @@ _HOME_OF = {
 }
 
 threads.bound_spinning()
-messages.word_own_warnings_plainly()
+messages.format_own_warnings()
 torchvision_import.install()
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(_HOME_OF[name]), name)
-    globals()[name] = value  # the next look-up does not come through here
+    value: object = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value  # the next lookup bypasses this function
     return value
 
 

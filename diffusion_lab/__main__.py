@@ -1,4 +1,4 @@
-"""Run one settings file: ``python -m diffusion_lab FILE.yaml [key=value ...]`` trains or generates, by its mode."""
+"""Run a settings file: ``python -m diffusion_lab FILE.yaml [key=value ...]`` trains or generates, by its mode."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line, check the settings, then hand them over."""
+    """Parse the command line, check the settings and run them."""
     parser = argparse.ArgumentParser(
         prog="python -m diffusion_lab",
-        description="Train or generate as one settings file says: a complete V2 file, or an old V1 file.",
+        description="Train or generate from one settings file: a complete V2 file, or an old V1 file.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", type=Path, metavar="FILE.yaml", help="all settings; its `mode` is train or generate")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="V2 keys that differ from the file")
     parser.add_argument("--validate", action="store_true", help="check and print the resolved settings, run nothing")
-    given = parser.parse_intermixed_args(arguments)
-    run_and_report(lambda: run(given.file, given.overrides, given.validate))
+    args = parser.parse_intermixed_args(arguments)
+    run_and_report(lambda: run(args.file, args.overrides, args.validate))
 
 
 def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
-    """Do what the file asks for. All faults are reported before anything heavy is imported."""
+    """Train or generate. All faults are reported before heavy libraries are imported."""
     if not only_validate:
         check_launcher(overrides)
     config = read_settings(file, overrides)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: a file is either complete or not there at all."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial", flags=re.DOTALL)
-"""Names that ``atomic_write`` writes under; no other program uses such names."""
+"""Temporary names used by ``atomic_write``; no other program uses such names."""
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-"""Errors of a disk that is full, or of a quota that is used up."""
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers for a full disk or an exhausted quota."""
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, lasting: bool = True) -> Iterator[Path]:
-    """Give a path beside ``path``, so on the same file system, to write to; it becomes ``path`` in one move.
+def atomic_write(path: Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path next to ``path``, on the same file system, that replaces ``path`` atomically at the end.
 
-    Whatever happens, a file of that name is either the previous one or the new one, whole. Where ``path`` is a link,
-    the link is replaced, and what it leads to stays as it is.
+    Whatever happens, a file of that name is either the previous one or the complete new one. If ``path`` is a link,
+    the link is replaced, and its target stays unchanged.
 
     Args:
         path: The file.
-        lasting: Wait until the disk has the bytes and the name, so that they are there after a power failure too.
+        durable: Wait until the content and the name are on disk, so that they survive a power failure.
 
     Raises:
         OSError: It cannot be written; the error names a file.
@@ -34,7 +34,7 @@ def atomic_write(path: Path, lasting: bool = True) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
-        if lasting:
+        if durable:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
         partial.replace(path)
@@ -44,41 +44,41 @@ def atomic_write(path: Path, lasting: bool = True) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error  # a write to a full disk names no file
     finally:
         partial.unlink(missing_ok=True)
-    if lasting:
+    if durable:
         _sync_folder(path.parent)
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what a program that was killed had begun to write with ``atomic_write``, and nothing else."""
+    """Remove the temporary files that killed programs left behind in ``atomic_write``, and nothing else."""
     for leftover in folder.glob(".*.partial"):
         if PARTIAL.fullmatch(leftover.name) and (leftover.is_symlink() or leftover.is_file()):
             leftover.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path, key: str) -> None:
-    """Raise an OSError, naming ``key``, where ``folder`` cannot be made or written; nothing is created."""
-    with naming_folder_in_errors(folder, key):
+    """Raise an OSError, naming ``key``, if ``folder`` cannot be created or written; nothing is created."""
+    with name_folder_in_errors(folder, key):
         nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(f"{key} must be a folder that can be written, got {str(folder)!r} ({nearest} cannot)")
+        raise PermissionError(f"{key} must be a writable folder, got {str(folder)!r} ({nearest} is not writable)")
 
 
 @contextlib.contextmanager
-def naming_folder_in_errors(folder: Path, key: str) -> Iterator[None]:
-    """Name the key, the folder and what to do in an error of the system while a folder is looked up or made."""
+def name_folder_in_errors(folder: Path, key: str) -> Iterator[None]:
+    """Add the key, the folder and advice to operating system errors while a folder is looked up or created."""
     try:
         yield
     except OSError as error:
         why = (error.strerror or str(error)).lower()
-        text = f"{key} must be a folder that can be made and written, got {shortened(str(folder))!r}: {why}"
-        what_to_do = "free some space, or choose" if error.errno in NO_ROOM else "choose"
-        raise type(error)(f"{text}; {what_to_do} another folder") from error
+        text = f"{key} must be a folder that can be created and written, got {shorten(str(folder))!r}: {why}"
+        advice = "free some space, or choose" if error.errno in DISK_FULL else "choose"
+        raise type(error)(f"{text}; {advice} another folder") from error
 
 
-def shortened(text: str, longest: int = 300) -> str:
-    """Return a text of at most ``longest`` characters, its middle left out where it is longer.
+def shorten(text: str, longest: int = 300) -> str:
+    """Return a string of at most ``longest`` characters, with its middle omitted if it is longer.
 
-    >>> shortened("0123456789", 5)
+    >>> shorten("0123456789", 5)
     '01…89'
     """
     half = (longest - 1) // 2

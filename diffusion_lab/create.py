@@ -1,4 +1,4 @@
-"""Denoisers from settings: the one place that turns the ``model`` section into objects."""
+"""Creating denoisers from settings: the only module that turns the ``model`` section into objects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from diffusion_lab.networks import NETWORKS
 from diffusion_lab.terminal_noise import terminal_noise_warnings
 
 LARGEST_FACTOR = 1e9
-"""Of the network's output in the clean estimate: beyond it, float32 has no digits left for anything else."""
+"""Maximum factor of the network's output in the clean estimate: beyond it, float32 has no precision left."""
 
 
 def create_ddpm(
@@ -53,23 +53,23 @@ def create_ddpm(
     patch_size: int = 1,
     class_names: Sequence[str] = (),
 ) -> Denoiser:
-    """Build an untrained denoiser from the numbers of the ``model`` section; they mean what they mean there.
+    """Create an untrained denoiser; the arguments have the same meaning as in the ``model`` section.
 
-    The arguments up to ``device`` may be given by position, in this order. ``device`` is ``cpu``, ``cuda``, ``cuda:1``
-    (the second GPU), ``mps``, ``auto`` (the best there is) or a ``torch.device``.
+    The arguments up to ``device`` may be positional, in this order. ``device`` is ``cpu``, ``cuda``, ``cuda:1``
+    (the second GPU), ``mps``, ``auto`` (the best available) or a ``torch.device``.
 
-    ``class_dropout_prob`` is a number of the training loss; here it tells the sampler whether guidance has anything to
-    weigh the label against.
+    ``class_dropout_prob`` is used by the training loss; here it tells the sampler whether the model has learned an
+    unconditional estimate for guidance.
 
     Raises:
-        ValueError: Listing every number that is out of its bounds or contradicts another; a device that this machine
-            does not have.
+        ValueError: Listing every argument that is out of bounds or contradicts another; or this machine does not have
+            the device.
 
     Warns:
-        ConfigWarning: The noise process does not end in noise, with which sampling begins; with what to set instead.
+        ConfigWarning: The noise process does not end in pure noise, where sampling begins; with what to set instead.
 
     Example:
-        A class-conditional model, and an unconditional one with the arguments by position:
+        A class-conditional model, and an unconditional one with positional arguments:
 
         >>> model = create_ddpm(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1, 2],
         ...                     use_attention=[False, True], num_classes=10)
@@ -116,21 +116,22 @@ def create_ddpm(
         "model",
     )
     denoiser = create_denoiser(model, class_names).to(target)
-    for doubt in terminal_noise_warnings(denoiser.schedule, model.diffusion):
-        warnings.warn(doubt, ConfigWarning, stacklevel=2)
+    for warning in terminal_noise_warnings(denoiser.schedule, model.diffusion):
+        warnings.warn(warning, ConfigWarning, stacklevel=2)
     return denoiser
 
 
 def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> Denoiser:
-    """Build an untrained denoiser from the ``model`` section, on the CPU.
+    """Create an untrained denoiser from the ``model`` section, on the CPU.
 
     Raises:
-        ValueError: The network's class cannot be had, or its prediction says nothing of the image at the last step.
+        ValueError: The network's class cannot be imported, or its prediction does not determine the image at the last
+            step.
     """
     architecture = model.architecture
-    refuse_excess(model)
+    check_model_fits_memory(model)
     schedule, parameterization = create_process(model.diffusion), create_parameterization(model.diffusion)
-    _refuse_blind(parameterization, schedule, model.diffusion.prediction)
+    _check_prediction_at_last_step(parameterization, schedule, model.diffusion.prediction)
     denoiser = Denoiser(
         network=_create_network(architecture, model.conditioning.classes),
         schedule=schedule,
@@ -144,22 +145,22 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
 
 
 def weight_shapes(model: ModelSettings) -> dict[str, torch.Size]:
-    """Return the shapes of a denoiser's weights by name, without memory for them.
+    """Return the shapes of a denoiser's weights by name, without allocating memory for them.
 
     Args:
-        model: Names one of the project's own networks, not a class by its dotted path.
+        model: Section that names a network of this project, not a class by its dotted path.
 
     Raises:
-        ValueError: They cannot fit into the memory of this machine.
+        ValueError: The weights cannot fit into the memory of this machine.
     """
-    refuse_excess(model)
+    check_model_fits_memory(model)
     with torch.device("meta"):
         network = _create_network(model.architecture, model.conditioning.classes)
     return {f"network.{name}": weight.shape for name, weight in network.state_dict().items()}
 
 
 def create_process(diffusion: DiffusionSettings) -> Schedule:
-    """The noise process. Raises ValueError where the user's own class cannot be had."""
+    """Create the noise process. Raises ValueError if a custom class cannot be imported."""
     known = PROCESSES.get(diffusion.type)
     if known is not None:
         return known(diffusion)
@@ -168,7 +169,7 @@ def create_process(diffusion: DiffusionSettings) -> Schedule:
 
 
 def create_parameterization(diffusion: DiffusionSettings) -> Parameterization:
-    """What the network's output means. Raises ValueError where ``sigma_data`` is still to be measured."""
+    """Create the parameterization. Raises ValueError if ``sigma_data`` has not been measured yet."""
     cls = PARAMETERIZATIONS[diffusion.prediction]
     if not issubclass(cls, PreconditionedOutput):
         return cls()
@@ -188,11 +189,11 @@ PROCESSES: dict[str, Callable[[DiffusionSettings], Schedule]] = {
     "edm": lambda diffusion: EDMSchedule(diffusion.sigma_min, diffusion.sigma_max),
     "flow": lambda diffusion: FlowSchedule(diffusion.noise_shift),
 }
-"""The names that ``model.diffusion.type`` takes, beside dotted paths of one's own Schedule classes."""
+"""Names that ``model.diffusion.type`` accepts, besides dotted paths of custom Schedule classes."""
 
 
-def _refuse_blind(parameterization: Parameterization, schedule: Schedule, prediction: str) -> None:
-    """Refuse an output that says nothing of the image where nothing of the image is left: the noise, for one."""
+def _check_prediction_at_last_step(parameterization: Parameterization, schedule: Schedule, prediction: str) -> None:
+    """Refuse a prediction, such as the noise, that does not determine the image where no signal is left."""
     last = schedule.level(1.0)
     try:
         factor = abs(parameterization.coefficients(last).c_out)
@@ -205,11 +206,11 @@ def _refuse_blind(parameterization: Parameterization, schedule: Schedule, predic
         )
 
 
-def refuse_excess(model: ModelSettings) -> None:
+def check_model_fits_memory(model: ModelSettings) -> None:
     """Refuse a network that cannot fit into the memory of this machine, before memory is taken for it.
 
-    A lower bound, so that nothing is refused that could work: the weights of the second layer of each block and of the
-    labels, and the activations of one image before and after one layer of the first stage.
+    The estimate is a lower bound, so that nothing feasible is refused: the weights of the second layer of each block
+    and of the labels, and the activations of one image before and after one layer of the first stage.
     """
     architecture, pixel = model.architecture, 4  # bytes of a number
     widths = [architecture.model_channels * multiplier for multiplier in architecture.channel_multipliers]
@@ -234,12 +235,12 @@ def refuse_excess(model: ModelSettings) -> None:
 
 
 LEAST_WEIGHTS_OF_A_BLOCK = {"unet": 9, "dit": 12}
-"""In squares of its width: a convolution of 3×3; attention and a layer four times as wide, in and out."""
+"""Minimum weights of a block in squares of its width: a 3×3 convolution; attention and a two-layer MLP of width 4."""
 
 
 def _create_network(architecture: ArchitectureSettings, num_classes: int | None) -> torch.nn.Module:
     known = NETWORKS.get(architecture.type) or load_class(architecture.type, "model.architecture.type")
     options: dict[str, Any] = architecture.model_dump(exclude={"type", "image_size"})
     network: torch.nn.Module = known(num_classes=num_classes, **options)
-    # Convolutions run fastest on CPU and GPU alike where the channels of a pixel lie side by side.
+    # Convolutions are fastest in channels-last layout, on CPU and GPU alike.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

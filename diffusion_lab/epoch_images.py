@@ -1,4 +1,4 @@
-"""The pictures that a training run samples, one file an epoch, which tell that they are such pictures."""
+"""Image files that a training run samples, one per epoch, marked so that they are recognized later."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from diffusion_lab.safe_files import open_regular
 
 NAME = re.compile(r"epoch_(\d{4,})\.png")
 TEXT_KEY = "diffusion_lab"
-"""Of the text in a PNG by which a picture is recognized, whatever its name."""
+"""Key of the text in a PNG by which such a file is recognized, whatever its name."""
 
 
 def epoch_name(epoch: int) -> str:
-    """Return the name of the picture of an epoch, counted from 1.
+    """Return the file name of the image of an epoch, counted from 1.
 
     >>> epoch_name(10)
     'epoch_0010.png'
@@ -27,28 +27,28 @@ def epoch_name(epoch: int) -> str:
 
 
 def epoch_of(file: Path) -> int | None:
-    """Return the epoch in the name of a picture; None for other names."""
+    """Return the epoch in the name of an image file; None for other names."""
     found = NAME.fullmatch(file.name)
     return None if found is None else int(found[1])
 
 
-def save_epoch_picture(picture: Image.Image, folder: Path, epoch: int) -> None:
-    """Write the picture of an epoch into a folder, which is made if it is not there."""
+def save_epoch_image(image: Image.Image, folder: Path, epoch: int) -> None:
+    """Write the image of an epoch into a folder, which is created if missing."""
     folder.mkdir(parents=True, exist_ok=True)
     text = PngInfo()
     text.add_text(TEXT_KEY, _text(epoch))
-    with atomic_write(folder / epoch_name(epoch), lasting=False) as path:
-        picture.save(path, "PNG", pnginfo=text)
+    with atomic_write(folder / epoch_name(epoch), durable=False) as path:
+        image.save(path, "PNG", pnginfo=text)
 
 
-def is_epoch_picture(file: Path) -> bool:
-    """Return whether a file is a picture that ``save_epoch_picture`` wrote under this name."""
+def is_epoch_image(file: Path) -> bool:
+    """Return whether a file is an image that ``save_epoch_image`` wrote under this name."""
     epoch = epoch_of(file)
     if epoch is None or file.is_symlink():
         return False
     try:
-        with open_regular(file) as content, Image.open(content, formats=["PNG"]) as picture:
-            return bool(picture.info.get(TEXT_KEY) == _text(epoch))
+        with open_regular(file) as content, Image.open(content, formats=["PNG"]) as image:
+            return bool(image.info.get(TEXT_KEY) == _text(epoch))
     except (OSError, SyntaxError, ValueError):
         return False
 

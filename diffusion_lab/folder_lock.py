@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from diffusion_lab.atomic_files import naming_folder_in_errors
+from diffusion_lab.atomic_files import name_folder_in_errors
 from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.safe_files import parse_json
 from diffusion_lab.terminal import printable
@@ -51,7 +51,7 @@ def held(folder: Path, key: str) -> Iterator[None]:
     Raises:
         ValueError: Another process holds it, which is named; or something else is at the lock's place.
     """
-    with naming_folder_in_errors(folder, key):
+    with name_folder_in_errors(folder, key):
         folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_NAME
     while True:

@@ -1,4 +1,4 @@
-"""Generation from settings: images from a checkpoint alone, on disk as they are made."""
+"""Generation from settings: images from a checkpoint alone, written to disk batch by batch."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from diffusion_lab.config.validate import check_ready_to_start
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import computing_with, resolve_device
 from diffusion_lab.generation.completion import Completion, Generation
-from diffusion_lab.generation.open_folder import OpenFolder, opened
-from diffusion_lab.generation.request import GenerationRequest, cycled_labels, named_class
+from diffusion_lab.generation.open_folder import GenerationFolder, open_generation_folder
+from diffusion_lab.generation.request import GenerationRequest, cycle_labels, describe_class
 from diffusion_lab.networks.cost import count_forward_flops
 from diffusion_lab.precision import resolve_precision
 from diffusion_lab.redaction import redacted, without_folders
@@ -40,77 +40,82 @@ from diffusion_lab.threads import choose_threads
 def generate(
     config: GenerateConfig, show_progress: bool = True, announce: bool = True, guidance_typed: bool = False
 ) -> Generation:
-    """Make images from a checkpoint and write them into ``output.base_dir/output.subdirs.generated``.
+    """Generate images from a checkpoint into ``output.base_dir/output.subdirs.generated``.
 
-    Each image goes to disk, and a line into ``manifest.jsonl``, as soon as its batch is done. Where the folder holds
-    images of the same generation, what lacks of them is made: after an interruption the folder is in the end, byte for
-    byte, what it would have been without.
+    Each image is written to disk, and a line to ``manifest.jsonl``, as soon as its batch is done. If the folder holds
+    images of the same generation, only the missing ones are generated: an interrupted generation that is run again
+    ends with the same files, byte for byte, as an uninterrupted one.
 
     Args:
         config: The checked settings.
         show_progress: Show a progress bar, and whether earlier images were found, on standard error.
-        announce: Say as well what is about to be made, with which model, sampler and device.
-        guidance_typed: Whether somebody asked for this guidance scale: one that has no effect is then warned of even
-            where it is the default.
+        announce: Also print what will be generated, with which model, sampler and device.
+        guidance_typed: Whether the user set this guidance scale: then a scale without effect causes a warning even if
+            it is the default.
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: Naming key, value and rule, before anything is written.
-        NonFiniteSamplesError: A ValueError; images became NaN or infinite. The others that were made stay.
-        MemoryError: Memory is too small for one image at a time.
+        NonFiniteSamplesError: A ValueError; images became NaN or infinite. The other finished images stay.
+        MemoryError: Memory is too small for a single image.
     """
     check_ready_to_start(config)
     device = resolve_device(config.compute.device)
     announce = announce and show_progress
-    path = _checkpoint(config, announce)
+    path = _find_checkpoint(config, announce)
     sampling = config.generation.sampling
     checkpoint = read_checkpoint(path)
-    _refuse_needless_trust(config.generation.trusted, checkpoint)
-    config = _with_prediction(config, checkpoint, show_progress)
+    _check_trust(config.generation.trusted, checkpoint)
+    config = _resolve_prediction(config, checkpoint, show_progress)
     denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay, config.generation.trusted)
-    wanted = sampling.precision or ("auto" if checkpoint.trained_in_less_than_32_bits else 32)
-    denoiser.compute_dtype = resolve_precision(wanted, device, "generation.sampling.precision")
-    config = _for_process(config, denoiser.schedule.most_steps, show_progress)
-    order = _order(config, checkpoint, denoiser)
-    if sampling.labels is not None and order.labels and announce:
-        print(f"labels: {', '.join(named_class(label, order.class_names) for label in order.labels)}", file=sys.stderr)
-    for doubt in _doubts(sampling, denoiser, order, guidance_typed):
-        warnings.warn(doubt, ConfigWarning, stacklevel=2)
+    precision = sampling.precision or ("auto" if checkpoint.trained_in_less_than_32_bits else 32)
+    denoiser.compute_dtype = resolve_precision(precision, device, "generation.sampling.precision")
+    config = _limit_steps(config, denoiser.schedule.most_steps, show_progress)
+    request = _create_request(config, checkpoint, denoiser)
+    if sampling.labels is not None and request.labels and announce:
+        print(
+            f"labels: {', '.join(describe_class(label, request.class_names) for label in request.labels)}",
+            file=sys.stderr,
+        )
+    for warning in _warnings(sampling, denoiser, request, guidance_typed):
+        warnings.warn(warning, ConfigWarning, stacklevel=2)
     folder = config.output.folder("generated")
     check_writable(folder, "output.base_dir")
     sampler = DiffusionSampler(denoiser, device)
     with (
         computing_with(_threads(config, denoiser, device)),
-        opened(folder, order, sampling.num_samples, config.output.overwrite) as room,
+        open_generation_folder(folder, request, sampling.num_samples, config.output.overwrite) as target,
     ):
         if announce:
-            print(printable(_start_lines(config, checkpoint, sampler, room)), file=sys.stderr)
-        return Completion(config, room, sampler, show_progress).complete()
+            print(printable(_start_lines(config, checkpoint, sampler, target)), file=sys.stderr)
+        return Completion(config, target, sampler, show_progress).complete()
 
 
-def _refuse_needless_trust(trusted: Collection[str], checkpoint: Checkpoint) -> None:
-    """Refuse to trust a class that the checkpoint does not name: that is a mistyped path, or another checkpoint's."""
-    needless = [path for path in trusted if path not in checkpoint.named_classes]
-    if needless:
-        there = ", ".join(checkpoint.named_classes) or "it names none"
+def _check_trust(trusted: Collection[str], checkpoint: Checkpoint) -> None:
+    """Refuse to trust a class that the checkpoint does not name: a typo, or a class of another checkpoint."""
+    unknown = [path for path in trusted if path not in checkpoint.named_classes]
+    if unknown:
+        known = ", ".join(checkpoint.named_classes) or "it names none"
         raise ValueError(
-            f"generation.trust must hold only classes that {checkpoint.path} names ({there}), "
-            f"got {', '.join(needless)}: leave it out"
+            f"generation.trust must hold only classes that {checkpoint.path} names ({known}), "
+            f"got {', '.join(unknown)}: leave it out"
         )
 
 
-def _checkpoint(config: GenerateConfig, say: bool) -> Path:
-    """The checkpoint file; which one it is, is said where the settings name a folder."""
-    given = config.generation.checkpoint or Path()
-    path = find_checkpoint(given)
-    if say and given.is_dir():
-        of_the_best_job = f" (the best job of {given})" if is_sweep(given) else ""
-        print(printable(f"checkpoint: {path}{of_the_best_job}"), file=sys.stderr)
+def _find_checkpoint(config: GenerateConfig, show_progress: bool) -> Path:
+    """Return the checkpoint file, and print it if the settings name a folder."""
+    source = config.generation.checkpoint or Path()
+    path = find_checkpoint(source)
+    if show_progress and source.is_dir():
+        note = f" (the best job of {source})" if is_sweep(source) else ""
+        print(printable(f"checkpoint: {path}{note}"), file=sys.stderr)
     return path
 
 
-def _start_lines(config: GenerateConfig, checkpoint: Checkpoint, sampler: DiffusionSampler, room: OpenFolder) -> str:
-    """What is about to be made, from which model, where."""
-    denoiser, about, sampling = sampler.model, room.order.about, config.generation.sampling
+def _start_lines(
+    config: GenerateConfig, checkpoint: Checkpoint, sampler: DiffusionSampler, target: GenerationFolder
+) -> str:
+    """Describe the images, the model, the sampler and the device."""
+    denoiser, about, sampling = sampler.model, target.request.about, config.generation.sampling
     weights = "averaged weights" if denoiser.weights == "ema" else "raw weights"
     scales = (
         "" if denoiser.num_classes is None else f"guidance {', '.join(f'{scale:g}' for scale in sampling.scales)}, "
@@ -118,7 +123,7 @@ def _start_lines(config: GenerateConfig, checkpoint: Checkpoint, sampler: Diffus
     model = checkpoint.model or config.model
     assert model is not None  # else there would be no denoiser
     rows = {
-        "images": describe_images(room.count, denoiser.image_shape, denoiser.num_classes),
+        "images": describe_images(target.count, denoiser.image_shape, denoiser.num_classes),
         "sampler": f"{about['sampler']}, {about['steps']} steps, {scales}{weights}",
         "diffusion": describe_process(model.diffusion, denoiser.schedule.most_steps),
         "compute": describe_compute(
@@ -133,7 +138,7 @@ def _start_lines(config: GenerateConfig, checkpoint: Checkpoint, sampler: Diffus
 
 
 def _threads(config: GenerateConfig, denoiser: Denoiser, device: torch.device) -> int:
-    """The threads of the settings, else as many as a batch gains from and are free."""
+    """Return the number of threads in the settings, or as many as a batch benefits from and are free."""
     if config.compute.threads != "auto":
         return config.compute.threads
     if device.type != "cpu":
@@ -143,33 +148,33 @@ def _threads(config: GenerateConfig, denoiser: Denoiser, device: torch.device) -
     return choose_threads(None if flops is None else flops * images, torch.get_num_threads())
 
 
-def _for_process(config: GenerateConfig, most_steps: int | None, say: bool) -> GenerateConfig:
-    """The settings with default sampling steps no more than the process of the checkpoint has, which is said."""
+def _limit_steps(config: GenerateConfig, most_steps: int | None, show_progress: bool) -> GenerateConfig:
+    """Limit the default number of sampling steps to that of the checkpoint's noise process, and print that."""
     sampler = config.sampler.for_process(most_steps)
-    if sampler is not config.sampler and say:
+    if sampler is not config.sampler and show_progress:
         print(f"sampler.steps is {most_steps}: the noise process of the checkpoint has no more.", file=sys.stderr)
     return config.model_copy(update={"sampler": sampler})
 
 
-def _with_prediction(config: GenerateConfig, checkpoint: Checkpoint, say: bool) -> GenerateConfig:
-    """The settings with the prediction that is taken for the checkpoint, which is said where nobody asked for it."""
+def _resolve_prediction(config: GenerateConfig, checkpoint: Checkpoint, show_progress: bool) -> GenerateConfig:
+    """Set the prediction to the one used for the checkpoint, and print it if the user did not set it."""
     if config.model is None:
         return config
     model, note = checkpoint.with_prediction(config.model), checkpoint.prediction_note(config.model)
-    if note is not None and say:
+    if note is not None and show_progress:
         print(printable(note), file=sys.stderr)
     return config.model_copy(update={"model": model})
 
 
-def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -> GenerationRequest:
-    """The images that the settings ask for, the seed left open where they leave it."""
+def _create_request(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -> GenerationRequest:
+    """Create the request of the settings; the seed is None if they leave it open."""
     sampling = config.generation.sampling
     about = {
         "sampler": config.sampler.type,
         "sampler_options": without_folders(redacted(config.sampler.extra_options)),
         "guidance_interval": config.guidance.interval,
         "guidance_rescale": config.guidance.rescale,
-        "use_ema": denoiser.weights == "ema",  # what is used, which is not what was asked for where there is no average
+        "use_ema": denoiser.weights == "ema",  # the weights used: not the requested ones if there is no average
         "checkpoint": name_for_others(checkpoint.path),
         "checkpoint_sha256": file_hash(checkpoint.path),
         "config_hash": checkpoint.about.get("config_hash"),
@@ -179,26 +184,29 @@ def _order(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -
         "precision": str(denoiser.compute_dtype).removeprefix("torch."),
         "ema_decay": checkpoint.chosen_decay(sampling.use_ema, sampling.ema_decay),
     }
-    labels = cycled_labels(denoiser, sampling.labels)
+    labels = cycle_labels(denoiser, sampling.labels)
     return GenerationRequest(
         about, labels, sampling.scales, denoiser.class_names, config.generation.output.save_individual
     )
 
 
-def _doubts(
-    sampling: SamplingSettings, denoiser: Denoiser, order: GenerationRequest, guidance_typed: bool
+def _warnings(
+    sampling: SamplingSettings, denoiser: Denoiser, request: GenerationRequest, guidance_typed: bool
 ) -> Iterator[str]:
-    """What is allowed and yet unlikely to be meant of this model; of labels that repeat, the shares are meant."""
+    """Yield warnings about settings that are valid but likely unintended for this model.
+
+    Repeated labels are an intended distribution, so they cause no warning about the share of each class.
+    """
     section = "generation.sampling"
     yield from image_process_warnings(denoiser.schedule)
     if denoiser.num_classes is None:
-        if "guidance_scale" in sampling.model_fields_set:  # else nobody asked for it
+        if "guidance_scale" in sampling.model_fields_set:  # else the user did not set it
             yield from guidance_warnings(f"{section}.guidance_scale", sampling.guidance_scale, guidance_typed)
     else:
         if denoiser.label_dropout is not None:
             key = f"{section}.guidance_scale"
             yield from dropout_warnings(key, sampling.guidance_scale, denoiser.label_dropout)
-        labels = order.round_length
-        if len(set(order.labels or ())) == labels:
+        labels = request.round_length
+        if len(set(request.labels or ())) == labels:
             yield from label_share_warnings(f"{section}.num_samples", sampling.num_samples, labels)
         yield from label_round_warnings(f"{section}.num_samples", sampling.num_samples, labels, len(sampling.scales))

@@ -1,4 +1,4 @@
-"""How warnings and errors look on the console: ``Warning: …`` or ``Error: …``, a sentence that ends, no source line."""
+"""Console format of warnings and errors: ``Warning: …`` or ``Error: …``, complete sentences, no source lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from diffusion_lab.terminal import printable
-from diffusion_lab.warning_display import show_warnings_by
+from diffusion_lab.warning_display import set_warning_display
 
 PROJECT = Path(__file__).resolve().parents[1]
 PROJECT_NAME = __name__.partition(".")[0]
@@ -23,7 +23,7 @@ ADVICE = {
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "a part of the path is a file: choose another path",
     errno.EISDIR: "name a file in it",
-    errno.EEXIST: "choose another path, or move it away",
+    errno.EEXIST: "choose another path, or move the existing one away",
     errno.ELOOP: "a link leads back to itself: remove it",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EROFS: "choose a path on a disk that can be written",
@@ -34,15 +34,15 @@ ADVICE = {
     errno.ENFILE: "end other programs: the system has too many open files",
     errno.EAGAIN: "end other processes, or raise their limit, ulimit -u",
     errno.EIO: "the disk fails: check it",
-    errno.ESTALE: "the server of the file system lost it: mount it anew",
+    errno.ESTALE: "the server of the file system lost it: mount it again",
 }
-"""What to do about an error of the system, by its number."""
+"""Advice for operating system errors, by number."""
 
 
 def sentence(text: object) -> str:
-    """Return a text that is safe to print and ends in a full stop, unless what it ends in is to be pasted or is a list.
+    """Return a string that is safe to print and ends in a full stop, unless it ends in text to paste or a list.
 
-    Those are indented lines, and lines behind one that ends in a colon.
+    These are indented lines, and lines after one that ends in a colon.
 
     >>> sentence("data.paths.train must exist")
     'data.paths.train must exist.'
@@ -56,34 +56,35 @@ def sentence(text: object) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """Return the words of an error; where they are the system's alone, with the file first and what to do.
+    """Return the message of an error; for one of the operating system, the file, the reason and advice.
 
     >>> explain(FileNotFoundError(errno.ENOENT, "No such file or directory", "flowers"))
     'flowers cannot be used: no such file or directory (check the path)'
     """
     if not isinstance(error, OSError) or error.errno is None or not error.strerror:
         return str(error) or type(error).__name__
-    said = f"{error.strerror[0].lower()}{error.strerror[1:]} ({ADVICE.get(error.errno, 'check the file and its disk')})"
+    advice = ADVICE.get(error.errno, "check the file and its disk")
+    reason = f"{error.strerror[0].lower()}{error.strerror[1:]} ({advice})"
     if error.filename is None:
-        return f"the system refused what was needed: {said}"
+        return f"the operating system reported an error: {reason}"
     files = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    return f"{' and '.join(files) or error.filename} cannot be used: {said}"
+    return f"{' and '.join(files) or error.filename} cannot be used: {reason}"
 
 
-def show_warnings_plainly() -> None:
-    """Print warnings from now on without category and source line, which are no help to the one who typed a command."""
-    show_warnings_by(_print_warning)
+def show_plain_warnings() -> None:
+    """Print all further warnings without category and source line, which do not help the user of a command."""
+    set_warning_display(_print_warning)
 
 
 def _print_warning(warning: warnings.WarningMessage) -> None:
     source = _source(warning.filename, warning.lineno)
     message = warning.message
-    text = " ".join(str(message).split()) if source else message  # libraries break and indent lines as they like
+    text = " ".join(str(message).split()) if source else message  # libraries wrap and indent lines arbitrarily
     print(f"Warning: {sentence(text)}{printable(source)}", file=warning.file or sys.stderr)
 
 
 def _source(filename: str, lineno: int) -> str:
-    """Whose warning it is: a library by its name, the user's own code by its place; nothing for the project's own."""
+    """Return the origin of a warning: a library's name, or file and line in user code; empty for this project."""
     path = Path(filename)
     if path.is_absolute() and any(name in path.parts for name in INSTALLED):
         inside = max(path.parts.index(name) for name in INSTALLED if name in path.parts) + 1
@@ -93,28 +94,28 @@ def _source(filename: str, lineno: int) -> str:
     return f" [{filename}:{lineno}]"
 
 
-def word_own_warnings_plainly() -> None:
-    """Let Python word the warnings of this project, in whatever program, as ``Warning: …`` without a source line.
+def format_own_warnings() -> None:
+    """Have Python format the warnings of this project, in any program, as ``Warning: …`` without a source line.
 
-    Who shows them and where, and how all others are worded, stays as it is.
+    The format of other warnings, and how warnings are shown, stay unchanged.
     """
     before = warnings.formatwarning
 
-    def worded(
+    def formatwarning(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
     ) -> str:
         if category.__module__.partition(".")[0] != PROJECT_NAME:
             return before(message, category, filename, lineno, line)
         return f"Warning: {sentence(message)}\n"
 
-    warnings.formatwarning = worded
+    warnings.formatwarning = formatwarning
 
 
 class PlainFormatter(logging.Formatter):
-    """Writes a record of the logging module as such a line; its traceback belongs into the run's log.
+    """Format logging records in the same way, without tracebacks, which belong in the run's log.
 
     Args:
-        format: Not read. Hydra hands over that of its own formatter.
+        format: Ignored. Hydra passes the format of its own formatter.
     """
 
     def __init__(self, format: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The folder of a run: where things go, what explains them, and how the run stands."""
+"""Folder of a run: its subfolders, the files that describe the run, and its status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from diffusion_lab.atomic_files import atomic_write, check_writable, naming_folder_in_errors, remove_partial_files
+from diffusion_lab.atomic_files import atomic_write, check_writable, name_folder_in_errors, remove_partial_files
 from diffusion_lab.checkpoint.files import BEST, named_steps, steps_in
 from diffusion_lab.checkpoint.ownership import (
     blocking_entries,
@@ -29,7 +29,7 @@ from diffusion_lab.command_line import without_references
 from diffusion_lab.config.faults import TRACEBACK_NOTE, ConfigWarning
 from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.environment import environment
-from diffusion_lab.epoch_images import epoch_of, is_epoch_picture
+from diffusion_lab.epoch_images import epoch_of, is_epoch_image
 from diffusion_lab.folder_lock import check_unused, held, in_use_error
 from diffusion_lab.messages import explain
 from diffusion_lab.process_identity import is_alive, own_identity
@@ -42,12 +42,12 @@ from diffusion_lab.terminal import printable
 
 
 class RunStopped(SystemExit):
-    """The run ends early because it was asked to, which is no failure; the process ends with the exit code.
+    """Raised when the run ends early on request, which is not a failure; the process ends with the exit code.
 
     Args:
-        why: Who asked.
+        why: Reason for the stop.
         code: The exit code.
-        step: Optimizer steps that are saved, None where this time nothing was.
+        step: Number of optimizer steps in the saved checkpoint, None if none was saved.
     """
 
     def __init__(self, why: str, code: int, step: int | None) -> None:
@@ -56,7 +56,7 @@ class RunStopped(SystemExit):
 
 
 Purpose = Literal["new", "replace", "continue"]
-"""What a run wants of a folder: begin in a free one, take the place of the run in it, or go on with that run."""
+"""How a run uses a folder: start in a free one, replace the run in it, or continue that run."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ class RunFolder:
     """``output.base_dir`` and its subfolders.
 
     ``config.yaml`` is the resolved configuration, ``environment.json`` the versions and the git commit, and
-    ``status.json`` tells whether the run is running, finished, stopped or failed, and why.
+    ``status.json`` records whether the run is running, finished, stopped or failed, and why.
 
     Attributes:
-        run_id: Of the run that works in it; its checkpoints carry it, so that only that run ever removes them.
+        run_id: Id of the run that works in it; its checkpoints carry it, so that no other run removes them.
     """
 
     base: Path
@@ -77,48 +77,48 @@ class RunFolder:
     run_id: str | None = None
 
     @classmethod
-    def of(cls, output: OutputSettings) -> RunFolder:
-        """The folder of the settings; nothing is created."""
+    def from_settings(cls, output: OutputSettings) -> RunFolder:
+        """Return the folder of the settings; nothing is created."""
         base, names = output.base_dir, output.subdirs
         return cls(base, base / names.logs, base / names.checkpoints, base / names.samples)
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """The folder and its subfolders that a run writes into."""
+        """The folder and the subfolders that a run writes to."""
         return self.base, self.logs, self.checkpoints, self.samples
 
     def holds(self, file: Path) -> bool:
-        """Whether a file lies in the folder, at any depth."""
+        """Return whether a file is in the folder, at any depth."""
         return self.base.resolve() in file.resolve().parents
 
     @property
     def status(self) -> dict[str, Any]:
-        """What ``status.json`` says; empty where there is none, or none of a run."""
+        """Content of ``status.json``; empty if there is none, or it is not a run's."""
         with contextlib.suppress(OSError, ValueError):
-            found = read_json(self.base / STATUS)
-            if isinstance(found, dict) and isinstance(found.get("state"), str):
-                return found
+            status = read_json(self.base / STATUS)
+            if isinstance(status, dict) and isinstance(status.get("state"), str):
+                return status
         return {}
 
     def check_free(self, purpose: Purpose) -> None:
-        """Refuse a folder that another process uses, or that cannot be written, or where something is in the way.
+        """Refuse a folder that another process uses, that is not writable, or that holds files in the way.
 
         Raises:
-            ValueError: There is a run already, one that is going on, or something that a run did not write.
-            PermissionError: The folder, or the nearest one above it that exists, cannot be written.
+            ValueError: It holds a run, a running one, or something that no run wrote.
+            PermissionError: The folder, or its nearest existing parent, is not writable.
         """
         check_unused(self.base, "output.base_dir")
         status = self.status
         if status.get("state") == "running" and status.get("pid") != os.getpid() and is_alive(status):
             raise in_use_error(self.base, "output.base_dir", f"process {status['pid']} on {status['host']}")
-        self._refuse_what_is_no_file()
-        there = self._written_before()
-        if purpose == "new" and there:
-            raise ValueError(self._taken(there))
-        if purpose == "replace" and there and not self._is_a_run():
+        self._refuse_irregular_files()
+        existing = self._existing_files()
+        if purpose == "new" and existing:
+            raise ValueError(self._occupied_message(existing))
+        if purpose == "replace" and existing and not self._holds_run():
             raise ValueError(
                 printable(
-                    f"output.base_dir holds {listed_names(there)}, and nothing shows that a run wrote this, got "
+                    f"output.base_dir holds {listed_names(existing)}, and nothing shows that a run wrote this, got "
                     f"{str(self.base)!r}: move it away, or choose another folder"
                 )
             )
@@ -126,39 +126,39 @@ class RunFolder:
         for folder, name in zip(self.folders[1:], ("logs", "checkpoints", "samples"), strict=True):
             check_writable(folder, f"output.subdirs.{name}")
 
-    def check_places(self, purpose: Purpose, steps: range, epochs: range) -> None:
-        """Refuse to write where something is that the run did not write.
+    def check_obstacles(self, purpose: Purpose, steps: range, epochs: range) -> None:
+        """Refuse to write where there are files that the run did not write.
 
         Args:
-            purpose: Of the run.
-            steps: At which it may save checkpoints.
-            epochs: At whose end it may sample pictures, counted from 1.
+            purpose: How the run uses the folder.
+            steps: Steps at which it may save checkpoints.
+            epochs: Epochs after which it may sample images, counted from 1.
 
         Raises:
-            ValueError: Naming what is in the way.
+            ValueError: Naming the files in the way.
         """
-        pictures = [file for file in self._pictures() if not is_epoch_picture(file)]
+        images = [file for file in self._epoch_images() if not is_epoch_image(file)]
         if purpose == "continue":
             obstacles = blocking_entries(self.checkpoints, self.run_id, steps.start - 1, steps.stop - 1)
-            pictures = [file for file in pictures if epoch_of(file) in epochs]
+            images = [file for file in images if epoch_of(file) in epochs]
         else:
             obstacles = not_replaceable(self.checkpoints, self._earlier_runs())
-        refuse([*obstacles, *pictures])
+        refuse([*obstacles, *images])
 
     def stamp(self) -> int | None:
-        """Changes whenever a run begins or ends in the folder."""
+        """Return a value that changes whenever a run starts or ends in the folder."""
         status = self.base / STATUS
         return status.stat().st_mtime_ns if status.is_file() else None
 
     @contextlib.contextmanager
-    def claimed(self, stamp: int | None) -> Iterator[None]:
-        """Keep other processes out of the folder.
+    def claim(self, stamp: int | None) -> Iterator[None]:
+        """Lock the folder against other processes.
 
         Args:
-            stamp: That of the folder when the decision was made to use it.
+            stamp: Value of ``stamp()`` when the decision was made to use the folder.
 
         Raises:
-            ValueError: Another process has it, or had it since then.
+            ValueError: Another process uses it, or has used it since then.
         """
         with held(self.base, "output.base_dir"):
             if self.stamp() != stamp:
@@ -168,12 +168,12 @@ class RunFolder:
             yield
 
     def create(self, config: dict[str, Any], keep: bool) -> None:
-        """Make the folders and write what explains the run; what an earlier run wrote is removed, or kept.
+        """Create the folders and the files that describe the run; files of an earlier run are removed, or kept.
 
         Raises:
-            OSError: Naming ``output.base_dir``: the folder cannot be made or written, or its disk is full.
+            OSError: Naming ``output.base_dir``: the folder cannot be created or written, or its disk is full.
         """
-        with naming_folder_in_errors(self.base, "output.base_dir"):
+        with name_folder_in_errors(self.base, "output.base_dir"):
             self._create(config, keep)
 
     def _create(self, config: dict[str, Any], keep: bool) -> None:
@@ -182,42 +182,42 @@ class RunFolder:
         if not keep:
             self._remove_earlier()
         remove_partial_files(self.base)
-        with atomic_write(self.base / ENVIRONMENT, lasting=False) as file:  # first: it shows that this is a run's
+        with atomic_write(self.base / ENVIRONMENT, durable=False) as file:  # first: it identifies the folder of a run
             file.write_text(json.dumps(environment(), indent=2) + "\n")
-        with atomic_write(self.base / CONFIG, lasting=False) as file:
+        with atomic_write(self.base / CONFIG, durable=False) as file:
             file.write_text(
                 "# The resolved configuration of this run.\n"
                 + yaml.safe_dump(_without_references(config), sort_keys=False, allow_unicode=True)
             )
 
     def restore(self, config: dict[str, Any]) -> None:
-        """Make again what was removed of the folder while the run is on.
+        """Re-create what was removed from the folder while the run is in progress.
 
         Raises:
-            ValueError: Another run works in the folder by now.
+            ValueError: Another run uses the folder now.
         """
         if self._is_taken_over():
             raise ValueError(
-                f"output.base_dir was taken over by another run while this one was on, got {str(self.base)!r}"
+                f"output.base_dir was taken over by another run while this one was running, got {str(self.base)!r}"
             )
-        if not all(place.exists() for place in (*self.folders, self.base / CONFIG, self.base / STATUS)):
+        if not all(path.exists() for path in (*self.folders, self.base / CONFIG, self.base / STATUS)):
             self.create(config, keep=True)
             self.write_status("running")
 
     def write_status(self, state: str, **more: Any) -> None:
-        """Replace ``status.json`` in one move; on a full disk its bytes are written over."""
+        """Replace ``status.json`` atomically; on a full disk it is overwritten in place."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
         status = {"state": state, **own_identity(), "at": at, "run": self.run_id, **more}
         write_status(self.base / STATUS, status)
 
     @contextlib.contextmanager
     def running(self, secrets: Collection[str] = ()) -> Iterator[None]:
-        """Keep ``status.json`` and ``logs/run.log`` while the run goes on; a failure is recorded and raised again.
+        """Maintain ``status.json`` and ``logs/run.log`` during the run; a failure is recorded and re-raised.
 
-        The traceback of a failure goes to ``run.log`` alone; a note on the exception says so.
+        The traceback of a failure is written only to ``run.log``; a note on the exception says so.
 
         Args:
-            secrets: Texts that neither file may hold.
+            secrets: Strings that neither file may contain.
         """
         with recorded(self.logs / LOG, secrets) as log:
             self.write_status("running")
@@ -228,8 +228,8 @@ class RunFolder:
                 log.info("the run stopped after step %s: %s", stop.step, stop.why)
                 raise
             except BaseException as error:
-                said = explain(error) if isinstance(error, OSError) else error
-                self._record("failed", why=without_values(f"{type(error).__name__}: {said}", secrets))
+                message = explain(error) if isinstance(error, OSError) else error
+                self._record("failed", why=without_values(f"{type(error).__name__}: {message}", secrets))
                 log.exception("the run failed")
                 if is_complete_log(log):
                     error.add_note(f"{TRACEBACK_NOTE} {self.logs / LOG}")
@@ -238,7 +238,7 @@ class RunFolder:
                 self._record("finished")
 
     def _record(self, state: str, **more: Any) -> None:
-        """Write how the run ended; that it cannot be written must not hide how it did."""
+        """Write how the run ended; an error while writing must not hide it."""
         if self._is_taken_over():
             return
         try:
@@ -252,56 +252,56 @@ class RunFolder:
             )
 
     def _is_taken_over(self) -> bool:
-        """Whether another run works in the folder by now."""
+        """Return whether another run uses the folder now."""
         return bool(self.status.get("run", self.run_id) != self.run_id)
 
-    def _refuse_what_is_no_file(self) -> None:
-        """Refuse links, which would be written through to files elsewhere, and folders and devices."""
-        files = [*self._fixed(), *self._pictures(), self.logs / WANDB_ID_FILE]
-        mirrors = [self.logs / "wandb", self.logs / "tensorboard"]  # what else is wrong there ends no run
-        wrong = [place for place in files if not is_plain_file(place)]
-        for place in (*wrong, *(place for place in mirrors if place.is_symlink())):
-            if os.path.lexists(place):
-                what = f"a link to {os.readlink(place)}" if place.is_symlink() else "no regular file"
+    def _refuse_irregular_files(self) -> None:
+        """Refuse links, which would redirect writes to files elsewhere, and folders and devices."""
+        files = [*self._fixed_files(), *self._epoch_images(), self.logs / WANDB_ID_FILE]
+        mirrors = [self.logs / "wandb", self.logs / "tensorboard"]  # other problems there do not stop a run
+        wrong = [path for path in files if not is_plain_file(path)]
+        for path in (*wrong, *(path for path in mirrors if path.is_symlink())):
+            if os.path.lexists(path):
+                what = f"a link to {os.readlink(path)}" if path.is_symlink() else "not a regular file"
                 raise ValueError(
                     printable(
-                        f"{place} is in the way: a run writes something of that name, and it is {what}. Move it away, "
-                        "or choose another output.base_dir"
+                        f"{path} is in the way: a run writes a file or folder of that name, and it is {what}. Move it "
+                        "away, or choose another output.base_dir"
                     )
                 )
 
-    def _fixed(self) -> list[Path]:
-        """The files of a run that have one name in every run."""
+    def _fixed_files(self) -> list[Path]:
+        """Return the files that have the same name in every run."""
         names = (STATUS, CONFIG, ENVIRONMENT, SUMMARY)
         return [*(self.base / name for name in names), self.logs / METRICS, self.logs / LOG]
 
-    def _pictures(self) -> list[Path]:
-        return [place for place in sorted(self.samples.glob("epoch_*.png")) if epoch_of(place) is not None]
+    def _epoch_images(self) -> list[Path]:
+        return [path for path in sorted(self.samples.glob("epoch_*.png")) if epoch_of(path) is not None]
 
-    def _written_before(self) -> list[Path]:
-        """What is there under the names that a run writes."""
-        fixed = [place for place in self._fixed() if place.exists()]
-        return [*fixed, *named_steps(self.checkpoints), *self._pictures()]
+    def _existing_files(self) -> list[Path]:
+        """Return existing files with names that a run writes."""
+        fixed = [path for path in self._fixed_files() if path.exists()]
+        return [*fixed, *named_steps(self.checkpoints), *self._epoch_images()]
 
-    def _is_a_run(self) -> bool:
-        """Whether something shows that what is in the folder is of a run: its status, environment or checkpoints."""
+    def _holds_run(self) -> bool:
+        """Return whether the folder is recognizable as a run's, by its status, environment or checkpoints."""
         if self.status or steps_in(self.checkpoints):
             return True
         with contextlib.suppress(OSError, ValueError):
-            told = read_json(self.base / ENVIRONMENT)
-            return isinstance(told, dict) and {"command", "packages"} <= told.keys()
+            content = read_json(self.base / ENVIRONMENT)
+            return isinstance(content, dict) and {"command", "packages"} <= content.keys()
         return False
 
-    def _taken(self, there: list[Path]) -> str:
+    def _occupied_message(self, existing: list[Path]) -> str:
         state = self.status.get("state", "in an unknown state")
-        what = f"a run already ({state})" if (self.base / STATUS).exists() else f"{listed_names(there)} already"
+        what = f"a run already ({state})" if (self.base / STATUS).exists() else f"{listed_names(existing)} already"
         return printable(
             f"output.base_dir holds {what}, got {str(self.base)!r}: choose another, resume it "
             "(training.resume.enabled=true training.resume.checkpoint=auto), or set output.overwrite=true"
         )
 
     def _earlier_runs(self) -> set[str | None]:
-        """The ids of the runs whose checkpoints may be replaced with the run that is in the folder."""
+        """Return the ids of the runs in the folder whose checkpoints may be replaced."""
         if self.status:
             return {self.status.get("run")}
         return {manifest.run for file in steps_in(self.checkpoints) if (manifest := listed(file))}
@@ -311,13 +311,13 @@ class RunFolder:
         for file in [self.checkpoints / BEST, *named_steps(self.checkpoints)]:
             make_way(file, *runs)
             file.unlink(missing_ok=True)
-        pictures = [picture for picture in self._pictures() if is_epoch_picture(picture)]
-        for file in (*pictures, self.logs / METRICS, self.base / SUMMARY):
+        images = [image for image in self._epoch_images() if is_epoch_image(image)]
+        for file in (*images, self.logs / METRICS, self.base / SUMMARY):
             file.unlink(missing_ok=True)
 
 
 def _without_references(value: Any) -> Any:
-    """Resolved settings as a settings file holds them: a ``${`` in a text is that text, and no reference."""
+    """Return resolved settings for a settings file, with each ``${`` escaped so that it is not an interpolation."""
     if isinstance(value, dict):
         return {key: _without_references(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -12,7 +12,7 @@ from pathlib import Path
 from diffusion_lab.messages import sentence
 from diffusion_lab.redaction import without_values
 from diffusion_lab.terminal import printable
-from diffusion_lab.warning_display import Display, warnings_shown_by
+from diffusion_lab.warning_display import Display, display_warnings_with
 
 RUN_LOG = "diffusion_lab.run"
 """Logger of what ``run.log`` alone hears, because the console is told in other words."""
@@ -100,5 +100,5 @@ def _warnings_recorded(log: logging.Logger) -> Iterator[None]:
             )
             log.warning("%s", text.rstrip())
 
-    with warnings_shown_by(show_and_record):
+    with display_warnings_with(show_and_record):
         yield

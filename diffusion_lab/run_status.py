@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.atomic_files import NO_ROOM, atomic_write, shortened
+from diffusion_lab.atomic_files import DISK_FULL, atomic_write, shorten
 
 BLOCK = 512
 """Bytes of a unit in which the system counts what a file takes of its disk."""
@@ -24,12 +24,12 @@ def write_status(file: Path, status: Mapping[str, Any]) -> None:
         OSError: It cannot be written in either way; the one before stays.
     """
     try:
-        with atomic_write(file, lasting=False) as partial:
+        with atomic_write(file, durable=False) as partial:
             partial.write_text(_text(status))
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL:
             raise
-        short = {name: shortened(value, LONGEST) if isinstance(value, str) else value for name, value in status.items()}
+        short = {name: shorten(value, LONGEST) if isinstance(value, str) else value for name, value in status.items()}
         _write_over(file, _text(short).encode(), error)
 
 

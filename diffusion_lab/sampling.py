@@ -1,4 +1,4 @@
-"""The front door for images: seeds, labels, batches, averaged weights and progress around a sampler."""
+"""Sampling API: seeds, labels, batches, averaged weights and a progress bar around a sampler."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class SampleBatch:
     """Finished images of one batch.
 
     Args:
-        first: Number of its first image among all that were asked for (from ``first`` on, where that was given).
+        first: Index of its first image among all requested images, counted from the argument ``first``.
         images: Float tensor ``(N, C, H, W)`` in [-1, 1].
-        labels: The class of each image; None where they were sampled without a label.
+        labels: Class of each image; None if they were sampled without labels.
     """
 
     first: int
@@ -45,23 +45,23 @@ class SampleBatch:
 
 
 class DiffusionSampler:
-    """Draws images from a denoiser. It needs no optimizer, data loader, logger or trainer.
+    """Draw images from a denoiser, without an optimizer, data loader, logger or trainer.
 
-    The model is left as it was found: weights, train or eval mode, gradients, and the state of torch's random
+    Sampling leaves the model unchanged: weights, train or eval mode, gradients, and the state of torch's random
     generators. ``sample`` returns all images at once, ``sample_by_class`` the same number of each class, ``stream``
     batch after batch, ``sample_batch`` a single batch. docs/sampling-api.md shows each in use.
 
     Args:
         model: The denoiser.
-        device: Where to sample; model and ``ema`` are moved there. ``cpu``, ``cuda``, ``cuda:1`` (the second GPU),
-            ``mps``, ``auto`` (the best there is) or a ``torch.device``.
-        ema: An ``EMA`` of the model, whose main average is sampled as it is at each call, or the same denoiser with
-            averaged weights.
+        device: Device to sample on; model and ``ema`` are moved there. ``cpu``, ``cuda``, ``cuda:1`` (the second GPU),
+            ``mps``, ``auto`` (the best available) or a ``torch.device``.
+        ema: An ``EMA`` of the model, whose main average is used in its current state at each call, or the same
+            denoiser with averaged weights.
 
     Raises:
-        TypeError: ``model`` is no denoiser, or ``ema`` neither an ``EMA`` of one nor a denoiser.
-        ValueError: ``ema`` makes images of another shape or other classes than ``model``, or this machine does not
-            have the device.
+        TypeError: ``model`` is not a denoiser, or ``ema`` is neither an ``EMA`` of one nor a denoiser.
+        ValueError: ``ema`` has another image shape or other classes than ``model``, or this machine does not have
+            the device.
 
     Example:
         A class-conditional model, with and without guidance:
@@ -84,7 +84,7 @@ class DiffusionSampler:
     def __init__(
         self, model: Denoiser, device: str | torch.device = "cpu", ema: EMA[Denoiser] | Denoiser | None = None
     ) -> None:
-        averaged = _checked_average(_checked_model(model), ema)
+        averaged = _averaged_denoiser(_check_model(model), ema)
         self.device = resolve_device(device, "device")
         self.model = model.to(self.device)
         if isinstance(ema, EMA):
@@ -108,34 +108,34 @@ class DiffusionSampler:
     ) -> Images:
         """Draw images.
 
-        Image i of a seed, with its label and scale, is the same image whatever the batch size, the number of images
-        and the labels and scales of the others.
+        Image i of a seed, with its label and scale, does not depend on the batch size, the number of images, or the
+        labels and scales of the others.
 
         Args:
-            num_samples: How many, at least 1.
-            class_labels: A class number for each image; None samples without a label.
-            guidance_scale: Of classifier-free guidance, ``uncond + scale · (cond − uncond)``: one number ≥ 0, or one
-                for each image. 0 and None switch it off; so 0 is the plain conditional model, as 1 is.
-            use_ema: Take the averaged weights, where there are some.
+            num_samples: Number of images, at least 1.
+            class_labels: Class number of each image; None samples without labels.
+            guidance_scale: Scale of classifier-free guidance, ``uncond + scale · (cond − uncond)``: one number ≥ 0, or
+                one for each image. 0 and None switch guidance off, so 0 is the plain conditional model, as is 1.
+            use_ema: Use the averaged weights, if there are any.
             show_progress: Show a progress bar.
-            sampler: The method; 50 steps of DDIM where None (fewer, if the process has fewer).
-            guidance: At which noise levels guidance is applied, and how tamed.
-            seed: Of the images, an integer ≥ 0; None takes one from the operating system.
-            batch_size: Images made at a time; halved, with a warning, where memory is too small for them.
-            first: Number of the first image, to go on behind images made earlier with the same seed.
-            noise: What the images start from, standard normal numbers ``(N, C, H, W)``; None draws it from the seed.
-                The same noise gives the same image whatever the batch; what a stochastic sampler adds on the way
-                comes from the seed.
+            sampler: The sampler; DDIM with 50 steps if None (fewer if the process has fewer).
+            guidance: Noise levels at which guidance is applied, and its rescaling.
+            seed: Seed of the images, an integer ≥ 0; None takes one from the operating system.
+            batch_size: Images per batch; halved, with a warning, if memory is too small.
+            first: Index of the first image, to continue after images drawn earlier with the same seed.
+            noise: Starting noise, standard normal numbers ``(N, C, H, W)``; None draws it from the seed. The same
+                noise gives the same image whatever the batch; the noise that a stochastic sampler adds comes from the
+                seed.
 
         Returns:
             Float tensor ``(N, C, H, W)`` in [-1, 1] on the sampler's device.
 
         Raises:
-            ValueError: For a label outside the classes, labels for an unconditional model, a number of labels or
-                scales other than ``num_samples``, a number out of its bounds, or noise of another shape, of integers or
-                not finite; ``NonFiniteSamplesError`` where images become NaN or infinite, with the step, what to do,
-                and the images that were finished (``indices`` and ``images``).
-            MemoryError: Memory is too small for one image at a time.
+            ValueError: A label is outside the classes, the model is unconditional but got labels, the number of labels
+                or scales is not ``num_samples``, a number is out of bounds, or the noise has another shape, is not
+                floating point or not finite. ``NonFiniteSamplesError`` if images become NaN or infinite, with the
+                step, what to do, and the finished images (``indices`` and ``images``).
+            MemoryError: Memory is too small for a single image.
 
         Example:
             >>> import torch
@@ -144,13 +144,13 @@ class DiffusionSampler:
             >>> tiny = dict(image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1],
             ...             use_attention=[False])
 
-            Conditional, each image with a label and here with a guidance scale of its own:
+            Conditional, with a label and a guidance scale for each image:
 
             >>> conditional = DiffusionSampler(create_ddpm(**tiny, num_classes=10))
             >>> conditional.sample(3, [7, 7, 7], guidance_scale=[1, 2, 4], seed=0, sampler=DDIMSampler(steps=2)).shape
             torch.Size([3, 1, 8, 8])
 
-            Unconditional, from noise of your own:
+            Unconditional, from given noise:
 
             >>> unconditional = DiffusionSampler(create_ddpm(**tiny))
             >>> noise = torch.randn(2, 1, 8, 8)
@@ -158,7 +158,7 @@ class DiffusionSampler:
             torch.Size([2, 1, 8, 8])
         """
         if class_labels is not None:
-            self._warn_of_untrained_guidance(use_ema, guidance_scale)
+            self._warn_about_untrained_guidance(use_ema, guidance_scale)
         batches = self.stream(
             num_samples,
             class_labels,
@@ -199,13 +199,13 @@ class DiffusionSampler:
     ) -> tuple[Images, list[int]]:
         """Draw the same number of images of each of the first ``num_classes`` classes, class after class.
 
-        Further arguments as of ``sample``.
+        The other arguments are those of ``sample``.
 
         Returns:
             Images ``(samples_per_class · num_classes, C, H, W)`` and the class of each.
 
         Raises:
-            ValueError, MemoryError: As of ``sample``. An unconditional model has no classes: use ``sample``.
+            ValueError, MemoryError: As in ``sample``. An unconditional model has no classes: use ``sample``.
 
         Example:
             >>> from diffusion_lab import DiffusionSampler, create_ddpm
@@ -257,17 +257,16 @@ class DiffusionSampler:
         first: int = 0,
         noise: Images | None = None,
     ) -> SampleBatch:
-        """Draw one batch of images, all of them at the same time; arguments as of ``sample``.
+        """Draw one batch of images, all at the same time; arguments as in ``sample``.
 
-        They are the images that ``sample`` returns. ``sample`` splits them into batches that fit into memory, this
-        does not.
+        The images are those that ``sample`` returns, without being split into batches that fit into memory.
 
         Returns:
-            What ``stream`` yields: the number of the first image, the images and their labels.
+            The index of the first image, the images and their labels, as ``stream`` yields them.
 
         Raises:
-            ValueError: As of ``sample``.
-            MemoryError: Memory is too small for so many images at a time; with what to do.
+            ValueError: As in ``sample``.
+            MemoryError: Memory is too small for the batch; the message says what to do.
 
         Example:
             >>> from diffusion_lab import DiffusionSampler, create_ddpm
@@ -285,14 +284,14 @@ class DiffusionSampler:
             (100, torch.Size([3, 1, 8, 8]), None)
         """
         if class_labels is not None:
-            self._warn_of_untrained_guidance(use_ema, guidance_scale)
-        denoiser = self._chosen(use_ema)
+            self._warn_about_untrained_guidance(use_ema, guidance_scale)
+        denoiser = self._select_denoiser(use_ema)
         request = SamplingRequest.checked(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
-        draw = _Drawing(denoiser, request, _method(sampler, denoiser), guidance, self.device)
+        draw = _BatchGenerator(denoiser, request, _resolve_sampler(sampler, denoiser), guidance, self.device)
         advice = f"ask for fewer, or use sample({num_samples}, …, batch_size=…), which makes them in smaller batches"
         with (
             explain_out_of_memory(f"a batch of {num_samples} images", advice),
-            _progress(num_samples, show_progress) as advance,
+            _progress_bar(num_samples, show_progress) as advance,
         ):
             return draw(slice(0, num_samples), advance)
 
@@ -311,15 +310,15 @@ class DiffusionSampler:
         first: int = 0,
         noise: Images | None = None,
     ) -> Iterator[SampleBatch]:
-        """Draw images batch by batch, each handed over as soon as it is done; arguments as of ``sample``.
+        """Draw images batch by batch, each yielded as soon as it is done; arguments as in ``sample``.
 
-        The arguments are checked at once, and the first batch is made when it is asked for.
+        The arguments are checked immediately; each batch is sampled when it is requested.
 
         Yields:
-            The number of the first image of a batch, its images and their labels.
+            The index of the first image of a batch, its images and their labels.
 
         Raises:
-            ValueError, MemoryError: As of ``sample``; a ``NonFiniteSamplesError`` holds finite images of its own batch.
+            ValueError, MemoryError: As in ``sample``; a ``NonFiniteSamplesError`` holds finite images of its own batch.
 
         Example:
             >>> from diffusion_lab import DiffusionSampler, create_ddpm
@@ -331,74 +330,80 @@ class DiffusionSampler:
             >>> [(batch.first, len(batch.images), batch.labels) for batch in stream]
             [(0, 2, [0, 1]), (2, 2, [2, 3]), (4, 1, [4])]
         """
-        denoiser = self._chosen(use_ema)
+        denoiser = self._select_denoiser(use_ema)
         request = SamplingRequest.checked(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        draw = _Drawing(denoiser, request, _method(sampler, denoiser), guidance, self.device)
+        draw = _BatchGenerator(denoiser, request, _resolve_sampler(sampler, denoiser), guidance, self.device)
 
         def batches() -> Iterator[SampleBatch]:
-            with _progress(num_samples, show_progress) as advance:
+            with _progress_bar(num_samples, show_progress) as advance:
                 parts = batches_that_fit(lambda part: draw(part, advance), num_samples, batch_size, BATCH_SIZE_KEY)
                 for _, batch in parts:
                     yield batch
 
         return batches()
 
-    def _chosen(self, use_ema: bool) -> Denoiser:
+    def _select_denoiser(self, use_ema: bool) -> Denoiser:
         if not use_ema and self.model.weights == "ema":
             warnings.warn(
                 "use_ema=False has no effect: the model itself holds the averaged weights of its checkpoint; "
-                "load_denoiser(…, use_ema=False) loads those as trained",
+                "load_denoiser(…, use_ema=False) loads the raw weights",
                 ConfigWarning,
                 stacklevel=4,
             )
-        return self._weights(use_ema)
+        return self._denoiser_for(use_ema)
 
-    def _weights(self, use_ema: bool) -> Denoiser:
+    def _denoiser_for(self, use_ema: bool) -> Denoiser:
         return self.ema if use_ema and self.ema is not None else self.model
 
-    def _warn_of_untrained_guidance(self, use_ema: bool, scale: float | Sequence[float] | Tensor | None) -> None:
-        denoiser = self._weights(use_ema)
+    def _warn_about_untrained_guidance(self, use_ema: bool, scale: float | Sequence[float] | Tensor | None) -> None:
+        denoiser = self._denoiser_for(use_ema)
         if denoiser.label_dropout == 0 and guided(denoiser, scale) is not denoiser:
             warnings.warn(
-                "guidance_scale weighs the label against an unconditional estimate, which this model was never trained "
-                "for (model.conditioning.class_dropout_prob = 0): 1 is its plain conditional model",
+                "guidance_scale needs an unconditional estimate, which this model was never trained for "
+                "(model.conditioning.class_dropout_prob = 0): 1 is the plain conditional model",
                 ConfigWarning,
                 stacklevel=3,
             )
 
 
-class _Drawing:
-    """Makes any part of the images of a request. Raises ValueError where the method cannot walk the noise process."""
+class _BatchGenerator:
+    """Generate any slice of the images of a request.
+
+    Raises:
+        ValueError: The sampler does not support the noise process.
+    """
 
     def __init__(
-        self, denoiser: Denoiser, request: SamplingRequest, method: Sampler, guidance: Guidance, device: torch.device
+        self, denoiser: Denoiser, request: SamplingRequest, sampler: Sampler, guidance: Guidance, device: torch.device
     ) -> None:
-        self.denoiser, self.request, self.method, self.guidance = denoiser, request, method, guidance
+        self.denoiser, self.request, self.sampler, self.guidance = denoiser, request, sampler, guidance
         self.device = device
-        self.levels = method.levels(denoiser.schedule)
+        self.levels = sampler.levels(denoiser.schedule)
 
     def __call__(self, part: slice, advance: Callable[[float], None]) -> SampleBatch:
-        """Make the images of a part; ``advance`` is called with the number of images that are done."""
+        """Generate the images of a slice; ``advance`` is called with the number of images done so far."""
         denoiser, device, request = self.denoiser, self.device, self.request
         count, first = part.stop - part.start, request.first + part.start
         label = None if request.labels is None else request.labels[part].to(device)
         denoise = guided(denoiser, request.scales[part], self.guidance)
         images, noise = request.starting_noise(part, device)
         steps = len(self.levels) - 1
-        watch = FiniteCheck(denoiser, first, count, steps, device)
-        walk = self.method.trajectory(lambda x, level: watch.check(denoise(x, level, label)), images, self.levels, noise)
+        finite_check = FiniteCheck(denoiser, first, count, steps, device)
+        trajectory = self.sampler.trajectory(
+            lambda x, level: finite_check.check(denoise(x, level, label)), images, self.levels, noise
+        )
         with eval_mode(denoiser), fixed_filters(denoiser), keep_freed_memory(device), torch.no_grad():
-            for step, moved in enumerate(walk, start=1):
-                images = watch.check(moved)
-                watch.finish_step()
+            for step, x in enumerate(trajectory, start=1):
+                images = finite_check.check(x)
+                finite_check.finish_step()
                 advance(part.start + count * step / steps)
-        finished = watch.finish(images.clamp(-1, 1))
+        finished = finite_check.finish(images.clamp(-1, 1))
         return SampleBatch(first, finished, None if request.labels is None else request.labels[part].tolist())
 
 
-def _checked_model(model: object) -> Denoiser:
+def _check_model(model: object) -> Denoiser:
     if not isinstance(model, Denoiser):
         inside = getattr(model, "module", None)
         hint = ": give its .module" if isinstance(inside, Denoiser) else ""
@@ -408,26 +413,26 @@ def _checked_model(model: object) -> Denoiser:
     return model
 
 
-def _checked_average(model: Denoiser, ema: object) -> Denoiser | None:
-    """The denoiser with averaged weights."""
+def _averaged_denoiser(model: Denoiser, ema: object) -> Denoiser | None:
+    """Return the denoiser with averaged weights; None without ``ema``."""
     average = ema.average if isinstance(ema, EMA) else ema
     if average is None:
         return None
     if not isinstance(average, Denoiser):
-        of = f"an EMA of a {type(average).__name__}" if isinstance(ema, EMA) else type(ema).__name__
-        raise TypeError(f"ema must be an EMA of a Denoiser, a Denoiser with averaged weights, or None, got {of}")
+        got = f"an EMA of a {type(average).__name__}" if isinstance(ema, EMA) else type(ema).__name__
+        raise TypeError(f"ema must be an EMA of a Denoiser, a Denoiser with averaged weights, or None, got {got}")
     for name in ("image_shape", "num_classes"):
-        own, theirs = getattr(model, name), getattr(average, name)
-        if own != theirs:
-            raise ValueError(f"ema must be of the model: its {name} is {theirs}, that of the model {own}")
+        expected, value = getattr(model, name), getattr(average, name)
+        if value != expected:
+            raise ValueError(f"ema must be of the model: its {name} is {value}, that of the model {expected}")
     return average
 
 
-def _method(sampler: object, denoiser: Denoiser) -> Sampler:
-    """Return the method, by default DDIM of 50 steps, or of as many as the process has.
+def _resolve_sampler(sampler: object, denoiser: Denoiser) -> Sampler:
+    """Return the sampler, by default DDIM with 50 steps, or as many as the process has if that is fewer.
 
     Raises:
-        TypeError: ``sampler`` is no method.
+        TypeError: ``sampler`` is not a ``Sampler``.
     """
     if sampler is None:
         return DDIMSampler(steps=min(50, denoiser.schedule.most_steps or 50))
@@ -441,9 +446,9 @@ def _method(sampler: object, denoiser: Denoiser) -> Sampler:
 
 
 @contextlib.contextmanager
-def _progress(images: int, shown: bool) -> Iterator[Callable[[float], None]]:
-    """A bar that is told how many images are done, those underway by their share."""
-    if not shown:
+def _progress_bar(images: int, show: bool) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar; yields a function that sets the number of images done, fractions included."""
+    if not show:
         yield lambda done: None
         return
     columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
@@ -454,7 +459,7 @@ def _progress(images: int, shown: bool) -> Iterator[Callable[[float], None]]:
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode, and every module of it back into its own mode afterwards."""
+    """Put a model into evaluation mode inside the block, and each of its modules back into its own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     try:  # also around eval(), which a signal can interrupt halfway
         model.eval()

@@ -1,4 +1,4 @@
-"""Printing: text from other people's files made safe for a terminal, and a standard error that nobody reads."""
+"""Terminal output: text from untrusted files made safe to print, and writes to standard error that never fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TextIO, cast
 def printable(text: object) -> str:
     r"""Return ``text`` with control characters escaped, so that no escape code in it reaches the terminal.
 
-    Line breaks and tabs stay; letters of any script stay.
+    Line breaks, tabs and letters of any script are kept.
 
     >>> printable("weights\x1b[2J.ckpt")
     'weights\\x1b[2J.ckpt'
@@ -21,7 +21,7 @@ def printable(text: object) -> str:
 
 
 def on_one_line(name: object) -> str:
-    r"""Return a name from a file as ``printable`` does, line breaks escaped too: no second line can pose as a message.
+    r"""Return a name as ``printable`` does, with line breaks escaped too, so that no second line can fake a message.
 
     >>> on_one_line("a\nError: b.png")
     'a\\nError: b.png'
@@ -37,16 +37,16 @@ def _escaped(character: str) -> str:
 
 @contextlib.contextmanager
 def resilient_stderr() -> Iterator[None]:
-    """Let no write to standard error fail: its reader may be gone, its disk full, or it was closed from the start.
+    """Keep writes to standard error from failing if its reader is gone, its disk full, or it was closed at start.
 
-    What cannot be written is dropped. A closed descriptor is opened on the null device, so that no file that is opened
-    later takes its number and receives messages.
+    Output that cannot be written is dropped. A closed descriptor is opened on the null device, so that no file opened
+    later gets its number and receives messages.
     """
     before = sys.stderr
-    if isinstance(before, _LastingStream):  # of a caller
+    if isinstance(before, _ResilientStream):  # installed by a caller
         yield
         return
-    sys.stderr = cast("TextIO", _LastingStream(before if _is_open(2) else None))
+    sys.stderr = cast("TextIO", _ResilientStream(before if _is_open(2) else None))
     try:
         yield
     finally:
@@ -54,7 +54,7 @@ def resilient_stderr() -> Iterator[None]:
 
 
 def _is_open(descriptor: int) -> bool:
-    """Whether a descriptor was open; it is afterwards."""
+    """Return whether a descriptor was open; afterwards it is."""
     try:
         os.fstat(descriptor)
     except OSError:
@@ -66,8 +66,8 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-class _LastingStream:
-    """A text stream that drops what its target does not take."""
+class _ResilientStream:
+    """Text stream that drops output which its target does not accept."""
 
     def __init__(self, target: TextIO | None) -> None:
         self._target = target

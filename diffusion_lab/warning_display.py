@@ -1,4 +1,4 @@
-"""How Python shows warnings: ``warnings.showwarning``, replaced for good or for a block."""
+"""Replacing ``warnings.showwarning``, permanently or inside a block."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TextIO
 Display = Callable[[warnings.WarningMessage], None]
 
 
-def show_warnings_by(display: Display) -> None:
-    """Show every warning by ``display`` from now on; its ``file`` is None unless the caller names a stream."""
+def set_warning_display(display: Display) -> None:
+    """Show all further warnings with ``display``; a warning's ``file`` is None unless the caller names a stream."""
 
     def show(
         message: Warning | str,
@@ -27,18 +27,18 @@ def show_warnings_by(display: Display) -> None:
 
 
 @contextlib.contextmanager
-def warnings_shown_by(display: Callable[[warnings.WarningMessage, Display], None]) -> Iterator[None]:
-    """Show every warning by ``display`` until the end of the block.
+def display_warnings_with(display: Callable[[warnings.WarningMessage, Display], None]) -> Iterator[None]:
+    """Show warnings with ``display`` inside the block.
 
     Args:
-        display: Gets the warning, and what showed warnings before, to be called for those that it passes on.
+        display: Receives the warning and the previous display, to call for warnings that it passes on.
     """
     before = warnings.showwarning
 
     def show_as_before(warning: warnings.WarningMessage) -> None:
         before(warning.message, warning.category, warning.filename, warning.lineno, warning.file, warning.line)
 
-    show_warnings_by(lambda warning: display(warning, show_as_before))
+    set_warning_display(lambda warning: display(warning, show_as_before))
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ from diffusion_lab.evaluation.metrics import Estimate
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.features import FeatureExtractor, cached_features, create_extractor, extract
 from diffusion_lab.image_grids import class_grid
-from diffusion_lab.messages import show_warnings_plainly
+from diffusion_lab.messages import show_plain_warnings
 from diffusion_lab.samplers import DDIMSampler
 from diffusion_lab.shapes import Labels, Pixels, to_pixels
 
@@ -43,7 +43,7 @@ SCALES = (("", 1.0), ("_guided", 2.0))
 def main() -> None:
     """Train, sample, measure, and say where everything is."""
     os.chdir(ROOT)
-    show_warnings_plainly()
+    show_plain_warnings()
     started = time.monotonic()
     run("train.py", "experiment=digits", f"output.base_dir={RUN}", "output.overwrite=true")
     run(

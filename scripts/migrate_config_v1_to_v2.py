@@ -29,7 +29,7 @@ from diffusion_lab.config import (  # noqa: E402
 )
 from diffusion_lab.config.migration import V1_IS_DEPRECATED, format_marks  # noqa: E402
 from diffusion_lab.config.yaml_file import read_yaml, write_new, yaml_text  # noqa: E402
-from diffusion_lab.messages import explain, sentence, show_warnings_plainly  # noqa: E402
+from diffusion_lab.messages import explain, sentence, show_plain_warnings  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--to-overrides prints, so it goes without --output")
     try:
         with warnings.catch_warnings():
-            show_warnings_plainly()
+            show_plain_warnings()
             tree = read_yaml(given.input)
             if given.to_overrides:
                 print(command_of(tree))

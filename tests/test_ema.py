@@ -250,7 +250,7 @@ def test_warmup_does_not_forget_a_loaded_average_of_unknown_age(updates, expecte
 
 def test_a_loaded_decay_that_differs_is_said_and_not_taken():
     ema = EMA(denoiser_of(), 0.9)
-    with pytest.warns(UserWarning, match=r"of decay 0\.99: this one goes on with 0\.9"):
+    with pytest.warns(UserWarning, match=r"of decay 0\.99: this one continues with 0\.9"):
         ema.load_state_dict({"shadow": saved_weights(3.0), "decay": torch.tensor(0.99)})
     assert ema.decay == 0.9
 
@@ -263,7 +263,7 @@ def test_a_loaded_decay_that_differs_is_said_and_not_taken():
         ({"weight": torch.ones(3), "name": "ema"}, "no weight, 'name' of type str"),
         ({"weight": torch.ones(3), "more": torch.ones(3)}, "another architecture: the model has no more"),
         ({"statistic": torch.ones(2)}, "another architecture: it lacks weight"),
-        ({"weight": torch.ones(4)}, "another architecture: another shape has weight"),
+        ({"weight": torch.ones(4)}, "another architecture: a different shape has weight"),
         ({"shadow_params": [torch.ones(3)]}, "is a list of 1 tensors, and the model has 2"),
     ],
 )
@@ -305,7 +305,7 @@ def test_applying_and_restoring_is_exact_and_in_order():
         ema.restore()
     ema.apply_shadow()
     assert denoiser.network.weight.unique().item() == 1.0
-    with pytest.raises(RuntimeError, match="applied already"):
+    with pytest.raises(RuntimeError, match="already applied"):
         ema.apply_shadow()
     with pytest.raises(RuntimeError, match="update needs the trained weights"):
         ema.update()

@@ -277,7 +277,7 @@ def test_scales_without_an_image_warn(config, count, left):
     ("sampling", "said"),
     [
         ({"num_samples": 6, "guidance_scale": 7.5}, []),
-        ({"num_samples": 7}, ["does not divide evenly among 3 classes: the first class has one image more"]),
+        ({"num_samples": 7}, ["does not divide evenly among 3 classes: the first class has one more image"]),
         ({"num_samples": 2}, ["leaves 1 of 3 classes without an image"]),
         ({"num_samples": 2, "labels": [0, 2]}, []),
         ({"num_samples": 3, "labels": [0, 2]}, ["does not divide evenly among 2 classes"]),

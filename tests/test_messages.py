@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.messages import ADVICE, PROJECT, PlainFormatter, explain, sentence, show_warnings_plainly
+from diffusion_lab.messages import ADVICE, PROJECT, PlainFormatter, explain, sentence, show_plain_warnings
 
 
 @pytest.fixture(autouse=True)
 def plain() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        show_warnings_plainly()
+        show_plain_warnings()
         yield
 
 

@@ -23,7 +23,7 @@ from diffusion_lab.config.faults import traceback_note
 from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.config.yaml_file import read_yaml
 from diffusion_lab.environment import environment, git_commit
-from diffusion_lab.epoch_images import save_epoch_picture
+from diffusion_lab.epoch_images import save_epoch_image
 from diffusion_lab.process_identity import own_identity
 from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.run_status import write_status
@@ -33,7 +33,7 @@ from tests.another_process import holding
 
 @pytest.fixture
 def folder(tmp_path):
-    return RunFolder.of(settings(tmp_path / "run"))
+    return RunFolder.from_settings(settings(tmp_path / "run"))
 
 
 def settings(base: Path) -> OutputSettings:
@@ -236,7 +236,7 @@ def test_a_link_or_folder_at_the_place_of_a_file_is_refused_by_name(folder, tmp_
     if place.name in ("wandb", "tensorboard"):
         folder.check_free("continue")
     else:
-        with pytest.raises(ValueError, match=rf"{name} is in the way: .* no regular file"):
+        with pytest.raises(ValueError, match=rf"{name} is in the way: .* not a regular file"):
             folder.check_free(purpose)
     assert (tmp_path / "elsewhere").read_text() == "precious"
 
@@ -272,7 +272,7 @@ def test_an_earlier_run_is_removed_unless_it_goes_on(folder, resumed):
     folder.write_status("finished")
     save_checkpoint(folder, 10, "first")
     (folder.checkpoints / "best.ckpt").symlink_to(step_name(10))
-    save_epoch_picture(Image.new("L", (8, 8)), folder.samples, 10)
+    save_epoch_image(Image.new("L", (8, 8)), folder.samples, 10)
     ours = [
         folder.checkpoints / step_name(10),
         folder.checkpoints / "best.ckpt",
@@ -290,7 +290,7 @@ def test_an_earlier_run_is_removed_unless_it_goes_on(folder, resumed):
     ]
     for file in (*ours[3:], *theirs):
         file.write_text("x")
-    folder.check_places("continue" if resumed else "replace", range(11, 20), range(11, 20))
+    folder.check_obstacles("continue" if resumed else "replace", range(11, 20), range(11, 20))
     replace(folder, run_id="first" if resumed else "second").create({}, keep=resumed)
     assert [file.exists() for file in ours] == [resumed] * 5
     assert all(file.exists() for file in theirs)
@@ -316,15 +316,15 @@ def test_what_the_earlier_run_did_not_write_is_refused_by_name(folder, harm):
     else:
         save_checkpoint(folder, 10, "another")
         if harm == "no manifest":
-            Manifest.place(place).unlink()
+            Manifest.path_of(place).unlink()
     for purpose in ("replace", "continue"):
         with pytest.raises(ValueError, match=rf"at places where this run would write.*{place.name}"):
-            folder.check_places(purpose, range(5, 20), range(5, 20))
+            folder.check_obstacles(purpose, range(5, 20), range(5, 20))
     if harm in ("no manifest", "another run"):  # it would be taken for the newest of the run
         with pytest.raises(ValueError, match=place.name):
-            folder.check_places("continue", range(5, 8), range(5, 8))
+            folder.check_obstacles("continue", range(5, 8), range(5, 8))
     elif harm != "best":  # the run does not come so far
-        folder.check_places("continue", range(5, 8), range(5, 8))
+        folder.check_obstacles("continue", range(5, 8), range(5, 8))
     assert os.path.lexists(place)
 
 
@@ -335,7 +335,7 @@ def test_a_damaged_checkpoint_of_the_run_is_kept_under_another_name_where_it_is_
     for number in ("", "1"):
         save_checkpoint(folder, 10, "first")
         place.write_bytes(b"damaged" + number.encode())
-        folder.check_places("continue", range(5, 20), range(5, 20))
+        folder.check_obstacles("continue", range(5, 20), range(5, 20))
         with pytest.warns(UserWarning, match=rf"{step_name(10)} was damaged: it is kept as .*\.damaged{number}"):
             save_checkpoint(folder, 10, "first")
         assert verify(place)
@@ -349,9 +349,7 @@ def save_checkpoint(folder: RunFolder, step: int, run: str) -> None:
 
 def test_a_file_in_the_way_is_no_folder_to_write(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(
-        PermissionError, match=r"output\.base_dir must be a folder that can be written, got .*file/run'"
-    ):
+    with pytest.raises(PermissionError, match=r"output\.base_dir must be a writable folder, got .*file/run'"):
         check_writable(tmp_path / "file" / "run", "output.base_dir")
 
 

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 
 from diffusion_lab.config.faults import CommandError, ConfigError, traceback_note
 from diffusion_lab.home import ensure_home
-from diffusion_lab.messages import explain, sentence, show_warnings_plainly
+from diffusion_lab.messages import explain, sentence, show_plain_warnings
 from diffusion_lab.terminal import printable, resilient_stderr
 
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ def run_and_report(task: Callable[[], Result]) -> Result:
     message is printed and the exception is passed on to Hydra, which runs the other jobs: an exit would end the
     sweep.
     """
-    show_warnings_plainly()
+    show_plain_warnings()
     ensure_home()
     with resilient_stderr():
         return _run(task)

@@ -33,7 +33,7 @@ def write_nearest(samples: ImageSource, train: ImageSource, pairs: Sequence[Pair
     if not pairs:
         return None
     path = folder / NEAREST
-    with atomic_write(path, lasting=False) as partial:
+    with atomic_write(path, durable=False) as partial:
         picture_of_pairs(samples, train, pairs).save(partial, "PNG")
     return path
 

@@ -52,7 +52,7 @@ def plot_curves(results: Sequence[Result], path: Path) -> None:
         _draw(panel, column, curves, axis)
         if place == 0 and 1 < len(curves) <= MOST_NAMED:
             panel.legend(fontsize=7, title_fontsize=7)
-    with atomic_write(path, lasting=False) as partial:
+    with atomic_write(path, durable=False) as partial:
         figure.savefig(partial, format="png", dpi=DPI)
 
 

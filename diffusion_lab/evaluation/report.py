@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.atomic_files import atomic_write, naming_folder_in_errors
+from diffusion_lab.atomic_files import atomic_write, name_folder_in_errors
 from diffusion_lab.environment import environment
 from diffusion_lab.evaluation.plot import plot_curves
 from diffusion_lab.evaluation.result import FORMAT, Result, comparable_groups
@@ -28,7 +28,7 @@ def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
         The files.
     """
     groups = comparable_groups(results)
-    with naming_folder_in_errors(folder, KEY):
+    with name_folder_in_errors(folder, KEY):
         folder.mkdir(parents=True, exist_ok=True)
     _remove_curves(folder)
     content = {
@@ -41,7 +41,7 @@ def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
     files = [folder / RESULTS, folder / TABLE]
     with atomic_write(files[0]) as partial:
         partial.write_text(json.dumps(_finite(content), indent=2, default=str, allow_nan=False) + "\n", "utf-8")
-    with atomic_write(files[1], lasting=False) as partial:
+    with atomic_write(files[1], durable=False) as partial:
         partial.write_text(results_text(results), "utf-8")
     several = [group for group in groups if len(group) > 1]
     for number, group in enumerate(several, 1):

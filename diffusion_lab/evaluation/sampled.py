@@ -81,7 +81,7 @@ def folder_name(config: GenerateConfig) -> str:
 
 def _note(folder: Path, made: int, seconds: float) -> None:
     entries = [*_times(folder), {"made": made, "seconds": round(seconds, 3)}]
-    with atomic_write(folder / TIMES, lasting=False) as partial:
+    with atomic_write(folder / TIMES, durable=False) as partial:
         partial.write_text(json.dumps(entries) + "\n")
 
 

@@ -43,7 +43,7 @@ def keep_measurement(folder: Path, key: str, content: Mapping[str, Any]) -> None
     told = {**content, "key": key}
     file = _file(folder, key)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(file, lasting=False) as partial:
+    with atomic_write(file, durable=False) as partial:
         partial.write_text(json.dumps({**told, "sha256": _digest(told)}, indent=2) + "\n", encoding="utf-8")
 
 

@@ -68,7 +68,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
     """
     console = console or Console(stderr=True)
     check_ready_to_start(config)
-    folder = RunFolder.of(config.output)
+    folder = RunFolder.from_settings(config.output)
     with resilient_stderr(), handle_signals() as stop, deterministic(config.compute.deterministic), as_rank_zero():
         try:
             return _train(config, folder, console, stop)
@@ -96,9 +96,9 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     folder = replace(folder, run_id=run_id or secrets.token_hex(8))
     run = prepare_run(config, folder, resumed, console)
     del resumed  # frees the weights
-    folder.check_places(purpose, run.steps, run.epochs)
+    folder.check_obstacles(purpose, run.steps, run.epochs)
     check_disk_space(run.config, run.module, folder.checkpoints, run.epochs, replaces=purpose == "replace")
-    with folder.claimed(stamp):
+    with folder.claim(stamp):
         folder.create(run.settings, keep=continued)
         if continued:
             _list_checkpoints(run, folder, console)

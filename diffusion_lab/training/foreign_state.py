@@ -100,7 +100,7 @@ def _load_average(checkpoint: Checkpoint, parts: ForeignParts, module: Diffusion
         if parts.ema_fault is not None:
             raise ValueError(parts.ema_fault.removeprefix(f"its {EMA_KEY} "))
         average = find_average(parts.ema, bare_names(checkpoint.weights))
-        module.ema.begin_from(average)
+        module.ema.load_average(average)
     except ValueError as error:
         yield f"averaged weights: not taken over, {EMA_KEY} {error}; {fallback}"
         return

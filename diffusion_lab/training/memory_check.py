@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.create import refuse_excess
+from diffusion_lab.create import check_model_fits_memory
 from diffusion_lab.devices import host_memory
 
 IMAGES = {"digits": 1_797, "emoji": 1_911, "mnist": 60_000, "cifar10": 50_000, "fashion_mnist": 60_000}
@@ -33,7 +33,7 @@ def check_memory(config: TrainConfig) -> None:
     Raises:
         ValueError: The message names what needs how much memory, and the keys to reduce.
     """
-    refuse_excess(_with_one_class_at_least(config.model))
+    check_model_fits_memory(_with_one_class_at_least(config.model))
     memory = host_memory()
     for need in _needs(config):
         if need.size > memory:

@@ -65,7 +65,7 @@ def accumulation_warnings(accumulated: int, batches: int) -> Iterator[str]:
 def ema_warnings(ema: EMA[Denoiser], steps: int) -> Iterator[str]:
     """Warn if an EMA will still contain the untrained weights after ``steps`` optimizer steps, or several are equal."""
     for key, decay in ema.decays.items():
-        share = ema.initial_share(steps, decay)
+        share = ema.initial_weight(steps, decay)
         if share <= LARGEST_INITIAL_SHARE:
             continue
         max_decay = _max_decay(steps)

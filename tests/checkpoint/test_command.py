@@ -87,7 +87,7 @@ def test_verify_reports_every_file_of_a_folder_whatever_lies_there(run, capsys) 
     os.mkfifo(folder / "step_00000061.ckpt")
     (folder / "step_00000062.ckpt").write_bytes(b"")
     (folder / "step_00000063.ckpt").write_text("text")
-    Manifest.place(folder / "step_00000072.ckpt").write_text("null")
+    Manifest.path_of(folder / "step_00000072.ckpt").write_text("null")
     save_file({"weight": torch.zeros(2)}, folder / "theirs.safetensors")
     (folder / "cut.safetensors").write_bytes((folder / "theirs.safetensors").read_bytes()[:-1])
     assert main(["verify", str(run)]) == 1
@@ -198,7 +198,7 @@ def test_an_export_without_manifest_is_verified_by_its_own_sum(run, capsys) -> N
     """Each of twenty bits all over the file, in its header too."""
     main(["export", str(run)])
     file = run / "model.safetensors"
-    Manifest.place(file).unlink()
+    Manifest.path_of(file).unlink()
     assert main(["verify", str(file)]) == 0
     assert "(no manifest; by the SHA-256 inside it)" in capsys.readouterr().out
     content = file.read_bytes()

@@ -39,7 +39,7 @@ def test_a_manifest_tells_what_was_written(step) -> None:
     path = step(70)
     manifest = verify(path)
     assert manifest == Manifest(step=70, size=path.stat().st_size, sha256=file_hash(path), config_hash="abc")
-    assert Manifest.of(path) == manifest
+    assert Manifest.read(path) == manifest
 
 
 def test_the_newest_is_that_of_the_latest_step_whatever_was_written_last(step, tmp_path) -> None:
@@ -51,7 +51,7 @@ def test_the_newest_is_that_of_the_latest_step_whatever_was_written_last(step, t
 
 def test_without_a_manifest_it_is_verified_by_its_own_checksums(step, tmp_path) -> None:
     listed, unlisted = step(5), step(6)
-    Manifest.place(unlisted).unlink()
+    Manifest.path_of(unlisted).unlink()
     assert find_checkpoint(tmp_path / "run", "last") == unlisted
     flip(unlisted, 4000)
     with pytest.warns(UserWarning, match=r"step_00000006.* damaged.* an earlier checkpoint is taken instead"):
@@ -74,15 +74,15 @@ def test_without_a_manifest_the_content_must_be_of_the_step_in_the_name(step, tm
 )
 def test_a_manifest_may_hold_anything(step, content) -> None:
     path = step(5)
-    Manifest.place(path).write_bytes(content)
+    Manifest.path_of(path).write_bytes(content)
     with pytest.raises(DamagedCheckpointError, match=r"manifest\.json is damaged"):
         verify(path)
 
 
 def test_a_manifest_may_be_no_file(step) -> None:
     path = step(5)
-    Manifest.place(path).unlink()
-    os.mkfifo(Manifest.place(path))
+    Manifest.path_of(path).unlink()
+    os.mkfifo(Manifest.path_of(path))
     with pytest.raises(DamagedCheckpointError, match=r"manifest\.json is damaged"):
         verify(path)
 
@@ -106,10 +106,10 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_taken(step, tmp_path, h
     elif harm == "empty":
         damaged.write_bytes(b"")
     elif harm == "manifest":
-        Manifest.place(damaged).write_text("{")
+        Manifest.path_of(damaged).write_text("{")
     else:
-        told = json.loads(Manifest.place(damaged).read_text())
-        Manifest.place(damaged).write_text(json.dumps({**told, "step": 7}))
+        told = json.loads(Manifest.path_of(damaged).read_text())
+        Manifest.path_of(damaged).write_text(json.dumps({**told, "step": 7}))
     with pytest.warns(UserWarning, match=r"step_00000006.* damaged.* an earlier checkpoint is taken instead"):
         assert find_checkpoint(tmp_path / "run", "last") == whole
     with pytest.raises(DamagedCheckpointError, match="step_00000006"):

@@ -85,7 +85,7 @@ def test_a_decay_that_the_file_tells_can_be_chosen(saved) -> None:
         ({"decay": 0.9}, "holds no weights"),
         ({"shadow": {}}, "holds no weights"),
         ({"a": torch.zeros(1)}, "does not belong to the weights beside it: it has network.a, which they have not"),
-        ({**BARE, "hook": "x"}, "something that is no weight, 'hook' of type str"),
+        ({**BARE, "hook": "x"}, "something other than weights, 'hook' of type str"),
         ({name: torch.zeros(7) for name in BARE}, "in another shape"),
         ({name: BARE[name] for name in list(BARE)[1:]}, "lacks network.embed_time"),
         ({"shadow_params": list(BARE.values())[1:]}, "is a list of"),

@@ -74,7 +74,7 @@ def test_what_a_stopped_run_prints_resumes_it(tmp_path: Path, monkeypatch: pytes
     }
     config = tiny_config(folder, reset)
     stop = RunStopped("asked to by SIGTERM", 143, 3)
-    print_stopped(Console(file=said, width=80), RunFolder.of(config.output), stop, config.training.resume)
+    print_stopped(Console(file=said, width=80), RunFolder.from_settings(config.output), stop, config.training.resume)
     (words,) = printed_commands(said.getvalue())
     assert words[1:3] == ["-m", "diffusion_lab"]
     assert words[-1] == "training.resume.reset_optimizer=false", "what a run resets at its beginning is not reset again"
@@ -88,7 +88,7 @@ def test_nothing_can_be_resumed_before_the_folder_is_made(tmp_path: Path) -> Non
     said = io.StringIO()
     config = tiny_config(tmp_path / "none")
     stop = RunStopped("asked to by SIGINT", 130, None)
-    print_stopped(Console(file=said), RunFolder.of(config.output), stop, config.training.resume)
+    print_stopped(Console(file=said), RunFolder.from_settings(config.output), stop, config.training.resume)
     assert not printed_commands(said.getvalue())
 
 

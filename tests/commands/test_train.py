@@ -276,7 +276,7 @@ class TestBadInput:
     def test_folder_that_cannot_be_made(self, tmp_path: Path, refused: Refused) -> None:
         (tmp_path / "file").write_text("in the way")
         said = refused("train", *SMALL, f"output.base_dir={tmp_path / 'file' / 'run'}")
-        assert "output.base_dir must be a folder that can be written" in said
+        assert "output.base_dir must be a writable folder" in said
 
     def test_the_program_itself_ends_with_the_message(self, tmp_path: Path, pictures: Path) -> None:
         """The same through the real program: exit code, standard error, and nothing left behind."""

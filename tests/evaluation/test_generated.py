@@ -15,7 +15,7 @@ from diffusion_lab.data.digits import digits
 from diffusion_lab.features.stored_images import GeneratedSource
 from diffusion_lab.generation.arrays import ARRAYS, write_arrays
 from diffusion_lab.generation.images import PngStore
-from diffusion_lab.generation.manifest import manifest_from
+from diffusion_lab.generation.manifest import open_manifest
 from diffusion_lab.generation.open_folder import UNFINISHED
 from diffusion_lab.generation.request import PNG_KEY, GenerationRequest
 
@@ -37,12 +37,12 @@ def made(tmp_path):
         order = GenerationRequest({**IDENTITY, **identity, "seed": 0}, numbers, (1.0,), REAL.class_names, files)
         if files:
             images = PngStore(folder, order, (1, 8, 8))
-            images.done(COUNT, ())
+            images.find_finished(COUNT, ())
             images.add(range(COUNT), pixels)
         else:
             write_arrays(folder / ARRAYS, iter(pixels), (COUNT, 1, 8, 8), numbers)
         digests = [order.digest(index, image) for index, image in enumerate(pixels)]
-        with manifest_from(folder, order, COUNT, digests):
+        with open_manifest(folder, order, COUNT, digests):
             pass
         return folder
 
@@ -130,7 +130,7 @@ def swap_labels(lines):
         (lambda lines: [{**lines[0], "sha256": "0" * 64}, *lines[1:]], "image 0 in .* is not the one of its line"),
         (lambda lines: [{**lines[0], "file": "../a.png"}, *lines[1:]], r"its file is \"\.\./a\.png\""),
         (lambda lines: [{key: lines[0][key] for key in lines[0] if key != "sha256"}, *lines[1:]], "has no sha256"),
-        (lambda lines: [None, *lines[1:]], "damaged in line 1: it is no line of a manifest"),
+        (lambda lines: [None, *lines[1:]], "damaged in line 1: it is not a manifest line"),
         (lambda lines: ["text", *lines[1:]], "damaged in line 1"),
         (lambda lines: [json.loads("[" * 900 + "]" * 900), *lines[1:]], "damaged in line 1"),
     ],

@@ -90,7 +90,7 @@ def test_signals_end_it_in_good_order(
     assert program.wait() == code
     assert "Traceback" not in program.err
     (said,) = re.findall(r"^Stopped by .*$", program.err, re.MULTILINE)
-    assert "the same command again goes on with the images in out/generated" in said
+    assert "run the same command again to continue with the images in out/generated" in said
     assert pictures(folder) < COUNT
     again = start(*command)
     assert again.wait() == 0, again.err

@@ -34,7 +34,7 @@ def test_a_folder_that_cannot_be_written(start: Start, tmp_path: Path, read_only
     """Row 3: the output folder cannot be written: refused before the first training step."""
     run = start("train.py", *TINY, f"output.base_dir={read_only}/runs/mine")
     assert run.wait() == 2
-    assert f"Error: output.base_dir must be a folder that can be written, got '{read_only}/runs/mine'" in run.err
+    assert f"Error: output.base_dir must be a writable folder, got '{read_only}/runs/mine'" in run.err
     assert "epoch 1" not in run.err
     assert "Traceback" not in run.err
     assert not list((tmp_path / "work").iterdir())
@@ -45,7 +45,7 @@ def test_a_folder_below_a_file(start: Start, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     run = start("train.py", *TINY, f"output.base_dir={tmp_path}/file/run")
     assert run.wait() == 2
-    assert "output.base_dir must be a folder that can be written" in run.err
+    assert "output.base_dir must be a writable folder" in run.err
     assert not list((tmp_path / "work").iterdir())
 
 

@@ -313,7 +313,7 @@ def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatc
     with pytest.raises(KeyboardInterrupt) as stopped:
         made(settings)
     folder = settings.output.folder("generated")
-    assert any("the same command again goes on" in note for note in stopped.value.__notes__)
+    assert any("run the same command again to continue" in note for note in stopped.value.__notes__)
     assert len(manifest_of(folder)) == 4
     assert len(list(folder.glob("sample_*.png"))) == 6
     assert made(settings).made == 5
@@ -326,7 +326,7 @@ def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatc
     [
         "diffusion_lab.generation.completion.ClassGrid.draw",
         "diffusion_lab.generation.completion.write_arrays",
-        "diffusion_lab.generation.open_folder.OpenFolder.finish",
+        "diffusion_lab.generation.open_folder.GenerationFolder.finish",
         "diffusion_lab.generation.images.ImageStore.close",
         "diffusion_lab.generation.images.RawStore.close",
     ],

@@ -13,7 +13,7 @@ import torch
 from numpy.lib import format as npy
 
 from diffusion_lab.atomic_files import atomic_write, remove_partial_files
-from diffusion_lab.generation.arrays import stored_labels, stored_pixels, write_arrays
+from diffusion_lab.generation.arrays import read_labels, read_pixels, write_arrays
 from diffusion_lab.generation.exit_on_signals import exit_on_signals
 
 
@@ -76,8 +76,8 @@ def test_arrays_are_those_that_numpy_writes(tmp_path, labels):
     buffer = io.BytesIO()
     np.savez(buffer, **expected)
     assert (tmp_path / "a.npz").read_bytes() == buffer.getvalue()
-    assert torch.equal(torch.stack(list(stored_pixels(tmp_path / "a.npz"))), pixels)
-    assert stored_labels(tmp_path / "a.npz") == tuple(labels or ())
+    assert torch.equal(torch.stack(list(read_pixels(tmp_path / "a.npz"))), pixels)
+    assert read_labels(tmp_path / "a.npz") == tuple(labels or ())
 
 
 def test_damaged_arrays_hold_nothing(tmp_path):
@@ -85,11 +85,11 @@ def test_damaged_arrays_hold_nothing(tmp_path):
     write_arrays(file, iter(torch.zeros(9, 1, 8, 8, dtype=torch.uint8)), (9, 1, 8, 8), None)
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
-    assert list(stored_pixels(file)) == []
+    assert list(read_pixels(file)) == []
     file.write_bytes(content[:300] + b"\1" + content[301:])
-    assert list(stored_pixels(file)) == []
-    assert list(stored_pixels(tmp_path / "none.npz")) == []
-    assert stored_labels(file) is stored_labels(tmp_path / "none.npz") is None
+    assert list(read_pixels(file)) == []
+    assert list(read_pixels(tmp_path / "none.npz")) == []
+    assert read_labels(file) is read_labels(tmp_path / "none.npz") is None
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_damaged_arrays_hold_nothing(tmp_path):
 )
 def test_labels_are_whole_numbers_in_a_row(tmp_path, labels, expected):
     np.savez(tmp_path / "a.npz", np.zeros((2, 8, 8, 1), dtype=np.uint8), labels)
-    assert stored_labels(tmp_path / "a.npz") == expected
+    assert read_labels(tmp_path / "a.npz") == expected
 
 
 def test_labels_of_a_shape_that_is_not_their_bytes_are_none(tmp_path):
@@ -113,7 +113,7 @@ def test_labels_of_a_shape_that_is_not_their_bytes_are_none(tmp_path):
         with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
             archive.writestr("arr_0.npy", images)
             archive.writestr("arr_1.npy", npy_of(shape, "<i8"))
-        assert stored_labels(tmp_path / "a.npz") is None
+        assert read_labels(tmp_path / "a.npz") is None
 
 
 def npy_of(shape, kind="|u1"):
@@ -130,7 +130,7 @@ def test_arrays_of_a_shape_that_is_not_their_bytes_hold_nothing(tmp_path, shape)
     file = tmp_path / "a.npz"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("arr_0.npy", npy_of(shape))
-    assert list(stored_pixels(file)) == []
+    assert list(read_pixels(file)) == []
 
 
 def test_packed_or_foreign_arrays_hold_nothing(tmp_path):
@@ -139,10 +139,10 @@ def test_packed_or_foreign_arrays_hold_nothing(tmp_path):
     for kind, packed in (("|u1", zipfile.ZIP_DEFLATED), ("|i1", zipfile.ZIP_STORED), ("|u1", zipfile.ZIP_STORED)):
         with zipfile.ZipFile(file, "w", packed) as archive:
             archive.writestr("arr_0.npy", npy_of((1, 2, 4, 1), kind))
-        assert len(list(stored_pixels(file))) == (kind == "|u1" and packed == zipfile.ZIP_STORED)
+        assert len(list(read_pixels(file))) == (kind == "|u1" and packed == zipfile.ZIP_STORED)
     os.unlink(file)
     os.mkfifo(file)
-    assert list(stored_pixels(file)) == []
+    assert list(read_pixels(file)) == []
 
 
 def test_links_are_not_written_through(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.create import create_ddpm
-from diffusion_lab.generation.request import GenerationRequest, cycled_labels
+from diffusion_lab.generation.request import GenerationRequest, cycle_labels
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def cats_and_dogs():
 
 
 def labels_of(denoiser, wanted, count):
-    order = GenerationRequest({}, cycled_labels(denoiser, wanted), (1.0,), denoiser.class_names, files=False)
+    order = GenerationRequest({}, cycle_labels(denoiser, wanted), (1.0,), denoiser.class_names, files=False)
     return [order.label(index) for index in range(count)]
 
 
@@ -68,7 +68,7 @@ def test_labels_are_spread_evenly_with_the_remainder_on_the_first(cats_and_dogs,
 @pytest.mark.parametrize("label", [4, -1, "bird", "9", "-1", "²", ""])
 def test_a_label_outside_the_classes_is_refused(cats_and_dogs, label):
     with pytest.raises(ValueError, match=rf"must be classes of the model, 0 to 3 \(cat, dog, 7, fox\), got {label!r}"):
-        cycled_labels(cats_and_dogs, [0, label])
+        cycle_labels(cats_and_dogs, [0, label])
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def numbered():
 )
 def test_a_text_is_a_name_and_a_number_an_index(numbered, label, taken, other):
     with pytest.warns(ConfigWarning) as caught:
-        (found,) = cycled_labels(numbered, [label])
+        (found,) = cycle_labels(numbered, [label])
     assert f"{json.dumps(label)} is taken as {taken}" in str(caught[0].message)
     assert str(caught[0].message).endswith(other)
     assert f"class {found} " in taken
@@ -104,25 +104,25 @@ def test_a_text_is_a_name_and_a_number_an_index(numbered, label, taken, other):
 def test_what_can_mean_one_class_alone_needs_no_word(numbered, label, number):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert cycled_labels(numbered, [label]) == (number,)
+        assert cycle_labels(numbered, [label]) == (number,)
 
 
 def test_a_number_beyond_the_classes_may_be_meant_as_a_name(numbered):
     with pytest.raises(
         ValueError, match=r"got 3: a number is an index\. For the class of that name write '.*\[\"3\"\]'"
     ):
-        cycled_labels(numbered, [3])
+        cycle_labels(numbered, [3])
 
 
 @pytest.mark.parametrize("label", ["3", 3])
 def test_a_number_in_quotes_that_is_no_name_is_an_index(cats_and_dogs, label):
-    assert cycled_labels(cats_and_dogs, [label]) == (3,)
+    assert cycle_labels(cats_and_dogs, [label]) == (3,)
 
 
 def test_labels_for_an_unconditional_model_are_refused():
     plain = create_ddpm(image_size=8, model_channels=8, channel_multipliers=[1], use_attention=[False])
-    assert cycled_labels(plain, None) is None
+    assert cycle_labels(plain, None) is None
     with pytest.raises(
         ValueError, match=r"generation\.sampling\.labels must be null for an unconditional model, got \[1\]"
     ):
-        cycled_labels(plain, [1])
+        cycle_labels(plain, [1])

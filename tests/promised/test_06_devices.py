@@ -106,7 +106,7 @@ def test_both_commands_refuse_a_device_that_is_not_there(
 @pytest.mark.usefixtures("two_gpus")
 def test_the_trainer_uses_that_gpu(name: str, expected: int, tmp_path: Path) -> None:
     config = tiny_config(tmp_path, {"compute.device": name})
-    trainer = create_trainer(config, torch.device(name), [], [], RunFolder.of(config.output))
+    trainer = create_trainer(config, torch.device(name), [], [], RunFolder.from_settings(config.output))
     assert trainer.strategy.root_device == torch.device("cuda", expected)
     assert trainer.device_ids == [expected]
     assert trainer.world_size == 1

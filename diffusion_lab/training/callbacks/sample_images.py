@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.epoch_images import save_epoch_picture
+from diffusion_lab.epoch_images import save_epoch_image
 from diffusion_lab.finite_samples import NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance
 from diffusion_lab.image_grids import class_grid, image_grid
@@ -75,7 +75,7 @@ class SampleImages(Callback):
             return
         grid = image_grid(pixels) if labels is None else class_grid(pixels, labels, denoiser.class_names)
         try:
-            save_epoch_picture(grid, self.folder, epoch)
+            save_epoch_image(grid, self.folder, epoch)
         except OSError as error:  # not worth ending the run
             why = error.strerror or error
             warn(
