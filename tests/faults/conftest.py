@@ -1,4 +1,4 @@
-"""Real programs in processes of their own, to be killed, starved and fed with damaged files."""
+"""Real programs in separate processes, to be killed, limited in memory, and given damaged files."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ TINY = (
     "training.visualization.num_samples=10",
     "sampler.steps=2",
 )
-"""Overrides that make `train.py` on the digits a run of seconds: four steps an epoch."""
+"""Overrides that make `train.py` on the digits a run of seconds: four steps per epoch."""
 
 AGAIN = ("training.resume.enabled=true", "training.resume.checkpoint=auto", "output.base_dir=run")
-"""With these the same command starts a run, goes on with it, or finds that all is done."""
+"""Overrides with which the same command starts a run, resumes it, or reports that it is complete."""
 
 
 Start = Callable[..., Program]

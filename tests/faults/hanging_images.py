@@ -1,4 +1,4 @@
-"""Images of one's own, for ``data.type=tests.faults.hanging_images.Hanging``."""
+"""Custom images, for ``data.type=tests.faults.hanging_images.Hanging``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffusion_lab.data.source import ImageSource, PixelArray
 
 
 class Hanging(ImageSource):
-    """The digits, of which one never comes."""
+    """The digits; loading one of them hangs."""
 
     def __init__(self, image_size: int, channels: int) -> None:
         self.source = digits(image_size, channels)

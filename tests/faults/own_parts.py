@@ -1,4 +1,4 @@
-"""Parts of a run of one's own that bring about a fault at a certain place."""
+"""Custom parts of a run that cause a fault at a certain point."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from diffusion_lab.samplers.ddim import DDIMSampler
 
 
 class TerminatedInValidation(ArraySource):
-    """The digits. The first process that validates gets a SIGTERM while it does, the next ones none."""
+    """The digits. The first process that validates gets a SIGTERM during validation, later ones do not."""
 
     def __init__(self, image_size: int, channels: int) -> None:
-        found = digits(image_size, channels)
-        super().__init__(found.images, found.labels, found.class_names)
+        source = digits(image_size, channels)
+        super().__init__(source.images, source.labels, source.class_names)
 
     def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
-        if rng is None and _first_time("validated"):  # validation leaves nothing to chance
+        if rng is None and _first_time("validated"):  # validation passes no generator
             os.kill(os.getpid(), signal.SIGTERM)
         return super().load_batch(indices, rng)
 
 
 class FailingSampler(DDIMSampler):
-    """Fails in the middle of its first picture but one."""
+    """Fails while the second grid of images is sampled."""
 
     def step(self, *arguments: Any) -> Any:
         if (Path("run") / "samples" / "epoch_0002.png").exists() and _first_time("sampled"):
@@ -47,7 +47,7 @@ class PausedSaving(torch.optim.AdamW):
 
 
 class Ruinous(torch.optim.AdamW):
-    """Makes the weights NaN in one of its steps."""
+    """Sets weights to NaN in one of its steps."""
 
     def __init__(self, *arguments: Any, ruined_in: int, **options: Any) -> None:
         super().__init__(*arguments, **options)

@@ -1,4 +1,4 @@
-"""Checkpoints that were killed, cut, flipped, forged, or had no room: rows 1, 2, 4, 5, 6 and 7."""
+"""Checkpoints after kills and full disks, truncated, corrupted or forged ones: rows 1, 2, 4, 5, 6 and 7."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(scope="module")
 def undisturbed(launcher: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of four epochs that nothing disturbed."""
+    """Run folder of an uninterrupted run of four epochs."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert Program(launcher, ("train.py", *TINY, *AGAIN), folder, {}).wait() == 0
     return folder / "run"
@@ -34,14 +34,14 @@ def undisturbed(launcher: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def copied(undisturbed: Path, tmp_path: Path) -> Path:
-    """A copy of that run folder, to be damaged."""
+    """Copy of that run folder, to be damaged."""
     shutil.copytree(undisturbed, tmp_path / "work" / "run", symlinks=True)
     return tmp_path / "work" / "run"
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with room for two checkpoints and a half."""
+    """File system with space for two and a half checkpoints."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
@@ -58,9 +58,9 @@ def partial_files(run: Path) -> list[Path]:
 
 
 def test_killed_while_a_checkpoint_is_written(start: Start, tmp_path: Path, undisturbed: Path) -> None:
-    """Row 1: the one before is whole and gone on from; what was left half-written is ignored and removed."""
+    """Row 1: the run resumes from the checkpoint before, which is intact; the partial file is ignored and removed."""
     run = tmp_path / "work" / "run"
-    pause = Program.paused_at("step_*.ckpt", 3)  # written, and not yet named so: a slow killer comes in time
+    pause = Program.paused_at("step_*.ckpt", 3)  # written, but not renamed yet, so that the kill is never late
     program = start("train.py", *TINY, *AGAIN, "training.epochs=40", env=pause)
     program.until(lambda: len(steps_in(run / "checkpoints")) >= 1 and partial_files(run))
     program.signal(signal.SIGKILL)
@@ -75,12 +75,12 @@ def test_killed_while_a_checkpoint_is_written(start: Start, tmp_path: Path, undi
 
 
 def test_full_disk(start: Start, small_disk: Path) -> None:
-    """Row 2: the checkpoint before stays, one clear error, an exit code that says so."""
+    """Row 2: the checkpoint before is kept, with one clear error and a nonzero exit code."""
     program = start("train.py", *TINY, f"output.base_dir={small_disk / 'run'}", "training.epochs=40")
     assert program.wait() not in (0, None)
     assert program.err.count("Error:") == 1
     assert "no space left on device; the checkpoint was not saved, earlier ones are intact" in program.err
-    assert "keeps 40 checkpoints of at least" in program.err  # said before training
+    assert "keeps 40 checkpoints of at least" in program.err  # printed before training
     assert "Traceback" not in program.err
     kept = steps_in(small_disk / "run" / "checkpoints")
     assert kept
@@ -89,8 +89,8 @@ def test_full_disk(start: Start, small_disk: Path) -> None:
     assert json.loads((small_disk / "run" / "status.json").read_text())["state"] == "failed"
 
 
-def test_disk_without_any_room_left(start: Start, small_disk: Path) -> None:
-    """Row 2: where not even the status fits, it is written over; a start is refused before anything is made."""
+def test_completely_full_disk(start: Start, small_disk: Path) -> None:
+    """Row 2: if not even the status fits, it is overwritten; a new run is refused before anything is created."""
     run = small_disk / "run"
     program = start("train.py", *TINY, f"output.base_dir={run}", env=Program.paused_at("step_*.ckpt", 1))
     program.wait_until_paused()
@@ -107,7 +107,7 @@ def test_disk_without_any_room_left(start: Start, small_disk: Path) -> None:
 
 
 def test_temp_folder_on_another_file_system(start: Start, small_disk: Path, tmp_path: Path, undisturbed: Path) -> None:
-    """Row 4: nothing of a checkpoint goes there, so it does not matter, nor that it is full."""
+    """Row 4: nothing of a checkpoint is written there, so it does not matter even if it is full."""
     room = os.statvfs(small_disk)
     with (small_disk / "filler").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
@@ -119,7 +119,7 @@ def test_temp_folder_on_another_file_system(start: Start, small_disk: Path, tmp_
 
 @pytest.mark.parametrize("harm", ["empty", "cut", "flip"])
 def test_damaged_newest(start: Start, copied: Path, undisturbed: Path, harm: str) -> None:
-    """Rows 5 and 6: named with the reason; `auto` goes on from the one before, one named explicitly is an error."""
+    """Rows 5 and 6: named with the reason; `auto` resumes from the one before, an explicitly named one is an error."""
     newest = find_checkpoint(copied, "last")
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -134,10 +134,10 @@ def test_damaged_newest(start: Start, copied: Path, undisturbed: Path, harm: str
     assert verify(newest)
 
 
-def test_no_damage_goes_unseen(start: Start, copied: Path, tmp_path: Path) -> None:
-    """Rows 5 and 6: of 120 copies with a bit flipped or cut short at random places, none passes."""
+def test_all_damage_is_detected(start: Start, copied: Path, tmp_path: Path) -> None:
+    """Rows 5 and 6: none of 120 copies, truncated or with a flipped bit at random positions, passes."""
     whole = find_checkpoint(copied, "last")
-    content, manifest = whole.read_bytes(), Manifest.of(whole)
+    content, manifest = whole.read_bytes(), Manifest.read(whole)
     assert manifest is not None
     draw = random.Random(0)
     for number in range(120):
@@ -163,7 +163,7 @@ class Trap:
 
 
 def test_pickle_that_runs_code(start: Start, copied: Path, tmp_path: Path) -> None:
-    """Row 7: refused by training, by sampling and by looking at it; nothing ran."""
+    """Row 7: refused by training, sampling and inspection; no code is run."""
     trace, forged = tmp_path / "trace", tmp_path / "forged.ckpt"
     torch.save({**load_tensors(find_checkpoint(copied)), "callbacks": Trap(trace)}, forged)
     for command in (
@@ -177,8 +177,8 @@ def test_pickle_that_runs_code(start: Start, copied: Path, tmp_path: Path) -> No
     assert not trace.exists()
 
 
-def test_config_that_names_a_foreign_class(start: Start, copied: Path, tmp_path: Path) -> None:
-    """Row 7: the class is not imported unless the user says that it is trusted."""
+def test_config_that_names_an_untrusted_class(start: Start, copied: Path, tmp_path: Path) -> None:
+    """Row 7: the class is not imported unless the user trusts it."""
     trace, forged = tmp_path / "trace", tmp_path / "forged.ckpt"
     (tmp_path / "work" / "my_foreign_lab.py").write_text(
         f"import os\nos.mkdir({str(trace)!r})\nfrom diffusion_lab.networks import UNet\n"

@@ -40,11 +40,11 @@ def save_some(folder: Path, number: int = 8) -> None:
         Image.fromarray(pixels()).save(folder / f"{index}.png")
 
 
-def refused(run: Program, work: Path, *said: str) -> None:
-    """One message, a code that tells, and no run folder."""
+def refused(run: Program, work: Path, *messages: str) -> None:
+    """Check that the run ended with one message and exit code 2, and has no run folder."""
     assert run.wait() == 2, run.err
     assert len(re.findall(r"^Error: ", run.err, re.MULTILINE)) == 1
-    assert all(words in run.err for words in said), run.err
+    assert all(words in run.err for words in messages), run.err
     assert "Traceback" not in run.err
     assert not (work / "run").exists()
 
@@ -54,7 +54,7 @@ def test_an_empty_folder(start: Start, work: Path) -> None:
     refused(start(*OWN), work, "data.paths.train holds no images", "has no files")
 
 
-def test_no_batch_is_left(start: Start, work: Path) -> None:
+def test_no_batch_remains(start: Start, work: Path) -> None:
     """Row 17: no batch left after ``drop_last`` is an error before training."""
     save_some(work / "images", 5)
     run = start(*OWN, "data.loading.batch_size=64", "data.loading.drop_last=true")
@@ -62,7 +62,7 @@ def test_no_batch_is_left(start: Start, work: Path) -> None:
 
 
 def every_kind(folder: Path) -> int:
-    """Gray, RGBA, 16 bits, palette, animated, odd sizes; gives their number."""
+    """Save gray, RGBA, 16-bit, palette, animated and odd-sized images; return their number."""
     colour = Image.fromarray(pixels())
     colour.convert("L").save(folder / "gray.png")
     colour.convert("RGBA").save(folder / "alpha.png")
@@ -76,7 +76,7 @@ def every_kind(folder: Path) -> int:
     return 10
 
 
-def test_every_kind_of_picture_and_a_corrupt_one(start: Start, work: Path) -> None:
+def test_every_kind_of_image_and_a_corrupt_one(start: Start, work: Path) -> None:
     """Row 18: what can be converted is; a corrupt file is named, and skipped or fatal as configured."""
     count = every_kind(work / "images")
     whole = (work / "images" / "palette.png").read_bytes()
@@ -88,10 +88,10 @@ def test_every_kind_of_picture_and_a_corrupt_one(start: Start, work: Path) -> No
     assert skipped.wait() == 0, skipped.err
     assert "2 corrupt image(s) skipped" in skipped.err
     assert all(name in skipped.err for name in ("cut.png", "text.jpg"))
-    assert re.search(rf"^images +{count - 1} of ", skipped.err, re.MULTILINE)  # one is kept for validation
+    assert re.search(rf"^images +{count - 1} of ", skipped.err, re.MULTILINE)  # one is held out for validation
 
 
-def test_a_class_of_validation_that_training_lacks(start: Start, work: Path) -> None:
+def test_a_validation_class_that_training_lacks(start: Start, work: Path) -> None:
     """Row 22: a class folder in val that train lacks is named."""
     for name in ("cat", "dog"):
         save_some(work / "images" / name)
@@ -104,16 +104,16 @@ def children(pid: int) -> list[int]:
 
 
 def left_over(group: int) -> list[str]:
-    """The processes that still run in a process group, by their command line."""
-    found = []
+    """Return the command lines of running processes in a process group."""
+    commands = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             fields = (process / "stat").read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # ended while we looked
+            continue  # it ended meanwhile
         if int(fields[2]) == group and fields[0] != "Z":
-            found.append((process / "cmdline").read_text())
-    return found
+            commands.append((process / "cmdline").read_text())
+    return commands
 
 
 def gone(group: int, seconds: float = 60) -> bool:

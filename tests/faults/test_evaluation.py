@@ -1,4 +1,4 @@
-"""An interrupted `evaluate.py` goes on where it stopped: neither images nor measurements are made twice."""
+"""An interrupted `evaluate.py` continues where it stopped: neither images nor measurements are repeated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def numbers(folder: Path) -> list[Any]:
 
 
 def test_a_kill_and_signals_while_sampling_and_measuring(start: Start, work: Path) -> None:
-    """Stopped while images of the second point are made, then before its measurement is kept; then it is finished."""
+    """Stopped while images of the second point are sampled, then before its measurement is saved; then it finishes."""
     program = start(*COMMAND, folder=work, env=Program.paused_at("*.pixels.raw", 10))
     program.wait_until_paused()
     program.signal(signal.SIGKILL)
@@ -49,8 +49,8 @@ def test_a_kill_and_signals_while_sampling_and_measuring(start: Start, work: Pat
     program.signal(signal.SIGTERM)
     program.go_on()
     assert program.wait() == 143
-    (said,) = re.findall(r"^Stopped by .*$", program.err, re.MULTILINE)
-    assert "the same command again goes on with the images and measurements that are finished" in said
+    (message,) = re.findall(r"^Stopped by .*$", program.err, re.MULTILINE)
+    assert "the same command again goes on with the images and measurements that are finished" in message
     assert "Traceback" not in program.err
     assert re.search(r"Continuing in run/evaluation/\S+: \d+ of 24 images are there", program.err)
     arrays = {path: path.stat().st_mtime_ns for path in work.glob("run/evaluation/*/*/samples.npz")}

@@ -1,4 +1,4 @@
-"""The cache of features of real images: damaged, killed while it is written, and wanted by two programs at once."""
+"""Cache of features of real images: damaged, killed while it is written, and used by two programs at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cached_file(work: Path) -> Path:
     return file
 
 
-def test_a_damaged_cache_is_computed_anew(start: Start, tmp_path: Path) -> None:
+def test_a_damaged_cache_is_recomputed(start: Start, tmp_path: Path) -> None:
     """Row 29."""
     work = tmp_path / "work"
     first = start(*COMPUTE)
@@ -44,7 +44,7 @@ def test_a_damaged_cache_is_computed_anew(start: Start, tmp_path: Path) -> None:
 
 def test_killed_while_the_cache_is_written(start: Start, tmp_path: Path) -> None:
     """Row 29."""
-    killed = start(*COMPUTE, env=Program.paused_at("tensors.safetensors", 1))  # written, and not yet named so
+    killed = start(*COMPUTE, env=Program.paused_at("tensors.safetensors", 1))  # written, but not renamed yet
     killed.wait_until_paused()
     killed.signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL

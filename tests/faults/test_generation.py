@@ -1,4 +1,4 @@
-"""An interrupted `sample.py` goes on where it stopped, whatever stopped it."""
+"""An interrupted `sample.py` continues where it stopped, whatever stopped it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run_folder(launcher: Launcher, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def whole(launcher: Launcher, run_folder: Path) -> dict[str, bytes]:
-    """What a run that nothing disturbs leaves."""
+    """Files of an uninterrupted run."""
     program = Program(launcher, ("sample.py", f"ckpt={run_folder}", *SAMPLE, *HERE), run_folder.parent, {})
     assert program.wait() == 0, program.err
     return contents(run_folder.parent / "out" / "generated")
@@ -51,19 +51,19 @@ def pictures(folder: Path) -> int:
 
 
 def paused_at(number: int) -> dict[str, str]:
-    """The environment of a program that pauses before it writes its n-th image."""
+    """Return the environment of a program that pauses before it writes its n-th image."""
     return Program.paused_at("sample_*.png", number)
 
 
-def test_kills_at_random_moments(start: Start, run_folder: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
-    """kill -9 again and again, at any image: the folder is in the end that of an uninterrupted run."""
+def test_kills_at_random_times(start: Start, run_folder: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    """kill -9 repeatedly, at any image: the final folder equals that of an uninterrupted run."""
     chance = random.Random(0)
     folder = tmp_path / "work" / "out" / "generated"
     command = ("sample.py", f"ckpt={run_folder}", *SAMPLE, *HERE)
     kills = 0
     while pictures(folder) < COUNT and kills < 8:
         already, further = pictures(folder), chance.randint(1, 12)
-        program = start(*command, env=paused_at(further + 3))  # so that a slow killer comes in time
+        program = start(*command, env=paused_at(further + 3))  # so that a slow kill is in time
         program.until(lambda already=already, further=further: pictures(folder) >= min(already + further, COUNT))
         program.signal(signal.SIGKILL)
         assert program.wait() in (-signal.SIGKILL, 0)
@@ -76,10 +76,10 @@ def test_kills_at_random_moments(start: Start, run_folder: Path, whole: dict[str
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_end_it_in_good_order(
+def test_signals_stop_it_cleanly(
     start: Start, run_folder: Path, whole: dict[str, bytes], tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
-    """SIGTERM and Ctrl-C, twice: one line that says how to go on, and the same command does."""
+    """SIGTERM and Ctrl-C, twice: one line says how to continue, and the same command does."""
     folder = tmp_path / "work" / "out" / "generated"
     command = ("sample.py", f"ckpt={run_folder}", *SAMPLE, *HERE)
     program = start(*command, env=paused_at(7))
@@ -89,8 +89,8 @@ def test_signals_end_it_in_good_order(
     program.signal(number)
     assert program.wait() == code
     assert "Traceback" not in program.err
-    (said,) = re.findall(r"^Stopped by .*$", program.err, re.MULTILINE)
-    assert "run the same command again to continue with the images in out/generated" in said
+    (message,) = re.findall(r"^Stopped by .*$", program.err, re.MULTILINE)
+    assert "run the same command again to continue with the images in out/generated" in message
     assert pictures(folder) < COUNT
     again = start(*command)
     assert again.wait() == 0, again.err
@@ -113,7 +113,7 @@ def test_a_signal_before_the_first_image(start: Start, run_folder: Path, tmp_pat
 
 
 def test_the_same_command_without_a_named_folder(start: Start, run_folder: Path, tmp_path: Path) -> None:
-    """The folder's name is the time: killed and started again, it goes on in the first, seed and all."""
+    """The folder's name is the time: killed and started again, it continues in the first, with the same seed."""
     command = ("sample.py", f"ckpt={run_folder}", *SAMPLE, "seed=null", "output.base_dir=out")
     generated = tmp_path / "work" / "out" / "generated"
     program = start(*command, env=paused_at(7))
@@ -131,7 +131,7 @@ def test_the_same_command_without_a_named_folder(start: Start, run_folder: Path,
 
 
 def test_two_processes_on_one_folder(start: Start, run_folder: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
-    """The second is refused; the lock of one that was killed keeps nobody out."""
+    """The second is refused; the lock of a killed process blocks nobody."""
     folder = tmp_path / "work" / "out" / "generated"
     command = ("sample.py", f"ckpt={run_folder}", *SAMPLE, *HERE)
     first = start(*command, env=paused_at(3))
@@ -147,7 +147,7 @@ def test_two_processes_on_one_folder(start: Start, run_folder: Path, whole: dict
 
 
 def _handles(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler of its own for a signal."""
+    """Return whether a process has a handler for a signal."""
     status = Path(f"/proc/{pid}/status").read_text()
     (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
     return bool(int(caught, 16) >> (number - 1) & 1)

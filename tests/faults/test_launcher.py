@@ -1,4 +1,4 @@
-"""The programs that the other tests start are the real ones."""
+"""The programs that other tests start are the real ones."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.faults.conftest import TINY, Start
 pytestmark = pytest.mark.faults
 
 
-def test_a_run_goes_through(start: Start, tmp_path: Path) -> None:
+def test_a_run_finishes(start: Start, tmp_path: Path) -> None:
     run = start("train.py", *TINY, "training.epochs=1", "output.base_dir=run")
     assert run.wait() == 0, run.err
     assert (tmp_path / "work" / "run" / "summary.json").is_file()
 
 
-def test_exit_codes_and_words_are_the_programs_own(start: Start) -> None:
+def test_exit_codes_and_messages_are_those_of_the_program(start: Start) -> None:
     wrong = start("train.py", "training.epochs=0")
     assert wrong.wait() == 2
     assert "training.epochs" in wrong.err

@@ -33,7 +33,7 @@ LARGE = "generation.sampling.batch_size=64"
 
 @pytest.fixture
 def weights(tmp_path: Path) -> None:
-    """A network whose layers take a quarter of a megabyte an image."""
+    """Save a network whose layers take a quarter of a megabyte per image."""
     torch.manual_seed(0)
     size = {"image_size": 64, "in_channels": 1, "model_channels": 16, "num_timesteps": 20, "num_res_blocks": 1}
     model = create_ddpm(**size, channel_multipliers=[1, 2], use_attention=[False, False])
@@ -45,7 +45,7 @@ def weights(tmp_path: Path) -> None:
 
 
 def leave_room(program: Program, size: int) -> None:
-    """Let the program have so many bytes more than it has now, before it samples."""
+    """Limit the program to ``size`` bytes more than it has now, before it samples."""
     held = int(re.findall(r"^VmData:\s*(\d+) kB$", Path(f"/proc/{program.pid}/status").read_text(), re.MULTILINE)[0])
     limit = held * 1024 + size
     resource.prlimit(program.pid, resource.RLIMIT_DATA, (limit, limit))
@@ -57,7 +57,7 @@ def images(folder: Path) -> list[np.ndarray]:
 
 @pytest.mark.usefixtures("weights")
 def test_the_batch_is_halved(start: Start, tmp_path: Path) -> None:
-    """Row 21: memory runs out while sampling: the batch is halved and the images come out the same."""
+    """Row 21: memory runs out while sampling: the batch is halved and the images are the same."""
     starved = start(*SAMPLE, LARGE, "num_samples=80", "output.base_dir=starved")
     leave_room(starved, 100 * MIB)
     assert starved.wait() == 0, starved.err
@@ -69,18 +69,18 @@ def test_the_batch_is_halved(start: Start, tmp_path: Path) -> None:
     small = start(*SAMPLE, f"generation.sampling.batch_size={size}", "num_samples=80", "output.base_dir=small")
     assert (rich.wait(), small.wait()) == (0, 0)
     assert "does not fit" not in rich.err
-    found, in_small, in_large = (
+    starved_images, in_small, in_large = (
         images(next((tmp_path / "work" / name / "generated").iterdir())) for name in ("starved", "small", "rich")
     )
-    assert len(found) == 80
-    assert all(np.array_equal(one, other) for one, other in zip(found, in_small, strict=True))
-    # the processor's kernels for another batch size round otherwise: one step of 256 at most
-    assert max(np.abs(one.astype(int) - other).max() for one, other in zip(found, in_large, strict=True)) <= 1
+    assert len(starved_images) == 80
+    assert all(np.array_equal(one, other) for one, other in zip(starved_images, in_small, strict=True))
+    # the processor's kernels for another batch size round differently: one step of 256 at most
+    assert max(np.abs(one.astype(int) - other).max() for one, other in zip(starved_images, in_large, strict=True)) <= 1
 
 
 @pytest.mark.usefixtures("weights")
-def test_no_room_at_all(start: Start) -> None:
-    """Row 21, to its end: where not even one image has room, one clear error."""
+def test_memory_too_small_for_one_image(start: Start) -> None:
+    """Row 21: if not even one image fits, there is one clear error."""
     starved = start(*SAMPLE, LARGE, "num_samples=4", "model.architecture.image_size=256")
     leave_room(starved, 30 * MIB)
     assert starved.wait() == 2, starved.err

@@ -1,4 +1,4 @@
-"""What only watches a run must not end it: standard error, log files, loggers; and how a failure is told."""
+"""Failures of standard error, log files and loggers do not end a run; and the report of a failed run."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.faults
 
 
 def status(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "status.json").read_text())
-    return found
+    content: dict[str, Any] = json.loads((run / "status.json").read_text())
+    return content
 
 
 @pytest.mark.parametrize("how", ["closed", "full", "gone"])
 def test_nobody_reads_standard_error(how: str, start: Start, tmp_path: Path) -> None:
-    """Row 26: the run trains on, and no message ends in a file that took the number of the closed descriptor."""
+    """Row 26: training continues, and no message goes to a file that reuses the number of the closed descriptor."""
     quick = (*TINY, "training.epochs=1", "output.base_dir=run")
     run = start("-m", "tests.faults.without_stderr", how, str(ROOT / "train.py"), *quick)
     assert run.wait() == 0, run.out
@@ -37,32 +37,32 @@ def test_nobody_reads_standard_error(how: str, start: Start, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("how", ["closed", "full", "gone"])
-def test_a_refusal_that_nobody_reads_has_its_exit_code(how: str, start: Start) -> None:
+def test_an_unread_error_has_its_exit_code(how: str, start: Start) -> None:
     run = start("-m", "tests.faults.without_stderr", how, str(ROOT / "train.py"), "training.epochs=-1")
     assert run.wait() == 2
 
 
 @pytest.fixture
 def full_logs(tmp_path: Path) -> Iterator[Path]:
-    """The logs of a run, on a disk of their own without any room."""
+    """Log folder of a run on a full disk."""
     logs = tmp_path / "work" / "run" / "logs"
     logs.mkdir(parents=True)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", logs], capture_output=True).returncode:
         pytest.skip("a file system cannot be mounted here")
-    with contextlib.suppress(OSError):  # no room is left
+    with contextlib.suppress(OSError):  # the disk is full
         (logs / "filler").write_bytes(bytes(2**20))
     yield logs
     subprocess.run(["umount", "--lazy", logs], check=True)
 
 
 def test_logs_on_a_full_disk(start: Start, tmp_path: Path, full_logs: Path) -> None:
-    """Row 27: each file of logs that cannot be written is told once; checkpoints are, so the run goes on."""
+    """Row 27: each log file that cannot be written is reported once; checkpoints can, so training continues."""
     overrides = [override for override in TINY if not override.startswith("logger")]
     run = start("train.py", *overrides, "logger=all", "training.epochs=2", "output.base_dir=run")
     assert run.wait() == 0, run.err
     assert status(tmp_path / "work" / "run")["state"] == "finished"
     assert list((tmp_path / "work" / "run" / "checkpoints").glob("step_*.ckpt"))
-    for file in ("metrics.jsonl cannot be", "run.log cannot be", "TensorBoard cannot be", "W&B "):
+    for file in ("metrics.jsonl cannot be", "run.log cannot be", "TensorBoard can no longer be", "W&B "):
         assert run.err.count(f"{file}") == 1, run.err
     assert "No space left on device" in run.err
     assert "Traceback" not in run.err + run.out

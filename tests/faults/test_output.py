@@ -1,4 +1,4 @@
-"""Folders that cannot be written, and a machine that reaches nobody."""
+"""Folders that cannot be written, and a machine without network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture
 def read_only(tmp_path: Path) -> Iterator[Path]:
-    """A file system that nobody can write to, not even root; else a folder without the right to."""
+    """Read-only file system, which not even root can write to; else a folder without write permission."""
     place = tmp_path / "disk"
     place.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", place], capture_output=True)
@@ -41,7 +41,7 @@ def test_a_folder_that_cannot_be_written(start: Start, tmp_path: Path, read_only
 
 
 def test_a_folder_below_a_file(start: Start, tmp_path: Path) -> None:
-    """Row 3: the same where a file is in the way."""
+    """Row 3: the same if a file is in the way."""
     (tmp_path / "file").write_text("in the way")
     run = start("train.py", *TINY, f"output.base_dir={tmp_path}/file/run")
     assert run.wait() == 2
@@ -50,7 +50,7 @@ def test_a_folder_below_a_file(start: Start, tmp_path: Path) -> None:
 
 
 def test_a_link_out_of_the_folder(start: Start, tmp_path: Path) -> None:
-    """What a run writes stays in its folder: a link that leads out of it is refused."""
+    """A run writes only to its folder: a link that leads out of it is refused."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "logs").symlink_to(tmp_path)
     run = start("train.py", *TINY, f"output.base_dir={tmp_path}/run")
@@ -60,7 +60,7 @@ def test_a_link_out_of_the_folder(start: Start, tmp_path: Path) -> None:
 
 
 def without_network() -> list[str]:
-    """What starts a command in a network of its own, in which only it is; nothing where the system forbids it."""
+    """Return the command prefix for an isolated network namespace; empty if the system forbids it."""
     inside = ["unshare", "--net", "sh", "-c", 'ip link set lo up 2>/dev/null; exec "$@"', "sh"]
     usable = shutil.which("unshare") and subprocess.run([*inside, "true"], capture_output=True).returncode == 0
     return inside if usable else []
@@ -70,7 +70,7 @@ def test_no_network_and_no_account(tmp_path: Path) -> None:
     """Row 24: no network and no W&B account: everything works; the run is kept for a later sync."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "DIFFUSION_LAB"))}
     env |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    env |= dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")  # nobody answers
+    env |= dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), "http://127.0.0.1:9")  # no server
     overrides = [each for each in TINY if not each.startswith(("logger", "training.epochs"))]
     done = subprocess.run(
         [

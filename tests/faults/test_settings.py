@@ -1,4 +1,4 @@
-"""Settings with ten faults at once: one message with all of them, and nothing on the disk."""
+"""Settings with ten faults at once: one message lists all of them, and nothing is written."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEN = {
     "training.ema.decay": (1.2, "must be less than 1"),
     "data.loading.batch_size": ("many", "must be an integer"),
     "model.diffusion.beta_end": (-1, "must be greater than 0"),
-    "model.architecture.use_attention": ([True] * 7, "must have one entry a stage"),
+    "model.architecture.use_attention": ([True] * 7, "must have one entry per stage"),
     "output.subdirs.logs": ("../../x", "stays inside output.base_dir"),
 }
 IN_SAMPLE = {
@@ -47,8 +47,8 @@ def typed(faults: dict[str, tuple[object, str]]) -> list[str]:
     ]
 
 
-def all_told(said: str, faults: dict[str, tuple[object, str]]) -> None:
-    head, *lines = said.strip().splitlines()
+def assert_all_reported(output: str, faults: dict[str, tuple[object, str]]) -> None:
+    head, *lines = output.strip().splitlines()
     assert head == f"Error: {len(faults)} settings are wrong:"
     assert len(lines) == len(faults)
     for key, (_, words) in faults.items():
@@ -62,7 +62,7 @@ def test_ten_faults_of_a_command_line(
     """Row 23: a mistyped key, a wrong type, a value out of bounds, ten faults at once."""
     run = start(script, *typed(faults))
     assert run.wait() == 2
-    all_told(run.err, faults)
+    assert_all_reported(run.err, faults)
     assert not list((tmp_path / "work").iterdir())
 
 
@@ -76,6 +76,6 @@ def test_ten_faults_of_a_file(start: Start, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tree))
     run = start("-m", "diffusion_lab", str(tmp_path / "mine.yaml"))
     assert run.wait() == 2
-    all_told(run.err, TEN)
+    assert_all_reported(run.err, TEN)
     assert all("mine.yaml:" in line for line in run.err.strip().splitlines()[1:])
     assert not list((tmp_path / "work").iterdir())

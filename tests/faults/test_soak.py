@@ -1,4 +1,4 @@
-"""One run, killed again and again at random moments, is in the end bitwise the run that nobody disturbed."""
+"""A run killed repeatedly at random times is in the end bitwise equal to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def test_killed_fifty_times(start: Start, tmp_path: Path, seed: int) -> None:
             program.signal(signal.SIGKILL)
             assert program.wait() == -signal.SIGKILL
             kills += 1
-            if (found := newest_valid(checkpoints)) is not None:
-                assert verify(found)
-            print(f"{time.strftime('%H:%M:%S')} kill {kills}: {found.name if found else 'nothing yet'}", flush=True)
+            if (newest := newest_valid(checkpoints)) is not None:
+                assert verify(newest)
+            print(f"{time.strftime('%H:%M:%S')} kill {kills}: {newest.name if newest else 'nothing yet'}", flush=True)
             continue
         assert program.wait(1800) == 0, program.err
         if "already complete" in program.err or kills >= KILLS:

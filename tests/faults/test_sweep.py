@@ -1,4 +1,4 @@
-"""A sweep of which a job fails, or which is ended: what the others do, what is said, what a second command does."""
+"""Sweeps with a failed job or a signal: the other jobs, the messages, and the second command."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ SWEEP = ("train.py", "-m", *TINY, *QUICK, "hydra.sweep.dir=sweep")
 
 
 def states(sweep: Path) -> Mapping[str, str]:
-    return {job["folder"]: job["state"] for job in told(sweep)}
+    return {job["folder"]: job["state"] for job in jobs_of(sweep)}
 
 
-def told(sweep: Path) -> list[dict[str, Any]]:
+def jobs_of(sweep: Path) -> list[dict[str, Any]]:
     jobs: list[dict[str, Any]] = json.loads((sweep / "sweep.json").read_text())
     return jobs
 
 
 def trained(run: Program) -> list[str]:
-    """The folders in which a sweep has begun a run."""
-    said = [line.removeprefix("run folder  sweep/") for line in run.err.splitlines()]
-    return [line for line, whole in zip(said, run.err.splitlines(), strict=True) if line != whole]
+    """Return the folders in which a sweep has started a run."""
+    lines = [line.removeprefix("run folder  sweep/") for line in run.err.splitlines()]
+    return [line for line, whole in zip(lines, run.err.splitlines(), strict=True) if line != whole]
 
 
-def test_a_failed_job_stops_no_other_and_runs_again(start: Start, tmp_path: Path) -> None:
-    """Row 25: the others finish, the summary says which failed and why, and only what is missing runs again."""
+def test_a_failed_job_does_not_stop_others_and_runs_again(start: Start, tmp_path: Path) -> None:
+    """Row 25: the others finish, the summary says which failed and why, and only missing jobs run again."""
     sweep = tmp_path / "work" / "sweep"
     run = start(*SWEEP, "training.ema.decay=1.5,0.9")
     assert run.wait() == 1
-    good, failed = told(sweep)
+    good, failed = jobs_of(sweep)
     assert (failed["state"], failed["overrides"]) == ("failed", ["training.ema.decay=1.5"])
     assert "training.ema.decay = 1.5: must be less than 1" in failed["why"]
     assert (good["state"], good["metric"], good["why"]) == ("finished", "val/loss", None)
@@ -58,14 +58,14 @@ def test_a_failed_job_stops_no_other_and_runs_again(start: Start, tmp_path: Path
     assert states(sweep) == {"decay-0.9": "finished", "decay-0.95": "finished", "decay-1.5": "failed"}
 
 
-def test_a_job_of_other_settings_is_not_taken_for_done(start: Start, tmp_path: Path) -> None:
-    """Row 25: what is finished is recognized by its settings, not by the name of its folder alone."""
+def test_a_job_with_other_settings_is_not_considered_finished(start: Start, tmp_path: Path) -> None:
+    """Row 25: finished jobs are recognized by their settings, not only by the name of their folder."""
     assert start(*SWEEP, "optimizer=adam,adamw").wait() == 0
     other = start(*SWEEP, "optimizer=adam,adamw", "training.scheduler.warmup_steps=3")
     assert other.wait() == 1
     assert "training.scheduler.warmup_steps 2, now 3" in other.err
     assert trained(other) == []
-    assert sorted(job["state"] for job in told(tmp_path / "work" / "sweep")) == ["finished"] * 2 + ["refused"] * 2
+    assert sorted(job["state"] for job in jobs_of(tmp_path / "work" / "sweep")) == ["finished"] * 2 + ["refused"] * 2
     assert "2 of 4 jobs finished" in other.err
     assert other.err.count("│ refused") == 2
     replaced = start(*SWEEP, "optimizer=adam,adamw", "training.scheduler.warmup_steps=3", "output.overwrite=true")
@@ -74,8 +74,8 @@ def test_a_job_of_other_settings_is_not_taken_for_done(start: Start, tmp_path: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_ended_sweep_goes_on_where_it_was(start: Start, tmp_path: Path, number: signal.Signals) -> None:
-    """Row 25: Ctrl-C ends the sweep and not just its job; the job that it ended goes on from its checkpoint."""
+def test_a_stopped_sweep_is_resumed(start: Start, tmp_path: Path, number: signal.Signals) -> None:
+    """Row 25: Ctrl-C ends the sweep, not just its job; the interrupted job resumes from its checkpoint."""
     sweep = tmp_path / "work" / "sweep"
     command = (*SWEEP, "training.epochs=6", "optimizer=adam,adamw")
     run = start(*command, env=Program.paused_at("metrics.jsonl", 11))  # in the third epoch: the first one is saved
@@ -93,8 +93,8 @@ def test_an_ended_sweep_goes_on_where_it_was(start: Start, tmp_path: Path, numbe
     assert set(states(sweep).values()) == {"finished"}
 
 
-def test_jobs_in_processes_of_their_own(start: Start, tmp_path: Path) -> None:
-    """Row 25: the same with the joblib launcher, whose jobs run side by side in other processes."""
+def test_jobs_in_separate_processes(start: Start, tmp_path: Path) -> None:
+    """Row 25: the same with the joblib launcher, whose jobs run in parallel in other processes."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="pip install -e '.[launchers]'")
     run = start(*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "training.ema.decay=1.5,0.9")
     assert run.wait() == 1

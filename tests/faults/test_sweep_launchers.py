@@ -1,4 +1,4 @@
-"""Sweeps whose jobs run in other processes, and searches: failures, signals, kills; where those packages are."""
+"""Sweeps whose jobs run in other processes, and searches: failures, signals, kills; if the packages are installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from diffusion_lab.config.job_record import JobRecord
 from tests.faults.conftest import Start
-from tests.faults.test_sweep import SWEEP, states, told
+from tests.faults.test_sweep import SWEEP, jobs_of, states
 from tests.programs import Program
 
 pytestmark = pytest.mark.faults
@@ -52,7 +52,7 @@ def optuna() -> None:
 
 
 def training(sweep: Path, jobs: int) -> bool:
-    """Whether so many jobs have a checkpoint to go on from."""
+    """Return whether this number of jobs have a checkpoint to resume from."""
     return len({file.parents[1] for file in sweep.glob("*/checkpoints/*.manifest.json")}) >= jobs
 
 
@@ -66,7 +66,7 @@ def processes(sweep: Path) -> list[int]:
 
 
 def all_end(pids: list[int]) -> bool:
-    """Whether processes end within a minute; none of them is a child that has to be collected."""
+    """Return whether processes, which are not children of this one, end within a minute."""
     for _ in range(600):
         if not any(Path(f"/proc/{pid}").exists() for pid in pids):
             return True
@@ -75,23 +75,23 @@ def all_end(pids: list[int]) -> bool:
 
 
 @pytest.mark.usefixtures("joblib")
-def test_a_job_that_turns_nan_takes_no_other_with_it(start: Start, sweep: Path) -> None:
-    """Row 25: the others finish, in the same process and beside it, with processes that load images."""
+def test_a_job_with_nan_does_not_affect_others(start: Start, sweep: Path) -> None:
+    """Row 25: the others finish, in the same process and in parallel, with processes that load images."""
     rates = "training.optimizer.learning_rate=1e30,1e-3,2e-3"
     run = start(*JOBLIB, rates, "training.optimizer.gradient_clip_norm=null", "data.loading.num_workers=1")
     assert run.wait(300) == 1
-    assert sorted(job["state"] for job in told(sweep)) == ["failed", "finished", "finished"]
-    (failed,) = [job for job in told(sweep) if job["state"] == "failed"]
+    assert sorted(job["state"] for job in jobs_of(sweep)) == ["failed", "finished", "finished"]
+    (failed,) = [job for job in jobs_of(sweep) if job["state"] == "failed"]
     assert "is NaN or infinite" in failed["why"]
     assert "combined_loader" not in run.err
 
 
 @pytest.mark.usefixtures("joblib")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_lets_the_jobs_in_other_processes_save(
+def test_after_a_signal_jobs_in_other_processes_save(
     start: Start, sweep: Path, number: signal.Signals, code: int
 ) -> None:
-    """Row 25: Ctrl-C, which a terminal sends to all processes, and SIGTERM to that of the sweep alone."""
+    """Row 25: Ctrl-C, which a terminal sends to all processes, and SIGTERM to the process of the sweep only."""
     run = start(*JOBLIB, FOR_EVER, "compute.seed=1,2,3")
     run.until(lambda: training(sweep, 2), 300)
     (run.signal_all if number == signal.SIGINT else run.signal)(number)
@@ -106,7 +106,7 @@ def test_a_signal_lets_the_jobs_in_other_processes_save(
 
 
 @pytest.mark.usefixtures("joblib")
-def test_jobs_that_end_with_the_killed_process_of_another_are_resumed(start: Start, sweep: Path) -> None:
+def test_jobs_that_died_with_a_killed_process_are_resumed(start: Start, sweep: Path) -> None:
     """Row 25: as when memory runs out; joblib then ends the processes of the other jobs, too."""
     run = start(*JOBLIB, FOR_EVER, "compute.seed=1,2,3")
     run.until(lambda: training(sweep, 2), 300)
@@ -125,8 +125,8 @@ def test_jobs_that_end_with_the_killed_process_of_another_are_resumed(start: Sta
 
 
 @pytest.mark.usefixtures("joblib")
-def test_after_a_kill_the_same_command_waits_for_the_jobs_that_go_on(start: Start, sweep: Path) -> None:
-    """Row 25: kill -9 of the sweep's process leaves those of its jobs, which end with their job."""
+def test_after_a_kill_the_same_command_waits_for_running_jobs(start: Start, sweep: Path) -> None:
+    """Row 25: after kill -9 of the sweep the processes of its jobs remain, and end with their job."""
     command = (*JOBLIB, "training.epochs=8", "compute.seed=1,2")
     run = start(*command)
     run.until(lambda: training(sweep, 2), 300)
@@ -141,7 +141,7 @@ def test_after_a_kill_the_same_command_waits_for_the_jobs_that_go_on(start: Star
 
 
 @pytest.mark.usefixtures("submitit")
-def test_a_terminated_job_of_submitit_ends_no_other(start: Start, sweep: Path) -> None:
+def test_a_terminated_submitit_job_does_not_end_others(start: Start, sweep: Path) -> None:
     """Row 25: the other job finishes, and the sweep ends with its table and the code of the signal."""
     run = start(*SUBMITIT, "training.epochs=100000,2")
     run.until(lambda: (sweep / "epochs-100000" / "checkpoints" / "best.ckpt").exists(), 300)
@@ -160,8 +160,8 @@ class TestSearch:
         pass
 
     @pytest.mark.parametrize("stored", [(), ("hydra.sweeper.storage=sqlite:///sweep/study.db",)])
-    def test_goes_on_after_a_kill(self, start: Start, sweep: Path, stored: tuple[str, ...]) -> None:
-        """Row 25: trials that are complete keep their values, the interrupted one goes on, and no more are made."""
+    def test_is_resumed_after_a_kill(self, start: Start, sweep: Path, stored: tuple[str, ...]) -> None:
+        """Row 25: complete trials keep their values, the interrupted one is resumed, and no more are added."""
         run = start(*SEARCH, *stored, env=Program.paused_at("metrics.jsonl", 17))  # in the second trial's second epoch
         run.wait_until_paused()
         run.signal(signal.SIGKILL)
@@ -171,14 +171,14 @@ class TestSearch:
         again = start(*SEARCH, *stored)
         assert again.wait(300) == 0, again.err
         assert f"resuming from sweep/{second}/checkpoints" in again.err
-        jobs = told(sweep)
+        jobs = jobs_of(sweep)
         assert len(jobs) == 3
         assert {job["state"] for job in jobs} == {"finished"}
         assert begun < {job["folder"] for job in jobs}
         results = (sweep / "optimization_results.yaml").read_text()
         assert f"best_value: {min(job['best_value'] for job in jobs)}" in results
 
-    def test_takes_a_failure_for_one(self, start: Start, sweep: Path) -> None:
+    def test_failure_of_a_trial_is_reported(self, start: Start, sweep: Path) -> None:
         run = start(*SEARCH, "training.validation.enabled=false")
         assert run.wait(300) == 1
         assert "training.validation.enabled must be true with hydra/sweeper=optuna" in run.err

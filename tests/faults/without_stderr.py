@@ -1,4 +1,4 @@
-"""A program whose standard error nobody reads: ``python -m tests.faults.without_stderr closed|full|gone PROGRAM …``."""
+"""Run a program without a reader of standard error: ``python -m tests.faults.without_stderr closed|full|gone …``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def lose(how: str) -> None:
-    """Make standard error what Python finds at its start when it is closed, full, or a pipe without a reader."""
+    """Make standard error as at the start of Python if it is closed, full, or a pipe without a reader."""
     sys.stderr.flush()
     if how == "closed":
         os.close(2)
