@@ -31,13 +31,13 @@ SMALL = (
     "training.visualization.num_samples=10",
     "sampler.steps=2",
 )
-"""A run of seconds."""
+"""Overrides for a run of seconds."""
 
 Refused = Callable[..., str]
 
 
 def command(folder: Path, script: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Run the real program in a process of its own."""
+    """Run the real program in a separate process."""
     program = Program(shared_launcher(), (script, *overrides), folder, dict(os.environ))
     code = program.wait(300)
     return subprocess.CompletedProcess([script, *overrides], code, program.out, program.err)
@@ -51,19 +51,19 @@ def succeeds(folder: Path, script: str, *overrides: str) -> subprocess.Completed
 
 
 def printed_commands(text: str) -> list[list[str]]:
-    """The commands of this project in what a program prints, as the shell splits them."""
+    """Return the commands of this project in the output of a program, as the shell splits them."""
     lines = re.findall(r"^(?:.*: |\s*)((?:\S*/)?python3? (?:\S*\.py|-m diffusion_lab).*)$", text, re.MULTILINE)
     return [shlex.split(line, comments=True) for line in lines]
 
 
 def pasted(folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Run a printed command where it was printed."""
+    """Run a printed command in the folder where it was printed."""
     assert shutil.which(words[0]) == sys.executable or words[0] == sys.executable
     return succeeds(folder, *words[1:])
 
 
 def run_here(script: str, overrides: Sequence[str]) -> None:
-    """What the program does, in this process: a start of Python with Lightning takes several seconds."""
+    """Run the program in this process, since starting Python with Lightning takes several seconds."""
     import evaluate
     import sample
     import train
@@ -76,7 +76,7 @@ def run_here(script: str, overrides: Sequence[str]) -> None:
 
 @pytest.fixture
 def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Run a command that must be refused; gives what it says on standard error."""
+    """Return a function that runs a command that must be refused, and returns its standard error."""
 
     def run(script: str, *overrides: str) -> str:
         monkeypatch.chdir(tmp_path)
@@ -84,19 +84,19 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
             run_here(script, overrides)
-        said = capsys.readouterr().err
+        err = capsys.readouterr().err
         assert caught.value.code == EXIT_CODE != 0
-        assert len(re.findall(r"^Error: ", said, re.MULTILINE)) == 1
-        assert "Traceback" not in said
+        assert len(re.findall(r"^Error: ", err, re.MULTILINE)) == 1
+        assert "Traceback" not in err
         assert sorted(tmp_path.rglob("*")) == before, "nothing may be left behind"
-        return said
+        return err
 
     return run
 
 
 @pytest.fixture
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of eight small pictures."""
+    """Folder with two classes of eight small images."""
     folder = tmp_path_factory.mktemp("pictures")
     pixels = np.random.default_rng(0)
     for name in ("rose", "tulip"):
@@ -109,7 +109,7 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of `python train.py`, with small numbers."""
+    """Run folder of a small `python train.py`."""
     folder = tmp_path_factory.mktemp("digits")
     done = succeeds(folder, "train.py", *SMALL)
     (run,) = (folder / "outputs" / "digits").iterdir()

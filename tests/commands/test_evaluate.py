@@ -1,4 +1,4 @@
-"""`python evaluate.py`: images of a checkpoint, or any images, against real ones."""
+"""`python evaluate.py`: images of a checkpoint, or other images, against real ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CURVE = ("sampler.steps=[1,2]",)
 
 
 def evaluated(words: tuple[str, ...], folder: Path) -> dict[str, Any]:
-    """What `evaluate.py` writes, run in this process."""
+    """Return the results that `evaluate.py` writes, run in this process."""
     run_here("evaluate", words)
     content: dict[str, Any] = json.loads((folder / "evaluation.json").read_text())
     return content
@@ -43,7 +43,7 @@ def evaluated(words: tuple[str, ...], folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that no other module evaluates."""
+    """Run that no other module evaluates."""
     folder = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(digits_run, folder, symlinks=True)
     return folder
@@ -51,7 +51,7 @@ def run(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def curve(run: Path) -> dict[str, Any]:
-    """What a command with a list writes."""
+    """Results of a command with a list."""
     return evaluated((f"ckpt={run}", *QUICK, *CURVE), run / "evaluation")
 
 
@@ -77,13 +77,13 @@ def nothing_is_measured_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestCheckpoint:
-    def test_numbers_travel_with_what_gives_them_their_meaning(self, curve: dict[str, Any], run: Path) -> None:
+    def test_results_contain_their_conditions(self, curve: dict[str, Any], run: Path) -> None:
         result = curve["results"][0]
         conditions = result["conditions"]
         assert (conditions["num_samples"], conditions["features"], conditions["split"]) == (40, "pixels", "train")
         assert conditions["reference_images"] + conditions["held_out_images"] == len(digits())
-        told = read_checkpoint(find_checkpoint(run)).about
-        assert result["samples"]["data_fingerprint"] == told["data_fingerprint"] == conditions["reference_fingerprint"]
+        about = read_checkpoint(find_checkpoint(run)).about
+        assert result["samples"]["data_fingerprint"] == about["data_fingerprint"] == conditions["reference_fingerprint"]
         assert {"sampler": "ddim", "steps": 1, "guidance_scale": 1.0, "seed": 0, "use_ema": True}.items() <= result[
             "samples"
         ].items()
@@ -96,7 +96,7 @@ class TestCheckpoint:
         )
         assert all(row["null"] is not None for row in rows.values())
 
-    def test_a_list_is_one_table_and_one_plot(self, curve: dict[str, Any], run: Path) -> None:
+    def test_a_list_gives_one_table_and_one_plot(self, curve: dict[str, Any], run: Path) -> None:
         assert [result["varying"] for result in curve["results"]] == [{"sampler.steps": 1}, {"sampler.steps": 2}]
         assert curve["groups"] == [[0, 1]]
         table = (run / "evaluation/evaluation.txt").read_text()
@@ -112,28 +112,28 @@ class TestCheckpoint:
         with Image.open(result["pictures"]["nearest"]) as picture:
             assert picture.width > picture.height > 100
 
-    def test_labels_are_drawn_in_the_shares_of_the_real_images(self, curve: dict[str, Any]) -> None:
+    def test_labels_have_the_frequencies_of_the_real_images(self, curve: dict[str, Any]) -> None:
         manifest = Path(curve["results"][0]["samples"]["folder"]) / "manifest.jsonl"
         labels = [json.loads(line)["label"] for line in manifest.read_text().splitlines()]
         assert np.bincount(labels, minlength=10).tolist() == [4] * 10  # the digits are almost equally frequent
         assert curve["results"][0]["samples"]["labels"] == "as real images"
 
     @pytest.mark.usefixtures("nothing_is_measured")
-    def test_the_same_command_again_makes_and_measures_nothing(self, curve: dict[str, Any], run: Path) -> None:
+    def test_the_same_command_again_samples_and_measures_nothing(self, curve: dict[str, Any], run: Path) -> None:
         arrays = sorted(run.rglob("samples.npz"))
         before = [file.stat().st_mtime_ns for file in arrays]
         again = evaluated((f"ckpt={run}", *QUICK, *CURVE), run / "evaluation")
         assert again["results"] == curve["results"]
         assert [file.stat().st_mtime_ns for file in arrays] == before
 
-    def test_a_damaged_measurement_is_made_anew(self, curve: dict[str, Any], run: Path) -> None:
+    def test_a_damaged_measurement_is_repeated(self, curve: dict[str, Any], run: Path) -> None:
         for file in run.rglob("measurements/*.json"):
             file.write_text(file.read_text().replace("0.", "1.", 1))
         again = evaluated((f"ckpt={run}", *QUICK, *CURVE), run / "evaluation")
         for now, then in zip(again["results"], curve["results"], strict=True):
             assert now["measurement"] == then["measurement"]
 
-    def test_more_images_go_beside_those_that_are_there(self, curve: dict[str, Any], run: Path) -> None:
+    def test_more_images_are_added_to_existing_ones(self, curve: dict[str, Any], run: Path) -> None:
         words = (f"ckpt={run}", *QUICK, "sampler.steps=1", "num_samples=60", "metrics=[kid]")
         (result,) = evaluated(words, run / "evaluation")["results"]
         assert result["samples"]["folder"] == curve["results"][0]["samples"]["folder"]
@@ -149,10 +149,10 @@ class TestCheckpoint:
             run, num_samples=40, split="val", sampler={"type": "ddim", "steps": 1}, features="pixels", device="cpu"
         )
         assert result.conditions["reference"] == "validation images"
-        assert result["memorization"].value <= 1  # compared with the training images all the same
+        assert result["memorization"].value <= 1  # still compared with the training images
         assert result.measurement["memorization"]["compared_with"] == "held-out images"
 
-    def test_images_that_changed_are_refused_with_what_to_do(self, run: Path) -> None:
+    def test_changed_images_are_refused_with_a_remedy(self, run: Path) -> None:
         checkpoint = read_checkpoint(find_checkpoint(run))
         other = replace(checkpoint, about={**checkpoint.about, "data_fingerprint": "0" * 64})
         with pytest.raises(
@@ -164,32 +164,32 @@ class TestCheckpoint:
             images_of_run(other, "val", (), {})
 
     def test_a_metric_that_does_not_apply(self, run: Path, refused: Refused) -> None:
-        said = refused("evaluate", f"ckpt={run}", *QUICK, "metrics=[inception_score]")
-        assert "evaluation.metrics = inception_score needs features that come with class probabilities" in said
+        err = refused("evaluate", f"ckpt={run}", *QUICK, "metrics=[inception_score]")
+        assert "evaluation.metrics = inception_score needs features that come with class probabilities" in err
 
     @pytest.mark.parametrize(
-        ("words", "told"),
+        ("words", "message"),
         [
             (("ema_decay=[0.999,0.5]",), "must be one of the averages in"),
             (("sampler.steps=[1,5000]",), "5000"),
             (("evaluation.cache_dir=/dev/null",), "evaluation.cache_dir cannot be used"),
         ],
     )
-    def test_what_cannot_be_sampled_is_refused_before_anything_is(
-        self, words: tuple[str, ...], told: str, run: Path, refused: Refused
+    def test_invalid_sampling_options_are_refused_before_sampling(
+        self, words: tuple[str, ...], message: str, run: Path, refused: Refused
     ) -> None:
-        assert told in refused("evaluate", f"ckpt={run}", *QUICK, *words)
+        assert message in refused("evaluate", f"ckpt={run}", *QUICK, *words)
 
-    def test_results_of_several_runs_are_in_a_folder_of_their_own(
+    def test_results_of_several_runs_are_in_a_separate_folder(
         self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
         others = [shutil.copytree(run, tmp_path / name, symlinks=True) for name in ("one", "two")]
         (last,) = [find_checkpoint(others[0], "last")]
         pairs = [[run, others[0]], [run, others[1]]]
-        found = [find_targets(pair, None)[1] for pair in pairs]
-        assert [folder.parent for folder in found] == [Path("outputs/evaluation")] * 2
-        assert found[0] != found[1]
+        folders = [find_targets(pair, None)[1] for pair in pairs]
+        assert [folder.parent for folder in folders] == [Path("outputs/evaluation")] * 2
+        assert folders[0] != folders[1]
         shutil.copy(last, tmp_path / "weights.ckpt")
         targets, folder = find_targets([tmp_path / "weights.ckpt"], None)
         assert folder.parent == Path("outputs/evaluation")
@@ -204,7 +204,7 @@ class TestCheckpoint:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Real digits as pictures in class folders, noisy in `c`, as an npz of the ADM suite; and sets that are odd."""
+    """Real digits in class folders, noisy in `c`, and as an npz of the ADM suite; and unusual sets."""
     top, source = tmp_path_factory.mktemp("sets"), digits()
     rng = np.random.default_rng(0)
     for name, first in (("a", 0), ("c", 200)):
@@ -228,7 +228,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestFolders:
-    def test_pictures_against_an_npz(self, folders: Path, tmp_path: Path) -> None:
+    def test_images_against_an_npz(self, folders: Path, tmp_path: Path) -> None:
         words = (f"samples=[{folders / 'c'},{folders / 'a'}]", f"reference={folders / 'b.npz'}", "features=pixels")
         content = evaluated((*words, f"output.base_dir={tmp_path}", "device=cpu"), tmp_path)
         noisy, real = content["results"]
@@ -258,8 +258,8 @@ class TestFolders:
         few = (f"samples={folders / 'three'}", f"reference={folders / 'a'}", "features=pixels", "device=cpu")
         assert "evaluation.samples must be at least 20 images, got 4 in " in refused("evaluate", *few)
         few = (f"samples={folders / 'a'}", f"reference={folders / 'three'}", "evaluation.image_size=8")
-        said = refused("evaluate", *few, "features=pixels", "device=cpu")
-        assert "evaluation.reference must be at least 20 real images, got 4" in said
+        err = refused("evaluate", *few, "features=pixels", "device=cpu")
+        assert "evaluation.reference must be at least 20 real images, got 4" in err
 
     @pytest.mark.parametrize("path", ["tests.features.own_features.Nothing", "tests.nowhere.Nothing"])
     def test_features_that_cannot_be_imported_are_named_by_their_key(
@@ -280,7 +280,7 @@ class TestFolders:
         assert by_name["label_agreement"].value == pytest.approx(by_number["label_agreement"].value, abs=0.1)
 
     @pytest.mark.usefixtures("nothing_is_measured_twice")
-    def test_results_of_other_folders_stay(
+    def test_results_of_other_folders_are_kept(
         self, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -291,11 +291,11 @@ class TestFolders:
         assert [re.sub("[0-9a-f]{8}$", "", file.parent.name) for file in files] == ["a-b-", "c-b-"]
         assert str(files[0].relative_to(tmp_path)) in capsys.readouterr().out
 
-    def test_more_images_than_there_are(self, folders: Path, refused: Refused) -> None:
+    def test_more_images_than_available(self, folders: Path, refused: Refused) -> None:
         words = (f"samples={folders / 'a'}", f"reference={folders / 'b.npz'}", "num_samples=101", "features=pixels")
         assert "evaluation.num_samples must be at most 100, the images in" in refused("evaluate", *words)
 
-    def test_labels_need_classes_where_they_are_asked_for(self, folders: Path, refused: Refused) -> None:
+    def test_metrics_of_labels_need_classes(self, folders: Path, refused: Refused) -> None:
         words = (f"samples={folders / 'gray'}", f"reference={folders / 'a'}", "metrics=[label_agreement]")
         assert "evaluation.metrics holds what does not apply" in refused("evaluate", *words, "features=pixels")
 
@@ -320,10 +320,10 @@ def test_weights_of_another_program_against_a_folder(
     words = (*words, "sampler.steps=1", f"output.base_dir={tmp_path / 'out'}")
     assert "reference=DIR compares with the images of a folder" in refused("evaluate", *words)
     words = (*words, f"reference={folders / 'a'}")
-    said = refused("evaluate", *words, "guidance_scale=[1,2]")
-    assert re.search(r"guidance_scale must be 1 for .*weights\.pt, got 2: .* unconditional", said)
-    said = refused("evaluate", *words, "metrics=[kid,label_agreement]")
-    assert re.search(r"metrics holds label_agreement, which does not apply to .*weights\.pt: .* unconditional", said)
+    err = refused("evaluate", *words, "guidance_scale=[1,2]")
+    assert re.search(r"guidance_scale must be 1 for .*weights\.pt, got 2: .* unconditional", err)
+    err = refused("evaluate", *words, "metrics=[kid,label_agreement]")
+    assert re.search(r"metrics holds label_agreement, which does not apply to .*weights\.pt: .* unconditional", err)
     assert not list(tmp_path.rglob("samples.npz"))
     (result,) = evaluated(words, tmp_path / "out")["results"]
     assert result["measurement"]["skipped"] == {"label_agreement": "the samples have no labels"}
@@ -333,7 +333,7 @@ def test_weights_of_another_program_against_a_folder(
 
 
 class TestSweeps:
-    def test_jobs_are_ranked_by_the_distance_where_they_can_be_compared(self, run: Path, tmp_path: Path) -> None:
+    def test_comparable_jobs_are_ranked_by_the_distance(self, run: Path, tmp_path: Path) -> None:
         few = ("num_samples=20", "features=pixels", "metrics=[kid]", "device=cpu", "hydra.sweep.dir=sweep")
         done = succeeds(tmp_path, "evaluate.py", "-m", f"ckpt={run}", "sampler.steps=1,2", *few)
         jobs = json.loads((tmp_path / "sweep/sweep.json").read_text())
@@ -344,7 +344,7 @@ class TestSweeps:
         again = succeeds(tmp_path, "evaluate.py", "-m", f"ckpt={run}", "sampler.steps=1,2", *few)
         assert again.stderr.count("already finished, skipped") == 2
 
-    def test_a_sweep_means_its_finished_jobs(
+    def test_a_sweep_evaluates_its_finished_jobs(
         self, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         for name, state in (("a", "finished"), ("b", "finished"), ("c", "failed")):

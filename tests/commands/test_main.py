@@ -1,4 +1,4 @@
-"""``python -m diffusion_lab FILE.yaml``, and the three ways into the same run."""
+"""``python -m diffusion_lab FILE.yaml``, and three ways to start the same run."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ def test_validate_prints_the_resolved_tree_and_runs_nothing(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     tree = yaml.safe_load(done.stdout)
     assert tree["training"]["epochs"] == 5
-    assert tree["training"]["accumulate_batches"] == 1  # extensions stand there with their defaults
+    assert tree["training"]["accumulate_batches"] == 1  # extensions are included with their defaults
     assert not list(tmp_path.iterdir())
 
 
-def test_what_validate_prints_is_a_file_again(tmp_path: Path) -> None:
+def test_output_of_validate_is_a_valid_file(tmp_path: Path) -> None:
     once = run_file(tmp_path, "--validate", str(FIXTURES.parent / "diffusion_minimal.yaml")).stdout
     (tmp_path / "again.yaml").write_text(once)
     assert run_file(tmp_path, "--validate", "again.yaml").stdout == once
@@ -113,14 +113,14 @@ def test_faults_of_a_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+def test_error_about_a_missing_file(tmp_path: Path) -> None:
     done = run_file(tmp_path, "none.yaml")
     assert done.returncode == 2
     assert "none.yaml" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_hydra_v2_and_v1_lead_to_the_same_losses(tmp_path: Path, image_folder: Path) -> None:
+def test_hydra_v2_and_v1_give_the_same_losses(tmp_path: Path, image_folder: Path) -> None:
     v1: dict[str, Any] = {**SMALL_V1, "data": {**SMALL_V1["data"], "train_path": str(image_folder)}}  # type: ignore[dict-item]
     (tmp_path / "v1.yaml").write_text(yaml.safe_dump(v1))
     each_step = ("training.log_interval=1",)

@@ -1,4 +1,4 @@
-"""Every command that a program prints works when it is pasted where it was printed."""
+"""Every command that a program prints works in the folder where it was printed."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.training.tiny import tiny_config, tiny_run
 pytestmark = pytest.mark.integration
 
 AWKWARD = "my runs (lr=1e-3)/größe's {best}, ${x}"
-"""A folder whose name the shell, Hydra and OmegaConf would all like to read as something else."""
+"""Folder name with characters that are special to the shell, Hydra and OmegaConf."""
 
 QUICK = ("num_samples=20", "sampler.steps=1", "features=pixels", "metrics=[kid]", "device=cpu")
-"""An evaluation that takes no time."""
+"""Options of a fast evaluation."""
 
 
-def test_what_a_short_run_prints_at_its_end_makes_images(tmp_path: Path) -> None:
+def test_commands_printed_by_a_run_work(tmp_path: Path) -> None:
     """With the default sampler: 50 steps, where the process of this recipe has 20."""
     folder = tmp_path / "here"
     folder.mkdir()
@@ -49,7 +49,7 @@ def test_what_a_short_run_prints_at_its_end_makes_images(tmp_path: Path) -> None
     assert f"{AWKWARD}/evaluation/evaluation.json" in shown
 
 
-def test_what_a_sweep_prints_makes_images_of_its_best_job(tmp_path: Path) -> None:
+def test_commands_printed_by_a_sweep_use_its_best_job(tmp_path: Path) -> None:
     sweep = "hydra.sweep.dir='sweeps/two (of 2)'"
     done = succeeds(tmp_path, "train.py", "-m", "experiment=fast_debug", "training.epochs=1,2", sweep)
     *of_the_jobs, words, evaluating = printed_commands(done.stderr)
@@ -64,37 +64,37 @@ def test_what_a_sweep_prints_makes_images_of_its_best_job(tmp_path: Path) -> Non
     assert "epochs-1" in pasted(tmp_path, [*evaluating, *QUICK]).stdout
 
 
-def test_what_a_stopped_run_prints_resumes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_printed_by_a_stopped_run_resumes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = Path(AWKWARD)
     tiny_run(folder, {"training.epochs": 1})
-    said = io.StringIO()
+    output = io.StringIO()
     reset = {
         "training.resume": {"enabled": True, "checkpoint": "auto", "reset_optimizer": True, "reset_scheduler": False}
     }
     config = tiny_config(folder, reset)
     stop = RunStopped("asked to by SIGTERM", 143, 3)
-    print_stopped(Console(file=said, width=80), RunFolder.from_settings(config.output), stop, config.training.resume)
-    (words,) = printed_commands(said.getvalue())
+    print_stopped(Console(file=output, width=80), RunFolder.from_settings(config.output), stop, config.training.resume)
+    (words,) = printed_commands(output.getvalue())
     assert words[1:3] == ["-m", "diffusion_lab"]
-    assert words[-1] == "training.resume.reset_optimizer=false", "what a run resets at its beginning is not reset again"
+    assert words[-1] == "training.resume.reset_optimizer=false", "what a run resets at its start is not reset again"
     main([*words[3:], "training.epochs=2"])
     steps = [json.loads(line)["step"] for line in (folder / "logs/metrics.jsonl").read_text().splitlines()]
-    assert sorted(set(steps)) == list(range(6)), "three steps an epoch"
+    assert sorted(set(steps)) == list(range(6)), "three steps per epoch"
     assert not (folder / "outputs").exists()
 
 
-def test_nothing_can_be_resumed_before_the_folder_is_made(tmp_path: Path) -> None:
-    said = io.StringIO()
+def test_no_command_is_printed_before_the_folder_exists(tmp_path: Path) -> None:
+    output = io.StringIO()
     config = tiny_config(tmp_path / "none")
     stop = RunStopped("asked to by SIGINT", 130, None)
-    print_stopped(Console(file=said), RunFolder.from_settings(config.output), stop, config.training.resume)
-    assert not printed_commands(said.getvalue())
+    print_stopped(Console(file=output), RunFolder.from_settings(config.output), stop, config.training.resume)
+    assert not printed_commands(output.getvalue())
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the placeholders of the help texts stand for."""
+    """Return values for the placeholders of the help texts."""
     top = tmp_path_factory.mktemp("filled")
     tiny_run(top / "run", {"training.epochs": 1})
     last = find_checkpoint(top / "run", "last")
@@ -114,13 +114,13 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def helped(script: str) -> list[list[str]]:
     template = yaml.safe_load((ROOT / "conf" / f"{script}.yaml").read_text())["hydra"]["help"]["template"]
-    found = printed_commands(template)
-    assert len(found) > 5
-    return found
+    commands = printed_commands(template)
+    assert len(commands) > 5
+    return commands
 
 
 @pytest.mark.parametrize("script", ["train", "sample", "evaluate"])
-def test_the_commands_of_help_are_understood(script: str, filled: dict[str, str]) -> None:
+def test_commands_of_help_are_valid(script: str, filled: dict[str, str]) -> None:
     checks: dict[str, Callable[[DictConfig], object]] = {
         "train.py": compose_train_config,
         "sample.py": compose_generate_config,
@@ -140,7 +140,7 @@ def test_the_commands_of_help_are_understood(script: str, filled: dict[str, str]
                 checks[program](compose(program.removesuffix(".py"), one))
 
 
-def test_the_resume_line_of_help_works_on_a_run_of_other_settings(tmp_path: Path) -> None:
+def test_resume_command_of_help_works_for_a_run_with_other_settings(tmp_path: Path) -> None:
     tiny_run(tmp_path, {"training.epochs": 1})
     (words,) = [words for words in helped("train") if words[1] == "-m"]
     main([*(word.replace("RUN_FOLDER", str(tmp_path)) for word in words[3:]), "training.epochs=2"])
@@ -148,7 +148,7 @@ def test_the_resume_line_of_help_works_on_a_run_of_other_settings(tmp_path: Path
 
 
 @pytest.mark.parametrize("script", ["train", "sample", "evaluate"])
-def test_the_commands_of_help_hold_nothing_that_a_shell_expands(script: str) -> None:
+def test_commands_of_help_contain_nothing_that_a_shell_expands(script: str) -> None:
     for line in (ROOT / "conf" / f"{script}.yaml").read_text().splitlines():
         if line.strip().startswith("python "):
             plain = shlex.shlex(line.partition(" # ")[0], posix=False)

@@ -1,4 +1,4 @@
-"""`python train.py`: what a run leaves behind, sweeps, and one's own pictures."""
+"""`python train.py`: files of a run, sweeps, and custom images."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class TestDefaultRun:
     def test_folder_is_named_by_experiment_and_time(self, digits_run: Path) -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-[0-9a-f]{6}", digits_run.name)
         top = digits_run.parents[2]
-        assert [path.name for path in top.iterdir()] == ["outputs"]  # Hydra and Lightning leave nothing beside it
+        assert [path.name for path in top.iterdir()] == ["outputs"]  # Hydra and Lightning write nothing else
 
-    def test_holds_what_explains_it(self, digits_run: Path) -> None:
+    def test_contains_its_metadata(self, digits_run: Path) -> None:
         assert sorted(path.name for path in digits_run.iterdir()) == [
             "checkpoints",
             "config.yaml",
@@ -57,7 +57,7 @@ class TestDefaultRun:
         assert [line["step"] for line in metrics if "val/loss" in line] == [steps // 2 - 1, steps - 1]
         assert (digits_run / "logs" / "run.log").is_file()
         with Image.open(digits_run / "samples" / "epoch_0002.png") as picture:
-            assert picture.height > 10 * 48  # ten rows, one a digit
+            assert picture.height > 10 * 48  # ten rows, one per digit
 
     def test_summary(self, digits_run: Path) -> None:
         summary = json.loads((digits_run / "summary.json").read_text())
@@ -70,8 +70,8 @@ class TestDefaultRun:
 
     def test_existing_run_is_refused(self, digits_run: Path, refused: Refused) -> None:
         before = {path: path.stat().st_mtime_ns for path in digits_run.rglob("*")}
-        said = refused("train", *SMALL, f"output.base_dir={digits_run}")
-        assert f"output.base_dir holds a run already (finished), got '{digits_run}'" in said
+        err = refused("train", *SMALL, f"output.base_dir={digits_run}")
+        assert f"output.base_dir holds a run already (finished), got '{digits_run}'" in err
         assert {path: path.stat().st_mtime_ns for path in digits_run.rglob("*")} == before
 
 
@@ -100,13 +100,13 @@ def test_four_runs(tmp_path: Path) -> None:
     )
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     jobs = sorted(path for path in sweep.iterdir() if path.is_dir())
-    found = set()
+    pairs = set()
     for job in jobs:
         config = yaml.safe_load((job / "config.yaml").read_text())
-        found.add((config["training"]["optimizer"]["type"], config["model"]["diffusion"]["beta_schedule"]))
+        pairs.add((config["training"]["optimizer"]["type"], config["model"]["diffusion"]["beta_schedule"]))
         assert json.loads((job / "status.json").read_text())["state"] == "finished"
     assert len(jobs) == 4
-    assert found == {(optimizer, schedule) for optimizer in ("adam", "adamw") for schedule in ("linear", "cosine")}
+    assert pairs == {(optimizer, schedule) for optimizer in ("adam", "adamw") for schedule in ("linear", "cosine")}
 
 
 def noise(width: int, height: int, channels: int) -> np.ndarray:
@@ -115,7 +115,7 @@ def noise(width: int, height: int, channels: int) -> np.ndarray:
 
 
 def write_every_kind(folder: Path) -> int:
-    """One picture of each kind that people have; gives their number."""
+    """Save one image of each common kind; return their number."""
     folder.mkdir(parents=True)
     colour = Image.fromarray(noise(20, 13, 3))
     for suffix in ("png", "jpg", "webp", "bmp", "tiff", "JPEG"):
@@ -141,7 +141,7 @@ OWN = (
 )
 
 
-class TestOwnPictures:
+class TestOwnImages:
     def test_every_kind_in_class_folders(self, tmp_path: Path) -> None:
         count = sum(write_every_kind(tmp_path / "pictures" / name) for name in ("ducks", "cats"))
         succeeds(
@@ -155,7 +155,7 @@ class TestOwnPictures:
         resolved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
         assert resolved["model"]["conditioning"]["num_classes"] == 2
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-        assert summary["train_images"] == count - 2  # one of each class is kept for validation
+        assert summary["train_images"] == count - 2  # one of each class is held out for validation
         assert summary["metric"] == "val/loss"
         assert summary["best_value"] > 0
         run_here(
@@ -185,7 +185,7 @@ class TestOwnPictures:
 class TestBadInput:
     @pytest.fixture
     def pictures(self, tmp_path: Path) -> Path:
-        """Two classes, one picture of the first of them corrupt."""
+        """Folder of two classes, with one corrupt image in the first."""
         for name in ("cats", "ducks"):
             (tmp_path / "pictures" / name).mkdir(parents=True)
             for number in range(4):
@@ -195,33 +195,33 @@ class TestBadInput:
         return tmp_path / "pictures"
 
     def test_missing_folder(self, tmp_path: Path, refused: Refused) -> None:
-        said = refused("train", *OWN, "data.paths.train=nowhere")
-        assert 'data.paths.train = "nowhere": must be an existing folder' in said
+        err = refused("train", *OWN, "data.paths.train=nowhere")
+        assert 'data.paths.train = "nowhere": must be an existing folder' in err
 
-    @pytest.mark.parametrize(("name", "found"), [(None, "no files"), ("notes.txt", r"\.txt")])
-    def test_folder_without_images(self, tmp_path: Path, refused: Refused, name: str | None, found: str) -> None:
+    @pytest.mark.parametrize(("name", "contents"), [(None, "no files"), ("notes.txt", r"\.txt")])
+    def test_folder_without_images(self, tmp_path: Path, refused: Refused, name: str | None, contents: str) -> None:
         (tmp_path / "pictures").mkdir()
         if name:
             (tmp_path / "pictures" / name).write_text("no picture")
-        said = refused("train", *OWN, "data.paths.train=pictures")
-        assert "data.paths.train holds no images: 'pictures' has" in said
-        assert re.search(found, said)
+        err = refused("train", *OWN, "data.paths.train=pictures")
+        assert "data.paths.train holds no images: 'pictures' has" in err
+        assert re.search(contents, err)
 
-    def test_class_of_validation_that_training_does_not_know(
+    def test_validation_class_that_training_lacks(
         self, tmp_path: Path, pictures: Path, refused: Refused
     ) -> None:
         (tmp_path / "val" / "dogs").mkdir(parents=True)
         Image.fromarray(noise(8, 8, 3)).save(tmp_path / "val" / "dogs" / "0.png")
-        said = refused("train", *OWN, f"data.paths.train={pictures}", "data.paths.val=val")
-        assert "data.paths.val must hold only classes that data.paths.train has (cats, ducks)" in said
-        assert "got the folder(s) dogs" in said
+        err = refused("train", *OWN, f"data.paths.train={pictures}", "data.paths.val=val")
+        assert "data.paths.val must hold only classes that data.paths.train has (cats, ducks)" in err
+        assert "got the folder(s) dogs" in err
 
-    def test_corrupt_image_where_that_is_fatal(self, pictures: Path, refused: Refused) -> None:
-        said = refused("train", *OWN, f"data.paths.train={pictures}", "data.on_corrupt=error")
-        assert "data.paths.train: 1 corrupt image(s), and data.on_corrupt = error" in said
-        assert "broken.png" in said
+    def test_corrupt_image_as_an_error(self, pictures: Path, refused: Refused) -> None:
+        err = refused("train", *OWN, f"data.paths.train={pictures}", "data.on_corrupt=error")
+        assert "data.paths.train: 1 corrupt image(s), and data.on_corrupt = error" in err
+        assert "broken.png" in err
 
-    def test_corrupt_image_where_it_is_skipped(
+    def test_corrupt_image_that_is_skipped(
         self, tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         overrides = [*OWN, f"data.paths.train={pictures}", f"output.base_dir={tmp_path / 'run'}", "training.epochs=1"]
@@ -233,53 +233,53 @@ class TestBadInput:
         assert re.search(r"image left out \(damaged\): .*broken\.png: ", log)
         assert "2 class folders (cats, ducks), and training is unconditional" in log
 
-    def test_number_of_classes_that_is_not_the_one_of_the_data(self, pictures: Path, refused: Refused) -> None:
-        given = ("conditioning=class", "model.conditioning.num_classes=3")
-        said = refused("train", *OWN, f"data.paths.train={pictures}", *given)
+    def test_num_classes_that_differs_from_the_data(self, pictures: Path, refused: Refused) -> None:
+        overrides = ("conditioning=class", "model.conditioning.num_classes=3")
+        err = refused("train", *OWN, f"data.paths.train={pictures}", *overrides)
         assert (
-            "model.conditioning.num_classes must be the number of classes of the data, 2 (cats, ducks), got 3" in said
+            "model.conditioning.num_classes must be the number of classes of the data, 2 (cats, ducks), got 3" in err
         )
 
-    def test_a_flat_folder_where_labels_are_wanted(self, pictures: Path, refused: Refused) -> None:
-        given = ("conditioning=class", f"data.paths.train={pictures / 'cats'}")
-        said = refused("train", *OWN, *given)
-        assert f"needs images with classes, and data.paths.train {str(pictures / 'cats')!r} has none" in said
-        assert "conditioning=none" in said
+    def test_a_flat_folder_for_a_conditional_model(self, pictures: Path, refused: Refused) -> None:
+        overrides = ("conditioning=class", f"data.paths.train={pictures / 'cats'}")
+        err = refused("train", *OWN, *overrides)
+        assert f"needs images with classes, and data.paths.train {str(pictures / 'cats')!r} has none" in err
+        assert "conditioning=none" in err
 
-    def test_image_size_that_the_stages_cannot_halve(self, refused: Refused) -> None:
-        said = refused("train", *SMALL, "model.architecture.image_size=9")
-        assert "model.architecture.image_size = 9: must be divisible by 2" in said
+    def test_image_size_that_is_not_divisible(self, refused: Refused) -> None:
+        err = refused("train", *SMALL, "model.architecture.image_size=9")
+        assert "model.architecture.image_size = 9: must be divisible by 2" in err
 
-    def test_gpu_that_is_not_there(self, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_gpu(self, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
         import torch
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        said = refused("train", *SMALL, "compute.device=cuda")
-        assert "compute.device must be a device of this machine (cpu" in said
-        assert "got 'cuda'" in said
+        err = refused("train", *SMALL, "compute.device=cuda")
+        assert "compute.device must be a device of this machine (cpu" in err
+        assert "got 'cuda'" in err
 
-    def test_checkpoint_to_resume_that_is_not_there(self, refused: Refused) -> None:
+    def test_missing_checkpoint_to_resume(self, refused: Refused) -> None:
         resume = ("training.resume.enabled=true", "training.resume.checkpoint=nowhere.ckpt")
-        said = refused("train", *SMALL, *resume)
-        assert 'training.resume.checkpoint = "nowhere.ckpt": with training.resume.enabled must be an existing' in said
+        err = refused("train", *SMALL, *resume)
+        assert 'training.resume.checkpoint = "nowhere.ckpt": with training.resume.enabled must be an existing' in err
 
-    def test_checkpoint_to_resume_that_is_none(self, tmp_path: Path, refused: Refused) -> None:
+    def test_invalid_checkpoint_to_resume(self, tmp_path: Path, refused: Refused) -> None:
         (tmp_path / "notes.ckpt").write_text("no checkpoint")
-        said = refused("train", *SMALL, "training.resume.enabled=true", "training.resume.checkpoint=notes.ckpt")
-        assert "notes.ckpt is no checkpoint" in said
+        err = refused("train", *SMALL, "training.resume.enabled=true", "training.resume.checkpoint=notes.ckpt")
+        assert "notes.ckpt is not a checkpoint" in err
 
     def test_checkpoint_to_resume_of_another_architecture(self, digits_run: Path, refused: Refused) -> None:
         resume = ("training.resume.enabled=true", f"training.resume.checkpoint={digits_run}")
-        said = refused("train", *SMALL, *resume, "model.architecture.model_channels=16", "training.epochs=3")
-        assert "holds weights of another architecture" in said
+        err = refused("train", *SMALL, *resume, "model.architecture.model_channels=16", "training.epochs=3")
+        assert "holds weights of another architecture" in err
 
-    def test_folder_that_cannot_be_made(self, tmp_path: Path, refused: Refused) -> None:
+    def test_folder_that_cannot_be_created(self, tmp_path: Path, refused: Refused) -> None:
         (tmp_path / "file").write_text("in the way")
-        said = refused("train", *SMALL, f"output.base_dir={tmp_path / 'file' / 'run'}")
-        assert "output.base_dir must be a writable folder" in said
+        err = refused("train", *SMALL, f"output.base_dir={tmp_path / 'file' / 'run'}")
+        assert "output.base_dir must be a writable folder" in err
 
-    def test_the_program_itself_ends_with_the_message(self, tmp_path: Path, pictures: Path) -> None:
-        """The same through the real program: exit code, standard error, and nothing left behind."""
+    def test_the_program_exits_with_the_message(self, tmp_path: Path, pictures: Path) -> None:
+        """The real program has the exit code and standard error, and leaves no files."""
         done = command(tmp_path, "train.py", *OWN, f"data.paths.train={pictures}", "data.on_corrupt=error")
         assert done.returncode == 2
         assert "Error: data.paths.train: 1 corrupt image(s)" in done.stderr
