@@ -1,4 +1,4 @@
-"""What Hydra's own options do in the real programs: the run folder, the user's package, TAB completion."""
+"""Options of Hydra in the real programs: run folder, custom packages, TAB completion."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ class TestRunDir:
     @pytest.mark.parametrize(
         ("overrides", "why"),
         [
-            (("hydra.run.dir=a", "output.base_dir=b"), 'hydra.run.dir = "a": must be left out beside output.base_dir'),
+            (
+                ("hydra.run.dir=a", "output.base_dir=b"),
+                'hydra.run.dir = "a": cannot be set together with output.base_dir',
+            ),
             (("hydra.run.dir=a", "hydra.job.chdir=true"), "hydra.job.chdir = true: must be false"),
             (("hydra.run.dir=a", "training.epochs=0"), "training.epochs = 0: must be at least 1 [command line]"),
-            (("-m", "hydra.run.dir=a", "compute.seed=0,1"), "name the folder of a sweep with hydra.sweep.dir"),
-            (("hydra.sweep.dir=a",), "hydra.sweep.dir=a has an effect in a sweep alone: add -m for a sweep"),
+            (("-m", "hydra.run.dir=a", "compute.seed=0,1"), "set the folder of a sweep with hydra.sweep.dir"),
+            (("hydra.sweep.dir=a",), "hydra.sweep.dir=a only has an effect in a sweep: add -m for a sweep"),
         ],
     )
-    def test_what_cannot_be_followed_is_refused_without_a_trace(
+    def test_invalid_combinations_are_refused_without_a_trace(
         self, tmp_path: Path, overrides: tuple[str, ...], why: str
     ) -> None:
         here = tmp_path / "here"
@@ -58,7 +61,7 @@ gradient_clip_norm: null
 
 
 @pytest.mark.parametrize("mode", [(), ("-m",)])
-def test_a_package_beside_the_folder_of_settings_is_found(tmp_path: Path, mode: tuple[str, ...]) -> None:
+def test_a_package_next_to_the_config_dir_is_found(tmp_path: Path, mode: tuple[str, ...]) -> None:
     lab, here = tmp_path / "lab", tmp_path / "here"
     for folder in (lab / "conf/optimizer", lab / "my_lab", here):
         folder.mkdir(parents=True)
@@ -69,7 +72,7 @@ def test_a_package_beside_the_folder_of_settings_is_found(tmp_path: Path, mode: 
     assert "my_lab.optim.Plain" in settings.read_text()
 
 
-def test_a_package_that_is_nowhere_is_told_with_the_places(tmp_path: Path) -> None:
+def test_error_about_a_missing_package_lists_the_searched_folders(tmp_path: Path) -> None:
     done = command(tmp_path, "train.py", "training.optimizer.type=my_lab.optim.Plain")
     assert done.returncode == 2
     assert "looked for beside train.py, in the current folder, and beside --config-dir" in done.stderr
@@ -78,7 +81,7 @@ def test_a_package_that_is_nowhere_is_told_with_the_places(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "program", [("train.py",), ("-m", "diffusion_lab", "tests/fixtures/configs/diffusion_minimal.yaml")]
 )
-def test_an_argument_that_the_grammar_refuses_is_told_with_its_quotes(tmp_path: Path, program: tuple[str, ...]) -> None:
+def test_error_about_an_argument_that_needs_quotes_shows_them(tmp_path: Path, program: tuple[str, ...]) -> None:
     file = [str(Path(__file__).parents[2] / word) if word.endswith(".yaml") else word for word in program]
     done = command(tmp_path, *file, "output.base_dir=größe (1)")
     assert done.returncode == 2
@@ -92,7 +95,7 @@ def test_only_bash_is_completed(tmp_path: Path) -> None:
 
 
 class TestWarnings:
-    """``Warning: …``, a sentence, without category and source line, whichever program shows it."""
+    """Warnings are a sentence after ``Warning:``, without category and source line, in all programs."""
 
     def test_of_training(self, image_folder: Path, tmp_path: Path) -> None:
         (image_folder / "rose" / "broken.png").write_bytes(b"no picture")
@@ -111,11 +114,11 @@ class TestWarnings:
             ("sample.py", f"ckpt={run}", "num_samples=10"),
             ("-m", "diffusion_lab.checkpoint", "inspect", str(run)),
         ):
-            said = command(tmp_path, *program).stderr
-            assert "an earlier checkpoint is taken instead.\n" in said or "Error: " in said
-            self.check(said)
+            err = command(tmp_path, *program).stderr
+            assert "an earlier checkpoint is taken instead.\n" in err or "Error: " in err
+            self.check(err)
 
     @staticmethod
-    def check(said: str) -> None:
-        assert "Warning: " in said
-        assert not re.search(r"\w+Warning\b|warnings\.warn|py\.warnings|^\s+\w+\(", said, re.MULTILINE)
+    def check(err: str) -> None:
+        assert "Warning: " in err
+        assert not re.search(r"\w+Warning\b|warnings\.warn|py\.warnings|^\s+\w+\(", err, re.MULTILINE)

@@ -207,9 +207,7 @@ class TestBadInput:
         assert "data.paths.train holds no images: 'pictures' has" in err
         assert re.search(contents, err)
 
-    def test_validation_class_that_training_lacks(
-        self, tmp_path: Path, pictures: Path, refused: Refused
-    ) -> None:
+    def test_validation_class_that_training_lacks(self, tmp_path: Path, pictures: Path, refused: Refused) -> None:
         (tmp_path / "val" / "dogs").mkdir(parents=True)
         Image.fromarray(noise(8, 8, 3)).save(tmp_path / "val" / "dogs" / "0.png")
         err = refused("train", *OWN, f"data.paths.train={pictures}", "data.paths.val=val")
@@ -236,9 +234,7 @@ class TestBadInput:
     def test_num_classes_that_differs_from_the_data(self, pictures: Path, refused: Refused) -> None:
         overrides = ("conditioning=class", "model.conditioning.num_classes=3")
         err = refused("train", *OWN, f"data.paths.train={pictures}", *overrides)
-        assert (
-            "model.conditioning.num_classes must be the number of classes of the data, 2 (cats, ducks), got 3" in err
-        )
+        assert "model.conditioning.num_classes must be the number of classes of the data, 2 (cats, ducks), got 3" in err
 
     def test_a_flat_folder_for_a_conditional_model(self, pictures: Path, refused: Refused) -> None:
         overrides = ("conditioning=class", f"data.paths.train={pictures / 'cats'}")
