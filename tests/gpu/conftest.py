@@ -1,4 +1,4 @@
-"""Every test of this folder runs on a CPU in `make test`, to know that it runs, and on a GPU in `make gpu-check`."""
+"""The tests in this folder run on a CPU in `make test`, as a check of themselves, and on a GPU in `make gpu-check`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device named by its number is the device that computes."""
+"""A device named by its number is used for all computations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffusion_lab.training.module import DiffusionModule
 from tests.training.tiny import saved, tiny_denoiser, tiny_run
 
 
-def test_everything_takes_the_number(device: str, tmp_path: Path) -> None:
+def test_everything_accepts_the_number(device: str, tmp_path: Path) -> None:
     numbered = f"{device}:0"
     tiny_run(tmp_path, {"compute.device": numbered, "training.epochs": 1})
     assert saved(find_checkpoint(tmp_path))["diffusion_lab"]["config"]["compute"]["device"] == numbered

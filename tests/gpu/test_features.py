@@ -1,4 +1,4 @@
-"""Features on a GPU: near those of the CPU, the same bit by bit in any batches, and in caches of their own."""
+"""Features on a GPU: close to those of the CPU, bitwise equal in any batches, and in separate caches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from diffusion_lab.features import create_extractor, find_or_compute
 IMAGES = torch.from_numpy(emoji().images[np.linspace(0, 1900, 20, dtype=int)])
 
 
-def test_they_are_near_those_of_the_cpu_and_do_not_depend_on_batches(device):
+def test_features_are_close_to_those_of_the_cpu_and_independent_of_batches(device):
     extractor = create_extractor("efflite0", device=device)
     found = extractor(IMAGES)
     assert found.values.device.type == "cpu"
@@ -25,7 +25,7 @@ def test_they_are_near_those_of_the_cpu_and_do_not_depend_on_batches(device):
         assert torch.equal(torch.cat([part.logits for part in parts]), found.logits)
 
 
-def test_what_the_caller_allows_is_not_used_and_left_as_it_was(device):
+def test_precision_flags_of_the_caller_are_ignored_and_kept(device):
     extractor = create_extractor("efflite0", device=device)
     expected = extractor(IMAGES[:4]).values
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
@@ -40,7 +40,7 @@ def test_what_the_caller_allows_is_not_used_and_left_as_it_was(device):
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before
 
 
-def test_each_kind_of_device_has_caches_of_its_own(tmp_path, device):
+def test_each_type_of_device_has_separate_caches(tmp_path, device):
     source = Subset(emoji(), range(3))
     kinds = ("cpu", device, device)
     files = {find_or_compute(create_extractor("efflite0", device=kind), source, tmp_path).file for kind in kinds}

@@ -21,26 +21,26 @@ LABELS = [index % 3 for index in range(70)]
 
 
 @contextlib.contextmanager
-def tf32(wanted: bool) -> Iterator[None]:
-    """Let convolutions and products of a GPU round their inputs to 10 bits, or not; then what was set before is again.
+def tf32(allowed: bool) -> Iterator[None]:
+    """Set whether convolutions and matrix products of a GPU round their inputs to 10 bits; restore the flag afterwards.
 
     These images have steep spots, where that alone comes to 0.2 (emulated on a CPU), and whether a kernel does it
     depends on the batch.
     """
-    places = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [place.allow_tf32 for place in places]
+    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
     try:
-        for place in places:
-            place.allow_tf32 = wanted
+        for backend in backends:
+            backend.allow_tf32 = allowed
         yield
     finally:
-        for place, value in zip(places, before, strict=True):
-            place.allow_tf32 = value
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 @pytest.fixture(autouse=True)
-def whole_float32() -> Iterator[None]:
-    """What is compared differs by the last bits of float32 alone, whatever an earlier run in this process has set."""
+def full_float32() -> Iterator[None]:
+    """Compute in full float32 precision, whatever an earlier run in this process has set."""
     with tf32(False):
         yield
 
@@ -54,7 +54,7 @@ def sampled(denoiser: Denoiser, device: str, count: int, batch_size: int, sample
 def test_an_image_of_a_seed_is_the_same_in_any_batch(
     device: str, sampler: Sampler, record_property: Callable[[str, object], None]
 ) -> None:
-    """Up to rounding, which other kernels for other batch sizes do otherwise; what it came to is recorded."""
+    """Up to rounding, which differs between the kernels for other batch sizes; the difference is recorded."""
     whole = sampled(tiny_denoiser(), device, 70, 64, sampler)
     for batch_size in (7, 1):
         parts = sampled(tiny_denoiser(), device, 14, batch_size, sampler)
@@ -62,17 +62,17 @@ def test_an_image_of_a_seed_is_the_same_in_any_batch(
         torch.testing.assert_close(parts, whole[:14], rtol=0, atol=0.02)  # of a range of 2: two and a half in 255
 
 
-def test_the_noise_is_that_of_a_cpu(device: str) -> None:
+def test_noise_equals_that_of_a_cpu(device: str) -> None:
     noise = ImageNoise(5, range(3), (1, 8, 8), torch.device(device))
     expected = ImageNoise(5, range(3), (1, 8, 8), torch.device("cpu"))
     for _ in range(2):
         assert torch.equal(noise().cpu(), expected())
 
 
-def test_images_are_those_of_a_cpu(device: str, record_property: Callable[[str, object], None]) -> None:
-    here, there = (sampled(tiny_denoiser(), name, 8, 8, DDIMSampler(steps=4)) for name in (device, "cpu"))
-    record_property("largest difference", float((here - there).abs().max()))
-    torch.testing.assert_close(here, there, rtol=0, atol=0.02)
+def test_images_equal_those_of_a_cpu(device: str, record_property: Callable[[str, object], None]) -> None:
+    images, expected = (sampled(tiny_denoiser(), name, 8, 8, DDIMSampler(steps=4)) for name in (device, "cpu"))
+    record_property("largest difference", float((images - expected).abs().max()))
+    torch.testing.assert_close(images, expected, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -88,7 +88,7 @@ def test_half_precision_gives_nearly_the_same_images(
 
 
 def test_tf32_gives_nearly_the_same_images(device: str, record_property: Callable[[str, object], None]) -> None:
-    """The setting of a GPU as it comes; on a CPU it changes nothing."""
+    """The default of a GPU; on a CPU it has no effect."""
     whole = sampled(tiny_denoiser(), device, 8, 8, DDIMSampler(steps=4))
     with tf32(True):
         rounded = sampled(tiny_denoiser(), device, 8, 8, DDIMSampler(steps=4))
@@ -96,7 +96,7 @@ def test_tf32_gives_nearly_the_same_images(device: str, record_property: Callabl
     assert (rounded - whole).abs().mean() < 0.1
 
 
-def test_an_overflow_stops_with_what_to_do(device: str) -> None:
+def test_the_error_about_an_overflow_names_a_remedy(device: str) -> None:
     denoiser = tiny_denoiser()
     denoiser.compute_dtype = torch.float16 if device == "cuda" else torch.bfloat16
     with torch.no_grad():
@@ -108,10 +108,10 @@ def test_an_overflow_stops_with_what_to_do(device: str) -> None:
 
 @contextlib.contextmanager
 def room_for(most: int, denoiser: Denoiser, device: str) -> Iterator[None]:
-    """Let a pass of the network with more images than ``most`` run out of memory, as the allocator itself says it."""
+    """Raise the allocator's out-of-memory error in a forward pass with more than ``most`` images."""
 
-    def refuse(module: Any, given: tuple[Any, ...]) -> None:
-        if len(given[0]) > most:
+    def refuse(module: Any, inputs: tuple[Any, ...]) -> None:
+        if len(inputs[0]) > most:
             if device == "cuda":
                 torch.empty(2**46, device=device)
             raise torch.OutOfMemoryError("out of memory")
@@ -123,7 +123,7 @@ def room_for(most: int, denoiser: Denoiser, device: str) -> Iterator[None]:
         hook.remove()
 
 
-def test_a_batch_that_memory_is_too_small_for_is_halved(device: str) -> None:
+def test_a_batch_that_does_not_fit_into_memory_is_halved(device: str) -> None:
     whole = sampled(tiny_denoiser(), device, 20, 20, DDIMSampler(steps=3))
     denoiser = tiny_denoiser()
     with room_for(2 * 6, denoiser, device), pytest.warns(ConfigWarning, match="5 images at a time from here on"):

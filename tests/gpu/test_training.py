@@ -32,7 +32,7 @@ def losses(run: Path) -> list[float]:
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
 @pytest.mark.parametrize("precision", [32, "bf16", "fp16"])
 def test_one_epoch(device: str, tmp_path: Path, precision: str | int, compiled: bool) -> None:
-    """Trained, validated, shown, saved, and sampled from on a CPU."""
+    """Train, validate, sample images, save, and sample on a CPU."""
     if device == "cpu":  # where float16 has no gradients, and compiling takes a minute
         precision, compiled = "bf16" if precision == "fp16" else precision, False
     settings = {"training.performance.precision": precision, "training.performance.compile_model": compiled}
@@ -52,7 +52,7 @@ def test_one_epoch(device: str, tmp_path: Path, precision: str | int, compiled: 
 
 
 def test_kernels_of_the_optimizer(device: str, tmp_path: Path) -> None:
-    """Each of torch's ways to make the same step."""
+    """Each of torch's implementations of the same step."""
     ways = ["foreach", "fused", *(["capturable"] if device == "cuda" else [])]
     for way in ways:
         settings = {"compute.device": device, "training.epochs": 1, f"training.optimizer.{way}": True}
@@ -63,7 +63,7 @@ def test_kernels_of_the_optimizer(device: str, tmp_path: Path) -> None:
         assert losses(tmp_path / way) == pytest.approx(losses(tmp_path / ways[0]), rel=0.02)
 
 
-def test_a_resumed_run_is_bitwise_an_uninterrupted_one(device: str, tmp_path: Path) -> None:
+def test_a_resumed_run_is_bitwise_equal_to_an_uninterrupted_one(device: str, tmp_path: Path) -> None:
     settings = {"compute.device": device, "compute.deterministic": True}
     tiny_run(tmp_path / "whole", {**settings, "training.epochs": 2})
     tiny_run(tmp_path / "parts", {**settings, "training.epochs": 1})
@@ -75,7 +75,7 @@ def test_a_resumed_run_is_bitwise_an_uninterrupted_one(device: str, tmp_path: Pa
     torch.testing.assert_close(whole["optimizer_states"], parts["optimizer_states"], rtol=0, atol=0)
 
 
-def test_the_average_is_its_closed_form(device: str) -> None:
+def test_ema_equals_its_closed_form(device: str) -> None:
     denoiser = tiny_denoiser().to(device)
     ema = EMA(denoiser, 0.9, warmup=False, further_decays=[0.5])
     name, weight = next(iter(denoiser.named_parameters()))
@@ -93,7 +93,7 @@ def test_the_average_is_its_closed_form(device: str) -> None:
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_an_average_on_another_device_than_the_model(device: str) -> None:
+def test_ema_on_another_device_than_the_model(device: str) -> None:
     denoiser = tiny_denoiser().to(device)
     ema = EMA(denoiser, 0.5, device="cpu")
     before = {name: weight.clone() for name, weight in denoiser.state_dict().items()}
@@ -130,7 +130,7 @@ def test_loaded_batches_are_pinned_and_the_same_when_copied_on_another_stream(de
         assert prepared.abs().max() <= 1
 
 
-def test_a_run_with_pinned_memory_and_workers_is_that_without(device: str, tmp_path: Path) -> None:
+def test_pinned_memory_and_workers_do_not_change_a_run(device: str, tmp_path: Path) -> None:
     settings = {"compute.device": device, "compute.deterministic": True, "training.epochs": 1}
     tiny_run(tmp_path / "plain", settings)
     tiny_run(tmp_path / "pinned", {**settings, "data.loading.pin_memory": True, "data.loading.num_workers": 1})
@@ -138,10 +138,8 @@ def test_a_run_with_pinned_memory_and_workers_is_that_without(device: str, tmp_p
     assert all(torch.equal(weight, pinned["state_dict"][name]) for name, weight in plain["state_dict"].items())
 
 
-def test_too_little_memory_is_one_error_with_what_to_do(
-    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step that asks for more than there is, as a batch that is too large does."""
+def test_out_of_memory_is_one_error_with_a_remedy(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that needs more memory than available, as with a batch that is too large."""
 
     def asks_for_too_much(self: DiffusionModule, *_: Any, **__: Any) -> Any:
         if device == "cpu":
@@ -155,7 +153,7 @@ def test_too_little_memory_is_one_error_with_what_to_do(
 
 
 def test_one_process_of_a_group_computes_the_same_gradients(device: str, tmp_path: Path) -> None:
-    """NCCL on a GPU, gloo on a CPU; more processes come later."""
+    """NCCL on a GPU, gloo on a CPU; more processes are not tested yet."""
     network = tiny_denoiser().network.to(device)
     images, times = torch.randn(4, 1, 8, 8, device=device), torch.rand(4, device=device)
     labels = torch.tensor([0, 1, 2, 3], device=device)

@@ -1,4 +1,4 @@
-"""The model section that users of the older program give for its checkpoints."""
+"""Model section that users of the older program write for its checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe of a loop of one's own: train a model, keep an EMA beside it, sample from either."""
+"""Recipe of a custom training loop: train a model, update an EMA, sample from either."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def train_steps(model: Denoiser, ema: EMA[Denoiser], steps: int) -> None:
         ema.update()
 
 
-def test_the_recipe_runs_as_it_stands() -> None:
+def test_the_recipe_runs_unchanged() -> None:
     device = "cpu"
     model = tiny_model()
     ema = EMA(model, decay=0.9999, device=device)
@@ -54,7 +54,7 @@ def test_the_recipe_runs_as_it_stands() -> None:
     assert torch.equal(averaged, DiffusionSampler(ema.average).sample(2, [0, 1], **TWO_STEPS))
 
 
-def test_a_sampler_made_before_training_has_the_average_as_it_is_at_each_call() -> None:
+def test_a_sampler_created_before_training_uses_the_current_ema() -> None:
     model = tiny_model()
     ema = EMA(model, decay=0.5)
     sampler = DiffusionSampler(model, ema=ema)

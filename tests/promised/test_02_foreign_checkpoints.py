@@ -1,4 +1,4 @@
-"""A checkpoint of the older program: sampled from, loaded in Python, and trained further."""
+"""Checkpoints of the older program: sampling, loading in Python, and resuming."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.training.tiny import resume_of, saved, tiny_denoiser, tiny_run
 
 
 def save_old(path: Path, layout: str = "shadow") -> EMA[Any]:
-    """Train a little in a loop of one's own, and save as the older program did."""
+    """Train briefly in a custom loop, and save like the older program."""
     model = tiny_denoiser()
     ema = EMA(model, decay=0.9)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -59,7 +59,7 @@ def save_old(path: Path, layout: str = "shadow") -> EMA[Any]:
 
 
 @pytest.mark.parametrize("layout", ["own", "model", "shadow", "flat"])
-def test_load_denoiser_takes_it_as_it_is(tmp_path: Path, layout: str) -> None:
+def test_load_denoiser_reads_it_unchanged(tmp_path: Path, layout: str) -> None:
     ema = save_old(tmp_path / "old.pt", layout)
     denoiser = load_denoiser(tmp_path / "old.pt", use_ema=True, model=MODEL)
     assert denoiser.num_classes == 3
@@ -78,7 +78,7 @@ SETTINGS = [
 
 @pytest.fixture
 def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`python sample.py …` in this process; gives the lines of the manifest."""
+    """Return a function that runs `python sample.py …` in this process and returns the lines of the manifest."""
     monkeypatch.chdir(tmp_path)
 
     def run(*more: str) -> list[dict[str, Any]]:
@@ -90,14 +90,14 @@ def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("conditioning", [(), ("conditioning=class",), ("conditioning=none",)], ids=str)
-def test_sample_takes_the_classes_from_the_file(tmp_path: Path, sample: Any, conditioning: tuple[str, ...]) -> None:
+def test_sample_reads_the_classes_from_the_file(tmp_path: Path, sample: Any, conditioning: tuple[str, ...]) -> None:
     save_old(tmp_path / "old.pt")
     lines = sample(*conditioning)
     assert [line["label"] for line in lines] == [0, 1, 2]
     assert {(line["use_ema"], line["ema_decay"]) for line in lines} == {(True, 0.9)}
 
 
-def test_a_broken_average_is_named_with_what_to_do_and_that_works(
+def test_the_error_about_a_broken_average_names_a_remedy_that_works(
     tmp_path: Path, sample: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_old(tmp_path / "old.pt")
@@ -129,7 +129,7 @@ def test_each_contradiction_has_its_own_message(
 
 
 class TestPrediction:
-    """A file that does not say what its network predicts: the noise, unless the user says otherwise."""
+    """The network of a file without a prediction type predicts the noise, unless the user sets another one."""
 
     @pytest.fixture
     def old(self, tmp_path: Path) -> Path:
@@ -137,12 +137,12 @@ class TestPrediction:
         return tmp_path / "old.pt"
 
     def drawn(self, folder: Path, *more: str) -> tuple[list[np.ndarray[Any, Any]], str]:
-        """The images of `sample.py`, and what it says."""
+        """Return the images of `sample.py` and its output."""
         words = ("ckpt=old.pt", *SETTINGS, "guidance_scale=0", f"output.base_dir=out{len(more)}", *more)
         done = succeeds(folder, "sample.py", *words)
         return pixels(folder / f"out{len(more)}"), done.stderr
 
-    def test_all_ways_take_the_noise(self, tmp_path: Path, old: Path) -> None:
+    def test_all_ways_assume_epsilon(self, tmp_path: Path, old: Path) -> None:
         by_sample, said = self.drawn(tmp_path)
         assert "old.pt does not say what its network predicts: epsilon is taken; model.diffusion.prediction=v" in said
         assert "predicts epsilon" in said
@@ -162,14 +162,14 @@ class TestPrediction:
         for other in (pixels(tmp_path / "file"), list(in_python)):
             assert max(np.abs(np.subtract(*pair)).max() for pair in zip(by_sample, other, strict=True)) <= 1
 
-    def test_a_prediction_that_is_typed_is_taken_without_a_word(self, tmp_path: Path, old: Path) -> None:
+    def test_an_explicit_prediction_is_used_without_a_warning(self, tmp_path: Path, old: Path) -> None:
         by_default, _ = self.drawn(tmp_path)
         typed, said = self.drawn(tmp_path, "model.diffusion.prediction=v")
         assert "does not say" not in said
         assert "predicts v" in said
         assert max(np.abs(np.subtract(*pair)).max() for pair in zip(by_default, typed, strict=True)) > 1
 
-    def test_train_resumes_with_the_noise_and_the_run_with_its_own(self, tmp_path: Path, old: Path) -> None:
+    def test_train_resumes_with_epsilon_and_later_with_the_saved_prediction(self, tmp_path: Path, old: Path) -> None:
         run = (
             *(word for word in SETTINGS if not word.startswith(("num_samples", "device"))),
             *("model.conditioning.num_classes=3", "compute.device=cpu", "logger=none", "data=image_folder"),
@@ -196,7 +196,7 @@ class TestPrediction:
 
 
 def pixels(base: Path) -> list[np.ndarray[Any, Any]]:
-    """The images under the generated folder of a base folder, in their order."""
+    """Return the images in the generated folder of a base folder, in order."""
     files = sorted(file for file in base.glob("generated/**/*.png") if file.name != "grid.png")
     return [np.asarray(Image.open(file), dtype=float) for file in files]
 
@@ -210,18 +210,18 @@ CHANGES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of four epochs that was never interrupted."""
+    """Uninterrupted run of four epochs."""
     folder = tmp_path_factory.mktemp("whole")
     tiny_run(folder, CHANGES)
     return folder
 
 
 class TestResuming:
-    """With the settings of tests/training/tiny.py."""
+    """Resuming, with the settings of tests/training/tiny.py."""
 
     @pytest.fixture
     def old(self, whole: Path, tmp_path: Path) -> Callable[..., Path]:
-        """What the older program would have saved after two of the four epochs."""
+        """Return a function that saves what the older program would have saved after two of the four epochs."""
         content = saved(whole / "checkpoints" / step_name(6))
         state = content["state_dict"]
         parts = {
@@ -239,14 +239,14 @@ class TestResuming:
         return save
 
     def resumed(self, path: Path, **changes: Any) -> tuple[dict[str, Any], str]:
-        """The last checkpoint of the run that resumes from a file, and what it says."""
+        """Return the last checkpoint and the output of a run that resumes from a file."""
         said = io.StringIO()
         folder = path.parent / "resumed"
         tiny_run(folder, {**CHANGES, **resume_of(path), **changes}, Console(file=said, width=10_000))
         return saved(find_checkpoint(folder, "last")), said.getvalue()
 
-    def test_it_goes_on_as_if_the_run_had_never_left(self, whole: Path, old: Any) -> None:
-        """Weights, optimizer, schedule, averages and the order of the images are those of the uninterrupted run."""
+    def test_it_continues_like_an_uninterrupted_run(self, whole: Path, old: Any) -> None:
+        """Weights, optimizer, schedule, averages and the order of images are those of the uninterrupted run."""
         found, said = self.resumed(old())
         expected = saved(find_checkpoint(whole, "last"))
         for part in ("state_dict", "optimizer_states", "lr_schedulers"):
@@ -283,7 +283,7 @@ class TestResuming:
         ],
         ids=str,
     )
-    def test_what_cannot_be_taken_over_is_said(self, old: Any, changed: dict[str, Any], said: str) -> None:
+    def test_parts_that_cannot_be_taken_over_are_reported(self, old: Any, changed: dict[str, Any], said: str) -> None:
         found, words = self.resumed(old(**changed))
         assert said in words
         assert found["diffusion_lab"]["epochs_done"] == 4
@@ -306,14 +306,14 @@ class TestResuming:
         with pytest.raises(ValueError, match=r"model\.conditioning\.type must be class \(conditioning=class\)"):
             self.resumed(old(), **none)
 
-    def test_a_file_whose_epochs_are_all_done_is_complete(self, tmp_path: Path, old: Any) -> None:
+    def test_a_file_with_all_epochs_done_is_complete(self, tmp_path: Path, old: Any) -> None:
         said = io.StringIO()
         changes = {**CHANGES, "training.epochs": 2, **resume_of(old())}
         assert tiny_run(tmp_path / "resumed", changes, Console(file=said, width=10_000)) is None
         assert "already complete" in said.getvalue()
 
     @pytest.mark.parametrize("key", [None, "state_dict"])
-    def test_weights_alone_are_resumed_once_they_are_saved_as_the_refusal_says(
+    def test_weights_are_resumed_once_they_are_saved_as_the_error_says(
         self, old: Any, tmp_path: Path, key: str | None
     ) -> None:
         weights = saved(old())["model_state_dict"]

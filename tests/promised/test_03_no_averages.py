@@ -1,4 +1,4 @@
-"""Averaged weights are asked for, and the checkpoint holds none: one clean warning, and the result says so."""
+"""Averaged weights are requested, but the checkpoint has none: one clean warning, and the result records it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def without_ema(tmp_path: Path) -> Path:
     return path
 
 
-def test_in_python_it_is_one_clean_line(without_ema: Path) -> None:
-    """As a script prints it: no category, no source line."""
+def test_in_python_the_warning_is_one_clean_line(without_ema: Path) -> None:
+    """As printed by a script: without category and source line."""
     script = f"""
 from diffusion_lab import load_denoiser
 denoiser = load_denoiser({str(without_ema)!r}, use_ema=True, model={MODEL!r})
@@ -40,7 +40,7 @@ print(denoiser.weights)
     assert done.stderr.strip() == f"Warning: {without_ema} holds no EMA weights: the raw weights are used."
 
 
-def test_the_warning_can_be_told_apart_and_the_images_come_from_the_raw_weights(without_ema: Path) -> None:
+def test_the_warning_has_its_own_class_and_the_raw_weights_are_used(without_ema: Path) -> None:
     with pytest.warns(ConfigWarning) as caught:
         denoiser = load_denoiser(without_ema, use_ema=True, model=MODEL)
     assert len(caught) == 1

@@ -1,4 +1,4 @@
-"""The training side samples by a sampler of its own, at any time; sampling can be one batch, and start from a noise."""
+"""The sampler of a module can be used at any time; sampling can use one batch and a given initial noise."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ HOOKS = ("on_train_batch_start", "on_after_backward", "on_train_batch_end", "on_
 
 
 class Samples(Callback):
-    """Samples in every hook of a training step and notes what it has changed."""
+    """Samples in every hook of a training step and records what has changed."""
 
     def __init__(self) -> None:
         self.changed: list[str] = []
@@ -95,7 +95,7 @@ def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 class Compiled(Callback):
-    """Has the network run as torch.compile traces it, without a compiler."""
+    """Runs the network as torch.compile traces it, without a compiler."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
@@ -104,8 +104,8 @@ class Compiled(Callback):
 
 
 @pytest.mark.parametrize("way", ["float32", "bfloat16", "compiled"])
-def test_during_training_it_leaves_everything_as_it_was(way: str, tmp_path: Path) -> None:
-    """In every hook; and the training is bit by bit the one without it."""
+def test_during_training_it_changes_nothing(way: str, tmp_path: Path) -> None:
+    """In every hook; training is bitwise equal to training without it."""
     changes = {"training.performance.precision": "bf16"} if way == "bfloat16" else {"training.epochs": 1}
     first: list[Callback] = [Compiled()] if way == "compiled" else []
     _, plain = tiny_fit(tmp_path, [*first, EMACallback()], changes)
@@ -118,7 +118,7 @@ def test_during_training_it_leaves_everything_as_it_was(way: str, tmp_path: Path
 
 
 class Follows(Callback):
-    """Compares the sampler after each step with one of copies of the weights and of the average at that step."""
+    """Compares the sampler after each step with one of copies of the weights and the EMA at that step."""
 
     def __init__(self) -> None:
         self.seen: list[Images] = []
@@ -132,7 +132,7 @@ class Follows(Callback):
         self.seen.append(sixteen(pl_module))
 
 
-def test_during_training_it_shares_the_average(tmp_path: Path) -> None:
+def test_during_training_it_uses_the_current_average(tmp_path: Path) -> None:
     follows = Follows()
     _, module = tiny_fit(tmp_path, [EMACallback(), follows], {"training.ema.decay": 0.5})
     assert len(follows.seen) > 2
@@ -158,7 +158,7 @@ def test_after_training_and_without_an_average(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two epochs."""
+    """Folder of a run of two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     tiny_run(folder, {"training.ema.further_decays": [0.5], "training.checkpointing.save_frequency": 1})
     return folder
@@ -173,7 +173,7 @@ def test_after_loading_a_checkpoint(run: Path) -> None:
     assert module.denoiser.class_names == ("low", "middle", "high")
 
 
-def test_a_loaded_module_is_trained_further_as_the_run_itself_would(tmp_path: Path, run: Path) -> None:
+def test_a_loaded_module_continues_like_the_run_itself(tmp_path: Path, run: Path) -> None:
     changes = {"training.ema.further_decays": [0.5], "training.epochs": 3, "compute.threads": 1}
     tiny_run(tmp_path / "longer", changes)
     checkpoint = find_checkpoint(run, "last")
@@ -187,8 +187,8 @@ def test_a_loaded_module_is_trained_further_as_the_run_itself_would(tmp_path: Pa
     sixteen(module)
 
 
-def test_a_module_of_settings_is_trained_by_a_trainer_of_ones_own(tmp_path: Path) -> None:
-    """Also with a schedule that goes by steps, whose number only the trainer knows."""
+def test_a_module_from_settings_is_trained_by_a_custom_trainer(tmp_path: Path) -> None:
+    """Also with a schedule by steps, whose number only the trainer knows."""
     changes = {"training.scheduler": {"type": "warmup_cosine", "warmup_steps": 1}, "training.epochs": 2}
     module = DiffusionModule.from_settings(tiny_tree(tmp_path, changes))
     config = tiny_config(tmp_path, changes)
@@ -205,7 +205,7 @@ def test_a_module_of_settings_is_trained_by_a_trainer_of_ones_own(tmp_path: Path
 
 
 class Recording(DiffusionModule):
-    """Counts who asks for the sampler."""
+    """Counts accesses to the sampler."""
 
     asked = 0
 
@@ -215,7 +215,7 @@ class Recording(DiffusionModule):
         return super().sampler
 
 
-def test_the_pictures_of_a_run_come_from_it(tmp_path: Path) -> None:
+def test_the_sample_images_of_a_run_use_it(tmp_path: Path) -> None:
     pictures = SampleImages(tmp_path / "pictures", QUICK, every_epochs=1, num_samples=3, guidance_scale=2.0, seed=0)
     module = Recording.from_settings(tiny_tree(tmp_path))
     assert isinstance(module, Recording)
@@ -225,7 +225,7 @@ def test_the_pictures_of_a_run_come_from_it(tmp_path: Path) -> None:
 
 
 def test_there_is_no_generate_samples() -> None:
-    """To sample is the sampler's job alone."""
+    """Only the sampler samples."""
     for folder in ("diffusion_lab", "conf", "scripts"):
         files = [file for kind in ("*.py", "*.yaml") for file in (ROOT / folder).rglob(kind)]
         assert files
@@ -234,7 +234,7 @@ def test_there_is_no_generate_samples() -> None:
         assert not hasattr(kind, "generate_samples")
 
 
-def test_one_batch_in_one_go() -> None:
+def test_one_batch() -> None:
     sampler = DiffusionSampler(model=tiny_denoiser(), device="cpu")
     batch = sampler.sample_batch(5, class_labels=[0, 1, 2, 0, 1], guidance_scale=2.0, seed=3, sampler=QUICK)
     assert isinstance(batch, SampleBatch)
@@ -245,7 +245,7 @@ def test_one_batch_in_one_go() -> None:
     assert (streamed.first, streamed.labels) == (batch.first, batch.labels)
 
 
-def test_a_starting_noise() -> None:
+def test_initial_noise() -> None:
     sampler = DiffusionSampler(tiny_denoiser())
     noise = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(5))
     images = sampler.sample(6, noise=noise, sampler=QUICK)

@@ -1,4 +1,4 @@
-"""The page on sampling: what was called before, what is called now, and scripts that do what they say."""
+"""Documentation page on sampling: old and new names, and scripts that work as described."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ SCRIPTS = {block.adds: block.text for block in blocks() if block.page == "docs/s
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with the classes low, middle and high."""
+    """Run with the classes low, middle and high."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     tiny_run(folder, {"training.epochs": 1})
     return folder
 
 
 def script(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    """Run a script of the page as a program, in this process."""
+    """Run a script of the page in this process."""
     (folder / name).write_text(SCRIPTS[name], encoding="utf-8")
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     runpy.run_path(str(folder / name), run_name="__main__")
 
 
-def test_the_page_is_there_and_linked() -> None:
+def test_the_page_exists_and_is_linked() -> None:
     assert PAGE.startswith("# From trainer sampling to DiffusionSampler\n")
     for title in (
         "Old call, new call",
@@ -93,7 +93,7 @@ def test_a_data_set_is_enlarged_and_trained_on(run: Path, tmp_path: Path, monkey
     assert tiny_run(tmp_path / "next", changes).train_images == 12
 
 
-def test_what_the_page_says_of_defaults_is_so() -> None:
+def test_the_defaults_on_the_page_are_correct() -> None:
     for way in ("sample", "sample_by_class", "sample_batch", "stream"):
         parameters = inspect.signature(getattr(DiffusionSampler, way)).parameters
         assert parameters["guidance_scale"].default == 0.0
@@ -104,7 +104,7 @@ def test_what_the_page_says_of_defaults_is_so() -> None:
 
 @pytest.mark.parametrize("way", ["", "sample", "sample_by_class", "sample_batch"])
 def test_docstrings_have_examples_with_and_without_labels(way: str) -> None:
-    """They run as doctests, too."""
+    """They are also run as doctests."""
     text = (getattr(DiffusionSampler, way) if way else DiffusionSampler).__doc__ or ""
     examples = "\n".join(re.findall(r"^\s*(?:>>>|\.\.\.) (.*)$", text, re.MULTILINE))
     assert "create_ddpm(**tiny, num_classes=10)" in examples
@@ -112,14 +112,14 @@ def test_docstrings_have_examples_with_and_without_labels(way: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["conf/standalone/generate.yaml", "conf/sample.yaml"])
-def test_the_files_that_generate_say_what_they_need(file: str) -> None:
+def test_the_generate_files_document_their_requirements(file: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
     comments = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
     for said in ("training.ema.enabled", "No data loader is used", "What the checkpoint must hold", "model_state_dict"):
         assert said in comments
 
 
-def test_the_file_that_generates_runs_without_images_to_train_on(
+def test_the_generate_file_runs_without_training_images(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""A device may be named by its number, and one that is not there is refused in our own words."""
+"""A device may be named by its number, and a missing one is refused with a message of this package."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with two GPUs, as far as it is asked what there is."""
+    """Pretend that the machine has two GPUs."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -42,7 +42,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["cpu", "cpu:0", "cuda", "cuda:0", "cuda:1", "mps", "mps:0", "auto"])
-def test_settings_take_the_name_of_a_device(name: str, tmp_path: Path) -> None:
+def test_settings_accept_the_name_of_a_device(name: str, tmp_path: Path) -> None:
     config = get_default_config()
     config["compute"]["device"] = name
     config["data"]["paths"]["train"] = str(tmp_path)
@@ -67,14 +67,14 @@ def test_settings_take_the_name_of_a_device(name: str, tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("no_gpu")
-def test_the_api_refuses_a_device_that_is_not_there(call: Callable[[], Any]) -> None:
+def test_the_api_refuses_a_missing_device(call: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=f"^device {NOT_THERE}$"):
         call()
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0", "auto", torch.device("cpu"), torch.device("cpu", 0)])
 @pytest.mark.usefixtures("no_gpu")
-def test_the_api_takes_a_name_or_a_device(device: str | torch.device) -> None:
+def test_the_api_accepts_a_name_or_a_device(device: str | torch.device) -> None:
     model = create_ddpm(*TINY, device)
     sampler = DiffusionSampler(model=model, device=device)
     assert sampler.device == torch.device("cpu")
@@ -82,14 +82,14 @@ def test_the_api_takes_a_name_or_a_device(device: str | torch.device) -> None:
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_training_refuses_a_device_that_is_not_there(tmp_path: Path) -> None:
+def test_training_refuses_a_missing_device(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"^compute\.device {NOT_THERE}$"):
         train(tiny_config(tmp_path / "run", {"compute.device": "cuda:1"}))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_both_commands_refuse_a_device_that_is_not_there(
+def test_both_commands_refuse_a_missing_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -112,8 +112,8 @@ def test_the_trainer_uses_that_gpu(name: str, expected: int, tmp_path: Path) -> 
     assert trainer.world_size == 1
 
 
-def test_what_is_asked_of_a_gpu_is_asked_of_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second GPU may be an older one, which has no bfloat16."""
+def test_properties_are_those_of_the_named_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second GPU may be an older one without bfloat16."""
     current = torch.device("cuda", 0)
 
     @contextlib.contextmanager

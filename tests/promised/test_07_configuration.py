@@ -1,4 +1,4 @@
-"""The recipes for settings trees: consistency, output folders, what may be left out."""
+"""Recipes for settings trees: consistency, output folders, optional keys."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_documented_tree_needs_no_name_and_no_mode() -> None:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A plain state dict, which does not know its model."""
+    """Plain state dict without the settings of its model."""
     model = create_ddpm(**MODEL["architecture"], **MODEL["diffusion"])  # type: ignore[arg-type]
     torch.save(model.network.state_dict(), tmp_path / "weights.pt")
     return tmp_path / "weights.pt"
@@ -92,7 +92,7 @@ def of_a_file(tmp_path: Path, tree: dict[str, Any]) -> str:
     return str(file)
 
 
-def test_a_generate_file_says_mode_model_generation_and_output(tmp_path: Path, weights: Path) -> None:
+def test_a_generate_file_has_mode_model_generation_and_output(tmp_path: Path, weights: Path) -> None:
     tree = {
         "mode": "generate",
         "model": MODEL,
@@ -178,7 +178,7 @@ def test_parts_of_sections_of_a_generate_file_are_checked(tmp_path: Path) -> Non
         assert said in str(caught.value)
 
 
-def test_load_denoiser_takes_a_part_of_the_model(weights: Path) -> None:
+def test_load_denoiser_accepts_a_part_of_the_model_section(weights: Path) -> None:
     denoiser = load_denoiser(weights, use_ema=False, model={"architecture": MODEL["architecture"]})
     assert denoiser.schedule.num_timesteps == 1000
     denoiser = load_denoiser(weights, use_ema=False, model=MODEL | {"diffusion": {"num_timesteps": 20}})

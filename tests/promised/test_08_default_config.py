@@ -1,4 +1,4 @@
-"""The default tree is valid anywhere; whether its images are there is asked when a run starts."""
+"""The default tree is valid anywhere; that its images exist is checked when a run starts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_the_default_tree_is_valid() -> None:
     validate_config_consistency(get_default_config())
 
 
-def test_where_its_folders_are_links_as_well(tmp_path: Path) -> None:
+def test_its_folders_may_be_links(tmp_path: Path) -> None:
     Path("outputs").mkdir()
     Path("outputs/logs").symlink_to(tmp_path)
     validate_config(get_default_config())
@@ -50,7 +50,7 @@ def test_train_asks_for_the_images_first(capsys: pytest.CaptureFixture[str]) -> 
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_what_a_run_reads_first_must_be_there_when_it_is_checked() -> None:
+def test_files_that_a_run_reads_must_exist_when_it_is_checked() -> None:
     resumed, generated = get_default_config(), get_default_config()
     resumed["training"]["resume"] |= {"enabled": True, "checkpoint": "no/such.ckpt"}
     generated["mode"], generated["generation"]["checkpoint"] = "generate", "no/such.ckpt"

@@ -87,7 +87,7 @@ def test_a_section_of_averages_in_a_v1_file_is_migrated() -> None:
         migrate_config_v1_to_v2(both)
 
 
-def test_a_file_that_mixes_the_formats_is_told_which_keys_do(tmp_path: Path) -> None:
+def test_the_error_about_mixed_formats_names_the_keys(tmp_path: Path) -> None:
     mixed = OLD | {"training": {"checkpointing": {"save_frequency": 5}}}
     in_v1 = r"training\.checkpointing: is of V2, but device is of V1.*V1 has training\.save_frequency"
     with pytest.raises(ValueError, match=in_v1):

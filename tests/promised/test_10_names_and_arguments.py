@@ -63,7 +63,7 @@ def test_names_in_any_case_and_none() -> None:
         ("steplr", {"step_size": 5}, "step"),
     ],
 )
-def test_the_names_of_torch_are_read(typed: str, options: dict[str, Any], meant: str) -> None:
+def test_the_names_of_torch_are_accepted(typed: str, options: dict[str, Any], meant: str) -> None:
     config = changed(scheduler={"type": typed, **options})
     validate_config(config)
     settings = parse_config(config).training
@@ -93,7 +93,7 @@ def test_another_schedule_of_torch_is_suggested_by_its_path(path: str) -> None:
     assert f"(did you mean '{path}'?)" in str(caught.value)
 
 
-def test_a_misspelled_key_beside_a_wrong_type_is_named() -> None:
+def test_a_misspelled_key_next_to_a_wrong_type_is_named() -> None:
     optimizer = get_default_config()["training"]["optimizer"] | {"type": "SGD", "momentum": 0.9, "weight_decai": 0.1}
     with pytest.raises(ValueError, match="2 settings are wrong") as caught:
         validate_config(changed(optimizer=optimizer))
@@ -112,7 +112,7 @@ def test_the_learning_rate_as_a_metric_is_suggested_by_its_logged_name() -> None
             validate_config(changed(validation=validation))
 
 
-def test_a_run_writes_the_usual_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_writes_the_canonical_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run_here(
         "train",

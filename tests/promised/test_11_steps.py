@@ -1,4 +1,4 @@
-"""Default sampling steps are never more than the noise process has; too many that somebody set are refused."""
+"""Default sampling steps never exceed those of the noise process; explicitly set steps that do are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEWER = "set sampler.steps=20 or fewer"
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `python train.py experiment=fast_debug` leaves: its process has 20 steps, the default sampler 50."""
+    """Run folder of `python train.py experiment=fast_debug`: its process has 20 steps, the default sampler 50."""
     folder = tmp_path_factory.mktemp("fast_debug") / "run"
     run_here("train", ["experiment=fast_debug", f"output.base_dir={folder}", "compute.device=cpu", "training.epochs=1"])
     return folder
@@ -53,7 +53,7 @@ def steps_in(folder: Path) -> set[int]:
 
 
 @pytest.mark.parametrize("choice", [(), ("sampler=best",)])
-def test_sample_py_takes_the_checkpoint_that_fast_debug_recommends(
+def test_sample_py_works_with_the_checkpoint_of_fast_debug(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], choice: tuple[str, ...]
 ) -> None:
     run_here("sample", [f"ckpt={run_folder}", "num_samples=10", "device=cpu", f"output.base_dir={tmp_path}", *choice])
@@ -72,7 +72,7 @@ def test_a_generate_file_without_sampler_adapts(
 @pytest.mark.parametrize(
     ("sections", "typed"), [({"sampler": {"type": "ddim", "steps": 50}}, ()), ({}, ("sampler.steps=50",))]
 )
-def test_a_number_in_the_file_or_command_is_refused_with_what_to_set(
+def test_too_many_steps_are_refused_with_the_key_to_set(
     generate_file: Callable[..., Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -99,7 +99,7 @@ def test_in_python(run_folder: Path) -> None:
         sampler.sample(2, sampler=DDIMSampler(steps=50))
 
 
-def test_the_pictures_of_training_adapt(tmp_path: Path) -> None:
+def test_the_sample_images_of_training_adapt(tmp_path: Path) -> None:
     tree = tiny_tree(tmp_path, {"training.epochs": 1, "training.visualization.enabled": True})
     del tree["sampler"]
     config = parse_as(TrainConfig, tree, [])
@@ -108,7 +108,9 @@ def test_the_pictures_of_training_adapt(tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["sampler"]["steps"] == 20
 
 
-def test_a_recipes_number_is_refused_with_what_to_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_many_steps_in_a_recipe_are_refused_with_the_key_to_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         run_here("train", ["experiment=fast_debug", "model.diffusion.num_timesteps=3", f"output.base_dir={tmp_path}/x"])
     assert "set sampler.steps=3 or fewer" in capsys.readouterr().err

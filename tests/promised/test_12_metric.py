@@ -1,4 +1,4 @@
-"""Validation: any logged metric decides what is best, and a split that nobody asked for is announced."""
+"""Validation: any logged metric can select the best checkpoint, and a default split is announced."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from diffusion_lab.diffusion import noise_bands
 from tests.training.tiny import BIAS_PLAN, resume_of, saved, tiny_config, tiny_run
 
 PLAN = BIAS_PLAN | {"training.epochs": 4, "training.checkpointing.save_frequency": 1}
-"""Both losses fall until epoch 3 and rise after it; 18 images in three batches an epoch."""
+"""Both losses fall until epoch 3 and rise after it; 18 images in three batches per epoch."""
 
 
 class Quality(Callback):
-    """Logs a score that is highest, and a distance that is lowest, in the second epoch."""
+    """Logs a score and a distance that are best in the second epoch."""
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         distance = float(abs(trainer.current_epoch - 1))
@@ -60,7 +60,7 @@ def test_the_best_checkpoint_follows_a_loss_of_validation(tmp_path: Path, name: 
 
 @pytest.mark.parametrize("name", ["train/loss", "train/loss_at_medium_noise"])
 def test_the_best_checkpoint_follows_the_mean_of_training(tmp_path: Path, name: str) -> None:
-    """Of all images of the epoch, not of the steps that are logged."""
+    """The mean over all images of the epoch, not only over logged steps."""
     summary = tiny_run(tmp_path, PLAN | metric(name) | {"training.log_interval": 1})
     losses = metrics_of(tmp_path, "train/loss")
     epochs = [math.fsum(losses[start : start + 3]) / 3 for start in range(0, 12, 3)]
@@ -90,7 +90,7 @@ def test_the_mean_of_training_survives_an_interruption(tmp_path: Path) -> None:
 
 
 class StopInTheSecondEpoch(Callback):
-    """Saves in the middle of the second epoch, after step 5, and stops there."""
+    """Saves and stops in the middle of the second epoch, after step 5."""
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step == 5:
@@ -100,7 +100,7 @@ class StopInTheSecondEpoch(Callback):
 
 
 @pytest.mark.parametrize(("name", "mode"), [("quality/score", "max"), ("distance", "min")])
-def test_the_best_checkpoint_follows_what_own_code_logs(tmp_path: Path, name: str, mode: str) -> None:
+def test_the_best_checkpoint_follows_a_custom_metric(tmp_path: Path, name: str, mode: str) -> None:
     summary = tiny_run(tmp_path, PLAN | own(name, mode=mode))
     assert (summary.metric, summary.mode, summary.best_epoch, summary.best_value) == (name, mode, 2, 0)
     assert saved(tmp_path / "checkpoints/best.ckpt")["diffusion_lab"]["epochs_done"] == 2
@@ -114,7 +114,7 @@ def test_plateau_follows_the_metric_and_its_mode(tmp_path: Path, mode: str, rate
     assert metrics_of(tmp_path, "train/learning_rate")[2::3] == [0.1, 0.1, rate_of_the_third_epoch]
 
 
-def test_a_name_that_nothing_logs_is_refused_before_the_run(tmp_path: Path) -> None:
+def test_an_unknown_metric_is_refused_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         tiny_config(tmp_path, metric("val/los"))
     said = str(caught.value)
@@ -123,7 +123,7 @@ def test_a_name_that_nothing_logs_is_refused_before_the_run(tmp_path: Path) -> N
     assert "did you mean 'val/loss'?" in said
 
 
-def test_a_name_that_own_code_does_not_log_ends_the_first_validation(tmp_path: Path) -> None:
+def test_a_custom_metric_that_is_not_logged_ends_the_first_validation(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
         match=r"validation\.metric must be .* got 'qualiti', which the validation of epoch 1 did not .*quality/score",
@@ -135,14 +135,14 @@ def test_a_name_that_own_code_does_not_log_ends_the_first_validation(tmp_path: P
     ("path", "rule"),
     [(f"{__name__}.Nothing", "has no Nothing"), ("pathlib.Path", "derived from lightning.pytorch.Callback")],
 )
-def test_a_callback_that_is_none_is_refused_before_anything_is_written(tmp_path: Path, path: str, rule: str) -> None:
+def test_an_invalid_callback_is_refused_before_anything_is_written(tmp_path: Path, path: str, rule: str) -> None:
     with pytest.raises(ValueError, match=rule) as caught:
         tiny_run(tmp_path / "run", {"training.callbacks": [path]})
     assert "training.callbacks[0]" in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_every_name_is_one_that_runs_log(tmp_path: Path) -> None:
+def test_every_known_metric_is_logged_by_runs(tmp_path: Path) -> None:
     tiny_run(tmp_path, {"training.log_interval": 1})
     lines = [json.loads(line) for line in (tmp_path / "logs/metrics.jsonl").read_text().splitlines()]
     logged = {name for line in lines for name in line if "/" in name}
@@ -151,8 +151,8 @@ def test_every_name_is_one_that_runs_log(tmp_path: Path) -> None:
     assert torch.isfinite(torch.tensor(metrics_of(tmp_path, "val/loss"))).all()
 
 
-class TestTheSplitThatNobodyAskedFor:
-    """Without data.paths.val a share of the training images is held out, which the start lines announce."""
+class TestDefaultSplit:
+    """Without data.paths.val a fraction of the training images is held out, which the start lines announce."""
 
     def started(self, folder: Path, changes: dict[str, Any]) -> str:
         shown = StringIO()

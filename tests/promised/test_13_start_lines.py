@@ -1,4 +1,4 @@
-"""The first lines of a command say what is trained or made: size, channels, classes, timesteps, prediction, machine."""
+"""The first lines of a command describe what it does: size, channels, classes, timesteps, prediction, machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.commands.conftest import run_here
 from tests.training.tiny import tiny_run
 
 
-def said_at_the_start(folder: Path, changes: dict[str, Any]) -> dict[str, str]:
+def start_lines(folder: Path, changes: dict[str, Any]) -> dict[str, str]:
     shown = StringIO()
     tiny_run(folder, {"training.epochs": 1} | changes, Console(file=shown, width=80))
     lines = shown.getvalue().partition("epoch 1/1")[0].splitlines()
@@ -27,7 +27,7 @@ def said_at_the_start(folder: Path, changes: dict[str, Any]) -> dict[str, str]:
 
 
 def test_training(tmp_path: Path) -> None:
-    said = said_at_the_start(tmp_path, {"compute.threads": 1})
+    said = start_lines(tmp_path, {"compute.threads": 1})
     assert list(said) == ["images", "validation", "model", "diffusion", "training", "compute", "run folder"]
     assert said["images"] == "18 of 8×8 pixels, 1 channel, 3 classes"
     assert said["diffusion"] == "cosine, 20 timesteps, predicts epsilon"
@@ -45,7 +45,7 @@ def test_training_without_classes_in_continuous_time_with_a_drawn_seed(tmp_path:
         "compute.seed": None,
         "training.accumulate_batches": 2,
     }
-    said = said_at_the_start(tmp_path, changes)
+    said = start_lines(tmp_path, changes)
     assert said["images"] == "18 of 8×8 pixels, 3 channels, no classes"
     assert said["diffusion"] == "flow, continuous time, predicts flow"
     assert said["training"] == "1 epoch of 3 batches of 6, 2 batches an optimizer step"

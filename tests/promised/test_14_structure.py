@@ -25,7 +25,7 @@ def test_the_minimal_file_is_a_valid_v2_tree() -> None:
 
 @pytest.mark.integration
 def test_train_sample_resume_sweep(tmp_path: Path) -> None:
-    """From the minimal file to images; longer, from where it ended; and the jobs of a sweep."""
+    """Train the minimal file, sample, resume for more epochs, and run the jobs of a sweep."""
     file, run = str(MINIMAL), tmp_path / "run"
     trained = succeeds(tmp_path, "-m", "diffusion_lab", file, f"output.base_dir={run}")
     assert "diffusion   cosine, 20 timesteps, predicts epsilon" in trained.stderr
@@ -47,8 +47,8 @@ def test_train_sample_resume_sweep(tmp_path: Path) -> None:
     assert sorted(job["rank"] for job in ranked) == [1, 2]
 
 
-def test_the_marker_selects_end_to_end_tests_alone() -> None:
-    """Each module that has it starts the real programs, and those of all four commands are among them."""
+def test_the_marker_selects_only_end_to_end_tests() -> None:
+    """Each module with the marker starts the real programs, and all four commands are covered."""
     marked = {
         path.relative_to(ROOT / "tests").as_posix(): path.read_text()
         for path in sorted((ROOT / "tests").rglob("test_*.py"))

@@ -1,4 +1,4 @@
-"""The grid of sample.py has a row a class with its name, and columns by guidance scale; all else stays as it was."""
+"""The grid of sample.py has one row per class with its name, and columns by guidance scale."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CELL = 60 + GAP
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained model of the classes low, middle and high."""
+    """Trained model of the classes low, middle and high."""
     folder = tmp_path_factory.mktemp("run")
     tiny_run(folder, {"training.epochs": 1})
     return folder
@@ -53,7 +53,7 @@ def grid_of(done: Generation) -> np.ndarray:
     return np.asarray(Image.open(done.grid))
 
 
-def test_a_row_a_class_with_its_name_as_in_training(run_folder: Path, tmp_path: Path) -> None:
+def test_one_row_per_class_with_its_name_as_in_training(run_folder: Path, tmp_path: Path) -> None:
     done = made(run_folder, tmp_path)
     labels = [line["label"] for line in lines_of(done)]
     assert labels == [0, 1, 2] * 3, "the images themselves come in turn"
@@ -61,7 +61,7 @@ def test_a_row_a_class_with_its_name_as_in_training(run_folder: Path, tmp_path: 
     np.testing.assert_array_equal(grid_of(done), np.asarray(expected))
 
 
-def test_labels_come_as_they_were_asked_for(run_folder: Path, tmp_path: Path) -> None:
+def test_labels_are_in_the_requested_order(run_folder: Path, tmp_path: Path) -> None:
     done = made(run_folder, tmp_path, labels=["high", "low"], num_samples=5)
     labels = [line["label"] for line in lines_of(done)]
     images = images_of(done)
@@ -80,7 +80,7 @@ def test_images_names_and_manifest_do_not_depend_on_the_grid(run_folder: Path, t
     assert [line["guidance_scale"] for line in lines_of(one)] == [1.0] * 3 + [3.0] * 3 + [1.0] * 3
 
 
-def test_a_grid_of_another_layout_is_renewed_and_the_images_stay(run_folder: Path, tmp_path: Path) -> None:
+def test_another_layout_renews_the_grid_and_keeps_the_images(run_folder: Path, tmp_path: Path) -> None:
     done = made(run_folder, tmp_path)
     expected = grid_of(done)
     Image.new("RGB", (3, 3)).save(done.folder / "grid.png")
@@ -93,24 +93,24 @@ def test_a_grid_of_another_layout_is_renewed_and_the_images_stay(run_folder: Pat
 
 
 def flat(count: int) -> torch.Tensor:
-    """Images of one colour each, which is their number."""
+    """Return images of one colour each, which is their number."""
     return torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 60, 60).contiguous()
 
 
 def numbers(grid: ClassGrid, columns: int, count: int, above: int = 0, gaps: tuple[int, ...] = ()) -> list[list[int]]:
-    """Which image is where; 255 is paper."""
+    """Return the image numbers at each position of a grid; 255 is background."""
     sheet = np.asarray(grid.draw(flat(count).__getitem__))
     left = sheet.shape[1] - GAP - columns * CELL - GROUP_GAP * len(gaps)
     places = [left + GAP + x * CELL + 30 + GROUP_GAP * sum(x >= gap for gap in gaps) for x in range(columns)]
     return [[int(sheet[y, x, 0]) for x in places] for y in range(above + GAP + 30, sheet.shape[0], CELL)]
 
 
-def test_a_class_goes_on_in_the_next_row() -> None:
+def test_a_class_continues_in_the_next_row() -> None:
     grid = ClassGrid([0, 1] * 3, columns=2)
     assert numbers(grid, 2, 6) == [[0, 2], [4, 255], [1, 3], [5, 255]]
 
 
-def test_scales_have_columns_of_their_own() -> None:
+def test_scales_have_separate_columns() -> None:
     labels, scales = [0, 1, 0, 1, 0, 1], [1.0, 1.0, 2.5, 2.5, 1.0, 1.0]
     grid = ClassGrid(labels, columns=10, scales=scales)
     assert numbers(grid, 3, 6, above=19, gaps=(2,)) == [[0, 4, 2], [1, 5, 3]]
@@ -125,7 +125,7 @@ def test_scales_of_one_class_or_more_than_fit_in_a_row_have_rows() -> None:
     assert numbers(many, 1, 6) == [[0], [2], [4], [1], [3], [5]]
 
 
-def test_many_short_rows_stand_side_by_side() -> None:
+def test_many_short_rows_are_side_by_side() -> None:
     grid = ClassGrid(list(range(100)), columns=10)
     assert grid.indices == list(range(100))
     width, height = grid.draw(flat(100).__getitem__).size
@@ -134,7 +134,7 @@ def test_many_short_rows_stand_side_by_side() -> None:
     assert ClassGrid(list(range(100)), columns=1, most_rows=30).indices == list(range(30))
 
 
-def test_long_names_are_cut_and_line_breaks_are_none() -> None:
+def test_long_names_are_truncated_and_line_breaks_removed() -> None:
     wide, narrow = (
         ClassGrid([0, 1], names, 10).draw(flat(2).__getitem__) for names in (("x" * 500, "b"), ("a\nb", "b"))
     )

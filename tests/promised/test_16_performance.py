@@ -1,4 +1,4 @@
-"""What each performance setting does is measured without it and with it, and stands in docs/performance.md."""
+"""Each performance setting is measured without and with it, and the result is in docs/performance.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 
 
 def table() -> list[list[str]]:
-    """The cells of each row."""
+    """Return the cells of each row."""
     found = re.search(r"<!-- flags -->\n(.*?)<!-- /flags -->", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert found is not None
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found[1].splitlines() if line.startswith("|")]
@@ -24,7 +24,7 @@ def table() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_the_page_has_its_figures_or_says_why_there_are_none(setting: str) -> None:
+def test_the_page_has_its_figures_or_the_reason_for_missing_ones(setting: str) -> None:
     rows = [dict(zip(report.HEADINGS, row, strict=True)) for row in table() if setting in row[1]]
     assert rows
     for row in rows:
