@@ -11,7 +11,7 @@ import torch
 
 from diffusion_lab.atomic_files import check_writable
 from diffusion_lab.checkpoint import Checkpoint, file_hash, find_checkpoint, read_checkpoint
-from diffusion_lab.checkpoint.export import name_for_others
+from diffusion_lab.checkpoint.export import public_name
 from diffusion_lab.checkpoint.files import is_sweep
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
@@ -175,7 +175,7 @@ def _create_request(config: GenerateConfig, checkpoint: Checkpoint, denoiser: De
         "guidance_interval": config.guidance.interval,
         "guidance_rescale": config.guidance.rescale,
         "use_ema": denoiser.weights == "ema",  # the weights used: not the requested ones if there is no average
-        "checkpoint": name_for_others(checkpoint.path),
+        "checkpoint": public_name(checkpoint.path),
         "checkpoint_sha256": file_hash(checkpoint.path),
         "config_hash": checkpoint.about.get("config_hash"),
         "data_fingerprint": checkpoint.about.get("data_fingerprint"),

@@ -18,12 +18,12 @@ from diffusion_lab.atomic_files import atomic_write, check_writable, name_folder
 from diffusion_lab.checkpoint.files import BEST, named_steps, steps_in
 from diffusion_lab.checkpoint.ownership import (
     blocking_entries,
+    format_paths,
     is_plain_file,
-    listed,
-    listed_names,
-    make_way,
+    manifest_or_none,
     not_replaceable,
-    refuse,
+    prepare_replacement,
+    refuse_obstacles,
 )
 from diffusion_lab.command_line import without_references
 from diffusion_lab.config.faults import TRACEBACK_NOTE, ConfigWarning
@@ -118,7 +118,7 @@ class RunFolder:
         if purpose == "replace" and existing and not self._holds_run():
             raise ValueError(
                 printable(
-                    f"output.base_dir holds {listed_names(existing)}, and nothing shows that a run wrote this, got "
+                    f"output.base_dir holds {format_paths(existing)}, and nothing shows that a run wrote this, got "
                     f"{str(self.base)!r}: move it away, or choose another folder"
                 )
             )
@@ -143,7 +143,7 @@ class RunFolder:
             images = [file for file in images if epoch_of(file) in epochs]
         else:
             obstacles = not_replaceable(self.checkpoints, self._earlier_runs())
-        refuse([*obstacles, *images])
+        refuse_obstacles([*obstacles, *images])
 
     def stamp(self) -> int | None:
         """Return a value that changes whenever a run starts or ends in the folder."""
@@ -294,7 +294,7 @@ class RunFolder:
 
     def _occupied_message(self, existing: list[Path]) -> str:
         state = self.status.get("state", "in an unknown state")
-        what = f"a run already ({state})" if (self.base / STATUS).exists() else f"{listed_names(existing)} already"
+        what = f"a run already ({state})" if (self.base / STATUS).exists() else f"{format_paths(existing)} already"
         return printable(
             f"output.base_dir holds {what}, got {str(self.base)!r}: choose another, resume it "
             "(training.resume.enabled=true training.resume.checkpoint=auto), or set output.overwrite=true"
@@ -304,12 +304,12 @@ class RunFolder:
         """Return the ids of the runs in the folder whose checkpoints may be replaced."""
         if self.status:
             return {self.status.get("run")}
-        return {manifest.run for file in steps_in(self.checkpoints) if (manifest := listed(file))}
+        return {manifest.run for file in steps_in(self.checkpoints) if (manifest := manifest_or_none(file))}
 
     def _remove_earlier(self) -> None:
         runs = self._earlier_runs()
         for file in [self.checkpoints / BEST, *named_steps(self.checkpoints)]:
-            make_way(file, *runs)
+            prepare_replacement(file, *runs)
             file.unlink(missing_ok=True)
         images = [image for image in self._epoch_images() if is_epoch_image(image)]
         for file in (*images, self.logs / METRICS, self.base / SUMMARY):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
-from diffusion_lab.checkpoint.export import about_for_others, read_export
+from diffusion_lab.checkpoint.export import public_metadata, read_export
 from diffusion_lab.config.compose import job_folder
 from diffusion_lab.config.faults import Fault
 from diffusion_lab.config.validate import parse_config
@@ -217,7 +217,7 @@ def test_the_hosts_name_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_older_checkpoints_are_exported_without_secrets_too() -> None:
     config = {"model": {}, "data": {"token": SECRET}}
     about = {"config": config, "environment": {"command": [f"api_key={SECRET}"], "python": "3"}}
-    assert SECRET not in json.dumps(about_for_others(about))
+    assert SECRET not in json.dumps(public_metadata(about))
 
 
 def test_failure_of_a_run_tells_no_secret(tmp_path: Path) -> None:

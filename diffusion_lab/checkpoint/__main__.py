@@ -1,4 +1,4 @@
-"""Look at checkpoints: ``python -m diffusion_lab.checkpoint inspect|verify|export PATH``."""
+"""Inspect, verify and export checkpoints: ``python -m diffusion_lab.checkpoint inspect|verify|export PATH``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from diffusion_lab.atomic_files import check_writable
 from diffusion_lab.checkpoint.content import Checkpoint
 from diffusion_lab.checkpoint.damage import DamagedCheckpointError
-from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, about_for_others, verify_export, write_export
+from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, public_metadata, verify_export, write_export
 from diffusion_lab.checkpoint.files import (
     OWN_CHECKSUMS,
     Manifest,
@@ -30,25 +30,25 @@ from diffusion_lab.checkpoint.tensors import load_tensors
 from diffusion_lab.checkpoint.weights import Weights
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.section import home_expanded
-from diffusion_lab.messages import explain, sentence, show_warnings_plainly
+from diffusion_lab.messages import explain, sentence, show_plain_warnings
 from diffusion_lab.terminal import on_one_line, printable
 
 EXIT_CODE = 2
-"""Of what cannot be done; 1 is that of ``verify`` that found damage."""
+"""Exit code of a command that failed; ``verify`` exits with 1 if it found damage."""
 
 UNVERIFIED_CODE = 3
-"""Of ``verify`` that found no damage, and files of which nothing tells what was written."""
+"""Exit code of ``verify`` if it found no damage, but files without checksums."""
 
-WHOLE, UNVERIFIED, DAMAGED, IGNORED = "whole", "unverified", "DAMAGED", "ignored"
-"""What ``verify`` finds."""
+VALID, UNVERIFIED, DAMAGED, IGNORED = "valid", "unverified", "DAMAGED", "ignored"
+"""Results of ``verify``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for; gives the exit code."""
-    given = _parser().parse_args(arguments)
-    show_warnings_plainly()
+    """Run the command and return the exit code."""
+    args = _parser().parse_args(arguments)
+    show_plain_warnings()
     try:
-        code: int = given.do(given)
+        code: int = args.do(args)
     except (ValueError, OSError) as error:
         print(f"Error: {sentence(explain(error))}", file=sys.stderr)
         return EXIT_CODE
@@ -60,13 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="inspect|verify|export")
     path = "checkpoint file, export, or run folder (its best checkpoint, else its last)"
 
-    inspect = commands.add_parser("inspect", help="tell what a checkpoint holds")
+    inspect = commands.add_parser("inspect", help="show the contents of a checkpoint")
     inspect.add_argument("path", type=Path, help=path)
     inspect.add_argument("--json", action="store_true", help="as JSON, with all settings")
     inspect.set_defaults(do=_inspect)
 
     check = commands.add_parser(
-        "verify", help="tell whether checkpoints are whole; exit code 1 if one is not, 3 if one cannot be verified"
+        "verify", help="check whether checkpoints are valid; exit code 1 if one is damaged, 3 if one is unverified"
     )
     check.add_argument("path", type=Path, help="checkpoint file, or a folder: all checkpoints in it, at any depth")
     check.set_defaults(do=_verify)
@@ -78,19 +78,19 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--output",
         type=lambda text: Path(home_expanded(text)),
-        help="default: beside the checkpoint, or in the run folder, model.safetensors",
+        help="default: model.safetensors next to the checkpoint, or in the run folder",
     )
-    export.add_argument("--raw", action="store_true", help="the weights as trained, not their average")
-    export.add_argument("--ema-decay", type=float, help="which of several averages, by its decay")
+    export.add_argument("--raw", action="store_true", help="the raw weights, not their average")
+    export.add_argument("--ema-decay", type=float, help="decay of the average to export")
     export.set_defaults(do=_export)
     return parser
 
 
-def _inspect(given: argparse.Namespace) -> int:
-    file = find_checkpoint(given.path)
+def _inspect(args: argparse.Namespace) -> int:
+    file = find_checkpoint(args.path)
     checkpoint = read_checkpoint(file)
-    facts = dict(_facts(file, checkpoint))
-    if given.json:
+    facts = dict(_describe(file, checkpoint))
+    if args.json:
         print(json.dumps({**facts, "config": checkpoint.config}, indent=2, default=str))
     else:
         width = max(map(len, facts))
@@ -103,9 +103,9 @@ def _inspect(given: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(file: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
-    """What is worth knowing, in the order to tell it."""
-    about, manifest = checkpoint.about, Manifest.of(file)
+def _describe(file: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
+    """Yield the facts to show, in order."""
+    about, manifest = checkpoint.about, Manifest.read(file)
     environment = about.get("environment")
     environment = environment if isinstance(environment, dict) else {}
     packages = environment.get("packages")
@@ -123,26 +123,26 @@ def _facts(file: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
     if foreign is not None and foreign.saved_in_training:
         yield "written by", "another program"
         yield "epoch", shown(foreign.epoch)
-    told = foreign.num_classes if foreign is not None and isinstance(foreign.num_classes, int) else None
-    yield "classes", list(checkpoint.class_names) or told
+    num_classes = foreign.num_classes if foreign is not None and isinstance(foreign.num_classes, int) else None
+    yield "classes", list(checkpoint.class_names) or num_classes
     yield "parameters", sum(math.prod(tensor.shape) for tensor in _some_weights(checkpoint).values())
     yield "averages", _averages(checkpoint)
     yield "to resume", _training_state(file)
 
 
 def _averages(checkpoint: Checkpoint) -> Any:
-    """The decays of the averages, or why there are none."""
+    """Return the decays of the averages, or why there are none."""
     if checkpoint.foreign is not None and checkpoint.foreign.ema_fault is not None:
         return f"none: {checkpoint.foreign.ema_fault}"
-    return ["of a decay that is not told" if decay is None else decay for decay in checkpoint.decays] or None
+    return ["of unknown decay" if decay is None else decay for decay in checkpoint.decays] or None
 
 
 def _some_weights(checkpoint: Checkpoint) -> Weights:
-    """The raw weights, or an average, which has the same shapes."""
+    """Return the raw weights, or an average, which has the same shapes."""
     return checkpoint.weights or next(iter(checkpoint.ema_weights.values()))
 
 
-def _refuse_read_only(target: Path) -> None:
+def _check_writable(target: Path) -> None:
     try:
         check_writable(target.parent, "the folder of an export")
     except PermissionError as error:
@@ -150,7 +150,7 @@ def _refuse_read_only(target: Path) -> None:
 
 
 def _training_state(file: Path) -> list[str] | None:
-    """What a resumed run finds in it beside the weights."""
+    """Return the names of the training state in a checkpoint, besides the weights."""
     if file.suffix == EXPORT_SUFFIX:
         return None
     content = load_tensors(file)
@@ -163,8 +163,8 @@ def _training_state(file: Path) -> list[str] | None:
         "randomness": "randomness",
         OPTIMIZER_KEY: "optimizer",
     }
-    there = {key for key, value in content.items() if isinstance(value, dict | list | tuple) and value}
-    return [name for key, name in known.items() if key in there] or None
+    present = {key for key, value in content.items() if isinstance(value, dict | list | tuple) and value}
+    return [name for key, name in known.items() if key in present] or None
 
 
 def _shown(value: Any) -> str:
@@ -175,35 +175,35 @@ def _shown(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-def _verify(given: argparse.Namespace) -> int:
-    if not given.path.is_dir() and not given.path.is_file():  # within a folder such things are ignored
-        raise FileNotFoundError(f"{given.path} is neither a checkpoint file nor a folder: check the path")
-    files = sorted(_checkpoints_under(given.path)) if given.path.is_dir() else [given.path]
+def _verify(args: argparse.Namespace) -> int:
+    if not args.path.is_dir() and not args.path.is_file():  # inside a folder such entries are ignored
+        raise FileNotFoundError(f"{args.path} is neither a checkpoint file nor a folder: check the path")
+    files = sorted(_checkpoints_under(args.path)) if args.path.is_dir() else [args.path]
     if not files:
         raise FileNotFoundError(
-            f"the folder {given.path} holds no checkpoint: give a run folder, or one that holds runs"
+            f"the folder {args.path} holds no checkpoint: give a run folder, or one that holds runs"
         )
     states = set()
     for file in files:
-        state, remark = _verified(file)
+        state, note = _verify_file(file)
         states.add(state)
         name = on_one_line(file)
-        print(printable(f"{state:<10}  {name}{remark.replace(str(file), name)}"), flush=True)
+        print(printable(f"{state:<10}  {name}{note.replace(str(file), name)}"), flush=True)
     return 1 if DAMAGED in states else UNVERIFIED_CODE if UNVERIFIED in states else 0
 
 
-def _verified(file: Path) -> tuple[str, str]:
-    """The state of a file, and what is to be said of it. Whatever it does to its readers, others follow."""
+def _verify_file(file: Path) -> tuple[str, str]:
+    """Return the result for a file and a note. Any error counts as damage, so that the other files are verified."""
     if not file.is_file():
-        return IGNORED, ": no file"
+        return IGNORED, ": not a file"
     try:
         if verify(file) is not None:
-            return WHOLE, ""
+            return VALID, ""
         if file.suffix != EXPORT_SUFFIX:
             read_checkpoint(file)
-            return WHOLE, f"  (no manifest; by {OWN_CHECKSUMS})"
+            return VALID, f"  (no manifest; by {OWN_CHECKSUMS})"
         if verify_export(file):
-            return WHOLE, "  (no manifest; by the SHA-256 inside it)"
+            return VALID, "  (no manifest; by the SHA-256 inside it)"
     except DamagedCheckpointError as error:
         return DAMAGED, f": {error.fault}"
     except Exception as error:
@@ -217,21 +217,21 @@ def _checkpoints_under(folder: Path) -> Iterator[Path]:
             yield file
 
 
-def _export(given: argparse.Namespace) -> int:
-    file = find_checkpoint(given.path)
+def _export(args: argparse.Namespace) -> int:
+    file = find_checkpoint(args.path)
     checkpoint = read_checkpoint(file)
     if checkpoint.config is None:
         raise ValueError(
-            f"{file} holds weights alone and not their architecture: export a checkpoint that train.py wrote"
+            f"{file} holds only weights and not their architecture: export a checkpoint that train.py wrote"
         )
-    target = given.output or (given.path if given.path.is_dir() else file.parent) / f"model{EXPORT_SUFFIX}"
-    _refuse_read_only(target)
-    averaged = bool(checkpoint.ema_weights) and not given.raw
-    decay = checkpoint.chosen_decay(averaged, given.ema_decay)
+    target = args.output or (args.path if args.path.is_dir() else file.parent) / f"model{EXPORT_SUFFIX}"
+    _check_writable(target)
+    averaged = bool(checkpoint.ema_weights) and not args.raw
+    decay = checkpoint.chosen_decay(averaged, args.ema_decay)
     weights: Weights = checkpoint.chosen_weights(averaged, decay)
-    about = {**about_for_others(checkpoint.about), "averaged": averaged, "ema_decay": decay}
+    about = {**public_metadata(checkpoint.about), "averaged": averaged, "ema_decay": decay}
     write_export(target, weights, about)
-    which = f"average of decay {decay:g}" if decay is not None else "average" if averaged else "weights as trained"
+    which = f"average of decay {decay:g}" if decay is not None else "average" if averaged else "raw weights"
     step = step_of(file.resolve()) or checkpoint.step
     print(printable(f"{target}: {which} after step {step}, SHA-256 {file_hash(target)}"))
     return 0

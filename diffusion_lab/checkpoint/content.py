@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and the denoiser that is made of it."""
+"""Content of a checkpoint, and the denoiser created from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from diffusion_lab.checkpoint.damage import damaged
+from diffusion_lab.checkpoint.damage import damaged_error
 from diffusion_lab.checkpoint.foreign import (
     DEFAULT_PREDICTION,
     RAW,
@@ -21,7 +21,7 @@ from diffusion_lab.checkpoint.foreign import (
     with_classes,
     with_prediction,
 )
-from diffusion_lab.checkpoint.weights import Weights, WithoutDrawing, check_architecture, load_weights
+from diffusion_lab.checkpoint.weights import SkipWeightInit, Weights, check_architecture, load_weights
 from diffusion_lab.config.faults import ConfigError, ConfigWarning
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.training_section import PerformanceSettings
@@ -34,13 +34,13 @@ from diffusion_lab.redaction import REDACTED, holds_redacted
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read: weights by the denoiser's own names, and what explains them.
+    """Checkpoint as read from a file: weights by the denoiser's names, and metadata.
 
-    ``weights`` are the raw ones, none in an export of an average.
-    ``ema_weights`` holds the averaged weights by their decay, the main ones first; None is the decay of averages in a
-    file that does not tell it. ``about`` is all that the writer told: settings, class names, versions, commit, hashes;
-    ``order`` is the place in the data, as the data module that saved it tells it; ``foreign`` what another program
-    wrote beside the weights, None in files of this one.
+    ``weights`` are the raw weights, empty in an export of an average.
+    ``ema_weights`` holds the averaged weights by their decay, the main ones first; the decay is None if the file does
+    not contain it. ``about`` is the metadata: settings, class names, versions, commit, hashes. ``data_position`` is the
+    position in the data as saved by the data module. ``foreign`` holds other values in a file of another program, None
+    in files of this one.
     """
 
     path: Path
@@ -52,22 +52,22 @@ class Checkpoint:
     config: dict[str, Any] | None
     epochs_done: int | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
-    order: Mapping[str, Any] = field(default_factory=dict)
+    data_position: Mapping[str, Any] = field(default_factory=dict)
     foreign: ForeignParts | None = None
 
     @property
     def decays(self) -> list[float | None]:
-        """The decays of the averages, the main one first."""
+        """Decays of the averages, the main one first."""
         return list(self.ema_weights)
 
     @property
     def trained_in_less_than_32_bits(self) -> bool:
-        """Whether the run computed in mixed precision, as far as the file tells."""
+        """Whether the run is known to have used mixed precision."""
         match self.config:
             case {"training": {"performance": {} as section}}:
                 known = {name: value for name, value in section.items() if name in PerformanceSettings.model_fields}
-                found = section_of(PerformanceSettings, known, "training.performance", self.path)
-                return found.wanted_precision != 32
+                found = parse_saved_section(PerformanceSettings, known, "training.performance", self.path)
+                return found.requested_precision != 32
         return False
 
     def denoiser(
@@ -77,19 +77,19 @@ class Checkpoint:
         ema_decay: float | None = None,
         trust: Collection[str] = (),
     ) -> Denoiser:
-        """Build the denoiser, in evaluation mode on the CPU.
+        """Create the denoiser, in evaluation mode on the CPU.
 
         Args:
-            use_ema: Take the averaged weights; warns and takes the raw ones where there are none.
-            model: The architecture, for files that do not tell it; the checkpoint's own wins.
-            ema_decay: Which of the averages, by its decay; the main one where None.
-            trust: Dotted paths of classes that may be imported because the checkpoint names them; those that
-                ``model`` names may be as well.
+            use_ema: Use the averaged weights; if there are none, warn and use the raw ones.
+            model: The architecture, for files without it; the checkpoint's own takes precedence.
+            ema_decay: Decay of the average to use; the main one if None.
+            trust: Dotted paths of classes that may be imported because the checkpoint names them; those named in
+                ``model`` may be imported as well.
 
         Raises:
-            ValueError: Where no architecture is known, the weights belong to another one, there is no average of that
-                decay or none that can be read, the classes contradict each other, or only the checkpoint names the
-                class to import.
+            ValueError: The architecture is unknown, the weights belong to another one, there is no (readable) average
+                of that decay, the numbers of classes contradict each other, or only the checkpoint names the class to
+                import.
         """
         settings = self.model or model
         if self.model is not None and holds_redacted(self.model.model_dump(mode="json")):
@@ -104,48 +104,49 @@ class Checkpoint:
                 f"{self.path} holds weights but does not say of which architecture: give it in the settings "
                 "(sample.py: model=… diffusion=… conditioning=…)"
             )
-        self._refuse_foreign_classes(settings, model, trust)
-        settings = self.with_prediction(self.with_told_classes(settings))
+        self._check_custom_classes(settings, model, trust)
+        settings = self.with_prediction(self.with_file_classes(settings))
         averaged = use_ema and self.has_averages()
         decay = self.chosen_decay(use_ema, ema_decay)
         if use_ema and not averaged:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", ConfigWarning, stacklevel=2)
         chosen = self.chosen_weights(use_ema, decay)
         weights = fill_average(chosen, self.weights) if averaged and self.foreign else chosen
-        foreign = "." in settings.architecture.type + settings.diffusion.type  # may draw what no checkpoint holds
+        custom = "." in settings.architecture.type + settings.diffusion.type  # may draw values outside the checkpoint
         if "." not in settings.architecture.type:
-            self._refuse_other_shapes(settings, weights)
-        with self._named(), torch.random.fork_rng(devices=[]), nullcontext() if foreign else WithoutDrawing():
+            self._check_shapes(settings, weights)
+        skip_init = nullcontext() if custom else SkipWeightInit()
+        with self._name_file_in_errors(), torch.random.fork_rng(devices=[]), skip_init:
             denoiser = create_denoiser(settings, self.class_names)
-        self.refuse_other_inputs(denoiser)
+        self.check_input_scaling(denoiser)
         if averaged and self.foreign:
             check_complete_average(chosen, denoiser, self.path)
         load_weights(denoiser, weights, self.path)
         denoiser.weights = "ema" if averaged else "raw"
         return denoiser.eval()
 
-    def with_told_classes(self, model: ModelSettings) -> ModelSettings:
-        """The settings with the classes that the file of another program tells. Raises ValueError as ``denoiser``."""
+    def with_file_classes(self, model: ModelSettings) -> ModelSettings:
+        """Return the settings with the number of classes in a file of another program. Raises as ``denoiser``."""
         if self.foreign is None:
             return model
         return with_classes(model, self.foreign.num_classes, self.weights, self.path)
 
     def with_prediction(self, model: ModelSettings) -> ModelSettings:
-        """The settings with a prediction: that which was asked for, else the checkpoint's own, else the default.
+        """Return the settings with a prediction: the one set by the user, else the checkpoint's, else the default.
 
         Raises:
-            ValueError: None of them says it for a noise process that the default is not meant for.
+            ValueError: Neither sets it, and the default is not intended for the noise process.
         """
         if self.model is None:
             return with_prediction(model, self.path)
-        if model.diffusion.prediction_is_asked_for:
+        if model.diffusion.is_prediction_set:
             return model
         own = model.diffusion.model_copy(update={"prediction": self.model.diffusion.prediction})
         return model.model_copy(update={"diffusion": own})
 
     def prediction_note(self, model: ModelSettings | None) -> str | None:
-        """Return a line on a prediction that is not the one in the settings, since nobody asked for that; else None."""
-        if model is None or model.diffusion.prediction_is_asked_for:
+        """Return a note if the prediction differs from the settings, where it is not set by the user; else None."""
+        if model is None or model.diffusion.is_prediction_set:
             return None
         if self.model is not None:
             own = self.model.diffusion.prediction
@@ -157,23 +158,23 @@ class Checkpoint:
         )
 
     def has_averages(self) -> bool:
-        """Whether there are averaged weights. Raises ValueError where they are there and cannot be read."""
+        """Return whether there are averaged weights. Raises ValueError if they exist but cannot be read."""
         if self.foreign is not None and self.foreign.ema_fault is not None:
             raise ValueError(f"{self.path} cannot be sampled with averaged weights: {self.foreign.ema_fault}{RAW}")
         return bool(self.ema_weights)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Name the file where its settings ask for a model that cannot be built."""
+    def _name_file_in_errors(self) -> Iterator[None]:
+        """Name the file in errors about a model that cannot be built."""
         try:
             yield
         except ValueError as error:
             raise ValueError(f"{self.path} asks for a model that cannot be built: {error}") from error
 
-    def refuse_other_inputs(self, denoiser: Denoiser) -> None:
-        """Raise ValueError where the network of the checkpoint saw noisy images of another scale than this one does.
+    def check_input_scaling(self, denoiser: Denoiser) -> None:
+        """Raise ValueError if the network was trained on noisy images scaled differently from now.
 
-        Until format 2 that was so for all predictions but edm, in processes whose noise goes beyond one.
+        Before format 2 that was the case for all predictions except edm, in processes whose noise exceeds one.
         """
         last = denoiser.schedule.level(1.0)
         scaled_before = isinstance(denoiser.parameterization, PreconditionedOutput)
@@ -181,12 +182,12 @@ class Checkpoint:
             return
         raise ValueError(
             f"{self.path} was written before diffusion_lab scaled the input of this prediction to unit variance in a "
-            f"noise process that reaches sigma = {last.sigma:g}: its network knows other numbers. Train it again, or "
+            f"noise process that reaches sigma = {last.sigma:g}: its network expects another scale. Train it again, or "
             "use the version of diffusion_lab that wrote it"
         )
 
-    def _refuse_other_shapes(self, settings: ModelSettings, weights: Weights) -> None:
-        """Compare the weights with the architecture before memory is taken for it: the settings may ask for any."""
+    def _check_shapes(self, settings: ModelSettings, weights: Weights) -> None:
+        """Compare the weights with the architecture before allocating memory for it, since it could be of any size."""
         architecture = settings.architecture
         blocks = architecture.num_res_blocks * len(architecture.channel_multipliers)
         if blocks > len(weights):
@@ -194,15 +195,15 @@ class Checkpoint:
                 f"{self.path} holds weights of another architecture: {len(weights)} tensors, too few for "
                 f"{blocks} blocks. Give the model settings that it was trained with"
             )
-        with self._named(), WithoutDrawing():
+        with self._name_file_in_errors(), SkipWeightInit():
             shapes = weight_shapes(settings)
         check_architecture(shapes, weights, self.path)
 
     def chosen_weights(self, use_ema: bool, decay: float | None) -> Weights:
-        """Return the averaged weights of a decay, the raw ones where there are none or they are asked for.
+        """Return the averaged weights of a decay, or the raw ones if requested or if there are no others.
 
         Raises:
-            ValueError: The raw ones are asked for, and the file holds averaged ones alone.
+            ValueError: The raw weights are requested, and the file holds only averaged ones.
         """
         if use_ema and self.ema_weights:
             return self.ema_weights[decay]
@@ -214,24 +215,24 @@ class Checkpoint:
         return self.weights
 
     def chosen_decay(self, use_ema: bool, ema_decay: float | None) -> float | None:
-        """The decay of the averaged weights that these arguments of ``denoiser`` choose, None for the raw ones."""
+        """Return the decay of the averaged weights chosen by these arguments of ``denoiser``, None for the raw ones."""
         if ema_decay is not None and not use_ema:
             raise ValueError(f"generation.sampling.ema_decay needs generation.sampling.use_ema, got {ema_decay:g}")
         if ema_decay is not None and ema_decay not in self.ema_weights:
-            there = ", ".join(f"{decay:g}" for decay in self.decays if decay is not None) or "none"
+            known = ", ".join(f"{decay:g}" for decay in self.decays if decay is not None) or "none"
             raise ValueError(
-                f"generation.sampling.ema_decay must be one of the averages in {self.path} ({there}), got {ema_decay:g}"
+                f"generation.sampling.ema_decay must be one of the averages in {self.path} ({known}), got {ema_decay:g}"
             )
         return next(iter(self.decays), None) if use_ema and ema_decay is None else ema_decay
 
     @property
     def named_classes(self) -> tuple[str, ...]:
-        """Dotted paths of the user's own classes that the checkpoint names; they are imported only if trusted."""
+        """Dotted paths of custom classes that the checkpoint names; they are imported only if trusted."""
         types = () if self.model is None else (self.model.architecture.type, self.model.diffusion.type)
         return tuple(path for path in types if "." in path)
 
-    def _refuse_foreign_classes(self, own: ModelSettings, model: ModelSettings | None, trust: Collection[str]) -> None:
-        """Importing a class runs code, so the path of one is taken from the user alone, never from a file."""
+    def _check_custom_classes(self, own: ModelSettings, model: ModelSettings | None, trust: Collection[str]) -> None:
+        """Refuse classes named only by the checkpoint: importing a class runs code, so the user must name it too."""
         for key, part in (("architecture", "network"), ("diffusion", "noise process")):
             path = getattr(own, key).type
             confirmed = path in trust or (model is not None and getattr(model, key).type == path)
@@ -242,9 +243,9 @@ class Checkpoint:
                 )
 
 
-def section_of(section: type[SectionT], values: Mapping[str, Any], key: str, path: Path) -> SectionT:
-    """A section of the settings in a checkpoint. Raises ValueError with all that is wrong in it, and the path."""
+def parse_saved_section(section: type[SectionT], values: Mapping[str, Any], key: str, path: Path) -> SectionT:
+    """Parse a section of the settings in a checkpoint. Raises ValueError with the path and all faults in it."""
     try:
         return parse_section(section, values, key)
     except ConfigError as error:
-        raise damaged(path, f"is a damaged checkpoint: {error}") from error
+        raise damaged_error(path, f"is a damaged checkpoint: {error}") from error

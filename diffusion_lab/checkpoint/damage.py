@@ -1,4 +1,4 @@
-"""The error that a damaged checkpoint is answered with, and what its user can do."""
+"""Error for damaged checkpoints, with advice for the user."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from diffusion_lab.command_line import command
 
 
 class DamagedCheckpointError(ValueError):
-    """The bytes of a checkpoint are not those that were written.
+    """Raised if the content of a checkpoint is not what was written.
 
     Args:
         fault: What is wrong, with the path.
         advice: What to do about it.
 
     Attributes:
-        fault: As given, for messages that go on with advice of their own.
+        fault: The argument ``fault``, for messages that add different advice.
     """
 
     def __init__(self, fault: str, advice: str = "") -> None:
@@ -23,14 +23,14 @@ class DamagedCheckpointError(ValueError):
         self.fault = fault
 
 
-def damaged(path: Path, what: str) -> DamagedCheckpointError:
-    """Return the error for a checkpoint that cannot be used, which says where to find one that can.
+def damaged_error(path: Path, what: str) -> DamagedCheckpointError:
+    """Return the error for an unusable checkpoint, with a command that finds usable ones.
 
     Args:
         path: The checkpoint, or its manifest.
-        what: What is wrong, as it follows the path.
+        what: What is wrong, as a predicate to follow the path.
     """
     search = command("-m diffusion_lab.checkpoint", "verify", path.parent)
     return DamagedCheckpointError(
-        f"{path} {what}", f"Take another checkpoint of its folder; this command tells which are whole:\n  {search}"
+        f"{path} {what}", f"Take another checkpoint of its folder; this command shows which are valid:\n  {search}"
     )

@@ -1,4 +1,4 @@
-"""One set of weights and what explains it, as safetensors: to publish, or to read without this project."""
+"""Export of one set of weights with its metadata as safetensors: to publish, or to read without this project."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffusion_lab.atomic_files import atomic_write
-from diffusion_lab.checkpoint.damage import damaged
+from diffusion_lab.checkpoint.damage import damaged_error
 from diffusion_lab.checkpoint.files import HashingWriter, Manifest, step_of, verify
 from diffusion_lab.redaction import redacted, without_folders
 from diffusion_lab.run_files import CONFIG
@@ -23,10 +23,10 @@ from diffusion_lab.safe_files import parse_json
 
 EXPORT_SUFFIX = ".safetensors"
 ABOUT = "diffusion_lab"
-"""Key of the file's metadata that holds, as JSON, all but the weights."""
+"""Key of the safetensors metadata that holds, as JSON, everything except the weights."""
 
 PRIVATE_SECTIONS = ("output", "logger")
-"""Sections of the settings that tell of folders and accounts, and nothing of the model."""
+"""Sections of the settings that describe folders and accounts, not the model."""
 
 
 DIGEST = "diffusion_lab_sha256"
@@ -34,34 +34,34 @@ DIGEST = "diffusion_lab_sha256"
 
 
 def write_export(path: Path, weights: Mapping[str, Tensor], about: dict[str, Any]) -> None:
-    """Write weights by the denoiser's own names, all or nothing, with a SHA-256 of them.
+    """Write weights by the denoiser's names, atomically, with their SHA-256.
 
     Args:
-        path: The file, ending in ``.safetensors``. An earlier export there is replaced.
-        weights: By name.
-        about: Plain containers that JSON can hold.
+        path: The file, with suffix ``.safetensors``. An earlier export there is replaced.
+        weights: Weights by name.
+        about: Metadata, in plain containers that JSON supports.
 
     Raises:
-        ValueError: It has another ending, or something else is at its place or at that of its manifest.
+        ValueError: The suffix is wrong, or something else is in the place of the file or its manifest.
     """
     if path.suffix != EXPORT_SUFFIX:
         raise ValueError(f"the name of an export must end in {EXPORT_SUFFIX}, got {str(path)!r}")
-    _refuse_to_replace_others(path)
+    _check_replaceable(path)
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
-    told = json.dumps(about)
+    metadata = json.dumps(about)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Manifest.place(path).unlink(missing_ok=True)
+    Manifest.path_of(path).unlink(missing_ok=True)
     with atomic_write(path) as partial, partial.open("wb") as file:
         writer = HashingWriter(file)
-        writer.write(save(tensors, metadata={ABOUT: told, DIGEST: _digest(tensors, told)}))
+        writer.write(save(tensors, metadata={ABOUT: metadata, DIGEST: _digest(tensors, metadata)}))
     Manifest(step_of(path), writer.size, writer.sha256, about.get("config_hash")).write(path)
 
 
-def about_for_others(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint says of itself as it may leave the machine.
+def public_metadata(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a checkpoint that may leave the machine.
 
-    Left out are secrets, the command line, the system, where things lay and who was told of the run; of paths in other
-    settings the last part stays.
+    It excludes secrets, the command line, the system, output folders and logging accounts; of paths in other settings
+    only the last part is kept.
     """
     config = {key: value for key, value in dict(about["config"]).items() if key not in PRIVATE_SECTIONS}
     environment = about.get("environment")
@@ -73,10 +73,10 @@ def about_for_others(about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def name_for_others(file: Path) -> str:
-    """Return the name of a checkpoint as generated images carry it: its run and file, and no folder above the run.
+def public_name(file: Path) -> str:
+    """Return the name of a checkpoint for generated images: its run and file, without the folders above the run.
 
-    The images are passed on, and the path would name the user or the machine. Which checkpoint it is, its SHA-256 says.
+    Images are shared, and the full path would name the user or the machine. The SHA-256 identifies the checkpoint.
     """
     file = file.resolve()
     run = file.parent.parent
@@ -85,22 +85,22 @@ def name_for_others(file: Path) -> str:
 
 
 def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the weights of an export and what explains them, verified by its manifest, else by its own SHA-256.
+    """Return the weights of an export and its metadata, verified by its manifest, else by its own SHA-256.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or not one of ours.
+        ValueError: It is damaged, or not an export of this project.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
-    listed = verify(path) is not None
+    has_manifest = verify(path) is not None
     weights, metadata = _read(path)
-    if not listed:
+    if not has_manifest:
         _matches_its_digest(path, weights, metadata)
-    about = parse_json(metadata.get(ABOUT, "null"), f"the explanation in {path}")
+    about = parse_json(metadata.get(ABOUT, "null"), f"the metadata in {path}")
     if not isinstance(about, dict):
         raise ValueError(
-            f"{path} was not exported from a checkpoint of diffusion_lab: it does not tell the architecture"
+            f"{path} was not exported from a checkpoint of diffusion_lab: it does not contain the architecture"
         )
     return weights, about
 
@@ -109,8 +109,8 @@ def verify_export(path: Path) -> bool:
     """Verify a safetensors file by the SHA-256 inside it; returns whether it has one.
 
     Raises:
-        DamagedCheckpointError: It holds other weights or another explanation than were written.
-        ValueError: It is no safetensors file, or its size is not that which its header tells.
+        DamagedCheckpointError: Its weights or metadata are not those that were written.
+        ValueError: It is not a safetensors file, or its size does not match its header.
     """
     return _matches_its_digest(path, *_read(path))
 
@@ -119,7 +119,7 @@ def _matches_its_digest(path: Path, weights: Mapping[str, Tensor], metadata: Map
     if DIGEST not in metadata:
         return False
     if metadata[DIGEST] != _digest(weights, metadata.get(ABOUT, "")):
-        raise damaged(path, "is damaged: its weights or settings are not those of its SHA-256")
+        raise damaged_error(path, "is damaged: its weights or settings are not those of its SHA-256")
     return True
 
 
@@ -136,24 +136,24 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - it is no dict
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - it is not a dict
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is no export, or a damaged one: {error}") from error
+        raise ValueError(f"{path} is not an export, or a damaged one: {error}") from error
 
 
-def _refuse_to_replace_others(path: Path) -> None:
-    """An export replaces an earlier one, and no other file."""
+def _check_replaceable(path: Path) -> None:
+    """Refuse to replace any file except an earlier export."""
     sibling = path.with_suffix(".ckpt")
     if os.path.lexists(sibling):  # both would have the same manifest
-        raise ValueError(f"an export needs another name than the checkpoint {sibling} beside it, got {str(path)!r}")
+        raise ValueError(f"an export needs another name than the checkpoint {sibling} next to it, got {str(path)!r}")
     if not os.path.lexists(path):
         return
     try:
         if path.is_symlink() or not path.is_file():
-            raise ValueError("it is a link, or no file")
+            raise ValueError("it is a link, or not a file")
         with safe_open(path, framework="pt") as file:
             known = ABOUT in (file.metadata() or {})
     except (SafetensorError, ValueError, OSError):
         known = False
     if not known:
-        raise ValueError(f"{path} is there and is no export of diffusion_lab: choose another --output")
+        raise ValueError(f"{path} exists and is not an export of diffusion_lab: choose another --output")

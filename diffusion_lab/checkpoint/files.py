@@ -1,7 +1,7 @@
-"""Names of checkpoints, the manifest beside each by which damage is noticed, and how they are found again.
+"""Checkpoint files in a run folder: their names, their manifests, and how they are verified and found.
 
-Each checkpoint ``step_00000230.ckpt`` has a manifest ``step_00000230.manifest.json`` beside it, written last. It
-holds size and SHA-256, so one flipped bit is noticed, and the run that wrote the file.
+Each checkpoint ``step_00000230.ckpt`` has a manifest ``step_00000230.manifest.json`` next to it, written last. It
+records the size and SHA-256, so a single flipped bit is noticed, and the run that wrote the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, Self, cast
 
 from diffusion_lab.atomic_files import atomic_write
-from diffusion_lab.checkpoint.damage import DamagedCheckpointError, damaged
+from diffusion_lab.checkpoint.damage import DamagedCheckpointError, damaged_error
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.config.sweep_ranking import best_job
@@ -28,25 +28,25 @@ from diffusion_lab.terminal import printable
 
 STEP_NAME = re.compile(r"step_(\d{8,})\.ckpt")
 BEST = "best.ckpt"
-"""A link to the best of them, by its validation."""
+"""Link to the checkpoint with the best validation metric."""
 
 OWN_CHECKSUMS = "the CRC-32 sums inside it, which cover its tensors and settings but not the archive's directory"
-"""What a checkpoint without manifest is verified by."""
+"""Checksums by which a checkpoint without manifest is verified."""
 
 LARGEST_MANIFEST = 2**16
-"""Bytes of a manifest; more is none."""
+"""Maximum bytes of a manifest."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of a checkpoint file before it is read.
+    """Description of a checkpoint file, known before it is read.
 
     Attributes:
-        step: Optimizer steps done.
-        size: Of the file, in bytes.
-        sha256: Of the file, in hexadecimal.
-        config_hash: Of the settings that it was trained with; None where the writer knew none.
-        run: Id of the run that wrote it; None where no run of this program is known to have written it.
+        step: Number of optimizer steps done.
+        size: Size of the file in bytes.
+        sha256: SHA-256 of the file, in hexadecimal.
+        config_hash: Hash of the settings that it was trained with; None if unknown.
+        run: Id of the run that wrote it; None if no run of this program is known to have written it.
     """
 
     step: int | None
@@ -62,31 +62,31 @@ class Manifest:
                 raise TypeError(f"{name} must be {kinds}, got {value!r}")
 
     @staticmethod
-    def place(file: Path) -> Path:
-        """Where the manifest of a file is."""
+    def path_of(file: Path) -> Path:
+        """Return the path of a file's manifest."""
         return file.with_suffix(".manifest.json")
 
     @classmethod
-    def of(cls, file: Path) -> Self | None:
-        """The manifest of a file, of that behind a link; None where there is none.
+    def read(cls, file: Path) -> Self | None:
+        """Read the manifest of a file, or of the file behind a link; None if there is none.
 
         Raises:
-            DamagedCheckpointError: It is not a manifest.
+            DamagedCheckpointError: It is not a valid manifest.
         """
         file = file.resolve()
-        place = cls.place(file)
+        path = cls.path_of(file)
         try:
-            found = cls(**read_json(place, LARGEST_MANIFEST))
+            manifest = cls(**read_json(path, LARGEST_MANIFEST))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, OSError) as error:  # it may hold anything, or be no file at all
-            raise damaged(place, "is damaged: it is no manifest of a checkpoint") from error
-        if found.step != step_of(file):
-            raise damaged(place, f"is damaged: it tells of step {found.step}")
-        return found
+        except (ValueError, TypeError, OSError) as error:  # it may hold anything, or not be a file at all
+            raise damaged_error(path, "is damaged: it is not a manifest of a checkpoint") from error
+        if manifest.step != step_of(file):
+            raise damaged_error(path, f"is damaged: it is of step {manifest.step}")
+        return manifest
 
     def write(self, file: Path) -> None:
-        """Put it beside its file, all or nothing."""
+        """Write it next to its file, atomically."""
         with atomic_write(self.place(file)) as partial:
             partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
@@ -101,20 +101,20 @@ _MANIFEST_TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def step_of(file: Path) -> int | None:
-    """The optimizer step in the name of a checkpoint; None for other names."""
-    found = STEP_NAME.fullmatch(file.name)
-    return None if found is None else int(found[1])
+    """Return the optimizer step in the name of a checkpoint; None for other names."""
+    match = STEP_NAME.fullmatch(file.name)
+    return None if match is None else int(match[1])
 
 
 def step_name(step: int) -> str:
-    """The name of the checkpoint of an optimizer step."""
+    """Return the file name of the checkpoint of an optimizer step."""
     return f"step_{step:08d}.ckpt"
 
 
 class HashingWriter(io.RawIOBase):
-    """Hands on what is written, computes its SHA-256 on the way, and remembers why writing failed.
+    """Write to a file, compute the SHA-256 on the way, and remember why writing failed.
 
-    ``torch.save`` reports a full disk as an inconsistency of its own; the reason is kept in ``error``.
+    ``torch.save`` reports a full disk as an internal inconsistency; the real reason is kept in ``error``.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -149,26 +149,26 @@ def file_hash(path: Path) -> str:
 
 
 def verify(file: Path) -> Manifest | None:
-    """Check a file against its manifest; None where it has none.
+    """Verify a file against its manifest and return the manifest; None if it has none.
 
     Raises:
-        DamagedCheckpointError: It is shorter or longer than it was, or any bit of it differs.
-        FileNotFoundError: It is not there.
+        DamagedCheckpointError: Its size or any bit of it has changed.
+        FileNotFoundError: It does not exist.
     """
-    manifest = Manifest.of(file)
+    manifest = Manifest.read(file)
     if manifest is None:
         return None
     size = file.stat().st_size
     if size != manifest.size:
-        raise damaged(file, f"is damaged: it has {size} bytes, {manifest.size} were written")
+        raise damaged_error(file, f"is damaged: it has {size} bytes, {manifest.size} were written")
     if file_hash(file) != manifest.sha256:
-        raise damaged(file, "is damaged: its SHA-256 is not that of its manifest")
+        raise damaged_error(file, "is damaged: its SHA-256 does not match its manifest")
     return manifest
 
 
 @lru_cache(maxsize=256)
 def _hash_of(file: Path, _inode: int, _changed: int, _state_changed: int) -> str:
-    """Hash once for each state of a file: one that was just verified is then read, and may later be removed."""
+    """Hash once per state of a file: a file that was just verified is then read, and may later be removed."""
     with open_regular(file) as content:
         return hashlib.file_digest(cast("io.BufferedReader", content), "sha256").hexdigest()
 
@@ -181,25 +181,25 @@ def named_steps(folder: Path) -> list[Path]:
 
 def steps_in(folder: Path) -> list[Path]:
     """Return the checkpoints of a folder that have a manifest, the newest step first."""
-    return [file for file in named_steps(folder) if Manifest.place(file).exists()]
+    return [file for file in named_steps(folder) if Manifest.path_of(file).exists()]
 
 
 def newest_valid(folder: Path) -> Path | None:
-    """Return the checkpoint of the latest step that is whole; warns of each later one that is not.
+    """Return the valid checkpoint of the latest step; warns about each later one that is not valid.
 
-    One without manifest counts if its own checksums hold and its content is of the step in its name.
+    A checkpoint without manifest is valid if its own checksums match and its content is of the step in its name.
     """
     return next(_valid(named_steps(folder)), None)
 
 
-def read_unlisted(file: Path) -> dict[str, Any]:
-    """Verify a checkpoint that has no manifest by its content, and return what it says of itself.
+def read_without_manifest(file: Path) -> dict[str, Any]:
+    """Verify a checkpoint without manifest by its content, and return its metadata.
 
     The CRC-32 sums inside the file cover its tensors and settings, not the archive's directory.
 
     Raises:
         DamagedCheckpointError: A checksum is wrong.
-        ValueError: It is named as a checkpoint of a step, and is none, or one of another step.
+        ValueError: Its name is that of a step's checkpoint, and it is not one, or one of another step.
     """
     from diffusion_lab.checkpoint.tensors import load_tensors  # which needs this module, and torch
 
@@ -207,19 +207,19 @@ def read_unlisted(file: Path) -> dict[str, Any]:
     about = about if isinstance(about, dict) else {}
     step = step_of(file)
     if step is not None and about.get("step") != step:
-        told = f"its content is of step {about['step']}" if "step" in about else "no training run wrote it"
-        raise ValueError(f"{file} is not recognized as a checkpoint: it has no manifest, and {told}")
+        reason = f"its content is of step {about['step']}" if "step" in about else "no training run wrote it"
+        raise ValueError(f"{file} is not recognized as a checkpoint: it has no manifest, and {reason}")
     return about
 
 
 def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
-    """Return the checkpoint file that ``path`` means: itself, or the preferred one of a run folder, else the other.
+    """Return the checkpoint file for ``path``: the file itself, or the preferred one of a run folder, else the other.
 
-    The last one is that of the latest step that is whole. A damaged best one is passed over with a warning. The folder
-    of a sweep means its best job, unless the last checkpoint is preferred.
+    The last checkpoint is the valid one of the latest step. A damaged best checkpoint is skipped with a warning. For
+    the folder of a sweep, its best job is used, unless the last checkpoint is preferred.
 
     Raises:
-        FileNotFoundError: With what is there instead.
+        FileNotFoundError: There is no checkpoint; the message says what is there instead.
         ValueError: The jobs of a sweep have no best one.
     """
     path = Path(path)
@@ -229,18 +229,18 @@ def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") 
         fault = "is neither a file nor a folder" if os.path.lexists(path) else "does not exist"
         raise FileNotFoundError(f"the checkpoint {path} {fault}: give a checkpoint file or a run folder")
     folders = [path, path / "checkpoints", *sorted(folder for folder in path.iterdir() if folder.is_dir())]
-    ways: list[Callable[[Path], Path | None]] = [_best_in, newest_valid]
-    for find in ways if prefer == "best" else reversed(ways):
+    finders: list[Callable[[Path], Path | None]] = [_best_in, newest_valid]
+    for find in finders if prefer == "best" else reversed(finders):
         for folder in folders:
-            if (found := find(folder)) is not None:
-                return found
+            if (checkpoint := find(folder)) is not None:
+                return checkpoint
     if prefer == "best" and is_sweep(path):
         return find_checkpoint(best_job(path), prefer)
-    raise FileNotFoundError(f"the folder {path} holds no whole checkpoint: was a run saved there?")
+    raise FileNotFoundError(f"the folder {path} holds no valid checkpoint: was a run saved there?")
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a folder holds those of a sweep's jobs."""
+    """Return whether a folder holds the job folders of a sweep."""
     return path.is_dir() and any((folder / RECORD).is_file() for folder in path.iterdir())
 
 
@@ -253,7 +253,7 @@ def _valid(files: list[Path]) -> Iterator[Path]:
     for file in files:
         try:
             if verify(file) is None:
-                read_unlisted(file)
+                read_without_manifest(file)
         except (ValueError, OSError) as error:
             fault = error.fault if isinstance(error, DamagedCheckpointError) else error
             warnings.warn(printable(f"{fault}; an earlier checkpoint is taken instead"), ConfigWarning, stacklevel=4)

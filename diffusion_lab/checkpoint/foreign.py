@@ -1,4 +1,4 @@
-"""Checkpoints that other programs wrote: a state dict, alone or in a dict with what else they saved.
+"""Checkpoints of other programs: a state dict, alone or in a dict with other saved values.
 
 The keys that are read are ``model_state_dict`` (or ``state_dict``), ``ema_state_dict``, ``num_classes``, ``epoch`` and
 ``optimizer_state_dict``.
@@ -21,41 +21,41 @@ from diffusion_lab.ema_formats import bare_names, find_average
 from diffusion_lab.terminal import on_one_line
 
 LABELS = "network.embed_label.weight"
-"""Of the project's networks: a row for each class, and one for "no label"."""
+"""Label embedding of the project's networks: one row per class, and one for "no label"."""
 
 WEIGHTS_KEY, EMA_KEY, OPTIMIZER_KEY = "model_state_dict", "ema_state_dict", "optimizer_state_dict"
 
-READ = (WEIGHTS_KEY, "state_dict", EMA_KEY, OPTIMIZER_KEY, "num_classes", "epoch")
+READ_KEYS = (WEIGHTS_KEY, "state_dict", EMA_KEY, OPTIMIZER_KEY, "num_classes", "epoch")
 """The keys that are read."""
 
 
 MOST_CLASSES = 10**9
 
 MOST_NAMED = 20
-"""Of the keys that are not read."""
+"""Maximum number of unread keys that are named."""
 
 
-class Missing(Enum):
-    """Stands for a number of classes that nothing tells."""
+class Unknown(Enum):
+    """Sentinel for an unknown number of classes."""
 
-    UNTOLD = "untold"
+    UNKNOWN = "unknown"
 
 
-UNTOLD = Missing.UNTOLD
+UNKNOWN = Unknown.UNKNOWN
 
-Classes = int | None | Missing
-"""The number of classes, None of an unconditional model."""
+Classes = int | None | Unknown
+"""Number of classes, None for an unconditional model."""
 
 
 @dataclass(frozen=True)
 class ForeignParts:
-    """What stands in the file of another program beside the weights; ``epoch``, ``optimizer`` and ``ema`` unchecked.
+    """Values besides the weights in a file of another program; ``epoch``, ``optimizer`` and ``ema`` are unchecked.
 
-    ``ema_fault`` says why there are no averaged weights, in words that go on from the path, where there should be
-    some. ``unread`` are the names of what else is there. ``saved_in_training`` is false of a state dict alone.
+    ``ema_fault`` says why there are no averaged weights although there should be, as a predicate to follow the path.
+    ``unread`` are the names of further keys. ``saved_in_training`` is false for a bare state dict.
     """
 
-    num_classes: Classes = UNTOLD
+    num_classes: Classes = UNKNOWN
     ema: object = None
     ema_fault: str | None = None
     epoch: object = None
@@ -64,21 +64,25 @@ class ForeignParts:
     saved_in_training: bool = False
 
 
-def denoiser_names(weights: Weights) -> dict[str, Tensor]:
-    """Weights by the names that they have in a denoiser, whatever it was wrapped in."""
+def rename_for_denoiser(weights: Weights) -> dict[str, Tensor]:
+    """Return weights by their names in a denoiser, without the prefixes of wrappers."""
     return {f"network.{name}": tensor for name, tensor in bare_names(weights).items()}
 
 
-def foreign_parts(content: Mapping[str, Any], path: Path) -> ForeignParts:
-    """What a file tells beside its weights and their averages.
+def read_foreign_parts(content: Mapping[str, Any], path: Path) -> ForeignParts:
+    """Return the values of a file besides its weights.
 
     Raises:
-        ValueError: ``num_classes`` is no number of classes.
+        ValueError: ``num_classes`` is not a valid number of classes.
     """
     if WEIGHTS_KEY not in content and "state_dict" not in content:
         return ForeignParts()
-    classes = content.get("num_classes", UNTOLD)
-    if classes is not UNTOLD and classes is not None and (type(classes) is not int or not 1 <= classes <= MOST_CLASSES):
+    classes = content.get("num_classes", UNKNOWN)
+    if (
+        classes is not UNKNOWN
+        and classes is not None
+        and (type(classes) is not int or not 1 <= classes <= MOST_CLASSES)
+    ):
         raise ValueError(
             f"{path} has num_classes {shown(classes)}, which must be an integer from 1 to {MOST_CLASSES:,}, or None"
         )
@@ -87,71 +91,72 @@ def foreign_parts(content: Mapping[str, Any], path: Path) -> ForeignParts:
         ema=content.get(EMA_KEY),
         epoch=content.get("epoch"),
         optimizer=content.get(OPTIMIZER_KEY),
-        unread=tuple(on_one_line(name)[:40] for name in content if name not in READ)[:MOST_NAMED],
+        unread=tuple(on_one_line(name)[:40] for name in content if name not in READ_KEYS)[:MOST_NAMED],
         saved_in_training=WEIGHTS_KEY in content,
     )
 
 
-def foreign_average(state: object, weights: Weights) -> tuple[dict[float | None, Weights], str | None]:
-    """The averaged weights by their decay, or what keeps the state of an EMA from being read; neither if it is empty.
+def read_foreign_average(state: object, weights: Weights) -> tuple[dict[float | None, Weights], str | None]:
+    """Return the averaged weights by their decay, and why the state of an EMA cannot be read; neither if it is empty.
 
     Args:
-        state: What stands under ``ema_state_dict``.
-        weights: The weights beside it, by the names of a denoiser.
+        state: Value of ``ema_state_dict``.
+        weights: The raw weights in the same file, by the names of a denoiser.
     """
     if state is None or (isinstance(state, Mapping) and not state):
         return {}, None
     try:
-        found = find_average(state, bare_names(weights))
+        average = find_average(state, bare_names(weights))
     except ValueError as error:
         return {}, f"its {EMA_KEY} {error}"
-    averaged = {f"network.{name}": tensor for name, tensor in found.weights.items()}
+    averaged = {f"network.{name}": tensor for name, tensor in average.weights.items()}
     unknown = [name for name in averaged if name not in weights]
-    other = [name for name, tensor in averaged.items() if name in weights and tensor.shape != weights[name].shape]
-    if unknown or other:
-        fault = f"has {unknown[0]}, which they have not" if unknown else f"has {other[0]} in another shape"
-        return {}, f"its {EMA_KEY} does not belong to the weights beside it: it {fault}"
-    return {found.decay: averaged}, None
+    reshaped = [name for name, tensor in averaged.items() if name in weights and tensor.shape != weights[name].shape]
+    if unknown or reshaped:
+        fault = f"has {unknown[0]}, which they lack" if unknown else f"has {reshaped[0]} in another shape"
+        return {}, f"its {EMA_KEY} does not belong to the weights next to it: it {fault}"
+    return {average.decay: averaged}, None
 
 
 def fill_average(average: Weights, weights: Weights) -> Weights:
-    """An average with what it lacks from the weights beside it, which may be buffers alone (``check_complete_average``)."""
+    """Return an average completed with raw weights; only buffers may be missing (``check_complete_average``)."""
     return {**weights, **average}
 
 
 def check_complete_average(average: Weights, denoiser: nn.Module, path: Path) -> None:
-    """Raise ValueError where parameters of a denoiser have no average."""
-    lacking = [name for name, _ in denoiser.named_parameters() if name not in average]
-    if lacking:
-        raise ValueError(f"{path} cannot be sampled with averaged weights: its {EMA_KEY} lacks {lacking[0]}{RAW}")
+    """Raise ValueError if parameters of a denoiser have no average."""
+    missing = [name for name, _ in denoiser.named_parameters() if name not in average]
+    if missing:
+        raise ValueError(f"{path} cannot be sampled with averaged weights: its {EMA_KEY} lacks {missing[0]}{RAW}")
 
 
-RAW = ". For the weights as trained: use_ema=False in Python, use_ema=false for sample.py"
+RAW = ". For the raw weights: use_ema=False in Python, use_ema=false for sample.py"
 
 
-def with_classes(model: ModelSettings, told: Classes, weights: Weights, path: Path) -> ModelSettings:
-    """The settings of a model with the number of classes that a file tells, else its weights do.
+def with_classes(model: ModelSettings, num_classes: Classes, weights: Weights, path: Path) -> ModelSettings:
+    """Return model settings with the number of classes of a file, or else of its weights.
 
-    ``type: class`` with a number, or a number alone, is compared; anything else is filled in.
+    ``type: class`` with a number, or a number alone, is compared; otherwise it is filled in.
 
     Args:
-        model: The user's own settings.
-        told: ``num_classes`` in the file.
-        weights: By the names of a denoiser.
-        path: The file, to be named.
+        model: The user's settings.
+        num_classes: ``num_classes`` in the file.
+        weights: Weights by the names of a denoiser.
+        path: The file, for messages.
 
     Raises:
         ValueError: File, weights and settings contradict each other.
     """
-    counted = _classes_of(weights) if "." not in model.architecture.type else UNTOLD
-    if UNTOLD not in (told, counted) and told != counted:
+    counted = _classes_of(weights) if "." not in model.architecture.type else UNKNOWN
+    if UNKNOWN not in (num_classes, counted) and num_classes != counted:
         raise ValueError(
-            f"{path} contradicts itself: its num_classes is {told}, and its weights are those of {_model_of(counted)}"
+            f"{path} contradicts itself: its num_classes is {num_classes}, and its weights are those of "
+            f"{_model_of(counted)}"
         )
-    known = counted if told is UNTOLD else told
-    if known is UNTOLD:
+    known = counted if num_classes is UNKNOWN else num_classes
+    if known is UNKNOWN:
         return model
-    where = f"the weights in {path} are" if told is UNTOLD else f"by its num_classes, {told}, {path} is"
+    where = f"the weights in {path} are" if num_classes is UNKNOWN else f"by its num_classes, {num_classes}, {path} is"
     conditioning = model.conditioning
     typed = conditioning.num_classes if isinstance(conditioning.num_classes, int) else None
     if known is None and conditioning.type == "class":
@@ -162,22 +167,22 @@ def with_classes(model: ModelSettings, told: Classes, weights: Weights, path: Pa
         raise ValueError(
             f"model.conditioning.num_classes must be {known}, or left out: {where} of {_model_of(known)}, got {typed}"
         )
-    found = {"type": None if known is None else "class", "num_classes": known}
-    return model.model_copy(update={"conditioning": conditioning.model_copy(update=found)})
+    classes = {"type": None if known is None else "class", "num_classes": known}
+    return model.model_copy(update={"conditioning": conditioning.model_copy(update=classes)})
 
 
 DEFAULT_PREDICTION = "epsilon"
-"""What a network predicts where neither its checkpoint nor its user says it: the default of the V2 format."""
+"""Prediction of a network if neither its checkpoint nor the user specifies it: the default of the V2 format."""
 
 
 def with_prediction(model: ModelSettings, path: Path) -> ModelSettings:
-    """The settings with the default prediction where nobody has asked for one.
+    """Return the settings with the default prediction if none is set.
 
     Raises:
-        ValueError: Nobody has, and the noise process is one that the default is not meant for.
+        ValueError: None is set, and the default is not intended for the noise process.
     """
     diffusion = model.diffusion
-    if diffusion.prediction_is_asked_for:
+    if diffusion.is_prediction_set:
         return model
     if diffusion.type in ("edm", "flow"):
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Inspects the pickle inside a checkpoint before it is loaded.
+"""Inspecting the pickle inside a checkpoint before it is loaded.
 
 ``torch.load(weights_only=True)`` runs no foreign code, but a few kilobytes can still make it allocate terabytes, hash
-for years, or read beyond a storage. This module follows the instructions of the pickle without making its objects.
+for years, or read beyond a storage. This module follows the instructions of the pickle without creating its objects.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import pickletools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from diffusion_lab.checkpoint.pickled_numbers import OF_NUMBERS, check_call, check_filling
+from diffusion_lab.checkpoint.pickled_numbers import NUMBER_CALLS, check_call, check_filling
 
 ITEM_BYTES = {
     **dict.fromkeys(("BoolStorage", "ByteStorage", "CharStorage", "UntypedStorage"), 1),
@@ -19,7 +19,7 @@ ITEM_BYTES = {
     **dict.fromkeys(("DoubleStorage", "LongStorage", "ComplexFloatStorage"), 8),
     "ComplexDoubleStorage": 16,
 }
-"""Bytes of an element of each kind of storage."""
+"""Bytes per element of each kind of storage."""
 
 CALLABLE = {
     "collections.OrderedDict",
@@ -31,17 +31,17 @@ CALLABLE = {
     "_codecs.encode",
     "builtins.set",
     "__builtin__.set",
-    *OF_NUMBERS,
+    *NUMBER_CALLS,
 }
-"""What a checkpoint may call: what makes containers, tensors and numbers of numpy of bytes that are in the file."""
+"""Functions that a checkpoint may call: they create containers, tensors and NumPy numbers from bytes in the file."""
 
 MAX_VALUES, MAX_DEPTH = 5_000_000, 100
-"""Values in a checkpoint, each counted as often as it is referred to, and levels of containers in containers."""
+"""Maximum values in a checkpoint, each counted once per reference, and maximum nesting levels of containers."""
 
 MAX_PICKLE_BYTES = 2**28
 
 Node = Any
-"""A leaf as it stands in the pickle, or the list of what a container or call is made of."""
+"""A leaf as in the pickle, or the list of the parts of a container or call."""
 
 
 CONTAINERS = (list, tuple, dict, set)
@@ -60,7 +60,7 @@ class Storage(str):
 
 
 class ForeignObjectError(ValueError):
-    """A value of a class that is not made from a file, since that may run code."""
+    """Raised for a value of a class that is not created from a file, since that may run code."""
 
 
 MARK = object()
@@ -72,30 +72,30 @@ TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def check_pickle(content: bytes, records: Mapping[str, int]) -> None:
-    """Follow a pickle's instructions, and refuse what no honest checkpoint contains.
+    """Follow a pickle's instructions, and refuse anything that no legitimate checkpoint contains.
 
     Args:
         content: The pickle.
         records: Size in bytes of each storage in the file, by its key.
 
     Raises:
-        ValueError: It is no valid pickle, calls something that makes neither containers nor tensors, refers to itself
-            or to shared values without end, uses containers as keys, or declares storages larger than they are.
+        ValueError: It is not a valid pickle, calls something that creates neither containers nor tensors, refers to
+            itself or to shared values without end, uses containers as keys, or declares storages larger than they are.
     """
     check_expansion(_Reader(records).read(content))
 
 
 def check_expansion(root: Node, most: int = MAX_VALUES) -> None:
-    """Refuse nested values that are small in memory and endless to go through.
+    """Refuse nested values that are small in memory but take forever to traverse.
 
     Args:
-        root: Lists, tuples and dicts within each other.
-        most: Values with all repeats written out.
+        root: Nested lists, tuples and dicts.
+        most: Maximum number of values with all repeats expanded.
 
     Raises:
         ValueError: There are more than ``most``, more than ``MAX_DEPTH`` levels, or a container contains itself.
     """
-    sizes: dict[int, tuple[int, int]] = {}  # of finished containers: values with repeats, levels
+    sizes: dict[int, tuple[int, int]] = {}  # for finished containers: values with repeats, levels
     open_: set[int] = set()
     waiting: list[tuple[Node, bool]] = [(root, False)] if isinstance(root, CONTAINERS) else []
     while waiting:
@@ -126,7 +126,7 @@ def _children(node: Node) -> Iterable[Node]:
 
 
 class _Reader:
-    """A stack machine like the unpickler's, whose objects are lists of their parts."""
+    """Stack machine like the unpickler's, whose objects are lists of their parts."""
 
     def __init__(self, records: Mapping[str, int]) -> None:
         self.records = records
@@ -143,7 +143,7 @@ class _Reader:
                 self._follow(opcode.name, argument)
         except (IndexError, KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError("its description of the content is damaged") from error
-        raise ValueError("its description of the content is cut short")
+        raise ValueError("its description of the content is truncated")
 
     def _follow(self, name: str, argument: Any) -> None:
         stack = self.stack
@@ -175,7 +175,7 @@ class _Reader:
             self._fill(name)
 
     def _fill(self, name: str) -> None:
-        """Put values into the container below them."""
+        """Put values into the container below them on the stack."""
         if name == "SETITEMS":
             items = self._since_mark()
             _check_keys(items[::2])
@@ -189,22 +189,22 @@ class _Reader:
         else:
             raise ValueError(f"it uses the instruction {name}, which no checkpoint needs")
         target = self.stack[-1]
-        if target and isinstance(target[0], Global) and target[0] in OF_NUMBERS:
+        if target and isinstance(target[0], Global) and target[0] in NUMBER_CALLS:
             if name != "BUILD":
-                raise ValueError(f"it fills {target[0]} with something else than plain numbers")
+                raise ValueError(f"it fills {target[0]} with something other than plain numbers")
             self.bytes_left -= check_filling(target, items[0])
             if self.bytes_left < 0:
                 raise ValueError("its arrays share their bytes")
         target.extend(items)
 
     def _since_mark(self) -> list[Node]:
-        place = len(self.stack) - 1
-        while self.stack[place] is not MARK:
-            place -= 1
-            if place < 0:
+        mark = len(self.stack) - 1
+        while self.stack[mark] is not MARK:
+            mark -= 1
+            if mark < 0:
                 raise IndexError
-        items = self.stack[place + 1 :]
-        del self.stack[place:]
+        items = self.stack[mark + 1 :]
+        del self.stack[mark:]
         return items
 
     def _storage(self, declared: Node) -> Storage:
@@ -225,12 +225,12 @@ def _called(function: Node, arguments: Node) -> list[Node]:
         _check_keys(arguments[0] if arguments else [])
     if function == "_codecs.encode" and arguments[1:] != ["latin1"]:
         raise ValueError("it calls _codecs.encode")
-    if function in OF_NUMBERS:
+    if function in NUMBER_CALLS:
         check_call(function, arguments)
     return [function, *arguments]
 
 
 def _check_keys(keys: Iterable[Node]) -> None:
-    """Hashing nested tuples that share their parts takes exponential time; keys are plain values in any checkpoint."""
+    """Refuse containers as keys: hashing nested tuples with shared parts takes exponential time."""
     if any(isinstance(key, list) for key in keys):
         raise ValueError("it has containers as keys")

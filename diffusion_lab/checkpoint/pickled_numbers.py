@@ -1,7 +1,7 @@
-"""The values of numpy that a checkpoint may hold: scalars and arrays of plain numbers, whose bytes are in the file.
+"""NumPy values that a checkpoint may hold: scalars and arrays of plain numbers, whose bytes are in the file.
 
-A training loop saves them without meaning to: ``numpy.float64`` for the best loss, an array of losses. Made of other
-arguments the same functions of numpy take any amount of memory or run code, so the arguments are compared one by one.
+Training loops save them unintentionally: ``numpy.float64`` for the best loss, an array of losses. With other arguments
+the same NumPy functions allocate any amount of memory or run code, so the arguments are checked one by one.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ ITEM_BYTES = {
     **dict.fromkeys(("i8", "u8", "f8", "c8"), 8),
     "c16": 16,
 }
-"""Bytes of an element of each kind of number."""
+"""Bytes per element of each kind of number."""
 
 MODULES = ("numpy._core.multiarray", "numpy.core.multiarray")
-"""Of numpy 2 and 1."""
+"""Module in NumPy 2 and 1."""
 
 DTYPE, NDARRAY, BYTES = "numpy.dtype", "numpy.ndarray", ("builtins.bytes", "__builtin__.bytes")
 SCALAR = tuple(f"{module}.scalar" for module in MODULES)
 ARRAY = tuple(f"{module}._reconstruct" for module in MODULES)
 
-OF_NUMBERS = {DTYPE, *SCALAR, *ARRAY, *BYTES}
-"""What may be called with the arguments that ``check_call`` lets through."""
+NUMBER_CALLS = {DTYPE, *SCALAR, *ARRAY, *BYTES}
+"""Functions that may be called with arguments accepted by ``check_call``."""
 
 MOST_DIMENSIONS = 32
 
 
 def safe_globals() -> list[Any]:
-    """What ``torch.load(weights_only=True)`` must be allowed to call, after ``check_call`` has seen the file."""
+    """Return the functions that ``torch.load(weights_only=True)`` must allow, after ``check_call`` checked the file."""
     scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
     return [
         np.dtype,
@@ -50,29 +50,29 @@ def safe_globals() -> list[Any]:
 
 
 def check_call(function: str, arguments: list[Node]) -> None:
-    """Raise ValueError where a call of ``OF_NUMBERS`` makes something else than a plain number or its dtype."""
+    """Raise ValueError if a call of ``NUMBER_CALLS`` creates anything other than a plain number or its dtype."""
     if function in SCALAR:
         item = _item_bytes(arguments[0]) if len(arguments) == 2 else None
-        fine = item is not None and item == _length(arguments[1])
-    elif function in ARRAY:  # without a shape yet: it comes with the bytes
-        fine = len(arguments) == 3 and arguments[:2] == [NDARRAY, [0]] and _length(arguments[2]) == 1
-    elif function == DTYPE:  # a copy, so that what is filled in changes no dtype of this process
-        fine = len(arguments) == 3 and arguments[1] is False and arguments[2] is True
-        fine = fine and isinstance(arguments[0], str) and arguments[0] in ITEM_BYTES
+        is_valid = item is not None and item == _length(arguments[1])
+    elif function in ARRAY:  # no shape yet: it comes with the bytes
+        is_valid = len(arguments) == 3 and arguments[:2] == [NDARRAY, [0]] and _length(arguments[2]) == 1
+    elif function == DTYPE:  # a copy, so that filling it changes no dtype of this process
+        is_valid = len(arguments) == 3 and arguments[1] is False and arguments[2] is True
+        is_valid = is_valid and isinstance(arguments[0], str) and arguments[0] in ITEM_BYTES
     else:
-        fine = not arguments
-    if not fine:
-        raise ValueError(f"it calls {function} for something else than plain numbers")
+        is_valid = not arguments
+    if not is_valid:
+        raise ValueError(f"it calls {function} for something other than plain numbers")
 
 
 def check_filling(node: list[Node], state: Node) -> int:
-    """Check what is filled into a dtype or array that was just made.
+    """Check the state that is set on a new dtype or array.
 
     Returns:
-        The number of bytes that it takes.
+        The number of bytes that it uses.
 
     Raises:
-        ValueError: It is more than the byte order, or the shape and as many bytes as that needs.
+        ValueError: It is anything other than the byte order, or the shape and the bytes for that shape.
     """
     if node[0] == DTYPE and len(node) == 4:
         orders = ("|",) if ITEM_BYTES[node[1]] == 1 else ("<", ">")
@@ -81,10 +81,10 @@ def check_filling(node: list[Node], state: Node) -> int:
     elif node[0] in ARRAY and len(node) == 4 and isinstance(state, list) and len(state) == 5:
         version, shape, dtype, by_columns, content = state
         item, length = _item_bytes(dtype), _length(content)
-        plain = version == 1 and isinstance(by_columns, bool) and _is_shape(shape)
-        if plain and item is not None and length is not None and math.prod(shape) * item == length:
+        is_valid = version == 1 and isinstance(by_columns, bool) and _is_shape(shape)
+        if is_valid and item is not None and length is not None and math.prod(shape) * item == length:
             return length
-    raise ValueError(f"it fills {node[0]} with something else than plain numbers")
+    raise ValueError(f"it fills {node[0]} with something other than plain numbers")
 
 
 def _is_shape(shape: Node) -> bool:
@@ -93,14 +93,14 @@ def _is_shape(shape: Node) -> bool:
 
 
 def _item_bytes(dtype: Node) -> int | None:
-    """Bytes of an element of a dtype that is complete; None of anything else."""
+    """Return the bytes per element of a complete dtype; None for anything else."""
     if isinstance(dtype, list) and len(dtype) == 5 and isinstance(dtype[0], str) and dtype[0] == DTYPE:
         return ITEM_BYTES.get(dtype[1])
     return None
 
 
 def _length(content: Node) -> int | None:
-    """The number of bytes in what stands for bytes in the pickle; None of anything else."""
+    """Return the number of bytes in a bytes object in the pickle; None for anything else."""
     match content:
         case ["_codecs.encode", str(text), "latin1"]:
             return len(text)

@@ -1,4 +1,4 @@
-"""Reads files of tensors and plain containers without trusting them."""
+"""Reading untrusted files of tensors and plain containers."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.checkpoint.damage import damaged
+from diffusion_lab.checkpoint.damage import damaged_error
 from diffusion_lab.checkpoint.files import verify
-from diffusion_lab.checkpoint.foreign import READ
+from diffusion_lab.checkpoint.foreign import READ_KEYS
 from diffusion_lab.checkpoint.pickled import MAX_PICKLE_BYTES, ForeignObjectError, check_pickle
 from diffusion_lab.checkpoint.pickled_numbers import safe_globals
 from diffusion_lab.devices import host_memory
 from diffusion_lab.safe_files import NotRegularFileError, open_regular
 
 MAX_REPEATS = 4
-"""How often the tensors of a file may use its bytes, all of them together: tied weights use theirs twice."""
+"""Maximum ratio of the tensors' total bytes to those of the file: tied weights use theirs twice."""
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Load the dict in a file written by ``torch.save``, with nothing but tensors and plain containers in it.
+    """Load the dict in a file written by ``torch.save`` that holds only tensors and plain containers.
 
-    The bytes are compared with the manifest, or where there is none with the checksums inside the file. No code in it
-    is run, and what it declares is compared with what it contains before memory is taken for it.
+    The content is verified by the manifest, or without one by the checksums inside the file. No code in it is run, and
+    declared sizes are compared with the content before memory is allocated.
 
-    Arrays of numpy of plain numbers are read as well, and its scalars as numbers of Python.
+    NumPy arrays of plain numbers are read as well, and NumPy scalars as Python numbers.
 
     Returns:
-        The dict, its tensors on the CPU.
+        The dict, with its tensors on the CPU.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, something else, or asks for code to be run.
+        ValueError: It is damaged, not a checkpoint, or would run code.
         MemoryError: It is larger than the memory of this machine.
     """
-    with opened(path) as file:
+    with open_checkpoint(path) as file:
         _check_archive(file, path, read_all=verify(path) is None)
         file.seek(0)
         try:
@@ -48,23 +48,23 @@ def load_tensors(path: Path) -> dict[str, Any]:
                 content = torch.load(file, map_location="cpu", weights_only=True)
         except OSError:
             raise
-        except Exception as error:  # what bytes that are no checkpoint lead to has no end of kinds
+        except Exception as error:  # bytes that are not a checkpoint lead to errors of all kinds
             raise _refusal(path, error) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is no checkpoint: it holds a {type(content).__name__}, not a dict")
+        raise ValueError(f"{path} is not a checkpoint: it holds a {type(content).__name__}, not a dict")
     _check_tensors(content, path)
     plain: dict[str, Any] = _with_plain_numbers(content, set())
     return plain
 
 
 def _not_yet_safe() -> list[Any]:
-    """What must be allowed for a moment; what the user has allowed stays so."""
+    """Return the globals to allow temporarily; those that the user has allowed stay allowed."""
     allowed = torch.serialization.get_safe_globals()
     return [entry for entry in safe_globals() if entry not in allowed]
 
 
 def _with_plain_numbers(value: Any, seen: set[int]) -> Any:
-    """A value with Python's numbers in place of scalars of numpy, in place in dicts and lists."""
+    """Return a value with NumPy scalars replaced by Python numbers; dicts and lists are changed in place."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, tuple) and type(value) is tuple:
@@ -76,12 +76,12 @@ def _with_plain_numbers(value: Any, seen: set[int]) -> Any:
     return value
 
 
-def opened(path: Path) -> BinaryIO:
-    """Open a checkpoint or export, which is read into memory as a whole.
+def open_checkpoint(path: Path) -> BinaryIO:
+    """Open a checkpoint or export, which will be read into memory as a whole.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is something else than a file.
+        ValueError: It is not a regular file.
         MemoryError: It is larger than the memory of this machine.
     """
     try:
@@ -103,14 +103,14 @@ def opened(path: Path) -> BinaryIO:
 
 
 def _check_archive(file: BinaryIO, path: Path, read_all: bool) -> None:
-    """Refuse what is no zip archive of stored bytes, or whose pickle is a trap, before torch reserves memory.
+    """Refuse a file that is not an uncompressed zip archive, or has a malicious pickle, before torch allocates memory.
 
-    torch writes its archives uncompressed, so an archive whose parts claim more than the file has bytes is none of
-    torch's: it would make a few kilobytes fill the memory.
+    torch writes its archives uncompressed, so an archive whose parts declare more bytes than the file has is not from
+    torch: a few kilobytes could fill the memory.
     """
     size = os.fstat(file.fileno()).st_size
     if size == 0:
-        raise damaged(path, "is no checkpoint, or one cut short: it is empty")
+        raise damaged_error(path, "is not a checkpoint, or a truncated one: it is empty")
     try:
         with zipfile.ZipFile(file) as archive:
             parts = archive.infolist()
@@ -119,11 +119,11 @@ def _check_archive(file: BinaryIO, path: Path, read_all: bool) -> None:
             pickles = [part for part in parts if part.filename.endswith("/data.pkl")]
             content = archive.read(pickles[0]) if len(pickles) == 1 and not swollen and broken is None else b""
     except Exception as error:  # a directory of changed bytes leads zipfile to errors of many kinds
-        raise damaged(path, "is no checkpoint, or one cut short: it is no archive of torch") from error
+        raise damaged_error(path, "is not a checkpoint, or a truncated one: it is not an archive of torch") from error
     if swollen:
-        raise ValueError(f"{path} is no checkpoint: it declares more bytes than it has")
+        raise ValueError(f"{path} is not a checkpoint: it declares more bytes than it has")
     if broken is not None:
-        raise damaged(path, f"is damaged: the checksum of its part {broken} is wrong")
+        raise damaged_error(path, f"is damaged: the checksum of its part {broken} is wrong")
     try:
         check_pickle(content, _storages(parts))
     except ValueError as error:
@@ -137,20 +137,20 @@ def _swollen(parts: list[zipfile.ZipInfo], size: int) -> bool:
 
 
 def _storages(parts: list[zipfile.ZipInfo]) -> dict[str, int]:
-    """The size of each storage by its key, which is the name of its part behind ``data/``."""
+    """Return the size of each storage by its key, the part of its name after ``data/``."""
     names = [part.filename for part in parts]
     if len(set(names)) < len(names):
-        raise ValueError("two of its parts have one name")
+        raise ValueError("two of its parts have the same name")
     split = ((part.filename.partition("/data/"), part.file_size) for part in parts)
-    return {key: size for (_, found, key), size in split if found}
+    return {key: size for (_, separator, key), size in split if separator}
 
 
 def _check_tensors(content: dict[str, Any], path: Path) -> None:
-    """Refuse tensors that stand for more elements than the file has bytes for: a copy of one could fill the memory."""
+    """Refuse tensors with more elements than the file has bytes for: a copy of one could fill the memory."""
     total, seen = 0, dict[int, int]()
     for tensor in _tensors(content):
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise ValueError(f"{path} holds a tensor that is no plain one: {tensor.layout} on {tensor.device}")
+            raise ValueError(f"{path} holds a tensor that is not dense on the CPU: {tensor.layout} on {tensor.device}")
         size, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
         if size > storage.nbytes():
             raise ValueError(
@@ -164,7 +164,7 @@ def _check_tensors(content: dict[str, Any], path: Path) -> None:
 
 
 def _tensors(root: object) -> Iterator[Tensor]:
-    """All tensors, shared containers visited once."""
+    """Yield all tensors, visiting shared containers once."""
     waiting, seen = [root], set[int]()
     while waiting:
         value = waiting.pop()
@@ -176,18 +176,18 @@ def _tensors(root: object) -> Iterator[Tensor]:
 
 
 def _refusal(path: Path, error: Exception) -> ValueError:
-    words = str(error).strip()
-    reason = words.splitlines()[0] if words else type(error).__name__
+    message = str(error).strip()
+    reason = message.splitlines()[0] if message else type(error).__name__
     if isinstance(error, ForeignObjectError):
         reason = f"{reason[:200]}{_remedy(path)}"
-    return ValueError(f"{path} is no checkpoint, or a damaged one, or one that runs code: {reason}")
+    return ValueError(f"{path} is not a checkpoint, or a damaged one, or one that runs code: {reason}")
 
 
 def _remedy(path: Path) -> str:
-    """How the author of a file saves it without values that are not read, in words that go on from what those are."""
+    """Return how the author of a file can save it without unreadable values, as a continuation of their description."""
     plain = str(path.with_name(f"{path.stem}_plain{path.suffix}"))
     return (
-        " to make one of its values, which is not done. If the file is your own, save it without that where it was "
-        f"made, in Python: torch.save({{k: v for k, v in torch.load({str(path)!r}, weights_only=False).items() "
-        f"if k in {READ}}}, {plain!r})"
+        " to create one of its values, which is not allowed. If the file is your own, save it without that value where "
+        f"it was made, in Python: torch.save({{k: v for k, v in torch.load({str(path)!r}, weights_only=False).items() "
+        f"if k in {READ_KEYS}}}, {plain!r})"
     )

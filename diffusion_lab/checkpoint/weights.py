@@ -1,4 +1,4 @@
-"""Weights on their way into a denoiser: all of them or none, and no others drawn before."""
+"""Loading weights into a denoiser: all or none, without drawing initial weights first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
     """Load weights into a denoiser, all of them or none.
 
     Raises:
-        ValueError: Listing what is missing, foreign or of another shape.
+        ValueError: Listing the weights that are missing, unknown or of another shape.
     """
     own = denoiser.state_dict()
     check_architecture({name: tensor.shape for name, tensor in own.items()}, weights, path)
@@ -27,7 +27,7 @@ def load_weights(denoiser: Denoiser, weights: Weights, path: Path) -> None:
 
 
 def check_architecture(own: Mapping[str, torch.Size], weights: Weights, path: Path) -> None:
-    """Raise ValueError unless weights have the names and shapes of ``own``, and are floating-point numbers."""
+    """Raise ValueError unless weights have the names and shapes of ``own`` and a floating-point dtype."""
     faults = [f"missing {name}" for name in own if name not in weights]
     faults += [f"unknown {name}" for name in weights if name not in own]
     faults += [
@@ -44,8 +44,8 @@ def check_architecture(own: Mapping[str, torch.Size], weights: Weights, path: Pa
         )
 
 
-class WithoutDrawing(TorchFunctionMode):
-    """Leaves out the drawing of initial weights, which are soon overwritten; it takes longer than reading them."""
+class SkipWeightInit(TorchFunctionMode):
+    """Skip the initialization of weights that are overwritten soon; drawing them takes longer than reading them."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffusion_lab.warning_display import Display, warnings_shown_by
+from diffusion_lab.warning_display import Display, display_warnings_with
 
 PILLOW = r"PIL\."
 """Modules that warn of pictures, as a regular expression."""
@@ -42,7 +42,7 @@ def named_decoder_warnings() -> Iterator[dict[Path, str]]:
         else:
             said.append(" ".join(str(warning.message).split()))
 
-    with warnings.catch_warnings(), warnings_shown_by(collect):
+    with warnings.catch_warnings(), display_warnings_with(collect):
         warnings.simplefilter("always")
         _collected.append(found)
         try:

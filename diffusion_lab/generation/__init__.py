@@ -1,1 +1,1 @@
-"""A folder of generated images: what is known of each, how it is kept, and how an interrupted one goes on."""
+"""Folders of generated images: requested images, storage, and resuming an interrupted generation."""

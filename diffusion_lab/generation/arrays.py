@@ -1,4 +1,4 @@
-"""``samples.npz`` in the layout of the ADM evaluation suite, written and read an image at a time."""
+"""``samples.npz`` in the layout of the ADM evaluation suite, written and read one image at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_arrays(
 
     Args:
         path: The file.
-        images: Each ``(C, H, W)``; one at a time is in memory.
+        images: Images ``(C, H, W)``; only one at a time is held in memory.
         shape: ``(N, C, H, W)``.
         labels: Class numbers.
     """
@@ -43,11 +43,11 @@ def write_arrays(
                 npy.write_array(file, np.asarray(labels, dtype=np.int64))
 
 
-def stored_pixels(path: Path) -> Iterator[Pixels]:
-    """Yield the images ``(C, H, W)`` in the file in turn; none where it is missing, damaged, or of another layout."""
+def read_pixels(path: Path) -> Iterator[Pixels]:
+    """Yield the images ``(C, H, W)`` in the file; none if it is missing, damaged, or has another layout."""
     with contextlib.ExitStack() as stack:
         try:
-            archive = stack.enter_context(_opened(path))
+            archive = stack.enter_context(_open_archive(path))
             file = stack.enter_context(archive.open(IMAGES))
             count, height, width, channels = _shape(archive, file)
         except Exception:  # a directory or header of changed bytes leads zipfile and numpy to errors of many kinds
@@ -57,13 +57,13 @@ def stored_pixels(path: Path) -> Iterator[Pixels]:
             yield pixels.view(height, width, channels).permute(2, 0, 1)
 
 
-def stored_labels(path: Path) -> tuple[int, ...] | None:
-    """Return the labels in the file, ``()`` where it has none; None where it is missing, damaged, or of another layout.
+def read_labels(path: Path) -> tuple[int, ...] | None:
+    """Return the labels in the file, ``()`` if it has none; None if it is missing, damaged, or has another layout.
 
-    NumPy may have written them, as integers of any size.
+    A file written by NumPy may hold integers of any size.
     """
     try:
-        with _opened(path) as archive:
+        with _open_archive(path) as archive:
             if LABELS not in archive.namelist():
                 return ()
             with archive.open(LABELS) as file:
@@ -72,28 +72,32 @@ def stored_labels(path: Path) -> tuple[int, ...] | None:
                 if dtype.kind not in "iu" or archive.getinfo(LABELS).file_size - file.tell() != count * dtype.itemsize:
                     return None
                 return tuple(np.frombuffer(file.read(), dtype=dtype).tolist())
-    except Exception:  # as of stored_pixels
+    except Exception:  # as in read_pixels
         return None
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an archive of images, and labels perhaps. Raises ValueError where it is packed, damaged, or holds more."""
+def _open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an archive of images and optional labels.
+
+    Raises:
+        ValueError: It is compressed, damaged, or holds anything else.
+    """
     with open_regular(path) as stream, zipfile.ZipFile(stream) as archive:
         if archive.namelist() not in ([IMAGES], [IMAGES, LABELS], [LABELS, IMAGES]):
             raise ValueError(f"it holds {archive.namelist()}")
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()) or archive.testzip():
-            raise ValueError("it is packed or damaged")
+            raise ValueError("it is compressed or damaged")
         yield archive
 
 
 def _shape(archive: zipfile.ZipFile, file: IO[bytes]) -> tuple[int, int, int, int]:
-    """Read the header of the images. Raises ValueError unless the file has exactly the bytes that it declares."""
+    """Read the header of the images. Raises ValueError unless the file has exactly the number of bytes it declares."""
     npy.read_magic(file)
     (count, height, width, channels), fortran_order, dtype = npy.read_array_header_1_0(file)
     size = archive.getinfo(IMAGES).file_size - file.tell()
     if min(count, height, width, channels) < 1 or count * height * width * channels != size or fortran_order:
-        raise ValueError("its shape is not that of its bytes")
+        raise ValueError("its shape does not match its size")
     if dtype != np.uint8:
-        raise ValueError("it holds something else than bytes")
+        raise ValueError("it does not hold bytes")
     return count, height, width, channels

@@ -1,4 +1,4 @@
-"""What a folder of images lacks, made: the images, the manifest, the grid and the arrays."""
+"""Completing a folder of generated images: the missing images, the manifest, the grid and the arrays."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from PIL.PngImagePlugin import PngInfo
 from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.finite_samples import NonFiniteSamplesError
-from diffusion_lab.generation.arrays import ARRAYS, stored_labels, stored_pixels, write_arrays
+from diffusion_lab.generation.arrays import ARRAYS, read_labels, read_pixels, write_arrays
 from diffusion_lab.generation.exit_on_signals import Terminated
 from diffusion_lab.generation.images import ImageStore, NullStore, PngStore, RawStore
-from diffusion_lab.generation.manifest import manifest_from, matching_digests, read_lines
-from diffusion_lab.generation.open_folder import GRID, OpenFolder
+from diffusion_lab.generation.manifest import matching_digests, open_manifest, read_lines
+from diffusion_lab.generation.open_folder import GRID, GenerationFolder
 from diffusion_lab.generation.request import PNG_KEY
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.image_grids import ClassGrid, image_grid
@@ -32,15 +32,15 @@ from diffusion_lab.startup_lines import pluralize
 from diffusion_lab.terminal import printable
 
 MOST_GRID_ROWS = 100
-"""Rows of the grid; images beyond it are in their own files alone."""
+"""Maximum rows of the grid; further images are only in their own files."""
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a generation run has written; ``made`` of the ``count`` images there are new.
+    """Result of a generation run; ``made`` of the ``count`` images in the folder are new.
 
-    ``weights`` are those that the images come from: averaged (``"ema"``) or as trained (``"raw"``), which are taken,
-    with a warning, where the checkpoint holds no others.
+    ``weights`` are those used for the images: averaged (``"ema"``) or raw (``"raw"``); raw weights are used, with a
+    warning, if the checkpoint holds no averaged ones.
     """
 
     folder: Path
@@ -61,141 +61,141 @@ class Completion:
     """One attempt to complete a generation, which may be interrupted and repeated."""
 
     def __init__(
-        self, config: GenerateConfig, room: OpenFolder, sampler: DiffusionSampler, show_progress: bool
+        self, config: GenerateConfig, target: GenerationFolder, sampler: DiffusionSampler, show_progress: bool
     ) -> None:
-        self.config, self.room, self.order = config, room, room.order
+        self.config, self.target, self.request = config, target, target.request
         self.sampler, self.show_progress = sampler, show_progress
         self.output = config.generation.output
-        self.columns = min(self.output.grid_nrow, room.count)
-        most = min(room.count, MOST_GRID_ROWS * self.output.grid_nrow)
+        self.columns = min(self.output.grid_nrow, target.count)
+        most = min(target.count, MOST_GRID_ROWS * self.output.grid_nrow)
         labels = self._labels(range(most))
         self.grid: ClassGrid | None = None
         if labels is not None:
-            scales = [self.order.scale(index) for index in range(most)]
-            names, columns = self.order.class_names, self.output.grid_nrow
+            scales = [self.request.scale(index) for index in range(most)]
+            names, columns = self.request.class_names, self.output.grid_nrow
             self.grid = ClassGrid(labels, names, columns, scales, most_rows=MOST_GRID_ROWS)
         self.shown = most if self.grid is None else len(self.grid.indices)
 
     def complete(self) -> Generation:
-        """Make what lacks."""
-        told = matching_digests(self.room.path, self.order)
-        lines = sum(1 for _ in read_lines(self.room.path))
-        finished = len(told) == lines == self.room.count and not self.room.unfinished and self._has_summaries(told)
-        kept = self._kept()
-        if finished and not kept.outlive:
-            kept.close()
+        """Generate whatever is missing."""
+        recorded = matching_digests(self.target.path, self.request)
+        lines = sum(1 for _ in read_lines(self.target.path))
+        all_recorded = len(recorded) == lines == self.target.count
+        finished = all_recorded and not self.target.unfinished and self._has_summaries(recorded)
+        store = self._create_store()
+        if finished and not store.keeps_images:
+            store.close()
             return self._result(made=0)
-        digests = kept.done(self.room.count, told)
-        if finished and digests == told:
+        digests = store.find_finished(self.target.count, recorded)
+        if finished and digests == recorded:
             return self._result(made=0)
         done = sum(digest is not None for digest in digests)
-        self.room.begin()
+        self.target.begin()
         if done and self.show_progress:
-            print(self._said_of(done), file=sys.stderr)
+            print(self._continuation_message(done), file=sys.stderr)
         try:
-            self._make(kept, digests)
-            self._summarize(kept)
+            self._generate(store, digests)
+            self._summarize(store)
         except (KeyboardInterrupt, Terminated) as stop:
-            stop.add_note(f"the same command again goes on with the images in {self.room.path}")
+            stop.add_note(f"run the same command again to continue with the images in {self.target.path}")
             raise
         except NonFiniteSamplesError as error:
-            raise NonFiniteSamplesError(f"{error.finding}; {self._what_stays(digests)}", error.advice) from error
-        self.room.finish()
-        kept.close()
-        return self._result(made=self.room.count - done)
+            raise NonFiniteSamplesError(f"{error.finding}; {self._finished_message(digests)}", error.advice) from error
+        self.target.finish()
+        store.close()
+        return self._result(made=self.target.count - done)
 
-    def _what_stays(self, digests: Sequence[str | None]) -> str:
-        """Say what is left of a generation that stopped because images were not finite."""
+    def _finished_message(self, digests: Sequence[str | None]) -> str:
+        """Describe what remains of a generation that stopped because images were not finite."""
         count = sum(digest is not None for digest in digests)
         if not count:
             return "no image was finished"
-        text = f"{count} of {self.room.count} images are finite and stay in {printable(self.room.path)}"
+        text = f"{count} of {self.target.count} images are finite and stay in {printable(self.target.path)}"
         summarized = self.output.save_grid or self.output.save_npz
         if self.output.save_individual or not summarized:
             return text
         return f"{text} (num_samples={count} makes grid and arrays of them)"
 
-    def _said_of(self, done: int) -> str:
-        if done == self.room.count:
-            return f"All {done} images are in {printable(self.room.path)}; the manifest, grid or arrays are renewed."
-        return f"Continuing in {printable(self.room.path)}: {done} of {self.room.count} images are there."
+    def _continuation_message(self, done: int) -> str:
+        if done == self.target.count:
+            return f"All {done} images are in {printable(self.target.path)}; the manifest, grid or arrays are renewed."
+        return f"Continuing in {printable(self.target.path)}: {done} of {self.target.count} images are there."
 
-    def _kept(self) -> ImageStore:
-        wanted = self.output.save_grid or self.output.save_npz
-        way = PngStore if self.output.save_individual else RawStore if wanted else NullStore
-        return way(self.room.path, self.order, self.sampler.model.image_shape)
+    def _create_store(self) -> ImageStore:
+        is_needed = self.output.save_grid or self.output.save_npz
+        store = PngStore if self.output.save_individual else RawStore if is_needed else NullStore
+        return store(self.target.path, self.request, self.sampler.model.image_shape)
 
-    def _make(self, kept: ImageStore, digests: list[str | None]) -> None:
-        """Make the images without a digest, in the batches of an uninterrupted run, for rounding depends on those."""
-        spans = list(_lacking(digests, self.config.generation.sampling.batch_size))
+    def _generate(self, store: ImageStore, digests: list[str | None]) -> None:
+        """Generate the images without a digest, batched as in an uninterrupted run, since rounding depends on it."""
+        spans = list(_missing_spans(digests, self.config.generation.sampling.batch_size))
         begin = spans[0].start if spans else len(digests)
-        with manifest_from(self.room.path, self.order, begin, digests) as extend:
+        with open_manifest(self.target.path, self.request, begin, digests) as extend:
             for span in spans:
                 extend(span.start)
                 try:
                     for batch in self._stream(span):
                         indices = range(batch.first, batch.first + len(batch.images))
-                        self._keep(kept, indices, batch.images, digests)
+                        self._store_images(store, indices, batch.images, digests)
                         extend(indices.stop)
                 except NonFiniteSamplesError as error:
                     if error.images is not None:
-                        self._keep(kept, error.indices, error.images, digests)
+                        self._store_images(store, error.indices, error.images, digests)
                     extend(len(digests))
                     raise
             extend(len(digests))
 
-    def _keep(self, kept: ImageStore, indices: Sequence[int], images: Images, digests: list[str | None]) -> None:
-        """Keep images ``(N, C, H, W)`` in [-1, 1], and note their digests."""
+    def _store_images(
+        self, store: ImageStore, indices: Sequence[int], images: Images, digests: list[str | None]
+    ) -> None:
+        """Store images ``(N, C, H, W)`` in [-1, 1] and record their digests."""
         pixels = to_pixels(images).cpu()
-        for index, image in zip(kept.add(indices, pixels), pixels, strict=False):
-            digests[index] = digests[index] or self.order.digest(index, image)
+        for index, image in zip(store.add(indices, pixels), pixels, strict=False):
+            digests[index] = digests[index] or self.request.digest(index, image)
 
     def _stream(self, span: range) -> Iterator[SampleBatch]:
         return self.sampler.stream(
             len(span),
             self._labels(span),
-            [self.order.scale(index) for index in span],
+            [self.request.scale(index) for index in span],
             show_progress=self.show_progress,
             sampler=self.config.sampler.build(),
             guidance=Guidance(**dict(self.config.guidance)),
-            seed=self.order.about["seed"],
+            seed=self.request.about["seed"],
             batch_size=self.config.generation.sampling.batch_size,
             first=span.start,
         )
 
-    def _summarize(self, kept: ImageStore) -> None:
-        """Grid and arrays, from the images that are kept."""
-        count = self.room.count
+    def _summarize(self, store: ImageStore) -> None:
+        """Write the grid and the arrays from the stored images."""
+        count = self.target.count
         if self.output.save_grid:
             if self.grid is None:
-                grid = image_grid(torch.stack([kept.read(index) for index in range(self.shown)]), self.columns)
+                grid = image_grid(torch.stack([store.read(index) for index in range(self.shown)]), self.columns)
             else:
-                grid = self.grid.draw(kept.read)
+                grid = self.grid.draw(store.read)
             text = PngInfo()
             text.add_text(PNG_KEY, json.dumps(self._about_grid))
-            with atomic_write(self.room.path / GRID) as path:
+            with atomic_write(self.target.path / GRID) as path:
                 grid.save(path, "PNG", pnginfo=text)
         if self.output.save_npz:
-            shape = (count, *kept.shape)
-            write_arrays(self.room.path / ARRAYS, map(kept.read, range(count)), shape, self._labels(range(count)))
+            shape = (count, *store.shape)
+            write_arrays(self.target.path / ARRAYS, map(store.read, range(count)), shape, self._labels(range(count)))
 
-    def _has_summaries(self, told: Sequence[str]) -> bool:
-        """Whether grid and arrays are there where they are wanted, and hold the images with the digests ``told``.
-
-        The arrays must hold the labels as well.
-        """
-        grid, arrays = self.room.path / GRID, self.room.path / ARRAYS
-        if self.output.save_grid and _text_of(grid) != self._about_grid:
+    def _has_summaries(self, recorded: Sequence[str]) -> bool:
+        """Return whether the requested grid and arrays exist and match the recorded digests and the labels."""
+        grid, arrays = self.target.path / GRID, self.target.path / ARRAYS
+        if self.output.save_grid and _read_png_text(grid) != self._about_grid:
             return False
         if not self.output.save_npz:
             return True
-        if stored_labels(arrays) != tuple(self._labels(range(len(told))) or ()):
+        if read_labels(arrays) != tuple(self._labels(range(len(recorded))) or ()):
             return False
-        return told == [self.order.digest(index, pixels) for index, pixels in enumerate(stored_pixels(arrays))]
+        return recorded == [self.request.digest(index, pixels) for index, pixels in enumerate(read_pixels(arrays))]
 
     def _labels(self, indices: range) -> list[int] | None:
-        """The labels of images; None for an unconditional model."""
-        return [label for label in map(self.order.label, indices) if label is not None] or None
+        """Return the labels of images; None for an unconditional model."""
+        return [label for label in map(self.request.label, indices) if label is not None] or None
 
     @property
     def _about_grid(self) -> dict[str, Any]:
@@ -203,26 +203,26 @@ class Completion:
         return about if self.grid is None else {**about, "rows": "classes"}
 
     def _result(self, made: int) -> Generation:
-        grid = self.room.path / GRID if self.output.save_grid else None
-        npz = self.room.path / ARRAYS if self.output.save_npz else None
-        return Generation(self.room.path, self.room.count, grid, npz, made, self.sampler.model.weights)
+        grid = self.target.path / GRID if self.output.save_grid else None
+        npz = self.target.path / ARRAYS if self.output.save_npz else None
+        return Generation(self.target.path, self.target.count, grid, npz, made, self.sampler.model.weights)
 
 
-def _lacking(digests: Sequence[str | None], batch_size: int) -> Iterator[range]:
-    """The images in whole batches of which one is not done, neighbouring batches together."""
+def _missing_spans(digests: Sequence[str | None], batch_size: int) -> Iterator[range]:
+    """Yield the ranges of whole batches in which an image is missing; adjacent batches are merged."""
     starts = range(0, len(digests), batch_size)
-    for lacks, batches in groupby(starts, lambda start: not all(digests[start : start + batch_size])):
-        if lacks:
+    for is_missing, batches in groupby(starts, lambda start: not all(digests[start : start + batch_size])):
+        if is_missing:
             group = list(batches)
             yield range(group[0], min(group[-1] + batch_size, len(digests)))
 
 
-def _text_of(picture: Path) -> Any:
-    """What is told in a picture; None where it is not there, damaged, or not ours."""
+def _read_png_text(path: Path) -> Any:
+    """Return the JSON that this project wrote into a PNG; None if the file is missing, damaged or foreign."""
     try:
-        with open_regular(picture) as file, Image.open(file, formats=["PNG"]) as image:
-            told = parse_json(image.info.get(PNG_KEY, "null"), str(picture))
+        with open_regular(path) as file, Image.open(file, formats=["PNG"]) as image:
+            content = parse_json(image.info.get(PNG_KEY, "null"), str(path))
             image.verify()
     except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError):
         return None
-    return told
+    return content

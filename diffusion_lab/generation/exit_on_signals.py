@@ -1,4 +1,4 @@
-"""Leaving when told to: SIGTERM and Ctrl-C end a program with one line and the exit code that shells know."""
+"""Clean exit on SIGTERM and Ctrl-C, with one line on standard error and the conventional exit code."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from diffusion_lab.terminal import printable
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PATIENCE = 5.0
-"""Seconds that a program gets to leave in good order; then a further signal ends it at once."""
+"""Seconds that a program has for a clean exit; after that, another signal ends it immediately."""
 
 
 class Terminated(BaseException):
-    """SIGTERM came. No Exception, so that nothing takes it for a fault and goes on."""
+    """Raised on SIGTERM. Not an ``Exception``, so that no handler mistakes it for an error and continues."""
 
 
 @contextlib.contextmanager
 def exit_on_signals() -> Iterator[None]:
-    """End with 143 after SIGTERM and 130 after Ctrl-C, with one line on standard error and no traceback.
+    """Exit with code 143 after SIGTERM and 130 after Ctrl-C, with one line on standard error and no traceback.
 
-    The line says what the notes of the exception do. A second signal while leaving changes nothing. In other threads
-    than the main one, where Python takes no signals, nothing is done.
+    The line includes the notes of the exception. A second signal during the exit has no effect. Outside the main
+    thread, where Python handles no signals, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    told: list[tuple[int, float]] = []
+    received: list[tuple[int, float]] = []
 
     def leave(number: int, frame: FrameType | None) -> None:
-        if told:
-            if time.monotonic() - told[0][1] > PATIENCE:
-                os._exit(128 + told[0][0])
+        if received:
+            if time.monotonic() - received[0][1] > PATIENCE:
+                os._exit(128 + received[0][0])
             return
-        told.append((number, time.monotonic()))
+        received.append((number, time.monotonic()))
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     before = {number: signal.signal(number, leave) for number in SIGNALS}
     try:
         yield
     except BaseException as stop:
-        if not told:  # else whatever comes out comes of it: an import that is interrupted fails as an import
+        if not received:  # else the signal caused it, whatever it is: an interrupted import fails as an import
             raise
-        name = "Ctrl-C" if told[0][0] == signal.SIGINT else "SIGTERM"
+        name = "Ctrl-C" if received[0][0] == signal.SIGINT else "SIGTERM"
         notes = "; ".join(getattr(stop, "__notes__", ()))
         print(printable(f"\nStopped by {name}{': ' if notes else ''}{notes}"), file=sys.stderr)
-        raise SystemExit(128 + told[0][0]) from None
+        raise SystemExit(128 + received[0][0]) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

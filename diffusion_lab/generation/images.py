@@ -1,4 +1,4 @@
-"""How finished images are kept so that they outlive the program: a PNG each, or their bytes in one file."""
+"""Stores of finished images that outlive the program: one PNG per image, or their bytes in one file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from diffusion_lab.atomic_files import atomic_write
-from diffusion_lab.generation.arrays import ARRAYS, stored_pixels
+from diffusion_lab.generation.arrays import ARRAYS, read_pixels
 from diffusion_lab.generation.request import PNG_KEY, GenerationRequest, file_name
 from diffusion_lab.image_grids import image_pixels, to_image
 from diffusion_lab.safe_files import open_regular, parse_json
@@ -26,21 +26,21 @@ Shape = tuple[int, int, int]
 
 
 MAX_PIXELS = 2**26
-"""Of a PNG that is read: no sampled image has more, and one that declares more could fill the memory."""
+"""Maximum pixels of a PNG that is read: no sampled image has more, and one that declares more could fill the memory."""
 
 
 def read_png(path: Path, shape: Shape | None = None) -> tuple[Pixels, Any]:
-    """Read an image that was sampled.
+    """Read a generated image.
 
     Args:
         path: The file.
-        shape: ``(C, H, W)`` that it must have.
+        shape: Required shape ``(C, H, W)``.
 
     Returns:
-        Its pixels ``(C, H, W)``, and the line of the manifest that it carries, None where it carries none.
+        Its pixels ``(C, H, W)``, and the manifest line embedded in it, or None.
 
     Raises:
-        ValueError: It is damaged, of another shape, or no PNG.
+        ValueError: It is damaged, has another shape, or is not a PNG.
         OSError: It cannot be read.
     """
     with open_regular(path) as file:
@@ -61,69 +61,69 @@ def read_png(path: Path, shape: Shape | None = None) -> tuple[Pixels, Any]:
 
 
 class ImageStore(ABC):
-    """The images of a folder that are done.
+    """Store of the finished images of a folder.
 
     Args:
-        folder: Where.
-        order: What is known of each.
+        folder: The folder.
+        request: The generation, which determines the manifest line of each image.
         shape: ``(C, H, W)``.
     """
 
-    outlive: bool
-    """Whether the images themselves stay when the generation is finished."""
+    keeps_images: bool
+    """Whether the images remain in the store when the generation is finished."""
 
-    def __init__(self, folder: Path, order: GenerationRequest, shape: Shape) -> None:
-        self.folder, self.order, self.shape = folder, order, shape
+    def __init__(self, folder: Path, request: GenerationRequest, shape: Shape) -> None:
+        self.folder, self.request, self.shape = folder, request, shape
 
     @abstractmethod
-    def done(self, count: int, told: Sequence[str]) -> list[str | None]:
-        """Find out which of ``count`` images are there, whole, and those that were made; removes what is half.
+    def find_finished(self, count: int, recorded: Sequence[str]) -> list[str | None]:
+        """Find which of ``count`` images exist and are intact; incomplete data is removed.
 
         Args:
             count: Number of images.
-            told: The digests in the manifest, from the first image on.
+            recorded: Digests in the manifest, starting with the first image.
 
         Returns:
-            The digest of each image, None for one that has to be made.
+            The digest of each image, None for one that has to be generated.
         """
 
     @abstractmethod
     def add(self, indices: Sequence[int], pixels: Pixels) -> Sequence[int]:
-        """Keep images ``(N, C, H, W)`` that have just been made; those that are there stay as they are.
+        """Store new images ``(N, C, H, W)``; existing ones stay unchanged.
 
         Args:
-            indices: Their numbers, rising.
+            indices: Their indices, ascending.
             pixels: The images.
 
         Returns:
-            The numbers of those that are kept now: all, or as many of the first as there is a place for.
+            The indices of the images that are now stored: all, or as many of the first as can be appended.
         """
 
     @abstractmethod
     def read(self, index: int) -> Pixels:
-        """An image that is done, ``(C, H, W)``."""
+        """Return a finished image ``(C, H, W)``."""
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to do
-        """Remove what only an unfinished generation needs."""
+    def close(self) -> None:  # noqa: B027 - most stores have nothing to remove
+        """Remove files that only an unfinished generation needs."""
 
 
 class PngStore(ImageStore):
-    """``sample_0000.png`` and so on, each carrying its line of the manifest."""
+    """``sample_0000.png`` and so on, each with its manifest line embedded."""
 
-    outlive = True
+    keeps_images = True
 
-    def done(self, count: int, told: Sequence[str]) -> list[str | None]:
+    def find_finished(self, count: int, recorded: Sequence[str]) -> list[str | None]:
         found = [self._digest(index) for index in range(count)]
-        self._there = [digest is not None for digest in found]
+        self._finished = [digest is not None for digest in found]
         return found
 
     def add(self, indices: Sequence[int], pixels: Pixels) -> Sequence[int]:
         for index, image in zip(indices, pixels, strict=True):
-            if not self._there[index]:
+            if not self._finished[index]:
                 text = PngInfo()
-                text.add_text(PNG_KEY, self.order.text(index, self.order.digest(index, image)))
-                # A power failure may still cut one short: it is then found, and made again.
-                with atomic_write(self.folder / file_name(index), lasting=False) as path:
+                text.add_text(PNG_KEY, self.request.text(index, self.request.digest(index, image)))
+                # A power failure may still truncate one: it is then detected and generated again.
+                with atomic_write(self.folder / file_name(index), durable=False) as path:
                     to_image(image).save(path, "PNG", pnginfo=text)
         return indices
 
@@ -132,44 +132,44 @@ class PngStore(ImageStore):
 
     def _digest(self, index: int) -> str | None:
         try:
-            pixels, told = read_png(self.folder / file_name(index), self.shape)
+            pixels, recorded = read_png(self.folder / file_name(index), self.shape)
         except (OSError, ValueError):
             return None
-        digest = self.order.digest_in(told, index)
-        return digest if digest == self.order.digest(index, pixels) else None
+        digest = self.request.digest_in(recorded, index)
+        return digest if digest == self.request.digest(index, pixels) else None
 
 
 class RawStore(ImageStore):
-    """The bytes of all images in turn, in a file that goes when the generation is finished."""
+    """Bytes of all images in one file, which is removed when the generation is finished."""
 
-    outlive = False
+    keeps_images = False
 
-    def done(self, count: int, told: Sequence[str]) -> list[str | None]:
-        if self._path.is_symlink():  # what is appended to it would go elsewhere
+    def find_finished(self, count: int, recorded: Sequence[str]) -> list[str | None]:
+        if self._path.is_symlink():  # bytes appended to it would end up elsewhere
             self._path.unlink()
         if not self._path.exists():
             self._restore()
         with open_regular(self._path) as file:
             held = os.fstat(file.fileno()).st_size // self._size
-        whole = 0
-        for index, digest in enumerate(told[: min(count, held)]):
-            if self.order.digest(index, self.read(index)) != digest:
+        intact = 0
+        for index, digest in enumerate(recorded[: min(count, held)]):
+            if self.request.digest(index, self.read(index)) != digest:
                 break
-            whole += 1
-        os.truncate(self._path, whole * self._size)
-        return [*told[:whole], *[None] * (count - whole)]
+            intact += 1
+        os.truncate(self._path, intact * self._size)
+        return [*recorded[:intact], *[None] * (count - intact)]
 
     def add(self, indices: Sequence[int], pixels: Pixels) -> Sequence[int]:
         first = indices[0]
         if first * self._size > self._path.stat().st_size:
-            return ()  # an image before it could not be made
-        run = [index for place, index in enumerate(indices, start=first) if index == place]
-        os.truncate(self._path, first * self._size)  # of a batch that was half there all are made again
+            return ()  # an earlier image could not be generated
+        consecutive = [index for expected, index in enumerate(indices, start=first) if index == expected]
+        os.truncate(self._path, first * self._size)  # all images of an incomplete batch are generated again
         with self._path.open("ab") as file:
-            file.write(pixels[: len(run)].contiguous().numpy().tobytes())
+            file.write(pixels[: len(consecutive)].contiguous().numpy().tobytes())
             file.flush()
             os.fsync(file.fileno())
-        return run
+        return consecutive
 
     def read(self, index: int) -> Pixels:
         with self._path.open("rb") as file:
@@ -189,24 +189,24 @@ class RawStore(ImageStore):
         return channels * height * width
 
     def _restore(self) -> None:
-        """Of a finished generation only the arrays are left: more images are to follow those."""
+        """Refill the file from the arrays, all that is left of a finished generation that is to be extended."""
         with atomic_write(self._path) as path, path.open("wb") as file:
-            for pixels in stored_pixels(self.folder / ARRAYS):
+            for pixels in read_pixels(self.folder / ARRAYS):
                 if tuple(pixels.shape) != self.shape:
                     return
                 file.write(pixels.contiguous().numpy().tobytes())
 
 
 class NullStore(ImageStore):
-    """Images of which only the manifest is wanted."""
+    """Store nothing, where only the manifest is requested."""
 
-    outlive = False
+    keeps_images = False
 
-    def done(self, count: int, told: Sequence[str]) -> list[str | None]:
-        return [*told[:count], *[None] * (count - len(told))]
+    def find_finished(self, count: int, recorded: Sequence[str]) -> list[str | None]:
+        return [*recorded[:count], *[None] * (count - len(recorded))]
 
     def add(self, indices: Sequence[int], pixels: Pixels) -> Sequence[int]:
         return indices
 
     def read(self, index: int) -> Pixels:
-        raise NotImplementedError("no image is kept")
+        raise NotImplementedError("no image is stored")

@@ -1,4 +1,4 @@
-"""``manifest.jsonl``: a line for each image that is done, in their order."""
+"""``manifest.jsonl``: one line per finished image, in order."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from diffusion_lab.safe_files import open_regular, parse_json
 
 MAX_LINE_BYTES = 2**20
 MAX_BRACKETS = 200
-"""Of a line, in its names too: lines are flat, with a few lists for the options of the sampler."""
+"""Maximum brackets in a line, names included: lines are flat, with a few lists for the sampler's options."""
 
 
 def read_lines(folder: Path) -> Iterator[dict[str, Any] | None]:
-    """Yield the lines of a manifest in turn, None for one that is damaged; nothing where there is no manifest.
+    """Yield the lines of a manifest, None for a damaged one; nothing if there is no manifest.
 
     Raises:
-        NotRegularFileError: It is something other than a file.
+        NotRegularFileError: It is not a regular file.
     """
     try:
         file = open_regular(folder / MANIFEST)
@@ -31,60 +31,60 @@ def read_lines(folder: Path) -> Iterator[dict[str, Any] | None]:
             yield _parsed(text)
 
 
-def matching_digests(folder: Path, order: GenerationRequest) -> list[str]:
-    """Return the digests in the lines, from the first on, that are those of the order."""
+def matching_digests(folder: Path, request: GenerationRequest) -> list[str]:
+    """Return the digests of the leading lines that belong to the request."""
     digests: list[str] = []
     for line in read_lines(folder):
-        digest = order.digest_in(line, len(digests))
+        digest = request.digest_in(line, len(digests))
         if digest is None:
             break
         digests.append(digest)
     return digests
 
 
-def count_matching_lines(folder: Path, order: GenerationRequest) -> int:
-    """Return one more than the highest number of an image of the order that a line, wherever it stands, is of."""
+def count_matching_lines(folder: Path, request: GenerationRequest) -> int:
+    """Return one more than the highest image index among all lines that belong to the request."""
     count = 0
     for line in read_lines(folder):
         index = (line or {}).get("index")
-        if index is not None and is_number(index) and order.digest_in(line, index) is not None:
+        if index is not None and is_index(index) and request.digest_in(line, index) is not None:
             count = max(count, index + 1)
     return count
 
 
-def is_number(index: object) -> bool:
-    """Whether this may be the number of an image."""
+def is_index(index: object) -> bool:
+    """Return whether a value is a valid image index."""
     return isinstance(index, int) and not isinstance(index, bool) and 0 <= index < 2**31
 
 
 @contextlib.contextmanager
-def manifest_from(
-    folder: Path, order: GenerationRequest, kept: int, digests: Sequence[str | None]
+def open_manifest(
+    folder: Path, request: GenerationRequest, initial: int, digests: Sequence[str | None]
 ) -> Iterator[Callable[[int], None]]:
-    """Open a manifest with its first ``kept`` lines in it; what is given appends those of the images up to a number.
+    """Open a manifest that holds the lines of the first images; yields a function that appends lines up to an index.
 
     Args:
-        folder: Where.
-        order: What is known of each image.
-        kept: Number of lines to begin with.
-        digests: Of all images, by their number; each is read when its line is written. An image without one, which
-            could not be made, has no line.
+        folder: The folder.
+        request: The generation, which determines the line of each image.
+        initial: Number of images whose lines are written at first.
+        digests: Digest of each image, read when its line is written. An image without one, which could not be
+            generated, gets no line.
     """
-    path, written = folder / MANIFEST, kept
+    path, written = folder / MANIFEST, initial
 
-    def text(start: int, stop: int) -> Iterator[str]:
+    def lines(start: int, stop: int) -> Iterator[str]:
         for index in range(start, stop):
             digest = digests[index]
             if digest is not None:
-                yield f"{order.text(index, digest)}\n"
+                yield f"{request.text(index, digest)}\n"
 
     with atomic_write(path) as partial, partial.open("w") as file:
-        file.writelines(text(0, kept))
+        file.writelines(lines(0, initial))
     with path.open("a") as file:
 
         def extend(stop: int) -> None:
             nonlocal written
-            file.writelines(text(written, stop))
+            file.writelines(lines(written, stop))
             file.flush()
             written = max(written, stop)
 

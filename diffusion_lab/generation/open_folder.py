@@ -1,4 +1,4 @@
-"""Which folder a generation goes into: a new one, or that of the same generation where it stopped."""
+"""Output folder of a generation: a new one, or that of the same generation, to resume it."""
 
 from __future__ import annotations
 
@@ -12,72 +12,75 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.atomic_files import atomic_write, naming_folder_in_errors, remove_partial_files
+from diffusion_lab.atomic_files import atomic_write, name_folder_in_errors, remove_partial_files
 from diffusion_lab.folder_lock import held, in_use_error
 from diffusion_lab.generation.arrays import ARRAYS
 from diffusion_lab.generation.images import RAW
-from diffusion_lab.generation.manifest import count_matching_lines, is_number, read_lines
-from diffusion_lab.generation.request import FILE_NAME, MANIFEST, PLACES, GenerationRequest, differences
+from diffusion_lab.generation.manifest import count_matching_lines, is_index, read_lines
+from diffusion_lab.generation.request import FILE_NAME, LOCATION_KEYS, MANIFEST, GenerationRequest, differences
 from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.safe_files import read_json
 
 KEY = "output.base_dir/output.subdirs.generated"
 
 UNFINISHED = ".unfinished.json"
-"""What is being made; it goes when all of it is there."""
+"""Record of the generation in progress, removed when it is finished."""
 
 GRID, MEASURES = "grid.png", "evaluation.json"
 MAX_NOTE_BYTES = 2**22
 TIME_STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-[0-9a-f]{6})?")
-"""The name of a folder that nobody named."""
+"""Default name of a folder."""
 
 
 @dataclasses.dataclass(frozen=True)
-class OpenFolder:
-    """A folder that this process alone writes into, and what goes there; ``unfinished`` where some of it may lack."""
+class GenerationFolder:
+    """Folder locked by this process, and its generation; ``unfinished`` if parts of it may be missing."""
 
     path: Path
-    order: GenerationRequest
+    request: GenerationRequest
     count: int
     unfinished: bool
 
     def begin(self) -> None:
-        """Note what is being made, and remove what is made of all images: it would lack the new ones."""
-        note = {"order": self.order.request(), "num_samples": self.count, "process": own_identity()}
+        """Record the generation in progress, and remove files made of all images: they would lack the new ones."""
+        note = {"order": self.request.settings(), "num_samples": self.count, "process": own_identity()}
         with atomic_write(self.path / UNFINISHED) as partial:
             partial.write_text(json.dumps(note, indent=2) + "\n")
         for name in (GRID, MEASURES):
             (self.path / name).unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """All of it is there."""
+        """Remove the record of the generation in progress."""
         (self.path / UNFINISHED).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def opened(folder: Path, order: GenerationRequest, count: int, overwrite: bool) -> Iterator[OpenFolder]:
-    """Open a folder for a generation, going on with the same one where it holds that.
+def open_generation_folder(
+    folder: Path, request: GenerationRequest, count: int, overwrite: bool
+) -> Iterator[GenerationFolder]:
+    """Open and lock a folder for a generation, resuming the same generation if the folder holds it.
 
-    A folder that nobody named, by the time, is new at each start: there the newest unfinished one of the same
-    generation takes its place. Where the seed is left open (None in ``order``) that of the earlier images is taken.
+    A folder with a default name, the time, is new at each start: the newest unfinished folder of the same generation
+    is used instead. If the seed is left open (None in ``request``), that of the earlier images is used.
 
     Args:
-        folder: The folder; made where it is not there.
-        order: The images.
-        count: How many are asked for; where there are more, they stay and count.
-        overwrite: Begin anew instead of refusing, and where the generation is finished. An unfinished one goes on.
+        folder: The folder; created if missing.
+        request: The images.
+        count: Number of requested images; if the folder holds more, they stay and count.
+        overwrite: Start over where the folder would be refused or the generation is finished. An unfinished one is
+            resumed.
 
     Raises:
         ValueError: It holds other images, or another process writes into it.
     """
     if TIME_STAMP.fullmatch(folder.name) and not folder.exists():
-        folder = _unfinished(folder.parent, order, count) or folder
-    with naming_folder_in_errors(folder, KEY):
+        folder = _find_unfinished(folder.parent, request, count) or folder
+    with name_folder_in_errors(folder, KEY):
         folder.mkdir(parents=True, exist_ok=True)
     with held(folder, KEY):
-        _refuse_if_at_work(folder)
+        _refuse_if_in_use(folder)
         unfinished = (folder / UNFINISHED).exists()
-        faults = _refusals(folder, order)
+        faults = _conflicts(folder, request)
         if overwrite and (faults or not unfinished):
             _clear(folder)
         elif faults:
@@ -86,62 +89,62 @@ def opened(folder: Path, order: GenerationRequest, count: int, overwrite: bool) 
                 "folder or set output.overwrite=true"
             )
         remove_partial_files(folder)
-        adopted = _adopting(folder, order)
-        yield OpenFolder(folder, adopted, max(count, count_matching_lines(folder, adopted)), unfinished)
+        adopted = _adopt_earlier(folder, request)
+        yield GenerationFolder(folder, adopted, max(count, count_matching_lines(folder, adopted)), unfinished)
 
 
-def _refusals(folder: Path, order: GenerationRequest) -> list[str]:
-    """Why a folder cannot take these images; nothing where it is free, or holds the same generation."""
-    if not _ours(folder):
+def _conflicts(folder: Path, request: GenerationRequest) -> list[str]:
+    """Return the reasons why a folder cannot take these images; none if it is empty or holds the same generation."""
+    if not _generated_files(folder):
         return []
     note = _read_note(folder)
     if note is not None:
-        return differences(note["order"], _with_seed_of(note["order"], order).request())
+        return differences(note["order"], _with_seed_of(note["order"], request).settings())
     found = False
     for position, line in enumerate(read_lines(folder)):
         if line is not None:
             found = True
-            index = line["index"] if is_number(line.get("index")) else position
-            faults = differences(line, _with_seed_of(line, order).line(index))
+            index = line["index"] if is_index(line.get("index")) else position
+            faults = differences(line, _with_seed_of(line, request).line(index))
             if faults:
                 return faults
-    return [] if found else ["nothing tells of which generation"]
+    return [] if found else ["it does not say of which generation"]
 
 
-def _adopting(folder: Path, order: GenerationRequest) -> GenerationRequest:
-    """The order with what the earlier images tell of places and, where it is open, the seed; or with a new seed."""
+def _adopt_earlier(folder: Path, request: GenerationRequest) -> GenerationRequest:
+    """Return the request with the locations and, if it is open, the seed of the earlier images, else a new seed."""
     note = _read_note(folder)
     earlier = note["order"] if note else next((line for line in read_lines(folder) if line), {})
-    places = {name: earlier[name] for name in PLACES if isinstance(earlier.get(name), str)}
-    order = _with_seed_of(earlier, order)
-    about = {**order.about, **places}
+    locations = {name: earlier[name] for name in LOCATION_KEYS if isinstance(earlier.get(name), str)}
+    request = _with_seed_of(earlier, request)
+    about = {**request.about, **locations}
     if about["seed"] is None:
         about["seed"] = secrets.randbits(32)
-    return dataclasses.replace(order, about=about)
+    return dataclasses.replace(request, about=about)
 
 
-def _with_seed_of(earlier: dict[str, Any], order: GenerationRequest) -> GenerationRequest:
+def _with_seed_of(earlier: dict[str, Any], request: GenerationRequest) -> GenerationRequest:
     seed = earlier.get("seed")
-    if order.about["seed"] is not None or not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        return order
-    return dataclasses.replace(order, about={**order.about, "seed": seed})
+    if request.about["seed"] is not None or not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        return request
+    return dataclasses.replace(request, about={**request.about, "seed": seed})
 
 
-def _unfinished(parent: Path, order: GenerationRequest, count: int) -> Path | None:
-    """The newest folder with a time for a name in which the same command was interrupted, and no process is at work."""
+def _find_unfinished(parent: Path, request: GenerationRequest, count: int) -> Path | None:
+    """Return the newest folder with a default name in which the same command was interrupted and no process works."""
     named = (path for path in parent.glob("*") if TIME_STAMP.fullmatch(path.name))
     for folder in sorted(named, reverse=True):
         note = _read_note(folder)
-        if note is None or note["num_samples"] != count or _refusals(folder, order):
+        if note is None or note["num_samples"] != count or _conflicts(folder, request):
             continue
         with contextlib.suppress(ValueError), held(folder, KEY):
-            _refuse_if_at_work(folder)
+            _refuse_if_in_use(folder)
             return folder
     return None
 
 
-def _refuse_if_at_work(folder: Path) -> None:
-    """Refuse a folder in which another process is making images, though somebody removed its lock.
+def _refuse_if_in_use(folder: Path) -> None:
+    """Refuse a folder in which another process is generating images, even if its lock was removed.
 
     Raises:
         ValueError: Naming the process.
@@ -153,15 +156,15 @@ def _refuse_if_at_work(folder: Path) -> None:
         raise in_use_error(folder, KEY, f"process {process['pid']} on {process['host']}")
 
 
-def _ours(folder: Path) -> list[Path]:
-    """What a generation leaves, whosesoever it is."""
+def _generated_files(folder: Path) -> list[Path]:
+    """Return the files with names that a generation writes."""
     names = (MANIFEST, GRID, ARRAYS, UNFINISHED, RAW)
     pictures = [path for path in folder.glob("sample_*.png") if FILE_NAME.fullmatch(path.name)]
     return [*pictures, *(folder / name for name in names if os.path.lexists(folder / name))]
 
 
 def _clear(folder: Path) -> None:
-    for stale in (*_ours(folder), folder / MEASURES):
+    for stale in (*_generated_files(folder), folder / MEASURES):
         stale.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""What is asked for and what is known of every image before it is made: its label, its scale, its line."""
+"""Requested images: the label, guidance scale and manifest line of each, known before it is generated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diffusion_lab.terminal import on_one_line, printable
 MANIFEST = "manifest.jsonl"
 
 PNG_KEY = "diffusion_lab"
-"""Key of the text chunk in each PNG that holds its line of the manifest."""
+"""Key of the text chunk in each PNG that holds its manifest line."""
 
 KEYS = {
     "seed": "compute.seed",
@@ -37,29 +37,29 @@ KEYS = {
     "guidance_scale": "generation.sampling.guidance_scale",
     "file": "generation.output.save_individual",
 }
-"""What in a line is set by which key of the settings."""
+"""Key of the settings that sets each field of a line."""
 
 DIGEST = "sha256"
-"""Key of the SHA-256 of the rest of a line, as it is written, followed by the pixels of its image."""
+"""Key of the SHA-256 over the rest of a line, as written, followed by the pixels of its image."""
 
 NUMBER = re.compile(r"[0-9]{1,18}")
-"""A text that may stand for a class number."""
+"""String that may be a class number."""
 
-PLACES = ("checkpoint",)
-"""What in a line tells where something lay, and not what the image is."""
+LOCATION_KEYS = ("checkpoint",)
+"""Fields of a line that describe where a file was, not what the image is."""
 
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """The images of a generation, however many: image i is known from this and i.
+    """Images of a generation, of any number: this and i determine image i.
 
     Args:
-        about: What holds for all images, by its name in the manifest.
-        labels: The labels that images take in turn; None for an unconditional model.
-        scales: The guidance scales in turn, each for a whole round of the labels: so a grid with as many columns as
-            there are labels has one scale a row.
+        about: Fields shared by all images, by their names in the manifest.
+        labels: Labels that the images cycle through; None for an unconditional model.
+        scales: Guidance scales to cycle through, each for a full cycle of the labels, so a grid with as many columns as
+            there are labels has one scale per row.
         class_names: Names of the model's classes.
-        files: Whether each image has a file of its own.
+        files: Whether each image has its own file.
     """
 
     about: Mapping[str, Any]
@@ -70,11 +70,11 @@ class GenerationRequest:
 
     @property
     def round_length(self) -> int:
-        """Number of images until the labels begin anew."""
+        """Number of images in one cycle of the labels."""
         return len(self.labels or (None,))
 
-    def request(self) -> dict[str, Any]:
-        """What all images are known from, by the names of a line."""
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that determine all images, by the names of a line."""
         return {
             "file": self.files,
             "label": self.labels,
@@ -84,15 +84,15 @@ class GenerationRequest:
         }
 
     def label(self, index: int) -> int | None:
-        """Class number of an image."""
+        """Return the class number of an image."""
         return None if self.labels is None else self.labels[index % len(self.labels)]
 
     def scale(self, index: int) -> float:
-        """Guidance scale of an image."""
+        """Return the guidance scale of an image."""
         return self.scales[index // self.round_length % len(self.scales)]
 
     def line(self, index: int) -> dict[str, Any]:
-        """What the manifest says of an image."""
+        """Return the manifest line of an image, without its digest."""
         label = self.label(index)
         has_name = label is not None and label < len(self.class_names)
         return {
@@ -105,15 +105,15 @@ class GenerationRequest:
         }
 
     def digest(self, index: int, pixels: Pixels) -> str:
-        """Return the SHA-256 that ties the pixels ``(C, H, W)`` of an image to what the manifest says of it."""
+        """Return the SHA-256 that ties the pixels ``(C, H, W)`` of an image to its manifest line."""
         return digest_of(self.line(index), pixels)
 
     def text(self, index: int, digest: str) -> str:
-        """The line as it is written, with the image's digest."""
+        """Return the line as written, with the image's digest."""
         return json.dumps({**self.line(index), DIGEST: digest})
 
     def digest_in(self, line: object, index: int) -> str | None:
-        """Return the digest in a line that is, all else, that of image ``index``; None for any other line."""
+        """Return the digest in a line whose other fields are those of image ``index``; None for any other line."""
         if not isinstance(line, dict) or not isinstance(line.get(DIGEST), str):
             return None
         rest = {name: value for name, value in line.items() if name != DIGEST}
@@ -132,14 +132,14 @@ FILE_NAME = re.compile(r"sample_\d{4,}\.png")
 
 
 def file_name(index: int) -> str:
-    """The file of an image."""
+    """Return the file name of an image."""
     return f"sample_{index:04d}.png"
 
 
 def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """What keeps two lines from being of the same image of the same generation, in words."""
-    ours = json.loads(json.dumps(ours))  # what became a list on the way to the file is no difference
-    names = [name for name in {**ours, **theirs} if name not in (*PLACES, DIGEST)]
+    """Describe how two lines differ, other than in locations and the digest."""
+    ours = json.loads(json.dumps(ours))  # tuples become lists, as in a file
+    names = [name for name in {**ours, **theirs} if name not in (*LOCATION_KEYS, DIGEST)]
     return [
         f"{KEYS.get(name, name)} is {_shown(theirs.get(name))} there and {_shown(ours.get(name))} here"
         for name in names
@@ -151,69 +151,69 @@ def _shown(value: object) -> str:
     return printable(shown(value, longest=200))
 
 
-def cycled_labels(denoiser: Denoiser, wanted: Sequence[int | str] | None) -> tuple[int, ...] | None:
-    """The labels that images take in turn: the wanted ones, all classes where none are named.
+def cycle_labels(denoiser: Denoiser, labels: Sequence[int | str] | None) -> tuple[int, ...] | None:
+    """Return the labels that images cycle through: the given ones, or all classes; None for an unconditional model.
 
-    In turn spreads them evenly, the remainder over the first ones, and lets image i have the same label whatever the
-    number of images. None for an unconditional model.
+    Cycling spreads the labels evenly, the remainder over the first ones, and gives image i the same label whatever the
+    number of images.
 
     Args:
         denoiser: The model.
-        wanted: Class numbers or names: a text is a name first, a number is an index.
+        labels: Class numbers or names: a string is a name first, a number is an index.
 
     Warns:
-        ConfigWarning: A label that is the number of one class and the name of another, with the one that is taken.
+        ConfigWarning: A label is the number of one class and the name of another; the warning names the one used.
 
     Raises:
-        ValueError: A label that is no class of the model, or labels for an unconditional model.
+        ValueError: A label is not a class of the model, or the model is unconditional.
     """
     if denoiser.num_classes is None:
-        if wanted is not None:
-            raise ValueError(f"generation.sampling.labels must be null for an unconditional model, got {list(wanted)}")
+        if labels is not None:
+            raise ValueError(f"generation.sampling.labels must be null for an unconditional model, got {list(labels)}")
         return None
-    if wanted is None:
+    if labels is None:
         return tuple(range(denoiser.num_classes))
-    return tuple(_class_number(denoiser, label) for label in wanted)
+    return tuple(_class_number(denoiser, label) for label in labels)
 
 
 def _class_number(denoiser: Denoiser, label: int | str) -> int:
-    """The class that a label means: a text is a name first, a number is an index."""
+    """Return the class number of a label: a string is a name first, a number is an index."""
     names, count = denoiser.class_names, denoiser.num_classes or 0
     index = label if isinstance(label, int) else int(label) if NUMBER.fullmatch(label) else -1
     by_name = names.index(str(label)) if str(label) in names else None
     by_index = index if 0 <= index < count else None
     found = by_index if isinstance(label, int) or by_name is None else by_name
     if found is None:
-        raise ValueError(_unknown(label, names, count, by_name))
+        raise ValueError(_unknown_label(label, names, count, by_name))
     if by_name is not None and by_index is not None and by_name != by_index:
         other: int | str = str(label) if isinstance(label, int) else index
-        meant = by_name if isinstance(label, int) else by_index
+        intended = by_name if isinstance(label, int) else by_index
         warnings.warn(
-            f"generation.sampling.labels: {json.dumps(label)} is taken as {named_class(found, names)}, since a text is "
-            f"a name and a number an index. For {named_class(meant, names)} write {_argument(other)}",
+            f"generation.sampling.labels: {json.dumps(label)} is taken as {describe_class(found, names)}, since a "
+            f"string is a name and a number an index. For {describe_class(intended, names)} write {_override(other)}",
             ConfigWarning,
             stacklevel=5,
         )
     return found
 
 
-def _unknown(label: int | str, names: Sequence[str], count: int, by_name: int | None) -> str:
+def _unknown_label(label: int | str, names: Sequence[str], count: int, by_name: int | None) -> str:
     known = f" ({on_one_line(', '.join(names))})" if names else ""
     text = f"generation.sampling.labels must be classes of the model, 0 to {count - 1}{known}, got {label!r}"
     if by_name is None:
         return text
-    return f"{text}: a number is an index. For the class of that name write {_argument(str(label))}"
+    return f"{text}: a number is an index. For the class of that name write {_override(str(label))}"
 
 
-def _argument(label: int | str) -> str:
-    """What to type for a label."""
+def _override(label: int | str) -> str:
+    """Return the override to type for a label."""
     return shlex.quote(setting(KEYS["label"], [label]))
 
 
-def named_class(number: int, names: Sequence[str]) -> str:
-    """A class in words.
+def describe_class(number: int, names: Sequence[str]) -> str:
+    """Describe a class by its number and name.
 
-    >>> named_class(1, ["rose", "tulip"])
+    >>> describe_class(1, ["rose", "tulip"])
     'class 1 ("tulip")'
     """
     return f'class {number} ("{on_one_line(names[number])}")' if number < len(names) else f"class {number}"

@@ -15,7 +15,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.checkpoint import DamagedCheckpointError, Manifest, file_hash, load_tensors
 from diffusion_lab.checkpoint.files import HashingWriter, step_of
-from diffusion_lab.checkpoint.ownership import make_way
+from diffusion_lab.checkpoint.ownership import prepare_replacement
 from diffusion_lab.config.faults import ConfigWarning
 
 GATHERED_BYTES = 2**20
@@ -49,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
         about = checkpoint.get("diffusion_lab", {})
         target.parent.mkdir(parents=True, exist_ok=True)
-        if (aside := make_way(target, about.get("run_id"))) is not None:
+        if (aside := prepare_replacement(target, about.get("run_id"))) is not None:
             warnings.warn(
                 f"{target} was damaged: it is kept as {aside}, and written again", ConfigWarning, stacklevel=2
             )

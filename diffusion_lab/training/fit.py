@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from rich.console import Console
 
 from diffusion_lab.checkpoint.files import OWN_CHECKSUMS
-from diffusion_lab.checkpoint.ownership import adopt, listed_names, unrecognized_entries
+from diffusion_lab.checkpoint.ownership import adopt, format_paths, unrecognized_entries
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import check_ready_to_start
 from diffusion_lab.data.workers import naming_lost_workers
@@ -123,7 +123,7 @@ def _list_checkpoints(run: PreparedRun, folder: RunFolder, console: Console) -> 
         print_line(console, f"{run.source.path} had no manifest: it was verified by {OWN_CHECKSUMS}, and has one now.")
     others = unrecognized_entries(folder.checkpoints, folder.run_id)
     if others:
-        print_line(console, f"left alone, because no manifest says that this run wrote it: {listed_names(others)}.")
+        print_line(console, f"left alone, because no manifest says that this run wrote it: {format_paths(others)}.")
 
 
 def _continuation(source: ResumeSource, config: TrainConfig) -> Continuation:

@@ -135,7 +135,7 @@ def check_compatible(found: Comparison, denoiser: Denoiser) -> None:
     ]
     try:
         _refuse_other_classes(found)
-        checkpoint.refuse_other_inputs(denoiser)
+        checkpoint.check_input_scaling(denoiser)
         load_weights(denoiser, checkpoint.weights, checkpoint.path)  # refuses those of another architecture
     except ValueError as error:
         faults.append(str(error))
@@ -169,7 +169,7 @@ def _as_such_a_dict(checkpoint: Checkpoint) -> str:
 def _refuse_other_classes(found: Comparison) -> None:
     """Raise ValueError where the file of another program is of other classes than the settings."""
     model = found.config.model
-    classes = found.checkpoint.with_told_classes(model).conditioning.classes
+    classes = found.checkpoint.with_file_classes(model).conditioning.classes
     if classes != model.conditioning.classes:
         raise ValueError(
             f"model.conditioning.type must be class (conditioning=class): {found.checkpoint.path} is of a model of "

@@ -10,7 +10,7 @@ from typing import Any
 from diffusion_lab.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from diffusion_lab.checkpoint.export import EXPORT_SUFFIX
 from diffusion_lab.checkpoint.files import named_steps, newest_valid
-from diffusion_lab.checkpoint.ownership import listed_names
+from diffusion_lab.checkpoint.ownership import format_paths
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.training.foreign_state import epochs_done
@@ -107,7 +107,7 @@ def find_resume_source(config: TrainConfig, folder: RunFolder) -> tuple[ResumeSo
         checkpoint.step,
         checkpoint.epochs_done,
         checkpoint.config or {},
-        _position(checkpoint.order),
+        _position(checkpoint.data_position),
         checkpoint.about.get("wandb_id"),
         _run_id(checkpoint.about),
     )
@@ -120,7 +120,7 @@ def _newest(folder: RunFolder) -> Path | None:
     if newest is None and candidates:
         raise ValueError(
             f"training.resume.checkpoint=auto finds no valid checkpoint in {folder.checkpoints} among "
-            f"{listed_names(candidates)}: name one of another folder, or move these away to start from scratch"
+            f"{format_paths(candidates)}: name one of another folder, or move these away to start from scratch"
         )
     return newest
 

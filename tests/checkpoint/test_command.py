@@ -56,7 +56,7 @@ def test_verify_finds_the_damaged_one(run, capsys) -> None:
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert main(["verify", str(run)]) == 1
     whole, broken = capsys.readouterr().out.splitlines()[1:]
-    assert whole.startswith("whole")
+    assert whole.startswith("valid")
     assert broken.startswith("DAMAGED")
     assert "step_00000080.ckpt" in broken
 
@@ -67,12 +67,12 @@ def test_the_error_of_a_damaged_checkpoint_names_the_command_that_finds_whole_on
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert main(["inspect", str(damaged)]) == 2
     message, command = capsys.readouterr().err.splitlines()
-    assert message.endswith("were written. Take another checkpoint of its folder; this command tells which are whole:")
+    assert message.endswith("were written. Take another checkpoint of its folder; this command shows which are valid:")
     _, module_flag, module, *arguments = shlex.split(command)
     assert (module_flag, module) == ("-m", "diffusion_lab.checkpoint")
     assert main(arguments) == 1
     found = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in found] == ["whole", "DAMAGED"]
+    assert [line.split()[0] for line in found] == ["valid", "DAMAGED"]
     assert "Take another" not in found[1]
 
 
@@ -100,9 +100,9 @@ def test_verify_reports_every_file_of_a_folder_whatever_lies_there(run, capsys) 
         "step_00000061.ckpt": "ignored",
         "step_00000062.ckpt": "DAMAGED",
         "step_00000063.ckpt": "DAMAGED",
-        "step_00000070.ckpt": "whole",
+        "step_00000070.ckpt": "valid",
         "step_00000072.ckpt": "DAMAGED",
-        "step_00000073.ckpt": "whole",
+        "step_00000073.ckpt": "valid",
         "theirs.safetensors": "unverified",
     }
 
@@ -117,7 +117,7 @@ def test_a_reader_that_fails_in_an_unknown_way_does_not_hide_the_next_file(run, 
     broken, whole = capsys.readouterr().out.splitlines()
     assert broken.startswith("DAMAGED")
     assert broken.endswith("a.ckpt: RecursionError")
-    assert whole.startswith("whole")
+    assert whole.startswith("valid")
 
 
 def test_verify_tells_by_what_a_file_without_manifest_was_verified(run, capsys) -> None:
@@ -134,9 +134,9 @@ def test_weights_of_others_cannot_be_verified(tmp_path, capsys) -> None:
 
 
 def test_no_name_of_a_file_poses_as_a_line_of_its_own(run, capsys) -> None:
-    (run / "a\nwhole  b.ckpt").write_bytes(b"")
+    (run / "a\nvalid  b.ckpt").write_bytes(b"")
     assert main(["verify", str(run)]) == 1
-    assert not any(line.startswith("whole  b") for line in capsys.readouterr().out.splitlines())
+    assert not any(line.startswith("valid  b") for line in capsys.readouterr().out.splitlines())
 
 
 def test_names_reach_the_terminal_escaped(run, capsys) -> None:
@@ -205,7 +205,7 @@ def test_an_export_without_manifest_is_verified_by_its_own_sum(run, capsys) -> N
     for number in range(20):
         flip(file, number * (len(content) - 1) // 19)
         assert main(["verify", str(file)]) == 1, number
-        with pytest.raises(ValueError, match=r"damaged|is no export"):
+        with pytest.raises(ValueError, match=r"damaged|is not an export"):
             load_denoiser(file)
         file.write_bytes(content)
 
@@ -232,7 +232,7 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(run, capsys) -> None
     for put in (put_text, put_weights, put_link, put_folder):
         put(file)
         assert main(["export", str(run)]) == 2
-        assert "is no export of diffusion_lab: choose another --output" in capsys.readouterr().err
+        assert "is not an export of diffusion_lab: choose another --output" in capsys.readouterr().err
         assert same(load_denoiser(run), AVERAGED)
 
 

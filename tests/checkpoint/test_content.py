@@ -174,7 +174,7 @@ def test_a_missing_file_says_so(tmp_path):
     ],
 )
 def test_a_file_without_weights_says_so(saved, content):
-    with pytest.raises(ValueError, match=r"weights\.pt (holds no weights|is no checkpoint: it holds a)"):
+    with pytest.raises(ValueError, match=r"weights\.pt (holds no weights|is not a checkpoint: it holds a)"):
         read_checkpoint(saved(content, "weights.pt"))
 
 

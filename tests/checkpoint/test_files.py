@@ -66,7 +66,7 @@ def test_without_a_manifest_the_content_must_be_of_the_step_in_the_name(step, tm
         assert find_checkpoint(tmp_path / "run", "last") == listed
     told = [str(warning.message) for warning in warned]
     assert "its content is of step 5" in told[0]
-    assert "step_00000098.ckpt is no checkpoint" in told[1]
+    assert "step_00000098.ckpt is not a checkpoint" in told[1]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_folder_named_like_a_checkpoint_is_none(step, tmp_path) -> None:
     for name in ("step_x.ckpt", step_name(7)):
         (path.parent / name).mkdir()
     assert find_checkpoint(tmp_path / "run", "last") == path
-    with pytest.raises(FileNotFoundError, match="holds no whole checkpoint"):
+    with pytest.raises(FileNotFoundError, match="holds no valid checkpoint"):
         find_checkpoint(path.parent / step_name(7))
 
 
@@ -160,7 +160,7 @@ def test_checkpoints_are_found_in_a_subfolder_of_any_name(step, tmp_path) -> Non
 
 
 def test_a_folder_without_checkpoints_says_so(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="holds no whole checkpoint"):
+    with pytest.raises(FileNotFoundError, match="holds no valid checkpoint"):
         find_checkpoint(tmp_path)
 
 

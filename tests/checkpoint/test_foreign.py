@@ -84,7 +84,7 @@ def test_a_decay_that_the_file_tells_can_be_chosen(saved) -> None:
         (5, "is of type int"),
         ({"decay": 0.9}, "holds no weights"),
         ({"shadow": {}}, "holds no weights"),
-        ({"a": torch.zeros(1)}, "does not belong to the weights beside it: it has network.a, which they have not"),
+        ({"a": torch.zeros(1)}, "does not belong to the weights next to it: it has network.a, which they lack"),
         ({**BARE, "hook": "x"}, "something other than weights, 'hook' of type str"),
         ({name: torch.zeros(7) for name in BARE}, "in another shape"),
         ({name: BARE[name] for name in list(BARE)[1:]}, "lacks network.embed_time"),
@@ -190,7 +190,7 @@ def test_any_field_of_a_wrong_type_is_one_error(saved, layout) -> None:
         path = saved(replaced(whole, place, WRONG[draw.choice(list(WRONG))]), "hostile.pt")
         averaged, raw = (refusal(path, use_ema) for use_ema in (True, False))
         assert averaged is None or "hostile.pt" in averaged
-        unreadable = raw is not None and ("no checkpoint" in raw or "tensor" in raw)
+        unreadable = raw is not None and ("not a checkpoint" in raw or "tensor" in raw)
         assert raw is None or unreadable or place[0] in ("model_state_dict", "num_classes"), raw
 
 

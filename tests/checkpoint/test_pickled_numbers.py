@@ -94,7 +94,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_anything_else_of_numpy_is_refused(saved, name) -> None:
-    with pytest.raises(ValueError, match=r"last\.ckpt is no checkpoint.*it (calls|fills) "):
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint.*it (calls|fills) "):
         load_tensors(saved({"a": HOSTILE[name]}))
     assert np.dtype("f8").byteorder == "="
 
@@ -119,7 +119,7 @@ def test_arrays_that_share_their_bytes_are_refused(saved) -> None:
 )
 def test_the_refusal_of_another_object_says_how_to_save_without_it(saved, value, called) -> None:
     path = saved({"model_state_dict": {"w": torch.ones(2)}, "epoch": np.int64(3), "extra": value}, "old.pt")
-    with pytest.raises(ValueError, match=rf"old\.pt .*it calls \S*{called} to make one of its values") as refused:
+    with pytest.raises(ValueError, match=rf"old\.pt .*it calls \S*{called} to create one of its values") as refused:
         load_tensors(path)
     exec(str(refused.value).partition("in Python: ")[2], {"torch": torch})
     found = load_tensors(path.with_name("old_plain.pt"))

@@ -22,7 +22,7 @@ from tests.checkpoint.contents import AVERAGED, own_format, same, settings, tree
 def test_a_file_that_is_no_checkpoint_says_so(tmp_path, content):
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"last\.ckpt is (no checkpoint|damaged)"):
+    with pytest.raises(ValueError, match=r"last\.ckpt is (not a checkpoint|damaged)"):
         load_denoiser(path)
 
 
@@ -67,7 +67,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, kind
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
-    with pytest.raises(ValueError, match=r"last\.ckpt is no checkpoint, or (a damaged one, or one that|one cut short)"):
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is not a checkpoint, or (a damaged one, or one that|a truncated one)"
+    ):
         load_denoiser(path)
     assert not trace.exists()
 
@@ -129,7 +131,7 @@ def test_a_tensor_that_declares_more_than_its_bytes_is_refused(tmp_path, saved):
                 assert content.count(b"M\xe8\x03") == 2  # 1000: of the storage, and as the shape
                 content = content.replace(b"M\xe8\x03", b"J\xff\xff\xff\x7f")
             target.writestr(part.filename, content)
-    with pytest.raises(ValueError, match="is no checkpoint, or a damaged one"):
+    with pytest.raises(ValueError, match="is not a checkpoint, or a damaged one"):
         read_checkpoint(swollen)
 
 

@@ -104,7 +104,7 @@ def test_generated_images_name_no_folder_of_the_user(config, tmp_path):
 
 
 def test_lines_of_an_earlier_version_keep_the_path_that_they_hold(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffusion_lab.generate.name_for_others", str)
+    monkeypatch.setattr("diffusion_lab.generate.public_name", str)
     folder = made(config()).folder
     whole = contents(folder)
     monkeypatch.undo()

@@ -102,6 +102,6 @@ def test_file_that_runs_code_is_refused(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"state_dict": Trap()}, tmp_path / "trap.ckpt")
-    with pytest.raises(ValueError, match=r"trap\.ckpt is no checkpoint"):
+    with pytest.raises(ValueError, match=r"trap\.ckpt is not a checkpoint"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "trap.ckpt")
     assert not (tmp_path / "ran").exists()

@@ -1,4 +1,4 @@
-"""What a checkpoint tells beside its weights, checked before anything relies on it."""
+"""Metadata of a checkpoint, such as its settings and class names, checked before anything relies on them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from diffusion_lab.checkpoint.damage import damaged
+from diffusion_lab.checkpoint.damage import damaged_error
 from diffusion_lab.checkpoint.pickled import check_expansion
 from diffusion_lab.config.faults import faults_of, shown
 from diffusion_lab.config.section import Section
@@ -16,7 +16,7 @@ from diffusion_lab.config.section import Section
 FORMAT = 2
 """Version of the ``diffusion_lab`` part of a checkpoint.
 
-1: the input of predictions other than edm was not scaled, and weights of the loss were other ones with some penalties.
+1: the input of predictions other than edm was not scaled, and loss weights differed with some penalties.
 """
 
 FORMATS_READ = (1, FORMAT)
@@ -24,16 +24,16 @@ FORMATS_READ = (1, FORMAT)
 KEY = "diffusion_lab"
 
 MAX_VALUES = 200_000
-"""Values in it, shared ones counted each time: the names of 20,000 classes and all settings are far fewer."""
+"""Maximum values in it, shared ones counted each time; the names of 20,000 classes and all settings are far fewer."""
 
 MAX_INT = 2**256
-"""Of the size of integers: those of random generators have 128 bits; thousands of digits cannot even be printed."""
+"""Bound on integers: those of random generators have 128 bits; thousands of digits cannot even be printed."""
 
 PLAIN = (str, float, bool, type(None))
 
 
-class Explanation(Section):
-    """The types of the keys that are read; there may be others."""
+class Metadata(Section):
+    """Types of the keys that are read; other keys are allowed."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -50,35 +50,35 @@ class Explanation(Section):
     ema_decay: float | None = None
 
 
-def check_explanation(about: Mapping[str, Any], path: Path) -> None:
-    """Check what a checkpoint tells beside its weights.
+def check_metadata(about: Mapping[str, Any], path: Path) -> None:
+    """Check the metadata of a checkpoint.
 
     Args:
         about: Its ``diffusion_lab`` part.
-        path: The checkpoint, to be named.
+        path: The checkpoint, for messages.
 
     Raises:
-        ValueError: It is of another version, lacks something, or holds something of another type.
+        ValueError: It has another version, lacks a key, or holds a value of another type.
     """
     try:
         check_expansion(about, MAX_VALUES)
         _check_plain(about)
     except ValueError as error:
-        raise damaged(path, f"is a damaged checkpoint: of its {KEY} part, {error}") from error
+        raise damaged_error(path, f"is a damaged checkpoint: of its {KEY} part, {error}") from error
     if about.get("format") not in FORMATS_READ:
         raise ValueError(
             f"{path} has format {shown(about.get('format'))}, this version reads {FORMAT}: update diffusion_lab"
         )
     lacking = [key for key in ("config", "class_names", "step") if key not in about]
     if lacking:
-        raise damaged(path, f"is a damaged checkpoint: its {KEY} part lacks {', '.join(lacking)}")
+        raise damaged_error(path, f"is a damaged checkpoint: its {KEY} part lacks {', '.join(lacking)}")
     if not isinstance(about["config"], dict) or not isinstance(about["config"].get("model"), dict):
-        raise damaged(path, "is a damaged checkpoint: its settings lack the model section")
+        raise damaged_error(path, "is a damaged checkpoint: its settings lack the model section")
     try:
-        Explanation.model_validate({**about, "class_names": _as_list(about["class_names"])})
+        Metadata.model_validate({**about, "class_names": _as_list(about["class_names"])})
     except ValidationError as error:
         faults = faults_of(error.errors(), about, lambda key: None, KEY)
-        raise damaged(path, f"is a damaged checkpoint: {'; '.join(map(str, faults))}") from error
+        raise damaged_error(path, f"is a damaged checkpoint: {'; '.join(map(str, faults))}") from error
 
 
 def _as_list(names: object) -> object:
@@ -86,7 +86,7 @@ def _as_list(names: object) -> object:
 
 
 def _check_plain(root: object) -> None:
-    """Raise ValueError unless all is text, numbers, lists, and dicts with text as keys."""
+    """Raise ValueError unless all values are strings, numbers, lists, or dicts with strings as keys."""
     waiting, seen = [root], set[int]()
     while waiting:
         value = waiting.pop()
