@@ -1,4 +1,4 @@
-"""What `make docs` runs: write docs/configuration.md, the reference of every key, from the schema."""
+"""Write docs/configuration.md, the reference of every key, from the schema (`make docs`)."""
 
 from __future__ import annotations
 
@@ -25,82 +25,81 @@ CONF = ROOT / "conf"
 PAGE = ROOT / "docs" / "configuration.md"
 
 V2_OPTIONAL = {f"training.scheduler.{name}" for name in ("step_size", "gamma", "mode", "factor", "patience")}
-"""Keys that the V2 format has and does not require."""
+"""Optional keys of the V2 format."""
 
 INTRODUCTION = """\
 # Configuration
 
 <!-- Made by `make docs` from the schema in diffusion_lab/config/: change that, not this page. -->
 
-Every run has one tree of settings, in the V2 format. This page lists all its keys. What is said once is derived
-everywhere else: the size and channels of the images follow from `model.architecture`, labels from
-`model.conditioning.type`, output folders are `output.base_dir` with a name of `output.subdirs`.
+Every run has one tree of settings, in the V2 format. This page lists all its keys. Each fact is stated once and derived
+elsewhere: the size and channels of the images follow from `model.architecture`, labels from `model.conditioning.type`,
+output folders are `output.base_dir` with a name of `output.subdirs`.
 
-A mistyped key, a wrong type, a value out of bounds or keys that contradict each other end a command before anything is
-written, with all faults in one message. `--cfg job` prints the tree that a command composes.
+A mistyped key, a wrong type, a value out of bounds or contradictory keys stop a command before anything is written,
+with all faults in one message. `--cfg job` prints the tree that a command composes.
 
 ## Groups
 
-`train.py`, `sample.py` and `evaluate.py` compose the tree from the files of `conf/`. `GROUP=NAME` takes another file of
-a group, `key=value` sets one value, `+key=value` adds a key that no file mentions, `~key` drops one.
+`train.py`, `sample.py` and `evaluate.py` compose the tree from the files of `conf/`. `GROUP=NAME` selects another file
+of a group, `key=value` sets one value, `+key=value` adds a key that no file contains, `~key` deletes one.
 
 {groups}
 
-A recipe, `experiment=NAME`, chooses files and sets values; what the command line says still comes last.
+A recipe, `experiment=NAME`, selects files and sets values; the command line still takes precedence.
 
 {recipes}
 
-What is typed most has a short name:
+Common keys have short names:
 
 {short}
 
-`python -m diffusion_lab FILE.yaml [key=value …]` runs one complete file without any group, by its `mode`. There are
-some to copy in `conf/standalone/`, and each training run leaves one behind: `config.yaml` in its folder. Files in the
+`python -m diffusion_lab FILE.yaml [key=value …]` runs one complete file without groups, by its `mode`. There are
+examples to copy in `conf/standalone/`, and each training run saves its own as `config.yaml` in its folder. Files in the
 older V1 format: [migration](migration-v1-to-v2.md).
 
-## Help while typing
+## Editor support
 
-Each file of `conf/` names its JSON Schema in a comment, so an editor completes keys and choices, shows meanings, and
-underlines what is wrong: VS Code with the YAML extension by Red Hat, JetBrains editors as they are, Neovim, Emacs,
-Helix, Zed and Sublime Text with `yaml-language-server`. For a file of your own, write the line yourself, with the path
-from the file to the schema; below `# @package` if it has that line, which Hydra wants first:
+Each file of `conf/` names its JSON Schema in a comment, so that editors complete keys and choices, show descriptions
+and mark errors: VS Code with the YAML extension by Red Hat, JetBrains editors without a plugin, Neovim, Emacs, Helix,
+Zed and Sublime Text with `yaml-language-server`. In your own files, add the line yourself, with the relative path to
+the schema, below the `# @package` line if there is one, which Hydra expects first:
 
 ```yaml
 # @package training.optimizer
 # yaml-language-server: $schema=../../schema/conf/training.optimizer.schema.json
 ```
 
-The name is that of the package (`_global_` for recipes and data). A complete V2 file takes `schema/config.schema.json`.
+The file is named after the package (`_global_` for recipes and data). The schema of a complete V2 file is
+`schema/config.schema.json`.
 
-## Classes of your own
+## Custom classes
 
-Where a `type` takes a dotted path, it names a class on the Python path, such as `my_lab.optim.Lion` for the class
-`Lion` in `my_lab/optim.py` beside `train.py`. Keys that the section does not know become arguments of that class; a
-type that the project brings has no further keys. Paths are read from the command line and your own YAML, never from a
-checkpoint.
+A `type` given as a dotted path names a class on the Python path, such as `my_lab.optim.Lion` for the class `Lion` in
+`my_lab/optim.py` next to `train.py`. Keys that the section does not know become arguments of that class; built-in types
+accept no further keys. Paths are read from the command line and your own YAML, never from a checkpoint.
 
 ## Settings of evaluate.py
 
-`evaluate.py` has a tree of its own, beside the sections `sampler` and `guidance` below ([evaluation](evaluation.md)).
+`evaluate.py` has its own tree, besides the sections `sampler` and `guidance` below ([evaluation](evaluation.md)).
 Where a list is allowed, and for each option of the sampler, every value of the list is evaluated.
 
 {evaluation}
 
 ## Keys
 
-Keys marked † are extensions of the V2 format: they may be left out, and their default is then taken. All others must be
-there in a complete file that trains, but for `experiment` (then `diffusion`) and `mode` (then `train`). The defaults
-shown for them are those of `get_default_config()` and of `experiment=v2_default`, while each file of `conf/` sets what
-suits it.
+Keys marked † are extensions of the V2 format: they are optional and have the default shown. All others are required in
+a complete training file, except for `experiment` (default `diffusion`) and `mode` (default `train`). The defaults shown
+for them are those of `get_default_config()` and `experiment=v2_default`; each file of `conf/` sets suitable values.
 
-Names of choices are read in any case (`AdamW`, `CUDA:1`), and `none` in any case is null where null may stand, but for
-keys that hold a text or a path of your own, and paths of your own classes. `config.yaml` has the spelling shown here.
-The files of `conf/` go by their own names: `optimizer=adamw`.
+Names of choices are accepted in any case (`AdamW`, `CUDA:1`), and `none` in any case is null where null is allowed,
+except in keys that hold your own strings, paths, or dotted paths of your own classes. `config.yaml` uses the spelling
+shown here. The files of `conf/` are selected by their own names: `optimizer=adamw`.
 
-With `mode: generate` a file needs `mode`, `generation.checkpoint` and `output.base_dir`, and a plain state dict needs
-`model`. Whatever else it leaves out, in these sections and in those of training, has the default shown here, but for
-`compute.device`, which is `auto` then; a part of the stages of a network is asked for. Check `image_size`,
-`num_timesteps` and `beta_schedule` of such a `model`: weights do not tell them.
+With `mode: generate` a file needs `mode`, `generation.checkpoint` and `output.base_dir`, and `model` for a plain state
+dict. All other keys of these sections and of those of training have the default shown here, except for
+`compute.device`, which is then `auto`; the stages of a network must be given completely. Check `image_size`,
+`num_timesteps` and `beta_schedule` of such a `model`: they do not follow from the weights.
 
 Any value may be a reference to another, such as `${{training.epochs}}`.
 """
@@ -113,7 +112,7 @@ def main() -> None:
 
 
 def page() -> str:
-    """The text of the page."""
+    """Return the content of the page."""
     introduction = INTRODUCTION.format(
         groups=_groups(), recipes=_recipes(), short=_short_names(), evaluation=_evaluation()
     )
@@ -126,8 +125,8 @@ def _groups() -> str:
     for group in (name for entry in entries if isinstance(entry, dict) for name in entry if " " not in name):
         files = sorted((CONF / group).glob("*.yaml"))
         package = package_of(files[0])
-        place = "the whole tree" if package == WHOLE_TREE else f"`{package}`"
-        rows.append((f"`{group}`", place, ", ".join(f"`{file.stem}`" for file in files)))
+        target = "the whole tree" if package == WHOLE_TREE else f"`{package}`"
+        rows.append((f"`{group}`", target, ", ".join(f"`{file.stem}`" for file in files)))
     return _table(("group", "sets", "files"), rows)
 
 
@@ -149,7 +148,7 @@ def _short_names() -> str:
 
 
 def _evaluation() -> str:
-    """A row for each key of ``evaluate.py`` that is no key of the V2 tree."""
+    """Return a table of the keys of ``evaluate.py`` that are not in the V2 tree."""
     sections = section_schemas()
 
     def rows(section: JsonSchema, key: str) -> Iterator[tuple[str, ...]]:
@@ -166,7 +165,7 @@ def _evaluation() -> str:
 
 
 class Reference:
-    """The headings and tables of all keys."""
+    """Headings and tables of all keys."""
 
     def __init__(self) -> None:
         default = get_default_config()
@@ -178,7 +177,7 @@ class Reference:
         self.sections["TrainConfig"]["properties"] = {name: root[name] for name in order}
 
     def section(self, name: str, key: str = "") -> Iterator[str]:
-        """A section and those within it, by the name of its class and its dotted key."""
+        """Yield the text of a section and its subsections, by the name of its class and its dotted key."""
         section = self.sections[name]
         if key:
             text = section["description"].removeprefix(f"`{key}`: ")
@@ -197,18 +196,18 @@ class Reference:
             yield from self.section(reference.rpartition("/")[2], f"{key}.{part}".lstrip("."))
 
     def table(self, section: str, values: Mapping[str, JsonSchema]) -> str:
-        """A row for each key of a section."""
+        """Return a table with a row for each key of a section."""
         rows = (self.row(f"{section}.{name}".lstrip("."), value) for name, value in values.items())
         return _table(("key", "type and bounds", "default", "meaning"), rows) + "\n"
 
     def row(self, key: str, value: JsonSchema) -> tuple[str, ...]:
-        """Name, type, default and meaning of a key; extensions of the format are marked."""
+        """Return name, type, default and meaning of a key; extensions of the format are marked."""
         mark = "" if key in self.defaults or key in V2_OPTIONAL else " †"
         default = "optional" if key in V2_OPTIONAL else _code(self.defaults.get(key, value.get("default")))
         return f"`{key}`{mark}", _kind(value), default, value["description"]
 
     def options(self, choice: type[ChoiceSettings]) -> Iterator[str]:
-        """The options that all types have, then those that a type has of its own, or with another default."""
+        """Yield the options that all types share, then those specific to a type or with another default."""
         shared = class_options(choice.BASE)
         if shared:
             yield f"Every type of `{choice.KEY}` has these options:\n"
@@ -224,7 +223,7 @@ def _optimizers() -> str:
     rows = [
         (_code(name), ", ".join(f"`{option}`" for option in options)) for name, options in OPTIMIZER_OPTIONS.items()
     ]
-    return "Each type takes these arguments of its torch class as well:\n\n" + _table(("type", "options"), rows) + "\n"
+    return "Each type also accepts these arguments of its torch class:\n\n" + _table(("type", "options"), rows) + "\n"
 
 
 def _schedules() -> str:
@@ -233,11 +232,11 @@ def _schedules() -> str:
         required = REQUIRED_SCHEDULER_OPTIONS.get(str(name), ())
         read = ", ".join(f"`{option}`" + (" (required)" if option in required else "") for option in options)
         rows.append((_code(name), read if name else "none"))
-    return "Each type has options of its own:\n\n" + _table(("type", "options"), rows) + "\n"
+    return "Each type has its own options:\n\n" + _table(("type", "options"), rows) + "\n"
 
 
 def _kind(value: JsonSchema) -> str:
-    """A JSON Schema in words, such as ``integer ≥ 1``; null comes last."""
+    """Return a short description of a JSON Schema, such as ``integer ≥ 1``; null comes last."""
     *others, last = _kinds(value)
     if not others:
         return last
@@ -257,7 +256,7 @@ def _kinds(value: JsonSchema, many: bool = False) -> list[str]:
         if isinstance(entries, list):
             return [f"{len(entries)} {' or '.join(_kinds(entries[0], many=True))}"]
         return [f"{'non-empty ' if value.get('minItems') else ''}list of {' or '.join(_kinds(entries, many=True))}"]
-    word = value.get("format", "text").replace("-", " ") if value["type"] == "string" else value["type"]
+    word = value.get("format", "string").replace("-", " ") if value["type"] == "string" else value["type"]
     return [word + ("s" if many else "") + _bounds(value)]
 
 
@@ -272,7 +271,7 @@ def _bounds(value: JsonSchema) -> str:
 
 
 def _code(value: Any) -> str:
-    """A value as YAML, marked as code."""
+    """Return a value as YAML, marked as code."""
     text = yaml.safe_dump(value, default_flow_style=True, width=1000).partition("\n")[0]
     return f"`{text}`"
 

@@ -1,4 +1,4 @@
-"""What `make schema` runs: write schema/, the JSON Schema by which editors check and complete conf/ and V2 files."""
+"""Write schema/, the JSON Schema with which editors check and complete conf/ and V2 files (`make schema`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDER = ROOT / "schema"
 
 
 def contents() -> dict[Path, str]:
-    """The text of each file."""
+    """Return the content of each file."""
     return {
         FOLDER / name: json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
         for name, schema in schema_files(ROOT / "conf").items()
@@ -20,7 +20,7 @@ def contents() -> dict[Path, str]:
 
 
 def main() -> None:
-    """Write the files, and remove those that nothing is written to any more."""
+    """Write the files and remove obsolete ones."""
     files = contents()
     for path in FOLDER.rglob("*.schema.json"):
         if path not in files:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Write a V1 settings file as V2, or print the Hydra command line that gives the settings of a V1 or V2 file.
+"""Write a V1 settings file as V2, or print the Hydra command line that reproduces a V1 or V2 file.
 
     python scripts/migrate_config_v1_to_v2.py -i OLD.yaml                   # print
     python scripts/migrate_config_v1_to_v2.py -i OLD.yaml -o NEW.yaml       # write
     python scripts/migrate_config_v1_to_v2.py -i FILE.yaml --to-overrides   # python train.py experiment=...
 
-What changed, and why: docs/migration-v1-to-v2.md.
+The changes and the reasons for them: docs/migration-v1-to-v2.md.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from diffusion_lab.messages import explain, sentence, show_plain_warnings  # noq
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks for; 1 where it cannot be done, with the reason on standard error."""
+    """Run the command line; return 1 on failure, with the reason on standard error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-i", "--input", type=Path, required=True, metavar="OLD.yaml", help="the file to read")
-    parser.add_argument("-o", "--output", type=Path, metavar="NEW.yaml", help="the file to write; without it, print")
+    parser.add_argument("-o", "--output", type=Path, metavar="NEW.yaml", help="the file to write; printed if omitted")
     parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
     parser.add_argument("--force", action="store_true", help="replace an existing NEW.yaml; never OLD.yaml")
     parser.add_argument("--to-overrides", action="store_true", help="print the command line instead of a file")
-    given = parser.parse_args(arguments)
-    if given.to_overrides and given.output:
-        parser.error("--to-overrides prints, so it goes without --output")
+    args = parser.parse_args(arguments)
+    if args.to_overrides and args.output:
+        parser.error("--to-overrides prints, so it cannot be used with --output")
     try:
         with warnings.catch_warnings():
             show_plain_warnings()
-            tree = read_yaml(given.input)
-            if given.to_overrides:
+            tree = read_yaml(args.input)
+            if args.to_overrides:
                 print(command_of(tree))
             else:
-                migrate(tree, given.input, None if given.dry_run else given.output, given.force)
+                migrate(tree, args.input, None if args.dry_run else args.output, args.force)
     except (ValueError, OSError) as error:
         print(f"Error: {sentence(explain(error))}", file=sys.stderr)
         return 1
@@ -58,31 +58,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def migrate(tree: dict[str, Any], source: Path, output: Path | None, force: bool) -> None:
-    """Print the tree as V2, or write it; say what V2 will refuse of it."""
+    """Print the tree as V2, or write it, and warn about settings that V2 will refuse."""
     if not is_v1(tree):
-        raise ValueError(f"{source} is no V1 file: {_what_it_is(tree)}")
+        raise ValueError(f"{source} is not a V1 file: {_describe_format(tree)}")
     v2 = _as_v2(tree)
-    text = f"# V2, made from {source.name} (docs/migration-v1-to-v2.md tells what changed).\n{yaml_text(v2)}"
+    text = f"# V2, migrated from {source.name} (docs/migration-v1-to-v2.md describes the changes).\n{yaml_text(v2)}"
     if output is None:
         print(text, end="")
     else:
         write_new(output, text, source, force)
-        print(sentence(f"{output} is written"), file=sys.stderr)
+        print(sentence(f"wrote {output}"), file=sys.stderr)
     try:
         validate_config(v2)
     except ConfigError as error:
-        print(f"Warning: {sentence(f'to be mended before it runs here, as in V1. {error}')}", file=sys.stderr)
+        print(f"Warning: {sentence(f'must be fixed before it can run, as in V1. {error}')}", file=sys.stderr)
 
 
-def _what_it_is(tree: dict[str, Any]) -> str:
+def _describe_format(tree: dict[str, Any]) -> str:
     old, new = format_marks(tree)
     if old and new:
         return f"it mixes keys of V1 ({', '.join(old)}) with keys of V2 ({', '.join(new)}): keep to one format"
-    return "it is V2 already" if new else "it lacks the keys of V1, such as device"
+    return "it is already V2" if new else "it lacks the keys of V1, such as device"
 
 
 def _as_v2(tree: dict[str, Any]) -> dict[str, Any]:
-    """A V1 tree as V2; the user who is told that V1 is deprecated need not be told of this script."""
+    """Return a V1 tree as V2, with a deprecation warning that does not mention this script."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConfigDeprecationWarning)
         v2 = migrate_config_v1_to_v2(tree)
@@ -91,7 +91,7 @@ def _as_v2(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def command_of(tree: dict[str, Any]) -> str:
-    """The command line that gives the settings of a V1 or V2 tree."""
+    """Return the command line that reproduces the settings of a V1 or V2 tree."""
     from diffusion_lab.config.nearest_command import nearest_command  # Hydra takes half a second
 
     return nearest_command(_as_v2(tree) if is_v1(tree) else tree, ROOT / "conf")

@@ -1,7 +1,7 @@
-"""The configuration: one schema of types, bounds and meanings; validation; composing. Imports no torch.
+"""Configuration: one schema of types, bounds and descriptions; validation; composition. Does not import torch.
 
-``get_default_config`` and ``validate_config`` work on plain trees (dicts, as YAML gives them);
-``parse_config`` turns a tree into the typed objects that all other code receives.
+``get_default_config`` and ``validate_config`` work on plain trees (dicts, as loaded from YAML);
+``parse_config`` turns a tree into the typed objects that all other code uses.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""``auto`` for the size and the channels of the model: those of the pictures in the training folder.
+"""``auto`` for the image size and channels of the model: those of the images in the training folder.
 
-It is replaced before the settings are checked, so that all else, a run's config.yaml included, knows numbers only.
+It is replaced before validation, so that everything else, including a run's config.yaml, only has numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AUTO = "auto"
 SIZE, CHANNELS = "model.architecture.image_size", "model.architecture.in_channels"
 
 LARGEST_SIZE = 64
-"""Pixels; larger images take minutes for an epoch without a GPU, and are a choice to make."""
+"""In pixels; larger images take minutes per epoch without a GPU and must be chosen explicitly."""
 
 COLOUR = 3
 
@@ -28,25 +28,25 @@ COLOUR = 3
 def measure_images(tree: dict[str, Any]) -> list[Fault]:
     """Replace ``auto`` in the model section of a training tree, in place.
 
-    Where the folder cannot be read, the largest size and three channels stand in, so that all else is checked; that
-    the folder is missing is a fault that a run has when it starts.
+    If the folder cannot be read, the largest size and three channels are used, so that the rest is still validated; the
+    missing folder is a fault when the run starts.
 
     Returns:
-        A fault for each ``auto`` whose images are not those of a folder.
+        A fault for each ``auto`` with data that is not an image folder.
     """
     reader = SettingsReader(tree, TrainConfig)
-    wanted = [key for key in (SIZE, CHANNELS) if _is_auto(reader, key)]
-    if not wanted:
+    auto_keys = [key for key in (SIZE, CHANNELS) if _is_auto(reader, key)]
+    if not auto_keys:
         return []
     with contextlib.suppress(Unreadable):
         kind = reader["data.type"]
         if kind != "image_folder":
-            rule = f"auto is for data.type image_folder, and this is {kind}: give a number"
-            return [Fault(key, rule, AUTO) for key in wanted]
+            rule = f"auto requires data.type image_folder, got {kind}: set a number"
+            return [Fault(key, rule, AUTO) for key in auto_keys]
     headers = _headers(reader)
-    found = {SIZE: _size(headers, _least_size(reader)), CHANNELS: _channels(headers)}
-    for key in wanted:
-        tree["model"]["architecture"][key.rpartition(".")[2]] = found[key]
+    measured = {SIZE: _size(headers, _least_size(reader)), CHANNELS: _channels(headers)}
+    for key in auto_keys:
+        tree["model"]["architecture"][key.rpartition(".")[2]] = measured[key]
     return []
 
 
@@ -66,7 +66,7 @@ def _headers(reader: SettingsReader) -> Sequence[Header]:
 
 
 def _least_size(reader: SettingsReader) -> int:
-    """The smallest size that the stages of the network can halve, of which all others are multiples."""
+    """Return the smallest size that the stages of the network can halve; all valid sizes are its multiples."""
     with contextlib.suppress(Unreadable, TypeError):
         patch, stages = reader["model.architecture.patch_size"], reader["model.architecture.channel_multipliers"]
         least: int = patch * 2 ** (len(stages) - 1)
@@ -75,7 +75,7 @@ def _least_size(reader: SettingsReader) -> int:
 
 
 def _size(headers: Sequence[Header], least: int) -> int:
-    """Median of the short sides, as far as the stages can halve it."""
+    """Return the median of the short sides, rounded down to a size that the stages can halve."""
     side = median_low(min(header.width, header.height) for header in headers) if headers else LARGEST_SIZE
     return max(least, min(side, LARGEST_SIZE) // least * least)
 

@@ -1,7 +1,7 @@
-"""Completion with the TAB key in bash, of ``train.py``, ``sample.py`` and ``evaluate.py`` alone.
+"""TAB completion in bash for ``train.py``, ``sample.py`` and ``evaluate.py`` only.
 
-What Hydra installs runs the script behind ``python``, whichever it is, to ask it for completions (its issue 3275).
-This runs only the two commands of this project; of all others the completion stays what it was.
+Hydra's own completion runs any script after ``python`` to ask it for completions (its issue 3275). This one runs only
+the commands of this project; for all others, completion stays unchanged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _diffusion_lab_complete() {
     line="python program ${words[*]:2} $word"
     choices=$(COMP_LINE=$line COMP_POINT=0 "${words[0]}" "${words[1]}" -sc query=bash 2>/dev/null)
     COMPREPLY=($(compgen -W "$choices" -- "$word"))
-    case $COMP_WORDBREAKS in *=*)  # bash then completes what follows the last = alone
+    case $COMP_WORDBREAKS in *=*)  # bash then completes only what follows the last =
         prefix=${word%"${word##*=}"}
         COMPREPLY=("${COMPREPLY[@]#"$prefix"}") ;;
     esac
@@ -47,14 +47,14 @@ unset _diffusion_lab_other
 
 
 def completion_script(arguments: Sequence[str], programs: Sequence[Path]) -> str:
-    """Return what ``--shell-completion install=bash`` (or ``uninstall=bash``) prints for the shell to evaluate.
+    """Return the shell code printed by ``--shell-completion install=bash`` (or ``uninstall=bash``).
 
     Args:
-        arguments: What follows ``--shell-completion``.
-        programs: The scripts to complete.
+        arguments: Arguments after ``--shell-completion``.
+        programs: Scripts to complete.
 
     Raises:
-        CommandError: Neither of these two.
+        CommandError: The arguments are neither of these.
     """
     scripts = {f"install={SHELL}": INSTALL, f"uninstall={SHELL}": UNINSTALL}
     if len(arguments) != 1 or arguments[0] not in scripts:

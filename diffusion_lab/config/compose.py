@@ -24,8 +24,8 @@ from diffusion_lab.config.faults import ConfigError, Fault
 from diffusion_lab.config.import_class import find_classes_in
 from diffusion_lab.config.interpolations import check_interpolations
 from diffusion_lab.config.key_locations import KeyLocations, job_key_locations
-from diffusion_lab.config.recipes import let_choices_replace_what_recipes_set
-from diffusion_lab.config.run_dir import hydras_folder_faults
+from diffusion_lab.config.recipes import drop_overridden_recipe_values
+from diffusion_lab.config.run_dir import hydra_folder_faults
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.validate import ConfigT, parse_as
@@ -71,7 +71,7 @@ def _compose(
 ) -> ConfigT:
     check_interpolations(OmegaConf.to_container(composed, resolve=False), "the composed configuration")
     find_classes_in(config_dir())  # again: a job of a sweep may run in a process without a command line
-    faults = list(hydras_folder_faults())
+    faults = list(hydra_folder_faults())
     tree = resolved(composed, faults)
     for name in short_names:
         tree.pop(name, None)
@@ -189,7 +189,7 @@ def job_folder(overrides: Sequence[str], constant: Sequence[str] = ()) -> str:
     return name
 
 
-let_choices_replace_what_recipes_set()
+drop_overridden_recipe_values()
 OmegaConf.register_new_resolver("new_name", new_name, use_cache=True, replace=True)  # the same throughout one command
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("sweep_job_or", sweep_job_or, use_cache=False, replace=True)

@@ -1,4 +1,4 @@
-"""From what Hydra composed for ``evaluate.py`` to typed settings: those of the evaluation, and of every generation."""
+"""Convert what Hydra composed for ``evaluate.py`` to typed settings, of the evaluation and of every generation."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from diffusion_lab.config.faults import ConfigError, Fault
 from diffusion_lab.config.import_class import find_classes_in
 from diffusion_lab.config.interpolations import check_interpolations
 from diffusion_lab.config.key_locations import KeyLocations, job_key_locations
-from diffusion_lab.config.run_dir import hydras_folder_faults
+from diffusion_lab.config.run_dir import hydra_folder_faults
 from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.config.settings_reader import SettingsReader, expand_home, leaves, plain_tree
-from diffusion_lab.config.spelling import spell_as_the_schema_does
+from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.config.validate import field_faults, parse_as, without_excess
 
 EVALUATE_SHORT_NAMES = (
     *("ckpt", "samples", "reference", "metrics", "features", "weights", "num_samples", "split", "guidance_scale"),
     *("seed", "device", "use_ema", "ema_decay", "trust"),
 )
-"""Keys at the root of ``conf/evaluate.yaml`` that only fill others."""
+"""Top-level keys of ``conf/evaluate.yaml`` that only fill other keys."""
 
 AXES = (
     "generation.checkpoint",
@@ -39,12 +39,12 @@ AXES = (
     "generation.sampling.guidance_scale",
     "compute.seed",
 )
-"""Keys that take several values, beside the options of the sampler; the last one varies fastest."""
+"""Keys that may have several values, besides the options of the sampler; the last one varies fastest."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One of the generations to evaluate: its settings, and the values that other points may differ in, by key."""
+    """One generation to evaluate: its settings, and the values that vary between points, by key."""
 
     config: GenerateConfig
     values: Mapping[str, Any]
@@ -52,68 +52,70 @@ class Point:
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What ``evaluate.py`` is asked to do; ``points`` is empty where images that are there are measured."""
+    """Request to ``evaluate.py``; ``points`` is empty if existing images are evaluated."""
 
     config: EvaluateConfig
     points: tuple[Point, ...] = ()
 
 
 def compose_evaluate_config(
-    composed: DictConfig, locations: Callable[[], KeyLocations] = job_key_locations
+    composed: DictConfig, read_locations: Callable[[], KeyLocations] = job_key_locations
 ) -> EvaluationRequest:
     """Check the settings of an evaluation, with every combination of the values in lists.
 
     Raises:
-        ConfigError: With all faults, broken references included, and where their keys were given.
+        ConfigError: With all faults, broken references included, and where their keys were set.
     """
     check_interpolations(OmegaConf.to_container(composed, resolve=False), "the composed configuration")
     find_classes_in(config_dir())
-    faults = list(hydras_folder_faults())
+    faults = list(hydra_folder_faults())
     tree = resolved(composed, faults)
     for name in EVALUATE_SHORT_NAMES:
         tree.pop(name, None)
-    return parse_evaluation(tree, locations(), faults)
+    return parse_evaluation(tree, read_locations(), faults)
 
 
 def parse_evaluation(
-    tree: dict[str, Any], places: KeyLocations | None = None, faults: Sequence[Fault] = ()
+    tree: dict[str, Any], locations: KeyLocations | None = None, faults: Sequence[Fault] = ()
 ) -> EvaluationRequest:
     """Check a tree of settings of an evaluation. Raises ConfigError with all faults.
 
     Args:
         tree: The settings by section, with lists where several values are evaluated.
-        places: Where its keys were given; None where nobody typed them on a command line.
-        faults: What is known to be wrong already, to be reported along with the rest.
+        locations: Locations of its keys; None if there is no command line.
+        faults: Faults found earlier, reported together with the others.
     """
-    places, found = places or KeyLocations(), list(faults)
-    tree = without_excess(plain_tree(tree), found)
+    locations, all_faults = locations or KeyLocations(), list(faults)
+    tree = without_excess(plain_tree(tree), all_faults)
     expand_home(tree, EvaluateConfig)
-    spell_as_the_schema_does(tree, EvaluateConfig)
-    whole = {name: value for name, value in tree.items() if name != "model"}  # which a point completes and checks
-    found += field_faults(whole, EvaluateConfig)
-    reader = SettingsReader(tree, EvaluateConfig, [fault.key for fault in found])
-    found += evaluation_faults(reader, _typed(places))
-    points = _points(tree, places, found) if _generates(tree) else ()
-    if found:
-        error = ConfigError(sorted(_each_once(found), key=lambda fault: fault.key))
-        raise error.with_suggestions(EVALUATE_SHORT_NAMES).with_locations(places.location_of)
-    return EvaluationRequest(EvaluateConfig.model_validate(whole), points)
+    normalize_spelling(tree, EvaluateConfig)
+    without_model = {
+        name: value for name, value in tree.items() if name != "model"
+    }  # completed and checked for each point
+    all_faults += field_faults(without_model, EvaluateConfig)
+    reader = SettingsReader(tree, EvaluateConfig, [fault.key for fault in all_faults])
+    all_faults += evaluation_faults(reader, _typed(locations))
+    points = _points(tree, locations, all_faults) if _generates(tree) else ()
+    if all_faults:
+        error = ConfigError(sorted(_deduplicated(all_faults), key=lambda fault: fault.key))
+        raise error.with_suggestions(EVALUATE_SHORT_NAMES).with_locations(locations.location_of)
+    return EvaluationRequest(EvaluateConfig.model_validate(without_model), points)
 
 
 def _generates(tree: Mapping[str, Any]) -> bool:
-    """Whether images are generated, and not only read."""
+    """Return whether images are generated, not only read."""
     samples = (tree.get("evaluation") or {}).get("samples")
     return not samples and bool((tree.get("generation") or {}).get("checkpoint"))
 
 
-def _points(tree: dict[str, Any], places: KeyLocations, faults: list[Fault]) -> tuple[Point, ...]:
-    """Return a point for each combination of the values in lists; what is wrong with any is added to ``faults``."""
+def _points(tree: dict[str, Any], locations: KeyLocations, faults: list[Fault]) -> tuple[Point, ...]:
+    """Return a point for each combination of the values in lists; their faults are added to ``faults``."""
     axes = dict(_axes(tree))
     for key, values in axes.items():
-        if any(value in values[:place] for place, value in enumerate(values)):
+        if any(value in values[:index] for index, value in enumerate(values)):
             faults.append(Fault(key, "must be a list of different values", values))
     template = _generation_tree(tree)
-    default_steps = not places.is_typed("sampler.steps")
+    default_steps = not locations.is_typed("sampler.steps")
     points = []
     for combination in itertools.product(*axes.values()):
         chosen_values = dict(zip(axes, combination, strict=True))
@@ -125,37 +127,37 @@ def _points(tree: dict[str, Any], places: KeyLocations, faults: list[Fault]) -> 
         except ConfigError as error:
             faults += error.faults
             continue
-        if prediction_is_default(GenerateConfig, chosen, places, config_dir()):
+        if prediction_is_default(GenerateConfig, chosen, locations, config_dir()):
             config = with_default_prediction(config)
         points.append(Point(config, chosen_values))
     return tuple(points)
 
 
 def _axes(tree: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
-    """The keys that have a list of values, each with these, the one that varies slowest first."""
+    """Yield the keys with a list of values, each with the list, slowest-varying first."""
     first, *others = AXES
-    given = leaves({name: tree.get(name) or {} for name in ("generation", "compute", "sampler")})
-    options = [key for key in given if key.startswith("sampler.") and key != "sampler.type"]
+    values = leaves({name: tree.get(name) or {} for name in ("generation", "compute", "sampler")})
+    options = [key for key in values if key.startswith("sampler.") and key != "sampler.type"]
     for key in (first, *others[:2], *options, *others[2:]):
-        value = given.get(key)
+        value = values.get(key)
         if isinstance(value, list) and value and not _is_one_value(key, value):
             yield key, value
 
 
 def _is_one_value(key: str, entries: Sequence[Any]) -> bool:
-    """Whether a list is a single value of its key: the times of ``sampler.spacing`` are."""
+    """Return whether a list is a single value of its key, as the times of ``sampler.spacing`` are."""
     return key == "sampler.spacing" and all(isinstance(entry, int | float) for entry in entries)
 
 
 def _generation_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree of ``sample.py`` with the same settings; lists are still in it."""
+    """Return the tree of ``sample.py`` with the same settings, lists included."""
     generation = tree.get("generation") or {}
     sampling = {**(generation.get("sampling") or {})}
     sampling["num_samples"] = (tree.get("evaluation") or {}).get("num_samples") or GENERATED
-    kept = {name: tree[name] for name in ("compute", "sampler", "guidance", "model") if tree.get(name) is not None}
+    sections = {name: tree[name] for name in ("compute", "sampler", "guidance", "model") if tree.get(name) is not None}
     return {
         "mode": "generate",
-        **deepcopy(kept),
+        **deepcopy(sections),
         "generation": {
             "checkpoint": generation.get("checkpoint"),
             "trust": generation.get("trust") or [],
@@ -173,17 +175,17 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[name] = value
 
 
-def _each_once(faults: Sequence[Fault]) -> list[Fault]:
-    """The faults without those that several combinations, or both checks, have in common."""
-    found: dict[tuple[str, str], Fault] = {}
+def _deduplicated(faults: Sequence[Fault]) -> list[Fault]:
+    """Return the faults without the duplicates from several combinations or both checks."""
+    unique: dict[tuple[str, str], Fault] = {}
     for fault in faults:
-        found.setdefault((fault.key, str(fault.value)), fault)
-    whole = {fault.key for fault in found.values() if isinstance(fault.value, list)}
-    return [fault for fault in found.values() if fault.key not in whole or isinstance(fault.value, list)]
+        unique.setdefault((fault.key, str(fault.value)), fault)
+    list_keys = {fault.key for fault in unique.values() if isinstance(fault.value, list)}
+    return [fault for fault in unique.values() if fault.key not in list_keys or isinstance(fault.value, list)]
 
 
-def _typed(places: KeyLocations) -> Callable[[str], bool]:
-    """Whether the command line sets a key or one within it, or chooses a file of the group of that name."""
+def _typed(locations: KeyLocations) -> Callable[[str], bool]:
+    """Return a predicate: whether the command line sets a key, or one in it, or selects a file of that group."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
     chosen = {str(override).lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides}
-    return lambda key: key in chosen or places.is_typed_within(key)
+    return lambda key: key in chosen or locations.is_typed_within(key)

@@ -1,4 +1,4 @@
-"""What the files of ``conf/`` set, read without Hydra: fast enough to try every combination of them."""
+"""Values set by the files of ``conf/``, read without Hydra: fast enough to try every combination of files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from diffusion_lab.config.recipes import RECIPES, ChosenFile, dropped_keys
 from diffusion_lab.config.settings_reader import leaves
 
 DATA = "data"
-"""The group whose files choose files of other groups, as recipes do."""
+"""Group whose files select files of other groups, as recipes do."""
 
 Choice = dict[str, str]
 """Group → file, as ``GROUP=NAME`` on the command line."""
@@ -32,7 +32,7 @@ class ConfFile:
 
 
 class ConfFiles:
-    """The groups that one of the root files (``train``, ``sample``) composes."""
+    """Groups that one of the main files (``train``, ``sample``) composes."""
 
     def __init__(self, conf: Path, root: str) -> None:
         self._conf = conf
@@ -40,7 +40,7 @@ class ConfFiles:
         self.root = self._load(root)
 
     def composed(self, choice: Choice) -> dict[str, Any]:
-        """The values by dotted key, as Hydra composes them; references stay unresolved."""
+        """Return the values by dotted key, as composed by Hydra; references stay unresolved."""
         name = choice.get(RECIPES) or self.root.chosen.get(RECIPES)
         recipe = self._load(f"{RECIPES}/{name}") if name else ConfFile({}, {}, "")
         names = self.root.chosen | recipe.chosen | choice
@@ -59,30 +59,30 @@ class ConfFiles:
             values |= {key: value for key, value in file.values.items() if group != RECIPES or key not in dropped}
         return values
 
-    def nearest_choice(self, wanted: Mapping[str, Any]) -> Choice:
-        """The files, differing from the root's own, that leave the fewest keys unlike ``wanted`` (by dotted key).
+    def nearest_choice(self, target: Mapping[str, Any]) -> Choice:
+        """Return the choices besides the defaults for which the fewest keys differ from ``target`` (by dotted key).
 
-        Beyond recipe and data, each group has keys of its own, so each is chosen for itself.
+        Except for recipe and data, each group has its own keys, so each is chosen separately.
         """
-        found = [self._refined(start, wanted) for start in self._starts()]
-        return min(found, key=lambda choice: (self._distance(choice, wanted), len(choice)))
+        candidates = [self._refined(start, target) for start in self._starts()]
+        return min(candidates, key=lambda choice: (self._distance(choice, target), len(choice)))
 
     def _starts(self) -> Iterator[Choice]:
         options = [[None, *self._names(group)] if group in self.root.chosen else [None] for group in (RECIPES, DATA)]
         for recipe, data in product(*options):
             yield {group: name for group, name in ((RECIPES, recipe), (DATA, data)) if name is not None}
 
-    def _refined(self, choice: Choice, wanted: Mapping[str, Any]) -> Choice:
+    def _refined(self, choice: Choice, target: Mapping[str, Any]) -> Choice:
         for group in self.root.chosen:
             if group not in (RECIPES, DATA):
                 options = [choice, *({**choice, group: name} for name in self._names(group))]
-                choice = min(options, key=lambda option: self._distance(option, wanted))
+                choice = min(options, key=lambda option: self._distance(option, target))
         return choice
 
-    def _distance(self, choice: Choice, wanted: Mapping[str, Any]) -> int:
-        values = _followed(self.composed(choice))
-        unlike = [key for key, value in wanted.items() if key not in values or values[key] != value]
-        return len(unlike) + len(values.keys() - wanted.keys())
+    def _distance(self, choice: Choice, target: Mapping[str, Any]) -> int:
+        values = _resolve_aliases(self.composed(choice))
+        different = [key for key, value in target.items() if key not in values or values[key] != value]
+        return len(different) + len(values.keys() - target.keys())
 
     def _names(self, group: str) -> list[str]:
         return sorted(file.stem for file in (self._conf / group).glob("*.yaml"))
@@ -101,14 +101,14 @@ class ConfFiles:
                 key = key.removeprefix("override ").removeprefix("/")
                 if not key.startswith("hydra/"):
                     chosen[key] = file
-            elif group and entry != "_self_":  # a file that builds on another of its group
-                above = self._load(f"{group}/{entry}")
-                values, chosen = values | above.values, chosen | above.chosen
+            elif group and entry != "_self_":  # a file that extends another one of its group
+                base = self._load(f"{group}/{entry}")
+                values, chosen = values | base.values, chosen | base.chosen
         tree.pop("hydra", None)
         values |= leaves(tree, f"{package}." if package else "")
         return ConfFile(values, chosen, package)
 
 
-def _followed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values with those that only repeat another key, as ``${name}`` does, replaced by what they repeat."""
+def _resolve_aliases(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values, with aliases of another key, such as ``${name}``, replaced by its value."""
     return {key: values.get(value[2:-1], value) if isinstance(value, str) else value for key, value in values.items()}

@@ -1,6 +1,6 @@
-"""The rules that join several keys. Where a key is at fault itself, those that read it stay silent.
+"""Rules that involve several keys. If a key has a fault of its own, rules that read it report nothing.
 
-Rules that import the user's own classes stand apart: ``cross_check`` runs them only where it is told to.
+Rules that import custom classes are separate: ``cross_check`` runs them only on request.
 """
 
 from __future__ import annotations
@@ -8,108 +8,108 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from diffusion_lab.config.faults import Fault
-from diffusion_lab.config.folders import no_mistyped_subfolder, subfolders_stay_inside
+from diffusion_lab.config.folders import check_subfolder_links, check_subfolder_names
 from diffusion_lab.config.model_rules import (
-    betas_rise,
-    class_needs_num_classes,
-    dit_has_one_stage,
-    dit_knows_row_and_column,
-    image_size_halves,
-    num_classes_is_read,
-    one_attention_flag_a_stage,
-    process_keys_belong,
-    sigmas_rise,
+    check_attention_flags,
+    check_beta_range,
+    check_dit_channels,
+    check_dit_stages,
+    check_image_size,
+    check_num_classes,
+    check_num_classes_is_used,
+    check_process_keys,
+    check_sigma_range,
 )
-from diffusion_lab.config.option_rules import no_unread_keys, takes_options
+from diffusion_lab.config.option_rules import check_options, check_unknown_keys
 from diffusion_lab.config.path_rules import (
-    generates_from_something,
-    image_paths_fit_the_type,
-    images_are_there,
-    resumes_from_something,
+    check_generation_checkpoint,
+    check_image_folders,
+    check_image_paths,
+    check_resume_checkpoint,
 )
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
-from diffusion_lab.config.signatures import arguments_are_taken
+from diffusion_lab.config.signatures import check_custom_classes
 from diffusion_lab.config.training_evaluation import (
-    evaluation_has_what_it_needs,
-    evaluation_is_read,
-    evaluation_steps_fit,
-    metric_rises_or_falls,
-    weights_are_read,
+    check_evaluation_is_used,
+    check_evaluation_requirements,
+    check_evaluation_steps,
+    check_metric_direction,
+    check_weights_are_used,
 )
 from diffusion_lab.config.training_rules import (
-    amp_is_meant,
-    best_needs_validation,
-    decays_differ,
-    metric_is_logged,
-    one_kernel_or_several,
-    only_averages_have_a_decay,
-    optimizer_keys_belong,
-    plateau_needs_validation,
-    raw_loss_has_an_average_beside_it,
-    resume_keys_are_read,
-    sampler_steps_fit,
-    scheduler_keys_belong,
+    check_amp_precision,
+    check_best_needs_validation,
+    check_ema_decay_needs_ema,
+    check_ema_decays,
+    check_fused_or_foreach,
+    check_metric_is_logged,
+    check_optimizer_keys,
+    check_plateau_needs_validation,
+    check_raw_loss_needs_ema,
+    check_resume_keys_are_used,
+    check_sampler_steps,
+    check_scheduler_keys,
 )
 
 PLUGGABLE = ("model.architecture", "model.diffusion", "data", "training.optimizer", "training.scheduler")
 """Sections whose further keys are for a class given by its dotted path."""
 
 CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
-    one_attention_flag_a_stage,
-    dit_has_one_stage,
-    dit_knows_row_and_column,
-    image_size_halves,
-    betas_rise,
-    sigmas_rise,
-    process_keys_belong,
-    class_needs_num_classes,
-    num_classes_is_read,
-    image_paths_fit_the_type,
-    no_mistyped_subfolder,
-    optimizer_keys_belong,
-    one_kernel_or_several,
-    scheduler_keys_belong,
-    metric_is_logged,
-    raw_loss_has_an_average_beside_it,
-    best_needs_validation,
-    plateau_needs_validation,
-    resumes_from_something,
-    resume_keys_are_read,
-    generates_from_something,
-    sampler_steps_fit,
-    amp_is_meant,
-    decays_differ,
-    only_averages_have_a_decay,
-    evaluation_is_read,
-    evaluation_has_what_it_needs,
-    evaluation_steps_fit,
-    weights_are_read,
-    metric_rises_or_falls,
-    *map(no_unread_keys, PLUGGABLE),
+    check_attention_flags,
+    check_dit_stages,
+    check_dit_channels,
+    check_image_size,
+    check_beta_range,
+    check_sigma_range,
+    check_process_keys,
+    check_num_classes,
+    check_num_classes_is_used,
+    check_image_paths,
+    check_subfolder_names,
+    check_optimizer_keys,
+    check_fused_or_foreach,
+    check_scheduler_keys,
+    check_metric_is_logged,
+    check_raw_loss_needs_ema,
+    check_best_needs_validation,
+    check_plateau_needs_validation,
+    check_resume_checkpoint,
+    check_resume_keys_are_used,
+    check_generation_checkpoint,
+    check_sampler_steps,
+    check_amp_precision,
+    check_ema_decays,
+    check_ema_decay_needs_ema,
+    check_evaluation_is_used,
+    check_evaluation_requirements,
+    check_evaluation_steps,
+    check_weights_are_used,
+    check_metric_direction,
+    *map(check_unknown_keys, PLUGGABLE),
 )
 IMPORTING_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
-    arguments_are_taken,
-    *map(takes_options, CHOICES),
+    check_custom_classes,
+    *map(check_options, CHOICES),
 )
 
-CHECKS_AT_START: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (images_are_there, subfolders_stay_inside)
-"""What depends on the folders of the machine that runs."""
+CHECKS_AT_START: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (check_image_folders, check_subfolder_links)
+"""Checks that depend on the folders of the machine."""
 
 
 def cross_check(tree: SettingsReader, *, import_classes: bool) -> list[Fault]:
-    """What keys, each sound by itself, get wrong together.
+    """Return the faults of keys that are valid alone and not together.
 
     Args:
-        tree: The keys.
-        import_classes: Whether to import classes named by their dotted path, to look at their arguments. Never for
-            what a checkpoint says: importing runs code.
+        tree: Reader of the keys.
+        import_classes: Whether to import classes named by their dotted path, to check their arguments. Never for the
+            content of a checkpoint: importing runs code.
     """
     return _faults_of((*CROSS_CHECKS, *(IMPORTING_CHECKS if import_classes else ())), tree)
 
 
 def check_start(tree: SettingsReader) -> list[Fault]:
-    """What stands in the way of a run on this machine: folders of images that are not there, links that lead away."""
+    """Return what prevents a run on this machine: missing image folders, links that lead out of the run folder."""
     return _faults_of(CHECKS_AT_START, tree)
 
 

@@ -1,7 +1,7 @@
-"""Whether ``model.diffusion.prediction`` was asked for, or merely comes with a file of the project.
+"""Whether ``model.diffusion.prediction`` was set explicitly, or is only the default of a file of the project.
 
-It matters for checkpoints that do not say what their network predicts: those were trained with the default of the V2
-format, epsilon, and the files in ``conf/diffusion`` choose ``v``, which is better for a new run.
+It matters for checkpoints that do not record what their network predicts: those were trained with the default of the V2
+format, epsilon, while the files in ``conf/diffusion`` set ``v``, which is better for a new run.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from diffusion_lab.config.validate import ConfigT
 
 KEY = "model.diffusion.prediction"
 
-OF_THE_PROJECT = re.compile(
+PROJECT_FILE = re.compile(
     r"(^|[/\\])("
     r"diffusion[/\\](continuous_cosine|cosine|edm|flow|linear|quadratic|sigmoid)"
     r"|experiment[/\\](ddpm_cifar10|ddpm_small_images|v2_default)"
     r")\.yaml:\d+$"
 )
-"""The place of a key in a file of the project that sets the prediction."""
+"""Location of a key in a file of the project that sets the prediction."""
 
 
 def prediction_is_default(
-    root: type[RunConfig], tree: Mapping[str, Any], places: KeyLocations, config_dir: str | None
+    root: type[RunConfig], tree: Mapping[str, Any], locations: KeyLocations, config_dir: str | None
 ) -> bool:
-    """Whether nobody has asked for the prediction of settings that may be used with a checkpoint of another program.
+    """Return whether the prediction is only a default, in settings that may be used with another program's checkpoint.
 
     Args:
         root: TrainConfig or GenerateConfig.
-        tree: The composed settings.
-        places: Where the keys were set.
-        config_dir: The user's own folder of settings, None without one.
+        tree: Composed settings.
+        locations: Locations of the keys.
+        config_dir: Folder of ``--config-dir``, or None.
     """
-    if places.is_set_by_override(KEY) or not _may_read_such_a_checkpoint(root, tree):
+    if locations.is_set_by_override(KEY) or not _may_read_foreign_checkpoint(root, tree):
         return False
-    place = places.location_in_files(KEY) or ""
-    return bool(OF_THE_PROJECT.search(place)) and not _is_inside(place, config_dir)
+    location = locations.location_in_files(KEY) or ""
+    return bool(PROJECT_FILE.search(location)) and not _is_inside(location, config_dir)
 
 
-def _may_read_such_a_checkpoint(root: type[RunConfig], tree: Mapping[str, Any]) -> bool:
-    """Whether it matters; finding out where a key was set takes time."""
+def _may_read_foreign_checkpoint(root: type[RunConfig], tree: Mapping[str, Any]) -> bool:
+    """Return whether the prediction may matter; locating a key takes time."""
     if root is GenerateConfig:
         return isinstance(tree.get("model"), Mapping)
     with contextlib.suppress(Unreadable):
@@ -55,12 +55,12 @@ def _may_read_such_a_checkpoint(root: type[RunConfig], tree: Mapping[str, Any]) 
     return False
 
 
-def _is_inside(place: str, folder: str | None) -> bool:
-    return folder is not None and Path(place).resolve().is_relative_to(Path(folder).resolve())
+def _is_inside(location: str, folder: str | None) -> bool:
+    return folder is not None and Path(location).resolve().is_relative_to(Path(folder).resolve())
 
 
 def with_default_prediction(config: ConfigT) -> ConfigT:
-    """The same settings, in which nobody has asked for the prediction."""
+    """Return the same settings with the prediction marked as a default."""
     model: ModelSettings | None = getattr(config, "model", None)
     if model is None:
         return config

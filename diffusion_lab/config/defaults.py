@@ -1,4 +1,4 @@
-"""The default tree of the V2 format, and what is derived from any tree instead of being said twice."""
+"""Default tree of the V2 format, and values that are derived from a tree instead of being stated twice."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling_key
 from diffusion_lab.config.schema import SubfolderSettings, root_of
 from diffusion_lab.config.section import home_expanded, name_inside
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable, plain_tree
-from diffusion_lab.config.spelling import spell_as_the_schema_does
+from diffusion_lab.config.spelling import normalize_spelling
 
 
 def get_default_config() -> dict[str, Any]:
-    """The complete default tree as a plain dict, new at each call and free to be changed.
+    """Return the complete default tree as a plain dict, a new one at each call.
 
     >>> get_default_config()["training"]["ema"]
     {'enabled': True, 'decay': 0.9999}
@@ -106,14 +106,14 @@ def _default_training() -> dict[str, Any]:
 
 
 def resolve_output_path(config: Mapping[str, Any], subdir_key: str = "logs") -> Path:
-    """Return the folder ``base_dir/subdir``; it need not exist.
+    """Return the folder ``base_dir/subdir``; it may not exist.
 
     Args:
         config: The tree.
-        subdir_key: A key of ``output.subdirs``: logs, checkpoints, samples, generated, or another that the tree has.
+        subdir_key: Key of ``output.subdirs``: logs, checkpoints, samples, generated, or an additional one of the tree.
 
     Raises:
-        ConfigError: A ValueError: the tree has no such key, or its value is no folder name inside ``base_dir``.
+        ConfigError: A ValueError: the tree has no such key, or its value is not a folder name inside ``base_dir``.
 
     >>> resolve_output_path(get_default_config(), "checkpoints").as_posix()
     'outputs/checkpoints'
@@ -126,7 +126,7 @@ def resolve_output_path(config: Mapping[str, Any], subdir_key: str = "logs") -> 
     subdirs = _read(config, "output.subdirs")
     names = list(dict.fromkeys([*SubfolderSettings.model_fields, *(subdirs if isinstance(subdirs, Mapping) else ())]))
     if subdir_key not in names:
-        rule = f"unknown output folder; there are {', '.join(names)}"
+        rule = f"unknown output folder; the folders are {', '.join(names)}"
         raise ConfigError([Fault(key, rule, suggestion=sibling_key(key, closest(subdir_key, names)))])
     folder = _read(config, key)
     try:
@@ -136,7 +136,7 @@ def resolve_output_path(config: Mapping[str, Any], subdir_key: str = "logs") -> 
 
 
 def derive_image_size_from_model(config: Mapping[str, Any]) -> int:
-    """The size of the data's images: the model's. Raises ValueError where the tree does not say.
+    """Return the image size of the data, which is the model's. Raises ValueError if the tree does not set it.
 
     >>> derive_image_size_from_model(get_default_config())
     40
@@ -146,7 +146,7 @@ def derive_image_size_from_model(config: Mapping[str, Any]) -> int:
 
 
 def derive_return_labels_from_model(config: Mapping[str, Any]) -> bool:
-    """Whether the data yields labels: if the model is conditioned on classes. Raises ValueError if unsaid.
+    """Return whether the data yields labels, as for a class-conditional model. Raises ValueError if not set.
 
     >>> derive_return_labels_from_model(get_default_config())
     False
@@ -156,7 +156,7 @@ def derive_return_labels_from_model(config: Mapping[str, Any]) -> bool:
 
 def _read(config: Mapping[str, Any], key: str) -> Any:
     root, tree = root_of(config), plain_tree(config)
-    spell_as_the_schema_does(tree, root)
+    normalize_spelling(tree, root)
     try:
         return SettingsReader(tree, root)[key]
     except Unreadable as error:

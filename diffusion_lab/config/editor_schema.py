@@ -1,7 +1,7 @@
 """JSON Schema for editors: of complete V2 files, and of the files in ``conf/``, each of which is a part of one.
 
-With it an editor knows every key, its type, bounds and meaning, and the options that belong to a ``type``. Rules that
-join several keys are left to the validation: what that accepts, the schema accepts too.
+It gives editors every key with its type, bounds and description, and the options that belong to a ``type``. Rules that
+involve several keys are left to the validation: whatever that accepts, the schema accepts too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from diffusion_lab.config.choice import options_schema
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
-from diffusion_lab.config.generation_defaults import UNREAD_WHEN_GENERATING
+from diffusion_lab.config.generation_defaults import UNUSED_WHEN_GENERATING
 from diffusion_lab.config.json_schema import JsonSchema, class_options, section_schemas
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings
 from diffusion_lab.config.optimizer_section import OptimizerSettings
@@ -35,13 +35,13 @@ from diffusion_lab.config.training_rules import REQUIRED_SCHEDULER_OPTIONS
 OptionsByType = Mapping[str | None, JsonSchema]
 
 DIALECT = "http://json-schema.org/draft-07/schema#"
-"""The newest dialect that the YAML support of all usual editors knows."""
+"""Newest dialect supported by the YAML plugins of all common editors."""
 
 WHOLE_TREE, HYDRA = "_global_", "hydra"
-"""Packages of ``conf/`` files that are no section of the tree."""
+"""Packages of ``conf/`` files that are not sections of the tree."""
 
 REFERENCE, MISSING = r"\$\{", r"^\?\?\?$"
-"""What may stand for any value: a reference ``${…}``, and in ``conf/`` also ``???``, a value still to be given."""
+"""Replacements allowed for any value: a reference ``${…}``, and in ``conf/`` also ``???``, a mandatory value."""
 
 DEFAULTS: JsonSchema = {
     "description": "Files of other groups that this one builds on: GROUP: NAME, or override /GROUP: NAME.",
@@ -61,7 +61,7 @@ DEFAULTS: JsonSchema = {
 
 
 def schema_files(conf: Path) -> dict[str, JsonSchema]:
-    """All schemas by their place in the folder ``schema/``: of complete files, and of each package in ``conf/``."""
+    """Return all schemas by their path in ``schema/``: of complete files, and of each package in ``conf/``."""
     named = {package_of(file) or WHOLE_TREE for depth in ("*.yaml", "*/*.yaml") for file in conf.glob(depth)}
     packages = sorted(package for package in named if not package.startswith(f"{HYDRA}."))
     files = {"config.schema.json": config_schema()}
@@ -72,54 +72,54 @@ def schema_files(conf: Path) -> dict[str, JsonSchema]:
 
 
 def package_of(file: Path) -> str | None:
-    """Where in the tree the keys of a ``conf/`` file belong, as its first line says; None where it does not."""
-    found = re.match(r"# @package (\S+)\n", file.read_text(encoding="utf-8"))
-    return found[1] if found else None
+    """Return the package of a ``conf/`` file, as given by its first line, or None."""
+    match = re.match(r"# @package (\S+)\n", file.read_text(encoding="utf-8"))
+    return match[1] if match else None
 
 
 def short_names(file: Path) -> dict[str, str]:
-    """The names at the root of ``conf/train.yaml`` or ``sample.yaml`` that only fill keys, each with its key."""
+    """Return the top-level names of ``conf/train.yaml`` or ``sample.yaml`` that only fill keys, each with its key."""
     tree = yaml.safe_load(file.read_text(encoding="utf-8"))
     filled = {value: key for key, value in leaves(tree).items() if isinstance(value, str)}
     return {name: filled[f"${{{name}}}"] for name in tree if f"${{{name}}}" in filled}
 
 
 def config_schema() -> JsonSchema:
-    """The schema of a complete V2 file, for training or generation by its ``mode``."""
+    """Return the schema of a complete V2 file, for training or generation by its ``mode``."""
     root = {
-        "description": "The settings of a run of diffusion_lab: a complete V2 file.",
+        "description": "Settings of a run of diffusion_lab: a complete V2 file.",
         "if": {"required": ["mode"], "properties": {"mode": _in_any_case(["generate"])}},
         "then": {"$ref": f"#/$defs/{GenerateConfig.__name__}"},
         "else": {"$ref": f"#/$defs/{TrainConfig.__name__}"},
     }
     sections = _sections(complete=True)
-    _let_generation_leave_out(sections)
+    _make_generation_keys_optional(sections)
     return _document(root, sections)
 
 
-def _let_generation_leave_out(sections: dict[str, JsonSchema]) -> None:
-    """Let the sections that ``fill_for_generation`` completes have any part of their keys with ``mode: generate``."""
+def _make_generation_keys_optional(sections: dict[str, JsonSchema]) -> None:
+    """Make all keys optional in sections that ``fill_for_generation`` completes with ``mode: generate``."""
     partial_sections, root = _sections(complete=False), sections[GenerateConfig.__name__]
     refs = r'"#/\$defs/(?!Reference)(\w+)"'
-    for name in ("model", *UNREAD_WHEN_GENERATING):
-        waiting = re.findall(refs, json.dumps(root["properties"][name]))
+    for name in ("model", *UNUSED_WHEN_GENERATING):
+        pending = re.findall(refs, json.dumps(root["properties"][name]))
         root["properties"][name] = _renamed(root["properties"][name], refs)
-        while waiting:
-            cls_name = waiting.pop()
-            waiting += re.findall(refs, json.dumps(partial_sections[cls_name]))
+        while pending:
+            cls_name = pending.pop()
+            pending += re.findall(refs, json.dumps(partial_sections[cls_name]))
             sections[f"{cls_name}InPart"] = _renamed(partial_sections[cls_name], refs)
 
 
 def _renamed(schema: JsonSchema, refs: str) -> JsonSchema:
-    """A schema that leads to the sections that need not be complete."""
+    """Return a schema whose references lead to the sections with optional keys."""
     renamed: JsonSchema = json.loads(re.sub(refs, r'"#/$defs/\1InPart"', json.dumps(schema)))
     return renamed
 
 
 def package_schema(package: str) -> JsonSchema:
-    """The schema of ``conf/`` files of a package, such as ``training.optimizer``; they may hold any part of it.
+    """Return the schema of ``conf/`` files of a package, such as ``training.optimizer``; all keys are optional.
 
-    Raises ValueError where the tree has no such section.
+    Raises ValueError if the tree has no such section.
     """
     if package == HYDRA:
         return _document(_hydra(), {})
@@ -130,7 +130,7 @@ def package_schema(package: str) -> JsonSchema:
 
 
 def tree_schema(short: Mapping[str, str]) -> JsonSchema:
-    """The schema of ``conf/`` files that hold any part of the tree, beside short names for the keys that they fill."""
+    """Return the schema of ``conf/`` files with any part of the tree, and with short names for keys."""
     document = package_schema(WHOLE_TREE)
     generate = _sections(complete=False)[GenerateConfig.__name__]["properties"]["mode"]
     document["properties"]["mode"]["anyOf"] += [one for one in generate["anyOf"] if "$ref" not in one]
@@ -140,16 +140,16 @@ def tree_schema(short: Mapping[str, str]) -> JsonSchema:
 
 
 def evaluate_schema(short: Mapping[str, str]) -> JsonSchema:
-    """The schema of ``conf/evaluate.yaml``, where options of the sampler may be lists of values to try."""
+    """Return the schema of ``conf/evaluate.yaml``, where options of the sampler may be lists of values to try."""
     sections = _sections(complete=False)
     sampler = sections[SamplerSettings.__name__]
     for rule in sampler["allOf"]:
         options = rule["then"]["properties"]
         for name, option in options.items():
             if name not in ("type", "defaults"):
-                told = {part: option[part] for part in ("description", "default") if part in option}
-                one = {part: content for part, content in option.items() if part not in told}
-                options[name] = {**told, "anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+                annotations = {part: option[part] for part in ("description", "default") if part in option}
+                one = {part: content for part, content in option.items() if part not in annotations}
+                options[name] = {**annotations, "anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
     root = sections[EvaluateConfig.__name__]
     root["properties"] |= {"defaults": DEFAULTS, "hydra": _hydra()}
     document = _document(root, sections)
@@ -159,18 +159,18 @@ def evaluate_schema(short: Mapping[str, str]) -> JsonSchema:
 
 def _add_short_names(document: JsonSchema, short: Mapping[str, str]) -> None:
     for name, key in short.items():
-        place = document
+        node = document
         for part in key.split("."):
-            place = document["$defs"][place["$ref"].rpartition("/")[2]] if "$ref" in place else place
-            place = place["properties"][part]
-        document["properties"][name] = {**place, "description": f"Short for {key}. {place['description']}"}
+            node = document["$defs"][node["$ref"].rpartition("/")[2]] if "$ref" in node else node
+            node = node["properties"][part]
+        document["properties"][name] = {**node, "description": f"Short for {key}. {node['description']}"}
 
 
 def _sections(complete: bool) -> dict[str, JsonSchema]:
-    """The sections as they stand in files: with references for values, and options that fit the ``type``.
+    """Return the sections as written in files: with references for values, and options that fit the ``type``.
 
     Args:
-        complete: Whether the required keys must be there; else a file may hold any part of a section.
+        complete: Whether required keys must be present; otherwise all keys are optional.
     """
     sections: dict[str, JsonSchema] = section_schemas()
     classes: dict[str, type[BaseModel]] = {}
@@ -200,7 +200,7 @@ def _sections(complete: bool) -> dict[str, JsonSchema]:
 
 
 def _classes(cls: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
-    """A section and those within it by the names of their classes."""
+    """Yield a section and its subsections, by the names of their classes."""
     yield cls.__name__, cls
     for name in cls.model_fields:
         section = section_of(cls, name)
@@ -209,25 +209,25 @@ def _classes(cls: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def _spelling(cls: type[object], option: str) -> Spelling:
-    """How the value of an option of a class with a name may be spelled."""
+    """Return the accepted spellings of an option of a named class."""
     options = options_schema(cls)
     return spelling_of(options, option) if options else Spelling()
 
 
 def _in_any_case(names: Iterable[str], patterns: Iterable[str] = ()) -> JsonSchema:
-    """Names in any case; editors suggest nothing of a pattern."""
+    """Return a schema for names in any case, as a pattern, for which editors make no suggestions."""
     words = [*map(re.escape, names), *patterns]
-    folded = (re.sub(r"(?<!\\)[a-z]", lambda found: f"[{found[0]}{found[0].upper()}]", word) for word in words)
+    folded = (re.sub(r"(?<!\\)[a-z]", lambda match: f"[{match[0]}{match[0].upper()}]", word) for word in words)
     return {"type": "string", "pattern": f"^({'|'.join(folded)})$"}
 
 
 def _or_reference(value: JsonSchema, spelling: Spelling = Spelling()) -> JsonSchema:  # noqa: B008 - it is frozen
-    """A value in any spelling, or a reference to one; a section stays as it is."""
+    """Return a schema for a value in any accepted spelling, or a reference; a section stays unchanged."""
     choices = [value] if "type" in value else value.get("anyOf", [value])
     if any("$ref" in choice for choice in choices):
         return value
-    told: JsonSchema = {name: value[name] for name in ("description", "default") if name in value}
-    plain = [{name: part for name, part in choice.items() if name not in told} for choice in choices]
+    annotations: JsonSchema = {name: value[name] for name in ("description", "default") if name in value}
+    plain = [{name: part for name, part in choice.items() if name not in annotations} for choice in choices]
     for choice in plain:
         entries = choice.get("items")
         if isinstance(entries, list):
@@ -236,7 +236,7 @@ def _or_reference(value: JsonSchema, spelling: Spelling = Spelling()) -> JsonSch
             choice["items"] = _or_reference(entries, spelling.entries or Spelling())
     words = [*spelling.names, *(["none"] if spelling.may_be_null else [])]
     spelled = [_in_any_case(words, [DeviceName.NUMBERED] if spelling.is_lower else [])] if words else []
-    return {**told, "anyOf": [*plain, *spelled, {"$ref": "#/$defs/Reference"}]}
+    return {**annotations, "anyOf": [*plain, *spelled, {"$ref": "#/$defs/Reference"}]}
 
 
 def _more_keys_for_own_class(known: Iterable[str]) -> JsonSchema:
@@ -248,7 +248,7 @@ def _more_keys_for_own_class(known: Iterable[str]) -> JsonSchema:
 
 
 def _schedules(sections: Mapping[str, JsonSchema]) -> OptionsByType:
-    """The options of each learning-rate schedule; those of others may be null, which is as good as not given."""
+    """Return the options of each learning-rate schedule; those of others may be null, which counts as unset."""
     known = {**sections[SchedulerSettings.__name__]["properties"]}
     del known["type"]
     others = {name: {"type": "null", "doNotSuggest": True} for name in known}
@@ -256,16 +256,16 @@ def _schedules(sections: Mapping[str, JsonSchema]) -> OptionsByType:
 
 
 def _give_options(section: JsonSchema, options: OptionsByType, complete: bool) -> None:
-    """Let a section have, beside ``type``, the options that belong to it; any where ``type`` is the user's own class.
+    """Allow, besides ``type``, only the options of that type; any options if ``type`` is a custom class.
 
-    In a file of ``conf/`` without a ``type``, which may stand in another file, they may be the options of all types.
+    A file of ``conf/`` without a ``type``, which another file may set, may have the options of all types.
     """
     kind = section["properties"]["type"]
     section["properties"] = {"type": kind}
     rules = section["allOf"] = []
     for name, own in options.items():
-        of_this_type = {"anyOf": [{"const": None}, _in_any_case(["none"])]} if name is None else _in_any_case([name])
-        when: JsonSchema = {"properties": {"type": of_this_type}}
+        this_type = {"anyOf": [{"const": None}, _in_any_case(["none"])]} if name is None else _in_any_case([name])
+        when: JsonSchema = {"properties": {"type": this_type}}
         if not complete or "default" not in kind or name != kind["default"]:
             when["required"] = ["type"]
         then = _only({"type": {}, **own})
@@ -273,10 +273,10 @@ def _give_options(section: JsonSchema, options: OptionsByType, complete: bool) -
             then["required"] = list(REQUIRED_SCHEDULER_OPTIONS[name])
         rules.append({"if": when, "then": then})
     if not complete:
-        rules.append({"if": {"not": {"required": ["type"]}}, "then": _only(_of_any_type(options))})
+        rules.append({"if": {"not": {"required": ["type"]}}, "then": _only(_options_of_any_type(options))})
 
 
-def _of_any_type(options: OptionsByType) -> JsonSchema:
+def _options_of_any_type(options: OptionsByType) -> JsonSchema:
     variants: dict[str, list[JsonSchema]] = {}
     for name, value in (item for own in options.values() for item in own.items()):
         schema = {part: content for part, content in value.items() if part != "default"}
@@ -292,7 +292,7 @@ def _only(properties: JsonSchema) -> JsonSchema:
 def _hydra() -> JsonSchema:
     names: JsonSchema = {field.name: {} for field in dataclasses.fields(HydraConf)}
     return {
-        "description": "How Hydra itself behaves: folders of runs and sweeps, launcher, sweeper, help.",
+        "description": "Settings of Hydra itself: folders of runs and sweeps, launcher, sweeper, help.",
         "type": "object",
         "properties": names | {"defaults": DEFAULTS},
         "additionalProperties": False,
@@ -310,12 +310,12 @@ def _class_of(package: str) -> type[BaseModel]:
 
 
 def _document(root: JsonSchema, sections: Mapping[str, JsonSchema]) -> JsonSchema:
-    """A schema that stands for itself: ``root``, and the sections that it leads to."""
+    """Return a self-contained schema: ``root`` and the sections that it references."""
     reached: set[str] = set()
-    waiting = [root]
-    while waiting:
-        found = set(re.findall(r'"#/\$defs/(\w+)"', json.dumps(waiting.pop()))) - reached
-        reached |= found
-        waiting += [sections[name] for name in found]
+    pending = [root]
+    while pending:
+        references = set(re.findall(r'"#/\$defs/(\w+)"', json.dumps(pending.pop()))) - reached
+        reached |= references
+        pending += [sections[name] for name in references]
     parts = {"$defs": {name: sections[name] for name in sorted(reached)}} if reached else {}
     return copy.deepcopy({"$schema": DIALECT, **root, **parts})

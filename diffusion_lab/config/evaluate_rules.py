@@ -1,4 +1,4 @@
-"""Rules that join several keys of ``evaluate.py``: what is compared with what, and that no setting is unread."""
+"""Rules that involve several keys of ``evaluate.py``: consistent comparisons, and no unused settings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from diffusion_lab.config.faults import Fault
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 
 Typed = Callable[[str], bool]
-"""Whether the command line sets a key."""
+"""Returns whether the command line sets a key."""
 
-OF_GENERATION = (
+GENERATION_KEYS = (
     "generation.sampling.guidance_scale",
     "generation.sampling.use_ema",
     "generation.sampling.ema_decay",
@@ -24,7 +24,7 @@ OF_GENERATION = (
     "diffusion",
     "conditioning",
 )
-"""Keys and groups that say how images are generated."""
+"""Keys and groups that determine how images are generated."""
 
 SHORT = {
     "generation.sampling.guidance_scale": "guidance_scale",
@@ -34,28 +34,28 @@ SHORT = {
     "evaluation.split": "split",
     "evaluation.weights": "weights",
 }
-"""Keys that are filled by a short name, which is what is typed."""
+"""Short names of keys, as typed on the command line."""
 
 
 def evaluation_faults(tree: SettingsReader, typed: Typed) -> list[Fault]:
-    """What keys, each sound by itself, get wrong together."""
+    """Return the faults of keys that are valid alone and not together."""
     faults: list[Fault] = []
-    for rule in (_has_something_to_measure, _paths_exist, _weights_are_read):
-        faults += _readable(rule(tree))
-    for rule_of_typed in (_generation_is_read, _data_of_run_is_read):
-        faults += _readable(rule_of_typed(tree, typed))
+    for rule in (_has_images_to_evaluate, _paths_exist, _weights_are_used):
+        faults += _until_unreadable(rule(tree))
+    for rule_of_typed in (_generation_is_used, _run_data_is_used):
+        faults += _until_unreadable(rule_of_typed(tree, typed))
     return faults
 
 
-def _readable(found: Iterator[Fault]) -> Iterator[Fault]:
-    """The faults up to a key that is at fault itself, which has been reported."""
+def _until_unreadable(faults: Iterator[Fault]) -> Iterator[Fault]:
+    """Yield the faults up to a key that has a fault of its own, which has been reported."""
     try:
-        yield from found
+        yield from faults
     except Unreadable:
         return
 
 
-def _has_something_to_measure(tree: SettingsReader) -> Iterator[Fault]:
+def _has_images_to_evaluate(tree: SettingsReader) -> Iterator[Fault]:
     checkpoint, samples = tree["generation.checkpoint"], tree["evaluation.samples"]
     reference = tree["evaluation.reference"]
     if checkpoint is None and samples is None:
@@ -66,7 +66,7 @@ def _has_something_to_measure(tree: SettingsReader) -> Iterator[Fault]:
         yield Fault("evaluation.reference", rule, None)
     seed = tree["compute.seed"]
     if isinstance(seed, list | tuple) and samples is not None:
-        yield Fault("compute.seed", "must be one number, since evaluation.samples names images that are there", seed)
+        yield Fault("compute.seed", "must be one number, since evaluation.samples names existing images", seed)
     if isinstance(checkpoint, list | tuple) and samples is not None:
         rule = "must be one run, to compare evaluation.samples with its data"
         yield Fault("generation.checkpoint", rule, list(checkpoint))
@@ -74,8 +74,8 @@ def _has_something_to_measure(tree: SettingsReader) -> Iterator[Fault]:
 
 def _paths_exist(tree: SettingsReader) -> Iterator[Fault]:
     for key in ("evaluation.samples", "evaluation.reference", "evaluation.held_out"):
-        given = tree[key]
-        for path in given if isinstance(given, list | tuple) else [given]:
+        value = tree[key]
+        for path in value if isinstance(value, list | tuple) else [value]:
             if path is not None and str(path) not in NAMED_SETS and not _exists(path):
                 rule = f"must be an existing folder of images, an npz file, a run, or one of {', '.join(NAMED_SETS)}"
                 yield Fault(key, rule, str(path))
@@ -88,39 +88,39 @@ def _paths_exist(tree: SettingsReader) -> Iterator[Fault]:
 
 
 def _exists(path: str | Path) -> bool:
-    """Whether something is there; nothing is at a path that no file system takes."""
+    """Return whether a path exists; invalid paths do not."""
     try:
         return Path(path).exists()
     except OSError:
         return False
 
 
-def _weights_are_read(tree: SettingsReader) -> Iterator[Fault]:
+def _weights_are_used(tree: SettingsReader) -> Iterator[Fault]:
     features, weights = tree["evaluation.features"], tree["evaluation.weights"]
     if weights is not None and features not in WITH_WEIGHTS_FILE and "." not in features:
-        rule = f"is read with features={', '.join(WITH_WEIGHTS_FILE)} alone, got features={features}; leave it out"
+        rule = f"is only used with features={', '.join(WITH_WEIGHTS_FILE)}, got features={features}; leave it out"
         yield Fault("evaluation.weights", rule, str(weights))
     if tree["evaluation.sha256"] is not None and weights is None:
         yield Fault("evaluation.sha256", "is that of evaluation.weights, which is null", tree["evaluation.sha256"])
 
 
-def _generation_is_read(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
+def _generation_is_used(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
     if tree["evaluation.samples"] is None:
         return
-    for key in OF_GENERATION:
+    for key in GENERATION_KEYS:
         if typed(key) or (key in SHORT and typed(SHORT[key])):
-            yield Fault(key, "has no effect, since evaluation.samples names images that are there; leave it out")
+            yield Fault(key, "has no effect, since evaluation.samples names existing images; leave it out")
     if tree["generation.checkpoint"] is None and (typed("generation.trust") or typed("trust")):
         yield Fault("generation.trust", "has no effect without a checkpoint; leave it out")
 
 
-def _data_of_run_is_read(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
+def _run_data_is_used(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
     if tree["evaluation.reference"] is None:
         if tree["evaluation.held_out"] is not None:
-            rule = "goes with evaluation.reference; the data of a run has a split of its own"
+            rule = "requires evaluation.reference; the data of a run has its own split"
             yield Fault("evaluation.held_out", rule, str(tree["evaluation.held_out"]))
         if tree["evaluation.image_size"] is not None:
-            rule = "goes with evaluation.reference; the images of a run have the size of its model; leave it out"
+            rule = "requires evaluation.reference; the images of a run have the size of its model; leave it out"
             yield Fault("evaluation.image_size", rule, tree["evaluation.image_size"])
         return
     for key in ("data.paths.train", "data.paths.val"):

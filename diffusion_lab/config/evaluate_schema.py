@@ -1,4 +1,4 @@
-"""The settings of ``evaluate.py`` as types. Keys of generation may hold several values, each of which is evaluated."""
+"""Schema of the settings of ``evaluate.py``. Keys of generation may have several values, each of which is evaluated."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class EvaluateComputeSettings(Section):
     """``compute`` of `evaluate.py`."""
 
-    device: Annotated[str, DeviceName()] = Field(default="auto", description="Where to compute, as for `sample.py`.")
+    device: Annotated[str, DeviceName()] = Field(
+        default="auto", description="Device to compute on, as for `sample.py`."
+    )
     seed: Seed | Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = Field(
-        default=0, description="Seed of the images and of the random subsets of metrics; of a list each is evaluated."
+        default=0, description="Seed of the images and of the random subsets of metrics; of a list, each is evaluated."
     )
     threads: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_PROCESSES)] = Field(
-        default="auto", description="CPU threads to compute with; `auto` takes those that other programs leave free."
+        default="auto", description="Number of CPU threads; `auto` uses those that other programs leave free."
     )
 
 
@@ -44,40 +46,40 @@ class EvaluateOutputSettings(Section):
     base_dir: PathText | None = Field(
         default=None,
         description="Folder of images and results; `null`: `evaluation` in the folder of the run or of the sweep, and "
-        "where there is neither, a folder in `outputs/evaluation` for each pair of paths.",
+        "without either, a folder in `outputs/evaluation` for each pair of paths.",
     )
 
 
 class EvaluateSamplingSettings(Section):
-    """``generation.sampling`` of `evaluate.py`: what to generate."""
+    """``generation.sampling`` of `evaluate.py`: how to generate."""
 
     guidance_scale: NonNegative | Annotated[tuple[NonNegative, ...], Field(strict=False, min_length=1)] = Field(
         default=1.0,
-        description="Classifier-free guidance; 1 is the plain conditional model. Of a list each is evaluated.",
+        description="Classifier-free guidance; 1 is the plain conditional model. Of a list, each is evaluated.",
     )
     use_ema: bool | Annotated[tuple[bool, ...], Field(strict=False, min_length=1)] = Field(
-        default=True, description="Sample from the averaged weights; of a list each is evaluated."
+        default=True, description="Sample from the EMA weights; of a list, each is evaluated."
     )
     ema_decay: Decay | Annotated[tuple[Decay, ...], Field(strict=False, min_length=1)] | None = Field(
         default=None,
-        description="Which average, by its decay; `null` is the main one of the run. Of a list each is evaluated.",
+        description="Decay of the EMA to use; `null` is the main one of the run. Of a list, each is evaluated.",
     )
-    batch_size: PositiveInt = Field(default=64, description="Images generated at a time; it does not change them.")
+    batch_size: PositiveInt = Field(default=64, description="Images generated at a time; does not affect the images.")
     precision: Precision | None = Field(
-        default=None, description="What the network computes in, as for `sample.py`; `null`: as the run was trained."
+        default=None, description="Precision of the network, as for `sample.py`; `null`: that of the training."
     )
 
 
 class EvaluateGenerationSettings(Section):
-    """``generation`` of `evaluate.py`: which model to evaluate, and how to sample it."""
+    """``generation`` of `evaluate.py`: the model to evaluate, and how to sample from it."""
 
     checkpoint: Paths | None = Field(
         default=None,
-        description="Checkpoint file, run folder, or sweep folder (all finished jobs); of a list each is evaluated.",
+        description="Checkpoint file, run folder, or sweep folder (all finished jobs); of a list, each is evaluated.",
     )
     trust: DottedPath | Annotated[tuple[DottedPath, ...], Field(strict=False)] = Field(
         default=(),
-        description="Dotted path of your own class, or a list of such, that may be imported because a checkpoint names "
+        description="Dotted path of a custom class, or a list of them, that may be imported because a checkpoint names "
         "it: importing runs code.",
     )
     sampling: EvaluateSamplingSettings = Field(default_factory=EvaluateSamplingSettings)
@@ -89,23 +91,23 @@ class EvaluateGenerationSettings(Section):
 
 
 class MovedImagesSettings(Section):
-    """``data.paths`` of `evaluate.py`: where the images of the run are now, if they have moved."""
+    """``data.paths`` of `evaluate.py`: current folders of the run's images, if they have moved."""
 
-    train: PathText | None = Field(default=None, description="Training images; `null`: where the run had them.")
-    val: PathText | None = Field(default=None, description="Validation images; `null`: where the run had them.")
+    train: PathText | None = Field(default=None, description="Training images; `null`: the folder of the run.")
+    val: PathText | None = Field(default=None, description="Validation images; `null`: the folder of the run.")
 
 
 class EvaluateDataSettings(Section):
-    """``data`` of `evaluate.py`: all else about the images is in the checkpoint."""
+    """``data`` of `evaluate.py`: everything else about the images is in the checkpoint."""
 
     paths: MovedImagesSettings = Field(default_factory=MovedImagesSettings)
 
 
 class EvaluateConfig(Section):
-    """The settings of an evaluation."""
+    """Settings of an evaluation."""
 
-    experiment: ExperimentName = Field(default="evaluate", description="Name that is shown in lists of jobs.")
-    mode: Literal["evaluate"] = Field(default="evaluate", description="What the settings are for.")
+    experiment: ExperimentName = Field(default="evaluate", description="Name shown in lists of jobs.")
+    mode: Literal["evaluate"] = Field(default="evaluate", description="Purpose of the settings.")
     compute: EvaluateComputeSettings = Field(default_factory=EvaluateComputeSettings)
     output: EvaluateOutputSettings = Field(default_factory=EvaluateOutputSettings)
     generation: EvaluateGenerationSettings = Field(default_factory=EvaluateGenerationSettings)
@@ -113,9 +115,9 @@ class EvaluateConfig(Section):
     data: EvaluateDataSettings = Field(default_factory=EvaluateDataSettings)
     sampler: SamplerSettings = Field(
         default_factory=default_sampler,
-        description="The sampling method; of a list of values of one of its options each is evaluated.",
+        description="The sampling method; of a list of values of one of its options, each is evaluated.",
     )
     guidance: GuidanceSettings = Field(default_factory=GuidanceSettings, description="How guidance is applied.")
     model: ModelOfCheckpoint | None = Field(
-        default=None, description="The model of a checkpoint of another program, which does not tell it."
+        default=None, description="Model of a checkpoint of another program, which does not contain it."
     )

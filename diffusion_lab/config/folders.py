@@ -1,4 +1,4 @@
-"""The rule for folders: what a run writes stays inside its own."""
+"""Rules for output folders: everything that a run writes stays inside its own folder."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from diffusion_lab.config.faults import Fault, closest, sibling_key
 from diffusion_lab.config.settings_reader import SettingsReader
 
 
-def subfolders_stay_inside(tree: SettingsReader) -> Iterator[Fault]:
-    """Asked when a run starts: a folder whose name is inside ``output.base_dir`` may be a link that leads elsewhere."""
+def check_subfolder_links(tree: SettingsReader) -> Iterator[Fault]:
+    """Yield faults of folders inside ``output.base_dir`` that are links out of it; checked when a run starts."""
     base = Path(tree["output.base_dir"]).resolve()
     for name in tree.section("output.subdirs"):
         key = f"output.subdirs.{name}"
-        place = (base / tree[key]).resolve()
-        if base not in place.parents:
-            rule = f"must stay inside output.base_dir, but is a link that leads to {place}"
+        target = (base / tree[key]).resolve()
+        if base not in target.parents:
+            rule = f"must stay inside output.base_dir, but is a link to {target}"
             yield Fault(key, rule, tree[key])
 
 
-def no_mistyped_subfolder(tree: SettingsReader) -> Iterator[Fault]:
-    """A further name is taken for a mistyped one where it is like one of the project's own that is left out."""
-    given, own = tree.section("output.subdirs"), tree.schema_of("output.subdirs").model_fields
-    left_out = [name for name in own if name not in given]
-    for name in given.keys() - own.keys():
+def check_subfolder_names(tree: SettingsReader) -> Iterator[Fault]:
+    """Yield faults of additional names that resemble a missing one of the project, which they probably misspell."""
+    section, own = tree.section("output.subdirs"), tree.schema_of("output.subdirs").model_fields
+    missing = [name for name in own if name not in section]
+    for name in section.keys() - own.keys():
         key = f"output.subdirs.{name}"
-        meant = closest(name, left_out, cutoff=0.75)
-        if meant:
-            yield Fault(key, "unknown key", given[name], sibling_key(key, meant))
+        suggestion = closest(name, missing, cutoff=0.75)
+        if suggestion:
+            yield Fault(key, "unknown key", section[name], sibling_key(key, suggestion))

@@ -1,4 +1,4 @@
-"""What a tree with ``mode: generate`` may leave out of sections that training needs complete."""
+"""Defaults for keys that training requires and a tree with ``mode: generate`` may omit."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from diffusion_lab.config.faults import NO_VALUE, Fault
 from diffusion_lab.config.schema import GenerateConfig, RunConfig
 from diffusion_lab.config.settings_reader import section_of
 
-UNREAD_WHEN_GENERATING = ("data", "training")
+UNUSED_WHEN_GENERATING = ("data", "training")
 
 
 def fill_for_generation(tree: dict[str, Any]) -> None:
-    """Give the sections that a tree with ``mode: generate`` has the keys that they leave out, in place.
+    """Add missing keys to the sections of a tree with ``mode: generate``, in place.
 
-    The values are those of the default tree. Sections that are left out as a whole stay so.
+    The values are those of the default tree. Sections that are missing entirely stay missing.
     """
     defaults = get_default_config()
-    for name in UNREAD_WHEN_GENERATING:
+    for name in UNUSED_WHEN_GENERATING:
         section = section_of(GenerateConfig, name)
         if section is not None and isinstance(tree.get(name), dict):
             _fill(tree[name], section, defaults[name])
@@ -30,10 +30,10 @@ def fill_for_generation(tree: dict[str, Any]) -> None:
 
 
 def fill_model(model: dict[str, Any]) -> None:
-    """Give the ``model`` section beside the checkpoint of another program the keys that it leaves out, in place.
+    """Add missing keys to the ``model`` section for a checkpoint of another program, in place.
 
-    The stages of the network are two lists of one length: where one of them is given, the other is left out, to be
-    asked for. So are both of a network that is no U-Net.
+    The stages of the network are two lists of the same length: if one of them is given, the other is not added, so that
+    it is reported as missing. Neither is added for a network other than the U-Net.
     """
     section = section_of(GenerateConfig, "model")
     defaults = get_default_config()["model"]
@@ -57,7 +57,7 @@ def _fill(tree: dict[str, Any], section: type[BaseModel], defaults: Mapping[str,
             _fill(tree[name], inner, defaults.get(name, {}))
 
 
-def is_demanded(fault: Fault, root: type[RunConfig]) -> bool:
-    """Whether a fault stands for runs of this kind: generation demands no key of a section that it does not read."""
-    unread = root is GenerateConfig and fault.key.partition(".")[0] in UNREAD_WHEN_GENERATING
-    return not (unread and fault.value is NO_VALUE)
+def is_relevant(fault: Fault, root: type[RunConfig]) -> bool:
+    """Return whether a fault applies to this kind of run: generation requires no keys in sections that it ignores."""
+    unused = root is GenerateConfig and fault.key.partition(".")[0] in UNUSED_WHEN_GENERATING
+    return not (unused and fault.value is NO_VALUE)

@@ -1,4 +1,4 @@
-"""References within settings (``${key}``), followed without being resolved: a few of them can ask for endless text."""
+"""References in settings (``${key}``), checked without resolving them: a few can expand to an endless string."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 MOST_CHARACTERS = 2**20
-"""Of settings with all references written out; those of a run are a hundredth of it."""
+"""Limit for settings with all references resolved; those of a run have about a hundredth."""
 
 MOST_LEVELS = 150
-"""Sections within sections, and references that lead from one to the next, together."""
+"""Limit for nested sections and chained references together."""
 
 UNKNOWN_TARGET = MOST_CHARACTERS // 16
-"""What a reference counts whose target depends on another reference: at most sixteen are written out."""
+"""Assumed size of a reference whose target depends on another reference: at most sixteen are allowed."""
 
 KEY_RESOLVERS = ("oc.select", "oc.dict.values", "oc.dict.keys")
 """Resolvers whose first argument is the key of a value."""
@@ -24,82 +24,82 @@ def check_interpolations(tree: Any, source: str) -> None:
 
     Args:
         tree: Plain containers, references unresolved.
-        source: Names the settings in errors.
+        source: Name of the settings in error messages.
 
     Raises:
-        ValueError: More than ``MOST_CHARACTERS`` characters with all references written out, more than
-            ``MOST_LEVELS`` levels, or a reference that leads back to itself.
+        ValueError: More than ``MOST_CHARACTERS`` characters with all references resolved, more than ``MOST_LEVELS``
+            levels, or a circular reference.
     """
     try:
-        size = _Sizes(tree).of((), 0)
+        size = _Sizes(tree).size_of((), 0)
     except _Endless as fault:
         raise ValueError(f"{source} has references that cannot be resolved: {fault}") from None
     if size > MOST_CHARACTERS:
         raise ValueError(
-            f"{source} has references that cannot be resolved: written out, the settings would have more than "
+            f"{source} has references that cannot be resolved: resolved, the settings would have more than "
             f"{MOST_CHARACTERS} characters"
         )
 
 
 class _Endless(Exception):
-    """A chain of references that is too long, or a ring."""
+    """A chain of references that is too long or circular."""
 
 
 Path = tuple[Any, ...]
 
 
 class _Sizes:
-    """Characters of values with all references written out, each computed once."""
+    """Characters of values with all references resolved, each computed once."""
 
     def __init__(self, tree: Any) -> None:
         self.tree = tree
         self.known: dict[Path, int] = {}
         self.open: set[Path] = set()
 
-    def of(self, path: Path, levels: int) -> int:
+    def size_of(self, path: Path, levels: int) -> int:
         if path in self.known:
             return self.known[path]
-        place = ".".join(map(str, path))
+        dotted = ".".join(map(str, path))
         if path in self.open:
-            raise _Endless(f"{place} refers to itself")
+            raise _Endless(f"{dotted} refers to itself")
         if levels > MOST_LEVELS:
-            raise _Endless(f"more than {MOST_LEVELS} of them and of sections lead from one to the next, up to {place}")
+            raise _Endless(f"more than {MOST_LEVELS} chained references and nested sections, up to {dotted}")
         self.open.add(path)
         value = self._value(path)
         if isinstance(value, dict):
-            size = sum(len(str(key)) + self.of((*path, key), levels + 1) for key in value)
+            size = sum(len(str(key)) + self.size_of((*path, key), levels + 1) for key in value)
         elif isinstance(value, list):
-            size = sum(self.of((*path, index), levels + 1) for index in range(len(value)))
+            size = sum(self.size_of((*path, index), levels + 1) for index in range(len(value)))
         else:
-            size = 1 + (self._of_text(value, path, levels) if isinstance(value, str) else 0)
+            size = 1 + (self._size_of_string(value, path, levels) if isinstance(value, str) else 0)
         self.open.discard(path)
         self.known[path] = min(size, MOST_CHARACTERS + 1)
         return self.known[path]
 
-    def _of_text(self, text: str, path: Path, levels: int) -> int:
+    def _size_of_string(self, text: str, path: Path, levels: int) -> int:
         size = len(text)
         for target in references(text):
             if target is None:
                 size += UNKNOWN_TARGET
             else:
-                found = self._target(target, path)
-                size += 0 if found is None else self.of(found, levels + 1)
+                target_path = self._target(target, path)
+                size += 0 if target_path is None else self.size_of(target_path, levels + 1)
         return size
 
     def _target(self, key: str, path: Path) -> Path | None:
-        """The path of a key as it stands in a reference; None where there is nothing."""
+        """Return the path of the key in a reference, or None if it does not exist."""
         dots = len(key) - len(key.lstrip("."))
-        here: Path = path[: max(len(path) - dots, 0)] if dots else ()
-        value = self._value(here)
+        current: Path = path[: max(len(path) - dots, 0)] if dots else ()
+        value = self._value(current)
         for part in filter(None, re.split(r"[.\[\]]+", key)):
             if isinstance(value, str) and "${" in value:
-                return here  # of what that leads to, this is a part
+                return current  # the key is a part of what that refers to
             children = value if isinstance(value, dict) else dict(enumerate(value)) if isinstance(value, list) else {}
             name = next((child for child in children if str(child) == part), None)
             if name is None:
                 return None
-            here, value = (*here, name), children[name]
-        return here
+            current, value = (*current, name), children[name]
+        return current
 
     def _value(self, path: Path) -> Any:
         value = self.tree
@@ -109,17 +109,17 @@ class _Sizes:
 
 
 def references(text: str) -> Iterator[str | None]:
-    """Yield the keys that a text refers to, None for a key that is itself made of references.
+    """Yield the keys that a string refers to, and None for a key that itself contains references.
 
     >>> list(references("${a.b}/${..c}/${oc.env:HOME}/${x.${y}}"))
     ['a.b', '..c', 'y', None]
     """
     starts: list[int] = []
-    for found in re.finditer(r"\$\{|\}", text):
-        if found[0] == "${":
-            starts.append(found.end())
+    for match in re.finditer(r"\$\{|\}", text):
+        if match[0] == "${":
+            starts.append(match.end())
         elif starts:
-            content = text[starts.pop() : found.start()]
+            content = text[starts.pop() : match.start()]
             resolver, colon, argument = content.partition(":")
             if colon and resolver.strip() in KEY_RESOLVERS:
                 content, colon = argument.partition(",")[0], ""

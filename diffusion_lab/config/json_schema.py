@@ -1,6 +1,6 @@
-"""The sections of the configuration as JSON Schema: what editors' files and the reference of all keys are made from.
+"""JSON Schema of the sections of the configuration, from which the editors' files and the reference are generated.
 
-Pydantic makes it from the classes that validate, so nothing is stated twice.
+Pydantic generates it from the classes that validate, so nothing is stated twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ JsonSchema = dict[str, Any]
 
 
 def section_schemas() -> dict[str, JsonSchema]:
-    """The schema of every section by the name of its class; ``$ref`` leads from one to another."""
+    """Return the schema of every section by the name of its class, linked by ``$ref``."""
     roots: list[tuple[type[BaseModel], Any]] = [
         (root, "validation") for root in (TrainConfig, GenerateConfig, EvaluateConfig)
     ]
@@ -32,22 +32,22 @@ def section_schemas() -> dict[str, JsonSchema]:
     sections: dict[str, JsonSchema] = document["$defs"]
     for section in sections.values():
         del section["title"]
-        section["description"] = _in_words(section["description"])
+        section["description"] = _summary(section["description"])
     return sections
 
 
 def class_options(cls: type[Any]) -> dict[str, JsonSchema]:
-    """The schema of each option of a class: a field of the dataclass, with what the text below it says."""
+    """Return the schema of each option of a class: a field of the dataclass, described by the string below it."""
     options = options_schema(cls)
     if options is None:
         return {}
-    texts = _texts_below_fields(cls)
+    docstrings = _field_docstrings(cls)
     schemas: dict[str, JsonSchema] = options.model_json_schema(schema_generator=_Draft7)["properties"]
-    return {name: {"description": texts.get(name, ""), **schema} for name, schema in schemas.items()}
+    return {name: {"description": docstrings.get(name, ""), **schema} for name, schema in schemas.items()}
 
 
 class _Draft7(GenerateJsonSchema):
-    """Pydantic's own JSON Schema without a title for each field, and with pairs as draft 7 writes them."""
+    """Pydantic's JSON Schema without field titles, and with pairs in the form of draft 7."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -59,19 +59,19 @@ class _Draft7(GenerateJsonSchema):
         return described
 
 
-def _texts_below_fields(cls: type[Any]) -> dict[str, str]:
-    """The string under each field of a dataclass, by the field's name; a field that has none takes its base's."""
-    texts: dict[str, str] = {}
+def _field_docstrings(cls: type[Any]) -> dict[str, str]:
+    """Return the string below each field of a dataclass by field name; a field without one inherits it."""
+    docstrings: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
             (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
             for field, text in pairwise(definition.body if isinstance(definition, ast.ClassDef) else []):
                 match field, text:
-                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
-                        texts[name] = _in_words(words)
-    return texts
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(docstring))):
+                        docstrings[name] = _summary(docstring)
+    return docstrings
 
 
-def _in_words(docstring: str) -> str:
-    """The first paragraph of a docstring on one line, with Markdown's marks of code."""
+def _summary(docstring: str) -> str:
+    """Return the first paragraph of a docstring on one line, with Markdown code marks."""
     return " ".join(inspect.cleandoc(docstring).partition("\n\n")[0].replace("``", "`").split())

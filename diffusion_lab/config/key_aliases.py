@@ -1,8 +1,8 @@
-"""What the settings are called elsewhere: in other programs of the field, in papers, in haste."""
+"""Common names of the settings elsewhere: in other programs of the field, in papers, and as abbreviations."""
 
 from __future__ import annotations
 
-SYNONYMS: dict[str, tuple[str, ...]] = {
+ALIASES: dict[str, tuple[str, ...]] = {
     "training.epochs": ("num_epochs", "n_epochs", "max_epochs", "num_train_epochs", "epoch", "max_steps", "train_steps",
                         "total_steps", "num_iterations", "iterations"),
     "data.loading.batch_size": ("batch_size", "batch", "batchsize", "bs", "train_batch_size", "microbatch"),
@@ -59,15 +59,15 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "generation.sampling.num_samples": ("n_samples", "num_images", "num_fid_samples"),
     "generation.checkpoint": ("ckpt_path", "ckpt", "checkpoint", "model_path"),
 }  # fmt: skip
-"""By the key that is meant, which names it goes by; a name may stand for several keys, the likeliest first."""
+"""Aliases by key; a name may stand for several keys, the most likely first."""
 OPTION_KEYS = ("sampler.steps",)
-"""Keys that are options of a class by name, and no fields of the section."""
+"""Keys that are options of a named class, not fields of the section."""
 
 AMBIGUOUS = ("steps", "num_steps", "n_steps", "channels")
-"""Names that stand for two keys about as often."""
+"""Names that stand for two keys about equally often."""
 
 
-def keys_called(name: str) -> list[str]:
-    """The keys that a name may stand for, whatever the case of its letters and its hyphens."""
-    plain = name.lower().replace("-", "_")
-    return [key for key, names in SYNONYMS.items() if plain in names]
+def keys_with_alias(name: str) -> list[str]:
+    """Return the keys that a name may stand for, ignoring case and hyphens."""
+    normalized = name.lower().replace("-", "_")
+    return [key for key, names in ALIASES.items() if normalized in names]

@@ -1,4 +1,4 @@
-"""The command line that gives the settings of a file: the nearest files of ``conf/`` and the differing keys."""
+"""Command line that reproduces the settings of a file: the closest files of ``conf/`` and the differing keys."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from diffusion_lab.config.validate import parse_as
 
 SectionT = TypeVar("SectionT", bound=Section)
 
-NOT_READ_WHEN_GENERATING = ("experiment", "data", "training", "evaluation", "logger")
-"""A file that is used for both modes has them; ``sample.py`` does without."""
+IGNORED_WHEN_GENERATING = ("experiment", "data", "training", "evaluation", "logger")
+"""Sections of files used for both modes, which ``sample.py`` ignores."""
 
 MOST_ROUNDS = 3
-"""An override may change what another key refers to, which then differs in its turn."""
+"""An override may change the target of another key's reference, which then differs as well."""
 
 
 def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
-    """The shell command, ``python train.py ...`` or ``python sample.py ...``, that gives the settings of a V2 tree.
+    """Return the shell command, ``python train.py ...`` or ``python sample.py ...``, for the settings of a V2 tree.
 
-    It names the recipe and the files of ``conf/`` that leave the fewest keys to be set one by one, and sets those. It
-    has been composed and compared with the tree: all typed settings are equal, those included that the tree leaves to
-    defaults. With ``mode: generate``, what generation does not read is left aside.
+    It selects the recipe and the files of ``conf/`` that leave the fewest keys to set individually, and sets those. The
+    command has been composed and compared with the tree: all typed settings are equal, including defaults. With
+    ``mode: generate``, settings that generation ignores are omitted.
 
     Args:
-        config: The tree.
-        conf: The project's folder of settings.
+        config: Settings tree.
+        conf: Folder of the project's settings.
 
     Raises:
         ConfigError: A ValueError: the tree has faults.
-        ValueError: It has settings that no command line gives.
+        ValueError: It has settings that no command line reproduces.
     """
-    wanted = parse_as(root_of(config), config, starts=True)
-    script = "train" if isinstance(wanted, TrainConfig) else "sample"
-    files, settings = ConfFiles(conf, script), _settings(wanted)
+    target = parse_as(root_of(config), config, starts=True)
+    script = "train" if isinstance(target, TrainConfig) else "sample"
+    files, settings = ConfFiles(conf, script), _settings(target)
     choice = files.nearest_choice(settings)
     short = {f"${{{name}}}": name for name in (*SHORT_NAMES, NAME)}
     short_names = {key: short[value] for key, value in files.root.values.items() if str(value) in short}
@@ -63,22 +63,22 @@ def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
                     break
                 overrides |= further
                 composed = compose(script, [*arguments, *overrides.values()])
-            _verify(composed, wanted)
+            _verify(composed, target)
     except HydraException as error:
-        raise ValueError(f"no command line gives these settings: {' '.join(str(error).split())}") from error
+        raise ValueError(f"no command line reproduces these settings: {' '.join(str(error).split())}") from error
     return command(f"{script}.py", *arguments, *overrides.values())
 
 
 def _settings(config: TrainConfig | GenerateConfig) -> dict[str, Any]:
-    """Typed settings by dotted key, as YAML would hold them."""
-    ignored = () if isinstance(config, TrainConfig) else NOT_READ_WHEN_GENERATING
+    """Return typed settings by dotted key, as in YAML."""
+    ignored = () if isinstance(config, TrainConfig) else IGNORED_WHEN_GENERATING
     return leaves(_comparable(config).model_dump(mode="json", exclude=set(ignored)))
 
 
 def _comparable(config: TrainConfig | GenerateConfig) -> TrainConfig | GenerateConfig:
-    """The settings with each option of the classes they name, given or not; without what generation does not read."""
-    unread = () if isinstance(config, TrainConfig) else NOT_READ_WHEN_GENERATING
-    return _complete(config.model_copy(update=dict.fromkeys((NAME, *unread))))
+    """Return the settings with all options of the classes they name, without what generation ignores."""
+    ignored = () if isinstance(config, TrainConfig) else IGNORED_WHEN_GENERATING
+    return _complete(config.model_copy(update=dict.fromkeys((NAME, *ignored))))
 
 
 def _complete(section: SectionT) -> SectionT:
@@ -90,30 +90,32 @@ def _complete(section: SectionT) -> SectionT:
 
 def _values(composed: DictConfig) -> dict[str, Any]:
     tree: Any = OmegaConf.to_container(composed, resolve=True)
-    ignored = (NAME,) if tree["mode"] == "train" else (*NOT_READ_WHEN_GENERATING, *SHORT_NAMES)
+    ignored = (NAME,) if tree["mode"] == "train" else (*IGNORED_WHEN_GENERATING, *SHORT_NAMES)
     return leaves({name: value for name, value in tree.items() if name not in ignored})
 
 
 def _overrides(
-    composed: Mapping[str, Any], wanted: Mapping[str, Any], short_names: Mapping[str, str]
+    composed: Mapping[str, Any], target: Mapping[str, Any], short_names: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """An override for each key that is composed otherwise than wanted, by key."""
-    for key, value in wanted.items():
+    """Yield an override for each key whose composed value differs from the target, by key."""
+    for key, value in target.items():
         if key not in composed and value is not None:
             yield key, f"+{setting(key, value)}"
         elif key in composed and composed[key] != value:
             yield key, setting(short_names.get(key, key), value)
-    for key in sorted(composed.keys() - wanted.keys()):
-        if composed[key] is not None:  # which Hydra does not take for a value, and the options of a type neither
+    for key in sorted(composed.keys() - target.keys()):
+        if composed[key] is not None:  # null counts as unset, for Hydra and for options of a type
             yield key, f"~{key}"
 
 
-def _verify(composed: DictConfig, wanted: TrainConfig | GenerateConfig) -> None:
+def _verify(composed: DictConfig, target: TrainConfig | GenerateConfig) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConfigWarning)  # the file's own, told before
-        compose_config = compose_train_config if isinstance(wanted, TrainConfig) else compose_generate_config
-        found = compose_config(composed)
-    if _comparable(found) != _comparable(wanted):
-        got, meant = _settings(found), _settings(wanted)
-        different = [key for key in sorted(got.keys() | meant.keys()) if got.get(key) != meant.get(key)]
-        raise ConfigError([Fault(key, "no command line was found that gives it", meant.get(key)) for key in different])
+        warnings.simplefilter("ignore", ConfigWarning)  # warnings about the file, already shown
+        compose_config = compose_train_config if isinstance(target, TrainConfig) else compose_generate_config
+        reproduced = compose_config(composed)
+    if _comparable(reproduced) != _comparable(target):
+        actual, expected = _settings(reproduced), _settings(target)
+        different = [key for key in sorted(actual.keys() | expected.keys()) if actual.get(key) != expected.get(key)]
+        raise ConfigError(
+            [Fault(key, "no command line was found that reproduces it", expected.get(key)) for key in different]
+        )

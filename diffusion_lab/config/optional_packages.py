@@ -1,4 +1,4 @@
-"""Hydra's launchers and sweepers that come in packages of their own: what to install for each."""
+"""Hydra's launchers and sweepers in optional packages, with the command to install each."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ PACKAGES = {
     "hydra/sweeper/optuna": OPTUNA,
     **{f"hydra/sweeper/sampler/{name}": OPTUNA for name in ("cmaes", "grid", "motpe", "nsgaii", "random", "tpe")},
 }
-"""By the file that Hydra looks for, the packages of the extras ``launchers`` and ``optuna`` in ``pyproject.toml``."""
+"""Packages by the file that Hydra looks for: those of the extras ``launchers`` and ``optuna`` in ``pyproject.toml``."""
 
 
 def install_hint(option: str) -> str | None:
-    """The message for an option that Hydra does not find because its package is not installed; None for any other.
+    """Return a message for an option whose package is not installed; None for any other option.
 
     Args:
         option: Group and name, such as ``hydra/launcher/joblib``.
@@ -29,9 +29,9 @@ def install_hint(option: str) -> str | None:
         return None
     group, _, name = option.rpartition("/")
     command = shlex.join([sys.executable, "-m", "pip", "install", *packages])
-    return f"{group}={name} comes in a package that is not installed. To install it:\n  {command}"
+    return f"{group}={name} is in a package that is not installed. To install it:\n  {command}"
 
 
 def names_in(group: str) -> list[str]:
-    """The options of a group that packages bring."""
+    """Return the options of a group that optional packages provide."""
     return [option.rpartition("/")[2] for option in PACKAGES if option.rpartition("/")[0] == group]

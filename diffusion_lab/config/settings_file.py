@@ -1,4 +1,4 @@
-"""Settings from one file that stands for itself, without Hydra composing anything."""
+"""Settings from one standalone file, without composition by Hydra."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from diffusion_lab.config.yaml_file import load_tree
 
 
 def read_settings(file: Path, overrides: Sequence[str] = ()) -> TrainConfig | GenerateConfig:
-    """The settings of a complete V2 file, or of a V1 file, by its ``mode``.
+    """Return the settings of a complete V2 file, or of a V1 file, by its ``mode``.
 
     Args:
         file: YAML. References such as ``${experiment}`` to its own keys are resolved.
-        overrides: ``key=value`` with V2 keys, as Hydra's command line writes them; ``~key`` drops a key.
+        overrides: ``key=value`` with V2 keys, as on Hydra's command line; ``~key`` deletes a key.
 
     Raises:
         ConfigError: A ValueError with every fault: key, value, rule, and line of the file or command line.
-        ValueError: The file is no YAML or no mapping, or an override cannot be read.
+        ValueError: The file is not valid YAML or not a mapping, or an override cannot be parsed.
         OSError: The file cannot be read.
 
     Warns:
@@ -43,15 +43,15 @@ def read_settings(file: Path, overrides: Sequence[str] = ()) -> TrainConfig | Ge
     _override(tree, overrides)
     locations = KeyLocations(overrides=overrides) if old else file_key_locations(file, overrides)
     faults: list[Fault] = []
-    found = resolved(tree, faults)
+    values = resolved(tree, faults)
     try:
-        return parse_as(root_of(found), found, faults, starts=True)
+        return parse_as(root_of(values), values, faults, starts=True)
     except ConfigError as error:
         raise error.with_locations(locations.location_of) from None
 
 
 def _plain(tree: DictConfig, locations: KeyLocations) -> dict[str, Any]:
-    """A tree without references. Raises ConfigError for those that lead nowhere."""
+    """Return a tree with references resolved. Raises ConfigError for those that cannot be resolved."""
     faults: list[Fault] = []
     plain: dict[str, Any] = resolved(tree, faults)
     if faults:
@@ -64,17 +64,17 @@ def _override(tree: DictConfig, overrides: Sequence[str]) -> None:
     try:
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             if override.is_delete():
-                _drop(tree, override.key_or_group)
+                _delete(tree, override.key_or_group)
             else:
                 OmegaConf.update(tree, override.key_or_group, override.value(), merge=False, force_add=True)
     except (HydraException, OmegaConfBaseException) as error:
-        explained = explain_syntax_error(overrides) or f"the override cannot be used: {str(error).strip()}"
-        raise CommandError(explained) from error
+        message = explain_syntax_error(overrides) or f"the override cannot be used: {str(error).strip()}"
+        raise CommandError(message) from error
 
 
-def _drop(tree: DictConfig, key: str) -> None:
+def _delete(tree: DictConfig, key: str) -> None:
     parent, _, name = key.rpartition(".")
     section = OmegaConf.select(tree, parent) if parent else tree
     if not isinstance(section, DictConfig) or name not in section:
-        raise ConfigError([Fault(key, "cannot be dropped: there is no such key")])
+        raise ConfigError([Fault(key, "cannot be deleted: there is no such key")])
     del section[name]

@@ -1,4 +1,4 @@
-"""Read a settings tree that may have faults: what is sound can be read, the rest is out of reach."""
+"""Read access to a settings tree that may have faults: only valid keys can be read."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from diffusion_lab.config.faults import closest, sibling_key
-from diffusion_lab.config.key_aliases import AMBIGUOUS, OPTION_KEYS, keys_called
+from diffusion_lab.config.key_aliases import AMBIGUOUS, OPTION_KEYS, keys_with_alias
 from diffusion_lab.config.section import Section, home_expanded
 
 
 class Unreadable(Exception):
-    """A key that is missing or has a fault of its own: how it fits others cannot be said."""
+    """A key is missing or has a fault of its own, so that rules that read it cannot be checked."""
 
 
 class SettingsReader:
-    """Values of a tree by dotted key: as given, else the default of the schema.
+    """Values of a tree by dotted key: as given, or the default of the schema.
 
     Reading a key that is missing without a default, or that is one of ``faulty``, raises Unreadable.
     """
@@ -44,11 +44,11 @@ class SettingsReader:
         return value
 
     def is_faulty(self, key: str) -> bool:
-        """Whether the key itself has a fault that has been reported already."""
+        """Return whether the key itself has a fault that has already been reported."""
         return key in self._faulty
 
-    def gives(self, key: str) -> bool:
-        """Whether the tree itself has the key, be its value sound or not."""
+    def has_key(self, key: str) -> bool:
+        """Return whether the tree itself has the key, valid or not."""
         value: Any = self._tree
         for part in key.split("."):
             if not (isinstance(value, Mapping) and part in value):
@@ -57,14 +57,14 @@ class SettingsReader:
         return True
 
     def section(self, key: str) -> Mapping[str, Any]:
-        """The keys given in a section. Raises Unreadable where it is none."""
+        """Return the keys given in a section. Raises Unreadable if it is not a section."""
         value = self[key]
         if not isinstance(value, Mapping):
             raise Unreadable(key)
         return value
 
     def schema_of(self, key: str) -> type[BaseModel]:
-        """The class of a section."""
+        """Return the class of a section."""
         schema: type[BaseModel] | None = self.root
         for part in key.split("."):
             schema = section_of(schema, part) if schema else None
@@ -74,7 +74,7 @@ class SettingsReader:
 
 
 def _default(schema: type[BaseModel] | None, value: Any, part: str) -> Any:
-    if isinstance(value, BaseModel) and hasattr(value, part):  # inside a section that is all default
+    if isinstance(value, BaseModel) and hasattr(value, part):  # inside a section at its default
         return getattr(value, part)
     field = schema.model_fields.get(part) if schema and isinstance(value, Mapping) else None
     default = field.get_default(call_default_factory=True) if field else PydanticUndefined
@@ -85,7 +85,7 @@ def _default(schema: type[BaseModel] | None, value: Any, part: str) -> Any:
 
 @cache
 def section_of(schema: type[BaseModel], part: str) -> type[BaseModel] | None:
-    """The class of the section that a field holds, None for a plain value."""
+    """Return the class of the section that a field holds, or None for a plain value."""
     field = schema.model_fields.get(part)
     if field is None:
         return None
@@ -94,7 +94,7 @@ def section_of(schema: type[BaseModel], part: str) -> type[BaseModel] | None:
 
 
 def known_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a schema, sections included."""
+    """Yield the dotted keys of a schema, sections included."""
     for name in schema.model_fields:
         yield prefix + name
         section = section_of(schema, name)
@@ -110,17 +110,17 @@ def path_keys(schema: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
         section = section_of(schema, name)
         if section is not None:
             found.extend(path_keys(section, f"{prefix}{name}."))
-        elif _may_be_a_path(field.annotation):
+        elif _may_be_path(field.annotation):
             found.append(prefix + name)
     return tuple(found)
 
 
-def _may_be_a_path(annotation: Any) -> bool:
-    return annotation is Path or any(map(_may_be_a_path, get_args(annotation)))
+def _may_be_path(annotation: Any) -> bool:
+    return annotation is Path or any(map(_may_be_path, get_args(annotation)))
 
 
 def expand_home(tree: dict[str, Any], schema: type[BaseModel]) -> None:
-    """Replace ``~`` at the beginning of the paths in a tree by the home folder, in place."""
+    """Replace a leading ``~`` of the paths in a tree by the home folder, in place."""
     for key in path_keys(schema):
         *sections, name = key.split(".")
         section: Any = tree
@@ -131,7 +131,7 @@ def expand_home(tree: dict[str, Any], schema: type[BaseModel]) -> None:
 
 
 def leaves(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
-    """The values of a tree by dotted key; lists and empty sections are values.
+    """Return the values of a tree by dotted key; lists and empty sections are values.
 
     >>> leaves({"model": {"diffusion": {"beta_end": 0.02}}})
     {'model.diffusion.beta_end': 0.02}
@@ -144,7 +144,7 @@ def leaves(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
 
 
 def plain_tree(value: Any) -> Any:
-    """Containers of any kind as new dicts and lists; nothing else is changed."""
+    """Return containers of any kind as new dicts and lists, and other values unchanged."""
     if isinstance(value, Mapping):
         return {key: plain_tree(entry) for key, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
@@ -152,56 +152,56 @@ def plain_tree(value: Any) -> Any:
     return value
 
 
-READ_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output")
-"""Sections that a generation run reads."""
+USED_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output")
+"""Sections that a generation run uses."""
 
 
 def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
-    """What a mistyped dotted key may mean: what its last part is called here, or a name like it.
+    """Return the key that a mistyped dotted key probably stands for: an alias, or a similar name.
 
     Returns:
-        A dotted key as it is to be typed. Two keys that are as likely are given as ``one or other``.
+        A dotted key as it should be typed. Two equally likely keys are returned as ``one or other``.
     """
     parent, _, name = unknown.rpartition(".")
     keys = [*known_keys(root), *OPTION_KEYS]
-    beside = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == parent]
-    misspelled = closest(name, beside, cutoff=0.9)
+    siblings = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == parent]
+    misspelled = closest(name, siblings, cutoff=0.9)
     if misspelled:
         return sibling_key(unknown, misspelled)
-    called = [key for key in keys_called(name) if key in keys]
-    plain = name.lower().replace("-", "_")
-    alike = [key for key in keys if key.rpartition(".")[2] in (name, plain)]
-    likely = _of_the_section(parent, [*called, *(key for key in alike if key not in called)], root)
-    if called and likely:
+    aliased = [key for key in keys_with_alias(name) if key in keys]
+    normalized = name.lower().replace("-", "_")
+    same_name = [key for key in keys if key.rpartition(".")[2] in (name, normalized)]
+    likely = _prefer_section(parent, [*aliased, *(key for key in same_name if key not in aliased)], root)
+    if aliased and likely:
         return " or ".join(likely[:2] if name in AMBIGUOUS else likely[:1])
     if likely:
         return closest(unknown, likely) or likely[0]
-    near = closest(name, beside)
-    if near:
-        return sibling_key(unknown, near)
-    elsewhere = _nearest_name(plain, keys)
+    similar = closest(name, siblings)
+    if similar:
+        return sibling_key(unknown, similar)
+    elsewhere = _nearest_name(normalized, keys)
     if elsewhere:
-        likely = _of_the_section(parent, elsewhere, root)
+        likely = _prefer_section(parent, elsewhere, root)
         return closest(unknown, likely) or likely[0]
     return closest(unknown, keys)
 
 
 def _nearest_name(name: str, keys: Iterable[str]) -> list[str]:
-    """The keys in any section whose last part is nearest to a misspelled name, if one is very near."""
+    """Return the keys in any section whose last part is most similar to a misspelled name, if very similar."""
     names: dict[str, list[str]] = {}
     for key in keys:
         names.setdefault(key.rpartition(".")[2], []).append(key)
     return names.get(closest(name, names, cutoff=0.75) or "", [])
 
 
-def _of_the_section(parent: str, candidates: list[str], root: type[BaseModel]) -> list[str]:
-    """Those in the section that was typed, else those that this kind of run reads, else all."""
+def _prefer_section(parent: str, candidates: list[str], root: type[BaseModel]) -> list[str]:
+    """Return the candidates in the section that was typed, else those that this kind of run uses, else all."""
     section = parent.partition(".")[0]
     typed = [key for key in candidates if section and key.startswith(f"{section}.")]
     trains = root.model_fields["model"].is_required() if "model" in root.model_fields else True
-    read = [key for key in candidates if _is_read(key.partition(".")[0], trains)]
+    read = [key for key in candidates if _is_used(key.partition(".")[0], trains)]
     return typed or read or candidates
 
 
-def _is_read(section: str, trains: bool) -> bool:
-    return section != "generation" if trains else section in READ_WHEN_GENERATING
+def _is_used(section: str, trains: bool) -> bool:
+    return section != "generation" if trains else section in USED_WHEN_GENERATING

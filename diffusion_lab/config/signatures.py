@@ -1,7 +1,7 @@
-"""Whether the user's own class, named by its dotted path, takes the arguments that the settings have for it.
+"""Check that a custom class, named by its dotted path, accepts the arguments in the settings.
 
-This imports the class, which runs code. So it is for a tree of the user's own and never for what a checkpoint
-says: ``parse_section``, which reads the model of a checkpoint, does not come here.
+This imports the class, which runs code. It is only for the user's own settings and never for the content of a
+checkpoint: ``parse_section``, which reads the model of a checkpoint, does not use it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ NETWORK_ARGUMENTS = [name for name in ArchitectureSettings.model_fields if name 
 
 @dataclass(frozen=True)
 class Call:
-    """How the project calls the classes of a section.
+    """Description of how the project calls the classes of a section.
 
     Args:
         section: Dotted key of the section. Its ``type`` names the class, its further keys are arguments.
-        first: What is handed over by position, "" for nothing.
-        given: Arguments that the project hands over by name, and the key that each comes from.
-        where_taken: Those among ``given`` that only a class with such an argument gets.
-        by_step: Further ones for a class that says ``by_step = True`` of itself.
-        options: Fields of the section that become arguments where they are not null.
-        of_built_in: Options of the built-in types, which may be left over from the file of a group.
-        only_train: Whether the section is read in training alone.
+        first: Description of the positional argument, "" for none.
+        given: Keyword arguments passed by the project, each with the key that it comes from.
+        where_taken: Arguments of ``given`` that are passed only to classes that accept them.
+        by_step: Further keyword arguments for a class with ``by_step = True``.
+        options: Fields of the section that become arguments unless they are null.
+        of_built_in: Options of the built-in types, which may remain from the file of a group.
+        only_train: Whether the section is only read in training.
     """
 
     section: str
@@ -52,12 +52,12 @@ class Call:
         return f"{self.section}.type"
 
     def given_to(self, cls: type[Any], takes: Collection[str]) -> dict[str, str]:
-        """What the project hands over by name to a class that takes arguments of these names."""
+        """Return the keyword arguments that the project passes to a class that accepts ``takes``."""
         given = {name: key for name, key in self.given.items() if name not in self.where_taken or name in takes}
         return given | (dict(self.by_step) if getattr(cls, "by_step", False) else {})
 
     def options_in(self, tree: SettingsReader) -> dict[str, Any]:
-        """The arguments that stand in the section itself."""
+        """Return the arguments set in the section itself."""
         fields = tree.schema_of(self.section).model_fields
         return {
             name: value
@@ -68,41 +68,41 @@ class Call:
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments of a class, as a call sees them that fills the first one by position, or none.
+    """Arguments of a class for a call that passes the first one by position, or none.
 
     Args:
-        filled: The name of the argument that is filled by position; "*" where it is one of ``*args``.
-        by_name: Those that can be given by name.
-        required: Those without a default, apart from what is filled.
-        takes_any: Whether there is a ``**kwargs``.
+        positional: Name of the argument that is passed by position; "*" if it is one of ``*args``.
+        by_name: Arguments that can be passed by name.
+        required: Arguments without a default, except for those passed by position.
+        takes_any: Whether the class accepts ``**kwargs``.
     """
 
-    filled: tuple[str, ...]
+    positional: tuple[str, ...]
     by_name: tuple[str, ...]
     required: tuple[str, ...]
     takes_any: bool
 
     @classmethod
-    def of(cls, called: type[Any], fills_first: bool) -> Signature:
-        """Raises ValueError for a class that is not written in Python and has no signature."""
+    def from_class(cls, called: type[Any], fills_first: bool) -> Signature:
+        """Read the signature of a class. Raises ValueError for a class not written in Python, without a signature."""
         parameters = inspect.signature(called).parameters.values()
         kinds = {parameter.kind for parameter in parameters}
         single = [each for each in parameters if each.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
         first = [each.name for each in single if each.kind != Parameter.KEYWORD_ONLY][:fills_first]
         others = [each for each in single if each.name not in first]
         return cls(
-            filled=tuple(first) or ("*",) * (Parameter.VAR_POSITIONAL in kinds),
+            positional=tuple(first) or ("*",) * (Parameter.VAR_POSITIONAL in kinds),
             by_name=tuple(each.name for each in others if each.kind != Parameter.POSITIONAL_ONLY),
             required=tuple(each.name for each in others if each.default is Parameter.empty),
             takes_any=Parameter.VAR_KEYWORD in kinds,
         )
 
     def takes(self, name: str) -> bool:
-        """Whether the argument can be given by name."""
+        """Return whether the argument can be passed by name."""
         return self.takes_any or name in self.by_name
 
 
-# Each says what the code does that makes the objects; tests call both with the same classes.
+# Each describes the code that creates the objects; tests call both with the same classes.
 CALLS = (
     Call(  # create.py
         "model.architecture",
@@ -139,8 +139,8 @@ CALLS = (
 )
 
 
-def arguments_are_taken(tree: SettingsReader) -> Iterator[Fault]:
-    """What is wrong with the user's own classes: each is imported and compared with how it will be called."""
+def check_custom_classes(tree: SettingsReader) -> Iterator[Fault]:
+    """Yield the faults of custom classes: each is imported and compared with its call."""
     for call in CALLS:
         try:
             yield from _faults_in(call, tree)
@@ -156,15 +156,15 @@ def _faults_in(call: Call, tree: SettingsReader) -> Iterator[Fault]:
         return
     try:
         cls = load_class(path, call.type_key)
-        signature = Signature.of(cls, fills_first=bool(call.first))
+        signature = Signature.from_class(cls, fills_first=bool(call.first))
     except ConfigError as error:
         yield from error.faults
         return
     except ValueError:
         return
     if inspect.isabstract(cls):
-        lacking = ", ".join(sorted(cls.__abstractmethods__))
-        yield Fault(call.type_key, f"must be a class that can be built; this one is abstract: {lacking}", path)
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        yield Fault(call.type_key, f"must be a class that can be instantiated; this one is abstract: {missing}", path)
     options, given = call.options_in(tree), call.given_to(cls, signature.by_name)
     fields = tree.schema_of(call.section).model_fields.keys() - set(call.options)
     known = fields | (set(signature.by_name) - given.keys())
@@ -177,16 +177,16 @@ def _faults_in(call: Call, tree: SettingsReader) -> Iterator[Fault]:
 
 
 def _faults_of_class(call: Call, path: str, signature: Signature, given: Mapping[str, str]) -> Iterator[Fault]:
-    """What no option can mend."""
-    if call.first and not signature.filled:
+    """Yield the faults of the class itself, which no option can fix."""
+    if call.first and not signature.positional:
         yield Fault(call.type_key, f"must take {call.first} as its first argument", path)
-    untaken = [name for name in given if not signature.takes(name)]
-    if untaken:
-        rule = f"must take {', '.join(untaken)} (or **others), which every class of {call.section} is given"
+    unaccepted = [name for name in given if not signature.takes(name)]
+    if unaccepted:
+        rule = f"must take {', '.join(unaccepted)} (or **others), which are passed to every class of {call.section}"
         yield Fault(call.type_key, rule, path)
     unreachable = [name for name in signature.required if name not in signature.by_name]
     if unreachable:
-        yield Fault(call.type_key, f"must take {', '.join(unreachable)} by name, not by position alone", path)
+        yield Fault(call.type_key, f"must take {', '.join(unreachable)} by name, not only by position", path)
 
 
 def _faults_of_option(
@@ -200,12 +200,12 @@ def _faults_of_option(
 ) -> Iterator[Fault]:
     key = f"{call.section}.{name}"
     if name in given:
-        yield Fault(key, f"{path} is given this from {given[name]}; leave it out", value)
-    elif name in signature.filled:
-        yield Fault(key, f"{path} is given {call.first} for this; leave it out", value)
+        yield Fault(key, f"{path} receives this from {given[name]}; leave it out", value)
+    elif name in signature.positional:
+        yield Fault(key, f"{path} receives {call.first} for this; leave it out", value)
     elif not signature.takes(name):
         rule = f"{path} takes no such argument"
-        if name in call.of_built_in:  # most likely not typed, but part of the file of the group
+        if name in call.of_built_in:  # probably not typed, but from the file of the group
             yield Fault(key, f"{rule}; leave it out (command line: '~{key}')", value)
         else:
             yield Fault(key, rule, value, sibling_key(key, closest(name, known)))

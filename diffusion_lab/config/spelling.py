@@ -1,7 +1,7 @@
-"""How choices may be spelled: names in any case, and ``none`` for null where no text of the user's own could stand.
+"""Accepted spellings of choices: names in any case, and ``none`` for null where no user-defined string is allowed.
 
-Keys that take any text or path keep it as it is: ``experiment: None`` is a name, ``data.paths.val: none`` a folder.
-The paths of a user's own classes keep their case too.
+Keys that accept any string or path are left unchanged: ``experiment: None`` is a name, ``data.paths.val: none`` a
+folder. Dotted paths of custom classes keep their case too.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from diffusion_lab.config.settings_reader import section_of
 
 @dataclass(frozen=True)
 class Spelling:
-    """How a value may be spelled.
+    """Accepted spellings of a value.
 
     Args:
-        names: The names that it may be, by their spelling in lower case.
-        is_lower: Whether any text is in lower case, as names of devices with their numbers are.
+        names: Accepted names by their lower-case spelling.
+        is_lower: Whether any string is converted to lower case, as names of devices with numbers are.
         may_be_null: Whether ``none`` is null.
-        entries: How each entry of a list may be spelled.
+        entries: Accepted spellings of each entry of a list.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -36,10 +36,10 @@ class Spelling:
     may_be_null: bool = False
     entries: Spelling | None = None
 
-    def of(self, value: Any) -> Any:
-        """The value as the schema spells it; one that means nothing here stays as it is."""
+    def normalize(self, value: Any) -> Any:
+        """Return the value as the schema spells it; any other value unchanged."""
         if isinstance(value, list) and self.entries is not None:
-            return [self.entries.of(entry) for entry in value]
+            return [self.entries.normalize(entry) for entry in value]
         if not isinstance(value, str):
             return value
         folded = value.lower()
@@ -50,35 +50,35 @@ class Spelling:
         return folded if self.is_lower else value
 
 
-def spell_as_the_schema_does(tree: dict[str, Any], schema: type[BaseModel]) -> None:
-    """Replace names in other cases and ``none`` in a tree, in place."""
+def normalize_spelling(tree: dict[str, Any], schema: type[BaseModel]) -> None:
+    """Replace names in another case, and ``none``, in a tree, in place."""
     for name, value in tree.items():
         section = section_of(schema, name)
         if section is not None and isinstance(value, dict):
-            spell_as_the_schema_does(value, section)
+            normalize_spelling(value, section)
         elif name in schema.model_fields:
-            tree[name] = spelling_of(schema, name).of(value)
+            tree[name] = spelling_of(schema, name).normalize(value)
     kind = tree.get("type")
     if issubclass(schema, ChoiceSettings) and isinstance(kind, str) and kind in schema.NAMED:
         options = options_schema(schema.NAMED[kind])
         for name in tree.keys() & (options.model_fields.keys() if options else ()):
-            tree[name] = spelling_of(options, name).of(tree[name])
+            tree[name] = spelling_of(options, name).normalize(tree[name])
 
 
 def spelled(schema: type[BaseModel], key: str, value: Any) -> Any:
-    """The value of a dotted key as the schema spells it; that of an unknown key as it is."""
+    """Return the value of a dotted key as the schema spells it; that of an unknown key unchanged."""
     *sections, name = key.split(".")
     for part in sections:
         inner = section_of(schema, part)
         if inner is None:
             return value
         schema = inner
-    return spelling_of(schema, name).of(value) if name in schema.model_fields else value
+    return spelling_of(schema, name).normalize(value) if name in schema.model_fields else value
 
 
 @cache
 def spelling_of(schema: type[BaseModel], name: str) -> Spelling:
-    """How the value of a field may be spelled."""
+    """Return the accepted spellings of a field's value."""
     declared = schema.model_fields[name]
     annotation: Any = declared.annotation
     for part in declared.metadata:
@@ -88,7 +88,7 @@ def spelling_of(schema: type[BaseModel], name: str) -> Spelling:
 
 def _spelling(annotation: Any) -> Spelling:
     names: dict[str, str] = {}
-    any_text = may_be_null = is_lower = False
+    accepts_any_string = may_be_null = is_lower = False
     entries: Spelling | None = None
     for kind, metadata in _alternatives(annotation):
         chosen = [part for part in metadata if isinstance(part, NameOrPath)]
@@ -102,15 +102,15 @@ def _spelling(annotation: Any) -> Spelling:
             names |= {name: name for name in DeviceName.KINDS}
         elif get_origin(kind) is tuple:
             entries = _spelling(get_args(kind)[0])
-        any_text = any_text or kind is Path or (kind is str and not chosen and not is_lower)
+        accepts_any_string = accepts_any_string or kind is Path or (kind is str and not chosen and not is_lower)
         may_be_null = may_be_null or kind is NoneType
-    if any_text:  # a name in another case may be a text or a file of the user's own
+    if accepts_any_string:  # a name in another case may be a string or file of the user
         return Spelling()
     return Spelling(names, is_lower, may_be_null, entries)
 
 
 def _alternatives(annotation: Any, metadata: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """The types that a value may have, each with its metadata."""
+    """Yield the types that a value may have, each with its metadata."""
     if get_origin(annotation) is Annotated:
         inner, *more = get_args(annotation)
         yield from _alternatives(inner, (*metadata, *more))

@@ -37,7 +37,7 @@ from diffusion_lab.config.job_record import (
 from diffusion_lab.config.optuna_study import OPTUNA_SWEEPER, prepare_study
 from diffusion_lab.config.schema import TrainConfig, root_of
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
-from diffusion_lab.config.spelling import spell_as_the_schema_does
+from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.config.sweep_signals import (
     JobInterrupted,
     SweepSignals,
@@ -136,7 +136,7 @@ def _picklable(error: Exception) -> Exception:
 
 def _run_locked(run: Callable[[DictConfig], None], composed: DictConfig, folder: Path) -> float | None:
     tree = resolved(composed, [])
-    spell_as_the_schema_does(tree, root_of(tree))  # AdamW and adamw are the same job
+    normalize_spelling(tree, root_of(tree))  # AdamW and adamw are the same job
     secrets = _secrets(tree)
     _remove_secrets(secrets, folder.parent / HYDRA_RECORD)
     settings = redacted({key: value for key, value in tree.items() if key != "output"}, secrets)

@@ -1,4 +1,4 @@
-"""The ``evaluation`` section of a training run: samples are compared with real images every so many epochs."""
+"""The ``evaluation`` section of a training run: samples are compared with real images at intervals."""
 
 from __future__ import annotations
 
@@ -14,49 +14,48 @@ from diffusion_lab.config.section import NonNegative, PositiveInt, with_defaults
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 
 EVALUATIONS = 10
-"""How many ``every: auto`` makes in a run, about."""
+"""Approximate number of evaluations in a run with ``every: auto``."""
 
 LEAST_IMAGES = 20
-"""Samples, and real images, below which nothing is measured."""
+"""Minimum number of samples, and of real images, for an evaluation."""
 
 SMALL = 32
-"""Side in pixels of the images below which ``features: auto`` is not ``efflite0``."""
+"""Image size in pixels below which ``features: auto`` is not ``efflite0``."""
 
 
 @with_defaults(metrics=("fd", "kid"), num_samples=256)
 class TrainingEvaluationSettings(EvaluationSettings):
-    """``evaluation``: how good samples are while training (`evaluation=on`).
+    """``evaluation``: quality of samples during training (`evaluation=on`).
 
-    The values are logged beside the losses as ``val/kid_efflite0`` and so on.
+    Values are logged along with the losses, as ``val/kid_efflite0`` and so on.
     """
 
-    enabled: bool = Field(default=False, description="Whether to evaluate while training.")
+    enabled: bool = Field(default=False, description="Whether to evaluate during training.")
     every: PositiveInt | Literal["auto"] = Field(
         default="auto",
-        description="Epochs from one evaluation to the next; the last epoch always has one. `auto`: a tenth of "
-        "`training.epochs`.",
+        description="Epochs between evaluations; the last epoch always has one. `auto`: a tenth of `training.epochs`.",
     )
     sampler_steps: PositiveInt = Field(
-        default=10, description="Steps of the sampler, that of `sampler=fast`, each one pass through the network."
+        default=10, description="Steps of the sampler `sampler=fast`, each one evaluation of the network."
     )
     guidance_scale: NonNegative = Field(
         default=1.0, description="Classifier-free guidance; 1 is the plain conditional model, at half the cost."
     )
 
     def interval(self, epochs: int) -> int:
-        """Return ``every`` as a number, for a run of so many epochs."""
+        """Return ``every`` as a number, for a run of ``epochs``."""
         return max(1, epochs // EVALUATIONS) if self.every == "auto" else self.every
 
 
-def is_on(tree: SettingsReader) -> bool:
-    """Whether a run trains with evaluation."""
+def is_enabled(tree: SettingsReader) -> bool:
+    """Return whether a run trains with evaluation."""
     if tree.is_faulty("evaluation.enabled"):
         raise Unreadable("evaluation.enabled")
     return tree["mode"] == "train" and bool(tree["evaluation.enabled"])
 
 
-def evaluation_is_read(tree: SettingsReader) -> Iterator[Fault]:
-    """A setting that was typed without ``enabled`` would change nothing in silence."""
+def check_evaluation_is_used(tree: SettingsReader) -> Iterator[Fault]:
+    """Yield faults of settings without ``enabled``, which would silently have no effect."""
     if tree["mode"] != "train" or tree["evaluation.enabled"]:
         return
     for name, field in TrainingEvaluationSettings.model_fields.items():
@@ -68,20 +67,20 @@ def evaluation_is_read(tree: SettingsReader) -> Iterator[Fault]:
             yield Fault(f"evaluation.{name}", rule, value)
 
 
-def weights_are_read(tree: SettingsReader) -> Iterator[Fault]:
-    if not is_on(tree):
+def check_weights_are_used(tree: SettingsReader) -> Iterator[Fault]:
+    if not is_enabled(tree):
         return
     features, weights = tree["evaluation.features"], tree["evaluation.weights"]
     if weights is not None and features not in WITH_WEIGHTS_FILE and "." not in features:
-        rule = f"is read with evaluation.features of {', '.join(WITH_WEIGHTS_FILE)}, not with {features}; leave it out"
+        rule = f"is used with evaluation.features of {', '.join(WITH_WEIGHTS_FILE)}, not with {features}; leave it out"
         yield Fault("evaluation.weights", rule, str(weights))
     if tree["evaluation.sha256"] is not None and weights is None:
         rule = "is that of the file in evaluation.weights, which is null; leave it out"
         yield Fault("evaluation.sha256", rule, tree["evaluation.sha256"])
 
 
-def evaluation_steps_fit(tree: SettingsReader) -> Iterator[Fault]:
-    if not is_on(tree) or tree["model.diffusion.type"] != "discrete":
+def check_evaluation_steps(tree: SettingsReader) -> Iterator[Fault]:
+    if not is_enabled(tree) or tree["model.diffusion.type"] != "discrete":
         return
     steps, most = tree["evaluation.sampler_steps"], tree["model.diffusion.num_timesteps"]
     if steps > most:
@@ -89,9 +88,9 @@ def evaluation_steps_fit(tree: SettingsReader) -> Iterator[Fault]:
         yield Fault("evaluation.sampler_steps", rule, steps)
 
 
-def evaluation_has_what_it_needs(tree: SettingsReader) -> Iterator[Fault]:
-    """Enough samples, labels for their agreement, held-out images for the split."""
-    if not is_on(tree):
+def check_evaluation_requirements(tree: SettingsReader) -> Iterator[Fault]:
+    """Yield faults of missing requirements: enough samples, labels to agree with, held-out images."""
+    if not is_enabled(tree):
         return
     metrics, count = tree["evaluation.metrics"], tree["evaluation.num_samples"]
     if count < LEAST_IMAGES:
@@ -104,16 +103,16 @@ def evaluation_has_what_it_needs(tree: SettingsReader) -> Iterator[Fault]:
         yield Fault("evaluation.metrics", rule, list(metrics))
     if tree["evaluation.split"] == "val" and not tree["training.validation.enabled"]:
         rule = (
-            "needs images that are kept from training, and training.validation.enabled=false keeps none: leave that "
+            "needs held-out images, and training.validation.enabled=false holds out none: leave that "
             "out, or set evaluation.split=train"
         )
         yield Fault("evaluation.split", rule, "val")
 
 
 def evaluated_metric_faults(tree: SettingsReader, metric: str) -> Iterator[Fault]:
-    """What is wrong with a ``training.validation.metric`` of the evaluation."""
+    """Yield the faults of a ``training.validation.metric`` of the evaluation."""
     key = "training.validation.metric"
-    if not is_on(tree):
+    if not is_enabled(tree):
         if not tree["training.callbacks"]:  # which may log this name
             yield Fault(key, "needs evaluation.enabled: true: add evaluation=on to the command", metric)
         return
@@ -123,21 +122,21 @@ def evaluated_metric_faults(tree: SettingsReader, metric: str) -> Iterator[Fault
         yield Fault(key, rule, metric, closest(metric, names))
 
 
-def metric_rises_or_falls(tree: SettingsReader) -> Iterator[Fault]:
-    """A direction that contradicts the metric would keep the worst checkpoint as the best."""
+def check_metric_direction(tree: SettingsReader) -> Iterator[Fault]:
+    """Yield faults of a mode that contradicts the metric, so that the worst checkpoint would be kept as the best."""
     metric, section = tree["training.validation.metric"], tree.section("training.validation")
-    given = section.get("mode")
-    if given is None or not is_on(tree) or not is_evaluated(metric):
+    mode = section.get("mode")
+    if mode is None or not is_enabled(tree) or not is_evaluated(metric):
         return
     better = direction_of(metric)
-    if given != better:
+    if mode != better:
         which = "higher" if better == "max" else "lower"
         rule = f"must be {better} or null with training.validation.metric {metric}, whose {which} values are better"
-        yield Fault("training.validation.mode", rule, given)
+        yield Fault("training.validation.mode", rule, mode)
 
 
 def possible_names(tree: SettingsReader) -> tuple[str, ...] | None:
-    """The names that the evaluation may log; None where a class of the user's own has a name that is not known yet."""
+    """Return the names that the evaluation may log; None with a custom class, whose name is not known yet."""
     features, metrics = tree["evaluation.features"], tree["evaluation.metrics"]
     if "." in features:
         return None
@@ -149,8 +148,8 @@ def possible_names(tree: SettingsReader) -> tuple[str, ...] | None:
 
 
 def name_with_features(tree: SettingsReader, metric: str) -> str | None:
-    """Return the full name of a metric of the evaluation that was named without its features; None for any other."""
-    if tree["mode"] != "train":  # the tree has no such section then
+    """Return the full name of a metric of the evaluation that was given without its features; None for any other."""
+    if tree["mode"] != "train":  # no such section in the tree
         return None
     value = {"fid": "fd", "is": "is", "inception_score": "is"}.get(
         metric.removeprefix("val/"), metric.removeprefix("val/")

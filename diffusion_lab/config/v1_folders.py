@@ -1,4 +1,4 @@
-"""Output folders: V1 names each of them, V2 has one base folder with a subfolder for each."""
+"""Migration of output folders: separate in V1, subfolders of one base folder in V2."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from diffusion_lab.config.v1_format import FOLDERS
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where V2 puts what V1 put into folders of its own."""
+class OutputFolders:
+    """V2 output folders for the separate folders of V1."""
 
     base_dir: str
     subdirs: dict[str, str] = field(default_factory=dict)
-    """Subfolders by their V2 name; those that V1 did not name are left out."""
+    """Subfolders by their V2 name; those that V1 did not set are omitted."""
     moved: dict[str, str] = field(default_factory=dict)
-    """The new place of each V1 folder that cannot stay where it is, by its V1 key."""
+    """New path of each V1 folder that must move, by its V1 key."""
 
 
-def places_of(folders: Mapping[str, str], default_base: str) -> Places:
-    """The base folder and subfolders for the folders of a V1 file.
+def output_folders(folders: Mapping[str, str], default_base: str) -> OutputFolders:
+    """Return the base folder and subfolders for the folders of a V1 file.
 
-    All stay where they are if they share a parent folder, be it some levels up. If they share none, the first one stays
-    and the others move beside it.
+    All keep their paths if they share an ancestor folder. Otherwise the first one stays and the others move next to it.
 
     Args:
-        folders: The folders given, by their V1 key.
-        default_base: Base folder where no folder can stay.
+        folders: Folders by their V1 key.
+        default_base: Base folder if no folder can keep its path.
 
-    >>> places_of({"training.checkpoint_dir": "runs/a/ckpt", "output.log_dir": "runs/a/logs"}, "outputs")
-    Places(base_dir='runs/a', subdirs={'checkpoints': 'ckpt', 'logs': 'logs'}, moved={})
-    >>> places_of({"training.checkpoint_dir": "runs/ckpt", "output.log_dir": "/var/log/a"}, "outputs").moved
+    >>> output_folders({"training.checkpoint_dir": "runs/a/ckpt", "output.log_dir": "runs/a/logs"}, "outputs")
+    OutputFolders(base_dir='runs/a', subdirs={'checkpoints': 'ckpt', 'logs': 'logs'}, moved={})
+    >>> output_folders({"training.checkpoint_dir": "runs/ckpt", "output.log_dir": "/var/log/a"}, "outputs").moved
     {'output.log_dir': 'runs/logs'}
     """
     paths = {key: Path(os.path.normpath(folders[key])) for key in FOLDERS if key in folders}
@@ -48,16 +47,16 @@ def places_of(folders: Mapping[str, str], default_base: str) -> Places:
             subdirs[FOLDERS[key]] = inside.as_posix()
         else:
             moved[key] = (base / FOLDERS[key]).as_posix()
-    return Places(base.as_posix(), subdirs, moved)
+    return OutputFolders(base.as_posix(), subdirs, moved)
 
 
 def _shared_parent(parents: Iterable[Path]) -> Path | None:
-    """The folder that is a parent of all; not one that says nothing, such as ``/``, unless it is the parent of each."""
+    """Return the common ancestor of all; not a trivial one such as ``/``, unless it is the direct parent of each."""
     different = set(parents)
     if len(different) == 1:
         return different.pop()
     try:
         shared = Path(os.path.commonpath(different))
-    except ValueError:  # there is none, or some are absolute and some are not
+    except ValueError:  # no common path, or a mix of absolute and relative paths
         return None
     return None if shared.name in ("", "..") else shared

@@ -1,4 +1,4 @@
-"""The V1 format: every key that it has, and where V2 keeps the value. Tables alone; ``migration.py`` follows them."""
+"""Tables of the V1 format: every key with its V2 counterpart, used by ``migration.py``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from diffusion_lab.config.optimizer_section import ALL_OPTIMIZER_OPTIONS
 from diffusion_lab.config.scheduler_section import ALL_SCHEDULER_OPTIONS
 
 NOT_IN_V1 = ("warmup_steps",)
-"""Options of a learning-rate schedule that only V2 has."""
+"""Options of learning-rate schedules that only V2 has."""
 
 KEPT_NAMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("", "", ("experiment", "mode")),
@@ -39,7 +39,7 @@ KEPT_NAMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("generation", "generation.sampling", ("num_samples", "guidance_scale", "use_ema")),
     ("generation", "generation.output", ("save_grid", "grid_nrow")),
 )
-"""Keys that changed their section alone: V1 section, V2 section, names."""
+"""Keys of which only the section changed: V1 section, V2 section, names."""
 
 RENAMED: tuple[tuple[str, str], ...] = (
     ("data.train_path", "data.paths.train"),
@@ -61,20 +61,24 @@ RENAMED: tuple[tuple[str, str], ...] = (
     ("training.visualization.samples_per_class", "training.visualization.num_samples"),
     ("generation.samples_per_class", "training.visualization.num_samples"),
 )
-"""Keys with another name in V2: the whole V1 key, the whole V2 key."""
+"""Keys with another name in V2: full V1 key, full V2 key."""
 
 FOLDERS = {
     "training.checkpoint_dir": "checkpoints",
     "output.log_dir": "logs",
     "generation.output_dir": "generated",
 }
-"""Folders of their own in V1, each with its name in ``output.subdirs``."""
+"""Separate folders in V1, each with its name in ``output.subdirs``."""
 
 DERIVED = ("data.image_size", "data.return_labels")
-"""Said once in V2, by the model."""
+"""Keys that V2 derives from the model."""
 
-PICTURES_UNDER_GENERATION = ("generation.sample_images", "generation.sample_interval", "generation.samples_per_class")
-"""Older V1 files keep the pictures sampled while training here, with one guidance_scale for them and for generation."""
+SAMPLE_KEYS_UNDER_GENERATION = (
+    "generation.sample_images",
+    "generation.sample_interval",
+    "generation.samples_per_class",
+)
+"""Keys of sample images in older V1 files, which have one guidance_scale for these and for generation."""
 
 
 def _moves() -> Iterator[tuple[str, str]]:
@@ -85,7 +89,7 @@ def _moves() -> Iterator[tuple[str, str]]:
 
 
 MOVES: tuple[tuple[str, str], ...] = tuple(_moves())
-"""Each V1 key whose value V2 keeps, with the V2 key. Two V1 keys may be two ways to say the same."""
+"""Each V1 key whose value V2 keeps, with the V2 key. Two V1 keys may be the same setting."""
 
 V1_KEYS: tuple[str, ...] = (*(old for old, _ in MOVES), *FOLDERS, *DERIVED)
 """Every dotted key of V1."""
@@ -93,11 +97,11 @@ V1_KEYS: tuple[str, ...] = (*(old for old, _ in MOVES), *FOLDERS, *DERIVED)
 V1_SECTIONS: frozenset[str] = frozenset(
     ".".join(parts[:depth]) for parts in (key.split(".") for key in V1_KEYS) for depth in range(1, len(parts))
 )
-"""The sections of V1 by their dotted keys."""
+"""Sections of V1 by their dotted keys."""
 
 
 def v1_keys_of(key: str) -> tuple[str, ...]:
-    """The V1 keys that a V2 key may come from.
+    """Return the V1 keys that a V2 key may come from.
 
     >>> v1_keys_of("training.ema.decay")
     ('training.ema_decay', 'training.ema.decay')

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from diffusion_lab.config.auto_image_size import measure_images
 from diffusion_lab.config.consistency import check_start, cross_check
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
-from diffusion_lab.config.generation_defaults import fill_for_generation, fill_model, is_demanded
+from diffusion_lab.config.generation_defaults import fill_for_generation, fill_model, is_relevant
 from diffusion_lab.config.model_section import ModelOfCheckpoint
 from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig, root_of
@@ -26,7 +26,7 @@ from diffusion_lab.config.settings_reader import (
     plain_tree,
     suggest_key,
 )
-from diffusion_lab.config.spelling import spell_as_the_schema_does
+from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.config.suspicious_settings import suspicious_settings
 from diffusion_lab.redaction import REDACTED
 
@@ -97,7 +97,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     """
     tree, root = without_excess(plain_tree(config), []), root_of(config)
     expand_home(tree, root)
-    spell_as_the_schema_does(tree, root)
+    normalize_spelling(tree, root)
     unmeasured: list[Fault] = []
     if root is GenerateConfig:
         fill_for_generation(tree)
@@ -156,7 +156,7 @@ def parse_as(
     tree = without_excess(plain_tree(config), excess)
     all_faults = [*faults, *excess]
     expand_home(tree, root)
-    spell_as_the_schema_does(tree, root)
+    normalize_spelling(tree, root)
     if root is GenerateConfig:
         fill_for_generation(tree)
     else:
@@ -176,7 +176,7 @@ def parse_as(
 
 
 def _contradictions(reader: SettingsReader, root: type[RunConfig]) -> list[Fault]:
-    return [fault for fault in cross_check(reader, import_classes=True) if is_demanded(fault, root)]
+    return [fault for fault in cross_check(reader, import_classes=True) if is_relevant(fault, root)]
 
 
 def check_ready_to_start(config: RunConfig) -> None:
@@ -206,7 +206,7 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
     """
     faults: list[Fault] = []
     plain = without_excess(plain_tree(values), faults, key)
-    spell_as_the_schema_does(plain, section)
+    normalize_spelling(plain, section)
     if section is ModelOfCheckpoint:
         fill_model(plain)
     try:

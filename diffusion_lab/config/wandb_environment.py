@@ -1,4 +1,4 @@
-"""W&B's own environment variables, which hold where nothing else was asked for."""
+"""W&B's environment variables, which apply where a setting is not given."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VARIABLES = {
     "name": "WANDB_NAME",
     "dir": "WANDB_DIR",
 }
-"""Keys of the section ``logger`` and the variables they are taken from."""
+"""Keys of the section ``logger`` and their variables."""
 
 DISABLED = "WANDB_DISABLED"
 _FORMER_MODES = {"dryrun": "offline", "run": "online"}
@@ -21,7 +21,7 @@ _TRUE = ("1", "true", "yes", "on")
 
 
 def from_environment(key: str, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return what the environment says of a key of the section ``logger``, None where it says nothing.
+    """Return the value of the environment for a key of the section ``logger``, or None.
 
     >>> from_environment("mode", {"WANDB_DISABLED": "true"}), from_environment("project", {"WANDB_PROJECT": ""})
     ('disabled', None)
@@ -36,7 +36,7 @@ def from_environment(key: str, environ: Mapping[str, str] = os.environ) -> str |
 
 
 def variable_of(key: str, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the environment variable that gives a key of the section ``logger``, None where none does.
+    """Return the environment variable that sets a key of the section ``logger``, or None.
 
     >>> variable_of("mode", {"WANDB_DISABLED": "true", "WANDB_MODE": "online"})
     'WANDB_DISABLED'

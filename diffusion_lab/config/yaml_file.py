@@ -1,4 +1,4 @@
-"""Settings files: read with references resolved, written so that YAML 1.1 and 1.2 readers take them alike."""
+"""Settings files: read with references resolved, written so that YAML 1.1 and 1.2 parsers agree."""
 
 from __future__ import annotations
 
@@ -17,48 +17,48 @@ from diffusion_lab.config.interpolations import check_interpolations
 from diffusion_lab.safe_files import FileTooLargeError, NotRegularFileError, read_regular
 
 LONGEST_LINE = 1000
-"""Characters of a list on one line, before it is broken."""
+"""Characters of a list on one line before it is wrapped."""
 
 MOST_BYTES, MOST_VALUES, MOST_LEVELS = 2**20, 20_000, 50
-"""Of a settings file: its size, its values with all repeats (``*alias``) written out, and sections in sections."""
+"""Limits of a settings file: its size, its values with all aliases (``*alias``) expanded, and nested sections."""
 
 MOST_DIGITS = 100
 LONG_NUMBER = re.compile(rf"[-+]?(0[xob])?[0-9a-fA-F_:.]{{{MOST_DIGITS + 1},}}")
-"""A plain scalar that YAML may take for a number, decimal or not: some have no other limit than memory."""
+"""Plain scalar that YAML may parse as a number; some formats have no limit except memory."""
 
 UNREADABLE = (
     *(yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException),
-    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError),  # of PyYAML, at values it cannot make
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError),  # raised by PyYAML for invalid values
 )
 
-READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it is several times as fast
+READER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C version is several times as fast
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """The tree in a settings file, references (``${experiment}``) resolved.
+    """Return the tree in a settings file, with references (``${experiment}``) resolved.
 
     Raises:
-        ValueError: In one line: no YAML, no mapping of keys to values, or a reference that leads nowhere.
-        OSError: The file is not there or cannot be read.
+        ValueError: With a one-line message: invalid YAML, not a mapping of keys, or a reference to a missing key.
+        OSError: The file does not exist or cannot be read.
     """
     try:
         plain = OmegaConf.to_container(load_tree(file), resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{file} has a reference that leads nowhere: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{file} has a reference that cannot be resolved: {str(error).splitlines()[0]}") from error
     return {str(name): value for name, value in cast("dict[Any, Any]", plain).items()}
 
 
 def load_tree(file: Path) -> DictConfig:
-    """The tree in a settings file as it stands there. Raises as ``read_yaml`` does, but for references."""
+    """Return the tree in a settings file unchanged. Raises as ``read_yaml`` does, except for references."""
     try:
         content = read_regular(file, MOST_BYTES)
         _refuse_excess(content, file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} does not exist") from error
     except NotRegularFileError as error:
-        raise ValueError(f"{file} is not a regular file: give a settings file") from error
+        raise ValueError(f"{file} is not a regular file: pass a settings file") from error
     except FileTooLargeError as error:
-        raise ValueError(f"{file} is no settings file: more than {MOST_BYTES} bytes, which are never read") from error
+        raise ValueError(f"{file} is not a settings file: it has more than {MOST_BYTES} bytes") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
@@ -69,21 +69,21 @@ def load_tree(file: Path) -> DictConfig:
     except OSError as error:
         if error.errno is not None:
             raise
-        tree = None  # a single text or number, in OmegaConf's way to say so
+        tree = None  # a single string or number, for which OmegaConf raises this
     if not isinstance(tree, DictConfig) or not tree:
-        raise ValueError(f"{file} holds no settings: a mapping of keys to values is expected")
+        raise ValueError(f"{file} contains no settings: a mapping of keys to values is expected")
     check_interpolations(OmegaConf.to_container(tree, resolve=False), str(file))
     return tree
 
 
 def _refuse_excess(content: bytes, file: Path) -> None:
-    """Raise ValueError for a file that is small to look at and endless to read, before anything is made of it."""
+    """Raise ValueError for a small file that expands to a huge one, before it is loaded."""
     sizes: dict[str, int] = {}
     values = references = 0
-    open_anchors: list[tuple[str | None, int]] = []  # sections and lists around: their anchor, the values before them
+    open_anchors: list[tuple[str | None, int]] = []  # enclosing sections and lists: anchor, values before
     for event in yaml.parse(content, Loader=READER):
         if isinstance(event, yaml.AliasEvent):
-            values += sizes.get(event.anchor or "", MOST_VALUES)  # one within itself has no end
+            values += sizes.get(event.anchor or "", MOST_VALUES)  # a recursive one is infinite
         elif isinstance(event, yaml.NodeEvent):
             values += 1
         if isinstance(event, yaml.CollectionStartEvent):
@@ -91,20 +91,22 @@ def _refuse_excess(content: bytes, file: Path) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             sizes[event.anchor or ""] = 1
             if event.implicit[0] and LONG_NUMBER.fullmatch(event.value):
-                raise ValueError(f"{file} holds a number of {len(event.value)} digits, at most {MOST_DIGITS} are read")
+                raise ValueError(
+                    f"{file} contains a number of {len(event.value)} digits, more than the limit of {MOST_DIGITS}"
+                )
             references = max(references, event.value.count("${"))
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_anchors.pop()
             sizes[anchor or ""] = values - before + 1
         if values > MOST_VALUES or max(len(open_anchors), references) > MOST_LEVELS:
             raise ValueError(
-                f"{file} is no settings file: more than {MOST_VALUES} values with all repeats (*alias) written out, "
-                f"or more than {MOST_LEVELS} sections or references within each other"
+                f"{file} is not a settings file: it has more than {MOST_VALUES} values with all aliases expanded, "
+                f"or more than {MOST_LEVELS} nested sections or references"
             )
 
 
 def yaml_text(tree: Mapping[str, Any]) -> str:
-    """A settings tree as text to read and edit: an empty line around sections, lists on one line.
+    """Return a settings tree as readable YAML: empty lines around sections, lists on one line.
 
     >>> print(yaml_text({"mode": "train", "training": {"epochs": 3, "optimizer": {"eps": 1e-8, "betas": [0.9, 0.99]}}}))
     mode: train
@@ -126,25 +128,25 @@ def yaml_text(tree: Mapping[str, Any]) -> str:
 
 
 def write_new(file: Path, text: str, source: Path, force: bool = False) -> None:
-    """Write a file all at once, made from ``source``, which is never replaced.
+    """Write a file atomically that was made from ``source``, which is never replaced.
 
     Args:
-        file: Where to; its folder must exist.
-        text: What.
-        source: The file that it was made from.
-        force: Replace ``file`` where it exists.
+        file: File to write; its folder must exist.
+        text: Content.
+        source: File that it was made from.
+        force: Replace ``file`` if it exists.
 
     Raises:
-        FileExistsError: It exists, without ``force``, or is ``source`` by this or another name.
+        FileExistsError: It exists, without ``force``, or is the same file as ``source``.
         OSError: It cannot be written; nothing has changed.
     """
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"{file.parent} is no folder: make it first")
+        raise FileNotFoundError(f"{file.parent} is not a folder: create it first")
     if file.exists():
         if not file.is_file():
-            raise FileExistsError(f"{file} is no file that could be written")
+            raise FileExistsError(f"{file} is not a regular file")
         if file.samefile(source):
-            raise FileExistsError(f"{file} is the input, which is not overwritten: name another --output")
+            raise FileExistsError(f"{file} is the input, which is not overwritten: choose another --output")
         if not force:
             raise FileExistsError(f"{file} exists: --force overwrites it")
     with atomic_write(file, durable=False) as partial:
@@ -152,7 +154,7 @@ def write_new(file: Path, text: str, source: Path, force: bool = False) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists on one line; quotes around text that some reader takes for a number (YAML 1.2: 1e-6)."""
+    """Writes lists on one line, and quotes around strings that some parser reads as a number (YAML 1.2: 1e-6)."""
 
 
 def _represent_list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:

@@ -75,7 +75,7 @@ def test_a_package_next_to_the_config_dir_is_found(tmp_path: Path, mode: tuple[s
 def test_error_about_a_missing_package_lists_the_searched_folders(tmp_path: Path) -> None:
     done = command(tmp_path, "train.py", "training.optimizer.type=my_lab.optim.Plain")
     assert done.returncode == 2
-    assert "looked for beside train.py, in the current folder, and beside --config-dir" in done.stderr
+    assert "searched next to train.py, in the current folder, and next to --config-dir" in done.stderr
 
 
 @pytest.mark.parametrize(

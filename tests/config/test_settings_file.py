@@ -19,7 +19,7 @@ VALID = FIXTURES.parent / "diffusion_minimal.yaml"
 FAULTS: dict[str, tuple[str, ...]] = {
     "missing_data": ("data: required, but missing",),
     "class_without_num_classes": ("model.conditioning.num_classes = null: required with",),
-    "attention_length": ("model.architecture.use_attention = [false, false, true]: must have one entry a stage: 2",),
+    "attention_length": ("model.architecture.use_attention = [false, false, true]: must have one entry per stage: 2",),
     "beta_order": ("model.diffusion.beta_start = 0.02: must be less than model.diffusion.beta_end, 0.0001",),
     "unknown_metric": ('training.validation.metric = "lossy": must be a metric that the run logs: loss, loss_at_low',),
     "image_size": ("model.architecture.image_size = 9: must be divisible by 2",),
@@ -34,7 +34,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("generation.checkpoint = null: must be an existing checkpoint file or run folder",),
     "several": (
         'data.loading.batch_size = "many": must be an integer',
-        "model.architecture.use_attention = [true]: must have one entry a stage: 2",
+        "model.architecture.use_attention = [true]: must have one entry per stage: 2",
         "training.ema.decay = 2.0: must be less than 1",
         "training.epochs = 0: must be at least 1",
         "training.optimizer.learnin_rate = 0.001: unknown key (did you mean 'training.optimizer.learning_rate'?)",
@@ -109,7 +109,7 @@ def test_an_override_that_cannot_be_read(override: str) -> None:
 
 
 def test_dropping_what_is_not_there() -> None:
-    with pytest.raises(ConfigError, match=r"training\.epoch: cannot be dropped"):
+    with pytest.raises(ConfigError, match=r"training\.epoch: cannot be deleted"):
         read_settings(VALID, ["~training.epoch"])
 
 
@@ -118,9 +118,9 @@ def test_dropping_what_is_not_there() -> None:
     [
         ("a: [1", "is not valid YAML"),
         ("a: 1\na: 2", "is not valid YAML"),
-        ("", "holds no settings"),
-        ("- 1", "holds no settings"),
-        ("3", "holds no settings"),
+        ("", "contains no settings"),
+        ("- 1", "contains no settings"),
+        ("3", "contains no settings"),
     ],
 )
 def test_no_settings_file(tmp_path: Path, text: str, message: str) -> None:

@@ -74,7 +74,7 @@ TAKEN: list[dict[str, object]] = [
     own("sampler", "TakesAnything", eta=0.5),
 ]
 
-GIVEN = "which every class of"
+GIVEN = "which are passed to every class of"
 REFUSED: list[tuple[dict[str, object], list[str]]] = [
     (
         own("training.optimizer", "Lion", momentun=0.9),
@@ -101,16 +101,13 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
     (
         own("training.optimizer", "Lion", lr=0.1, params=3),
         [
-            "training.optimizer.lr = 0.1: Lion is given this from training.optimizer.learning_rate; leave it out",
-            "training.optimizer.params = 3: Lion is given the parameters for this; leave it out",
+            "training.optimizer.lr = 0.1: Lion receives this from training.optimizer.learning_rate; leave it out",
+            "training.optimizer.params = 3: Lion receives the parameters for this; leave it out",
         ],
     ),
     (
         own("training.optimizer", "WithoutDecay"),
-        [
-            'training.optimizer.type = "WithoutDecay": must take weight_decay (or **others), '
-            f"{GIVEN} training.optimizer is given"
-        ],
+        [f'training.optimizer.type = "WithoutDecay": must take weight_decay (or **others), {GIVEN} training.optimizer'],
     ),
     (
         own("training.optimizer", "WithoutParameters"),
@@ -118,18 +115,18 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
     ),
     (
         own("training.optimizer", "ByPlaceOnly"),
-        ['training.optimizer.type = "ByPlaceOnly": must take scale by name, not by position alone'],
+        ['training.optimizer.type = "ByPlaceOnly": must take scale by name, not only by position'],
     ),
     (own("model.architecture", "Net", dept=3), ["model.architecture.depth: required by Net, but missing"]),
     (
         own("model.architecture", "Net", depth=3, num_classes=2),
-        ["model.architecture.num_classes = 2: Net is given this from model.conditioning.num_classes; leave it out"],
+        ["model.architecture.num_classes = 2: Net receives this from model.conditioning.num_classes; leave it out"],
     ),
     (
         own("model.architecture", "NarrowNet"),
         [
             'model.architecture.type = "NarrowNet": must take dropout, patch_size, head_channels (or **others), '
-            f"{GIVEN} model.architecture is given"
+            f"{GIVEN} model.architecture"
         ],
     ),
     (
@@ -158,7 +155,7 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
     (
         own("data", "Images", limits=3, image_size=8),
         [
-            "data.image_size = 8: Images is given this from model.architecture.image_size; leave it out",
+            "data.image_size = 8: Images receives this from model.architecture.image_size; leave it out",
             "data.limits = 3: Images takes no such argument (did you mean 'data.limit'?)",
         ],
     ),
@@ -179,7 +176,7 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
     (
         own("training.scheduler", "FadingByStep", total_steps=3),
         [
-            "training.scheduler.total_steps = 3: FadingByStep is given this from training.epochs; leave it out",
+            "training.scheduler.total_steps = 3: FadingByStep receives this from training.epochs; leave it out",
         ],
     ),
     (
@@ -212,11 +209,11 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
     ),
     (
         own("sampler", "AbstractSampler"),
-        ['sampler.type = "AbstractSampler": must be a class that can be built; this one is abstract: step'],
+        ['sampler.type = "AbstractSampler": must be a class that can be instantiated; this one is abstract: step'],
     ),
     (
         own("sampler", "AbstractDataclass", steps=2),
-        ['sampler.type = "AbstractDataclass": must be a class that can be built; this one is abstract: step'],
+        ['sampler.type = "AbstractDataclass": must be a class that can be instantiated; this one is abstract: step'],
     ),
 ]
 BUILD: dict[str, Callable[[TrainConfig], object]] = {
@@ -340,9 +337,7 @@ class TestPath:
 
     def test_no_module(self, fault: Callable[[str], str]) -> None:
         rule = fault("no_such_module.Net")
-        assert rule.startswith(
-            "must be a class that can be imported (No module named 'no_such_module': it is looked for"
-        )
+        assert rule.startswith("must be a class that can be imported (No module named 'no_such_module': it is searched")
 
     def test_no_such_name(self, fault: Callable[[str], str]) -> None:
         rule = "must be a class that can be imported (module 'torch.optim' has no Adamm) (did you mean 'Adam'?)"

@@ -30,7 +30,7 @@ DIT: dict[str, object] = {
 CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
     (
         {"model.architecture.use_attention": [True]},
-        "model.architecture.use_attention = [true]: must have one entry a stage: 3, "
+        "model.architecture.use_attention = [true]: must have one entry per stage: 3, "
         "as model.architecture.channel_multipliers has",
     ),
     (
@@ -51,7 +51,7 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
     (
         DIT | {"model.architecture.model_channels": 6, "model.architecture.channel_multipliers": [3]},
         "model.architecture.model_channels = 6: times the multiplier, 3, must be divisible by 4 with "
-        "model.architecture.type dit: a sine and a cosine for row and column",
+        "model.architecture.type dit: a sine and a cosine each for row and column",
     ),
     (
         DIT | {"model.architecture.image_size": 42, "model.architecture.patch_size": 4},
@@ -69,7 +69,7 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
     ),
     (
         {"training.scheduler": {"type": "plateau"}, "training.validation.enabled": False},
-        'training.scheduler.type = "plateau": watches the metric of validation, which training.validation.enabled',
+        'training.scheduler.type = "plateau": monitors the validation metric, which training.validation.enabled',
     ),
     (
         {"training.scheduler.type": "step"},
@@ -94,14 +94,14 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
     ({"training.ema.further_decays": [0.5, 0.5]}, "training.ema.further_decays[1] = 0.5: must differ from"),
     (
         {"generation.sampling.ema_decay": 0.9, "generation.sampling.use_ema": False},
-        "generation.sampling.ema_decay = 0.9: needs generation.sampling.use_ema: it chooses an average",
+        "generation.sampling.ema_decay = 0.9: needs generation.sampling.use_ema: it selects an EMA",
     ),
     (
         {"training.performance.use_amp": True, "training.performance.precision": 32},
         "training.performance.precision = 32: must be auto, bf16, fp16 or null with training.performance.use_amp",
     ),
     ({"data.paths.train": None}, "data.paths.train = null: required with data.type image_folder"),
-    ({"data.type": "digits"}, "must be null with data.type digits, which brings its own images"),
+    ({"data.type": "digits"}, "must be null with data.type digits, which has its own images"),
     ({"data.type": "mnist", "data.paths.train": None}, "data.paths.train = null: required with data.type mnist"),
     (
         {"data.type": "cifar10", "data.paths.val": "."},
