@@ -1,1 +1,1 @@
-"""What the code costs and what it is worth, measured: `python -m benchmarks` runs all that is about speed."""
+"""Benchmarks of speed and quality; `python -m benchmarks` runs those of speed."""

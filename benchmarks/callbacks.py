@@ -1,12 +1,12 @@
-"""What each logger and callback costs: microseconds of a step of the digits' training, and their share of it.
+"""Cost of each logger and callback: microseconds per step of a training on the digits, and their share of it.
 
     python -m benchmarks.callbacks [--json] [--epochs 10]
 
-A whole run is made with the settings of `train.py` and all loggers. Each method by which the trainer calls a callback
-or a logger is timed in it, without the time of those that it calls itself; the sums are divided by the steps of the
-run. So nothing hangs on the difference of two runs. What a callback does at the end of epochs alone (checkpoints,
-pictures) is told beside it, and not held against the step; lines for the loggers, which do come between steps, are.
-W&B writes in a process of its own, which is not counted.
+A complete run uses the settings of `train.py` and all loggers. Each method of a callback or logger that the trainer
+calls is timed, without the time of timed methods that it calls; the sums are divided by the number of steps. So the
+result does not depend on the difference of two runs. Work of a callback at the end of epochs (checkpoints, sample
+images) is reported separately and not counted for the step; lines for the loggers, which are between steps, are.
+W&B writes in a separate process, which is not counted.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from unittest import mock
 from rich.console import Console
 
 from benchmarks.equal_work import peer
-from benchmarks.harness import Row, command, say
+from benchmarks.harness import Row, command, print_progress
 from benchmarks.loop import composed
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.training import create, fit
 from diffusion_lab.training.summary import TrainingSummary
 
-if TYPE_CHECKING:  # at run time torchvision, which it imports, must find its operators first
+if TYPE_CHECKING:  # at run time torchvision, which it imports, must load its operators first
     from lightning.pytorch import Callback
     from lightning.pytorch.loggers import Logger
 
@@ -40,9 +40,9 @@ IDLE: Any = peer("lightning.pytorch").Callback
 """A callback that does nothing."""
 HOOKS = [name for name in vars(IDLE) if name.startswith("on_") or name in ("setup", "teardown")]
 IN_A_STEP = frozenset(name for name in HOOKS if "_batch_" in name or "before" in name or "backward" in name)
-TOLD = ("log_metrics", "save")
-"""By these a logger hears of a line of metrics."""
-WORDS = {
+LOGGER_METHODS = ("log_metrics", "save")
+"""Methods that are called for each line of metrics."""
+SHOWN_NAMES = {
     "JsonlLogger": "metrics.jsonl",
     "TensorBoardMirror": "TensorBoard",
     "WandbMirror": "W&B offline",
@@ -50,13 +50,13 @@ WORDS = {
     "TrainingMonitor": "TrainingMonitor",
     "TrainingProgress": "TrainingProgress (bar)",
 }
-"""What a reader knows some of them by."""
+"""Names in the table, if not that of the class."""
 
 
 class Stopwatch:
-    """Sums up the time that objects spend in their methods.
+    """Sums the time that objects spend in their methods.
 
-    ``seconds`` has it by object and method; a timed method that another one calls is counted once, as its own.
+    ``seconds`` has the sums by object and method; a timed method that another one calls is counted only once.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -66,13 +66,13 @@ class Stopwatch:
 
     def watch(self, thing: object, method: str) -> None:
         """Time this method of this object from now on."""
-        does = getattr(thing, method)
+        function = getattr(thing, method)
 
         def timed(*args: Any, **options: Any) -> Any:
             outer, self._inside = self._inside, 0.0
             began = self._clock()
             try:
-                return does(*args, **options)
+                return function(*args, **options)
             finally:
                 taken = self._clock() - began
                 self.seconds[thing, method] += taken - self._inside
@@ -81,13 +81,13 @@ class Stopwatch:
         setattr(thing, method, timed)
 
     def of(self, thing: object, methods: Sequence[str] | frozenset[str]) -> float:
-        """Seconds of an object in these methods."""
+        """Return the seconds that an object spent in these methods."""
         return sum(seconds for (owner, method), seconds in self.seconds.items() if owner is thing and method in methods)
 
 
 def timed_run(config: TrainConfig) -> tuple[Stopwatch, list[Callback], list[Logger], TrainingSummary]:
-    """A run whose callbacks and loggers are timed."""
-    stopwatch, found = Stopwatch(), []
+    """Train with timed callbacks and loggers."""
+    stopwatch, created = Stopwatch(), []
 
     def watched(config: TrainConfig, device: Any, callbacks: list[Callback], loggers: list[Logger], folder: Any) -> Any:
         for callback in callbacks:
@@ -95,55 +95,55 @@ def timed_run(config: TrainConfig) -> tuple[Stopwatch, list[Callback], list[Logg
                 if getattr(type(callback), name) is not getattr(IDLE, name):
                     stopwatch.watch(callback, name)
         for logger in loggers:
-            for name in TOLD:
+            for name in LOGGER_METHODS:
                 stopwatch.watch(logger, name)
-        found.append((callbacks, loggers))
+        created.append((callbacks, loggers))
         return create.create_trainer(config, device, callbacks, loggers, folder)
 
     with mock.patch.object(fit, "create_trainer", watched):
         summary = fit.train(config, Console(file=io.StringIO(), force_terminal=True))
     assert summary is not None
-    return stopwatch, *found[0], summary
+    return stopwatch, *created[0], summary
 
 
 def rows(
     stopwatch: Stopwatch, callbacks: Sequence[Callback], loggers: Sequence[Logger], steps: int, step: float
 ) -> list[Row]:
-    """A row for each, and one for all of them together.
+    """Return a row for each, and one for their sum.
 
     Args:
-        stopwatch: Has timed them.
-        callbacks: Of the run.
-        loggers: Of the run.
-        steps: Of the run.
-        step: Seconds of one, with all that is done in it.
+        stopwatch: The stopwatch of the run.
+        callbacks: Callbacks of the run.
+        loggers: Loggers of the run.
+        steps: Number of steps of the run.
+        step: Seconds of a step, with everything that is done in it.
     """
 
     def row(what: str, seconds: float, note: str = "") -> Row:
         each = seconds / steps
-        note = f"peer: the whole step{note}"
-        return Row("8", what, each * 1e6, step * 1e6, "µs a step", each / step, note=note)
+        note = f"peer: the complete step{note}"
+        return Row("8", what, each * 1e6, step * 1e6, "µs/step", each / step, note=note)
 
-    found, together = [], 0.0
+    table, total = [], 0.0
     for logger in loggers:
-        together += stopwatch.of(logger, TOLD)
-        found.append(row(f"logger {_word(logger)}", stopwatch.of(logger, TOLD)))
+        total += stopwatch.of(logger, LOGGER_METHODS)
+        table.append(row(f"logger {_shown_name(logger)}", stopwatch.of(logger, LOGGER_METHODS)))
     for callback in callbacks:
-        together += stopwatch.of(callback, IN_A_STEP)
+        total += stopwatch.of(callback, IN_A_STEP)
         rest = stopwatch.of(callback, frozenset(HOOKS) - IN_A_STEP) / steps * 1e6
-        note = f"; at epochs {rest:,.0f} µs a step more" if rest >= 0.5 else ""
-        found.append(row(f"callback {_word(callback)}", stopwatch.of(callback, IN_A_STEP), note=note))
-    return [*found, row("all loggers and callbacks", together, "; the norm of the gradients is for clipping, too")]
+        note = f"; at epochs {rest:,.0f} µs/step more" if rest >= 0.5 else ""
+        table.append(row(f"callback {_shown_name(callback)}", stopwatch.of(callback, IN_A_STEP), note=note))
+    return [*table, row("all loggers and callbacks", total, "; the gradient norm is also used for clipping")]
 
 
-def _word(thing: object) -> str:
+def _shown_name(thing: object) -> str:
     name = type(thing).__name__
-    return WORDS.get(name, name)
+    return SHOWN_NAMES.get(name, name)
 
 
 def measure(epochs: str = str(EPOCHS), overrides: Sequence[str] = ()) -> list[Row]:
-    """A row for each of the digits' default run."""
-    say("loggers and callbacks: a run of the digits")
+    """Return a row for each logger and callback of the default run on the digits."""
+    print_progress("loggers and callbacks: a run of the digits")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         config = composed(["logger=all", f"training.epochs={epochs}", *overrides], Path(folder) / "run")

@@ -1,11 +1,11 @@
-"""What it costs to save a checkpoint safely, against `torch.save`, and which share of training it takes.
+"""Cost of saving a checkpoint safely, against `torch.save`, and its share of training.
 
     python -m benchmarks.checkpoints [--json] [--megabytes 500]
 
-All write the same tensors into the same folder, in turns; the median of five. Safely means: written beside the
+All write the same tensors into the same folder, alternately; the median of five. Safely means: written next to the
 target, flushed to the disk, renamed, read back and compared, with a manifest. In training that happens in the
-background; what training waits for is the copy that is taken before. The share of training is what that of
-`python train.py` with its own settings, on the digits, to the end, spends in the callback that saves.
+background; training waits only for the copy of the state. The share of training is the time that a complete
+`python train.py` with default settings, on the digits, spends in the callback that saves.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ REPEATS = 5
 
 
 def seconds(task: Callable[[], object]) -> float:
-    """How long a task takes."""
+    """Return the duration of a task."""
     began = time.perf_counter()
     task()
     return time.perf_counter() - began
 
 
 def flushed(content: dict[str, Any], path: Path) -> None:
-    """`torch.save`, and its bytes on the disk: what a comparison of safe ways starts from."""
+    """`torch.save` flushed to the disk: the baseline for safe saving."""
     with path.open("wb") as file:
         torch.save(content, file)
         file.flush()
@@ -47,7 +47,7 @@ def flushed(content: dict[str, Any], path: Path) -> None:
 
 
 def measure(megabytes: int, folder: Path) -> dict[str, float]:
-    """Median seconds of each way of saving tensors of so many megabytes, in turns, and of verifying them."""
+    """Return the median seconds of each way of saving tensors of this size, measured alternately, and of hashing."""
     count = 50
     tensors = {f"weight {index}": torch.randn(megabytes * 2**20 // 4 // count) for index in range(count)}
     content = {"state_dict": tensors}
@@ -91,7 +91,7 @@ print(json.dumps({"saves": len(spent["written"])} | {kind: sum(times) for kind, 
 
 
 def share_of_training(folder: Path) -> dict[str, float]:
-    """Seconds of `train.py` on the digits, and of the checkpoints in it."""
+    """Return the seconds of `train.py` on the digits, and of its checkpoints."""
     arguments = ["compute.device=cpu", "logger=none", f"output.base_dir={folder}"]
     done = subprocess.run(
         [sys.executable, "-c", SHARE, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
@@ -104,20 +104,20 @@ def share_of_training(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.checkpoints")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
-    parser.add_argument("--megabytes", type=int, default=500, help="of tensors in the checkpoint")
-    given = parser.parse_args()
+    parser.add_argument("--json", action="store_true", help="print only JSON")
+    parser.add_argument("--megabytes", type=int, default=500, help="size of the tensors in the checkpoint")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=ROOT / "outputs") as name:
-        saving = measure(given.megabytes, Path(name))
+        saving = measure(options.megabytes, Path(name))
         share = share_of_training(Path(name) / "run")
-    if given.json:
-        print(json.dumps({"megabytes": given.megabytes, "seconds": saving, "digits": share}, indent=2))
+    if options.json:
+        print(json.dumps({"megabytes": options.megabytes, "seconds": saving, "digits": share}, indent=2))
         return
     for way, taken in saving.items():
         print(f"{way:<20} {taken:6.2f} s  {taken / saving['torch.save, flushed']:5.2f} × flushed torch.save")
     print(
         f"digits: {share['saves']} checkpoints; training waited {share['waited']:.2f} s for them "
-        f"of {share['training']:.0f} s, {share['share']:.2%}; writing took {share['written']:.2f} s beside it"
+        f"of {share['training']:.0f} s, {share['share']:.2%}; writing took {share['written']:.2f} s in the background"
     )
 
 

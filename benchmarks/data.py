@@ -1,19 +1,18 @@
-"""Batches from a folder of JPEGs, against torchvision's ImageFolder with two loader processes.
+"""Loading batches from a folder of JPEGs, against torchvision's ImageFolder with two worker processes.
 
     python -m benchmarks.data [--json] [--images 2000] [--size 64] [--epochs 5]
 
-Both deliver batches of float32 in [-1, 1] of the same pictures at the same size, shuffled, with the same augmentations
-of the same strength: flips alone (``conf/data/image_folder.yaml``), and flips, turns and colours. The peer decodes,
-resizes and augments each picture in its processes, as its users do; they stay from one epoch to the next. Ours are the
-datamodule's own batches, augmented as it does it for training.
+Both deliver batches of float32 in [-1, 1] of the same images at the same size, shuffled, with the same augmentations
+of the same strength: only flips (``conf/data/image_folder.yaml``), and flips, rotation and color jitter. The peer
+decodes, resizes and augments each image in its persistent workers, as its users do. Ours are batches of the data
+module, augmented as for training.
 
-The first epoch of each begins with nothing but the files, so ours contains checking, hashing and decoding all of them
-and writing the cache. Epochs are taken in turns, and the ratio is the median of those within a turn; later epochs of
-ours, a tenth of a second each, are taken five at a time. What the machine allows is told in the note: copying the same
-bytes out of memory in that order, and turning them into floats.
+The first epoch of each starts from the files alone, so ours includes checking, hashing and decoding all of them and
+writing the cache. Epochs are measured alternately, and the ratio is the median of those within a round; later epochs
+of ours, a tenth of a second each, are measured five at a time. The note has the limit of the machine: copying the same
+bytes from memory in that order, and converting them to floats.
 
-Colours are changed by the same factors; the peer clips to what eight bits hold after each of the three, ours at the
-end.
+Colors are changed by the same factors; the peer clips to 8 bits after each of the three changes, ours at the end.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from benchmarks import equal_work
-from benchmarks.harness import Row, Turns, command, in_turns, say
+from benchmarks.harness import Row, Turns, command, in_turns, print_progress
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.disk_cache import cached_on_disk
@@ -45,11 +44,11 @@ DEGREES, STRENGTH = 15.0, 0.2
 GOAL_LATER, GOAL_FIRST = 20.0, 1.0
 
 Epoch = Callable[[], int]
-"""Goes through an epoch and gives the number of its images."""
+"""Function that iterates over an epoch and returns the number of its images."""
 
 
 def make_images(folder: Path, count: int) -> None:
-    """JPEGs of 96 to 256 pixels a side, smooth colours under noise, as large as photographs of that size."""
+    """Save JPEGs with sides of 96 to 256 pixels: smooth colors with noise, with file sizes as of photographs."""
     rng = np.random.default_rng(0)
     (folder / "photos").mkdir(parents=True)
     for number in range(count):
@@ -61,7 +60,7 @@ def make_images(folder: Path, count: int) -> None:
 
 
 def peer(folder: Path, size: int, all_changes: bool) -> Epoch:
-    """torchvision's ImageFolder, its transforms and torch's DataLoader."""
+    """Create the epoch of torchvision's ImageFolder and transforms with torch's DataLoader."""
     datasets, transforms = (equal_work.peer(f"torchvision.{part}") for part in ("datasets", "transforms"))
     changes: list[Any] = [transforms.Resize(size), transforms.CenterCrop(size), transforms.RandomHorizontalFlip()]
     if all_changes:
@@ -79,7 +78,7 @@ def peer(folder: Path, size: int, all_changes: bool) -> Epoch:
 
 
 def ours(folder: Path, size: int, all_changes: bool, caches: Path, workers: int) -> Epoch:
-    """The datamodule over the cache, with what it does to training batches on the device."""
+    """Create the epoch of the data module over the cache, including its augmentation on the device."""
     source = cached_on_disk(ImageFolderSource(folder, size, 3), caches)
     augmentation = Augmentation(
         horizontal_flip=True,
@@ -89,11 +88,11 @@ def ours(folder: Path, size: int, all_changes: bool, caches: Path, workers: int)
     data = ImageDataModule(source, None, BATCH_SIZE, workers, augmentation=augmentation)
     loader: Iterable[Batch] = data.train_dataloader()
 
-    return lambda: sum(len(data.prepared(batch, vary=True).images) for batch in loader)
+    return lambda: sum(len(data.prepare_batch(batch, vary=True).images) for batch in loader)
 
 
 def bare(count: int, size: int) -> Epoch:
-    """Copies and floats alone."""
+    """Create an epoch of only copying and converting to floats."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
     order = np.random.default_rng(1).permutation(count)
 
@@ -105,7 +104,7 @@ def bare(count: int, size: int) -> Epoch:
 
 
 def repeated(epoch: Epoch) -> Epoch:
-    """LATERS epochs, one after the other as in training."""
+    """Repeat an epoch LATERS times, one after the other as in training."""
 
     def epochs() -> int:
         with keep_freed_memory(torch.device("cpu")):
@@ -115,7 +114,7 @@ def repeated(epoch: Epoch) -> Epoch:
 
 
 def first_epochs(ways: dict[str, Callable[[], Epoch]]) -> tuple[dict[str, float], dict[str, Epoch]]:
-    """Seconds of making ready and of the first epoch; and the epochs to go on with."""
+    """Return the seconds of set-up and the first epoch, and the functions for later epochs."""
     taken, begun = {}, {}
     for name, begin in ways.items():
         began = time.perf_counter()
@@ -126,10 +125,10 @@ def first_epochs(ways: dict[str, Callable[[], Epoch]]) -> tuple[dict[str, float]
 
 
 def rows(folder: Path, count: int, size: int, epochs: int, all_changes: bool) -> list[Row]:
-    """The first epoch, and the later ones."""
-    changes = "flips, turns and colours" if all_changes else "flips"
+    """Return the rows of the first and of later epochs."""
+    changes = "flips, rotation and color jitter" if all_changes else "flips"
     seconds: dict[str, list[float]] = {"peer": [], "ours": []}
-    for turn in range(FIRSTS):  # each begins with nothing
+    for turn in range(FIRSTS):  # each starts without a cache
         caches = folder.parent / f"caches {all_changes} {turn}"
         taken, begun = first_epochs(
             {
@@ -156,16 +155,16 @@ def rows(folder: Path, count: int, size: int, epochs: int, all_changes: bool) ->
 
 
 def measure(images: str = "2000", size: str = "64", epochs: str = "5") -> list[Row]:
-    """Two rows for each choice of augmentations."""
-    found = []
+    """Return two rows for each choice of augmentations."""
+    table = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "images"
-        say(f"data: making {images} JPEGs")
+        print_progress(f"data: making {images} JPEGs")
         make_images(folder, int(images))
         for all_changes in (False, True):
-            say(f"data: {'flips, turns and colours' if all_changes else 'flips'}")
-            found += rows(folder, int(images), int(size), int(epochs), all_changes)
-    return found
+            print_progress(f"data: {'flips, rotation and color jitter' if all_changes else 'flips'}")
+            table += rows(folder, int(images), int(size), int(epochs), all_changes)
+    return table
 
 
 if __name__ == "__main__":

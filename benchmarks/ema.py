@@ -1,4 +1,4 @@
-"""What the average of the weights costs: seconds of its update against those of a training step, and bytes."""
+"""Cost of the EMA of the weights: time of its update against a training step, and memory."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from diffusion_lab.ema import EMA
 BATCH = 16
 LARGEST_SHARE = 0.02
 UPDATES = 20
-"""Timed together: one alone takes milliseconds."""
+"""Number of updates timed together, since one takes only milliseconds."""
 
 
 def bytes_of(module: nn.Module) -> int:
-    """Of its parameters and buffers."""
+    """Return the size of its parameters and buffers."""
     return sum(tensor.untyped_storage().nbytes() for tensor in (*module.parameters(), *module.buffers()))
 
 
 def step_of(denoiser: Denoiser) -> None:
-    """A training step at 32×32×3."""
+    """Make a training step at 32×32×3."""
     optimizer = torch.optim.AdamW(denoiser.parameters())
     DenoisingLoss()(denoiser, torch.rand(BATCH, 3, 32, 32), None, seed=0).backward()
     optimizer.step()
 
 
 def measure() -> list[Row]:
-    """A row for the time and one for the memory."""
+    """Return a row for the time and one for the memory."""
     denoiser = create_ddpm(image_size=32, channel_multipliers=[1, 2, 4], use_attention=[False, False, True])
     ema = EMA(denoiser, 0.999)
 

@@ -1,6 +1,6 @@
-"""Networks of equal work: ours, and those of the peers, as the goals describe them.
+"""Networks of equal work, ours and those of the peers, as the goals describe them.
 
-32×32×3, 64 channels, multipliers 1, 2, 4, two blocks a stage, attention in the last stage.
+32×32×3, 64 channels, multipliers 1, 2, 4, two blocks per stage, attention in the last stage.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ EQUAL_WORK: dict[str, Any] = {
     "channel_multipliers": list(MULTIPLIERS),
     "use_attention": [False, False, True],
 }
-"""Of ours; the project's defaults stand for all that the goals leave open."""
+"""Options of our network; all others have their defaults."""
 
 MOST_DIFFERENCE = 0.05
-"""Between the FLOPs of two networks that are said to do equal work."""
+"""Largest relative difference between the FLOPs of networks of equal work."""
 
 
 def peer(library: str) -> Any:
-    """A peer's library, which the extra ``peers`` brings; it has no types."""
-    torchvision_import.install()  # both import torchvision
+    """Import a peer's library, which the extra ``peers`` installs; it has no types."""
+    torchvision_import.install()  # the peers import torchvision
     return import_module(library)
 
 
 def missing_peers() -> str:
-    """Those that are not installed."""
+    """Return the names of peers that are not installed."""
     return ", ".join(name for name in ("diffusers", "denoising_diffusion_pytorch") if find_spec(name) is None)
 
 
 def our_denoiser(**options: Any) -> Denoiser:
-    """Ours, untrained; ``options`` take the place of those of ``EQUAL_WORK``."""
+    """Create our untrained denoiser; ``options`` override those of ``EQUAL_WORK``."""
     return create_ddpm(**EQUAL_WORK | options)
 
 
 def write_checkpoint(path: Path, architecture: dict[str, Any]) -> None:
-    """A checkpoint of raw and averaged weights, as training writes them; untrained and without labels."""
+    """Write a checkpoint of raw and averaged weights, like those of training; untrained and unconditional."""
     weights = create_ddpm(**architecture).state_dict()
     model = get_default_config()["model"]
     model["architecture"] |= architecture
@@ -67,7 +67,7 @@ def write_checkpoint(path: Path, architecture: dict[str, Any]) -> None:
 
 
 def diffusers_unet(architecture: dict[str, Any] = EQUAL_WORK) -> nn.Module:
-    """`UNet2DModel` with its own defaults for all that the goals leave open."""
+    """Create `UNet2DModel` with defaults for all options that the goals do not set."""
     stages = list(zip(architecture["channel_multipliers"], architecture["use_attention"], strict=True))
     network: nn.Module = peer("diffusers").UNet2DModel(
         sample_size=architecture["image_size"],
@@ -82,7 +82,7 @@ def diffusers_unet(architecture: dict[str, Any] = EQUAL_WORK) -> nn.Module:
 
 
 def lucidrains_unet() -> nn.Module:
-    """The `Unet` of denoising_diffusion_pytorch; of fewer FLOPs, so it is compared by FLOP."""
+    """Create the `Unet` of denoising_diffusion_pytorch; it has fewer FLOPs, so it is compared per FLOP."""
     network: nn.Module = peer("denoising_diffusion_pytorch").Unet(
         dim=CHANNELS, dim_mults=MULTIPLIERS, channels=IMAGE_SHAPE[0]
     )
@@ -90,13 +90,13 @@ def lucidrains_unet() -> nn.Module:
 
 
 def training_flops(predict: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, int, int] = IMAGE_SHAPE) -> int:
-    """Operations of an image's way there and back, as torch counts them; our convolutions as plain as the peers'."""
+    """Return the operations of the forward and backward pass of an image, with direct convolutions as in the peers."""
     with disable_winograd(), FlopCounterMode(display=False) as counter:
         predict(torch.randn(1, *shape), torch.tensor([3])).sum().backward()
     return int(counter.get_total_flops())
 
 
-def refuse_unequal(ours: float, peers: float) -> None:
-    """Equal work is what makes a comparison of times one of speeds."""
+def check_equal_work(ours: float, peers: float) -> None:
+    """Raise ValueError if the work differs, since only at equal work can times be compared as speeds."""
     if abs(ours / peers - 1) > MOST_DIFFERENCE:
-        raise ValueError(f"the networks must do equal work, got {ours / 1e9:.2f} and {peers / 1e9:.2f} GFLOP an image")
+        raise ValueError(f"the networks must do equal work, got {ours / 1e9:.2f} and {peers / 1e9:.2f} GFLOP per image")

@@ -1,11 +1,11 @@
-"""What each performance setting does: a training step and sampling without it and with it, all else at its default.
+"""Effect of each performance setting: a training step and sampling with and without it, with all other defaults.
 
     python -m benchmarks.flags [--json] [--device cpu] [--compile no]
 
-The settings are `use_amp`, `use_tf32`, `cudnn_benchmark` and `compile_model` of `training.performance`; beside them
-stands the channels-last memory format, which networks always have. The network is that of the goals (32×32×3, batch
-16); in ``benchmarks.gpu`` it is ``unet_base`` at 64×64. On a CPU the settings of NVIDIA GPUs have no effect, so their
-rows stay open. ``--compile yes`` measures compiling, too, which takes minutes on a CPU.
+The settings are `use_amp`, `use_tf32`, `cudnn_benchmark` and `compile_model` of `training.performance`, and the
+channels-last memory format, which networks always use. The network is that of the goals (32×32×3, batch 16); in
+``benchmarks.gpu`` it is ``unet_base`` at 64×64. On a CPU the settings of NVIDIA GPUs have no effect, so their rows
+stay open. ``--compile yes`` also measures compiling, which takes minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import equal_work
-from benchmarks.harness import Row, Turns, command, in_turns, not_measured, say
+from benchmarks.harness import Row, Turns, command, in_turns, not_measured, print_progress
 from benchmarks.training_step import Step, step_of
 from diffusion_lab import DiffusionSampler
 from diffusion_lab.denoiser import Denoiser
@@ -36,18 +36,18 @@ ROUNDS, WARM_UP, SAMPLING_STEPS = 5, 1, 5
 TRAINING, SAMPLING = "a training step", f"{SAMPLING_STEPS} steps of DDIM"
 
 Change = Callable[[Denoiser], None]
-"""Turns a setting on, or off, for one denoiser."""
+"""Function that turns a setting on or off for a denoiser."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is computed: a network by the arguments of ``create_ddpm``, and the images of a batch."""
+    """Work to measure: arguments of ``create_ddpm`` for the network, and the batch size."""
 
     architecture: dict[str, Any]
     batch: int
 
     def images(self, device: torch.device) -> Tensor:
-        """A batch of noise in [-1, 1]."""
+        """Return a batch of noise in [-1, 1]."""
         size, channels = self.architecture["image_size"], self.architecture["in_channels"]
         return torch.randn(self.batch, channels, size, size, device=device).clamp(-1, 1)
 
@@ -60,12 +60,12 @@ class Flag:
     """A setting of ``training.performance``, or the memory format.
 
     Args:
-        name: As it is typed.
-        off: Takes the denoiser to where the setting is off.
-        on: Takes it to where it is on.
-        backend: Gives the state of torch's backends in which both ways run, by whether the setting is on.
-        only_cuda: Whether it has no effect on other devices.
-        in_sampling: Whether sampling from a checkpoint has it, too.
+        name: Override as typed on the command line.
+        off: Turns the setting off for a denoiser.
+        on: Turns the setting on for a denoiser.
+        backend: Context manager that sets flags of torch's backends, by whether the setting is on.
+        only_cuda: Whether it has an effect only on CUDA devices.
+        in_sampling: Whether it also applies to sampling from a checkpoint.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Flag:
 
 @contextlib.contextmanager
 def tf32(on: bool) -> Iterator[None]:
-    """Allow TF32 in matrix products and convolutions of NVIDIA GPUs, as ``train.py`` does, or forbid it."""
+    """Allow or forbid TF32 in matrix products and convolutions of NVIDIA GPUs, like ``train.py``."""
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.allow_tf32, convolutions.allow_tf32
     products.allow_tf32 = convolutions.allow_tf32 = on
@@ -90,7 +90,7 @@ def tf32(on: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kernel_search(on: bool) -> Iterator[None]:
-    """Let cuDNN try its kernels and keep the fastest, or not."""
+    """Set whether cuDNN tries its kernels and keeps the fastest."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = on
     try:
@@ -100,19 +100,19 @@ def kernel_search(on: bool) -> Iterator[None]:
 
 
 def mixed_precision(denoiser: Denoiser) -> None:
-    """Compute as ``use_amp=true`` does on the denoiser's device."""
+    """Set the compute dtype of ``use_amp=true`` on the denoiser's device."""
     denoiser.compute_dtype = resolve_precision("auto", _device_of(denoiser), "training.performance.use_amp")
 
 
 def contiguous(denoiser: Denoiser) -> None:
-    """Have the network keep the pixels of a channel side by side: torch's default memory format."""
+    """Use torch's default contiguous memory format instead of channels-last."""
     network: Any = denoiser.network
     map_patches = network.to(memory_format=torch.contiguous_format).map_patches
     network.map_patches = lambda patches, embedding: map_patches(patches.contiguous(), embedding)
 
 
 def compiled(denoiser: Denoiser) -> None:
-    """Compile the network as ``compile_model=true`` does."""
+    """Compile the network like ``compile_model=true``."""
     compile_in_place(denoiser.network)
 
 
@@ -127,7 +127,7 @@ COMPILE = FLAGS[3]
 
 
 def measure(device: str = "cpu", compile: str = "no") -> list[Row]:
-    """Measure all flags; open rows for those without an effect on the device, or all of them where it is not there."""
+    """Measure all flags; return open rows for those without an effect, or for all if the device is missing."""
     if device == "cuda" and not torch.cuda.is_available():
         return [not_measured(GOAL, flag.name, "no CUDA device here") for flag in FLAGS]
     rows = []
@@ -135,7 +135,7 @@ def measure(device: str = "cpu", compile: str = "no") -> list[Row]:
         if flag is COMPILE and device == "cpu" and compile != "yes":
             rows.append(not_measured(GOAL, flag.name, "compiling takes minutes on a CPU (--compile yes)"))
             continue
-        say(flag.name)
+        print_progress(flag.name)
         rows += rows_of(flag, torch.device(device), GOALS)
     return rows
 
@@ -146,12 +146,12 @@ def rows_of(flag: Flag, device: torch.device, work: Work) -> list[Row]:
         return [not_measured(GOAL, flag.name, "for NVIDIA GPUs")]
     with_it = _denoiser(flag.on, device, work)
     if flag.name == FLAGS[0].name and with_it.compute_dtype == torch.float32:
-        return [not_measured(GOAL, flag.name, "stands for float32 here, as bfloat16 would only be emulated")]
+        return [not_measured(GOAL, flag.name, "uses float32 here, as bfloat16 would only be emulated")]
     denoisers = {"off": _denoiser(flag.off, device, work), "on": with_it}
     ways = {TRAINING: _training, **({SAMPLING: _sampling} if flag.in_sampling else {})}
     reset_compiler()
     with keep_freed_memory(device), warnings.catch_warnings():
-        # Figures of a network that runs without being compiled would pass for those of a compiled one.
+        # Otherwise figures of a network that could not be compiled would be reported as those of a compiled one.
         warnings.filterwarnings("error", message="the network runs without being compiled")
         return [
             _row(flag, what, _taken(flag, partial(way, work=work), denoisers, device), with_it, work.batch)

@@ -1,11 +1,11 @@
-"""`unet_base` at 64×64 on a GPU: training step, data and sampling, against diffusers and the device's own limit.
+"""`unet_base` at 64×64 on a GPU: training step, data and sampling, against diffusers and the limit of the device.
 
     python -m benchmarks.gpu [--json] [--device cuda] [--part all]
 
-Ours trains as `train.py compute.device=cuda training.performance.compile_model=true` does: bfloat16, compiled, with an
-optimizer of one kernel; once more with CUDA graphs, to see whether they help. The peer is the loop of diffusers'
-`train_unconditional.py` in bfloat16. Without a CUDA device all rows are left open; ``--device cpu`` runs the same code.
-``--part`` takes one of ``PARTS``, so that one which breaks or takes too long costs no other its figures.
+Ours trains like `train.py compute.device=cuda training.performance.compile_model=true`: bfloat16, compiled, with a
+fused optimizer; and again with CUDA graphs, to see whether they help. The peer is the loop of diffusers'
+`train_unconditional.py` in bfloat16. Without a CUDA device all rows are open; ``--device cpu`` runs the same code.
+``--part`` selects one of ``PARTS``, so that the others are measured even if one fails or takes too long.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ UNET_BASE: dict[str, Any] = {
     "use_attention": [False, True, False, False],
     "head_channels": 64,
 }
-"""Those of `conf/model/unet_base.yaml`, without its dropout, which the peer has none of."""
+"""Options of `conf/model/unet_base.yaml`, without its dropout, which the peer does not have."""
 
 BATCH, STEPS, SAMPLING_STEPS, LIMIT_SIZE, ROUNDS = 64, 10, 20, 8192, 5
 COMPILED, GRAPHS = "compiled", "compiled, CUDA graphs"
@@ -51,12 +51,12 @@ BACKENDS: dict[str, Any] = {
 
 
 def image_shape() -> tuple[int, int, int]:
-    """Of one image."""
+    """Return the shape of one image."""
     return UNET_BASE["in_channels"], UNET_BASE["image_size"], UNET_BASE["image_size"]
 
 
 def our_denoiser(device: torch.device, backend: Any = None) -> Denoiser:
-    """Ours, as a run prepares it."""
+    """Create our denoiser, prepared like in a run."""
     denoiser = equal_work.our_denoiser(**UNET_BASE, device=device)
     denoiser.compute_dtype = torch.bfloat16
     if backend is not None:
@@ -65,13 +65,13 @@ def our_denoiser(device: torch.device, backend: Any = None) -> Denoiser:
 
 
 def their_step(images: Tensor) -> Step:
-    """The loop of diffusers' example, without accelerate."""
+    """Return a step of diffusers' example, without accelerate."""
     network = equal_work.diffusers_unet(UNET_BASE).to(images.device)
     return peer_step(network, lambda noisy, times: network(noisy, times).sample, noising(images), bf16=True)
 
 
 def repeated(step: Step, device: torch.device, count: int) -> Callable[[], None]:
-    """So many steps, waited for at the end alone."""
+    """Repeat a step ``count`` times, synchronizing only at the end."""
 
     def steps() -> None:
         for _ in range(count):
@@ -83,12 +83,14 @@ def repeated(step: Step, device: torch.device, count: int) -> Callable[[], None]
 
 
 def training(device: torch.device) -> list[Row]:
-    """The step at equal work, as users get it, and as a share of the device's own limit."""
+    """Measure the step at equal work, with default settings, and as a fraction of the device's limit."""
     images = torch.randn(BATCH, *image_shape(), device=device).clamp(-1, 1)
     ours, theirs = equal_work.our_denoiser(**UNET_BASE).network, equal_work.diffusers_unet(UNET_BASE)
     shape = image_shape()
     work = equal_work.training_flops(lambda noisy, times: ours(noisy, times / 1000), shape)
-    equal_work.refuse_unequal(work, equal_work.training_flops(lambda noisy, times: theirs(noisy, times).sample, shape))
+    equal_work.check_equal_work(
+        work, equal_work.training_flops(lambda noisy, times: theirs(noisy, times).sample, shape)
+    )
     steps = {"ours": step_of(our_denoiser(device, BACKENDS[COMPILED]), images), "peer": their_step(images)}
     limit = matrix_product(torch.bfloat16, LIMIT_SIZE, device)
     ways = {name: repeated(step, device, STEPS) for name, step in steps.items()}
@@ -101,7 +103,7 @@ def training(device: torch.device) -> list[Row]:
 
 
 def graphs(device: torch.device) -> list[Row]:
-    """Whether CUDA graphs help the step."""
+    """Measure the effect of CUDA graphs on the step."""
     images = torch.randn(BATCH, *image_shape(), device=device).clamp(-1, 1)
     steps = {name: step_of(our_denoiser(device, backend), images) for name, backend in BACKENDS.items()}
     taken = in_turns({name: repeated(step, device, STEPS) for name, step in steps.items()}, ROUNDS)
@@ -127,7 +129,7 @@ def data(device: torch.device) -> list[Row]:
     def loaded() -> Iterator[Tensor]:
         for batch in module.train_dataloader():
             moved = module.transfer_batch_to_device(batch, device, 0)
-            yield module.prepared(moved, vary=True).images
+            yield module.prepare_batch(moved, vary=True).images
 
     def with_data() -> None:
         for images in loaded():
@@ -143,7 +145,7 @@ def data(device: torch.device) -> list[Row]:
 
 
 def sampling(device: torch.device) -> list[Row]:
-    """DDIM, each in bfloat16 as its users would run it."""
+    """Measure DDIM, each program in bfloat16 as its users would run it."""
     diffusers = equal_work.peer("diffusers")
     network = equal_work.diffusers_unet(UNET_BASE).eval().to(device, torch.bfloat16)
     pipeline = diffusers.DDIMPipeline(network, diffusers.DDIMScheduler())
@@ -161,7 +163,7 @@ def sampling(device: torch.device) -> list[Row]:
 
 
 def settings(device: torch.device) -> list[Row]:
-    """What each performance setting does."""
+    """Measure the effect of each performance setting."""
     return [row for flag in flags.FLAGS for row in flags.rows_of(flag, device, flags.Work(UNET_BASE, BATCH))]
 
 
@@ -175,7 +177,7 @@ PARTS: dict[str, Callable[[torch.device], list[Row]]] = {
 
 
 def measure(device: str = "cuda", part: str = "all") -> list[Row]:
-    """All rows, or those of one of ``PARTS``; open ones where there is no such device."""
+    """Return all rows, or those of one of ``PARTS``; open ones if the device is missing."""
     if part not in ("all", *PARTS):
         raise SystemExit(f"--part must be all or one of {', '.join(PARTS)}, got {part}")
     chosen = list(PARTS) if part == "all" else [part]

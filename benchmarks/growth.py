@@ -1,11 +1,11 @@
-"""What grows with the batch and with the resolution: images and pixels a second of a training step, and its memory.
+"""Scaling with batch size and resolution: images and pixels per second of a training step, and its memory.
 
     python -m benchmarks.growth [--json] [--rounds 2]
 
-A step is that of the training loop in float32: loss, backward, clipping, optimizer. The network is a small one (32
-channels, multipliers 1, 2, 4, attention in the last stage). Batches of 1 to 256 are taken at 32×32; resolutions of 8 to
-128 with as many images as make the same number of pixels. The share of the machine's limit counts the products of
-attention, too. Memory is that of the activations kept for the gradient, counted and not timed.
+A step is that of the training loop in float32: loss, backward, clipping, optimizer. The network is small (32 channels,
+multipliers 1, 2, 4, attention in the last stage). Batches of 1 to 256 are measured at 32×32; resolutions of 8 to 128
+with the batch size that gives the same number of pixels. The share of the machine's limit includes the products of
+attention. Memory is that of activations saved for the backward pass, counted and not timed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.equal_work import training_flops
-from benchmarks.harness import Row, Turns, command, in_turns, matrix_flops, matrix_product, say
+from benchmarks.harness import Row, Turns, command, in_turns, matrix_flops, matrix_product, print_progress
 from benchmarks.memory import kept_bytes
 from benchmarks.training_step import step_of
 from diffusion_lab.create import create_ddpm
@@ -27,39 +27,39 @@ from diffusion_lab.memory import keep_freed_memory
 CHANNELS = 32
 BATCHES, SIDE = (1, 4, 16, 64, 256), 32
 SIDES, PIXELS = (8, 16, 32, 64, 128), 128**2
-"""A turn has at least so many pixels: smaller batches make several steps, as one alone is too short to be timed."""
+"""Least number of pixels per turn: smaller batches make several steps, as one is too short to be timed."""
 ROUNDS = 2
 LIMIT = "limit"
 
 
 class Size(NamedTuple):
-    """Of a batch: images, and pixels of a side."""
+    """Size of a batch: number of images, and pixels of a side."""
 
     batch: int
     side: int
 
     @property
     def steps(self) -> int:
-        """Of a turn."""
+        """Number of steps per turn."""
         return max(1, PIXELS // (self.batch * self.side**2))
 
     @property
     def name(self) -> str:
-        """Of its turns."""
+        """Name of its turns."""
         return f"{self.side}×{self.side}, batch {self.batch}"
 
     def images_per_second(self, taken: Turns) -> float:
-        """In the usual turn."""
+        """Return the speed in the median turn."""
         return self.batch * self.steps / taken.median(self.name)
 
     def speed_up(self, first: Size, taken: Turns) -> float:
-        """Pixels a second against those of another size, within a round."""
+        """Return the ratio of pixels per second to those of another size, within a round."""
         pixels = [size.batch * size.steps * size.side**2 for size in (self, first)]
         return taken.ratio(first.name, self.name) * pixels[0] / pixels[1]
 
 
 def small_denoiser(side: int) -> Denoiser:
-    """The network for images of so many pixels a side."""
+    """Create the network for square images."""
     return create_ddpm(
         image_size=side,
         model_channels=CHANNELS,
@@ -70,7 +70,7 @@ def small_denoiser(side: int) -> Denoiser:
 
 
 def turn(size: Size) -> Callable[[], None]:
-    """The training steps of a turn, as `train.py` makes them."""
+    """Return a function that makes the training steps of a turn, like `train.py`."""
     denoiser = small_denoiser(size.side)
     step = step_of(denoiser, torch.randn(size.batch, *denoiser.image_shape).clamp(-1, 1))
 
@@ -82,14 +82,14 @@ def turn(size: Size) -> Callable[[], None]:
 
 
 def flops_of(side: int) -> int:
-    """Operations of one image in a step; torch counts those of attention only where it is made of plain products."""
+    """Return the operations of one image in a step; torch counts attention only if it consists of matrix products."""
     denoiser = small_denoiser(side)
     with sdpa_kernel(SDPBackend.MATH):
         return training_flops(lambda images, times: denoiser.network(images, times / 1000), denoiser.image_shape)
 
 
 def kept_megabytes(size: Size) -> float:
-    """Of activations that a batch keeps for its gradient."""
+    """Return the size of activations that a batch saves for its backward pass."""
     denoiser = small_denoiser(size.side)
     return kept_bytes(denoiser.network, torch.randn(size.batch, *denoiser.image_shape)) / 2**20
 
@@ -97,7 +97,7 @@ def kept_megabytes(size: Size) -> float:
 def rows(
     taken: Turns, flops: Mapping[int, int], kept: Mapping[Size, float], batches: Sequence[Size], sides: Sequence[Size]
 ) -> list[Row]:
-    """A row for each size; the smallest one is what the others are compared with."""
+    """Return a row for each size; the others are compared with the smallest one."""
     limit = matrix_flops() / taken.median(LIMIT)
 
     def row(size: Size, first: Size, unit: str) -> Row:
@@ -121,14 +121,14 @@ def rows(
 def measure(
     rounds: str = str(ROUNDS), batches: Sequence[int] = BATCHES, sides: Sequence[int] = SIDES, pixels: int = PIXELS
 ) -> list[Row]:
-    """Take all sizes in turns with the machine's limit."""
+    """Measure all sizes alternately with the machine's limit."""
     by_batch = [Size(batch, SIDE) for batch in batches]
     by_side = [Size(pixels // side**2, side) for side in sides]
     sizes = dict.fromkeys([*by_batch, *by_side])
-    say("growth: what torch counts")
+    print_progress("growth: counting operations and memory")
     kept = {size: kept_megabytes(size) for size in sizes}
     flops = {side: flops_of(side) for side in {size.side for size in sizes}}
-    say("growth: training steps")
+    print_progress("growth: training steps")
     ways: dict[str, Callable[[], object]] = {size.name: turn(size) for size in sizes}
     with keep_freed_memory(torch.device("cpu")):  # as in training
         taken = in_turns({**ways, LIMIT: matrix_product(torch.float32)}, int(rounds))

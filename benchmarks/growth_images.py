@@ -1,12 +1,12 @@
-"""What grows with the number of images: start, memory and the time of a batch, of a million against a thousand.
+"""Scaling with the number of images: start, memory and time of a batch, for a million against a thousand images.
 
     python -m benchmarks.growth_images [--json] [--images 1000000] [--files 20000]
 
-Each number of images is a cache of 8×8 pixels made up beforehand, opened in a process of its own as training does:
-labels, a balanced split for validation, the fingerprint, the datamodule; then batches from all over the first epoch.
-Memory is what the process holds for itself; pages of the cache belong to the system, which takes them back as it needs
-them. Listing is the one thing that must look at every file: whether a cache is still that of the folder. It is taken
-on a folder of fewer files, as making a million takes minutes.
+Each number of images is a generated cache of 8×8 pixels, opened in a separate process like in training: labels, a
+balanced split for validation, the fingerprint, the data module; then batches of the first epoch. Memory is the private
+memory of the process; pages of the cache belong to the system, which can reclaim them. Only listing has to look at
+every file, to check whether a cache is still that of the folder. It is measured on a folder of fewer files, as creating
+a million takes minutes.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.equal_work import peer
-from benchmarks.harness import Row, Turns, command, in_turns, say
+from benchmarks.harness import Row, Turns, command, in_turns, print_progress
 
 SIDE, CLASSES, BATCH_SIZE, BATCHES, REPEATS = 8, 10, 32, 300, 3
 FEW, MANY, FILES = 1000, 1_000_000, 20_000
 MOST_GROWTH = 1.25
-"""Of what must not grow; a quarter is what a busy machine may add."""
+"""Largest ratio for figures that must not grow; a busy machine may add a quarter."""
 
 
-WORDS = {
-    "first_batch": "from a process's beginning to its first batch",
-    "memory": "own memory of the process",
+DESCRIPTIONS = {
+    "first_batch": "from the start of a process to its first batch",
+    "memory": "private memory of the process",
     "batch": f"time of a batch of {BATCH_SIZE}, 8×8",
 }
-"""What the rows are about, by the name of their figure below."""
+"""Descriptions of the rows by the name of the figure below."""
 
 
 class Start(NamedTuple):
-    """What a process took to start with a cache: seconds, megabytes."""
+    """Time and memory of a process that starts with a cache, in seconds and megabytes."""
 
     first_batch: float
-    """Seconds from its beginning, imports included."""
+    """Seconds from its start, including imports."""
     opening: float
-    """Of these, those for the images."""
+    """Seconds of these for the images."""
     memory: float
-    """All that it holds for itself."""
+    """Private memory."""
     batch: float
     """Seconds of a batch."""
 
 
 def make_pixels(file: Path, count: int) -> None:
-    """The pixels of a cache, written in parts."""
+    """Write the pixels of a cache, in parts."""
     rng = np.random.default_rng(0)
     with file.open("wb") as stream:
         for start in range(0, count, 100_000):
@@ -62,13 +62,13 @@ def make_pixels(file: Path, count: int) -> None:
 
 
 def own_memory() -> float:
-    """Megabytes that this process holds and does not share with a file."""
-    told = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()
-    return int(told[0]) / 1024 if told else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Return the megabytes of this process that are not shared with a file."""
+    fields = Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()
+    return int(fields[0]) / 1024 if fields else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def one_start(file: Path, count: int, began: float) -> Start:
-    """Open a cache and draw batches from it, in this process, which began at that time."""
+    """Open a cache and load batches from it, in this process, which started at ``began``."""
     from diffusion_lab import torchvision_import
 
     torchvision_import.install()
@@ -96,42 +96,43 @@ def one_start(file: Path, count: int, began: float) -> Start:
 
 
 def starts(counts: Sequence[int], folder: Path) -> dict[int, list[Start]]:
-    """Of each number of images, in processes of their own, in turns."""
+    """Measure each number of images in separate processes, alternately."""
     files = {count: folder / f"{count}.bin" for count in counts}
     for count, file in files.items():
         make_pixels(file, count)
-    found: dict[int, list[Start]] = {count: [] for count in counts}
+    results: dict[int, list[Start]] = {count: [] for count in counts}
     for _ in range(REPEATS):
         for count, file in files.items():
             with get_context("spawn").Pool(1) as process:
-                found[count].append(process.apply(one_start, (file, count, time.monotonic())))
-    return found
+                results[count].append(process.apply(one_start, (file, count, time.monotonic())))
+    return results
 
 
-def rows(found: Mapping[int, Sequence[Start]]) -> list[Row]:
-    """What is to stay as it is from the smaller number of images to the larger."""
-    few, many = sorted(found)
+def rows(results: Mapping[int, Sequence[Start]]) -> list[Row]:
+    """Return rows of the figures that must not grow from the smaller to the larger number of images."""
+    few, many = sorted(results)
 
     def figures(name: str) -> Turns:
-        return Turns({str(count): [getattr(run, name) for run in runs] for count, runs in found.items()})
+        return Turns({str(count): [getattr(run, name) for run in runs] for count, runs in results.items()})
 
     def row(name: str, unit: str, scale: float, note: str = "") -> Row:
         taken = figures(name)
         ours, least = (scale * taken.median(str(count)) for count in (many, few))
         growth, note = taken.ratio(str(many), str(few)), f"peer: {few:,} images{note}"
-        return Row("8", f"{WORDS[name]}, {many:,} images", ours, least, unit, growth, MOST_GROWTH, False, note=note)
+        what = f"{DESCRIPTIONS[name]}, {many:,} images"
+        return Row("8", what, ours, least, unit, growth, MOST_GROWTH, False, note=note)
 
     part, memory = ([figures(name).median(str(count)) for count in (many, few)] for name in ("opening", "memory"))
     each = (memory[0] - memory[1]) * 2**20 / (many - few)
     return [
         row("first_batch", "s", 1, f"; for the images {part[0]:.2g} s and {part[1]:.2g} s of it"),
-        row("memory", "MB", 1, f"; {each:.0f} bytes for each further image: its label, its place in the order"),
+        row("memory", "MB", 1, f"; {each:.0f} bytes per additional image: its label and its position in the order"),
         row("batch", "µs", 1e6),
     ]
 
 
 def listing_row(folder: Path, count: int) -> Row:
-    """A look at every file of a folder, empty ones here, beside that of torchvision's ImageFolder."""
+    """Measure listing a folder, of empty files here, against torchvision's ImageFolder."""
     from diffusion_lab.data.listing import list_images
 
     for number in range(count):
@@ -141,17 +142,17 @@ def listing_row(folder: Path, count: int) -> Row:
     theirs = peer("torchvision.datasets").ImageFolder
     taken = in_turns({"ours": lambda: list_images(folder).images.digest(), "theirs": partial(theirs, folder)}, REPEATS)
     ours, other = (taken.median(name) / count for name in ("ours", "theirs"))
-    note = f"peer: ImageFolder, which asks for names alone; {MANY:,} files: {ours * MANY:.0f} s at the start"
+    note = f"peer: ImageFolder, which reads only names; {MANY:,} files: {ours * MANY:.0f} s at the start"
     what = "looking for changes in a folder of images"
-    return Row("8", what, ours * 1e6, other * 1e6, "µs a file", taken.ratio("ours", "theirs"), note=note)
+    return Row("8", what, ours * 1e6, other * 1e6, "µs/file", taken.ratio("ours", "theirs"), note=note)
 
 
 def measure(images: str = str(MANY), files: str = str(FILES)) -> list[Row]:
-    """Rows of the caches, and one of the folder."""
-    say(f"growth: {FEW:,} and {int(images):,} images")
+    """Return the rows of the caches, and one of the folder."""
+    print_progress(f"growth: {FEW:,} and {int(images):,} images")
     with tempfile.TemporaryDirectory() as name:
-        found = starts([FEW, int(images)], Path(name))
-        return [*rows(found), listing_row(Path(name) / "files", int(files))]
+        results = starts([FEW, int(images)], Path(name))
+        return [*rows(results), listing_row(Path(name) / "files", int(files))]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How a benchmark measures and what it tells: ways taken in turns, the machine's own limit, rows with a goal.
+"""Measurement and reporting of benchmarks: alternating variants, the machine's limit, rows with a goal.
 
-A benchmark is a module with ``measure() -> list[Row]``; ``command`` makes it a command of its own. Figures of one run
-alone are compared: the machine, and what else it is busy with, are the same for all that is taken in turns.
+A benchmark is a module with ``measure() -> list[Row]``; ``command`` runs it from the command line. Only figures of one
+run are compared: the machine and its load are the same for all variants that are measured alternately.
 """
 
 from __future__ import annotations
@@ -24,25 +24,24 @@ from typing import Any
 import torch
 
 LIMIT_SIZE = 2048
-"""Side of the matrices whose product is taken for the machine's limit."""
+"""Side of the matrices whose product is the machine's limit."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: a figure of ours beside another's, and what their ratio is to be.
+    """Row of the table: our figure, that of a peer, and the bound of their ratio.
 
     Args:
-        goal: Number of the goal, as docs/performance.md lists them.
-        what: What was measured.
-        ours: Our figure, None where it could not be taken.
-        peer: What it is compared with.
-        unit: Of both.
-        ratio: Of ours to the peer's, or the other way round where less is better; ``bound`` says what it must reach.
-            None where there is no peer.
-        bound: A number that the ratio must not fall below (``at_least``) or exceed; None where there is no goal.
-        at_least: Which of the two.
-        share: Of the machine's limit, where what is measured is arithmetic.
-        note: Whose figure the peer's is, or why there is none.
+        goal: Number of the goal in docs/performance.md.
+        what: Description of the measurement.
+        ours: Our figure, None if it could not be measured.
+        peer: The figure that it is compared with.
+        unit: Unit of both.
+        ratio: Ratio of ours to the peer's, or the inverse if less is better. None if there is no peer.
+        bound: Lower (``at_least``) or upper bound of the ratio; None if there is no goal.
+        at_least: Whether ``bound`` is a lower bound.
+        share: Fraction of the machine's limit, for arithmetic.
+        note: Description of the peer, or why there is none.
     """
 
     goal: str
@@ -58,36 +57,36 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal is reached; None where there is none, or nothing was measured."""
+        """Whether the goal is reached; None if there is none, or nothing was measured."""
         if self.ratio is None or self.bound is None:
             return None
         return self.ratio >= self.bound if self.at_least else self.ratio <= self.bound
 
     @property
     def verdict(self) -> str:
-        """The last word of the line."""
+        """Verdict in the table."""
         if self.ours is None:
             return "open"
         return {None: "", True: "reached", False: "MISS"}[self.reached]
 
 
 def not_measured(goal: str, what: str, why: str) -> Row:
-    """The row of something that cannot be measured here."""
+    """Return the row of something that cannot be measured here."""
     return Row(goal, what, None, None, "", None, note=why)
 
 
 @dataclass(frozen=True)
 class Turns:
-    """Seconds of each way in each round."""
+    """Seconds of each variant in each round."""
 
     seconds: Mapping[str, list[float]]
 
     def median(self, way: str) -> float:
-        """The usual time of a way."""
+        """Return the median time of a variant."""
         return statistics.median(self.seconds[way])
 
     def ratio(self, slow: str, fast: str) -> float:
-        """How many times ``slow`` takes as long as ``fast``: the median of the ratios within a round."""
+        """Return the ratio of the times of ``slow`` and ``fast``: the median of the ratios within a round."""
         pairs = zip(self.seconds[slow], self.seconds[fast], strict=True)
         return statistics.median(one / other for one, other in pairs)
 
@@ -98,18 +97,18 @@ def in_turns(
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Turns:
-    """Take each way once a round, A B A B: what slows the machine down for a while slows all of them.
+    """Time each variant once per round, A B A B, so that a temporary slowdown of the machine affects all of them.
 
     Args:
-        ways: What is timed, by name.
-        rounds: How many count.
-        warm_up: Rounds before them, which do not.
-        clock: Tells seconds.
+        ways: The variants by name.
+        rounds: Number of timed rounds.
+        warm_up: Number of rounds before them that are not counted.
+        clock: Returns seconds.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for index in range(warm_up + rounds):
         for name, way in ways.items():
-            gc.collect()  # what one way leaves behind is not paid for by the next
+            gc.collect()  # so that garbage of one variant is not collected in the next
             began = clock()
             way()
             if index >= warm_up:
@@ -118,12 +117,12 @@ def in_turns(
 
 
 def in_turns_apart(ways: Mapping[str, Callable[[], Callable[[], object]]], rounds: int = 5) -> Turns:
-    """As ``in_turns``, each way in a process of its own, as its users run it: what one does to its process, such as how
-    the memory is managed, is nothing to the others.
+    """Like ``in_turns``, with each variant in a separate process, so that they do not affect each other, for example by
+    their memory management.
 
     Args:
-        ways: By name, what makes the way in its process; it must be importable there.
-        rounds: How many count; one before them does not.
+        ways: Functions by name that create the variant in its process; they must be importable there.
+        rounds: Number of timed rounds, after one that is not counted.
     """
     with contextlib.ExitStack() as processes:
         return in_turns({name: processes.enter_context(_apart(make)) for name, make in ways.items()}, rounds)
@@ -150,7 +149,7 @@ def _apart(make: Callable[[], Callable[[], object]]) -> Iterator[Callable[[], ob
 
 
 def _serve(pipe: Connection, make: Callable[[], Callable[[], object]]) -> None:
-    """Take the way each time that it is asked for, and tell what went wrong, until the other end is closed."""
+    """Run the variant on each request and send back errors, until the other end is closed."""
     way: Callable[[], object] | None = None
     with contextlib.suppress(EOFError):
         while True:
@@ -166,24 +165,24 @@ def _serve(pipe: Connection, make: Callable[[], Callable[[], object]]) -> None:
 def matrix_product(
     dtype: torch.dtype, size: int = LIMIT_SIZE, device: torch.device | str = "cpu"
 ) -> Callable[[], object]:
-    """A product of two square matrices, to be taken in turns with what it is the limit of."""
+    """Return a function that multiplies two square matrices, as the limit in the same rounds."""
     left, right = torch.randn(2, size, size, device=device).to(dtype)
     return lambda: left @ right
 
 
 def matrix_flops(size: int = LIMIT_SIZE) -> int:
-    """Operations of that product."""
+    """Return the number of operations of that product."""
     return 2 * size**3
 
 
 def bf16_is_accelerated() -> bool:
-    """Whether a matrix product is faster in bfloat16 than in float32: some machines only emulate it."""
+    """Return whether a matrix product is faster in bfloat16 than in float32: some machines only emulate it."""
     taken = in_turns({str(dtype): matrix_product(dtype, 512) for dtype in (torch.float32, torch.bfloat16)}, rounds=3)
     return taken.ratio("torch.float32", "torch.bfloat16") > 1.2
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on, with its limit in GFLOP/s."""
+    """Return a description of the machine, with its limit in GFLOP/s."""
     limit = {}
     for dtype in (torch.float32, torch.bfloat16):
         size = LIMIT_SIZE if dtype == torch.float32 else LIMIT_SIZE // 2  # emulated bf16 would take minutes
@@ -201,8 +200,8 @@ def _median(way: Callable[[], object]) -> float:
     return in_turns({"": way}, rounds=3).median("")
 
 
-def say(text: str) -> None:
-    """Progress, on standard error: standard output holds the table or the JSON alone."""
+def print_progress(text: str) -> None:
+    """Print progress on standard error: standard output contains only the table or the JSON."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -210,17 +209,17 @@ def command(name: str, measure: Callable[..., list[Row]], **options: str) -> Non
     """Run a benchmark as ``python -m benchmarks.NAME [--json]``.
 
     Args:
-        name: Of the module.
-        measure: Takes ``options`` by name.
-        options: Further options of the command, with their defaults.
+        name: Name of the module.
+        measure: Function that accepts ``options`` by name.
+        options: Additional options of the command, with their defaults.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
-    parser.add_argument("--json", action="store_true", help="print JSON alone")
+    parser.add_argument("--json", action="store_true", help="print only JSON")
     for option, default in options.items():
         parser.add_argument(f"--{option}", default=default, help=f"default: {default}")
-    given = vars(parser.parse_args())
-    as_json = given.pop("json")
-    rows = measure(**given)
+    arguments = vars(parser.parse_args())
+    as_json = arguments.pop("json")
+    rows = measure(**arguments)
     if as_json:
         print(json.dumps({"rows": [asdict(row) for row in rows]}, indent=2))
         return

@@ -1,11 +1,11 @@
-"""What the loop costs: the steps of a whole training run beside the same steps alone.
+"""Overhead of the training loop: the steps of a complete training run against the same steps alone.
 
     python -m benchmarks.loop [--json] [--digits 120] [--larger 24]
 
-The one is the run as `train.py` makes it: Lightning, averaging, the watch over losses, metrics, a progress bar. The
-other is what no loop can do without: the next batch, the loss, its gradient, clipping, the optimizer, for a network of
-its own. After each step of the run comes a bare one, so that both see the machine as it is in that moment. Validation,
-pictures and checkpoints are no part of either.
+The first is a run of `train.py`: Lightning, EMA, monitoring of losses, metrics, a progress bar. The second is the
+minimum of any loop: the next batch, the loss, its gradient, clipping, the optimizer, for a separate network. Each step
+of the run is followed by a bare one, so that both see the same state of the machine. Neither includes validation,
+sample images and checkpoints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from benchmarks.equal_work import EQUAL_WORK, peer
-from benchmarks.harness import Row, command, say
+from benchmarks.harness import Row, command, print_progress
 from diffusion_lab.config.compose import resolved
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
@@ -49,18 +49,18 @@ LARGER = [
     "data.loading.batch_size=16",
     *(f"model.architecture.{name}={value}" for name, value in EQUAL_WORK.items()),
 ]
-"""The training step that the goals are about: its loop has seconds to hide in."""
+"""The training step of the goals, which takes seconds."""
 
 
 def settings(overrides: list[str], folder: Path) -> TrainConfig:
-    """Those of `train.py` with these arguments, without what comes between epochs."""
+    """Return the settings of `train.py` with these arguments, without work between epochs."""
     quiet = ["logger=none", "training.validation.enabled=false", "training.visualization.enabled=false"]
     quiet += ["training.checkpointing.save_best_only=false", "training.checkpointing.save_optimizer=false"]
     return composed([*overrides, *quiet, "output.overwrite=true"], folder)
 
 
 def composed(overrides: list[str], folder: Path) -> TrainConfig:
-    """Those of `train.py` with these arguments, on the CPU."""
+    """Return the settings of `train.py` with these arguments, on the CPU."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         tree = resolved(compose("train", [*overrides, f"output.base_dir={folder}", "compute.device=cpu"]), [])
     tree = {name: tree[name] for name in TrainConfig.model_fields if name in tree and name != "name"}
@@ -68,7 +68,7 @@ def composed(overrides: list[str], folder: Path) -> TrainConfig:
 
 
 def bare_steps(config: TrainConfig) -> Iterator[int]:
-    """Take a step on the next batch, for as long as one is asked for; gives the number of its images."""
+    """Make a step on the next batch for each item requested; yield the number of its images."""
     data = create_datamodule(config, seed=0)
     denoiser = create_denoiser(with_counted_classes(config, data.class_names).model, data.class_names)
     loss = create_loss(config.training.loss, config.model.conditioning.class_dropout_prob)
@@ -86,7 +86,7 @@ def bare_steps(config: TrainConfig) -> Iterator[int]:
 
 
 class SideBySide(peer("lightning.pytorch").Callback):  # type: ignore[misc]
-    """Takes a bare step after each of the run, and the time of both; ends the run after so many of each."""
+    """Makes a bare step after each of the run, and times both; ends the run after ``steps`` of each."""
 
     def __init__(self, config: TrainConfig, steps: int) -> None:
         self.whole: list[float] = []
@@ -96,10 +96,10 @@ class SideBySide(peer("lightning.pytorch").Callback):  # type: ignore[misc]
         self._left: float | None = None
         self._most = steps
 
-    def on_train_epoch_start(self, *told: Any) -> None:
-        self._left = None  # what comes between epochs is not counted
+    def on_train_epoch_start(self, *arguments: Any) -> None:
+        self._left = None  # work between epochs is not counted
 
-    def on_train_batch_end(self, trainer: Any, *told: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, *arguments: Any) -> None:
         arrived = time.perf_counter()
         if self._left is not None:
             self.whole.append(arrived - self._left)
@@ -111,19 +111,19 @@ class SideBySide(peer("lightning.pytorch").Callback):  # type: ignore[misc]
         trainer.should_stop = len(self.bare) >= self._most
 
     def seconds(self) -> tuple[float, float]:
-        """Mean step of the run, and of the bare ones; those for warming up left out."""
+        """Return the mean time of a step of the run and of a bare one, without those for warm-up."""
         whole, bare = (sum(taken[WARM_UP:]) / len(taken[WARM_UP:]) for taken in (self.whole, self.bare))
         return whole, bare
 
 
 def side_by_side(config: TrainConfig, steps: int) -> SideBySide:
-    """A run, with bare steps in between."""
+    """Train with bare steps in between."""
     beside = SideBySide(config, steps)
 
     def watched(config: TrainConfig, device: Any, callbacks: list[Any], loggers: list[Any], folder: Any) -> Any:
-        return create.create_trainer(config, device, [*callbacks, beside], loggers, folder)  # the last one to be called
+        return create.create_trainer(config, device, [*callbacks, beside], loggers, folder)  # called last
 
-    # the bar is drawn once a second, and half of the time is that of the bare steps
+    # the bar is drawn once per second, and half of the time is that of the bare steps
     drawn_as_often = mock.patch.object(progress, "REFRESH_SECONDS", 2 * progress.REFRESH_SECONDS)
     with mock.patch.object(fit, "create_trainer", watched), drawn_as_often:
         fit.train(config, Console(file=io.StringIO(), force_terminal=True))
@@ -131,8 +131,8 @@ def side_by_side(config: TrainConfig, steps: int) -> SideBySide:
 
 
 def row(what: str, overrides: list[str], steps: int) -> Row:
-    """Images a second of both, and their ratio."""
-    say(f"the loop: {what}")
+    """Return the images per second of both, and their ratio."""
+    print_progress(f"the loop: {what}")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         beside = side_by_side(settings(overrides, Path(folder) / "run"), steps)
@@ -142,7 +142,7 @@ def row(what: str, overrides: list[str], steps: int) -> Row:
 
 
 def measure(digits: str = str(DIGITS_STEPS), larger: str = str(LARGER_STEPS)) -> list[Row]:
-    """A row for the digits' own settings, whose steps are short, and one for the goals' network."""
+    """Return a row for the digits with default settings, whose steps are short, and one for the goals' network."""
     return [
         row("digits, default settings", [], int(digits)),
         row("the goals' network, 32×32×3, batch 16", LARGER, int(larger)),

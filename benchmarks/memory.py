@@ -1,4 +1,4 @@
-"""What gradient checkpointing saves: bytes that the forward pass keeps for the gradient, counted and not timed."""
+"""Memory saved by gradient checkpointing: bytes that the forward pass saves for the backward pass, counted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST_SHARE = 0.5
 
 
 def kept_bytes(network: nn.Module, images: Tensor) -> int:
-    """Of each tensor kept once, whatever else keeps it too; the weights are there in any case and left out."""
+    """Return the bytes of saved tensors, counting shared storages once and no weights."""
     weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
     kept: dict[int, Tensor] = {}  # held, so that no address is used twice
 
@@ -29,7 +29,7 @@ def kept_bytes(network: nn.Module, images: Tensor) -> int:
 
 
 def networks() -> dict[str, ImageNetwork]:
-    """One of each kind, as for 32×32×3."""
+    """Return a network of each type, for 32×32×3."""
     return {
         "UNet": UNet(3, 64, [1, 2, 4], [False, False, True]),
         "DiT": DiT(3, 192, [1], [True], num_res_blocks=6, patch_size=2),
@@ -37,7 +37,7 @@ def networks() -> dict[str, ImageNetwork]:
 
 
 def measure() -> list[Row]:
-    """A row for each kind of network."""
+    """Return a row for each type of network."""
     rows, images = [], torch.randn(BATCH, 3, 32, 32)
     for name, network in networks().items():
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -46,7 +46,7 @@ def measure() -> list[Row]:
         little = kept_bytes(network, images)
         what = f"activations kept with gradient checkpointing, {name} at 32×32×3"
         scale = 2**20 * BATCH
-        rows.append(Row("6", what, little / scale, much / scale, "MB an image", little / much, LARGEST_SHARE, False))
+        rows.append(Row("6", what, little / scale, much / scale, "MB/image", little / much, LARGEST_SHARE, False))
     return rows
 
 

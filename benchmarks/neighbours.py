@@ -1,11 +1,11 @@
-"""Training beside other busy programs, as on a lab's server, in a sweep or in CI.
+"""Training next to other busy programs, as on a lab's server, in a sweep or in CI.
 
     python -m benchmarks.neighbours [--json] [--rounds 3]
 
-A neighbour multiplies matrices in one process for every two cores. Beside k of them a fair share of the machine is
-2/(k + 2), so a run may take (k + 2)/2 times as long, and 1.3 times that is the bound. Each figure is that of a whole
-`train.py` in its own process, by the images per second in its summary; the peer is a loop of diffusers of about the
-same arithmetic. Quiet runs are compared with runs whose threads and waiting are left to torch.
+A neighbour multiplies matrices in one process for every two cores. Next to k of them a fair share of the machine is
+2/(k + 2), so a run may take (k + 2)/2 times as long, and 1.3 times that is the bound. Each figure is the images per
+second in the summary of a complete `train.py` in its own process; the peer is a loop of diffusers of about the same
+arithmetic. Runs on an idle machine are compared with runs that use torch's default threads and waiting.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import equal_work
-from benchmarks.harness import Row, command, say
+from benchmarks.harness import Row, command, print_progress
 from benchmarks.report import ROOT
 from benchmarks.training_step import noising, peer_step
 from diffusion_lab.threads import SPIN_VARIABLES, usable_cores
@@ -32,7 +32,7 @@ from diffusion_lab.threads import SPIN_VARIABLES, usable_cores
 GOAL = "10"
 MOST_NEIGHBOURS = 2
 TOLERANCE = 1.3
-LEAST_QUIET_SHARE = 0.98
+LEAST_IDLE_SHARE = 0.98
 
 RUNS = {
     "experiment=fast_debug": ("experiment=fast_debug", "training.epochs=8", "training.checkpointing.save_frequency=8"),
@@ -40,7 +40,7 @@ RUNS = {
 }
 ALWAYS = ("logger=none", "compute.device=cpu", "training.visualization.enabled=false")
 LEFT_TO_TORCH = {"GOMP_SPINCOUNT": "300000"}
-"""GNU OpenMP's own default for as many threads as there are cores."""
+"""GNU OpenMP's default for as many threads as cores."""
 
 PEER_BATCH, PEER_STEPS, PEER_WARM_UP, PEER_SECONDS = 64, 60, 3, 8.0
 PEER_NETWORK = {
@@ -63,14 +63,14 @@ def images_per_second(overrides: tuple[str, ...], environment: dict[str, str] | 
 
 
 def peer_images_per_second() -> float:
-    """Return the speed of the loop of diffusers in a process of its own."""
+    """Return the speed of the loop of diffusers in a separate process."""
     loop = [sys.executable, "-m", "benchmarks.neighbours", "peer"]
     done = subprocess.run(loop, env=_environment(), check=True, capture_output=True, text=True, cwd=ROOT)
     return float(done.stdout.split()[-1])
 
 
 def run_peer() -> None:
-    """Take the steps of the peer, or those that fit into the time, and print images per second."""
+    """Make the steps of the peer, or those that fit into the time, and print images per second."""
     images = torch.randn(PEER_BATCH, 1, 8, 8).clamp(-1, 1)
     network = equal_work.diffusers_unet(PEER_NETWORK)
     step = peer_step(network, lambda noisy, times: network(noisy, times).sample, noising(images), bf16=False)
@@ -106,7 +106,7 @@ def neighbours(count: int) -> Iterator[None]:
 
 
 def measure(rounds: str = "3") -> list[Row]:
-    """A row for each program and number of neighbours; the median of the rounds, which take all in turns."""
+    """Return a row for each program and number of neighbours: the median of the rounds, measured alternately."""
     ways: dict[str, Callable[[], float]] = {
         f"training, {name}": lambda overrides=overrides: images_per_second(overrides)  # type: ignore[misc]
         for name, overrides in RUNS.items()
@@ -117,35 +117,35 @@ def measure(rounds: str = "3") -> list[Row]:
     left_to_torch: list[float] = []
     threads = (f"compute.threads={torch.get_num_threads()}",)
     for number in range(int(rounds)):
-        say(f"beside neighbours, round {number + 1} of {rounds}")
+        print_progress(f"next to neighbours, round {number + 1} of {rounds}")
         for count in range(MOST_NEIGHBOURS + 1):
             with neighbours(count):
                 for name, speed in ways.items():
                     speeds.setdefault((name, count), []).append(speed())
         left_to_torch.append(images_per_second(RUNS["digits"] + threads, LEFT_TO_TORCH))
-    usual = {place: statistics.median(found) for place, found in speeds.items()}
-    beside = [place for place in usual if place[1]]
-    return [_quiet_row(usual["training, digits", 0], statistics.median(left_to_torch)), *map(_row(usual), beside)]
+    medians = {case: statistics.median(values) for case, values in speeds.items()}
+    shared = [case for case in medians if case[1]]
+    return [_idle_row(medians["training, digits", 0], statistics.median(left_to_torch)), *map(_row(medians), shared)]
 
 
-def _quiet_row(ours: float, torchs: float) -> Row:
-    what = "training, digits, quiet machine"
-    return Row(GOAL, what, ours, torchs, "images/s", ours / torchs, LEAST_QUIET_SHARE, note="threads left to torch")
+def _idle_row(ours: float, torchs: float) -> Row:
+    what = "training, digits, idle machine"
+    return Row(GOAL, what, ours, torchs, "images/s", ours / torchs, LEAST_IDLE_SHARE, note="torch's default threads")
 
 
-def _row(usual: dict[tuple[str, int], float]) -> Callable[[tuple[str, int]], Row]:
-    def row(place: tuple[str, int]) -> Row:
-        name, count = place
+def _row(medians: dict[tuple[str, int], float]) -> Callable[[tuple[str, int]], Row]:
+    def row(case: tuple[str, int]) -> Row:
+        name, count = case
         bound = TOLERANCE * (count + 2) / 2 if name.startswith("training") else None
-        quiet, now = usual[name, 0], usual[place]
-        what = f"{name}, beside {count} busy neighbour{'s' if count > 1 else ''}"
-        return Row(GOAL, what, now, quiet, "images/s", quiet / now, bound, at_least=False, note="peer: the same, alone")
+        alone, now = medians[name, 0], medians[case]
+        what = f"{name}, next to {count} busy neighbour{'s' if count > 1 else ''}"
+        return Row(GOAL, what, now, alone, "images/s", alone / now, bound, at_least=False, note="peer: the same, alone")
 
     return row
 
 
 def _environment() -> dict[str, str]:
-    """As a user has it, without what this process has set for its own threads."""
+    """Return the environment of a user, without what this process has set for its threads."""
     return {name: value for name, value in os.environ.items() if name not in SPIN_VARIABLES}
 
 

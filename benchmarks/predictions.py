@@ -1,9 +1,9 @@
-"""What each prediction learns of handwritten digits with the default settings: a training run and 1,000 samples each.
+"""Quality of each prediction type on handwritten digits with default settings: a training run and 1,000 samples each.
 
     python -m benchmarks.predictions [epsilon x0 v flow edm]
 
-trains one after the other (a few minutes each on two cores), writes the table into docs/predictions.md where all five
-are asked for, and keeps the runs in outputs/predictions/.
+trains one after the other (a few minutes each on two cores), writes the table into docs/predictions.md if all five
+are requested, and keeps the runs in outputs/predictions/.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ PREDICTIONS = {
     "flow": ["diffusion=flow"],
     "edm": ["diffusion=edm"],
 }
-"""What is typed for each, beyond `experiment=digits`."""
+"""Overrides for each, besides `experiment=digits`."""
 SAMPLES_PER_CLASS = 100
 
 
 @dataclass(frozen=True)
 class Learned:
-    """What a run has come to."""
+    """Results of a run."""
 
     command: str
     train_seconds: float
@@ -45,7 +45,7 @@ class Learned:
     pixel_fd_ratio: float
 
     def row(self, name: str) -> str:
-        """A line of the table."""
+        """Return a row of the table."""
         return (
             f"| {name} | `{self.command}` | {self.label_agreement:.3f} | {self.pixel_fd_ratio:.2f} "
             f"| {self.train_seconds:.0f} s |"
@@ -71,12 +71,12 @@ def learn(name: str, folder: Path, judge: DigitJudge) -> Learned:
 
 
 def main(names: list[str]) -> None:
-    """Train and measure; print the table, and write it where it is whole."""
+    """Train and measure; print the table, and write it to the page if it is complete."""
     judge = DigitJudge()
-    found = {name: learn(name, ROOT / "outputs" / "predictions" / name, judge) for name in names or PREDICTIONS}
-    rows = [learned.row(name) for name, learned in found.items()]
+    results = {name: learn(name, ROOT / "outputs" / "predictions" / name, judge) for name in names or PREDICTIONS}
+    rows = [learned.row(name) for name, learned in results.items()]
     print("\n".join(rows))
-    if found.keys() == PREDICTIONS.keys():
+    if results.keys() == PREDICTIONS.keys():
         write_table(PAGE, "predictions", rows)
 
 

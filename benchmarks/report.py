@@ -1,9 +1,9 @@
-"""What all benchmarks have found, as one table, one plot, and the table of docs/performance.md.
+"""Results of all benchmarks as one table, one plot, and the table of docs/performance.md.
 
     python -m benchmarks.report [outputs/bench/results.json]
 
-writes the tables of a run of `make bench` into that page, or those of the benchmarks that `python -m benchmarks NAME`
-ran; outputs/gpu/results.json, of `make gpu-check`, its own part.
+writes the tables of `make bench`, or of the benchmarks run by `python -m benchmarks NAME`, into that page;
+outputs/gpu/results.json, of `make gpu-check`, into its own part.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "outputs" / "bench" / "results.json"
 PAGE = ROOT / "docs" / "performance.md"
 SETTINGS = "11"
-"""Goal of the rows of ``benchmarks.flags``, which have a part of the page of their own."""
+"""Goal of the rows of ``benchmarks.flags``, which have a separate part of the page."""
 HEADINGS = ("goal", "measured", "ours", "peer", "ratio", "wanted", "of the limit", "", "note")
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """The words of a line under ``HEADINGS``."""
+    """Return the cells of a row under ``HEADINGS``."""
     wanted = "" if row.bound is None else f"{'≥' if row.at_least else '≤'} {row.bound:g}"
     return (
         row.goal,
@@ -47,7 +47,7 @@ def _figure(value: float | None, unit: str) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """All rows, in columns, for a terminal."""
+    """Return all rows in columns for a terminal."""
     lines = [HEADINGS, *map(cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
     return "\n".join(
@@ -56,13 +56,13 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """All rows as a table of a page."""
+    """Return all rows as a Markdown table."""
     lines = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """What share of its goal each row has reached, right of 1 where it is reached."""
+    """Plot each row as a multiple of its goal, right of 1 if it is reached."""
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed
@@ -85,41 +85,41 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def between(text: str, marker: str, content: str) -> str:
-    """Replace what stands between ``<!-- marker -->`` and ``<!-- /marker -->``."""
+    """Replace the text between ``<!-- marker -->`` and ``<!-- /marker -->``."""
     pattern = rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)"
-    replaced, found = re.subn(pattern, lambda match: f"{match[1]}{content}\n{match[2]}", text, flags=re.DOTALL)
-    if not found:
-        raise ValueError(f"the page has no place for it: no markers <!-- {marker} --> and <!-- /{marker} -->")
+    replaced, count = re.subn(pattern, lambda match: f"{match[1]}{content}\n{match[2]}", text, flags=re.DOTALL)
+    if not count:
+        raise ValueError(f"the page has no markers <!-- {marker} --> and <!-- /{marker} -->")
     return replaced
 
 
 def write_table(page: Path, marker: str, rows: Sequence[str]) -> None:
-    """Replace the rows of the table that follows ``<!-- marker -->`` in a page; ValueError where there is none."""
+    """Replace the rows of the table that follows ``<!-- marker -->`` in a page; ValueError if there is none."""
     text = page.read_text(encoding="utf-8")
     pattern = rf"(<!-- {marker} -->\n\|.*\n\|---.*\n)(?:\|.*\n)*"
-    text, found = re.subn(pattern, lambda match: match[1] + "".join(f"{row}\n" for row in rows), text)
-    if not found:
-        raise ValueError(f"{page.name} has no table behind <!-- {marker} -->")
+    text, count = re.subn(pattern, lambda match: match[1] + "".join(f"{row}\n" for row in rows), text)
+    if not count:
+        raise ValueError(f"{page.name} has no table after <!-- {marker} -->")
     page.write_text(text, encoding="utf-8")
 
 
-def describe(found: dict[str, object]) -> str:
-    """The machine, and the table."""
-    about, rows = found["machine"], found["rows"]
+def describe(results: dict[str, object]) -> str:
+    """Return the description of the machine and the table."""
+    about, rows = results["machine"], results["rows"]
     assert isinstance(about, dict)
     assert isinstance(rows, list)
     limit = ", ".join(f"{value:.0f} GFLOP/s in {name}" for name, value in about["limit_gflops"].items())
-    told = f"{about['system']}, torch {about['torch']}, {about['threads']} threads, {about['instructions']}"
-    return f"{told}; a matrix product runs at {limit}.\n\n{markdown([Row(**row) for row in rows])}"
+    machine = f"{about['system']}, torch {about['torch']}, {about['threads']} threads, {about['instructions']}"
+    return f"{machine}; a matrix product runs at {limit}.\n\n{markdown([Row(**row) for row in rows])}"
 
 
-def describe_gpu(found: dict[str, Any]) -> str:
-    """What `make gpu-check` found: the machine, its tests, and the table."""
-    about, tests, rows = found["machine"], found["tests"], [Row(**row) for row in found["rows"]]
+def describe_gpu(results: dict[str, Any]) -> str:
+    """Return the results of `make gpu-check`: the machine, its tests, and the table."""
+    about, tests, rows = results["machine"], results["tests"], [Row(**row) for row in results["rows"]]
     outcomes = Counter(test["outcome"] for test in tests)
     counts = ", ".join(f"{outcomes[name]} {name}" for name in sorted(outcomes))
     machine = f"{about['gpu'] or 'no GPU'}, torch {about['torch']}, CUDA {about['cuda']}, Python {about['python']}"
-    lines = [f"{machine}; {counts} in {found['seconds']} s, benchmark included."]
+    lines = [f"{machine}; {counts} in {results['seconds']} s, benchmark included."]
     failed = [test for test in tests if test["outcome"] not in ("passed", "skipped")]
     lines += [f"\n- {test['outcome']}: `{test['name']}`: {test.get('message', '')}" for test in failed]
     recorded = [(test["name"], what, value) for test in tests for what, value in test.get("recorded", {}).items()]
@@ -129,21 +129,21 @@ def describe_gpu(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", markdown(rows)] if rows else lines)
 
 
-def parts(found: dict[str, Any]) -> dict[str, str]:
-    """The contents of the page's parts that were measured, by their markers."""
-    if "tests" in found:
-        return {"gpu": describe_gpu(found)}
-    of_settings = [row for row in found["rows"] if row["goal"] == SETTINGS]
-    others = [row for row in found["rows"] if row["goal"] != SETTINGS]
+def parts(results: dict[str, Any]) -> dict[str, str]:
+    """Return the contents of the measured parts of the page by their markers."""
+    if "tests" in results:
+        return {"gpu": describe_gpu(results)}
+    of_settings = [row for row in results["rows"] if row["goal"] == SETTINGS]
+    others = [row for row in results["rows"] if row["goal"] != SETTINGS]
     listed = {"results": others, "flags": of_settings}
-    return {marker: describe({**found, "rows": rows}) for marker, rows in listed.items() if rows}
+    return {marker: describe({**results, "rows": rows}) for marker, rows in listed.items() if rows}
 
 
-def main(results: Path = RESULTS) -> None:
-    """Write the page: the table of `make bench`, or what `make gpu-check` found."""
-    found = json.loads(results.read_text(encoding="utf-8"))
+def main(file: Path = RESULTS) -> None:
+    """Write the results of `make bench` or `make gpu-check` into the page."""
+    results = json.loads(file.read_text(encoding="utf-8"))
     page = PAGE.read_text(encoding="utf-8")
-    for marker, content in parts(found).items():
+    for marker, content in parts(results).items():
         page = between(page, marker, content)
     PAGE.write_text(page, encoding="utf-8")
 

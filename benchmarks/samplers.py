@@ -1,4 +1,4 @@
-"""Every sampler on one checkpoint of the digits: its images as `sample.py` makes them, and quality against evaluations.
+"""Comparison of all samplers on one checkpoint of the digits: their images, and quality against evaluations.
 
     python -m benchmarks.samplers CHECKPOINT
 
@@ -45,15 +45,15 @@ CONF, DOCS = ROOT / "conf", ROOT / "docs"
 PAGE, PLOT, GRIDS = DOCS / "samplers.md", DOCS / "images" / "sampler-quality.png", DOCS / "images" / "samplers"
 
 PER_CLASS, SHOWN_PER_CLASS = 25, 10
-"""Samples of each digit, measured and shown."""
+"""Number of samples of each digit that are measured and shown."""
 
 EVALUATIONS = (5, 10, 20, 50)
 LONG = 1000
-"""The whole process of the checkpoint, for DDPM alone."""
+"""All timesteps of the checkpoint, for DDPM only."""
 
 
 class Counted(torch.nn.Module):
-    """A network that counts its evaluations."""
+    """Network wrapper that counts evaluations."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
@@ -66,18 +66,18 @@ class Counted(torch.nn.Module):
 
 
 def named_samplers() -> dict[str, Sampler]:
-    """The samplers of `conf/sampler/` with the settings that they have there."""
-    found = {}
+    """Return the samplers of `conf/sampler/` with the settings in these files."""
+    samplers = {}
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for file in sorted((CONF / "sampler").glob("*.yaml")):
             section = OmegaConf.to_container(compose("sample", [f"sampler={file.stem}"]).sampler)
-            found[file.stem] = SamplerSettings.model_validate(section).build()
-    return found
+            samplers[file.stem] = SamplerSettings.model_validate(section).build()
+    return samplers
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Unguided images of each class, their labels, evaluations of the network for an image, and CPU time for all."""
+    """Unguided images of each class, their labels, network evaluations per image, and CPU time for all."""
 
     pixels: Pixels
     labels: Labels
@@ -87,7 +87,7 @@ class Drawn:
 
 @cache
 def draw(denoiser: Denoiser, sampler: Sampler, per_class: int = PER_CLASS) -> Drawn:
-    """Sample, counting what it takes; once for each sampler."""
+    """Sample, counting evaluations and time; cached for each sampler."""
     counted = Counted(denoiser.network)
     denoiser.network = counted
     started = time.process_time()
@@ -100,7 +100,7 @@ def draw(denoiser: Denoiser, sampler: Sampler, per_class: int = PER_CLASS) -> Dr
 
 
 def measure_named(denoiser: Denoiser, judge: DigitJudge) -> Iterator[str]:
-    """A row for each file of `conf/sampler/`; writes its grid."""
+    """Yield a row for each file of `conf/sampler/`, and write its grid."""
     GRIDS.mkdir(parents=True, exist_ok=True)
     for name, sampler in named_samplers().items():
         drawn = draw(denoiser, sampler)
@@ -116,7 +116,7 @@ def measure_named(denoiser: Denoiser, judge: DigitJudge) -> Iterator[str]:
 
 
 def curve_samplers(evaluations: int) -> dict[str, Sampler]:
-    """The methods to compare, each with as many steps as that number of evaluations allows.
+    """Return the samplers to compare, each with as many steps as that number of evaluations allows.
 
     DDPM with the spacing of the published comparison (arXiv:2010.02502, table 1); with ``trailing`` and small variance
     it is ``euler_ancestral``.
@@ -136,40 +136,40 @@ def curve_samplers(evaluations: int) -> dict[str, Sampler]:
 
 
 class Point(NamedTuple):
-    """Of the curves: a Fréchet ratio, and the seconds of CPU time that its images took."""
+    """Point of the curves: a Fréchet ratio, and the seconds of CPU time of its images."""
 
     distance: float
     seconds: float
 
 
 Curves = dict[str, dict[int, Point]]
-"""By method and number of evaluations."""
+"""Points by sampler and number of evaluations."""
 
 
 def measure_curve(denoiser: Denoiser, judge: DigitJudge) -> Curves:
-    """Fréchet distance and time of each method by its number of evaluations."""
-    found: Curves = {}
+    """Measure Fréchet distance and time of each sampler by its number of evaluations."""
+    curves: Curves = {}
     for evaluations in (*EVALUATIONS, LONG):
         for name, sampler in curve_samplers(evaluations).items():
             if evaluations == LONG and not name.startswith("ddpm,"):
                 continue
             drawn = draw(denoiser, sampler)
             point = Point(judge.pixel_fd_ratio(drawn.pixels), drawn.seconds)
-            found.setdefault(name, {})[evaluations] = point
+            curves.setdefault(name, {})[evaluations] = point
             print(name, evaluations, f"{point.distance:.2f}, {point.seconds:.1f} s", flush=True)
-    return found
+    return curves
 
 
-def curve_rows(found: Curves) -> list[str]:
-    """The lines of the table."""
+def curve_rows(curves: Curves) -> list[str]:
+    """Return the rows of the table."""
     columns = (*EVALUATIONS, LONG)
     return [
         f"| {name} | {' | '.join(f'{points[count].distance:.2f}' if count in points else '' for count in columns)} |"
-        for name, points in found.items()
+        for name, points in curves.items()
     ]
 
 
-def plot(found: Curves) -> None:
+def plot(curves: Curves) -> None:
     """Distance against evaluations and against seconds, all axes logarithmic."""
     import matplotlib
 
@@ -177,12 +177,12 @@ def plot(found: Curves) -> None:
     from matplotlib import pyplot as plt
 
     figure, (by_evaluations, by_time) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained", sharey=True)
-    for (name, points), marker in zip(found.items(), "os^vDPX*h", strict=True):
+    for (name, points), marker in zip(curves.items(), "os^vDPX*h", strict=True):
         distances = [point.distance for point in points.values()]
         by_evaluations.loglog(points.keys(), distances, marker=marker, label=name)
         by_time.loglog([point.seconds for point in points.values()], distances, marker=marker)
-    usual = found["ddpm, small variance"]
-    highest = 2 * usual[EVALUATIONS[0]].distance  # what falls apart with few steps leaves the frame
+    reference = curves["ddpm, small variance"]
+    highest = 2 * reference[EVALUATIONS[0]].distance  # samplers that diverge with few steps are cut off
     for axes in (by_evaluations, by_time):
         axes.minorticks_off()
         axes.set_ylim(1, highest)
@@ -196,21 +196,21 @@ def plot(found: Curves) -> None:
     by_evaluations.legend()
     by_time.set_xticks(seconds := (1, 3, 10, 30, 100), labels=[str(second) for second in seconds])
     by_time.set_xlabel(f"seconds of CPU time for {10 * PER_CLASS} images")
-    by_time.axhline(usual[LONG].distance, color="black", linewidth=1, linestyle="--")
-    by_time.axvline(usual[LONG].seconds / 20, color="black", linewidth=1, linestyle="--")
+    by_time.axhline(reference[LONG].distance, color="black", linewidth=1, linestyle="--")
+    by_time.axvline(reference[LONG].seconds / 20, color="black", linewidth=1, linestyle="--")
     by_time.set_title("Quality against time; dashed: DDPM with every step, and 1/20 of its time")
     figure.savefig(PLOT, dpi=120)
 
 
 def main(checkpoint: str) -> None:
-    """Measure, draw, write."""
+    """Measure, plot, write."""
     torch.set_num_threads(1)
     denoiser, judge = load_denoiser(checkpoint), DigitJudge()
-    draw(denoiser, DDIMSampler(steps=1))  # what is done once, at the first call, is not part of a sampler's time
+    draw(denoiser, DDIMSampler(steps=1))  # warm-up: work of the first call is not part of a sampler's time
     write_table(PAGE, "samplers", list(measure_named(denoiser, judge)))
-    found = measure_curve(denoiser, judge)
-    write_table(PAGE, "curve", curve_rows(found))
-    plot(found)
+    curves = measure_curve(denoiser, judge)
+    write_table(PAGE, "curve", curve_rows(curves))
+    plot(curves)
 
 
 if __name__ == "__main__":

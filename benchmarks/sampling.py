@@ -1,8 +1,8 @@
-"""What sampling costs beyond the network, against diffusers' pipeline, in memory, and in seconds for a quality.
+"""Cost of sampling: overhead besides the network, speed against diffusers' pipeline, memory, and time for a quality.
 
     python -m benchmarks.sampling [--json] [--checkpoint outputs/demo]
 
-The last row needs a checkpoint of the digits (`make demo` trains one); DDPM's 1,000 steps are what takes long.
+The last row needs a checkpoint of the digits (`make demo` trains one); DDPM's 1,000 steps take most of the time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import equal_work
-from benchmarks.harness import Row, command, in_turns, in_turns_apart, not_measured, say
+from benchmarks.harness import Row, command, in_turns, in_turns_apart, not_measured, print_progress
 from benchmarks.samplers import Counted, curve_samplers, draw
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.denoiser import Denoiser
@@ -30,16 +30,16 @@ ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 5
 STEPS, PIPELINE_STEPS = 5, 10
 SHORT_ROUNDS, SMALL_BATCH = 11, 4
-"""Of what is compared to a few per cent: many short turns, as the machine's own speed changes from second to second."""
+"""For comparisons to a few percent: many short turns, as the speed of the machine changes from second to second."""
 FEW, MANY = 100, 10_000
-"""Images whose memory is compared."""
+"""Numbers of images whose memory is compared."""
 PER_CLASS = 25
-"""Digits of each class, for their quality: those of docs/samplers.md."""
+"""Digits of each class for measuring quality, as in docs/samplers.md."""
 
 SMALL = {"image_size": 32, "in_channels": 3, "model_channels": 8, "channel_multipliers": [1], "use_attention": [False]}
-"""A network that costs little, so that the images are what may take memory."""
+"""A small network, so that memory depends on the images."""
 
-# The last line that it prints is the most memory that it has held.
+# It prints its peak memory in the last line.
 PEAK = """
 import runpy, sys
 sys.argv = ["sample.py", *sys.argv[1:]]
@@ -50,7 +50,7 @@ print(peak_bytes())
 
 
 def loop_row() -> Row:
-    """N steps against N forward passes of the bare network."""
+    """Compare N steps with N forward passes of the bare network."""
     denoiser = equal_work.our_denoiser().eval()
     images, time = torch.randn(SMALL_BATCH, *equal_work.IMAGE_SHAPE), torch.tensor([0.5])
     front = DiffusionSampler(denoiser)
@@ -76,12 +76,12 @@ def loop_row() -> Row:
 
 
 def sample(front: DiffusionSampler, batch: int, steps: int) -> torch.Tensor:
-    """A batch by a few steps of DDIM."""
+    """Sample a batch by a few steps of DDIM."""
     return front.sample(batch, sampler=DDIMSampler(steps=steps), seed=0)
 
 
 def pipeline_row() -> Row:
-    """Ours against diffusers' `DDIMPipeline`, asked for tensors or arrays of a batch, each in a process of its own."""
+    """Compare ours with diffusers' `DDIMPipeline`, which returns tensors or arrays, each in a separate process."""
     what = f"{PIPELINE_STEPS} steps of DDIM at equal work"
     if equal_work.missing_peers():
         return not_measured("5", what, f"needs {equal_work.missing_peers()}, of the extra peers")
@@ -91,13 +91,13 @@ def pipeline_row() -> Row:
 
 
 def our_pipeline() -> Callable[[], object]:
-    """A batch by ours."""
+    """Return a function that samples a batch with ours."""
     front = DiffusionSampler(equal_work.our_denoiser())
     return lambda: sample(front, equal_work.BATCH, PIPELINE_STEPS)
 
 
 def their_pipeline() -> Callable[[], object]:
-    """A batch by diffusers."""
+    """Return a function that samples a batch with diffusers."""
     diffusers = equal_work.peer("diffusers")
     pipeline = diffusers.DDIMPipeline(equal_work.diffusers_unet().eval(), diffusers.DDIMScheduler())
     pipeline.set_progress_bar_config(disable=True)
@@ -105,7 +105,7 @@ def their_pipeline() -> Callable[[], object]:
 
 
 def calls_rows() -> list[Row]:
-    """How often a guided step asks the network, and how many times it embeds."""
+    """Count forward passes of the network and time embeddings in a guided step."""
     network, embedded = count_guided_steps()
     told = ("passes of the network in a guided step", network), ("times embedded in a guided step", embedded)
     return [
@@ -115,7 +115,7 @@ def calls_rows() -> list[Row]:
 
 
 def count_guided_steps() -> tuple[int, int]:
-    """Passes of the network, and rows of time that it embedded, in ``STEPS`` guided steps of two images."""
+    """Count forward passes, and rows of embedded times, in ``STEPS`` guided steps of two images."""
     denoiser = equal_work.our_denoiser(num_classes=10)
     rows = 0
 
@@ -131,7 +131,7 @@ def count_guided_steps() -> tuple[int, int]:
 
 
 def peak_memory(count: int, checkpoint: Path, folder: Path) -> int:
-    """The most memory `sample.py` holds, making so many images of two steps."""
+    """Return the peak memory of `sample.py` for this number of images of two steps."""
     arguments = [f"ckpt={checkpoint}", f"num_samples={count}", f"output.base_dir={folder / str(count)}"]
     fast = ["sampler.steps=2", "generation.sampling.batch_size=100", "compute.device=cpu"]
     done = subprocess.run(
@@ -141,7 +141,7 @@ def peak_memory(count: int, checkpoint: Path, folder: Path) -> int:
 
 
 def memory_row() -> Row:
-    """Many images in the memory of few; how the allocator happens to lie makes some per cent from run to run."""
+    """Compare the memory of many images with that of few; the allocator varies by some percent between runs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         equal_work.write_checkpoint(folder / "model.ckpt", SMALL)
@@ -154,7 +154,7 @@ def memory_row() -> Row:
 
 
 def quality_row(checkpoint: Path) -> Row:
-    """The cheapest way to images at least as good as those of DDPM with every step."""
+    """Find the cheapest sampler with images at least as good as those of DDPM with every step."""
     what = "seconds for the quality of 1,000-step DDPM"
     if not checkpoint.exists():
         return not_measured("5", what, "needs a checkpoint of the digits: make demo, or --checkpoint")
@@ -177,7 +177,7 @@ def _seconds_and_distance(denoiser: Denoiser, judge: DigitJudge, method: Sampler
 
 
 def measure(checkpoint: str) -> list[Row]:
-    """All rows."""
+    """Return all rows."""
     parts: dict[str, Callable[[], list[Row]]] = {
         "the loop": lambda: [loop_row()],
         "diffusers' pipeline": lambda: [pipeline_row()],
@@ -187,7 +187,7 @@ def measure(checkpoint: str) -> list[Row]:
     }
     rows = []
     for told, part in parts.items():
-        say(f"sampling: {told}")
+        print_progress(f"sampling: {told}")
         rows += part()
     return rows
 

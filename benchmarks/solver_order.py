@@ -1,4 +1,4 @@
-"""How fast the error of each ODE sampler falls with its steps, on Gaussian data, whose ODE has a known solution.
+"""Order of convergence of each ODE sampler on Gaussian data, whose ODE has a known solution.
 
     python -m benchmarks.solver_order
 
@@ -24,7 +24,7 @@ Errors = dict[str, list[float]]
 
 
 def measure(steps: tuple[int, ...] = STEPS) -> Errors:
-    """Root-mean-square error at the end of a walk, by sampler, for each number of steps."""
+    """Return the root-mean-square error at the end of a trajectory, by sampler, for each number of steps."""
     mean = torch.tensor([0.3, -0.2], dtype=torch.float64)
     covariance = torch.tensor([[0.30, 0.12], [0.12, 0.10]], dtype=torch.float64)
     data = GaussianData(EDMSchedule(), mean, covariance)
@@ -32,19 +32,19 @@ def measure(steps: tuple[int, ...] = STEPS) -> Errors:
 
 
 def sampler_of(name: str, steps: int) -> Sampler:
-    """A sampler by name; Heun's by slopes alone, since it changes to estimates elsewhere for each number of steps."""
+    """Return a sampler by name; Heun with slopes only, since its switch to estimates depends on the number of steps."""
     if name == "heun":
         return HeunSampler(steps=steps, spacing="karras", average="slopes")
     return SAMPLERS[name](steps=steps, spacing="karras")
 
 
 def order(errors: list[float]) -> float:
-    """The measured order: the power of the steps with which the error falls, at the last doubling."""
+    """Return the measured order: the power of the steps with which the error decreases, at the last doubling."""
     return math.log2(errors[-2] / errors[-1])
 
 
 def table(errors: Errors) -> str:
-    """A Markdown table of all errors, and the order at the last doubling of the steps."""
+    """Return a Markdown table of all errors, and the order at the last doubling of the steps."""
     lines = [
         "| sampler | " + " | ".join(f"{count} steps" for count in STEPS) + " | order |",
         "|---|" + "---|" * (len(STEPS) + 1),

@@ -1,4 +1,4 @@
-"""How long a command takes to begin, against the libraries that it cannot do without.
+"""Start-up time of the commands, against importing the libraries that they need.
 
     python -m benchmarks.start [--json]
 
@@ -15,15 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.equal_work import EQUAL_WORK, write_checkpoint
-from benchmarks.harness import Row, Turns, command, in_turns, say
+from benchmarks.harness import Row, Turns, command, in_turns, print_progress
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 5
 
 ALLOWED_SECONDS, ALLOWED_SHARE = 1.2, 0.25
-"""What `--help` may take: so long, or this share of Lightning's import."""
+"""Bounds for `--help`: seconds, or this share of Lightning's import."""
 
-LIGHTNING = "import diffusion_lab, lightning.pytorch"  # the package lets torchvision load beside a CPU build of torch
+LIGHTNING = "import diffusion_lab, lightning.pytorch"  # the package makes torchvision load with a CPU build of torch
 WEIGHTS = "import sys, torch; torch.load(sys.argv[1], weights_only=True)"
 
 # The sampler is loaded with the settings, before torch, so nothing is imported here that sample.py would not.
@@ -40,7 +40,7 @@ sys.exit("sample.py ended without a denoising step")
 
 
 def process(*arguments: str) -> Callable[[], object]:
-    """A Python process, to be timed."""
+    """Return a function that runs a Python process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return lambda: subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=True
@@ -48,7 +48,7 @@ def process(*arguments: str) -> Callable[[], object]:
 
 
 def measure() -> list[Row]:
-    """A row for each command."""
+    """Return a row for each command."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_checkpoint(folder / "model.ckpt", EQUAL_WORK)
@@ -56,9 +56,9 @@ def measure() -> list[Row]:
 
 
 def ways(folder: Path) -> dict[str, Callable[[], object]]:
-    """What is timed."""
+    """Return the commands to time, by name."""
     checkpoint = str(folder / "model.ckpt")
-    say("starting train.py, sample.py and what they are compared with, each a few times")
+    print_progress("starting train.py, sample.py and their peers, each a few times")
     return {
         "train.py --help": process("train.py", "--help"),
         "train.py --cfg job": process("train.py", "--cfg", "job"),
@@ -69,10 +69,10 @@ def ways(folder: Path) -> dict[str, Callable[[], object]]:
 
 
 def rows(taken: Turns) -> list[Row]:
-    """The goals: the first two commands by the clock or by Lightning, whichever is kinder."""
+    """Return the rows; the first two commands are bounded by seconds or by Lightning, whichever is more."""
     lightning = taken.median("import lightning.pytorch")
     allowed = max(ALLOWED_SECONDS / lightning, ALLOWED_SHARE)
-    found = [
+    table = [
         Row(
             "4",
             way,
@@ -98,7 +98,7 @@ def rows(taken: Turns) -> list[Row]:
         at_least=False,
         note="import torch and reading the weights",
     )
-    return [*found, first]
+    return [*table, first]
 
 
 def main() -> None:

@@ -2,12 +2,11 @@
 
     python -m benchmarks.training_step [--json] [--compiled yes]
 
-Batch 16 of 32×32×3; each network with AdamW and the loss that its users train it with, without data loading, in a
-process of its own. Ours takes the steps of `train.py`: the project's own loss and optimizer settings, and memory that
-is kept from step to step. Peers come with the extra ``peers``. On a machine that only emulates bfloat16 the bfloat16
-rows are left open, and the share of the float32 limit is the goal. Arithmetic is that of plain convolutions, whichever
-way they are computed, so a share can be more than all. ``--compiled yes`` adds our step compiled; compiling takes
-minutes on a CPU.
+Batch 16 of 32×32×3; each network with AdamW and the loss of its users, without data loading, in a separate process.
+Ours makes the steps of `train.py`: our loss and optimizer settings, with freed memory kept between steps. The extra
+``peers`` installs the peers. On a machine that only emulates bfloat16 the bfloat16 rows are open, and the share of the
+float32 limit is the goal. Operations are counted as for direct convolutions, however they are computed, so a share can
+exceed 1. ``--compiled yes`` adds our step compiled; compiling takes minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from benchmarks.harness import (
     matrix_flops,
     matrix_product,
     not_measured,
-    say,
+    print_progress,
 )
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.optimizer_section import OptimizerSettings
@@ -50,13 +49,13 @@ Step = Callable[[], object]
 
 
 def as_train_py(make: Callable[[], Step]) -> Step:
-    """A step in a process that manages its memory as that of ``train.py`` does, for as long as it lives."""
+    """Create a step in a process that manages its memory like ``train.py``."""
     keep_freed_memory(torch.device("cpu")).__enter__()
     return make()
 
 
 def our_step(bf16: bool, compiled: bool = False) -> Step:
-    """The step of the training loop: the denoising loss, backward, clipping, optimizer."""
+    """Return the step of the training loop: denoising loss, backward, clipping, optimizer."""
     denoiser = equal_work.our_denoiser()
     denoiser.compute_dtype = torch.bfloat16 if bf16 else torch.float32
     if compiled:
@@ -66,7 +65,7 @@ def our_step(bf16: bool, compiled: bool = False) -> Step:
 
 
 def step_of(denoiser: Denoiser, images: Tensor) -> Step:
-    """What the training loop does with a batch."""
+    """Return the training step for a batch."""
     loss = DenoisingLoss()
     settings = parse_section(OptimizerSettings, get_default_config()["training"]["optimizer"], "training.optimizer")
     parameters = list(denoiser.parameters())
@@ -82,7 +81,7 @@ def step_of(denoiser: Denoiser, images: Tensor) -> Step:
 
 
 def noising(images: Tensor | None = None) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
-    """Noisy images, their steps, and the noise, as diffusers' examples make them."""
+    """Return a function that draws noisy images, their timesteps and the noise, as in diffusers' examples."""
     scheduler = equal_work.peer("diffusers").DDPMScheduler(num_train_timesteps=1000)
     if images is None:
         images = torch.randn(equal_work.BATCH, *equal_work.IMAGE_SHAPE).clamp(-1, 1)
@@ -96,13 +95,13 @@ def noising(images: Tensor | None = None) -> Callable[[], tuple[Tensor, Tensor, 
 
 
 def diffusers_step(bf16: bool) -> Step:
-    """The loop of diffusers' `train_unconditional.py`, without accelerate; channels-last where it runs in bfloat16."""
+    """Return the step of diffusers' `train_unconditional.py`, without accelerate; channels-last in bfloat16."""
     network = equal_work.diffusers_unet()
     return peer_step(network, lambda images, times: network(images, times).sample, noising(), bf16)
 
 
 def lucidrains_step(bf16: bool) -> Step:
-    """The loss of denoising_diffusion_pytorch's `GaussianDiffusion`, with the noising of the other peer."""
+    """Return a step with the loss of denoising_diffusion_pytorch's `GaussianDiffusion` and diffusers' noising."""
     network = equal_work.lucidrains_unet()
     return peer_step(network, network, noising(), bf16)
 
@@ -113,7 +112,7 @@ def peer_step(
     draw: Callable[[], tuple[Tensor, Tensor, Tensor]],
     bf16: bool,
 ) -> Step:
-    """Squared error of the noise, backward, clipping to a norm of 1, AdamW: what both peers' loops do."""
+    """Return the step of both peers: squared error of the noise, backward, clipping to a norm of 1, AdamW."""
     if bf16:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = list(network.parameters())
@@ -134,20 +133,20 @@ def peer_step(
 
 
 def flops() -> dict[str, int]:
-    """Operations of one image in a step, by network."""
+    """Return the operations of one image in a step, by network."""
     ours, theirs = equal_work.our_denoiser().network, equal_work.diffusers_unet()
     other = equal_work.lucidrains_unet()
-    found = {
+    counts = {
         "ours": equal_work.training_flops(lambda images, times: ours(images, times / 1000)),
         "diffusers": equal_work.training_flops(lambda images, times: theirs(images, times).sample),
         "lucidrains": equal_work.training_flops(other),
     }
-    equal_work.refuse_unequal(found["ours"], found["diffusers"])
-    return found
+    equal_work.check_equal_work(counts["ours"], counts["diffusers"])
+    return counts
 
 
 def rows(taken: Turns, work: dict[str, int], bf16: bool) -> list[Row]:
-    """The goals; where there is no bfloat16, the same comparisons in float32 stand without a bound of their own."""
+    """Return the rows; without bfloat16, the same comparisons in float32 have no bound."""
     kind, dtype = ("bf16", "bfloat16") if bf16 else ("fp32", "float32")
     limit = matrix_flops() / taken.median(f"limit {kind}")
     bound, note = 0.60 if bf16 else 0.85, f"{dtype} matrix product of {LIMIT_SIZE}³"
@@ -163,18 +162,18 @@ def rows(taken: Turns, work: dict[str, int], bf16: bool) -> list[Row]:
         share = reached / limit
         return Row("1", what, reached / 1e9, limit / 1e9, "GFLOP/s", share, bound, note=note)
 
-    found = [against("diffusers fp32", "diffusers", 2.0 if bf16 else None, f"training step, {kind}, at equal work")]
+    table = [against("diffusers fp32", "diffusers", 2.0 if bf16 else None, f"training step, {kind}, at equal work")]
     if bf16:
-        found.append(against("diffusers bf16", "diffusers", 1.4, "training step, both bf16, at equal work"))
-        found.append(against("lucidrains bf16", "lucidrains", 1.2, "training step, both bf16, per FLOP"))
+        table.append(against("diffusers bf16", "diffusers", 1.4, "training step, both bf16, at equal work"))
+        table.append(against("lucidrains bf16", "lucidrains", 1.2, "training step, both bf16, per FLOP"))
     else:
-        found.append(not_measured("1", "training step, both bf16, at equal work", NO_BF16))
-        found.append(against("lucidrains fp32", "lucidrains", None, "training step, both fp32, per FLOP"))
-    found.append(arithmetic("training step, arithmetic", f"ours {kind}"))
+        table.append(not_measured("1", "training step, both bf16, at equal work", NO_BF16))
+        table.append(against("lucidrains fp32", "lucidrains", None, "training step, both fp32, per FLOP"))
+    table.append(arithmetic("training step, arithmetic", f"ours {kind}"))
     if COMPILED in taken.seconds:
-        found.append(against("diffusers fp32", "diffusers", None, f"training step, {kind}, compiled", COMPILED))
-        found.append(arithmetic("training step, arithmetic, compiled", COMPILED))
-    return found
+        table.append(against("diffusers fp32", "diffusers", None, f"training step, {kind}, compiled", COMPILED))
+        table.append(arithmetic("training step, arithmetic, compiled", COMPILED))
+    return table
 
 
 def _rate(taken: Turns, way: str, image_flops: int) -> float:
@@ -182,18 +181,19 @@ def _rate(taken: Turns, way: str, image_flops: int) -> float:
 
 
 def measure(compiled: str = "no") -> list[Row]:
-    """Take all steps in turns with the machine's limit."""
+    """Measure all steps alternately with the machine's limit."""
     missing = equal_work.missing_peers()
     if missing:
         return [not_measured("1", "training step at equal work", f"needs {missing}, of the extra peers")]
     work = flops()
-    say("training step: " + ", ".join(f"{name} {count / 1e9:.1f} GFLOP an image" for name, count in work.items()))
+    counts = ", ".join(f"{name} {count / 1e9:.1f} GFLOP per image" for name, count in work.items())
+    print_progress(f"training step: {counts}")
     bf16 = bf16_is_accelerated()
     return rows(in_turns_apart(dict(ways(bf16, compiled == "yes")), ROUNDS), work, bf16)
 
 
 def ways(bf16: bool, compiled: bool) -> Iterable[tuple[str, Callable[[], Step]]]:
-    """What is taken in turns."""
+    """Yield the variants to measure."""
     kind = "bf16" if bf16 else "fp32"
     yield "diffusers fp32", partial(diffusers_step, bf16=False)
     yield f"ours {kind}", partial(as_train_py, partial(our_step, bf16))

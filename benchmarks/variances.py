@@ -1,4 +1,4 @@
-"""DDPM's two variances with few steps and with all: which is nearer to real digits, and how sure that is.
+"""Comparison of DDPM's two variances with few and with all steps: distance to real digits, with its standard error.
 
     python -m benchmarks.variances CHECKPOINT [--seeds 6] [--per-class 25]
 
@@ -7,9 +7,9 @@ predicts epsilon with linear betas:
 
     python train.py diffusion=linear model.diffusion.prediction=epsilon output.base_dir=outputs/linear
 
-Both variances begin with the same noise and draw the same in each step, so they are compared seed by seed: the
-distances are those of all images together, the standard error of their difference is the jackknife's, which leaves out
-one seed after the other (Efron and Stein, 1981). Going through all 1,000 steps takes about an hour on two cores.
+Both variances start from the same noise and use the same draws in each step, so they are compared seed by seed: the
+distances are those of all images together, the standard error of their difference is the jackknife's, which omits one
+seed at a time (Efron and Stein, 1981). All 1,000 steps take about an hour on two cores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from benchmarks.harness import say
+from benchmarks.harness import print_progress
 from benchmarks.report import write_table
 from benchmarks.samplers import PAGE
 from diffusion_lab import DiffusionSampler, load_denoiser
@@ -31,18 +31,18 @@ from diffusion_lab.samplers import DDPMSampler
 from diffusion_lab.shapes import Pixels, to_pixels
 
 STEPS = (10, None)
-"""Few, and the whole process."""
+"""Few steps, and all timesteps."""
 
 
 class Pair(NamedTuple):
-    """Images of one seed by both variances."""
+    """Images of one seed with both variances."""
 
     small: Pixels
     large: Pixels
 
 
 class Comparison(NamedTuple):
-    """Fréchet ratios of all images of each variance; large less small with its standard error."""
+    """Fréchet ratios of all images of each variance; large minus small with its standard error."""
 
     small: float
     large: float
@@ -51,7 +51,7 @@ class Comparison(NamedTuple):
 
 
 def draw(denoiser: Denoiser, steps: int | None, seed: int, per_class: int) -> Pair:
-    """So many digits of each class by both variances, from the same noise."""
+    """Sample ``per_class`` digits of each class with both variances, from the same noise."""
 
     def by(variance: Literal["small", "large"]) -> Pixels:
         sampler = DDPMSampler(steps=steps, spacing="leading", variance=variance)
@@ -63,7 +63,7 @@ def draw(denoiser: Denoiser, steps: int | None, seed: int, per_class: int) -> Pa
 
 
 def compare(judge: DigitJudge, pairs: Sequence[Pair]) -> Comparison:
-    """The distances of all pairs together; the error is NaN for a single one, which tells nothing of itself."""
+    """Return the distances of all pairs together; the error is NaN for a single pair."""
 
     def distances(chosen: Sequence[Pair]) -> tuple[float, float]:
         small, large = (judge.pixel_fd_ratio(torch.cat(images)) for images in zip(*chosen, strict=True))
@@ -78,10 +78,10 @@ def compare(judge: DigitJudge, pairs: Sequence[Pair]) -> Comparison:
     return Comparison(small, large, large - small, error)
 
 
-def row(steps: int | None, images: int, found: Comparison) -> str:
-    """A line of the table."""
-    means = f"{found.small:.3f} | {found.large:.3f}"
-    return f"| {steps or 'all 1,000'} | {images:,} | {means} | {found.difference:+.4f} ± {found.error:.4f} |"
+def row(steps: int | None, images: int, result: Comparison) -> str:
+    """Return a row of the table."""
+    means = f"{result.small:.3f} | {result.large:.3f}"
+    return f"| {steps or 'all 1,000'} | {images:,} | {means} | {result.difference:+.4f} ± {result.error:.4f} |"
 
 
 def main() -> None:
@@ -90,15 +90,15 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--per-class", type=int, default=25)
-    given = parser.parse_args()
-    denoiser, judge = load_denoiser(given.checkpoint), DigitJudge()
+    options = parser.parse_args()
+    denoiser, judge = load_denoiser(options.checkpoint), DigitJudge()
     rows = []
     for steps in STEPS:
         pairs: list[Pair] = []
-        for seed in range(1, given.seeds + 1):
-            pairs.append(draw(denoiser, steps, seed, given.per_class))
-            line = row(steps, 10 * given.per_class * seed, compare(judge, pairs))
-            say(line)
+        for seed in range(1, options.seeds + 1):
+            pairs.append(draw(denoiser, steps, seed, options.per_class))
+            line = row(steps, 10 * options.per_class * seed, compare(judge, pairs))
+            print_progress(line)
         rows.append(line)
     write_table(PAGE, "variances", rows)
 

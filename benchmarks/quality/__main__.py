@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.equal_work import missing_peers
-from benchmarks.harness import machine, say
+from benchmarks.harness import machine, print_progress
 from benchmarks.quality.judge import Judge, Point
 from benchmarks.quality.program import LUCIDRAINS, OURS, PROGRAMS, RESULT, Task
 from benchmarks.quality.report import write_report
@@ -49,7 +49,7 @@ def compare(name: str, base: Path, given: argparse.Namespace) -> list[Point]:
             arguments=tuple(given.settings) if program == OURS else (),
         )
         _do(task)
-        say(f"{name}: judging {program}")
+        print_progress(f"{name}: judging {program}")
         points += judge.points(out)
     return points
 
@@ -61,10 +61,10 @@ def _seconds_of(ours: Path) -> float:
 
 def _do(task: Task) -> None:
     if (task.out / RESULT).exists():
-        say(f"{task.out} is there already")
+        print_progress(f"{task.out} is there already")
         return
     shutil.rmtree(task.out, ignore_errors=True)
-    say(f"{task.out.parent.name}: {task.program}, {task.seconds:.0f} s of training")
+    print_progress(f"{task.out.parent.name}: {task.program}, {task.seconds:.0f} s of training")
     subprocess.run(
         [sys.executable, "-m", "benchmarks.quality.program", task.text()],
         check=True,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from benchmarks.harness import say
+from benchmarks.harness import print_progress
 from benchmarks.quality.program import images_of
 from benchmarks.quality.stopwatch import Stopwatch
 from diffusion_lab import DiffusionSampler, load_denoiser
@@ -64,7 +64,7 @@ def _run(
 ) -> dict[str, Any]:
     words = ["data=image_folder", f"data.paths.train={folder}", f"training.epochs={epochs}", f"output.base_dir={run}"]
     words += ["logger=none", "compute.device=cpu", *arguments]
-    say(f"  train.py {' '.join(words)}")
+    print_progress(f"  train.py {' '.join(words)}")
     subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *words],
         check=True,

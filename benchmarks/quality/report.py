@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import say
+from benchmarks.harness import print_progress
 from benchmarks.quality.judge import Point
 from benchmarks.quality.program import PROGRAMS
 from benchmarks.report import write_table
@@ -82,4 +82,4 @@ def write_report(found: Found, about: Mapping[str, Any], out: Path, page: Path |
     if page is not None:
         write_table(page, "quality", lines)
         write_table(page, "machine", [f"| {about['system']} | {about['torch']} | {about['instructions']} |"])
-    say(f"plots and grids in {pictures}")
+    print_progress(f"plots and grids in {pictures}")

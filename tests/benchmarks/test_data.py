@@ -19,10 +19,10 @@ def folder(tmp_path_factory):
 def batches(folder, monkeypatch, make):
     """The images of an epoch, which the benchmark only counts."""
     seen = []
-    prepared = data.ImageDataModule.prepared
+    prepared = data.ImageDataModule.prepare_batch
     monkeypatch.setattr(
         data.ImageDataModule,
-        "prepared",
+        "prepare_batch",
         lambda self, batch, vary: (seen.append(prepared(self, batch, vary).images), prepared(self, batch, vary))[1],
     )
     assert make() == 5

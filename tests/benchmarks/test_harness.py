@@ -136,8 +136,8 @@ def test_all_are_run_each_in_its_process_and_what_breaks_does_not_stop_the_other
     assert suite.main(["good", "bad", "odd"]) == 1
     table = capsys.readouterr().out
     assert "MISS" in table
-    assert "broke with exit status 1" in table
-    assert "printed something else than JSON" in table
+    assert "failed with exit status 1" in table
+    assert "did not print JSON" in table
     told = json.loads((tmp_path / "outputs" / "results.json").read_text())
     assert told["benchmarks"]["good"]["rows"][0]["goal"] == "7"
     assert len(told["rows"]) == 3

@@ -1,4 +1,4 @@
-"""The benchmark of training beside busy programs: what it runs, and the rows it makes of the speeds."""
+"""Benchmark of training next to busy programs: the commands it runs, and the rows of the speeds."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def test_rows_compare_each_speed_with_that_of_a_quiet_machine(monkeypatch: pytes
     monkeypatch.setattr(neighbours, "images_per_second", lambda *given: 600 / (1 + busy))
     monkeypatch.setattr(neighbours, "peer_images_per_second", lambda: 300 / (1 + 9 * busy))
     rows = {row.what: row for row in neighbours.measure(rounds="1")}
-    assert rows["training, digits, quiet machine"].ratio == 1
-    one, two = (rows[f"training, digits, beside {count}"] for count in ("1 busy neighbour", "2 busy neighbours"))
+    assert rows["training, digits, idle machine"].ratio == 1
+    one, two = (rows[f"training, digits, next to {count}"] for count in ("1 busy neighbour", "2 busy neighbours"))
     assert (one.ours, one.peer, one.ratio, one.bound, one.verdict) == (300, 600, 2, pytest.approx(1.95), "MISS")
     assert (two.ratio, two.bound, two.verdict) == (3, pytest.approx(2.6), "MISS")
-    if peer := rows.get("a loop of diffusers, beside 2 busy neighbours"):
+    if peer := rows.get("a loop of diffusers, next to 2 busy neighbours"):
         assert (peer.ratio, peer.bound) == (19, None)
 
 
