@@ -31,13 +31,13 @@ class Batch(NamedTuple):
     ``numbers`` are those of the images in their data set, one for each, in validation: what is drawn for an image then
     follows from its number alone, whatever batch it is in. In training it is empty.
 
-    ``left_out`` are pictures that could not be decoded when the batch was made, for the process that trains.
+    ``skipped`` are images that could not be decoded when the batch was loaded, reported to the training process.
     """
 
     images: Images | Pixels
     labels: Labels | None
     seed: int
-    left_out: Sequence[Any] = ()
+    skipped: Sequence[Any] = ()
     numbers: Sequence[int] = ()
 
 

@@ -1,1 +1,1 @@
-"""Where images come from, in which order, and how they reach the device. Knows nothing of diffusion."""
+"""Image data: sources, order, augmentation and loading. Independent of diffusion."""

@@ -1,4 +1,4 @@
-"""Random changes to the images of a training batch, made for the whole batch at once on its device."""
+"""Random augmentation of training batches, computed for the whole batch at once on its device."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in gray (ITU-R BT.601); their sum is 1."""
 
 Each = npt.NDArray[np.floating]
-"""A number for each image, (N,). They are drawn and prepared on the CPU: the same on every device, and soon done."""
+"""One number per image, (N,), drawn and prepared on the CPU: fast, and the same on every device."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Flips, turns and recolours each image on its own; called with a batch and its seed.
+    """Flip, rotate and recolour each image independently; called with a batch and its seed.
 
-    The batch is images in [-1, 1], or pixels of 8 bits: mirrored, they are still pixels, at a quarter of the memory to
-    move; to be turned or recoloured they become images. Each kind of change has draws of its own: which images are
-    mirrored does not depend on whether they are turned as well.
+    The batch is images in [-1, 1], or 8-bit pixels: flipping keeps pixels, at a quarter of the memory traffic; rotating
+    and recolouring turn them into images. Each kind of change has its own random draws: which images are flipped does
+    not depend on whether they are rotated as well.
 
     Args:
-        horizontal_flip: mirror every second image on average.
-        rotation_degrees: turn by an angle drawn evenly from ± this (0 to 180); the border is repeated
-            into what comes free.
-        jitter_strength: brightness, contrast and saturation each times a factor drawn evenly from 1 ± this
-            (0 to 1). Saturation needs colour; alpha is left as it is.
+        horizontal_flip: flip each image with probability 1/2.
+        rotation_degrees: maximum angle: rotate by an angle uniform in ± this (0 to 180); uncovered areas repeat the
+            border.
+        jitter_strength: maximum change: multiply brightness, contrast and saturation by a factor uniform in 1 ± this
+            (0 to 1). Saturation needs colour; alpha is unchanged.
     """
 
     horizontal_flip: bool = False
@@ -44,10 +44,10 @@ class Augmentation:
     jitter_strength: float = 0.0
 
     def __call__(self, images: Images | Pixels, seed: int) -> Images | Pixels:
-        """Changed images (N, C, H, W), wherever they are; the same for the same ``seed``, on every device."""
+        """Return augmented images (N, C, H, W) on their device; the same ``seed`` gives the same on every device."""
         if not (self.horizontal_flip or self.rotation_degrees or self.jitter_strength):
             return images
-        # named, so that noise and times drawn from the batch's seed do not repeat these numbers
+        # a named stream, so that noise and times drawn from the batch's seed do not repeat these numbers
         draws = derive_uniform((5, len(images)), "augmentation", seed)
         mirrored = (draws[0] < 0) & self.horizontal_flip
         if self.horizontal_flip and not self.rotation_degrees:
@@ -57,56 +57,58 @@ class Augmentation:
         if not self.rotation_degrees:
             return images
         images = images if images.is_floating_point() else from_pixels(images)
-        return rotate(images, math.radians(self.rotation_degrees) * draws[1], mirrored)  # mirrors on the way
+        return rotate(images, math.radians(self.rotation_degrees) * draws[1], mirrored)  # mirrors as well
 
 
 def mirror(images: Images | Pixels, mirrored: npt.NDArray[np.bool_]) -> Images | Pixels:
-    """Change left and right of the ``mirrored`` images, (N,)."""
-    # picking whole images out of both kinds is several times faster on a CPU than choosing pixel by pixel
+    """Flip the ``mirrored`` images, (N,), horizontally."""
+    # selecting complete images from both versions is several times faster on a CPU than selecting pixel by pixel
     both = torch.cat([images, images.flip(-1)])
     chosen = np.arange(len(images)) + len(images) * mirrored
-    return both.index_select(0, _sent(chosen, images.device))
+    return both.index_select(0, _to_device(chosen, images.device))
 
 
 def rotate(images: Images, angle: Each, mirrored: npt.NDArray[np.bool_]) -> Images:
-    """Turn each image about its centre by its ``angle``, in radians; the ``mirrored`` ones are mirrored before."""
-    grid = _turned_grid(angle, mirrored, images)
+    """Rotate each image about its centre by its ``angle``, in radians; the ``mirrored`` ones are flipped first."""
+    grid = _rotated_grid(angle, mirrored, images)
     return F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=False)
 
 
-def _turned_grid(angle: Each, mirrored: npt.NDArray[np.bool_], images: Images) -> Tensor:
-    """Where each pixel comes from, (N, H, W, 2) as x and y; ``affine_grid`` gives the same from a matrix, much slower.
+def _rotated_grid(angle: Each, mirrored: npt.NDArray[np.bool_], images: Images) -> Tensor:
+    """Return the source position of each pixel, (N, H, W, 2) as x and y; much faster than ``affine_grid``.
 
-    As complex numbers x + iy: turning is a product, and each pixel's is the sum of its column's and its row's.
+    Positions are complex numbers x + iy: a rotation is a product, and each pixel's position is the sum of those of its
+    column and its row.
     """
     height, width = images.shape[2:]
-    turned = np.multiply.outer(np.exp(1j * angle), _centres(height, width))
-    turned.real *= np.where(mirrored, -height / width, height / width)[:, None]
-    columns, rows = turned[:, None, :width], turned[:, width:, None]
-    return torch.view_as_real(_sent(columns, images.device) + _sent(rows, images.device))
+    rotated = np.multiply.outer(np.exp(1j * angle), _centres(height, width))
+    rotated.real *= np.where(mirrored, -height / width, height / width)[:, None]
+    columns, rows = rotated[:, None, :width], rotated[:, width:, None]
+    return torch.view_as_real(_to_device(columns, images.device) + _to_device(rows, images.device))
 
 
 @cache
 def _centres(height: int, width: int) -> npt.NDArray[np.complex64]:
-    """Those of the pixels, first of a row, then of a column, (W + H,). Half of the height is 1."""
+    """Return the pixel centres of a row, then of a column, (W + H,). Half of the height is 1."""
     x, y = ((np.arange(length) * 2 + 1) / length - 1 for length in (width, height))
     return np.concatenate([x * width / height, 1j * y]).astype(np.complex64)
 
 
 def recolour(images: Images | Pixels, brightness: Each, contrast: Each, saturation: Each) -> Images:
-    """Scale brightness, contrast and (of colour images) saturation, one after the other, and clip to [-1, 1].
+    """Scale brightness, contrast and (for colour images) saturation, one after the other, and clip to [-1, 1].
 
-    Each is a factor for each image: of the distance from black, from the mean gray of the image, from the gray of
-    the pixel. Clipped at the end alone: what the first drives out of range, the next may bring back.
+    Each is one factor per image: of the distance from black, from the mean gray of the image, from the gray of the
+    pixel. Clipping happens only at the end: a value driven out of range by one step may be brought back by the next.
     """
     # All three are linear, so together they are one sum: a share of the pixel's colours, one of its gray, one of the
-    # mean gray. Moving memory is what takes the time, and this is the fewest passes over it.
+    # mean gray. Memory traffic dominates the time, and this takes the fewest passes.
     light, unit = (images + 1, 1.0) if images.is_floating_point() else (images.float(), 1 / 127.5)
     brightness = brightness * unit
     scale = contrast * brightness
     mean = (brightness - scale) / math.prod(light.shape[2:])
     shares = np.array([scale * saturation, scale - scale * saturation, mean, -np.ones_like(scale)], np.float32)
-    of_colours, of_gray, of_sum, black = _sent(shares[..., None, None, None], light.device).to(light.dtype).unbind()
+    shares_on_device = _to_device(shares[..., None, None, None], light.device)
+    of_colours, of_gray, of_sum, black = shares_on_device.to(light.dtype).unbind()
     opaque = light if light.shape[1] in (1, 3) else light[:, :-1]
     gray = _gray(opaque)
     shift = torch.addcmul(black, gray.sum((2, 3), keepdim=True), of_sum)
@@ -118,7 +120,7 @@ def recolour(images: Images | Pixels, brightness: Each, contrast: Each, saturati
 
 
 def _gray(opaque: Images) -> Images:
-    """(N, 1, H, W), a tensor of its own."""
+    """Return the gray values (N, 1, H, W) in a new tensor."""
     if opaque.shape[1] == 1:
         return opaque.clone()
     red, green, blue = opaque.unbind(1)
@@ -126,6 +128,6 @@ def _gray(opaque: Images) -> Images:
     return without_green.lerp_(green, LUMA[1]).unsqueeze(1)
 
 
-def _sent(numbers: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """The same numbers on a device, without waiting for what it still has to do."""
+def _to_device(numbers: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """Copy numbers to a device without synchronizing."""
     return torch.from_numpy(numbers).to(device, non_blocking=device.type == "cuda")

@@ -1,4 +1,4 @@
-"""The files of a cache: written for their owner alone, and read only where nobody else can have changed them."""
+"""Files of a cache: private to their owner, and read only if nobody else could have changed them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CheckArray = NDArray[np.uint32]
 
 
 class UntrustedCacheError(OSError):
-    """Somebody else owns a file of the cache, or may write it."""
+    """Raised if another user owns a file of the cache, or may write it."""
 
 
 def is_own(state: os.stat_result) -> bool:
-    """Whether a file or folder belongs to this user, and nobody else may write it."""
+    """Return whether a file or folder belongs to this user and nobody else may write it."""
     return state.st_uid == os.geteuid() and not state.st_mode & OTHERS_MAY_WRITE
 
 
@@ -39,8 +39,8 @@ def open_own(path: Path) -> BinaryIO:
     """Open a regular file that this user owns and nobody else may write.
 
     Raises:
-        UntrustedCacheError: It is not so.
-        OSError: It is missing, no regular file, or cannot be read.
+        UntrustedCacheError: Another user owns it or may write it.
+        OSError: It is missing, not a regular file, or cannot be read.
     """
     stream = open_regular(path)
     if not is_own(os.fstat(stream.fileno())):
@@ -50,31 +50,31 @@ def open_own(path: Path) -> BinaryIO:
 
 
 class CheckedWriter:
-    """Writes to a stream, and takes a checksum (CRC-32) of each BLOCK of bytes on the way."""
+    """Write to a stream, and compute a checksum (CRC-32) of each BLOCK of bytes."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._done = stream, [0]
-        self._room = BLOCK
+        self._stream, self._checksums = stream, [0]
+        self._space = BLOCK
 
     def write(self, pixels: memoryview) -> None:
         self._stream.write(pixels)
         rest = pixels.cast("B")
         while rest:
-            if not self._room:
-                self._done.append(0)
-                self._room = BLOCK
-            part = rest[: self._room]
-            self._done[-1] = zlib.crc32(part, self._done[-1])
-            self._room -= len(part)
+            if not self._space:
+                self._checksums.append(0)
+                self._space = BLOCK
+            part = rest[: self._space]
+            self._checksums[-1] = zlib.crc32(part, self._checksums[-1])
+            self._space -= len(part)
             rest = rest[len(part) :]
 
     def checks(self) -> CheckArray:
-        """One checksum for each block so far."""
-        return np.array(self._done, np.uint32)
+        """Return the checksums of the blocks so far."""
+        return np.array(self._checksums, np.uint32)
 
 
 def first_damaged_block(descriptor: int, checks: CheckArray) -> int | None:
-    """Read a file of pixels and compare it with its checksums: the number of the first block that differs."""
+    """Compare a file of pixels with its checksums; returns the number of the first block that differs."""
     for number, expected in enumerate(checks.tolist()):
         if zlib.crc32(os.pread(descriptor, BLOCK, number * BLOCK)) != expected:
             return number
@@ -82,30 +82,30 @@ def first_damaged_block(descriptor: int, checks: CheckArray) -> int | None:
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
-    """Write what a cache says of itself, with the hashes of its small files and of the text itself."""
+    """Write the description of a cache, with hashes of its small files and of the description itself."""
     small = {file.name: _sha256(file.read_bytes()) for file in sorted(folder.glob("*.npy"))}
-    told = {**about, "sha256": small}
-    (folder / ABOUT).write_text(json.dumps({**told, "checksum": _checksum(told)}, indent=2) + "\n")
+    content = {**about, "sha256": small}
+    (folder / ABOUT).write_text(json.dumps({**content, "checksum": _checksum(content)}, indent=2) + "\n")
     for file in folder.iterdir():
         file.chmod(0o600)
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What a cache says of itself.
+    """Read the description of a cache.
 
     Raises:
         ValueError: It is damaged.
         OSError: It is missing, or another user may have written it.
     """
     with open_own(folder / ABOUT) as stream:
-        told = parse_json(stream.read(MOST_ABOUT_BYTES), str(folder / ABOUT))
-    if not isinstance(told, dict) or told.pop("checksum", None) != _checksum(told):
+        content = parse_json(stream.read(MOST_ABOUT_BYTES), str(folder / ABOUT))
+    if not isinstance(content, dict) or content.pop("checksum", None) != _checksum(content):
         raise ValueError(f"{folder / ABOUT} is damaged")
-    return told
+    return content
 
 
 def read_array(folder: Path, name: str, about: Mapping[str, Any]) -> NDArray[Any]:
-    """One of the small files. Raises as ``read_about`` does."""
+    """Read one of the small files. Raises as ``read_about`` does."""
     with open_own(folder / name) as stream:
         content = stream.read()
     if _sha256(content) != about["sha256"].get(name):
@@ -114,8 +114,8 @@ def read_array(folder: Path, name: str, about: Mapping[str, Any]) -> NDArray[Any
     return array
 
 
-def _checksum(told: Mapping[str, Any]) -> str:
-    return _sha256(json.dumps(told, sort_keys=True).encode())
+def _checksum(content: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(content, sort_keys=True).encode())
 
 
 def _sha256(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""What a fingerprint knows image files by: their sizes and the hashes of their content."""
+"""Sizes and content hashes of image files, for fingerprints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Content(NamedTuple):
 
 
 class Contents:
-    """Those of many files in order, at 40 bytes a file."""
+    """Sizes and hashes of many files in order, at 40 bytes per file."""
 
     def __init__(self) -> None:
         self._sizes, self._sha256 = array("q"), bytearray()
@@ -38,12 +38,12 @@ class Contents:
             yield Content(size, bytes(self._sha256[HASH_BYTES * index : HASH_BYTES * (index + 1)]))
 
     def hashes(self) -> HashArray:
-        """The SHA-256 of each file, (N, 32)."""
+        """Return the SHA-256 of each file, (N, 32)."""
         return np.frombuffer(bytes(self._sha256), np.uint8).reshape(-1, HASH_BYTES)
 
 
 def content_of(stream: BinaryIO) -> Content:
-    """Read a file from its beginning."""
+    """Return the size and hash of a file, read from its start."""
     stream.seek(0)
-    sha256 = hashlib.file_digest(cast("io.BytesIO", stream), "sha256").digest()  # any file that is open will do
+    sha256 = hashlib.file_digest(cast("io.BytesIO", stream), "sha256").digest()  # accepts any open file
     return Content(stream.seek(0, os.SEEK_END), sha256)

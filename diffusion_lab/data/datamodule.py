@@ -1,4 +1,4 @@
-"""From sources to batches on the device, and back to the right place after an interruption."""
+"""Lightning data module: batches on the device, resumable at any position."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from diffusion_lab.data.augmentation import Augmentation
-from diffusion_lab.data.left_out import DataWarning, listed
 from diffusion_lab.data.order import Draw, EpochOrder, TrainingOrder
 from diffusion_lab.data.remarks import Remarks
+from diffusion_lab.data.skipped_images import DataWarning, format_lines
 from diffusion_lab.data.source import ImageSource, Renumbered, Subset
 from diffusion_lab.data.workers import START_METHOD, WORKER_TIMEOUT, SuspendableLoader, set_up_worker
 from diffusion_lab.determinism import host_generators_seeded
@@ -22,19 +22,19 @@ from diffusion_lab.shapes import Batch, from_pixels
 
 
 class BatchDataset(Dataset[Batch]):
-    """Makes a whole batch at once, in the worker: ``__getitems__`` turns a Draw into a Batch of uint8 images.
+    """Dataset that loads a whole batch in the worker: ``__getitems__`` turns a Draw into a Batch of uint8 images.
 
     Args:
         source: the images.
         labelled: whether batches carry labels.
-        vary: whether the batches are for training: the source may leave something to chance (its random crop), seeded
-            by the draw. Batches for validation carry the numbers of their images.
+        vary: whether the batches are for training, where the source may be random (its random crop), seeded by the
+            draw. Validation batches carry the indices of their images.
     """
 
     def __init__(self, source: ImageSource, labelled: bool, vary: bool) -> None:
         self.source, self.labelled, self.vary = source, labelled, vary and source.varies
         self.numbered = not vary
-        self.seeds = host_generators_seeded if _is_foreign(source) else _nothing_seeded
+        self.seeds = host_generators_seeded if _is_custom(source) else _no_seeding
 
     def __len__(self) -> int:
         return len(self.source)
@@ -46,45 +46,45 @@ class BatchDataset(Dataset[Batch]):
             images = self.source.load_batch(indices, rng)
         labels = torch.from_numpy(self.source.labels[indices]) if self.labelled else None
         numbers = draw.indices if self.numbered else ()
-        return Batch(torch.from_numpy(images), labels, draw.seed, self.source.take_left_out(), numbers)
+        return Batch(torch.from_numpy(images), labels, draw.seed, self.source.take_skipped(), numbers)
 
 
-def _is_foreign(source: ImageSource) -> bool:
-    """Whether the images come from a class outside this package, which may draw from the global generators."""
+def _is_custom(source: ImageSource) -> bool:
+    """Return whether the images come from a class outside this package, which may use the global generators."""
     while isinstance(source, Subset | Renumbered):
         source = source.source
     return type(source).__module__.partition(".")[0] != __name__.partition(".")[0]
 
 
-def _nothing_seeded(seed: int) -> AbstractContextManager[None]:
-    return nullcontext()  # to seed all generators and put them back takes as long as making a small batch
+def _no_seeding(seed: int) -> AbstractContextManager[None]:
+    return nullcontext()  # seeding all generators and restoring them takes as long as loading a small batch
 
 
 class ImageDataModule(LightningDataModule):
-    """Batches for training and validation, the same ones whenever a run with this seed asks for them.
+    """Data module with training and validation batches that are reproducible for a given seed.
 
-    Images travel as uint8 and become float32 in [-1, 1] on the device, where training images are augmented.
-    Validation takes every image in a fixed order, never augmented, and with its number, from which its noise and its
-    time follow.
+    Images are transferred as uint8 and become float32 in [-1, 1] on the device, where training images are augmented.
+    Validation uses every image in a fixed order, never augmented, and with its index, which determines its noise and
+    time.
 
-    Its state is (epoch, images seen): a run resumed from it draws exactly the images, in the batches and with
-    the seeds, that the interrupted run still had before it, with any number of workers.
+    Its state is (epoch, images seen): a resumed run draws exactly the remaining images of the interrupted run, in the
+    same batches and with the same seeds, with any number of workers.
 
-    The Trainer must be made with ``use_distributed_sampler=False``: the order divides itself among the ranks.
+    The Trainer must be created with ``use_distributed_sampler=False``: the order divides itself among the ranks.
 
     Args:
         train: images to train on.
         val: images to validate on, of the same size, channels and classes; None for no validation.
         batch_size: images per batch and device.
-        num_workers: processes that load; 0 loads in this one.
-        pin_memory: page-locked memory for a faster transfer; without effect where there is no CUDA device.
-        shuffle: a new order each epoch; False for the order of the source.
-        drop_last: leave out an epoch's last batch if it is not full.
-        augmentation: what changes the images of training batches; None for nothing.
-        labelled: whether batches carry labels; else their labels are None.
+        num_workers: number of loader processes; 0 loads in this process.
+        pin_memory: use page-locked memory for faster transfer; no effect without a CUDA device.
+        shuffle: use a new order each epoch; False for the order of the source.
+        drop_last: drop an epoch's last batch if it is not full.
+        augmentation: augmentation of training batches; None for none.
+        labelled: whether batches carry labels; otherwise their labels are None.
         seed: seed of the run, ≥ 0.
-        remarks: what the run records about the images.
-        worker_timeout: seconds without a batch after which the processes that load count as hung, > 0.
+        remarks: remarks on the images, recorded by the run.
+        worker_timeout: seconds without a batch after which loader processes count as hung, > 0.
 
     Raises:
         ValueError: an epoch would have no batch, or ``val`` does not match ``train``.
@@ -110,17 +110,17 @@ class ImageDataModule(LightningDataModule):
         self.train, self.val, self.remarks = train, val, remarks or Remarks()
         self.batch_size, self.num_workers = batch_size, num_workers
         self.worker_timeout = worker_timeout
-        self.pin_memory = pin_memory and torch.cuda.is_available()  # torch warns where it has no effect
+        self.pin_memory = pin_memory and torch.cuda.is_available()  # torch warns if it has no effect
         self.shuffle, self.drop_last = shuffle, drop_last
         self.augmentation, self.labelled, self.seed = augmentation, labelled, seed
         self._order = TrainingOrder(
             self._epoch_order(0, 0)
-        )  # refuses an epoch without batches before anything is set up
+        )  # raises for an epoch without batches before anything is set up
         self._resume_at: tuple[int, int] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes in the order of their numbers; () if the images have none."""
+        """Class names in the order of their numbers; () if the images have none."""
         return self.train.class_names
 
     @property
@@ -129,67 +129,67 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def val_is_split_off(self) -> bool:
-        """Whether the validation images were taken from those to train on, of which they are then no part."""
+        """Whether the validation images were split off the training images, which then exclude them."""
         parts = (self.train, self.val)
         return all(isinstance(part, Subset) for part in parts) and len({id(part.source) for part in parts}) == 1  # type: ignore[union-attr]
 
     @property
     def step_size(self) -> int:
-        """Images that all devices together take in one batch each."""
+        """Number of images in one batch of each device together."""
         return self._epoch_order(0, 0).step_size
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that each device trains on in an epoch."""
+        """Number of batches per device and epoch."""
         return len(self._epoch_order(0, 0))
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        place = self._resume_at or (self.trainer.current_epoch if self.trainer else 0, 0)
-        self._order, self._resume_at = TrainingOrder(self._epoch_order(*place)), None
+        position = self._resume_at or (self.trainer.current_epoch if self.trainer else 0, 0)
+        self._order, self._resume_at = TrainingOrder(self._epoch_order(*position)), None
         return self._loader(BatchDataset(self.train, self.labelled, vary=True), self._order)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         if self.val is None:
             return []
         order = EpochOrder(len(self.val), self.batch_size, self.seed, False, False, self._rank, self._world_size)
-        # never told of an epoch: the same batches and seeds every time
+        # without an epoch: the same batches and seeds every time
         return self._loader(BatchDataset(self.val, self.labelled, vary=False), order)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self._refuse_damage()
-        self._count_left_out(batch)
-        batch = batch._replace(left_out=())
+        self._record_skipped(batch)
+        batch = batch._replace(skipped=())
         if self.trainer is None or not self.trainer.training:
-            return self.prepared(batch, vary=False)
+            return self.prepare_batch(batch, vary=False)
         self._order.count_batch()
-        return self.prepared(batch, vary=True)
+        return self.prepare_batch(batch, vary=True)
 
     def teardown(self, stage: str) -> None:
-        """Let no training end well on images that are damaged."""
+        """Raise an error if the training used damaged images."""
         if stage == "fit":
             self._refuse_damage(wait=True)
 
-    def _count_left_out(self, batch: Batch) -> None:
-        """Record the pictures that turned out damaged by now; those that other processes load are reported here."""
-        before, self.remarks = self.remarks, self.remarks.leaving_out(batch.left_out)
-        new = self.remarks.left_out[len(before.left_out) :]
+    def _record_skipped(self, batch: Batch) -> None:
+        """Record newly found damaged images; those found by worker processes are reported here."""
+        before, self.remarks = self.remarks, self.remarks.with_skipped(batch.skipped)
+        new = self.remarks.skipped[len(before.skipped) :]
         if new and self.num_workers:
-            message = f"{len(new)} image(s) skipped that cannot be decoded any more:\n{listed(new)}"
+            message = f"{len(new)} image(s) skipped that can no longer be decoded:\n{format_lines(new)}"
             warnings.warn(message, DataWarning, stacklevel=2)
 
     def _refuse_damage(self, wait: bool = False) -> None:
         for source in (self.train, self.val):
             if source is not None:
-                source.refuse_damage(wait)
+                source.raise_if_damaged(wait)
 
     def prepared(self, batch: Batch, vary: bool) -> Batch:
-        """A batch of pixels as the model gets it, on whatever device it is: floats, augmented where it may ``vary``."""
+        """Convert a batch of pixels to floats for the model, on its device; augmented if ``vary``."""
         images = self.augmentation(batch.images, batch.seed) if self.augmentation and vary else batch.images
         return batch._replace(images=images if images.is_floating_point() else from_pixels(images))
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers: the place of the next image to train on, and what gives that place its meaning."""
-        epoch, seen = self._place()
+        """Return, as plain numbers, the position of the next training image and the values that define it."""
+        epoch, seen = self._position()
         return {
             "epoch": epoch,
             "samples_seen": seen,
@@ -199,14 +199,14 @@ class ImageDataModule(LightningDataModule):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at a stored place, with the seed of the run that stored it.
+        """Resume at a stored position, with the seed of the run that stored it.
 
         Raises:
-            ValueError: the place is in the middle of an epoch, and the number of images is not what it was, so the
-                rest of the epoch would not be the rest; or no batch of the present size begins there.
+            ValueError: the position is within an epoch, and the number of images has changed, so the rest of the epoch
+                is undefined; or no batch of the current size starts there.
         """
         epoch, seen = state_dict["epoch"], state_dict["samples_seen"]
-        where = f"to go on {seen} images into epoch {epoch}"
+        where = f"to resume {seen} images into epoch {epoch}"
         if seen and state_dict["length"] != len(self.train):
             raise ValueError(
                 f"data.paths.train must hold the {state_dict['length']} images of the resumed run {where}, "
@@ -218,17 +218,17 @@ class ImageDataModule(LightningDataModule):
                 f"got {self.step_size} (a checkpoint from the end of an epoch resumes with any batch size)"
             )
         self.seed, self._resume_at = state_dict["seed"], (epoch, seen)
-        # not true of this loader: its place came with the data module's state
+        # does not apply to this loader: its position is in the data module's state
         warnings.filterwarnings("ignore", message=".*ended before the epoch ended and your dataloader is not resumable")
 
-    def _place(self) -> tuple[int, int]:
-        """(epoch, images seen in it) of what was trained, not of what workers have loaded ahead."""
+    def _position(self) -> tuple[int, int]:
+        """Return (epoch, images seen in it) up to the last trained batch, not the last batch loaded by workers."""
         if self._resume_at is not None:
             return self._resume_at
         if self.trainer is None:
-            return self._order.place(unfinished=0, batches_per_epoch=len(self._order))
+            return self._order.position(unfinished=0, batches_per_epoch=len(self._order))
         counts = self.trainer.fit_loop.epoch_loop.batch_progress.state_dict()["current"]
-        return self._order.place(counts["ready"] - counts["processed"], self.trainer.num_training_batches)
+        return self._order.position(counts["ready"] - counts["processed"], self.trainer.num_training_batches)
 
     def _epoch_order(self, epoch: int, start: int) -> EpochOrder:
         return EpochOrder(
@@ -252,11 +252,11 @@ class ImageDataModule(LightningDataModule):
         return self.trainer.world_size if self.trainer else 1
 
     def _loader(self, dataset: BatchDataset, order: Any) -> DataLoader[Batch]:
-        # torch's type asks for lists of numbers, but it hands on to the dataset whatever the order yields
+        # torch's type asks for lists of numbers, but it passes to the dataset whatever the order yields
         return SuspendableLoader(
             dataset,
             batch_sampler=order,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=self.num_workers,
             multiprocessing_context=START_METHOD if self.num_workers else None,
             pin_memory=self.pin_memory,
@@ -266,8 +266,8 @@ class ImageDataModule(LightningDataModule):
         )
 
 
-def _as_it_is(batch: Any) -> Any:
-    """The dataset already made a whole batch."""
+def _identity(batch: Any) -> Any:
+    """Return the batch, which the dataset has already collated."""
     return batch
 
 

@@ -1,4 +1,4 @@
-"""A folder of images that were all decoded once: one run of bytes, in memory or mapped from a file."""
+"""Decoded images of a folder in one array, in memory or mapped from a file."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ import numpy as np
 
 from diffusion_lab.data.cache_files import open_own
 from diffusion_lab.data.contents import Content, Contents
-from diffusion_lab.data.folder_report import reporting_decoder_warnings
+from diffusion_lab.data.folder_report import report_decoder_warnings
 from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.data.parallel import in_order
+from diffusion_lab.data.parallel import map_in_order
 from diffusion_lab.data.pixels import cut_square
 from diffusion_lab.data.source import HashArray, ImageSource, IndexArray, PixelArray
 from diffusion_lab.data.verification import DamagedCacheError, Verification
 
 Progress = Callable[[int, int], None]
-"""Told (files done, files in all)."""
+"""Called with (files done, total files)."""
 
 
 class DecodedSource(ImageSource):
-    """The same images as an ``ImageFolderSource``, without decoding.
+    """Source of the images of an ``ImageFolderSource`` that are already decoded.
 
     Args:
-        pixels: all images, uint8, one after the other; or the file that holds them. A file is mapped and not read, so
-            memory holds of it what is in use, and processes share that.
-        sides: height and width of each image (N, 2), the shorter side that of the images that come out; None where
-            all are squares.
-        labels: the class number of each image.
+        pixels: all images, uint8, one after the other; or the file that holds them. A file is memory-mapped, so only
+            the parts in use take memory, shared by all processes.
+        sides: height and width of each image (N, 2), with the output size as the shorter side; None if all images are
+            squares.
+        labels: class number of each image.
         class_names: names of the classes.
-        channels: of each image.
-        image_size: side S of the images that come out.
-        fingerprint: that of the folder.
+        channels: number of channels.
+        image_size: side S of the output images.
+        fingerprint: fingerprint of the folder.
         hashes: SHA-256 of the image files, (N, 32).
-        verification: of the file of pixels, where it is not known yet whether they are whole.
-        key: the setting that the folder comes from, for messages.
+        verification: pending verification of the file of pixels.
+        key: setting that the folder comes from, for messages.
 
     Raises:
-        ValueError: the bytes are not as many as the images need.
-        OSError: the file cannot be read, or somebody else may have written it.
+        ValueError: the number of bytes does not match the images.
+        OSError: the file cannot be read, or another user may have written it.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class DecodedSource(ImageSource):
             self._map(pixels)
         else:
             self._pixels = pixels
-        self._refuse_other_size(len(self._pixels))
+        self._check_size(len(self._pixels))
 
     def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
         image: PixelArray = self.load_batch(np.array([index]), rng)[0]
@@ -82,7 +82,7 @@ class DecodedSource(ImageSource):
 
     def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
         if self._mapping is not None:  # reading beyond the end of a mapped file would kill the process
-            self._refuse_other_size(self._mapping.size())
+            self._check_size(self._mapping.size())
         shape = (self.channels, self.image_size, self.image_size)
         if self._sides is None or self._starts is None:
             gathered: PixelArray = self._pixels.reshape(-1, *shape).take(indices, axis=0)
@@ -95,13 +95,13 @@ class DecodedSource(ImageSource):
         return squares
 
     def fingerprint(self) -> str:
-        """That of the folder, taken when the files were decoded."""
+        """Return the fingerprint of the folder, computed when the files were decoded."""
         return self._fingerprint
 
     def hashes(self) -> HashArray | None:
         return self._hashes
 
-    def refuse_damage(self, wait: bool = False) -> None:
+    def raise_if_damaged(self, wait: bool = False) -> None:
         verification = self._verification
         if verification is None:
             return
@@ -115,7 +115,7 @@ class DecodedSource(ImageSource):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """A worker that is not forked maps the file again; it would be sent all images otherwise."""
+        """Exclude the images, which a worker that is not forked maps again."""
         unsent = {"_pixels": None, "_mapping": None, "_verification": None, "_hashes": None}
         return {**self.__dict__, **unsent} if self._file else self.__dict__
 
@@ -126,12 +126,12 @@ class DecodedSource(ImageSource):
 
     def _map(self, file: Path) -> None:
         with open_own(file) as stream:
-            self._refuse_other_size(os.fstat(stream.fileno()).st_size)
+            self._check_size(os.fstat(stream.fileno()).st_size)
             self._mapping = mmap.mmap(stream.fileno(), self._bytes, access=mmap.ACCESS_READ)
-        # a plain array over the mapping: numpy's own memmap class is slow to index, and pickles the whole file
+        # a plain array over the mapping: NumPy's memmap class is slow to index, and pickles the entire file
         self._pixels = np.frombuffer(self._mapping, np.uint8)
 
-    def _refuse_other_size(self, size: int) -> None:
+    def _check_size(self, size: int) -> None:
         if size != self._bytes:
             where = f" in {self._file}" if self._file else ""
             raise ValueError(f"{len(self.labels)} decoded images must be {self._bytes} bytes, got {size}{where}")
@@ -139,12 +139,12 @@ class DecodedSource(ImageSource):
 
 @dataclass(frozen=True)
 class Decoding:
-    """What became of the files of a folder.
+    """Result of decoding the files of a folder.
 
     Attributes:
         sides: height and width of each image in order, (N, 2).
         contents: sizes and hashes of the image files in order.
-        corrupt: what was said of each corrupt file, by its number in the folder.
+        corrupt: error of each corrupt file, by its index in the folder.
     """
 
     sides: IndexArray
@@ -153,17 +153,17 @@ class Decoding:
 
 
 class PixelWriter(Protocol):
-    """What decoded pixels are written to."""
+    """Stream for decoded pixels."""
 
     def write(self, pixels: memoryview, /) -> Any: ...
 
 
 def decode_all(source: ImageFolderSource, stream: PixelWriter, progress: Progress | None) -> Decoding:
-    """Decode every file and write its pixels to ``stream``, in order; memory never holds more than some of them."""
+    """Decode every file and write its pixels to ``stream``, in order; only a few are in memory at a time."""
     sides, contents = array("q"), Contents()
     corrupt: dict[int, Exception] = {}
-    with reporting_decoder_warnings(source.key):
-        for index, found in enumerate(in_order(lambda index: _decoded(source, index), len(source))):
+    with report_decoder_warnings(source.key):
+        for index, found in enumerate(map_in_order(lambda index: _decoded(source, index), len(source))):
             if isinstance(found, Exception):
                 corrupt[index] = found
             else:
@@ -177,39 +177,39 @@ def decode_all(source: ImageFolderSource, stream: PixelWriter, progress: Progres
 
 
 def least_bytes(source: ImageFolderSource) -> int:
-    """Bytes that all images take when decoded; the least where pictures that are not square keep their long side."""
+    """Return the size of all decoded images in bytes; a lower bound if non-square images keep their long side."""
     return len(source) * source.channels * source.image_size**2
 
 
 def sides_to_keep(source: ImageFolderSource, sides: IndexArray) -> IndexArray | None:
-    """None where all images are the squares that come out."""
+    """Return the sides, or None if all images are squares of the output size."""
     return None if (sides == source.image_size).all() else sides
 
 
-def decoded_in_memory(source: ImageFolderSource, progress: Progress | None = None) -> DecodedSource:
-    """All images of a folder in memory; corrupt files are dropped or fatal as ``check`` has it.
+def decode_in_memory(source: ImageFolderSource, progress: Progress | None = None) -> DecodedSource:
+    """Decode all images of a folder into memory; corrupt files are handled as in ``check``.
 
     Raises:
-        ValueError: as ``check``, or this machine has less memory than the images take.
+        ValueError: as in ``check``, or the images need more memory than this machine has.
     """
-    needed, there = least_bytes(source), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
+    needed, available = least_bytes(source), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
         raise ValueError(
             f"data.cache = memory takes {needed / 1e9:.1f} GB for the images of {source.key}, and this machine has "
-            f"{there / 1e9:.1f} GB: take data.cache = disk"
+            f"{available / 1e9:.1f} GB: take data.cache = disk"
         )
     stream = io.BytesIO()
-    done = decode_all(source, stream, progress)
-    source.drop(done.corrupt)
+    decoding = decode_all(source, stream, progress)
+    source.drop(decoding.corrupt)
     return DecodedSource(
         np.frombuffer(stream.getbuffer(), np.uint8),
-        sides_to_keep(source, done.sides),
+        sides_to_keep(source, decoding.sides),
         source.labels,
         source.class_names,
         source.channels,
         source.image_size,
-        source.fingerprint_of(done.contents),
-        done.contents.hashes(),
+        source.fingerprint_of(decoding.contents),
+        decoding.contents.hashes(),
     )
 
 
@@ -217,4 +217,4 @@ def _decoded(source: ImageFolderSource, index: int) -> tuple[Content, PixelArray
     try:
         return source.content_and_decode(index)
     except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
-        return error.with_traceback(None)  # which would keep the half decoded picture
+        return error.with_traceback(None)  # the traceback would keep the partly decoded image alive

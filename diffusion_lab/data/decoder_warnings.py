@@ -1,4 +1,4 @@
-"""What Pillow warns of while it decodes, with the file that it is about."""
+"""Warnings of Pillow during decoding, with the file that they are about."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 from diffusion_lab.warning_display import Display, display_warnings_with
 
 PILLOW = r"PIL\."
-"""Modules that warn of pictures, as a regular expression."""
+"""Modules that issue such warnings, as a regular expression."""
 
 _decoded = threading.local()
 _collected: list[dict[Path, str]] = []
-"""Where warnings go, the innermost collection last."""
+"""Active collections of warnings, the innermost last."""
 
 
 @contextlib.contextmanager
 def decoding(file: Path) -> Iterator[None]:
-    """Name the file that this thread decodes. What is warned of counts only where that succeeds."""
+    """Name the file that this thread decodes. Warnings are kept only if decoding succeeds."""
     _decoded.warnings = []
     try:
         yield
@@ -31,30 +31,30 @@ def decoding(file: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def named_decoder_warnings() -> Iterator[dict[Path, str]]:
-    """Collect the warnings of all threads that are within ``decoding``: the first one of each file."""
-    found: dict[Path, str] = {}
+def collect_decoder_warnings() -> Iterator[dict[Path, str]]:
+    """Collect the warnings of all threads inside ``decoding``: the first one for each file."""
+    collected: dict[Path, str] = {}
 
     def collect(warning: warnings.WarningMessage, show: Display) -> None:
-        said = getattr(_decoded, "warnings", None)
-        if said is None:
+        messages = getattr(_decoded, "warnings", None)
+        if messages is None:
             show(warning)
         else:
-            said.append(" ".join(str(warning.message).split()))
+            messages.append(" ".join(str(warning.message).split()))
 
     with warnings.catch_warnings(), display_warnings_with(collect):
         warnings.simplefilter("always")
-        _collected.append(found)
+        _collected.append(collected)
         try:
-            yield found
+            yield collected
         finally:
-            _collected.remove(found)
+            _collected.remove(collected)
 
 
 def ignore_decoder_warnings() -> None:
-    """Keep Pillow from warning, in this process, of pictures that were checked and named before.
+    """Silence warnings of Pillow in this process about images that were checked and reported before.
 
-    A filter is added only where there is none yet: each addition makes Python repeat all warnings that it shows once.
+    A filter is added only if there is none yet: each addition makes Python repeat all warnings that it shows once.
     """
     known = (getattr(module, "pattern", module) for _, _, _, module, _ in warnings.filters)
     if PILLOW not in known:

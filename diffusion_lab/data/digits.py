@@ -1,4 +1,4 @@
-"""Real handwritten digits that need no download: scikit-learn's 8×8 set of 1,797 images."""
+"""Handwritten digits without download: scikit-learn's set of 1,797 images of 8×8 pixels."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ HELD_OUT = 0.2
 
 
 def digits(image_size: int = 8, channels: int = 1, subset: Literal["train", "heldout", "all"] = "train") -> ArraySource:
-    """The digits 0 to 9 (E. Alpaydin and C. Kaynak, UCI, 1998), gray values 0 to 16 spread over 0 to 255.
+    """Return the digits 0 to 9 (E. Alpaydin and C. Kaynak, UCI, 1998), gray values 0 to 16 scaled to 0 to 255.
 
-    A fifth of each class is held out, always the same images, so that an evaluation has digits that no
-    training run ever saw: ``train`` and ``heldout`` share none, ``all`` is both in the original order.
+    A fifth of each class is held out, always the same images, so that evaluations have digits that no training run
+    has seen: ``train`` and ``heldout`` are disjoint, ``all`` is both in the original order.
     """
     # scikit-learn is slow to import, and only this data set needs it
     from sklearn.datasets import load_digits

@@ -1,6 +1,6 @@
-"""A colour set that comes with the project: 1,911 emoji of 32×32 pixels in ten named groups.
+"""Colour data set included in the project: 1,911 emoji of 32×32 pixels in ten named groups.
 
-Graphics: Twemoji, © Twitter, Inc. and other contributors, CC BY 4.0; see EMOJI_LICENSE.md beside this file.
+Graphics: Twemoji, © Twitter, Inc. and other contributors, CC BY 4.0; see EMOJI_LICENSE.md next to this file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ARCHIVE = Path(__file__).with_name("emoji.npz")
 
 
 def emoji(image_size: int = 32, channels: int = 3, background: str = "white") -> ArraySource:
-    """All emoji, laid onto ``background`` unless 4 channels keep the alpha, resized from 32×32."""
+    """Return all emoji, composited onto ``background`` unless 4 channels keep the alpha, resized from 32×32."""
     with np.load(ARCHIVE, allow_pickle=False) as archive:
         images = convert_arrays(archive["images"], image_size, channels, background_colour(background))
         return ArraySource(images, archive["labels"].astype(np.int64), archive["class_names"].tolist())

@@ -1,4 +1,4 @@
-"""Messages about the files of a folder of images that are not trained on, or not without a remark."""
+"""Messages about skipped and suspicious files in an image folder."""
 
 from __future__ import annotations
 
@@ -6,76 +6,77 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 
-from diffusion_lab.data.decoder_warnings import named_decoder_warnings
-from diffusion_lab.data.formats import how_to_read, picture_suffixes
-from diffusion_lab.data.left_out import DataWarning, LeftOutPicture, OtherFiles, Reason, listed
+from diffusion_lab.data.decoder_warnings import collect_decoder_warnings
+from diffusion_lab.data.formats import image_suffixes, install_hint
+from diffusion_lab.data.skipped_images import DataWarning, OtherFiles, Reason, SkippedImage, format_lines
 from diffusion_lab.terminal import printable
 
 FREQUENT_SUFFIXES = (".png", ".jpg", ".webp", ".bmp", ".gif", ".tif", ".avif", ".heic")
 
 
-def report_left_out(key: str, pictures: Sequence[LeftOutPicture], max_pixels: int, fatal: bool) -> None:
-    """Name and count the pictures that cannot be decoded, in one warning for each reason.
+def report_skipped(key: str, images: Sequence[SkippedImage], max_pixels: int, fatal: bool) -> None:
+    """Name and count the images that cannot be decoded, in one warning per reason.
 
     Args:
-        key: The setting that the folder comes from.
-        pictures: At least one.
-        max_pixels: The limit that some of them exceed.
+        key: Setting that the folder comes from.
+        images: At least one image.
+        max_pixels: Limit that some of them exceed.
         fatal: Whether they are an error.
 
     Raises:
-        ValueError: They are.
+        ValueError: ``fatal`` is set.
     """
-    effect = ", and data.on_corrupt = error (skip to leave them out)" if fatal else " skipped"
+    effect = ", and data.on_corrupt = error (set it to skip to ignore them)" if fatal else " skipped"
     messages = []
     for reason, what in (
         (Reason.DAMAGED, "corrupt image(s)"),
         (Reason.TOO_LARGE, f"image(s) larger than data.max_pixels = {max_pixels}"),
     ):
-        if found := [picture for picture in pictures if picture.reason is reason]:
-            messages.append(f"{key}: {len(found)} {what}{effect}:\n{listed(found)}")
+        if found := [image for image in images if image.reason is reason]:
+            messages.append(f"{key}: {len(found)} {what}{effect}:\n{format_lines(found)}")
     if fatal:
         raise ValueError("\n".join(messages))
     for message in messages:
         warnings.warn(message, DataWarning, stacklevel=4)
 
 
-def report_others(key: str, others: OtherFiles) -> None:
-    """Count and name, in a warning each, the files that are no pictures and the folders that cannot be read."""
-    for message in other_files_in_words(key, others):
+def report_other_files(key: str, others: OtherFiles) -> None:
+    """Count and name, in one warning each, the files that are not images and the folders that cannot be read."""
+    for message in describe_other_files(key, others):
         warnings.warn(message, DataWarning, stacklevel=4)
 
 
-def other_files_in_words(key: str, others: OtherFiles) -> Iterator[str]:
+def describe_other_files(key: str, others: OtherFiles) -> Iterator[str]:
+    """Yield messages on files that are not images and folders that cannot be read."""
     if others.counts:
-        kinds = "; ".join(others.kinds(how_to_read))
-        yield f"{key}: {others.counts.total()} file(s) that are not read as pictures are left out: {kinds}"
+        kinds = "; ".join(others.kinds(install_hint))
+        yield f"{key}: {others.counts.total()} file(s) that are not read as images are skipped: {kinds}"
     if others.unreadable:
         folders = [printable(name) for name in others.unreadable]
-        yield f"{key}: {len(folders)} folder(s) that cannot be read are left out:\n{listed(folders)}"
+        yield f"{key}: {len(folders)} folder(s) that cannot be read are skipped:\n{format_lines(folders)}"
 
 
 @contextlib.contextmanager
-def reporting_decoder_warnings(key: str) -> Iterator[None]:
-    """Tell in one warning, with the files' names, what the decoders warn of meanwhile."""
-    with named_decoder_warnings() as found:
+def report_decoder_warnings(key: str) -> Iterator[None]:
+    """Combine the warnings of image decoders inside the block into one, with the files' names."""
+    with collect_decoder_warnings() as found:
         yield
     if found:
-        lines = [printable(f"{file}: {said}") for file, said in sorted(found.items())]
-        message = f"{key}: {len(found)} image(s) with damaged metadata, used as they are:\n{listed(lines)}"
+        lines = [printable(f"{file}: {message}") for file, message in sorted(found.items())]
+        message = f"{key}: {len(found)} image(s) with damaged metadata, used as they are:\n{format_lines(lines)}"
         warnings.warn(message, DataWarning, stacklevel=4)
 
 
-def what_is_there_instead(others: OtherFiles) -> str:
-    """What a folder without images holds."""
+def describe_contents(others: OtherFiles) -> str:
+    """Describe what a folder without images holds."""
     if others.unreadable:
         return f"{len(others.unreadable)} folder(s) that cannot be read"
     if not others.counts:
         return "no files"
-    return "only " + "; ".join(others.kinds(how_to_read))
+    return "only " + "; ".join(others.kinds(install_hint))
 
 
-def what_is_expected() -> str:
-    """Which files are pictures."""
-    suffixes = [suffix for suffix in FREQUENT_SUFFIXES if suffix in picture_suffixes()]
-    return f"expected pictures ({', '.join(suffixes)} and what else Pillow reads), in class subfolders or directly"
+def describe_expected_files() -> str:
+    """Describe which files are read as images."""
+    suffixes = [suffix for suffix in FREQUENT_SUFFIXES if suffix in image_suffixes()]
+    return f"expected images ({', '.join(suffixes)} and others that Pillow reads), in class subfolders or directly"

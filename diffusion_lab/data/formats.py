@@ -1,4 +1,4 @@
-"""Which files are pictures: all still formats that Pillow decodes by itself."""
+"""Supported image files: all still formats that Pillow decodes by itself."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from diffusion_lab.safe_files import open_regular
 
 REFUSED = frozenset({"BLP", "BUFR", "CUR", "EPS", "FITS", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "WMF"})
 """Formats that are never opened: some start other programs (EPS), some are only recognised (MPEG), and some unpack
-without bound before they say their size (FITS) or hold pictures of another size than they say (icons)."""
+without bound before their size is known (FITS) or hold images of another size than declared (icons)."""
 
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-"""Pillow's names of gray in more than 8 bits."""
+"""Pillow's names of gray modes with more than 8 bits."""
 
 FREQUENT = ("JPEG", "PNG", "WEBP")
-"""Tried first."""
+"""Formats that are tried first."""
 
 OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
 """Formats that Pillow knows in every build and decodes in most, with the name of the library in ``PIL.features``."""
@@ -32,18 +32,18 @@ HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 HEIF_PLUGIN = "pillow_heif"
 
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a")
-"""First bytes by which a file without a suffix is a picture; other formats are asked for their headers."""
+"""First bytes that identify a file without suffix as an image; for other formats the header is parsed."""
 
 PREFIX = 16
-"""Bytes that Pillow looks at to tell formats apart."""
+"""Number of bytes that Pillow inspects to distinguish formats."""
 
 
 @cache
 def readable_formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are read, in the order in which they are tried."""
+    """Return Pillow's names of the supported formats, in the order in which they are tried."""
     Image.init()
     if find_spec(HEIF_PLUGIN) is not None:
-        with contextlib.suppress(ImportError, OSError):  # a broken installation is like none
+        with contextlib.suppress(ImportError, OSError):  # a broken installation counts as none
             plugin: Any = importlib.import_module(HEIF_PLUGIN)
             plugin.register_heif_opener()
     missing = {name for name, library in OPTIONAL.items() if not features.check(library)}
@@ -52,29 +52,29 @@ def readable_formats() -> tuple[str, ...]:
 
 
 @cache
-def picture_suffixes() -> frozenset[str]:
-    """The suffixes, in small letters with their dot, of the formats that are read."""
+def image_suffixes() -> frozenset[str]:
+    """Return the suffixes of the supported formats, in lower case with their dot."""
     readable = set(readable_formats())
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in readable)
 
 
-def is_picture(path: str | Path) -> bool:
-    """Whether a file is taken for a picture: by its suffix, in capitals or not; without one by its first bytes."""
+def is_image_file(path: str | Path) -> bool:
+    """Return whether a file is an image, by its suffix in any case, or without suffix by its first bytes."""
     suffix = os.path.splitext(path)[1].lower()
-    return suffix in picture_suffixes() if suffix else _looks_like_a_picture(Path(path))
+    return suffix in image_suffixes() if suffix else _looks_like_a_picture(Path(path))
 
 
-def open_picture(stream: BinaryIO, suffix: str = "") -> Image.Image:
-    """Read the header of a picture: what ``PIL.Image.open`` does, without its limit on the size.
+def open_image(stream: BinaryIO, suffix: str = "") -> Image.Image:
+    """Read the header of an image, as ``PIL.Image.open`` does, but without its size limit.
 
     Args:
-        stream: The file, which can be rewound.
-        suffix: Of the file's name. Formats without a mark of their own (TGA) are tried only where it is theirs: their
-            readers take nearly anything for a picture.
+        stream: The file, which must be seekable.
+        suffix: Suffix of the file's name. Formats without a signature (TGA) are tried only for their own suffix, since
+            their readers accept nearly anything.
 
     Raises:
-        UnidentifiedImageError: It is in no format that is read.
-        Exception: Whatever the reader of the format raises for a damaged header.
+        UnidentifiedImageError: The format is not supported.
+        Exception: Any error that the reader of the format raises for a damaged header.
     """
     suffixes = Image.registered_extensions() if readable_formats() else {}
     stream.seek(0)
@@ -82,15 +82,15 @@ def open_picture(stream: BinaryIO, suffix: str = "") -> Image.Image:
     for name in readable_formats():
         factory, accept = Image.OPEN[name]
         accepted = accept(prefix) if accept else suffixes.get(suffix.lower()) == name
-        if accepted and not isinstance(accepted, str):  # text is the reason why this build of Pillow cannot read it
+        if accepted and not isinstance(accepted, str):  # a string is the reason why this build of Pillow cannot read it
             stream.seek(0)
             with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
                 return factory(stream, "")
-    raise UnidentifiedImageError("it is in no picture format that can be read")
+    raise UnidentifiedImageError("its image format is not supported")
 
 
-def how_to_read(suffix: str) -> str | None:
-    """What has to be installed for files of a suffix that are not read; None where nothing is known to help."""
+def install_hint(suffix: str) -> str | None:
+    """Return what to install to read files with an unsupported suffix; None if nothing is known to help."""
     if suffix in HEIF_SUFFIXES:
         return "pip install pillow-heif"
     unsupported = Image.registered_extensions().get(suffix)
@@ -103,6 +103,6 @@ def _looks_like_a_picture(path: Path) -> bool:
     with contextlib.suppress(Exception), open_regular(path) as stream:  # readers of formats raise nearly everything
         if stream.read(PREFIX).startswith(MAGIC):
             return True
-        open_picture(stream)
+        open_image(stream)
         return True
     return False

@@ -1,4 +1,4 @@
-"""The user's own pictures: a folder of images, or of one subfolder per class."""
+"""Image folders: images directly in a folder, or in one subfolder per class."""
 
 from __future__ import annotations
 
@@ -14,69 +14,68 @@ import numpy as np
 from diffusion_lab.data.contents import Content, Contents, content_of
 from diffusion_lab.data.decoder_warnings import decoding, ignore_decoder_warnings
 from diffusion_lab.data.folder_report import (
-    report_left_out,
-    report_others,
-    reporting_decoder_warnings,
-    what_is_expected,
-    what_is_there_instead,
+    describe_contents,
+    describe_expected_files,
+    report_decoder_warnings,
+    report_other_files,
+    report_skipped,
 )
 from diffusion_lab.data.layout import Layout, check_no_nested_classes, read_layout
-from diffusion_lab.data.left_out import LeftOutPicture, OtherFiles, PictureTooLargeError, left_out_picture
 from diffusion_lab.data.listing import Listing, list_images
-from diffusion_lab.data.parallel import in_order
+from diffusion_lab.data.parallel import map_in_order
 from diffusion_lab.data.pixels import (
-    BYTES_A_PIXEL,
+    BYTES_PER_PIXEL,
     MAX_PIXELS,
     background_colour,
     cut_square,
-    opened_image,
+    decode_image,
     resize_and_crop,
     resize_to_strip,
     to_channels,
 )
+from diffusion_lab.data.skipped_images import ImageTooLargeError, OtherFiles, SkippedImage, skipped_image
 from diffusion_lab.data.source import HashArray, ImageSource, IndexArray, PixelArray
 from diffusion_lab.safe_files import open_regular
 
 CROPS = {"center": "center, bicubic", "random": "random, after resizing, bicubic"}
-"""What a fingerprint calls each crop; another way of cutting or resizing gets another name."""
+"""Name of each crop in a fingerprint; another method of cropping or resizing gets another name."""
 
 SMALL_FILE = 16 * 2**20
-"""Bytes up to which a file is read into memory as a whole."""
+"""Maximum bytes of a file that is read into memory at once."""
 
 
 _NO_FILES = Listing(Path(), b"", np.empty(0, np.int64), np.empty((0, 3), np.int64))
 
 
 class ImageFolderSource(ImageSource):
-    """The images under ``path``, listed at once and decoded when they are asked for.
+    """Source of the images under ``path``, listed once and decoded on demand.
 
-    Class subfolders are numbered by their sorted names; images lie in them at any depth. A folder with
-    images and no class subfolders has no classes. Hidden files and folders are left out, and so are those that file
-    systems and archivers add. Files are known by their suffix, in any case, or without one by their first bytes.
+    Class subfolders are numbered by their sorted names; images may be at any depth inside them. A folder with images
+    and without class subfolders has no classes. Hidden files and folders are ignored, as are those that file systems
+    and archivers add. Files are recognized by their suffix, in any case, or without one by their first bytes.
 
     Args:
         path: the folder.
-        image_size: side S of the images that come out.
+        image_size: side S of the output images.
         channels: 1 (gray), 3 (RGB) or 4 (RGBA).
         class_names: the classes to number by (those of the training folder, () if it has none); None to
-            find them. A class without a folder is fine, a folder that is no class is not.
-        crop: which square of an image with unequal sides: the middle, or a random one (where ``load``
-            gets an rng).
+            detect them. A class may have no folder, but a folder must be a class.
+        crop: square to crop from a non-square image: the centre, or a random one (if ``load`` gets an rng).
         background: colour under transparent pixels, a name or ``#rrggbb``.
-        on_corrupt: what an image that cannot be decoded does: it is left out and counted, or it is an error.
-        max_pixels: limit on the pixels of a picture; a larger one is left out like a corrupt one.
-        labelled: whether the classes matter: a single subfolder that holds the class folders is refused then.
-        key: the setting that ``path`` comes from, for messages.
+        on_corrupt: whether an image that cannot be decoded is skipped and counted, or an error.
+        max_pixels: limit on the pixels of an image; a larger one is treated like a corrupt one.
+        labelled: whether the classes are used: then a single subfolder that holds the class folders is refused.
+        key: setting that ``path`` comes from, for messages.
 
     Attributes:
-        paths: the files, in order (a path each, made when it is asked for).
-        left_out: the pictures that this process has left out.
-        others: the files beside the pictures.
-        inner: the place and names of class folders inside a single subfolder; None where there are none.
+        paths: the files, in order (each path is created on demand).
+        skipped_images: the images that this process has skipped.
+        others: the files that are not images.
+        inner: path and names of class folders inside a single subfolder; None if there are none.
 
     Raises:
-        ValueError: no folder, no images, images beside class subfolders, a class that is not known, or the parts of a
-            data set in place of classes.
+        ValueError: no folder, no images, images next to class subfolders, an unknown class, or the splits of a data
+            set instead of classes.
     """
 
     def __init__(
@@ -96,8 +95,8 @@ class ImageFolderSource(ImageSource):
         self.image_size, self.channels = image_size, channels
         self.crop, self.background, self.on_corrupt = crop, background_colour(background), on_corrupt
         self.max_pixels = max_pixels
-        self.left_out: list[LeftOutPicture] = []
-        self._not_taken: list[LeftOutPicture] = []
+        self.skipped_images: list[SkippedImage] = []
+        self._untaken: list[SkippedImage] = []
         self.varies = crop == "random"
         self._corrupt: set[int] = set()
         self._contents: Contents | None = None
@@ -111,30 +110,31 @@ class ImageFolderSource(ImageSource):
         if class_names is None:
             class_names = list(layout.classes)
         self.class_names, self.inner = tuple(class_names), layout.inner
-        self._refuse_unknown(layout.classes)
+        self._check_class_folders(layout.classes)
         if self.class_names:
-            found, self.others = [layout.classes.get(name, _NO_FILES) for name in self.class_names], layout.others
+            listings, self.others = [layout.classes.get(name, _NO_FILES) for name in self.class_names], layout.others
         else:
             flat = list_images(self.path)
-            found, self.others = [flat.images], flat.others
-        self.paths = Listing.joined(self.path, found)
+            listings, self.others = [flat.images], flat.others
+        self.paths = Listing.joined(self.path, listings)
         if not self.paths:
             raise ValueError(
-                f"{key} holds no images: {str(path)!r} has {what_is_there_instead(self.others)}; {what_is_expected()}"
+                f"{key} holds no images: {str(path)!r} has {describe_contents(self.others)}; "
+                f"{describe_expected_files()}"
             )
-        self.labels = np.repeat(np.arange(len(found), dtype=np.int64), [len(files) for files in found])
-        report_others(key, self.others)
+        self.labels = np.repeat(np.arange(len(listings), dtype=np.int64), [len(files) for files in listings])
+        report_other_files(key, self.others)
 
     @property
     def skipped(self) -> int:
-        """How many pictures this process has left out."""
-        return len(self.left_out)
+        """Number of images that this process has skipped."""
+        return len(self.skipped_images)
 
     def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
-        """Image ``index`` as uint8 (C, S, S).
+        """Return image ``index`` as uint8 (C, S, S).
 
-        In place of a corrupt file comes the next good one of the same class, so every other image keeps its
-        place in the order.
+        A corrupt file is replaced by the next good one of the same class, so every other image keeps its position in
+        the order.
 
         Raises:
             ValueError: the file is corrupt and ``on_corrupt`` is "error", or its class has no good image.
@@ -142,127 +142,127 @@ class ImageFolderSource(ImageSource):
         rng = rng if self.crop == "random" else None
         ignore_decoder_warnings()
         while True:
-            chosen = self._good(index)
+            chosen = self._replacement_if_corrupt(index)
             try:
                 return np.ascontiguousarray(cut_square(self.decode(chosen), self.image_size, rng))
-            except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
+            except Exception as error:  # Pillow's decoders raise errors of nearly any kind for a damaged file
                 self._corrupt.add(chosen)
-                self._leave_out({chosen: error})
-                self._not_taken.append(self.left_out[-1])
+                self._skip({chosen: error})
+                self._untaken.append(self.skipped_images[-1])
 
-    def take_left_out(self) -> list[LeftOutPicture]:
-        taken, self._not_taken = self._not_taken, []
+    def take_skipped(self) -> list[SkippedImage]:
+        taken, self._untaken = self._untaken, []
         return taken
 
     def decode(self, index: int) -> PixelArray:
-        """What ``load`` cuts its square from, uint8: (C, S, S), or with random crops (C, H, W) of short side S.
+        """Decode an image for cropping, uint8: (C, S, S), or with random crops (C, H, W) with short side S.
 
-        Damaged files raise nearly everything.
+        Damaged files raise errors of nearly any kind.
         """
         path = self.paths[index]
-        with self._opened(path) as stream:
+        with self._open(path) as stream:
             return self._decoded(path, stream)
 
     def content(self, index: int) -> Content:
-        """What the fingerprint knows a file by."""
-        with self._opened(self.paths[index]) as stream:
+        """Return the size and hash of a file, for the fingerprint."""
+        with self._open(self.paths[index]) as stream:
             return content_of(stream)
 
     def content_and_decode(self, index: int) -> tuple[Content, PixelArray]:
-        """What ``content`` and ``decode`` give, of a file opened once."""
+        """Return the results of ``content`` and ``decode``, opening the file once."""
         path = self.paths[index]
-        with self._opened(path) as stream:
-            pixels = self._decoded(path, stream)  # first, so that no more is read of what is no picture
+        with self._open(path) as stream:
+            pixels = self._decoded(path, stream)  # first, so that no more is read of a file that is not an image
             return content_of(stream), pixels
 
     def content_or_fault(self, index: int) -> Content | Exception:
-        """What ``content`` gives of a file that can be decoded, else why it cannot."""
+        """Return the result of ``content`` for a file that can be decoded, else the error."""
         try:
             return self.content_and_decode(index)[0]
-        except Exception as error:  # as in load: nearly everything
-            return error.with_traceback(None)  # which would keep the half decoded picture
+        except Exception as error:  # as in load
+            return error.with_traceback(None)  # the traceback would keep the partly decoded image alive
 
     def fingerprint(self) -> str:
-        """SHA-256 of the files and of what is done to them: not of where the folder lies.
+        """Return the SHA-256 of the files and their processing, independent of the folder's path.
 
-        For each file in order its name inside the folder, its size and the SHA-256 of its content, read in parallel
-        and not decoded; then the classes, size, channels, crop and background. Files that ``check`` has dropped are not
-        in it.
+        It covers, for each file in order, its name inside the folder, its size and the SHA-256 of its content, read in
+        parallel without decoding, and the classes, size, channels, crop and background. Files that ``check`` has
+        dropped are not included.
         """
-        return self.fingerprint_of(self._contents or in_order(self.content, len(self.paths)))
+        return self.fingerprint_of(self._contents or map_in_order(self.content, len(self.paths)))
 
     def hashes(self) -> HashArray:
-        """The SHA-256 of each file, (N, 32)."""
+        """Return the SHA-256 of each file, (N, 32)."""
         if self._contents is None:
             self._contents = Contents()
-            for content in in_order(self.content, len(self.paths)):
+            for content in map_in_order(self.content, len(self.paths)):
                 self._contents.append(content)
         return self._contents.hashes()
 
     def fingerprint_of(self, contents: Iterable[Content]) -> str:
-        """The fingerprint, by what is already known of the files in order."""
-        found = self._hash_of_classes()
-        found.update(repr((CROPS[self.crop], self.background)).encode())
+        """Return the fingerprint, given the sizes and hashes of the files in order."""
+        digest = self._start_hash()
+        digest.update(repr((CROPS[self.crop], self.background)).encode())
         for index, (size, sha256) in enumerate(contents):
-            found.update(b"%s\0%d\0%s\n" % (self.paths.name(index), size, sha256.hex().encode()))
-        return found.hexdigest()
+            digest.update(b"%s\0%d\0%s\n" % (self.paths.name(index), size, sha256.hex().encode()))
+        return digest.hexdigest()
 
     def check(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode every file once and drop those that cannot be, naming and counting them in one warning.
+        """Decode every file once and drop those that fail, naming and counting them in one warning.
 
-        To be called before indices are handed out (they change), and before anything of a run is written.
-        ``progress`` is told (files done, files in all).
+        Call it before indices are used (they change), and before the run writes anything. ``progress`` is called with
+        (files done, total files).
 
         Raises:
             ValueError: a file is corrupt and ``on_corrupt`` is "error", or no good file is left.
         """
         corrupt: dict[int, Exception] = {}
         contents = Contents()
-        with reporting_decoder_warnings(self.key):
-            for index, found in enumerate(in_order(self.content_or_fault, len(self.paths))):
-                if isinstance(found, Exception):
-                    corrupt[index] = found
+        with report_decoder_warnings(self.key):
+            for index, content in enumerate(map_in_order(self.content_or_fault, len(self.paths))):
+                if isinstance(content, Exception):
+                    corrupt[index] = content
                 else:
-                    contents.append(found)
+                    contents.append(content)
                 if progress is not None:
                     progress(index + 1, len(self.paths))
         self.drop(corrupt)
         self._contents = contents
 
     def drop(self, corrupt: Mapping[int, Exception]) -> None:
-        """Leave out the files that are known to be corrupt, by what was said of each; raises as ``check`` does."""
+        """Drop corrupt files, given the error of each; raises as ``check`` does."""
         if not corrupt:
             return
         if len(corrupt) == len(self.paths):
-            first = left_out_picture(self.paths[min(corrupt)], corrupt[min(corrupt)])
+            first = skipped_image(self.paths[min(corrupt)], corrupt[min(corrupt)])
             raise ValueError(
                 f"{self.key}: none of the {len(corrupt)} images in {str(self.path)!r} can be decoded, as {first}"
             )
-        self._leave_out(corrupt)
+        self._skip(corrupt)
         good: IndexArray = np.delete(np.arange(len(self.paths)), list(corrupt))
         self.paths, self.labels = self.paths.kept(good), self.labels[good]
         self._corrupt.clear()
         self._contents = None
 
     @contextlib.contextmanager
-    def _opened(self, path: Path) -> Iterator[BinaryIO]:
-        """A file to read from; the small ones at once, because Pillow reads their headers by a few bytes at a time."""
-        most = SMALL_FILE + 2 * BYTES_A_PIXEL * self.max_pixels
+    def _open(self, path: Path) -> Iterator[BinaryIO]:
+        """Open a file; small ones are read at once, since Pillow reads headers a few bytes at a time."""
+        most = SMALL_FILE + 2 * BYTES_PER_PIXEL * self.max_pixels
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > most:
-                needed = -(-(size - SMALL_FILE) // (2 * BYTES_A_PIXEL))
-                raise PictureTooLargeError(f"{size / 1e9:.1f} GB, which takes a data.max_pixels of {needed}")
+                needed = -(-(size - SMALL_FILE) // (2 * BYTES_PER_PIXEL))
+                raise ImageTooLargeError(f"{size / 1e9:.1f} GB, which takes a data.max_pixels of {needed}")
             yield io.BytesIO(file.read(size)) if size <= SMALL_FILE else file
 
     def _decoded(self, path: Path, stream: BinaryIO) -> PixelArray:
-        with decoding(path), opened_image(stream, self.image_size, self.max_pixels, path.suffix) as opened:
-            image = to_channels(opened, self.channels, self.background)
-            resized = resize_to_strip if self.crop == "random" else resize_and_crop
-            return resized(image, self.image_size)
+        with decoding(path), decode_image(stream, self.image_size, self.max_pixels, path.suffix) as decoded:
+            image = to_channels(decoded, self.channels, self.background)
+            resize = resize_to_strip if self.crop == "random" else resize_and_crop
+            return resize(image, self.image_size)
 
-    def _good(self, index: int) -> int:
-        """``index``, or in its place the next image of its class that is not known to be corrupt."""
+    def _replacement_if_corrupt(self, index: int) -> int:
+        """Return ``index``, or if it is known to be corrupt, the next image of its class that is not."""
         if index not in self._corrupt:
             return index
         same_class = np.flatnonzero(self.labels == self.labels[index])
@@ -271,12 +271,12 @@ class ImageFolderSource(ImageSource):
                 return int(member)
         raise ValueError(f"{self.key}: every image of the class of {self.paths[index]} is corrupt")
 
-    def _leave_out(self, corrupt: Mapping[int, Exception]) -> None:
-        found = [left_out_picture(self.paths[index], error) for index, error in corrupt.items()]
-        report_left_out(self.key, found, self.max_pixels, fatal=self.on_corrupt == "error")
-        self.left_out += found
+    def _skip(self, corrupt: Mapping[int, Exception]) -> None:
+        skipped = [skipped_image(self.paths[index], error) for index, error in corrupt.items()]
+        report_skipped(self.key, skipped, self.max_pixels, fatal=self.on_corrupt == "error")
+        self.skipped_images += skipped
 
-    def _refuse_unknown(self, folders: Mapping[str, Listing]) -> None:
+    def _check_class_folders(self, folders: Mapping[str, Listing]) -> None:
         unknown = [name for name in folders if name not in self.class_names]
         if unknown:
             raise ValueError(
@@ -287,5 +287,5 @@ class ImageFolderSource(ImageSource):
         if self.class_names and not folders and list_images(self.path).images:
             raise ValueError(
                 f"{self.key} must hold a subfolder for each class ({', '.join(self.class_names)}) "
-                f"as data.paths.train does, got images alone in {str(self.path)!r}"
+                f"as data.paths.train does, got only images in {str(self.path)!r}"
             )

@@ -1,4 +1,4 @@
-"""Which image files lie in a folder: sorted, with size and time, at some tens of bytes a file."""
+"""Listing of the image files in a folder: sorted, with sizes and times, at a few dozen bytes per file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from diffusion_lab.data.formats import is_picture
-from diffusion_lab.data.left_out import OtherFiles
+from diffusion_lab.data.formats import is_image_file
+from diffusion_lab.data.skipped_images import OtherFiles
 from diffusion_lab.data.source import IndexArray
 
 
 class Listing(Sequence[Path]):
-    """The files of a folder in order. A list of a million paths would take 300 MB, and each worker a copy of it.
+    """Files of a folder in order, stored compactly: a list of a million paths would take 300 MB in each worker.
 
     Args:
         root: the folder.
-        names: the names of all files below it, one after the other, as the file system has them.
-        ends: where each name ends in ``names``.
-        stats: size in bytes, time of the last change of the content and that of any change in ns, (N, 3); -1 where
-            the file cannot be looked at. Anyone may set the second; the third is the system's alone.
+        names: the concatenated names of all files below it, as in the file system.
+        ends: end of each name in ``names``.
+        stats: size in bytes, modification time (mtime) and status change time (ctime) in ns, (N, 3); -1 if the file
+            cannot be accessed. Users can set the mtime; only the system sets the ctime.
     """
 
     def __init__(self, root: Path, names: bytes, ends: IndexArray, stats: IndexArray) -> None:
@@ -48,29 +48,28 @@ class Listing(Sequence[Path]):
         return self.root / os.fsdecode(self.name(index % len(self)))
 
     def name(self, index: int) -> bytes:
-        """Name of a file inside the folder, from 0 on, its parts divided by /."""
+        """Return the path of file ``index``, from 0, inside the folder, with parts separated by /."""
         start = self._ends[index - 1] if index else 0
         return self._names[start : self._ends[index]]
 
     def kept(self, indices: IndexArray) -> Listing:
-        """These files alone."""
+        """Return a listing of only these files."""
         names = [self.name(int(index)) for index in indices]
         return Listing(self.root, b"".join(names), _ends(map(len, names)), self._stats[indices])
 
     def digest(self) -> str:
-        """SHA-256 of names, sizes and times: another one as soon as a file is added, removed, renamed or changed.
+        """Return the SHA-256 of names, sizes and times, which changes if a file is added, removed, renamed or changed.
 
-        A file that was replaced by one of the same size, its time set back, has another time of its last change of any
-        kind.
+        A file replaced by one of the same size with its mtime reset has a different ctime.
         """
-        found = hashlib.sha256(self._names)
+        digest = hashlib.sha256(self._names)
         for numbers in (self._ends, self._stats):
-            found.update(np.ascontiguousarray(numbers).data)
-        return found.hexdigest()
+            digest.update(np.ascontiguousarray(numbers).data)
+        return digest.hexdigest()
 
     @staticmethod
     def joined(root: Path, parts: Sequence[Listing]) -> Listing:
-        """The files of several listings of the same root, one after the other."""
+        """Concatenate several listings of the same root."""
         names = b"".join(part._names for part in parts)
         offsets = np.cumsum([0, *(len(part._names) for part in parts)])
         ends = [part._ends + offset for part, offset in zip(parts, offsets, strict=False)]
@@ -82,43 +81,43 @@ class Listing(Sequence[Path]):
 IGNORED_FOLDERS = frozenset(
     {"@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "lost+found", "system volume information"}
 )
-"""Folders that file systems, archivers and network drives add by themselves, in small letters."""
+"""Folders that file systems, archivers and network drives add, in lower case."""
 
 IGNORED_FILES = frozenset({"desktop.ini", "ehthumbs.db", "thumbs.db"})
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file or folder of this name is passed over in silence: hidden, or put there by some system."""
-    small = name.lower()
-    return name.startswith(".") or small in IGNORED_FOLDERS or small in IGNORED_FILES
+    """Return whether a file or folder of this name is ignored silently: hidden, or added by some system."""
+    lower = name.lower()
+    return name.startswith(".") or lower in IGNORED_FOLDERS or lower in IGNORED_FILES
 
 
-class Found(NamedTuple):
-    """What lies in a folder."""
+class FolderContents(NamedTuple):
+    """Files in a folder."""
 
     images: Listing
     others: OtherFiles
 
 
-def list_images(root: Path, below: str = "") -> Found:
-    """All image files in the subfolder ``below`` of ``root`` and at any depth under it, sorted by path.
+def list_images(root: Path, below: str = "") -> FolderContents:
+    """List all image files in the subfolder ``below`` of ``root``, at any depth, sorted by path.
 
-    Hidden files and folders and those of ``is_ignored`` are left out. Links to folders are followed, each folder once:
-    one that is also there without a link goes by its own name, and a link to a folder around it leads nowhere.
+    Files and folders for which ``is_ignored`` is true are skipped. Links to folders are followed, each folder once:
+    a folder that is also there without a link has its own name, and a link to a parent folder is ignored.
     """
-    walk = _Walk(root, below)
-    walk.folder(below)
-    while walk.links:
-        walk.link(walk.links.popleft())
-    return Found(walk.listing(), walk.others)
+    scan = _FolderScan(root, below)
+    scan.folder(below)
+    while scan.links:
+        scan.link(scan.links.popleft())
+    return FolderContents(scan.listing(), scan.others)
 
 
-class _Walk:
-    """One pass through a folder.
+class _FolderScan:
+    """Scan of a folder.
 
     Attributes:
         links: Links to folders that are still to be followed.
-        others: What is no picture.
+        others: Files that are not images.
     """
 
     def __init__(self, root: Path, below: str) -> None:
@@ -132,23 +131,23 @@ class _Walk:
         self._sorted = True
 
     def folder(self, name: str) -> None:
-        """Take in a folder and all under it, links to folders excepted."""
-        waiting = [(name, False)]  # names of folders and files still to come, the next one last
+        """Add a folder and everything below it, except links to folders."""
+        waiting = [(name, False)]  # names of remaining folders and files, the next one last
         while waiting:
             name, linked = waiting.pop()
-            place = os.path.join(self._top, name)
-            state = _looked_at(place)
+            path = os.path.join(self._top, name)
+            state = _stat(path)
             if state is None or not stat.S_ISDIR(state.st_mode):
-                self._file(name, place, state)
+                self._file(name, path, state)
             elif linked:
                 self.links.append(name)
             elif self._is_new(state):
-                waiting += sorted(self._inside(name), reverse=True)
+                waiting += sorted(self._entries(name), reverse=True)
 
     def link(self, name: str) -> None:
-        """Take in what a link to a folder leads to, unless it was there before."""
-        while self._around:  # from now on they are known
-            if (state := _looked_at(str(self._around.pop()))) is not None:
+        """Add the target of a link to a folder, unless it was added before."""
+        while self._around:  # parent folders count as seen from now on
+            if (state := _stat(str(self._around.pop()))) is not None:
                 self._is_new(state)
         before = len(self._lengths)
         self.folder(name)
@@ -162,8 +161,8 @@ class _Walk:
         order = sorted(range(len(found)), key=lambda index: found.name(index).split(b"/"))
         return found.kept(np.array(order, np.int64))
 
-    def _file(self, name: str, place: str, state: os.stat_result | None) -> None:
-        if not is_picture(place):
+    def _file(self, name: str, path: str, state: os.stat_result | None) -> None:
+        if not is_image_file(path):
             self.others.add(name, os.path.splitext(name)[1].lower())
             return
         encoded = os.fsencode(name)
@@ -177,8 +176,8 @@ class _Walk:
         self._seen.add(known)
         return new
 
-    def _inside(self, name: str) -> list[tuple[str, bool]]:
-        """What a folder holds, and whether it is a link."""
+    def _entries(self, name: str) -> list[tuple[str, bool]]:
+        """Return the entries of a folder, and whether each is a link."""
         prefix = f"{name}/" if name else ""
         try:
             with os.scandir(os.path.join(self._top, name)) as entries:
@@ -188,9 +187,9 @@ class _Walk:
             return []
 
 
-def _looked_at(place: str) -> os.stat_result | None:
+def _stat(path: str) -> os.stat_result | None:
     with contextlib.suppress(OSError):
-        return os.stat(place)
+        return os.stat(path)
     return None
 
 

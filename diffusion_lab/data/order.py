@@ -1,4 +1,4 @@
-"""In which order the images come, so that a run can stop anywhere and go on as if it never had."""
+"""Order of the images, such that a run can stop anywhere and resume as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffusion_lab.seeds import derive_seed
 
 
 class Draw(NamedTuple):
-    """The images of one batch, and the seed of every random draw made with it (63 bits)."""
+    """Indices of the images of a batch, and the seed of every random draw made with it (63 bits)."""
 
     indices: tuple[int, ...]
     seed: int
@@ -21,26 +21,26 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """The batches of one epoch. They follow from (seed, epoch): not from the batch size, not from the number
-    of workers, not from what was drawn before.
+    """Batches of one epoch. The order is determined by (seed, epoch) alone, independent of the batch size, the number
+    of workers, and earlier draws.
 
-    In each step the ranks take neighbouring slices of the epoch's permutation, so all of them together
-    see the same images in the same order as one device with ``world_size`` times the batch size. A last
-    step that cannot give each rank as much is filled from the start of the permutation.
+    In each step the ranks take adjacent slices of the epoch's permutation, so together they see the same images in the
+    same order as one device with ``world_size`` times the batch size. A last step that cannot be divided evenly is
+    filled up from the start of the permutation.
 
     Args:
         length: number of images.
         batch_size: images per batch and rank.
         seed: seed of the run.
-        shuffle: a new permutation each epoch; False for the order of the source.
-        drop_last: leave out a last step that is not full.
-        rank: which slice of a step is this process's own.
+        shuffle: use a new permutation each epoch; False for the order of the source.
+        drop_last: drop a last step that is not full.
+        rank: rank of this process, which selects its slice of a step.
         world_size: number of ranks.
         epoch: number of the epoch.
-        start: images of the epoch (over all ranks) already seen; iterating gives the rest.
+        start: images of the epoch (over all ranks) already seen; iteration yields the rest.
 
     Raises:
-        ValueError: an epoch has no batch, or ``start`` is not the beginning of a batch.
+        ValueError: an epoch has no batch, or ``start`` is not the start of a batch.
     """
 
     length: int
@@ -65,15 +65,15 @@ class EpochOrder:
 
     @property
     def step_size(self) -> int:
-        """Images that all ranks together take in one step."""
+        """Number of images of all ranks together in one step."""
         return self.batch_size * self.world_size
 
     def seen(self, batches: int) -> int:
-        """Images of an epoch that all ranks together have seen after its first ``batches`` batches."""
+        """Return the number of images of all ranks seen after the first ``batches`` batches of an epoch."""
         return min(batches * self.step_size, self.length)
 
     def __len__(self) -> int:
-        """Batches of the full epoch, whatever ``start`` is: Lightning counts on that when it resumes."""
+        """Return the number of batches of the full epoch, regardless of ``start``, as Lightning expects on resuming."""
         return self.length // self.step_size if self.drop_last else -(-self.length // self.step_size)
 
     def __iter__(self) -> Iterator[Draw]:
@@ -93,14 +93,14 @@ class EpochOrder:
 
 
 class TrainingOrder:
-    """The batch sampler of training: the epochs of a run one after the other, from a place in the first.
+    """Batch sampler for training: the epochs of a run one after the other, from a position in the first.
 
-    It goes on to the next epoch by itself when it is iterated again after batches of this one were trained on,
-    and so never depends on anyone's count of epochs. (Lightning tells samplers the epoch only after it began to
-    iterate, and after some interruptions counts an epoch of which it showed nothing.)
+    It advances to the next epoch when it is iterated again after batches of this one were trained on, so it does not
+    depend on an external epoch count. (Lightning sets the epoch of samplers only after it has started to iterate, and
+    after some interruptions counts an epoch in which no batch was trained.)
 
     Args:
-        order: the epoch to begin with.
+        order: the first epoch.
     """
 
     def __init__(self, order: EpochOrder) -> None:
@@ -117,15 +117,15 @@ class TrainingOrder:
         return iter(self.order)
 
     def count_batch(self) -> None:
-        """A batch has come to training (batches that workers loaded ahead do not count)."""
+        """Count a batch that has reached training (batches prefetched by workers do not count)."""
         self._trained += 1
 
-    def place(self, unfinished: int, batches_per_epoch: float) -> tuple[int, int]:
-        """(epoch, images seen in it) up to which training is done.
+    def position(self, unfinished: int, batches_per_epoch: float) -> tuple[int, int]:
+        """Return (epoch, images seen in it) up to which training is done.
 
         Args:
-            unfinished: batches that came to training and are still in work (0 or 1).
-            batches_per_epoch: after how many an epoch counts as complete.
+            unfinished: batches that have reached training and are not finished (0 or 1).
+            batches_per_epoch: number of batches after which an epoch is complete.
         """
         done = -(-self.order.start // self.order.step_size) + self._trained - unfinished
         if done >= batches_per_epoch:

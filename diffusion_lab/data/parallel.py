@@ -1,4 +1,4 @@
-"""Work on many files by threads, a bounded number of results ahead of whoever takes them."""
+"""Threaded processing of many files, with a bounded number of results computed ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 CHUNK = 8
-"""Files a thread takes at once: handing over costs as much as decoding a tenth of a small picture."""
+"""Files per task: submitting a task costs as much as decoding a tenth of a small image."""
 
 MOST_THREADS = 8
 
 
-def in_order(task: Callable[[int], Result], count: int) -> Iterator[Result]:
-    """``task(0)``, ``task(1)``, … up to ``count``, worked out by threads.
+def map_in_order(task: Callable[[int], Result], count: int) -> Iterator[Result]:
+    """Yield ``task(0)``, ``task(1)``, … up to ``count``, computed by threads.
 
-    An executor's own ``map`` would begin all at once and keep every result that is not taken yet.
+    An executor's ``map`` would start all tasks at once and keep every result that is not consumed yet.
     """
     threads = min(MOST_THREADS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads)

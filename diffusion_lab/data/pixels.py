@@ -1,4 +1,4 @@
-"""From any picture that Pillow opens to uint8 pixels of one size and number of channels."""
+"""Conversion of any image that Pillow opens to uint8 pixels of a given size and number of channels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageOps
 
-from diffusion_lab.data.formats import DEEP_MODES, open_picture
-from diffusion_lab.data.left_out import PictureTooLargeError
+from diffusion_lab.data.formats import DEEP_MODES, open_image
+from diffusion_lab.data.skipped_images import ImageTooLargeError
 from diffusion_lab.data.source import PixelArray
 from diffusion_lab.safe_files import open_regular
 
@@ -25,23 +25,23 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 Colour = tuple[int, int, int]
 
 MAX_PIXELS = 50_000_000
-"""Default limit on the pixels of one picture: a few kilobytes can declare enough to fill any memory."""
+"""Default limit on the pixels of an image: a few kilobytes can declare enough to fill any memory."""
 
-BYTES_A_PIXEL = 20
-"""Memory that a picture takes at most while it is decoded, laid onto its background and resized."""
+BYTES_PER_PIXEL = 20
+"""Maximum memory per pixel while an image is decoded, composited onto its background and resized."""
 
-COEFFICIENT_BYTES_A_PIXEL = 6
-"""Memory that a JPEG takes, before it is scaled down, where its colours or details come one after the other."""
+COEFFICIENT_BYTES_PER_PIXEL = 6
+"""Memory per pixel of a JPEG with several scans (progressive or non-interleaved) before it is scaled down."""
 
 ROWS_AT_ONCE = 64
 """Rows of an image of 16 or more bits that are converted at a time."""
 
-LONGEST = 8
-"""Times its short side that is kept of a picture for random crops: a thin line could fill any memory when enlarged."""
+MAX_ASPECT = 8
+"""Maximum aspect ratio kept for random crops: a thin line could fill any memory when enlarged."""
 
 
 def background_colour(name: str) -> Colour:
-    """Red, green, blue of a colour name or ``#rrggbb``; ValueError for anything else."""
+    """Return red, green, blue of a colour name or ``#rrggbb``. Raises ValueError for anything else."""
     try:
         return ImageColor.getrgb(name)[:3]
     except ValueError as error:
@@ -50,10 +50,10 @@ def background_colour(name: str) -> Colour:
         ) from error
 
 
-class _PixelsAtOnce:
-    """Lets threads decode pictures side by side as long as they have no more than MAX_PIXELS together.
+class _PixelBudget:
+    """Limit on images decoded by threads at the same time: at most MAX_PIXELS together.
 
-    A larger picture waits until it is alone.
+    A larger image waits until it is the only one.
     """
 
     def __init__(self) -> None:
@@ -72,40 +72,39 @@ class _PixelsAtOnce:
                 self._changed.notify_all()
 
 
-_at_once = _PixelsAtOnce()
+_pixel_budget = _PixelBudget()
 
 
 @contextlib.contextmanager
-def opened_image(
+def decode_image(
     file: Path | BinaryIO, size: int, max_pixels: int = MAX_PIXELS, suffix: str = ""
 ) -> Iterator[Image.Image]:
-    """Read and fully decode the first frame, upright as its EXIF orientation says.
+    """Read and fully decode the first frame, rotated upright by its EXIF orientation.
 
     A JPEG much larger than ``size`` is decoded at a fraction of its resolution, never below twice ``size``, and counts
     with the pixels of that fraction. Damaged files raise whatever Pillow raises: OSError, SyntaxError, ValueError and
-    others. Of several threads only so many have large pictures in memory at a time, so what is to be done with the
-    pixels is done within the context.
+    others. The number of large images in memory is limited across threads, so process the pixels inside the context.
 
     Args:
-        file: The picture.
-        size: Side of the square that is wanted.
+        file: The image.
+        size: Side of the output square.
         max_pixels: Limit on the pixels.
-        suffix: Of the file's name, as ``open_picture`` takes it.
+        suffix: Suffix of the file's name, as in ``open_image``.
 
     Raises:
-        PictureTooLargeError: The picture declares more than ``max_pixels``; nothing was decoded.
+        ImageTooLargeError: The image declares more than ``max_pixels``; nothing was decoded.
     """
-    with contextlib.ExitStack() as opened:
-        stream = opened.enter_context(open_regular(file)) if isinstance(file, Path) else file
-        image = opened.enter_context(open_picture(stream, suffix))
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(open_regular(file)) if isinstance(file, Path) else file
+        image = stack.enter_context(open_image(stream, suffix))
         declared = image.size
-        if min(declared) >= 4 * size:  # there is a fraction to be had; asking for it takes a while
+        if min(declared) >= 4 * size:  # a fraction is available; requesting it takes time
             image.draft(None, (2 * size, 2 * size))
         pixels = _pixels_to_hold(image, declared)
         if pixels > max_pixels:
             width, height = declared
-            raise PictureTooLargeError(f"{width} × {height}, which takes a data.max_pixels of {pixels}")
-        with _at_once.taking(pixels):
+            raise ImageTooLargeError(f"{width} × {height}, which takes a data.max_pixels of {pixels}")
+        with _pixel_budget.taking(pixels):
             transparent = _transparent_colour(image)
             image.load()
             if transparent is not None:
@@ -116,37 +115,37 @@ def opened_image(
 
 def _turn_upright(image: Image.Image) -> None:
     try:
-        ImageOps.exif_transpose(image, in_place=True)  # what is upright already would be copied otherwise
-    except Exception as error:  # damaged EXIF data raise nearly everything, and the pixels are whole
-        warnings.warn(f"EXIF data that cannot be read ({error}): taken as it is stored", UserWarning, stacklevel=2)
+        ImageOps.exif_transpose(image, in_place=True)  # otherwise upright images would be copied
+    except Exception as error:  # damaged EXIF data raise errors of nearly any kind, and the pixels are valid
+        warnings.warn(f"unreadable EXIF data ({error}): the image is used as stored", UserWarning, stacklevel=2)
 
 
 def _pixels_to_hold(image: Image.Image, declared: tuple[int, int]) -> int:
-    """Pixels by the memory that decoding takes: those that come out, and for some JPEGs those before scaling down."""
+    """Return the memory for decoding in pixels: those of the output, or for some JPEGs those before scaling down."""
     pixels = image.size[0] * image.size[1]
     if image.size == declared:
         return pixels
-    whole = declared[0] * declared[1]
-    share = COEFFICIENT_BYTES_A_PIXEL / BYTES_A_PIXEL if _keeps_coefficients(image) else 1 / 64
-    return max(pixels, round(whole * share))
+    declared_pixels = declared[0] * declared[1]
+    share = COEFFICIENT_BYTES_PER_PIXEL / BYTES_PER_PIXEL if _keeps_coefficients(image) else 1 / 64
+    return max(pixels, round(declared_pixels * share))
 
 
 def _keeps_coefficients(image: Image.Image) -> bool:
-    """Whether a JPEG comes in several passes, so that decoding keeps all of it at full resolution."""
+    """Return whether a JPEG has several scans, so that decoding keeps all of it at full resolution."""
     if "progressive" in image.info:
         return True
     stream: Any = getattr(image, "fp", None)
-    place = stream.tell()  # behind the header of the first pass, which ends in two bytes for each of its colours and 3
-    stream.seek(place - 2 * len(image.getbands()) - 4)
-    passes_of_all = stream.read(1)[:1] == bytes([len(image.getbands())])
-    stream.seek(place)
-    return not passes_of_all
+    position = stream.tell()  # after the header of the first scan, which ends in two bytes per component and 3 more
+    stream.seek(position - 2 * len(image.getbands()) - 4)
+    is_interleaved = stream.read(1)[:1] == bytes([len(image.getbands())])
+    stream.seek(position)
+    return not is_interleaved
 
 
 def _transparent_colour(image: Image.Image) -> int | tuple[int, ...] | None:
-    """The colour that a PNG declares transparent, in the bits that Pillow decodes to; None where they are the file's.
+    """Return the transparent colour of a PNG in the bit depth that Pillow decodes to; None if that is the file's.
 
-    Pillow brings gray of 2 and 4 bits to 8, and colours of 16 bits to 8, but leaves this colour as it is.
+    Pillow converts gray of 2 and 4 bits to 8, and colours of 16 bits to 8, but does not convert this colour.
     """
     declared = image.info.get("transparency")
     depth = str(getattr(image, "tile", [(None,) * 4])[0][3]) if image.format == "PNG" else ""
@@ -160,8 +159,8 @@ def _transparent_colour(image: Image.Image) -> int | tuple[int, ...] | None:
 def to_channels(image: Image.Image, channels: int, background: Colour) -> Image.Image:
     """Convert any mode to gray (1), RGB (3) or RGBA (4).
 
-    Alpha and transparent palette entries are laid onto ``background`` unless 4 channels keep them. Images of
-    16 bits, of 32 bits and of floats are brought to 0 to 255 over their whole range.
+    Alpha and transparent palette entries are composited onto ``background`` unless 4 channels keep them. Images of
+    16 bits, 32 bits and floats are scaled to 0 to 255 over their full range.
     """
     if image.mode in DEEP_MODES:
         image = _to_eight_bits(image)
@@ -171,23 +170,23 @@ def to_channels(image: Image.Image, channels: int, background: Colour) -> Image.
             image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
     elif image.mode not in MODES.values():
         image = image.convert("L" if image.mode == "1" else "RGB")
-    return image if image.mode == MODES[channels] else image.convert(MODES[channels])  # which would copy it, too
+    return image if image.mode == MODES[channels] else image.convert(MODES[channels])  # convert would copy it
 
 
 def resize_and_crop(image: Image.Image, size: int) -> PixelArray:
-    """Bring the short side to ``size`` and cut the square in the middle: uint8 (C, size, size).
+    """Resize the short side to ``size`` and crop the central square: uint8 (C, size, size).
 
-    The square is cut before resizing, which gives the same pixels and stays small for extreme aspects.
+    Cropping happens before resizing, which gives the same pixels and needs little memory for extreme aspect ratios.
     """
     return _resized(image, size, 1)
 
 
 def resize_to_strip(image: Image.Image, size: int) -> PixelArray:
-    """Bring the short side to ``size`` and keep the long one, at most LONGEST times as long: its middle.
+    """Resize the short side to ``size`` and keep the centre of the long one, at most MAX_ASPECT times as long.
 
-    What ``cut_square`` may cut from, so that a picture has to be decoded once and can be cut anew each time.
+    ``cut_square`` crops from the result, so that an image is decoded once and cropped differently each time.
     """
-    return _resized(image, size, LONGEST)
+    return _resized(image, size, MAX_ASPECT)
 
 
 def _resized(image: Image.Image, size: int, longest: int) -> PixelArray:
@@ -196,23 +195,23 @@ def _resized(image: Image.Image, size: int, longest: int) -> PixelArray:
         return np.ascontiguousarray(_middle(_as_array(image), longest * short))
     if image.mode != "RGBA":
         return _resampled(_middle(_as_array(image), longest * short), size / short)
-    # hidden colours of transparent pixels must not bleed: each pixel weighs as much as it is opaque
+    # hidden colours of transparent pixels must not bleed: each pixel is weighted by its opacity
     weighed = _resampled(_middle(_as_array(image.convert("RGBa")), longest * short), size / short)
     height, width = weighed.shape[1:]
     return to_array(Image.frombytes("RGBa", (width, height), weighed.transpose(1, 2, 0).tobytes()).convert("RGBA"))
 
 
 def _middle(pixels: PixelArray, longest: int) -> PixelArray:
-    """Of (C, H, W) what is left where neither side may be longer; a view."""
+    """Crop (C, H, W) centrally so that neither side exceeds ``longest``; returns a view."""
     height, width = (min(side, longest) for side in pixels.shape[1:])
     top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
     return pixels[:, top : top + height, left : left + width]
 
 
 def _resampled(pixels: PixelArray, scale: float) -> PixelArray:
-    """Bicubic, antialiased where it shrinks (arXiv:2104.11222 says why that matters), as Pillow's but for rounding.
+    """Resample bicubically with antialiasing (arXiv:2104.11222 shows why that matters), as Pillow does up to rounding.
 
-    torch counts in whole numbers here, so that every processor gives the same pixels, in a quarter of Pillow's time.
+    torch uses integer arithmetic here, so that every processor gives the same pixels, in a quarter of Pillow's time.
     """
     size = [round(side * scale) for side in pixels.shape[1:]]
     images = torch.from_numpy(pixels)[None].contiguous(memory_format=torch.channels_last)
@@ -222,35 +221,34 @@ def _resampled(pixels: PixelArray, scale: float) -> PixelArray:
 
 
 def cut_square(pixels: PixelArray, size: int, rng: np.random.Generator | None) -> PixelArray:
-    """A square of (C, H, W), whose short side is ``size``: the middle, or wherever ``rng`` says. It is a view."""
+    """Crop a square from (C, H, W) with short side ``size``: the centre, or at random with ``rng``; returns a view."""
     top, left = ((s - size) // 2 if rng is None else int(rng.integers(s - size + 1)) for s in pixels.shape[1:])
     return pixels[:, top : top + size, left : left + size]
 
 
 def to_array(image: Image.Image) -> PixelArray:
-    """Pixels of an L, RGB or RGBA image as uint8 (C, H, W)."""
+    """Return the pixels of an L, RGB or RGBA image as uint8 (C, H, W)."""
     return np.ascontiguousarray(_as_array(image))
 
 
 def _as_array(image: Image.Image) -> PixelArray:
-    """The same, not one after the other in memory."""
+    """Return the same as a non-contiguous view."""
     return np.atleast_3d(np.array(image, dtype=np.uint8)).transpose(2, 0, 1)
 
 
 def convert_arrays(images: PixelArray, image_size: int, channels: int, background: Colour) -> PixelArray:
-    """Bring a whole set (N, H, W) or (N, H, W, 3 or 4) to uint8 (N, channels, image_size, image_size)."""
+    """Convert a data set (N, H, W) or (N, H, W, 3 or 4) to uint8 (N, channels, image_size, image_size)."""
     if images.shape[1:] == (image_size, image_size) and channels == 1:
         return np.ascontiguousarray(images[:, None])
     if images.shape[1:] == (image_size, image_size, channels):
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    pictures = (to_channels(Image.fromarray(image), channels, background) for image in images)
-    return np.stack([resize_and_crop(picture, image_size) for picture in pictures])
+    converted = (to_channels(Image.fromarray(image), channels, background) for image in images)
+    return np.stack([resize_and_crop(image, image_size) for image in converted])
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Gray of 8 bits, with alpha where one value is declared transparent. The full scale is that of the format (16
-    bits, floats in [0, 1], values up to 255) where the values fit one of these, else the image's own smallest to
-    largest value."""
+    """Convert to 8-bit gray, with alpha if one value is declared transparent. The full scale is that of the format (16
+    bits, floats in [0, 1], values up to 255) if the values fit one of these, else the range of the image's values."""
     values = np.asarray(image)
     least, most = float(values.min()), float(values.max())
     if not np.isfinite((least, most)).all():
@@ -259,7 +257,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     if least < low or most > high:
         low, high = (0.0, 255.0) if least >= 0 and most <= 255 else (least, most)
     gray = np.empty(values.shape, np.uint8)
-    for top in range(0, len(values), ROWS_AT_ONCE):  # as floats all at once they would take eight times as much
+    for top in range(0, len(values), ROWS_AT_ONCE):  # all at once would take eight times the memory
         rows = values[top : top + ROWS_AT_ONCE].astype(np.float64)
         gray[top : top + ROWS_AT_ONCE] = np.rint((rows - low) / max(high - low, 1e-12) * 255)
     transparent = image.info.get("transparency")

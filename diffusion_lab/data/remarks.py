@@ -1,4 +1,4 @@
-"""What the run of a data set records about it: pictures that are left out, and other remarks."""
+"""Remarks on a data set that a run records: skipped images and notes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from diffusion_lab.data.folder_report import other_files_in_words
+from diffusion_lab.data.folder_report import describe_other_files
 from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.data.left_out import LeftOutPicture
+from diffusion_lab.data.skipped_images import SkippedImage
 
 MOST_LINES = 1000
-"""Pictures that are named in the log of a run; more are counted."""
+"""Maximum number of images named in the log of a run; further ones are counted."""
 
 
 @dataclass(frozen=True)
@@ -19,44 +19,44 @@ class Remarks:
     """Remarks on the images of a run.
 
     Attributes:
-        left_out: Pictures that are not trained on or validated on.
-        no_pictures: How many other files lie in the folders.
+        skipped: Images that are not used for training or validation.
+        no_pictures: Number of other files in the folders.
         notes: Sentences for the log of the run.
     """
 
-    left_out: tuple[LeftOutPicture, ...] = ()
+    skipped: tuple[SkippedImage, ...] = ()
     no_pictures: int = 0
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, folders: Sequence[ImageFolderSource], notes: Iterable[str] = ()) -> Remarks:
-        """What is to be said of folders that have been checked."""
-        others = [line for folder in folders for line in other_files_in_words(folder.key, folder.others)]
+    def from_folders(cls, folders: Sequence[ImageFolderSource], notes: Iterable[str] = ()) -> Remarks:
+        """Return the remarks on folders that have been checked."""
+        others = [line for folder in folders for line in describe_other_files(folder.key, folder.others)]
         return cls(
-            tuple(picture for folder in folders for picture in folder.left_out),
+            tuple(image for folder in folders for image in folder.skipped_images),
             sum(folder.others.counts.total() for folder in folders),
             (*others, *notes),
         )
 
-    def noting(self, notes: Iterable[str]) -> Remarks:
-        """The same and more notes."""
+    def with_notes(self, notes: Iterable[str]) -> Remarks:
+        """Return these remarks with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
-    def leaving_out(self, pictures: Iterable[LeftOutPicture]) -> Remarks:
-        """The same and the pictures whose files are not among those that are left out already."""
-        known = {picture.file for picture in self.left_out}
-        new = {picture.file: picture for picture in pictures if picture.file not in known}
-        return replace(self, left_out=(*self.left_out, *new.values())) if new else self
+    def with_skipped(self, images: Iterable[SkippedImage]) -> Remarks:
+        """Return these remarks with more skipped images; files that are already included are ignored."""
+        known = {image.file for image in self.skipped}
+        new = {image.file: image for image in images if image.file not in known}
+        return replace(self, skipped=(*self.skipped, *new.values())) if new else self
 
     def counts(self) -> dict[str, int]:
-        """Files that are left out for each reason."""
-        found = Counter(picture.reason.value for picture in self.left_out)
+        """Return the number of skipped files by reason."""
+        found = Counter(image.reason.value for image in self.skipped)
         return {**found, "no_pictures": self.no_pictures} if self.no_pictures else dict(found)
 
     def lines(self) -> Iterator[str]:
-        """All of it for a log, one file a line."""
+        """Yield the remarks for a log, one line per file."""
         yield from self.notes
-        for picture in self.left_out[:MOST_LINES]:
-            yield f"image left out ({picture.reason.value}): {picture}"
-        if len(self.left_out) > MOST_LINES:
-            yield f"{len(self.left_out) - MOST_LINES} more images left out"
+        for image in self.skipped[:MOST_LINES]:
+            yield f"image skipped ({image.reason.value}): {image}"
+        if len(self.skipped) > MOST_LINES:
+            yield f"{len(self.skipped) - MOST_LINES} more images skipped"

@@ -1,4 +1,4 @@
-"""What every data set looks like from outside: numbered images of one size, each with a class number."""
+"""Interface of all data sets: indexed images of one size, each with a class number."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_lab.data.left_out import LeftOutPicture
+from diffusion_lab.data.skipped_images import SkippedImage
 
 PixelArray = NDArray[np.uint8]
 IndexArray = NDArray[np.int64]
 HashArray = NDArray[np.uint8]
 
 FINGERPRINTED = 256
-"""Images that a fingerprint looks at, of a source that does not know better."""
+"""Number of images in the default fingerprint of a source."""
 
 
 class ImageSource(ABC):
-    """Images by number, all of one size and number of channels.
+    """Indexed images, all of the same size and number of channels.
 
-    ``labels`` (N,) int64 holds the class number of each image, an index into ``class_names``. A set
-    without classes has no names and all labels 0.
+    ``labels`` (N,) int64 holds the class number of each image, an index into ``class_names``. A data set without
+    classes has no names, and all labels are 0.
     """
 
     class_names: tuple[str, ...]
@@ -32,53 +32,53 @@ class ImageSource(ABC):
     image_size: int
 
     varies: bool = True
-    """Whether the source may leave something to chance; where it does not, it is given no ``rng``."""
+    """Whether loading may be random; otherwise no ``rng`` is passed."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @abstractmethod
     def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
-        """Image ``index`` as uint8 (C, S, S). ``rng`` decides what the source leaves to chance (a random
-        crop); with None it takes the middle, so the same image comes out each time."""
+        """Load image ``index`` as uint8 (C, S, S). ``rng`` is for random choices of the source (a random crop);
+        without it the result is always the same (a central crop)."""
 
     def load_batch(self, indices: IndexArray, rng: np.random.Generator | None) -> PixelArray:
-        """Several images as uint8 (N, C, S, S), in an array of their own; ``rng`` as one after the other takes it."""
+        """Load several images as uint8 (N, C, S, S), in a new array; they use ``rng`` one after the other."""
         return np.stack([self.load(index, rng) for index in indices.tolist()])
 
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the images with their labels and the names of the classes.
+        """Return the SHA-256, in hexadecimal, of the images with their labels and class names.
 
-        Equal where the same images come out in the same order, wherever they lie. Here up to 256 images, spread evenly,
-        stand for all: to load them all would take an epoch at each start. A source that knows its images by less, or
-        all of them at once, has a method of its own.
+        It is equal for the same images in the same order, wherever they are stored. This default samples up to 256
+        images, spread evenly: loading all would take an epoch at each start. A source that can identify its images
+        more cheaply, or has them all in memory, overrides this method.
         """
-        found = self._hash_of_classes()
+        digest = self._start_hash()
         for index in np.unique(np.linspace(0, len(self) - 1, FINGERPRINTED, dtype=np.int64)).tolist():
-            found.update(np.ascontiguousarray(self.load(index, None)).data)
-        return found.hexdigest()
+            digest.update(np.ascontiguousarray(self.load(index, None)).data)
+        return digest.hexdigest()
 
     def hashes(self) -> HashArray | None:
-        """SHA-256 of what each image was made from, (N, 32), to find images that are in two sets; None: not known."""
+        """Return the SHA-256 of each image's file, (N, 32), to find images that are in two sets; None if unknown."""
         return None
 
-    def take_left_out(self) -> Sequence[LeftOutPicture]:
-        """Return the pictures that ``load`` could not decode since the last call, in this process."""
+    def take_skipped(self) -> Sequence[SkippedImage]:
+        """Return the images that ``load`` could not decode since the last call, in this process."""
         return ()
 
-    def refuse_damage(self, wait: bool = False) -> None:  # noqa: B027 (most sources have nothing to refuse)
-        """Raise ValueError where it has turned out that images are damaged which were given out already.
+    def raise_if_damaged(self, wait: bool = False) -> None:  # noqa: B027 (most sources have nothing to check)
+        """Raise ValueError if images that were already loaded have turned out to be damaged.
 
         Args:
-            wait: Until it is known of all of them.
+            wait: Wait until all images are verified.
         """
 
-    def _hash_of_classes(self) -> hashlib._Hash:
-        """What all fingerprints begin with: the form of the images, and their labels."""
+    def _start_hash(self) -> hashlib._Hash:
+        """Start a fingerprint with the shape of the images and their labels."""
         form = (self.channels, self.image_size, self.class_names)
-        found = hashlib.sha256(repr(form).encode())
-        found.update(np.ascontiguousarray(self.labels).data)
-        return found
+        digest = hashlib.sha256(repr(form).encode())
+        digest.update(np.ascontiguousarray(self.labels).data)
+        return digest
 
 
 class ArraySource(ImageSource):
@@ -92,7 +92,7 @@ class ArraySource(ImageSource):
         self.class_names = tuple(class_names)
         self.channels, self.image_size = images.shape[1], images.shape[2]
         if self.labels.shape != (len(images),):
-            raise ValueError(f"labels must be ({len(images)},), one an image, got {self.labels.shape}")
+            raise ValueError(f"labels must be ({len(images)},), one per image, got {self.labels.shape}")
         if self.labels.size and not 0 <= self.labels.min() <= self.labels.max() < max(1, len(self.class_names)):
             raise ValueError(
                 f"labels must lie in 0 to {max(1, len(self.class_names)) - 1}, "
@@ -107,14 +107,14 @@ class ArraySource(ImageSource):
         return self.images[indices]
 
     def fingerprint(self) -> str:
-        """The hash of all the bytes, as of any source, at once."""
-        found = self._hash_of_classes()
-        found.update(np.ascontiguousarray(self.images).data)
-        return found.hexdigest()
+        """Return the hash of all images."""
+        digest = self._start_hash()
+        digest.update(np.ascontiguousarray(self.images).data)
+        return digest.hexdigest()
 
 
 class Subset(ImageSource):
-    """The images ``indices`` of another source, in that order, with the classes of the whole."""
+    """Images ``indices`` of another source, in that order, with all its classes."""
 
     def __init__(self, source: ImageSource, indices: Sequence[int] | IndexArray) -> None:
         self.source = source
@@ -130,28 +130,28 @@ class Subset(ImageSource):
         return self.source.load_batch(self.indices[indices], rng)
 
     def fingerprint(self) -> str:
-        """That of the whole source, and the numbers of the images."""
-        found = self._hash_of_classes()
-        found.update(self.source.fingerprint().encode())
-        found.update(np.ascontiguousarray(self.indices).data)
-        return found.hexdigest()
+        """Return the hash of the full source's fingerprint and the indices."""
+        digest = self._start_hash()
+        digest.update(self.source.fingerprint().encode())
+        digest.update(np.ascontiguousarray(self.indices).data)
+        return digest.hexdigest()
 
     def hashes(self) -> HashArray | None:
         known = self.source.hashes()
         return None if known is None else known[self.indices]
 
-    def take_left_out(self) -> Sequence[LeftOutPicture]:
-        return self.source.take_left_out()
+    def take_skipped(self) -> Sequence[SkippedImage]:
+        return self.source.take_skipped()
 
-    def refuse_damage(self, wait: bool = False) -> None:
-        self.source.refuse_damage(wait)
+    def raise_if_damaged(self, wait: bool = False) -> None:
+        self.source.raise_if_damaged(wait)
 
 
 class Renumbered(ImageSource):
-    """The images of another source whose classes have other numbers.
+    """Images of another source with renumbered classes.
 
     Args:
-        source: The images, of whose class names each is one of ``class_names``.
+        source: The images; all its class names must be in ``class_names``.
         class_names: The names in the order of the new numbers; there may be more of them.
     """
 
@@ -171,19 +171,19 @@ class Renumbered(ImageSource):
     def hashes(self) -> HashArray | None:
         return self.source.hashes()
 
-    def take_left_out(self) -> Sequence[LeftOutPicture]:
-        return self.source.take_left_out()
+    def take_skipped(self) -> Sequence[SkippedImage]:
+        return self.source.take_skipped()
 
-    def refuse_damage(self, wait: bool = False) -> None:
-        self.source.refuse_damage(wait)
+    def raise_if_damaged(self, wait: bool = False) -> None:
+        self.source.raise_if_damaged(wait)
 
 
-def renumbered(source: ImageSource, class_names: Sequence[str]) -> ImageSource:
-    """The images with their classes numbered in the order of ``class_names``.
+def renumber_classes(source: ImageSource, class_names: Sequence[str]) -> ImageSource:
+    """Number the classes of a source in the order of ``class_names``.
 
-    The fingerprint is that of a source which numbers its classes so by itself, where it does not depend on files.
+    For sources without files, the fingerprint is the same as if the source had used these numbers itself.
     """
     if isinstance(source, Subset):
-        return Subset(renumbered(source.source, class_names), source.indices)
+        return Subset(renumber_classes(source.source, class_names), source.indices)
     numbered = Renumbered(source, class_names)
     return ArraySource(source.images, numbered.labels, class_names) if isinstance(source, ArraySource) else numbered

@@ -151,8 +151,8 @@ class Opaque(ImageSource):
         """That of the whole images, marked."""
         return hashlib.sha256(f"over white {self.source.fingerprint()}".encode()).hexdigest()
 
-    def refuse_damage(self, wait: bool = False) -> None:
-        self.source.refuse_damage(wait)
+    def raise_if_damaged(self, wait: bool = False) -> None:
+        self.source.raise_if_damaged(wait)
 
 
 def _refuse_other_images(checkpoint: Checkpoint, train: ImageSource, val: ImageSource | None) -> None:

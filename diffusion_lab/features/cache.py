@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffusion_lab.data.cache_place import Say
+from diffusion_lab.data.cache_location import Report
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.features.extraction import Progress, extract
 from diffusion_lab.features.extractor import FeatureExtractor
@@ -65,7 +65,7 @@ def find_or_compute(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
     cache_key: str = "cache_dir",
-    say: Say | None = None,
+    say: Report | None = None,
 ) -> CachedFeatures:
     """Do what ``cached_features`` does, and say where the features are kept.
 

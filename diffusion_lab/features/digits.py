@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion_lab.data.cache_place import Say
+from diffusion_lab.data.cache_location import Report
 from diffusion_lab.data.source import ImageSource, IndexArray, Subset
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.determinism import host_generators_seeded
@@ -108,7 +108,7 @@ class DigitsExtractor(NetworkExtractor):
         device: str | torch.device = "cpu",
         cache_dir: Path | None = None,
         cache_key: str = "cache_dir",
-        say: Say | None = None,
+        say: Report | None = None,
     ) -> None:
         num_classes = len(source.class_names)
         if num_classes < 2:

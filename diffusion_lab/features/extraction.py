@@ -59,7 +59,7 @@ def extract(
                 logits[start : start + len(images)] = found.logits
             if progress is not None:
                 progress(start + len(images), len(source))
-    source.refuse_damage(wait=True)
+    source.raise_if_damaged(wait=True)
     assert values is not None  # there are images
     labels = torch.from_numpy(source.labels.copy()) if source.class_names else None
     return FeatureSet(

@@ -14,7 +14,7 @@ from diffusion_lab.data.digits import digits
 from diffusion_lab.data.emoji import emoji
 from diffusion_lab.data.headers import read_header
 from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.data.parallel import in_order
+from diffusion_lab.data.parallel import map_in_order
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
 from diffusion_lab.features.run_images import Split, run_images
@@ -130,7 +130,7 @@ def _folder(path: Path, image_size: int | None, channels: int | None, key: str, 
     """The pictures in a folder, at their own size and with their own channels where none are given."""
     source = ImageFolderSource(path, image_size or 1, channels or 3, key=key)
     if image_size is None or channels is None:
-        read = in_order(lambda index: read_header(source.paths[index]), len(source))
+        read = map_in_order(lambda index: read_header(source.paths[index]), len(source))
         headers = [found for found in read if found is not None]
         if image_size is None:
             source.image_size = _side(Counter((header.width, header.height) for header in headers), key, size_key)

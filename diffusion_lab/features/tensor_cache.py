@@ -27,7 +27,7 @@ from torch import Tensor
 from diffusion_lab.atomic_files import atomic_write, remove_partial_files
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.data.cache_files import UntrustedCacheError, open_own
-from diffusion_lab.data.cache_place import Say, default_cache_dir, locked, make_own, own_folder
+from diffusion_lab.data.cache_location import Report, default_cache_dir, locked, make_own, own_folder
 from diffusion_lab.messages import explain
 from diffusion_lab.safe_files import parse_json
 
@@ -57,7 +57,7 @@ def cached_tensors(
     name: str,
     identity: Mapping[str, Any],
     compute: Callable[[], tuple[Tensors, Mapping[str, Any]]],
-    say: Say,
+    say: Report,
     cache_dir: Path | None = None,
     cache_key: str = "cache_dir",
     doing: str = "computing the same features",
@@ -134,7 +134,7 @@ def _write(file: Path, tensors: Tensors, about: Mapping[str, Any]) -> None:
 
 
 def _read(
-    file: Path, identity: Mapping[str, Any], say: Say, again: bool = False
+    file: Path, identity: Mapping[str, Any], say: Report, again: bool = False
 ) -> tuple[Tensors, dict[str, Any]] | None:
     """What the file holds; None where there is none, or none that may be used.
 

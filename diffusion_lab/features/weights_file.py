@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.atomic_files import atomic_write
-from diffusion_lab.data.cache_place import default_cache_dir, make_own
+from diffusion_lab.data.cache_location import default_cache_dir, make_own
 from diffusion_lab.messages import explain
 from diffusion_lab.safe_files import open_regular
 

@@ -16,14 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.import_class import load_class
-from diffusion_lab.data.cache_place import default_cache_dir
-from diffusion_lab.data.decoded import decoded_in_memory
+from diffusion_lab.data.cache_location import default_cache_dir
+from diffusion_lab.data.decoded import decode_in_memory
 from diffusion_lab.data.digits import digits
 from diffusion_lab.data.disk_cache import cached_on_disk
 from diffusion_lab.data.emoji import emoji
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.remarks import Remarks
-from diffusion_lab.data.source import ImageSource, Subset, renumbered
+from diffusion_lab.data.source import ImageSource, Subset, renumber_classes
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
 from diffusion_lab.messages import explain
@@ -63,9 +63,9 @@ def _image_folder(data: DataSettings, image_size: int, channels: int, labelled: 
     decoded = ready(train, data.cache, data.cache_dir)
     messages = () if labelled else tuple(unused_classes(train))
     if data.paths.val is None:
-        return Sources(decoded, None, Remarks.of([train]), messages)
+        return Sources(decoded, None, Remarks.from_folders([train]), messages)
     val = read(data.paths.val, class_names=train.class_names, key="data.paths.val")
-    return Sources(decoded, ready(val, data.cache, data.cache_dir), Remarks.of([train, val]), messages)
+    return Sources(decoded, ready(val, data.cache, data.cache_dir), Remarks.from_folders([train, val]), messages)
 
 
 def ready(
@@ -90,7 +90,7 @@ def ready(
             return _from_disk(source, cache_dir, cache_key)
     with progress_bar("decoding" if cache == "memory" else "checking") as report_progress:
         if cache == "memory":
-            return decoded_in_memory(source, report_progress)
+            return decode_in_memory(source, report_progress)
         source.check(report_progress)
     return source
 
@@ -223,7 +223,7 @@ def _renumbered(source: ImageSource, class_names: Sequence[str], key: str) -> Im
     numbers = ", ".join(f"{class_names.index(name)} {name}" for name in source.class_names)
     message = f"the classes of the images are numbered by name, as in {key}: {numbers}"
     warnings.warn(on_one_line(message), ConfigWarning, stacklevel=4)
-    return renumbered(source, class_names)
+    return renumber_classes(source, class_names)
 
 
 def _print_line(text: str) -> None:

@@ -17,7 +17,7 @@ from diffusion_lab.checkpoint.files import OWN_CHECKSUMS
 from diffusion_lab.checkpoint.ownership import adopt, format_paths, unrecognized_entries
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import check_ready_to_start
-from diffusion_lab.data.workers import naming_lost_workers
+from diffusion_lab.data.workers import explain_worker_failures
 from diffusion_lab.determinism import deterministic
 from diffusion_lab.devices import computing_with
 from diffusion_lab.memory import explain_out_of_memory, keep_freed_memory, peak_bytes
@@ -170,7 +170,7 @@ def _fit(
         with (
             restoration.explaining(),
             explain_out_of_memory("a training step", SAVING_MEMORY),
-            naming_lost_workers(),
+            explain_worker_failures(),
             keep_freed_memory(run.device),
             computing_with(run.threads),
         ):

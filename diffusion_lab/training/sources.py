@@ -64,5 +64,5 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
         labelled=conditional,
         seed=seed,
         worker_timeout=loading.worker_timeout,
-        remarks=sources.remarks.noting(sources.warnings),
+        remarks=sources.remarks.with_notes(sources.warnings),
     )

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_lab.data import cache_place, disk_cache
+from diffusion_lab.data import cache_location, disk_cache
 from diffusion_lab.data.datamodule import BatchDataset
-from diffusion_lab.data.decoded import decoded_in_memory
+from diffusion_lab.data.decoded import decode_in_memory
 from diffusion_lab.data.disk_cache import cached_on_disk
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.order import EpochOrder
@@ -72,7 +72,7 @@ def epoch(source) -> bytes:
 def test_every_cache_gives_the_images_that_there_are_without(images, tmp_path, options, way):
     plain = checked(images, **options)
     if way == "memory":
-        cached = quietly(decoded_in_memory, folder(images, **options))
+        cached = quietly(decode_in_memory, folder(images, **options))
     for _ in range({"memory": 0, "built": 1, "opened": 2}[way]):
         cached = quietly(cached_on_disk, folder(images, **options), tmp_path / "caches")
     assert (cached.labels.tolist(), cached.class_names) == (plain.labels.tolist(), plain.class_names)
@@ -94,7 +94,7 @@ def built(images: Path, base: Path, **options: object) -> tuple[Path, list[str]]
     """The folder of the only cache that holds these images, and what was said."""
     said: list[str] = []
     source = folder(images, **options)
-    place = cache_place.CachePlace.of(source, base)
+    place = cache_location.CacheLocation.from_source(source, base)
     quietly(cached_on_disk, source, base, said.append)
     return place.cache, said
 
@@ -288,7 +288,7 @@ def test_where_there_are_no_locks_the_first_cache_stays(images, tmp_path, monkey
     def no_locks(*_):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(cache_place.fcntl, "lockf", no_locks)
+    monkeypatch.setattr(cache_location.fcntl, "lockf", no_locks)
     inner: list[Path] = []
 
     def meanwhile(done: int, total: int) -> None:
@@ -312,7 +312,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_decoded(images, 
 def test_a_machine_that_is_too_small_is_told_before_anything_is_decoded(images, monkeypatch):
     monkeypatch.setattr("diffusion_lab.data.decoded.os.sysconf", lambda name: 10)
     with pytest.raises(ValueError, match=r"data\.cache = memory takes .*: take data\.cache = disk"):
-        decoded_in_memory(folder(images), lambda *_: pytest.fail("decoded"))
+        decode_in_memory(folder(images), lambda *_: pytest.fail("decoded"))
 
 
 def test_memory_does_not_grow_with_the_folder(tmp_path):
@@ -338,7 +338,7 @@ def test_a_worker_that_is_not_forked_maps_the_images_itself(images, tmp_path):
     sent = pickle.dumps(cached)
     assert len(sent) < 3 * 64 * 64
     assert epoch(pickle.loads(sent)) == epoch(cached)
-    kept = quietly(decoded_in_memory, folder(images))
+    kept = quietly(decode_in_memory, folder(images))
     assert epoch(pickle.loads(pickle.dumps(kept))) == epoch(kept)
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_lab.data import cache_files, cache_place, disk_cache, verification
+from diffusion_lab.data import cache_files, cache_location, disk_cache, verification
 from diffusion_lab.data.cache_files import CheckedWriter, first_damaged_block
-from diffusion_lab.data.cache_place import CachePlace
+from diffusion_lab.data.cache_location import CacheLocation
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.decoded import DecodedSource
 from diffusion_lab.data.disk_cache import cached_on_disk
@@ -39,7 +39,7 @@ def folder(images: Path) -> ImageFolderSource:
 def cached(images: Path, base: Path) -> tuple[DecodedSource, Path, list[str]]:
     """The images, the folder of their cache, and what was said."""
     said: list[str] = []
-    place = CachePlace.of(folder(images), base)
+    place = CacheLocation.from_source(folder(images), base)
     return cached_on_disk(folder(images), base, said.append), place.cache, said
 
 
@@ -134,7 +134,7 @@ def test_a_folder_that_others_may_write_is_closed_to_them(images, tmp_path):
 
 
 def test_a_file_system_without_permissions_is_refused_before_anything_is_decoded(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_place, "is_own", lambda state: False)
+    monkeypatch.setattr(cache_location, "is_own", lambda state: False)
     with pytest.raises(OSError, match="keeps neither owners nor permissions"):
         cached_on_disk(folder(images), tmp_path / "caches", progress=lambda *_: pytest.fail("decoded"))
 
@@ -143,14 +143,14 @@ def test_a_cache_moved_into_the_place_of_another_is_not_used(images, tmp_path):
     _, cache, _ = cached(images, tmp_path / "caches")
     forge(cache)
     (images / "0.png").unlink()
-    other = CachePlace.of(folder(images), tmp_path / "caches").cache
+    other = CacheLocation.from_source(folder(images), tmp_path / "caches").cache
     cache.rename(other)
     assert firsts(cached(images, tmp_path / "caches")[0]) == TRUE[1:]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
 def test_a_lock_that_is_no_file_is_neither_waited_for_nor_followed(images, tmp_path, kind):
-    place = CachePlace.of(folder(images), tmp_path / "caches")
+    place = CacheLocation.from_source(folder(images), tmp_path / "caches")
     place.folder.mkdir(parents=True, mode=0o700)
     if kind == "pipe":
         os.mkfifo(place.folder / ".lock")
@@ -208,7 +208,7 @@ def test_a_whole_cache_is_compared_once_a_process(images, tmp_path, compared_beh
     cached(images, tmp_path / "caches")
     for _ in range(2):
         source = cached(images, tmp_path / "caches")[0]
-        source.refuse_damage(wait=True)
+        source.raise_if_damaged(wait=True)
         monkeypatch.setattr(verification, "first_damaged_block", lambda *_: pytest.fail("again"))
 
 
@@ -218,7 +218,7 @@ def test_pixels_that_cannot_be_read_count_as_damaged(images, tmp_path, compared_
     (cache / "pixels.bin").chmod(0o666)  # by now somebody else may have written it
     compared_behind.set()
     with pytest.raises(DamagedCacheError):
-        source.refuse_damage(wait=True)
+        source.raise_if_damaged(wait=True)
 
 
 @pytest.mark.parametrize("size", [1, 9, 10, 11, 20, 35])

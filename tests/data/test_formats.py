@@ -14,9 +14,9 @@ import pytest
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from diffusion_lab.data import formats
-from diffusion_lab.data.formats import is_picture, open_picture, picture_suffixes, readable_formats
+from diffusion_lab.data.formats import image_suffixes, is_image_file, open_image, readable_formats
 from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.data.left_out import DataWarning
+from diffusion_lab.data.skipped_images import DataWarning
 
 NOISE = np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)
 
@@ -49,13 +49,13 @@ def test_what_pillow_decodes_is_a_picture(tmp_path, suffix, name):
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_a_file_without_a_suffix_is_known_by_its_first_bytes(tmp_path, name):
     save(tmp_path / "a", name)
-    assert is_picture(tmp_path / "a")
+    assert is_image_file(tmp_path / "a")
 
 
 @pytest.mark.parametrize("content", [b"", b"Python is no picture", b"BMW builds cars", b"P1\n", b"\n\5\1\0", b"GIF"])
 def test_a_text_without_a_suffix_is_no_picture(tmp_path, content):
     (tmp_path / "README").write_bytes(content)
-    assert not is_picture(tmp_path / "README")
+    assert not is_image_file(tmp_path / "README")
 
 
 def test_mixed_suffixes_are_all_trained_on(tmp_path):
@@ -74,7 +74,7 @@ def test_what_is_no_picture_is_counted_and_named(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("no picture")
     with pytest.warns(
-        DataWarning, match=r"3 file\(s\) that are not read as pictures.*: 2 × \.txt \(b\.txt\); 1 × \.svg \(d\.svg\)$"
+        DataWarning, match=r"3 file\(s\) that are not read as images.*: 2 × \.txt \(b\.txt\); 1 × \.svg \(d\.svg\)$"
     ):
         source = folder(tmp_path)
     assert (source.others.counts.total(), len(source)) == (3, 1)
@@ -92,10 +92,10 @@ def test_names_of_files_reach_no_terminal_as_they_are(tmp_path):
 @pytest.fixture
 def fresh_formats():
     """The formats are looked up once a process; here anew, and again afterwards."""
-    for cached in (readable_formats, picture_suffixes):
+    for cached in (readable_formats, image_suffixes):
         cached.cache_clear()
     yield
-    for cached in (readable_formats, picture_suffixes):
+    for cached in (readable_formats, image_suffixes):
         cached.cache_clear()
 
 
@@ -146,22 +146,22 @@ def test_a_build_of_pillow_that_lacks_a_format_leaves_its_files_out(tmp_path, mo
 
 @pytest.mark.parametrize("suffix", [".eps", ".wmf", ".mpg", ".fits", ".h5", ".ico", ".icns", ".blp"])
 def test_formats_that_start_programs_or_have_no_bound_are_no_pictures(suffix):
-    assert suffix not in picture_suffixes()
+    assert suffix not in image_suffixes()
 
 
 def test_an_icon_is_not_opened_under_another_name(tmp_path):
     """The picture in it may be a thousand times as large as it says."""
     with pytest.raises(UnidentifiedImageError):
-        open_picture(io.BytesIO(save(tmp_path / "a.ico", "ICO").read_bytes()), ".png")
+        open_image(io.BytesIO(save(tmp_path / "a.ico", "ICO").read_bytes()), ".png")
 
 
 def test_a_tga_is_taken_for_one_only_by_its_suffix(tmp_path):
     content = save(tmp_path / "a.tga", "TGA").read_bytes()
-    assert open_picture(io.BytesIO(content), ".tga").size == (9, 12)
+    assert open_image(io.BytesIO(content), ".tga").size == (9, 12)
     with pytest.raises(UnidentifiedImageError):
-        open_picture(io.BytesIO(content), ".png")
+        open_image(io.BytesIO(content), ".png")
 
 
 def test_a_pipe_without_a_suffix_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    assert not is_picture(tmp_path / "pipe")
+    assert not is_image_file(tmp_path / "pipe")

@@ -54,7 +54,7 @@ def test_folders_of_the_system_are_no_classes_and_hold_no_images(tmp_path, syste
 def test_the_parts_of_a_data_set_are_refused_with_the_folders_to_set(tmp_path, parts, train, val, place, labelled):
     for part in parts:
         save(tmp_path / place / part / "rose" / "a.png", tmp_path / place / part / "tulip" / "b.png")
-    with pytest.raises(ValueError, match="parts of a data set") as refused:
+    with pytest.raises(ValueError, match="splits of a data set") as refused:
         folder(tmp_path, labelled=labelled)
     told = str(refused.value)
     assert f"set data.paths.train to {str(tmp_path / place / train)!r}" in told
@@ -73,7 +73,7 @@ def test_a_line_break_in_the_name_of_a_folder_is_escaped(tmp_path):
 
 def test_parts_without_classes_are_refused_as_well(tmp_path):
     save(tmp_path / "train" / "a.png", tmp_path / "test" / "b.png")
-    with pytest.raises(ValueError, match=r"parts of a data set \(test, train\)"):
+    with pytest.raises(ValueError, match=r"splits of a data set \(test, train\)"):
         folder(tmp_path)
 
 
@@ -111,7 +111,7 @@ def test_files_beside_the_class_folders_are_counted(tmp_path):
     save(tmp_path / "rose" / "a.png")
     (tmp_path / "labels.csv").write_text("")
     (tmp_path / ".hidden.csv").write_text("")
-    with pytest.warns(UserWarning, match=r"1 file\(s\) that are not read as pictures are left out: 1 × \.csv \(labels"):
+    with pytest.warns(UserWarning, match=r"1 file\(s\) that are not read as images are skipped: 1 × \.csv \(labels"):
         folder(tmp_path)
 
 

@@ -89,14 +89,14 @@ def test_an_epoch_that_nothing_was_trained_of_comes_again():
 
 def test_place_of_training():
     training = TrainingOrder(order(start=3))
-    assert training.place(0, 4) == (0, 3)
+    assert training.position(0, 4) == (0, 3)
     batches(training, 1)
-    assert training.place(unfinished=0, batches_per_epoch=4) == (0, 6)
-    assert training.place(unfinished=1, batches_per_epoch=4) == (0, 3)
-    assert training.place(unfinished=0, batches_per_epoch=2) == (1, 0)
+    assert training.position(unfinished=0, batches_per_epoch=4) == (0, 6)
+    assert training.position(unfinished=1, batches_per_epoch=4) == (0, 3)
+    assert training.position(unfinished=0, batches_per_epoch=2) == (1, 0)
     batches(training)
-    assert training.place(unfinished=0, batches_per_epoch=4) == (2, 0)
-    assert training.place(unfinished=1, batches_per_epoch=4) == (1, 9)
+    assert training.position(unfinished=0, batches_per_epoch=4) == (2, 0)
+    assert training.position(unfinished=1, batches_per_epoch=4) == (1, 9)
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.booleans())

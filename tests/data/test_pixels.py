@@ -10,7 +10,7 @@ from diffusion_lab.data.pixels import (
     background_colour,
     convert_arrays,
     cut_square,
-    opened_image,
+    decode_image,
     resize_and_crop,
     resize_to_strip,
     to_array,
@@ -163,7 +163,7 @@ def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: turn clockwise to see it upright
     stripes(6, 4).save(tmp_path / "a.png", exif=exif)
-    with opened_image(tmp_path / "a.png", 4) as upright:
+    with decode_image(tmp_path / "a.png", 4) as upright:
         pass
     assert upright.size == (4, 6)
     assert np.asarray(upright)[0, :, 1].tolist() == [3, 2, 1, 0]
@@ -171,7 +171,7 @@ def test_exif_orientation_is_applied(tmp_path):
 
 def test_large_jpeg_is_decoded_small_but_never_below_twice_the_size(tmp_path):
     Image.new("RGB", (1600, 1000), (200, 100, 50)).save(tmp_path / "a.jpg")
-    with opened_image(tmp_path / "a.jpg", 32) as image:
+    with decode_image(tmp_path / "a.jpg", 32) as image:
         pass
     assert image.size == (200, 125)
     assert np.abs(np.asarray(image).astype(int) - (200, 100, 50)).max() <= 3

@@ -16,9 +16,9 @@ from PIL import Image
 
 from diffusion_lab.data import image_folder, pixels
 from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.data.left_out import DataWarning, PictureTooLargeError, Reason
-from diffusion_lab.data.pixels import opened_image, to_channels
+from diffusion_lab.data.pixels import decode_image, to_channels
 from diffusion_lab.data.remarks import Remarks
+from diffusion_lab.data.skipped_images import DataWarning, ImageTooLargeError, Reason
 from tests.data.test_damaged_images import png
 
 
@@ -57,7 +57,7 @@ def test_a_large_picture_is_no_corrupt_one_and_a_setting_reads_it(tmp_path):
     assert "1 image(s) larger than data.max_pixels = 50000 skipped:" in message
     assert "large.png: 300 × 200, which takes a data.max_pixels of 60000" in message
     assert "corrupt" not in message
-    assert [each.reason for each in source.left_out] == [Reason.TOO_LARGE]
+    assert [each.reason for each in source.skipped_images] == [Reason.TOO_LARGE]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         raised = folder(tmp_path, max_pixels=60_000)
@@ -86,7 +86,7 @@ def test_pictures_beyond_pillows_own_limit_are_read_where_ours_is_raised(tmp_pat
 
 def test_a_jpeg_counts_as_it_is_decoded():
     """14,000 × 14,000, decoded at an eighth of that."""
-    with opened_image(declared(jpeg((64, 64)), 14_000, 14_000), 64) as image:
+    with decode_image(declared(jpeg((64, 64)), 14_000, 14_000), 64) as image:
         assert image.size == (1750, 1750)
 
 
@@ -95,13 +95,13 @@ def test_a_jpeg_in_passes_counts_with_what_is_kept_of_it_while_it_is_decoded(cha
     options = {"progressive": True} if change is not in_passes else {}
     bomb = declared(change(jpeg((64, 64), **options)), 14_000, 14_000)
     said = r"14000 × 14000, which takes a data\.max_pixels of 58800000"
-    with pytest.raises(PictureTooLargeError, match=said), opened_image(bomb, 64):
+    with pytest.raises(ImageTooLargeError, match=said), decode_image(bomb, 64):
         pass
 
 
 @pytest.mark.parametrize("size", [65_500, 40_000])
 def test_a_jpeg_that_declares_gigabytes_is_refused(size):
-    with pytest.raises(PictureTooLargeError), opened_image(declared(jpeg((64, 64)), size, 65_500), 4096):
+    with pytest.raises(ImageTooLargeError), decode_image(declared(jpeg((64, 64)), size, 65_500), 4096):
         pass
 
 
@@ -180,7 +180,7 @@ def gray_png(values: np.ndarray, bits: int, transparent: int) -> io.BytesIO:
 @pytest.mark.parametrize(("bits", "value"), [(16, 1000), (16, 65535), (8, 100), (4, 5), (2, 1), (1, 1)])
 def test_the_transparent_value_of_a_gray_picture_is_transparent(bits, value):
     values = np.array([[0, value, 0, value]] * 2)
-    with opened_image(gray_png(values, bits, value), 8) as image:
+    with decode_image(gray_png(values, bits, value), 8) as image:
         alpha = np.asarray(to_channels(image, 4, (255, 255, 255)))[..., 3]
         blue = np.asarray(to_channels(image, 3, (0, 0, 255)))
     assert alpha.tolist() == [[255, 0, 255, 0]] * 2
@@ -198,7 +198,7 @@ def test_the_transparent_colour_of_sixteen_bits_is_transparent():
         chunk(b"IDAT", zlib.compress(b"\0" + colours.astype(">u2").tobytes())),
     )
     file = io.BytesIO(b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b""))
-    with opened_image(file, 8) as image:
+    with decode_image(file, 8) as image:
         assert np.asarray(to_channels(image, 4, (255, 255, 255)))[0, :, 3].tolist() == [0, 255]
 
 
@@ -231,7 +231,7 @@ def test_what_is_left_out_is_remembered_for_the_run(tmp_path):
         warnings.simplefilter("ignore")
         source = folder(tmp_path, max_pixels=1000)
         source.check()
-    remarks = Remarks.of([source], ["a note"])
+    remarks = Remarks.from_folders([source], ["a note"])
     assert remarks.counts() == {"damaged": 1, "too_large": 1, "no_pictures": 1}
     lines = list(remarks.lines())
     assert lines[1] == "a note"

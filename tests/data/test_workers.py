@@ -10,7 +10,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.source import ArraySource
-from diffusion_lab.data.workers import LONGEST_WAIT, SuspendableLoader, _SuspendableIterator, naming_lost_workers
+from diffusion_lab.data.workers import LONGEST_WAIT, SuspendableLoader, _SuspendableIterator, explain_worker_failures
 
 DIED = "DataLoader worker (pid 12) is killed by signal: Killed. "
 ENDED = "DataLoader worker (pid(s) 12, 13) exited unexpectedly"
@@ -30,7 +30,7 @@ ENDED = "DataLoader worker (pid(s) 12, 13) exited unexpectedly"
     ],
 )
 def test_a_lost_worker_is_named_and_other_errors_are_left_alone(message: str, kind: type[Exception], told: str) -> None:
-    with pytest.raises(kind, match=told), naming_lost_workers():
+    with pytest.raises(kind, match=told), explain_worker_failures():
         raise RuntimeError(message)
 
 
@@ -39,7 +39,7 @@ def test_the_signal_is_told_where_it_came_while_a_batch_was_waited_for():
     vaguer.__cause__ = RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
     with (
         pytest.raises(ChildProcessError, match=r"\(process id 12\) was killed by signal Killed"),
-        naming_lost_workers(),
+        explain_worker_failures(),
     ):
         raise vaguer
 
@@ -69,7 +69,7 @@ def fail_to_start() -> None:
 
 
 def test_why_a_loader_could_not_start_is_not_hidden_by_the_clean_up_after_it() -> None:
-    with pytest.raises(OSError, match="Cannot allocate memory"), naming_lost_workers():
+    with pytest.raises(OSError, match="Cannot allocate memory"), explain_worker_failures():
         fail_to_start()
 
 

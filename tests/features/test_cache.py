@@ -166,7 +166,7 @@ class TestOwner:
     def test_the_folder_of_another_user_is_left_alone(self, tmp_path, monkeypatch):
         folder = found(tmp_path)[0].file.parent
         monkeypatch.setattr(
-            "diffusion_lab.data.cache_place._owner", lambda path: 54321 if path == folder else os.geteuid()
+            "diffusion_lab.data.cache_location._owner", lambda path: 54321 if path == folder else os.geteuid()
         )
         again, _ = found(tmp_path)
         assert not again.was_there

@@ -19,7 +19,7 @@ from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.decoded import DecodedSource
 from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.data.left_out import DataWarning
+from diffusion_lab.data.skipped_images import DataWarning
 from diffusion_lab.data.source import Subset
 from diffusion_lab.run_images.classes import with_counted_classes
 from diffusion_lab.training.sources import create_datamodule

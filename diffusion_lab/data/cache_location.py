@@ -1,4 +1,4 @@
-"""Where the cache of a folder of images lies, whose it is, and who may write it now."""
+"""Location of the cache of an image folder, its ownership, and its lock."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from diffusion_lab.data.cache_files import OTHERS_MAY_WRITE, is_own
 from diffusion_lab.data.image_folder import CROPS, ImageFolderSource
 
 FORMAT = 3
-"""Of the files of a cache, and of how pictures become pixels: another number, and no earlier cache is opened."""
+"""Version of the cache files and of image decoding; caches of other versions are not opened."""
 
 LOCK_NAME = ".lock"
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def default_cache_dir() -> Path:
-    """``diffusion_lab`` in the user's folder for caches: ``$XDG_CACHE_HOME``, or ``~/.cache``.
+    """Return ``diffusion_lab`` in the user's cache folder: ``$XDG_CACHE_HOME``, or ``~/.cache``.
 
     Raises:
         FileNotFoundError: The user has no home folder, as in some containers.
     """
-    given = os.environ.get("XDG_CACHE_HOME")
-    if given:
-        return Path(given) / "diffusion_lab"
+    cache_home = os.environ.get("XDG_CACHE_HOME")
+    if cache_home:
+        return Path(cache_home) / "diffusion_lab"
     try:
         return Path.home() / ".cache" / "diffusion_lab"
     except RuntimeError as error:
@@ -41,17 +41,17 @@ def default_cache_dir() -> Path:
 
 
 @dataclass(frozen=True)
-class CachePlace:
-    """Where the cache of a folder of images lies; the names are fixed before a corrupt file is dropped."""
+class CacheLocation:
+    """Location of the cache of an image folder; the names are fixed before corrupt files are dropped."""
 
     folder: Path
     settings: str
     files: str
 
     @classmethod
-    def of(cls, source: ImageFolderSource, base: Path) -> CachePlace:
+    def from_source(cls, source: ImageFolderSource, base: Path) -> CacheLocation:
         path = source.path.resolve()
-        # the versions, because decoders and filters change the last bit now and then
+        # with versions, because decoders and filters occasionally change the last bit
         versions = (FORMAT, PIL.__version__, torch.__version__.partition("+")[0])
         form = (source.channels, source.image_size, CROPS[source.crop], source.background, source.max_pixels)
         pixels = (*versions, *form)
@@ -65,12 +65,12 @@ class CachePlace:
 
 
 def own_folder(folder: Path) -> Path:
-    """Return the folder, or one beside it where it is another user's."""
+    """Return the folder, or one next to it if it belongs to another user."""
     return folder if _owner(folder) in (None, os.geteuid()) else folder.with_name(f"{folder.name}-{os.geteuid()}")
 
 
 def _owner(folder: Path) -> int | None:
-    """The user that a folder, or the link in its place, belongs to; None where there is none."""
+    """Return the owner of a folder, or of the link in its place; None if there is none."""
     try:
         return folder.lstat().st_uid
     except FileNotFoundError:
@@ -78,11 +78,11 @@ def _owner(folder: Path) -> int | None:
 
 
 def make_own(folder: Path) -> None:
-    """Make the folder, or see to it that nobody else can write into it.
+    """Create the folder, or ensure that nobody else can write to it.
 
     Raises:
-        PermissionError: It is another user's.
-        OSError: It cannot be made, or its file system keeps no permissions.
+        PermissionError: It belongs to another user.
+        OSError: It cannot be created, or its file system does not support permissions.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -99,20 +99,20 @@ def make_own(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, say: Say, doing: str = "decoding these images") -> Iterator[bool]:
-    """Let one process work at a time. Gives False where the file system knows no locks: all work, one is first.
+def locked(folder: Path, report: Report, doing: str = "decoding these images") -> Iterator[bool]:
+    """Let one process work at a time; yields False if the file system has no locks, so that all processes work.
 
     Args:
-        folder: Its own folder, in which the lock lies.
-        say: Told a line before this process waits for another one.
-        doing: What the other one is doing, for that line.
+        folder: The folder that contains the lock.
+        report: Called with a line before this process waits for another one.
+        doing: Work of the other process, for that line.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     with os.fdopen(os.open(folder / LOCK_NAME, flags, 0o600), "rb+", buffering=0) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # it depends on the system which of them says that it is held
-            say(f"another process is {doing} in {folder}: waiting for it")
+        except (BlockingIOError, PermissionError):  # which of them means that it is held depends on the system
+            report(f"another process is {doing} in {folder}: waiting for it")
             fcntl.lockf(file, fcntl.LOCK_EX)
         except OSError:
             yield False

@@ -1,4 +1,4 @@
-"""What lies in a folder of images and is not trained on, and how it is told."""
+"""Files in an image folder that are not used, and how they are reported."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from diffusion_lab.safe_files import NotRegularFileError
 from diffusion_lab.terminal import on_one_line
 
 NAMED_FILES = 10
-"""Files that a message names before it only counts."""
+"""Maximum number of files named in a message; further ones are only counted."""
 
 
 class DataWarning(UserWarning):
-    """Something about the images that their owner should know; training goes on."""
+    """Warning about the images; training continues."""
 
 
 class Reason(StrEnum):
-    """Why a picture is left out; the value is its name in the summary of a run."""
+    """Reason why an image is skipped; the value is its name in the summary of a run."""
 
     DAMAGED = "damaged"
     TOO_LARGE = "too_large"
 
 
-class LeftOutPicture(NamedTuple):
-    """A picture that is not trained on."""
+class SkippedImage(NamedTuple):
+    """Image that is not used."""
 
     file: Path
     reason: Reason
@@ -38,21 +38,21 @@ class LeftOutPicture(NamedTuple):
         return on_one_line(f"{self.file}: {self.why}")
 
 
-class PictureTooLargeError(ValueError):
-    """A picture needs more memory than the limit allows, so it was not decoded."""
+class ImageTooLargeError(ValueError):
+    """Raised for an image that would need more memory than allowed, before it is decoded."""
 
 
-def left_out_picture(file: Path, error: Exception) -> LeftOutPicture:
-    """Turn what was raised for a file into words."""
-    if isinstance(error, PictureTooLargeError):
-        return LeftOutPicture(file, Reason.TOO_LARGE, str(error))
+def skipped_image(file: Path, error: Exception) -> SkippedImage:
+    """Describe the error raised for a file."""
+    if isinstance(error, ImageTooLargeError):
+        return SkippedImage(file, Reason.TOO_LARGE, str(error))
     if isinstance(error, NotRegularFileError):
-        return LeftOutPicture(file, Reason.DAMAGED, "not a regular file, but a pipe, a device or a socket")
-    return LeftOutPicture(file, Reason.DAMAGED, f"{type(error).__name__}: {error}")
+        return SkippedImage(file, Reason.DAMAGED, "not a regular file, but a pipe, a device or a socket")
+    return SkippedImage(file, Reason.DAMAGED, f"{type(error).__name__}: {error}")
 
 
-def listed(lines: Sequence[object], most: int = NAMED_FILES) -> str:
-    """One line each, indented; beyond ``most`` they are only counted."""
+def format_lines(lines: Sequence[object], most: int = NAMED_FILES) -> str:
+    """Return one indented line per item; beyond ``most`` they are only counted."""
     shown = [f"  {line}" for line in lines[:most]]
     if len(lines) > most:
         shown.append(f"  and {len(lines) - most} more")
@@ -61,10 +61,10 @@ def listed(lines: Sequence[object], most: int = NAMED_FILES) -> str:
 
 @dataclass
 class OtherFiles:
-    """The files of a folder that are no pictures, counted by suffix, and the folders that cannot be read.
+    """Files of a folder that are not images, counted by suffix, and folders that cannot be read.
 
     Attributes:
-        counts: Files of each suffix, in small letters; "" for none.
+        counts: Number of files of each suffix, in lower case; "" for none.
         examples: The name of one file of each suffix.
         unreadable: Names of folders without permission to read them.
     """
@@ -78,7 +78,7 @@ class OtherFiles:
         self.examples.setdefault(suffix, name)
 
     def join(self, others: Iterable[OtherFiles]) -> OtherFiles:
-        """These and others together, in an object of its own."""
+        """Return these and others combined, as a new object."""
         joined = OtherFiles(Counter(self.counts), dict(self.examples), list(self.unreadable))
         for other in others:
             joined.counts.update(other.counts)
@@ -86,15 +86,15 @@ class OtherFiles:
             joined.unreadable += other.unreadable
         return joined
 
-    def kinds(self, how_to_read: Callable[[str], str | None], most: int = 8) -> Iterator[str]:
-        """Count, suffix and an example of each kind, the most frequent first.
+    def kinds(self, install_hint: Callable[[str], str | None], most: int = 8) -> Iterator[str]:
+        """Yield count, suffix and an example of each kind, the most frequent first.
 
         Args:
-            how_to_read: What has to be installed for files of a suffix, None where nothing is known to help.
-            most: Kinds that are named; the rest is counted.
+            install_hint: Returns what to install for files of a suffix, None if nothing is known to help.
+            most: Maximum kinds that are named; the rest is counted.
         """
         for suffix, count in self.counts.most_common(most):
-            help_ = how_to_read(suffix)
+            help_ = install_hint(suffix)
             more = f", readable after: {help_}" if help_ else ""
             yield on_one_line(f"{count} × {suffix or 'no suffix'} ({self.examples[suffix]}{more})")
         if len(self.counts) > most:
