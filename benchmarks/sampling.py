@@ -23,7 +23,7 @@ from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.evaluation.digits import DigitJudge
 from diffusion_lab.memory import keep_freed_memory
-from diffusion_lab.networks.convolution import fixed_filters
+from diffusion_lab.networks.convolution import cache_filters
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler, Sampler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +56,7 @@ def loop_row() -> Row:
     front = DiffusionSampler(denoiser)
 
     def passes() -> None:
-        with torch.no_grad(), fixed_filters(denoiser), keep_freed_memory(front.device):
+        with torch.no_grad(), cache_filters(denoiser), keep_freed_memory(front.device):
             for _ in range(STEPS):
                 denoiser.network(images, time)
 

@@ -21,7 +21,7 @@ from diffusion_lab.ema import EMA
 from diffusion_lab.finite_samples import FiniteCheck, NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance, guided
 from diffusion_lab.memory import batches_that_fit, explain_out_of_memory, keep_freed_memory
-from diffusion_lab.networks.convolution import fixed_filters
+from diffusion_lab.networks.convolution import cache_filters
 from diffusion_lab.samplers import SAMPLERS, DDIMSampler, Sampler
 from diffusion_lab.sampling_request import SamplingRequest
 from diffusion_lab.shapes import Images, Labels
@@ -394,7 +394,7 @@ class _BatchGenerator:
         trajectory = self.sampler.trajectory(
             lambda x, level: finite_check.check(denoise(x, level, label)), images, self.levels, noise
         )
-        with eval_mode(denoiser), fixed_filters(denoiser), keep_freed_memory(device), torch.no_grad():
+        with eval_mode(denoiser), cache_filters(denoiser), keep_freed_memory(device), torch.no_grad():
             for step, x in enumerate(trajectory, start=1):
                 images = finite_check.check(x)
                 finite_check.finish_step()

@@ -1,4 +1,4 @@
-"""Networks for images. They know a time and a label, and nothing of diffusion."""
+"""Networks for images, conditioned on a time and a label; independent of diffusion."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from diffusion_lab.networks.image_network import ImageNetwork
 from diffusion_lab.networks.unet import UNet
 
 NETWORKS: dict[str, type[ImageNetwork]] = {"unet": UNet, "dit": DiT}
-"""The names that ``model.architecture.type`` takes, beside dotted paths of one's own classes."""
+"""Names that ``model.architecture.type`` accepts, besides dotted paths of custom classes."""
 
 __all__ = ["NETWORKS", "DiT", "ImageNetwork", "UNet"]

@@ -1,4 +1,4 @@
-"""The blocks that image networks are made of."""
+"""Building blocks of image networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 def zero_init(layer: Layer) -> Layer:
-    """Let a layer begin as zero, so that the block it ends begins as the identity (arXiv:1901.09321)."""
+    """Initialize a layer to zero, so that the block it ends starts as the identity (arXiv:1901.09321)."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -26,9 +26,9 @@ def zero_init(layer: Layer) -> Layer:
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation (arXiv:1803.08494) in up to 32 groups of at least 4 channels (arXiv:2206.00364, its code).
+    """Group normalisation (arXiv:1803.08494) in up to 32 groups of at least 4 channels (code of arXiv:2206.00364).
 
-    Groups of one channel would erase what a channel says of the image as a whole.
+    Groups of one channel would erase the mean of each channel over the image.
     """
     most = min(32, max(channels // 4, 1))
     return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
@@ -39,8 +39,8 @@ def sinusoidal_embedding(positions: Tensor, width: int, fastest: float) -> Tenso
 
     Args:
         positions: Any numbers ``(N,)``.
-        width: Number of cosines and sines together; even.
-        fastest: Radians by which the fastest wave turns from 0 to 1; the slowest turns nearly 10 000 times less.
+        width: Total number of cosines and sines; even.
+        fastest: Highest frequency in radians per unit; the lowest is nearly 10 000 times smaller.
     """
     steps = torch.arange(width // 2, dtype=torch.float32, device=positions.device)
     frequencies = fastest * torch.exp(-math.log(10_000) * steps / (width // 2))
@@ -49,10 +49,10 @@ def sinusoidal_embedding(positions: Tensor, width: int, fastest: float) -> Tenso
 
 
 class TimeEmbedding(nn.Module):
-    """Waves of a time in [0, 1], then two layers.
+    """Sinusoidal embedding of a time in [0, 1], followed by two layers.
 
     Args:
-        width: Number of sines and cosines together; even.
+        width: Total number of sines and cosines; even.
         channels: Length of the embedding.
     """
 
@@ -63,18 +63,17 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         """Embed times ``(N,)`` as ``(N, channels)``."""
-        turned = sinusoidal_embedding(
-            time, self.width, fastest=1000
-        )  # the usual number of steps, so that neighbours stay apart
-        # Frequencies and angles need float32 whatever the weights are, so the waves are rounded last.
-        embedded: Tensor = self.layers(turned.to(next(self.layers.parameters()).dtype))
+        # The usual number of steps as the highest frequency, so that adjacent steps differ.
+        waves = sinusoidal_embedding(time, self.width, fastest=1000)
+        # Frequencies and angles need float32 whatever the dtype of the weights, so only the result is cast.
+        embedded: Tensor = self.layers(waves.to(next(self.layers.parameters()).dtype))
         return embedded
 
 
 class Recomputable(nn.Module, ABC):
-    """A block that may forget its activations and compute them again for the gradient (arXiv:1604.06174).
+    """Block with optional activation checkpointing (arXiv:1604.06174): recompute activations in the backward pass.
 
-    ``recompute`` says whether to; where no gradient is asked for, nothing is kept in any case.
+    ``recompute`` switches it on; without gradients, no activations are kept in any case.
     """
 
     recompute = False
@@ -83,24 +82,24 @@ class Recomputable(nn.Module, ABC):
         """Map the inputs to the output."""
         if not (self.recompute and torch.is_grad_enabled()):
             return self.change(*inputs)
-        # Dropout, which draws from torch's own generator, drops the same again; without it there is nothing to restore.
+        # Dropout uses torch's global generator and must drop the same again; without it there is no state to restore.
         draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
         output: Tensor = checkpoint(self.change, *inputs, use_reentrant=False, preserve_rng_state=draws)
         return output
 
     @abstractmethod
     def change(self, *inputs: Tensor) -> Tensor:
-        """What ``forward`` does, its activations kept."""
+        """Compute the output as ``forward`` does, keeping activations."""
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions around a skip; the embedding scales and shifts between them (arXiv:2105.05233, section 3.1).
+    """Residual block of two convolutions; the embedding scales and shifts between them (arXiv:2105.05233, 3.1).
 
     Args:
-        channels: Channels that come in.
-        out_channels: Channels that go out.
+        channels: Input channels.
+        out_channels: Output channels.
         embedding_channels: Length of the embedding of time and label.
-        dropout: Share of the activations dropped before the second convolution.
+        dropout: Dropout probability before the second convolution.
     """
 
     def __init__(self, channels: int, out_channels: int, embedding_channels: int, dropout: float = 0.0) -> None:
@@ -116,42 +115,45 @@ class ResidualBlock(nn.Module):
     def forward(self, images: Tensor, embedding: Tensor) -> Tensor:
         """Map ``(N, channels, H, W)`` to ``(N, out_channels, H, W)``; the embedding has N rows, or one for all."""
         scale, shift = self.embed(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
-        in_place = not torch.is_grad_enabled()  # a gradient needs what comes in; else it is memory saved
+        in_place = not torch.is_grad_enabled()  # a gradient needs the input; otherwise this saves memory
         hidden = self.conv_in(functional.silu(self.norm_in(images), in_place))
         hidden = self.norm_out(hidden)
-        hidden = torch.addcmul(shift, hidden, 1 + scale, out=_room(hidden, shift))
+        hidden = torch.addcmul(shift, hidden, 1 + scale, out=_output_buffer(hidden, shift))
         hidden = self.conv_out(self.dropout(functional.silu(hidden, in_place)))
         return residual_sum(self.skip(images), hidden)
 
 
-def residual_sum(skip: Tensor, fresh: Tensor) -> Tensor:
-    """The sum of two tensors of one shape; ``fresh`` is nobody else's."""
-    total: Tensor = torch.add(skip, fresh, out=_room(fresh, skip))
+def residual_sum(skip: Tensor, new: Tensor) -> Tensor:
+    """Return the sum of two tensors of the same shape; ``new`` may be overwritten."""
+    total: Tensor = torch.add(skip, new, out=_output_buffer(new, skip))
     return total
 
 
-def _room(fresh: Tensor, other: Tensor) -> Tensor | None:
-    """Where what comes of both may be put: into the first, unless a gradient needs it.
+def _output_buffer(new: Tensor, other: Tensor) -> Tensor | None:
+    """Return ``new`` as the buffer for a result of both tensors, or None if a gradient needs it.
 
-    In float32 alone: with other types autocast may compute in a wider one than that of the room. A compiler, which
-    plans memory itself, would cut its program there.
+    Only for float32: with other dtypes autocast may compute in a wider one than that of the buffer. A compiler plans
+    memory itself, and this would cause a graph break.
     """
-    wanted = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-    return fresh if wanted and fresh.dtype == other.dtype == torch.float32 else None
+    reusable = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+    return new if reusable and new.dtype == other.dtype == torch.float32 else None
 
 
 def num_heads(channels: int, head_channels: int) -> int:
-    """How many heads of at least ``head_channels`` divide the channels evenly; one where there are fewer channels."""
+    """Return the number of heads of at least ``head_channels`` that divide the channels evenly; at least one."""
     most = max(channels // head_channels, 1)
     return next(heads for heads in range(most, 0, -1) if channels % heads == 0)
 
 
 def attention(queries_keys_values: Tensor, heads: int) -> Tensor:
-    """Let positions attend to each other (arXiv:1706.03762).
+    """Multi-head attention between positions (arXiv:1706.03762).
 
     Args:
-        queries_keys_values: The three side by side, ``(N, L, 3C)``; ``(N, L, C)`` comes out.
+        queries_keys_values: Queries, keys and values, concatenated, ``(N, L, 3C)``.
         heads: Number of heads, which divides C.
+
+    Returns:
+        The attended values ``(N, L, C)``.
     """
     parts = queries_keys_values.unflatten(2, (3, heads, -1))
     queries, keys, values = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (N, heads, L, C/heads) each
@@ -160,22 +162,22 @@ def attention(queries_keys_values: Tensor, heads: int) -> Tensor:
 
 
 def flatten_positions(images: Tensor) -> Tensor:
-    """``(N, C, H, W)`` as ``(N, H·W, C)``; a view where the memory is channels-last."""
+    """Reshape ``(N, C, H, W)`` to ``(N, H·W, C)``; a view for channels-last memory."""
     return images.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def unflatten_positions(positions: Tensor, size: Sequence[int]) -> Tensor:
-    """Positions ``(N, H·W, C)`` as ``(N, C, H, W)`` of size ``(H, W)``, the memory channels-last."""
+    """Reshape positions ``(N, H·W, C)`` to ``(N, C, H, W)`` of size ``(H, W)``, in channels-last memory."""
     images: Tensor = positions.unflatten(1, size).permute(0, 3, 1, 2)
     return images
 
 
 class SelfAttention(nn.Module):
-    """Every pixel attends to every other, around a skip (in images arXiv:1805.08318).
+    """Residual self-attention between all pixels (arXiv:1805.08318).
 
     Args:
-        channels: Channels in and out.
-        head_channels: Least number of channels of a head. There are as many heads as divide the channels evenly.
+        channels: Input and output channels.
+        head_channels: Minimum channels of a head; the number of heads divides the channels evenly.
     """
 
     def __init__(self, channels: int, head_channels: int) -> None:

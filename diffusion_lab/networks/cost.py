@@ -1,4 +1,4 @@
-"""What a network costs: its parameters, and the arithmetic of one image."""
+"""Cost of a network: its parameters, and the operations for one image."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(network: nn.Module) -> int:
-    """How many numbers its parameters hold, those that are not trained among them."""
+    """Return the number of parameters, including those that are not trained."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def count_forward_flops(
     network: nn.Module, image_shape: tuple[int, int, int], num_classes: int | None = None
 ) -> int | None:
-    """Return ``forward_flops``, or None where a custom network does what cannot be counted."""
+    """Return ``forward_flops``, or None if a custom network cannot be analysed."""
     try:
         return forward_flops(network, image_shape, num_classes)
     except Exception:
@@ -25,22 +25,22 @@ def count_forward_flops(
 
 
 def forward_flops(network: nn.Module, image_shape: tuple[int, int, int], num_classes: int | None = None) -> int:
-    """Floating-point operations of one image's way through a network; a step of training takes about three times these.
+    """Return the floating-point operations of one forward pass for one image; a training step takes about three times.
 
-    Counted are convolutions and products of matrices, attention's among them; a multiplication and the addition after
-    it are two operations. What works on each number by itself is left out: normalisation, activations, sums. Nothing
-    is computed: a copy of the network is followed with tensors that have a shape and no values.
+    Convolutions and matrix products are counted, including those of attention; a multiply-add is two operations.
+    Elementwise operations are not counted: normalisation, activations, sums. Nothing is computed: a copy of the network
+    runs on the ``meta`` device.
 
     Args:
-        network: Maps ``(images, times, labels)`` to images.
+        network: Network that maps ``(images, times, labels)`` to images.
         image_shape: ``(C, H, W)``.
         num_classes: Number of classes, None for a network without labels.
 
     Raises:
-        Exception: Whatever a network raises that asks for values, or whose tensors are not all parameters and buffers.
+        Exception: Any error of a network that needs values, or whose tensors are not all parameters and buffers.
     """
-    shapes_alone = copy.deepcopy(network).to("meta")
+    meta_network = copy.deepcopy(network).to("meta")
     with torch.no_grad(), torch.device("meta"), FlopCounterMode(display=False) as counter:
         label = None if num_classes is None else torch.empty(1, dtype=torch.int64)
-        shapes_alone(torch.empty(1, *image_shape), torch.empty(1), label)
+        meta_network(torch.empty(1, *image_shape), torch.empty(1), label)
     return int(counter.get_total_flops())

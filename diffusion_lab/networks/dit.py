@@ -1,4 +1,4 @@
-"""A transformer on patches of pixels, conditioned by adaptive layer norm: DiT with adaLN-Zero (arXiv:2212.09748)."""
+"""Diffusion transformer on patches of pixels with adaptive layer norm (DiT, adaLN-Zero, arXiv:2212.09748)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from diffusion_lab.networks.blocks import (
 from diffusion_lab.networks.image_network import ImageNetwork
 
 TIME_WAVES = 256
-"""Cosines and sines of a time (arXiv:2212.09748, appendix A)."""
+"""Number of cosines and sines in the time embedding (arXiv:2212.09748, appendix A)."""
 
 
 def modulated_layer_norm(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer normalisation (arXiv:1607.06450) whose shift and scale are given, the scale counted from one."""
+    """Layer normalisation (arXiv:1607.06450) with given shift and scale, multiplied by ``1 + scale``."""
     return torch.addcmul(shift, functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6), 1 + scale)
 
 
 def grid_position_embedding(height: int, width: int, channels: int, device: torch.device) -> Tensor:
-    """Where each position of a grid lies, ``(height·width, channels)``: half the channels for the row, half the column.
+    """Position embedding of a grid, ``(height·width, channels)``: half the channels for the row, half for the column.
 
-    Fixed, not learned, so any grid has one. As of arXiv:2212.09748, section 3.2; a step is one radian of the fastest
-    wave. ``channels`` is divisible by 4.
+    It is fixed, not learned, so it exists for any grid, as in arXiv:2212.09748, section 3.2; the highest frequency is
+    one radian per step. ``channels`` is divisible by 4.
     """
     rows, columns = (
         sinusoidal_embedding(torch.arange(count, device=device), channels // 2, fastest=1) for count in (height, width)
@@ -42,14 +42,14 @@ def grid_position_embedding(height: int, width: int, channels: int, device: torc
 
 
 class TransformerBlock(Recomputable):
-    """Self-attention, then two layers, each around a skip; the embedding shifts, scales and gates both.
+    """Residual self-attention and MLP; the embedding shifts, scales and gates both.
 
-    The gates begin as zero, and so the block as the identity (arXiv:2212.09748, figure 3, adaLN-Zero).
+    The gates start at zero, so the block starts as the identity (arXiv:2212.09748, figure 3, adaLN-Zero).
 
     Args:
         channels: Channels of a token, and of the embedding.
-        head_channels: Least number of channels of an attention head.
-        dropout: Share of the outcome of either branch dropped before it is added.
+        head_channels: Minimum channels of an attention head.
+        dropout: Dropout probability at the end of each branch.
     """
 
     def __init__(self, channels: int, head_channels: int, dropout: float) -> None:
@@ -62,15 +62,15 @@ class TransformerBlock(Recomputable):
         )
         self.dropout = nn.Dropout(dropout)
         for layer in self.modules():
-            if isinstance(layer, nn.Linear):  # as in the vision transformer, which DiT follows (arXiv:2010.11929)
+            if isinstance(layer, nn.Linear):  # as in the Vision Transformer (arXiv:2010.11929)
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
         self.modulate = zero_init(nn.Linear(channels, 6 * channels))
 
     def change(self, tokens: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
         """Map tokens ``(N, L, channels)`` to the same shape; the embedding has N rows, or one for all."""
-        given = self.modulate(functional.silu(embedding))[:, None]
-        shift_in, scale_in, gate_in, shift_out, scale_out, gate_out = given.chunk(6, dim=2)
+        modulation = self.modulate(functional.silu(embedding))[:, None]
+        shift_in, scale_in, gate_in, shift_out, scale_out, gate_out = modulation.chunk(6, dim=2)
         mixed = attention(self.queries_keys_values(modulated_layer_norm(tokens, shift_in, scale_in)), self.heads)
         tokens = torch.addcmul(tokens, gate_in, self.dropout(self.project(mixed)))
         changed = self.layers(modulated_layer_norm(tokens, shift_out, scale_out))
@@ -78,25 +78,25 @@ class TransformerBlock(Recomputable):
 
 
 class DiT(ImageNetwork):
-    """A row of transformer blocks of one width, each position attending to all.
+    """Sequence of transformer blocks of constant width, with attention between all positions.
 
     Height and width of the images must be divisible by ``patch_size``. There is one stage, so ``channel_multipliers``
     has one entry and ``use_attention`` is ``[True]``.
 
     Args:
-        in_channels: Channels of the images, in and out.
-        model_channels: Channels of a token before the multiplier; with it divisible by 4.
-        channel_multipliers: One, in units of ``model_channels``.
+        in_channels: Input and output channels.
+        model_channels: Channels of a token before the multiplier; their product must be divisible by 4.
+        channel_multipliers: One multiplier, in units of ``model_channels``.
         use_attention: ``[True]``.
         num_classes: Number of classes, None for a network without labels.
-        num_res_blocks: Transformer blocks.
-        dropout: Share of the outcome of attention and of layers dropped before it is added.
-        head_channels: Least number of channels of an attention head.
-        patch_size: Side of the square of pixels that becomes one token; the work grows as the square of the number of
-            tokens where they are many.
+        num_res_blocks: Number of transformer blocks.
+        dropout: Dropout probability at the end of attention and MLP branches.
+        head_channels: Minimum channels of an attention head.
+        patch_size: Side of the square of pixels that becomes one token; for many tokens the cost is quadratic in their
+            number.
 
     Raises:
-        ValueError: More than one stage, a stage without attention, or a width that 4 does not divide.
+        ValueError: More than one stage, a stage without attention, or a width not divisible by 4.
     """
 
     def __init__(

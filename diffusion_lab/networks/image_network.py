@@ -1,4 +1,4 @@
-"""What all networks have in common: the contract, and how time, label and patches of pixels go in."""
+"""Base class of all networks: their interface, and the embedding of time, label and patches of pixels."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from diffusion_lab.shapes import Images, Labels, Times
 
 
 class ImageNetwork(nn.Module, ABC):
-    """Maps images, times and labels to images of the same shape; before training to zero.
+    """Network that maps images, times and labels to images of the same shape, to zero before training.
 
-    Every ``type`` of ``model.architecture`` is built from the same keyword arguments, those of ``UNet``.
+    Every ``type`` of ``model.architecture`` is created with the same keyword arguments, those of ``UNet``.
 
     Args:
-        time_width: Number of waves that a time becomes.
+        time_width: Number of sines and cosines in the time embedding.
         embedding_channels: Length of the embedding of time and label.
         num_classes: Number of classes, None for a network without labels.
         patch_size: Side of the square of pixels that becomes one position.
@@ -34,8 +34,9 @@ class ImageNetwork(nn.Module, ABC):
         """Map images ``(N, C, H, W)`` to the same shape.
 
         Args:
-            images: Height and width divisible by ``patch_size``, and by what the network asks for beside it.
-            time: In [0, 1], ``(N,)``, or ``(1,)`` for all images.
+            images: Images with height and width divisible by ``patch_size`` and by any further requirement of the
+                network.
+            time: Times in [0, 1], ``(N,)``, or ``(1,)`` for all images.
             label: Class numbers ``(N,)``, ``num_classes`` itself for "no label"; None without classes.
         """
         embedding = self.embed_time(time)
@@ -45,7 +46,7 @@ class ImageNetwork(nn.Module, ABC):
         return functional.pixel_shuffle(self.map_patches(patches, embedding), self.patch_size)
 
     def recompute_activations(self) -> None:
-        """From now on compute the activations of each block again for its gradient instead of keeping them."""
+        """Switch on activation checkpointing: recompute each block's activations in the backward pass."""
         for block in self.modules():
             if isinstance(block, Recomputable):
                 block.recompute = True
@@ -55,6 +56,6 @@ class ImageNetwork(nn.Module, ABC):
         """Map patches to the same shape.
 
         Args:
-            patches: ``(N, C·patch_size², H/patch_size, W/patch_size)``, the memory channels-last.
-            embedding: Of time and label, ``(N, embedding_channels)``, or one row for all images.
+            patches: ``(N, C·patch_size², H/patch_size, W/patch_size)``, in channels-last memory.
+            embedding: Embedding of time and label, ``(N, embedding_channels)``, or one row for all images.
         """

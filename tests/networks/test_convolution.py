@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.networks import convolution
-from diffusion_lab.networks.convolution import Conv3x3, disable_winograd, fixed_filters
+from diffusion_lab.networks.convolution import Conv3x3, cache_filters, disable_winograd
 
 ROUNDING = 2e-4
 """Of numbers whose standard deviation is about 1."""
@@ -62,8 +62,8 @@ def test_the_matrices_give_the_convolution_of_a_line():
     """F(4, 3) is exact: four numbers of a line's correlation with a filter of three."""
     line, filter_ = torch.randn(2, 6, dtype=torch.float64).unbind()
     direct = (line.unfold(0, 3, 1) * filter_[:3]).sum(1)
-    products = (convolution.OF_FILTER.double() @ filter_[:3]) * (convolution.OF_TILE.double() @ line)
-    torch.testing.assert_close(convolution.TO_RESULT.double() @ products, direct, rtol=0, atol=1e-6)
+    products = (convolution.FILTER_TRANSFORM.double() @ filter_[:3]) * (convolution.TILE_TRANSFORM.double() @ line)
+    torch.testing.assert_close(convolution.OUTPUT_TRANSFORM.double() @ products, direct, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ class TestFixedFilters:
         monkeypatch.setattr(convolution, "_in_basis", counted)
         with torch.no_grad():
             before = conv(given)
-            with fixed_filters(conv):
-                with fixed_filters(conv):
+            with cache_filters(conv):
+                with cache_filters(conv):
                     assert torch.equal(conv(given), before)
                 assert torch.equal(conv(given), before)
                 assert count == 2
@@ -155,7 +155,7 @@ class TestFixedFilters:
     def test_an_image_is_the_same_in_every_batch(self):
         """One is too few for tiles elsewhere: it would be rounded in another way."""
         conv, given = layer(), images(16, 128, 8, 8)
-        with torch.no_grad(), fixed_filters(conv):
+        with torch.no_grad(), cache_filters(conv):
             alone = torch.cat([conv(image[None]) for image in given])
             torch.testing.assert_close(alone, conv(given), rtol=0, atol=5e-6)
 
