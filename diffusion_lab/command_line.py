@@ -1,4 +1,4 @@
-"""Commands that are printed for the user to paste: quoted for the shell and for Hydra's grammar."""
+"""Commands printed for the user to paste, quoted for the shell and for Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-"""Where ``train.py``, ``sample.py`` and ``evaluate.py`` are."""
+"""Folder of ``train.py``, ``sample.py`` and ``evaluate.py``."""
 
 PLAIN_TEXT = re.compile(r"(?!(?:null|true|false|nan|inf)$|\.\d)[a-z_./][\w./@%+:-]*", re.IGNORECASE | re.ASCII)
-"""Text that Hydra reads as itself without quotes."""
+"""Strings that Hydra reads unchanged without quotes."""
 
 
 def hydra_text(value: object) -> str:
-    r"""Return a value as Hydra's command line reads it; the shell's quotes come on top.
+    r"""Return a value in Hydra's command-line syntax; it still has to be quoted for the shell.
 
     >>> hydra_text([1.0e-6, None, "a/b.png", "my photos (1)", "null"])
     '[1e-06,null,a/b.png,"my photos (1)","null"]'
@@ -36,21 +36,21 @@ def hydra_text(value: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Text in the quotes of Hydra's grammar, with nothing in it read as a reference."""
+    """Quote a string for Hydra's grammar, with interpolations escaped."""
     text = without_references(text)
     quote = "'" if '"' in text and "'" not in text else '"'
-    # The same holds for backslashes before a quote, the closing one included.
+    # Backslashes before a quote, including the closing one, are escaped as well.
     inner = re.sub(rf"(\\*)({quote}|\Z)", lambda found: found[1] * 2 + (f"\\{quote}" if found[2] else ""), text)
     return f"{quote}{inner}{quote}"
 
 
 def without_references(text: str) -> str:
-    r"""Return text whose ``${`` Hydra and OmegaConf read as these two characters.
+    r"""Return a string with interpolations escaped, so that Hydra and OmegaConf read ``${`` literally.
 
     >>> without_references("photos ${2024}")
     'photos \\${2024}'
     """
-    # A reference is escaped by a backslash, and backslashes before it by another each; elsewhere they are plain.
+    # An interpolation is escaped by a backslash, as is each backslash before it; elsewhere backslashes are literal.
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
@@ -68,27 +68,27 @@ def command(program: str, *arguments: str | Path) -> str:
 
     Args:
         program: ``train.py``, ``sample.py``, ``evaluate.py``, or ``-m`` and a module.
-        arguments: Those of the program, not yet quoted for the shell.
+        arguments: Arguments of the program, not yet quoted for the shell.
     """
-    words = program.split() if program.startswith("-m ") else [_from_here(ROOT / program)]
+    words = program.split() if program.startswith("-m ") else [_relative_if_inside(ROOT / program)]
     return shlex.join([interpreter(), *words, *map(str, arguments)])
 
 
 def interpreter() -> str:
-    """Return the word that starts this Python from the current folder: ``python`` where that is the one."""
+    """Return the command that starts this Python from the current folder: ``python`` if that is the one."""
     found, running = shutil.which("python"), sys.executable
     if not running or (found and _same_environment(found, running)):
         return "python"
-    return _from_here(Path(running))
+    return _relative_if_inside(Path(running))
 
 
 def _same_environment(one: str, other: str) -> bool:
-    """Whether two paths start the same Python of the same environment, of which the folder tells."""
+    """Return whether two paths start the same Python in the same environment, identified by the folder."""
     same_folder = os.path.dirname(os.path.abspath(one)) == os.path.dirname(os.path.abspath(other))
     return same_folder and os.path.realpath(one) == os.path.realpath(other)
 
 
-def _from_here(path: Path) -> str:
-    """A path relative to the current folder where it lies inside, else absolute."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+def _relative_if_inside(path: Path) -> str:
+    """Return a path relative to the current folder if it is inside, else absolute."""
+    cwd = Path.cwd()
+    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)

@@ -1,4 +1,4 @@
-"""The same numbers every time, on request."""
+"""Seeding and deterministic algorithms."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ CUBLAS_WORKSPACE = ":4096:8"  # the setting that NVIDIA documents as determinist
 
 
 def seed_default_generators(seed: int, device: torch.device) -> None:
-    """Seed the global generators of Python, NumPy and torch, that of the CPU and that of a device.
+    """Seed the global generators of Python, NumPy and torch, on the CPU and one device.
 
-    ``torch.manual_seed`` also sees to all devices that the machine does not have; for each it notes where it was
-    called from, which from deep inside a training loop takes it milliseconds.
+    ``torch.manual_seed`` also handles devices that the machine does not have; for each it records the stack trace,
+    which takes milliseconds deep inside a training loop.
 
     Args:
-        seed: In [0, 2^63).
-        device: The device whose generator is seeded, too.
+        seed: Seed in [0, 2^63).
+        device: Device whose generator is seeded as well.
     """
     _seed_host(seed)
     if device.type == "cuda" and device.index is not None:
-        with torch.cuda.device(device):  # of the current GPU, which may be another one
+        with torch.cuda.device(device):  # manual_seed applies to the current GPU
             torch.cuda.manual_seed(seed)
     elif device.type != "cpu":
         getattr(torch, device.type).manual_seed(seed)
@@ -34,16 +34,16 @@ def seed_default_generators(seed: int, device: torch.device) -> None:
 
 def _seed_host(seed: int) -> None:
     random.seed(seed)
-    # Python and NumPy have the same generator: without a third word both would draw the same numbers.
+    # Python and NumPy use the same algorithm: without a third word both would draw the same numbers.
     np.random.seed([seed & 0xFFFFFFFF, seed >> 32, 1])
     torch.default_generator.manual_seed(seed)
 
 
 @contextlib.contextmanager
 def host_generators_seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators of the CPU inside the block; after it they are where they were.
+    """Seed the global generators of the CPU inside the block, and restore their states afterwards.
 
-    What the user's own code draws inside then depends on the seed alone, and changes no draw outside.
+    Draws of user code inside the block then depend only on the seed, and do not affect draws outside.
     """
     before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     _seed_host(seed)
@@ -56,12 +56,12 @@ def host_generators_seeded(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Let torch use deterministic algorithms alone, where ``wanted``; an operation that has none raises an error.
+def deterministic(enabled: bool) -> Iterator[None]:
+    """Make torch use only deterministic algorithms if ``enabled``; an operation without one raises an error.
 
-    What was set before is set again at the end, for the next job of the same process.
+    The previous settings are restored at the end, for the next job of the same process.
     """
-    if not wanted:
+    if not enabled:
         yield
         return
     cudnn = torch.backends.cudnn

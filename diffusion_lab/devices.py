@@ -1,4 +1,4 @@
-"""The device that a setting means, and the threads that compute on a CPU."""
+"""Devices by name, host memory, and the number of CPU threads."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import torch
 
 
 def resolve_device(name: str | torch.device, key: str = "compute.device") -> torch.device:
-    """Turn the name of a device into a device that this machine has.
+    """Return the device with a name, if this machine has it.
 
     Args:
-        name: ``auto`` (the best there is), ``cpu``, ``cuda``, ``mps`` or another backend of torch; ``cuda:1`` is the
-            second GPU; in any case. A ``torch.device`` is checked as well.
-        key: The setting or argument that it comes from, for the message.
+        name: ``auto`` (the best available), ``cpu``, ``cuda``, ``mps`` or another backend of torch; ``cuda:1`` is the
+            second GPU; case-insensitive. A ``torch.device`` is checked as well.
+        key: Setting or argument that it comes from, for messages.
 
     Raises:
-        ValueError: The device is not on this machine, or it is no device at all.
+        ValueError: This machine does not have the device, or it is not a device.
     """
     if isinstance(name, str):
         name = name.lower()
     if name == "auto":
-        return torch.device(_names_of_devices()[0].partition(":")[0])
-    device = _parsed(name)
-    if device is None or not _is_there(device):
-        there = ", ".join(_names_of_devices())
-        given = repr(str(name) if isinstance(name, torch.device) else name)
-        raise ValueError(f"{key} must be a device of this machine ({there}, or auto), got {given}")
-    return device if device.type not in ONE_OF_A_KIND else torch.device(device.type)
+        return torch.device(_available_devices()[0].partition(":")[0])
+    device = _parse(name)
+    if device is None or not _is_available(device):
+        available = ", ".join(_available_devices())
+        got = repr(str(name) if isinstance(name, torch.device) else name)
+        raise ValueError(f"{key} must be a device of this machine ({available}, or auto), got {got}")
+    return device if device.type not in SINGLE_DEVICES else torch.device(device.type)
 
 
-ONE_OF_A_KIND = ("cpu", "mps")
-"""Devices of which a machine has one at most, so that ``cpu:0`` is ``cpu``."""
+SINGLE_DEVICES = ("cpu", "mps")
+"""Kinds of which a machine has at most one device, so that ``cpu:0`` is ``cpu``."""
 
 
-def _parsed(name: object) -> torch.device | None:
-    """The device that is meant; None where torch knows none of that name."""
+def _parse(name: object) -> torch.device | None:
+    """Return the device with a name; None if torch does not know it."""
     if not isinstance(name, str | torch.device):
         return None
     try:
@@ -47,33 +47,33 @@ def _parsed(name: object) -> torch.device | None:
         return None
 
 
-def _is_there(device: torch.device) -> bool:
+def _is_available(device: torch.device) -> bool:
     return device.type == "meta" or (device.index or 0) < _count(device.type)
 
 
 def _count(kind: str) -> int:
-    """How many devices of a kind this machine has."""
+    """Return the number of devices of a kind on this machine."""
     if kind == "cpu":
         return 1
     if kind == "mps":
         return int(torch.backends.mps.is_available())
     if kind == "cuda":
         return max(torch.cuda.device_count(), 1) if torch.cuda.is_available() else 0
-    try:  # of the other accelerators that torch knows, such as xpu
+    try:  # other accelerators that torch supports, such as xpu
         module = torch.get_device_module(kind)
         return module.device_count() if module.is_available() else 0
     except (RuntimeError, AttributeError):
         return 0
 
 
-def _names_of_devices() -> list[str]:
-    """The devices of this machine, the best first; several of a kind are numbered."""
+def _available_devices() -> list[str]:
+    """Return the names of this machine's devices, the best first; several of a kind are numbered."""
     counts = {kind: _count(kind) for kind in ("cuda", "mps", "cpu")}
     return [f"{kind}:{index}" if count > 1 else kind for kind, count in counts.items() for index in range(count)]
 
 
 def host_memory() -> float:
-    """Return the memory of this machine in bytes; infinity where the system does not tell."""
+    """Return the memory of this machine in bytes; infinity if unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError):  # Windows; a system that does not know the names
@@ -82,7 +82,7 @@ def host_memory() -> float:
 
 @contextlib.contextmanager
 def computing_with(threads: int) -> Iterator[None]:
-    """Let torch compute with so many threads; with as many as before afterwards."""
+    """Set torch's number of threads inside the block, and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -1,4 +1,4 @@
-"""What a run was started with and on: command line, versions, platform and git commit."""
+"""Environment of a run: command line, versions, platform and git commit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "pyd
 
 
 def environment() -> dict[str, Any]:
-    """Versions of Python and the packages, the platform, the command line without secrets, and the git commit."""
+    """Return versions of Python and packages, the platform, the command line without secrets, and the git commit."""
     return {
         "command": redacted_command(sys.argv),
         "python": platform.python_version(),
@@ -27,9 +27,9 @@ def environment() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of the project's checkout, ``-dirty`` where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Return the commit of the project's checkout, with ``-dirty`` if files differ; None outside a checkout."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

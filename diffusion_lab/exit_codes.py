@@ -1,4 +1,4 @@
-"""The signals by which a program is asked to stop, and the exit codes that tell it did."""
+"""Signals that ask a program to stop, and the corresponding exit codes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ EXIT_CODES = {
 
 
 def signals_to_handle() -> list[signal.Signals]:
-    """Return the signals of ``EXIT_CODES`` but for those that are somebody else's in this process.
+    """Return the signals of ``EXIT_CODES``, except those with another purpose in this process.
 
-    Under nohup SIGHUP is ignored, so that the program outlives its terminal; in a job of submitit SIGUSR2 puts the job
-    back into the queue.
+    Under nohup SIGHUP is ignored, so that the program outlives its terminal; in a job of submitit SIGUSR2 requeues the
+    job.
     """
-    return [number for number in EXIT_CODES if not _is_somebody_elses(number)]
+    return [number for number in EXIT_CODES if not _has_other_purpose(number)]
 
 
-def _is_somebody_elses(number: signal.Signals) -> bool:
+def _has_other_purpose(number: signal.Signals) -> bool:
     handler = signal.getsignal(number)
     if number == signal.SIGHUP:
         return handler == signal.SIG_IGN

@@ -1,4 +1,4 @@
-"""Watching a sampler's walk for NaN and infinity, and what to do about them."""
+"""Detecting NaN and infinity during sampling, with advice on what to do."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from diffusion_lab.shapes import Images
 PRECISION_KEY = "generation.sampling.precision"
 
 GPU_INTERVAL = 16
-"""Steps between two looks at what a GPU found: each look makes it wait."""
+"""Steps between two reads of the result on a GPU: each read synchronizes."""
 
 
 class NonFiniteSamplesError(ValueError):
-    """Images that are being sampled became NaN or infinite; they would be saved as black or white pictures.
+    """Raised if images become NaN or infinite during sampling; they would be saved as black or white images.
 
     Args:
-        finding: Which images, and at which step.
-        advice: Why that may be, and what to do.
-        indices: Numbers of the images of the same call, or batch, that were finished and are finite, rising.
-        images: Those images ``(N, C, H, W)`` in [-1, 1]; None where there are none.
+        finding: The images, and the step.
+        advice: Possible causes, and what to do.
+        indices: Indices of the images of the same call, or batch, that are finished and finite, ascending.
+        images: Those images ``(N, C, H, W)`` in [-1, 1]; None if there are none.
     """
 
     def __init__(self, finding: str, advice: str, indices: Sequence[int] = (), images: Images | None = None) -> None:
@@ -34,25 +34,25 @@ class NonFiniteSamplesError(ValueError):
         self.images = images
 
     def with_earlier(self, count: int, images: Images, first: int) -> NonFiniteSamplesError:
-        """Return the same error that also holds the ``count`` images finished before, numbered from ``first``."""
+        """Return the same error with the ``count`` images finished before, with indices from ``first``, added."""
         finite = images if self.images is None else torch.cat([images, self.images])
         return NonFiniteSamplesError(self.finding, self.advice, (*range(first, first + count), *self.indices), finite)
 
 
 class FiniteCheck:
-    """Notes at which step each image of a batch leaves the finite numbers.
+    """Record the step at which each image of a batch becomes NaN or infinite.
 
-    The walk goes on for the others, which are kept: it stops early only where none of them is finite any more.
+    Sampling continues for the other images, which are kept: it stops early only if none is finite.
 
-    Estimates are checked before they are clipped, since clipping turns infinity into a plain white pixel. What a GPU
-    finds stays there and is read every ``GPU_INTERVAL`` steps and at the end.
+    Estimates are checked before clipping, which turns infinity into a plain white pixel. On a GPU the result stays on
+    the device and is read every ``GPU_INTERVAL`` steps and at the end.
 
     Args:
         denoiser: The model, whose weights and precision explain a failure.
-        first: Number of the batch's first image.
+        first: Index of the batch's first image.
         count: Number of images.
-        steps: Steps of the walk.
-        device: Where the images are.
+        steps: Number of sampling steps.
+        device: Device of the images.
     """
 
     def __init__(self, denoiser: Denoiser, first: int, count: int, steps: int, device: torch.device) -> None:
@@ -60,19 +60,19 @@ class FiniteCheck:
         self.first = first
         self.steps = steps
         self.step = 1
-        self._bad_since = torch.zeros(count, dtype=torch.int64, device=device)  # 0 is never
+        self._bad_since = torch.zeros(count, dtype=torch.int64, device=device)  # 0 means never
 
     def check(self, images: Images) -> Images:
-        """Note which images ``(N, C, H, W)`` of the current step are not finite; returns them unchanged."""
+        """Record which images ``(N, C, H, W)`` of the current step are not finite, and return them unchanged."""
         bad = ~images.isfinite().flatten(1).all(dim=1)
         self._bad_since.masked_fill_(bad & (self._bad_since == 0), self.step)
         return images
 
     def finish_step(self) -> None:
-        """Go on to the next step.
+        """Advance to the next step.
 
         Raises:
-            NonFiniteSamplesError: All images are NaN or infinite: since which step, and what to do.
+            NonFiniteSamplesError: All images are NaN or infinite; the message names the step and what to do.
         """
         due = self._bad_since.device.type == "cpu" or self.step % GPU_INTERVAL == 0
         if due and bool(self._bad_since.all()):
@@ -83,14 +83,15 @@ class FiniteCheck:
         """Return the finished images ``(N, C, H, W)``.
 
         Raises:
-            NonFiniteSamplesError: Some are NaN or infinite: which, since which step, and what to do. It holds the rest.
+            NonFiniteSamplesError: Some are NaN or infinite; the message names them, the step and what to do. The error
+                holds the others.
         """
         since = self._bad_since.cpu()
         if bool(since.any()):
             good = (since == 0).nonzero().flatten()
-            kept = images[good.to(images.device)] if len(good) else None
-            numbers = [self.first + int(place) for place in good]
-            raise NonFiniteSamplesError(self._finding(since), advice(self.denoiser), numbers, kept)
+            finite = images[good.to(images.device)] if len(good) else None
+            indices = [self.first + int(index) for index in good]
+            raise NonFiniteSamplesError(self._finding(since), advice(self.denoiser), indices, finite)
         return images
 
     def _finding(self, since: Tensor) -> str:
@@ -101,7 +102,7 @@ class FiniteCheck:
 
 
 def advice(denoiser: Denoiser) -> str:
-    """Say why a denoiser may have given NaN or infinity, and what to do, in one sentence."""
+    """Return one sentence on why a denoiser may have returned NaN or infinity, and what to do."""
     bad = [name for name, weight in denoiser.state_dict().items() if not bool(weight.isfinite().all())]
     if bad:
         more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""

@@ -1,4 +1,4 @@
-"""One run folder, one process: a lock that goes with the process that holds it."""
+"""Lock of a run folder, released when the process that holds it ends."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from diffusion_lab.terminal import printable
 
 LOCK_NAME = ".lock"
 LARGEST_LOCK = 4096
-"""Bytes of a lock file that are read; it holds one short line."""
+"""Maximum bytes of a lock file that are read; it holds one short line."""
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""How file systems answer that have no locks, such as NFS without its lock daemon."""
+"""Error numbers of file systems without locks, such as NFS without its lock daemon."""
 
 
 def check_unused(folder: Path, key: str) -> None:
-    """Raise ValueError where another process holds the lock of ``folder``; nothing is created.
+    """Raise ValueError if another process holds the lock of ``folder``; nothing is created.
 
     Args:
-        folder: It need not exist.
-        key: Of the settings, that names the folder.
+        folder: The folder, which need not exist.
+        key: Key of the folder in the settings.
     """
     with (
         contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError),
@@ -42,14 +42,14 @@ def check_unused(folder: Path, key: str) -> None:
 
 @contextlib.contextmanager
 def held(folder: Path, key: str) -> Iterator[None]:
-    """Hold the lock of ``folder``, which is made if it is not there.
+    """Hold the lock of ``folder``, which is created if missing.
 
-    The system releases the lock when the process ends, however it ends. A record lock, not a flock: that one would
-    live on in the workers that load data, for as long as they outlive a killed process. Where the file system has no
-    locks, the process named in the file counts for as long as it runs on this host, and a warning says so.
+    The operating system releases the lock when the process ends, however it ends. It is a record lock, not a flock: a
+    flock would be inherited by loader workers, which may outlive a killed process. On a file system without locks, the
+    folder counts as locked while the process named in the file runs on this host, and a warning says so.
 
     Raises:
-        ValueError: Another process holds it, which is named; or something else is at the lock's place.
+        ValueError: Another process holds it, which is named; or something else is in place of the lock file.
     """
     with name_folder_in_errors(folder, key):
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def held(folder: Path, key: str) -> Iterator[None]:
                     stacklevel=3,
                 )
             if not _is_at(file, path):
-                continue  # its holder removed it just before we got it: the next one is another file
+                continue  # its holder removed it just before we locked it: try the new file
             file.seek(0)
             file.truncate(0)
             file.write(json.dumps(own_identity()) + "\n")
@@ -71,13 +71,13 @@ def held(folder: Path, key: str) -> Iterator[None]:
             try:
                 yield
             finally:
-                if _is_at(file, path):  # else it was removed meanwhile, and what is there now is another's
+                if _is_at(file, path):  # else it was removed meanwhile, and the file there now belongs to another
                     path.unlink(missing_ok=True)
             return
 
 
 def in_use_error(folder: Path, key: str, holder: str) -> ValueError:
-    """Return the error for a folder that another process works in."""
+    """Return the error for a folder that another process uses."""
     return ValueError(
         f"{key} is in use by another process, got {str(folder)!r} ({holder}): wait for it, end it, or choose another "
         "folder"
@@ -85,7 +85,7 @@ def in_use_error(folder: Path, key: str, holder: str) -> ValueError:
 
 
 def _opened(folder: Path, flags: int) -> IO[str]:
-    """Open the lock file. Raises ValueError where something else is at its place: links are not followed."""
+    """Open the lock file without following links. Raises ValueError if something else is in its place."""
     path = folder / LOCK_NAME
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -113,27 +113,27 @@ def _is_at(file: IO[str], path: Path) -> bool:
 
 
 def _lock(file: IO[str], folder: Path, key: str) -> bool:
-    """Take the lock; False where the file system has none, and no process on this host is known to work there."""
+    """Acquire the lock; returns False if the file system has none and no process on this host is using the folder."""
     locked = True
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise in_use_error(folder, key, _named(_holder(file, folder))) from error
+            raise in_use_error(folder, key, _describe(_holder(file, folder))) from error
         if error.errno not in NO_LOCKS:
             raise
         locked = False
     holder = _holder(file, folder)
     if not locked and holder and holder["pid"] != os.getpid() and is_alive(holder):
-        raise in_use_error(folder, key, _named(holder))
+        raise in_use_error(folder, key, _describe(holder))
     return locked
 
 
 def _holder(file: IO[str], folder: Path) -> dict[str, Any]:
-    """Read which process took the lock last; empty where it does not say yet.
+    """Return the process that acquired the lock last; empty if it is not recorded yet.
 
     Raises:
-        ValueError: The file is not one that a lock left.
+        ValueError: The file is not a lock file.
     """
     file.seek(0)
     try:
@@ -146,5 +146,5 @@ def _holder(file: IO[str], folder: Path) -> dict[str, Any]:
     return holder
 
 
-def _named(holder: dict[str, Any]) -> str:
-    return printable(f"process {holder['pid']} on {holder['host']}") if holder else "it does not say yet which one"
+def _describe(holder: dict[str, Any]) -> str:
+    return printable(f"process {holder['pid']} on {holder['host']}") if holder else "not recorded yet which one"

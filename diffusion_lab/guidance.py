@@ -1,4 +1,4 @@
-"""Guidance: a denoiser made of denoisers."""
+"""Classifier-free guidance: a denoiser composed of denoisers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from diffusion_lab.diffusion.level import Level
 from diffusion_lab.shapes import Images, Labels, per_image
 
 LabelledDenoise = Callable[[Images, Level[float], Labels | None], Images]
-"""What guidance wraps and what it makes: ``(noisy, level, label)`` to clean images."""
+"""Function that guidance wraps and returns: ``(noisy, level, label)`` to clean images."""
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Where guidance is applied, and what keeps it from overdoing it; how strong it is says its scale.
+    """Options of guidance besides its scale.
 
     Args:
-        interval: Noise levels that are guided, ``low < sigma / alpha <= high``; elsewhere it is the plain conditional
-            model, in half the time (arXiv:2404.07724, equation 6). None guides at all levels.
+        interval: Noise levels with guidance, ``low < sigma / alpha <= high``; elsewhere the plain conditional model is
+            used, in half the time (arXiv:2404.07724, equation 6). None guides at all levels.
         rescale: Share in [0, 1] by which each image's standard deviation is pulled back to that of the conditional
             estimate (arXiv:2305.08891, section 3.4).
     """
@@ -39,7 +39,7 @@ class Guidance:
             raise ValueError(f"guidance.rescale must lie in [0, 1], got {self.rescale}")
 
     def applies_at(self, level: Level[float]) -> bool:
-        """Whether images of this noise level are guided."""
+        """Return whether guidance applies at this noise level."""
         if self.interval is None:
             return True
         low, high = self.interval
@@ -47,33 +47,33 @@ class Guidance:
 
 
 PLAIN = Guidance()
-"""At all noise levels, and nothing pulled back."""
+"""Guidance at all noise levels, without rescaling."""
 
 
 def guided(
     denoiser: Denoiser, scale: float | Sequence[float] | Tensor | None, guidance: Guidance = PLAIN
 ) -> LabelledDenoise:
-    """Weigh the label by ``scale`` (classifier-free guidance, arXiv:2207.12598, equation 6).
+    """Apply classifier-free guidance with ``scale`` to a denoiser (arXiv:2207.12598, equation 6).
 
-    The estimate is ``uncond + scale · (cond − uncond)``: above 1 the label is strengthened, between 0 and 1 weakened.
-    1 is the plain conditional model. So are 0 and None, which switch guidance off; an unconditional model has none.
+    The estimate is ``uncond + scale · (cond − uncond)``: a scale above 1 strengthens the label, between 0 and 1 weakens
+    it. 1 is the plain conditional model, as are 0 and None, which switch guidance off; an unconditional model has none.
 
     Args:
         denoiser: The model.
-        scale: One number ≥ 0 or None, or one number for each image ``(N,)``.
-        guidance: At which noise levels, and how tamed.
+        scale: One number ≥ 0 or None, or one number per image ``(N,)``.
+        guidance: Noise levels with guidance, and rescaling.
 
     Raises:
         ValueError: A scale is negative, infinite or not a number.
     """
     scales = guidance_scales(scale)
-    if denoiser.num_classes is None or not bool(_guided(scales).any()):
+    if denoiser.num_classes is None or not bool(_needs_guidance(scales).any()):
         return denoiser
     return ClassifierFreeGuidance(denoiser, scales, guidance)
 
 
 def guidance_scales(scale: float | Sequence[float] | Tensor | None) -> Tensor:
-    """Guidance scales in float32, of the shape that they are given in; None is 0, guidance switched off.
+    """Return guidance scales in float32, of unchanged shape; None is 0, guidance switched off.
 
     Raises:
         ValueError: One of them is negative, infinite or not a number.
@@ -86,20 +86,20 @@ def guidance_scales(scale: float | Sequence[float] | Tensor | None) -> Tensor:
     return scales
 
 
-def _guided(scales: Tensor) -> Tensor:
-    """Which scales ask for more than the plain conditional model."""
+def _needs_guidance(scales: Tensor) -> Tensor:
+    """Return which scales differ from the plain conditional model."""
     return (scales != 0) & (scales != 1)
 
 
 class ClassifierFreeGuidance:
-    """All conditional estimates, and the unconditional ones of the images to be guided, from one batched forward pass.
+    """Conditional estimates, and unconditional ones for the guided images, in one batched forward pass.
 
-    Where the scale of an image is 0 or 1, its estimate is the conditional one, untouched.
+    If the scale of an image is 0 or 1, its estimate is the unchanged conditional one.
     """
 
     def __init__(self, denoiser: Denoiser, scale: Tensor, guidance: Guidance = PLAIN) -> None:
         self.denoiser = denoiser
-        self.scale = scale.cpu()  # which images are guided must be known here: on a GPU each step would wait for it
+        self.scale = scale.cpu()  # selecting the guided images must not synchronize a GPU in each step
         self.guidance = guidance
 
     def __call__(self, noisy: Images, level: Level[float], label: Labels | None) -> Images:
@@ -109,25 +109,25 @@ class ClassifierFreeGuidance:
             unguided: Images = self.denoiser(noisy, level, label)
             return unguided
         scale = self.scale.expand(len(noisy))
-        wanted = _guided(scale)
-        chosen = wanted.nonzero().flatten().to(noisy.device)
+        is_guided = _needs_guidance(scale)
+        chosen = is_guided.nonzero().flatten().to(noisy.device)
         no_label = torch.full_like(label[chosen], self.denoiser.num_classes or 0)
         both = self.denoiser(torch.cat([noisy, noisy[chosen]]), level, torch.cat([label, no_label]))
         clean, unconditional = both[: len(noisy)], both[len(noisy) :]
         conditional: Images = clean[chosen]
-        estimate = torch.lerp(unconditional, conditional, per_image(scale[wanted], noisy))
+        estimate = torch.lerp(unconditional, conditional, per_image(scale[is_guided], noisy))
         if self.guidance.rescale:
-            estimate = _rescaled(estimate, conditional, self.guidance.rescale)
+            estimate = _rescale(estimate, conditional, self.guidance.rescale)
         guided_images: Images = clean.index_copy(0, chosen, estimate)
         return guided_images
 
 
-def _rescaled(estimate: Images, model: Images, share: float) -> Images:
-    """Pull the standard deviation of each image towards that of its model (arXiv:2305.08891, equations 15 and 16).
+def _rescale(estimate: Images, conditional: Images, share: float) -> Images:
+    """Pull the standard deviation of each image towards that of the conditional estimate (arXiv:2305.08891, eq. 15-16).
 
-    The paper applies it to what the network predicts. On the clean estimate it means the same contrast for all that a
-    network may predict: the noise in a noise prediction would outweigh the image that is to be kept from overexposure.
+    The paper applies it to the network's prediction. Applied to the clean estimate, it preserves contrast for every
+    kind of prediction: in a noise prediction, the noise would outweigh the image to be kept from overexposure.
     """
-    spread, usual = estimate.flatten(1).std(dim=1), model.flatten(1).std(dim=1)
-    factor = torch.where(spread > 0, usual / spread, 1)  # an image of one colour has no contrast to lose
+    spread, target = estimate.flatten(1).std(dim=1), conditional.flatten(1).std(dim=1)
+    factor = torch.where(spread > 0, target / spread, 1)  # an image of one colour has no contrast to lose
     return per_image(1 + share * (factor - 1), estimate) * estimate

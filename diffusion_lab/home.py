@@ -1,4 +1,4 @@
-"""A home folder for users who have none, as in containers that run under a number without a name."""
+"""Home folder for users without one, as in containers that run under a numeric user id."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def ensure_home() -> None:
-    """Set HOME and USER where neither the environment nor the system's list of users tells them.
+    """Set HOME and USER if neither the environment nor the user database contains them.
 
-    Libraries look for settings and caches in the home folder, and many end in a traceback without one. It is then
-    a folder in the one for temporary files that nobody else can write to.
+    Libraries look for settings and caches in the home folder, and many fail without one. It is then a private folder
+    inside the temporary folder.
     """
     try:
         Path.home()

@@ -1,4 +1,4 @@
-"""Which settings and which images a result came from, as two numbers to compare."""
+"""Identity of a result: hashes of its settings and its images."""
 
 from __future__ import annotations
 
@@ -41,48 +41,48 @@ WITHOUT_INFLUENCE = frozenset(
         "training.resume",
     }
 )
-"""Keys and sections that change no weight of a trained model."""
+"""Keys and sections that do not affect the weights of a trained model."""
 
 
 def config_hash(config: TrainConfig) -> str:
-    """SHA-256, in hexadecimal, of the settings that the trained weights depend on.
+    """Return the SHA-256, in hexadecimal, of the settings that affect the trained weights.
 
-    It is taken over the settings as JSON with sorted keys, so their order is of no account, and neither is writing out
-    a default: what equals its default is left out, so that a later version with a new key gives old settings their old
-    hash. Keys without a default are always in it.
+    It covers the settings as JSON with sorted keys, so their order does not matter. Values equal to their defaults are
+    excluded, so that a later version with a new key gives old settings the same hash. Keys without a default are always
+    included.
 
-    Left out as well is what changes no weight (``WITHOUT_INFLUENCE``): names and folders, loggers, the device, worker
-    processes, caches, what is saved, pictured and evaluated and how often, where a run resumes from, and how images are
-    sampled in the end. Secrets, such as an access token, count as equal. ``data.paths``
-    too: which images were learnt is for ``data_fingerprint`` to say, wherever they lay.
+    Settings that do not affect the weights (``WITHOUT_INFLUENCE``) are excluded as well: names and folders, loggers,
+    the device, worker processes, caches, what is saved, sampled and evaluated and how often, where a run resumes from,
+    and how images are finally sampled. So is ``data.paths``: ``data_fingerprint`` identifies the training images,
+    wherever they are stored. Secrets, such as an access token, count as equal.
 
     Args:
-        config: The settings as checked, with the seed that was drawn in place of ``compute.seed: null``.
+        config: The checked settings, with the drawn seed in place of ``compute.seed: null``.
     """
     training = config.training
-    followed = training.scheduler.type == "plateau" and is_evaluated(training.validation.metric)
-    unread = WITHOUT_INFLUENCE - ({"evaluation"} if followed else set())  # then it drives the learning rate
-    telling = redacted(_telling(config, "", unread))
-    return hashlib.sha256(_canonical(telling).encode()).hexdigest()
+    drives_rate = training.scheduler.type == "plateau" and is_evaluated(training.validation.metric)
+    excluded = WITHOUT_INFLUENCE - ({"evaluation"} if drives_rate else set())
+    relevant = redacted(_relevant_settings(config, "", excluded))
+    return hashlib.sha256(_canonical(relevant).encode()).hexdigest()
 
 
 def data_fingerprint(source: ImageSource) -> str:
-    """SHA-256, in hexadecimal, of the images and labels of a source, as its ``fingerprint`` defines it.
+    """Return the SHA-256, in hexadecimal, of the images and labels of a source, as defined by its ``fingerprint``.
 
-    A source that changes its images at random gives the same ones each time that it is asked here.
+    A source that changes its images at random returns the same ones at each call.
     """
     with host_generators_seeded(0):
         return source.fingerprint()
 
 
 def validation_fingerprint(train: ImageSource, val: ImageSource | None, train_fingerprint: str) -> str | None:
-    """Identity of the images that a run validates on; None where there are none.
+    """Return the identity of the validation images of a run; None if there are none.
 
     Args:
-        train: The images trained on.
-        val: The images validated on.
-        train_fingerprint: Fingerprint of ``train``. Where ``val`` is what was split off the same images, it says both:
-            all images, and which of them were kept. Taking another one would read all of them again.
+        train: The training images.
+        val: The validation images.
+        train_fingerprint: Fingerprint of ``train``. If ``val`` was split off the same images, it identifies both: all
+            images, and the split. Computing another one would read all images again.
     """
     if val is None:
         return None
@@ -95,32 +95,32 @@ def _canonical(tree: Mapping[str, Any]) -> str:
     return json.dumps(tree, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def _telling(section: BaseModel, place: str, unread: frozenset[str]) -> dict[str, Any]:
-    """What a section has beyond defaults and the keys ``unread``, empty sections left out."""
+def _relevant_settings(section: BaseModel, prefix: str, excluded: frozenset[str]) -> dict[str, Any]:
+    """Return the settings of a section except defaults, excluded keys and empty sections."""
     plain = section.model_dump(mode="json")
-    found = {}
+    relevant = {}
     for name, field in type(section).model_fields.items():
-        value, key = getattr(section, name), f"{place}{name}"
-        if key in unread or (not field.is_required() and value == field.get_default(call_default_factory=True)):
+        value, key = getattr(section, name), f"{prefix}{name}"
+        if key in excluded or (not field.is_required() and value == field.get_default(call_default_factory=True)):
             continue
-        told = _telling(value, f"{key}.", unread) if isinstance(value, BaseModel) else plain.get(name)
-        if told != {} or not isinstance(value, BaseModel):
-            found[name] = told
-    return found | _telling_options(section)
+        entry = _relevant_settings(value, f"{key}.", excluded) if isinstance(value, BaseModel) else plain.get(name)
+        if entry != {} or not isinstance(value, BaseModel):
+            relevant[name] = entry
+    return relevant | _relevant_options(section)
 
 
-def _telling_options(section: BaseModel) -> dict[str, Any]:
-    """The options of a class by name or path, without those that equal the class's own defaults."""
+def _relevant_options(section: BaseModel) -> dict[str, Any]:
+    """Return the options of a class by name or path, except those that equal the class's own defaults."""
     options = section.model_dump(mode="json", include=set(section.model_extra or {}))
     if not isinstance(section, ChoiceSettings):
         return options
     schema = options_schema(section.class_of(section.type))
     fields = schema.model_fields if schema else {}
-    given = schema.model_validate(section.model_extra) if schema else section
+    typed = schema.model_validate(section.model_extra) if schema else section
     return {
         name: value
         for name, value in options.items()
         if name not in fields
         or fields[name].is_required()
-        or getattr(given, name) != fields[name].get_default(call_default_factory=True)
+        or getattr(typed, name) != fields[name].get_default(call_default_factory=True)
     }

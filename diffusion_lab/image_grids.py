@@ -1,4 +1,4 @@
-"""Pictures of many images: grids that a person can read, also where an image is only 8 pixels wide."""
+"""Grids of many images, readable even if an image is only 8 pixels wide."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from PIL import Image, ImageDraw, ImageFont
 from diffusion_lab.shapes import Labels, Pixels
 
 LEAST_CELL = 48
-"""Images narrower than this many pixels are enlarged by a whole number, smoothly: a person reads them better so."""
+"""Minimum size of an image in pixels; smaller ones are enlarged smoothly by an integer factor."""
 GAP, GROUP_GAP, BLOCK_GAP = 2, 8, 12
 FONT_SIZE = 13
 LONGEST_NAME = 160
-"""Pixels of a class name beside its row."""
+"""Maximum width of a class name next to its row, in pixels."""
 TALL = 20
-"""From so many rows on, short ones stand side by side."""
+"""Number of rows above which short rows are arranged in several blocks."""
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
 def to_image(pixels: Pixels) -> Image.Image:
-    """One image ``(C, H, W)``, uint8, with 1, 3 or 4 channels, as a PIL image."""
+    """Return an image ``(C, H, W)``, uint8, with 1, 3 or 4 channels, as a PIL image."""
     array = pixels.permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
 def image_pixels(image: Image.Image) -> Pixels:
-    """The pixels ``(C, H, W)``, uint8, of a PIL image that ``to_image`` made."""
+    """Return the pixels ``(C, H, W)``, uint8, of a PIL image created by ``to_image``."""
     array = torch.from_numpy(np.array(image))
     return array[None] if array.ndim == 2 else array.permute(2, 0, 1)
 
 
 def image_grid(pixels: Pixels, columns: int | None = None) -> Image.Image:
-    """Images ``(N, C, H, W)`` row by row; a near-square grid where ``columns`` is None."""
+    """Draw images ``(N, C, H, W)`` row by row; a near-square grid if ``columns`` is None."""
     columns = columns or max(round(len(pixels) ** 0.5), 1)
     cells: list[int | None] = list(range(len(pixels)))
     cells += [None] * (-len(cells) % columns)
@@ -43,25 +43,25 @@ def image_grid(pixels: Pixels, columns: int | None = None) -> Image.Image:
 
 
 def class_grid(pixels: Pixels, labels: Sequence[int] | Labels, class_names: Sequence[str] = ()) -> Image.Image:
-    """Images ``(N, C, H, W)`` with one row a class, the classes' names beside the rows."""
+    """Draw images ``(N, C, H, W)`` with one row per class and the class names next to the rows."""
     numbers = [int(label) for label in labels]
     return ClassGrid(numbers, class_names, order=sorted(set(numbers))).draw(pixels.__getitem__)
 
 
 class ClassGrid:
-    """Where each image of a grid with a row a class goes: its label and guidance scale decide.
+    """Layout of a grid with one row per class, by the label and guidance scale of each image.
 
-    Of several guidance scales each has columns of its own, with a caption above; with a single class, or more scales
-    than columns, each has rows of its own. Images beyond the columns go into further rows of their class. Many short
-    rows stand in blocks side by side.
+    Several guidance scales have separate columns, with captions above; with a single class, or more scales than
+    columns, they have separate rows. Images beyond the columns continue in further rows of their class. Many short rows
+    are arranged in blocks next to each other.
 
     Args:
         labels: Class number of each image.
         class_names: Names of the classes; a class without one shows its number.
-        columns: Most images in a row, at least 1; None for as many as there are.
-        scales: Guidance scale of each image; None for no captions about it.
-        order: The classes from top to bottom; as they come in ``labels`` where None.
-        most_rows: Rows in a block; what is below is left out.
+        columns: Maximum images in a row, at least 1; None for no limit.
+        scales: Guidance scale of each image; None for no captions.
+        order: The classes from top to bottom; in order of appearance in ``labels`` if None.
+        most_rows: Maximum rows in a block; further rows are omitted.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class ClassGrid:
 
     @property
     def indices(self) -> list[int]:
-        """The numbers of the images that are in the grid, rising."""
+        """Indices of the images in the grid, ascending."""
         cells = (index for block in self._blocks for _, line in block for index in line)
         return sorted(index for index in cells if index is not None)
 
@@ -110,15 +110,15 @@ class ClassGrid:
         """Draw the grid.
 
         Args:
-            image: Gives the pixels ``(C, H, W)`` of an image by its number.
+            image: Returns the pixels ``(C, H, W)`` of an image by its index.
         """
-        numbers = self.indices
-        read = torch.stack([image(index) for index in numbers])
-        places = {index: place for place, index in enumerate(numbers)}
+        indices = self.indices
+        pixels = torch.stack([image(index) for index in indices])
+        positions = {index: position for position, index in enumerate(indices)}
         parts = []
         for block in self._blocks:
-            rows = [[None if index is None else places[index] for index in line] for _, line in block]
-            parts.append(_draw(read, rows, [name for name, _ in block], self._captions, self._widths))
+            rows = [[None if index is None else positions[index] for index in line] for _, line in block]
+            parts.append(_draw(pixels, rows, [name for name, _ in block], self._captions, self._widths))
         if len(parts) == 1:
             return parts[0]
         size = sum(part.width + BLOCK_GAP for part in parts) - BLOCK_GAP, max(part.height for part in parts)
@@ -130,7 +130,7 @@ class ClassGrid:
 
 
 def _widths(rows: Sequence[Sequence[Sequence[int]]], columns: int | None) -> list[int]:
-    """Columns of each group of a row: those that it needs, the same share for all where that is too many."""
+    """Return the number of columns of each group: as many as needed, or an equal share if that is too many."""
     needed = [max(map(len, group)) for group in zip(*rows, strict=True)]
     if columns is None or sum(needed) <= columns:
         return [max(width, 1) for width in needed]
@@ -139,7 +139,7 @@ def _widths(rows: Sequence[Sequence[Sequence[int]]], columns: int | None) -> lis
 
 
 def _lines(name: str, groups: Sequence[Sequence[int]], widths: Sequence[int]) -> Iterator[tuple[str, list[int | None]]]:
-    """The lines of a class, its name before the first: each group in its columns, None for an empty place."""
+    """Yield the lines of a class, with its name on the first: each group in its columns, None for an empty cell."""
     count = max(-(-len(group) // width) for group, width in zip(groups, widths, strict=True))
     for number in range(count):
         line: list[int | None] = []
@@ -156,18 +156,18 @@ def _draw(
     captions: Sequence[str] = (),
     widths: Sequence[int] = (),
 ) -> Image.Image:
-    """Rows of images, names before them; captions above groups of so many columns, which stand a little apart."""
+    """Draw rows of images with names before them, and captions above groups of columns of the given widths."""
     height, width = pixels.shape[2:]
     scale = max(-(-LEAST_CELL // max(height, width)), 1)
     cell_width, cell_height = width * scale + GAP, height * scale + GAP
     font = ImageFont.load_default(size=FONT_SIZE)
-    names = [_shortened(name, font) for name in names]
+    names = [_shorten_name(name, font) for name in names]
     left = max((int(font.getlength(name)) + 10 for name in names), default=0)
     above = FONT_SIZE + 6 if captions else 0
     edges = list(accumulate(widths)) if captions else []
     columns = [left + GAP + x * cell_width + GROUP_GAP * sum(x >= edge for edge in edges) for x in range(len(rows[0]))]
     size = (columns[-1] + cell_width, above + len(rows) * cell_height + GAP)
-    captions = _fitting(captions, font, [width * cell_width for width in widths])
+    captions = _fit_captions(captions, font, [width * cell_width for width in widths])
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for caption, first in zip(captions, (0, *edges), strict=False):
@@ -184,8 +184,8 @@ def _draw(
     return sheet
 
 
-def _shortened(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
-    """A name on one line, cut where it would take more room than the images."""
+def _shorten_name(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """Return a name on one line, truncated if it is too wide."""
     name = " ".join(name.split())
     if font.getlength(name) <= LONGEST_NAME:
         return name
@@ -194,10 +194,10 @@ def _shortened(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) ->
     return name + "…"
 
 
-def _fitting(
+def _fit_captions(
     captions: Sequence[str], font: ImageFont.ImageFont | ImageFont.FreeTypeFont, widths: Sequence[int]
 ) -> Sequence[str]:
-    """The captions; without their first word where one of them would reach the next."""
+    """Return the captions, without their first word if one of them would overlap the next."""
     if all(font.getlength(caption) <= width for caption, width in zip(captions, widths, strict=False)):
         return captions
     return [caption.rpartition(" ")[2] for caption in captions]

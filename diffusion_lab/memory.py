@@ -1,4 +1,4 @@
-"""Memory of the host: kept from one step for the next, and batches halved where it is too small for them."""
+"""Host memory: keeping freed memory for the next step, and halving batches that do not fit."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ OOM_MESSAGES = (
     "could not create a memory object",
     "could not execute a primitive",
 )
-"""How the libraries below torch say it."""
+"""Parts of the messages of libraries below torch when memory runs out."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""As in malloc.h: free bytes at the end of the heap, and those of a block, from which on they go back to the system."""
+"""Thresholds in malloc.h for returning memory to the system: free bytes at the end of the heap, and of a block."""
 
 KEPT = {M_TRIM_THRESHOLD: -1, M_MMAP_THRESHOLD: 2**30}  # -1 is never
 USUAL = {M_TRIM_THRESHOLD: 2**26, M_MMAP_THRESHOLD: 2**25}
-"""Where glibc's own adapting, which ends as soon as they are set, would bring them in time."""
+"""Values that glibc's dynamic adjustment, which stops once they are set, would reach over time."""
 RETURNED = {M_TRIM_THRESHOLD: 2**20, M_MMAP_THRESHOLD: 2**20}
 
 
 class _Keeping:
-    """How many want freed memory kept, and whether there was ever too little."""
+    """Number of active blocks that keep freed memory, and whether memory has ever run out."""
 
     def __init__(self) -> None:
         self.users, self.scarce = 0, False
@@ -53,12 +53,12 @@ _keeping = _Keeping()
 
 @contextlib.contextmanager
 def keep_freed_memory(device: torch.device) -> Iterator[None]:
-    """Keep what is freed with this process, for work on a CPU in steps that each need as much as the one before.
+    """Keep freed memory in this process, for work on a CPU in steps with equal memory needs.
 
-    glibc would give it back after many an operation, and the system would have to clear every page of it for the next:
-    up to a sixth of the time. The most memory that is held grows hardly. Does nothing on other devices, with other C
-    libraries, and where memory has run out before. Under a limit on addresses (``ulimit -v`` or ``-d``), against which
-    what is free between blocks in use counts for good, it has all large blocks given back instead.
+    glibc would return it to the system after many operations, and the system would have to clear every page again: up
+    to a sixth of the time. Peak memory hardly grows. Does nothing on other devices, with other C libraries, and if
+    memory has run out before. Under a limit on the address space (``ulimit -v`` or ``-d``), which counts fragmented
+    free memory, all large blocks are returned instead.
     """
     if device.type == "cpu" and _addresses_are_limited():
         _set(RETURNED)
@@ -75,33 +75,33 @@ def keep_freed_memory(device: torch.device) -> Iterator[None]:
         with _keeping.lock:
             _keeping.users -= 1
             if not _keeping.users:
-                _give_back(USUAL if not _keeping.scarce else RETURNED)
+                _return_memory(USUAL if not _keeping.scarce else RETURNED)
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has held."""
-    status = Path("/proc/self/status")  # what getrusage tells on Linux is no less than what the parent held
-    if status.exists() and (told := status.read_text().partition("VmHWM:")[2].split()):
-        return int(told[0]) * 2**10
-    import resource  # which Windows lacks, where sampling needs the rest of this module
+    """Return the peak memory of this process in bytes."""
+    status = Path("/proc/self/status")  # on Linux, getrusage reports at least the parent's peak
+    if status.exists() and (peak_kib := status.read_text().partition("VmHWM:")[2].split()):
+        return int(peak_kib[0]) * 2**10
+    import resource  # missing on Windows, where sampling needs the rest of this module
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 2**10
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or the host; torch tells the latter by a RuntimeError like any other."""
+    """Return whether memory ran out, on the device or the host; for the host torch raises a generic RuntimeError."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OOM_MESSAGES)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in OOM_MESSAGES)
 
 
 @contextlib.contextmanager
 def explain_out_of_memory(work: str, advice: str) -> Iterator[None]:
-    """Turn what the libraries below say of too little memory into one error that says what to do.
+    """Turn out-of-memory errors of libraries into one error with advice.
 
     Args:
-        work: What memory is too small for.
+        work: Description of the work that memory is too small for.
         advice: What to do.
 
     Raises:
@@ -110,46 +110,46 @@ def explain_out_of_memory(work: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        said = str(error).strip().partition("\n")[0]
-        if not is_out_of_memory(error) or (isinstance(error, MemoryError) and said):  # the latter is explained already
+        message = str(error).strip().partition("\n")[0]
+        if not is_out_of_memory(error) or (isinstance(error, MemoryError) and message):  # already explained
             raise
         raise MemoryError(
-            f"memory is too small for {work}: {advice} (torch says: {said or type(error).__name__})"
+            f"memory is too small for {work}: {advice} (torch says: {message or type(error).__name__})"
         ) from error
 
 
 def batches_that_fit(
     work: Callable[[slice], Result], count: int, batch_size: int, setting: str
 ) -> Iterator[tuple[int, Result]]:
-    """Do ``work`` on slices of ``count`` things; a batch that memory is too small for is halved, for all that follow.
+    """Call ``work`` on slices of ``count`` items; if memory is too small, the batch size is halved for the rest.
 
-    One warning tells the new size.
+    One warning names the new size.
 
     Args:
-        work: What is done with a slice. It is called again with a smaller one, so it must leave nothing behind.
-        count: Number of things.
-        batch_size: Most of them at a time.
-        setting: The key to set the batch size by, for the warning.
+        work: Called with a slice. It may be called again with a smaller one, so it must have no side effects.
+        count: Number of items.
+        batch_size: Maximum items per slice.
+        setting: Key of the batch size, for the warning.
 
     Yields:
-        The first number of each slice, and what came of it.
+        The start of each slice, and the result.
 
     Raises:
-        MemoryError: There is no room for one alone.
+        MemoryError: Memory is too small for a single item.
     """
     start, fits = 0, batch_size
     while start < count:
-        part, asked = slice(start, min(start + fits, count)), fits
+        part, requested = slice(start, min(start + fits, count)), fits
         while isinstance(result := _attempt(work, part), _NoMemory):
             fits = (part.stop - part.start) // 2
             if not fits:
                 raise MemoryError(
                     "memory is too small for one image at a time: free some, or take a larger machine "
-                    f"(torch says: {result.said})"
+                    f"(torch says: {result.message})"
                 )
             _release()
             part = slice(start, start + fits)
-        if fits < asked:
+        if fits < requested:
             warnings.warn(
                 f"{setting} = {batch_size} does not fit into memory: {fits} images at a time from here on; they are "
                 "the same images",
@@ -162,9 +162,9 @@ def batches_that_fit(
 
 @dataclass(frozen=True)
 class _NoMemory:
-    """What an attempt without enough memory comes to, in words alone: its traceback would keep its tensors."""
+    """Result of an attempt that ran out of memory; only the message, since the traceback would keep tensors alive."""
 
-    said: str
+    message: str
 
 
 def _attempt(work: Callable[[slice], Result], part: slice) -> Result | _NoMemory:
@@ -177,27 +177,27 @@ def _attempt(work: Callable[[slice], Result], part: slice) -> Result | _NoMemory
 
 
 def _release() -> None:
-    """Give back what a failed attempt held."""
+    """Release the memory of a failed attempt."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    # Freed blocks of a megabyte and more shall go back to the system from now on. glibc keeps them for later, in pieces
-    # that the tensors of the next attempt do not fit into.
+    # From now on freed blocks of a megabyte or more are returned to the system. glibc would keep them, in pieces too
+    # small for the tensors of the next attempt.
     _keeping.scarce = True
-    _give_back(RETURNED)
+    _return_memory(RETURNED)
 
 
 def _addresses_are_limited() -> bool:
     if _glibc() is None:
         return False
-    import resource  # which Windows lacks
+    import resource  # missing on Windows
 
     kinds = resource.RLIMIT_AS, resource.RLIMIT_DATA
     return any(resource.getrlimit(kind)[0] != resource.RLIM_INFINITY for kind in kinds)
 
 
-def _give_back(thresholds: Mapping[int, int]) -> None:
-    """Set them, and return what is free already."""
+def _return_memory(thresholds: Mapping[int, int]) -> None:
+    """Set the thresholds, and return memory that is already free to the system."""
     _set(thresholds)
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
@@ -211,7 +211,7 @@ def _set(thresholds: Mapping[int, int]) -> None:
 
 @cache
 def _glibc() -> ctypes.CDLL | None:
-    """The C library of this process, where it is one that can be told."""
+    """Return the C library of this process if it is glibc, else None."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""The floating-point type that a network computes in; its weights stay float32."""
+"""Compute dtype of a network; its weights stay float32."""
 
 from __future__ import annotations
 
@@ -9,47 +9,47 @@ from typing import Any
 import torch
 
 DTYPES: dict[str | int, torch.dtype] = {32: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What a setting named ``precision`` takes, beside ``auto``."""
+"""Values of settings named ``precision``, besides ``auto``."""
 
 CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
-"""Instructions of a CPU, by torch's names, that multiply bfloat16; without them it is emulated, slower than float32."""
+"""CPU instructions for bfloat16, by torch's names; without them it is emulated, slower than float32."""
 
 
-def resolve_precision(wanted: str | int, device: torch.device, key: str) -> torch.dtype:
-    """The type that a setting means on a device.
+def resolve_precision(precision: str | int, device: torch.device, key: str) -> torch.dtype:
+    """Return the dtype of a precision setting on a device.
 
-    ``auto`` is bfloat16 where the device has it in hardware, else float16 on a CUDA device, else float32.
+    ``auto`` is bfloat16 if the device supports it in hardware, else float16 on a CUDA device, else float32.
 
     Raises:
-        ValueError: float16 on a CPU, whose gradients would need a scaler that is for GPUs.
+        ValueError: float16 on a CPU, where gradient scaling is not supported.
     """
-    if wanted == "auto":
+    if precision == "auto":
         if has_bfloat16(device):
             return torch.bfloat16
         return torch.float16 if device.type == "cuda" else torch.float32
-    if wanted == "fp16" and device.type == "cpu":
+    if precision == "fp16" and device.type == "cpu":
         raise ValueError(f"{key} must be auto, 32 or bf16 on a CPU, got fp16")
-    return DTYPES[wanted]
+    return DTYPES[precision]
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 itself, not by way of float32."""
+    """Return whether the device supports bfloat16 in hardware, not by emulation."""
     if device.type == "cuda":
-        # It is asked of the current GPU, which may be another one.
+        # The query applies to the current GPU.
         with contextlib.nullcontext() if device.index is None else torch.cuda.device(device):
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and torch.backends.mkldnn.is_available() is True and _cpu_has_bfloat16()
 
 
 def computing_in(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[Any]:
-    """Let convolutions and matrix products compute in ``dtype``; float32 leaves things as the caller has them."""
+    """Return an autocast context for ``dtype``; float32 changes nothing."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype)
 
 
 def _cpu_has_bfloat16() -> bool:
-    if hasattr(torch.cpu, "get_capabilities"):  # of newer versions
+    if hasattr(torch.cpu, "get_capabilities"):  # newer versions of torch
         known = torch.cpu.get_capabilities()
         return any(known.get(name, False) for name in CPU_BFLOAT16)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

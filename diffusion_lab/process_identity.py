@@ -1,4 +1,4 @@
-"""Which process wrote something, in a way that another process with the same number is not taken for it."""
+"""Identity of a process that distinguishes it from another process with the same id."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ ENDED = "ended"
 
 
 def own_identity() -> dict[str, Any]:
-    """Return host, process id and start of this process, as plain values that JSON can hold."""
+    """Return host, process id and start of this process, as plain values for JSON."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
 def is_alive(identity: Mapping[str, Any]) -> bool | None:
-    """Return whether the process that gave itself this identity still runs; None where it is on another host.
+    """Return whether the process with this identity is still running; None if it is on another host.
 
-    A process of the same number that started at another time, for instance after a reboot, is another process.
-    Where the system does not tell when a process started, the number alone decides.
+    A process with the same id that started at another time, for instance after a reboot, is another process. If the
+    start time is unknown, the id alone decides.
     """
     pid, host, started = (identity.get(name) for name in ("pid", "host", "started"))
     if host != socket.gethostname():
@@ -32,7 +32,7 @@ def is_alive(identity: Mapping[str, Any]) -> bool | None:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass  # of another user, and alive
+        pass  # alive, but of another user
     return started is None or _started(pid) in (None, started)
 
 
@@ -40,9 +40,9 @@ def _started(pid: int) -> str | None:
     """Return the boot of the system and the clock tick since then at which a process started; None if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # The second field is the program's name in parentheses, which may hold anything.
+        # The second field is the program's name in parentheses, which may contain anything.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        # Fields 3 and 22 of proc(5), state and starttime. One that has ended may wait to be collected by its parent.
+        # Fields 3 and 22 of proc(5), state and starttime. A process that has ended may be a zombie.
         return ENDED if fields[0] in ("Z", "X") else f"{boot} {fields[19]}"
     except (OSError, IndexError):
         return None

@@ -1,4 +1,4 @@
-"""Keeping secrets, and what names the user or the machine, out of everything that is written or sent."""
+"""Redacting secrets, and names of users and machines, in everything that is written or sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 REDACTED = "[redacted]"
-"""Stands for a secret wherever one would be written."""
+"""Placeholder for a secret."""
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _ALWAYS = frozenset({"password", "passwd", "passphrase", "pwd", "secret", "secrets", "credential", "credentials"})
@@ -16,10 +16,10 @@ _JOINED = ("password", "passwd", "passphrase", "secret", "apikey", "accesskey", 
 _IF_TEXT = frozenset({"key", "keys", "token", "tokens", "auth", "authorization", "bearer"})
 _MAKES_A_SECRET = frozenset({"api", "access", "private", "auth", "ssh", "encryption", "signing"})
 _SHORTEST_SECRET = 4
-"""Characters; replacing shorter ones in running text would change words that have nothing to do with them."""
+"""Minimum characters; replacing shorter ones in text would change unrelated words."""
 
 _SHORTEST_ELSEWHERE = 6
-"""Characters of a secret that is looked for in other settings, which have to stay usable."""
+"""Minimum characters of a secret that is searched for in other settings, which must stay usable."""
 
 _IN_TEXT = re.compile(r"""([\w.-]+)(["']?\s*[:=]\s*)("[^"]*"|'[^']*'|[^\s,}\]]+)""")
 _IN_QUERY = re.compile(r"([?&])([\w.-]+)=([^&#\s'\"]+)")
@@ -27,9 +27,9 @@ _IN_URL = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
 
 
 def names_secret(name: str, value: object = "text") -> bool:
-    """Return whether a key of this name holds a secret, judged by the words in its name.
+    """Return whether a key of this name holds a secret, by the words in its name.
 
-    Counts and sizes (``num_tokens=64``) are no secrets: a number is one only where the name leaves no doubt.
+    Counts and sizes (``num_tokens=64``) are not secrets: a number is one only if the name is unambiguous.
 
     >>> names_secret("WANDB_API_KEY"), names_secret("data.hfToken"), names_secret("monkey")
     (True, True, False)
@@ -46,10 +46,10 @@ def names_secret(name: str, value: object = "text") -> bool:
 
 
 def redacted(tree: Any, secrets: Collection[str] = ()) -> Any:
-    """Return a copy of plain containers in which ``REDACTED`` stands for every secret.
+    """Return a copy of plain containers with every secret replaced by ``REDACTED``.
 
-    Secret are the values of keys named so, at any depth below them, passwords and tokens within the address of a
-    server, and all of these, and ``secrets``, wherever else they appear in a text.
+    Secrets are the values of keys that ``names_secret``, at any depth below them, passwords and tokens in URLs, and any
+    occurrence of these and of ``secrets`` in other strings.
     """
     known = {*secrets, *secret_values(tree)}
     return _redacted(tree, [secret for secret in known if len(secret) >= _SHORTEST_ELSEWHERE])
@@ -58,7 +58,7 @@ def redacted(tree: Any, secrets: Collection[str] = ()) -> Any:
 def _redacted(tree: Any, secrets: Collection[str]) -> Any:
     if isinstance(tree, Mapping):
         return {
-            key: _hidden(value) if names_secret(str(key), value) else _redacted(value, secrets)
+            key: _hide(value) if names_secret(str(key), value) else _redacted(value, secrets)
             for key, value in tree.items()
         }
     if isinstance(tree, list | tuple):
@@ -72,23 +72,23 @@ def holds_redacted(tree: Any) -> bool:
 
 
 def redacted_command(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with ``REDACTED`` for secrets: ``key=VALUE``, ``--key VALUE``, and keys within a value.
+    """Return a command line with secrets replaced: ``key=VALUE``, ``--key VALUE``, and keys within a value.
 
     >>> redacted_command(["train.py", "data.api_key=abc", "--token", "abc", "data={root: x, password: abc}"])
     ['train.py', 'data.api_key=[redacted]', '--token', '[redacted]', 'data={root: x, password: [redacted]}']
     """
     secrets = [secret for secret in secret_values({}, arguments) if len(secret) >= _SHORTEST_ELSEWHERE]
-    found = []
-    follows = False
+    redacted_arguments = []
+    is_value = False
     for argument in arguments:
-        hidden = REDACTED if follows and not argument.startswith("-") else _redacted_argument(argument)
-        found.append(without_values(hidden, secrets))
-        follows = _announces_secret(argument)
-    return found
+        hidden = REDACTED if is_value and not argument.startswith("-") else _redacted_argument(argument)
+        redacted_arguments.append(without_values(hidden, secrets))
+        is_value = _announces_secret(argument)
+    return redacted_arguments
 
 
 def secret_values(tree: Any, arguments: Sequence[str] = ()) -> frozenset[str]:
-    """Return the texts that ``redacted`` and ``redacted_command`` hide, to be hidden in running text, too."""
+    """Return the strings that ``redacted`` and ``redacted_command`` hide, to hide them in running text as well."""
     leaves = list(_leaves(tree))
     named = [str(value) for secret, value in leaves if secret and value is not None]
     for text in [value for _, value in leaves if isinstance(value, str)] + list(arguments):
@@ -106,7 +106,7 @@ def secret_values(tree: Any, arguments: Sequence[str] = ()) -> frozenset[str]:
 
 
 def without_values(text: str, secrets: Collection[str]) -> str:
-    """Return running text with ``REDACTED`` for each of the secrets."""
+    """Return running text with each of the secrets replaced by ``REDACTED``."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, REDACTED)
     text = _IN_QUERY.sub(lambda found: f"{found[1]}{found[2]}={REDACTED}" if names_secret(found[2]) else found[0], text)
@@ -114,9 +114,9 @@ def without_values(text: str, secrets: Collection[str]) -> str:
 
 
 def without_folders(tree: Any) -> Any:
-    """Return a copy of plain containers in which paths from the root or a home folder keep their last part alone.
+    """Return a copy of plain containers with absolute and home paths reduced to their last part.
 
-    For what leaves the machine: such paths name users and hosts.
+    For data that leaves the machine, since such paths name users and hosts.
 
     >>> without_folders({"train": "/home/anna/flowers", "base_dir": "outputs/mine"})
     {'train': 'flowers', 'base_dir': 'outputs/mine'}
@@ -125,20 +125,20 @@ def without_folders(tree: Any) -> Any:
         return {key: without_folders(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return [without_folders(value) for value in tree]
-    if isinstance(tree, str) and (path := _far_path(tree)) is not None:
+    if isinstance(tree, str) and (path := _absolute_path(tree)) is not None:
         return path.name
     return tree
 
 
-def _far_path(text: str) -> PurePath | None:
-    """The path that a text is, if it begins at a root or a home folder."""
+def _absolute_path(text: str) -> PurePath | None:
+    """Return a string as a path if it starts at a root or a home folder, else None."""
     if text.startswith("~") or PurePosixPath(text).is_absolute():
         return PurePosixPath(text)
     return PureWindowsPath(text) if PureWindowsPath(text).is_absolute() else None
 
 
 def _announces_secret(argument: str) -> bool:
-    """Whether the argument that follows is a secret: ``--token VALUE``."""
+    """Return whether the next argument is a secret: ``--token VALUE``."""
     return argument.startswith("--") and "=" not in argument and names_secret(argument)
 
 
@@ -152,16 +152,16 @@ def _redacted_argument(argument: str) -> str:
     return f"{key}{equals}{_IN_URL.sub(REDACTED, within)}"
 
 
-def _hidden(value: Any) -> Any:
+def _hide(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _hidden(inner) for key, inner in value.items()}
+        return {key: _hide(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_hidden(inner) for inner in value]
+        return [_hide(inner) for inner in value]
     return value if value is None or isinstance(value, bool) else REDACTED
 
 
 def _leaves(tree: Any, secret: bool = False) -> Iterator[tuple[bool, Any]]:
-    """Whether it is a secret, and the value, of all that is no container."""
+    """Yield whether it is a secret, and the value, of each leaf."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from _leaves(value, secret or names_secret(str(key), value))

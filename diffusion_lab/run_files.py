@@ -1,4 +1,4 @@
-"""The names of the files that explain a run, in the folder of each run."""
+"""Names of the files that describe a run, in its folder."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ STATUS = "status.json"
 """Whether the run is running, finished, stopped or failed."""
 
 SUMMARY = "summary.json"
-"""What a finished run came to."""
+"""Results of a finished run."""
 
 METRICS = "metrics.jsonl"
-"""Every metric; in the subfolder of logs, like the following."""
+"""All metrics; in the subfolder for logs, like the following."""
 
 LOG = "run.log"
 """Warnings, and the traceback of a failure."""
 
 WANDB_ID_FILE = "wandb_id"
-"""The id of the run on W&B."""
+"""Id of the run on W&B."""

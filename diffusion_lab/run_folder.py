@@ -35,7 +35,7 @@ from diffusion_lab.messages import explain
 from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.redaction import without_values
 from diffusion_lab.run_files import CONFIG, ENVIRONMENT, LOG, METRICS, STATUS, SUMMARY, WANDB_ID_FILE
-from diffusion_lab.run_log import is_complete_log, recorded
+from diffusion_lab.run_log import is_complete_log, log_to_file
 from diffusion_lab.run_status import write_status
 from diffusion_lab.safe_files import read_json
 from diffusion_lab.terminal import printable
@@ -219,7 +219,7 @@ class RunFolder:
         Args:
             secrets: Strings that neither file may contain.
         """
-        with recorded(self.logs / LOG, secrets) as log:
+        with log_to_file(self.logs / LOG, secrets) as log:
             self.write_status("running")
             try:
                 yield

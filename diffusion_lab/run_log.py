@@ -1,4 +1,4 @@
-"""``logs/run.log``: what is logged and warned of during a run, and the traceback of its failure; no secrets."""
+"""``logs/run.log``: log messages and warnings of a run, and the traceback of its failure, without secrets."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from diffusion_lab.terminal import printable
 from diffusion_lab.warning_display import Display, display_warnings_with
 
 RUN_LOG = "diffusion_lab.run"
-"""Logger of what ``run.log`` alone hears, because the console is told in other words."""
+"""Logger for messages that only go to ``run.log``, because the console gets them in another form."""
 
 
 @contextlib.contextmanager
-def recorded(file: Path, secrets: Collection[str] = ()) -> Iterator[logging.Logger]:
-    """Write to ``file`` what is logged and warned of until the end of the block; gives the logger ``RUN_LOG``.
+def log_to_file(file: Path, secrets: Collection[str] = ()) -> Iterator[logging.Logger]:
+    """Write log messages and warnings inside the block to ``file``; yields the logger ``RUN_LOG``.
 
-    That the file cannot be written is said once, and ends nothing.
+    If the file cannot be written, this is reported once and has no further effect.
 
     Args:
-        file: It is appended to.
-        secrets: Texts that it may not hold.
+        file: The file, which is appended to.
+        secrets: Strings that it may not contain.
     """
     own = logging.getLogger(RUN_LOG)
     own.propagate = False
@@ -36,7 +36,7 @@ def recorded(file: Path, secrets: Collection[str] = ()) -> Iterator[logging.Logg
         logger.addHandler(handler)
     before, logging.raiseExceptions = logging.raiseExceptions, False  # W&B has a log file, too, on the same disk
     try:
-        with _warnings_recorded(own):
+        with _log_warnings(own):
             yield own
     finally:
         logging.raiseExceptions = before
@@ -47,38 +47,38 @@ def recorded(file: Path, secrets: Collection[str] = ()) -> Iterator[logging.Logg
 
 
 def is_complete_log(log: logging.Logger) -> bool:
-    """Return whether the file behind a logger of ``recorded`` holds all that it was given."""
+    """Return whether the file of a logger from ``log_to_file`` contains all its messages."""
     files = [handler for handler in log.handlers if isinstance(handler, _RunLogHandler)]
     return bool(files) and not any(handler.lost for handler in files)
 
 
 class _RunLogHandler(logging.FileHandler):
-    """Says once that nothing can be written."""
+    """File handler that reports once if it cannot write."""
 
     lost = False
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self.lost:
             self.lost = True
-            _say_lost(Path(self.baseFilename), sys.exc_info()[1])
+            _report_lost(Path(self.baseFilename), sys.exc_info()[1])
 
 
 def _handler(file: Path) -> logging.Handler:
     try:
         return _RunLogHandler(file)
     except OSError as error:
-        _say_lost(file, error)
+        _report_lost(file, error)
         return logging.NullHandler()
 
 
-def _say_lost(file: Path, error: BaseException | None) -> None:
+def _report_lost(file: Path, error: BaseException | None) -> None:
     why = getattr(error, "strerror", None) or error
-    text = f"Warning: {file} cannot be written ({why}), which ends no run; warnings are shown on standard error alone"
+    text = f"Warning: {file} cannot be written ({why}), so warnings are only shown on standard error; the run continues"
     print(sentence(text), file=sys.stderr)
 
 
 class _Redacting(logging.Formatter):
-    """Writes a placeholder for secrets, and no escape codes."""
+    """Formatter that replaces secrets and removes escape codes."""
 
     def __init__(self, secrets: Collection[str]) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -89,10 +89,10 @@ class _Redacting(logging.Formatter):
 
 
 @contextlib.contextmanager
-def _warnings_recorded(log: logging.Logger) -> Iterator[None]:
-    """Have each warning that is shown recorded as well."""
+def _log_warnings(log: logging.Logger) -> Iterator[None]:
+    """Log each warning that is shown."""
 
-    def show_and_record(warning: warnings.WarningMessage, show: Display) -> None:
+    def show_and_log(warning: warnings.WarningMessage, show: Display) -> None:
         show(warning)
         if warning.file is None:
             text = warnings.formatwarning(
@@ -100,5 +100,5 @@ def _warnings_recorded(log: logging.Logger) -> Iterator[None]:
             )
             log.warning("%s", text.rstrip())
 
-    with display_warnings_with(show_and_record):
+    with display_warnings_with(show_and_log):
         yield

@@ -1,4 +1,4 @@
-"""Reading files that other programs or people may have put there: never waits, never grows without bound."""
+"""Safe reading of files from other programs or people, without blocking and with bounded size."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ MAX_JSON_BYTES = 16 * 2**20
 
 
 class NotRegularFileError(OSError):
-    """The path names a FIFO, a device, a socket or a folder: reading it could wait forever or never end."""
+    """Raised for a FIFO, a device, a socket or a folder: reading it could block forever or never end."""
 
 
 class FileTooLargeError(OSError):
-    """The file is larger than anything that belongs there."""
+    """Raised for a file that is larger than allowed."""
 
 
 def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
-    """Open a regular file for reading, following links; nothing else is ever opened for longer than this check.
+    """Open a regular file for reading, following links; anything else is closed after the check.
 
     Args:
         path: The file.
-        max_bytes: Largest size accepted, in bytes; no limit where None.
+        max_bytes: Maximum size in bytes; no limit if None.
 
     Raises:
-        NotRegularFileError: It is something other than a regular file.
+        NotRegularFileError: It is not a regular file.
         FileTooLargeError: It is larger than ``max_bytes``.
         OSError: It is missing or cannot be read.
     """
@@ -49,7 +49,7 @@ def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
 def read_regular(path: Path, max_bytes: int) -> bytes:
     """Return the content of a regular file of at most ``max_bytes`` bytes. Raises as ``open_regular`` does."""
     with open_regular(path, max_bytes) as file:
-        content = file.read(max_bytes + 1)  # it may grow while it is read
+        content = file.read(max_bytes + 1)  # the file may grow while it is read
     if len(content) > max_bytes:
         raise FileTooLargeError(f"{path} has more than {max_bytes} bytes")
     return content
@@ -59,8 +59,8 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Return the JSON value in a regular file.
 
     Raises:
-        ValueError: It is not UTF-8, not JSON, or nested too deeply to be read.
-        OSError: As ``open_regular``.
+        ValueError: It is not UTF-8, not JSON, or nested too deeply.
+        OSError: As in ``open_regular``.
     """
     return parse_json(read_regular(path, max_bytes), str(path))
 

@@ -286,7 +286,7 @@ class DiffusionSampler:
         if class_labels is not None:
             self._warn_about_untrained_guidance(use_ema, guidance_scale)
         denoiser = self._select_denoiser(use_ema)
-        request = SamplingRequest.checked(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
+        request = SamplingRequest.create(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
         draw = _BatchGenerator(denoiser, request, _resolve_sampler(sampler, denoiser), guidance, self.device)
         advice = f"ask for fewer, or use sample({num_samples}, …, batch_size=…), which makes them in smaller batches"
         with (
@@ -331,7 +331,7 @@ class DiffusionSampler:
             [(0, 2, [0, 1]), (2, 2, [2, 3]), (4, 1, [4])]
         """
         denoiser = self._select_denoiser(use_ema)
-        request = SamplingRequest.checked(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
+        request = SamplingRequest.create(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         draw = _BatchGenerator(denoiser, request, _resolve_sampler(sampler, denoiser), guidance, self.device)

@@ -1,4 +1,4 @@
-"""The images that are asked of a sampler, checked against the model: how many, labels, scales, seed, starting noise."""
+"""Arguments of a sampling call, checked against the model: number of images, labels, scales, seed, starting noise."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from diffusion_lab.shapes import Images, Labels
 
 
 class ImageNoise:
-    """Standard normal noise in which every image has a generator of its own.
+    """Standard normal noise with a separate generator for each image.
 
-    What image i gets depends on the seed and on i alone: not on the batch it is in, and not on the device, since
-    the numbers are drawn on the CPU.
+    The noise of image i depends only on the seed and on i: not on its batch, and not on the device, since the numbers
+    are drawn on the CPU.
 
     Args:
-        seed: The seed of all images.
-        indices: The numbers of this batch's images, ``N`` of them.
+        seed: Seed of all images.
+        indices: Indices of the ``N`` images of this batch.
         image_shape: ``(C, H, W)``.
-        device: Where the noise is needed.
+        device: Device of the noise.
     """
 
     def __init__(self, seed: int, indices: Sequence[int], image_shape: tuple[int, ...], device: torch.device) -> None:
@@ -42,15 +42,15 @@ class ImageNoise:
 
 @dataclass(frozen=True)
 class SamplingRequest:
-    """The images of one call; made by ``checked``.
+    """Checked arguments of one sampling call; create it with ``create``.
 
     Args:
         image_shape: ``(C, H, W)``.
-        first: Number of the first image.
-        labels: ``(N,)``; None samples without a label.
-        scales: The guidance scale of each image ``(N,)``.
-        seed: Of the images.
-        noise: The noise they start from ``(N, C, H, W)``; None draws it from the seed.
+        first: Index of the first image.
+        labels: Labels ``(N,)``; None samples without labels.
+        scales: Guidance scale of each image ``(N,)``.
+        seed: Seed of the images.
+        noise: Starting noise ``(N, C, H, W)``; None draws it from the seed.
     """
 
     image_shape: tuple[int, ...]
@@ -61,7 +61,7 @@ class SamplingRequest:
     noise: Images | None
 
     @classmethod
-    def checked(
+    def create(
         cls,
         denoiser: Denoiser,
         num_samples: int,
@@ -71,7 +71,7 @@ class SamplingRequest:
         first: int,
         noise: Images | None,
     ) -> SamplingRequest:
-        """Check the arguments of ``DiffusionSampler.sample``. Raises ValueError by the name of the argument."""
+        """Check the arguments of ``DiffusionSampler.sample``. Raises ValueError naming the argument."""
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1, got {num_samples}")
         for name, value in (("seed", seed or 0), ("first", first)):
@@ -87,9 +87,9 @@ class SamplingRequest:
         )
 
     def starting_noise(self, part: slice, device: torch.device) -> tuple[Images, ImageNoise]:
-        """The noise that a part of the images starts from, and the source of what its steps add.
+        """Return the starting noise of a slice of the images, and the source of the noise added by its steps.
 
-        The steps add what they would add without a given noise.
+        The steps add the same noise as without given starting noise.
         """
         draw = ImageNoise(self.seed, range(self.first + part.start, self.first + part.stop), self.image_shape, device)
         drawn = draw()
@@ -109,8 +109,8 @@ def _checked_labels(num_classes: int | None, num_samples: int, labels: Sequence[
             f"got {reprlib.repr(labels)}"
         ) from error
     if label.shape != (num_samples,):
-        given = label.numel() if label.ndim == 1 else f"an array of shape {tuple(label.shape)}"
-        raise ValueError(f"class_labels must hold one label for each of the {num_samples} images, got {given}")
+        got = label.numel() if label.ndim == 1 else f"an array of shape {tuple(label.shape)}"
+        raise ValueError(f"class_labels must hold one label for each of the {num_samples} images, got {got}")
     if label.is_floating_point() or label.dtype == torch.bool:
         raise ValueError(f"class_labels must be class numbers, got {label.tolist()}")
     label = label.to("cpu", torch.int64)
@@ -130,14 +130,14 @@ def _checked_scales(num_samples: int, scale: float | Sequence[float] | Tensor | 
 
 
 def _checked_noise(shape: tuple[int, ...], noise: Images) -> Images:
-    wanted = f"noise must be a tensor of standard normal numbers of shape {shape}, one image each"
+    rule = f"noise must be a tensor of standard normal numbers of shape {shape}, one image each"
     if not isinstance(noise, Tensor):
-        raise ValueError(f"{wanted}, got {type(noise).__name__}")
+        raise ValueError(f"{rule}, got {type(noise).__name__}")
     if tuple(noise.shape) != shape:
-        raise ValueError(f"{wanted}, got shape {tuple(noise.shape)}")
+        raise ValueError(f"{rule}, got shape {tuple(noise.shape)}")
     if not noise.is_floating_point():
-        raise ValueError(f"{wanted}, got {noise.dtype}")
+        raise ValueError(f"{rule}, got {noise.dtype}")
     bad = (~noise.isfinite()).flatten(1).any(dim=1)
     if bool(bad.any()):
-        raise ValueError(f"{wanted}, got NaN or infinity in image {int(bad.nonzero()[0])}")
+        raise ValueError(f"{rule}, got NaN or infinity in image {int(bad.nonzero()[0])}")
     return noise.detach().to(torch.float32)

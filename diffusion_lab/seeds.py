@@ -1,4 +1,4 @@
-"""Seeds made from other numbers, so that every random draw has a name of its own."""
+"""Seeds derived from other numbers, so that every random draw has its own stream."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy.typing as npt
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2^63) that depends on every part and its place, the same on every machine and in every version.
+    """Return a seed in [0, 2^63) that depends on all parts and their order, the same on all machines and versions.
 
-    Neighbouring parts give unrelated seeds, which adding or multiplying the parts would not.
+    Adjacent parts give unrelated seeds, which adding or multiplying the parts would not.
     """
     return int.from_bytes(hashlib.blake2b(_name(parts), digest_size=8).digest(), "big") >> 1
 
 
 def derive_uniform(shape: tuple[int, ...], *parts: int | str) -> npt.NDArray[np.float32]:
-    """Numbers spread evenly over ±1, each of which depends on every part as a seed does.
+    """Return numbers uniform in ±1 that depend on all parts, as a seed does.
 
-    For a few numbers at a time, which are there before a generator of random numbers would be seeded.
+    For small arrays, where this is faster than seeding a random number generator.
     """
     drawn = hashlib.shake_128(_name(parts)).digest(4 * math.prod(shape))
     spread: npt.NDArray[np.float32] = np.multiply(np.frombuffer(drawn, "<i4"), np.float32(2**-31), dtype=np.float32)

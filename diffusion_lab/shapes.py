@@ -1,4 +1,4 @@
-"""The array types of the whole project, and how a number per image meets a batch of images."""
+"""Array types of the project, and conversions between images and pixels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Images = Tensor
-"""Images ``(N, C, H, W)``, floating point, pixel values in [-1, 1] where they are clean."""
+"""Images ``(N, C, H, W)``, floating point; clean images have values in [-1, 1]."""
 
 Pixels = Tensor
 """Images as stored and loaded: ``(N, C, H, W)``, uint8, 0 to 255."""
@@ -22,14 +22,14 @@ Labels = Tensor
 
 
 class Batch(NamedTuple):
-    """What a data loader hands to one step of training or validation.
+    """Batch of a data loader for one step of training or validation.
 
-    ``seed`` follows from the run's seed and the batch's place in the data alone, and every random draw made
-    with the batch (augmentation, times, noise, dropped labels, dropout) is seeded with it. So whoever
-    continues at the right place in the data continues every other random sequence as well.
+    ``seed`` depends only on the run's seed and the batch's position in the data, and seeds every random draw made with
+    the batch (augmentation, times, noise, dropped labels, dropout). So a run that resumes at the right position in the
+    data also resumes every other random sequence.
 
-    ``numbers`` are those of the images in their data set, one for each, in validation: what is drawn for an image then
-    follows from its number alone, whatever batch it is in. In training it is empty.
+    ``numbers`` are the indices of the images in their data set, in validation: random draws for an image then depend
+    only on its index, whatever batch it is in. In training it is empty.
 
     ``skipped`` are images that could not be decoded when the batch was loaded, reported to the training process.
     """
@@ -42,9 +42,9 @@ class Batch(NamedTuple):
 
 
 def per_image(values: Tensor | float, images: Images) -> Tensor | float:
-    """Shape one number per image ``(N,)`` so that it broadcasts over ``(N, C, H, W)``; a plain number stays one.
+    """Reshape one number per image ``(N,)`` to broadcast over ``(N, C, H, W)``; a plain number is returned unchanged.
 
-    The result has the type and the device of ``images``: arithmetic in float64 happens before, not after.
+    The result has the dtype and device of ``images``: do arithmetic in float64 before, not after.
     """
     if isinstance(values, Tensor) and values.ndim == 1:
         return values.to(images).view(-1, *[1] * (images.ndim - 1))
@@ -52,10 +52,10 @@ def per_image(values: Tensor | float, images: Images) -> Tensor | float:
 
 
 def to_pixels(images: Images) -> Pixels:
-    """Turn [-1, 1] into 0 to 255 by rounding, values outside clipped."""
+    """Convert [-1, 1] to 0 to 255 by rounding; values outside are clipped."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def from_pixels(pixels: Pixels) -> Images:
-    """Turn 0 to 255 into float32 in [-1, 1]."""
-    return pixels.to(torch.float32, copy=True).div_(127.5).sub_(1)  # in place: a third of the memory to move
+    """Convert 0 to 255 to float32 in [-1, 1]."""
+    return pixels.to(torch.float32, copy=True).div_(127.5).sub_(1)  # in place: a third of the memory traffic

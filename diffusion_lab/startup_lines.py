@@ -1,4 +1,4 @@
-"""What a command says at its start: the facts of the model and the machine, a line each."""
+"""Lines that a command prints at its start: facts about the model and the machine."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from diffusion_lab.config.model_section import DiffusionSettings
 
 WIDTH = 12
-"""Columns of the names before the facts."""
+"""Width of the column of names."""
 
 
 def aligned(rows: Mapping[str, str | None]) -> str:
-    """Lay out facts below each other, their names before them; those that are None are left out.
+    """Format facts in aligned lines, with their names before them; None is skipped.
 
     >>> print(aligned({"images": "24", "seed": None, "model": "one\\ntwo"}))
     images      24
@@ -25,7 +25,7 @@ def aligned(rows: Mapping[str, str | None]) -> str:
 
 
 def describe_images(count: int, shape: tuple[int, int, int], num_classes: int | None) -> str:
-    """Number, size, channels and classes of images ``(C, H, W)``.
+    """Describe number, size, channels and classes of images ``(C, H, W)``.
 
     >>> describe_images(1293, (1, 8, 8), 10)
     '1,293 of 8×8 pixels, 1 channel, 10 classes'
@@ -36,14 +36,14 @@ def describe_images(count: int, shape: tuple[int, int, int], num_classes: int | 
 
 
 def describe_process(diffusion: DiffusionSettings, most_steps: int | None) -> str:
-    """The noise process, its timesteps and the prediction; ``most_steps`` is None in continuous time."""
+    """Describe the noise process, its timesteps and the prediction; ``most_steps`` is None in continuous time."""
     name = diffusion.beta_schedule if diffusion.type == "discrete" else diffusion.type
     times = "continuous time" if most_steps is None else pluralize(most_steps, "timestep")
     return f"{name}, {times}, predicts {diffusion.prediction}"
 
 
 def describe_compute(device: torch.device, threads: int, dtype: torch.dtype, seed: int, drawn: bool) -> str:
-    """Device, precision and seed; ``drawn`` where nobody chose the seed."""
+    """Describe device, precision and seed; ``drawn`` if the user did not choose the seed."""
     where = f"cpu ({pluralize(threads, 'thread')})" if device.type == "cpu" else str(device)
     return f"{where}, {str(dtype).removeprefix('torch.')}, seed {seed}{' (drawn)' if drawn else ''}"
 

@@ -1,4 +1,4 @@
-"""Whether a noise process ends in noise, from which sampling begins, and what to change where it does not."""
+"""Warnings about noise processes that do not end in pure noise, where sampling begins."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, 
 
 
 def terminal_noise_warnings(schedule: Schedule, diffusion: DiffusionSettings) -> Iterator[str]:
-    """Say of a model that is to be trained what of the image its process leaves, and which settings leave nothing.
+    """Yield warnings, before training, about signal that the process leaves at its end, and settings that leave none.
 
     Args:
         schedule: The noise process.
-        diffusion: The settings that it was made from.
+        diffusion: Settings of the noise process.
     """
     last = schedule.level(1.0)
-    for doubt in remaining_signal_warnings(last.alpha, last.sigma):
-        instead = {"discrete": _more_noise(diffusion), "edm": "raise model.diffusion.sigma_max"}.get(diffusion.type)
-        yield f"{doubt}; {instead}" if instead else doubt
+    for warning in remaining_signal_warnings(last.alpha, last.sigma):
+        advice = {"discrete": _more_noise(diffusion), "edm": "raise model.diffusion.sigma_max"}.get(diffusion.type)
+        yield f"{warning}; {advice}" if advice else warning
 
 
 def image_process_warnings(schedule: Schedule) -> Iterator[str]:
-    """Say of a model that is trained what its images may lack because its process does not end in noise."""
+    """Yield warnings about images of a trained model whose process does not end in pure noise."""
     last = schedule.level(1.0)
-    for doubt in remaining_signal_warnings(last.alpha, last.sigma):
-        yield f"{doubt}: images of this checkpoint may be off in brightness and contrast"
+    for warning in remaining_signal_warnings(last.alpha, last.sigma):
+        yield f"{warning}: images of this checkpoint may be off in brightness and contrast"
 
 
 def _more_noise(diffusion: DiffusionSettings) -> str:
-    """Settings whose process ends in noise: betas for the number of steps, as for 1000, or those that need none."""
+    """Describe settings whose process ends in noise: betas scaled to the number of steps, or another schedule."""
     scale = 1000 / diffusion.num_timesteps
     start, end = (float(f"{scale * beta:.3g}") for beta in (diffusion.beta_start, diffusion.beta_end))
     if scale > 1 and end < 1:
@@ -46,6 +46,6 @@ def _more_noise(diffusion: DiffusionSettings) -> str:
 
 
 def _last(betas: Tensor) -> tuple[float, float]:
-    """Alpha and sigma after the last step."""
+    """Return alpha and sigma after the last step."""
     last = DiscreteSchedule(betas).level(1.0)
     return last.alpha, last.sigma

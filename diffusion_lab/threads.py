@@ -1,11 +1,11 @@
-"""How many threads compute on a CPU, and how they wait for each other.
+"""Number of CPU threads, and how they wait for each other.
 
-The threads of an operation wait for the slowest of them. Where other programs use the same cores, one of them is
-always waiting for a core, and all others for it: two threads on two cores beside one busy program train a small network
-at a quarter of their speed, one thread at its full one. So a run takes the cores that are free when it starts, and no
-more than its network gains from.
+The threads of an operation wait for the slowest of them. If other programs use the same cores, one thread is always
+waiting for a core, and all others for that thread: two threads on two cores shared with one busy program train a small
+network at a quarter of their speed, one thread at its full speed. So a run uses the cores that are free when it starts,
+and no more than its network benefits from.
 
-Nothing here imports torch: how threads wait must be decided before torch is loaded.
+This module does not import torch: how threads wait must be decided before torch is loaded.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from pathlib import Path
 
 SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 SPIN_COUNT = 30_000
-"""Turns of the loop in which a thread of GNU's OpenMP waits for work before it sleeps; a tenth of its own default."""
+"""Iterations for which a thread of GNU OpenMP spins before it sleeps; a tenth of its default."""
 
 FLOPS_PER_THREAD = 0.25e9
-"""Forward operations of a batch that are worth one thread; with fewer, handing over takes the time it saves."""
+"""Forward operations of a batch that are worth one thread; with fewer, synchronization takes the time it saves."""
 
 SHORTEST_LOOK, LONGEST_LOOK = 0.25, 60.0
-"""Seconds over which the load of the cores is measured."""
+"""Bounds on the time over which the load of the cores is measured, in seconds."""
 
 PROC_STAT, CPU_QUOTA = Path("/proc/stat"), Path("/sys/fs/cgroup/cpu.max")
 
 
 def bound_spinning(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let waiting threads sleep soon, unless the user's environment says how they wait; before torch is imported."""
+    """Let waiting threads sleep soon, unless the environment already sets this; call it before torch is imported."""
     if not any(name in environment for name in SPIN_VARIABLES):
         environment["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
 
 
 @dataclass(frozen=True)
 class CoreTimes:
-    """Seconds since the machine started, at one moment.
+    """CPU times in seconds at one moment.
 
     Attributes:
-        at: By a clock that only goes forward.
-        idle: In which the cores that this process may use did nothing, added up; None where the system cannot say.
-        own: In which this process computed.
+        at: Monotonic time.
+        idle: Total idle time of the cores that this process may use; None if unknown.
+        own: CPU time of this process.
     """
 
     at: float
@@ -55,7 +55,7 @@ class CoreTimes:
         return cls(time.monotonic(), _idle_seconds(), time.process_time())
 
     def free_cores(self, later: CoreTimes) -> float:
-        """Return how many cores were free for this process since then: idle, or at work for it."""
+        """Return how many cores were free for this process until ``later``: idle, or working for it."""
         if self.idle is None or later.idle is None:
             return float(usable_cores())
         return (later.idle - self.idle + later.own - self.own) / (later.at - self.at)
@@ -74,7 +74,7 @@ def usable_cores() -> int:
 def free_cores() -> float:
     """Return how many of the usable cores other programs leave free, measured since the program started.
 
-    Where that is too long ago, or was only just now, it is measured for a quarter of a second.
+    If that is too long or too short ago, it is measured for a quarter of a second.
     """
     before, now = _at_import, CoreTimes.now()
     if not SHORTEST_LOOK <= now.at - before.at <= LONGEST_LOOK:
@@ -87,9 +87,9 @@ def choose_threads(flops: float | None, most: int, loader_workers: int = 0) -> i
     """Return the number of threads to compute with on a CPU.
 
     Args:
-        flops: Forward operations of a batch; None where they are not known, which sets no limit.
-        most: More are not taken: torch's own number, which ``OMP_NUM_THREADS`` sets.
-        loader_workers: Processes that load images beside this one; each is left a core.
+        flops: Forward operations of a batch; None if unknown, which sets no limit.
+        most: Maximum: torch's default, which ``OMP_NUM_THREADS`` sets.
+        loader_workers: Number of loader processes besides this one; each gets a core.
     """
     worth = most if flops is None else int(flops / FLOPS_PER_THREAD)
     if min(most, worth) <= 1:
@@ -104,7 +104,7 @@ def _allowed_cores() -> set[int]:
 
 
 def _idle_seconds() -> float | None:
-    """Idle time of the allowed cores, that of waiting for disks included; None where there is no ``/proc/stat``."""
+    """Return the idle time of the allowed cores, including I/O wait; None if there is no ``/proc/stat``."""
     try:
         lines = [line.split() for line in PROC_STAT.read_text().splitlines()]
         idle = {line[0]: int(line[4]) + int(line[5]) for line in lines if line[0].startswith("cpu")}

@@ -1,14 +1,14 @@
-"""Lets torchvision be imported beside a torch that its binary was not built for.
+"""Importing torchvision with a torch that its binary was not built for.
 
-Some package registries hold only the CUDA build of torchvision. Its compiled operators do not load beside a
-CPU-only torch, and then `import torchvision` ends in `operator torchvision::nms does not exist`, and so do
-lightning and torchmetrics, which import it. What fails is only the registration of shapes for two detection
-operators that image generation never calls. Declaring these two, without an implementation, is enough for
-transforms, datasets, models and grids; the image decoders of `torchvision.io` stay unavailable (use PIL).
+Some package registries hold only the CUDA build of torchvision. Its compiled operators do not load with a CPU-only
+torch, so `import torchvision` fails with `operator torchvision::nms does not exist`, as do lightning and torchmetrics,
+which import it. What fails is only the shape registration of two detection operators that image generation never
+calls. Declaring these two, without an implementation, is enough for transforms, datasets, models and grids; the image
+decoders of `torchvision.io` stay unavailable (use PIL).
 
-`install()` puts a finder into `sys.meta_path`. It waits for `torchvision.extension`, the module that loads
-the binary, lets it run, and then declares what the binary did not bring: nothing where it loads. Until
-something imports torchvision this costs no import of torch.
+`install()` adds a finder to `sys.meta_path`. When `torchvision.extension`, the module that loads the binary, is
+imported, it lets it run and then declares the missing operators, if any. Until something imports torchvision, torch is
+not imported.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _declarations: list[Library] = []  # torch forgets an operator when the Library 
 
 
 def install() -> None:
-    """Watch for the first import of torchvision. Calling it again changes nothing."""
-    if LOADS_THE_BINARY in sys.modules:  # too late to watch, also after an import of torchvision that failed
+    """Install a hook for the first import of torchvision. Calling it again has no effect."""
+    if LOADS_THE_BINARY in sys.modules:  # too late for the hook, also after a failed import of torchvision
         declare_missing_operators()
         return
     with _lock:
@@ -51,7 +51,7 @@ def declare_missing_operators() -> tuple[str, ...]:
     with _lock:
         missing = tuple(name for name in SIGNATURES if not hasattr(torch.ops.torchvision, name))
         if missing:
-            # FRAGMENT, not DEF: DEF claims the namespace and fails where somebody else has claimed it.
+            # FRAGMENT, not DEF: DEF claims the namespace and fails if it is already claimed.
             library = torch.library.Library("torchvision", "FRAGMENT")
             for name in missing:
                 library.define(SIGNATURES[name])
@@ -60,7 +60,7 @@ def declare_missing_operators() -> tuple[str, ...]:
 
 
 class _Finder(MetaPathFinder):
-    """Finds `torchvision.extension` as the other finders do, and wraps its loader. Knows no other module."""
+    """Finder that delegates `torchvision.extension` to the other finders and wraps its loader."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -76,19 +76,19 @@ class _Finder(MetaPathFinder):
 
 
 class _ThenDeclare(Loader):
-    """Runs the module as its own loader does, then declares what is missing."""
+    """Loader that runs the module with its own loader, then declares missing operators."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
     def __getattr__(self, name: str) -> object:
-        return getattr(self.loader, name)  # is_package, get_source, … for whoever inspects the spec
+        return getattr(self.loader, name)  # is_package, get_source, … for code that inspects the spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__loader__ = self.loader  # the module ends up as if nobody had wrapped its loader
+        module.__loader__ = self.loader  # the module looks as if its loader had not been wrapped
         if module.__spec__ is not None:
             module.__spec__.loader = self.loader
         self.loader.exec_module(module)

@@ -1,3 +1,3 @@
-"""The version of the project, stated once."""
+"""Version of the project."""
 
 __version__ = "0.1.0"

@@ -155,7 +155,10 @@ def test_traceback_is_not_said_to_be_in_a_log_that_cannot_be_written(folder, mon
     with pytest.raises(ValueError, match="what went wrong") as caught:
         fail()
     assert traceback_note(caught.value) is None
-    assert "run.log cannot be written (No space left on device), which ends no run" in capsys.readouterr().err
+    assert (
+        "run.log cannot be written (No space left on device), so warnings are only shown on standard error"
+        in capsys.readouterr().err
+    )
 
 
 def test_folder_that_cannot_be_made_for_lack_of_room_is_named(folder, monkeypatch):

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
 from diffusion_lab.config.report import run_and_report
-from diffusion_lab.run_log import RUN_LOG, recorded
+from diffusion_lab.run_log import RUN_LOG, log_to_file
 from diffusion_lab.terminal import printable, resilient_stderr
 from diffusion_lab.training.console import print_line
 from diffusion_lab.training.mirror import warn
@@ -99,7 +99,7 @@ def test_errors_and_warnings_of_a_program(capsys: pytest.CaptureFixture[str]) ->
 
 def test_what_a_run_says_and_records(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=500)
-    with recorded(tmp_path / "run.log"):
+    with log_to_file(tmp_path / "run.log"):
         print_line(console, ESCAPE)
         warn(console, ESCAPE)
         logging.getLogger(RUN_LOG).error(ESCAPE)
