@@ -1,4 +1,4 @@
-"""Make images from a checkpoint. `python sample.py --help` lists the common commands."""
+"""Sample images from a checkpoint. `python sample.py --help` lists the common commands."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="sample")
 def main(composed: DictConfig) -> None:
-    """Check the settings, then hand them over."""
+    """Check the settings, then generate."""
     run_and_report(lambda: run_job(run, composed))
 
 
 def run(composed: DictConfig) -> None:
-    """Generate as composed. All faults of the settings are reported before anything heavy is imported."""
+    """Generate with the composed settings, all faults of which are reported before any heavy import."""
     config = compose_generate_config(composed)
     from diffusion_lab.generate import generate
 
-    places = job_key_locations()
-    typed = any(map(places.is_set_by_override, ("guidance_scale", "generation.sampling.guidance_scale")))
+    is_override = job_key_locations().is_set_by_override
+    typed = any(map(is_override, ("guidance_scale", "generation.sampling.guidance_scale")))
     print(printable(generate(config, guidance_typed=typed)))
 
 

@@ -17,12 +17,12 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(composed: DictConfig) -> float | None:
-    """Check the settings, then hand them over. A sweeper that searches, such as Optuna's, gets the best value."""
+    """Check the settings, then train. Return the best value, for sweepers that search, such as Optuna's."""
     return run_and_report(lambda: run_job(run, composed))
 
 
 def run(composed: DictConfig) -> None:
-    """Train as composed. All faults of the settings are reported before anything heavy is imported."""
+    """Train with the composed settings, all faults of which are reported before any heavy import."""
     config = compose_train_config(composed)
     from diffusion_lab.training.fit import train
 

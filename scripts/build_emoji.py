@@ -1,9 +1,9 @@
 """Build diffusion_lab/data/emoji.npz: 32×32 RGBA emoji in ten named groups (graphics: Twemoji, CC BY 4.0).
 
-    python scripts/build_emoji.py                                      # fetches the package with npm
+    python scripts/build_emoji.py                                      # downloads the package with npm
     python scripts/build_emoji.py --tarball emoji-datasource-twitter-16.0.0.tgz
 
-The same package gives the same images. The same bytes, too, where Pillow and zlib are the same version.
+The same package gives the same images, and the same bytes with the same versions of Pillow and zlib.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ GROUPS = (
     "Symbols",
     "Flags",
 )
-"""Unicode's groups in Unicode's order; their places here are the class numbers."""
+"""Unicode's groups in Unicode's order; their indices are the class numbers."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tarball", type=Path, help="an npm package already here, instead of fetching it")
+    parser.add_argument("--tarball", type=Path, help="use this npm package instead of downloading it")
     parser.add_argument("--output", type=Path, default=ARCHIVE, help="file to write (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -59,14 +59,14 @@ def main() -> int:
 
 
 def fetch(folder: Path) -> Path:
-    """Download the npm package into ``folder``; returns its file."""
+    """Download the npm package into ``folder`` and return its file."""
     command = ["npm", "pack", PACKAGE, "--silent"]
     output = subprocess.run(command, cwd=folder, check=True, text=True, stdout=subprocess.PIPE).stdout
     return folder / output.split()[-1]
 
 
 def read_package(tarball: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of the archive, emoji in Unicode's order (skin tones and other variants left out)."""
+    """Return the arrays of the archive, emoji in Unicode's order (without skin tones and other variants)."""
     with tarfile.open(tarball) as package:
         table = json.load(_member(package, "package/emoji.json"))
         listed = sorted((e for e in table if e["has_img_twitter"]), key=lambda emoji: emoji["sort_order"])
@@ -80,7 +80,7 @@ def read_package(tarball: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_image(file: io.BytesIO) -> NDArray[np.uint8]:
-    """One emoji as uint8 (SIZE, SIZE, 4); fully transparent pixels are black, which compresses better."""
+    """Return an emoji as uint8 (SIZE, SIZE, 4); fully transparent pixels are black, which compresses better."""
     image = Image.open(file).convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     pixels = np.array(image, dtype=np.uint8)
     pixels[pixels[..., 3] == 0] = 0
@@ -88,7 +88,7 @@ def read_image(file: io.BytesIO) -> NDArray[np.uint8]:
 
 
 def write_archive(arrays: dict[str, NDArray[Any]], path: Path) -> None:
-    """Write an .npz without the time of day in it."""
+    """Write a reproducible .npz, without the current time in it."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, array in arrays.items():
             buffer = io.BytesIO()

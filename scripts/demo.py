@@ -1,7 +1,8 @@
-"""What `make demo` runs: train on real handwritten digits, sample from the model, and measure the samples.
+"""Demo (`make demo`): train on real handwritten digits, sample from the model, and measure the samples.
 
-The two commands it runs are those that a user would type; it prints them. The measures go into the run's summary.json:
-the judgement of digits, and Fréchet and kernel distance with their null rows (docs/evaluation.md).
+It prints the two commands that it runs, which are those that a user would type. The measurements are added to the run's
+summary.json: the accuracy of a digit classifier, and Fréchet and kernel distance with their null rows
+(docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ SAMPLER = DDIMSampler(steps=20)
 SHOWN_PER_CLASS = 12
 DISTANCES = ("fd", "kid")
 SCALES = (("", 1.0), ("_guided", 2.0))
-"""Ending of the keys in summary.json, and the scale of guidance."""
+"""Suffixes of the keys in summary.json with the guidance scales."""
 
 
 def main() -> None:
-    """Train, sample, measure, and say where everything is."""
+    """Train, sample, measure, and print the paths of the results."""
     os.chdir(ROOT)
     show_plain_warnings()
     started = time.monotonic()
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def run(script: str, *arguments: str) -> None:
-    """Run one of the project's commands, showing it first."""
+    """Print and run one of the project's commands."""
     print(f"\n$ {command(script, *arguments)}", flush=True)
     done = subprocess.run([sys.executable, script, *arguments])
     if done.returncode:
@@ -73,7 +74,7 @@ def run(script: str, *arguments: str) -> None:
 
 
 def measure_samples() -> tuple[dict[str, float], list[Measurement]]:
-    """Judge samples of every digit without and with guidance, and keep a picture of some."""
+    """Measure samples of every digit without and with guidance, and save a grid of some."""
     sampler = DiffusionSampler(load_denoiser(RUN))
     judge, distances = DigitJudge(), Distances()
     measures, measurements = {"real_accuracy": round(judge.real_accuracy, 4)}, []
@@ -100,38 +101,38 @@ class Distances:
         self._real = RealImages(cached_features(self.extractor, train), extract(self.extractor, self._held_out))
 
     def of(self, pixels: Pixels, labels: Labels) -> Measurement:
-        """Measure digits ``(N, 1, 8, 8)`` with the labels asked for ``(N,)``."""
+        """Measure digits ``(N, 1, 8, 8)`` with the requested labels ``(N,)``."""
         source = ArraySource(pixels.cpu().numpy(), labels.tolist(), self._held_out.class_names)
         return measure(extract(self.extractor, source), self._real, metrics=DISTANCES)
 
 
-def numbers(found: Measurement) -> dict[str, float]:
-    """What of a measurement goes into summary.json: each distance, and those of its null row, for equal numbers."""
-    kept = {}
-    for row in found.rows:
-        kept[row.name] = row.estimate.value
+def numbers(measurement: Measurement) -> dict[str, float]:
+    """Return the entries for summary.json: each distance, and those of its null row for equal numbers of images."""
+    entries = {}
+    for row in measurement.rows:
+        entries[row.name] = row.estimate.value
         if row.limit is not None:
-            kept[f"{row.name}_infinity"] = row.limit.value
+            entries[f"{row.name}_infinity"] = row.limit.value
         if row.null is not None:
-            kept[f"{row.name}_null"] = row.null.estimate.value
-            kept[f"{row.name}_beside_null"] = (row.null.matched or row.estimate).value
-    return {name: round(value, 5) for name, value in kept.items()}
+            entries[f"{row.name}_null"] = row.null.estimate.value
+            entries[f"{row.name}_beside_null"] = (row.null.matched or row.estimate).value
+    return {name: round(value, 5) for name, value in entries.items()}
 
 
 def report(summary: dict[str, float], measurements: list[Measurement]) -> None:
-    """Print the measures and the paths."""
+    """Print the measurements and the paths."""
     agreement, guided = summary["label_agreement"], summary["label_agreement_guided"]
     print(
         f"""
-Samples that a judge of real digits ({summary["real_accuracy"]:.1%} right on real ones) takes for the digit asked for:
-  without guidance {agreement:.1%}, with guidance of scale 2 {guided:.1%} (of 1,000 each)
+Samples that a classifier of real digits ({summary["real_accuracy"]:.1%} accuracy on real ones) recognizes as requested:
+  without guidance {agreement:.1%}, with guidance scale 2 {guided:.1%} (of 1,000 each)
 Fréchet distance of the samples to the training digits, over that of other real digits: {summary["pixel_fd_ratio"]:.2f}
 
 {distance_table(measurements)}
 
 Sample grid   {RUN / "digits.png"} (with guidance: {RUN / "digits_guided.png"})
 Run folder    {RUN}
-Open next     {RUN / "samples"}: pictures of every tenth epoch; {RUN / "logs/metrics.jsonl"}: the losses
+Open next     {RUN / "samples"}: images of every tenth epoch; {RUN / "logs/metrics.jsonl"}: the losses
               docs/evaluation.md: what the distances mean; README.md, "Your own images"
 
 make demo took {summary["demo_seconds"]:.0f} s after the set-up, {summary["train_seconds"]:.0f} of them training."""
@@ -139,28 +140,28 @@ make demo took {summary["demo_seconds"]:.0f} s after the set-up, {summary["train
 
 
 def distance_table(measurements: list[Measurement]) -> str:
-    """The distances with their intervals, and for equal numbers of images beside the null row."""
+    """Return the distances with their intervals, and for equal numbers of images next to the null row."""
     first = measurements[0]
     lines = [
         f"Distances to the training digits in the features {first.extractor}, lower is better, with 95 % intervals:",
         f"{'':36}" + "".join(f"{row.name:>34}" for row in first.rows),
     ]
-    for (_, scale), found in zip(SCALES, measurements, strict=True):
-        guidance = "without guidance" if scale == 1 else f"guidance of scale {scale:g}"
-        lines.append(table_line(f"{found.n:,} samples, {guidance}", [row.estimate for row in found.rows]))
+    for (_, scale), measurement in zip(SCALES, measurements, strict=True):
+        guidance = "without guidance" if scale == 1 else f"guidance scale {scale:g}"
+        lines.append(table_line(f"{measurement.n:,} samples, {guidance}", [row.estimate for row in measurement.rows]))
     nulls = [row.null for row in first.rows if row.null is not None]
     lines.append(f"For equal numbers, {nulls[0].n:,} images against {nulls[0].reference_n:,} real ones:")
-    for (_, scale), found in zip(SCALES, measurements, strict=True):
-        guidance = "without guidance" if scale == 1 else f"guidance of scale {scale:g}"
-        matched = [row.null.matched or row.estimate for row in found.rows if row.null is not None]
+    for (_, scale), measurement in zip(SCALES, measurements, strict=True):
+        guidance = "without guidance" if scale == 1 else f"guidance scale {scale:g}"
+        matched = [row.null.matched or row.estimate for row in measurement.rows if row.null is not None]
         lines.append(table_line(f"samples, {guidance}", matched))
     lines.append(table_line("other real digits (null row)", [null.estimate for null in nulls]))
     return "\n".join(lines)
 
 
 def table_line(name: str, estimates: list[Estimate]) -> str:
-    """One line of the table."""
-    cells = (f"{found.value:.3g} ({found.low:.3g} to {found.high:.3g})" for found in estimates)
+    """Return one line of the table."""
+    cells = (f"{estimate.value:.3g} ({estimate.low:.3g} to {estimate.high:.3g})" for estimate in estimates)
     return f"  {name:34}" + "".join(f"{cell:>34}" for cell in cells)
 
 

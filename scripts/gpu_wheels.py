@@ -1,7 +1,7 @@
-"""Fetches what `make gpu-check` may lack on a machine that has torch and no network: `make gpu-wheels`.
+"""Download wheels that `make gpu-check` may need on a machine with torch but without network: `make gpu-wheels`.
 
-Without ``--all`` these are the few packages that machines with torch and Lightning often lack; with it, everything that
-is needed beside torch and torchvision.
+Without ``--all`` these are the few packages that machines with torch and Lightning often lack; with it, all that are
+needed besides torch and torchvision.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ NAMES = (
     *("omegaconf", "platformdirs", "pydantic", "pydantic_core", "pyparsing", "rich", "torch-fidelity"),
     *("typing-inspection", "wandb", "zipp"),
 )
-"""Packages that machines with torch and Lightning often lack; what they have is not needed again."""
+"""Packages that machines with torch and Lightning often lack."""
 
 PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
 def all_names() -> set[str]:
-    """The canonical names of all that is needed on Linux, but for torch and what comes with it."""
-    found: set[str] = set()
+    """Return the canonical names of all packages needed on Linux, except torch and its dependencies."""
+    seen: set[str] = set()
     waiting = [Requirement(line) for line in requirements()]
     while waiting:
-        wanted = waiting.pop()
-        name = canonicalize_name(wanted.name)
-        key = f"{name}{sorted(wanted.extras)}"
-        if name in OF_THE_MACHINE or key in found:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        key = f"{name}{sorted(requirement.extras)}"
+        if name in OF_THE_MACHINE or key in seen:
             continue
-        found.add(key)
+        seen.add(key)
         for line in requires(name) or ():
-            further = Requirement(line)
-            at = [
+            dependency = Requirement(line)
+            environments = [
                 {"python_version": PYTHON, "python_full_version": f"{PYTHON}.0", "extra": extra}
-                for extra in ("", *wanted.extras)
+                for extra in ("", *requirement.extras)
             ]
-            if further.marker is None or any(further.marker.evaluate(place) for place in at):
-                waiting.append(further)
-    return {key.partition("[")[0] for key in found}
+            if dependency.marker is None or any(map(dependency.marker.evaluate, environments)):
+                waiting.append(dependency)
+    return {key.partition("[")[0] for key in seen}
 
 
 def main(folder: Path, everything: bool = False) -> None:
@@ -60,13 +60,13 @@ def main(folder: Path, everything: bool = False) -> None:
     lines = re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     pinned: dict[str, str] = {canonicalize_name(name): number for name, number in lines}
     names: set[str] = all_names() if everything else {canonicalize_name(name) for name in NAMES}
-    wanted = [f"{name}=={pinned[name]}" if name in pinned else name for name in sorted(names)]
+    requirements = [f"{name}=={pinned[name]}" if name in pinned else name for name in sorted(names)]
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    source = next(name for name in wanted if name.startswith("antlr4"))  # there is no wheel of it to be fetched
+    source = next(name for name in requirements if name.startswith("antlr4"))  # it has no wheel on the index
     subprocess.run([*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), source], check=True)
     platforms = [f"--platform={name}" for name in PLATFORMS]
     kind = ["--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp", *platforms]
-    others = [name for name in wanted if name != source]
+    others = [name for name in requirements if name != source]
     subprocess.run([*pip, "download", "--quiet", "--no-deps", *kind, "--dest", str(folder), *others], check=True)
     print(f"{len(list(folder.glob('*.whl')))} wheels in {folder}")
 
@@ -74,6 +74,6 @@ def main(folder: Path, everything: bool = False) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", default=Path(".gpu-wheels"), help="default: %(default)s")
-    parser.add_argument("--all", action="store_true", help="for a machine that has torch and torchvision alone")
-    given = parser.parse_args()
-    main(given.folder, given.all)
+    parser.add_argument("--all", action="store_true", help="for a machine that has only torch and torchvision")
+    options = parser.parse_args()
+    main(options.folder, options.all)

@@ -57,8 +57,8 @@ def test_what_it_writes_is_what_the_report_reads(
         return start([sys.executable, "-c", ""], start_new_session=True)
 
     start = subprocess.Popen
-    about = gpu_check._told(sys.executable, gpu_check.ABOUT)
-    monkeypatch.setattr(gpu_check, "_told", lambda python, code: about)
+    about = gpu_check._output_of(sys.executable, gpu_check.ABOUT)
+    monkeypatch.setattr(gpu_check, "_output_of", lambda python, code: about)
     monkeypatch.setattr(gpu_check.subprocess, "Popen", tested)
     assert gpu_check.main(["--device", "cpu", "--output", str(tmp_path / "results.json")]) == 1
     found = json.loads((tmp_path / "results.json").read_text())
@@ -142,7 +142,7 @@ def test_without_pip_it_says_so(gpu_check: Any, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_without_a_cuda_device_it_says_so(gpu_check: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(gpu_check, "_told", lambda python, code: {"torch": "2.13.0", "gpu": None})
+    monkeypatch.setattr(gpu_check, "_output_of", lambda python, code: {"torch": "2.13.0", "gpu": None})
     assert gpu_check.main([]) == 2
     assert "finds no CUDA device" in capsys.readouterr().err
 
