@@ -115,13 +115,13 @@ def repeated(epoch: Epoch) -> Epoch:
 
 def first_epochs(ways: dict[str, Callable[[], Epoch]]) -> tuple[dict[str, float], dict[str, Epoch]]:
     """Return the seconds of set-up and the first epoch, and the functions for later epochs."""
-    taken, begun = {}, {}
+    taken, epochs_of = {}, {}
     for name, begin in ways.items():
         began = time.perf_counter()
-        begun[name] = begin()
-        begun[name]()
+        epochs_of[name] = begin()
+        epochs_of[name]()
         taken[name] = time.perf_counter() - began
-    return taken, begun
+    return taken, epochs_of
 
 
 def rows(folder: Path, count: int, size: int, epochs: int, all_changes: bool) -> list[Row]:
@@ -130,7 +130,7 @@ def rows(folder: Path, count: int, size: int, epochs: int, all_changes: bool) ->
     seconds: dict[str, list[float]] = {"peer": [], "ours": []}
     for turn in range(FIRSTS):  # each starts without a cache
         caches = folder.parent / f"caches {all_changes} {turn}"
-        taken, begun = first_epochs(
+        taken, epochs_of = first_epochs(
             {
                 "peer": partial(peer, folder, size, all_changes),
                 "ours": partial(ours, folder, size, all_changes, caches, 0),
@@ -141,7 +141,7 @@ def rows(folder: Path, count: int, size: int, epochs: int, all_changes: bool) ->
     firsts = Turns(seconds)
     first, other = (count / firsts.median(name) for name in ("ours", "peer"))
     later = in_turns(
-        {"peer": begun["peer"], "ours": repeated(begun["ours"]), "bare": repeated(bare(count, size))}, epochs
+        {"peer": epochs_of["peer"], "ours": repeated(epochs_of["ours"]), "bare": repeated(bare(count, size))}, epochs
     )
     rate = {name: count * (1 if name == "peer" else LATERS) / later.median(name) for name in later.seconds}
     note = "torchvision ImageFolder, 2 processes"

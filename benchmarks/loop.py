@@ -118,16 +118,16 @@ class SideBySide(peer("lightning.pytorch").Callback):  # type: ignore[misc]
 
 def side_by_side(config: TrainConfig, steps: int) -> SideBySide:
     """Train with bare steps in between."""
-    beside = SideBySide(config, steps)
+    callback = SideBySide(config, steps)
 
     def watched(config: TrainConfig, device: Any, callbacks: list[Any], loggers: list[Any], folder: Any) -> Any:
-        return create.create_trainer(config, device, [*callbacks, beside], loggers, folder)  # called last
+        return create.create_trainer(config, device, [*callbacks, callback], loggers, folder)  # called last
 
     # the bar is drawn once per second, and half of the time is that of the bare steps
     drawn_as_often = mock.patch.object(progress, "REFRESH_SECONDS", 2 * progress.REFRESH_SECONDS)
     with mock.patch.object(fit, "create_trainer", watched), drawn_as_often:
         fit.train(config, Console(file=io.StringIO(), force_terminal=True))
-    return beside
+    return callback
 
 
 def row(what: str, overrides: list[str], steps: int) -> Row:
@@ -135,9 +135,9 @@ def row(what: str, overrides: list[str], steps: int) -> Row:
     print_progress(f"the loop: {what}")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        beside = side_by_side(settings(overrides, Path(folder) / "run"), steps)
-    whole, bare = beside.seconds()
-    speeds = beside.images / whole, beside.images / bare
+        callback = side_by_side(settings(overrides, Path(folder) / "run"), steps)
+    whole, bare = callback.seconds()
+    speeds = callback.images / whole, callback.images / bare
     return Row("2", f"training loop, {what}", *speeds, "images/s", bare / whole, LEAST_SHARE, note="bare step")
 
 

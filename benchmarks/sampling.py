@@ -107,10 +107,10 @@ def their_pipeline() -> Callable[[], object]:
 def calls_rows() -> list[Row]:
     """Count forward passes of the network and time embeddings in a guided step."""
     network, embedded = count_guided_steps()
-    told = ("passes of the network in a guided step", network), ("times embedded in a guided step", embedded)
+    counts = ("passes of the network in a guided step", network), ("times embedded in a guided step", embedded)
     return [
         Row("5", what, count / STEPS, 1, "", count / STEPS, 1.0, at_least=False, note="one is needed")
-        for what, count in told
+        for what, count in counts
     ]
 
 
@@ -159,16 +159,16 @@ def quality_row(checkpoint: Path) -> Row:
     if not checkpoint.exists():
         return not_measured("5", what, "needs a checkpoint of the digits: make demo, or --checkpoint")
     denoiser, judge = load_denoiser(checkpoint), DigitJudge()
-    long, wanted = _seconds_and_distance(denoiser, judge, DDPMSampler(steps=None))
+    long, target = _seconds_and_distance(denoiser, judge, DDPMSampler(steps=None))
     for evaluations in (10, 20, 50):
         methods = curve_samplers(evaluations)
         tried = {name: _seconds_and_distance(denoiser, judge, method) for name, method in methods.items()}
-        good = {name: seconds for name, (seconds, distance) in tried.items() if distance <= wanted}
+        good = {name: seconds for name, (seconds, distance) in tried.items() if distance <= target}
         if good:
             name = min(good, key=good.__getitem__)
-            note = f"{name}, {evaluations} evaluations: {tried[name][1]:.2f} against {wanted:.2f}"
+            note = f"{name}, {evaluations} evaluations: {tried[name][1]:.2f} against {target:.2f}"
             return Row("5", what, good[name], long, "s", good[name] / long, 1 / 20, at_least=False, note=note)
-    return not_measured("5", what, f"nothing up to 50 evaluations is as good as {wanted:.2f}")
+    return not_measured("5", what, f"nothing up to 50 evaluations is as good as {target:.2f}")
 
 
 def _seconds_and_distance(denoiser: Denoiser, judge: DigitJudge, method: Sampler) -> tuple[float, float]:
@@ -186,8 +186,8 @@ def measure(checkpoint: str) -> list[Row]:
         "quality": lambda: [quality_row(ROOT / checkpoint)],
     }
     rows = []
-    for told, part in parts.items():
-        print_progress(f"sampling: {told}")
+    for name, part in parts.items():
+        print_progress(f"sampling: {name}")
         rows += part()
     return rows
 

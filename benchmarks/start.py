@@ -2,7 +2,7 @@
 
     python -m benchmarks.start [--json]
 
-Every start is a process of its own, with files that the system has read before.
+Every start is a separate process, with files that are in the page cache.
 """
 
 from __future__ import annotations

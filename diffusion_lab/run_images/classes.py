@@ -27,7 +27,7 @@ def check_classes(config: TrainConfig, class_names: Sequence[str]) -> None:
         )
         raise ValueError(
             f"model.conditioning.type class needs images with classes, and {where} has none: put the images of each "
-            "class into a folder of their own, or train without labels: conditioning=none on the command line "
+            "class into a separate folder, or train without labels: conditioning=none on the command line "
             "(model.conditioning.type: null in a file)"
         )
     if num_classes not in ("auto", len(class_names)):
@@ -63,7 +63,8 @@ def unused_classes(source: ImageFolderSource) -> Iterator[str]:
         subfolder, names = source.inner
         yield (
             f"{source.key} has {len(names)} folders ({list_classes(names)}) inside its only subfolder, and training is "
-            f"unconditional; to train with them as classes: data.paths.train {str(source.path / subfolder)!r} and {HINT}"
+            f"unconditional; to train with them as classes: data.paths.train {str(source.path / subfolder)!r} and "
+            f"{HINT}"
         )
 
 

@@ -136,11 +136,11 @@ def print_stopped(console: Console, folder: RunFolder, stop: RunStopped, resume:
 
 
 def resume_command(run_folder: Path, resume: ResumeSettings) -> str:
-    """The command that resumes a run from the settings that its folder holds.
+    """Return the command that resumes a run with the settings in its folder.
 
     Args:
-        run_folder: The folder.
-        resume: Those of the run. What they reset at its beginning is not to be reset once more.
+        run_folder: Run folder.
+        resume: Resume settings of the run. The command does not repeat its resets.
     """
     resets = [name for name in ("reset_optimizer", "reset_scheduler") if getattr(resume, name)]
     return command(

@@ -70,7 +70,7 @@ class Mirror(Logger):
         """Forward the metrics of an optimizer step, or raise."""
 
     @abstractmethod
-    def send_image(self, name: str, picture: Image.Image, step: int) -> None:
+    def send_image(self, name: str, image: Image.Image, step: int) -> None:
         """Forward an image, or raise."""
 
     @rank_zero_only
@@ -81,11 +81,11 @@ class Mirror(Logger):
             except Exception as error:
                 self.give_up(error)
 
-    def log_image(self, name: str, picture: Image.Image, step: int) -> None:
+    def log_image(self, name: str, image: Image.Image, step: int) -> None:
         """Log an image with the metrics of an optimizer step."""
         if not self.broken:
             try:
-                self.send_image(name, picture, step)
+                self.send_image(name, image, step)
             except Exception as error:
                 self.give_up(error)
 

@@ -58,9 +58,9 @@ class TensorBoardMirror(Mirror):
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
 
-    def send_image(self, name: str, picture: Image.Image, step: int) -> None:
+    def send_image(self, name: str, image: Image.Image, step: int) -> None:
         assert self.writer is not None
-        self.writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+        self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
         self.writer.flush()
 
     def close(self) -> None:

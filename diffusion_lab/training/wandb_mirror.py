@@ -94,8 +94,8 @@ class WandbMirror(Mirror):
             self.run.log({**metrics, STEP: step})
             self.last_step = max(step, self.last_step)
 
-    def send_image(self, name: str, picture: Image.Image, step: int) -> None:
-        self.send_metrics({name: [_wandb().Image(picture)]}, step)
+    def send_image(self, name: str, image: Image.Image, step: int) -> None:
+        self.send_metrics({name: [_wandb().Image(image)]}, step)
 
     def finish(self, failed: bool, seconds: float, interrupted: Callable[[], bool]) -> bool:
         """Finish the run on W&B, waiting for the upload within a time limit.

@@ -10,17 +10,17 @@ TINY = ["model.architecture.model_channels=8", "training.epochs=1", "data.loadin
 
 
 def test_the_run_ends_when_enough_steps_have_been_taken_of_both(tmp_path):
-    beside = loop.side_by_side(loop.settings(TINY, tmp_path / "run"), 6)
-    assert (len(beside.whole), len(beside.bare), beside.images) == (6, 6, 64)
+    callback = loop.side_by_side(loop.settings(TINY, tmp_path / "run"), 6)
+    assert (len(callback.whole), len(callback.bare), callback.images) == (6, 6, 64)
 
 
 def test_a_row_tells_the_share_of_the_bare_step_without_those_for_warming_up(monkeypatch):
-    monkeypatch.setattr(loop.SideBySide, "seconds", lambda beside: (0.5, 0.25))
+    monkeypatch.setattr(loop.SideBySide, "seconds", lambda callback: (0.5, 0.25))
     found = loop.row("tiny", TINY, 1)
     assert (found.ours, found.peer, found.ratio, found.verdict) == (128, 256, 0.5, "MISS")
 
 
 def test_steps_for_warming_up_are_left_out():
-    beside = loop.SideBySide.__new__(loop.SideBySide)
-    beside.whole, beside.bare = [9.0] * loop.WARM_UP + [2.0, 4.0], [9.0] * loop.WARM_UP + [1.0, 2.0]
-    assert beside.seconds() == pytest.approx((3, 1.5))
+    callback = loop.SideBySide.__new__(loop.SideBySide)
+    callback.whole, callback.bare = [9.0] * loop.WARM_UP + [2.0, 4.0], [9.0] * loop.WARM_UP + [1.0, 2.0]
+    assert callback.seconds() == pytest.approx((3, 1.5))

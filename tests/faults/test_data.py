@@ -146,7 +146,9 @@ def test_a_loader_worker_hangs(start: Start, work: Path) -> None:
     own = ("data.type=tests.faults.hanging_images.Hanging", "training.validation.enabled=false", "output.base_dir=run")
     run = start("train.py", *TINY, *own, "data.loading.num_workers=2", "data.loading.worker_timeout=2")
     assert run.wait() == 2, run.err
-    assert "Error: no process that loads images returned a batch for 2 s, the limit data.loading.worker_timeout" in run.err
+    assert (
+        "Error: no process that loads images returned a batch for 2 s, the limit data.loading.worker_timeout" in run.err
+    )
     assert "Traceback" not in run.err
     assert gone(run.pid), left_over(run.pid)
 
@@ -159,7 +161,9 @@ def test_a_loader_worker_that_is_suspended_alone(start: Start, work: Path) -> No
     worker = children(run.pid)[0]
     os.kill(worker, signal.SIGSTOP)
     assert run.wait() == 2, run.err
-    assert "Error: no process that loads images returned a batch for 4 s, the limit data.loading.worker_timeout" in run.err
+    assert (
+        "Error: no process that loads images returned a batch for 4 s, the limit data.loading.worker_timeout" in run.err
+    )
     assert "Traceback" not in run.err
     assert gone(run.pid), left_over(run.pid)
 

@@ -166,15 +166,15 @@ class TestSearch:
         run.wait_until_paused()
         run.signal(signal.SIGKILL)
         run.wait()
-        begun = {path.name for path in sweep.glob("decay-*")}
-        (second,) = begun - {path.parent.name for path in sweep.glob("*/summary.json")}
+        started = {path.name for path in sweep.glob("decay-*")}
+        (second,) = started - {path.parent.name for path in sweep.glob("*/summary.json")}
         again = start(*SEARCH, *stored)
         assert again.wait(300) == 0, again.err
         assert f"resuming from sweep/{second}/checkpoints" in again.err
         jobs = jobs_of(sweep)
         assert len(jobs) == 3
         assert {job["state"] for job in jobs} == {"finished"}
-        assert begun < {job["folder"] for job in jobs}
+        assert started < {job["folder"] for job in jobs}
         results = (sweep / "optimization_results.yaml").read_text()
         assert f"best_value: {min(job['best_value'] for job in jobs)}" in results
 

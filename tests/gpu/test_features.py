@@ -14,15 +14,15 @@ IMAGES = torch.from_numpy(emoji().images[np.linspace(0, 1900, 20, dtype=int)])
 
 def test_features_are_close_to_those_of_the_cpu_and_independent_of_batches(device):
     extractor = create_extractor("efflite0", device=device)
-    found = extractor(IMAGES)
-    assert found.values.device.type == "cpu"
+    actual = extractor(IMAGES)
+    assert actual.values.device.type == "cpu"
     expected = create_extractor("efflite0")(IMAGES)
-    assert torch.allclose(found.values, expected.values, rtol=1e-3, atol=1e-3)
-    assert torch.allclose(found.logits, expected.logits, rtol=1e-2, atol=1e-2)
+    assert torch.allclose(actual.values, expected.values, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(actual.logits, expected.logits, rtol=1e-2, atol=1e-2)
     for size in (3, 7):
         parts = [extractor(part) for part in IMAGES.split(size)]
-        assert torch.equal(torch.cat([part.values for part in parts]), found.values)
-        assert torch.equal(torch.cat([part.logits for part in parts]), found.logits)
+        assert torch.equal(torch.cat([part.values for part in parts]), actual.values)
+        assert torch.equal(torch.cat([part.logits for part in parts]), actual.logits)
 
 
 def test_precision_flags_of_the_caller_are_ignored_and_kept(device):

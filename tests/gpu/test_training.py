@@ -79,18 +79,18 @@ def test_ema_equals_its_closed_form(device: str) -> None:
     denoiser = tiny_denoiser().to(device)
     ema = EMA(denoiser, 0.9, warmup=False, further_decays=[0.5])
     name, weight = next(iter(denoiser.named_parameters()))
-    begun = weight.detach().clone()
-    values = [torch.full_like(begun, float(step)) for step in range(1, 6)]
+    initial = weight.detach().clone()
+    values = [torch.full_like(initial, float(step)) for step in range(1, 6)]
     for value in values:
         weight.data.copy_(value)
         ema.update(denoiser)
     for decay, average in ((0.9, ema.average), (0.5, ema.further[0])):
-        expected = decay ** len(values) * begun.double()
+        expected = decay ** len(values) * initial.double()
         for age, value in enumerate(reversed(values)):
             expected += (1 - decay) * decay**age * value.double()
-        found = dict(average.named_parameters())[name]
-        assert found.device.type == device
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+        actual = dict(average.named_parameters())[name]
+        assert actual.device.type == device
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_ema_on_another_device_than_the_model(device: str) -> None:
@@ -107,7 +107,7 @@ def test_ema_on_another_device_than_the_model(device: str) -> None:
         assert weight.device.type == device
         assert torch.equal(weight, before[name] + 1)
     sampler = DiffusionSampler(denoiser, device, ema)
-    ema.update()  # which now lies beside the model
+    ema.update()  # now on the device of the model
     assert sampler.sample(1, [0], seed=0).device.type == device
 
 

@@ -72,11 +72,11 @@ def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
 def test_partial_files_of_a_killed_run_are_removed_by_the_next_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    begun, theirs = folder / ".step_00000002.ckpt.0123abcd.partial", folder / ".mine.partial"
-    for file in (begun, theirs):
+    partial, theirs = folder / ".step_00000002.ckpt.0123abcd.partial", folder / ".mine.partial"
+    for file in (partial, theirs):
         file.write_bytes(b"half")
     tiny_run(tmp_path)
-    assert not begun.exists()
+    assert not partial.exists()
     assert theirs.exists()
 
 

@@ -132,10 +132,10 @@ def test_optimizer_state_is_not_taken_over_if_the_order_of_weights_differs(modul
 def test_every_entry_of_the_file_is_taken_over_or_named(module: MakeModule, read: Any) -> None:
     new = module()
     whole, draw = content_of(new), random.Random(0)
-    found = [place for place in places(whole) if place[0] in ("epoch", "optimizer_state_dict", "ema_state_dict")]
-    shallow = [place for place in found if len(place) <= 2]
+    paths = [place for place in places(whole) if place[0] in ("epoch", "optimizer_state_dict", "ema_state_dict")]
+    shallow = [place for place in paths if len(place) <= 2]
     for number in range(60):
-        changed = replaced(whole, draw.choice(shallow if number % 3 else found), WRONG[draw.choice(list(WRONG))])
+        changed = replaced(whole, draw.choice(shallow if number % 3 else paths), WRONG[draw.choice(list(WRONG))])
         try:
             checkpoint = read(changed)
         except ValueError:

@@ -69,7 +69,7 @@ class At:
 def metrics(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "logs" / "metrics.jsonl").read_text().splitlines()]
     seconds = [line.pop("seconds") for line in lines]
-    assert seconds == sorted(seconds)  # they go on, too
+    assert seconds == sorted(seconds)  # they continue, too
     return lines
 
 

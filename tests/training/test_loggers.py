@@ -134,7 +134,7 @@ def test_resumed_run_continues_the_same_wandb_run(tmp_path: Path) -> None:
     changes = {"logger": {"backends": ["wandb"]}, "training.visualization": PICTURES, **RESUMED}
     for epochs in (1, 2):
         tiny_run(tmp_path, {**changes, "training.epochs": epochs})
-    # the file, as the folder's name gets a number more where both begin within a second
+    # the file, as the folder's name gets a number more if both start within a second
     ids = {file.stem.removeprefix("run-") for run in offline_runs(tmp_path) for file in run.glob("run-*.wandb")}
     assert ids == {(tmp_path / "logs" / "wandb_id").read_text().split()[0]}
     assert saved(find_checkpoint(tmp_path, "last"))["diffusion_lab"]["wandb_id"] in ids
@@ -199,8 +199,8 @@ def test_tensorboard_shows_the_settings_and_the_runs_name(tmp_path: Path) -> Non
     (text,) = events.Tensors("settings/text_summary")
     assert "learning_rate: 0.0125" in text.tensor_proto.string_val[0].decode()
     about = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    begun = HParamsPluginData.FromString(about).session_start_info.hparams
-    assert begun["training.optimizer.learning_rate"].number_value == 0.0125
+    session = HParamsPluginData.FromString(about).session_start_info.hparams
+    assert session["training.optimizer.learning_rate"].number_value == 0.0125
     experiment = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     (metric,) = HParamsPluginData.FromString(experiment).experiment.metric_infos
     assert metric.name.tag == "val/loss"  # a scalar that the run logs

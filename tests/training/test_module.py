@@ -29,10 +29,10 @@ def batch(seed: int) -> Batch:
     return Batch(images, torch.tensor([0, 1, 2, 0]), seed)
 
 
-def validation_loss(module: DiffusionModule, given: Batch) -> Tensor:
+def validation_loss(module: DiffusionModule, batch: Batch) -> Tensor:
     logged: dict[str, Tensor] = {}
     module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
-    module.validation_step(given, 0)
+    module.validation_step(batch, 0)
     return logged["val/loss"]
 
 

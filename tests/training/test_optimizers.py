@@ -54,13 +54,13 @@ def test_named_optimizer_makes_the_steps_of_torch(name: str, reference: type[tor
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_fused_kernel_is_used_if_available(name: str) -> None:
     elsewhere = nn.Parameter(torch.zeros(3, device="meta"))
-    for weight, given, scaled, fused in (
+    for weight, requested, scaled, fused in (
         (start(), None, False, True),
         (start(), False, False, False),
         (start(), None, True, False),
         (elsewhere, None, False, False),
     ):
-        optimizer = create_optimizer(settings(type=name, fused=given), [weight], scaled)
+        optimizer = create_optimizer(settings(type=name, fused=requested), [weight], scaled)
         assert optimizer.param_groups[0]["fused"] is fused
 
 

@@ -154,7 +154,7 @@ class TestApplied:
         content, output = resumed(tmp_path, runs / "none", {key: value})
         assert group_of(content)[name] == (tuple(value) if isinstance(value, list) else value)
         (state,) = content["optimizer_states"]
-        assert {int(entry["step"]) for entry in state["state"].values()} == {12}  # its averages went on
+        assert {int(entry["step"]) for entry in state["state"].values()} == {12}  # its averages continued
         assert re.search(rf"{re.escape(key)} was .* in the checkpoint and is ", output)
         assert key in (tmp_path / "logs" / "run.log").read_text()
 

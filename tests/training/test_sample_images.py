@@ -65,7 +65,7 @@ def test_one_row_per_class_sampled_from_the_ema(tmp_path: Path, guidance: Guidan
     picture = read(tmp_path / "p" / "epoch_0002.png")
     cell = LEAST_CELL + GAP
     assert picture.shape[0] == 3 * cell + GAP
-    assert picture.shape[1] > 3 * cell  # three columns, and the names of the classes beside them
+    assert picture.shape[1] > 3 * cell  # three columns, and the names of the classes next to them
 
     def drawn(denoiser: Any) -> np.ndarray:
         method = DDIMSampler(steps=2)

@@ -119,7 +119,7 @@ def test_a_resumed_run_sends_what_the_server_lacks(server: FakeWandb, tmp_path: 
     tiny_run(tmp_path / "run", changes | {"training.epochs": 1})
     del server.history[1:]
     id_file = tmp_path / "run" / "logs" / "wandb_id"
-    id_file.write_text(id_file.read_text().split()[0])  # nothing tells that the run's end was reached
+    id_file.write_text(id_file.read_text().split()[0])  # as if the end of the run was not reached
     tiny_run(tmp_path / "run", changes | {"training.epochs": 2})
     steps = [line["trainer/global_step"] for line in server.history if "train/loss" in line]
     assert sorted(set(steps)) == list(range(6))
@@ -153,7 +153,7 @@ def test_killed_service_does_not_end_the_run(tmp_path: Path, console: Console) -
     assert tiny_run(tmp_path / "run", changes | {"training.visualization": pictures}, console).steps == 6
     assert text_of(console).count("Warning: W&B can no longer be written to") == 1
     assert "training continues without it" in (tmp_path / "run" / "logs" / "run.log").read_text()
-    tiny_run(tmp_path / "next", {"logger": {"backends": ["wandb"]}}, console)  # which begins with a service of its own
+    tiny_run(tmp_path / "next", {"logger": {"backends": ["wandb"]}}, console)  # it starts its own service
     assert list((tmp_path / "next" / "logs" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert text_of(console).count("Warning: W&B") == 1
 
@@ -177,7 +177,7 @@ def test_ending_the_service_ends_its_process(tmp_path: Path) -> None:
     """W&B has no public API for it, so this test fails for a version that keeps the process elsewhere."""
     before = services()
     wandb.init(mode="offline", dir=tmp_path, reinit="finish_previous", settings=wandb.Settings(silent=True))
-    assert (service := services() - before) or before, "W&B's process is found by another name now"
+    assert (service := services() - before) or before, "W&B's process has another name now"
     end_service()
     assert not services() & (service or before)
 
@@ -205,7 +205,7 @@ def test_unreachable_server_delays_the_end_only_by_the_limit(
     assert shlex.join(["wandb", "sync", str(kept)]) in text_of(console)
     assert (tmp_path / "my run (1)" / "logs" / "wandb_id").read_text().split()[
         1:
-    ] == []  # nobody knows what has arrived
+    ] == []  # it is unknown what has arrived
 
 
 class Run:
@@ -245,7 +245,7 @@ def test_signal_ends_the_wait_for_the_upload(number: signal.Signals, console: Co
         with stop.deferred() as came:
             os.kill(os.getpid(), number)
             assert not mirror.finish(failed=False, seconds=1000, interrupted=came)
-        assert stop.received == number  # the exit code is that of the signal, and the status tells the run's own end
+        assert stop.received == number  # the exit code is that of the signal, and the status has the end of the run
         run.let_go.set()
     assert "the upload to W&B is incomplete (interrupted by a signal)" in text_of(console)
 
@@ -334,7 +334,7 @@ def test_invalid_id_in_a_checkpoint(stored_id: str, tmp_path: Path, monkeypatch:
 def id_of_resumed(folder: Path, monkeypatch: pytest.MonkeyPatch, stored_id: str) -> str:
     """Return the id under which a run is resumed whose checkpoint contains ``stored_id``."""
     ids: list[str] = []
-    monkeypatch.setattr("diffusion_lab.training.loggers.start_run", lambda *given: ids.append(given[2]) or Run())
+    monkeypatch.setattr("diffusion_lab.training.loggers.start_run", lambda *args: ids.append(args[2]) or Run())
     settings = LoggerSettings(backends=("wandb",), mode="offline")
     with open_loggers(settings, folder, "tiny", "job", {}, Continuation(0, stored_id)) as loggers:
         assert wandb_id(loggers) == "abc"

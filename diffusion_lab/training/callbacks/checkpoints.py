@@ -184,18 +184,18 @@ class Checkpoints(Checkpoint):
 
     def _finish(self) -> None:
         """Wait until the pending checkpoint is complete, then link it if it is the best and remove superseded ones."""
-        begun, self._pending = self._pending, None
-        if begun is None:
+        pending, self._pending = self._pending, None
+        if pending is None:
             return
         self._writer.wait()
-        self._saved = begun
-        step = step_of(begun)
+        self._saved = pending
+        step = step_of(pending)
         assert step is not None
-        if not begun.is_file():
+        if not pending.is_file():
             self._notice_lost_best()
             return
         if step == self._best_step:
-            self._link_best(begun)
+            self._link_best(pending)
         self._remove_superseded(step)
 
     def _remove_superseded(self, current: int) -> None:

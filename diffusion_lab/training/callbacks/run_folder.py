@@ -55,7 +55,7 @@ class RunFolderGuard(Callback):
             )
 
     def _remember(self) -> None:
-        """Keep the folders open, to tell them from new ones that a background save may create at the same paths."""
+        """Keep the folders open, to detect new ones that a background save may create at the same paths."""
         self._forget()
         self._open = {path: os.open(path, os.O_RDONLY) for path in self.folder.folders}
 
