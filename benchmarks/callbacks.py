@@ -80,7 +80,7 @@ class Stopwatch:
 
         setattr(thing, method, timed)
 
-    def of(self, thing: object, methods: Sequence[str] | frozenset[str]) -> float:
+    def seconds_in(self, thing: object, methods: Sequence[str] | frozenset[str]) -> float:
         """Return the seconds that an object spent in these methods."""
         return sum(seconds for (owner, method), seconds in self.seconds.items() if owner is thing and method in methods)
 
@@ -126,13 +126,13 @@ def rows(
 
     table, total = [], 0.0
     for logger in loggers:
-        total += stopwatch.of(logger, LOGGER_METHODS)
-        table.append(row(f"logger {_shown_name(logger)}", stopwatch.of(logger, LOGGER_METHODS)))
+        total += stopwatch.seconds_in(logger, LOGGER_METHODS)
+        table.append(row(f"logger {_shown_name(logger)}", stopwatch.seconds_in(logger, LOGGER_METHODS)))
     for callback in callbacks:
-        total += stopwatch.of(callback, IN_A_STEP)
-        rest = stopwatch.of(callback, frozenset(HOOKS) - IN_A_STEP) / steps * 1e6
+        total += stopwatch.seconds_in(callback, IN_A_STEP)
+        rest = stopwatch.seconds_in(callback, frozenset(HOOKS) - IN_A_STEP) / steps * 1e6
         note = f"; at epochs {rest:,.0f} µs/step more" if rest >= 0.5 else ""
-        table.append(row(f"callback {_shown_name(callback)}", stopwatch.of(callback, IN_A_STEP), note=note))
+        table.append(row(f"callback {_shown_name(callback)}", stopwatch.seconds_in(callback, IN_A_STEP), note=note))
     return [*table, row("all loggers and callbacks", total, "; the gradient norm is also used for clipping")]
 
 

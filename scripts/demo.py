@@ -85,7 +85,7 @@ def measure_samples() -> tuple[dict[str, float], list[Measurement]]:
         pixels, asked = to_pixels(images), torch.tensor(labels)
         measures[f"label_agreement{suffix}"] = round(judge.label_agreement(pixels, asked), 4)
         measures[f"pixel_fd_ratio{suffix}"] = round(judge.pixel_fd_ratio(pixels), 3)
-        measurements.append(distances.of(pixels, asked))
+        measurements.append(distances.measure(pixels, asked))
         measures |= {name + suffix: value for name, value in numbers(measurements[-1]).items()}
         shown = torch.arange(len(labels)).reshape(10, -1)[:, :SHOWN_PER_CLASS].flatten()
         class_grid(pixels[shown], asked[shown], sampler.model.class_names).save(RUN / f"digits{suffix}.png")
@@ -100,7 +100,7 @@ class Distances:
         self.extractor = extractor or create_extractor("digits", source=train)
         self._real = RealImages(cached_features(self.extractor, train), extract(self.extractor, self._held_out))
 
-    def of(self, pixels: Pixels, labels: Labels) -> Measurement:
+    def measure(self, pixels: Pixels, labels: Labels) -> Measurement:
         """Measure digits ``(N, 1, 8, 8)`` with the requested labels ``(N,)``."""
         source = ArraySource(pixels.cpu().numpy(), labels.tolist(), self._held_out.class_names)
         return measure(extract(self.extractor, source), self._real, metrics=DISTANCES)

@@ -16,7 +16,7 @@ def measurements():
     distances = demo.Distances(create_extractor("pixels", source=train))
     real = torch.from_numpy(held_out.images), torch.from_numpy(held_out.labels)
     noise = torch.randint(0, 256, (400, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return [distances.of(noise, torch.arange(400) % 10), distances.of(*real)]
+    return [distances.measure(noise, torch.arange(400) % 10), distances.measure(*real)]
 
 
 def test_summary_holds_distances_with_their_null_rows(measurements):

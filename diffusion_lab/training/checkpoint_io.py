@@ -57,7 +57,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with atomic_write(target) as partial, partial.open("wb") as file:
                 written = _write(checkpoint, HashingWriter(file))
         except OSError as error:
-            raise _unsaved(target, error) from error
+            raise _not_saved_error(target, error) from error
         if file_hash(target) != written.sha256:
             raise DamagedCheckpointError(f"{target} was saved and reads back damaged: the disk is failing")
         try:
@@ -65,7 +65,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 step_of(target), written.size, written.sha256, about.get("config_hash"), about.get("run_id")
             ).write(target)
         except OSError as error:
-            raise _unsaved(target, error) from error
+            raise _not_saved_error(target, error) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
@@ -96,7 +96,7 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
             OSError, DamagedCheckpointError: The previous save failed.
         """
         self.wait()
-        self._writing = self._thread.submit(super().save_checkpoint, _copied(checkpoint), path)
+        self._writing = self._thread.submit(super().save_checkpoint, _copy_to_cpu(checkpoint), path)
 
     def wait(self) -> None:
         """Wait until the pending checkpoint is complete on the disk.
@@ -112,16 +112,16 @@ class BackgroundCheckpointIO(AtomicCheckpointIO):
         self._thread.shutdown()
 
 
-def _copied(value: Any) -> Any:
+def _copy_to_cpu(value: Any) -> Any:
     """Return a copy on the CPU of tensors in plain containers, whose types and attributes are preserved."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
         copied = copy.copy(value)
-        copied.update((key, _copied(item)) for key, item in value.items())
+        copied.update((key, _copy_to_cpu(item)) for key, item in value.items())
         return copied
     if isinstance(value, list | tuple):
-        return type(value)(map(_copied, value))
+        return type(value)(map(_copy_to_cpu, value))
     return value
 
 
@@ -137,5 +137,5 @@ def _write(checkpoint: dict[str, Any], out: HashingWriter) -> HashingWriter:
     return out
 
 
-def _unsaved(target: Path, error: OSError) -> OSError:
+def _not_saved_error(target: Path, error: OSError) -> OSError:
     return OSError(error.errno, f"{error.strerror}; the checkpoint was not saved, earlier ones are intact", str(target))

@@ -68,7 +68,7 @@ def create_module(
             "config": settings,
             "class_names": list(data.class_names),
             "seed": settings["compute"]["seed"],
-            "config_hash": config_hash(_seeded(config, settings["compute"]["seed"])),
+            "config_hash": config_hash(_with_seed(config, settings["compute"]["seed"])),
             "data_fingerprint": images,
             "validation_fingerprint": validation_fingerprint(data.train, data.val, images),
             "environment": environment(),
@@ -129,7 +129,7 @@ class ScheduleSpan(NamedTuple):
     steps: int
 
 
-def _seeded(config: TrainConfig, seed: int) -> TrainConfig:
+def _with_seed(config: TrainConfig, seed: int) -> TrainConfig:
     """Return the settings with the seed of the run, which is drawn if they have none."""
     return config.model_copy(update={"compute": config.compute.model_copy(update={"seed": seed})})
 

@@ -24,7 +24,7 @@ from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config.schema import LoggerSettings
 from diffusion_lab.run_files import METRICS, WANDB_ID_FILE
 from diffusion_lab.safe_files import parse_json, read_regular
-from diffusion_lab.training.mirror import Mirror, failing_threads_in_log, warn
+from diffusion_lab.training.mirror import Mirror, log_thread_failures, warn
 from diffusion_lab.training.signals import StopRequest
 from diffusion_lab.training.tensorboard_mirror import TensorBoardMirror
 from diffusion_lab.training.wandb_mirror import WandbMirror, finish_seconds, last_step_of, replay, start_run
@@ -194,7 +194,7 @@ def open_loggers(
         ValueError: W&B refuses the run.
     """
     console = console or Console(stderr=True)
-    with failing_threads_in_log("tensorboard"):
+    with log_thread_failures("tensorboard"):
         jsonl = JsonlLogger(folder, continued.step if continued else None, console)
         loggers: list[Logger] = [jsonl]
         if "tensorboard" in settings.backends:

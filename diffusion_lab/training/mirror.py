@@ -26,7 +26,7 @@ def warn(console: Console, text: str) -> None:
 
 
 @contextlib.contextmanager
-def failing_threads_in_log(package: str) -> Iterator[None]:
+def log_thread_failures(package: str) -> Iterator[None]:
     """Write tracebacks of a library's threads to ``run.log`` instead of the terminal."""
     before = threading.excepthook
 

@@ -92,12 +92,12 @@ def test_time_inside_another_method_counts_once():
     for name in ("outer", "inner", "fails"):
         stopwatch.watch(worker, name)
     assert worker.outer(times=2) == "done, done"
-    assert stopwatch.of(worker, ["inner"]) == 2
-    assert stopwatch.of(worker, ["outer"]) == 3  # five ticks, of which two are the other's
+    assert stopwatch.seconds_in(worker, ["inner"]) == 2
+    assert stopwatch.seconds_in(worker, ["outer"]) == 3  # five ticks, of which two are the other's
     with pytest.raises(ValueError, match="no"):
         worker.fails()
-    assert stopwatch.of(worker, ["fails"]) == 1
-    assert stopwatch.of(Worker(), ["outer"]) == 0
+    assert stopwatch.seconds_in(worker, ["fails"]) == 1
+    assert stopwatch.seconds_in(Worker(), ["outer"]) == 0
 
 
 def test_costs_are_those_of_a_step():

@@ -204,13 +204,13 @@ class Checkpoints(Checkpoint):
         Files of later steps are kept: they are from before the user resumed from an earlier step.
         """
         files = {step: file for file in steps_in(self.folder) if (step := step_of(file)) is not None}
-        needed = self._needed([step for step in files if step <= current])
+        kept = self._steps_to_keep([step for step in files if step <= current])
         for step, file in files.items():
-            if step not in needed and is_written_by(file, self.run_id):
+            if step not in kept and is_written_by(file, self.run_id):
                 remove_checkpoint(file)
         remove_partial_files(self.folder)
 
-    def _needed(self, done: list[int]) -> set[int | None]:
+    def _steps_to_keep(self, done: list[int]) -> set[int | None]:
         """Return the steps to keep of those that are done, which are sorted from the newest on."""
         if self.keep_last is None:
             return {*done[:NEWEST_KEPT], *self._periodic, self._best_step}
