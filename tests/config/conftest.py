@@ -32,7 +32,7 @@ def drop(tree: dict[str, Any], key: str) -> None:
 
 @pytest.fixture
 def default(tmp_path: Path) -> dict[str, Any]:
-    """The default tree with a training folder that exists."""
+    """Return the default tree with an existing training folder."""
     tree = get_default_config()
     put(tree, "data.paths.train", str(tmp_path))
     return tree
@@ -40,7 +40,7 @@ def default(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def changed(default: dict[str, Any]) -> Change:
-    """The default tree with some values changed, by dotted key."""
+    """Return the default tree with some values changed, by dotted key."""
 
     def change(values: dict[str, object]) -> dict[str, Any]:
         tree = deepcopy(default)
@@ -53,6 +53,6 @@ def changed(default: dict[str, Any]) -> Change:
 
 @pytest.fixture
 def composed() -> Iterator[Callable[..., DictConfig]]:
-    """Compose as a command line would."""
+    """Compose like a command line."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield lambda script, *overrides: compose(script, list(overrides))

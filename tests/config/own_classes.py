@@ -1,4 +1,4 @@
-"""Classes that a user might write, named by their dotted paths in the tests of this folder."""
+"""Custom classes, used by their dotted paths in the tests of this folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ not_a_class = 3
 
 
 class TakesAnything:
-    """Serves wherever no more than a call is asked of a class."""
+    """Class for sections that only need a callable."""
 
     def __init__(self, *_: Any, **options: Any) -> None:
         self.options = options
@@ -42,7 +42,7 @@ class Process:
 
 
 class NarrowNet(TakesAnything):
-    """Lacks arguments that every network is given."""
+    """Network without arguments that every network receives."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Lion:
 
 
 class PlainDescent:
-    """Has no betas and must be told its momentum."""
+    """Optimizer without betas and with a required momentum."""
 
     def __init__(self, params: Iterable[Any], /, *, lr: float, weight_decay: float, momentum: float) -> None:
         pass
@@ -98,7 +98,7 @@ class WithoutParameters:
 
 
 class ByPlaceOnly:
-    """An argument that no key can reach."""
+    """Class with a positional-only argument, which no key can set."""
 
     def __init__(self, params: Iterable[Any], scale: float, /, lr: float, weight_decay: float) -> None:
         pass
@@ -130,7 +130,7 @@ class OwnSampler:
 
 @dataclass(frozen=True)
 class SteppingSampler:
-    """An option of its own, by a name that those of the project have as well."""
+    """Class with an option whose name built-in classes use as well."""
 
     steps: Annotated[int, Ge(1)] = 9
 
@@ -147,14 +147,14 @@ class SamplerWithItsOwnInit(OwnSampler):
 
 @dataclass(frozen=True)
 class SamplerOfUnknownType:
-    """Its annotation is there for the type checker alone."""
+    """Class with an annotation that exists only for the type checker."""
 
     steps: Decimal
 
 
 @dataclass(frozen=True)
 class SamplerOfStrangeType:
-    """No plain value is such a thing, as far as pydantic knows."""
+    """Class with an annotation that pydantic does not support."""
 
     steps: TakesAnything
 

@@ -1,4 +1,4 @@
-"""``auto`` for size and channels: those of the pictures, as far as the network can halve them."""
+"""``auto`` for image size and channels: measured from the images, rounded to what the network can halve."""
 
 from __future__ import annotations
 
@@ -46,30 +46,30 @@ def save(folder: Path, *pictures: tuple[str, tuple[int, int]]) -> Path:
         ([("L", (16, 16)), ("L", (20, 20)), ("L", (60, 60))], (20, 1)),  # the median
     ],
 )
-def test_size_and_channels_of_the_pictures(
+def test_size_and_channels_are_measured(
     tmp_path: Path, pictures: list[tuple[str, tuple[int, int]]], expected: tuple[int, int]
 ) -> None:
     assert measured(save(tmp_path / "images", *pictures)) == expected
 
 
-def test_class_folders_and_damaged_pictures(tmp_path: Path) -> None:
+def test_class_folders_and_damaged_images(tmp_path: Path) -> None:
     save(tmp_path / "images/a", ("L", (20, 20)))
     save(tmp_path / "images/b", ("L", (20, 20)))
     (tmp_path / "images/b/broken.png").write_bytes(b"no picture")
     assert measured(tmp_path / "images") == (20, 1)
 
 
-def test_patches_count_as_a_halving(tmp_path: Path) -> None:
+def test_patches_are_part_of_the_divisor(tmp_path: Path) -> None:
     assert measured(save(tmp_path / "images", ("L", (28, 28))), patch_size=2) == (24, 1)
 
 
-def test_what_is_typed_stays(tmp_path: Path) -> None:
+def test_explicit_values_stay(tmp_path: Path) -> None:
     folder = save(tmp_path / "images", ("L", (28, 28)))
     assert measured(folder, image_size=32) == (32, 1)
     assert measured(folder, in_channels=3) == (28, 3)
 
 
-def test_the_tree_itself_is_left_as_it_is(tmp_path: Path) -> None:
+def test_the_tree_is_not_modified(tmp_path: Path) -> None:
     tree = tree_of(save(tmp_path / "images", ("L", (28, 28))))
     validate_config(tree)
     validate_config_consistency(tree)
@@ -77,14 +77,14 @@ def test_the_tree_itself_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("check", [validate_config, validate_config_consistency])
-def test_images_that_are_no_folder_need_a_number(check: Any, tmp_path: Path) -> None:
+def test_other_data_types_need_a_number(check: Any, tmp_path: Path) -> None:
     tree = tree_of(tmp_path)
     tree["data"]["type"], tree["data"]["paths"]["train"] = "digits", None
     with pytest.raises(ValueError, match=r'architecture\.image_size = "auto": auto requires data\.type image_folder'):
         check(tree)
 
 
-def test_a_missing_folder_is_a_fault_when_a_run_starts(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_fault_at_the_start_of_a_run(tmp_path: Path) -> None:
     tree = tree_of(tmp_path / "missing")
     validate_config(tree)
     with pytest.raises(ValueError, match=r"1 setting is wrong:\n  data\.paths\.train .* must be an existing folder"):

@@ -1,4 +1,4 @@
-"""The TAB key completes train.py, sample.py and evaluate.py, and runs no other script: in a real bash."""
+"""TAB completion of train.py, sample.py and evaluate.py, and of no other script, in a real bash."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ RECORDS = """#!/bin/sh
 echo "ran:$*:$COMP_LINE" >> "$RECORD"
 echo optimizer=adam optimizer=adamw
 """
-"""A python that says what it is asked to run."""
+"""Fake python that prints what it is asked to run."""
 
 
 @pytest.fixture
 def bash(tmp_path: Path) -> Bash:
-    """Run lines in a bash whose python only records; gives what it was asked to run, and then what they print."""
+    """Run lines in a bash with a recording python; return what it was asked to run, then what the lines print."""
     (tmp_path / "python").write_text(RECORDS)
     (tmp_path / "python").chmod(0o755)
     record = tmp_path / "record"
@@ -67,18 +67,18 @@ def test_a_script_of_the_same_name_elsewhere_is_not_run(bash: Bash, tmp_path: Pa
 
 
 @pytest.mark.parametrize("program", ["train.py", "./sample.py", "evaluate.py", str(ROOT / "train.py")])
-def test_the_projects_own_are_asked(bash: Bash, program: str) -> None:
+def test_the_projects_scripts_are_completed(bash: Bash, program: str) -> None:
     asked, reply = bash(INSTALL, f"press 'python {program} data=emoji optimizer=ad'")
     assert asked == f"ran:{program} -sc query=bash:python program data=emoji optimizer=ad"
     assert reply == "reply:adam adamw", "bash replaces what follows the ="
 
 
-def test_where_bash_does_not_break_words_at_the_equals_sign_the_whole_word_is_given(bash: Bash) -> None:
+def test_full_words_are_returned_if_bash_does_not_break_words_at_the_equals_sign(bash: Bash) -> None:
     lines = bash(INSTALL, "COMP_WORDBREAKS=${COMP_WORDBREAKS//=}", "press 'python train.py optimizer=ad'")
     assert lines[-1] == "reply:optimizer=adam optimizer=adamw"
 
 
-def test_what_completed_other_scripts_before_still_does(bash: Bash) -> None:
+def test_earlier_completions_of_other_scripts_still_work(bash: Bash) -> None:
     before = "_old() { COMPREPLY=(theirs); }; complete -o default -F _old python"
     other, own = "press 'python other.py x'", "press 'python train.py optimizer=adamw'"
     lines = bash(before, INSTALL, INSTALL, other, own, completion_script(["uninstall=bash"], PROGRAMS), other)
@@ -92,7 +92,7 @@ def test_other_shells_are_refused(arguments: list[str]) -> None:
 
 
 def test_the_real_program_completes_itself() -> None:
-    """What --help says, pasted, and then the key pressed."""
+    """Paste the line from --help, then press TAB."""
     lines = (
         f'eval "$({sys.executable} train.py --shell-completion install=bash)"',
         PRESS_TAB,

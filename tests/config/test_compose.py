@@ -1,4 +1,4 @@
-"""What stands in ``conf/``: every choice composes and is valid, and the values are where they should be."""
+"""Files of ``conf/``: every choice composes to a valid tree, with the values in the right places."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def plain(composed: DictConfig) -> dict[str, Any]:
 
 
 def only_known(tree: dict[str, Any], pattern: dict[str, Any]) -> dict[str, Any]:
-    """The part of a tree that has the keys of another."""
+    """Return the part of a tree with the keys of another."""
     return {
         key: only_known(tree[key], value) if isinstance(value, dict) else tree[key] for key, value in pattern.items()
     }
@@ -75,14 +75,14 @@ def test_each_choice_composes_and_is_valid(composed: Composed, group: str, name:
 
 @pytest.mark.parametrize("data", sorted(GROUPS["data"]))
 @pytest.mark.parametrize("model", sorted(GROUPS["model"]))
-def test_each_model_takes_each_data(composed: Composed, model: str, data: str, tmp_path: Path) -> None:
+def test_each_model_accepts_each_data_group(composed: Composed, model: str, data: str, tmp_path: Path) -> None:
     folder = ["data.paths.train=" + str(tmp_path)] if data == "image_folder" else []
     config = compose_train_config(composed("train", f"data={data}", f"model={model}", *folder))
     assert config.data.type == data
     assert config.experiment == data
 
 
-def test_no_argument_is_the_digits_run(composed: Composed) -> None:
+def test_the_default_command_trains_on_digits(composed: Composed) -> None:
     tree = plain(composed("train"))
     assert tree == plain(composed("train", "experiment=digits"))
     config = compose_train_config(composed("train"))
@@ -108,7 +108,7 @@ def test_the_printed_tree_is_a_valid_v2_tree(composed: Composed) -> None:
     assert validate_config(tree) is None  # type: ignore[arg-type,func-returns-value]
 
 
-def test_data_brings_its_size_and_channels(composed: Composed) -> None:
+def test_data_groups_set_size_and_channels(composed: Composed) -> None:
     config = compose_train_config(composed("train", "data=emoji", "model=unet_small"))
     architecture = config.model.architecture
     assert (architecture.image_size, architecture.in_channels) == (32, 3)
@@ -116,22 +116,20 @@ def test_data_brings_its_size_and_channels(composed: Composed) -> None:
     assert config.model.architecture.model_channels == 32
 
 
-def test_own_pictures_are_unconditional_unless_said(composed: Composed, tmp_path: Path) -> None:
+def test_image_folders_are_unconditional_by_default(composed: Composed, tmp_path: Path) -> None:
     own = ["data=image_folder", f"data.paths.train={tmp_path}"]
     assert compose_train_config(composed("train", *own)).model.conditioning.classes is None
     counted = compose_train_config(composed("train", *own, "conditioning=class"))
     assert counted.model.conditioning.num_classes == "auto"
     with pytest.raises(ConfigError, match=r"model\.conditioning\.num_classes = null: required"):
         compose_train_config(composed("train", *own, "conditioning=class", "model.conditioning.num_classes=null"))
-    said = composed("train", *own, "conditioning=class", "model.conditioning.num_classes=3")
-    assert compose_train_config(said).model.conditioning.classes == 3
+    composed_tree = composed("train", *own, "conditioning=class", "model.conditioning.num_classes=3")
+    assert compose_train_config(composed_tree).model.conditioning.classes == 3
 
 
 @pytest.mark.parametrize("data", DATA_TYPES)
 @pytest.mark.parametrize("classes", [3, 10, "auto"])
-def test_a_number_of_classes_that_nothing_reads_is_refused(
-    composed: Composed, tmp_path: Path, data: str, classes: object
-) -> None:
+def test_an_unused_number_of_classes_is_refused(composed: Composed, tmp_path: Path, data: str, classes: object) -> None:
     given = [f"data={data}", "conditioning=none"]
     given += [f"data.paths.train={tmp_path}"] if data == "image_folder" else []
     compose_train_config(composed("train", *given))
@@ -139,12 +137,12 @@ def test_a_number_of_classes_that_nothing_reads_is_refused(
         compose_train_config(composed("train", *given, f"model.conditioning.num_classes={classes}"))
 
 
-def test_own_folder_without_its_data_group_is_not_passed_over(composed: Composed, tmp_path: Path) -> None:
+def test_an_image_folder_without_its_data_group_is_refused(composed: Composed, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"must be null with data\.type digits.*image_folder"):
         compose_train_config(composed("train", f"data.paths.train={tmp_path}"))
 
 
-def test_command_line_has_the_last_word(composed: Composed) -> None:
+def test_the_command_line_takes_precedence(composed: Composed) -> None:
     config = compose_train_config(
         composed("train", "experiment=emoji", "model=unet_tiny", "training.epochs=3", "output.base_dir=mine")
     )
@@ -177,29 +175,29 @@ def test_short_names_fill_the_tree(composed: Composed, tmp_path: Path) -> None:
     assert config.model is None
 
 
-def test_several_scales_and_one_average_are_short_to_say(composed: Composed, tmp_path: Path) -> None:
-    said = ("guidance_scale=[1,2,4]", "ema_decay=0.99", "guidance=interval", "guidance.rescale=0.2")
-    config = compose_generate_config(composed("sample", f"ckpt={tmp_path}", *said))
+def test_several_scales_and_one_ema_have_short_names(composed: Composed, tmp_path: Path) -> None:
+    arguments = ("guidance_scale=[1,2,4]", "ema_decay=0.99", "guidance=interval", "guidance.rescale=0.2")
+    config = compose_generate_config(composed("sample", f"ckpt={tmp_path}", *arguments))
     sampling = config.generation.sampling
     assert (sampling.scales, sampling.ema_decay, config.guidance.rescale) == ((1, 2, 4), 0.99, 0.2)
     assert config.guidance.interval is not None
     assert compose_generate_config(composed("sample", f"ckpt={tmp_path}")).generation.sampling.scales == (2.0,)
 
 
-def test_model_can_be_named_for_a_plain_state_dict(composed: Composed, tmp_path: Path) -> None:
+def test_a_model_can_be_chosen_for_a_plain_state_dict(composed: Composed, tmp_path: Path) -> None:
     groups = ["model=unet_tiny", "diffusion=linear", "conditioning=class", "model.conditioning.num_classes=10"]
     config = compose_generate_config(composed("sample", f"ckpt={tmp_path}", *groups))
     assert config.model is not None
     assert config.model.diffusion.beta_schedule == "linear"
 
 
-def test_model_named_in_part_has_the_defaults(composed: Composed, tmp_path: Path) -> None:
+def test_a_partial_model_has_defaults(composed: Composed, tmp_path: Path) -> None:
     config = compose_generate_config(composed("sample", f"ckpt={tmp_path}", "model=unet_tiny"))
     assert config.model is not None
     assert config.model.diffusion.model_dump().items() >= get_default_config()["model"]["diffusion"].items()
 
 
-def test_reference_that_leads_nowhere_is_a_fault_among_others(composed: Composed) -> None:
+def test_a_broken_reference_is_reported_with_other_faults(composed: Composed) -> None:
     overrides = ["data.crop=${no.where}", "+training.a=1", "data.on_corrupt=???", "training.optimizer.betas=[0.9,${x}]"]
     with pytest.raises(ConfigError) as caught:
         compose_train_config(composed("train", *overrides))
@@ -221,7 +219,7 @@ def test_run_folder_is_named_after_experiment_and_time() -> None:
     assert datetime.strptime(folder.name.rpartition("-")[0], "%Y-%m-%d_%H-%M-%S")
 
 
-def test_a_name_that_nobody_gave_is_one_all_over_a_command(composed: Composed) -> None:
+def test_a_generated_name_is_the_same_throughout_a_command(composed: Composed) -> None:
     tree = composed("train", "experiment=fast_debug")
     assert tree.output.base_dir == tree.output.base_dir
     assert tree.output.base_dir != composed("train", "experiment=fast_debug").output.base_dir
@@ -243,7 +241,7 @@ def test_job_folder_is_readable_and_safe(overrides: list[str], name: str) -> Non
     assert job_folder(overrides, constant=["seed", "compute.device"]) == name
 
 
-def test_job_folder_is_one_whatever_the_order() -> None:
+def test_the_job_folder_does_not_depend_on_the_order() -> None:
     assert job_folder(["a.type=1", "b.type=2"]) == job_folder(["b.type=2", "a.type=1"])
 
 
@@ -252,7 +250,7 @@ def test_jobs_of_different_values_never_share_a_folder(one: str, other: str) -> 
     assert job_folder([one]) != job_folder([other])
 
 
-def test_job_folder_that_is_cut_stays_one_of_its_own() -> None:
+def test_a_truncated_job_folder_stays_unique() -> None:
     many = [f"key{i}=value{i}" for i in range(100)]
     one, other = job_folder(many), job_folder([*many[:-1], "key99=other"])
     assert len(one) <= 100
@@ -260,7 +258,7 @@ def test_job_folder_that_is_cut_stays_one_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONF)))
-def test_each_value_has_a_comment_and_each_file_says_what_it_is(path: Path) -> None:
+def test_each_value_and_each_file_has_a_comment(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert any(line.startswith("# ") and not line.startswith(("# @package", "# yaml-")) for line in lines[:3])
     text = 10**9  # indentation of the block of text we are in: it needs no comments
@@ -281,7 +279,7 @@ def test_each_file_is_plain_yaml(path: Path) -> None:
 
 
 class TestStepsOfAShortProcess:
-    """Steps that come with a sampler's file follow the process; others are as they were given, or refused."""
+    """Default steps of a sampler's file are limited by the process; explicit ones are used, or refused."""
 
     SHORT = "model.diffusion.num_timesteps=20"
 

@@ -1,4 +1,4 @@
-"""The settings of evaluate.py: lists are expanded, every fault is told, and no typed setting is without effect."""
+"""Settings of evaluate.py: lists are expanded, all faults reported, and settings without effect refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def refusal(composed_request: Compose) -> Callable[..., str]:
 
 
 class TestPoints:
-    def test_one_without_lists(self, composed_request: Compose, tmp_path: Path) -> None:
+    def test_one_point_without_lists(self, composed_request: Compose, tmp_path: Path) -> None:
         request = composed_request(f"ckpt={tmp_path}")
         (point,) = request.points
         assert point.values == {}
@@ -86,14 +86,16 @@ class TestPoints:
             {"sampler.spacing": "karras"},
         ]
 
-    def test_no_images_are_generated_where_some_are_named(self, composed_request: Compose, tmp_path: Path) -> None:
+    def test_no_images_are_generated_if_existing_ones_are_given(
+        self, composed_request: Compose, tmp_path: Path
+    ) -> None:
         request = composed_request(f"samples={tmp_path}", f"reference={tmp_path}", "metrics=[kid]")
         assert request.points == ()
         assert request.config.evaluation.metrics == ("kid",)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "generation.checkpoint = null: must be a checkpoint file, a run folder or a sweep (ckpt=PATH)"),
         (["samples=."], "evaluation.reference = null: must be a folder of real images to compare with (reference=DIR)"),
@@ -124,11 +126,11 @@ class TestPoints:
         (["ckpt=.", "feature=pixels"], "unknown key (did you mean 'features'?)"),
     ],
 )
-def test_faults(words: list[str], told: str, refusal: Callable[..., str]) -> None:
-    assert told in refusal(*(word if not word.startswith("feature=") else f"+{word}" for word in words))
+def test_faults(words: list[str], message: str, refusal: Callable[..., str]) -> None:
+    assert message in refusal(*(word if not word.startswith("feature=") else f"+{word}" for word in words))
 
 
-def test_all_faults_are_told_at_once(refusal: Callable[..., str]) -> None:
+def test_all_faults_are_reported_at_once(refusal: Callable[..., str]) -> None:
     text = refusal("ckpt=nowhere", "num_samples=0", "sampler.steps=[0,5]", "device=gpu", "split=test")
     assert text.startswith("5 settings are wrong:")
     assert text.count("[command line]") == 5
@@ -138,11 +140,11 @@ def test_short_names_are_those_that_the_code_drops() -> None:
     assert set(short_names(CONF / "evaluate.yaml")) == set(EVALUATE_SHORT_NAMES)
 
 
-def test_the_fewest_images_are_those_that_are_measured() -> None:
+def test_the_minimum_number_of_images_is_that_of_the_metrics() -> None:
     assert LEAST_IMAGES == null_rows.LEAST_IMAGES
 
 
-def test_default_metrics_do_without_networks_of_their_own() -> None:
+def test_default_metrics_need_no_extra_network() -> None:
     assert set(METRICS) - set(DEFAULT_METRICS) == {"inception_score"}
     assert set(METRICS) == set(FAMILIES)
     assert set(FEATURES) == {"auto", *NAMES}

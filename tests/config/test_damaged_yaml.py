@@ -1,4 +1,4 @@
-"""Whatever stands in a settings file: it is read, or refused in words of ours, and soon."""
+"""Any content of a settings file is read, or refused quickly with a message of the project."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.contextmanager
 def read_or_refused() -> Iterator[None]:
-    """Nothing but an error of ours escapes: a ValueError that is no message of Python's own, soon."""
+    """Check that only errors of the project are raised, quickly: a ValueError that is not a message of Python."""
     started = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -149,12 +149,12 @@ def test_a_file_made_to_hang_its_reader(file: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a: 1\nb: ${a}", "a: {b: 1}\nc: ${a.b}/${.a.b}/${oc.env:HOME,x}\nd: ${a}"])
-def test_honest_references_are_resolved(file: Path, text: str) -> None:
+def test_valid_references_are_resolved(file: Path, text: str) -> None:
     file.write_text(text)
     assert read_yaml(file) == OmegaConf.to_container(OmegaConf.create(text), resolve=True)
 
 
-def test_a_settings_file_that_is_no_file_is_never_waited_for(tmp_path: Path) -> None:
+def test_a_settings_file_that_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "mine.yaml")
     for path in (tmp_path / "mine.yaml", Path("/dev/zero")):
         with pytest.raises(ValueError, match=f"{path} is not a regular file"):

@@ -1,4 +1,4 @@
-"""Whether a prediction was asked for, or merely comes with a file of the project."""
+"""Predictions that were set explicitly, and those that are only defaults of a file of the project."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_every_file_of_the_project_that_sets_it_is_known() -> None:
         (("model={diffusion: {prediction: v}}",), False),
     ],
 )
-def test_what_is_typed_is_asked_for(overrides: tuple[str, ...], default: bool) -> None:
+def test_a_typed_prediction_is_explicit(overrides: tuple[str, ...], default: bool) -> None:
     places = locations(CONF / "diffusion" / "cosine.yaml", *overrides)
     assert prediction_is_default(GenerateConfig, TREE, places, None) is default
 
 
 @pytest.mark.parametrize("name", ["diffusion/mine.yaml", "diffusion/cosine.yaml", "experiment/mine.yaml"])
-def test_a_file_of_the_user_asks_for_it(tmp_path: Path, name: str) -> None:
+def test_a_prediction_in_a_users_file_is_explicit(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     file.parent.mkdir()
     text = "prediction: v\n" if name.startswith("diffusion") else "model:\n  diffusion:\n    prediction: v\n"

@@ -124,7 +124,7 @@ def test_output_path(changed: Change, name: str) -> None:
     assert parse_config(tree).output.folder(name) == Path("runs/a/b/c")  # type: ignore[arg-type]
 
 
-def test_unknown_output_path_is_named(changed: Change) -> None:
+def test_an_unknown_output_path_is_reported(changed: Change) -> None:
     with pytest.raises(
         ValueError, match=r"output\.subdirs\.checkpoint: unknown .* \(did you mean 'output.subdirs.checkpoints'\?\)"
     ):
@@ -138,7 +138,7 @@ def test_derived_from_the_model(changed: Change) -> None:
     assert derive_return_labels_from_model(changed({"model.conditioning.num_classes": 2})) is False
 
 
-def test_nothing_is_derived_from_a_tree_that_does_not_say() -> None:
+def test_nothing_is_derived_from_an_incomplete_tree() -> None:
     with pytest.raises(ValueError, match=r"model\.architecture\.image_size: required, but missing"):
         derive_image_size_from_model({"model": {}})
     with pytest.raises(ValueError, match=r"model\.conditioning\.type: required, but missing"):

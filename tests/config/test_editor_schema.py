@@ -1,4 +1,4 @@
-"""schema/: current, accepts every file that is right, and refuses one wrong key or value in any of them."""
+"""schema/ is current, accepts every valid file, and refuses one wrong key or value in any of them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ WHOLE = validator("config.schema.json")
 
 
 def schema_of(path: Path) -> str:
-    """The schema that a file of conf/ should name, by its place and its package."""
+    """Return the schema that a file of conf/ should name, by its path and package."""
     if path.parent.name == "standalone":
         return "config.schema.json"
     package = package_of(path) or {"sample.yaml": "sample", "evaluate.yaml": "evaluate"}.get(path.name, "_global_")
@@ -77,7 +77,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def places(tree: Any, here: Place = ()) -> Iterator[Place]:
-    """Where the values are that are no mapping, except those of Hydra."""
+    """Yield the paths of values that are not mappings, except those of Hydra."""
     for name, value in tree.items():
         if name in ("hydra", "defaults"):
             continue
@@ -85,7 +85,7 @@ def places(tree: Any, here: Place = ()) -> Iterator[Place]:
 
 
 def changed(tree: dict[str, Any], place: Place, value: object, name: str | None = None) -> dict[str, Any]:
-    """A tree with one value replaced, or under another name."""
+    """Return a tree with one value replaced, or renamed."""
     tree = deepcopy(tree)
     parent: Any = tree
     for part in place[:-1]:
@@ -107,7 +107,7 @@ def test_files_are_current() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(SCHEMA.rglob("*.json")), ids=lambda path: path.name)
-def test_each_schema_is_one(path: Path) -> None:
+def test_each_schema_is_valid(path: Path) -> None:
     Draft7Validator.check_schema(json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -128,7 +128,7 @@ class TestFilesOfConf:
     @pytest.mark.parametrize(
         "path", [path for path in FILES if package_of(path) != HYDRA], ids=lambda path: str(path.relative_to(CONF))
     )
-    def test_each_change_for_the_worse_is_refused(self, path: Path) -> None:
+    def test_each_invalid_change_is_refused(self, path: Path) -> None:
         schema, tree = validator(schema_of(path)), load(path)
         for place in places(tree):
             value = value_at(tree, place)
@@ -145,7 +145,7 @@ class TestFilesOfConf:
         [path for path in FILES if path.parent.name != "standalone"],
         ids=lambda path: str(path.relative_to(CONF)),
     )
-    def test_reference_or_missing_value_may_stand_anywhere(self, path: Path) -> None:
+    def test_references_and_missing_values_are_accepted_anywhere(self, path: Path) -> None:
         schema, tree = validator(schema_of(path)), load(path)
         for place in places(tree):
             for value in ("${some.key}", "folder/${now:%Y}", "???"):
@@ -216,7 +216,7 @@ class TestCompleteFiles:
         WHOLE.validate(tree | {"mode": "generate"})
         WHOLE.validate(tree | {"mode": "generate", "model": None})
 
-    def test_generating_takes_parts_of_the_sections_of_training(self) -> None:
+    def test_generating_accepts_partial_sections_of_training(self) -> None:
         tree = get_default_config() | {"mode": "generate", "data": {"paths": {"train": "flowers"}}}
         tree |= {"training": {"epochs": 3, "scheduler": {"type": "cosine"}}}
         tree["model"] = {"architecture": {"image_size": 16}, "diffusion": {"num_timesteps": 20}}
@@ -315,6 +315,6 @@ def test_each_key_has_a_meaning() -> None:
     assert all(option["description"] for cls in SAMPLERS.values() for option in class_options(cls).values())
 
 
-def test_package_that_is_no_section() -> None:
+def test_a_package_that_is_not_a_section() -> None:
     with pytest.raises(ValueError, match=r"# @package training\.optimiser: the tree has no section optimiser"):
         package_schema("training.optimiser")

@@ -1,4 +1,4 @@
-"""The recipes of conf/experiment: each composes, is valid, and builds what a run is made of."""
+"""Recipes of conf/experiment: each composes, is valid, and creates the parts of a run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ESSENTIAL = {"model", "diffusion", "conditioning", "data", "optimizer", "schedul
 
 @pytest.fixture
 def recipe(composed: Callable[..., DictConfig], tmp_path: Path) -> Recipe:
-    """The settings of a recipe; those for one's own pictures get a folder with some."""
+    """Return the settings of a recipe; recipes for custom images get a folder with some."""
 
     def make(name: str, *overrides: str) -> TrainConfig:
         if yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())["defaults"].count(
@@ -53,8 +53,8 @@ def recipe(composed: Callable[..., DictConfig], tmp_path: Path) -> Recipe:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_chooses_all_that_matters(name: str) -> None:
-    """So that a recipe stays the same when the defaults of train.yaml change."""
+def test_every_recipe_chooses_all_groups(name: str) -> None:
+    """Recipes stay the same when the defaults of train.yaml change."""
     entries = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())["defaults"]
     assert {key.removeprefix("override /") for entry in entries for key in entry} >= ESSENTIAL
 
@@ -69,7 +69,7 @@ def test_is_valid_and_named(name: str, recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_builds_and_makes_a_step(name: str, recipe: Recipe) -> None:
+def test_creates_a_run_and_takes_a_step(name: str, recipe: Recipe) -> None:
     config = recipe(name)
     shape = (2, config.model.architecture.in_channels, *[config.model.architecture.image_size] * 2)
     images, labels, names = torch.zeros(shape), None, ()
@@ -97,7 +97,7 @@ def test_builds_and_makes_a_step(name: str, recipe: Recipe) -> None:
 
 
 class TestDdpmCifar10:
-    """The numbers of arXiv:2006.11239, appendix B, and of its code."""
+    """Values of arXiv:2006.11239, appendix B, and of its code."""
 
     def test_steps_and_learning_rate(self, recipe: Recipe) -> None:
         config = recipe("ddpm_cifar10")
@@ -121,7 +121,7 @@ class TestDdpmCifar10:
         assert {name.partition(".blocks")[0] for name in heads} == {"down.1", "up.2"}  # 16×16 of 32×32
         assert torch.equal(denoiser.schedule.betas, linear_betas(1000, 1e-4, 0.02))
 
-    def test_command_line_has_the_last_word(self, recipe: Recipe) -> None:
+    def test_the_command_line_takes_precedence(self, recipe: Recipe) -> None:
         config = recipe("ddpm_cifar10", "training.optimizer.learning_rate=1e-3", "training.epochs=3")
         assert config.training.scheduler.eta_min == 1e-3
         assert config.training.epochs == 3
@@ -129,7 +129,7 @@ class TestDdpmCifar10:
 
 
 class TestDdpmSmallImages:
-    def test_without_a_folder_it_says_which_key_is_missing(
+    def test_without_a_folder_the_missing_key_is_reported(
         self, composed: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.chdir(tmp_path)
@@ -142,7 +142,7 @@ class TestDdpmSmallImages:
 
 
 def group_files() -> list[tuple[str, str]]:
-    """Each choice that a command line can make beside a recipe."""
+    """Each choice that a command line can combine with a recipe."""
     folders = (path for path in CONF.iterdir() if path.is_dir() and path.name not in ("experiment", "standalone"))
     return sorted((path.parent.name, path.stem) for folder in folders for path in folder.glob("*.yaml"))
 
@@ -153,13 +153,13 @@ REFUSED_WITH_REASON = {
 }
 
 
-def test_what_a_refused_choice_asks_for_makes_it_valid(recipe: Recipe) -> None:
+def test_following_the_advice_makes_a_refused_choice_valid(recipe: Recipe) -> None:
     config = recipe("ddpm_cifar10", "scheduler=plateau", "training.validation.enabled=true")
     assert (config.training.scheduler.type, config.training.validation.enabled) == ("plateau", True)
 
 
 class TestChoicesBesideARecipe:
-    """What a recipe sets for its own choice of a group does not stand in the way of another one."""
+    """Values that a recipe sets for its own choice of a group do not conflict with another choice."""
 
     @pytest.mark.parametrize("name", NAMES)
     def test_every_choice_of_every_group_is_valid(self, name: str, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ class TestChoicesBesideARecipe:
         assert all(reason in refused[choice] for choice, reason in expected.items())
 
     @pytest.mark.parametrize("name", ["fast_debug", "ddpm_cifar10", "ddpm_small_images"])
-    def test_hydra_composes_the_files_as_they_stand(self, name: str, composed: Callable[..., DictConfig]) -> None:
+    def test_hydra_composes_the_files_alike(self, name: str, composed: Callable[..., DictConfig]) -> None:
         for group, section in (
             ("scheduler", "training.scheduler"),
             ("sampler", "sampler"),
@@ -206,24 +206,24 @@ class TestChoicesBesideARecipe:
                 if taken not in (None, file.stem):
                     assert plain == expected, (group, file.stem)
 
-    def test_what_the_recipe_sets_stays_with_its_own_choice(self, composed: Callable[..., DictConfig]) -> None:
+    def test_values_of_a_recipe_apply_to_its_own_choice_only(self, composed: Callable[..., DictConfig]) -> None:
         tree = composed("train", "experiment=fast_debug", "scheduler=warmup_cosine", "optimizer=adam")
         assert tree.training.scheduler.warmup_steps == 4
         assert tree.training.epochs == 2
         assert tree.name == "fast_debug"
 
-    def test_other_data_brings_its_own_size(self, composed: Callable[..., DictConfig]) -> None:
+    def test_other_data_sets_its_own_size(self, composed: Callable[..., DictConfig]) -> None:
         tree = composed("train", "experiment=ddpm_small_images", "data=cifar10")
         assert tree.model.architecture.image_size == 32
         assert tree.model.architecture.model_channels == 48  # the network is still the recipe's
         assert tree.name == "ddpm_small_images"
 
-    def test_typed_values_have_the_last_word(self, composed: Callable[..., DictConfig]) -> None:
+    def test_typed_values_take_precedence(self, composed: Callable[..., DictConfig]) -> None:
         tree = composed("train", "experiment=fast_debug", "model=unet_base", "model.architecture.model_channels=64")
         assert tree.model.architecture.model_channels == 64
 
     def test_a_fault_names_the_file_that_counts(self, composed: Callable[..., DictConfig]) -> None:
-        """Not the line of the recipe, which does not."""
+        """The fault does not name the line of the recipe, which is ignored."""
         arguments = ("experiment=fast_debug", "scheduler=step", "sampler=heun", "training.epochs=0")
         composed("train", *arguments)
         assert str(composed_key_locations("train", arguments).location_of("sampler.steps")).startswith(

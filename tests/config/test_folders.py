@@ -1,4 +1,4 @@
-"""What a run writes stays inside its folder."""
+"""A run writes only inside its folder."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_further_subfolders_are_allowed_by_the_same_rules(changed: Change, tmp_p
         )
 
 
-def test_a_mistyped_subfolder_is_no_further_one(changed: Change, tmp_path: Path) -> None:
+def test_a_mistyped_subfolder_is_not_an_additional_one(changed: Change, tmp_path: Path) -> None:
     tree = changed({"mode": "generate", "generation": {"checkpoint": str(tmp_path)}})
     tree["output"]["subdirs"] = {"genrated": "made"}
     with pytest.raises(ConfigError, match=r"subdirs\.genrated = .*\(did you mean 'output.subdirs.generated'\?\)"):
@@ -84,7 +84,7 @@ def test_an_experiment_may_be_in_a_folder_of_its_own(changed: Change, name: str)
 
 
 def test_home_is_expanded_in_every_path(changed: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shell does not do it behind the = of `key=~/folder`."""
+    """A shell does not expand ~ after the = of `key=~/folder`."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("images", "val", "run"):
         (tmp_path / name).mkdir()
@@ -104,7 +104,7 @@ def test_home_is_expanded_in_every_path(changed: Change, tmp_path: Path, monkeyp
 
 
 def test_the_keys_that_are_paths() -> None:
-    """A new one among them is expanded as well."""
+    """A new path key must be expanded as well."""
     assert path_keys(TrainConfig) == (
         "output.base_dir",
         "generation.checkpoint",
@@ -130,7 +130,7 @@ def test_a_tilde_that_names_no_home_is_left_or_refused(changed: Change, monkeypa
         validate_config(changed({"output.base_dir": "~/runs"}))
 
 
-def test_folders_that_nobody_named_differ_though_they_begin_in_one_second() -> None:
+def test_generated_folder_names_differ_within_the_same_second() -> None:
     names = {new_name() for _ in range(100)}
     assert len(names) == 100
     assert all(TIME_STAMP.fullmatch(name) for name in names)

@@ -1,4 +1,4 @@
-"""Whether a job is being run: by its process, told apart from others of the same number, and by a lock."""
+"""Detection of running jobs: by process, distinguished from others with the same PID, and by lock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def another_process_has(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """The job's lock is held by a process that ends with the context."""
+    """Hold the job's lock in a process that ends with the context."""
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
@@ -44,7 +44,7 @@ def another_process_has(folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture
 def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file system that has no locks."""
+    """Simulate a file system without locks."""
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -57,12 +57,12 @@ def running(process: JobProcess | None) -> JobRecord:
 
 
 def process(pid: int) -> JobProcess:
-    """A process that runs on this machine."""
+    """Return a process that runs on this machine."""
     return JobProcess(JobProcess.this().host, pid, _started(pid))
 
 
 def parent() -> JobProcess:
-    """A process that runs, and is not this one."""
+    """Return a running process other than this one."""
     return process(os.getppid())
 
 
@@ -74,7 +74,7 @@ class TestProcess:
         assert JobProcess.this().is_alive() is True
 
     @needs_proc
-    def test_another_program_that_was_given_its_id_is_not_it(self) -> None:
+    def test_another_program_with_the_same_pid_is_not_the_job(self) -> None:
         assert parent().is_alive() is True
         assert replace(parent(), started="another start").is_alive() is False
 
@@ -92,7 +92,7 @@ class TestProcess:
 
 
 class TestLock:
-    def test_goes_with_the_process_that_holds_it(self, tmp_path: Path) -> None:
+    def test_is_released_when_its_process_ends(self, tmp_path: Path) -> None:
         assert job_lock.is_taken(tmp_path) is False
         with another_process_has(tmp_path) as holder:
             assert job_lock.is_taken(tmp_path) is True
@@ -101,7 +101,7 @@ class TestLock:
             holder.wait()
             assert job_lock.is_taken(tmp_path) is False
 
-    def test_asking_about_ones_own_does_not_lose_it(self, tmp_path: Path) -> None:
+    def test_querying_the_own_lock_does_not_release_it(self, tmp_path: Path) -> None:
         assert job_lock.take(tmp_path) is Lock.OURS
         try:
             assert job_lock.is_taken(tmp_path) is True
@@ -112,7 +112,7 @@ class TestLock:
             job_lock.release(tmp_path)
         assert job_lock.is_taken(tmp_path) is False
 
-    def test_a_file_system_without_any_says_so(self, tmp_path: Path, without_locks: None) -> None:
+    def test_a_file_system_without_locks_is_detected(self, tmp_path: Path, without_locks: None) -> None:
         assert job_lock.take(tmp_path) is Lock.UNSUPPORTED
         assert job_lock.is_taken(tmp_path) is None
 
@@ -124,7 +124,7 @@ class TestLock:
 
 
 class TestRecord:
-    def test_comes_back_as_it_was_written(self, tmp_path: Path) -> None:
+    def test_is_read_as_it_was_written(self, tmp_path: Path) -> None:
         record = replace(running(JobProcess.this()), state="finished", best_value=0.1, measured={"a": [1, None]})
         record.write(tmp_path)
         assert JobRecord.read(tmp_path) == record
@@ -154,7 +154,7 @@ class TestRecord:
             ({"host": "elsewhere"}, RUNNING),  # as far as can be seen from here
         ],
     )
-    def test_without_locks_the_process_tells(
+    def test_without_locks_the_process_is_checked(
         self, tmp_path: Path, without_locks: None, change: dict[str, object], state: str
     ) -> None:
         running(replace(parent(), **change)).write(tmp_path)  # type: ignore[arg-type]
@@ -164,7 +164,7 @@ class TestRecord:
         assert found.state == state
 
     @pytest.mark.parametrize("content", ["null", "[]", '{"state": 1}', "[" * 10**5, "\udce9", '{"overrides": null}'])
-    def test_what_is_no_record_is_none(self, tmp_path: Path, content: str) -> None:
+    def test_invalid_records_are_ignored(self, tmp_path: Path, content: str) -> None:
         (tmp_path / RECORD).write_bytes(content.encode("utf-8", "surrogateescape"))
         assert JobRecord.read(tmp_path) is None
 

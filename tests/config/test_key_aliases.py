@@ -1,4 +1,4 @@
-"""A key that is called otherwise elsewhere is answered with the whole path that it has here."""
+"""Common names of other programs suggest the full path of the corresponding key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_of_a_generation_run(typed: str, meant: str) -> None:
     assert suggest_key(typed, GenerateConfig) == meant
 
 
-def test_the_keys_are_there_and_their_own_names_are_no_synonyms_of_others() -> None:
+def test_the_keys_exist_and_their_names_are_not_aliases_of_others() -> None:
     keys = {*known_keys(TrainConfig), *OPTION_KEYS}
     assert set(ALIASES) <= keys
     for key, names in ALIASES.items():
@@ -62,12 +62,12 @@ def test_the_keys_are_there_and_their_own_names_are_no_synonyms_of_others() -> N
         assert suggest_key(names[0], TrainConfig), key
 
 
-def test_both_are_said_in_the_message(changed: Change) -> None:
+def test_both_keys_are_in_the_message(changed: Change) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(changed({"steps": 10, "optimizer": {"lr": 1.0}}))
-    said = str(caught.value)
-    assert "steps = 10: unknown key (did you mean 'sampler.steps' or 'model.diffusion.num_timesteps'?)" in said
-    assert """optimizer.lr = 1.0: unknown key (did you mean 'training.optimizer.learning_rate'?)""" in said
+    message = str(caught.value)
+    assert "steps = 10: unknown key (did you mean 'sampler.steps' or 'model.diffusion.num_timesteps'?)" in message
+    assert """optimizer.lr = 1.0: unknown key (did you mean 'training.optimizer.learning_rate'?)""" in message
 
 
 @pytest.mark.parametrize(
@@ -84,11 +84,11 @@ def test_both_are_said_in_the_message(changed: Change) -> None:
         ("xyzzy", None),
     ],
 )
-def test_a_misspelled_name_is_answered_with_the_key_as_it_is_to_be_typed(typed: str, meant: str | None) -> None:
+def test_a_misspelled_name_suggests_the_full_key(typed: str, meant: str | None) -> None:
     assert suggest_key(typed, TrainConfig) == meant
 
 
-def test_every_misspelled_key_is_answered_with_a_key_that_exists() -> None:
+def test_every_suggestion_is_an_existing_key() -> None:
     keys = {*known_keys(TrainConfig), *OPTION_KEYS}
     for key in keys:
         suggestion = suggest_key(f"{key[:-1]}", TrainConfig)

@@ -1,4 +1,4 @@
-"""Each fault says where its key was given: the file and line, or the command line."""
+"""Each fault names the location of its key: file and line, or the command line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_typed_value_comes_from_the_command_line() -> None:
     assert faults_of_train("training.ema.decay=2") == {"training.ema.decay": "command line"}
 
 
-def test_a_section_typed_as_a_whole_is_the_place_of_its_keys() -> None:
+def test_a_typed_section_is_the_location_of_its_keys() -> None:
     assert faults_of_train("training.ema={enabled:true,decay:2}") == {"training.ema.decay": "command line"}
 
 
@@ -60,7 +60,7 @@ def test_a_value_that_repeats_another_comes_from_where_that_was_set() -> None:
     assert [fault.location for fault in caught.value.faults] == ["command line"]
 
 
-def test_a_missing_key_has_no_place() -> None:
+def test_a_missing_key_has_no_location() -> None:
     assert faults_of_train("~training.ema.decay") == {"training.ema.decay": None}
 
 

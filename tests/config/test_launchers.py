@@ -1,4 +1,4 @@
-"""What the environment says of launchers: refused, run alone, or ignored."""
+"""Launchers detected from the environment: refused, run as a single process, or ignored."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
         {"PMI_SIZE": "1", "PMI_RANK": "0"},
     ],
 )
-def test_one_process_is_nothing_to_speak_of(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+def test_a_single_process_gives_no_warning(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
     set_all(monkeypatch, variables)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_launcher([])
 
 
-def test_torchrun_is_refused_whatever_is_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_is_refused_with_any_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, TORCHRUN)
     with pytest.raises(
         ValueError, match=r"torchrun started 2 processes.*not supported yet.*python instead of torchrun"
@@ -63,7 +63,9 @@ def test_torchrun_is_refused_whatever_is_typed(monkeypatch: pytest.MonkeyPatch) 
         ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
     ],
 )
-def test_tasks_that_would_make_the_same_run_are_refused(monkeypatch: pytest.MonkeyPatch, size: str, rank: str) -> None:
+def test_tasks_that_would_perform_the_same_run_are_refused(
+    monkeypatch: pytest.MonkeyPatch, size: str, rank: str
+) -> None:
     set_all(monkeypatch, {size: "4", rank: "2"})
     with pytest.raises(ValueError, match=rf"4 tasks \({size}=4\).*compute.seed=\${rank} output.base_dir=") as caught:
         check_launcher(["training.epochs=3"])
@@ -71,33 +73,33 @@ def test_tasks_that_would_make_the_same_run_are_refused(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("own", ["compute.seed=2", "output.base_dir=outputs/seed_2", "hydra.sweep.dir=here"])
-def test_one_run_a_task_is_allowed_and_said(monkeypatch: pytest.MonkeyPatch, own: str) -> None:
+def test_one_run_per_task_is_allowed_with_a_warning(monkeypatch: pytest.MonkeyPatch, own: str) -> None:
     set_all(monkeypatch, SRUN)
     with pytest.warns(ConfigWarning, match=r"4 tasks, of which this one has rank 2: each is a separate run"):
         check_launcher([own])
 
 
-def test_a_shell_of_srun_is_no_task_started_for_this(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shell_of_srun_is_not_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {**SRUN, "SLURM_PROCID": "0"})
     monkeypatch.setattr("os.isatty", lambda _: True)
     check_launcher([])
 
 
 @pytest.mark.parametrize("variable", RANK_VARIABLES)
-def test_a_left_over_rank_is_said(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_a_stale_rank_variable_warns(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "1")
     with pytest.warns(ConfigWarning, match=rf"{variable}=1.*runs alone.*[Uu]nset"):
         check_launcher([])
 
 
-def test_a_left_over_world_is_said_with_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_world_size_is_named_with_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, {"RANK": "1", "WORLD_SIZE": "2"})
     with pytest.warns(ConfigWarning, match="RANK=1 and WORLD_SIZE=2"):
         check_launcher([])
 
 
 @pytest.mark.parametrize("variable", RANK_VARIABLES)
-def test_a_rank_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_an_invalid_rank_is_reported(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "")
     with pytest.raises(ValueError, match=f"{variable} must be an integer or unset, got ''"):
         check_launcher([])

@@ -1,4 +1,4 @@
-"""V1 to V2, row by row of the format's table, and what cannot be kept."""
+"""Migration from V1 to V2, row by row of the format's table, and keys that cannot be kept."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"validation": {"enabled": False, "frequency": 3, "metric": "loss"}},
         {"training.validation": {"enabled": False, "frequency": 3, "metric": "loss"}},
     ),
-    "validation, said twice alike": (
+    "validation, set twice to the same value": (
         {"validation": {"frequency": 3}, "training.validation": {"frequency": 3, "enabled": True}},
         {"training.validation": {"enabled": True, "frequency": 3, "metric": "loss"}},
     ),
@@ -328,7 +328,7 @@ ROWS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def tree_of(values: dict[str, Any]) -> dict[str, Any]:
-    """A nested tree from values by dotted key; later ones go into the sections of earlier ones."""
+    """Return a nested tree from values by dotted key; later ones go into the sections of earlier ones."""
     tree: dict[str, Any] = {}
     for key, value in values.items():
         *sections, name = str(key).split(".")
@@ -340,7 +340,7 @@ def tree_of(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def quietly(v1: dict[str, Any]) -> dict[str, Any]:
-    """Migrate where nothing is to be said about it but that V1 is deprecated."""
+    """Migrate with no warning except for the deprecation of V1."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.warns(ConfigDeprecationWarning) as caught:
@@ -350,7 +350,7 @@ def quietly(v1: dict[str, Any]) -> dict[str, Any]:
 
 
 def warned(v1: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Migrate with exactly one warning beside that of the deprecation; its text."""
+    """Migrate with exactly one warning besides the deprecation, and return its message."""
     with pytest.warns(ConfigWarning) as caught:
         v2 = migrate_config_v1_to_v2(v1)
     (warning,) = (each for each in caught if each.category is ConfigWarning)
@@ -376,17 +376,17 @@ def test_examples_in_docstrings(module: ModuleType) -> None:
     assert result.failed == 0
 
 
-@pytest.mark.parametrize(("said", "kept"), ROWS.values(), ids=ROWS)
-def test_row(said: dict[str, Any], kept: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("v1", "kept"), ROWS.values(), ids=ROWS)
+def test_row(v1: dict[str, Any], kept: dict[str, Any]) -> None:
     expected = get_default_config()
     for key, value in kept.items():
         put(expected, key, value)
-    assert quietly(tree_of(said)) == expected
+    assert quietly(tree_of(v1)) == expected
 
 
 def test_rows_cover_every_key_of_v1() -> None:
-    said = {key for values, _ in ROWS.values() for key in leaves(tree_of(values))}
-    assert said - {"training.optimizer_kwargs"} == set(v1_format.V1_KEYS)
+    keys = {key for values, _ in ROWS.values() for key in leaves(tree_of(values))}
+    assert keys - {"training.optimizer_kwargs"} == set(v1_format.V1_KEYS)
 
 
 def test_full_file_loses_nothing() -> None:
@@ -410,10 +410,10 @@ def test_full_file_loses_nothing() -> None:
 
 
 def test_fixtures_have_every_key_of_v1() -> None:
-    said = {key for name in V1_FILES for key in leaves(fixture(name))}
+    keys = {key for name in V1_FILES for key in leaves(fixture(name))}
     other_schedulers = {f"training.scheduler_kwargs.{name}" for name in ("step_size", "gamma", "last_epoch", *PLATEAU)}
     other_options = {f"training.optimizer_kwargs.{name}" for name in ("lr", "amsgrad", "fused", *FURTHER)}
-    assert said == set(v1_format.V1_KEYS) - other_schedulers - other_options
+    assert keys == set(v1_format.V1_KEYS) - other_schedulers - other_options
 
 
 @pytest.mark.parametrize("name", V1_FILES)
@@ -441,7 +441,7 @@ def test_nothing_of_the_old_tree_is_shared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "line"),
+    ("v1", "line"),
     [
         (
             {"training.learnin_rate": 1},
@@ -464,14 +464,14 @@ def test_nothing_of_the_old_tree_is_shared() -> None:
         ),
     ],
 )
-def test_key_without_a_place_is_named(said: dict[str, Any], line: str) -> None:
-    v2, text = warned(tree_of({"device": "cpu", **said}))
+def test_a_key_without_a_counterpart_is_reported(v1: dict[str, Any], line: str) -> None:
+    v2, text = warned(tree_of({"device": "cpu", **v1}))
     assert text.splitlines() == ["not all of V1 is in V2:", f"  {line}"]
-    assert v2["training"]["scheduler"]["type"] == ("step" if "step" in said.values() else None)
+    assert v2["training"]["scheduler"]["type"] == ("step" if "step" in v1.values() else None)
     assert leaves(v2).keys() <= leaves(get_default_config()).keys()
 
 
-def test_all_that_is_left_out_is_in_one_warning() -> None:
+def test_all_dropped_keys_are_in_one_warning() -> None:
     v1 = tree_of(
         {"device": "cpu", "a": 1, "training.b": 2, 3: 4, "output.log_dir": "/logs/a"}
         | {"training.checkpoint_dir": "runs/c", "training.scheduler_kwargs.gamma": 1}
@@ -508,12 +508,12 @@ def test_all_that_is_left_out_is_in_one_warning() -> None:
     ],
 )
 def test_folders(checkpoints: str, logs: str, generated: str, base: str, moved: dict[str, str]) -> None:
-    said = {"training.checkpoint_dir": checkpoints, "output.log_dir": logs, "generation.output_dir": generated}
+    v1 = {"training.checkpoint_dir": checkpoints, "output.log_dir": logs, "generation.output_dir": generated}
     with recorded_warnings() as caught:
-        v2 = migrate_config_v1_to_v2(tree_of(said))
+        v2 = migrate_config_v1_to_v2(tree_of(v1))
     assert v2["output"]["base_dir"] == base
     assert len(caught) == 1 + bool(moved)
-    for (key, old), name in zip(said.items(), ("checkpoints", "logs", "generated"), strict=True):
+    for (key, old), name in zip(v1.items(), ("checkpoints", "logs", "generated"), strict=True):
         new = moved.get(name, old)
         assert os.path.normpath(resolve_output_path(v2, name)) == os.path.normpath(new)
         if name in moved:
@@ -523,7 +523,7 @@ def test_folders(checkpoints: str, logs: str, generated: str, base: str, moved: 
 
 
 @pytest.mark.parametrize(
-    ("said", "lines"),
+    ("v1", "lines"),
     [
         (
             {"data.image_size": 64, "model.image_size": 32},
@@ -570,13 +570,13 @@ def test_folders(checkpoints: str, logs: str, generated: str, base: str, moved: 
         ({"training.optimizer_kwargs": "lr=1"}, ['training.optimizer_kwargs = "lr=1": must be a section of keys']),
     ],
 )
-def test_contradiction_is_a_fault(said: dict[str, Any], lines: list[str]) -> None:
-    assert refused(tree_of(said)) == [f"  {line}" for line in lines]
+def test_contradiction_is_a_fault(v1: dict[str, Any], lines: list[str]) -> None:
+    assert refused(tree_of(v1)) == [f"  {line}" for line in lines]
 
 
 def test_all_faults_at_once() -> None:
-    said = {"data.image_size": 1, "data.return_labels": True, "output.log_dir": 1, "generation": 3}
-    assert [line.split(" = ")[0].strip() for line in refused(tree_of(said))] == [
+    v1 = {"data.image_size": 1, "data.return_labels": True, "output.log_dir": 1, "generation": 3}
+    assert [line.split(" = ")[0].strip() for line in refused(tree_of(v1))] == [
         "generation",
         "data.image_size",
         "data.return_labels",
@@ -585,7 +585,7 @@ def test_all_faults_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "fault"),
+    ("v1", "fault"),
     [
         ({"training.learning_rate": "fast"}, 'training.optimizer.learning_rate = "fast": must be a number'),
         ({"training.optimizer": "adamm"}, 'training.optimizer.type = "adamm": must be one of'),
@@ -597,8 +597,8 @@ def test_all_faults_at_once() -> None:
         ({"data.color_jitter": {"enabled": True}}, "data.augmentation.color_jitter.enabled"),
     ],
 )
-def test_value_that_was_wrong_is_as_wrong_in_v2(said: dict[str, Any], fault: str) -> None:
-    v2 = quietly(tree_of(said))
+def test_invalid_values_stay_invalid_in_v2(v1: dict[str, Any], fault: str) -> None:
+    v2 = quietly(tree_of(v1))
     put(v2, "data.paths.train", ".")
     with pytest.raises(ConfigError) as caught:
         validate_config(v2)
@@ -606,7 +606,7 @@ def test_value_that_was_wrong_is_as_wrong_in_v2(said: dict[str, Any], fault: str
     assert fault in line
 
 
-def test_v2_comes_back_as_an_unchanged_copy_with_a_warning() -> None:
+def test_v2_is_returned_as_an_unchanged_copy_with_a_warning() -> None:
     tree = {**get_default_config(), "sampler": {"type": "ddpm"}, "typo": 1}
     before = copy.deepcopy(tree)
     same, text = warned(tree)
@@ -617,7 +617,7 @@ def test_v2_comes_back_as_an_unchanged_copy_with_a_warning() -> None:
 
 
 @pytest.mark.parametrize("tree", [None, [], "device: cpu", 3])
-def test_no_mapping(tree: object) -> None:
+def test_a_tree_must_be_a_mapping(tree: object) -> None:
     with pytest.raises(TypeError, match=f"must be a mapping of keys to values, got {type(tree).__name__}"):
         migrate_config_v1_to_v2(tree)  # type: ignore[arg-type]
 
@@ -643,13 +643,13 @@ def test_mixture_is_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["optimizer", "scheduler"])
-def test_one_name_is_text_in_v1_and_a_section_in_v2(name: str) -> None:
+def test_one_name_is_a_string_in_v1_and_a_section_in_v2(name: str) -> None:
     assert is_v1({"training": {name: "adam"}})
     assert is_v1({"training": {name: None}})
     assert is_v2({"training": {name: {"type": "adam"}}})
 
 
-def test_reference_that_leads_nowhere_does_not_hide_the_format() -> None:
+def test_a_broken_reference_does_not_hide_the_format() -> None:
     assert is_v1(OmegaConf.create({"device": "${no.where}", "data": {"train_path": "${no.where}"}}))
     assert is_v2(OmegaConf.create({"compute": "${no.where}", "model": {"architecture": {"image_size": "${no.where}"}}}))
 
@@ -664,7 +664,7 @@ def test_v1_file_is_known_by_its_keys(name: str) -> None:
     assert not is_v1(v2)
 
 
-def test_every_single_key_of_v1_that_v2_lacks_tells() -> None:
+def test_every_key_that_only_v1_has_identifies_v1() -> None:
     shared = {"experiment", "mode", "training.epochs", "training.visualization.guidance_scale", "generation.checkpoint"}
     shared |= {f"training.validation.{name}" for name in ("enabled", "frequency", "metric")}
     shared |= {"training.ema.enabled", "training.ema.decay"}
@@ -681,7 +681,7 @@ def test_deprecation_names_guide_and_script() -> None:
         assert f"will be removed in version {V1_IS_REMOVED_IN}" in words
 
 
-def test_v1_is_removed_in_a_version_to_come() -> None:
-    """When this fails, V1 is to be removed."""
+def test_v1_is_removed_in_a_future_version() -> None:
+    """When this fails, V1 must be removed."""
     released, removed = ([int(part) for part in text.split(".")[:2]] for text in (__version__, V1_IS_REMOVED_IN))
     assert released < removed

@@ -1,4 +1,4 @@
-"""What the guide shows is true: each V1 block, migrated, is the V2 block after it."""
+"""The guide is correct: each V1 block migrates to the V2 block after it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAIRS = [(before, after) for (_, before), (_, after) in zip(BLOCKS[::2], BLOCKS[
 
 
 def part_of(tree: dict[str, Any], shown: dict[str, Any]) -> dict[str, Any]:
-    """What of a tree is to be shown: a section with sections of its own in part, any other one whole."""
+    """Return the part of a tree to show: sections with subsections in part, all others completely."""
     if not any(isinstance(value, dict) for value in shown.values()):
         return tree
     return {
@@ -37,14 +37,14 @@ def test_blocks_come_in_pairs() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), PAIRS, ids=[before.splitlines()[0] for before, _ in PAIRS])
-def test_before_gives_after(before: str, after: str) -> None:
+def test_each_v1_block_migrates_to_its_v2_block(before: str, after: str) -> None:
     with recorded_warnings() as caught:
         v2 = migrate_config_v1_to_v2(yaml.safe_load(before))
     shown = yaml.safe_load(after)
     assert part_of(v2, shown) == shown
-    told = [str(warning.message) for warning in caught if warning.category is ConfigWarning]
-    assert bool(told) == ("/var/log" in before)
-    assert all("its new path is runs/logs" in message for message in told)
+    messages = [str(warning.message) for warning in caught if warning.category is ConfigWarning]
+    assert bool(messages) == ("/var/log" in before)
+    assert all("its new path is runs/logs" in message for message in messages)
 
 
 def test_every_key_of_both_formats_is_shown() -> None:
@@ -57,7 +57,7 @@ def test_every_key_of_both_formats_is_shown() -> None:
     assert set(V1_KEYS) - before == older | seldom
 
 
-def test_scripts_that_it_names_are_there() -> None:
+def test_the_scripts_it_names_exist() -> None:
     named = re.findall(r"\bscripts/[\w.]+", GUIDE)
     assert named
     assert all((ROOT / name).is_file() for name in named)

@@ -1,4 +1,4 @@
-"""Any V1 file becomes a valid V2 tree, and each of its values can be found there."""
+"""Any V1 file becomes a valid V2 tree that contains all of its values."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ COUNTED = ("training.visualization.samples_per_class", "generation.samples_per_c
 
 
 def some(**optional: st.SearchStrategy[Any]) -> st.SearchStrategy[Tree]:
-    """A section with any of its keys."""
+    """Draw a section with any of its keys."""
     return st.fixed_dictionaries({}, optional=optional)
 
 
@@ -162,7 +162,7 @@ def trainings(draw: st.DrawFn) -> Tree:
 
 @st.composite
 def v1_trees(draw: st.DrawFn) -> Tree:
-    """A V1 file with any of its keys and valid values, in any order of its sections."""
+    """Draw a V1 file with any of its keys and valid values, in any order of its sections."""
     data = some(
         train_path=st.just("."),
         val_path=st.none() | st.just("."),
@@ -220,7 +220,7 @@ def migrated(v1: Tree) -> tuple[Tree, str]:
 
 
 @given(v1_trees())
-def test_what_comes_out_is_valid_and_the_same_when_written(v1: Tree) -> None:
+def test_the_result_is_valid_and_can_be_written_and_read(v1: Tree) -> None:
     v2, _ = migrated(v1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConfigWarning)
@@ -231,14 +231,14 @@ def test_what_comes_out_is_valid_and_the_same_when_written(v1: Tree) -> None:
 @given(v1_trees())
 def test_no_value_is_lost(v1: Tree) -> None:
     before = copy.deepcopy(v1)
-    v2, told = migrated(v1)
+    v2, warned = migrated(v1)
     assert v1 == before
     kept = leaves(v2)
     classes = kept["model.conditioning.num_classes"]
     for key, value in leaves(v1).items():
         if key in FOLDERS:
             place = resolve_output_path(v2, FOLDERS[key])
-            assert value is None or os.path.normpath(place) == value or f'{key} = "{value}"' in told
+            assert value is None or os.path.normpath(place) == value or f'{key} = "{value}"' in warned
         elif key in COUNTED:
             assert kept["training.visualization.num_samples"] == value * (classes or 1)
         elif key == "data.return_labels":
@@ -257,30 +257,30 @@ def place_of(key: str) -> str:
 
 
 @given(v1_trees(), st.sampled_from(["", "model.", "data.", "training.", "generation."]), names.map("new_{}".format))
-def test_key_that_v1_has_not_is_named(v1: Tree, section: str, name: str) -> None:
-    expected, already_told = migrated(v1)
+def test_a_key_unknown_to_v1_is_reported(v1: Tree, section: str, name: str) -> None:
+    expected, earlier_warnings = migrated(v1)
     (v1[section.rstrip(".")] if section else v1)[name] = [1, {"a": None}]
-    v2, told = migrated(v1)
-    assert f'{section}{name} = [1, {{"a": null}}]: not a V1 key, left out' in told
+    v2, warned = migrated(v1)
+    assert f'{section}{name} = [1, {{"a": null}}]: not a V1 key, left out' in warned
     assert v2 == expected
-    assert all(line in told for line in already_told.splitlines())
+    assert all(line in warned for line in earlier_warnings.splitlines())
 
 
 @settings(max_examples=30)
 @given(v1_trees())
-def test_v2_is_left_alone(v1: Tree) -> None:
+def test_v2_is_unchanged(v1: Tree) -> None:
     v2, _ = migrated(v1)
-    again, told = migrated(v2)
+    again, warned = migrated(v2)
     assert again == v2
-    assert "already V2" in told
+    assert "already V2" in warned
 
 
 class EveryKeySeen(Exception):
-    """Ends the search for examples as soon as there is nothing left to look for."""
+    """Ends the search for examples once everything has been found."""
 
 
 def test_the_generator_reaches_every_key() -> None:
-    """What the properties do not try, they do not show."""
+    """Properties only test the keys that are drawn."""
     not_drawn = {f"training.optimizer_kwargs.{name}" for name in ("lr", *ALL_OPTIMIZER_OPTIONS) if name != "eps"}
     not_drawn |= {f"training.scheduler_kwargs.{name}" for name in ("last_epoch", *SCHEDULER_OPTIONS["plateau"][3:])}
     unseen = set(V1_KEYS) - not_drawn

@@ -1,4 +1,4 @@
-"""scripts/migrate_config_v1_to_v2.py as its user runs it."""
+"""scripts/migrate_config_v1_to_v2.py on the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DEPRECATED = f"Warning: {V1_IS_DEPRECATED}.\n"
 
 
 def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the script in a folder, as from a checkout that is not installed."""
+    """Run the script in a folder, as from a checkout without installation."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -46,7 +46,7 @@ def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run the script in tmp_path, in this process, which takes less time."""
+    """Run the script in tmp_path, in this process, which is faster."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> Outcome:
@@ -59,7 +59,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A V1 file in a folder with the images and the checkpoint that it names."""
+    """Create a V1 file in a folder with the images and the checkpoint that it names."""
     file = tmp_path / "old.yaml"
     shutil.copy(FIXTURES / "v1_full.yaml", file)
     for folder in ("flowers/train", "flowers/val", "runs/flowers/ckpt/best.ckpt"):
@@ -84,7 +84,7 @@ def test_writes_v2(old: Path) -> None:
     assert sorted(file.name for file in old.parent.iterdir()) == ["flowers", "new.yaml", "old.yaml", "runs"]
 
 
-def test_existing_file_only_by_force(old: Path, call: Call) -> None:
+def test_an_existing_file_is_replaced_only_by_force(old: Path, call: Call) -> None:
     new = old.with_name("new.yaml")
     new.write_text("mine")
     refused = call("--input", "old.yaml", "--output", "new.yaml")
@@ -144,13 +144,13 @@ def test_folder_as_input(call: Call) -> None:
     assert "is not a regular file: pass a settings file" in result.stderr
 
 
-def test_all_of_it_from_a_process(old: Path) -> None:
+def test_the_script_runs_as_a_process(old: Path) -> None:
     result = run(old.parent, "--input", "nothing.yaml", "--output", "new.yaml")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "Error: nothing.yaml does not exist.\n"
 
 
-def test_what_is_left_out_and_what_is_wrong_is_told(tmp_path: Path, call: Call) -> None:
+def test_dropped_keys_and_faults_are_reported(tmp_path: Path, call: Call) -> None:
     (tmp_path / "old.yaml").write_text("device: gpu\nlearning_rate: 1.0\n")
     result = call("--input", "old.yaml", "--output", "new.yaml")
     assert result.returncode == 0
@@ -161,7 +161,7 @@ def test_what_is_left_out_and_what_is_wrong_is_told(tmp_path: Path, call: Call) 
 
 
 def test_to_overrides_composes_to_the_file(old: Path) -> None:
-    """The command that is printed for a file leads to the settings that the file has."""
+    """The command printed for a file reproduces the settings of the file."""
     old.write_text(old.read_text().replace("experiment: flowers", "experiment: diffusion"))
     result = run(old.parent, "--input", "old.yaml", "--to-overrides")
     assert (result.returncode, result.stderr) == (0, DEPRECATED)
@@ -180,7 +180,7 @@ def test_to_overrides_composes_to_the_file(old: Path) -> None:
 
 
 def within(tree: dict[str, Any], pattern: dict[str, Any]) -> dict[str, Any]:
-    """The part of a tree that has the keys of another; schedulers and optimizers whole."""
+    """Return the part of a tree with the keys of another; schedulers and optimizers completely."""
     whole = ("optimizer", "scheduler")
     return {
         key: within(tree[key], value) if isinstance(value, dict) and key not in whole else tree[key]
@@ -188,7 +188,7 @@ def within(tree: dict[str, Any], pattern: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_to_overrides_takes_v2_for_generating(tmp_path: Path, call: Call) -> None:
+def test_to_overrides_accepts_v2_for_generation(tmp_path: Path, call: Call) -> None:
     tree = get_default_config() | {"mode": "generate"}
     tree["generation"]["checkpoint"] = "."
     (tmp_path / "v2.yaml").write_text(yaml_text(tree))
@@ -214,7 +214,7 @@ def test_to_overrides_prints_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("output", "message"), [("no/new.yaml", "is not a folder"), ("folder", "is not a regular file")]
 )
-def test_place_that_cannot_be_written(tmp_path: Path, output: str, message: str) -> None:
+def test_an_output_that_cannot_be_written(tmp_path: Path, output: str, message: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match=message):
         write_new(tmp_path / output, "text", tmp_path / "source", force=True)
@@ -245,7 +245,7 @@ def test_examples_in_docstrings() -> None:
 @pytest.mark.parametrize(
     "text", ["1e-6", "1.0e-6", "on", "null", "~", "12:30", "0x1f", "nan", "2026-01-01", "a: b", "", "é", "a\nb", " x"]
 )
-def test_text_stays_text(tmp_path: Path, text: str) -> None:
+def test_strings_stay_strings(tmp_path: Path, text: str) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(yaml_text({"experiment": text, "training": {"list": [text]}}), encoding="utf-8")
     for tree in (read_yaml(file), yaml.safe_load(file.read_text(encoding="utf-8"))):

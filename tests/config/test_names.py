@@ -1,4 +1,4 @@
-"""The names that the schema knows without importing torch are those of the tables beside the classes."""
+"""Names that the schema knows without importing torch are those in the tables next to the classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of a settings tree: few words, and exactly these settings."""
+"""Command line of a settings tree: short, and with exactly these settings."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ CHOICES: list[dict[str, str]] = [
 
 
 class PlainSampler:
-    """A sampler of the user's own that does not tell its options."""
+    """Custom sampler without declared options."""
 
     def __init__(self, **options: object) -> None:
         self.options = options
 
 
 def words(tree: dict[str, Any]) -> list[str]:
-    """The arguments of the command line of a tree."""
+    """Return the arguments of the command line for a tree."""
     _, _, *arguments = shlex.split(nearest_command.nearest_command(tree, CONF))
     return arguments
 
 
 def composed(script: str, *arguments: str) -> DictConfig:
-    """Not the fixture: Hydra can be set up once at a time, and finding the command line does so."""
+    """Compose without the fixture: only one Hydra can be initialized, and finding the command line does so."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose(script, list(arguments))
 
@@ -95,7 +95,7 @@ def test_files_for_generating_are_read_as_hydra_composes_them() -> None:
 
 @pytest.mark.parametrize("choice", CHOICES[-5:], ids=str)
 def test_choice_is_found_again(tmp_path: Path, choice: dict[str, str]) -> None:
-    """Settings that files of conf/ make need no other words than the names of such files, and the run folder."""
+    """Settings composed from files of conf/ need only the names of such files, and the run folder."""
     given = [f"{group}={name}" for group, name in choice.items()]
     tree = plain(composed("train", *given, "output.base_dir=mine"), resolve=True)
     if tree["data"]["type"] == "image_folder":
@@ -141,13 +141,13 @@ def test_command_gives_the_settings_of_the_tree(changed: Change, values: dict[st
     assert config.model_copy(update={"sampler": wanted.sampler}) == wanted
 
 
-def test_only_what_differs_is_said(changed: Change, tmp_path: Path) -> None:
+def test_only_differences_are_in_the_command(changed: Change, tmp_path: Path) -> None:
     assert words(changed({"training.epochs": 3})) == [
         "experiment=v2_default", f"data.paths.train={tmp_path}", "training.epochs=3", "logger.group=null",
     ]  # fmt: skip
 
 
-def test_generating(changed: Change, tmp_path: Path) -> None:
+def test_a_generation_tree(changed: Change, tmp_path: Path) -> None:
     tree = changed({"mode": "generate", "generation.checkpoint": str(tmp_path), "experiment": "any", "compute.seed": 3})
     put(tree, "model.conditioning", {"type": "class", "num_classes": 4, "class_dropout_prob": 0.1})
     found = words(tree)
@@ -170,13 +170,13 @@ def test_any_name_of_the_experiment_can_be_given(changed: Change) -> None:
     assert not [word for word in words(changed({"experiment": "diffusion"})) if word.startswith("name=")]
 
 
-def test_settings_that_no_command_line_gives(changed: Change) -> None:
+def test_settings_that_no_command_line_reproduces(changed: Change) -> None:
     tree = changed({}) | {"sampler": {"type": f"{__name__}.PlainSampler", "a b": 1}}
     with pytest.raises(ValueError, match=r"no command line reproduces these settings: .*sampler\.a b"):
         words(tree)
 
 
-def test_faults_of_the_tree_are_told(changed: Change) -> None:
+def test_faults_of_the_tree_are_reported(changed: Change) -> None:
     with pytest.raises(ConfigError, match=r"training\.epochs = 0"):
         words(changed({"training.epochs": 0}))
 
@@ -195,6 +195,6 @@ names = st.from_regex(r"[a-z]+", fullmatch=True)
 
 
 @given(st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(names, inner), max_leaves=5))
-def test_hydra_reads_what_is_written(value: object) -> None:
+def test_hydra_parses_the_printed_values(value: object) -> None:
     (override,) = OverridesParser.create().parse_overrides([f"key={hydra_text(value)}"])
     assert OmegaConf.to_container(OmegaConf.create({"key": override.value()}), resolve=True) == {"key": value}

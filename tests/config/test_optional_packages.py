@@ -1,4 +1,4 @@
-"""A launcher or sweeper whose package is missing is answered with the command that installs it."""
+"""For a launcher or sweeper whose package is missing, the message has the command that installs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.config.optional_packages import PACKAGES, install_hint
-from tests.config.test_launch import Told, told  # noqa: F401
+from tests.config.test_launch import ExplainCommand, explain_command  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,15 +42,15 @@ def test_the_command_installs_with_this_python(option: str) -> None:
         ("hydra/sweeper=optuna", "hydra_optuna_sweeper"),
     ],
 )
-def test_a_missing_package_is_told(choice: str, module: str, told: Told) -> None:  # noqa: F811
+def test_a_missing_package_is_reported(choice: str, module: str, explain_command: ExplainCommand) -> None:  # noqa: F811
     with contextlib.suppress(ModuleNotFoundError):
         if importlib.util.find_spec(f"hydra_plugins.{module}"):
             pytest.skip("the package is installed here")
-    said = told("-m", choice, "compute.seed=1")
-    assert said.startswith(f"Error: {choice} is in a package that is not installed. To install it:\n")
-    assert f" -m pip install {module.replace('_', '-')}==" in said
+    message = explain_command("-m", choice, "compute.seed=1")
+    assert message.startswith(f"Error: {choice} is in a package that is not installed. To install it:\n")
+    assert f" -m pip install {module.replace('_', '-')}==" in message
 
 
-def test_a_misspelt_name_is_told_apart_from_a_missing_package(told: Told) -> None:  # noqa: F811
-    assert "Did you mean 'joblib'?" in told("-m", "hydra/launcher=jobib", "compute.seed=1")
+def test_a_misspelled_name_is_distinguished_from_a_missing_package(explain_command: ExplainCommand) -> None:  # noqa: F811
+    assert "Did you mean 'joblib'?" in explain_command("-m", "hydra/launcher=jobib", "compute.seed=1")
     assert install_hint("hydra/launcher/jobib") is None

@@ -1,4 +1,4 @@
-"""A search goes on where it was: repeated from its seed, or by the study in its storage."""
+"""A search is resumed: repeated from its seed, or from the study in its storage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Search = Callable[..., DictConfig]
 
 @pytest.fixture
 def search(tmp_path: Path) -> Search:
-    """What Hydra composes for a search, as far as it matters here."""
+    """Relevant part of what Hydra composes for a search."""
 
     def composed(seed: int | None = 0, **sweeper: Any) -> DictConfig:
         settings: dict[str, Any] = {"sampler": {"seed": None}, "storage": None, "study_name": None, "n_trials": 10}
@@ -42,7 +42,7 @@ def test_a_search_draws_from_the_seed_of_the_run(
     assert config.hydra.sweeper.n_trials == 10
 
 
-def test_a_sampler_that_draws_nothing_is_left_alone(search: Search) -> None:
+def test_a_deterministic_sampler_is_unchanged(search: Search) -> None:
     config = search(sampler={"_target_": "optuna.samplers.GridSampler"})
     prepare_study(config)
     assert "seed" not in config.hydra.sweeper.sampler
@@ -57,13 +57,13 @@ class TestStored:
     def storage(self, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'sweep' / 'study.db'}"
 
-    def test_a_new_study_has_a_name_and_a_place(self, search: Search, storage: str, tmp_path: Path) -> None:
+    def test_a_new_study_has_a_name_and_a_folder(self, search: Search, storage: str, tmp_path: Path) -> None:
         config = search(storage=storage)
         prepare_study(config)
         assert config.hydra.sweeper.study_name == "sweep"
         assert (tmp_path / "sweep").is_dir()
 
-    def test_complete_trials_count_and_an_interrupted_one_is_tried_again(
+    def test_complete_trials_count_and_interrupted_ones_are_repeated(
         self, search: Search, storage: str, tmp_path: Path, optuna: Any, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "sweep").mkdir()
@@ -79,7 +79,7 @@ class TestStored:
         assert study.ask({"rate": rate}).params == killed.params
         assert "study sweep: 2 of 10 trials are complete; 1 interrupted, repeated" in capsys.readouterr().err
 
-    def test_a_complete_study_asks_for_nothing(self, search: Search, storage: str, tmp_path: Path, optuna: Any) -> None:
+    def test_a_complete_study_runs_no_trials(self, search: Search, storage: str, tmp_path: Path, optuna: Any) -> None:
         (tmp_path / "sweep").mkdir()
         study = optuna.create_study(study_name="sweep", storage=storage)
         for value in (0.5, 0.25):

@@ -1,4 +1,4 @@
-"""Any valid tree is accepted and survives being written; any single corruption of one is refused by name."""
+"""Any valid tree is accepted and can be written and read; any single corruption of one is refused by name."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ few = settings(max_examples=30, suppress_health_check=[*SLOW, HealthCheck.functi
 OPTIONS = SamplerSettings.all_options()
 KNOWN = {*known_keys(TrainConfig), *(f"sampler.{option}" for option in OPTIONS)}
 NO_VALUES: list[object] = [{"not": "a value"}, [[{}]], datetime.date(2024, 2, 29)]
-"""Values, as YAML may give them, that no key takes."""
+"""Values from YAML that no key accepts."""
 
 
 @pytest.fixture(autouse=True)
 def no_doubts() -> Iterator[None]:
-    """Random settings are full of what looks unlikely to be meant."""
+    """Ignore warnings, which random settings often cause."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def given_keys(tree: Tree, schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
-    """The keys of a tree that its schema knows: each with whether it is required and whether it is a section."""
+    """Yield the keys of a tree that its schema knows, with whether each is required and whether it is a section."""
     for name, field in schema.model_fields.items():
         if name in tree:
             section = section_of(schema, name)
@@ -49,7 +49,7 @@ def given_keys(tree: Tree, schema: type[BaseModel], prefix: str = "") -> Iterato
 
 
 def keys_of(tree: Tree) -> list[tuple[str, bool, bool]]:
-    """Those of ``given_keys``, and the options of the project's own samplers."""
+    """Yield the keys of ``given_keys`` and the options of the built-in samplers."""
     options = [f"sampler.{name}" for name in tree.get("sampler", {}) if name in OPTIONS]
     schema = GenerateConfig if tree["mode"] == "generate" else TrainConfig
     return [*given_keys(tree, schema), *((key, False, False) for key in options)]
@@ -69,7 +69,7 @@ def has(tree: Tree, key: str) -> bool:
 
 
 def assert_refused(tree: Tree, key: str, *starts: str) -> None:
-    """By a message with a line for the key, or one that starts otherwise as given."""
+    """Check that the message has a line for the key, or one with another given start."""
     with pytest.raises(ConfigError) as caught:
         validate_config(tree)
     lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
@@ -105,7 +105,7 @@ def test_missing_key_is_named(tree: Tree, data: st.DataObject) -> None:
 @few
 @given(trees(), st.data())
 def test_mistyped_key_is_named(tree: Tree, data: st.DataObject) -> None:
-    """Not beside a class that takes any key."""
+    """Exclude classes that accept any key."""
     key = data.draw(st.sampled_from([key for key, _, _ in keys_of(tree)]))
     section, _, name = key.rpartition(".")
     assume(not section or at(tree, f"{section}.type") != ANYTHING)

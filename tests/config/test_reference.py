@@ -1,4 +1,4 @@
-"""docs/configuration.md: current, and what its tables say is what the code does."""
+"""docs/configuration.md is current, and its tables match the code."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_each_type_has_its_options(choice: type[ChoiceSettings]) -> None:
         ("mode", "`train` or `generate`"),
     ],
 )
-def test_bounds_in_words(key: str, kind: str) -> None:
+def test_bounds_are_described(key: str, kind: str) -> None:
     assert KEYS[key][1] == kind
 
 

@@ -1,4 +1,4 @@
-"""What Hydra refuses while it composes is explained by key, with what to type instead."""
+"""Errors of Hydra during composition are explained by key, with what to type instead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.config.conftest import CONF
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "message"),
     [
         ("+data=emoji", "data is already chosen: to choose another file, type data=emoji once, without +"),
         ("+sampler=heun", "sampler is already chosen: to choose another file, type sampler=heun once, without +"),
@@ -36,10 +36,10 @@ from tests.config.conftest import CONF
         ("~compute.seed=7", "~compute.seed=… deletes nothing, since the value is 0: type ~compute.seed"),
     ],
 )
-def test_a_refused_override_is_answered_with_what_to_type(argument: str, told: str) -> None:
+def test_a_refused_override_is_explained_with_what_to_type(argument: str, message: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
         compose("train", [argument])
-    assert explain_refused(caught.value, [argument]) == told
+    assert explain_refused(caught.value, [argument]) == message
 
 
 @pytest.mark.parametrize(
@@ -50,18 +50,18 @@ def test_a_refused_override_is_answered_with_what_to_type(argument: str, told: s
         ("+hydra.sweep.dir.x=1", "Cannot convert 'dict' to string: '{}'"),
     ],
 )
-def test_a_value_that_hydra_cannot_merge_is_answered_with_the_reason(argument: str, why: str) -> None:
+def test_a_value_that_hydra_cannot_merge_is_explained(argument: str, why: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
         compose("train", [argument], return_hydra_config=True)
     assert explain_refused(caught.value, [argument]) == f"{argument}: {why}. {HYDRA_SETTINGS}"
 
 
-def test_a_reason_that_is_not_known_is_left_to_hydra() -> None:
+def test_unknown_errors_are_left_to_hydra() -> None:
     assert explain_refused(ValueError("anything else"), ["a=b"]) is None
 
 
 @pytest.mark.parametrize("option", [[], ["-m"]])
-def test_what_only_training_reads_is_refused_by_sample(
+def test_settings_of_training_are_refused_by_sample(
     option: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unread = ["+data=emoji", "optimizer=adam", "++training.epochs=3", "experiment=digits"]
@@ -109,7 +109,7 @@ def test_the_folder_of_a_single_run_is_refused_in_a_sweep(argument: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("argument", "told"),
+    ("argument", "message"),
     [
         ("compute.seed=glob(*)", r"compute\.seed is none: list values"),
         ("optimizer=glob(zz*)", r"matches no file.*the files are adam, adamw"),
@@ -118,12 +118,12 @@ def test_the_folder_of_a_single_run_is_refused_in_a_sweep(argument: str) -> None
         ("compute.seed=range(3,0)", r"is empty"),
     ],
 )
-def test_a_sweep_without_jobs_is_refused(argument: str, told: str) -> None:
-    with pytest.raises(CommandError, match=told):
+def test_a_sweep_without_jobs_is_refused(argument: str, message: str) -> None:
+    with pytest.raises(CommandError, match=message):
         check_sweep_not_empty(["training.epochs=2", argument], [CONF])
 
 
-def test_sweeps_with_jobs_are_left_alone(tmp_path: Path) -> None:
+def test_sweeps_with_jobs_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "optimizer").mkdir()
     (tmp_path / "optimizer" / "zzz.yaml").touch()
     arguments = ["optimizer=glob(zz*)", "sampler=glob(d*)", "compute.seed=range(3,0,-1)", "training.epochs=1,2", "a=[1"]
@@ -154,5 +154,5 @@ def test_one_folder_for_all_jobs_is_refused(arguments: list[str]) -> None:
         ["compute.seed=1,2"],
     ],
 )
-def test_folders_of_their_own_are_let_be(arguments: list[str]) -> None:
+def test_separate_folders_are_accepted(arguments: list[str]) -> None:
     check_separate_folders(arguments)

@@ -17,7 +17,7 @@ from tests.config.conftest import CONF
 
 @pytest.fixture
 def third_job_of_a_sweep() -> Iterator[None]:
-    """Hydra's state as a job of a multirun has it."""
+    """Set Hydra's state to that of a job of a multirun."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("train", ["optimizer=adam"], return_hydra_config=True)
     with open_dict(composed):
@@ -33,12 +33,12 @@ def fail(error: Exception) -> None:
     raise error
 
 
-def test_result_is_handed_back() -> None:
+def test_the_result_is_returned() -> None:
     assert run_and_report(lambda: 3) == 3
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), FileNotFoundError("no"), PermissionError("no"), MemoryError("no")])
-def test_fault_of_the_user_or_the_machine_is_a_message_and_an_exit_code(
+def test_errors_of_the_user_or_the_machine_are_a_message_and_an_exit_code(
     error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -47,7 +47,7 @@ def test_fault_of_the_user_or_the_machine_is_a_message_and_an_exit_code(
     assert capsys.readouterr().err == "Error: no.\n(DIFFUSION_LAB_TRACEBACK=1 shows where in the code)\n"
 
 
-def test_fault_of_the_code_is_left_alone() -> None:
+def test_bugs_are_raised() -> None:
     with pytest.raises(TypeError):
         run_and_report(lambda: fail(TypeError("a bug")))
 
@@ -59,7 +59,7 @@ def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("third_job_of_a_sweep")
-def test_sweep_goes_on_after_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_continues_after_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="no"):
         run_and_report(lambda: fail(ValueError("no")))
     assert capsys.readouterr().err.startswith("Error in job 2: no.\n")

@@ -1,4 +1,4 @@
-"""Each row of the V2 tables: its default and its bounds are accepted, what lies beyond them is named."""
+"""Each row of the V2 tables: its default and its bounds are accepted, values beyond them reported by name."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_key_of_another_scheduler_is_named(changed: Change, kind: str) -> None:
 
 
 def test_each_key_is_tried() -> None:
-    """Those of the format, and those that the project adds."""
+    """Keys of the format, and those that the project adds."""
     tried = {key for key, _, _ in ROWS} | {key for key, _, _ in ENTRIES}
     tried |= {f"{key}.{name}" for key, _, bad in ROWS for value in bad if isinstance(value, dict) for name in value}
     tried |= {f"training.scheduler.{name}" for _, name, _, _ in OF_A_SCHEDULER}
@@ -311,7 +311,7 @@ def test_extensions_have_defaults(default: dict[str, Any]) -> None:
     assert config.logger.backends == ()
 
 
-def test_integers_serve_as_numbers(changed: Change) -> None:
+def test_integers_are_accepted_as_numbers(changed: Change) -> None:
     config = parse_config(changed({"training.optimizer.learning_rate": 1}))
     assert config.training is not None
     assert config.training.optimizer.learning_rate == 1.0
@@ -328,12 +328,12 @@ def test_settings_cannot_be_changed(default: dict[str, Any]) -> None:
         config.compute.seed = 3
 
 
-def test_settings_written_out_are_a_valid_tree_with_the_same_meaning(default: dict[str, Any]) -> None:
+def test_dumped_settings_are_an_equivalent_valid_tree(default: dict[str, Any]) -> None:
     config = parse_config(default)
     assert parse_config(config.model_dump(mode="json")) == config
 
 
-def test_settings_written_out_name_no_option_that_was_not_given(changed: Change) -> None:
+def test_dumped_settings_contain_no_unset_options(changed: Change) -> None:
     config = parse_config(changed({"training.scheduler": {"type": "step", "step_size": 3}}))
     assert config.training is not None
     written = config.training.model_dump(mode="json")
@@ -341,13 +341,13 @@ def test_settings_written_out_name_no_option_that_was_not_given(changed: Change)
     assert written["optimizer"] == get_default_config()["training"]["optimizer"]
 
 
-def test_faults_are_value_errors_with_the_faults_apart(changed: Change) -> None:
+def test_errors_are_value_errors_with_a_list_of_faults(changed: Change) -> None:
     with pytest.raises(ConfigError) as caught:
         validate_config(changed({"training.epochs": 0, "compute.seed": -1}))
     assert [fault.key for fault in caught.value.faults] == ["compute.seed", "training.epochs"]
 
 
-def test_faults_survive_the_way_from_another_process(default: dict[str, Any]) -> None:
+def test_errors_can_be_pickled(default: dict[str, Any]) -> None:
     drop(default, "training.epochs")
     with pytest.raises(ConfigError) as caught:
         validate_config(default)

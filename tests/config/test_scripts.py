@@ -1,4 +1,4 @@
-"""The command lines of train.py, sample.py and evaluate.py, up to where the work begins."""
+"""Command lines of train.py, sample.py and evaluate.py, up to the start of the work."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def run(folder: Path, script: str, *arguments: str, **environment: str) -> subpr
 
 @pytest.mark.parametrize("script", ["train.py", "sample.py", "evaluate.py"])
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["--cfg", "job", "--resolve"]])
-def test_looking_imports_nothing_heavy_and_writes_nothing(tmp_path: Path, script: str, arguments: list[str]) -> None:
+def test_printing_settings_imports_nothing_heavy_and_writes_nothing(
+    tmp_path: Path, script: str, arguments: list[str]
+) -> None:
     result = run(tmp_path, script, *arguments)
     assert result.returncode == 0, result.stderr
     assert "IMPORTED []" in result.stdout
@@ -53,7 +55,7 @@ def test_help_lists_groups_examples_and_completion(tmp_path: Path) -> None:
         assert wanted in text
 
 
-def test_all_faults_in_one_message_and_no_trace(tmp_path: Path) -> None:
+def test_all_faults_are_in_one_message_and_nothing_is_written(tmp_path: Path) -> None:
     result = run(
         tmp_path,
         "train.py",
@@ -111,7 +113,7 @@ def test_a_known_key_that_the_files_leave_out_needs_a_plus(tmp_path: Path) -> No
     assert "Did you mean" not in result.stderr
 
 
-def test_a_reference_that_leads_nowhere(tmp_path: Path) -> None:
+def test_a_broken_reference(tmp_path: Path) -> None:
     result = run(tmp_path, "train.py", "compute.device=${nothing}")
     assert 'compute.device = "${nothing}": cannot be resolved' in result.stderr
 
@@ -129,12 +131,12 @@ def test_sample_without_a_checkpoint(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_sweep_may_be_asked_for_by_hydras_key(tmp_path: Path) -> None:
+def test_a_sweep_can_be_requested_by_hydras_key(tmp_path: Path) -> None:
     result = run(tmp_path, "train.py", "hydra.mode=MULTIRUN", "training.epochs=0,-1")
     assert all(f"Error in job {number}: 1 setting is wrong" in result.stderr for number in range(2))
 
 
-def test_each_job_of_a_sweep_is_tried_in_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_each_job_of_a_sweep_has_its_own_folder(tmp_path: Path) -> None:
     result = run(tmp_path, "train.py", "-m", "optimizer=adam,adamw", "training.epochs=0,-1")
     assert result.returncode == 1
     assert all(f"Error in job {number}: 1 setting is wrong" in result.stderr for number in range(4))

@@ -1,4 +1,4 @@
-"""Files that stand for themselves: read, overridden, checked; and the files that the project ships."""
+"""Standalone files are read, overridden and validated, including those of the project."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_an_override_that_cannot_be_read(override: str) -> None:
         read_settings(VALID, [override])
 
 
-def test_dropping_what_is_not_there() -> None:
+def test_deleting_a_missing_key() -> None:
     with pytest.raises(ConfigError, match=r"training\.epoch: cannot be deleted"):
         read_settings(VALID, ["~training.epoch"])
 
@@ -123,7 +123,7 @@ def test_dropping_what_is_not_there() -> None:
         ("3", "contains no settings"),
     ],
 )
-def test_no_settings_file(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_settings_files(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "file.yaml"
     file.write_text(text)
     with pytest.raises(ValueError, match=message) as caught:

@@ -1,4 +1,4 @@
-"""Classes named by their dotted path: whether they can be had, and whether they take what the settings give them."""
+"""Classes given by their dotted path: whether they can be imported and accept the arguments in the settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.config.own_classes import HERE, OwnSampler, PlainSampler
 
 
 def own(section: str, name: str, **options: object) -> dict[str, object]:
-    """Changes of the default tree that name a class of ``own_classes`` with these options."""
+    """Return changes of the default tree that select a class of ``own_classes`` with these options."""
     path = f"{HERE}.{name}"
     if section in ("sampler", "training.scheduler") or section.startswith("training.loss."):
         return {section: {"type": path, **options}}
@@ -36,7 +36,7 @@ def own(section: str, name: str, **options: object) -> dict[str, object]:
 
 
 def lines(tree: dict[str, Any]) -> list[str]:
-    """The faults of a tree, with the folder of the classes left out."""
+    """Return the faults of a tree, without the folder of the classes."""
     with pytest.raises(ConfigError) as caught:
         validate_config(tree)
     with pytest.raises(ConfigError, match="wrong:") as again:
@@ -233,7 +233,7 @@ BUILD: dict[str, Callable[[TrainConfig], object]] = {
     "training.loss.times": lambda config: config.training.loss.times.build(),
     "sampler": lambda config: config.sampler.build(),
 }
-"""The code that calls the classes of each section."""
+"""Code that calls the classes of each section."""
 
 
 def weight() -> torch.nn.Parameter:
@@ -250,23 +250,21 @@ def test_all_sections_are_tried() -> None:
 
 
 @pytest.mark.parametrize("changes", TAKEN, ids=str)
-def test_class_that_passes_the_check_takes_the_real_call(changed: Change, changes: dict[str, object]) -> None:
+def test_a_class_that_passes_the_check_accepts_the_real_call(changed: Change, changes: dict[str, object]) -> None:
     config = parse_config(changed(changes))
     assert isinstance(config, TrainConfig)
     BUILD[section_of(changes)](config)
 
 
 @pytest.mark.parametrize(("changes", "faults"), REFUSED, ids=str)
-def test_class_that_is_refused_does_not_take_the_real_call(
-    changed: Change, changes: dict[str, object], faults: list[str]
-) -> None:
+def test_a_refused_class_rejects_the_real_call(changed: Change, changes: dict[str, object], faults: list[str]) -> None:
     assert lines(changed(changes)) == faults
     with pytest.raises((TypeError, ValueError)):
         BUILD[section_of(changes)](TrainConfig.model_validate(changed(changes)))
 
 
-def test_class_of_a_built_in_name_by_its_path(changed: Change) -> None:
-    """It is called as under its name."""
+def test_a_built_in_class_can_be_given_by_its_path(changed: Change) -> None:
+    """A built-in class given by its path is called in the same way."""
     scheduler = {"type": "diffusion_lab.training.lr_schedules.WarmupCosineLR", "warmup_steps": 3}
     config = parse_config(
         changed({"training.scheduler": scheduler, "sampler": {"type": "diffusion_lab.samplers.DDIMSampler"}})
@@ -303,13 +301,13 @@ def test_option_that_is_infinite_is_kept(changed: Change) -> None:
     assert config.model_dump(mode="json")["training"]["optimizer"]["bound"] == math.inf
 
 
-def test_class_without_a_signature_is_taken_as_it_is(changed: Change) -> None:
+def test_a_class_without_a_signature_is_accepted(changed: Change) -> None:
     with pytest.raises(ValueError, match="no signature"):
         inspect.signature(dict)
     parse_config(changed({"data.type": "builtins.dict", "data.whatever": 3}))
 
 
-def test_classes_that_training_alone_needs_are_left_alone_when_generating(changed: Change, tmp_path: Path) -> None:
+def test_classes_used_only_in_training_are_ignored_when_generating(changed: Change, tmp_path: Path) -> None:
     missing = {
         f"{section}.type": "no_such_module.Here" for section in ("data", "training.optimizer", "model.architecture")
     }
@@ -318,7 +316,7 @@ def test_classes_that_training_alone_needs_are_left_alone_when_generating(change
 
 
 class TestPath:
-    """What a dotted path can lead to, in each section that takes one."""
+    """Targets of a dotted path, in each section that accepts one."""
 
     KEYS = ("model.architecture.type", "data.type", "training.optimizer.type", "training.scheduler", "sampler")
 
@@ -365,11 +363,11 @@ class TestPath:
 
 
 class TestPathFromACheckpoint:
-    """Importing runs code: what a file says is never imported."""
+    """Importing runs code: classes named by a checkpoint are never imported."""
 
     @pytest.fixture
     def trap(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-        """A module that leaves a trace when it is imported; gives the place of the trace."""
+        """Create a module that leaves a file when it is imported; return the path of that file."""
         trace = tmp_path / "trace"
         (tmp_path / "trap_for_this_test.py").write_text(
             f"import pathlib\npathlib.Path({str(trace)!r}).touch()\nclass Any: pass\n"
@@ -397,7 +395,7 @@ class TestPathFromACheckpoint:
         assert not trap.exists()
 
     def test_checkpoint_is_read_without_import(self, trap: Path, default: dict[str, Any], tmp_path: Path) -> None:
-        """Whatever class its settings name in whatever section."""
+        """No class is imported, whatever the section."""
         path = "trap_for_this_test.Any"
         for section in (default["model"]["architecture"], default["data"], *default["training"].values(), default):
             if isinstance(section, dict):

@@ -1,4 +1,4 @@
-"""Names in any case and ``none`` for null: every choice of the schema, and what takes any text."""
+"""Names in any case and ``none`` for null: every choice of the schema, and keys that accept any string."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEXTS = {
     "evaluation.cache_dir",
     *(f"logger.{name}" for name in ("project", "entity", "group", "name", "dir")),
 }
-"""Keys whose values are left as they are."""
+"""Keys whose values are left unchanged."""
 
 
 def fields(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Spelling]]:
@@ -54,8 +54,8 @@ def test_each_name_is_read_in_any_case(key: str, name: str) -> None:
         assert spelled(TrainConfig, key, given) == name
 
 
-def test_every_field_that_takes_text_is_a_choice_or_listed_here() -> None:
-    """A new key decides: a choice by name, or text that is left as it is."""
+def test_every_string_field_is_a_choice_or_listed_here() -> None:
+    """Each new key must be classified: a choice by name, or a string left unchanged."""
     chosen = {key for key, spelling in FIELDS.items() if spelling.names or spelling.is_lower or spelling.entries}
     assert not chosen & TEXTS
     for key in TEXTS:
@@ -77,16 +77,16 @@ def _has_text(annotation: Any) -> bool:
 
 
 @pytest.mark.parametrize("key", [key for key, spelling in FIELDS.items() if spelling.may_be_null])
-def test_none_is_null_where_null_may_be(key: str) -> None:
+def test_none_is_null_where_null_is_allowed(key: str) -> None:
     for given in ("none", "None", "NONE"):
         assert spelled(TrainConfig, key, given) is None
 
 
-def test_none_is_a_name_of_its_own_for_the_cache() -> None:
+def test_none_is_a_choice_of_the_cache() -> None:
     assert spelled(TrainConfig, "data.cache", "None") == "none"
 
 
-def test_none_is_refused_where_null_is(changed: Change) -> None:
+def test_none_is_refused_where_null_is_refused(changed: Change) -> None:
     with pytest.raises(ConfigError, match=r'training\.optimizer\.type = "none": must be one of'):
         validate_config(changed({"training.optimizer.type": "none"}))
 
@@ -98,7 +98,7 @@ def test_devices_and_lists_of_names() -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_options_by_name(choice: Any) -> None:
-    """The options of every class with a name."""
+    """Yield the options of every named class."""
     names = {name for cls in choice.NAMED.values() for name in cls.__dataclass_fields__}
     assert names or choice.KEY == "training.loss.penalty"
 

@@ -1,4 +1,4 @@
-"""A job of a sweep: what it returns, when it waits for another process, and how a signal ends it. Without training."""
+"""Jobs of a sweep: return value, waiting for another process, and signals. Without training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Job = Callable[..., DictConfig]
 
 @pytest.fixture(autouse=True)
 def undisturbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Signals do afterwards what they did before, and no sweep is left behind."""
+    """Restore signal handlers and the state of the sweep afterwards."""
     monkeypatch.setattr(SweepCallback, "folder", None)
     monkeypatch.setattr(SweepCallback, "signals", None)
     before = {number: signal.getsignal(number) for number in EXIT_CODES}
@@ -45,7 +45,7 @@ def undisturbed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Job]:
-    """Hydra's state in a job of a sweep in ``tmp_path``, and what was composed for it."""
+    """Set Hydra's state to that of a job of a sweep in ``tmp_path``; return its composed settings."""
 
     def begin(*overrides: str, script: str = "train", sweeper: str | None = None) -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -66,7 +66,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
 
 
 def run_with(value: float) -> Callable[[DictConfig], None]:
-    """What finishes a run with a best value."""
+    """Return a function that finishes a run with a best value."""
 
     def run(composed: DictConfig) -> None:
         folder = Path(composed.output.base_dir)
@@ -86,7 +86,7 @@ def record(folder: Path) -> JobRecord:
 
 
 def receive(number: signal.Signals) -> None:
-    """Send this process a signal, and wait for it: another thread may take it first."""
+    """Send this process a signal and wait for it: another thread may receive it first."""
     os.kill(os.getpid(), number)
     for _ in range(6000):
         time.sleep(0.01)
@@ -96,12 +96,12 @@ class TestValue:
     def test_a_job_returns_its_best_value(self, job: Job) -> None:
         assert run_job(run_with(0.25), job("compute.seed=1")) == 0.25
 
-    def test_a_job_that_is_skipped_returns_the_value_it_had(self, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_skipped_job_returns_its_value(self, job: Job, capsys: pytest.CaptureFixture[str]) -> None:
         run_job(run_with(0.1 + 0.2), job("compute.seed=1"))
         assert run_job(never, job("compute.seed=1")) == 0.1 + 0.2
         assert "seed-1: already finished, skipped" in capsys.readouterr().err
 
-    def test_also_one_that_another_command_has_done_in_another_folder(self, job: Job, tmp_path: Path) -> None:
+    def test_a_job_finished_in_another_folder_is_skipped(self, job: Job, tmp_path: Path) -> None:
         run_job(run_with(0.25), job("compute.seed=1"))
         (tmp_path / "seed-1").rename(tmp_path / "of_another_name")
         assert run_job(never, job("compute.seed=1")) == 0.25
@@ -119,7 +119,7 @@ class TestValue:
 
 class TestOtherSettings:
     def interrupted(self, job: Job, tmp_path: Path, saved: bool) -> Path:
-        """A stopped job, with a checkpoint or without."""
+        """Create a stopped job, with or without a checkpoint."""
 
         def run(composed: DictConfig) -> None:
             if saved:
@@ -133,7 +133,7 @@ class TestOtherSettings:
         assert record(tmp_path / "seed-1").state == INTERRUPTED
         return tmp_path / "seed-1"
 
-    def test_what_an_interrupted_job_has_saved_is_not_replaced(self, job: Job, tmp_path: Path) -> None:
+    def test_checkpoints_of_an_interrupted_job_are_not_overwritten(self, job: Job, tmp_path: Path) -> None:
         folder = self.interrupted(job, tmp_path, saved=True)
         changed = job("compute.seed=1")
         changed.training.epochs = 3
@@ -144,7 +144,7 @@ class TestOtherSettings:
         assert refused is not None
         assert "training.epochs" in str(refused.why)
 
-    def test_one_that_has_saved_nothing_starts_afresh(self, job: Job, tmp_path: Path) -> None:
+    def test_an_interrupted_job_without_checkpoints_restarts(self, job: Job, tmp_path: Path) -> None:
         self.interrupted(job, tmp_path, saved=False)
         changed = job("compute.seed=1")
         changed.training.epochs = 3
@@ -152,10 +152,10 @@ class TestOtherSettings:
 
 
 class TestOtherProcess:
-    def test_a_job_that_another_process_runs_is_waited_for(
+    def test_a_job_running_in_another_process_is_waited_for(
         self, job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As after a kill -9 of a sweep whose launcher's processes go on, or of two commands on one folder."""
+        """As after kill -9 of a sweep whose launcher's processes continue, or with two commands on one folder."""
         composed = job("compute.seed=1")
         run_job(run_with(0.25), composed)
         folder = tmp_path / "seed-1"
@@ -171,11 +171,11 @@ class TestOtherProcess:
 
             monkeypatch.setattr(sweep.time, "sleep", finish)  # that is, while it is waited for
             assert run_job(never, job("compute.seed=1")) == 0.25
-        said = capsys.readouterr().err
-        assert said.count(f"seed-1: process {holder.pid} on here is already running this job") == 1
-        assert f"`kill {holder.pid}`" in said
+        message = capsys.readouterr().err
+        assert message.count(f"seed-1: process {holder.pid} on here is already running this job") == 1
+        assert f"`kill {holder.pid}`" in message
 
-    def test_one_that_dies_meanwhile_is_gone_on_with(
+    def test_a_job_that_dies_meanwhile_is_resumed(
         self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         composed = job("compute.seed=1")
@@ -200,9 +200,7 @@ class TestOtherProcess:
             assert run_job(run, job("compute.seed=1")) == 0.125
         assert resumed == ["auto"]
 
-    def test_where_nobody_can_tell_the_job_is_refused(
-        self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_job_of_unknown_state_is_refused(self, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(job_lock, "take", lambda folder: job_lock.Lock.UNSUPPORTED)
         monkeypatch.setattr("diffusion_lab.config.job_record.is_taken", lambda folder: None)
         composed = job("compute.seed=1")
@@ -213,7 +211,7 @@ class TestOtherProcess:
 
 
 class TestStopped:
-    """In a process of a launcher, which would take an exit for a crash."""
+    """In a process of a launcher, which would treat an exit as a crash."""
 
     @pytest.mark.parametrize("number", EXIT_CODES)
     def test_a_signal_interrupts_the_job_and_not_its_process(
@@ -229,7 +227,7 @@ class TestStopped:
         assert (found.state, found.why) == (INTERRUPTED, f"asked to by {number.name}")
         os.kill(os.getpid(), number)  # between two jobs: nothing
 
-    def test_so_does_a_run_that_has_saved(self, job: Job) -> None:
+    def test_a_run_stopped_after_saving_interrupts_the_job(self, job: Job) -> None:
         def run(composed: DictConfig) -> None:
             raise RunStopped("asked to by SIGTERM", 143, step=8)
 
@@ -237,8 +235,8 @@ class TestStopped:
             run_job(run, job("compute.seed=1"))
         assert pickle.loads(pickle.dumps(stopped.value)).code == 143
 
-    def test_an_exit_for_another_reason_stays_one(self, job: Job) -> None:
-        """submitit leaves so, once it has put the job back into the queue."""
+    def test_an_exit_for_another_reason_is_raised(self, job: Job) -> None:
+        """submitit exits like this after it has requeued the job."""
 
         def run(composed: DictConfig) -> None:
             raise SystemExit(144)
@@ -247,7 +245,7 @@ class TestStopped:
             run_job(run, job("compute.seed=1"))
         assert left.value.code == 144
 
-    def test_no_job_begins_once_the_sweep_stops(self, job: Job, tmp_path: Path) -> None:
+    def test_no_job_starts_after_the_sweep_stops(self, job: Job, tmp_path: Path) -> None:
         signals = SweepSignals(tmp_path, launches=True)
         signals.listen()
         try:
@@ -260,9 +258,7 @@ class TestStopped:
         assert not list(tmp_path.glob(".stop-*"))
         assert run_job(run_with(0.5), job("compute.seed=1")) == 0.5  # the same command again
 
-    def test_what_tells_later_jobs_of_submitit_that_their_sweep_was_stopped_goes_with_the_next_command(
-        self, job: Job, tmp_path: Path
-    ) -> None:
+    def test_stop_files_are_removed_by_the_next_command(self, job: Job, tmp_path: Path) -> None:
         ended = subprocess.Popen([sys.executable, "-c", ""])
         ended.wait()
         first = SweepSignals(tmp_path, launches=True, outlived=True)
@@ -280,7 +276,7 @@ class TestStopped:
         second.close()
         assert [file.name for file in tmp_path.glob(".stop-*")] == [".stop-of-mine"]
 
-    def test_an_error_that_cannot_travel_comes_as_one_that_can(self, job: Job) -> None:
+    def test_errors_that_cannot_be_pickled_are_converted(self, job: Job) -> None:
         class Local(ValueError):
             pass
 
@@ -293,7 +289,7 @@ class TestStopped:
 
 
 class TestAbandoned:
-    """A worker of joblib whose sweep was killed: nobody would ever take its result."""
+    """A joblib worker whose sweep was killed: nothing would ever receive its result."""
 
     @pytest.fixture
     def left(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -302,7 +298,7 @@ class TestAbandoned:
         monkeypatch.setenv(sweep_signals.SWEEP, "12345-abc")
         return codes
 
-    def test_it_ends_with_its_job(
+    def test_an_abandoned_process_exits_after_its_job(
         self, job: Job, tmp_path: Path, left: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def run(composed: DictConfig) -> None:
@@ -313,8 +309,8 @@ class TestAbandoned:
         assert left == [0]
         assert record(tmp_path / "seed-1").state == FINISHED
 
-    def test_a_process_that_another_one_than_the_sweep_has_started_goes_on(self, job: Job, left: list[int]) -> None:
-        """As submitit's, which a sweep may leave behind."""
+    def test_a_process_not_started_by_the_sweep_continues(self, job: Job, left: list[int]) -> None:
+        """As with submitit, whose processes may outlive the sweep."""
         run_job(run_with(0.25), job("compute.seed=1"))
         assert left == []
 
@@ -344,7 +340,7 @@ class TestSignalsOfTheSweep:
     def test_running_jobs_are_asked_to_stop_and_waited_for(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """A job of the sweep in another process saves after SIGTERM; one of another command is left alone."""
+        """A job of the sweep in another process saves after SIGTERM; a job of another command continues."""
         signals = SweepSignals(tmp_path, launches=True)
         folders = [tmp_path / name for name in ("ours", "theirs")]
         for folder in folders:
@@ -363,15 +359,15 @@ class TestSignalsOfTheSweep:
             collector.join(30)
             assert ours.returncode == -signal.SIGTERM
             assert theirs.poll() is None
-            said = capfd.readouterr().err
-            assert "SIGTERM: the running jobs finish their step and save\n" in said
-            assert f"`kill {theirs.pid}` there lets it save and stop." in said
-            assert f"`kill {ours.pid}`" not in said
+            message = capfd.readouterr().err
+            assert "SIGTERM: the running jobs finish their step and save\n" in message
+            assert f"`kill {theirs.pid}` there lets it save and stop." in message
+            assert f"`kill {ours.pid}`" not in message
 
-    def test_where_only_jobs_of_another_command_run_none_is_said_to_save(
+    def test_jobs_of_another_command_are_not_reported_as_saving(
         self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """After kill -9 of a sweep the same command waits for its jobs, and a Ctrl-C ends the waiting alone."""
+        """After kill -9 of a sweep, the same command waits for its jobs, and Ctrl-C only ends the waiting."""
         signals = SweepSignals(tmp_path, launches=True)
         (tmp_path / "theirs").mkdir()
         with another_process_has(tmp_path / "theirs") as theirs:
@@ -383,12 +379,12 @@ class TestSignalsOfTheSweep:
             finally:
                 signals.close()
             assert theirs.poll() is None
-            said = capfd.readouterr().err
-        assert "SIGINT: no job of this command is running\n" in said
-        assert f"`kill {theirs.pid}` there lets it save and stop." in said
-        assert "finish their step" not in said
+            message = capfd.readouterr().err
+        assert "SIGINT: no job of this command is running\n" in message
+        assert f"`kill {theirs.pid}` there lets it save and stop." in message
+        assert "finish their step" not in message
 
-    def test_processes_that_a_launcher_starts_do_not_die_of_ctrl_c_before_their_job(self, tmp_path: Path) -> None:
+    def test_processes_of_a_launcher_survive_ctrl_c_before_their_job(self, tmp_path: Path) -> None:
         signals = SweepSignals(tmp_path, launches=True)
         signals.listen()
         try:
@@ -398,7 +394,7 @@ class TestSignalsOfTheSweep:
         assert not set(EXIT_CODES) & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_a_key_that_is_given_twice_varies_if_its_last_values_do() -> None:
+def test_a_repeated_key_varies_if_its_last_value_does() -> None:
     typed = ["training.epochs=1", "training.epochs=2,3", "compute.seed=1,2", "compute.seed=4", "data=digits"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", return_hydra_config=True)

@@ -1,4 +1,4 @@
-"""Results of a sweep are ranked where they measure the same, and said to be apart where not."""
+"""Results of a sweep are ranked if they measure the same, and listed as separate groups otherwise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Measured = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def measured(composed: Composed) -> Measured:
-    """What the metric of `train.py` with some overrides measures."""
+    """Return what the metric of `train.py` with some overrides measures."""
 
     def measure(*overrides: str, images: str = "0123456789") -> dict[str, Any]:
         fingerprints = {"validation_fingerprint": images, "data_fingerprint": f"training {images}"}
@@ -58,7 +58,7 @@ def measured(composed: Composed) -> Measured:
         "penalty=mse",
     ],
 )
-def test_what_a_sweep_tries_for_a_lower_value_leaves_results_comparable(override: str, measured: Measured) -> None:
+def test_usual_sweep_settings_leave_results_comparable(override: str, measured: Measured) -> None:
     assert measured(override) == measured()
 
 
@@ -79,12 +79,12 @@ def test_what_a_sweep_tries_for_a_lower_value_leaves_results_comparable(override
         ("model.conditioning.class_dropout_prob=0.5", "model.conditioning.class_dropout_prob"),
     ],
 )
-def test_what_gives_the_value_another_meaning_sets_results_apart(override: str, key: str, measured: Measured) -> None:
+def test_settings_that_change_the_metric_separate_results(override: str, key: str, measured: Measured) -> None:
     one, other = measured(), measured(override)
     assert key in {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
 
-def test_options_that_a_process_reads_count_and_others_do_not(measured: Measured) -> None:
+def test_only_options_used_by_the_process_count(measured: Measured) -> None:
     flow = ("diffusion=flow", "model.diffusion.noise_shift=2")
     assert measured(*flow) != measured("diffusion=flow")
     assert measured("diffusion=flow", "model.diffusion.num_timesteps=7") == measured("diffusion=flow")
@@ -94,13 +94,13 @@ def test_options_that_a_process_reads_count_and_others_do_not(measured: Measured
     assert measured(*edm) != measured("diffusion=edm")
 
 
-def test_a_default_that_is_written_out_is_the_same(measured: Measured) -> None:
+def test_an_explicit_default_is_the_same(measured: Measured) -> None:
     assert measured("weighting=min_snr", "training.loss.weighting.gamma=5.0") == measured("weighting=min_snr")
     assert measured("weighting=min_snr", "training.loss.weighting.gamma=3") != measured("weighting=min_snr")
 
 
 class TestEvaluation:
-    """A metric of the evaluation means the same whatever the process and the loss are; samples must be made alike."""
+    """Metrics of the evaluation are comparable for any process and loss, if samples are made in the same way."""
 
     KID = ("evaluation=on", "training.validation.metric=val/kid_digits")
 
@@ -114,7 +114,7 @@ class TestEvaluation:
             "model=dit_tiny",
         ],
     )
-    def test_what_leaves_results_comparable(self, override: str, measured: Measured) -> None:
+    def test_settings_that_leave_results_comparable(self, override: str, measured: Measured) -> None:
         assert measured(*self.KID, override) == measured(*self.KID)
 
     @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ class TestEvaluation:
             "conditioning=none",
         ],
     )
-    def test_what_sets_results_apart(self, override: str, measured: Measured) -> None:
+    def test_settings_that_separate_results(self, override: str, measured: Measured) -> None:
         assert measured(*self.KID, override) != measured(*self.KID)
 
     def test_images_are_those_of_the_split(self, measured: Measured) -> None:
@@ -152,7 +152,7 @@ def test_other_images_are_another_measure(measured: Measured) -> None:
 
 
 class Sweep:
-    """A folder of jobs that have ended."""
+    """Folder of finished jobs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -163,7 +163,7 @@ class Sweep:
             self.folder / name
         )
 
-    def told(self) -> list[dict[str, Any]]:
+    def summary(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads((self.folder / "sweep.json").read_text())
         return found
 
@@ -175,7 +175,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     return Sweep(tmp_path)
 
 
-def test_the_highest_comes_first_where_higher_is_better(sweep: Sweep, measured: Measured) -> None:
+def test_the_highest_comes_first_if_higher_is_better(sweep: Sweep, measured: Measured) -> None:
     score = measured(
         "training.callbacks=[my_lab.Score]", "training.validation.metric=score", "training.validation.mode=max"
     )
@@ -186,14 +186,14 @@ def test_the_highest_comes_first_where_higher_is_better(sweep: Sweep, measured: 
 
 
 class Direction(Enum):
-    """As the configuration of the Optuna sweeper has it."""
+    """Direction as in the configuration of the Optuna sweeper."""
 
     minimize = 1
     maximize = 2
 
 
 @pytest.mark.parametrize("direction", [Direction.minimize, "minimize", None])
-def test_a_search_the_other_way_is_refused(
+def test_a_search_in_the_wrong_direction_is_refused(
     composed: Composed, monkeypatch: pytest.MonkeyPatch, direction: Direction | str | None
 ) -> None:
     sweeper = {"_target_": OPTUNA_SWEEPER, **({} if direction is None else {"direction": direction})}
@@ -218,11 +218,11 @@ def test_the_lowest_comes_first(sweep: Sweep, capsys: pytest.CaptureFixture[str]
     sweep.job("d", None, None, FAILED)
     with sweep_summary():
         pass
-    said = capsys.readouterr().err
-    places = [said.index(f"name={name}") for name in "bcad"]
-    assert places == sorted(places)
-    assert "groups" not in said
-    assert [(job["folder"], job["rank"], job["group"]) for job in sweep.told()] == [
+    message = capsys.readouterr().err
+    positions = [message.index(f"name={name}") for name in "bcad"]
+    assert positions == sorted(positions)
+    assert "groups" not in message
+    assert [(job["folder"], job["rank"], job["group"]) for job in sweep.summary()] == [
         ("a", 3, 0),
         ("b", 1, 0),
         ("c", 2, 0),
@@ -231,20 +231,18 @@ def test_the_lowest_comes_first(sweep: Sweep, capsys: pytest.CaptureFixture[str]
     assert best_job(sweep.folder) == sweep.folder / "b"
 
 
-def test_results_of_different_measures_are_not_ranked_against_each_other(
-    sweep: Sweep, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_incomparable_results_are_not_ranked_together(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     sweep.job("a", 0.3, {"prediction": "v", "size": 8})
     sweep.job("b", 0.01, {"prediction": "epsilon", "size": 8})
     sweep.job("c", 0.2, {"prediction": "v", "size": 8})
     assert ranked(read_records(sweep.folder)) == [["c", "a"], ["b"]]
     with sweep_summary():
         pass
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     for row in ("A1 │ name=c", "A2 │ name=a", "B1 │ name=b"):
-        assert row in " ".join(said.replace("│ ", "│ ").split())
-    assert "Ranked within groups only, since val/loss measures something different in each" in said
-    assert '  A: prediction "v"\n  B: prediction "epsilon"\n' in said
+        assert row in " ".join(message.replace("│ ", "│ ").split())
+    assert "Ranked within groups only, since val/loss measures something different in each" in message
+    assert '  A: prediction "v"\n  B: prediction "epsilon"\n' in message
     with pytest.raises(ValueError, match="cannot all be compared") as several:
         best_job(sweep.folder)
     assert str(sweep.folder / "c") in str(several.value)
@@ -259,7 +257,7 @@ def test_other_validation_images_are_named(sweep: Sweep, capsys: pytest.CaptureF
     assert "  A: validation images 01234567…\n  B: validation images 89abcdef…\n" in capsys.readouterr().err
 
 
-def test_what_is_no_number_or_of_an_earlier_version_has_no_rank(sweep: Sweep) -> None:
+def test_invalid_and_older_results_have_no_rank(sweep: Sweep) -> None:
     sweep.job("a", float("nan"), {"prediction": "v"})
     sweep.job("b", 0.1, None)
     assert ranked(read_records(sweep.folder)) == []
@@ -267,25 +265,25 @@ def test_what_is_no_number_or_of_an_earlier_version_has_no_rank(sweep: Sweep) ->
         best_job(sweep.folder)
 
 
-def test_a_job_that_a_launcher_lost_is_told_in_one_message(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_job_is_reported_in_one_message(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     sweep.job("a", None, None, "running")  # and its process is gone
     with pytest.raises(SystemExit) as left, sweep_summary():
         raise RuntimeError("A worker process managed by the executor was unexpectedly terminated.\nMuch more")
     assert left.value.code == 1
-    said = capsys.readouterr().err
-    assert "died" in said
-    assert "Error: the process of a job ended without a result" in said
-    assert "Much more" not in said
+    message = capsys.readouterr().err
+    assert "died" in message
+    assert "Error: the process of a job ended without a result" in message
+    assert "Much more" not in message
 
 
-def test_an_interval_is_for_a_search(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interval_needs_a_search(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left, sweep_summary():
         raise HydraException("BasicSweeper does not support sweep type : INTERVAL_SWEEP")
     assert left.value.code == 2
     assert "add hydra/sweeper=optuna" in capsys.readouterr().err
 
 
-def test_the_command_for_what_is_missing_can_be_pasted(
+def test_the_command_for_missing_jobs_can_be_pasted(
     sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typed = ["-m", "name='my photos',b", "hydra.sweep.dir=elsewhere"]
@@ -301,7 +299,7 @@ def test_the_command_for_what_is_missing_can_be_pasted(
     assert (override.key_or_group, override.value()) == ("hydra.sweep.dir", str(sweep.folder))
 
 
-def test_what_could_not_be_composed_is_no_sweep(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_composition_is_not_a_sweep(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(CompactHydraException), sweep_summary():
         raise CompactHydraException("no")
     assert capsys.readouterr().err == ""

@@ -155,7 +155,7 @@ def test_typo_gets_a_suggestion(changed: Change, values: dict[str, object], line
     assert line in message(changed(values))
 
 
-def test_dit_has_faults_of_its_own_alone(changed: Change) -> None:
+def test_dit_has_only_its_own_faults(changed: Change) -> None:
     assert validate_config(changed(DIT)) is None  # type: ignore[func-returns-value]
     (fault,) = message(changed(DIT | {"model.architecture.use_attention": []})).splitlines()[1:]
     assert "must be [true]" in fault
@@ -185,13 +185,13 @@ def test_many_faults_at_once_each_on_its_line(changed: Change) -> None:
     }
 
 
-def test_rule_stays_silent_where_a_value_it_reads_is_at_fault(changed: Change) -> None:
+def test_a_rule_is_skipped_if_a_value_it_reads_has_a_fault(changed: Change) -> None:
     text = message(changed({"model.architecture.channel_multipliers": "1,2", "model.architecture.image_size": 41}))
     assert text.count("\n") == 1
     assert "model.architecture.channel_multipliers" in text
 
 
-def test_consistency_passes_over_single_keys(changed: Change) -> None:
+def test_consistency_skips_faults_of_single_keys(changed: Change) -> None:
     tree = changed({"training.epochs": 0})
     assert "training.epochs" in message(tree)
     validate_config_consistency(tree)
@@ -202,21 +202,21 @@ def test_missing_section_is_one_fault(default: dict[str, Any]) -> None:
     assert message(default).splitlines()[1:] == ["  data: required, but missing"]
 
 
-def test_sampler_that_is_no_section(changed: Change) -> None:
+def test_a_sampler_that_is_not_a_section(changed: Change) -> None:
     text = message(changed({"sampler": "ddim"}))
     assert text.splitlines()[1:] == ['  sampler = "ddim": must be a section of keys']
 
 
-def test_section_that_is_no_section(changed: Change) -> None:
+def test_a_section_that_is_not_a_section(changed: Change) -> None:
     assert "data.loading = 3: must be a section of keys" in message(changed({"data.loading": 3}))
 
 
-def test_no_mapping_at_all() -> None:
+def test_a_tree_that_is_not_a_mapping() -> None:
     with pytest.raises(TypeError, match="mapping of keys to values, got list"):
         validate_config([])  # type: ignore[arg-type]
 
 
-def test_validation_leaves_the_tree_as_it_was(default: dict[str, Any]) -> None:
+def test_validation_does_not_modify_the_tree(default: dict[str, Any]) -> None:
     before = repr(default)
     parse_config(default)
     assert repr(default) == before
@@ -239,7 +239,7 @@ def test_generating_without_num_classes_or_with_too_few(changed: Change) -> None
 
 
 class TestTMax:
-    """``training.scheduler.T_max: auto`` in a tree that is checked."""
+    """``training.scheduler.T_max: auto`` in a validated tree."""
 
     @pytest.mark.parametrize("kind", [None, "cosine"])
     def test_becomes_the_number_of_epochs_in_place(self, changed: Change, kind: str | None) -> None:
@@ -250,7 +250,7 @@ class TestTMax:
         assert tree == changed({"training.epochs": 7, "training.scheduler.type": kind, "training.scheduler.T_max": 7})
         validate_config(tree)
 
-    def test_stays_where_the_tree_is_refused_or_the_epochs_are_unsound(self, changed: Change) -> None:
+    def test_stays_if_the_tree_is_refused_or_the_epochs_are_invalid(self, changed: Change) -> None:
         contradiction = changed({"model.diffusion.beta_start": 0.5})
         with pytest.raises(ConfigError):
             validate_config_consistency(contradiction)
@@ -277,7 +277,7 @@ class TestTMax:
             validate_config(tree)
 
 
-def test_folders_of_images_are_asked_for_when_a_run_starts(changed: Change, tmp_path: Path) -> None:
+def test_image_folders_are_checked_when_a_run_starts(changed: Change, tmp_path: Path) -> None:
     for key in ("data.paths.train", "data.paths.val"):
         tree = changed({key: "no/such", "output.base_dir": str(tmp_path / "run")})
         validate_config(tree)
@@ -296,7 +296,7 @@ def test_generating_needs_no_section_of_training(default: dict[str, Any], tmp_pa
     assert parse_config(default).model is None
 
 
-def test_generating_checks_the_sections_that_are_there(default: dict[str, Any]) -> None:
+def test_generating_checks_the_given_sections(default: dict[str, Any]) -> None:
     default |= {"mode": "generate"}
     default["training"]["epochs"] = 0
     default["model"]["architecture"]["use_attention"] = [True]
@@ -339,7 +339,7 @@ def test_sampler_is_built_from_its_options(changed: Change) -> None:
     assert config.sampler.build() == DDPMSampler(steps=20, variance="large")
 
 
-def test_default_sampler_takes_no_more_steps_than_there_are(changed: Change) -> None:
+def test_the_default_sampler_takes_at_most_the_timesteps(changed: Change) -> None:
     config = parse_config(changed({"model.diffusion.num_timesteps": 10}))
     assert config.sampler.build() == DDIMSampler(steps=10)
 
@@ -362,7 +362,7 @@ def test_options_of_the_sampler_are_checked(changed: Change, options: dict[str, 
     assert line in message(changed({"sampler": {"type": "ddim", **options}}))
 
 
-def test_section_alone(default: dict[str, Any]) -> None:
+def test_a_single_section(default: dict[str, Any]) -> None:
     model = parse_section(ModelSettings, default["model"], "model")
     assert model.architecture.image_size == 40
     default["model"]["architecture"] |= {"image_size": 41, "in_chanels": 3}

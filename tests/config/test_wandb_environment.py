@@ -1,4 +1,4 @@
-"""W&B's own environment variables: they hold where the command line or the file says nothing."""
+"""W&B's environment variables apply if neither the command line nor the file sets the key."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ VARIABLES = [
 
 
 @pytest.mark.parametrize(("variable", "value", "key", "meant"), VARIABLES)
-def test_variable_holds(
+def test_a_variable_applies(
     variable: str, value: str, key: str, meant: Any, composed: Composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -48,21 +48,23 @@ def test_variable_holds(
 
 
 @pytest.mark.parametrize(("key", "typed"), [("mode", "offline"), ("project", "p"), ("group", "g"), ("name", "n")])
-def test_what_is_typed_wins(key: str, typed: str, composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_typed_values_take_precedence(
+    key: str, typed: str, composed: Composed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for variable, value, _, _ in VARIABLES[:1] + VARIABLES[5:9]:
         monkeypatch.setenv(variable, value)
     assert getattr(compose_train_config(composed("train", f"logger.{key}={typed}")).logger, key) == typed
     assert getattr(LoggerSettings.model_validate({"backends": ["wandb"], key: typed}), key) == typed
 
 
-def test_without_variables_all_is_as_documented(composed: Composed) -> None:
+def test_without_variables_the_defaults_are_as_documented(composed: Composed) -> None:
     logger = compose_train_config(composed("train")).logger
     assert (logger.mode, logger.project, logger.entity) == ("offline", "diffusion_lab", None)
     assert (logger.group, logger.name, logger.dir) == ("digits", None, None)
 
 
 @pytest.mark.parametrize("arguments", [[], ["experiment=fast_debug"]])
-def test_senseless_variable_is_a_fault_of_its_key(
+def test_an_invalid_variable_is_a_fault_of_its_key(
     arguments: list[str], composed: Composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "sometimes")
@@ -72,7 +74,7 @@ def test_senseless_variable_is_a_fault_of_its_key(
         compose_train_config(composed("train", *arguments), lambda: composed_key_locations("train", arguments))
 
 
-def test_typed_value_is_not_taken_for_the_variables(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_typed_value_is_not_attributed_to_the_variable(composed: Composed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     arguments = ["logger.mode=sometimes"]
     with pytest.raises(ConfigError, match=r"\[command line\]$"):

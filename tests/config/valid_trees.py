@@ -1,4 +1,4 @@
-"""Hypothesis strategies for settings trees: any tree they draw is valid, and any valid value may come up in it."""
+"""Hypothesis strategies for settings trees: every drawn tree is valid, and every valid value can be drawn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Tree = dict[str, Any]
 Values = st.SearchStrategy[Any]
 
 FOLDER, FILE = str(Path(__file__).parent), __file__
-"""A folder and a file that exist."""
+"""An existing folder and an existing file."""
 
 ANYTHING = f"{HERE}.TakesAnything"
 
@@ -32,7 +32,7 @@ plain = st.recursive(
 
 
 def numbers(least: float, most: float, **ends: bool) -> Values:
-    """Numbers between two bounds, whole ones also as integers."""
+    """Draw numbers between two bounds, integers included."""
     found = st.floats(least, most, allow_nan=False, **ends)
     return found | found.map(lambda value: int(value) if value == int(value) else value)
 
@@ -46,7 +46,7 @@ below_one = numbers(0, 1, exclude_max=True)
 
 
 def some_of(options: Mapping[str, Values]) -> st.SearchStrategy[Tree]:
-    """Any of the keys, with a value each."""
+    """Draw any of the keys, each with a value."""
     return st.fixed_dictionaries({}, optional=dict(options))
 
 
@@ -280,7 +280,7 @@ others = st.fixed_dictionaries(
 
 @st.composite
 def models(draw: st.DrawFn) -> Tree:
-    """Stages, attention, widths and image size that agree."""
+    """Draw consistent stages, attention, widths and image size."""
     options = draw(network_options)
     if draw(st.integers(0, 4)) == 0:
         options |= {"type": ANYTHING, "depth": draw(plain)}
@@ -299,7 +299,7 @@ def models(draw: st.DrawFn) -> Tree:
 
 @st.composite
 def trainings(draw: st.DrawFn) -> Tree:
-    """Validation where something needs it."""
+    """Enable validation where another setting requires it."""
     tree: Tree = draw(trainings_but_for_a_rule)
     if tree["checkpointing"]["save_best_only"] or tree["scheduler"]["type"] == "plateau":
         tree["validation"]["enabled"] = True
@@ -308,7 +308,7 @@ def trainings(draw: st.DrawFn) -> Tree:
 
 @st.composite
 def trees(draw: st.DrawFn) -> Tree:
-    """A valid tree of either mode."""
+    """Draw a valid tree of either mode."""
     mode = draw(st.sampled_from(["train", "generate"]))
     tree: Tree = {"mode": mode, **draw(others)}
     sections = {"model": models(), "data": data, "training": trainings()}
