@@ -87,7 +87,7 @@ class Manifest:
 
     def write(self, file: Path) -> None:
         """Write it next to its file, atomically."""
-        with atomic_write(self.place(file)) as partial:
+        with atomic_write(self.path_of(file)) as partial:
             partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 

@@ -182,7 +182,7 @@ class ImageDataModule(LightningDataModule):
             if source is not None:
                 source.raise_if_damaged(wait)
 
-    def prepared(self, batch: Batch, vary: bool) -> Batch:
+    def prepare_batch(self, batch: Batch, vary: bool) -> Batch:
         """Convert a batch of pixels to floats for the model, on its device; augmented if ``vary``."""
         images = self.augmentation(batch.images, batch.seed) if self.augmentation and vary else batch.images
         return batch._replace(images=images if images.is_floating_point() else from_pixels(images))

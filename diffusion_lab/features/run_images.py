@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from diffusion_lab.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
-from diffusion_lab.checkpoint.content import section_of
+from diffusion_lab.checkpoint.content import parse_saved_section
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.data.source import ImageSource
@@ -91,7 +91,7 @@ def run_sources(
         raise ValueError(
             f"{checkpoint.path} was saved without a secret that its data section needs: give the folder of the images"
         )
-    data = section_of(DataSettings, section, "data", checkpoint.path)
+    data = parse_saved_section(DataSettings, section, "data", checkpoint.path)
     if moved_to:
         data = data.model_copy(update={"paths": data.paths.model_copy(update=dict(moved_to))})
     if "." in data.type and data.type not in trust:

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diffusion_lab.checkpoint.reading import ORDER
+from diffusion_lab.checkpoint.reading import DATA_POSITION
 from diffusion_lab.memory import is_out_of_memory
 
 LARGEST_COUNT = 2**63 - 1
@@ -36,8 +36,8 @@ class RestoreErrors(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         _check_progress(checkpoint["loops"]["fit_loop"], trainer.fit_loop.state_dict(), "loops.fit_loop")
-        if ORDER in checkpoint:
-            _check_progress(checkpoint[ORDER], dict.fromkeys(IN_THE_DATA, 0), ORDER)
+        if DATA_POSITION in checkpoint:
+            _check_progress(checkpoint[DATA_POSITION], dict.fromkeys(IN_THE_DATA, 0), DATA_POSITION)
         for name in ("epoch", "global_step"):
             _check_progress(checkpoint[name], 0, name)
         for name in ("optimizer_states", "lr_schedulers"):  # the trainer silently ignores values of other types

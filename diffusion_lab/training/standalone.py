@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from diffusion_lab.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_tensors, read_checkpoint
-from diffusion_lab.checkpoint.content import section_of
+from diffusion_lab.checkpoint.content import parse_saved_section
 from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.faults import ConfigError, ConfigWarning, unknown_key
 from diffusion_lab.config.model_section import ModelSettings
@@ -125,7 +125,7 @@ def _training_settings(checkpoint: Checkpoint) -> TrainingSettings:
             "sample from it"
         )
     known = {name: value for name, value in tree.items() if name in TrainingSettings.model_fields}
-    return section_of(
+    return parse_saved_section(
         TrainingSettings, known | {"resume": get_default_config()["training"]["resume"]}, "training", checkpoint.path
     )
 

@@ -8,7 +8,7 @@ import torch
 
 
 @pytest.fixture(autouse=True)
-def no_surprises():
+def fail_on_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         yield

@@ -27,7 +27,7 @@ def run(tmp_path) -> Path:
     return tmp_path / "run"
 
 
-def test_inspect_tells_what_is_in_it(run, capsys) -> None:
+def test_inspect_shows_the_contents(run, capsys) -> None:
     assert main(["inspect", str(run)]) == 0
     told = capsys.readouterr().out
     for words in (
@@ -43,13 +43,13 @@ def test_inspect_tells_what_is_in_it(run, capsys) -> None:
     assert f"{sum(tensor.numel() for tensor in RAW.state_dict().values()):,}" in told
 
 
-def test_inspect_gives_json_with_all_settings(run, capsys) -> None:
+def test_inspect_prints_json_with_all_settings(run, capsys) -> None:
     assert main(["inspect", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["step"], found["config"]["experiment"]) == (70, "cats")
 
 
-def test_verify_finds_the_damaged_one(run, capsys) -> None:
+def test_verify_finds_the_damaged_checkpoint(run, capsys) -> None:
     assert main(["verify", str(run)]) == 0
     damaged = run / "checkpoints" / "step_00000080.ckpt"
     AtomicCheckpointIO().save_checkpoint(own_format(), damaged)
@@ -61,7 +61,7 @@ def test_verify_finds_the_damaged_one(run, capsys) -> None:
     assert "step_00000080.ckpt" in broken
 
 
-def test_the_error_of_a_damaged_checkpoint_names_the_command_that_finds_whole_ones(run, capsys) -> None:
+def test_error_of_a_damaged_checkpoint_names_the_command_that_finds_valid_ones(run, capsys) -> None:
     damaged = run / "checkpoints" / "step_00000080.ckpt"
     AtomicCheckpointIO().save_checkpoint(own_format(), damaged)
     damaged.write_bytes(damaged.read_bytes()[:-1])
@@ -76,7 +76,7 @@ def test_the_error_of_a_damaged_checkpoint_names_the_command_that_finds_whole_on
     assert "Take another" not in found[1]
 
 
-def test_verify_reports_every_file_of_a_folder_whatever_lies_there(run, capsys) -> None:
+def test_verify_reports_every_file_of_a_folder(run, capsys) -> None:
     """Oddities come before, between and after the one that is damaged."""
     folder = run / "checkpoints"
     source = folder / "step_00000070.ckpt"
@@ -107,7 +107,7 @@ def test_verify_reports_every_file_of_a_folder_whatever_lies_there(run, capsys) 
     }
 
 
-def test_a_reader_that_fails_in_an_unknown_way_does_not_hide_the_next_file(run, capsys, monkeypatch) -> None:
+def test_unexpected_error_does_not_hide_the_next_file(run, capsys, monkeypatch) -> None:
     def fail(file: Path) -> None:
         raise RecursionError
 
@@ -120,20 +120,20 @@ def test_a_reader_that_fails_in_an_unknown_way_does_not_hide_the_next_file(run, 
     assert whole.startswith("valid")
 
 
-def test_verify_tells_by_what_a_file_without_manifest_was_verified(run, capsys) -> None:
+def test_verify_reports_the_checksums_of_a_file_without_manifest(run, capsys) -> None:
     for file in run.rglob("*.manifest.json"):
         file.unlink()
     assert main(["verify", str(run)]) == 0
     assert "(no manifest; by the CRC-32 sums inside it, which cover its tensors and settings" in capsys.readouterr().out
 
 
-def test_weights_of_others_cannot_be_verified(tmp_path, capsys) -> None:
+def test_weights_of_other_programs_are_unverified(tmp_path, capsys) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "theirs.safetensors")
     assert main(["verify", str(tmp_path)]) == 3
     assert "no manifest, and the format has no checksums" in capsys.readouterr().out
 
 
-def test_no_name_of_a_file_poses_as_a_line_of_its_own(run, capsys) -> None:
+def test_file_name_cannot_fake_an_output_line(run, capsys) -> None:
     (run / "a\nvalid  b.ckpt").write_bytes(b"")
     assert main(["verify", str(run)]) == 1
     assert not any(line.startswith("valid  b") for line in capsys.readouterr().out.splitlines())
@@ -154,13 +154,13 @@ def flip(file: Path, place: int) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["inspect", "nothing"], ["verify", "."], ["export", "nothing"]])
-def test_what_cannot_be_done_says_why_in_one_line(arguments, tmp_path, monkeypatch, capsys) -> None:
+def test_failure_is_reported_in_one_line(arguments, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_an_export_is_a_checkpoint_of_its_own(run, capsys) -> None:
+def test_export_loads_like_a_checkpoint(run, capsys) -> None:
     assert main(["export", str(run)]) == 0
     file = run / "model.safetensors"
     assert str(file) in capsys.readouterr().out
@@ -177,7 +177,7 @@ def test_raw_weights_can_be_exported_as_well(run, tmp_path) -> None:
         assert same(load_denoiser(tmp_path / "raw.safetensors"), RAW)
 
 
-def test_an_export_reads_without_this_project(run) -> None:
+def test_export_can_be_read_without_this_project(run) -> None:
     main(["export", str(run)])
     with safe_open(run / "model.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["diffusion_lab"])["config"]["model"]["architecture"]["image_size"] == 8
@@ -194,7 +194,7 @@ def test_a_damaged_export_is_refused(run) -> None:
         load_denoiser(file)
 
 
-def test_an_export_without_manifest_is_verified_by_its_own_sum(run, capsys) -> None:
+def test_export_without_manifest_is_verified_by_its_own_hash(run, capsys) -> None:
     """Each of twenty bits all over the file, in its header too."""
     main(["export", str(run)])
     file = run / "model.safetensors"
@@ -254,14 +254,14 @@ def put_folder(file: Path) -> None:
     file.mkdir()
 
 
-def test_an_export_takes_no_manifest_from_a_checkpoint(run, capsys) -> None:
+def test_export_does_not_replace_the_manifest_of_a_checkpoint(run, capsys) -> None:
     output = run / "checkpoints" / "step_00000070.safetensors"
     assert main(["export", str(run), "--output", str(output)]) == 2
     assert "needs another name than the checkpoint" in capsys.readouterr().err
     assert main(["verify", str(run)]) == 0
 
 
-def test_a_run_folder_that_cannot_be_written_asks_for_another_place(run, tmp_path, monkeypatch, capsys) -> None:
+def test_read_only_run_folder_asks_for_another_output(run, tmp_path, monkeypatch, capsys) -> None:
     """Asked of the system: the user who runs the tests may be allowed everything."""
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run and allowed(path, mode))
@@ -270,5 +270,5 @@ def test_a_run_folder_that_cannot_be_written_asks_for_another_place(run, tmp_pat
     assert main(["export", str(run), "--output", str(tmp_path / "model.safetensors")]) == 0
 
 
-def test_an_export_has_its_ending(run) -> None:
+def test_export_needs_the_suffix(run) -> None:
     assert main(["export", str(run), "--output", str(run / "model.bin")]) == 2

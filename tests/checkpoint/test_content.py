@@ -24,7 +24,7 @@ from tests.checkpoint.contents import (
 )
 
 
-def test_our_own_checkpoint_tells_all_that_sampling_needs(saved):
+def test_checkpoint_contains_all_that_sampling_needs(saved):
     path = saved(own_format())
     checkpoint = read_checkpoint(path)
     assert (checkpoint.step, checkpoint.class_names, checkpoint.config["experiment"]) == (70, ("cat", "dog"), "cats")
@@ -35,7 +35,7 @@ def test_our_own_checkpoint_tells_all_that_sampling_needs(saved):
     assert not any(module.training for module in denoiser.modules())
 
 
-def test_averaged_and_raw_weights_are_both_there(saved):
+def test_averaged_and_raw_weights_are_both_available(saved):
     path = saved(own_format())
     assert same(load_denoiser(path), AVERAGED)
     assert same(load_denoiser(path, use_ema=False), RAW)
@@ -49,7 +49,7 @@ def test_without_averaged_weights_the_raw_ones_are_used_with_a_warning(saved):
     assert same(load_denoiser(path, use_ema=False), RAW)
 
 
-def of_several_decays(further=(0.99, 0.9999), averages=(SLOWER, SLOWEST)):
+def with_several_decays(further=(0.99, 0.9999), averages=(SLOWER, SLOWEST)):
     """The format of a run with further averages."""
     content = own_format()
     for index, average in enumerate(averages):
@@ -60,7 +60,7 @@ def of_several_decays(further=(0.99, 0.9999), averages=(SLOWER, SLOWEST)):
 
 
 def test_an_average_is_chosen_by_its_decay(saved):
-    path = saved(of_several_decays())
+    path = saved(with_several_decays())
     assert read_checkpoint(path).decays == [0.9, 0.99, 0.9999]
     chosen = {None: AVERAGED, 0.9: AVERAGED, 0.99: SLOWER, 0.9999: SLOWEST}
     for decay, expected in chosen.items():
@@ -68,8 +68,8 @@ def test_an_average_is_chosen_by_its_decay(saved):
     assert same(load_denoiser(path, use_ema=False), RAW)
 
 
-def test_a_decay_that_is_not_there_is_refused_with_those_that_are(saved):
-    path = saved(of_several_decays())
+def test_missing_decay_is_refused_with_the_available_ones(saved):
+    path = saved(with_several_decays())
     rule = r"generation\.sampling\.ema_decay must be one of the averages in .*last\.ckpt"
     with pytest.raises(ValueError, match=rule + r" \(0\.9, 0\.99, 0\.9999\), got 0\.5"):
         load_denoiser(path, ema_decay=0.5)
@@ -77,8 +77,8 @@ def test_a_decay_that_is_not_there_is_refused_with_those_that_are(saved):
         load_denoiser(path, use_ema=False, ema_decay=0.99)
 
 
-def test_checkpoints_from_before_there_were_several_averages_load(saved):
-    content = of_several_decays(averages=())
+def test_checkpoints_from_before_several_averages_load(saved):
+    content = with_several_decays(averages=())
     del content["diffusion_lab"]["config"]["training"]["ema"]["further_decays"]
     path = saved(content)
     assert read_checkpoint(path).decays == [0.9]
@@ -87,23 +87,23 @@ def test_checkpoints_from_before_there_were_several_averages_load(saved):
 
 
 @pytest.mark.parametrize("content", [own_format(), {"model_state_dict": RAW.state_dict()}], ids=["own", "plain"])
-def test_a_decay_that_the_file_does_not_tell_cannot_be_chosen(saved, content):
+def test_unknown_decay_cannot_be_chosen(saved, content):
     with pytest.raises(ValueError, match=r"averages in .*last\.ckpt \(none\), got 0\.9"):
         load_denoiser(saved(content), model=settings(), ema_decay=0.9)
 
 
-def test_averages_lost_from_the_file_cannot_be_chosen(saved):
-    path = saved(of_several_decays(averages=(SLOWER,)))
+def test_averages_missing_from_the_file_cannot_be_chosen(saved):
+    path = saved(with_several_decays(averages=(SLOWER,)))
     with pytest.raises(ValueError, match=r"\(0\.9, 0\.99\), got 0\.9999"):
         load_denoiser(path, ema_decay=0.9999)
 
 
 def test_damaged_settings_of_the_averages_are_listed_by_key(saved):
     with pytest.raises(ValueError, match=r"training\.ema\.further_decays\[1\] = 1\.5"):
-        read_checkpoint(saved(of_several_decays(further=(0.99, 1.5))))
+        read_checkpoint(saved(with_several_decays(further=(0.99, 1.5))))
 
 
-def test_the_checkpoints_own_architecture_wins(saved):
+def test_architecture_of_the_checkpoint_takes_precedence(saved):
     path = saved(own_format())
     assert same(load_denoiser(path, model=settings(model_channels=16)), AVERAGED)
 
@@ -143,7 +143,7 @@ def test_weights_of_another_architecture_are_listed(saved):
     assert " more. Give the model settings" in str(caught.value)
 
 
-def test_a_wrong_shape_and_an_unknown_name_are_told():
+def test_wrong_shape_and_unknown_name_are_reported():
     denoiser = denoiser_of(2)
     before = {name: tensor.clone() for name, tensor in denoiser.state_dict().items()}
     name = next(iter(before))
@@ -179,12 +179,12 @@ def test_a_file_without_weights_says_so(saved, content):
 
 
 @pytest.mark.parametrize("state", [{}, {"loss.scale": torch.zeros(1)}, None])
-def test_our_own_format_without_weights_was_not_written_whole(saved, state):
+def test_own_format_without_weights_is_incomplete(saved, state):
     with pytest.raises(ValueError, match="holds no weights of a denoiser"):
         read_checkpoint(saved({**own_format(), "state_dict": state}))
 
 
-def test_our_own_format_with_a_part_missing_is_damaged(saved):
+def test_own_format_with_a_missing_part_is_damaged(saved):
     content = own_format()
     del content["diffusion_lab"]["config"], content["diffusion_lab"]["step"]
     with pytest.raises(ValueError, match="damaged checkpoint: its diffusion_lab part lacks config, step") as refused:
@@ -207,7 +207,7 @@ EDM = {"type": "edm", "num_timesteps": 1000}
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "x0", "v", "flow"])
-def test_weights_that_know_unscaled_inputs_are_refused(saved, prediction):
+def test_weights_trained_on_unscaled_inputs_are_refused(saved, prediction):
     """Until format 2 the network saw the noise of the edm process as it is."""
     model = model_of(**EDM, prediction=prediction)
     before = read_checkpoint(saved(own_format(model, format=1)))
@@ -229,7 +229,7 @@ def test_weights_that_know_unscaled_inputs_are_refused(saved, prediction):
     ],
     ids=str,
 )
-def test_other_weights_of_the_first_format_give_the_images_that_they_gave(saved, diffusion):
+def test_other_weights_of_the_first_format_give_the_same_images(saved, diffusion):
     """Theirs are the coefficients that were, so the same weights make the same images."""
     denoiser = read_checkpoint(saved(own_format(model_of(**diffusion), format=1))).denoiser()
     for time in (0.1, 0.5, 0.99):
@@ -263,7 +263,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_no_initial_weights_are_drawn_to_be_overwritten(saved):
+def test_initial_weights_are_not_drawn_before_loading(saved):
     """Drawing takes longer than reading."""
     path, state = saved(own_format()), torch.get_rng_state()
     with Operations() as done:

@@ -35,21 +35,21 @@ def flip(file: Path, place: int) -> None:
     file.write_bytes(content)
 
 
-def test_a_manifest_tells_what_was_written(step) -> None:
+def test_manifest_describes_the_file(step) -> None:
     path = step(70)
     manifest = verify(path)
     assert manifest == Manifest(step=70, size=path.stat().st_size, sha256=file_hash(path), config_hash="abc")
     assert Manifest.read(path) == manifest
 
 
-def test_the_newest_is_that_of_the_latest_step_whatever_was_written_last(step, tmp_path) -> None:
+def test_newest_is_the_latest_step_not_the_last_written(step, tmp_path) -> None:
     late, early = step(1000), step(99)
     assert newest_valid(late.parent) == late
     assert find_checkpoint(tmp_path / "run", "last") == late
     assert find_checkpoint(early) == early
 
 
-def test_without_a_manifest_it_is_verified_by_its_own_checksums(step, tmp_path) -> None:
+def test_without_manifest_a_checkpoint_is_verified_by_its_own_checksums(step, tmp_path) -> None:
     listed, unlisted = step(5), step(6)
     Manifest.path_of(unlisted).unlink()
     assert find_checkpoint(tmp_path / "run", "last") == unlisted
@@ -58,7 +58,7 @@ def test_without_a_manifest_it_is_verified_by_its_own_checksums(step, tmp_path) 
         assert find_checkpoint(tmp_path / "run", "last") == listed
 
 
-def test_without_a_manifest_the_content_must_be_of_the_step_in_the_name(step, tmp_path) -> None:
+def test_without_manifest_the_content_must_match_the_step_in_the_name(step, tmp_path) -> None:
     listed = step(5)
     (listed.parent / step_name(99)).write_bytes(listed.read_bytes())
     (listed.parent / step_name(98)).write_text("something else")
@@ -72,14 +72,14 @@ def test_without_a_manifest_the_content_must_be_of_the_step_in_the_name(step, tm
 @pytest.mark.parametrize(
     "content", [b"null", b"[1]", b"text", b'"\xff"', b"[" * 100_000, b'{"step": 5, "size": "x", "sha256": 1}']
 )
-def test_a_manifest_may_hold_anything(step, content) -> None:
+def test_invalid_manifest_is_damage(step, content) -> None:
     path = step(5)
     Manifest.path_of(path).write_bytes(content)
     with pytest.raises(DamagedCheckpointError, match=r"manifest\.json is damaged"):
         verify(path)
 
 
-def test_a_manifest_may_be_no_file(step) -> None:
+def test_manifest_that_is_not_a_file_is_damage(step) -> None:
     path = step(5)
     Manifest.path_of(path).unlink()
     os.mkfifo(Manifest.path_of(path))
@@ -87,7 +87,7 @@ def test_a_manifest_may_be_no_file(step) -> None:
         verify(path)
 
 
-def test_a_folder_named_like_a_checkpoint_is_none(step, tmp_path) -> None:
+def test_folder_named_like_a_checkpoint_is_ignored(step, tmp_path) -> None:
     path = step(5)
     for name in ("step_x.ckpt", step_name(7)):
         (path.parent / name).mkdir()
@@ -97,7 +97,7 @@ def test_a_folder_named_like_a_checkpoint_is_none(step, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["flip", "cut", "empty", "manifest", "other step"])
-def test_a_damaged_newest_is_named_and_the_one_before_is_taken(step, tmp_path, harm) -> None:
+def test_damaged_newest_is_reported_and_the_previous_one_is_used(step, tmp_path, harm) -> None:
     whole, damaged = step(5), step(6)
     if harm == "flip":
         flip(damaged, 4000)
@@ -116,7 +116,7 @@ def test_a_damaged_newest_is_named_and_the_one_before_is_taken(step, tmp_path, h
         load_denoiser(damaged)
 
 
-def test_no_flipped_bit_and_no_cut_goes_unseen(step) -> None:
+def test_every_flipped_bit_and_truncation_is_detected(step) -> None:
     """At a hundred places drawn at random, and at both ends."""
     path = step(5)
     whole = path.read_bytes()
@@ -131,7 +131,7 @@ def test_no_flipped_bit_and_no_cut_goes_unseen(step) -> None:
             verify(path)
 
 
-def test_best_is_a_link_and_is_passed_over_when_damaged(step, tmp_path) -> None:
+def test_damaged_best_link_is_skipped(step, tmp_path) -> None:
     best, last = step(5), step(6)
     (best.parent / "best.ckpt").symlink_to(best.name)
     assert find_checkpoint(tmp_path / "run").resolve() == best
@@ -142,12 +142,12 @@ def test_best_is_a_link_and_is_passed_over_when_damaged(step, tmp_path) -> None:
         assert find_checkpoint(tmp_path / "run") == last
 
 
-def test_a_best_one_alone_is_taken_for_the_last_as_well(saved, tmp_path) -> None:
+def test_best_alone_also_counts_as_last(saved, tmp_path) -> None:
     best = saved(own_format(), "run/checkpoints/best.ckpt")
     assert find_checkpoint(tmp_path / "run", "last") == best
 
 
-def test_a_manifest_of_the_users_own_beside_a_file_is_none(saved) -> None:
+def test_unrelated_manifest_next_to_a_file_is_ignored(saved) -> None:
     path = saved(own_format(), "model.ckpt")
     path.with_suffix(".json").write_text("[]")
     assert verify(path) is None
@@ -164,13 +164,13 @@ def test_a_folder_without_checkpoints_says_so(tmp_path) -> None:
         find_checkpoint(tmp_path)
 
 
-def test_names_of_steps_sort_and_are_read_back() -> None:
+def test_step_names_sort_and_parse() -> None:
     assert [step_of(Path(step_name(step))) for step in (0, 230, 10**9)] == [0, 230, 10**9]
     assert step_of(Path("best.ckpt")) is None
     assert step_of(Path("step_12.ckpt")) is None
 
 
-def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path) -> None:
+def test_file_gets_its_name_only_when_complete(tmp_path) -> None:
     target = tmp_path / "file"
     target.write_bytes(b"old")
 
@@ -185,6 +185,6 @@ def test_a_file_takes_its_name_only_when_it_is_whole(tmp_path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_hash_is_that_of_the_bytes(tmp_path) -> None:
+def test_hash_is_that_of_the_bytes(tmp_path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert file_hash(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -55,7 +55,7 @@ def conditioned(**conditioning: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_averages_are_found_in_every_layout(saved, layout) -> None:
+def test_averages_are_found_in_all_layouts(saved, layout) -> None:
     path = saved(content(LAYOUTS[layout]), "old.pt")
     denoiser = load_denoiser(path, model=without_conditioning())
     assert same(denoiser, AVERAGED)
@@ -71,7 +71,7 @@ def test_weights_are_found_under_any_wrapper(saved, prefix) -> None:
     assert same(load_denoiser(path, use_ema=False, model=settings()), RAW)
 
 
-def test_a_decay_that_the_file_tells_can_be_chosen(saved) -> None:
+def test_decay_in_the_file_can_be_chosen(saved) -> None:
     path = saved(content(LAYOUTS["nested"]), "old.pt")
     assert read_checkpoint(path).decays == [0.9999]
     assert same(load_denoiser(path, model=settings(), ema_decay=0.9999), AVERAGED)
@@ -91,7 +91,7 @@ def test_a_decay_that_the_file_tells_can_be_chosen(saved) -> None:
         ({"shadow_params": list(BARE.values())[1:]}, "is a list of"),
     ],
 )
-def test_a_broken_average_is_named_and_keeps_nobody_from_the_raw_weights(saved, ema, fault) -> None:
+def test_invalid_average_is_reported_and_raw_weights_still_load(saved, ema, fault) -> None:
     path = saved(content(ema), "old.pt")
     with pytest.raises(
         ValueError, match=rf"old\.pt cannot be sampled with averaged weights: its ema_state_dict .*{fault}"
@@ -101,7 +101,7 @@ def test_a_broken_average_is_named_and_keeps_nobody_from_the_raw_weights(saved, 
 
 
 @pytest.mark.parametrize("ema", [None, {}], ids=str)
-def test_no_average_at_all_is_a_warning(saved, ema) -> None:
+def test_missing_average_is_a_warning(saved, ema) -> None:
     path = saved(content(ema), "old.pt")
     with pytest.warns(UserWarning, match="holds no EMA weights"):
         assert load_denoiser(path, model=settings()).weights == "raw"
@@ -145,7 +145,7 @@ class TestClasses:
         ids=str,
     )
     @pytest.mark.parametrize("told", [True, False])
-    def test_what_is_left_open_is_filled_in(self, saved, given, told) -> None:
+    def test_missing_values_are_filled_in(self, saved, given, told) -> None:
         whole = content()
         if not told:
             del whole["num_classes"]
@@ -155,7 +155,7 @@ class TestClasses:
     @pytest.mark.parametrize(
         "classes", [0, -1, 1.5, "2", True, [2], torch.tensor(2), 1 << 2000], ids=lambda value: type(value).__name__
     )
-    def test_a_number_of_classes_that_is_none_is_refused(self, saved, classes) -> None:
+    def test_invalid_number_of_classes_is_refused(self, saved, classes) -> None:
         with pytest.raises(
             ValueError, match=r"old\.pt has num_classes .* must be an integer from 1 to 1,000,000,000, or None"
         ):
@@ -171,7 +171,7 @@ def test_a_model_section_with_faults_is_listed_by_key(saved) -> None:
     assert "model.diffusion.betas" in str(caught.value)
 
 
-def test_what_is_no_model_section_is_refused_by_name(saved) -> None:
+def test_argument_that_is_not_a_model_section_is_refused(saved) -> None:
     path = saved(content(), "old.pt")
     with pytest.raises(ValueError, match=r"model must be the section model .* take settings\['model'\]"):
         load_denoiser(path, model={"model": tree()})
@@ -205,7 +205,7 @@ def refusal(path: Path, use_ema: bool) -> str | None:
     return None
 
 
-def test_inspect_tells_what_another_program_saved(saved, capsys) -> None:
+def test_inspect_shows_a_checkpoint_of_another_program(saved, capsys) -> None:
     optimizer = torch.optim.Adam(RAW.parameters()).state_dict()
     path = saved(content(LAYOUTS["nested"], optimizer_state_dict=optimizer), "old.pt")
     assert main(["inspect", str(path)]) == 0
@@ -218,7 +218,7 @@ def test_inspect_tells_what_another_program_saved(saved, capsys) -> None:
 
 
 @pytest.mark.parametrize("process", ["edm", "flow"])
-def test_a_process_that_the_default_is_not_meant_for_needs_a_prediction(saved, process) -> None:
+def test_process_without_default_prediction_needs_one(saved, process) -> None:
     model = tree()
     model["diffusion"] = {**model["diffusion"], "type": process}
     model["diffusion"].pop("prediction", None)

@@ -36,7 +36,7 @@ ROOM = 2**30
 
 
 @pytest.fixture(autouse=True)
-def little_time_and_memory() -> Iterator[None]:
+def limited_time_and_memory() -> Iterator[None]:
     """Let what asks for gigabytes fail instead of filling the memory of this machine."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     before, scarce = resource.getrlimit(resource.RLIMIT_AS), memory._keeping.scarce
@@ -117,7 +117,7 @@ HUGE = {
 
 
 @pytest.mark.parametrize("name", HUGE)
-def test_settings_that_ask_for_more_than_the_weights_are_refused_before_anything_is_built(saved, name) -> None:
+def test_settings_larger_than_the_weights_are_refused_early(saved, name) -> None:
     model = tree()
     for section, keys in HUGE[name].items():
         model[section] |= keys
@@ -152,7 +152,7 @@ def test_tensors_that_repeat_their_bytes_are_refused(saved) -> None:
 @pytest.mark.parametrize(
     "tensor", [torch.zeros(3).to_sparse(), torch.zeros(3, device="meta")], ids=["sparse", "without bytes"]
 )
-def test_tensors_that_are_no_plain_ones_are_refused(saved, tensor) -> None:
+def test_tensors_that_are_not_dense_are_refused(saved, tensor) -> None:
     with pytest.raises(ValueError, match=r"last\.ckpt (is not a checkpoint|holds a tensor that is not dense)"):
         read_checkpoint(saved({"weight": tensor}))
 
@@ -211,12 +211,12 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_pickle_made_to_hang_or_fill_its_reader_is_refused(tmp_path, name) -> None:
+def test_pickle_that_would_hang_or_fill_memory_is_refused(tmp_path, name) -> None:
     with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint"):
         load_tensors(archive(tmp_path / "last.ckpt", CALLS[name]))
 
 
-def test_a_storage_that_is_larger_than_its_bytes_is_never_read(tmp_path, saved) -> None:
+def test_storage_larger_than_its_bytes_is_never_read(tmp_path, saved) -> None:
     """torch would read whatever lies behind it in memory."""
     with zipfile.ZipFile(saved({"weight": torch.zeros(1000)})) as source:
         content = source.read("last/data.pkl")
@@ -227,7 +227,7 @@ def test_a_storage_that_is_larger_than_its_bytes_is_never_read(tmp_path, saved) 
         load_tensors(archive(tmp_path / "swollen.ckpt", swollen, **{"0": data}))
 
 
-def test_two_parts_of_one_name_are_refused(tmp_path, saved) -> None:
+def test_two_parts_with_the_same_name_are_refused(tmp_path, saved) -> None:
     path = saved({"weight": torch.zeros(1000)})
     with warnings.catch_warnings(), zipfile.ZipFile(path, "a") as target:
         warnings.simplefilter("ignore")
@@ -238,7 +238,7 @@ def test_two_parts_of_one_name_are_refused(tmp_path, saved) -> None:
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_no_file_is_never_waited_for(tmp_path, capsys, way, suffix) -> None:
+def test_special_files_never_block(tmp_path, capsys, way, suffix) -> None:
     path = tmp_path / f"hostile{suffix}"
     os.mkfifo(path)
     with pytest.raises((ValueError, OSError)) as refused:
@@ -265,5 +265,5 @@ def test_an_export_with_hostile_settings_is_one_error(tmp_path, text) -> None:
         read_checkpoint(path)
 
 
-def test_honest_checkpoints_pass(saved) -> None:
+def test_legitimate_checkpoints_pass(saved) -> None:
     assert same(load_denoiser(saved(own_format())), AVERAGED)

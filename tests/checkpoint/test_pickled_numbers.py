@@ -45,7 +45,7 @@ def test_plain_numbers_are_read(saved) -> None:
     assert torch.equal(found["weights"], torch.ones(2))
 
 
-def test_nothing_stays_allowed_in_the_process(saved) -> None:
+def test_globals_are_only_allowed_temporarily(saved) -> None:
     before = set(torch.serialization.get_safe_globals())
     load_tensors(saved({"a": np.float64(1.0)}))
     assert set(torch.serialization.get_safe_globals()) == before
@@ -93,7 +93,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_anything_else_of_numpy_is_refused(saved, name) -> None:
+def test_other_numpy_calls_are_refused(saved, name) -> None:
     with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint.*it (calls|fills) "):
         load_tensors(saved({"a": HOSTILE[name]}))
     assert np.dtype("f8").byteorder == "="
@@ -117,7 +117,7 @@ def test_arrays_that_share_their_bytes_are_refused(saved) -> None:
     ],
     ids=["path", "settings"],
 )
-def test_the_refusal_of_another_object_says_how_to_save_without_it(saved, value, called) -> None:
+def test_refusal_of_an_object_says_how_to_save_without_it(saved, value, called) -> None:
     path = saved({"model_state_dict": {"w": torch.ones(2)}, "epoch": np.int64(3), "extra": value}, "old.pt")
     with pytest.raises(ValueError, match=rf"old\.pt .*it calls \S*{called} to create one of its values") as refused:
         load_tensors(path)
@@ -127,7 +127,7 @@ def test_the_refusal_of_another_object_says_how_to_save_without_it(saved, value,
     assert found["epoch"] == 3
 
 
-def test_the_pickle_is_that_of_torch(saved) -> None:
+def test_pickle_is_that_of_torch(saved) -> None:
     """Guards the tests above: what they save holds the calls that they are about."""
     with zipfile.ZipFile(saved({"a": array(1, (1,), F8, False, bytes(8))})) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))

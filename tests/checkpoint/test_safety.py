@@ -19,14 +19,14 @@ from tests.checkpoint.contents import AVERAGED, own_format, same, settings, tree
 @pytest.mark.parametrize(
     "content", [b"", b"not a checkpoint", bytes(range(256)), b"PK\x03\x04" + bytes(50), b"\x80\x02K\x01.", b"\x80\x04"]
 )
-def test_a_file_that_is_no_checkpoint_says_so(tmp_path, content):
+def test_file_that_is_not_a_checkpoint_is_reported(tmp_path, content):
     path = tmp_path / "last.ckpt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"last\.ckpt is (not a checkpoint|damaged)"):
         load_denoiser(path)
 
 
-def test_damaged_checkpoints_never_raise_anything_but_a_clear_error(saved):
+def test_damaged_checkpoints_always_raise_a_clear_error(saved):
     """Cut anywhere, or with some bytes changed."""
     path = saved({"a": torch.zeros(3), "b": torch.ones(2)}, "weights.pt")
     whole = path.read_bytes()
@@ -75,7 +75,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, kind
 
 
 @pytest.fixture
-def own_network(tmp_path, monkeypatch):
+def custom_network(tmp_path, monkeypatch):
     """A module of the user's own that leaves a trace when it is imported."""
     (tmp_path / "my_lab_checkpoint.py").write_text(
         "from pathlib import Path\n"
@@ -88,27 +88,27 @@ def own_network(tmp_path, monkeypatch):
     sys.modules.pop("my_lab_checkpoint", None)
 
 
-def test_a_class_that_only_the_checkpoint_names_is_not_imported(saved, own_network):
+def test_a_class_that_only_the_checkpoint_names_is_not_imported(saved, custom_network):
     path = saved(own_format(model=tree(type="my_lab_checkpoint.Net")))
     assert read_checkpoint(path).model.architecture.type == "my_lab_checkpoint.Net"
     for model in (None, settings()):  # "unet" is no consent to import something else
         with pytest.raises(ValueError, match=r"names the class 'my_lab_checkpoint\.Net'.*trust=my_lab_checkpoint\.Net"):
             load_denoiser(path, model=model)
-    assert not own_network.exists()
+    assert not custom_network.exists()
 
 
-def test_a_class_that_the_user_names_as_well_is_imported(saved, own_network):
+def test_a_class_that_the_user_names_as_well_is_imported(saved, custom_network):
     path = saved(own_format(model=tree(type="my_lab_checkpoint.Net")))
     denoiser = load_denoiser(path, model=settings(type="my_lab_checkpoint.Net", model_channels=32))
-    assert own_network.exists()
+    assert custom_network.exists()
     assert type(denoiser.network).__name__ == "Net"
     assert same(denoiser, AVERAGED)  # all else is still the checkpoint's
 
 
-def test_a_class_that_is_trusted_by_name_is_imported(saved, own_network):
+def test_a_class_that_is_trusted_by_name_is_imported(saved, custom_network):
     path = saved(own_format(model=tree(type="my_lab_checkpoint.Net")))
     assert same(load_denoiser(path, trust=["my_lab_checkpoint.Net"]), AVERAGED)
-    assert own_network.exists()
+    assert custom_network.exists()
 
 
 def test_an_archive_that_declares_more_than_it_has_is_refused_before_memory_is_reserved(tmp_path, saved):
@@ -135,7 +135,7 @@ def test_a_tensor_that_declares_more_than_its_bytes_is_refused(tmp_path, saved):
         read_checkpoint(swollen)
 
 
-def test_one_flipped_bit_is_found_without_a_manifest(saved):
+def test_flipped_bit_is_detected_without_manifest(saved):
     """By the checksums in the file, which torch itself does not look at."""
     path = saved({"weight": torch.zeros(100_000)})
     whole = path.read_bytes()

@@ -25,7 +25,7 @@ BATCHES = {"num_samples": 11, "batch_size": 4}
 
 
 @pytest.fixture(autouse=True)
-def no_surprises():
+def fail_on_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.filterwarnings("ignore", "generation.sampling.num_samples", ConfigWarning)

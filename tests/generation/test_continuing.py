@@ -33,7 +33,7 @@ def whole(config, tmp_path):
 
 @pytest.mark.parametrize("save", WAYS)
 @pytest.mark.parametrize("batches", [0, 1, 2])
-def test_the_end_is_that_of_an_uninterrupted_run(config, whole, drawn, save, batches):
+def test_result_equals_that_of_an_uninterrupted_run(config, whole, drawn, save, batches):
     expected = whole(sampling=BATCHES, save=save)
     drawn.take()
     settings = config(sampling=BATCHES, save=save)
@@ -49,7 +49,7 @@ def test_the_end_is_that_of_an_uninterrupted_run(config, whole, drawn, save, bat
 
 
 @pytest.mark.parametrize("save", WAYS)
-def test_a_finished_one_is_complete_and_nothing_is_made(config, drawn, save):
+def test_finished_generation_is_already_complete(config, drawn, save):
     settings = config(sampling=BATCHES, save=save)
     first = made(settings)
     before = contents(first.folder)
@@ -74,7 +74,7 @@ def test_more_images_of_the_same_generation_extend_it(config, whole, drawn, save
     assert contents(done.folder) == expected
 
 
-def test_fewer_than_there_are_leave_all_of_them(config, drawn):
+def test_fewer_images_leave_existing_ones(config, drawn):
     before = contents(made(config(sampling=BATCHES)).folder)
     drawn.take()
     done = made(config(sampling={**BATCHES, "num_samples": 5}))
@@ -82,12 +82,12 @@ def test_fewer_than_there_are_leave_all_of_them(config, drawn):
     assert contents(done.folder) == before
 
 
-def damage_half_a_line(folder):
+def damage_partial_line(folder):
     file = folder / "manifest.jsonl"
     file.write_bytes(file.read_bytes()[:-30])
 
 
-def damage_half_a_picture(folder):
+def damage_partial_image(folder):
     file = folder / "sample_0006.png"
     file.write_bytes(file.read_bytes()[:-20])
 
@@ -155,7 +155,7 @@ def damage_a_label(folder):
     file.write_text("".join(lines))
 
 
-def damage_one_picture_for_all(folder):
+def damage_same_image_everywhere(folder):
     for index in range(1, 11):
         shutil.copy(folder / "sample_0000.png", folder / f"sample_{index:04d}.png")
 
@@ -176,17 +176,17 @@ def damage_deep_line(folder):
         (damage_junk_line, []),
         (damage_manifest_twice, []),
         (damage_a_label, []),
-        (damage_one_picture_for_all, [*range(11)]),
+        (damage_same_image_everywhere, [*range(11)]),
         (damage_deep_line, []),
-        (damage_half_a_line, []),
-        (damage_half_a_picture, [4, 5, 6, 7]),
+        (damage_partial_line, []),
+        (damage_partial_image, [4, 5, 6, 7]),
         (damage_one_bit, [0, 1, 2, 3]),
         (damage_leftover, [0, 1, 2, 3]),
         (damage_empty_grid, []),
         (damage_cut_arrays, []),
     ],
 )
-def test_what_is_half_there_is_mended(config, drawn, damage, again):
+def test_damaged_files_are_repaired(config, drawn, damage, again):
     settings = config(sampling=BATCHES, save=ALL)
     done = made(settings)
     expected = contents(done.folder)
@@ -198,7 +198,7 @@ def test_what_is_half_there_is_mended(config, drawn, damage, again):
 
 
 @pytest.mark.parametrize("damage", [damage_a_bit_of_the_arrays, damage_arrays_of_other_images])
-def test_damaged_arrays_are_made_again_where_nothing_else_holds_the_images(config, whole, drawn, damage):
+def test_damaged_arrays_are_regenerated_if_they_hold_the_only_copy(config, whole, drawn, damage):
     expected = whole(sampling=BATCHES, save=WAYS[1])
     settings = config(sampling=BATCHES, save=WAYS[1])
     folder = made(settings).folder
@@ -209,7 +209,7 @@ def test_damaged_arrays_are_made_again_where_nothing_else_holds_the_images(confi
     assert contents(folder) == expected
 
 
-def test_raw_bytes_that_were_changed_are_made_again(config, whole, drawn):
+def test_changed_raw_bytes_are_regenerated(config, whole, drawn):
     expected = whole(sampling=BATCHES, save=WAYS[1])
     settings = config(sampling=BATCHES, save=WAYS[1])
     drawn.stop = 2
@@ -226,7 +226,7 @@ def test_raw_bytes_that_were_changed_are_made_again(config, whole, drawn):
     assert contents(folder) == expected
 
 
-def test_mending_is_said(config, capsys):
+def test_repair_is_reported(config, capsys):
     settings = config(sampling=BATCHES)
     folder = made(settings).folder
     damage_junk_line(folder)
@@ -254,7 +254,7 @@ def test_links_in_the_folder_are_not_written_through(config, tmp_path, drawn, sa
 @pytest.mark.parametrize(
     "name", ["manifest.jsonl", "samples.npz", "sample_0003.png", ".unfinished.json", ".pixels.raw"]
 )
-def test_what_is_no_file_is_never_waited_for(config, tmp_path, name):
+def test_special_files_never_block(config, tmp_path, name):
     settings = config(sampling=BATCHES, save=ALL)
     folder = made(settings).folder
     (folder / name).unlink(missing_ok=True)
@@ -263,7 +263,7 @@ def test_what_is_no_file_is_never_waited_for(config, tmp_path, name):
         made(settings)
 
 
-def test_a_strangers_pictures_of_similar_names_are_never_removed(config):
+def test_unrelated_images_with_similar_names_are_never_removed(config):
     settings = config(sampling=BATCHES)
     folder = made(settings).folder
     (folder / "sample_best.png").write_bytes(b"mine")
@@ -271,7 +271,7 @@ def test_a_strangers_pictures_of_similar_names_are_never_removed(config):
     assert (folder / "sample_best.png").read_bytes() == b"mine"
 
 
-def test_images_that_are_there_are_not_written_again(config, monkeypatch):
+def test_existing_images_are_not_rewritten(config, monkeypatch):
     settings = config(sampling=BATCHES)
     folder = made(settings).folder
     (folder / "sample_0006.png").unlink()
@@ -281,7 +281,7 @@ def test_images_that_are_there_are_not_written_again(config, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_raw_bytes_cut_short_go_on_behind_the_last_whole_image(config, whole, drawn):
+def test_truncated_raw_bytes_continue_after_the_last_complete_image(config, whole, drawn):
     save = WAYS[1]
     expected = whole(sampling=BATCHES, save=save)
     settings = config(sampling=BATCHES, save=save)
@@ -299,7 +299,7 @@ def test_raw_bytes_cut_short_go_on_behind_the_last_whole_image(config, whole, dr
     assert contents(folder) == expected
 
 
-def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatch):
+def test_interrupted_while_an_image_is_written(config, whole, drawn, monkeypatch):
     expected = whole(sampling=BATCHES, save=ALL)
     settings = config(sampling=BATCHES, save=ALL)
     count = iter(range(100))
@@ -331,7 +331,7 @@ def test_interrupted_while_a_picture_is_written(config, whole, drawn, monkeypatc
         "diffusion_lab.generation.images.RawStore.close",
     ],
 )
-def test_interrupted_when_all_images_are_made(config, whole, monkeypatch, save, moment):
+def test_interrupted_after_all_images(config, whole, monkeypatch, save, moment):
     expected = whole(sampling=BATCHES, save=save)
     settings = config(sampling=BATCHES, save=save)
 
@@ -346,7 +346,7 @@ def test_interrupted_when_all_images_are_made(config, whole, monkeypatch, save, 
     assert contents(settings.output.folder("generated")) == expected
 
 
-def test_images_are_let_go_when_they_are_kept(config, monkeypatch):
+def test_stored_images_are_released(config, monkeypatch):
     """So ten thousand take the memory of a hundred."""
     alive = weakref.WeakSet()
     most = []

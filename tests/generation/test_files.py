@@ -17,7 +17,7 @@ from diffusion_lab.generation.arrays import read_labels, read_pixels, write_arra
 from diffusion_lab.generation.exit_on_signals import exit_on_signals
 
 
-def test_what_fails_midway_leaves_the_earlier_file(tmp_path):
+def test_failed_write_leaves_the_previous_file(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("earlier")
 
@@ -35,7 +35,7 @@ def test_what_fails_midway_leaves_the_earlier_file(tmp_path):
     assert file.read_text() == "later"
 
 
-def test_what_a_killed_program_had_begun_is_removed(tmp_path):
+def test_partial_files_of_killed_programs_are_removed(tmp_path):
     (tmp_path / ".a.txt.0123abcd.partial").touch()
     theirs = {".a.txt.partial", ".mine.partial", "b.txt"}
     for name in theirs:
@@ -57,7 +57,7 @@ def test_error_of_a_write_names_the_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
+def test_link_is_replaced_and_its_target_stays(tmp_path):
     (tmp_path / "elsewhere").write_text("precious")
     (tmp_path / "link").symlink_to("elsewhere")
     with atomic_write(tmp_path / "link") as path:
@@ -67,7 +67,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [[7, 8], None])
-def test_arrays_are_those_that_numpy_writes(tmp_path, labels):
+def test_arrays_equal_those_of_numpy(tmp_path, labels):
     pixels = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).view(2, 3, 4, 5)
     write_arrays(tmp_path / "a.npz", iter(pixels), (2, 3, 4, 5), labels)
     expected = {"arr_0": pixels.permute(0, 2, 3, 1).contiguous().numpy()}
@@ -80,7 +80,7 @@ def test_arrays_are_those_that_numpy_writes(tmp_path, labels):
     assert read_labels(tmp_path / "a.npz") == tuple(labels or ())
 
 
-def test_damaged_arrays_hold_nothing(tmp_path):
+def test_damaged_arrays_yield_nothing(tmp_path):
     file = tmp_path / "a.npz"
     write_arrays(file, iter(torch.zeros(9, 1, 8, 8, dtype=torch.uint8)), (9, 1, 8, 8), None)
     content = file.read_bytes()
@@ -102,12 +102,12 @@ def test_damaged_arrays_hold_nothing(tmp_path):
         (np.array(3), None),
     ],
 )
-def test_labels_are_whole_numbers_in_a_row(tmp_path, labels, expected):
+def test_labels_are_integers_in_one_dimension(tmp_path, labels, expected):
     np.savez(tmp_path / "a.npz", np.zeros((2, 8, 8, 1), dtype=np.uint8), labels)
     assert read_labels(tmp_path / "a.npz") == expected
 
 
-def test_labels_of_a_shape_that_is_not_their_bytes_are_none(tmp_path):
+def test_labels_with_a_wrong_shape_are_none(tmp_path):
     images = npy_of((1, 2, 4, 1))
     for shape in ((2,), (2**62,)):
         with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
@@ -126,14 +126,14 @@ def npy_of(shape, kind="|u1"):
 @pytest.mark.parametrize(
     "shape", [(), (8,), (2, 4), (1, 2, 4, 1, 1), (10**9, 2, 4, 1), (2**62, 2**62, 4, 1), (1, 2, 2, 1), (0, 2, 4, 1)]
 )
-def test_arrays_of_a_shape_that_is_not_their_bytes_hold_nothing(tmp_path, shape):
+def test_arrays_with_a_wrong_shape_yield_nothing(tmp_path, shape):
     file = tmp_path / "a.npz"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("arr_0.npy", npy_of(shape))
     assert list(read_pixels(file)) == []
 
 
-def test_packed_or_foreign_arrays_hold_nothing(tmp_path):
+def test_compressed_or_foreign_arrays_yield_nothing(tmp_path):
     """Packed zeros could stand for any number of bytes."""
     file = tmp_path / "a.npz"
     for kind, packed in (("|u1", zipfile.ZIP_DEFLATED), ("|i1", zipfile.ZIP_STORED), ("|u1", zipfile.ZIP_STORED)):
@@ -161,7 +161,7 @@ def test_links_are_not_written_through(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")])
-def test_leaving_when_told_says_how_to_go_on(capsys, number, code, name):
+def test_exit_on_a_signal_says_how_to_continue(capsys, number, code, name):
     before = signal.getsignal(number)
 
     def be_stopped():
@@ -179,7 +179,7 @@ def test_leaving_when_told_says_how_to_go_on(capsys, number, code, name):
     assert signal.getsignal(number) is before
 
 
-def test_an_exception_that_a_signal_was_turned_into_is_no_traceback_either(capsys):
+def test_exception_caused_by_a_signal_has_no_traceback(capsys):
     def import_something():
         try:
             signal.raise_signal(signal.SIGTERM)

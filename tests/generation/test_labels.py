@@ -42,7 +42,7 @@ def labels_of(denoiser, wanted, count):
         (["7"], 1, [2]),
     ],
 )
-def test_labels_by_number_and_name_take_turns(cats_and_dogs, wanted, count, expected):
+def test_labels_by_number_and_name_are_cycled(cats_and_dogs, wanted, count, expected):
     assert labels_of(cats_and_dogs, wanted, count) == expected
 
 
@@ -54,7 +54,7 @@ def test_labels_by_number_and_name_take_turns(cats_and_dogs, wanted, count, expe
         ([1.0, 2.0, 4.0], 1, 4, [1, 2, 4, 1]),
     ],
 )
-def test_scales_take_turns_a_round_of_labels_each(wanted, labels, count, expected):
+def test_scales_are_cycled_once_per_cycle_of_labels(wanted, labels, count, expected):
     order = GenerationRequest({}, tuple(range(labels)), tuple(wanted), (), files=False)
     assert [order.scale(index) for index in range(count)] == expected
 
@@ -92,7 +92,7 @@ def numbered():
         (2, 'class 2 ("3")', """class 1 ("2") write 'generation.sampling.labels=["2"]'"""),
     ],
 )
-def test_a_text_is_a_name_and_a_number_an_index(numbered, label, taken, other):
+def test_string_is_a_name_and_number_an_index(numbered, label, taken, other):
     with pytest.warns(ConfigWarning) as caught:
         (found,) = cycle_labels(numbered, [label])
     assert f"{json.dumps(label)} is taken as {taken}" in str(caught[0].message)
@@ -101,13 +101,13 @@ def test_a_text_is_a_name_and_a_number_an_index(numbered, label, taken, other):
 
 
 @pytest.mark.parametrize(("label", "number"), [(0, 0), ("3", 2)])
-def test_what_can_mean_one_class_alone_needs_no_word(numbered, label, number):
+def test_unambiguous_label_needs_no_warning(numbered, label, number):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert cycle_labels(numbered, [label]) == (number,)
 
 
-def test_a_number_beyond_the_classes_may_be_meant_as_a_name(numbered):
+def test_number_outside_the_classes_may_be_a_name(numbered):
     with pytest.raises(
         ValueError, match=r"got 3: a number is an index\. For the class of that name write '.*\[\"3\"\]'"
     ):
@@ -115,7 +115,7 @@ def test_a_number_beyond_the_classes_may_be_meant_as_a_name(numbered):
 
 
 @pytest.mark.parametrize("label", ["3", 3])
-def test_a_number_in_quotes_that_is_no_name_is_an_index(cats_and_dogs, label):
+def test_quoted_number_that_is_not_a_name_is_an_index(cats_and_dogs, label):
     assert cycle_labels(cats_and_dogs, [label]) == (3,)
 
 

@@ -35,7 +35,7 @@ from tests.test_generate import manifest_of, save_checkpoint
         ({"save": {"save_individual": False}}, "generation.output.save_individual"),
     ],
 )
-def test_another_generation_is_refused_with_what_differs(config, drawn, finished, change, said):
+def test_another_generation_is_refused_with_the_differences(config, drawn, finished, change, said):
     sampling = {"num_samples": 9, "batch_size": 3}
     settings = config(sampling=sampling)
     drawn.stop = -1 if finished else 1
@@ -52,7 +52,7 @@ def test_another_generation_is_refused_with_what_differs(config, drawn, finished
     assert contents(folder) == before
 
 
-def test_a_folder_in_which_a_process_makes_images_is_left_alone_though_its_lock_was_removed(config, drawn):
+def test_folder_in_use_is_refused_even_without_its_lock(config, drawn):
     settings = config(sampling=BATCHES)
     folder = settings.output.folder("generated")
     drawn.stop = 1
@@ -72,7 +72,7 @@ def test_a_folder_in_which_a_process_makes_images_is_left_alone_though_its_lock_
     assert made(settings).made == 7  # the process is gone
 
 
-def test_another_checkpoint_is_another_generation_and_another_place_is_not(config, tmp_path):
+def test_checkpoint_content_but_not_path_identifies_a_generation(config, tmp_path):
     made(config())
     moved = tmp_path / "moved.ckpt"
     shutil.copy(tmp_path / "last.ckpt", moved)
@@ -103,7 +103,7 @@ def test_generated_images_name_no_folder_of_the_user(config, tmp_path):
     assert contents(folder) == whole
 
 
-def test_lines_of_an_earlier_version_keep_the_path_that_they_hold(config, tmp_path, monkeypatch):
+def test_lines_of_an_earlier_version_keep_their_path(config, tmp_path, monkeypatch):
     monkeypatch.setattr("diffusion_lab.generate.public_name", str)
     folder = made(config()).folder
     whole = contents(folder)
@@ -113,7 +113,7 @@ def test_lines_of_an_earlier_version_keep_the_path_that_they_hold(config, tmp_pa
     assert contents(folder) == whole
 
 
-def test_the_checkpoint_s_identity_is_in_every_line_and_every_picture(config, monkeypatch):
+def test_checkpoint_identity_is_in_every_line_and_image(config, monkeypatch):
     assert {(line["config_hash"], line["data_fingerprint"]) for line in manifest_of(made(config()).folder)} == {
         (None, None)  # an older checkpoint does not tell them
     }
@@ -131,7 +131,7 @@ def test_the_checkpoint_s_identity_is_in_every_line_and_every_picture(config, mo
             assert json.loads(image.text[PNG_KEY]) == line
 
 
-def test_a_seed_that_was_drawn_is_kept(config, drawn):
+def test_drawn_seed_is_kept(config, drawn):
     settings = config(sampling=BATCHES, seed=None)
     drawn.stop = 0
     with pytest.raises(Terminated):  # before the first image
@@ -147,7 +147,7 @@ def test_a_seed_that_was_drawn_is_kept(config, drawn):
     assert made(config(sampling=BATCHES, seed=seed)).made == 0
 
 
-def test_overwriting_goes_on_with_an_unfinished_one_and_renews_a_finished_one(config, drawn):
+def test_overwrite_resumes_an_unfinished_generation_and_replaces_a_finished_one(config, drawn):
     settings = config(sampling=BATCHES, output={"overwrite": True})
     drawn.stop = 1
     with pytest.raises(Terminated):
@@ -162,11 +162,11 @@ def test_overwriting_goes_on_with_an_unfinished_one_and_renews_a_finished_one(co
     assert drawn.take() == [*range(11)]
 
 
-class TestFoldersThatNobodyNamed:
+class TestDefaultFolders:
     def folder(self, time):
         return {"subdirs": {"logs": "l", "checkpoints": "c", "samples": "s", "generated": f"generated/{time}"}}
 
-    def test_the_unfinished_one_of_the_same_command_is_gone_on_with(self, config, drawn):
+    def test_unfinished_folder_of_the_same_command_is_resumed(self, config, drawn):
         early, late = self.folder("2030-01-01_00-00-00"), self.folder("2030-01-01_00-00-07")
         drawn.stop = 1
         with pytest.raises(Terminated):
@@ -177,7 +177,7 @@ class TestFoldersThatNobodyNamed:
         assert made(config(sampling=BATCHES, output=late)).made == 11  # a finished one is no reason not to begin
 
     @pytest.mark.parametrize("change", [{"seed": 6}, {"sampling": {**BATCHES, "num_samples": 8}}])
-    def test_that_of_another_command_is_not(self, config, drawn, change):
+    def test_folder_of_another_command_is_not_resumed(self, config, drawn, change):
         drawn.stop = 1
         with pytest.raises(Terminated):
             made(config(sampling=BATCHES, output=self.folder("2030-01-01_00-00-00")))
@@ -185,7 +185,7 @@ class TestFoldersThatNobodyNamed:
         done = made(config(**{"sampling": BATCHES, **change}, output=self.folder("2030-01-01_00-00-07")))
         assert done.folder.name == "2030-01-01_00-00-07"
 
-    def test_nor_is_one_at_which_a_process_is_at_work(self, config, drawn):
+    def test_folder_in_use_is_not_resumed(self, config, drawn):
         early = config(sampling=BATCHES, output=self.folder("2030-01-01_00-00-00"))
         drawn.stop = 1
         with pytest.raises(Terminated):

@@ -41,7 +41,7 @@ SMALL: dict[str, Callable[..., ImageNetwork]] = {"unet": unet, "dit": dit}
 """For each name of a network, what builds a small one of it."""
 
 
-def awake(network: Network) -> Network:
+def with_random_outputs(network: Network) -> Network:
     """The network with its zero layers filled, as after some training."""
     torch.manual_seed(1)
     with torch.no_grad():

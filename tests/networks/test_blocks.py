@@ -28,14 +28,14 @@ def test_time_is_embedded_as_cosines_and_sines_of_a_thousand_steps():
     )
 
 
-def test_neighbouring_times_stay_apart():
+def test_adjacent_times_are_distinct():
     times = waves_of(TimeEmbedding(32, 64), torch.arange(1001).double() / 1000)
     distances = torch.cdist(times, times) + 10 * torch.eye(1001)
     assert distances.min() > 0.1
 
 
 @pytest.mark.parametrize("channels", [8, 32, 40, 48, 64, 72, 96, 120, 256, 1, 7])
-def test_groups_divide_the_channels_and_hold_several_where_there_are_many(channels):
+def test_groups_divide_the_channels_evenly(channels):
     norm = group_norm(channels)
     assert channels % norm.num_groups == 0
     assert norm.num_groups <= 32
@@ -45,7 +45,7 @@ def test_groups_divide_the_channels_and_hold_several_where_there_are_many(channe
 
 
 @pytest.mark.parametrize("channels", range(8, 513, 8))
-def test_a_head_has_32_to_64_channels_or_all_there_are(channels):
+def test_head_has_32_to_64_channels_or_all(channels):
     heads = SelfAttention(channels, head_channels=32).heads
     per_head = channels // heads
     assert per_head * heads == channels
@@ -53,7 +53,7 @@ def test_a_head_has_32_to_64_channels_or_all_there_are(channels):
 
 
 @pytest.mark.parametrize(("channels", "head_channels", "heads"), [(16, 4, 4), (48, 64, 1), (24, 7, 3), (64, 64, 1)])
-def test_heads_are_as_many_as_divide_the_channels_evenly(channels, head_channels, heads):
+def test_heads_divide_the_channels_evenly(channels, head_channels, heads):
     assert SelfAttention(channels, head_channels).heads == heads
 
 

@@ -14,11 +14,11 @@ import torch
 from torch._dynamo.testing import CompileCounter
 
 from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
-from tests.networks.small_networks import awake, unet
+from tests.networks.small_networks import unet, with_random_outputs
 
 
 @pytest.fixture(autouse=True)
-def forgotten():
+def fresh_compiler():
     reset_compiler()
     yield
     reset_compiler()
@@ -35,8 +35,8 @@ def gradient(network: torch.nn.Module, count: int) -> list[torch.Tensor]:
     return [weight.grad.clone() for weight in network.parameters()]
 
 
-def test_one_program_serves_batches_of_all_sizes_and_names_stay():
-    network, programs = awake(unet()), CompileCounter()
+def test_one_program_serves_all_batch_sizes_and_keeps_names():
+    network, programs = with_random_outputs(unet()), CompileCounter()
     plain, names = copy.deepcopy(network), list(network.state_dict())
     compile_in_place(network, programs)
     for count in (6, 4, 6, 5, 3, 6):
@@ -46,14 +46,14 @@ def test_one_program_serves_batches_of_all_sizes_and_names_stay():
 
 
 def test_a_copy_is_not_compiled():
-    network, programs = awake(unet()), CompileCounter()
+    network, programs = with_random_outputs(unet()), CompileCounter()
     compile_in_place(network, programs)
     copy.deepcopy(network)(*batch(2))
     assert programs.frame_count == 0
 
 
-def test_trying_the_compiler_draws_no_numbers():
-    network = awake(unet(dropout=0.5))
+def test_compiling_draws_no_random_numbers():
+    network = with_random_outputs(unet(dropout=0.5))
     plain = copy.deepcopy(network)
     compile_in_place(network, "eager")
     found = []
@@ -63,7 +63,7 @@ def test_trying_the_compiler_draws_no_numbers():
     torch.testing.assert_close(*found)
 
 
-def fails_at_once(graph, inputs):
+def fails_in_forward(graph, inputs):
     raise RuntimeError("No working C++ compiler found\n" + 50 * "in a long story\n")
 
 
@@ -82,10 +82,11 @@ def fails_in_backward(graph, inputs):
 
 
 @pytest.mark.parametrize(
-    ("backend", "why"), [(fails_at_once, "No working C\\+\\+ compiler found"), (fails_in_backward, "no working Triton")]
+    ("backend", "why"),
+    [(fails_in_forward, "No working C\\+\\+ compiler found"), (fails_in_backward, "no working Triton")],
 )
-def test_where_compiling_fails_one_warning_says_so_and_the_network_runs(backend, why):
-    network = awake(unet())
+def test_failed_compilation_warns_once_and_runs_eagerly(backend, why):
+    network = with_random_outputs(unet())
     plain = copy.deepcopy(network)
     compile_in_place(network, backend)
     gc.collect()  # what earlier tests left behind is not warned about below
@@ -95,8 +96,8 @@ def test_where_compiling_fails_one_warning_says_so_and_the_network_runs(backend,
     torch.testing.assert_close(found, [gradient(plain, count) for count in (4, 5, 4)])
 
 
-def test_a_fault_of_the_network_itself_is_not_taken_for_the_compilers():
-    network = awake(unet())
+def test_error_of_the_network_is_not_attributed_to_the_compiler():
+    network = with_random_outputs(unet())
     compile_in_place(network, "eager")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from diffusion_lab.networks import NETWORKS, UNet
 from diffusion_lab.networks.blocks import Recomputable
-from tests.networks.small_networks import SMALL, awake
+from tests.networks.small_networks import SMALL, with_random_outputs
 
 
 @pytest.fixture(params=NETWORKS)
@@ -27,9 +27,9 @@ def test_an_untrained_network_outputs_zero(small, channels):
 
 
 @pytest.mark.parametrize("patch_size", [1, 2, 4])
-def test_patches_of_pixels_go_in_and_come_out_in_their_places(small, patch_size):
+def test_patches_keep_their_positions(small, patch_size):
     """What the first layer is given comes back as the image when the last layer gives it out again."""
-    network = awake(small(patch_size=patch_size, in_channels=3))
+    network = with_random_outputs(small(patch_size=patch_size, in_channels=3))
     images = torch.randn(2, 3, 16, 16)
     assert network(images, torch.rand(2)).shape == images.shape
     given = []
@@ -40,7 +40,7 @@ def test_patches_of_pixels_go_in_and_come_out_in_their_places(small, patch_size)
 
 
 def test_image_time_and_label_each_change_the_output(small):
-    network = awake(small(num_classes=3))
+    network = with_random_outputs(small(num_classes=3))
     image, time, label = torch.randn(1, 1, 8, 8), torch.tensor([0.3]), torch.tensor([1])
     output = network(image, time, label)
     others = (
@@ -52,8 +52,8 @@ def test_image_time_and_label_each_change_the_output(small):
     assert all((output - other).abs().max() > 1e-5 for other in others)
 
 
-def test_each_image_is_treated_by_itself(small):
-    network = awake(small(num_classes=3))
+def test_images_are_independent(small):
+    network = with_random_outputs(small(num_classes=3))
     images, time, label = torch.randn(4, 1, 8, 8), torch.rand(4), torch.tensor([0, 1, 2, 3])
     together = network(images, time, label)
     alone = [network(images[i : i + 1], time[i : i + 1], label[i : i + 1]) for i in range(4)]
@@ -61,13 +61,13 @@ def test_each_image_is_treated_by_itself(small):
 
 
 def test_one_time_serves_all_images(small):
-    network = awake(small())
+    network = with_random_outputs(small())
     images = torch.randn(3, 1, 8, 8)
     torch.testing.assert_close(network(images, torch.tensor([0.4])), network(images, torch.full((3,), 0.4)))
 
 
 def test_every_pixel_can_depend_on_every_other(small):
-    network = awake(small())
+    network = with_random_outputs(small())
     image = torch.zeros(1, 1, 16, 16, requires_grad=True)
     network(image, torch.tensor([0.5]))[0, 0, 0, 0].backward()
     assert (image.grad != 0).all()
@@ -86,8 +86,8 @@ def test_gradients_reach_every_parameter_after_a_few_steps(small):
     assert not still
 
 
-def test_dropout_acts_in_training_alone(small):
-    network = awake(small(dropout=0.5))
+def test_dropout_acts_only_in_training(small):
+    network = with_random_outputs(small(dropout=0.5))
     image, time = torch.randn(1, 1, 8, 8), torch.rand(1)
     network.eval()
     assert torch.equal(network(image, time), network(image, time))
@@ -96,7 +96,7 @@ def test_dropout_acts_in_training_alone(small):
 
 
 def test_without_dropout_training_and_evaluation_agree(small):
-    network = awake(small())
+    network = with_random_outputs(small())
     image, time = torch.randn(1, 1, 8, 8), torch.rand(1)
     assert torch.equal(network.train()(image, time), network.eval()(image, time))
 
@@ -105,12 +105,12 @@ def test_all_take_the_same_arguments(small):
     assert inspect.signature(type(small())) == inspect.signature(UNet)
 
 
-def test_the_table_of_networks_builds_what_it_names():
+def test_table_of_networks_creates_the_named_classes():
     assert {name: type(small()) for name, small in SMALL.items()} == NETWORKS
 
 
-def test_the_memory_layout_of_images_and_weights_changes_nothing(small):
-    network = awake(small(in_channels=3))
+def test_memory_layout_does_not_change_the_result(small):
+    network = with_random_outputs(small(in_channels=3))
     images, time = torch.randn(2, 3, 8, 8), torch.rand(2)
     expected = network(images, time)
     network.to(memory_format=torch.channels_last)
@@ -120,9 +120,9 @@ def test_the_memory_layout_of_images_and_weights_changes_nothing(small):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_comes_close_in_weights_or_in_arithmetic_alone(small, dtype):
+def test_half_precision_is_close_for_weights_and_autocast(small, dtype):
     """At the end of time the fastest wave has turned 159 times: a rounded angle would be off by whole turns."""
-    network = awake(small(num_classes=2))
+    network = with_random_outputs(small(num_classes=2))
     images, time, label = torch.randn(4, 1, 8, 8), torch.tensor([0.01, 0.3, 0.77, 1.0]), torch.tensor([0, 1, 2, 2])
     expected = network(images, time, label)
     with torch.autocast("cpu", dtype):
@@ -134,9 +134,9 @@ def test_half_precision_comes_close_in_weights_or_in_arithmetic_alone(small, dty
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_without_gradients_the_same_comes_out_and_what_was_given_stays(small, mixed):
+def test_without_gradients_the_output_is_equal_and_inputs_unchanged(small, mixed):
     """Memory is used again where no gradient needs it."""
-    network = awake(small(num_classes=2))
+    network = with_random_outputs(small(num_classes=2))
     images, time, label = torch.randn(3, 1, 8, 8), torch.rand(3), torch.tensor([0, 1, 2])
     given = images.clone()
     blocks = []

@@ -58,7 +58,7 @@ def test_output_and_gradients_are_those_of_torch_in_double_precision(shape, memo
         assert (ours - theirs).abs().max() < ROUNDING * theirs.std()
 
 
-def test_the_matrices_give_the_convolution_of_a_line():
+def test_transforms_compute_the_convolution_of_a_line():
     """F(4, 3) is exact: four numbers of a line's correlation with a filter of three."""
     line, filter_ = torch.randn(2, 6, dtype=torch.float64).unbind()
     direct = (line.unfold(0, 3, 1) * filter_[:3]).sum(1)
@@ -77,13 +77,13 @@ def test_the_matrices_give_the_convolution_of_a_line():
     ],
     ids=["few channels", "sides", "few pixels", "float64", "bfloat16"],
 )
-def test_what_would_not_pay_goes_the_plain_way(conv, shape, calls):
+def test_small_inputs_use_direct_convolution(conv, shape, calls):
     given = images(*shape).to(conv.weight.dtype)
     assert torch.equal(conv(given), functional.conv2d(given, conv.weight, conv.bias, padding=1))
     assert not calls
 
 
-def test_autocast_compilers_and_whoever_asks_go_the_plain_way(calls):
+def test_autocast_compilers_and_requests_use_direct_convolution(calls):
     conv, given = layer(), images(16, 128, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         assert conv(given).dtype == torch.bfloat16
@@ -96,14 +96,14 @@ def test_autocast_compilers_and_whoever_asks_go_the_plain_way(calls):
     assert calls
 
 
-def test_no_gradient_is_made_that_is_not_asked_for(monkeypatch):
+def test_only_requested_gradients_are_computed(monkeypatch):
     conv, given = layer().requires_grad_(False), images(16, 128, 8, 8).requires_grad_()
-    monkeypatch.setattr(convolution, "_by_weight", None)
+    monkeypatch.setattr(convolution, "_weight_gradient", None)
     (gradient,) = torch.autograd.grad(conv(given).sum(), [given])
     assert gradient.shape == given.shape
 
 
-def test_the_gradient_has_a_gradient():
+def test_second_derivatives_equal_those_of_torch():
     conv, given = layer(), images(16, 128, 8, 8).requires_grad_()
 
     def second_order() -> list[Tensor]:
@@ -117,7 +117,7 @@ def test_the_gradient_has_a_gradient():
         assert (ours - theirs).abs().max() < 5 * ROUNDING * theirs.std()
 
 
-def test_forward_derivatives_and_vectorised_maps_are_those_of_torch():
+def test_forward_mode_and_vmap_equal_those_of_torch():
     conv, given, along = layer(), images(16, 128, 8, 8), images(2, 16, 128, 8, 8)[1]
     with disable_winograd():
         expected = torch.func.jvp(conv, (given,), (along,))
@@ -130,17 +130,17 @@ def test_forward_derivatives_and_vectorised_maps_are_those_of_torch():
     torch.testing.assert_close(tangent, expected[1])
 
 
-class TestFixedFilters:
-    def test_they_change_their_basis_once_and_are_forgotten(self, monkeypatch):
+class TestCachedFilters:
+    def test_filters_are_transformed_once_and_released(self, monkeypatch):
         conv, given, count = layer(), images(16, 128, 8, 8), 0
-        plain = convolution._in_basis
+        plain = convolution._transform_filters
 
         def counted(weight: Tensor) -> Tensor:
             nonlocal count
             count += 1
             return plain(weight)
 
-        monkeypatch.setattr(convolution, "_in_basis", counted)
+        monkeypatch.setattr(convolution, "_transform_filters", counted)
         with torch.no_grad():
             before = conv(given)
             with cache_filters(conv):
@@ -152,14 +152,14 @@ class TestFixedFilters:
             assert conv.filters is None
             torch.testing.assert_close(conv(given) - conv.bias[:, None, None], 2 * (before - conv.bias[:, None, None]))
 
-    def test_an_image_is_the_same_in_every_batch(self):
+    def test_image_does_not_depend_on_the_batch(self):
         """One is too few for tiles elsewhere: it would be rounded in another way."""
         conv, given = layer(), images(16, 128, 8, 8)
         with torch.no_grad(), cache_filters(conv):
             alone = torch.cat([conv(image[None]) for image in given])
             torch.testing.assert_close(alone, conv(given), rtol=0, atol=5e-6)
 
-    def test_sampling_fixes_them(self, calls):
+    def test_sampling_caches_filters(self, calls):
         from diffusion_lab import DiffusionSampler
         from diffusion_lab.samplers import DDIMSampler
 

@@ -11,10 +11,10 @@ from torch import nn
 from diffusion_lab.networks import DiT
 from diffusion_lab.networks.blocks import SelfAttention
 from diffusion_lab.networks.cost import count_parameters, forward_flops
-from tests.networks.small_networks import SMALL, awake, unet
+from tests.networks.small_networks import SMALL, unet, with_random_outputs
 
 
-class ImagesAlone(nn.Module):
+class UnconditionalLayers(nn.Module):
     """Layers that know no time and no label."""
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -26,7 +26,9 @@ class ImagesAlone(nn.Module):
 
 
 def test_a_convolution_and_a_linear_layer():
-    network = ImagesAlone(nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(5 * 4 * 6, 7))
+    network = UnconditionalLayers(
+        nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(5 * 4 * 6, 7)
+    )
     convolution = 4 * 6 * 5 * 3 * 3 * 3  # each output pixel and channel, each weight of it
     linear = 5 * 4 * 6 * 7
     assert forward_flops(network, (3, 8, 12)) == 2 * (convolution + linear)
@@ -39,7 +41,7 @@ def test_attention(head_channels):
     positions, channels = 4 * 6, 8
     layers = positions * (channels * 3 * channels + channels * channels)
     products = 2 * positions * positions * channels
-    assert forward_flops(ImagesAlone(SelfAttention(8, head_channels)), (8, 4, 6)) == 2 * (layers + products)
+    assert forward_flops(UnconditionalLayers(SelfAttention(8, head_channels)), (8, 4, 6)) == 2 * (layers + products)
 
 
 @pytest.mark.parametrize("num_classes", [None, 3])
@@ -64,7 +66,7 @@ def test_a_unet_of_one_stage(num_classes):
     ("channels", "blocks", "head_channels", "millions", "giga"),
     [(384, 12, 64, 33, 6.06), (768, 12, 64, 130, 23.01), (1024, 24, 64, 458, 80.71), (1152, 28, 72, 675, 118.64)],
 )
-def test_dit_costs_what_is_published(channels, blocks, head_channels, millions, giga):
+def test_dit_cost_is_as_published(channels, blocks, head_channels, millions, giga):
     """arXiv:2212.09748, table 4: S/2, B/2, L/2, XL/2 on latents of 4×32×32, a multiplication and addition counted once.
 
     Theirs puts out 8 channels, variances with the noise, which is less than a thousandth of the work.
@@ -76,8 +78,8 @@ def test_dit_costs_what_is_published(channels, blocks, head_channels, millions, 
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_counting_leaves_the_network_and_the_random_numbers_as_they_are(name):
-    network = awake(SMALL[name](num_classes=2, dropout=0.5))
+def test_counting_does_not_change_the_network_or_random_state(name):
+    network = with_random_outputs(SMALL[name](num_classes=2, dropout=0.5))
     before, drawn = copy.deepcopy(network.state_dict()), torch.get_rng_state()
     calls = []
     network.enter.register_forward_hook(lambda module, given, output: calls.append(output.device.type))
@@ -97,8 +99,8 @@ def test_a_compiled_network_is_counted_without_compiling():
     assert compiled._compiled_call_impl is not None
 
 
-def test_a_network_that_looks_at_values_cannot_be_counted():
-    class Looking(ImagesAlone):
+def test_network_that_reads_values_cannot_be_counted():
+    class Looking(UnconditionalLayers):
         def forward(self, images, time, label):
             return self.layers(images) * float(time[0])
 

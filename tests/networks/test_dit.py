@@ -11,12 +11,12 @@ from torch.nn import functional
 
 from diffusion_lab.networks import dit as module
 from diffusion_lab.networks.dit import TransformerBlock, grid_position_embedding
-from tests.networks.small_networks import awake, count, dit
+from tests.networks.small_networks import count, dit, with_random_outputs
 
 
-def test_a_block_is_attention_and_two_layers_each_shifted_scaled_and_gated():
+def test_block_is_modulated_attention_and_mlp():
     """arXiv:2212.09748, figure 3: x + α₁ · attention(γ₁ · norm(x) + β₁), then the same with the layers."""
-    block = awake(TransformerBlock(8, head_channels=4, dropout=0.0))
+    block = with_random_outputs(TransformerBlock(8, head_channels=4, dropout=0.0))
     tokens, embedding = torch.randn(2, 5, 8), torch.randn(2, 8)
 
     def norm(values):
@@ -43,20 +43,20 @@ def test_blocks_begin_as_the_identity():
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_there_are_the_blocks_asked_for_of_the_width_asked_for(blocks):
+def test_number_and_width_of_blocks_follow_the_options(blocks):
     network = dit(num_res_blocks=blocks, model_channels=12, channel_multipliers=[2])
     assert count(network, TransformerBlock) == blocks
     assert all(block.project.in_features == 24 for block in network.blocks)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (6, 10), (14, 4), (32, 32)])
-def test_any_size_that_the_patch_divides_works(size):
-    output = awake(dit(patch_size=2))(torch.randn(1, 1, *size), torch.rand(1))
+def test_any_size_divisible_by_the_patch_works(size):
+    output = with_random_outputs(dit(patch_size=2))(torch.randn(1, 1, *size), torch.rand(1))
     assert output.shape == (1, 1, *size)
     assert output.isfinite().all()
 
 
-def test_a_position_is_the_waves_of_its_row_and_of_its_column():
+def test_position_embedding_is_that_of_row_and_column():
     waves = grid_position_embedding(3, 5, 8, torch.device("cpu")).view(3, 5, 8)
     row, column = 2, 4
     angles = [[place / 10_000 ** (index / 2) for index in range(2)] for place in (row, column)]
@@ -64,26 +64,26 @@ def test_a_position_is_the_waves_of_its_row_and_of_its_column():
     torch.testing.assert_close(waves[row, column], torch.tensor(expected))
 
 
-def test_positions_of_a_large_grid_stay_apart():
+def test_positions_of_a_large_grid_are_distinct():
     waves = grid_position_embedding(24, 40, 64, torch.device("cpu"))
     distances = torch.cdist(waves, waves) + 10 * torch.eye(len(waves))
     assert distances.min() > 0.5
 
 
-def in_another_order(images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+def permuted(images: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return images.flatten(2)[:, :, order].view_as(images)
 
 
-@pytest.mark.parametrize("knows_places", [True, False])
-def test_only_the_positions_tell_tokens_apart(monkeypatch, knows_places):
+@pytest.mark.parametrize("with_positions", [True, False])
+def test_only_the_position_embedding_distinguishes_tokens(monkeypatch, with_positions):
     """Without them the pixels of an image can be put in any order, and the output comes in the same order."""
-    if not knows_places:
+    if not with_positions:
         monkeypatch.setattr(module, "grid_position_embedding", lambda *given: 0 * grid_position_embedding(*given))
-    network, order = awake(dit()), torch.randperm(16)
+    network, order = with_random_outputs(dit()), torch.randperm(16)
     images, time = torch.randn(2, 1, 4, 4), torch.rand(2)
-    moved = network(in_another_order(images, order), time)
-    same = torch.allclose(moved, in_another_order(network(images, time), order), rtol=1e-4, atol=1e-5)
-    assert same != knows_places
+    moved = network(permuted(images, order), time)
+    same = torch.allclose(moved, permuted(network(images, time), order), rtol=1e-4, atol=1e-5)
+    assert same != with_positions
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.networks import NETWORKS
-from tests.networks.small_networks import SMALL, awake
+from tests.networks.small_networks import SMALL, with_random_outputs
 
 
 def step(network: torch.nn.Module, autocast: bool = False) -> tuple[int, list[Tensor]]:
@@ -41,8 +41,8 @@ def step(network: torch.nn.Module, autocast: bool = False) -> tuple[int, list[Te
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_gradients_are_equal_and_half_the_memory_suffices(name, dropout, autocast):
-    usual = awake(SMALL[name](num_classes=3, dropout=dropout))
+def test_gradients_are_equal_with_half_the_memory(name, dropout, autocast):
+    usual = with_random_outputs(SMALL[name](num_classes=3, dropout=dropout))
     frugal = copy.deepcopy(usual)
     frugal.recompute_activations()
     (much, expected), (little, found) = step(usual, autocast), step(frugal, autocast)
@@ -51,8 +51,8 @@ def test_gradients_are_equal_and_half_the_memory_suffices(name, dropout, autocas
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_nothing_is_computed_twice_where_no_gradient_is_asked_for(name):
-    network = awake(SMALL[name]())
+def test_nothing_is_recomputed_without_gradients(name):
+    network = with_random_outputs(SMALL[name]())
     network.recompute_activations()
     calls = []
     network.enter.register_forward_hook(lambda *_: calls.append(1))
