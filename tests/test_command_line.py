@@ -56,7 +56,7 @@ def test_awkward_paths_survive_shell_and_grammar(text: str) -> None:
 
 
 @given(st.text(alphabet=TELLING, max_size=12))
-def test_any_text_survives_hydras_grammar(text: str) -> None:
+def test_any_string_survives_hydras_grammar(text: str) -> None:
     assert composed(shlex.split(shlex.join([setting("ckpt", text)]))) == text
 
 
@@ -87,11 +87,11 @@ class TestProgram:
         assert command("sample.py", "ckpt=run") == "python sample.py ckpt=run"
         assert command("-m diffusion_lab", Path("my run/config.yaml")) == "python -m diffusion_lab 'my run/config.yaml'"
 
-    def test_from_elsewhere_the_script_is_found(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_script_is_found_from_another_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         assert Path(shlex.split(command("sample.py"))[1]).is_file()
 
-    def test_python_is_the_one_that_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_python_is_the_running_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "python").symlink_to(os.path.realpath(sys.executable))  # that of another environment
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.chdir(tmp_path)

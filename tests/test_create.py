@@ -41,7 +41,7 @@ def test_defaults_are_those_of_the_configuration():
             assert given[name] == getattr(section, name), name
 
 
-def test_the_numbers_reach_the_denoiser():
+def test_arguments_reach_the_denoiser():
     model = create_ddpm(**TINY, num_classes=3, beta_schedule="linear", beta_start=0.01, beta_end=0.5, class_names="abc")
     assert model.image_shape == (1, 8, 8)
     assert (model.num_classes, model.class_names) == (3, ("a", "b", "c"))
@@ -53,23 +53,23 @@ def test_the_numbers_reach_the_denoiser():
 
 
 @pytest.mark.parametrize(("prediction", "kind"), PARAMETERIZATIONS.items())
-def test_the_prediction_is_the_one_asked_for(prediction, kind):
+def test_prediction_is_the_requested_one(prediction, kind):
     assert type(create_ddpm(**TINY, prediction=prediction, sigma_data=0.3).parameterization) is kind
 
 
-def test_the_deviation_of_the_pixels_reaches_the_preconditioning():
+def test_sigma_data_reaches_the_preconditioning():
     assert create_ddpm(**TINY, prediction="edm", sigma_data=0.3).parameterization.sigma_data == 0.3
     with pytest.raises(ValueError, match=r"model\.diffusion\.sigma_data must be a number: auto is measured"):
         create_ddpm(**TINY, prediction="edm")
 
 
 @pytest.mark.parametrize("name", [*PROCESS_OPTIONS, *PROCESSES])
-def test_names_of_processes_are_those_that_the_settings_take(name):
+def test_names_of_processes_are_those_of_the_settings(name):
     assert PROCESSES.keys() == PROCESS_OPTIONS.keys()
     assert isinstance(create_ddpm(**TINY, diffusion_type=name, prediction="v").schedule, Schedule)
 
 
-def test_the_numbers_reach_the_noise_process():
+def test_arguments_reach_the_noise_process():
     edm = create_ddpm(**TINY, diffusion_type="edm", sigma_min=0.01, sigma_max=50.0).schedule
     assert [edm.level(time).sigma for time in (0.0, 1.0)] == pytest.approx([0.01, 50.0])
     for name in ("continuous_cosine", "flow"):
@@ -89,7 +89,7 @@ def test_a_key_of_another_process_is_refused():
         create_ddpm(**TINY, diffusion_type="edm", sigma_min=90.0)
 
 
-def test_the_network_is_the_one_asked_for():
+def test_network_is_the_requested_one():
     stage = {"channel_multipliers": [1], "use_attention": [True]}
     assert type(create_ddpm(**{**TINY, **stage}, architecture_type="dit").network) is NETWORKS["dit"]
 
@@ -124,12 +124,12 @@ def test_the_same_seed_gives_the_same_weights():
 
 
 @pytest.mark.parametrize("name", [*ARCHITECTURE_TYPES, *NETWORKS])
-def test_names_of_networks_are_those_that_the_settings_take(name):
+def test_names_of_networks_are_those_of_the_settings(name):
     assert name in ARCHITECTURE_TYPES
     assert name in NETWORKS
 
 
-def test_a_dotted_path_names_a_network_of_ones_own(tmp_path, monkeypatch):
+def test_dotted_path_names_a_custom_network(tmp_path, monkeypatch):
     (tmp_path / "my_lab_create.py").write_text(
         "import torch\n"
         "class Net(torch.nn.Module):\n"
@@ -149,14 +149,14 @@ def test_a_dotted_path_names_a_network_of_ones_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["no_such_module.Net", "math.NoSuchNet", "math.pi"])
-def test_a_dotted_path_that_names_no_class_is_refused(path):
+def test_dotted_path_without_a_class_is_refused(path):
     tree = get_default_config()["model"]
     tree["architecture"]["type"] = path
     with pytest.raises(ValueError, match=r"model\.architecture\.type = .*must be a class"):
         create_denoiser(parse_section(ModelSettings, tree, "model"))
 
 
-def test_noise_cannot_be_predicted_where_nothing_of_the_image_is_left():
+def test_noise_prediction_is_refused_without_signal_at_the_end():
     numbers = {"image_size": 8, "model_channels": 8, "channel_multipliers": [1], "use_attention": [False]}
     with pytest.raises(ValueError, match=r"model\.diffusion\.prediction epsilon needs .* alpha = "):
         create_ddpm(**numbers, beta_schedule="linear", beta_end=0.5, prediction="epsilon")

@@ -21,7 +21,7 @@ def state() -> tuple[bool, bool, bool, str | None]:
     return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark, variable
 
 
-def test_it_holds_inside_and_leaves_no_trace() -> None:
+def test_determinism_holds_inside_the_block_only() -> None:
     before = state()
     with deterministic(True):
         assert state() == (True, True, False, ":4096:8")
@@ -50,13 +50,13 @@ def test_default_generators_are_seeded_as_by_torch(monkeypatch: pytest.MonkeyPat
     assert seeds == [("current", 7), (torch.device("cuda:0"), 7), (torch.device("cuda:1"), 7)]
 
 
-def test_without_it_nothing_is_touched() -> None:
+def test_disabled_determinism_changes_nothing() -> None:
     before = state()
     with deterministic(False):
         assert state() == before
 
 
-def test_two_runs_of_one_seed_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_with_the_same_seed_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And are made with deterministic algorithms."""
     seen = []
     monkeypatch.setattr(DiffusionModule, "on_train_start", lambda self: seen.append(state()[0]), raising=False)

@@ -21,7 +21,7 @@ def machine(monkeypatch):
 @pytest.mark.parametrize(
     ("cuda", "mps", "best"), [(True, False, "cuda"), (False, True, "mps"), (False, False, "cpu"), (True, True, "cuda")]
 )
-def test_auto_is_the_best_there_is(machine, cuda, mps, best):
+def test_auto_is_the_best_device(machine, cuda, mps, best):
     machine(cuda=cuda, mps=mps)
     assert resolve_device("auto") == torch.device(best)
     assert resolve_device("cpu") == torch.device("cpu")
@@ -36,13 +36,13 @@ def test_a_gpu_is_chosen_by_its_number(machine):
     assert resolve_device("auto") == torch.device("cuda")
 
 
-def test_names_are_read_in_any_case(machine):
+def test_names_are_case_insensitive(machine):
     machine(cuda=True, mps=False, gpus=2)
     assert resolve_device("CUDA:1") == torch.device("cuda", 1)
     assert (resolve_device("Auto"), resolve_device("CPU")) == (torch.device("cuda"), torch.device("cpu"))
 
 
-def test_of_what_there_is_one_the_number_says_nothing(machine):
+def test_index_of_a_single_device_is_dropped(machine):
     machine(cuda=False, mps=True)
     assert resolve_device("mps:0") == resolve_device("mps") == torch.device("mps")
     assert resolve_device(torch.device("cpu", 0)) == resolve_device("cpu:0") == torch.device("cpu")
@@ -61,7 +61,7 @@ def test_of_what_there_is_one_the_number_says_nothing(machine):
         (False, False, 0, "xpu", "cpu"),
     ],
 )
-def test_a_device_that_is_not_there_is_refused_with_those_that_are(machine, cuda, mps, gpus, asked, there):
+def test_missing_device_is_refused_with_the_available_ones(machine, cuda, mps, gpus, asked, there):
     machine(cuda=cuda, mps=mps, gpus=gpus)
     for given in (asked, torch.device(asked)):
         with pytest.raises(ValueError, match=rf"compute\.device must be .*\({there}, or auto\), got '{asked}'"):
@@ -69,12 +69,12 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(machine, cuda
 
 
 @pytest.mark.parametrize("given", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:01", " cuda", "auto:0", 1, None])
-def test_what_names_no_device_is_refused_by_the_argument(given):
+def test_invalid_device_is_refused_by_argument(given):
     with pytest.raises(ValueError, match=r"^device must be a device of this machine \(.*\), got ") as caught:
         resolve_device(given, "device")
     assert str(caught.value).endswith(f"got {given!r}")
 
 
-def test_a_device_without_memory_is_there_everywhere():
+def test_meta_device_is_always_available():
     """With ``meta`` a model is built for its shapes alone."""
     assert resolve_device("meta") == torch.device("meta")

@@ -18,12 +18,12 @@ def modules_with_examples() -> list[str]:
     return [".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in with_examples]
 
 
-def test_there_are_examples_to_run():
+def test_examples_exist():
     assert "diffusion_lab.sampling" in modules_with_examples()
 
 
 @pytest.mark.parametrize("name", modules_with_examples())
-def test_examples_in_docstrings_hold(name):
+def test_examples_in_docstrings_run(name):
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted > 0
     assert result.failed == 0

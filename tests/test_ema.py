@@ -61,14 +61,14 @@ def test_with_warmup_the_decay_grows_to_its_value():
     assert average_of(values, decay, warmup=True) == pytest.approx((expected, expected), rel=1e-6)
 
 
-def test_warmup_soon_forgets_the_initial_weights():
+def test_warmup_forgets_the_initial_weights_soon():
     values = [1000.0] + [1.0] * 100
     with_warmup, without = (average_of(values, 0.999, warmup)[0] for warmup in (True, False))
     assert with_warmup == pytest.approx(1, abs=1e-3)
     assert without == pytest.approx(1 + 999 * 0.999**100, rel=1e-4)
 
 
-def test_decay_zero_is_the_present_weights():
+def test_decay_zero_gives_the_current_weights():
     assert average_of([1.0, 5.0, 7.0], 0.0, warmup=False) == (7.0, 7.0)
 
 
@@ -76,7 +76,7 @@ def test_constant_weights_are_their_own_average():
     assert average_of([2.5] * 20, 0.9, warmup=True) == (2.5, 2.5)
 
 
-def test_the_average_is_no_alias_and_never_trained():
+def test_average_is_not_an_alias_and_never_trained():
     denoiser = denoiser_of(1.0)
     ema = EMA(denoiser, 0.9)
     set_to(denoiser, 5.0)
@@ -86,7 +86,7 @@ def test_the_average_is_no_alias_and_never_trained():
     assert ema.average.class_names == ("cat", "dog")
 
 
-def test_updating_leaves_the_weights_and_their_gradients_alone():
+def test_update_does_not_change_weights_or_gradients():
     denoiser = denoiser_of(1.0)
     ema = EMA(denoiser, 0.9)
     denoiser.network.weight.grad = torch.ones(3)
@@ -102,7 +102,7 @@ def test_the_average_stays_in_evaluation_mode():
     assert not any(module.training for module in ema.modules())
 
 
-def test_the_number_of_updates_travels_with_the_state():
+def test_number_of_updates_is_in_the_state():
     """So that a resumed run goes on with the decay it had."""
     denoiser = denoiser_of(1.0)
     straight = EMA(denoiser, 0.99)
@@ -139,7 +139,7 @@ def averages_of(values: list[float], warmup: bool) -> EMA:
 
 
 @pytest.mark.parametrize("warmup", [True, False])
-def test_several_decays_are_as_many_averages(warmup):
+def test_each_decay_has_its_own_average(warmup):
     """Each is the one that a run with its decay alone would have: the closed forms above hold for it."""
     ema = averages_of(VALUES, warmup)
     found = [average.network.weight.unique().item() for average in (ema.average, *ema.further)]
@@ -148,7 +148,7 @@ def test_several_decays_are_as_many_averages(warmup):
     assert int(ema.updates) == len(VALUES) - 1
 
 
-def test_further_averages_are_no_aliases_either_and_count_what_is_counted():
+def test_further_averages_are_not_aliases_and_copy_counters():
     denoiser = denoiser_of(1.0)
     ema = EMA(denoiser, 0.9, further_decays=[0.5])
     denoiser.network.count += 3
@@ -159,7 +159,7 @@ def test_further_averages_are_no_aliases_either_and_count_what_is_counted():
     assert not any(parameter.requires_grad for parameter in ema.parameters())
 
 
-def test_all_averages_travel_with_the_state_under_names_of_their_own():
+def test_all_averages_are_in_the_state():
     ema = averages_of(VALUES, warmup=True)
     names = {name.rpartition(".network.")[0] for name in ema.state_dict()} - {""}
     assert names == {"average", "further.0", "further.1"}
@@ -172,7 +172,7 @@ def test_all_averages_travel_with_the_state_under_names_of_their_own():
         assert torch.equal(resumed.state_dict()[name], tensor)
 
 
-def test_the_state_of_one_average_is_what_it_was():
+def test_state_of_one_average_is_unchanged():
     """So that checkpoints from before there were several load."""
     names = set(EMA(denoiser_of(), 0.9).state_dict())
     assert names == {"updates", *(f"average.{name}" for name in denoiser_of().state_dict())}
@@ -186,12 +186,12 @@ def test_the_state_of_one_average_is_what_it_was():
         ([0.5, 0.5], r"^further_decays must differ from each other .* got \[0\.5, 0\.5\]"),
     ],
 )
-def test_further_decays_that_make_no_sense_are_refused(further, message):
+def test_invalid_further_decays_are_refused(further, message):
     with pytest.raises(ValueError, match=message):
         EMA(denoiser_of(), 0.9, further_decays=further)
 
 
-def test_it_follows_tensors_that_were_replaced_by_moving_and_another_denoiser():
+def test_update_follows_moved_tensors_and_another_denoiser():
     """Moving makes new tensors of buffers; what was found of the old ones must not be averaged."""
     pair = nn.ModuleDict({"trained": denoiser_of(0.0)})
     pair["ema"] = EMA(pair["trained"], 0.5, warmup=False)
@@ -229,7 +229,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("layout", ELSEWHERE)
-def test_averages_that_another_program_saved_are_loaded(layout):
+def test_averages_of_other_programs_are_loaded(layout):
     ema = EMA(denoiser_of(1.0), 0.9, further_decays=[0.5])
     ema.load_state_dict(ELSEWHERE[layout](saved_weights(3.0)))
     for average in (ema.average, *ema.further):
@@ -248,7 +248,7 @@ def test_warmup_does_not_forget_a_loaded_average_of_unknown_age(updates, expecte
     assert ema.average.network.weight.unique().item() == pytest.approx(expected)
 
 
-def test_a_loaded_decay_that_differs_is_said_and_not_taken():
+def test_different_loaded_decay_is_reported_and_ignored():
     ema = EMA(denoiser_of(), 0.9)
     with pytest.warns(UserWarning, match=r"of decay 0\.99: this one continues with 0\.9"):
         ema.load_state_dict({"shadow": saved_weights(3.0), "decay": torch.tensor(0.99)})
@@ -267,14 +267,14 @@ def test_a_loaded_decay_that_differs_is_said_and_not_taken():
         ({"shadow_params": [torch.ones(3)]}, "is a list of 1 tensors, and the model has 2"),
     ],
 )
-def test_what_is_no_average_of_the_model_is_refused_in_words(state, message):
+def test_state_that_is_not_an_average_of_the_model_is_refused(state, message):
     ema = EMA(denoiser_of(1.0), 0.9)
     with pytest.raises(ValueError, match=message):
         ema.load_state_dict(state)
     assert ema.average.network.weight.unique().item() == 1.0
 
 
-def test_the_state_of_an_ema_of_other_averages_is_refused_in_words():
+def test_state_of_an_ema_with_other_averages_is_refused():
     several = EMA(denoiser_of(), 0.9, further_decays=[0.5])
     with pytest.raises(
         ValueError, match=r"not of an EMA of this model with 2 averages \(of decay 0\.9, 0\.5\): .*further\.0"
@@ -284,7 +284,7 @@ def test_the_state_of_an_ema_of_other_averages_is_refused_in_words():
         several.load_state_dict([1])
 
 
-def test_the_model_is_no_part_of_its_ema_and_is_the_one_that_is_updated_from():
+def test_model_is_not_part_of_its_ema_but_its_source():
     denoiser = denoiser_of(1.0)
     ema = EMA(denoiser, 0.5)
     set_to(denoiser, 5.0)
@@ -296,7 +296,7 @@ def test_the_model_is_no_part_of_its_ema_and_is_the_one_that_is_updated_from():
     assert denoiser.weights is None
 
 
-def test_applying_and_restoring_is_exact_and_in_order():
+def test_apply_and_restore_are_exact_and_ordered():
     denoiser = denoiser_of(1.0)
     ema = EMA(denoiser, 0.5)
     denoiser.network.weight.data = torch.tensor([0.1, float("nan"), -0.0])
@@ -316,7 +316,7 @@ def test_applying_and_restoring_is_exact_and_in_order():
         assert tensor.numpy().tobytes() == before[name].numpy().tobytes()
 
 
-def test_the_weights_are_restored_where_the_block_fails():
+def test_weights_are_restored_if_the_block_fails():
     denoiser, other = denoiser_of(1.0), denoiser_of(7.0)
     ema = EMA(denoiser, 0.5)
     seen = []
@@ -340,7 +340,7 @@ def test_a_model_of_another_architecture_is_refused():
     assert int(ema.updates) == 0
 
 
-def test_it_follows_a_model_whose_tensors_are_replaced_or_of_another_type():
+def test_update_follows_replaced_tensors_and_dtypes():
     """Loading with ``assign`` makes new parameters, ``double`` other numbers in the same ones."""
     denoiser = denoiser_of(0.0)
     ema = EMA(denoiser, 0.5)

@@ -29,7 +29,7 @@ class Overflowing(nn.Module):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("call", [1, 2, 3])
-def test_images_that_are_not_finite_stop_with_the_step(value, call):
+def test_non_finite_images_stop_with_the_step(value, call):
     """Infinity as well, which clipping would turn into a white pixel."""
     broken = trained()
     broken.network = Overflowing(value, image=2, call=call)
@@ -38,7 +38,7 @@ def test_images_that_are_not_finite_stop_with_the_step(value, call):
     assert isinstance(stopped.value, NonFiniteSamplesError)
 
 
-def test_weights_that_are_not_finite_are_named():
+def test_non_finite_weights_are_named():
     broken = trained()
     name, weight = list(broken.named_parameters())[3]
     weight.data[0] = float("nan")
@@ -56,7 +56,7 @@ def test_an_overflow_of_the_precision_says_which_setting_avoids_it():
         DiffusionSampler(broken).sample(1, sampler=SAMPLER, seed=0)
 
 
-def test_batches_before_one_that_is_not_finite_are_handed_over():
+def test_batches_before_a_non_finite_one_are_yielded():
     broken = trained()
     broken.network = Overflowing(float("nan"), image=1, call=4)
     stream = DiffusionSampler(broken).stream(4, sampler=SAMPLER, seed=0, batch_size=2)
@@ -65,7 +65,7 @@ def test_batches_before_one_that_is_not_finite_are_handed_over():
         next(stream)
 
 
-def test_the_error_holds_the_images_that_are_finite():
+def test_error_holds_the_finite_images():
     """Those of earlier batches and of its own; the other images of a batch are as without the failure."""
     broken = trained()
     broken.network = Overflowing(float("nan"), image=1, call=5)

@@ -12,7 +12,7 @@ from diffusion_lab.process_identity import is_alive, own_identity
 from tests.another_process import holding
 
 
-def test_a_folder_that_another_process_holds_is_refused_until_that_one_is_gone(tmp_path: Path) -> None:
+def test_locked_folder_is_refused_until_its_process_ends(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with holding(folder) as holder:
         message = rf"key is in use by another process, got .*run' \(process {holder.pid} on "
@@ -27,7 +27,7 @@ def test_a_folder_that_another_process_holds_is_refused_until_that_one_is_gone(t
     assert not list(folder.iterdir())
 
 
-def test_looking_creates_nothing(tmp_path: Path) -> None:
+def test_check_creates_nothing(tmp_path: Path) -> None:
     check_unused(tmp_path / "run", "key")
     (tmp_path / "empty").mkdir()
     check_unused(tmp_path / "empty", "key")
@@ -45,7 +45,7 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_without_locks_a_warning_says_so_and_the_work_goes_on(tmp_path: Path) -> None:
+def test_without_locks_a_warning_is_issued(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     check_unused(folder, "key")
     with pytest.warns(UserWarning, match=r"the file system of key=.*run has no locks"), held(folder, "key"):
@@ -54,7 +54,7 @@ def test_without_locks_a_warning_says_so_and_the_work_goes_on(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("no_locks")
-def test_without_locks_a_process_of_this_host_still_keeps_others_out(tmp_path: Path) -> None:
+def test_without_locks_a_process_on_this_host_is_detected(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with holding(folder) as holder:
         with pytest.raises(ValueError, match=rf"in use by another process.*process {holder.pid} on "):
@@ -65,7 +65,7 @@ def test_without_locks_a_process_of_this_host_still_keeps_others_out(tmp_path: P
     check_unused(folder, "key")  # it is gone, its file stayed
 
 
-def test_another_fault_of_the_file_system_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_file_system_errors_are_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(file: object, operation: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -74,7 +74,7 @@ def test_another_fault_of_the_file_system_is_raised(tmp_path: Path, monkeypatch:
         pass
 
 
-def test_a_lock_that_somebody_removed_is_left_to_the_one_who_made_a_new_one(tmp_path: Path) -> None:
+def test_removed_lock_belongs_to_the_next_holder(tmp_path: Path) -> None:
     with held(tmp_path, "key"):
         (tmp_path / ".lock").unlink()
         (tmp_path / ".lock").write_text("of another process")
@@ -82,7 +82,7 @@ def test_a_lock_that_somebody_removed_is_left_to_the_one_who_made_a_new_one(tmp_
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "fifo", "text", "list", "not UTF-8", "deep"])
-def test_what_is_no_lock_at_its_place_is_refused_and_left(tmp_path: Path, kind: str) -> None:
+def test_other_entries_in_place_of_the_lock_are_refused(tmp_path: Path, kind: str) -> None:
     place = tmp_path / ".lock"
     (tmp_path / "precious").write_text("precious")
     contents = {"text": b"mine", "list": b"[1]", "not UTF-8": b'"\xff"', "deep": b"[" * 4000}
@@ -102,7 +102,7 @@ def test_what_is_no_lock_at_its_place_is_refused_and_left(tmp_path: Path, kind: 
     assert kind not in contents or place.read_bytes() == contents[kind]
 
 
-def test_a_process_of_the_same_number_that_started_at_another_time_is_another() -> None:
+def test_process_with_the_same_id_and_another_start_is_another() -> None:
     own = own_identity()
     assert is_alive(own)
     assert is_alive({**own, "started": None})  # where the system does not tell, the number decides

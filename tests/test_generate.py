@@ -82,7 +82,7 @@ def array_of(path):
         return np.array(image)
 
 
-def test_each_image_is_a_file_and_a_line_of_the_manifest(config, tmp_path):
+def test_each_image_has_a_file_and_a_manifest_line(config, tmp_path):
     settings = config()
     done = generate(settings, show_progress=False)
     assert (done.folder, done.count, done.npz) == (tmp_path / "out" / "generated", 5, None)
@@ -110,7 +110,7 @@ def test_each_image_is_a_file_and_a_line_of_the_manifest(config, tmp_path):
     }
 
 
-def test_files_hold_the_images_that_the_sampler_draws(config, tmp_path):
+def test_files_hold_the_images_of_the_sampler(config, tmp_path):
     done = generate(config(save={"save_npz": True}), show_progress=False)
     denoiser = load_denoiser(tmp_path / "last.ckpt")
     images = DiffusionSampler(denoiser).sample(5, [0, 1, 2, 0, 1], 2.0, sampler=DDIMSampler(steps=3), seed=5)
@@ -135,7 +135,7 @@ def test_trust_in_a_class_that_the_checkpoint_does_not_name_is_refused(trust, co
     assert not (tmp_path / "out").exists()
 
 
-def test_each_round_of_the_labels_has_the_next_scale(config, tmp_path):
+def test_each_cycle_of_labels_has_the_next_scale(config, tmp_path):
     scales = [1.0, 4.0, 2.5]
     settings = config(sampling={"num_samples": 11, "guidance_scale": scales, "batch_size": 4}, save={"save_npz": True})
     done = generate(settings, show_progress=False)
@@ -163,7 +163,7 @@ def test_guidance_of_the_settings_is_that_of_the_images(config, tmp_path):
     }
 
 
-def test_each_png_carries_its_line_of_the_manifest(config):
+def test_each_png_contains_its_manifest_line(config):
     done = generate(config(), show_progress=False)
     for line in manifest_of(done.folder):
         with Image.open(done.folder / line["file"]) as image:
@@ -179,7 +179,7 @@ def test_class_names_of_any_script_survive(config, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
-def test_the_batch_size_changes_no_image(config, tmp_path, batch_size):
+def test_batch_size_does_not_change_the_images(config, tmp_path, batch_size):
     (tmp_path / "other").mkdir()
     whole = generate(config(), show_progress=False)
     output = {"base_dir": str(tmp_path / "other")}
@@ -189,7 +189,7 @@ def test_the_batch_size_changes_no_image(config, tmp_path, batch_size):
         assert abs(one - two).max() <= 1
 
 
-def test_nothing_but_the_manifest_is_written_where_nothing_else_is_asked_for(config):
+def test_only_the_manifest_is_written_if_nothing_else_is_requested(config):
     done = generate(config(save={"save_individual": False, "save_grid": False}), show_progress=False)
     assert [path.name for path in done.folder.iterdir()] == ["manifest.jsonl"]
     assert [line["file"] for line in manifest_of(done.folder)] == [None] * 5
@@ -197,7 +197,7 @@ def test_nothing_but_the_manifest_is_written_where_nothing_else_is_asked_for(con
 
 
 @pytest.mark.parametrize(("columns", "rows_of_cells"), [(2, 3), (5, 1), (10, 1)])
-def test_the_grid_has_the_columns_asked_for_and_no_empty_ones(config, tmp_path, columns, rows_of_cells):
+def test_grid_has_the_requested_columns_and_no_empty_ones(config, tmp_path, columns, rows_of_cells):
     unconditional = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
     done = generate(config(save={"grid_nrow": columns}, checkpoint=unconditional), show_progress=False)
     height, width, _ = array_of(done.grid).shape
@@ -242,7 +242,7 @@ def doubts(settings):
 @pytest.mark.parametrize(
     ("scale", "warns"), [(0.0, False), (1.0, False), (2.0, False), (0.5, True), (1.5, True), (3.0, True)]
 )
-def test_guidance_of_an_unconditional_model_warns_where_it_was_asked_for(config, tmp_path, scale, warns):
+def test_guidance_of_an_unconditional_model_warns_if_requested(config, tmp_path, scale, warns):
     """Two is what stands in sample.yaml: nobody asked for it."""
     path = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
     said = [f"generation.sampling.guidance_scale = {scale:g} has no effect: the model is unconditional"] * warns
@@ -250,14 +250,14 @@ def test_guidance_of_an_unconditional_model_warns_where_it_was_asked_for(config,
 
 
 @pytest.mark.parametrize(("scales", "warns"), [([0.0, 1.0], False), ([1.0, 2.0], True)])
-def test_guidance_by_a_list_of_an_unconditional_model_was_asked_for(config, tmp_path, scales, warns):
+def test_list_of_scales_counts_as_requested_guidance(config, tmp_path, scales, warns):
     path = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
     said = ["generation.sampling.guidance_scale = [1, 2] has no effect: the model is unconditional"] * warns
     assert doubts(config(sampling={"guidance_scale": scales}, checkpoint=path)) == said
 
 
 @pytest.mark.parametrize(("scale", "warns"), [(0.0, False), (1.0, False), (0.5, True), (2.0, True), ([1.0, 3.0], True)])
-def test_guidance_of_a_model_that_never_trained_without_labels_warns(config, tmp_path, scale, warns):
+def test_guidance_without_label_dropout_warns(config, tmp_path, scale, warns):
     path = save_checkpoint(tmp_path / "no_dropout.ckpt", class_dropout_prob=0.0)
     found = doubts(config(sampling={"num_samples": 6, "guidance_scale": scale}, checkpoint=path))
     shown = "[1, 3]" if isinstance(scale, list) else f"{scale:g}"
@@ -284,14 +284,14 @@ def test_scales_without_an_image_warn(config, count, left):
         ({"num_samples": 1, "labels": [1]}, []),
     ],
 )
-def test_images_that_the_classes_do_not_share_evenly_warn(config, sampling, said):
+def test_uneven_number_of_images_per_class_warns(config, sampling, said):
     found = doubts(config(sampling=sampling))
     assert len(found) == len(said)
     for doubt, start in zip(found, said, strict=True):
         assert doubt.startswith(f"generation.sampling.num_samples = {sampling['num_samples']} {start}")
 
 
-def test_averaged_weights_that_are_not_there_warn(config, tmp_path):
+def test_missing_averaged_weights_warn(config, tmp_path):
     path = save_checkpoint(tmp_path / "raw.ckpt", ema=False)
     with pytest.warns(UserWarning, match="holds no EMA weights"):
         generate(config(checkpoint=path), show_progress=False)
@@ -312,7 +312,7 @@ def test_earlier_images_are_kept_unless_they_may_be_overwritten(config):
 
 
 @pytest.mark.parametrize("name", ["sample_0042.png", "grid.png", "samples.npz"])
-def test_a_strangers_files_of_our_names_are_kept_too(config, tmp_path, name):
+def test_unrelated_files_with_our_names_are_kept(config, tmp_path, name):
     folder = tmp_path / "out" / "generated"
     folder.mkdir(parents=True)
     (folder / name).write_bytes(b"precious")
@@ -344,7 +344,7 @@ def test_wrong_settings_are_named_before_anything_is_written(config, tmp_path, c
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_device_that_is_not_there_is_named_before_anything_is_written(config, tmp_path):
+def test_missing_device_is_named_before_anything_is_written(config, tmp_path):
     with pytest.raises(
         ValueError, match=r"compute\.device must be a device of this machine \(cpu, or auto\), got 'cuda'"
     ):
@@ -352,7 +352,7 @@ def test_a_device_that_is_not_there_is_named_before_anything_is_written(config, 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failure_midway_leaves_the_images_made_so_far(config, monkeypatch):
+def test_failure_keeps_the_finished_images(config, monkeypatch):
     stream = DiffusionSampler.stream
 
     def breaks(self, *arguments, **options):
@@ -368,7 +368,7 @@ def test_a_failure_midway_leaves_the_images_made_so_far(config, monkeypatch):
     assert sorted(path.name for path in folder.glob("*.png")) == ["sample_0000.png", "sample_0001.png"]
 
 
-def test_images_before_those_that_are_not_finite_stay(config, monkeypatch):
+def test_images_before_non_finite_ones_stay(config, monkeypatch):
     """Black pictures are never written; what to do, and where the finished ones are, is said."""
     stream = DiffusionSampler.stream
 
@@ -400,7 +400,7 @@ def checkpoint_without_a_fox(path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_finite_images_of_a_batch_that_fails_stay(config, tmp_path, batch_size):
+def test_finite_images_of_a_failed_batch_stay(config, tmp_path, batch_size):
     """The walk is finished for them, and each has its picture and its line."""
     expected = generate(config(sampling={"num_samples": 8, "batch_size": batch_size}), show_progress=False).folder
     broken = checkpoint_without_a_fox(tmp_path / "broken.ckpt")
@@ -423,7 +423,7 @@ def test_finite_images_of_a_batch_that_fails_stay(config, tmp_path, batch_size):
         generate(settings, show_progress=False)  # what is there is found again
 
 
-def test_finite_images_without_files_make_a_grid(config, tmp_path):
+def test_finite_images_without_files_can_make_a_grid(config, tmp_path):
     """As far as there are no gaps, which neither grid nor arrays can have; the message says by which setting."""
     broken = checkpoint_without_a_fox(tmp_path / "broken.ckpt")
     save = {"save_individual": False, "save_npz": True}
@@ -438,28 +438,28 @@ def test_finite_images_without_files_make_a_grid(config, tmp_path):
 class TestStepsOfAShortProcess:
     """The checkpoint's process has 20 steps, the samplers' default is 50."""
 
-    def test_steps_that_nobody_asked_for_follow_it(self, config, capsys):
+    def test_default_steps_follow_the_process(self, config, capsys):
         settings = config(sampler={"type": "ddim", "steps": 50, "eta": 0.5})
         settings = settings.model_copy(update={"sampler": settings.sampler.with_default_steps()})
         lines = manifest_of(generate(settings).folder)
         assert {(line["steps"], line["sampler_options"]["eta"]) for line in lines} == {(20, 0.5)}
         assert "sampler.steps is 20: the noise process of the checkpoint has no more" in capsys.readouterr().err
 
-    def test_a_tree_without_a_sampler_follows_it(self, config):
+    def test_settings_without_a_sampler_follow_the_process(self, config):
         tree = config().model_dump(mode="json")
         del tree["sampler"]
         assert {line["steps"] for line in manifest_of(generate(parse_config(tree)).folder)} == {20}
 
-    def test_a_method_without_steps_follows_it(self, config):
+    def test_sampler_without_steps_follows_the_process(self, config):
         assert {line["steps"] for line in manifest_of(generate(config(sampler={"type": "euler"})).folder)} == {20}
 
-    def test_steps_that_were_asked_for_are_refused(self, config):
+    def test_requested_steps_are_refused(self, config):
         with pytest.raises(
             ValueError, match=r"sampler\.steps must be at most model\.diffusion\.num_timesteps, 20, got 50"
         ):
             generate(config(sampler={"type": "ddim", "steps": 50}))
 
 
-def test_the_classes_that_are_taken_are_named(config, capsys):
+def test_used_classes_are_printed(config, capsys):
     generate(config({"labels": ["fox", 1], "num_samples": 2}))
     assert 'labels: class 2 ("fox"), class 1 ("dog")' in capsys.readouterr().err

@@ -45,7 +45,7 @@ def trained(**options):
 
 @pytest.mark.parametrize("scale", [None, 0.0, 1.0])
 @torch.no_grad()
-def test_switched_off_it_is_bitwise_the_conditional_model_in_one_pass(model, passes, scale):
+def test_guidance_off_is_bitwise_the_conditional_model_in_one_pass(model, passes, scale):
     noisy, label = torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 1, 0])
     expected = model(noisy, LEVEL, label)
     passes.clear()
@@ -55,7 +55,7 @@ def test_switched_off_it_is_bitwise_the_conditional_model_in_one_pass(model, pas
 
 @pytest.mark.parametrize("scale", [1e-6, 0.25, 0.5, 0.999, 1.5, 2.0, 7.0])
 @torch.no_grad()
-def test_any_other_scale_is_the_formula_in_one_pass_of_twice_the_batch(model, passes, scale):
+def test_guidance_is_the_formula_in_one_pass_of_twice_the_batch(model, passes, scale):
     """arXiv:2207.12598, equation 6, with w = scale - 1."""
     noisy, label = torch.randn(5, 1, 8, 8), torch.tensor([0, 1, 2, 1, 0])
     conditional, unconditional = model(noisy, LEVEL, label), model(noisy, LEVEL, None)
@@ -70,13 +70,13 @@ def test_any_other_scale_is_the_formula_in_one_pass_of_twice_the_batch(model, pa
 
 
 @pytest.mark.parametrize("scale", [-1.0, -1e-9, math.nan, math.inf, torch.tensor([1.0, math.nan, 1, 1, 1])], ids=str)
-def test_a_scale_that_is_no_number_from_zero_up_is_refused(scale):
+def test_invalid_scale_is_refused(scale):
     with pytest.raises(ValueError, match=r"guidance_scale must be a finite number ≥ 0 .*, got "):
         guided(alone(), scale)
 
 
 @torch.no_grad()
-def test_without_labels_there_is_nothing_to_strengthen(model, passes):
+def test_guidance_without_labels_has_no_effect(model, passes):
     noisy = torch.randn(5, 1, 8, 8)
     expected = model(noisy, LEVEL, None)
     passes.clear()
@@ -108,7 +108,7 @@ WEIGHTS = torch.tensor([1.0, 1.0, 1.5, 3.0, 1.0])
 
 
 @torch.no_grad()
-def test_each_image_has_its_own_scale(model, passes):
+def test_each_image_can_have_its_own_scale(model, passes):
     conditional, unconditional = model(NOISY, LEVEL, LABEL), model(NOISY, LEVEL, None)
     passes.clear()
     estimate = guided(model, SCALES)(NOISY, LEVEL, LABEL)
@@ -119,7 +119,7 @@ def test_each_image_has_its_own_scale(model, passes):
 
 
 @pytest.mark.parametrize("guidance", [Guidance(), Guidance(rescale=0.7)], ids=str)
-def test_beside_others_an_image_of_scale_zero_or_one_is_bitwise_the_conditional_one(guidance):
+def test_image_of_scale_zero_or_one_is_bitwise_conditional_in_a_mixed_batch(guidance):
     model = alone()
     conditional = model(NOISY, LEVEL, LABEL)
     estimate = guided(model, SCALES, guidance)(NOISY, LEVEL, LABEL)
@@ -202,6 +202,6 @@ def test_an_estimate_without_contrast_stays_finite():
         ({"rescale": -0.1}, r"guidance\.rescale must lie in \[0, 1\], got -0\.1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Guidance(**options)

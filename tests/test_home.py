@@ -26,7 +26,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_home_of_ones_own(nobody: Path) -> None:
+def test_missing_home_is_replaced(nobody: Path) -> None:
     ensure_home()
     assert Path.home() == nobody / f"home-{os.getuid()}"
     assert Path.home().stat().st_mode & 0o077 == 0
@@ -35,7 +35,7 @@ def test_a_home_of_ones_own(nobody: Path) -> None:
     assert Path.home() == nobody / f"home-{os.getuid()}"
 
 
-def test_a_folder_that_others_may_write_is_not_taken(nobody: Path) -> None:
+def test_folder_that_others_may_write_is_not_used(nobody: Path) -> None:
     (nobody / f"home-{os.getuid()}").mkdir()
     (nobody / f"home-{os.getuid()}").chmod(0o777)
     ensure_home()
@@ -43,13 +43,13 @@ def test_a_folder_that_others_may_write_is_not_taken(nobody: Path) -> None:
     assert Path.home() != nobody / f"home-{os.getuid()}"
 
 
-def test_a_link_is_not_taken(nobody: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_link_is_not_used(nobody: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (nobody / f"home-{os.getuid()}").symlink_to(tmp_path_factory.mktemp("elsewhere"))
     ensure_home()
     assert not Path.home().is_symlink()
 
 
-def test_a_home_that_is_known_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_home_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/anna")
     ensure_home()
     assert os.environ["HOME"] == "/home/anna"

@@ -48,7 +48,7 @@ def shuffled(tree):
     return {key: shuffled(tree[key]) if isinstance(tree[key], dict) else tree[key] for key in keys}
 
 
-def test_the_hash_is_a_sha256_that_the_order_of_keys_does_not_change():
+def test_hash_is_a_sha256_independent_of_key_order():
     assert len(bytes.fromhex(BEFORE)) == 32
     assert config_hash(parse_config(shuffled(tree_with()))) == BEFORE
 
@@ -83,7 +83,7 @@ def test_an_evaluation_that_drives_the_learning_rate_counts():
         {"training__resume": {**get_default_config()["training"]["resume"], "enabled": True, "checkpoint": __file__}},
     ],
 )
-def test_what_changes_no_weight_changes_no_hash(change):
+def test_settings_that_do_not_affect_weights_do_not_change_the_hash(change):
     assert hash_of(**change) == BEFORE
 
 
@@ -104,7 +104,7 @@ def test_what_changes_no_weight_changes_no_hash(change):
         {"training__performance__use_amp": not get_default_config()["training"]["performance"]["use_amp"]},
     ],
 )
-def test_what_changes_the_weights_changes_the_hash(change):
+def test_settings_that_affect_weights_change_the_hash(change):
     assert hash_of(**change) != BEFORE
 
 
@@ -117,7 +117,7 @@ def test_what_changes_the_weights_changes_the_hash(change):
         {"model__architecture__num_res_blocks": 2},
     ],
 )
-def test_defaults_written_out_are_the_same_settings(written_out):
+def test_explicit_defaults_are_the_same_settings(written_out):
     assert hash_of(**written_out) == BEFORE
 
 
@@ -165,7 +165,7 @@ class Loading(ImageSource):
         return self.images[index]
 
 
-def test_images_in_memory_are_known_by_their_bytes():
+def test_images_in_memory_are_identified_by_their_bytes():
     prints = {
         data_fingerprint(source)
         for source in (
@@ -182,7 +182,7 @@ def test_images_in_memory_are_known_by_their_bytes():
     assert data_fingerprint(ArraySource(IMAGES.copy(), LABELS, ("cat", "dog"))) in prints
 
 
-def test_a_source_of_ones_own_is_known_by_what_it_loads():
+def test_custom_source_is_identified_by_what_it_loads():
     assert data_fingerprint(Loading(IMAGES)) == data_fingerprint(ArraySource(IMAGES, LABELS, ("cat", "dog")))
 
 
@@ -204,18 +204,18 @@ def read(folder, **options):
     return data_fingerprint(ImageFolderSource(folder, **{"image_size": 4, "channels": 3, **options}))
 
 
-def test_a_folder_is_known_by_its_files_wherever_it_lies(folder, tmp_path):
+def test_folder_is_identified_by_its_files_not_its_path(folder, tmp_path):
     before = read(folder)
     shutil.copytree(folder, tmp_path / "there")
     assert read(tmp_path / "there") == before
 
 
 @pytest.mark.parametrize("option", [{"image_size": 8}, {"channels": 1}, {"crop": "random"}, {"background": "black"}])
-def test_what_is_done_to_the_files_counts(folder, option):
+def test_processing_of_the_files_counts(folder, option):
     assert read(folder, **option) != read(folder)
 
 
-def test_a_bit_a_name_and_a_class_count(folder):
+def test_content_names_and_classes_count(folder):
     seen = [read(folder)]
     file = folder / "cat" / "0.png"
     content = bytearray(file.read_bytes())

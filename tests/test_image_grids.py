@@ -22,7 +22,7 @@ def test_one_image_keeps_its_pixels(channels, mode):
     np.testing.assert_array_equal(np.array(image).reshape(5, 7, channels), pixels.permute(1, 2, 0).numpy())
 
 
-def test_a_grid_goes_row_by_row_with_gaps_of_paper():
+def test_grid_is_filled_row_by_row_with_gaps():
     sheet = np.array(image_grid(flat(10, 20, 30, 40, 50), columns=3))
     cell = 60 + GAP
     assert sheet.shape == (2 * cell + GAP, 3 * cell + GAP, 3)
@@ -60,7 +60,7 @@ def test_transparent_pixels_show_the_paper():
     assert sheet[GAP + 45, GAP + 10].tolist() == [100 * 100 // 255 + 255 - 100] * 3  # alpha 100 over white
 
 
-def test_classes_have_a_row_each_whatever_their_order():
+def test_each_class_has_a_row_regardless_of_order():
     sheet = np.array(class_grid(flat(10, 20, 30, 40), [2, 0, 2, 2], ("cat", "dog", "fox")))
     cell = 60 + GAP
     margin = sheet.shape[1] - GAP - 3 * cell
@@ -70,7 +70,7 @@ def test_classes_have_a_row_each_whatever_their_order():
         assert (sheet[GAP + row * cell : (row + 1) * cell, :margin] < 128).any()  # its name
 
 
-def test_longer_names_get_more_room_and_classes_without_a_name_show_their_number():
+def test_names_determine_the_margin_and_unnamed_classes_show_numbers():
     images = flat(10, 20)
     narrow, wide, numbered = (
         class_grid(images, torch.tensor([0, 1]), names).size[0]
@@ -81,6 +81,6 @@ def test_longer_names_get_more_room_and_classes_without_a_name_show_their_number
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_pixels_survive_being_a_picture(channels):
+def test_pixels_survive_conversion_to_an_image(channels):
     pixels = torch.arange(channels * 4 * 5, dtype=torch.uint8).view(channels, 4, 5)
     assert torch.equal(image_pixels(to_image(pixels)), pixels)

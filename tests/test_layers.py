@@ -187,13 +187,13 @@ def test_imports_point_downwards(project: dict[str, list[Import]]) -> None:
 
 
 @pytest.mark.parametrize("start", SAMPLING_PATH)
-def test_what_samples_needs_no_training_library(start: str, project: dict[str, list[Import]]) -> None:
+def test_sampling_needs_no_training_library(start: str, project: dict[str, list[Import]]) -> None:
     faults = libraries_reached(start, project, TRAINING_LIBRARIES)
     assert not faults, "\n".join(faults)
 
 
 @pytest.mark.parametrize("start", READ_BEFORE_TORCH)
-def test_what_help_needs_imports_nothing_heavy(start: str, project: dict[str, list[Import]]) -> None:
+def test_help_imports_nothing_heavy(start: str, project: dict[str, list[Import]]) -> None:
     faults = libraries_reached(start, project, HEAVY_LIBRARIES)
     assert not faults, "\n".join(faults)
 
@@ -203,7 +203,7 @@ def test_features_need_no_training_library(project: dict[str, list[Import]]) -> 
     assert not faults, "\n".join(faults)
 
 
-def test_only_config_and_the_scripts_know_hydra(project: dict[str, list[Import]]) -> None:
+def test_only_config_and_the_scripts_import_hydra(project: dict[str, list[Import]]) -> None:
     faults = [
         f"{imported.place} imports {imported.target}"
         for module, found in project.items()
@@ -240,7 +240,7 @@ def test_an_upward_import_is_found(source: str) -> None:
         ("utils.py", ""),
     ],
 )
-def test_neighbours_the_package_and_strangers_are_no_place_to_import_from(file: str, source: str) -> None:
+def test_forbidden_imports_are_found(file: str, source: str) -> None:
     assert len(list(wrong_directions(imports_of({file: source, "diffusion/level.py": ""})))) == 1
 
 

@@ -30,12 +30,12 @@ SAYINGS = [
 
 
 @pytest.mark.parametrize("error", SAYINGS)
-def test_all_ways_to_say_it_are_known(error):
+def test_all_out_of_memory_errors_are_recognized(error):
     assert is_out_of_memory(error)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shape mismatch"), ValueError("out of memory"), KeyboardInterrupt()])
-def test_other_faults_are_not_taken_for_it(error):
+def test_other_errors_are_not_recognized(error):
     assert not is_out_of_memory(error)
 
 
@@ -62,7 +62,7 @@ class Room:
         (3, 64, 1, [3, 1, 1, 1]),
     ],
 )
-def test_halves_until_it_fits_and_stays_there(count, batch_size, most, tried):
+def test_batch_is_halved_until_it_fits_and_stays(count, batch_size, most, tried):
     room = Room(most)
     with recorded_warnings() as said:
         parts = list(batches_that_fit(room, count, batch_size, "size"))
@@ -73,14 +73,14 @@ def test_halves_until_it_fits_and_stays_there(count, batch_size, most, tried):
     assert [str(warning.message)[: len(expected)] for warning in said] == [expected] * (most < min(batch_size, count))
 
 
-def test_no_room_for_one_is_an_error():
+def test_too_little_memory_for_one_image_is_an_error():
     room = Room(0)
     with pytest.raises(MemoryError, match="too small for one image at a time"):
         list(batches_that_fit(room, 10, 4, "size"))
     assert room.tried == [4, 2, 1]
 
 
-def test_another_fault_is_not_tried_again():
+def test_other_errors_are_not_retried():
     room = Room(1, RuntimeError("shape mismatch"))
     with pytest.raises(RuntimeError, match="shape mismatch"):
         list(batches_that_fit(room, 10, 4, "size"))
@@ -88,7 +88,7 @@ def test_another_fault_is_not_tried_again():
 
 
 @pytest.mark.filterwarnings("ignore::diffusion_lab.config.faults.ConfigWarning")
-def test_what_the_failed_attempt_held_is_free_before_the_next():
+def test_memory_of_a_failed_attempt_is_released():
     held = weakref.WeakSet()
 
     def work(part):
@@ -133,7 +133,7 @@ def model():
     return model
 
 
-def test_the_images_are_those_of_the_smaller_batch(model):
+def test_images_equal_those_of_the_smaller_batch(model):
     """Bit for bit; with guidance the network gets each image twice. The method draws noise at each step."""
     labels = [index % 10 for index in range(20)]
     ask = {"sampler": DDPMSampler(steps=4), "seed": 3}
@@ -151,7 +151,7 @@ def test_the_bar_ends_at_the_number_of_images(model, capsys):
     assert "7/7 images" in capsys.readouterr().err
 
 
-def test_a_model_without_room_for_one_image_is_left_as_it_was(model):
+def test_failed_sampling_leaves_the_model_unchanged(model):
     model.network = Narrow(model.network, most=0)
     model.train()
     with pytest.raises(MemoryError, match="too small for one image"):
@@ -220,7 +220,7 @@ def told_by(steps: str) -> list[int]:
 
 
 @glibc_alone
-def test_freed_memory_is_kept_for_the_next_step_and_given_back_at_the_end():
+def test_freed_memory_is_kept_during_and_returned_after_sampling():
     cleared, held, held_at_the_end = told_by(KEPT)
     assert cleared < 16_000
     assert held > 100_000

@@ -53,20 +53,20 @@ def test_a_warning_is_a_sentence_without_escape_codes(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     "text", ["Done.", "Which?", "2 settings are wrong:\n  a = 1: unknown", "see:", "To install it:\npip install x", ""]
 )
-def test_what_has_its_end_gets_no_other(text: str) -> None:
+def test_punctuation_is_not_added_twice(text: str) -> None:
     assert sentence(text) == text
 
 
 @pytest.mark.parametrize("number", [*ADVICE, errno.EBADF])
 @pytest.mark.parametrize("files", [(), ("a b/c",), ("a", None, "b")])
-def test_the_system_is_never_quoted_alone(number: int, files: tuple[str | None, ...]) -> None:
+def test_system_errors_always_have_advice(number: int, files: tuple[str | None, ...]) -> None:
     text = explain(OSError(number, os.strerror(number), *files))
     assert "Errno" not in text
     assert all(file in text for file in files if file)
     assert re.search(r"\([a-z].{8,}\)$", text), text  # what to do
 
 
-def test_other_errors_keep_their_words() -> None:
+def test_other_errors_keep_their_message() -> None:
     assert explain(ValueError("training.epochs must be at least 1")) == "training.epochs must be at least 1"
     assert explain(FileNotFoundError("no flowers")) == "no flowers"
     assert explain(MemoryError()) == "MemoryError"
@@ -80,6 +80,6 @@ def test_other_errors_keep_their_words() -> None:
         (20, "a loader is slow"),
     ],
 )
-def test_what_is_logged_looks_the_same(level: int, shown: str) -> None:
+def test_log_records_have_the_same_format(level: int, shown: str) -> None:
     record = logging.LogRecord("lightning", level, __file__, 1, "a %s is slow", ("loader",), None)
     assert PlainFormatter(format="[%(asctime)s] %(message)s").format(record) == shown

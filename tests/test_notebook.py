@@ -26,7 +26,7 @@ def test_notebook_is_valid_and_each_cell_has_a_name(path: Path) -> None:
     assert len({cell["id"] for cell in notebook.cells}) == len(notebook.cells)
 
 
-def test_notebook_runs_and_shows_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_runs_and_shows_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = execute(tmp_path, monkeypatch)
     assert pictures(notebook) == {"data", "sampling", "guidance", "seeds", "loading"}
     assert "from the model above" in printed(notebook, "loading")

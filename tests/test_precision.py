@@ -40,12 +40,12 @@ def hardware(monkeypatch):
         (MPS, {"cpu": True, "cuda": True}, torch.float32),
     ],
 )
-def test_auto_is_what_the_device_is_fast_in(hardware, device, has, expected):
+def test_auto_is_the_fast_precision_of_the_device(hardware, device, has, expected):
     hardware(**has)
     assert resolve_precision("auto", device, "key") == expected
 
 
-def test_older_torch_is_asked_by_its_own_names(monkeypatch):
+def test_older_torch_is_supported(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     for supported in (True, False):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda answer=supported: answer)
@@ -53,7 +53,7 @@ def test_older_torch_is_asked_by_its_own_names(monkeypatch):
         assert precision._cpu_has_bfloat16() == supported
 
 
-def test_a_precision_that_is_given_is_taken_and_float16_needs_a_gpu():
+def test_explicit_precision_is_used_and_float16_needs_a_gpu():
     assert [resolve_precision(wanted, CPU, "key") for wanted in (32, "bf16")] == [torch.float32, torch.bfloat16]
     assert resolve_precision("fp16", CUDA, "key") == torch.float16
     with pytest.raises(ValueError, match=r"training\.x must be auto, 32 or bf16 on a CPU, got fp16"):
@@ -87,7 +87,7 @@ def test_images_of_a_seed_are_the_same_in_each_precision_and_close_between_them(
     assert 0 < difference.mean() < 0.02
 
 
-def test_the_output_is_float32_and_the_weights_stay_so(denoiser):
+def test_output_and_weights_are_float32(denoiser):
     denoiser.compute_dtype = torch.bfloat16
     asked = []
     denoiser.network.enter.register_forward_hook(lambda module, given, output: asked.append(output.dtype))

@@ -61,11 +61,11 @@ def test_names_of_secrets(name: str) -> None:
         ("api_key", None),
     ],
 )
-def test_names_and_values_of_no_secrets(name: str, value: object) -> None:
+def test_names_and_values_that_are_not_secrets(name: str, value: object) -> None:
     assert not names_secret(name, value)
 
 
-def test_numbers_are_secrets_where_the_name_leaves_no_doubt() -> None:
+def test_numbers_are_secrets_if_the_name_is_unambiguous() -> None:
     assert redacted({"password": 1234, "api_key": 1234}) == {"password": REDACTED, "api_key": REDACTED}
 
 
@@ -115,7 +115,7 @@ def test_a_secret_in_the_settings_is_hidden_in_other_settings() -> None:
     assert redacted({"password": "adam", "optimizer": "adamw"})["optimizer"] == "adamw"  # too short to be looked for
 
 
-def test_a_command_without_secrets_stays() -> None:
+def test_command_without_secrets_is_unchanged() -> None:
     command = ["train.py", "-m", "optimizer=adam,adamw", "data.paths.train=a b", "+model.x={a: 1}", "labels=[1,2]"]
     assert redacted_command(command) == command
 
@@ -135,7 +135,7 @@ def test_a_fault_does_not_repeat_a_secret() -> None:
     assert SECRET not in str(Fault("data.api_token", "unknown key", SECRET))
 
 
-def test_a_redacted_value_is_no_value(tmp_path: Path) -> None:
+def test_redacted_value_is_refused(tmp_path: Path) -> None:
     """The settings that a run wrote are refused where they lack a secret, and it is said."""
     tree = tiny_tree(tmp_path, {"data.type": "tests.test_redaction.LockedSource", "data.access_token": REDACTED})
     with pytest.raises(ValueError, match=r"data\.access_token = .*: a secret that was left out .* give its value"):
@@ -193,7 +193,7 @@ def test_no_file_of_a_run_holds_a_secret(run: Path) -> None:
     assert again.epochs == 3  # the settings count as the same
 
 
-def test_what_is_sent_or_exported_names_no_place(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exports_and_uploads_contain_no_paths(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert checkpoint_command(["export", str(run)]) == 0
     export = run / "model.safetensors"
     (sent,) = run.rglob("run-*.wandb")
@@ -220,7 +220,7 @@ def test_older_checkpoints_are_exported_without_secrets_too() -> None:
     assert SECRET not in json.dumps(public_metadata(about))
 
 
-def test_failure_of_a_run_tells_no_secret(tmp_path: Path) -> None:
+def test_failure_of_a_run_reveals_no_secret(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError):
         tiny_run(tmp_path / "run", CHANGES | {"data.broken": True, "logger": {"backends": []}})
     assert files_holding(SECRET, tmp_path) == []

@@ -23,12 +23,12 @@ def rows_of(source: str) -> set[int]:
     return {int(number) for words in said for number in re.findall(r"\d+", words)}
 
 
-def test_there_are_all_rows() -> None:
+def test_all_rows_exist() -> None:
     assert list(table()) == list(range(1, ROWS + 1))
 
 
 @pytest.mark.parametrize("row", range(1, ROWS + 1))
-def test_the_tests_of_a_row_are_there_and_try_it(row: int) -> None:
+def test_the_tests_of_a_row_exist_and_name_it(row: int) -> None:
     named = re.findall(r"`([^`]+)`", table()[row])
     file, _, first = named[0].partition("::")
     source = (ROOT / "tests" / "faults" / file).read_text()

@@ -45,7 +45,7 @@ def status_of(folder):
     return json.loads((folder.base / "status.json").read_text())
 
 
-def test_folders_follow_the_settings_and_are_made_only_when_asked(folder, tmp_path):
+def test_folders_follow_the_settings_and_are_created_on_demand(folder, tmp_path):
     base = tmp_path / "run"
     assert (folder.base, folder.checkpoints, folder.samples) == (base, base / "weights", base / "pictures" / "here")
     folder.check_free("new")
@@ -60,14 +60,14 @@ def test_the_configuration_can_be_read_back(folder):
     assert yaml.safe_load((folder.base / "config.yaml").read_text(encoding="utf-8")) == config
 
 
-def test_text_that_looks_like_a_reference_is_read_back_as_it_was(folder):
+def test_interpolation_syntax_is_read_back_unchanged(folder):
     paths = ["photos ${2024}", "${oc.env:HOME}", r"a\${b}", r"\\${x", "$ {c} }", r"plain\path"]
     config = {"experiment": "mine", "data": {"paths": {"train": paths[0]}}, "all": paths}
     folder.create(config, keep=False)
     assert read_yaml(folder.base / "config.yaml") == config
 
 
-def test_the_environment_tells_versions_command_and_commit(folder):
+def test_environment_records_versions_command_and_commit(folder):
     folder.create({}, keep=False)
     told = json.loads((folder.base / "environment.json").read_text())
     assert told == environment()
@@ -76,7 +76,7 @@ def test_the_environment_tells_versions_command_and_commit(folder):
     assert told["git_commit"] == git_commit()
 
 
-def test_a_run_that_ends_well_is_finished(folder):
+def test_successful_run_is_finished(folder):
     folder.create({}, keep=False)
     with folder.running():
         assert status_of(folder)["state"] == "running"
@@ -86,7 +86,7 @@ def test_a_run_that_ends_well_is_finished(folder):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt(), SystemExit(3)])
-def test_a_run_that_fails_says_why_and_raises_again(folder, error):
+def test_failed_run_records_the_reason_and_re_raises(folder, error):
     folder.create({}, keep=False)
     with pytest.raises(type(error)) as caught, folder.running():
         raise error
@@ -96,7 +96,7 @@ def test_a_run_that_fails_says_why_and_raises_again(folder, error):
     assert "Traceback" in (folder.logs / "run.log").read_text()
 
 
-def test_a_status_that_cannot_be_written_does_not_hide_how_the_run_ended(folder, monkeypatch):
+def test_unwritable_status_does_not_hide_how_the_run_ended(folder, monkeypatch):
     def full(path, text):
         raise OSError(5, "Input/output error", str(path))
 
@@ -112,7 +112,7 @@ def test_a_status_that_cannot_be_written_does_not_hide_how_the_run_ended(folder,
 
 
 @pytest.mark.parametrize("why", ["what went wrong", "ü" * 10_000])
-def test_full_disk_has_the_status_written_over(folder, monkeypatch, why):
+def test_status_is_overwritten_in_place_on_a_full_disk(folder, monkeypatch, why):
     def full(path, text):
         raise OSError(28, "No space left on device", str(path))
 
@@ -130,7 +130,7 @@ def test_full_disk_has_the_status_written_over(folder, monkeypatch, why):
     assert not list(folder.base.glob(".*.partial"))
 
 
-def test_status_is_not_cut_off_where_its_blocks_are_too_small(tmp_path, monkeypatch):
+def test_status_is_not_truncated_if_its_blocks_are_too_small(tmp_path, monkeypatch):
     def full(path, text):
         raise OSError(28, "No space left on device", str(path))
 
@@ -142,7 +142,7 @@ def test_status_is_not_cut_off_where_its_blocks_are_too_small(tmp_path, monkeypa
     assert json.loads(file.read_bytes()) == {"state": "running"}
 
 
-def test_traceback_is_not_said_to_be_in_a_log_that_cannot_be_written(folder, monkeypatch, capsys):
+def test_unwritable_log_is_not_named_for_the_traceback(folder, monkeypatch, capsys):
     def full(stream, text):
         raise OSError(28, "No space left on device")
 
@@ -161,7 +161,7 @@ def test_traceback_is_not_said_to_be_in_a_log_that_cannot_be_written(folder, mon
     )
 
 
-def test_folder_that_cannot_be_made_for_lack_of_room_is_named(folder, monkeypatch):
+def test_folder_that_cannot_be_created_on_a_full_disk_is_named(folder, monkeypatch):
     def full(path, text):
         raise OSError(28, "No space left on device", str(path))
 
@@ -171,7 +171,7 @@ def test_folder_that_cannot_be_made_for_lack_of_room_is_named(folder, monkeypatc
         folder.create({}, keep=False)
 
 
-def test_log_lines_and_warnings_go_to_the_log_while_the_run_goes_on(folder):
+def test_log_lines_and_warnings_go_to_the_log_during_the_run(folder):
     folder.create({}, keep=False)
     handlers = list(logging.getLogger().handlers)
     with folder.running():
@@ -186,7 +186,7 @@ def test_log_lines_and_warnings_go_to_the_log_while_the_run_goes_on(folder):
 
 
 @pytest.mark.parametrize("state", ["running", "failed", "finished"])
-def test_a_folder_with_a_run_is_left_alone(folder, state):
+def test_folder_with_a_run_is_refused(folder, state):
     folder.create({}, keep=False)
     folder.write_status(state)
     with pytest.raises(
@@ -197,7 +197,7 @@ def test_a_folder_with_a_run_is_left_alone(folder, state):
     folder.check_free("continue")
 
 
-def test_a_run_of_a_process_that_lives_is_left_alone_though_its_lock_was_removed(folder):
+def test_running_run_is_detected_without_its_lock(folder):
     folder.create({}, keep=False)
     with holding(folder.base) as holder:
         (folder.base / ".lock").unlink()
@@ -221,7 +221,7 @@ def identity_of(pid):
     ["status.json", "config.yaml", "environment.json", "summary.json", "logs/metrics.jsonl", "logs/run.log",
      "logs/wandb_id", "logs/wandb", "logs/tensorboard", "pictures/here/epoch_0010.png"],
 )  # fmt: skip
-def test_a_link_or_folder_at_the_place_of_a_file_is_refused_by_name(folder, tmp_path, name, purpose):
+def test_link_or_folder_in_place_of_a_file_is_refused(folder, tmp_path, name, purpose):
     folder.create({}, keep=False)
     folder.write_status("finished")
     (tmp_path / "elsewhere").write_text("precious")
@@ -245,7 +245,7 @@ def test_a_link_or_folder_at_the_place_of_a_file_is_refused_by_name(folder, tmp_
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "summary.json", "logs/run.log", "pictures/here/epoch_0010.png"])
-def test_files_that_no_run_wrote_are_neither_taken_over_nor_replaced(folder, name):
+def test_files_that_no_run_wrote_are_never_replaced(folder, name):
     file = folder.base / name
     file.parent.mkdir(parents=True)
     file.write_text("mine")
@@ -256,12 +256,12 @@ def test_files_that_no_run_wrote_are_neither_taken_over_nor_replaced(folder, nam
     assert file.read_text() == "mine"
 
 
-def test_a_folder_holds_its_own_checkpoints_and_no_others(folder, tmp_path):
+def test_folder_holds_only_its_own_checkpoints(folder, tmp_path):
     assert folder.holds(folder.checkpoints / "last.ckpt")
     assert not folder.holds(tmp_path / "other" / "last.ckpt")
 
 
-def test_a_damaged_status_is_still_a_run(folder):
+def test_damaged_status_still_counts_as_a_run(folder):
     folder.create({}, keep=False)
     (folder.base / "status.json").write_text("{")
     with pytest.raises(ValueError, match="in an unknown state"):
@@ -269,7 +269,7 @@ def test_a_damaged_status_is_still_a_run(folder):
 
 
 @pytest.mark.parametrize("resumed", [True, False])
-def test_an_earlier_run_is_removed_unless_it_goes_on(folder, resumed):
+def test_earlier_run_is_removed_unless_resumed(folder, resumed):
     folder = replace(folder, run_id="first")
     folder.create({}, keep=False)
     folder.write_status("finished")
@@ -300,7 +300,7 @@ def test_an_earlier_run_is_removed_unless_it_goes_on(folder, resumed):
 
 
 @pytest.mark.parametrize("harm", ["no manifest", "another run", "folder", "link", "best", "picture"])
-def test_what_the_earlier_run_did_not_write_is_refused_by_name(folder, harm):
+def test_files_that_the_earlier_run_did_not_write_are_refused(folder, harm):
     folder = replace(folder, run_id="first")
     folder.create({}, keep=False)
     folder.write_status("finished")
@@ -331,7 +331,7 @@ def test_what_the_earlier_run_did_not_write_is_refused_by_name(folder, harm):
     assert os.path.lexists(place)
 
 
-def test_a_damaged_checkpoint_of_the_run_is_kept_under_another_name_where_it_is_written_again(folder):
+def test_damaged_checkpoint_of_the_run_is_moved_aside(folder):
     folder = replace(folder, run_id="first")
     folder.create({}, keep=False)
     place = folder.checkpoints / step_name(10)
@@ -350,13 +350,13 @@ def save_checkpoint(folder: RunFolder, step: int, run: str) -> None:
     AtomicCheckpointIO().save_checkpoint(content, folder.checkpoints / step_name(step))
 
 
-def test_a_file_in_the_way_is_no_folder_to_write(tmp_path):
+def test_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(PermissionError, match=r"output\.base_dir must be a writable folder, got .*file/run'"):
         check_writable(tmp_path / "file" / "run", "output.base_dir")
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+def test_read_only_folder_is_refused(tmp_path, monkeypatch):
     """Asked of the system: the user who runs the tests may be allowed everything."""
     monkeypatch.setattr(atomic_files.os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(PermissionError, match=r"\(.* cannot\)"):
@@ -372,6 +372,6 @@ def test_outside_a_checkout_there_is_no_commit(monkeypatch):
     assert git_commit() is None
 
 
-def test_a_package_that_is_not_there_has_no_version(monkeypatch):
+def test_missing_package_has_no_version(monkeypatch):
     monkeypatch.setattr("diffusion_lab.environment.PACKAGES", ("torch", "no-such-package"))
     assert environment()["packages"]["no-such-package"] is None

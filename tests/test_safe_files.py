@@ -36,7 +36,7 @@ def test_a_file_over_the_limit_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"[" * 100_000, b""])
-def test_what_is_not_json_is_a_value_error_that_names_the_file(tmp_path: Path, content: bytes) -> None:
+def test_invalid_json_is_a_value_error_naming_the_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "about.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"about\.json is not valid JSON"):
         read_json(tmp_path / "about.json")

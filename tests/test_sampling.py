@@ -74,7 +74,7 @@ def test_an_image_does_not_depend_on_the_number_of_images_or_on_the_labels_of_ot
     assert (some[1] - whole[1]).abs().max() > 1e-3  # its own label does count
 
 
-def test_going_on_behind_earlier_images_gives_what_asking_at_once_would(sampler):
+def test_first_continues_after_earlier_images(sampler):
     whole = sampler.sample(10, LABELS[:10], sampler=DDPMSampler(steps=4), seed=3)
     rest = sampler.sample(4, LABELS[6:10], sampler=DDPMSampler(steps=4), seed=3, first=6)
     torch.testing.assert_close(rest, whole[6:], rtol=0, atol=1e-3)
@@ -82,12 +82,12 @@ def test_going_on_behind_earlier_images_gives_what_asking_at_once_would(sampler)
     assert batch.first == 6
 
 
-def test_batches_are_handed_over_as_they_are_done(sampler):
+def test_batches_are_yielded_as_they_are_done(sampler):
     stream = sampler.stream(10, None, sampler=SAMPLER, seed=0, batch_size=4)
     assert [(batch.first, len(batch.images)) for batch in stream] == [(0, 4), (4, 4), (8, 2)]
 
 
-def test_the_seed_decides_and_none_takes_a_new_one(sampler):
+def test_seed_determines_the_images_and_none_draws_a_new_one(sampler):
     first, again, other = (sampler.sample(2, None, sampler=SAMPLER, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert (first - other).abs().max() > 0.01
@@ -103,7 +103,7 @@ def test_images_are_floats_in_the_pixel_range(sampler):
     assert not images.requires_grad
 
 
-def test_the_noise_of_an_image_is_standard_normal_and_its_own():
+def test_noise_of_each_image_is_standard_normal_and_separate():
     noise = ImageNoise(0, range(50), (3, 16, 16), torch.device("cpu"))
     first, second = noise(), noise()
     count = first.numel()
@@ -151,7 +151,7 @@ def test_without_guidance_images_are_bitwise_the_conditional_ones(sampler):
     ("scale", "labels", "warns"),
     [(2.0, True, True), (0.5, True, True), (1.0, True, False), (None, True, False), (2.0, False, False)],
 )
-def test_guidance_of_a_model_that_never_trained_without_labels_warns(scale, labels, warns):
+def test_guidance_without_label_dropout_warns(scale, labels, warns):
     sampler = DiffusionSampler(trained(num_classes=3, class_dropout_prob=0.0))
     with recorded_warnings() as caught:
         sampler.sample(3, [0, 1, 2] if labels else None, scale, sampler=SAMPLER, seed=0)
@@ -165,7 +165,7 @@ SCALES = [1.0, 3.0, 0.0, 7.0, 0.5] * 4
 
 
 @pytest.mark.parametrize("method", [SAMPLER, DDPMSampler(steps=4)])
-def test_an_image_with_a_scale_of_its_own_is_the_same_in_any_batch(sampler, method):
+def test_image_with_its_own_scale_is_the_same_in_any_batch(sampler, method):
     whole = sampler.sample(20, LABELS[:20], SCALES, sampler=method, seed=3)
     for batch_size in (7, 1):
         parts = sampler.sample(20, LABELS[:20], SCALES, sampler=method, seed=3, batch_size=batch_size)
@@ -185,7 +185,7 @@ def test_scales_may_be_a_tensor(sampler):
         )
 
 
-def test_outside_the_interval_a_step_takes_half_the_work(model, sampler):
+def test_steps_outside_the_interval_take_half_the_work(model, sampler):
     levels = SAMPLER.levels(model.schedule)[:-1]
     ratios = [level.sigma / level.alpha for level in levels]
     seen = []
@@ -205,7 +205,7 @@ def test_guidance_reaches_every_way_to_sample(sampler):
         assert torch.equal(by_class, expected)
 
 
-def test_averaged_weights_are_used_where_there_are_some_and_wanted(model):
+def test_averaged_weights_are_used_if_available_and_requested(model):
     ema = trained(seed=1, num_classes=10)
     both = DiffusionSampler(model, ema=ema)
     averaged, raw = (both.sample(2, sampler=SAMPLER, seed=0, use_ema=use_ema) for use_ema in (True, False))
@@ -214,12 +214,12 @@ def test_averaged_weights_are_used_where_there_are_some_and_wanted(model):
     assert not torch.equal(averaged, raw)
 
 
-def test_the_default_method_is_ddim_with_no_more_steps_than_there_are(sampler):
+def test_default_sampler_is_ddim_limited_to_the_steps_of_the_process(sampler):
     expected = sampler.sample(1, sampler=DDIMSampler(steps=20), seed=0)
     assert torch.equal(sampler.sample(1, seed=0), expected)
 
 
-def test_by_class_gives_the_same_number_of_each_class_in_turn(sampler):
+def test_sample_by_class_gives_the_same_number_per_class(sampler):
     images, labels = sampler.sample_by_class(2, 3, 2.0, sampler=SAMPLER, seed=1)
     assert labels == [0, 0, 1, 1, 2, 2]
     torch.testing.assert_close(images, sampler.sample(6, labels, 2.0, sampler=SAMPLER, seed=1))
@@ -275,7 +275,7 @@ NOISE = torch.zeros(2, 1, 8, 8)
     ],
 )
 @pytest.mark.parametrize("way", ["sample", "sample_batch", "stream"])
-def test_noise_that_cannot_be_one_is_refused(sampler, way, noise, got):
+def test_invalid_noise_is_refused(sampler, way, noise, got):
     with pytest.raises(
         ValueError, match=r"^noise must be a tensor of standard normal numbers of shape \(2, 1, 8, 8\), .*" + got
     ):
@@ -293,7 +293,7 @@ def test_the_noise_of_a_seed_given_as_noise_gives_the_images_of_the_seed(sampler
     assert torch.equal(by_class, sampler.sample(6, labels, sampler=method, seed=3, noise=noise))
 
 
-def test_the_walk_begins_at_the_given_noise(model):
+def test_sampling_starts_at_the_given_noise(model):
     noise = torch.randn(3, 1, 8, 8, requires_grad=True)
     seen = []
     hook = model.network.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
@@ -313,7 +313,7 @@ def test_a_batch_is_not_split(model, sampler):
     assert torch.equal(batch.images, sampler.sample(70, LABELS, sampler=SAMPLER, seed=0, first=5, batch_size=70))
 
 
-def test_labels_of_a_batch_are_those_that_were_asked_for(sampler):
+def test_labels_of_a_batch_are_the_requested_ones(sampler):
     batches = list(sampler.stream(5, torch.tensor([4, 3, 2, 1, 0]), sampler=SAMPLER, seed=0, batch_size=2))
     assert [batch.labels for batch in batches] == [[4, 3], [2, 1], [0]]
     assert all(batch.labels is None for batch in sampler.stream(2, None, sampler=SAMPLER, seed=0))
@@ -331,7 +331,7 @@ def test_a_batch_too_large_for_memory_says_what_to_do(model):
     hook.remove()
 
 
-def test_a_batch_warns_of_guidance_that_was_never_trained():
+def test_batch_warns_about_untrained_guidance():
     sampler = DiffusionSampler(trained(num_classes=3, class_dropout_prob=0.0))
     with pytest.warns(UserWarning, match="never trained for") as told:
         sampler.sample_batch(3, [0, 1, 2], 2.0, sampler=SAMPLER, seed=0)
@@ -361,7 +361,7 @@ class Failing(DDIMSampler):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_and_all_random_states_are_left_as_they_were(fails):
+def test_model_and_random_states_are_unchanged(fails):
     model = trained(num_classes=10, dropout=0.3)
     ema = trained(seed=1, num_classes=10)
     modules = [*model.modules(), *ema.modules()]
@@ -388,7 +388,7 @@ def test_the_model_and_all_random_states_are_left_as_they_were(fails):
 
 
 @pytest.mark.parametrize("depth", [0, 7, 40])
-def test_a_signal_midway_leaves_all_as_it_was(depth):
+def test_interrupting_signal_leaves_everything_unchanged(depth):
     """Row 9 of what a run survives: the signal comes within the network."""
     model = trained(num_classes=10, dropout=0.3).train()
     ema = trained(seed=1, num_classes=10).eval()
@@ -418,7 +418,7 @@ def test_a_signal_midway_leaves_all_as_it_was(depth):
     assert all(np.array_equal(now, then) for now, then in zip(random_states(), before, strict=True))
 
 
-def test_an_interruption_while_the_modes_change_puts_them_back():
+def test_interruption_while_setting_modes_restores_them():
     class Interrupted(nn.Module):
         def train(self, mode=True):
             if not mode:
@@ -431,7 +431,7 @@ def test_an_interruption_while_the_modes_change_puts_them_back():
     assert all(module.training for module in model.modules())
 
 
-def test_the_model_is_as_found_between_two_batches():
+def test_model_is_unchanged_between_batches():
     model = trained()
     model.train()
     stream = DiffusionSampler(model).stream(2, sampler=SAMPLER, seed=0, batch_size=1)
@@ -440,13 +440,13 @@ def test_the_model_is_as_found_between_two_batches():
     assert torch.is_grad_enabled()
 
 
-def test_dropout_sleeps_while_sampling():
+def test_dropout_is_off_while_sampling():
     model = trained(dropout=0.5).train()
     first, second = (DiffusionSampler(model).sample(1, sampler=SAMPLER, seed=0) for _ in range(2))
     assert torch.equal(first, second)
 
 
-def test_evaluating_puts_every_module_back_into_its_own_mode():
+def test_eval_mode_restores_the_mode_of_every_module():
     model = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(2))).train()
     model[1].eval()
     with eval_mode(model):
@@ -454,7 +454,7 @@ def test_evaluating_puts_every_module_back_into_its_own_mode():
     assert [module.training for module in model.modules()] == [True, True, False, False]
 
 
-def test_progress_is_shown_only_when_asked_for(sampler, capsys):
+def test_progress_is_shown_only_on_request(sampler, capsys):
     sampler.sample(2, sampler=SAMPLER, seed=0, batch_size=1)
     captured = capsys.readouterr()
     assert captured.out + captured.err == ""
@@ -494,7 +494,7 @@ def test_sampling_needs_no_optimizer_data_loader_or_training_library():
     assert done.stdout.strip() == "[]"
 
 
-def test_only_the_sampler_samples():
+def test_only_the_sampler_module_samples():
     """No function, method or attribute of the project is called `generate_samples`."""
     found = [
         f"{file.relative_to(ROOT)}:{node.lineno}"
@@ -510,7 +510,7 @@ def random_states():
     return [torch.get_rng_state(), *numpy_state, np.array(random.getstate()[1])]
 
 
-def test_raw_weights_that_the_model_does_not_have_are_a_warning(model):
+def test_missing_raw_weights_are_a_warning(model):
     model = trained(num_classes=10)
     model.weights = "ema"  # as load_denoiser says of a checkpoint's averages
     with pytest.warns(ConfigWarning, match=r"use_ema=False has no effect.*load_denoiser\(…, use_ema=False\)") as found:
@@ -547,7 +547,7 @@ def test_raw_weights_that_the_model_does_not_have_are_a_warning(model):
         (lambda one: DiffusionSampler(nn.DataParallel(one.model)), TypeError, r"got DataParallel: give its \.module"),
     ],
 )
-def test_what_is_given_wrongly_is_named(sampler, call, error, message):
+def test_wrong_arguments_are_named(sampler, call, error, message):
     with pytest.raises(error, match=message):
         call(sampler)
 

@@ -10,7 +10,7 @@ from diffusion_lab.seeds import derive_seed, derive_uniform
 from diffusion_lab.shapes import from_pixels, per_image, to_pixels
 
 
-def test_every_pixel_value_survives_the_way_to_the_unit_range_and_back():
+def test_every_pixel_value_survives_conversion_and_back():
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     images = from_pixels(pixels)
     assert images.dtype == torch.float32
@@ -31,13 +31,13 @@ def test_a_number_per_image_takes_type_and_shape_of_the_images():
     assert per_image(0.5, images) == 0.5
 
 
-def test_a_seed_depends_on_every_part_and_its_place():
+def test_seed_depends_on_every_part_and_its_position():
     seeds = [derive_seed(*parts) for parts in ((0,), (1,), ("a", 1, 2), ("a", 2, 1), ("b", 1, 2), ("a", 12))]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_seed_is_the_same_everywhere_and_for_good():
+def test_seed_is_the_same_on_all_machines_and_versions():
     """Recorded: saved images and resumed runs rely on these numbers."""
     assert derive_seed("image", 0, 0) == RECORDED
     assert derive_seed("image", 0, 0) != derive_seed("image", 0, 1)
@@ -46,7 +46,7 @@ def test_a_seed_is_the_same_everywhere_and_for_good():
 RECORDED = 1389397352385362954
 
 
-def test_numbers_drawn_from_a_name_are_spread_evenly_and_stay_what_they_are():
+def test_derived_uniform_numbers_are_uniform_and_stable():
     drawn = derive_uniform((3, 5000), "augmentation", 1)
     assert drawn.shape == (3, 5000)
     assert abs(drawn).max() <= 1
@@ -57,6 +57,6 @@ def test_numbers_drawn_from_a_name_are_spread_evenly_and_stay_what_they_are():
     assert np.isin(derive_uniform((3, 5000), "augmentation", 2), drawn).mean() < 0.01
 
 
-def test_a_draw_is_what_it_was_when_this_was_written():
+def test_draws_are_stable_across_versions():
     """Augmentation follows from it: a run that is resumed by a later version must go on with the same images."""
     assert derive_uniform((2,), "augmentation", 0) == pytest.approx([0.9685259461402893, -0.7193259596824646])

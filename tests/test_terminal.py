@@ -45,7 +45,7 @@ def test_names_of_checkpoints(command: str, tmp_path: Path, capsys: pytest.Captu
     assert "\x07" not in said
 
 
-def test_checkpoint_that_tells_escape_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_with_escape_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = {
         "state_dict": {f"denoiser.{name}": value for name, value in tiny_denoiser().state_dict().items()},
         "diffusion_lab": {
@@ -97,7 +97,7 @@ def test_errors_and_warnings_of_a_program(capsys: pytest.CaptureFixture[str]) ->
     assert "\x1b" not in said
 
 
-def test_what_a_run_says_and_records(tmp_path: Path) -> None:
+def test_output_and_log_of_a_run(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=500)
     with log_to_file(tmp_path / "run.log"):
         print_line(console, ESCAPE)
@@ -114,14 +114,14 @@ def test_run_folder_with_escape_codes(tmp_path: Path) -> None:
     assert "\x1b" not in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-class TestLastingStderr:
-    def test_what_can_be_written_is(self, capsys: pytest.CaptureFixture[str]) -> None:
+class TestResilientStderr:
+    def test_writable_output_is_written(self, capsys: pytest.CaptureFixture[str]) -> None:
         with resilient_stderr(), resilient_stderr():
             print("heard", file=sys.stderr)
             Console(stderr=True).print("loud and clear")
         assert capsys.readouterr().err == "heard\nloud and clear\n"
 
-    def test_what_cannot_is_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_unwritable_output_is_dropped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         class Full(io.StringIO):
             def write(self, text: str) -> int:
                 raise OSError(28, "No space left on device")

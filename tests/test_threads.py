@@ -35,13 +35,13 @@ def machine(monkeypatch: pytest.MonkeyPatch, usable: int, free: float) -> None:
 
 
 class TestSpinning:
-    def test_bounded_where_the_environment_says_nothing(self) -> None:
+    def test_spinning_is_bounded_by_default(self) -> None:
         environment: dict[str, str] = {}
         bound_spinning(environment)
         assert environment == {"GOMP_SPINCOUNT": str(threads.SPIN_COUNT)}
 
     @pytest.mark.parametrize("typed", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "7"}])
-    def test_what_the_user_has_set_stays(self, typed: dict[str, str]) -> None:
+    def test_user_settings_stay(self, typed: dict[str, str]) -> None:
         environment = dict(typed)
         bound_spinning(environment)
         assert environment == typed
@@ -57,23 +57,23 @@ class TestChoice:
         [(8.0, 8), (6.9, 7), (1.2, 1), (0.1, 1)],
         ids=["quiet", "one core busy", "most cores busy", "all cores busy"],
     )
-    def test_cores_that_others_leave_free(self, monkeypatch: pytest.MonkeyPatch, free: float, expected: int) -> None:
+    def test_free_cores_limit_the_threads(self, monkeypatch: pytest.MonkeyPatch, free: float, expected: int) -> None:
         machine(monkeypatch, 8, free)
         assert choose_threads(LARGE, most=8) == expected
 
     @pytest.mark.parametrize(("share", "expected"), [(0.9, 1), (1.5, 1), (2.5, 2), (100.0, 8)])
-    def test_no_more_than_the_network_gains_from(
+    def test_work_of_the_network_limits_the_threads(
         self, monkeypatch: pytest.MonkeyPatch, share: float, expected: int
     ) -> None:
         machine(monkeypatch, 8, 8.0)
         assert choose_threads(share * threads.FLOPS_PER_THREAD, most=8) == expected
 
-    def test_a_network_whose_work_is_unknown_has_all_that_is_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_unknown_work_uses_all_free_cores(self, monkeypatch: pytest.MonkeyPatch) -> None:
         machine(monkeypatch, 8, 5.0)
         assert choose_threads(None, most=8) == 5
 
     @pytest.mark.parametrize(("workers", "expected"), [(0, 4), (1, 3), (3, 1), (9, 1)])
-    def test_loader_workers_have_cores_of_their_own(
+    def test_loader_workers_get_their_own_cores(
         self, monkeypatch: pytest.MonkeyPatch, workers: int, expected: int
     ) -> None:
         machine(monkeypatch, 4, 4.0)
@@ -86,15 +86,15 @@ class TestChoice:
 
 
 class TestFreeCores:
-    def test_idle_time_and_ones_own_count_as_free(self) -> None:
+    def test_idle_time_and_own_time_count_as_free(self) -> None:
         before = CoreTimes(at=10.0, idle=100.0, own=1.0)
         assert before.free_cores(CoreTimes(at=12.0, idle=101.0, own=2.5)) == pytest.approx(1.25)
 
-    def test_all_are_free_where_the_system_does_not_say(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_all_cores_count_as_free_if_unknown(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(threads, "usable_cores", lambda: 6)
         assert CoreTimes(0, None, 0).free_cores(CoreTimes(1, 5.0, 0)) == 6
 
-    def test_idle_time_of_the_allowed_cores_alone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_only_allowed_cores_count(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ticks = os.sysconf("SC_CLK_TCK")
         lines = ["cpu 1 1 1 999 9 0", f"cpu0 1 1 1 {5 * ticks} {ticks} 0", f"cpu1 1 1 1 {7 * ticks} 0 0", "intr 1 2"]
         (tmp_path / "stat").write_text("\n".join(lines))
@@ -106,7 +106,7 @@ class TestFreeCores:
         (tmp_path / "stat").write_text("no numbers")
         assert CoreTimes.now().idle is None
 
-    def test_a_program_at_work_for_long_is_measured_anew(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_old_measurement_is_repeated(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What it saw when it was imported says nothing of now."""
         now = time.monotonic()
         times = [CoreTimes(now, 0.0, 0.0), CoreTimes(now + threads.SHORTEST_LOOK, 0.0, threads.SHORTEST_LOOK)]
@@ -127,7 +127,7 @@ def test_a_control_groups_quota_counts(
     assert threads.usable_cores() == expected
 
 
-def test_the_number_before_is_set_again() -> None:
+def test_previous_number_of_threads_is_restored() -> None:
     before = torch.get_num_threads()
     with computing_with(before + 1):
         assert torch.get_num_threads() == before + 1
@@ -142,13 +142,13 @@ class TestRuns:
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["threads"] == 2
         assert saved(find_checkpoint(tmp_path / "run", "last"))["diffusion_lab"]["threads"] == 2
 
-    def test_a_tiny_network_computes_with_one(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_tiny_network_uses_one_thread(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         machine(monkeypatch, 4, 4.0)
         torch.set_num_threads(4)
         assert tiny_run(tmp_path).threads == 1
         assert torch.get_num_threads() == 4
 
-    def test_a_resumed_run_takes_as_many_as_before(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_resumed_run_uses_the_same_number(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         """Another number would round the sums of gradients otherwise."""
         torch.set_num_threads(4)
         tiny_run(tmp_path / "a", {"training.epochs": 1, "compute.threads": 2})

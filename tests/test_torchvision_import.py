@@ -79,7 +79,7 @@ def test_the_wrapped_loader_leaves_no_trace_in_the_module() -> None:
     assert loaders == "SourceFileLoader SourceFileLoader"
 
 
-def test_nothing_is_declared_where_the_binary_loads(tmp_path: Path) -> None:
+def test_nothing_is_declared_if_the_binary_loads(tmp_path: Path) -> None:
     loads = """
         import torch
         library = torch.library.Library("torchvision", "DEF")  # what the binary does when it is loaded
@@ -97,7 +97,7 @@ def test_nothing_is_declared_where_the_binary_loads(tmp_path: Path) -> None:
     assert declared == "[] ()"
 
 
-def test_the_missing_operators_are_declared_once_where_it_does_not_load(tmp_path: Path) -> None:
+def test_missing_operators_are_declared_once(tmp_path: Path) -> None:
     declared = run(
         """
         from diffusion_lab import torchvision_import as hook
@@ -133,7 +133,7 @@ def test_without_the_hook_the_import_fails(tmp_path: Path) -> None:
         run(code, fake_torchvision(tmp_path, "import torch"))
 
 
-def test_importing_the_package_mends_an_import_that_failed_before(tmp_path: Path) -> None:
+def test_importing_the_package_repairs_a_failed_import(tmp_path: Path) -> None:
     run(
         """
         try:
@@ -177,7 +177,7 @@ def test_threads_that_import_torchvision_at_once_all_succeed(tmp_path: Path) -> 
     assert declared == "1"
 
 
-def test_a_machine_without_torchvision_is_left_alone() -> None:
+def test_missing_torchvision_changes_nothing() -> None:
     """The import error is Python's own, and asking whether torchvision is there answers no."""
     answer = run(
         """
@@ -204,7 +204,7 @@ def test_a_machine_without_torchvision_is_left_alone() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
-def test_the_real_binary_decides() -> None:
+def test_real_binary_determines_the_declarations() -> None:
     """Declared here if, and only if, the installed binary did not load."""
     agree = run(
         """

@@ -26,7 +26,7 @@ def none(n: int) -> np.ndarray:
     return np.zeros(n, bool)
 
 
-def test_nothing_chosen_changes_nothing():
+def test_no_augmentation_changes_nothing():
     original = images()
     assert Augmentation()(original, 0) is original
 
@@ -68,7 +68,7 @@ def test_rotation_turns_about_the_centre_each_image_by_its_own_angle():
     assert angles.std() == pytest.approx(180 / 12**0.5, rel=0.1)  # evenly spread from -90 to 90
 
 
-def test_a_picture_that_is_not_square_is_turned_not_sheared():
+def test_non_square_image_is_rotated_not_sheared():
     point = torch.full((1, 1, 17, 65), -1.0)
     point[:, :, 8, 38] = 1  # six pixels to the right of the centre
     turned = rotate(point, each(math.radians(60), 1), none(1))[0, 0] + 1
@@ -79,7 +79,7 @@ def test_a_picture_that_is_not_square_is_turned_not_sheared():
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 12)])
-def test_mirrored_on_the_way_is_mirrored_first(height, width):
+def test_flip_happens_before_rotation(height, width):
     """Turning does both at once; the result is that of one after the other."""
     original = images(50, height=height, width=width)
     angle = np.linspace(-1, 1, 50, dtype=np.float32)
@@ -88,7 +88,7 @@ def test_mirrored_on_the_way_is_mirrored_first(height, width):
     torch.testing.assert_close(rotate(original, angle, mirrored), one_after_the_other, atol=1e-5, rtol=0)
 
 
-def test_what_is_mirrored_does_not_depend_on_the_turning():
+def test_flips_do_not_depend_on_rotation():
     original = images(40)
     flipped = Augmentation(horizontal_flip=True)(original, 3)
     both = Augmentation(horizontal_flip=True, rotation_degrees=1e-6)(original, 3)
@@ -133,7 +133,7 @@ def test_contrast_scales_about_the_mean_gray(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_all_three_at_once_are_one_after_the_other(channels):
+def test_combined_jitter_equals_sequential_jitter(channels):
     original = images(5, channels) * 0.3
     factors = [np.linspace(low, high, 5, dtype=np.float32) for low, high in ((0.8, 1.2), (1.3, 0.7), (0.5, 1.5))]
     ones = each(1, 5)
@@ -160,25 +160,25 @@ def test_range_shape_and_alpha(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_pixels_become_what_images_become(channels):
+def test_pixels_and_images_give_the_same_result(channels):
     pixels = to_pixels(images(16, channels))
     torch.testing.assert_close(EVERYTHING(pixels, 5), EVERYTHING(from_pixels(pixels), 5), atol=1e-5, rtol=0)
 
 
-def test_what_was_given_stays_as_it_was():
+def test_input_is_unchanged():
     original = images()
     before = original.clone()
     EVERYTHING(original, 0)
     assert torch.equal(original, before)
 
 
-def test_the_seed_decides():
+def test_seed_determines_the_result():
     original = images()
     assert torch.equal(EVERYTHING(original, 1), EVERYTHING(original, 1))
     assert not torch.equal(EVERYTHING(original, 1), EVERYTHING(original, 2))
 
 
-def test_the_global_random_state_stays():
+def test_global_random_state_is_unchanged():
     before = torch.get_rng_state()
     EVERYTHING(images(), 0)
     assert torch.equal(torch.get_rng_state(), before)

@@ -69,7 +69,7 @@ def epoch(source) -> bytes:
 
 @pytest.mark.parametrize("options", [{}, {"crop": "random"}, {"channels": 1, "image_size": 5}, {"class_names": ()}])
 @pytest.mark.parametrize("way", ["memory", "built", "opened"])
-def test_every_cache_gives_the_images_that_there_are_without(images, tmp_path, options, way):
+def test_every_cache_gives_the_same_images_as_without(images, tmp_path, options, way):
     plain = checked(images, **options)
     if way == "memory":
         cached = quietly(decode_in_memory, folder(images, **options))
@@ -136,7 +136,7 @@ def change(images: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "how", ["touched", "renamed", "added", "removed", "moved", "another size", "same size and time"]
 )
-def test_a_folder_that_changed_is_decoded_anew_and_its_old_cache_goes(images, tmp_path, how):
+def test_changed_folder_is_decoded_again_and_its_old_cache_removed(images, tmp_path, how):
     old, _ = built(images, tmp_path / "caches")
     change(images, how)
     new, said = built(images, tmp_path / "caches")
@@ -147,7 +147,7 @@ def test_a_folder_that_changed_is_decoded_anew_and_its_old_cache_goes(images, tm
 
 
 @pytest.mark.parametrize("option", [{"image_size": 4}, {"channels": 1}, {"crop": "random"}, {"background": "black"}])
-def test_other_settings_have_a_cache_of_their_own_and_are_told_of(images, tmp_path, option):
+def test_other_settings_have_their_own_cache_and_are_reported(images, tmp_path, option):
     first, _ = built(images, tmp_path)
     second, said = built(images, tmp_path, **option)
     assert first.exists()
@@ -156,7 +156,7 @@ def test_other_settings_have_a_cache_of_their_own_and_are_told_of(images, tmp_pa
     assert any("1 cache(s) of the same images with other settings" in line for line in said)
 
 
-def test_corrupt_files_are_named_in_every_run_and_fatal_where_asked(images, tmp_path):
+def test_corrupt_files_are_named_in_every_run_and_fatal_on_request(images, tmp_path):
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"2 corrupt image\(s\) skipped(?s:.*)3\.png(?s:.*)2\.jpg"):
             cached_on_disk(folder(images), tmp_path)
@@ -165,7 +165,7 @@ def test_corrupt_files_are_named_in_every_run_and_fatal_where_asked(images, tmp_
             cached_on_disk(folder(images, on_corrupt="error"), base)
 
 
-def test_a_file_that_could_not_be_read_for_a_moment_comes_back(images, tmp_path, monkeypatch):
+def test_temporarily_unreadable_file_is_used_again(images, tmp_path, monkeypatch):
     real = ImageFolderSource.content_and_decode
 
     def content_and_decode(self, index):
@@ -233,7 +233,7 @@ FILES = ("pixels.bin", "about.json", "corrupt.npy", "checks.npy", "hashes.npy")
         *(f"{kind} {name}" for kind in ("zeros", "pipe", "endless") for name in FILES),
     ],
 )
-def test_a_damaged_cache_is_made_anew(images, tmp_path, how):
+def test_damaged_cache_is_re_created(images, tmp_path, how):
     cache, _ = built(images, tmp_path)
     damage(cache, how)
     assert epoch(quietly(cached_on_disk, folder(images), tmp_path)) == epoch(checked(images))
@@ -249,7 +249,7 @@ def decode_slowly(images: Path, base: Path) -> None:
     quietly(cached_on_disk, folder(images), base, progress=told)
 
 
-def test_a_killed_builder_leaves_nothing_that_is_taken_for_whole(images, tmp_path):
+def test_killed_builder_leaves_no_cache_that_counts_as_complete(images, tmp_path):
     base = tmp_path / "caches"
     base.mkdir()
     builder = multiprocessing.get_context("fork").Process(target=decode_slowly, args=(images, base))
@@ -275,7 +275,7 @@ print(len(told) > 0, cached.fingerprint())
 """
 
 
-def test_of_several_processes_one_decodes(images, tmp_path):
+def test_only_one_of_several_processes_decodes(images, tmp_path):
     command = [sys.executable, "-c", BUILD, str(images), str(tmp_path / "caches")]
     with contextlib.ExitStack() as stack:
         runs = [stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) for _ in range(3)]
@@ -284,7 +284,7 @@ def test_of_several_processes_one_decodes(images, tmp_path):
     assert {fingerprint for _, fingerprint in told} == {checked(images).fingerprint()}
 
 
-def test_where_there_are_no_locks_the_first_cache_stays(images, tmp_path, monkeypatch):
+def test_without_locks_the_first_cache_stays(images, tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(37, "No locks available")
 
@@ -302,14 +302,14 @@ def test_where_there_are_no_locks_the_first_cache_stays(images, tmp_path, monkey
     assert not list((tmp_path / "caches").glob("*/.partial-*"))
 
 
-def test_a_disk_that_is_too_small_is_noticed_before_anything_is_decoded(images, tmp_path, monkeypatch):
+def test_too_small_disk_is_detected_before_decoding(images, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr(disk_cache.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(OSError, match=r"0\.0 MB are needed in .* and 0\.0 MB are free"):
         cached_on_disk(folder(images), tmp_path, progress=lambda *_: pytest.fail("decoded"))
 
 
-def test_a_machine_that_is_too_small_is_told_before_anything_is_decoded(images, monkeypatch):
+def test_too_little_memory_is_reported_before_decoding(images, monkeypatch):
     monkeypatch.setattr("diffusion_lab.data.decoded.os.sysconf", lambda name: 10)
     with pytest.raises(ValueError, match=r"data\.cache = memory takes .*: take data\.cache = disk"):
         decode_in_memory(folder(images), lambda *_: pytest.fail("decoded"))
@@ -333,7 +333,7 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
     assert cached.load(127, None)[0, 0, 0] == 127
 
 
-def test_a_worker_that_is_not_forked_maps_the_images_itself(images, tmp_path):
+def test_spawned_worker_maps_the_images_itself(images, tmp_path):
     cached = quietly(cached_on_disk, folder(images, image_size=64), tmp_path)
     sent = pickle.dumps(cached)
     assert len(sent) < 3 * 64 * 64

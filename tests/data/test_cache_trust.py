@@ -64,7 +64,7 @@ def forge(cache: Path) -> None:
     cache_files.write_about(cache, {key: value for key, value in about.items() if key != "sha256"})
 
 
-def test_a_forged_cache_of_ones_own_is_believed(images, tmp_path):
+def test_forged_cache_of_the_same_user_is_used(images, tmp_path):
     """What the tests below rely on: nothing but the owner and the permissions gives a planted cache away."""
     _, cache, _ = cached(images, tmp_path / "caches")
     forge(cache)
@@ -115,7 +115,7 @@ def test_the_cache_of_another_user_is_not_used_and_two_users_share_a_folder(imag
     assert cached(images, base)[2] == []  # it is found again
 
 
-def test_a_folder_of_another_user_in_the_place_of_ones_own_is_an_error(images, tmp_path, as_another_user):
+def test_folder_of_another_user_in_place_of_the_own_one_is_an_error(images, tmp_path, as_another_user):
     base = tmp_path / "caches"
     _, planted, _ = cached(images, base)
     planted.parent.with_name(f"{planted.parent.name}-{os.geteuid()}").mkdir()
@@ -149,7 +149,7 @@ def test_a_cache_moved_into_the_place_of_another_is_not_used(images, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
-def test_a_lock_that_is_no_file_is_neither_waited_for_nor_followed(images, tmp_path, kind):
+def test_lock_that_is_not_a_file_never_blocks(images, tmp_path, kind):
     place = CacheLocation.from_source(folder(images), tmp_path / "caches")
     place.folder.mkdir(parents=True, mode=0o700)
     if kind == "pipe":
@@ -162,7 +162,7 @@ def test_a_lock_that_is_no_file_is_neither_waited_for_nor_followed(images, tmp_p
         assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_file_that_shrinks_while_it_is_used_is_an_error_and_no_death(images, tmp_path):
+def test_shrinking_file_is_an_error_not_a_crash(images, tmp_path):
     source, cache, _ = cached(images, tmp_path / "caches")
     with (cache / "pixels.bin").open("r+b") as file:
         file.truncate(10)
@@ -171,7 +171,7 @@ def test_a_file_that_shrinks_while_it_is_used_is_an_error_and_no_death(images, t
 
 
 @pytest.fixture
-def compared_behind(monkeypatch):
+def verified_in_background(monkeypatch):
     """Every cache counts as large; its comparison waits for the event."""
     may_begin = threading.Event()
     real = verification.open_own
@@ -186,14 +186,14 @@ def compared_behind(monkeypatch):
     return may_begin
 
 
-def test_inverted_pixels_of_a_large_cache_are_noticed_while_training(images, tmp_path, compared_behind):
+def test_damaged_large_cache_is_detected_while_training(images, tmp_path, verified_in_background):
     _, cache, _ = cached(images, tmp_path / "caches")
     (255 - np.fromfile(cache / "pixels.bin", np.uint8)).tofile(cache / "pixels.bin")
     source, _, said = cached(images, tmp_path / "caches")
     data = ImageDataModule(Subset(source, [0, 1, 2, 3]), Subset(source, [4, 5]), 2)
     batches = iter(data.train_dataloader())
     data.on_after_batch_transfer(next(batches), 0)  # nothing is known yet
-    compared_behind.set()
+    verified_in_background.set()
     with pytest.raises(DamagedCacheError, match=r"data\.paths\.train: the cached images in .* are not those"):
         data.teardown("fit")
     with pytest.raises(DamagedCacheError):
@@ -203,8 +203,8 @@ def test_inverted_pixels_of_a_large_cache_are_noticed_while_training(images, tmp
     assert firsts(cached(images, tmp_path / "caches")[0]) == TRUE
 
 
-def test_a_whole_cache_is_compared_once_a_process(images, tmp_path, compared_behind, monkeypatch):
-    compared_behind.set()
+def test_intact_cache_is_verified_once_per_process(images, tmp_path, verified_in_background, monkeypatch):
+    verified_in_background.set()
     cached(images, tmp_path / "caches")
     for _ in range(2):
         source = cached(images, tmp_path / "caches")[0]
@@ -212,11 +212,11 @@ def test_a_whole_cache_is_compared_once_a_process(images, tmp_path, compared_beh
         monkeypatch.setattr(verification, "first_damaged_block", lambda *_: pytest.fail("again"))
 
 
-def test_pixels_that_cannot_be_read_count_as_damaged(images, tmp_path, compared_behind):
+def test_unreadable_pixels_count_as_damaged(images, tmp_path, verified_in_background):
     cached(images, tmp_path / "caches")
     source, cache, _ = cached(images, tmp_path / "caches")
     (cache / "pixels.bin").chmod(0o666)  # by now somebody else may have written it
-    compared_behind.set()
+    verified_in_background.set()
     with pytest.raises(DamagedCacheError):
         source.raise_if_damaged(wait=True)
 
@@ -238,7 +238,7 @@ def test_checksums_find_every_changed_byte(tmp_path, monkeypatch, size, piece):
             os.pwrite(stream.fileno(), bytes([content[place]]), place)
 
 
-def test_a_worker_that_is_not_forked_looks_at_the_owner_as_well(images, tmp_path):
+def test_spawned_worker_checks_the_owner(images, tmp_path):
     source, cache, _ = cached(images, tmp_path / "caches")
     state = source.__getstate__()
     (cache / "pixels.bin").chmod(0o666)

@@ -101,7 +101,7 @@ def test_damaged_files_are_skipped_by_name_or_are_images(tmp_path: Path, name: s
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_damaged_files_are_one_error_where_they_are_fatal(tmp_path: Path, name: str) -> None:
+def test_damaged_files_are_one_error_if_fatal(tmp_path: Path, name: str) -> None:
     write_all(tmp_path / "images", name)
     with pytest.raises(ValueError, match=r"data\.on_corrupt = error .*:\n  .*images"):
         read(tmp_path / "images", on_corrupt="error").check()
@@ -110,9 +110,7 @@ def test_damaged_files_are_one_error_where_they_are_fatal(tmp_path: Path, name: 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(data=st.data(), name=st.sampled_from(FORMATS))
 @settings(max_examples=100)
-def test_nothing_but_an_error_of_ours_escapes(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str
-) -> None:
+def test_only_own_errors_are_raised(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str) -> None:
     whole = WHOLE[name]
     cut = data.draw(st.integers(0, len(whole)))
     place, replaced = data.draw(st.integers(0, cut)), data.draw(st.binary(max_size=12))
@@ -168,7 +166,7 @@ def test_a_huge_declared_size_is_refused_or_harmless(tmp_path: Path, name: str, 
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_bomb_is_named_and_takes_no_memory(tmp_path: Path) -> None:
+def test_decompression_bomb_is_named_and_takes_no_memory(tmp_path: Path) -> None:
     side = int(MAX_PIXELS**0.5) + 100
     bomb = png(side, side)
     assert len(bomb) < 1_000_000
@@ -179,7 +177,7 @@ def test_a_bomb_is_named_and_takes_no_memory(tmp_path: Path) -> None:
         read(tmp_path, on_corrupt="error").load(0, None)
 
 
-def test_a_file_that_pillow_would_hand_to_another_program_is_none(tmp_path: Path) -> None:
+def test_file_that_pillow_would_pass_to_another_program_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(OTHER_FORMATS[0] + b"showpage\n%%EOF\n")
     with pytest.raises(ValueError, match=r"a\.png: UnidentifiedImageError"):
         read(tmp_path, on_corrupt="error").load(0, None)

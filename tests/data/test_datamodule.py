@@ -172,7 +172,7 @@ def test_validation_is_the_same_every_epoch_and_loses_no_image():
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_real_run_sees_what_the_order_says(num_workers):
+def test_real_run_follows_the_order(num_workers):
     recorder = fit(module(num_workers=num_workers, seed=7))
     expected = [
         (epoch, list(draw.indices), draw.seed, number)
@@ -213,9 +213,7 @@ def test_resumed_run_with_two_workers_trains_on_exactly_the_rest(uninterrupted, 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("crash_at", [0, 2, 4, 7])
-def test_a_run_that_crashed_and_saved_goes_on_with_the_batch_it_failed_at(
-    uninterrupted, tmp_path, crash_at, num_workers
-):
+def test_crashed_run_resumes_with_the_failed_batch(uninterrupted, tmp_path, crash_at, num_workers):
     trained, _ = uninterrupted
     data = module(val=source(4), num_workers=num_workers)
     with pytest.raises(InterruptedError):
@@ -260,7 +258,7 @@ def test_shortened_epochs_resume_as_well(tmp_path):
         assert resumed.trained == whole.trained[int(place[:2]) :], place
 
 
-def test_state_is_plain_numbers_and_says_where_training_stands(uninterrupted):
+def test_state_is_plain_numbers_with_the_position(uninterrupted):
     _, folder = uninterrupted
     for place, epoch, seen in [
         ("03-batch", 0, 9),
@@ -272,7 +270,7 @@ def test_state_is_plain_numbers_and_says_where_training_stands(uninterrupted):
         assert state == {"epoch": epoch, "samples_seen": seen, "seed": 0, "length": SIZE, "step_size": 3}
 
 
-def test_before_training_the_state_is_the_beginning_or_what_was_loaded():
+def test_state_before_training_is_the_start_or_the_loaded_one():
     data = module()
     assert (data.state_dict()["epoch"], data.state_dict()["samples_seen"]) == (0, 0)
     state = {**data.state_dict(), "epoch": 4, "samples_seen": 6, "seed": 8}
@@ -290,7 +288,7 @@ def test_before_training_the_state_is_the_beginning_or_what_was_loaded():
         ({"batch_size": 4}, r"data\.loading\.batch_size × devices must divide 6 .*6 images into epoch 1, got 4"),
     ],
 )
-def test_a_place_inside_an_epoch_needs_the_same_data_and_batch_size(options, message):
+def test_position_within_an_epoch_needs_the_same_data_and_batch_size(options, message):
     state = {**module().state_dict(), "epoch": 1, "samples_seen": 6}
     with pytest.raises(ValueError, match=message):
         module(**options).load_state_dict(state)
@@ -309,12 +307,12 @@ def test_a_place_inside_an_epoch_needs_the_same_data_and_batch_size(options, mes
         ({"val": source(0)}, r"data\.paths\.val holds no images"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused_at_once(options, message):
+def test_unusable_data_is_refused_immediately(options, message):
     with pytest.raises(ValueError, match=message):
         module(**options)
 
 
-def test_a_second_run_with_the_same_data_begins_at_the_beginning():
+def test_second_run_with_the_same_data_starts_over():
     data = module()
     first = fit(data, max_epochs=2)
     assert fit(data, max_epochs=2).trained == first.trained

@@ -40,20 +40,20 @@ def folder(path: Path) -> ImageFolderSource:
         *([(".jp2", "JPEG2000")] if features.check("jpg_2000") else []),
     ],
 )
-def test_what_pillow_decodes_is_a_picture(tmp_path, suffix, name):
+def test_formats_decoded_by_pillow_are_images(tmp_path, suffix, name):
     save(tmp_path / f"a{suffix}", name)
     source = folder(tmp_path)
     assert source.load(0, None).shape == (3, 8, 8)
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
-def test_a_file_without_a_suffix_is_known_by_its_first_bytes(tmp_path, name):
+def test_file_without_suffix_is_recognized_by_its_first_bytes(tmp_path, name):
     save(tmp_path / "a", name)
     assert is_image_file(tmp_path / "a")
 
 
 @pytest.mark.parametrize("content", [b"", b"Python is no picture", b"BMW builds cars", b"P1\n", b"\n\5\1\0", b"GIF"])
-def test_a_text_without_a_suffix_is_no_picture(tmp_path, content):
+def test_text_without_suffix_is_not_an_image(tmp_path, content):
     (tmp_path / "README").write_bytes(content)
     assert not is_image_file(tmp_path / "README")
 
@@ -68,7 +68,7 @@ def test_mixed_suffixes_are_all_trained_on(tmp_path):
         assert len(folder(tmp_path)) == 10
 
 
-def test_what_is_no_picture_is_counted_and_named(tmp_path):
+def test_other_files_are_counted_and_named(tmp_path):
     save(tmp_path / "a.png")
     for name in ("b.txt", "c.txt", "d.svg", ".hidden.txt", "Thumbs.db", "@eaDir/e.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -80,7 +80,7 @@ def test_what_is_no_picture_is_counted_and_named(tmp_path):
     assert (source.others.counts.total(), len(source)) == (3, 1)
 
 
-def test_names_of_files_reach_no_terminal_as_they_are(tmp_path):
+def test_file_names_are_escaped(tmp_path):
     save(tmp_path / "a.png")
     (tmp_path / "\x1b[2J.txt").write_text("no picture")
     (tmp_path / "\x1b[3J.png").write_text("no picture")
@@ -127,7 +127,7 @@ def test_heic_is_read_where_the_plugin_is_installed(tmp_path, monkeypatch, fresh
     assert folder(tmp_path).load(0, None).shape == (3, 8, 8)
 
 
-def test_without_the_plugin_heic_is_left_out_and_the_way_to_read_it_is_said(tmp_path, monkeypatch, fresh_formats):
+def test_without_the_plugin_heic_is_skipped_with_an_install_hint(tmp_path, monkeypatch, fresh_formats):
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
     monkeypatch.setattr(Image, "EXTENSION", {k: v for k, v in Image.registered_extensions().items() if v != "HEIF"})
     save(tmp_path / "a.png")
@@ -136,7 +136,7 @@ def test_without_the_plugin_heic_is_left_out_and_the_way_to_read_it_is_said(tmp_
         folder(tmp_path)
 
 
-def test_a_build_of_pillow_that_lacks_a_format_leaves_its_files_out(tmp_path, monkeypatch, fresh_formats):
+def test_formats_missing_in_pillow_are_skipped(tmp_path, monkeypatch, fresh_formats):
     monkeypatch.setattr(formats.features, "check", lambda name: name != "webp")
     save(tmp_path / "a.png")
     save(tmp_path / "b.webp", "WEBP")
@@ -145,7 +145,7 @@ def test_a_build_of_pillow_that_lacks_a_format_leaves_its_files_out(tmp_path, mo
 
 
 @pytest.mark.parametrize("suffix", [".eps", ".wmf", ".mpg", ".fits", ".h5", ".ico", ".icns", ".blp"])
-def test_formats_that_start_programs_or_have_no_bound_are_no_pictures(suffix):
+def test_unsafe_formats_are_not_images(suffix):
     assert suffix not in image_suffixes()
 
 
@@ -155,13 +155,13 @@ def test_an_icon_is_not_opened_under_another_name(tmp_path):
         open_image(io.BytesIO(save(tmp_path / "a.ico", "ICO").read_bytes()), ".png")
 
 
-def test_a_tga_is_taken_for_one_only_by_its_suffix(tmp_path):
+def test_tga_is_recognized_only_by_its_suffix(tmp_path):
     content = save(tmp_path / "a.tga", "TGA").read_bytes()
     assert open_image(io.BytesIO(content), ".tga").size == (9, 12)
     with pytest.raises(UnidentifiedImageError):
         open_image(io.BytesIO(content), ".png")
 
 
-def test_a_pipe_without_a_suffix_is_not_waited_for(tmp_path):
+def test_pipe_without_suffix_never_blocks(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert not is_image_file(tmp_path / "pipe")

@@ -87,7 +87,7 @@ def test_every_kind_of_gray_file(tmp_path, channels):
         assert channels < 4 or (image[3] == 255).all()
 
 
-def test_alpha_lies_on_the_background_or_stays(tmp_path):
+def test_alpha_is_composited_or_kept(tmp_path):
     Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert (folder(tmp_path, background="white").load(0, None) == 255).all()
     assert folder(tmp_path, background="#0000ff").load(0, None)[:, 0, 0].tolist() == [0, 0, 255]
@@ -158,7 +158,7 @@ def test_empty_folder(tmp_path, class_names):
         folder(tmp_path, class_names=class_names)
 
 
-def test_folder_without_images_says_what_it_found(tmp_path):
+def test_folder_without_images_describes_its_contents(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.npy").write_bytes(b"")
     (tmp_path / "b.npy").write_bytes(b"")
@@ -167,14 +167,14 @@ def test_folder_without_images_says_what_it_found(tmp_path):
         folder(tmp_path)
 
 
-def test_loose_images_beside_class_folders_are_refused(tmp_path):
+def test_images_next_to_class_folders_are_refused(tmp_path):
     save(tmp_path / "cat" / "a.png")
     save(tmp_path / "stray.png")
     with pytest.raises(ValueError, match=r"not both: .*subfolder\(s\) cat and 1 image\(s\) such as stray\.png"):
         folder(tmp_path)
 
 
-def test_subfolder_without_images_is_named_and_is_no_class(tmp_path):
+def test_subfolder_without_images_is_reported_and_not_a_class(tmp_path):
     save(tmp_path / "cat" / "a.png")
     (tmp_path / "notes").mkdir()
     with pytest.warns(UserWarning, match="no images in notes"):
@@ -215,7 +215,7 @@ def test_check_of_a_set_with_many_corrupt_files_counts_the_rest(tmp_path):
         folder(tmp_path).check()
 
 
-def test_corrupt_files_are_fatal_where_asked(tmp_path):
+def test_corrupt_files_are_fatal_on_request(tmp_path):
     corrupt_set(tmp_path)
     source = folder(tmp_path, on_corrupt="error")
     with pytest.raises(ValueError, match=r"data\.on_corrupt = error (?s:.*)b\.png(?s:.*)b\.jpg"):
@@ -263,7 +263,7 @@ def test_random_crop_needs_both_the_option_and_a_generator(tmp_path):
     assert len(lefts) > 5
 
 
-def test_unknown_background_is_refused_at_once(tmp_path):
+def test_unknown_background_is_refused_immediately(tmp_path):
     save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"data\.background"):
         folder(tmp_path, background="blurple")

@@ -30,7 +30,7 @@ def names(source: ImageFolderSource) -> list[str]:
 @pytest.mark.parametrize(
     "system", ["@eaDir", "#recycle", "__MACOSX", "lost+found", "$RECYCLE.BIN", ".thumbnails", ".git", "Lost+Found"]
 )
-def test_folders_of_the_system_are_no_classes_and_hold_no_images(tmp_path, system):
+def test_system_folders_are_not_classes(tmp_path, system):
     save(tmp_path / "rose" / "a.png", tmp_path / "tulip" / "b.png")
     save(tmp_path / system / "c.png", tmp_path / "rose" / system / "a.png" / "SYNOPHOTO_THUMB_M.jpg")
     with warnings.catch_warnings():
@@ -51,7 +51,7 @@ def test_folders_of_the_system_are_no_classes_and_hold_no_images(tmp_path, syste
     ],
 )
 @pytest.mark.parametrize("place", ["", "archive/data"])
-def test_the_parts_of_a_data_set_are_refused_with_the_folders_to_set(tmp_path, parts, train, val, place, labelled):
+def test_splits_of_a_data_set_are_refused_with_the_settings_to_use(tmp_path, parts, train, val, place, labelled):
     for part in parts:
         save(tmp_path / place / part / "rose" / "a.png", tmp_path / place / part / "tulip" / "b.png")
     with pytest.raises(ValueError, match="splits of a data set") as refused:
@@ -71,25 +71,25 @@ def test_a_line_break_in_the_name_of_a_folder_is_escaped(tmp_path):
     assert "\n" not in str(refused.value)
 
 
-def test_parts_without_classes_are_refused_as_well(tmp_path):
+def test_splits_without_classes_are_refused_as_well(tmp_path):
     save(tmp_path / "train" / "a.png", tmp_path / "test" / "b.png")
     with pytest.raises(ValueError, match=r"splits of a data set \(test, train\)"):
         folder(tmp_path)
 
 
-def test_a_validation_folder_with_parts_names_its_own_setting(tmp_path):
+def test_validation_folder_with_splits_names_its_setting(tmp_path):
     save(tmp_path / "train" / "cat" / "a.png", tmp_path / "val" / "cat" / "b.png")
     with pytest.raises(ValueError, match=rf"set data\.paths\.val to {str(tmp_path / 'val')!r}"):
         folder(tmp_path, class_names=("cat",), key="data.paths.val")
 
 
 @pytest.mark.parametrize("classes", [("train", "bus"), ("test", "val"), ("train",), ("training shoe", "train")])
-def test_classes_that_are_called_like_parts_are_classes_beside_others(tmp_path, classes):
+def test_classes_named_like_splits_are_allowed_among_others(tmp_path, classes):
     save(*(tmp_path / name / "a.png" for name in classes))
     assert folder(tmp_path, labelled=True).class_names == tuple(sorted(classes))
 
 
-def test_one_folder_that_holds_the_class_folders_is_refused_where_classes_matter(tmp_path):
+def test_single_folder_of_class_folders_is_refused_if_classes_are_used(tmp_path):
     save(tmp_path / "flowers" / "rose" / "a.png", tmp_path / "flowers" / "tulip" / "b.png")
     with pytest.raises(ValueError, match=rf"set data\.paths\.train to {str(tmp_path / 'flowers')!r} \(rose, tulip\)"):
         folder(tmp_path, labelled=True)
@@ -107,7 +107,7 @@ def test_one_class_folder_with_images_is_one_class(tmp_path, files):
     assert (source.class_names, source.inner) == (("only",), None)
 
 
-def test_files_beside_the_class_folders_are_counted(tmp_path):
+def test_files_next_to_class_folders_are_counted(tmp_path):
     save(tmp_path / "rose" / "a.png")
     (tmp_path / "labels.csv").write_text("")
     (tmp_path / ".hidden.csv").write_text("")
@@ -120,7 +120,7 @@ def link(place: Path, target: Path | str) -> None:
     place.symlink_to(target)
 
 
-def test_folders_behind_links_are_read(tmp_path):
+def test_links_to_folders_are_followed(tmp_path):
     save(*(tmp_path / "data" / "rose" / f"{number}.png" for number in range(8)))
     save(*(tmp_path / "else" / "deep" / f"{number}.png" for number in range(20)))
     link(tmp_path / "data" / "rose" / "more", tmp_path / "else")
@@ -132,7 +132,7 @@ def test_folders_behind_links_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "/", "nowhere", "b"])
-def test_links_that_lead_back_or_nowhere_end(tmp_path, target):
+def test_circular_and_broken_links_end(tmp_path, target):
     save(tmp_path / "a" / "x.png", tmp_path / "b" / "y.png")
     link(tmp_path / "a" / "loop", target)
     link(tmp_path / "a" / "sub" / "loop", "../loop")
@@ -140,7 +140,7 @@ def test_links_that_lead_back_or_nowhere_end(tmp_path, target):
     assert len(list_images(tmp_path, "a").images) == 1
 
 
-def test_many_ways_to_one_folder_are_one(tmp_path):
+def test_many_links_to_one_folder_count_once(tmp_path):
     """Each level holds two links to the next: 2 ** 40 ways to the picture."""
     for level in range(40):
         for name in ("left", "right"):
@@ -152,14 +152,14 @@ def test_many_ways_to_one_folder_are_one(tmp_path):
     assert found.name(0).endswith(b"/left/x.png")
 
 
-def test_a_folder_goes_by_its_own_name_where_a_link_leads_to_it_as_well(tmp_path):
+def test_folder_name_takes_precedence_over_a_link(tmp_path):
     save(tmp_path / "a" / "z" / "x.png")
     link(tmp_path / "a" / "link", "z")
     found = list_images(tmp_path, "a").images
     assert [found.name(index) for index in range(len(found))] == [b"a/z/x.png"]
 
 
-def test_what_comes_through_links_is_sorted_in(tmp_path):
+def test_linked_images_are_sorted_with_the_others(tmp_path):
     save(tmp_path / "a" / "z.png", tmp_path / "a" / "b" / "x.png", tmp_path / "else" / "m.png")
     link(tmp_path / "a" / "c", tmp_path / "else")
     found = list_images(tmp_path, "a").images
@@ -167,7 +167,7 @@ def test_what_comes_through_links_is_sorted_in(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_named(tmp_path):
+def test_unreadable_folder_is_reported(tmp_path):
     save(tmp_path / "a" / "x.png", tmp_path / "a" / "locked" / "y.png")
     (tmp_path / "a" / "locked").chmod(0)
     try:

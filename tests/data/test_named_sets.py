@@ -59,7 +59,7 @@ def test_emoji_in_ten_named_groups():
     assert counts["Component"] == 5
 
 
-def test_emoji_lie_on_the_background_asked_for():
+def test_emoji_have_the_requested_background():
     white, red, clear = emoji(), emoji(background="red"), emoji(channels=4)
     transparent = clear.images[:, 3] == 0
     assert transparent.mean() > 0.1
@@ -80,7 +80,7 @@ def test_the_first_emoji_is_a_yellow_face():
     assert blue < 120
 
 
-def test_shipped_archive_is_small_and_has_its_licence_beside_it():
+def test_included_archive_is_small_and_has_its_licence():
     assert ARCHIVE.stat().st_size < 2.5e6
     notice = ARCHIVE.with_name("EMOJI_LICENSE.md").read_text()
     for required in ("Twemoji", "Twitter", "jdecked", "creativecommons.org/licenses/by/4.0", "Changes made"):
@@ -113,7 +113,7 @@ def write_mnist(folder, images, labels, prefix):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
-def test_torchvision_set_that_is_there_needs_no_network(tmp_path, name, kind):
+def test_existing_torchvision_set_needs_no_network(tmp_path, name, kind):
     images = np.random.default_rng(0).integers(0, 256, (5, 28, 28), dtype=np.uint8)
     labels = np.arange(5, dtype=np.uint8)
     write_mnist(tmp_path / kind / "raw", images, labels, "train")

@@ -26,7 +26,7 @@ def test_an_epoch_shows_every_image_once():
     assert [len(draw.indices) for draw in order(drop_last=True)] == [3, 3, 3]
 
 
-def test_order_depends_on_seed_and_epoch_and_on_nothing_else():
+def test_order_depends_only_on_seed_and_epoch():
     assert list(order()) == list(order())
     assert images(order(batch_size=3)) == images(order(batch_size=4))
     assert images(order()) != images(order(seed=1))
@@ -47,7 +47,7 @@ def test_order_is_the_same_in_every_version():
 
 
 @given(st.integers(1, 40), st.integers(1, 7), st.booleans(), st.integers(0, 3), st.data())
-def test_rest_of_an_epoch_is_what_a_restart_draws(length, batch_size, drop_last, epoch, data):
+def test_restart_draws_the_rest_of_the_epoch(length, batch_size, drop_last, epoch, data):
     if drop_last and length < batch_size:
         length = batch_size
     whole = list(order(length, batch_size, drop_last=drop_last, epoch=epoch))
@@ -67,27 +67,27 @@ def batches(training: TrainingOrder, number=100) -> list[Draw]:
     return drawn
 
 
-def test_training_goes_from_epoch_to_epoch():
+def test_training_advances_through_epochs():
     training = TrainingOrder(order())
     for epoch in range(3):
         assert len(training) == 4
         assert batches(training) == list(order(epoch=epoch))
 
 
-def test_training_from_a_place_inside_an_epoch():
+def test_training_from_a_position_within_an_epoch():
     training = TrainingOrder(order(epoch=2, start=6))
     assert len(training) == 4
     assert batches(training) == list(order(epoch=2))[2:]
     assert batches(training) == list(order(epoch=3))
 
 
-def test_an_epoch_that_nothing_was_trained_of_comes_again():
+def test_untrained_epoch_is_repeated():
     training = TrainingOrder(order(epoch=2, start=6))
     loaded_ahead = list(training)
     assert batches(training) == loaded_ahead
 
 
-def test_place_of_training():
+def test_position_of_training():
     training = TrainingOrder(order(start=3))
     assert training.position(0, 4) == (0, 3)
     batches(training, 1)

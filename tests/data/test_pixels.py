@@ -118,12 +118,12 @@ def test_random_cut_reaches_both_ends_and_follows_the_generator(size, axis):
     ("size", "becomes"),
     [((20, 8), (20, 8)), ((16, 20), (8, 10)), ((4, 6), (8, 12)), ((1, 9000), (8, 64)), ((7, 7), (8, 8))],
 )
-def test_a_strip_has_the_short_side_asked_for_and_an_end(size, becomes):
+def test_strip_has_the_requested_short_side_and_limited_length(size, becomes):
     assert resize_to_strip(Image.new("L", size), 8).shape[:0:-1] == becomes
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (3, 2), (8, 8), (9, 8), (501, 333)])
-def test_any_size_becomes_the_square_asked_for(size):
+def test_any_size_becomes_the_requested_square(size):
     flat = Image.new("RGB", size, (10, 20, 30))
     array = resize_and_crop(flat, 8)
     assert array.shape == (3, 8, 8)
@@ -132,7 +132,7 @@ def test_any_size_becomes_the_square_asked_for(size):
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 @pytest.mark.parametrize("size", [(37, 41), (41, 160), (300, 200), (9, 7)])
-def test_resizing_is_pillows_bicubic_but_for_rounding(mode, size):
+def test_resizing_is_pillows_bicubic_up_to_rounding(mode, size):
     channels = len(mode)
     # no extremes: what is clipped between the two directions depends on which comes first
     noise = np.random.default_rng(0).integers(64, 192, (size[1], size[0], channels), dtype=np.uint8)

@@ -47,7 +47,7 @@ def in_passes(file: io.BytesIO) -> io.BytesIO:
     return io.BytesIO(bytes(data[:start] + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0" + data[start + 14 :]))
 
 
-def test_a_large_picture_is_no_corrupt_one_and_a_setting_reads_it(tmp_path):
+def test_large_image_is_not_corrupt_and_a_setting_allows_it(tmp_path):
     (tmp_path / "large.png").write_bytes(png(300, 200))
     (tmp_path / "small.png").write_bytes(png(30, 20))
     source = folder(tmp_path, max_pixels=50_000)
@@ -65,7 +65,7 @@ def test_a_large_picture_is_no_corrupt_one_and_a_setting_reads_it(tmp_path):
     assert len(raised) == 2
 
 
-def test_a_large_picture_is_fatal_where_asked_and_pointed_to_its_setting(tmp_path):
+def test_large_image_is_fatal_on_request_and_names_the_setting(tmp_path):
     (tmp_path / "large.png").write_bytes(png(300, 200))
     (tmp_path / "small.png").write_bytes(png(3, 2))
     (tmp_path / "text.png").write_text("no picture")
@@ -76,7 +76,7 @@ def test_a_large_picture_is_fatal_where_asked_and_pointed_to_its_setting(tmp_pat
         folder(tmp_path, max_pixels=50, on_corrupt="error").check()
 
 
-def test_pictures_beyond_pillows_own_limit_are_read_where_ours_is_raised(tmp_path, monkeypatch):
+def test_images_beyond_pillows_limit_are_read_with_a_higher_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     (tmp_path / "large.png").write_bytes(png(30, 20))
     with warnings.catch_warnings():
@@ -91,7 +91,7 @@ def test_a_jpeg_counts_as_it_is_decoded():
 
 
 @pytest.mark.parametrize("change", [lambda file: file, in_passes], ids=["progressive", "colour after colour"])
-def test_a_jpeg_in_passes_counts_with_what_is_kept_of_it_while_it_is_decoded(change):
+def test_jpeg_with_several_scans_counts_with_its_coefficients(change):
     options = {"progressive": True} if change is not in_passes else {}
     bomb = declared(change(jpeg((64, 64), **options)), 14_000, 14_000)
     said = r"14000 × 14000, which takes a data\.max_pixels of 58800000"
@@ -105,7 +105,7 @@ def test_a_jpeg_that_declares_gigabytes_is_refused(size):
         pass
 
 
-def test_threads_have_no_more_pixels_in_memory_than_one_large_picture(monkeypatch):
+def test_threads_share_the_limit_of_pixels_in_memory(monkeypatch):
     monkeypatch.setattr(pixels, "MAX_PIXELS", 100)
     at_once, held, most = pixels._PixelsAtOnce(), [0], [0]
     lock = threading.Lock()
@@ -129,7 +129,7 @@ def test_threads_have_no_more_pixels_in_memory_than_one_large_picture(monkeypatc
 
 
 @pytest.mark.parametrize("kind", ["pipe", "endless device", "empty device"])
-def test_what_is_no_regular_file_is_never_opened(tmp_path, kind):
+def test_special_files_are_never_opened(tmp_path, kind):
     place = tmp_path / "a.png"
     if kind == "pipe":
         os.mkfifo(place)
@@ -152,7 +152,7 @@ def test_a_file_of_endless_zeros_is_not_read_to_its_end(tmp_path, monkeypatch):
         source.check()
 
 
-def test_what_is_no_picture_is_not_hashed(tmp_path, monkeypatch):
+def test_other_files_are_not_hashed(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"no picture")
     monkeypatch.setattr(image_folder, "content_of", lambda stream: pytest.fail("read to the end"))
     assert isinstance(folder(tmp_path).content_or_fault(0), Exception)
@@ -178,7 +178,7 @@ def gray_png(values: np.ndarray, bits: int, transparent: int) -> io.BytesIO:
 
 
 @pytest.mark.parametrize(("bits", "value"), [(16, 1000), (16, 65535), (8, 100), (4, 5), (2, 1), (1, 1)])
-def test_the_transparent_value_of_a_gray_picture_is_transparent(bits, value):
+def test_transparent_value_of_a_gray_image_is_transparent(bits, value):
     values = np.array([[0, value, 0, value]] * 2)
     with decode_image(gray_png(values, bits, value), 8) as image:
         alpha = np.asarray(to_channels(image, 4, (255, 255, 255)))[..., 3]
@@ -202,7 +202,7 @@ def test_the_transparent_colour_of_sixteen_bits_is_transparent():
         assert np.asarray(to_channels(image, 4, (255, 255, 255)))[0, :, 3].tolist() == [0, 255]
 
 
-def test_damaged_exif_data_name_their_file_and_cost_no_picture(tmp_path):
+def test_damaged_exif_data_is_reported_and_the_image_used(tmp_path):
     Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "damaged.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01")
     Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "whole.jpg")
     source = folder(tmp_path)
@@ -224,7 +224,7 @@ def test_loading_adds_no_second_filter_of_warnings(tmp_path):
         assert warnings.filters == once
 
 
-def test_what_is_left_out_is_remembered_for_the_run(tmp_path):
+def test_skipped_files_are_recorded_for_the_run(tmp_path):
     for name, content in (("a.png", png(9, 9)), ("b.png", b"no picture"), ("c.png", png(300, 200)), ("d.txt", b"")):
         (tmp_path / name).write_bytes(content)
     with warnings.catch_warnings():

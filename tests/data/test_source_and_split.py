@@ -35,7 +35,7 @@ def test_array_source_and_subset_agree_on_images_and_labels():
         (IMAGES, [0, 1, 0, 0, 0], (), "0 to 0, got 0 to 1"),
     ],
 )
-def test_array_source_refuses_what_does_not_fit(images, labels, names, message):
+def test_array_source_refuses_mismatched_arguments(images, labels, names, message):
     with pytest.raises(ValueError, match=message):
         ArraySource(images, labels, names)
 
@@ -69,7 +69,7 @@ def test_split_divides_without_loss_and_never_empties_a_class(labels, fraction, 
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
-def test_split_refuses_a_fraction_that_is_none(fraction):
+def test_split_refuses_an_invalid_fraction(fraction):
     with pytest.raises(ValueError, match=rf"validation_split.fraction .*got {fraction}"):
         balanced_split(np.zeros(10, dtype=np.int64), fraction, seed=0)
 

@@ -29,12 +29,12 @@ ENDED = "DataLoader worker (pid(s) 12, 13) exited unexpectedly"
         ("CUDA error", RuntimeError, "^CUDA error$"),
     ],
 )
-def test_a_lost_worker_is_named_and_other_errors_are_left_alone(message: str, kind: type[Exception], told: str) -> None:
+def test_lost_worker_is_explained_and_other_errors_pass(message: str, kind: type[Exception], told: str) -> None:
     with pytest.raises(kind, match=told), explain_worker_failures():
         raise RuntimeError(message)
 
 
-def test_the_signal_is_told_where_it_came_while_a_batch_was_waited_for():
+def test_signal_is_reported_if_it_came_while_waiting_for_a_batch():
     vaguer = RuntimeError("DataLoader worker (pid(s) 12) exited unexpectedly")
     vaguer.__cause__ = RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. ")
     with (
@@ -53,7 +53,7 @@ class NothingStarts:
             raise AttributeError("'Process' object has no attribute 'env'")
 
 
-def test_images_are_loaded_where_the_default_start_method_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_loaded_if_the_default_start_method_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The jobs of a sweep on the joblib launcher run in processes whose default start method is loky's."""
     monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", NothingStarts)
     images = ArraySource(np.zeros((6, 1, 4, 4), dtype=np.uint8), [0] * 6, ["zero"])
@@ -68,7 +68,7 @@ def fail_to_start() -> None:
         raise RuntimeError("Please call `iter(combined_loader)` first.")
 
 
-def test_why_a_loader_could_not_start_is_not_hidden_by_the_clean_up_after_it() -> None:
+def test_reason_of_a_failed_loader_start_is_not_hidden() -> None:
     with pytest.raises(OSError, match="Cannot allocate memory"), explain_worker_failures():
         fail_to_start()
 
@@ -91,7 +91,7 @@ class Waits:
         return iterator._try_get_data(timeout)
 
 
-def test_a_wait_that_was_suspended_is_no_hang(monkeypatch):
+def test_suspended_wait_is_not_a_hang(monkeypatch):
     """By the clock it lasted hours; a worker that goes on then has the rest of its time."""
     waits = Waits(monkeypatch, batch_after=1)
     assert waits.result(timeout=120) == (True, "batch")
@@ -106,7 +106,7 @@ def test_a_worker_hangs_after_the_whole_limit(monkeypatch, limit):
     assert max(waits.waits) <= LONGEST_WAIT
 
 
-def test_the_datamodule_loads_through_it():
+def test_datamodule_uses_the_loader():
     images = ArraySource(np.zeros((4, 1, 2, 2), np.uint8), [0] * 4, ())
     data = ImageDataModule(images, images, 2, num_workers=1)
     for loader in (data.train_dataloader(), data.val_dataloader()):

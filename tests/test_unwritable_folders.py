@@ -18,7 +18,7 @@ def lock(folder: Path, key: str) -> None:
 
 @pytest.mark.parametrize("use", [lock, check_writable])
 @pytest.mark.parametrize("name", ["a" * 300, "/".join(["a" * 200] * 30)])
-def test_a_name_that_is_too_long(tmp_path: Path, use: Callable[[Path, str], None], name: str) -> None:
+def test_name_that_is_too_long(tmp_path: Path, use: Callable[[Path, str], None], name: str) -> None:
     with pytest.raises(
         OSError, match=r"^output\.base_dir must be a folder .*: file name too long; choose another"
     ) as no:
@@ -27,7 +27,7 @@ def test_a_name_that_is_too_long(tmp_path: Path, use: Callable[[Path, str], None
     assert "Errno" not in str(no.value)
 
 
-def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
+def test_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match=r"^output\.base_dir must .*: not a directory; choose another folder"):
         lock(tmp_path / "file" / "run", "output.base_dir")
