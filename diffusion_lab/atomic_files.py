@@ -69,8 +69,8 @@ def name_folder_in_errors(folder: Path, key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        text = f"{key} must be a folder that can be created and written, got {shorten(str(folder))!r}: {why}"
+        reason = (error.strerror or str(error)).lower()
+        text = f"{key} must be a folder that can be created and written, got {shorten(str(folder))!r}: {reason}"
         advice = "free some space, or choose" if error.errno in DISK_FULL else "choose"
         raise type(error)(f"{text}; {advice} another folder") from error
 

@@ -40,7 +40,7 @@ def _quoted(text: str) -> str:
     text = without_references(text)
     quote = "'" if '"' in text and "'" not in text else '"'
     # Backslashes before a quote, including the closing one, are escaped as well.
-    inner = re.sub(rf"(\\*)({quote}|\Z)", lambda found: found[1] * 2 + (f"\\{quote}" if found[2] else ""), text)
+    inner = re.sub(rf"(\\*)({quote}|\Z)", lambda match: match[1] * 2 + (f"\\{quote}" if match[2] else ""), text)
     return f"{quote}{inner}{quote}"
 
 
@@ -76,8 +76,8 @@ def command(program: str, *arguments: str | Path) -> str:
 
 def interpreter() -> str:
     """Return the command that starts this Python from the current folder: ``python`` if that is the one."""
-    found, running = shutil.which("python"), sys.executable
-    if not running or (found and _same_environment(found, running)):
+    python, running = shutil.which("python"), sys.executable
+    if not running or (python and _same_environment(python, running)):
         return "python"
     return _relative_if_inside(Path(running))
 

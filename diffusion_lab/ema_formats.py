@@ -46,11 +46,11 @@ def bare_names(weights: Mapping[str, T]) -> dict[str, T]:
     >>> bare_names({"module.network._orig_mod.enter.weight": 1})
     {'enter.weight': 1}
     """
-    found = {name.replace(COMPILED, ""): weight for name, weight in weights.items()}
+    bare = {name.replace(COMPILED, ""): weight for name, weight in weights.items()}
     for prefix in WRAPPERS:
-        if found and all(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): weight for name, weight in found.items()}
-    return found
+        if bare and all(name.startswith(prefix) for name in bare):
+            bare = {name.removeprefix(prefix): weight for name, weight in bare.items()}
+    return bare
 
 
 def find_average(state: object, model: Mapping[str, Tensor]) -> ForeignAverage:
@@ -74,21 +74,21 @@ def find_average(state: object, model: Mapping[str, Tensor]) -> ForeignAverage:
     weights = _weights(named)
     for prefix in OWN_PREFIXES:
         if any(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): kept for name, kept in weights.items() if name.startswith(prefix)}
+            weights = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
     if not weights:
         raise ValueError("holds no weights")
     return ForeignAverage(bare_names(weights), *_counts(state, named))
 
 
 def _weights(named: Mapping[Any, Any]) -> dict[str, Tensor]:
-    found = {}
+    weights = {}
     for name, value in named.items():
         if name in OTHER_KEYS:
             continue
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(f"holds something other than weights, {str(name)[:80]!r} of type {type(value).__name__}")
-        found[name] = value
-    return found
+        weights[name] = value
+    return weights
 
 
 def _name_in_order(tensors: list[Any] | tuple[Any, ...], model: Mapping[str, Tensor]) -> dict[str, Any]:

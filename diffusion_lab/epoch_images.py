@@ -28,8 +28,8 @@ def epoch_name(epoch: int) -> str:
 
 def epoch_of(file: Path) -> int | None:
     """Return the epoch in the name of an image file; None for other names."""
-    found = NAME.fullmatch(file.name)
-    return None if found is None else int(found[1])
+    match = NAME.fullmatch(file.name)
+    return None if match is None else int(match[1])
 
 
 def save_epoch_image(image: Image.Image, folder: Path, epoch: int) -> None:

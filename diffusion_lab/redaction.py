@@ -93,12 +93,12 @@ def secret_values(tree: Any, arguments: Sequence[str] = ()) -> frozenset[str]:
     named = [str(value) for secret, value in leaves if secret and value is not None]
     for text in [value for _, value in leaves if isinstance(value, str)] + list(arguments):
         named += [inside.partition(":")[2] for inside in _IN_URL.findall(text)]
-        named += [found[3] for found in _IN_QUERY.finditer(text) if names_secret(found[2])]
+        named += [match[3] for match in _IN_QUERY.finditer(text) if names_secret(match[2])]
     for argument, following in zip(arguments, [*arguments, "-"][1:], strict=True):
         key, _, value = argument.partition("=")
         if names_secret(key, value):
             named.append(value)
-        named += [found[3] for found in _IN_TEXT.finditer(value) if names_secret(found[1])]
+        named += [match[3] for match in _IN_TEXT.finditer(value) if names_secret(match[1])]
         if _announces_secret(argument) and not following.startswith("-"):
             named.append(following)
     bare = (value.strip("'\"") for value in named)
@@ -109,7 +109,7 @@ def without_values(text: str, secrets: Collection[str]) -> str:
     """Return running text with each of the secrets replaced by ``REDACTED``."""
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, REDACTED)
-    text = _IN_QUERY.sub(lambda found: f"{found[1]}{found[2]}={REDACTED}" if names_secret(found[2]) else found[0], text)
+    text = _IN_QUERY.sub(lambda match: f"{match[1]}{match[2]}={REDACTED}" if names_secret(match[2]) else match[0], text)
     return _IN_URL.sub(REDACTED, text)
 
 
@@ -147,7 +147,7 @@ def _redacted_argument(argument: str) -> str:
     if equals and names_secret(key, value):
         return f"{key}={REDACTED}"
     within = _IN_TEXT.sub(
-        lambda found: f"{found[1]}{found[2]}{REDACTED}" if names_secret(found[1]) else found[0], value
+        lambda match: f"{match[1]}{match[2]}{REDACTED}" if names_secret(match[1]) else match[0], value
     )
     return f"{key}{equals}{_IN_URL.sub(REDACTED, within)}"
 

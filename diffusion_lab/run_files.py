@@ -9,7 +9,7 @@ ENVIRONMENT = "environment.json"
 """Command line, versions and git commit."""
 
 STATUS = "status.json"
-"""Whether the run is running, finished, stopped or failed."""
+"""State of the run: running, finished, stopped or failed."""
 
 SUMMARY = "summary.json"
 """Results of a finished run."""

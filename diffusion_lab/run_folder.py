@@ -56,7 +56,7 @@ class RunStopped(SystemExit):
 
 
 Purpose = Literal["new", "replace", "continue"]
-"""How a run uses a folder: start in a free one, replace the run in it, or continue that run."""
+"""Purpose of a folder for a run: start in a free one, replace the run in it, or continue that run."""
 
 
 @dataclass(frozen=True)

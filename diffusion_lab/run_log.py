@@ -72,9 +72,10 @@ def _handler(file: Path) -> logging.Handler:
 
 
 def _report_lost(file: Path, error: BaseException | None) -> None:
-    why = getattr(error, "strerror", None) or error
-    text = f"Warning: {file} cannot be written ({why}), so warnings are only shown on standard error; the run continues"
-    print(sentence(text), file=sys.stderr)
+    reason = getattr(error, "strerror", None) or error
+    text = (
+        f"Warning: {file} cannot be written ({reason}), so warnings are only shown on standard error; the run continues"
+    )
 
 
 class _Redacting(logging.Formatter):

@@ -62,12 +62,12 @@ class Checkpoint:
 
     @property
     def trained_in_less_than_32_bits(self) -> bool:
-        """Whether the run is known to have used mixed precision."""
+        """True if the run is known to have used mixed precision."""
         match self.config:
             case {"training": {"performance": {} as section}}:
                 known = {name: value for name, value in section.items() if name in PerformanceSettings.model_fields}
-                found = parse_saved_section(PerformanceSettings, known, "training.performance", self.path)
-                return found.requested_precision != 32
+                settings = parse_saved_section(PerformanceSettings, known, "training.performance", self.path)
+                return settings.requested_precision != 32
         return False
 
     def denoiser(
@@ -96,7 +96,7 @@ class Checkpoint:
             if model is None:
                 raise ValueError(
                     f"{self.path} was saved without a secret that its model section needs ({REDACTED!r} stands there): "
-                    "load_denoiser(…, model=…) with the whole section"
+                    "load_denoiser(…, model=…) with the complete section"
                 )
             settings = model
         if settings is None:

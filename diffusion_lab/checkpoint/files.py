@@ -175,8 +175,8 @@ def _hash_of(file: Path, _inode: int, _changed: int, _state_changed: int) -> str
 
 def named_steps(folder: Path) -> list[Path]:
     """Return the files of a folder that are named as checkpoints of a step, the newest step first."""
-    found = [file for file in folder.glob("step_*.ckpt") if step_of(file) is not None and file.is_file()]
-    return sorted(found, key=lambda file: -(step_of(file) or 0))
+    files = [file for file in folder.glob("step_*.ckpt") if step_of(file) is not None and file.is_file()]
+    return sorted(files, key=lambda file: -(step_of(file) or 0))
 
 
 def steps_in(folder: Path) -> list[Path]:

@@ -61,8 +61,8 @@ def blocking_entries(folder: Path, run: str | None, first: int, last: int) -> li
         first: Optimizer steps done when the run starts to write.
         last: Optimizer steps done at its end.
     """
-    found = [entry for entry in _named_as_ours(folder) if (step_of(entry) or 0) > first or entry.name == BEST]
-    checkpoints = [entry for entry in found if not may_replace(entry, run) and _stands_in_the_way(entry, last)]
+    entries = [entry for entry in _named_as_ours(folder) if (step_of(entry) or 0) > first or entry.name == BEST]
+    checkpoints = [entry for entry in entries if not may_replace(entry, run) and _stands_in_the_way(entry, last)]
     return [*checkpoints, *(path for step, path in _blocked_manifests(folder) if first < step <= last)]
 
 
@@ -74,8 +74,10 @@ def not_replaceable(folder: Path, earlier: Collection[str | None]) -> list[Path]
 
 def unrecognized_entries(folder: Path, run: str | None) -> list[Path]:
     """Return the ``.ckpt`` entries in the folder that, by their manifests, are not from this run."""
-    found = [entry for entry in sorted(folder.glob("*.ckpt")) if not is_own_link(entry) and not _is_copy_of_best(entry)]
-    return [entry for entry in found if (manifest := manifest_or_none(entry)) is None or manifest.run != run]
+    entries = [
+        entry for entry in sorted(folder.glob("*.ckpt")) if not is_own_link(entry) and not _is_copy_of_best(entry)
+    ]
+    return [entry for entry in entries if (manifest := manifest_or_none(entry)) is None or manifest.run != run]
 
 
 def remove_checkpoint(file: Path) -> None:

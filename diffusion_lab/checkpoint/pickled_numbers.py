@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 Node = Any
-"""As in ``checkpoint.pickled``."""
+"""Same type as in ``checkpoint.pickled``."""
 
 ITEM_BYTES = {
     **dict.fromkeys(("b1", "i1", "u1"), 1),

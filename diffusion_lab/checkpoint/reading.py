@@ -106,10 +106,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _from_another_program(path: Path, content: dict[str, Any]) -> Checkpoint:
-    found = content.get(WEIGHTS_KEY, content.get("state_dict", content))
-    if not _are_weights(found):
+    raw = content.get(WEIGHTS_KEY, content.get("state_dict", content))
+    if not _are_weights(raw):
         raise ValueError(f"{path} holds no weights: expected a state dict, or a dict with model_state_dict")
-    weights, parts = rename_for_denoiser(found), read_foreign_parts(content, path)
+    weights, parts = rename_for_denoiser(raw), read_foreign_parts(content, path)
     averages, fault = read_foreign_average(parts.ema, weights)
     return Checkpoint(
         path=path,
@@ -175,17 +175,17 @@ def _averages(state: Weights, config: dict[str, Any], path: Path) -> dict[float 
             ema = parse_saved_section(EmaSettings, known, "training.ema", path)
             decays = [ema.decay, *ema.further_decays]
     prefixes = ["ema.average.", *(f"ema.further.{index}." for index in range(len(decays) - 1))]
-    found = {decay: _with_prefix(state, prefix) for decay, prefix in zip(decays, prefixes, strict=True)}
-    return {decay: weights for decay, weights in found.items() if weights}
+    averages = {decay: _with_prefix(state, prefix) for decay, prefix in zip(decays, prefixes, strict=True)}
+    return {decay: weights for decay, weights in averages.items() if weights}
 
 
 def _with_prefix(state: Weights, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
-def _are_weights(found: object) -> TypeGuard[dict[str, Tensor]]:
+def _are_weights(value: object) -> TypeGuard[dict[str, Tensor]]:
     return (
-        isinstance(found, dict)
-        and bool(found)
-        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items())
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
     )

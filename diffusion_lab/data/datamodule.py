@@ -129,7 +129,7 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def val_is_split_off(self) -> bool:
-        """Whether the validation images were split off the training images, which then exclude them."""
+        """True if the validation images were split off the training images, which then exclude them."""
         parts = (self.train, self.val)
         return all(isinstance(part, Subset) for part in parts) and len({id(part.source) for part in parts}) == 1  # type: ignore[union-attr]
 

@@ -163,11 +163,11 @@ def decode_all(source: ImageFolderSource, stream: PixelWriter, progress: Progres
     sides, contents = array("q"), Contents()
     corrupt: dict[int, Exception] = {}
     with report_decoder_warnings(source.key):
-        for index, found in enumerate(map_in_order(lambda index: _decoded(source, index), len(source))):
-            if isinstance(found, Exception):
-                corrupt[index] = found
+        for index, result in enumerate(map_in_order(lambda index: _decoded(source, index), len(source))):
+            if isinstance(result, Exception):
+                corrupt[index] = result
             else:
-                content, pixels = found
+                content, pixels = result
                 stream.write(pixels.data)
                 sides.extend(pixels.shape[1:])
                 contents.append(content)

@@ -22,10 +22,10 @@ def digits(image_size: int = 8, channels: int = 1, subset: Literal["train", "hel
     # scikit-learn is slow to import, and only this data set needs it
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    labels = found.target.astype(np.int64)
+    dataset = load_digits()
+    labels = dataset.target.astype(np.int64)
     train, heldout = balanced_split(labels, HELD_OUT, seed=0)
     chosen = {"train": train, "heldout": heldout, "all": np.arange(len(labels))}[subset]
-    gray = np.rint(found.images[chosen] * (255 / 16)).astype(np.uint8)
+    gray = np.rint(dataset.images[chosen] * (255 / 16)).astype(np.uint8)
     images = convert_arrays(gray, image_size, channels, background=(0, 0, 0))
     return ArraySource(images, labels[chosen], tuple("0123456789"))

@@ -32,8 +32,8 @@ def report_skipped(key: str, images: Sequence[SkippedImage], max_pixels: int, fa
         (Reason.DAMAGED, "corrupt image(s)"),
         (Reason.TOO_LARGE, f"image(s) larger than data.max_pixels = {max_pixels}"),
     ):
-        if found := [image for image in images if image.reason is reason]:
-            messages.append(f"{key}: {len(found)} {what}{effect}:\n{format_lines(found)}")
+        if affected := [image for image in images if image.reason is reason]:
+            messages.append(f"{key}: {len(affected)} {what}{effect}:\n{format_lines(affected)}")
     if fatal:
         raise ValueError("\n".join(messages))
     for message in messages:
@@ -59,11 +59,11 @@ def describe_other_files(key: str, others: OtherFiles) -> Iterator[str]:
 @contextlib.contextmanager
 def report_decoder_warnings(key: str) -> Iterator[None]:
     """Combine the warnings of image decoders inside the block into one, with the files' names."""
-    with collect_decoder_warnings() as found:
+    with collect_decoder_warnings() as warned:
         yield
-    if found:
-        lines = [printable(f"{file}: {message}") for file, message in sorted(found.items())]
-        message = f"{key}: {len(found)} image(s) with damaged metadata, used as they are:\n{format_lines(lines)}"
+    if warned:
+        lines = [printable(f"{file}: {message}") for file, message in sorted(warned.items())]
+        message = f"{key}: {len(warned)} image(s) with damaged metadata, used as they are:\n{format_lines(lines)}"
         warnings.warn(message, DataWarning, stacklevel=4)
 
 

@@ -240,7 +240,7 @@ class ImageFolderSource(ImageSource):
             )
         self._skip(corrupt)
         good: IndexArray = np.delete(np.arange(len(self.paths)), list(corrupt))
-        self.paths, self.labels = self.paths.kept(good), self.labels[good]
+        self.paths, self.labels = self.paths.select(good), self.labels[good]
         self._corrupt.clear()
         self._contents = None
 

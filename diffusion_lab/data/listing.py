@@ -52,7 +52,7 @@ class Listing(Sequence[Path]):
         start = self._ends[index - 1] if index else 0
         return self._names[start : self._ends[index]]
 
-    def kept(self, indices: IndexArray) -> Listing:
+    def select(self, indices: IndexArray) -> Listing:
         """Return a listing of only these files."""
         names = [self.name(int(index)) for index in indices]
         return Listing(self.root, b"".join(names), _ends(map(len, names)), self._stats[indices])
@@ -155,11 +155,11 @@ class _FolderScan:
 
     def listing(self) -> Listing:
         stats = np.frombuffer(self._stats.tobytes(), np.int64).reshape(-1, 3)
-        found = Listing(self.root, bytes(self._names), _ends(self._lengths), stats)
+        listing = Listing(self.root, bytes(self._names), _ends(self._lengths), stats)
         if self._sorted:
-            return found
-        order = sorted(range(len(found)), key=lambda index: found.name(index).split(b"/"))
-        return found.kept(np.array(order, np.int64))
+            return listing
+        order = sorted(range(len(listing)), key=lambda index: listing.name(index).split(b"/"))
+        return listing.select(np.array(order, np.int64))
 
     def _file(self, name: str, path: str, state: os.stat_result | None) -> None:
         if not is_image_file(path):

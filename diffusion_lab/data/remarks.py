@@ -50,8 +50,8 @@ class Remarks:
 
     def counts(self) -> dict[str, int]:
         """Return the number of skipped files by reason."""
-        found = Counter(image.reason.value for image in self.skipped)
-        return {**found, "no_pictures": self.no_pictures} if self.no_pictures else dict(found)
+        counts = Counter(image.reason.value for image in self.skipped)
+        return {**counts, "no_pictures": self.no_pictures} if self.no_pictures else dict(counts)
 
     def lines(self) -> Iterator[str]:
         """Yield the remarks for a log, one line per file."""

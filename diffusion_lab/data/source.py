@@ -32,7 +32,7 @@ class ImageSource(ABC):
     image_size: int
 
     varies: bool = True
-    """Whether loading may be random; otherwise no ``rng`` is passed."""
+    """True if loading may be random; otherwise no ``rng`` is passed."""
 
     def __len__(self) -> int:
         return len(self.labels)

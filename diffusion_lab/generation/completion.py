@@ -209,7 +209,7 @@ class Completion:
 
 
 def _missing_spans(digests: Sequence[str | None], batch_size: int) -> Iterator[range]:
-    """Yield the ranges of whole batches in which an image is missing; adjacent batches are merged."""
+    """Yield the ranges of complete batches in which an image is missing; adjacent batches are merged."""
     starts = range(0, len(digests), batch_size)
     for is_missing, batches in groupby(starts, lambda start: not all(digests[start : start + batch_size])):
         if is_missing:

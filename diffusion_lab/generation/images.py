@@ -70,7 +70,7 @@ class ImageStore(ABC):
     """
 
     keeps_images: bool
-    """Whether the images remain in the store when the generation is finished."""
+    """True if the images remain in the store when the generation is finished."""
 
     def __init__(self, folder: Path, request: GenerationRequest, shape: Shape) -> None:
         self.folder, self.request, self.shape = folder, request, shape
@@ -113,9 +113,9 @@ class PngStore(ImageStore):
     keeps_images = True
 
     def find_finished(self, count: int, recorded: Sequence[str]) -> list[str | None]:
-        found = [self._digest(index) for index in range(count)]
-        self._finished = [digest is not None for digest in found]
-        return found
+        digests = [self._digest(index) for index in range(count)]
+        self._finished = [digest is not None for digest in digests]
+        return digests
 
     def add(self, indices: Sequence[int], pixels: Pixels) -> Sequence[int]:
         for index, image in zip(indices, pixels, strict=True):

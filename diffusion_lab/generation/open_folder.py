@@ -100,15 +100,15 @@ def _conflicts(folder: Path, request: GenerationRequest) -> list[str]:
     note = _read_note(folder)
     if note is not None:
         return differences(note["order"], _with_seed_of(note["order"], request).settings())
-    found = False
+    has_line = False
     for position, line in enumerate(read_lines(folder)):
         if line is not None:
-            found = True
+            has_line = True
             index = line["index"] if is_index(line.get("index")) else position
             faults = differences(line, _with_seed_of(line, request).line(index))
             if faults:
                 return faults
-    return [] if found else ["it does not say of which generation"]
+    return [] if has_line else ["it does not say of which generation"]
 
 
 def _adopt_earlier(folder: Path, request: GenerationRequest) -> GenerationRequest:
@@ -159,8 +159,8 @@ def _refuse_if_in_use(folder: Path) -> None:
 def _generated_files(folder: Path) -> list[Path]:
     """Return the files with names that a generation writes."""
     names = (MANIFEST, GRID, ARRAYS, UNFINISHED, RAW)
-    pictures = [path for path in folder.glob("sample_*.png") if FILE_NAME.fullmatch(path.name)]
-    return [*pictures, *(folder / name for name in names if os.path.lexists(folder / name))]
+    images = [path for path in folder.glob("sample_*.png") if FILE_NAME.fullmatch(path.name)]
+    return [*images, *(folder / name for name in names if os.path.lexists(folder / name))]
 
 
 def _clear(folder: Path) -> None:

@@ -123,9 +123,9 @@ class GenerationRequest:
 def digest_of(line: Mapping[str, Any], pixels: Pixels) -> str:
     """Return the digest of an image, from its line (with or without the digest) and its pixels ``(C, H, W)``, uint8."""
     rest = {name: value for name, value in line.items() if name != DIGEST}
-    found = hashlib.sha256(json.dumps(rest).encode())
-    found.update(pixels.contiguous().cpu().numpy().tobytes())
-    return found.hexdigest()
+    digest = hashlib.sha256(json.dumps(rest).encode())
+    digest.update(pixels.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 FILE_NAME = re.compile(r"sample_\d{4,}\.png")
@@ -182,19 +182,19 @@ def _class_number(denoiser: Denoiser, label: int | str) -> int:
     index = label if isinstance(label, int) else int(label) if NUMBER.fullmatch(label) else -1
     by_name = names.index(str(label)) if str(label) in names else None
     by_index = index if 0 <= index < count else None
-    found = by_index if isinstance(label, int) or by_name is None else by_name
-    if found is None:
+    number = by_index if isinstance(label, int) or by_name is None else by_name
+    if number is None:
         raise ValueError(_unknown_label(label, names, count, by_name))
     if by_name is not None and by_index is not None and by_name != by_index:
         other: int | str = str(label) if isinstance(label, int) else index
         intended = by_name if isinstance(label, int) else by_index
         warnings.warn(
-            f"generation.sampling.labels: {json.dumps(label)} is taken as {describe_class(found, names)}, since a "
+            f"generation.sampling.labels: {json.dumps(label)} is taken as {describe_class(number, names)}, since a "
             f"string is a name and a number an index. For {describe_class(intended, names)} write {_override(other)}",
             ConfigWarning,
             stacklevel=5,
         )
-    return found
+    return number
 
 
 def _unknown_label(label: int | str, names: Sequence[str], count: int, by_name: int | None) -> str:
