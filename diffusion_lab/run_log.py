@@ -73,9 +73,8 @@ def _handler(file: Path) -> logging.Handler:
 
 def _report_lost(file: Path, error: BaseException | None) -> None:
     reason = getattr(error, "strerror", None) or error
-    text = (
-        f"Warning: {file} cannot be written ({reason}), so warnings are only shown on standard error; the run continues"
-    )
+    effect = "so warnings are only shown on standard error; the run continues"
+    print(sentence(f"Warning: {file} cannot be written ({reason}), {effect}"), file=sys.stderr)
 
 
 class _Redacting(logging.Formatter):
