@@ -1,4 +1,4 @@
-"""What holds for every test: which ones run, how many threads they use, and that none leaves traces."""
+"""Configuration of all tests: selection, number of threads, and isolation."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def wandb_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def environment(wandb_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """W&B stays offline, quiet and out of the user's folders, as caches do; what a test sets is gone after it.
+    """Keep W&B offline, quiet and out of the user's folders, as caches are; environment changes are undone.
 
     Restored by hand, not by monkeypatch: libraries set variables behind a test's back (W&B's logger does).
     """

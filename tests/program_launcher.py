@@ -1,4 +1,4 @@
-"""Starts the real programs, each in a process of its own that can be killed, without seconds of imports for each.
+"""Launcher of the real programs, each in a separate process that can be killed, without seconds of imports for each.
 
 Reads a line of JSON for each request and answers with one. It has imported what the programs need, and forks.
 """
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def start(program: list[str], cwd: str, out: str, err: str, env: dict[str, str]) -> int:
-    """Fork; the child becomes ``python PROGRAM``, leader of its own process group. Gives its id."""
+    """Fork; the child becomes ``python PROGRAM``, leader of its own process group. Returns its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -58,7 +58,7 @@ def start(program: list[str], cwd: str, out: str, err: str, env: dict[str, str])
 
 
 def _run(program: list[str]) -> int:
-    """What the interpreter does with a command line and, at its end, with what was raised."""
+    """Run a command line as the interpreter does, including the handling of exceptions."""
     try:
         if program[0] == "-m":
             sys.argv = program[1:]

@@ -1,4 +1,4 @@
-"""The real programs in processes of their own, each there within a second: ``program_launcher.py`` forks them."""
+"""Running the real programs in separate processes, each within a second: ``program_launcher.py`` forks them."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class Program:
 
     @property
     def out(self) -> str:
-        """What it has written to standard output."""
+        """Standard output so far."""
         return self._out.read_text() if self._out.exists() else ""
 
     @property
     def err(self) -> str:
-        """What it has written to standard error."""
+        """Standard error so far."""
         return self._err.read_text() if self._err.exists() else ""
 
     @property
@@ -91,7 +91,7 @@ class Program:
         return self.code
 
     def wait(self, seconds: float = 120) -> int:
-        """Its exit code; fails the test, with what it said, if it does not end."""
+        """Wait and return the exit code; fail the test, with the output, if the program does not end."""
         code = self.ended(seconds)
         if code is None:
             self.signal(signal.SIGKILL)

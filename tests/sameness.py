@@ -1,4 +1,4 @@
-"""When two runs are the same run."""
+"""Comparison of two runs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from diffusion_lab.checkpoint import find_checkpoint, load_tensors
 
 TIMES = ("seconds",)
-"""What may differ in a line of metrics."""
+"""Fields of a line of metrics that may differ."""
 
 
 def assert_same_run(found: Path, expected: Path) -> None:
-    """Bitwise the same weights, averages, optimizer, schedule, metrics and sample pictures."""
+    """Assert bitwise equal weights, averages, optimizer, schedule, metrics and sample images."""
     assert_same_state(found, expected)
     assert metrics(found) == metrics(expected)
     pictures = [{file.name: file.read_bytes() for file in (run / "samples").iterdir()} for run in (found, expected)]
@@ -24,20 +24,20 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 
 def assert_same_state(found: Path, expected: Path) -> None:
-    """Bitwise the same weights, averages, optimizer and schedule in the last checkpoints of two run folders."""
+    """Assert bitwise equal weights, averages, optimizer and schedule in the last checkpoints of two run folders."""
     one, other = (load_tensors(find_checkpoint(run, "last")) for run in (found, expected))
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
         assert_equal(one[part], other[part], part)
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``, without what tells the time."""
+    """Return the lines of ``metrics.jsonl`` without times."""
     lines = [json.loads(line) for line in (run / "logs" / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 
 def assert_equal(found: Any, expected: Any, where: str = "") -> None:
-    """Bitwise, through all containers."""
+    """Compare bitwise, through all containers."""
     if isinstance(expected, torch.Tensor):
         assert torch.equal(found, expected), where
     elif isinstance(expected, dict):

@@ -17,7 +17,7 @@ from diffusion_lab.samplers.spacing import SPACINGS
 from diffusion_lab.sampling import DiffusionSampler
 
 NOTHING_LEFT = {("flow", "epsilon"), ("zero_terminal_snr", "epsilon")}
-"""At their last step there is no image in the noisy image, and so none in a prediction of the noise."""
+"""Processes without signal at the last step, where a noise prediction does not determine the image."""
 
 
 def tiny(process: str, prediction: str) -> Denoiser:

@@ -1,4 +1,4 @@
-"""What is printed to be pasted means what it says: to the shell, to Hydra, and to OmegaConf behind it."""
+"""Printed commands are correct for the shell, Hydra and OmegaConf."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from diffusion_lab.command_line import command, hydra_text, interpreter, setting
 
 CONF = str(Path(__file__).parents[1] / "conf")
 TELLING = "ab7/.-_~ \t\\\"'`$!{}()[]=,:;&|<>*?#%@+öЖ字\n"
-"""Characters that the shell, Hydra or OmegaConf may read as their own."""
+"""Characters with a meaning for the shell, Hydra or OmegaConf."""
 
 AWKWARD = (
     "outputs/my run (2)",

@@ -170,7 +170,7 @@ LINEAR = {**TINY, "num_timesteps": 100, "beta_schedule": "linear"}
 
 
 def test_a_process_that_does_not_end_in_noise_warns():
-    """As training from the command line does, with the settings that help; these do."""
+    """The warning is that of training from the command line, and the suggested settings help."""
     with pytest.warns(
         ConfigWarning, match=r"alpha = 0\.6 of the image left .*beta_start=0\.001 .*beta_end=0\.2\)"
     ) as told:

@@ -1,4 +1,4 @@
-"""What the demo prints of distances: those of the samples, and those of real digits in their place."""
+"""Distances printed by the demo: for the samples, and for real digits instead."""
 
 from __future__ import annotations
 

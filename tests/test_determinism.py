@@ -57,7 +57,7 @@ def test_disabled_determinism_changes_nothing() -> None:
 
 
 def test_two_runs_with_the_same_seed_are_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And are made with deterministic algorithms."""
+    """The runs use deterministic algorithms."""
     seen = []
     monkeypatch.setattr(DiffusionModule, "on_train_start", lambda self: seen.append(state()[0]), raising=False)
     for name in ("one", "two"):

@@ -1,4 +1,4 @@
-"""The device that a setting or an argument means, on machines of all kinds."""
+"""Resolution of device names on different machines."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_the_average_stays_in_evaluation_mode():
 
 
 def test_number_of_updates_is_in_the_state():
-    """So that a resumed run goes on with the decay it had."""
+    """A resumed run continues with the same decay."""
     denoiser = denoiser_of(1.0)
     straight = EMA(denoiser, 0.99)
     for value in (2.0, 3.0):
@@ -140,7 +140,7 @@ def averages_of(values: list[float], warmup: bool) -> EMA:
 
 @pytest.mark.parametrize("warmup", [True, False])
 def test_each_decay_has_its_own_average(warmup):
-    """Each is the one that a run with its decay alone would have: the closed forms above hold for it."""
+    """Each average equals that of a run with only its decay, so the closed forms above hold."""
     ema = averages_of(VALUES, warmup)
     found = [average.network.weight.unique().item() for average in (ema.average, *ema.further)]
     assert found == [average_of(VALUES, decay, warmup)[0] for decay in DECAYS]
@@ -173,7 +173,7 @@ def test_all_averages_are_in_the_state():
 
 
 def test_state_of_one_average_is_unchanged():
-    """So that checkpoints from before there were several load."""
+    """Checkpoints from before several averages load."""
     names = set(EMA(denoiser_of(), 0.9).state_dict())
     assert names == {"updates", *(f"average.{name}" for name in denoiser_of().state_dict())}
 
@@ -212,7 +212,7 @@ def wrapped(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Te
 
 
 def saved_weights(value: float) -> dict[str, torch.Tensor]:
-    """Of the network alone."""
+    """Return a state dict of only the network."""
     return {name: tensor.clone() for name, tensor in denoiser_of(value).network.state_dict().items()}
 
 

@@ -1,4 +1,4 @@
-"""Sampling that gives NaN or infinity stops, and says where and why."""
+"""Sampling stops on NaN or infinity, and reports where and why."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_batches_before_a_non_finite_one_are_yielded():
 
 
 def test_error_holds_the_finite_images():
-    """Those of earlier batches and of its own; the other images of a batch are as without the failure."""
+    """These are images of earlier batches and of its own; they equal those without the failure."""
     broken = trained()
     broken.network = Overflowing(float("nan"), image=1, call=5)
     healthy = trained()

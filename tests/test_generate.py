@@ -1,4 +1,4 @@
-"""Generation from settings: what is written, and what is refused before anything is."""
+"""Generation from settings: output files, and errors before anything is written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def no_surprises():
 def save_checkpoint(
     path, num_classes=3, class_names=("cat", "dog", "fox"), channels=1, ema=True, class_dropout_prob=0.1
 ):
-    """A checkpoint of our own format, as a training run writes it."""
+    """Write a checkpoint in the project's format, as a training run does."""
     model = get_default_config()["model"]
     model["architecture"] |= {"image_size": 8, "in_channels": channels, "model_channels": 8, "num_res_blocks": 1}
     model["architecture"] |= {"channel_multipliers": [1], "use_attention": [False]}
@@ -233,7 +233,7 @@ def test_an_unconditional_model_makes_unlabelled_images(config, tmp_path):
 
 
 def doubts(settings):
-    """What a generation warns of."""
+    """Return the warnings of a generation."""
     with recorded_warnings() as caught:
         generate(settings, show_progress=False)
     return [str(warning.message) for warning in caught if issubclass(warning.category, ConfigWarning)]
@@ -243,7 +243,7 @@ def doubts(settings):
     ("scale", "warns"), [(0.0, False), (1.0, False), (2.0, False), (0.5, True), (1.5, True), (3.0, True)]
 )
 def test_guidance_of_an_unconditional_model_warns_if_requested(config, tmp_path, scale, warns):
-    """Two is what stands in sample.yaml: nobody asked for it."""
+    """Two is the default in sample.yaml, not requested by the user."""
     path = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
     said = [f"generation.sampling.guidance_scale = {scale:g} has no effect: the model is unconditional"] * warns
     assert doubts(config(sampling={"guidance_scale": scale}, checkpoint=path)) == said
@@ -369,7 +369,7 @@ def test_failure_keeps_the_finished_images(config, monkeypatch):
 
 
 def test_images_before_non_finite_ones_stay(config, monkeypatch):
-    """Black pictures are never written; what to do, and where the finished ones are, is said."""
+    """Black images are never written; the message says what to do, and where the finished ones are."""
     stream = DiffusionSampler.stream
 
     def breaks(self, *arguments, **options):
@@ -401,7 +401,7 @@ def checkpoint_without_a_fox(path):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_finite_images_of_a_failed_batch_stay(config, tmp_path, batch_size):
-    """The walk is finished for them, and each has its picture and its line."""
+    """Sampling is finished for them, and each has its image file and its line."""
     expected = generate(config(sampling={"num_samples": 8, "batch_size": batch_size}), show_progress=False).folder
     broken = checkpoint_without_a_fox(tmp_path / "broken.ckpt")
     settings = config(
@@ -424,7 +424,7 @@ def test_finite_images_of_a_failed_batch_stay(config, tmp_path, batch_size):
 
 
 def test_finite_images_without_files_can_make_a_grid(config, tmp_path):
-    """As far as there are no gaps, which neither grid nor arrays can have; the message says by which setting."""
+    """Only images without gaps, which grid and arrays cannot have; the message names the setting."""
     broken = checkpoint_without_a_fox(tmp_path / "broken.ckpt")
     save = {"save_individual": False, "save_npz": True}
     settings = config(checkpoint=broken, save=save, sampling={"num_samples": 5})

@@ -1,4 +1,4 @@
-"""Guidance against its formula, and what it costs."""
+"""Guidance against its formula, and its cost."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def alone(network=None):
 NOISY, LABEL = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 1, 0])
 SCALES = torch.tensor([0.0, 1.0, 1.5, 3.0, 0.0])
 WEIGHTS = torch.tensor([1.0, 1.0, 1.5, 3.0, 1.0])
-"""Of the conditional estimates by these scales, of which 0 switches guidance off."""
+"""Factors of the conditional estimates by these scales, of which 0 switches guidance off."""
 
 
 @torch.no_grad()
@@ -180,7 +180,7 @@ def test_rescaling_pulls_the_contrast_back(model, share):
 
 
 def test_an_estimate_without_contrast_stays_finite():
-    """As that of an untrained network that predicts the clean image."""
+    """An untrained network that predicts the clean image has such an estimate."""
 
     class Black(nn.Module):
         def forward(self, images, times, labels):

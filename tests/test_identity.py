@@ -132,7 +132,7 @@ def test_options_of_a_class_at_their_defaults_are_the_same_settings():
 
 
 def test_a_later_version_with_a_new_key_keeps_the_hash():
-    """Here in the shape of a training section that has learnt one."""
+    """The new key is in the training section."""
     config = parse_config(tree_with())
     base = type(config.training)
 
@@ -155,7 +155,7 @@ LABELS = [0, 1, 1, 0, 1, 0]
 
 
 class Loading(ImageSource):
-    """A source of the user's own, which says nothing of fingerprints."""
+    """Custom source without its own fingerprint."""
 
     def __init__(self, images):
         self.images, self.labels, self.class_names = images, np.array(LABELS), ("cat", "dog")

@@ -1,4 +1,4 @@
-"""Pictures: every pixel where it belongs."""
+"""Image grids: every pixel in its place."""
 
 from __future__ import annotations
 

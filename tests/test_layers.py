@@ -1,4 +1,4 @@
-"""The house is built in layers: imports point downwards only, and what samples stays light.
+"""The package has layers: imports point downwards only, and sampling stays light.
 
 The source is read, not run, so imports inside functions and those for type checking are seen as well.
 """
@@ -126,7 +126,7 @@ def imports_of(sources: Mapping[str, str]) -> dict[str, list[Import]]:
 
 
 def part_of(module: str) -> str:
-    """Where a module stands in LAYERS: `diffusion_lab.data.order` → `data`; '' for the package itself."""
+    """Return the entry of a module in LAYERS: `diffusion_lab.data.order` → `data`; '' for the package itself."""
     return module.removeprefix(PACKAGE).removeprefix(".").partition(".")[0]
 
 

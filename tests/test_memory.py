@@ -1,4 +1,4 @@
-"""Where memory is too small for a batch, half of it is tried, and the images are the same."""
+"""A batch that does not fit into memory is halved, and the images are the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Warnings and errors on the console: one style, whoever they come from."""
+"""Console format of warnings and errors, whatever their origin."""
 
 from __future__ import annotations
 

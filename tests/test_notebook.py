@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, with and without a run of `make demo` beside it."""
+"""The notebook runs from top to bottom, with and without a run of `make demo`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def execute(folder: Path, monkeypatch: pytest.MonkeyPatch, only: set[str] | None
 
 
 def pictures(notebook: Any) -> set[str]:
-    """The ids of the cells that show a picture."""
+    """Return the ids of the cells that show an image."""
     return {
         cell["id"]
         for cell in notebook.cells

@@ -1,4 +1,4 @@
-"""What a network computes in: which type a setting means where, and that it changes rounding alone."""
+"""Compute precision: its resolution per device, and that it only affects rounding."""
 
 from __future__ import annotations
 

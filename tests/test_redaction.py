@@ -1,4 +1,4 @@
-"""Secrets and private places: which texts are hidden, and that none reaches a file of a run or an export."""
+"""Redaction of secrets and private paths in strings, files of runs and exports."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_a_fault_does_not_repeat_a_secret() -> None:
 
 
 def test_redacted_value_is_refused(tmp_path: Path) -> None:
-    """The settings that a run wrote are refused where they lack a secret, and it is said."""
+    """Settings written by a run are refused if they lack a secret, with an explanation."""
     tree = tiny_tree(tmp_path, {"data.type": "tests.test_redaction.LockedSource", "data.access_token": REDACTED})
     with pytest.raises(ValueError, match=r"data\.access_token = .*: a secret that was left out .* give its value"):
         parse_config(tree)
@@ -149,7 +149,7 @@ def test_folders_of_jobs_keep_secrets_apart_and_to_themselves() -> None:
 
 
 class LockedSource(TinySource):
-    """Needs a token; tells it when it fails, as careless libraries do."""
+    """Source that needs a token, and reveals it on failure, as careless libraries do."""
 
     def __init__(
         self, image_size: int, channels: int, access_token: str, address: str = "", broken: bool = False
@@ -179,7 +179,7 @@ def files_holding(text: str, folder: Path) -> list[Path]:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run in a folder of its own, whose command line holds a secret, too."""
+    """Create a run whose command line contains a secret, too."""
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "train.py"), f"+hydra.job.env_set.SOME_API_KEY={SECRET}"])
     tiny_run(tmp_path / "run", CHANGES)
     return tmp_path / "run"
@@ -229,7 +229,7 @@ def test_failure_of_a_run_reveals_no_secret(tmp_path: Path) -> None:
 
 
 def test_no_file_of_a_sweep_holds_a_secret(tmp_path: Path) -> None:
-    """Hydra's own record of the command among them."""
+    """This includes Hydra's own record of the command."""
     overrides = ("-m", *SMALL, "training.epochs=1", "compute.seed=0,1", f"+hydra.job.env_set.SOME_TOKEN={SECRET}")
     succeeds(tmp_path, "train.py", *overrides, "hydra.sweep.dir=sweep")
     assert (tmp_path / "sweep" / "multirun.yaml").is_file()

@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md names tests that are there, and every row has one."""
+"""The table of docs/reliability.md names existing tests, and every row has one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder: what explains a run, how it stands, and whose folder is left alone."""
+"""The run folder: description and status of a run, and protection of other folders."""
 
 from __future__ import annotations
 
@@ -357,7 +357,7 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path):
 
 
 def test_read_only_folder_is_refused(tmp_path, monkeypatch):
-    """Asked of the system: the user who runs the tests may be allowed everything."""
+    """The check is mocked: the user who runs the tests may have all permissions."""
     monkeypatch.setattr(atomic_files.os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(PermissionError, match=r"\(.* cannot\)"):
         check_writable(tmp_path / "a" / "b", "output.base_dir")

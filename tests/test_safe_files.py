@@ -1,4 +1,4 @@
-"""Files that may be anything: read without waiting, without growing, or refused by name."""
+"""Untrusted files: read without blocking and with bounded size, or refused."""
 
 from __future__ import annotations
 

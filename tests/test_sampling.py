@@ -1,4 +1,4 @@
-"""The front door for images: the same image whatever the batch, and a model left as it was found."""
+"""Sampling API: images independent of the batch, and an unchanged model."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_noise_of_each_image_is_standard_normal_and_separate():
 
 
 def test_the_starting_noise_is_a_known_function_of_seed_and_number(model):
-    """Recorded once and for all: pictures made in the past can be made again."""
+    """Recorded values: images of the past can be reproduced."""
     expected = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(derive_seed("image", 5, 2)))
     seen = []
     hook = model.network.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))

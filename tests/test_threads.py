@@ -1,4 +1,4 @@
-"""How many threads a run computes with, from what is free and what its network gains from."""
+"""Number of threads of a run, from free cores and the work of its network."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TestSpinning:
         assert environment == typed
 
     def test_set_before_torch_is_imported(self) -> None:
-        """By the package itself, whichever part of it is imported first."""
+        """The package sets it, whichever part of it is imported first."""
         assert any(name in os.environ for name in threads.SPIN_VARIABLES)
 
 
@@ -107,7 +107,7 @@ class TestFreeCores:
         assert CoreTimes.now().idle is None
 
     def test_old_measurement_is_repeated(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What it saw when it was imported says nothing of now."""
+        """The measurement at import is outdated."""
         now = time.monotonic()
         times = [CoreTimes(now, 0.0, 0.0), CoreTimes(now + threads.SHORTEST_LOOK, 0.0, threads.SHORTEST_LOOK)]
         monkeypatch.setattr(threads, "_at_import", CoreTimes(now - 2 * threads.LONGEST_LOOK, -1000.0, 0.0))

@@ -1,4 +1,4 @@
-"""Each case runs in a process of its own: what is tested is the state of a fresh interpreter."""
+"""Each case runs in a separate process, to test the state of a fresh interpreter."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_threads_that_import_torchvision_at_once_all_succeed(tmp_path: Path) -> 
 
 
 def test_missing_torchvision_changes_nothing() -> None:
-    """The import error is Python's own, and asking whether torchvision is there answers no."""
+    """The import error is Python's own, and ``find_spec`` finds no torchvision."""
     answer = run(
         """
         import sys

@@ -1,4 +1,4 @@
-"""A folder that cannot be made is refused by the key that names it, whatever the system says of it."""
+"""A folder that cannot be created is refused by its key, whatever the system error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of our format in which every field has, in turn, been replaced by something else."""
+"""Checkpoints in the project's format with each field replaced in turn."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ WRONG: dict[str, Any] = {
 
 
 def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something stands in a checkpoint, containers before what is in them."""
+    """Yield the path of every value in a checkpoint, containers before their contents."""
     if path:
         yield path
     if isinstance(tree, dict):
@@ -69,7 +69,7 @@ def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def replaced(tree: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """A copy with another value in one place; what is not on the way there is shared."""
+    """Return a copy with another value at a path; everything off that path is shared."""
     key, *rest = path
     changed = copy.copy(tree) if isinstance(tree, dict) else list(tree)
     changed[key] = replaced(tree[key], tuple(rest), value) if rest else value

@@ -77,7 +77,7 @@ def test_error_of_a_damaged_checkpoint_names_the_command_that_finds_valid_ones(r
 
 
 def test_verify_reports_every_file_of_a_folder(run, capsys) -> None:
-    """Oddities come before, between and after the one that is damaged."""
+    """Unusual files come before, between and after the damaged one."""
     folder = run / "checkpoints"
     source = folder / "step_00000070.ckpt"
     for name in ("a.ckpt", "step_00000072.ckpt", "step_00000073.ckpt"):
@@ -195,7 +195,7 @@ def test_a_damaged_export_is_refused(run) -> None:
 
 
 def test_export_without_manifest_is_verified_by_its_own_hash(run, capsys) -> None:
-    """Each of twenty bits all over the file, in its header too."""
+    """Twenty bits all over the file are flipped, including its header."""
     main(["export", str(run)])
     file = run / "model.safetensors"
     Manifest.path_of(file).unlink()
@@ -262,7 +262,7 @@ def test_export_does_not_replace_the_manifest_of_a_checkpoint(run, capsys) -> No
 
 
 def test_read_only_run_folder_asks_for_another_output(run, tmp_path, monkeypatch, capsys) -> None:
-    """Asked of the system: the user who runs the tests may be allowed everything."""
+    """The check is mocked: the user who runs the tests may have all permissions."""
     allowed = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != run and allowed(path, mode))
     assert main(["export", str(run)]) == 2

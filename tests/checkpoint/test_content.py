@@ -1,4 +1,4 @@
-"""Every kind of checkpoint that loads, and what is missing in those that do not."""
+"""Every kind of checkpoint that loads, and the errors of those that do not."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ EDM = {"type": "edm", "num_timesteps": 1000}
 
 @pytest.mark.parametrize("prediction", ["epsilon", "x0", "v", "flow"])
 def test_weights_trained_on_unscaled_inputs_are_refused(saved, prediction):
-    """Until format 2 the network saw the noise of the edm process as it is."""
+    """Before format 2 the network saw the noise of the edm process unscaled."""
     model = model_of(**EDM, prediction=prediction)
     before = read_checkpoint(saved(own_format(model, format=1)))
     with pytest.raises(ValueError, match=r"was written before .* reaches sigma = 80: .* Train it again"):
@@ -230,7 +230,7 @@ def test_weights_trained_on_unscaled_inputs_are_refused(saved, prediction):
     ids=str,
 )
 def test_other_weights_of_the_first_format_give_the_same_images(saved, diffusion):
-    """Theirs are the coefficients that were, so the same weights make the same images."""
+    """The coefficients are unchanged, so the same weights give the same images."""
     denoiser = read_checkpoint(saved(own_format(model_of(**diffusion), format=1))).denoiser()
     for time in (0.1, 0.5, 0.99):
         level = denoiser.schedule.level(time)

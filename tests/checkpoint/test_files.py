@@ -1,4 +1,4 @@
-"""Which file is meant, whether it is whole, and how it is written."""
+"""Finding, verifying and writing checkpoint files."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_damaged_newest_is_reported_and_the_previous_one_is_used(step, tmp_path,
 
 
 def test_every_flipped_bit_and_truncation_is_detected(step) -> None:
-    """At a hundred places drawn at random, and at both ends."""
+    """A hundred random positions and both ends are tried."""
     path = step(5)
     whole = path.read_bytes()
     draw = random.Random(0)

@@ -1,4 +1,4 @@
-"""What other programs save, and every contradiction in it."""
+"""Checkpoints of other programs, and every contradiction in them."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_argument_that_is_not_a_model_section_is_refused(saved) -> None:
 
 @pytest.mark.parametrize("layout", ["a shadow dict", "nested", "a list", "our EMA's own"])
 def test_any_field_of_a_wrong_type_is_one_error(saved, layout) -> None:
-    """Named by the file; and whatever becomes of the average, the raw weights load."""
+    """The error names the file, and the raw weights load even if the average does not."""
     whole = content(copy.copy(LAYOUTS[layout]))
     draw, found = random.Random(layout), list(places(whole))
     shallow = [place for place in found if len(place) == 1]
@@ -195,7 +195,7 @@ def test_any_field_of_a_wrong_type_is_one_error(saved, layout) -> None:
 
 
 def refusal(path: Path, use_ema: bool) -> str | None:
-    """Why a file is refused, None if it is loaded."""
+    """Return why a file is refused, None if it is loaded."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

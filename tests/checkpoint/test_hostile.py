@@ -1,4 +1,4 @@
-"""Hostile checkpoints: every command answers with one error, soon and with little memory."""
+"""Hostile checkpoints: every command reports one error, quickly and with little memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.checkpoint.contents import AVERAGED, own_format, same, tree
 from tests.checkpoint.hostile import WRONG, doubling, places, replaced
 
 SECONDS = 5
-"""Of this process's own time; each takes a hundredth of it."""
+"""Limit on CPU time in seconds; each test takes a hundredth of it."""
 
 ROOM = 2**30
 """Bytes of addresses that may be taken beyond those in use."""
@@ -176,7 +176,7 @@ def test_weights_of_integers_are_refused(saved) -> None:
 
 
 def archive(path: Path, description: bytes, **storages: bytes) -> Path:
-    """A file of torch with a pickle of one's own."""
+    """Write an archive of torch with a given pickle."""
     with zipfile.ZipFile(path, "w") as target:
         target.writestr("archive/data.pkl", description)
         target.writestr("archive/byteorder", "little")

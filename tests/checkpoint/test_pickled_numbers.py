@@ -1,4 +1,4 @@
-"""Numbers and arrays of numpy beside the weights are read; made of anything else they are refused."""
+"""NumPy numbers and arrays besides the weights are read; anything else of NumPy is refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_globals_are_only_allowed_temporarily(saved) -> None:
 
 
 class Call:
-    """Pickles as a call, with what is filled in afterwards."""
+    """Object that pickles as a call, with a state to set afterwards."""
 
     def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
         self.made = (function, arguments) if state is None else (function, arguments, state)
@@ -128,7 +128,7 @@ def test_refusal_of_an_object_says_how_to_save_without_it(saved, value, called) 
 
 
 def test_pickle_is_that_of_torch(saved) -> None:
-    """Guards the tests above: what they save holds the calls that they are about."""
+    """Check that the files of the tests above contain the calls that they test."""
     with zipfile.ZipFile(saved({"a": array(1, (1,), F8, False, bytes(8))})) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
         assert b"_reconstruct" in archive.read(name)

@@ -1,4 +1,4 @@
-"""Files that are damaged, or that would run code, or fill the memory: refused, and nothing happens."""
+"""Files that are damaged, would run code, or would fill the memory are refused without effects."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_file_that_is_not_a_checkpoint_is_reported(tmp_path, content):
 
 
 def test_damaged_checkpoints_always_raise_a_clear_error(saved):
-    """Cut anywhere, or with some bytes changed."""
+    """The file is truncated anywhere, or some bytes are changed."""
     path = saved({"a": torch.zeros(3), "b": torch.ones(2)}, "weights.pt")
     whole = path.read_bytes()
     legacy = saved({"a": torch.zeros(3)}, "legacy.pt")
@@ -76,7 +76,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, kind
 
 @pytest.fixture
 def custom_network(tmp_path, monkeypatch):
-    """A module of the user's own that leaves a trace when it is imported."""
+    """Custom module that leaves a trace when it is imported."""
     (tmp_path / "my_lab_checkpoint.py").write_text(
         "from pathlib import Path\n"
         "from diffusion_lab.networks import UNet\n"
@@ -112,7 +112,7 @@ def test_a_class_that_is_trusted_by_name_is_imported(saved, custom_network):
 
 
 def test_an_archive_that_declares_more_than_it_has_is_refused_before_memory_is_reserved(tmp_path, saved):
-    """Packed zeros: a few kilobytes that would become a gigabyte."""
+    """A few kilobytes of compressed zeros would expand to a gigabyte."""
     honest, packed = saved({"weight": torch.zeros(2**18)}), tmp_path / "packed.ckpt"
     with zipfile.ZipFile(honest) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for part in source.infolist():
@@ -122,7 +122,7 @@ def test_an_archive_that_declares_more_than_it_has_is_refused_before_memory_is_r
 
 
 def test_a_tensor_that_declares_more_than_its_bytes_is_refused(tmp_path, saved):
-    """The number of elements, changed in the pickle that describes the tensor."""
+    """The number of elements is changed in the pickle that describes the tensor."""
     honest, swollen = saved({"weight": torch.zeros(1000)}), tmp_path / "swollen.ckpt"
     with zipfile.ZipFile(honest) as source, zipfile.ZipFile(swollen, "w", zipfile.ZIP_STORED) as target:
         for part in source.infolist():
@@ -136,7 +136,7 @@ def test_a_tensor_that_declares_more_than_its_bytes_is_refused(tmp_path, saved):
 
 
 def test_flipped_bit_is_detected_without_manifest(saved):
-    """By the checksums in the file, which torch itself does not look at."""
+    """The checksums in the file, which torch does not check, detect it."""
     path = saved({"weight": torch.zeros(100_000)})
     whole = path.read_bytes()
     draw = random.Random(0)

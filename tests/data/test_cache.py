@@ -1,4 +1,4 @@
-"""Images decoded once: the same as without a cache, whatever happens to the folder, the cache and its builders."""
+"""Cached images equal those without a cache, whatever happens to the folder, the cache and its builders."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def folder(path: Path, **options: object) -> ImageFolderSource:
 
 
 def checked(path: Path, **options: object) -> ImageFolderSource:
-    """What there is without a cache."""
+    """Return the images without a cache."""
     source = folder(path, **options)
     quietly(source.check)
     return source
@@ -91,7 +91,7 @@ def test_random_crops_differ_from_epoch_to_epoch(images, tmp_path):
 
 
 def built(images: Path, base: Path, **options: object) -> tuple[Path, list[str]]:
-    """The folder of the only cache that holds these images, and what was said."""
+    """Return the folder of the only cache of these images, and the messages."""
     said: list[str] = []
     source = folder(images, **options)
     place = cache_location.CacheLocation.from_source(source, base)
@@ -316,7 +316,7 @@ def test_too_little_memory_is_reported_before_decoding(images, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_folder(tmp_path):
-    """100 MB of pixels; a tenth of that would mean that pictures are kept."""
+    """100 MB of pixels; a tenth of that would mean that images are kept."""
     (tmp_path / "images").mkdir()
     for number in range(128):
         Image.new("L", (1, 1), number).save(tmp_path / "images" / f"{number:03}.png")

@@ -1,4 +1,4 @@
-"""A cache is read by its owner alone, never where others could have written it, and is compared with its checksums."""
+"""A cache is only read by its owner, never if others could have written it, and is verified by its checksums."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folder(images: Path) -> ImageFolderSource:
 
 
 def cached(images: Path, base: Path) -> tuple[DecodedSource, Path, list[str]]:
-    """The images, the folder of their cache, and what was said."""
+    """Return the images, the folder of their cache, and the messages."""
     said: list[str] = []
     place = CacheLocation.from_source(folder(images), base)
     return cached_on_disk(folder(images), base, said.append), place.cache, said
@@ -65,7 +65,7 @@ def forge(cache: Path) -> None:
 
 
 def test_forged_cache_of_the_same_user_is_used(images, tmp_path):
-    """What the tests below rely on: nothing but the owner and the permissions gives a planted cache away."""
+    """Assumption of the tests below: only owner and permissions reveal a planted cache."""
     _, cache, _ = cached(images, tmp_path / "caches")
     forge(cache)
     assert firsts(cached(images, tmp_path / "caches")[0]) == [0] * 6
@@ -85,7 +85,7 @@ def test_a_cache_that_others_may_write_is_not_used(images, tmp_path, name):
 
 @pytest.fixture
 def as_another_user(monkeypatch):
-    """From here on this process takes itself for another user, whose own new files are known by number."""
+    """Make this process act as another user from here on."""
     files: set[int] = set()
     real_fstat, real_stat, real_lstat = os.fstat, os.stat, os.lstat
 

@@ -29,7 +29,7 @@ SECONDS, MEGABYTES = 60, 700
 
 
 def encoded(name: str) -> bytes:
-    """A picture of 24 × 20 pixels of noise and a gradient; GIF and WebP are animated."""
+    """Return an image of 24 × 20 pixels of noise and a gradient; GIF and WebP are animated."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 24, 3), dtype=np.uint8)
     pixels[:, :10] = np.linspace(0, 255, 24, dtype=np.uint8)[:, None]
     frames = [Image.fromarray(frame) for frame in pixels]
@@ -63,7 +63,7 @@ def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
 
 
 def write_all(folder: Path, name: str) -> int:
-    """A folder of damaged files and one that is whole; gives their number."""
+    """Create a folder of damaged files and a valid one; returns their number."""
     rng = np.random.default_rng(FORMATS.index(name))
     folder.mkdir()
     for number in range(DAMAGED_OF_EACH):
@@ -134,7 +134,7 @@ def png(width: int, height: int, mode: int = 6) -> bytes:
 
 
 def declaring(name: str, width: int, height: int) -> bytes:
-    """A small file whose header declares a huge picture."""
+    """Return a small file whose header declares a huge image."""
     data = bytearray(WHOLE[name])
     if name == "PNG":
         data[16:24] = struct.pack(">II", width, height)

@@ -24,7 +24,7 @@ SIZE = 10
 
 
 def source(length=SIZE, names=("even", "odd"), channels=1, image_size=4) -> ArraySource:
-    """Image i is filled with the value i, so a batch tells which images it holds."""
+    """Image i is filled with the value i, so a batch shows which images it holds."""
     images = np.arange(length, dtype=np.uint8)[:, None, None, None]
     images = np.tile(images, (1, channels, image_size, image_size))
     return ArraySource(images, np.arange(length) % max(1, len(names)), names)
@@ -184,7 +184,7 @@ def test_real_run_follows_the_order(num_workers):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """What a run of three epochs trained on, and all checkpoints it saved on the way."""
+    """Return the training batches of a run of three epochs, and all its checkpoints."""
     folder = tmp_path_factory.mktemp("checkpoints")
     recorder = fit(module(val=source(4)), callbacks=[SaveEverywhere(folder)])
     return recorder.trained, folder

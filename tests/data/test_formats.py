@@ -1,4 +1,4 @@
-"""Which files are pictures: by suffix, by content, and by what Pillow can decode here."""
+"""Recognition of image files: by suffix, by content, and by what Pillow can decode."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_file_names_are_escaped(tmp_path):
 
 @pytest.fixture
 def fresh_formats():
-    """The formats are looked up once a process; here anew, and again afterwards."""
+    """Look up the formats again for this test, and again afterwards; they are cached per process."""
     for cached in (readable_formats, image_suffixes):
         cached.cache_clear()
     yield
@@ -150,7 +150,7 @@ def test_unsafe_formats_are_not_images(suffix):
 
 
 def test_an_icon_is_not_opened_under_another_name(tmp_path):
-    """The picture in it may be a thousand times as large as it says."""
+    """The image in it may be a thousand times larger than declared."""
     with pytest.raises(UnidentifiedImageError):
         open_image(io.BytesIO(save(tmp_path / "a.ico", "ICO").read_bytes()), ".png")
 

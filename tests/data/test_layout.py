@@ -1,4 +1,4 @@
-"""What a folder of images holds: classes, no classes, the parts of a data set, links, and what others put there."""
+"""Layout of image folders: classes, no classes, splits of a data set, links, and system files."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_circular_and_broken_links_end(tmp_path, target):
 
 
 def test_many_links_to_one_folder_count_once(tmp_path):
-    """Each level holds two links to the next: 2 ** 40 ways to the picture."""
+    """Each level holds two links to the next: 2 ** 40 paths to the image."""
     for level in range(40):
         for name in ("left", "right"):
             link(tmp_path / f"{level}" / name, f"../{level + 1}")

@@ -101,7 +101,7 @@ def test_building_emoji_from_something_else_fails_with_one_line(tmp_path):
 
 
 def write_mnist(folder, images, labels, prefix):
-    """MNIST's own file format (IDX), so that torchvision reads a set that was put there by hand."""
+    """MNIST's own file format (IDX), so that torchvision reads a manually placed data set."""
     folder.mkdir(parents=True)
     header = struct.pack(">4i", 2051, *images.shape)
     for name, content in {

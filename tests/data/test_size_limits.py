@@ -1,4 +1,4 @@
-"""Pictures that are too large, files that never end, and what a run remembers of what it left out."""
+"""Images that are too large, endless files, and the record of skipped files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def declared(file: io.BytesIO, width: int, height: int) -> io.BytesIO:
 
 
 def in_passes(file: io.BytesIO) -> io.BytesIO:
-    """The same JPEG whose first pass says that it has one of the three colours."""
+    """Return the same JPEG with a first scan of only one of the three components."""
     data = bytearray(file.getvalue())
     start = data.index(b"\xff\xda")
     return io.BytesIO(bytes(data[:start] + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0" + data[start + 14 :]))

@@ -45,7 +45,7 @@ def test_signal_is_reported_if_it_came_while_waiting_for_a_batch():
 
 
 class NothingStarts:
-    """A start method that refuses every process, as joblib's does all but its own."""
+    """Start method that refuses every process, as joblib's refuses all but its own."""
 
     class Process:
         @staticmethod
@@ -92,7 +92,7 @@ class Waits:
 
 
 def test_suspended_wait_is_not_a_hang(monkeypatch):
-    """By the clock it lasted hours; a worker that goes on then has the rest of its time."""
+    """By the clock it lasted hours; a worker that continues then has the rest of its time."""
     waits = Waits(monkeypatch, batch_after=1)
     assert waits.result(timeout=120) == (True, "batch")
     assert waits.waits == [LONGEST_WAIT] * 2

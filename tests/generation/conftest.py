@@ -1,4 +1,4 @@
-"""Small generations, whole folders compared."""
+"""Small generations, with complete folders compared."""
 
 from __future__ import annotations
 

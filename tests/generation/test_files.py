@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and the arrays."""
+"""Atomic files, and the arrays."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_compressed_or_foreign_arrays_yield_nothing(tmp_path):
 
 
 def test_links_are_not_written_through(tmp_path):
-    """What lies outside stays as it is, whether the link is the file or its unfinished copy."""
+    """The target stays unchanged, whether the link is the file or its unfinished copy."""
     outside = tmp_path / "mine.txt"
     outside.write_text("mine")
     folder = tmp_path / "folder"

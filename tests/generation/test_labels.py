@@ -1,4 +1,4 @@
-"""Which label and which guidance scale each image of a generation has."""
+"""Label and guidance scale of each image of a generation."""
 
 from __future__ import annotations
 

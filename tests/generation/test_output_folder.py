@@ -1,4 +1,4 @@
-"""Which folder a generation goes on in, and which it is refused."""
+"""Output folders in which a generation resumes, and those that are refused."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_checkpoint_content_but_not_path_identifies_a_generation(config, tmp_pat
 
 
 def test_generated_images_name_no_folder_of_the_user(config, tmp_path):
-    """The checkpoint is known by run, file and SHA-256; with that the folder is completed from any other place."""
+    """The checkpoint is named by run, file and SHA-256, so the folder can be completed from another path."""
     run = tmp_path / "of-anna" / "run1"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").touch()

@@ -1,4 +1,4 @@
-"""A generation that was interrupted goes on, and ends as if nothing had been."""
+"""An interrupted generation resumes, with the result of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.test_generate import manifest_of
 
 @pytest.fixture
 def whole(config, tmp_path):
-    """What an uninterrupted run leaves."""
+    """Return the files of an uninterrupted run."""
 
     def run(**change):
         output = {"base_dir": str(tmp_path / "whole"), "overwrite": True}
@@ -237,7 +237,7 @@ def test_repair_is_reported(config, capsys):
 @pytest.mark.parametrize("name", ["manifest.jsonl", "grid.png", "samples.npz", "sample_0003.png", ".pixels.raw"])
 @pytest.mark.parametrize("save", WAYS[:2])
 def test_links_in_the_folder_are_not_written_through(config, tmp_path, drawn, save, name):
-    """What they lead to, outside, stays as it is."""
+    """Their targets stay unchanged."""
     settings = config(sampling=BATCHES, save=save)
     drawn.stop = 1
     with pytest.raises(Terminated):
@@ -347,7 +347,7 @@ def test_interrupted_after_all_images(config, whole, monkeypatch, save, moment):
 
 
 def test_stored_images_are_released(config, monkeypatch):
-    """So ten thousand take the memory of a hundred."""
+    """Ten thousand images take the memory of a hundred."""
     alive = weakref.WeakSet()
     most = []
 

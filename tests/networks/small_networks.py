@@ -1,4 +1,4 @@
-"""Networks small enough to be looked at whole, and as if they had been trained a little."""
+"""Small networks, with random instead of zero output layers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def dit(**options) -> DiT:
 
 
 SMALL: dict[str, Callable[..., ImageNetwork]] = {"unet": unet, "dit": dit}
-"""For each name of a network, what builds a small one of it."""
+"""Function that creates a small network, by name."""
 
 
 def with_random_outputs(network: Network) -> Network:

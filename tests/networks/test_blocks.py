@@ -12,7 +12,7 @@ from diffusion_lab.networks.blocks import ResidualBlock, SelfAttention, TimeEmbe
 
 
 def waves_of(embedding: TimeEmbedding, time: torch.Tensor) -> torch.Tensor:
-    """What the layers of the embedding are given."""
+    """Return the input of the layers of the embedding."""
     given = []
     embedding.layers.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
     embedding(time)

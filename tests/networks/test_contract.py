@@ -1,4 +1,4 @@
-"""What every network keeps to: shape, zero before training, what the output depends on, and that all of it learns."""
+"""Contract of all networks: shape, zero before training, dependencies of the output, and gradients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_an_untrained_network_outputs_zero(small, channels):
 
 @pytest.mark.parametrize("patch_size", [1, 2, 4])
 def test_patches_keep_their_positions(small, patch_size):
-    """What the first layer is given comes back as the image when the last layer gives it out again."""
+    """If the last layer returns the input of the first one, the output is the image."""
     network = with_random_outputs(small(patch_size=patch_size, in_channels=3))
     images = torch.randn(2, 3, 16, 16)
     assert network(images, torch.rand(2)).shape == images.shape
@@ -121,7 +121,7 @@ def test_memory_layout_does_not_change_the_result(small):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_close_for_weights_and_autocast(small, dtype):
-    """At the end of time the fastest wave has turned 159 times: a rounded angle would be off by whole turns."""
+    """At time 1 the fastest wave has made 159 turns: a rounded angle would be off by full turns."""
     network = with_random_outputs(small(num_classes=2))
     images, time, label = torch.randn(4, 1, 8, 8), torch.tensor([0.01, 0.3, 0.77, 1.0]), torch.tensor([0, 1, 2, 2])
     expected = network(images, time, label)

@@ -1,4 +1,4 @@
-"""Convolutions in tiles against torch's own, in value, gradients and what they leave alone."""
+"""Winograd convolutions against torch's: values, gradients and unsupported cases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffusion_lab.networks import convolution
 from diffusion_lab.networks.convolution import Conv3x3, cache_filters, disable_winograd
 
 ROUNDING = 2e-4
-"""Of numbers whose standard deviation is about 1."""
+"""Tolerance for values of standard deviation about 1."""
 
 
 def layer(channels: int = 128, out_channels: int = 112) -> Conv3x3:

@@ -1,4 +1,4 @@
-"""The DiT: its blocks against the formula, where its tokens lie, and which options it refuses."""
+"""DiT: blocks against the formula, positions of tokens, and refused options."""
 
 from __future__ import annotations
 

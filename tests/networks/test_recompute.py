@@ -1,4 +1,4 @@
-"""Activations computed again for the gradient: less memory, the same numbers."""
+"""Recomputed activations: less memory, the same numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.networks.small_networks import SMALL, with_random_outputs
 
 
 def step(network: torch.nn.Module, autocast: bool = False) -> tuple[int, list[Tensor]]:
-    """Bytes that the forward pass keeps for the gradient, beside the weights, and the gradient."""
+    """Return the bytes that the forward pass keeps for the gradient, besides the weights, and the gradient."""
     weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
     kept: dict[int, Tensor] = {}  # alive, so that no address is taken twice
 

@@ -1,4 +1,4 @@
-"""The UNet: its stages, blocks and attention stand where they are asked for."""
+"""UNet: stages, blocks and attention follow the options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_number_of_blocks_per_stage_follows_the_options(blocks):
     [([False, False, False], 0), ([False, True, False], 1 + 2), ([False, False, True], 1 + 1 + 2)],
 )
 def test_attention_follows_the_flags(flags, expected):
-    """After each block of the stage, down and up; in the middle as in the last stage."""
+    """Attention follows each block of the stage, down and up; the middle is like the last stage."""
     assert count(unet(3, use_attention=flags), SelfAttention) == expected
 
 
