@@ -173,9 +173,9 @@ def test_a_process_that_does_not_end_in_noise_warns():
     """The warning is that of training from the command line, and the suggested settings help."""
     with pytest.warns(
         ConfigWarning, match=r"alpha = 0\.6 of the image left .*beta_start=0\.001 .*beta_end=0\.2\)"
-    ) as told:
+    ) as caught:
         create_ddpm(**LINEAR)
-    assert told[0].filename == __file__
+    assert caught[0].filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         create_ddpm(**LINEAR, beta_start=0.001, beta_end=0.2)

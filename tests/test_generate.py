@@ -232,7 +232,7 @@ def test_an_unconditional_model_makes_unlabelled_images(config, tmp_path):
     assert sorted(np.load(done.npz)) == ["arr_0"]
 
 
-def doubts(settings):
+def generation_warnings(settings):
     """Return the warnings of a generation."""
     with recorded_warnings() as caught:
         generate(settings, show_progress=False)
@@ -245,21 +245,21 @@ def doubts(settings):
 def test_guidance_of_an_unconditional_model_warns_if_requested(config, tmp_path, scale, warns):
     """Two is the default in sample.yaml, not requested by the user."""
     path = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
-    said = [f"generation.sampling.guidance_scale = {scale:g} has no effect: the model is unconditional"] * warns
-    assert doubts(config(sampling={"guidance_scale": scale}, checkpoint=path)) == said
+    expected = [f"generation.sampling.guidance_scale = {scale:g} has no effect: the model is unconditional"] * warns
+    assert generation_warnings(config(sampling={"guidance_scale": scale}, checkpoint=path)) == expected
 
 
 @pytest.mark.parametrize(("scales", "warns"), [([0.0, 1.0], False), ([1.0, 2.0], True)])
 def test_list_of_scales_counts_as_requested_guidance(config, tmp_path, scales, warns):
     path = save_checkpoint(tmp_path / "plain.ckpt", num_classes=None, class_names=())
-    said = ["generation.sampling.guidance_scale = [1, 2] has no effect: the model is unconditional"] * warns
-    assert doubts(config(sampling={"guidance_scale": scales}, checkpoint=path)) == said
+    expected = ["generation.sampling.guidance_scale = [1, 2] has no effect: the model is unconditional"] * warns
+    assert generation_warnings(config(sampling={"guidance_scale": scales}, checkpoint=path)) == expected
 
 
 @pytest.mark.parametrize(("scale", "warns"), [(0.0, False), (1.0, False), (0.5, True), (2.0, True), ([1.0, 3.0], True)])
 def test_guidance_without_label_dropout_warns(config, tmp_path, scale, warns):
     path = save_checkpoint(tmp_path / "no_dropout.ckpt", class_dropout_prob=0.0)
-    found = doubts(config(sampling={"num_samples": 6, "guidance_scale": scale}, checkpoint=path))
+    found = generation_warnings(config(sampling={"num_samples": 6, "guidance_scale": scale}, checkpoint=path))
     shown = "[1, 3]" if isinstance(scale, list) else f"{scale:g}"
     assert [each.partition(" weighs the label against an unconditional estimate")[0] for each in found] == (
         [f"generation.sampling.guidance_scale = {shown}"] * warns
@@ -268,13 +268,15 @@ def test_guidance_without_label_dropout_warns(config, tmp_path, scale, warns):
 
 @pytest.mark.parametrize(("count", "left"), [(12, 0), (6, 2), (3, 3)])
 def test_scales_without_an_image_warn(config, count, left):
-    said = f"generation.sampling.num_samples = {count} leaves {left} of 4 guidance scales without an image: each takes "
-    found = doubts(config(sampling={"num_samples": count, "guidance_scale": [1, 2, 3, 4]}))
-    assert found == [said + "a round of 3 labels"] * bool(left)
+    expected = (
+        f"generation.sampling.num_samples = {count} leaves {left} of 4 guidance scales without an image: each takes "
+    )
+    found = generation_warnings(config(sampling={"num_samples": count, "guidance_scale": [1, 2, 3, 4]}))
+    assert found == [expected + "a round of 3 labels"] * bool(left)
 
 
 @pytest.mark.parametrize(
-    ("sampling", "said"),
+    ("sampling", "expected"),
     [
         ({"num_samples": 6, "guidance_scale": 7.5}, []),
         ({"num_samples": 7}, ["does not divide evenly among 3 classes: the first class has one more image"]),
@@ -284,11 +286,11 @@ def test_scales_without_an_image_warn(config, count, left):
         ({"num_samples": 1, "labels": [1]}, []),
     ],
 )
-def test_uneven_number_of_images_per_class_warns(config, sampling, said):
-    found = doubts(config(sampling=sampling))
-    assert len(found) == len(said)
-    for doubt, start in zip(found, said, strict=True):
-        assert doubt.startswith(f"generation.sampling.num_samples = {sampling['num_samples']} {start}")
+def test_uneven_number_of_images_per_class_warns(config, sampling, expected):
+    found = generation_warnings(config(sampling=sampling))
+    assert len(found) == len(expected)
+    for warning, start in zip(found, expected, strict=True):
+        assert warning.startswith(f"generation.sampling.num_samples = {sampling['num_samples']} {start}")
 
 
 def test_missing_averaged_weights_warn(config, tmp_path):

@@ -64,13 +64,13 @@ class Room:
 )
 def test_batch_is_halved_until_it_fits_and_stays(count, batch_size, most, tried):
     room = Room(most)
-    with recorded_warnings() as said:
+    with recorded_warnings() as caught:
         parts = list(batches_that_fit(room, count, batch_size, "size"))
     assert room.tried == tried
     assert [each for _, part in parts for each in part] == [*range(count)]
     assert [start for start, _ in parts] == [part[0] for _, part in parts]
     expected = f"size = {batch_size} does not fit into memory: {tried[-1]} images at a time from here on"
-    assert [str(warning.message)[: len(expected)] for warning in said] == [expected] * (most < min(batch_size, count))
+    assert [str(warning.message)[: len(expected)] for warning in caught] == [expected] * (most < min(batch_size, count))
 
 
 def test_too_little_memory_for_one_image_is_an_error():

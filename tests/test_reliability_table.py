@@ -19,8 +19,8 @@ def table() -> dict[int, str]:
 
 def rows_of(source: str) -> set[int]:
     """The rows that the docstrings of a test file say they try."""
-    said = re.findall(r'"""Rows? ([\d, and]+)', source)
-    return {int(number) for words in said for number in re.findall(r"\d+", words)}
+    rows = re.findall(r'"""Rows? ([\d, and]+)', source)
+    return {int(number) for words in rows for number in re.findall(r"\d+", words)}
 
 
 def test_all_rows_exist() -> None:

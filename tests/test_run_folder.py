@@ -69,11 +69,11 @@ def test_interpolation_syntax_is_read_back_unchanged(folder):
 
 def test_environment_records_versions_command_and_commit(folder):
     folder.create({}, keep=False)
-    told = json.loads((folder.base / "environment.json").read_text())
-    assert told == environment()
-    assert told["packages"]["torch"].startswith("2.")
-    assert told["command"] == sys.argv
-    assert told["git_commit"] == git_commit()
+    recorded = json.loads((folder.base / "environment.json").read_text())
+    assert recorded == environment()
+    assert recorded["packages"]["torch"].startswith("2.")
+    assert recorded["command"] == sys.argv
+    assert recorded["git_commit"] == git_commit()
 
 
 def test_successful_run_is_finished(folder):
@@ -106,8 +106,8 @@ def test_unwritable_status_does_not_hide_how_the_run_ended(folder, monkeypatch):
             raise KeyError("what went wrong")
 
     folder.create({}, keep=False)
-    told = r"status\.json cannot be written \(Input/output error\).* failed"
-    with pytest.warns(UserWarning, match=told), pytest.raises(KeyError, match="what went wrong"):
+    message = r"status\.json cannot be written \(Input/output error\).* failed"
+    with pytest.warns(UserWarning, match=message), pytest.raises(KeyError, match="what went wrong"):
         fail()
 
 
@@ -166,8 +166,8 @@ def test_folder_that_cannot_be_created_on_a_full_disk_is_named(folder, monkeypat
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(Path, "write_text", full)
-    told = r"output\.base_dir .*no space left on device; free some space, or choose another folder"
-    with pytest.raises(OSError, match=told):
+    message = r"output\.base_dir .*no space left on device; free some space, or choose another folder"
+    with pytest.raises(OSError, match=message):
         folder.create({}, keep=False)
 
 

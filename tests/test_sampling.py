@@ -155,10 +155,10 @@ def test_guidance_without_label_dropout_warns(scale, labels, warns):
     sampler = DiffusionSampler(trained(num_classes=3, class_dropout_prob=0.0))
     with recorded_warnings() as caught:
         sampler.sample(3, [0, 1, 2] if labels else None, scale, sampler=SAMPLER, seed=0)
-    said = [str(warning.message) for warning in caught]
+    messages = [str(warning.message) for warning in caught]
     assert [warning.filename for warning in caught] == [__file__] * warns
-    assert len(said) == warns
-    assert all("never trained for (model.conditioning.class_dropout_prob = 0)" in each for each in said)
+    assert len(messages) == warns
+    assert all("never trained for (model.conditioning.class_dropout_prob = 0)" in each for each in messages)
 
 
 SCALES = [1.0, 3.0, 0.0, 7.0, 0.5] * 4
@@ -333,9 +333,9 @@ def test_a_batch_too_large_for_memory_says_what_to_do(model):
 
 def test_batch_warns_about_untrained_guidance():
     sampler = DiffusionSampler(trained(num_classes=3, class_dropout_prob=0.0))
-    with pytest.warns(UserWarning, match="never trained for") as told:
+    with pytest.warns(UserWarning, match="never trained for") as caught:
         sampler.sample_batch(3, [0, 1, 2], 2.0, sampler=SAMPLER, seed=0)
-    assert told[0].filename == __file__
+    assert caught[0].filename == __file__
 
 
 def test_more_classes_than_the_model_has_are_refused(sampler):

@@ -39,10 +39,10 @@ def test_names_of_checkpoints(command: str, tmp_path: Path, capsys: pytest.Captu
     weights = tmp_path / f"{ESCAPE}.ckpt"
     torch.save({"state_dict": {ESCAPE: torch.zeros(1)}, ESCAPE: 1}, weights)
     checkpoint_command([command, str(weights)])
-    said = "".join(capsys.readouterr())
-    assert "owned" in said
-    assert "\x1b" not in said
-    assert "\x07" not in said
+    output = "".join(capsys.readouterr())
+    assert "owned" in output
+    assert "\x1b" not in output
+    assert "\x07" not in output
 
 
 def test_checkpoint_with_escape_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,11 +57,11 @@ def test_checkpoint_with_escape_codes(tmp_path: Path, capsys: pytest.CaptureFixt
             "environment": {"git_commit": ESCAPE, "packages": {ESCAPE: ESCAPE}},
         },
     }
-    torch.save(content, tmp_path / "told.ckpt")
-    assert checkpoint_command(["inspect", str(tmp_path / "told.ckpt")]) == 0
-    said = "".join(capsys.readouterr())
-    assert said.count("owned") >= 3
-    assert "\x1b" not in said
+    torch.save(content, tmp_path / "escapes.ckpt")
+    assert checkpoint_command(["inspect", str(tmp_path / "escapes.ckpt")]) == 0
+    output = "".join(capsys.readouterr())
+    assert output.count("owned") >= 3
+    assert "\x1b" not in output
 
 
 @pytest.mark.parametrize("environment", [["a list"], "text", None, {"packages": ["a list"]}, {"packages": None}])
@@ -81,8 +81,8 @@ def test_strange_environment_in_a_checkpoint(
     torch.save(content, tmp_path / "strange.ckpt")
     for command in ("inspect", "export"):
         code = checkpoint_command([command, str(tmp_path / "strange.ckpt")])
-        said = capsys.readouterr().err
-        assert (code, said) == (0, "") or (code == 2 and "diffusion_lab.environment" in said)
+        output = capsys.readouterr().err
+        assert (code, output) == (0, "") or (code == 2 and "diffusion_lab.environment" in output)
 
 
 def test_errors_and_warnings_of_a_program(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,9 +92,9 @@ def test_errors_and_warnings_of_a_program(capsys: pytest.CaptureFixture[str]) ->
 
     with warnings.catch_warnings(action="always"), pytest.raises(SystemExit):
         run_and_report(fail)
-    said = capsys.readouterr().err
-    assert said.count("owned") >= 2
-    assert "\x1b" not in said
+    output = capsys.readouterr().err
+    assert output.count("owned") >= 2
+    assert "\x1b" not in output
 
 
 def test_output_and_log_of_a_run(tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_output_and_log_of_a_run(tmp_path: Path) -> None:
         print_line(console, ESCAPE)
         warn(console, ESCAPE)
         logging.getLogger(RUN_LOG).error(ESCAPE)
-    for said in (console.file.getvalue(), (tmp_path / "run.log").read_text()):  # type: ignore[attr-defined]
-        assert said.count("owned") == 2
-        assert "\x1b" not in said
+    for output in (console.file.getvalue(), (tmp_path / "run.log").read_text()):  # type: ignore[attr-defined]
+        assert output.count("owned") == 2
+        assert "\x1b" not in output
 
 
 def test_run_folder_with_escape_codes(tmp_path: Path) -> None:

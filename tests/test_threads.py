@@ -136,9 +136,9 @@ def test_previous_number_of_threads_is_restored() -> None:
 
 class TestRuns:
     def test_a_typed_number_is_used_and_reported(self, tmp_path: Path) -> None:
-        with (tmp_path / "said").open("w") as file:
+        with (tmp_path / "output.txt").open("w") as file:
             tiny_run(tmp_path / "run", {"compute.threads": 2}, Console(file=file, width=200))
-        assert "cpu (2 threads), float32" in (tmp_path / "said").read_text()
+        assert "cpu (2 threads), float32" in (tmp_path / "output.txt").read_text()
         assert json.loads((tmp_path / "run" / "summary.json").read_text())["threads"] == 2
         assert saved(find_checkpoint(tmp_path / "run", "last"))["diffusion_lab"]["threads"] == 2
 

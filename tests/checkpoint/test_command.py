@@ -29,7 +29,7 @@ def run(tmp_path) -> Path:
 
 def test_inspect_shows_the_contents(run, capsys) -> None:
     assert main(["inspect", str(run)]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in (
         "step_00000070.ckpt",
         "0123abc",
@@ -39,8 +39,8 @@ def test_inspect_shows_the_contents(run, capsys) -> None:
         "config hash",
         "optimizer",
     ):
-        assert words in told
-    assert f"{sum(tensor.numel() for tensor in RAW.state_dict().values()):,}" in told
+        assert words in output
+    assert f"{sum(tensor.numel() for tensor in RAW.state_dict().values()):,}" in output
 
 
 def test_inspect_prints_json_with_all_settings(run, capsys) -> None:
@@ -92,7 +92,7 @@ def test_verify_reports_every_file_of_a_folder(run, capsys) -> None:
     (folder / "cut.safetensors").write_bytes((folder / "theirs.safetensors").read_bytes()[:-1])
     assert main(["verify", str(run)]) == 1
     states = dict(reversed(line.split(maxsplit=1)) for line in capsys.readouterr().out.splitlines())
-    found = {Path(told.split(": ")[0].split("  ")[0]).name: state for told, state in states.items()}
+    found = {Path(line.split(": ")[0].split("  ")[0]).name: state for line, state in states.items()}
     assert found == {
         "a.ckpt": "DAMAGED",
         "cut.safetensors": "DAMAGED",

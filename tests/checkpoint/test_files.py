@@ -64,9 +64,9 @@ def test_without_manifest_the_content_must_match_the_step_in_the_name(step, tmp_
     (listed.parent / step_name(98)).write_text("something else")
     with pytest.warns(UserWarning, match="an earlier checkpoint is taken instead") as warned:
         assert find_checkpoint(tmp_path / "run", "last") == listed
-    told = [str(warning.message) for warning in warned]
-    assert "its content is of step 5" in told[0]
-    assert "step_00000098.ckpt is not a checkpoint" in told[1]
+    messages = [str(warning.message) for warning in warned]
+    assert "its content is of step 5" in messages[0]
+    assert "step_00000098.ckpt is not a checkpoint" in messages[1]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_damaged_newest_is_reported_and_the_previous_one_is_used(step, tmp_path,
     elif harm == "manifest":
         Manifest.path_of(damaged).write_text("{")
     else:
-        told = json.loads(Manifest.path_of(damaged).read_text())
-        Manifest.path_of(damaged).write_text(json.dumps({**told, "step": 7}))
+        manifest = json.loads(Manifest.path_of(damaged).read_text())
+        Manifest.path_of(damaged).write_text(json.dumps({**manifest, "step": 7}))
     with pytest.warns(UserWarning, match=r"step_00000006.* damaged.* an earlier checkpoint is taken instead"):
         assert find_checkpoint(tmp_path / "run", "last") == whole
     with pytest.raises(DamagedCheckpointError, match="step_00000006"):

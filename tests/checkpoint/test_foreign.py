@@ -111,8 +111,8 @@ class TestClasses:
     """File, weights and settings; the weights are those of a model of two classes."""
 
     def test_file_against_weights(self, saved) -> None:
-        for told, words in ((3, "3"), (None, "None")):
-            path = saved(content(num_classes=told), "old.pt")
+        for num_classes, words in ((3, "3"), (None, "None")):
+            path = saved(content(num_classes=num_classes), "old.pt")
             with pytest.raises(
                 ValueError, match=rf"contradicts itself: its num_classes is {words}, .* model of 2 classes"
             ):
@@ -144,10 +144,10 @@ class TestClasses:
         [{}, {"type": "class"}, {"type": None}, {"type": None, "num_classes": None}, {"num_classes": 2}],
         ids=str,
     )
-    @pytest.mark.parametrize("told", [True, False])
-    def test_missing_values_are_filled_in(self, saved, given, told) -> None:
+    @pytest.mark.parametrize("in_file", [True, False])
+    def test_missing_values_are_filled_in(self, saved, given, in_file) -> None:
         whole = content()
-        if not told:
+        if not in_file:
             del whole["num_classes"]
         denoiser = load_denoiser(saved(whole, "old.pt"), use_ema=False, model=conditioned(**given))
         assert denoiser.num_classes == 2
@@ -209,10 +209,10 @@ def test_inspect_shows_a_checkpoint_of_another_program(saved, capsys) -> None:
     optimizer = torch.optim.Adam(RAW.parameters()).state_dict()
     path = saved(content(LAYOUTS["nested"], optimizer_state_dict=optimizer), "old.pt")
     assert main(["inspect", str(path)]) == 0
-    told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
-    told = {name: value.strip() for name, value in told.items()}
-    assert (told["written by"], told["epoch"], told["classes"]) == ("another program", "3", "2")
-    assert (told["averages"], told["to resume"]) == ("0.9999", "optimizer")
+    facts = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if "  " in line)
+    facts = {name: value.strip() for name, value in facts.items()}
+    assert (facts["written by"], facts["epoch"], facts["classes"]) == ("another program", "3", "2")
+    assert (facts["averages"], facts["to resume"]) == ("0.9999", "optimizer")
     assert main(["inspect", str(saved(content("x"), "old.pt"))]) == 0
     assert "none: its ema_state_dict is of type str, not a dict" in capsys.readouterr().out
 

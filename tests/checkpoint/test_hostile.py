@@ -94,10 +94,10 @@ def test_any_field_of_a_wrong_type_is_one_error(tmp_path, capsys, way, part) -> 
                 WAYS[way](path)
             except (ValueError, OSError, MemoryError) as error:
                 refused += 1
-                said = capsys.readouterr()
-                words = f"{error}{said.err}{said.out}"
+                output = capsys.readouterr()
+                words = f"{error}{output.err}{output.out}"
                 assert "hostile.ckpt" in words or "generation.sampling" in words
-                assert "\x1b" not in said.err + said.out
+                assert "\x1b" not in output.err + output.out
                 assert "Traceback" not in words
     assert refused > (10 if part == "metadata" else 5)
 

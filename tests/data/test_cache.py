@@ -92,16 +92,16 @@ def test_random_crops_differ_from_epoch_to_epoch(images, tmp_path):
 
 def built(images: Path, base: Path, **options: object) -> tuple[Path, list[str]]:
     """Return the folder of the only cache of these images, and the messages."""
-    said: list[str] = []
+    messages: list[str] = []
     source = folder(images, **options)
     place = cache_location.CacheLocation.from_source(source, base)
-    quietly(cached_on_disk, source, base, said.append)
-    return place.cache, said
+    quietly(cached_on_disk, source, base, messages.append)
+    return place.cache, messages
 
 
 def test_a_second_run_decodes_nothing(images, tmp_path, monkeypatch):
-    cache, said = built(images, tmp_path / "caches")
-    assert f"data.paths.train: decoding 9 images once, 0.0 MB in {cache}" in said
+    cache, messages = built(images, tmp_path / "caches")
+    assert f"data.paths.train: decoding 9 images once, 0.0 MB in {cache}" in messages
     for broken in ("cat/3.png", "dog/2.jpg"):
         (images / broken).unlink()
     built(images, tmp_path / "caches")
@@ -139,21 +139,21 @@ def change(images: Path, how: str) -> None:
 def test_changed_folder_is_decoded_again_and_its_old_cache_removed(images, tmp_path, how):
     old, _ = built(images, tmp_path / "caches")
     change(images, how)
-    new, said = built(images, tmp_path / "caches")
+    new, messages = built(images, tmp_path / "caches")
     assert new != old
     assert not old.exists()
-    assert any(str(old) in line and "removed" in line for line in said)
+    assert any(str(old) in line and "removed" in line for line in messages)
     assert epoch(quietly(cached_on_disk, folder(images), tmp_path / "caches")) == epoch(checked(images))
 
 
 @pytest.mark.parametrize("option", [{"image_size": 4}, {"channels": 1}, {"crop": "random"}, {"background": "black"}])
 def test_other_settings_have_their_own_cache_and_are_reported(images, tmp_path, option):
     first, _ = built(images, tmp_path)
-    second, said = built(images, tmp_path, **option)
+    second, messages = built(images, tmp_path, **option)
     assert first.exists()
     assert second.exists()
     assert first != second
-    assert any("1 cache(s) of the same images with other settings" in line for line in said)
+    assert any("1 cache(s) of the same images with other settings" in line for line in messages)
 
 
 def test_corrupt_files_are_named_in_every_run_and_fatal_on_request(images, tmp_path):
@@ -241,12 +241,12 @@ def test_damaged_cache_is_re_created(images, tmp_path, how):
 
 
 def decode_slowly(images: Path, base: Path) -> None:
-    def told(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if done == 4:
             (base / "midway").touch()
             time.sleep(60)
 
-    quietly(cached_on_disk, folder(images), base, progress=told)
+    quietly(cached_on_disk, folder(images), base, progress=report)
 
 
 def test_killed_builder_leaves_no_cache_that_counts_as_complete(images, tmp_path):
@@ -268,10 +268,10 @@ from pathlib import Path
 warnings.simplefilter("ignore")
 from diffusion_lab.data.disk_cache import cached_on_disk
 from diffusion_lab.data.image_folder import ImageFolderSource
-told = []
+calls = []
 source = ImageFolderSource(Path(sys.argv[1]), 8, 3)
-cached = cached_on_disk(source, Path(sys.argv[2]), progress=lambda *told_of: told.append(told_of))
-print(len(told) > 0, cached.fingerprint())
+cached = cached_on_disk(source, Path(sys.argv[2]), progress=lambda *progress: calls.append(progress))
+print(len(calls) > 0, cached.fingerprint())
 """
 
 
@@ -279,9 +279,9 @@ def test_only_one_of_several_processes_decodes(images, tmp_path):
     command = [sys.executable, "-c", BUILD, str(images), str(tmp_path / "caches")]
     with contextlib.ExitStack() as stack:
         runs = [stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) for _ in range(3)]
-        told = [run.communicate()[0].split() for run in runs]
-    assert sorted(decoded for decoded, _ in told) == ["False", "False", "True"]
-    assert {fingerprint for _, fingerprint in told} == {checked(images).fingerprint()}
+        outputs = [run.communicate()[0].split() for run in runs]
+    assert sorted(decoded for decoded, _ in outputs) == ["False", "False", "True"]
+    assert {fingerprint for _, fingerprint in outputs} == {checked(images).fingerprint()}
 
 
 def test_without_locks_the_first_cache_stays(images, tmp_path, monkeypatch):

@@ -38,9 +38,9 @@ def folder(images: Path) -> ImageFolderSource:
 
 def cached(images: Path, base: Path) -> tuple[DecodedSource, Path, list[str]]:
     """Return the images, the folder of their cache, and the messages."""
-    said: list[str] = []
+    messages: list[str] = []
     place = CacheLocation.from_source(folder(images), base)
-    return cached_on_disk(folder(images), base, said.append), place.cache, said
+    return cached_on_disk(folder(images), base, messages.append), place.cache, messages
 
 
 def firsts(source: DecodedSource) -> list[int]:
@@ -76,10 +76,10 @@ def test_a_cache_that_others_may_write_is_not_used(images, tmp_path, name):
     _, cache, _ = cached(images, tmp_path / "caches")
     forge(cache)
     (cache / name).chmod(0o666)
-    source, again, said = cached(images, tmp_path / "caches")
+    source, again, messages = cached(images, tmp_path / "caches")
     assert again == cache
     assert firsts(source) == TRUE
-    assert any(str(cache / name) in line and "not used" in line for line in said)
+    assert any(str(cache / name) in line and "not used" in line for line in messages)
     assert (cache / name).stat().st_mode & 0o777 == 0o600
 
 
@@ -189,7 +189,7 @@ def verified_in_background(monkeypatch):
 def test_damaged_large_cache_is_detected_while_training(images, tmp_path, verified_in_background):
     _, cache, _ = cached(images, tmp_path / "caches")
     (255 - np.fromfile(cache / "pixels.bin", np.uint8)).tofile(cache / "pixels.bin")
-    source, _, said = cached(images, tmp_path / "caches")
+    source, _, messages = cached(images, tmp_path / "caches")
     data = ImageDataModule(Subset(source, [0, 1, 2, 3]), Subset(source, [4, 5]), 2)
     batches = iter(data.train_dataloader())
     data.on_after_batch_transfer(next(batches), 0)  # nothing is known yet
@@ -198,7 +198,7 @@ def test_damaged_large_cache_is_detected_while_training(images, tmp_path, verifi
         data.teardown("fit")
     with pytest.raises(DamagedCacheError):
         data.on_after_batch_transfer(next(batches), 0)
-    assert said == []
+    assert messages == []
     assert not cache.exists()
     assert firsts(cached(images, tmp_path / "caches")[0]) == TRUE
 

@@ -91,9 +91,9 @@ def test_damaged_files_are_skipped_by_name_or_are_images(tmp_path: Path, name: s
     source = read(tmp_path / "images")
     with recorded_warnings() as caught:
         source.check()
-    (told,) = [each for each in caught if "corrupt image(s) skipped" in str(each.message)]
+    (warning,) = [each for each in caught if "corrupt image(s) skipped" in str(each.message)]
     assert 0 < source.skipped < count
-    assert str(told.message).startswith(f"data.paths.train: {source.skipped} corrupt image(s) skipped")
+    assert str(warning.message).startswith(f"data.paths.train: {source.skipped} corrupt image(s) skipped")
     assert len(source) == count - source.skipped
     for index in range(len(source)):
         image = source.load(index, None)

@@ -84,9 +84,9 @@ def test_file_names_are_escaped(tmp_path):
     save(tmp_path / "a.png")
     (tmp_path / "\x1b[2J.txt").write_text("no picture")
     (tmp_path / "\x1b[3J.png").write_text("no picture")
-    with pytest.warns(DataWarning, match=r"\\x1b\[2J") as told:
+    with pytest.warns(DataWarning, match=r"\\x1b\[2J") as caught:
         folder(tmp_path).check()
-    assert not any("\x1b" in str(each.message) for each in told)
+    assert not any("\x1b" in str(each.message) for each in caught)
 
 
 @pytest.fixture

@@ -192,16 +192,16 @@ def corrupt_set(root):
 def test_check_drops_corrupt_files_and_names_them_in_one_warning(tmp_path):
     corrupt_set(tmp_path)
     source = folder(tmp_path)
-    told: list[tuple[int, int]] = []
+    calls: list[tuple[int, int]] = []
     with pytest.warns(UserWarning, match="2 corrupt image") as caught:
-        source.check(progress=lambda done, total: told.append((done, total)))
+        source.check(progress=lambda done, total: calls.append((done, total)))
     assert len(caught) == 1
     assert "b.png" in str(caught[0].message)
     assert "b.jpg" in str(caught[0].message)
     assert source.skipped == 2
     assert [path.name for path in source.paths] == ["a.png", "c.png", "a.png", "c.png"]
     assert source.labels.tolist() == [0, 0, 1, 1]
-    assert told == [(n, 6) for n in range(1, 7)]
+    assert calls == [(n, 6) for n in range(1, 7)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         source.check()

@@ -56,10 +56,10 @@ def test_splits_of_a_data_set_are_refused_with_the_settings_to_use(tmp_path, par
         save(tmp_path / place / part / "rose" / "a.png", tmp_path / place / part / "tulip" / "b.png")
     with pytest.raises(ValueError, match="splits of a data set") as refused:
         folder(tmp_path, labelled=labelled)
-    told = str(refused.value)
-    assert f"set data.paths.train to {str(tmp_path / place / train)!r}" in told
-    assert ("data.paths.val to" in told) == (val is not None)
-    assert val is None or f"data.paths.val to {str(tmp_path / place / val)!r}" in told
+    message = str(refused.value)
+    assert f"set data.paths.train to {str(tmp_path / place / train)!r}" in message
+    assert ("data.paths.val to" in message) == (val is not None)
+    assert val is None or f"data.paths.val to {str(tmp_path / place / val)!r}" in message
     assert folder(tmp_path / place / train, labelled=labelled).class_names == ("rose", "tulip")
 
 

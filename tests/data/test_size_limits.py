@@ -51,9 +51,9 @@ def test_large_image_is_not_corrupt_and_a_setting_allows_it(tmp_path):
     (tmp_path / "large.png").write_bytes(png(300, 200))
     (tmp_path / "small.png").write_bytes(png(30, 20))
     source = folder(tmp_path, max_pixels=50_000)
-    with pytest.warns(DataWarning) as told:
+    with pytest.warns(DataWarning) as caught:
         source.check()
-    (message,) = [str(each.message) for each in told]
+    (message,) = [str(each.message) for each in caught]
     assert "1 image(s) larger than data.max_pixels = 50000 skipped:" in message
     assert "large.png: 300 × 200, which takes a data.max_pixels of 60000" in message
     assert "corrupt" not in message
@@ -69,10 +69,10 @@ def test_large_image_is_fatal_on_request_and_names_the_setting(tmp_path):
     (tmp_path / "large.png").write_bytes(png(300, 200))
     (tmp_path / "small.png").write_bytes(png(3, 2))
     (tmp_path / "text.png").write_text("no picture")
-    said = (
+    expected = (
         r"1 corrupt image(?s:.*)text\.png(?s:.*)1 image\(s\) larger than data\.max_pixels = 50, and (?s:.*)large\.png"
     )
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=expected):
         folder(tmp_path, max_pixels=50, on_corrupt="error").check()
 
 
@@ -94,8 +94,8 @@ def test_a_jpeg_counts_as_it_is_decoded():
 def test_jpeg_with_several_scans_counts_with_its_coefficients(change):
     options = {"progressive": True} if change is not in_passes else {}
     bomb = declared(change(jpeg((64, 64), **options)), 14_000, 14_000)
-    said = r"14000 × 14000, which takes a data\.max_pixels of 58800000"
-    with pytest.raises(ImageTooLargeError, match=said), decode_image(bomb, 64):
+    expected = r"14000 × 14000, which takes a data\.max_pixels of 58800000"
+    with pytest.raises(ImageTooLargeError, match=expected), decode_image(bomb, 64):
         pass
 
 
@@ -210,7 +210,7 @@ def test_damaged_exif_data_is_reported_and_the_image_used(tmp_path):
         source.check()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        source.load(0, None)  # it has been told
+        source.load(0, None)  # the warning was issued before
     assert len(source) == 2
 
 

@@ -17,7 +17,7 @@ ENDED = "DataLoader worker (pid(s) 12, 13) exited unexpectedly"
 
 
 @pytest.mark.parametrize(
-    ("message", "kind", "told"),
+    ("message", "kind", "expected"),
     [
         (DIED, ChildProcessError, r"process id 12\) was killed by signal Killed"),
         (ENDED, ChildProcessError, r"process id 12, 13\) ended unexpectedly"),
@@ -29,8 +29,8 @@ ENDED = "DataLoader worker (pid(s) 12, 13) exited unexpectedly"
         ("CUDA error", RuntimeError, "^CUDA error$"),
     ],
 )
-def test_lost_worker_is_explained_and_other_errors_pass(message: str, kind: type[Exception], told: str) -> None:
-    with pytest.raises(kind, match=told), explain_worker_failures():
+def test_lost_worker_is_explained_and_other_errors_pass(message: str, kind: type[Exception], expected: str) -> None:
+    with pytest.raises(kind, match=expected), explain_worker_failures():
         raise RuntimeError(message)
 
 

@@ -23,7 +23,7 @@ from tests.test_generate import manifest_of, save_checkpoint
 
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         ({"seed": 6}, "compute.seed is 5 there and 6 here"),
         ({"sampler": {"type": "ddim", "steps": 4}}, "sampler.steps is 3 there and 4 here"),
@@ -35,7 +35,7 @@ from tests.test_generate import manifest_of, save_checkpoint
         ({"save": {"save_individual": False}}, "generation.output.save_individual"),
     ],
 )
-def test_another_generation_is_refused_with_the_differences(config, drawn, finished, change, said):
+def test_another_generation_is_refused_with_the_differences(config, drawn, finished, change, expected):
     sampling = {"num_samples": 9, "batch_size": 3}
     settings = config(sampling=sampling)
     drawn.stop = -1 if finished else 1
@@ -48,7 +48,7 @@ def test_another_generation_is_refused_with_the_differences(config, drawn, finis
     change = {**change, "sampling": {**sampling, **change.get("sampling", {})}}
     with pytest.raises(ValueError, match="holds generated images already") as refused:
         made(config(**change))
-    assert said in str(refused.value)
+    assert expected in str(refused.value)
     assert contents(folder) == before
 
 
