@@ -40,7 +40,7 @@ def _seed_host(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def host_generators_seeded(seed: int) -> Iterator[None]:
+def seed_host_generators(seed: int) -> Iterator[None]:
     """Seed the global generators of the CPU inside the block, and restore their states afterwards.
 
     Draws of user code inside the block then depend only on the seed, and do not affect draws outside.

@@ -81,7 +81,7 @@ def host_memory() -> float:
 
 
 @contextlib.contextmanager
-def computing_with(threads: int) -> Iterator[None]:
+def use_threads(threads: int) -> Iterator[None]:
     """Set torch's number of threads inside the block, and restore it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -41,7 +41,7 @@ def check_unused(folder: Path, key: str) -> None:
 
 
 @contextlib.contextmanager
-def held(folder: Path, key: str) -> Iterator[None]:
+def hold_lock(folder: Path, key: str) -> Iterator[None]:
     """Hold the lock of ``folder``, which is created if missing.
 
     The operating system releases the lock when the process ends, however it ends. It is a record lock, not a flock: a

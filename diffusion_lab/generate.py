@@ -23,7 +23,7 @@ from diffusion_lab.config.suspicious_settings import (
 )
 from diffusion_lab.config.validate import check_ready_to_start
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.devices import computing_with, resolve_device
+from diffusion_lab.devices import resolve_device, use_threads
 from diffusion_lab.generation.completion import Completion, Generation
 from diffusion_lab.generation.open_folder import GenerationFolder, open_generation_folder
 from diffusion_lab.generation.request import GenerationRequest, cycle_labels, describe_class
@@ -67,7 +67,7 @@ def generate(
     _check_trust(config.generation.trusted, checkpoint)
     config = _resolve_prediction(config, checkpoint, show_progress)
     denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay, config.generation.trusted)
-    precision = sampling.precision or ("auto" if checkpoint.trained_in_less_than_32_bits else 32)
+    precision = sampling.precision or ("auto" if checkpoint.used_mixed_precision else 32)
     denoiser.compute_dtype = resolve_precision(precision, device, "generation.sampling.precision")
     config = _limit_steps(config, denoiser.schedule.most_steps, show_progress)
     request = _create_request(config, checkpoint, denoiser)
@@ -82,7 +82,7 @@ def generate(
     check_writable(folder, "output.base_dir")
     sampler = DiffusionSampler(denoiser, device)
     with (
-        computing_with(_threads(config, denoiser, device)),
+        use_threads(_threads(config, denoiser, device)),
         open_generation_folder(folder, request, sampling.num_samples, config.output.overwrite) as target,
     ):
         if announce:
@@ -182,7 +182,7 @@ def _create_request(config: GenerateConfig, checkpoint: Checkpoint, denoiser: De
         "seed": config.compute.seed,
         "steps": len(config.sampler.build().levels(denoiser.schedule)) - 1,
         "precision": str(denoiser.compute_dtype).removeprefix("torch."),
-        "ema_decay": checkpoint.chosen_decay(sampling.use_ema, sampling.ema_decay),
+        "ema_decay": checkpoint.select_decay(sampling.use_ema, sampling.ema_decay),
     }
     labels = cycle_labels(denoiser, sampling.labels)
     return GenerationRequest(

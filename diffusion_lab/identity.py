@@ -13,7 +13,7 @@ from diffusion_lab.config.choice import ChoiceSettings, options_schema
 from diffusion_lab.config.evaluated_metrics import is_evaluated
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.source import ImageSource, Subset
-from diffusion_lab.determinism import host_generators_seeded
+from diffusion_lab.determinism import seed_host_generators
 from diffusion_lab.redaction import redacted
 
 WITHOUT_INFLUENCE = frozenset(
@@ -71,7 +71,7 @@ def data_fingerprint(source: ImageSource) -> str:
 
     A source that changes its images at random returns the same ones at each call.
     """
-    with host_generators_seeded(0):
+    with seed_host_generators(0):
         return source.fingerprint()
 
 

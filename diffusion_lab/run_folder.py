@@ -30,7 +30,7 @@ from diffusion_lab.config.faults import TRACEBACK_NOTE, ConfigWarning
 from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.environment import environment
 from diffusion_lab.epoch_images import epoch_of, is_epoch_image
-from diffusion_lab.folder_lock import check_unused, held, in_use_error
+from diffusion_lab.folder_lock import check_unused, hold_lock, in_use_error
 from diffusion_lab.messages import explain
 from diffusion_lab.process_identity import is_alive, own_identity
 from diffusion_lab.redaction import without_values
@@ -87,7 +87,7 @@ class RunFolder:
         """The folder and the subfolders that a run writes to."""
         return self.base, self.logs, self.checkpoints, self.samples
 
-    def holds(self, file: Path) -> bool:
+    def contains(self, file: Path) -> bool:
         """Return whether a file is in the folder, at any depth."""
         return self.base.resolve() in file.resolve().parents
 
@@ -160,7 +160,7 @@ class RunFolder:
         Raises:
             ValueError: Another process uses it, or has used it since then.
         """
-        with held(self.base, "output.base_dir"):
+        with hold_lock(self.base, "output.base_dir"):
             if self.stamp() != stamp:
                 raise ValueError(
                     f"output.base_dir was used by another process just now, got {str(self.base)!r}: start again"

@@ -11,9 +11,9 @@ from pathlib import Path
 HOLD = """
 import sys
 from pathlib import Path
-from diffusion_lab.folder_lock import held
-with held(Path(sys.argv[1]), "key"):
-    print("held", flush=True)
+from diffusion_lab.folder_lock import hold_lock
+with hold_lock(Path(sys.argv[1]), "key"):
+    print("hold_lock", flush=True)
     sys.stdin.read()
 """
 
@@ -24,7 +24,7 @@ def holding(folder: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", HOLD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
+        assert holder.stdout.readline() == "hold_lock\n"
         try:
             yield holder
         finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.folder_lock import check_unused, held
+from diffusion_lab.folder_lock import check_unused, hold_lock
 from diffusion_lab.process_identity import is_alive, own_identity
 from tests.another_process import holding
 
@@ -18,11 +18,11 @@ def test_locked_folder_is_refused_until_its_process_ends(tmp_path: Path) -> None
         message = rf"key is in use by another process, got .*run' \(process {holder.pid} on "
         with pytest.raises(ValueError, match=message):
             check_unused(folder, "key")
-        with pytest.raises(ValueError, match=message), held(folder, "key"):
+        with pytest.raises(ValueError, match=message), hold_lock(folder, "key"):
             pass
     assert list(folder.iterdir())  # the file of one that was killed: nobody holds it
     check_unused(folder, "key")
-    with held(folder, "key"):
+    with hold_lock(folder, "key"):
         pass
     assert not list(folder.iterdir())
 
@@ -48,7 +48,7 @@ def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_without_locks_a_warning_is_issued(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     check_unused(folder, "key")
-    with pytest.warns(UserWarning, match=r"the file system of key=.*run has no locks"), held(folder, "key"):
+    with pytest.warns(UserWarning, match=r"the file system of key=.*run has no locks"), hold_lock(folder, "key"):
         assert (folder / ".lock").is_file()
     assert not list(folder.iterdir())
 
@@ -59,7 +59,7 @@ def test_without_locks_a_process_on_this_host_is_detected(tmp_path: Path) -> Non
     with holding(folder) as holder:
         with pytest.raises(ValueError, match=rf"in use by another process.*process {holder.pid} on "):
             check_unused(folder, "key")
-        with pytest.raises(ValueError, match=rf"process {holder.pid} on "), held(folder, "key"):
+        with pytest.raises(ValueError, match=rf"process {holder.pid} on "), hold_lock(folder, "key"):
             pass
     assert (folder / ".lock").exists()
     check_unused(folder, "key")  # it is gone, its file stayed
@@ -70,12 +70,12 @@ def test_other_file_system_errors_are_raised(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(fcntl, "lockf", fail)
-    with pytest.raises(OSError, match="Input/output error"), held(tmp_path, "key"):
+    with pytest.raises(OSError, match="Input/output error"), hold_lock(tmp_path, "key"):
         pass
 
 
 def test_removed_lock_belongs_to_the_next_holder(tmp_path: Path) -> None:
-    with held(tmp_path, "key"):
+    with hold_lock(tmp_path, "key"):
         (tmp_path / ".lock").unlink()
         (tmp_path / ".lock").write_text("of another process")
     assert (tmp_path / ".lock").read_text() == "of another process"
@@ -94,7 +94,7 @@ def test_other_entries_in_place_of_the_lock_are_refused(tmp_path: Path, kind: st
         os.mkfifo(place)
     else:
         place.write_bytes(contents[kind])
-    for use in (lambda: check_unused(tmp_path, "key"), held(tmp_path, "key").__enter__):
+    for use in (lambda: check_unused(tmp_path, "key"), hold_lock(tmp_path, "key").__enter__):
         with pytest.raises(ValueError, match=r"\.lock is in the way"):
             use()
     assert os.path.lexists(place)

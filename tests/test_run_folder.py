@@ -257,8 +257,8 @@ def test_files_that_no_run_wrote_are_never_replaced(folder, name):
 
 
 def test_folder_holds_only_its_own_checkpoints(folder, tmp_path):
-    assert folder.holds(folder.checkpoints / "last.ckpt")
-    assert not folder.holds(tmp_path / "other" / "last.ckpt")
+    assert folder.contains(folder.checkpoints / "last.ckpt")
+    assert not folder.contains(tmp_path / "other" / "last.ckpt")
 
 
 def test_damaged_status_still_counts_as_a_run(folder):

@@ -15,7 +15,7 @@ from rich.console import Console
 from diffusion_lab import threads
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import ConfigWarning
-from diffusion_lab.devices import computing_with
+from diffusion_lab.devices import use_threads
 from diffusion_lab.threads import CoreTimes, bound_spinning, choose_threads
 from tests.training.tiny import resume_of, saved, tiny_run
 
@@ -129,7 +129,7 @@ def test_a_control_groups_quota_counts(
 
 def test_previous_number_of_threads_is_restored() -> None:
     before = torch.get_num_threads()
-    with computing_with(before + 1):
+    with use_threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.atomic_files import check_writable
-from diffusion_lab.folder_lock import held
+from diffusion_lab.folder_lock import hold_lock
 
 
 def lock(folder: Path, key: str) -> None:
-    with held(folder, key):
+    with hold_lock(folder, key):
         pass
 
 

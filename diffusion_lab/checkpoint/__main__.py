@@ -227,8 +227,8 @@ def _export(args: argparse.Namespace) -> int:
     target = args.output or (args.path if args.path.is_dir() else file.parent) / f"model{EXPORT_SUFFIX}"
     _check_writable(target)
     averaged = bool(checkpoint.ema_weights) and not args.raw
-    decay = checkpoint.chosen_decay(averaged, args.ema_decay)
-    weights: Weights = checkpoint.chosen_weights(averaged, decay)
+    decay = checkpoint.select_decay(averaged, args.ema_decay)
+    weights: Weights = checkpoint.select_weights(averaged, decay)
     about = {**public_metadata(checkpoint.about), "averaged": averaged, "ema_decay": decay}
     write_export(target, weights, about)
     which = f"average of decay {decay:g}" if decay is not None else "average" if averaged else "raw weights"

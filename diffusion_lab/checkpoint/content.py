@@ -61,7 +61,7 @@ class Checkpoint:
         return list(self.ema_weights)
 
     @property
-    def trained_in_less_than_32_bits(self) -> bool:
+    def used_mixed_precision(self) -> bool:
         """True if the run is known to have used mixed precision."""
         match self.config:
             case {"training": {"performance": {} as section}}:
@@ -107,10 +107,10 @@ class Checkpoint:
         self._check_custom_classes(settings, model, trust)
         settings = self.with_prediction(self.with_file_classes(settings))
         averaged = use_ema and self.has_averages()
-        decay = self.chosen_decay(use_ema, ema_decay)
+        decay = self.select_decay(use_ema, ema_decay)
         if use_ema and not averaged:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", ConfigWarning, stacklevel=2)
-        chosen = self.chosen_weights(use_ema, decay)
+        chosen = self.select_weights(use_ema, decay)
         weights = fill_average(chosen, self.weights) if averaged and self.foreign else chosen
         custom = "." in settings.architecture.type + settings.diffusion.type  # may draw values outside the checkpoint
         if "." not in settings.architecture.type:
@@ -199,7 +199,7 @@ class Checkpoint:
             shapes = weight_shapes(settings)
         check_architecture(shapes, weights, self.path)
 
-    def chosen_weights(self, use_ema: bool, decay: float | None) -> Weights:
+    def select_weights(self, use_ema: bool, decay: float | None) -> Weights:
         """Return the averaged weights of a decay, or the raw ones if requested or if there are no others.
 
         Raises:
@@ -214,7 +214,7 @@ class Checkpoint:
             )
         return self.weights
 
-    def chosen_decay(self, use_ema: bool, ema_decay: float | None) -> float | None:
+    def select_decay(self, use_ema: bool, ema_decay: float | None) -> float | None:
         """Return the decay of the averaged weights chosen by these arguments of ``denoiser``, None for the raw ones."""
         if ema_decay is not None and not use_ema:
             raise ValueError(f"generation.sampling.ema_decay needs generation.sampling.use_ema, got {ema_decay:g}")

@@ -62,13 +62,13 @@ def blocking_entries(folder: Path, run: str | None, first: int, last: int) -> li
         last: Optimizer steps done at its end.
     """
     entries = [entry for entry in _named_as_ours(folder) if (step_of(entry) or 0) > first or entry.name == BEST]
-    checkpoints = [entry for entry in entries if not may_replace(entry, run) and _stands_in_the_way(entry, last)]
+    checkpoints = [entry for entry in entries if not is_replaceable(entry, run) and _is_in_the_way(entry, last)]
     return [*checkpoints, *(path for step, path in _blocked_manifests(folder) if first < step <= last)]
 
 
 def not_replaceable(folder: Path, earlier: Collection[str | None]) -> list[Path]:
     """Return the checkpoints that a new run in the folder of ``earlier`` runs must not remove."""
-    checkpoints = [entry for entry in _named_as_ours(folder) if not may_replace(entry, *earlier)]
+    checkpoints = [entry for entry in _named_as_ours(folder) if not is_replaceable(entry, *earlier)]
     return [*checkpoints, *(path for _, path in _blocked_manifests(folder))]
 
 
@@ -104,7 +104,7 @@ def prepare_replacement(entry: Path, *runs: str | None) -> Path | None:
             raise FileExistsError(_refusal([manifest_path]))
         manifest_path.unlink(missing_ok=True)  # a leftover of a file that is gone
         return None
-    if not may_replace(entry, *runs):
+    if not is_replaceable(entry, *runs):
         raise FileExistsError(_refusal([entry]))
     aside = None
     if _is_damaged_one_of(entry, *runs):
@@ -168,7 +168,7 @@ def _blocked_manifests(folder: Path) -> Iterator[tuple[int, Path]]:
             yield step, path
 
 
-def may_replace(entry: Path, *runs: str | None) -> bool:
+def is_replaceable(entry: Path, *runs: str | None) -> bool:
     """Return whether an entry in place of a checkpoint may be replaced: one of these runs wrote it."""
     if entry.is_symlink():
         return is_own_link(entry)
@@ -206,7 +206,7 @@ def manifest_or_none(entry: Path) -> Manifest | None:
         return None
 
 
-def _stands_in_the_way(entry: Path, last: int) -> bool:
+def _is_in_the_way(entry: Path, last: int) -> bool:
     step = step_of(entry)
     if step is None or step <= last:
         return True

@@ -30,12 +30,12 @@ class UntrustedCacheError(OSError):
     """Raised if another user owns a file of the cache, or may write it."""
 
 
-def is_own(state: os.stat_result) -> bool:
+def is_private(state: os.stat_result) -> bool:
     """Return whether a file or folder belongs to this user and nobody else may write it."""
     return state.st_uid == os.geteuid() and not state.st_mode & OTHERS_MAY_WRITE
 
 
-def open_own(path: Path) -> BinaryIO:
+def open_private(path: Path) -> BinaryIO:
     """Open a regular file that this user owns and nobody else may write.
 
     Raises:
@@ -43,7 +43,7 @@ def open_own(path: Path) -> BinaryIO:
         OSError: It is missing, not a regular file, or cannot be read.
     """
     stream = open_regular(path)
-    if not is_own(os.fstat(stream.fileno())):
+    if not is_private(os.fstat(stream.fileno())):
         stream.close()
         raise UntrustedCacheError(f"{path} belongs to another user, or others may write it")
     return stream
@@ -97,7 +97,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         ValueError: It is damaged.
         OSError: It is missing, or another user may have written it.
     """
-    with open_own(folder / ABOUT) as stream:
+    with open_private(folder / ABOUT) as stream:
         content = parse_json(stream.read(MOST_ABOUT_BYTES), str(folder / ABOUT))
     if not isinstance(content, dict) or content.pop("checksum", None) != _checksum(content):
         raise ValueError(f"{folder / ABOUT} is damaged")
@@ -106,7 +106,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 def read_array(folder: Path, name: str, about: Mapping[str, Any]) -> NDArray[Any]:
     """Read one of the small files. Raises as ``read_about`` does."""
-    with open_own(folder / name) as stream:
+    with open_private(folder / name) as stream:
         content = stream.read()
     if _sha256(content) != about["sha256"].get(name):
         raise ValueError(f"{folder / name} is damaged")

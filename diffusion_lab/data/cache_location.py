@@ -14,7 +14,7 @@ from pathlib import Path
 import PIL
 import torch
 
-from diffusion_lab.data.cache_files import OTHERS_MAY_WRITE, is_own
+from diffusion_lab.data.cache_files import OTHERS_MAY_WRITE, is_private
 from diffusion_lab.data.image_folder import CROPS, ImageFolderSource
 
 FORMAT = 3
@@ -56,7 +56,7 @@ class CacheLocation:
         form = (source.channels, source.image_size, CROPS[source.crop], source.background, source.max_pixels)
         pixels = (*versions, *form)
         settings = _short(repr((pixels, source.class_names)).encode())
-        folder = own_folder(base / f"{path.name}-{_short(os.fsencode(path))}")
+        folder = private_folder(base / f"{path.name}-{_short(os.fsencode(path))}")
         return cls(folder, settings, source.paths.digest()[:16])
 
     @cached_property
@@ -64,7 +64,7 @@ class CacheLocation:
         return self.folder / f"{self.settings}-{self.files}"
 
 
-def own_folder(folder: Path) -> Path:
+def private_folder(folder: Path) -> Path:
     """Return the folder, or one next to it if it belongs to another user."""
     return folder if _owner(folder) in (None, os.geteuid()) else folder.with_name(f"{folder.name}-{os.geteuid()}")
 
@@ -77,7 +77,7 @@ def _owner(folder: Path) -> int | None:
         return None
 
 
-def make_own(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Create the folder, or ensure that nobody else can write to it.
 
     Raises:
@@ -91,7 +91,7 @@ def make_own(folder: Path) -> None:
         raise PermissionError(f"{folder} belongs to another user, and would be changed by them")
     if state.st_mode & OTHERS_MAY_WRITE:
         folder.chmod(state.st_mode & 0o777 & ~OTHERS_MAY_WRITE)
-    if not is_own(folder.stat()):
+    if not is_private(folder.stat()):
         raise OSError(
             f"the file system of {folder} keeps neither owners nor permissions of files, so that anybody could change "
             "the images of a cache"
@@ -99,7 +99,7 @@ def make_own(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, report: Report, doing: str = "decoding these images") -> Iterator[bool]:
+def lock_cache(folder: Path, report: Report, doing: str = "decoding these images") -> Iterator[bool]:
     """Let one process work at a time; yields False if the file system has no locks, so that all processes work.
 
     Args:

@@ -17,7 +17,7 @@ from diffusion_lab.data.remarks import Remarks
 from diffusion_lab.data.skipped_images import DataWarning, format_lines
 from diffusion_lab.data.source import ImageSource, Renumbered, Subset
 from diffusion_lab.data.workers import START_METHOD, WORKER_TIMEOUT, SuspendableLoader, set_up_worker
-from diffusion_lab.determinism import host_generators_seeded
+from diffusion_lab.determinism import seed_host_generators
 from diffusion_lab.shapes import Batch, from_pixels
 
 
@@ -34,7 +34,7 @@ class BatchDataset(Dataset[Batch]):
     def __init__(self, source: ImageSource, labelled: bool, vary: bool) -> None:
         self.source, self.labelled, self.vary = source, labelled, vary and source.varies
         self.numbered = not vary
-        self.seeds = host_generators_seeded if _is_custom(source) else _no_seeding
+        self.seeds = seed_host_generators if _is_custom(source) else _no_seeding
 
     def __len__(self) -> int:
         return len(self.source)

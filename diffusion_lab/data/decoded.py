@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from diffusion_lab.data.cache_files import open_own
+from diffusion_lab.data.cache_files import open_private
 from diffusion_lab.data.contents import Content, Contents
 from diffusion_lab.data.folder_report import report_decoder_warnings
 from diffusion_lab.data.image_folder import ImageFolderSource
@@ -125,7 +125,7 @@ class DecodedSource(ImageSource):
             self._map(self._file)
 
     def _map(self, file: Path) -> None:
-        with open_own(file) as stream:
+        with open_private(file) as stream:
             self._check_size(os.fstat(stream.fileno()).st_size)
             self._mapping = mmap.mmap(stream.fileno(), self._bytes, access=mmap.ACCESS_READ)
         # a plain array over the mapping: NumPy's memmap class is slow to index, and pickles the entire file

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from diffusion_lab.data.cache_files import CheckedWriter, UntrustedCacheError, read_about, read_array, write_about
-from diffusion_lab.data.cache_location import CacheLocation, Report, locked, make_own
+from diffusion_lab.data.cache_location import CacheLocation, Report, lock_cache, make_private
 from diffusion_lab.data.decoded import DecodedSource, Progress, decode_all, least_bytes, sides_to_keep
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.source import IndexArray
@@ -61,8 +61,8 @@ def cached_on_disk(
     location = CacheLocation.from_source(source, base)
     if (cached := _open_valid(source, location, report)) is not None:
         return cached
-    make_own(location.folder)
-    with locked(location.folder, report) as locked_by_us:
+    make_private(location.folder)
+    with lock_cache(location.folder, report) as locked_by_us:
         if (cached := _open_valid(source, location, report)) is not None:
             return cached
         if locked_by_us:

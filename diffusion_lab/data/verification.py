@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from diffusion_lab.data.cache_files import CheckArray, first_damaged_block, open_own
+from diffusion_lab.data.cache_files import CheckArray, first_damaged_block, open_private
 
 SMALL = 64 * 2**20
 """Maximum bytes of pixels that are verified before use, in a tenth of a second; more are verified in the background."""
@@ -43,7 +43,7 @@ class Verification:
     def run(self) -> bool:
         """Verify now; returns whether the pixels are intact."""
         try:
-            with open_own(self._file) as stream:
+            with open_private(self._file) as stream:
                 self.damaged = not self._is_intact(stream.fileno())
         except OSError:  # an unreadable file counts as damaged
             self.damaged = True

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from diffusion_lab.atomic_files import check_writable
 from diffusion_lab.config.compose_evaluation import EvaluationRequest
-from diffusion_lab.devices import computing_with, resolve_device
+from diffusion_lab.devices import resolve_device, use_threads
 from diffusion_lab.evaluation.evaluator import MeasureSettings
 from diffusion_lab.evaluation.of_checkpoints import evaluate_points, prepare
 from diffusion_lab.evaluation.of_folders import evaluate_sources
@@ -63,7 +63,7 @@ def find_results(request: EvaluationRequest, reporter: Reporter) -> tuple[tuple[
     settings = MeasureSettings(given.metrics, given.features, given.weights, given.sha256, given.cache_dir, device)
     if threads == "auto":
         threads = choose_threads(None, torch.get_num_threads()) if device.type == "cpu" else torch.get_num_threads()
-    with computing_with(threads), _saying_how_to_go_on():
+    with use_threads(threads), _saying_how_to_go_on():
         if request.points:
             paths = list(dict.fromkeys(point.config.generation.checkpoint for point in request.points))
             targets, folder = find_targets([path for path in paths if path is not None], config.output.base_dir)

@@ -98,7 +98,7 @@ def means(point: Point, target: Target) -> bool:
 def _sampled_as_asked(checkpoint: Checkpoint, configs: Sequence[GenerateConfig]) -> Denoiser:
     """The model of the first point. Raises ValueError for any point now, and not when those before it are sampled."""
     for config in configs:
-        checkpoint.chosen_decay(config.generation.sampling.use_ema, config.generation.sampling.ema_decay)
+        checkpoint.select_decay(config.generation.sampling.use_ema, config.generation.sampling.ema_decay)
     first = configs[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what is said when it is sampled

@@ -19,7 +19,7 @@ import torch
 from diffusion_lab.config.evaluation_section import FEATURES
 from diffusion_lab.config.import_class import load_class
 from diffusion_lab.data.source import ImageSource
-from diffusion_lab.determinism import host_generators_seeded
+from diffusion_lab.determinism import seed_host_generators
 from diffusion_lab.devices import resolve_device
 from diffusion_lab.features.cache import CachedFeatures, cached_features, find_or_compute
 from diffusion_lab.features.extraction import Progress, extract
@@ -108,7 +108,7 @@ def create_extractor(
             f"{given} must be left out with features={chosen}, which reads no file of weights: it is for "
             f"{', '.join(PUBLISHED)}"
         )
-    with host_generators_seeded(0):
+    with seed_host_generators(0):
         if chosen in PUBLISHED:
             path, hashed = weights_of(chosen, weights, sha256, progress)
             return _published(chosen)(path, hashed, target)

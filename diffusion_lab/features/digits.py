@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from diffusion_lab.data.cache_location import Report
 from diffusion_lab.data.source import ImageSource, IndexArray, Subset
 from diffusion_lab.data.split import balanced_split
-from diffusion_lab.determinism import host_generators_seeded
-from diffusion_lab.devices import computing_with
+from diffusion_lab.determinism import seed_host_generators
+from diffusion_lab.devices import use_threads
 from diffusion_lab.features.extractor import (
     Extracted,
     NetworkExtractor,
@@ -155,7 +155,7 @@ def _say(line: str) -> None:
 
 
 def _new(channels: int, num_classes: int, size: int) -> DigitClassifier:
-    with host_generators_seeded(SEED):
+    with seed_host_generators(SEED):
         return DigitClassifier(channels, num_classes, size)
 
 
@@ -178,7 +178,7 @@ def _trained(source: ImageSource, size: int, channels: int) -> tuple[Tensors, Ma
     kept, held_out = (torch.from_numpy(indices) for indices in balanced_split(source.labels, HELD_OUT, SEED))
     network = _new(channels, len(source.class_names), size).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Sums over threads round in an order of their own: with one, the weights do not depend on their number.
-    with computing_with(1), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    with use_threads(1), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         _train(network, pixels[kept], labels[kept])
     network.eval()
     with torch.inference_mode():
@@ -213,7 +213,7 @@ def _train(network: DigitClassifier, pixels: Pixels, labels: Labels) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     network.train()
-    with host_generators_seeded(SEED):  # for dropout
+    with seed_host_generators(SEED):  # for dropout
         for _ in range(steps):
             chosen = torch.randint(len(pixels), (BATCH,), generator=generator)
             images = _bent(_prepared(pixels[chosen], size), generator)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.data.source import ImageSource, PixelArray
-from diffusion_lab.determinism import host_generators_seeded
+from diffusion_lab.determinism import seed_host_generators
 from diffusion_lab.features.extractor import FeatureExtractor
 from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.identity import data_fingerprint
@@ -47,7 +47,7 @@ def extract(
     fingerprint = fingerprint or data_fingerprint(source)
     values: Tensor | None = None
     logits: Tensor | None = None
-    with host_generators_seeded(0):
+    with seed_host_generators(0):
         for start, images in _blocks(source):
             found = extractor(torch.from_numpy(images))
             _refuse_other_features(extractor, found.values, len(images))

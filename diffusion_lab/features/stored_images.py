@@ -19,7 +19,7 @@ from diffusion_lab.generation.verified_folder import (
     REMEDY,
     check_single_generation,
     manifest_lines,
-    read_picture,
+    read_verified_image,
     refuse_other_pixels,
 )
 
@@ -118,7 +118,7 @@ class NpzSource(StoredImages):
 
     def fingerprint(self) -> str:
         """The hash of all stored pixels and labels, and of the size and channels that they are brought to."""
-        found = self._hash_of_classes()
+        found = self._start_hash()
         found.update(f"{self._images.shape} {self._images.sha256}".encode())
         return found.hexdigest()
 
@@ -161,7 +161,7 @@ class GeneratedSource(StoredImages):
     def stored(self, index: int) -> PixelArray:
         line = self.lines[index]
         if self._arrays is None:
-            picture: PixelArray = read_picture(self.folder, line).permute(1, 2, 0).numpy()
+            picture: PixelArray = read_verified_image(self.folder, line).permute(1, 2, 0).numpy()
             return picture
         pixels = self._arrays[index]
         refuse_other_pixels(self.folder / ARRAYS, line, torch.from_numpy(pixels).permute(2, 0, 1))
@@ -169,7 +169,7 @@ class GeneratedSource(StoredImages):
 
     def fingerprint(self) -> str:
         """The hash of the digests in the manifest, each of which ties an image to all that is known of it."""
-        found = self._hash_of_classes()
+        found = self._start_hash()
         for line in self.lines:
             found.update(line[DIGEST].encode())
         return found.hexdigest()

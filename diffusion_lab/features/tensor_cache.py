@@ -26,8 +26,8 @@ from torch import Tensor
 
 from diffusion_lab.atomic_files import atomic_write, remove_partial_files
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.data.cache_files import UntrustedCacheError, open_own
-from diffusion_lab.data.cache_location import Report, default_cache_dir, locked, make_own, own_folder
+from diffusion_lab.data.cache_files import UntrustedCacheError, open_private
+from diffusion_lab.data.cache_location import Report, default_cache_dir, lock_cache, make_private, private_folder
 from diffusion_lab.messages import explain
 from diffusion_lab.safe_files import parse_json
 
@@ -82,8 +82,8 @@ def cached_tensors(
         ConfigWarning: The user's own folder of caches cannot be written, so that nothing is kept.
     """
     try:
-        folder = own_folder((cache_dir or default_cache_dir()) / FOLDER / name)
-        make_own(folder)
+        folder = private_folder((cache_dir or default_cache_dir()) / FOLDER / name)
+        make_private(folder)
     except OSError as error:
         return _without_cache(error, identity, compute, cache_dir, cache_key)
     file = folder / FILE
@@ -91,7 +91,7 @@ def cached_tensors(
         return Cached(*found, file, True)
     with contextlib.ExitStack() as lock:
         try:
-            lock.enter_context(locked(folder, say, doing))
+            lock.enter_context(lock_cache(folder, say, doing))
         except OSError as error:
             return _without_cache(error, identity, compute, cache_dir, cache_key)
         if (found := _read(file, identity, say, again=True)) is not None:
@@ -145,7 +145,7 @@ def _read(
         again: Whether that was said already.
     """
     try:
-        open_own(file).close()
+        open_private(file).close()
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             # copies: a tensor that is mapped to the file would change, or end the process, if someone wrote over it

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.atomic_files import atomic_write
-from diffusion_lab.data.cache_location import default_cache_dir, make_own
+from diffusion_lab.data.cache_location import default_cache_dir, make_private
 from diffusion_lab.messages import explain
 from diffusion_lab.safe_files import open_regular
 
@@ -64,7 +64,7 @@ def find_weights(features: str, published: PublishedFile, progress: Progress | N
             return folder / published.name
     target = _folders()[0] / published.name
     try:
-        make_own(target.parent)
+        make_private(target.parent)
         with atomic_write(target) as partial:
             _fetch(published.url, partial, progress)
             found = file_sha256(partial)

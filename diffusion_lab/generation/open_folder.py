@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.atomic_files import atomic_write, name_folder_in_errors, remove_partial_files
-from diffusion_lab.folder_lock import held, in_use_error
+from diffusion_lab.folder_lock import hold_lock, in_use_error
 from diffusion_lab.generation.arrays import ARRAYS
 from diffusion_lab.generation.images import RAW
 from diffusion_lab.generation.manifest import count_matching_lines, is_index, read_lines
@@ -77,7 +77,7 @@ def open_generation_folder(
         folder = _find_unfinished(folder.parent, request, count) or folder
     with name_folder_in_errors(folder, KEY):
         folder.mkdir(parents=True, exist_ok=True)
-    with held(folder, KEY):
+    with hold_lock(folder, KEY):
         _refuse_if_in_use(folder)
         unfinished = (folder / UNFINISHED).exists()
         faults = _conflicts(folder, request)
@@ -137,7 +137,7 @@ def _find_unfinished(parent: Path, request: GenerationRequest, count: int) -> Pa
         note = _read_note(folder)
         if note is None or note["num_samples"] != count or _conflicts(folder, request):
             continue
-        with contextlib.suppress(ValueError), held(folder, KEY):
+        with contextlib.suppress(ValueError), hold_lock(folder, KEY):
             _refuse_if_in_use(folder)
             return folder
     return None

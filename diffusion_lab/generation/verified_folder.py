@@ -63,7 +63,7 @@ def check_single_generation(folder: Path, lines: Sequence[Mapping[str, Any]]) ->
                 )
 
 
-def read_picture(folder: Path, line: dict[str, Any]) -> Pixels:
+def read_verified_image(folder: Path, line: dict[str, Any]) -> Pixels:
     """Return the pixels ``(C, H, W)`` of a PNG after comparing it with its manifest line.
 
     A file copied from elsewhere would otherwise be evaluated under a wrong name.

@@ -81,14 +81,14 @@ class Recomputable(nn.Module, ABC):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Map the inputs to the output."""
         if not (self.recompute and torch.is_grad_enabled()):
-            return self.change(*inputs)
+            return self.compute(*inputs)
         # Dropout uses torch's global generator and must drop the same again; without it there is no state to restore.
         draws = any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.modules())
-        output: Tensor = checkpoint(self.change, *inputs, use_reentrant=False, preserve_rng_state=draws)
+        output: Tensor = checkpoint(self.compute, *inputs, use_reentrant=False, preserve_rng_state=draws)
         return output
 
     @abstractmethod
-    def change(self, *inputs: Tensor) -> Tensor:
+    def compute(self, *inputs: Tensor) -> Tensor:
         """Compute the output as ``forward`` does, keeping activations."""
 
 

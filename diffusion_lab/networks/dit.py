@@ -67,7 +67,7 @@ class TransformerBlock(Recomputable):
                 nn.init.zeros_(layer.bias)
         self.modulate = zero_init(nn.Linear(channels, 6 * channels))
 
-    def change(self, tokens: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
+    def compute(self, tokens: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
         """Map tokens ``(N, L, channels)`` to the same shape; the embedding has N rows, or one for all."""
         modulation = self.modulate(functional.silu(embedding))[:, None]
         shift_in, scale_in, gate_in, shift_out, scale_out, gate_out = modulation.chunk(6, dim=2)

@@ -29,7 +29,7 @@ class Block(Recomputable):
         self.residual = ResidualBlock(channels, out_channels, embedding_channels, dropout)
         self.attention = SelfAttention(out_channels, head_channels) if head_channels else nn.Identity()
 
-    def change(self, embedding: Tensor, *images: Tensor) -> Tensor:  # type: ignore[override]
+    def compute(self, embedding: Tensor, *images: Tensor) -> Tensor:  # type: ignore[override]
         """Map images ``(N, C, H, W)``, with ``channels`` channels in total, to ``(N, out_channels, H, W)``."""
         # Concatenated here, so that with ``recompute`` no copy of them is kept.
         combined = images[0] if len(images) == 1 else torch.cat(images, dim=1)

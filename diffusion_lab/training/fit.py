@@ -19,7 +19,7 @@ from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import check_ready_to_start
 from diffusion_lab.data.workers import explain_worker_failures
 from diffusion_lab.determinism import deterministic
-from diffusion_lab.devices import computing_with
+from diffusion_lab.devices import use_threads
 from diffusion_lab.memory import explain_out_of_memory, keep_freed_memory, peak_bytes
 from diffusion_lab.networks.cost import count_parameters
 from diffusion_lab.redaction import secret_values
@@ -82,9 +82,9 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     resume = config.training.resume
     resumed = find_resume_source(config, folder)
     source = resumed[0] if resumed else None
-    continued = source is not None and not source.foreign and folder.holds(source.path)
-    may_replace = config.output.overwrite or (resume.enabled and resume.checkpoint == "auto")
-    purpose: Purpose = "continue" if continued else "replace" if may_replace else "new"
+    continued = source is not None and not source.foreign and folder.contains(source.path)
+    is_replaceable = config.output.overwrite or (resume.enabled and resume.checkpoint == "auto")
+    purpose: Purpose = "continue" if continued else "replace" if is_replaceable else "new"
     folder.check_free(purpose)
     if source is not None and source.is_complete(config):
         earlier = None if source.foreign else TrainingSummary.read(source.run_folder)
@@ -172,7 +172,7 @@ def _fit(
             explain_out_of_memory("a training step", SAVING_MEMORY),
             explain_worker_failures(),
             keep_freed_memory(run.device),
-            computing_with(run.threads),
+            use_threads(run.threads),
         ):
             trainer.fit(run.module, datamodule=run.data, ckpt_path=restoration.path, weights_only=True)
         summary = _summarize(run, folder, trainer, time.monotonic() - started, progress.images_per_second, evaluation)

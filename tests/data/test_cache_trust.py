@@ -134,7 +134,7 @@ def test_a_folder_that_others_may_write_is_closed_to_them(images, tmp_path):
 
 
 def test_a_file_system_without_permissions_is_refused_before_anything_is_decoded(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_location, "is_own", lambda state: False)
+    monkeypatch.setattr(cache_location, "is_private", lambda state: False)
     with pytest.raises(OSError, match="keeps neither owners nor permissions"):
         cached_on_disk(folder(images), tmp_path / "caches", progress=lambda *_: pytest.fail("decoded"))
 
@@ -174,14 +174,14 @@ def test_shrinking_file_is_an_error_not_a_crash(images, tmp_path):
 def verified_in_background(monkeypatch):
     """Every cache counts as large; its comparison waits for the event."""
     may_begin = threading.Event()
-    real = verification.open_own
+    real = verification.open_private
 
     def opened(file: Path) -> BinaryIO:
         assert may_begin.wait(60)
         return real(file)
 
     monkeypatch.setattr(disk_cache, "SMALL", 0)
-    monkeypatch.setattr(verification, "open_own", opened)
+    monkeypatch.setattr(verification, "open_private", opened)
     monkeypatch.setattr(verification, "_verified", set())
     return may_begin
 

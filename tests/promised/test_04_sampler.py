@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from diffusion_lab import DiffusionSampler, create_ddpm, load_denoiser
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import get_default_config
-from diffusion_lab.devices import computing_with
+from diffusion_lab.devices import use_threads
 from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from diffusion_lab.sampling import SampleBatch
@@ -180,7 +180,7 @@ def test_a_loaded_module_continues_like_the_run_itself(tmp_path: Path, run: Path
     module = DiffusionModule.load_from_checkpoint(checkpoint)
     data = create_datamodule(tiny_config(tmp_path, changes), seed=0)
     trainer = tiny_trainer(tmp_path, [EMACallback()], changes)
-    with computing_with(1):  # sums of other parts round differently
+    with use_threads(1):  # sums of other parts round differently
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     longer = DiffusionModule.load_from_checkpoint(find_checkpoint(tmp_path / "longer", "last"))
     assert differing(longer.state_dict(), module.state_dict()) == []

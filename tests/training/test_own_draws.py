@@ -15,7 +15,7 @@ from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.data.datamodule import BatchDataset
 from diffusion_lab.data.order import Draw
-from diffusion_lab.determinism import host_generators_seeded, seed_default_generators
+from diffusion_lab.determinism import seed_default_generators, seed_host_generators
 from diffusion_lab.identity import data_fingerprint
 from diffusion_lab.networks import UNet
 from tests.sameness import assert_equal
@@ -93,13 +93,13 @@ def test_draws_inside_do_not_affect_draws_outside() -> None:
     def draws() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))
 
-    with host_generators_seeded(3):
+    with seed_host_generators(3):
         expected = draws()
     seed_default_generators(0, torch.device("cpu"))
     undisturbed = [draws(), draws()]
     seed_default_generators(0, torch.device("cpu"))
     first = [draws()]
-    with host_generators_seeded(3):
+    with seed_host_generators(3):
         assert draws() == expected
     assert [*first, draws()] == undisturbed
 
@@ -118,6 +118,6 @@ def test_a_source_that_draws_has_one_fingerprint() -> None:
 
 def test_the_generators_of_python_numpy_and_torch_draw_different_numbers() -> None:
     """A source that draws a row from one and a column from another generator covers the complete image."""
-    with host_generators_seeded(2**40 + 3):
+    with seed_host_generators(2**40 + 3):
         drawn = [random.random(), np.random.rand(), torch.rand((), dtype=torch.float64).item()]
     assert len({round(number, 6) for number in drawn}) == 3

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.devices import computing_with
+from diffusion_lab.devices import use_threads
 from diffusion_lab.evaluation.metrics.arrays import (
     CHUNK,
     Array,
@@ -85,7 +85,7 @@ def frechet_distance(samples: Tensor, reference: Tensor | FittedNormal) -> float
 def distance(first: FittedNormal, second: FittedNormal) -> float:
     """Return the squared Fréchet distance of two fitted normal distributions, at least 0."""
     shift = first.mean - second.mean
-    with computing_with(1):  # LAPACK rounds differently with more
+    with use_threads(1):  # LAPACK rounds differently with more
         roots = torch.linalg.svdvals(torch.from_numpy(products(first.factor, second.factor))).numpy()
     return max(0.0, float(np.square(shift).sum() + first.trace + second.trace - 2 * roots.sum()))
 
@@ -105,7 +105,7 @@ def frechet_estimate(samples: Tensor, reference: Tensor | FittedNormal) -> Estim
 
 def _standard_error(samples: Tensor, here: FittedNormal, there: FittedNormal) -> float:
     """Standard error of the distance over the samples: the spread of the influence of each."""
-    with computing_with(1):  # LAPACK rounds differently with more
+    with use_threads(1):  # LAPACK rounds differently with more
         product = torch.from_numpy(products(here.factor, there.factor))
         _, roots, directions = (part.numpy() for part in torch.linalg.svd(product, full_matrices=False))
     kept = roots > 1e-10 * max(roots.max(initial=0.0), np.finfo(float).tiny)
@@ -201,7 +201,7 @@ def _line(x: Array, y: Array) -> tuple[float, float, float]:
 
 def _triangle(rows: Array) -> Array:
     """Return R of the QR decomposition ``(min(N, D), D)``, whose square is that of the rows."""
-    with computing_with(1):  # LAPACK rounds differently with more
+    with use_threads(1):  # LAPACK rounds differently with more
         factor: Array = torch.linalg.qr(torch.from_numpy(rows), mode="r").R.numpy()
     return factor
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from diffusion_lab.atomic_files import atomic_write, remove_partial_files
 from diffusion_lab.checkpoint.damage import DamagedCheckpointError
 from diffusion_lab.checkpoint.files import BEST, newest_valid, step_name, step_of, steps_in
-from diffusion_lab.checkpoint.ownership import is_written_by, may_replace, refuse_obstacles, remove_checkpoint
+from diffusion_lab.checkpoint.ownership import is_replaceable, is_written_by, refuse_obstacles, remove_checkpoint
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.training.module import DiffusionModule
@@ -154,7 +154,7 @@ class Checkpoints(Checkpoint):
             self._link_best(best)
 
     def _link_best(self, target: Path) -> None:
-        if os.path.lexists(self.best_path) and not may_replace(self.best_path, self.run_id):
+        if os.path.lexists(self.best_path) and not is_replaceable(self.best_path, self.run_id):
             refuse_obstacles([self.best_path])
         _link(self.best_path, target)
 
