@@ -1,4 +1,4 @@
-"""Whether ``model.diffusion.prediction`` was set explicitly, or is only the default of a file of the project.
+"""Detection of ``model.diffusion.prediction`` set explicitly, as opposed to a default of the project's files.
 
 It matters for checkpoints that do not record what their network predicts: those were trained with the default of the V2
 format, epsilon, while the files in ``conf/diffusion`` set ``v``, which is better for a new run.

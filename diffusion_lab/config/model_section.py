@@ -125,7 +125,7 @@ class DiffusionSettings(PluggableSection):
 
     @property
     def is_prediction_set(self) -> bool:
-        """Whether ``prediction`` was set explicitly, not left at a default."""
+        """Return whether ``prediction`` was set explicitly, not left at a default."""
         return "prediction" in self.model_fields_set
 
     def with_default_prediction(self) -> Self:

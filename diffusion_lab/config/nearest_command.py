@@ -28,7 +28,7 @@ IGNORED_WHEN_GENERATING = ("experiment", "data", "training", "evaluation", "logg
 """Sections of files used for both modes, which ``sample.py`` ignores."""
 
 MOST_ROUNDS = 3
-"""An override may change the target of another key's reference, which then differs as well."""
+"""Rounds of overrides: one may change the target of another key's reference, which then differs as well."""
 
 
 def nearest_command(config: Mapping[str, Any], conf: Path) -> str:

@@ -44,7 +44,7 @@ CHOICES: tuple[type[ChoiceSettings], ...] = (SamplerSettings, PenaltySettings, W
 
 
 def _is_a_mode(value: object) -> object:
-    if value not in MODES:  # said here, because each of the two classes below takes only one
+    if value not in MODES:  # checked here, since each of the two classes below accepts only one
         raise PydanticCustomError("choice", "must be 'train' or 'generate'", {"names": MODES})
     return value
 

@@ -38,8 +38,8 @@ class SettingsReader:
         value: Any = self._tree
         schema: type[BaseModel] | None = self.root
         for part in parts:
-            given = isinstance(value, Mapping) and part in value
-            value = value[part] if given else _default(schema, value, part)
+            is_given = isinstance(value, Mapping) and part in value
+            value = value[part] if is_given else _default(schema, value, part)
             schema = section_of(schema, part) if schema else None
         return value
 
@@ -105,14 +105,14 @@ def known_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
 @cache
 def path_keys(schema: type[BaseModel], prefix: str = "") -> tuple[str, ...]:
     """Return the dotted keys of a schema whose values are paths."""
-    found: list[str] = []
+    keys: list[str] = []
     for name, field in schema.model_fields.items():
         section = section_of(schema, name)
         if section is not None:
-            found.extend(path_keys(section, f"{prefix}{name}."))
+            keys.extend(path_keys(section, f"{prefix}{name}."))
         elif _may_be_path(field.annotation):
-            found.append(prefix + name)
-    return tuple(found)
+            keys.append(prefix + name)
+    return tuple(keys)
 
 
 def _may_be_path(annotation: Any) -> bool:
@@ -136,11 +136,11 @@ def leaves(tree: Mapping[str, Any], parent: str = "") -> dict[str, Any]:
     >>> leaves({"model": {"diffusion": {"beta_end": 0.02}}})
     {'model.diffusion.beta_end': 0.02}
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{parent}{name}"
-        found |= leaves(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
-    return found
+        values |= leaves(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+    return values
 
 
 def plain_tree(value: Any) -> Any:

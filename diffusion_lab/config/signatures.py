@@ -30,31 +30,31 @@ class Call:
     Args:
         section: Dotted key of the section. Its ``type`` names the class, its further keys are arguments.
         first: Description of the positional argument, "" for none.
-        given: Keyword arguments passed by the project, each with the key that it comes from.
-        where_taken: Arguments of ``given`` that are passed only to classes that accept them.
+        passed: Keyword arguments passed by the project, each with the key that it comes from.
+        if_accepted: Arguments of ``passed`` that are passed only to classes that accept them.
         by_step: Further keyword arguments for a class with ``by_step = True``.
         options: Fields of the section that become arguments unless they are null.
-        of_built_in: Options of the built-in types, which may remain from the file of a group.
-        only_train: Whether the section is only read in training.
+        built_in_options: Options of the built-in types, which may remain from the file of a group.
+        only_training: Whether the section is only read in training.
     """
 
     section: str
     first: str = ""
-    given: Mapping[str, str] = field(default_factory=dict)
-    where_taken: Collection[str] = ()
+    passed: Mapping[str, str] = field(default_factory=dict)
+    if_accepted: Collection[str] = ()
     by_step: Mapping[str, str] = field(default_factory=dict)
     options: Collection[str] = ()
-    of_built_in: Collection[str] = ()
-    only_train: bool = True
+    built_in_options: Collection[str] = ()
+    only_training: bool = True
 
     @property
     def type_key(self) -> str:
         return f"{self.section}.type"
 
-    def given_to(self, cls: type[Any], takes: Collection[str]) -> dict[str, str]:
-        """Return the keyword arguments that the project passes to a class that accepts ``takes``."""
-        given = {name: key for name, key in self.given.items() if name not in self.where_taken or name in takes}
-        return given | (dict(self.by_step) if getattr(cls, "by_step", False) else {})
+    def arguments_for(self, cls: type[Any], accepted: Collection[str]) -> dict[str, str]:
+        """Return the keyword arguments that the project passes to a class with the arguments ``accepted``."""
+        passed = {name: key for name, key in self.passed.items() if name not in self.if_accepted or name in accepted}
+        return passed | (dict(self.by_step) if getattr(cls, "by_step", False) else {})
 
     def options_in(self, tree: SettingsReader) -> dict[str, Any]:
         """Return the arguments set in the section itself."""
@@ -74,13 +74,13 @@ class Signature:
         positional: Name of the argument that is passed by position; "*" if it is one of ``*args``.
         by_name: Arguments that can be passed by name.
         required: Arguments without a default, except for those passed by position.
-        takes_any: Whether the class accepts ``**kwargs``.
+        accepts_any: Whether the class accepts ``**kwargs``.
     """
 
     positional: tuple[str, ...]
     by_name: tuple[str, ...]
     required: tuple[str, ...]
-    takes_any: bool
+    accepts_any: bool
 
     @classmethod
     def from_class(cls, called: type[Any], fills_first: bool) -> Signature:
@@ -94,38 +94,38 @@ class Signature:
             positional=tuple(first) or ("*",) * (Parameter.VAR_POSITIONAL in kinds),
             by_name=tuple(each.name for each in others if each.kind != Parameter.POSITIONAL_ONLY),
             required=tuple(each.name for each in others if each.default is Parameter.empty),
-            takes_any=Parameter.VAR_KEYWORD in kinds,
+            accepts_any=Parameter.VAR_KEYWORD in kinds,
         )
 
-    def takes(self, name: str) -> bool:
+    def accepts(self, name: str) -> bool:
         """Return whether the argument can be passed by name."""
-        return self.takes_any or name in self.by_name
+        return self.accepts_any or name in self.by_name
 
 
 # Each describes the code that creates the objects; tests call both with the same classes.
 CALLS = (
     Call(  # create.py
         "model.architecture",
-        given={
+        passed={
             **{name: f"model.architecture.{name}" for name in NETWORK_ARGUMENTS},
             "num_classes": "model.conditioning.num_classes",
         },
-        only_train=False,
+        only_training=False,
     ),
-    Call("model.diffusion", only_train=False),  # create.py
+    Call("model.diffusion", only_training=False),  # create.py
     Call(  # run_images/sources.py
         "data",
-        given={"image_size": "model.architecture.image_size", "channels": "model.architecture.in_channels"},
+        passed={"image_size": "model.architecture.image_size", "channels": "model.architecture.in_channels"},
     ),
     Call(  # training/optimizers.py
         "training.optimizer",
         first="the parameters",
-        given={
+        passed={
             "lr": "training.optimizer.learning_rate",
             "weight_decay": "training.optimizer.weight_decay",
             "betas": "training.optimizer.betas",
         },
-        where_taken=("betas",),
+        if_accepted=("betas",),
         options=ALL_OPTIMIZER_OPTIONS,
     ),
     Call(  # training/lr_schedules.py
@@ -133,9 +133,9 @@ CALLS = (
         first="the optimizer",
         by_step={"total_steps": "training.epochs"},
         options=SchedulerSettings.model_fields.keys() - {"type"},
-        of_built_in=ALL_SCHEDULER_OPTIONS,
+        built_in_options=ALL_SCHEDULER_OPTIONS,
     ),
-    *(Call(each.KEY, of_built_in=each.all_options(), only_train=each.KEY != "sampler") for each in CHOICES),
+    *(Call(each.KEY, built_in_options=each.all_options(), only_training=each.KEY != "sampler") for each in CHOICES),
 )
 
 
@@ -149,7 +149,7 @@ def check_custom_classes(tree: SettingsReader) -> Iterator[Fault]:
 
 
 def _faults_in(call: Call, tree: SettingsReader) -> Iterator[Fault]:
-    if call.only_train and tree["mode"] != "train":
+    if call.only_training and tree["mode"] != "train":
         return
     path = tree[call.type_key]
     if path is None or "." not in path:
@@ -165,22 +165,22 @@ def _faults_in(call: Call, tree: SettingsReader) -> Iterator[Fault]:
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(cls.__abstractmethods__))
         yield Fault(call.type_key, f"must be a class that can be instantiated; this one is abstract: {missing}", path)
-    options, given = call.options_in(tree), call.given_to(cls, signature.by_name)
+    options, passed = call.options_in(tree), call.arguments_for(cls, signature.by_name)
     fields = tree.schema_of(call.section).model_fields.keys() - set(call.options)
-    known = fields | (set(signature.by_name) - given.keys())
+    known = fields | (set(signature.by_name) - passed.keys())
     for name, value in options.items():
-        yield from _faults_of_option(call, name, value, path, signature, given, known)
+        yield from _faults_of_option(call, name, value, path, signature, passed, known)
     for name in signature.required:
-        if name in signature.by_name and name not in options and name not in given:
+        if name in signature.by_name and name not in options and name not in passed:
             yield Fault(f"{call.section}.{name}", f"required by {path}, but missing")
-    yield from _faults_of_class(call, path, signature, given)
+    yield from _faults_of_class(call, path, signature, passed)
 
 
-def _faults_of_class(call: Call, path: str, signature: Signature, given: Mapping[str, str]) -> Iterator[Fault]:
+def _faults_of_class(call: Call, path: str, signature: Signature, passed: Mapping[str, str]) -> Iterator[Fault]:
     """Yield the faults of the class itself, which no option can fix."""
     if call.first and not signature.positional:
         yield Fault(call.type_key, f"must take {call.first} as its first argument", path)
-    unaccepted = [name for name in given if not signature.takes(name)]
+    unaccepted = [name for name in passed if not signature.accepts(name)]
     if unaccepted:
         rule = f"must take {', '.join(unaccepted)} (or **others), which are passed to every class of {call.section}"
         yield Fault(call.type_key, rule, path)
@@ -195,17 +195,17 @@ def _faults_of_option(
     value: object,
     path: str,
     signature: Signature,
-    given: Mapping[str, str],
+    passed: Mapping[str, str],
     known: Collection[str],
 ) -> Iterator[Fault]:
     key = f"{call.section}.{name}"
-    if name in given:
-        yield Fault(key, f"{path} receives this from {given[name]}; leave it out", value)
+    if name in passed:
+        yield Fault(key, f"{path} receives this from {passed[name]}; leave it out", value)
     elif name in signature.positional:
         yield Fault(key, f"{path} receives {call.first} for this; leave it out", value)
-    elif not signature.takes(name):
+    elif not signature.accepts(name):
         rule = f"{path} takes no such argument"
-        if name in call.of_built_in:  # probably not typed, but from the file of the group
+        if name in call.built_in_options:  # probably not typed, but from the file of the group
             yield Fault(key, f"{rule}; leave it out (command line: '~{key}')", value)
         else:
             yield Fault(key, rule, value, sibling_key(key, closest(name, known)))

@@ -206,10 +206,10 @@ def _job_lock(folder: Path) -> Iterator[None]:
                     f"{folder / RECORD}"
                 )
         if not reported:
-            who = "another process" if record is None or record.process is None else str(record.process)
+            runner = "another process" if record is None or record.process is None else str(record.process)
             pid = "PID" if record is None or record.process is None else record.process.pid
             text = (
-                f"{folder.name}: {who} is already running this job, for another command or for one that was killed; "
+                f"{folder.name}: {runner} is already running this job, for another command or for one that was killed; "
                 f"waiting for its result. `kill {pid}` there lets it save and stop, and the job continues here"
             )
             print(sentence(text), file=sys.stderr)
@@ -261,8 +261,8 @@ def _refuse_without_value(tree: Mapping[str, Any]) -> None:
                 "of the validation metric"
             )
         better = {"min": "minimize", "max": "maximize"}[validation_direction(reader.section("training.validation"))]
-        given = HydraConfig.get().sweeper.get("direction", better)
-        direction = getattr(given, "name", given)  # Optuna's directions are an Enum
+        configured = HydraConfig.get().sweeper.get("direction", better)
+        direction = getattr(configured, "name", configured)  # Optuna's directions are an Enum
         if direction != better:
             raise ValueError(
                 f"hydra.sweeper.direction must be {better}, as training.validation.mode says, or the metric if "

@@ -176,7 +176,7 @@ def exit_if_abandoned() -> None:
 
 @contextlib.contextmanager
 def stopping_by_signals() -> Iterator[None]:
-    """In a launcher's process, let signals stop the body; between two jobs they are ignored.
+    """Let signals stop the body, in a launcher's process; between two jobs they are ignored.
 
     A process that waits for its next job must not exit: launchers treat that as a crash and kill the other jobs.
 
