@@ -335,7 +335,7 @@ def test_weights_are_restored_if_the_block_fails():
 def test_a_model_of_another_architecture_is_refused():
     ema = EMA(denoiser_of(), 0.5)
     for act in (ema.update, ema.apply_shadow):
-        with pytest.raises(ValueError, match="model must be of the architecture"):
+        with pytest.raises(ValueError, match="model must have the architecture"):
             act(nn.Linear(2, 3))
     assert int(ema.updates) == 0
 

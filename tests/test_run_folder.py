@@ -321,7 +321,7 @@ def test_files_that_the_earlier_run_did_not_write_are_refused(folder, harm):
         if harm == "no manifest":
             Manifest.path_of(place).unlink()
     for purpose in ("replace", "continue"):
-        with pytest.raises(ValueError, match=rf"at places where this run would write.*{place.name}"):
+        with pytest.raises(ValueError, match=rf"in place of those that this run would write.*{place.name}"):
             folder.check_obstacles(purpose, range(5, 20), range(5, 20))
     if harm in ("no manifest", "another run"):  # it would be taken for the newest of the run
         with pytest.raises(ValueError, match=place.name):

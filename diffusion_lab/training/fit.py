@@ -83,8 +83,8 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     resumed = find_resume_source(config, folder)
     source = resumed[0] if resumed else None
     continued = source is not None and not source.foreign and folder.contains(source.path)
-    is_replaceable = config.output.overwrite or (resume.enabled and resume.checkpoint == "auto")
-    purpose: Purpose = "continue" if continued else "replace" if is_replaceable else "new"
+    may_replace = config.output.overwrite or (resume.enabled and resume.checkpoint == "auto")
+    purpose: Purpose = "continue" if continued else "replace" if may_replace else "new"
     folder.check_free(purpose)
     if source is not None and source.is_complete(config):
         earlier = None if source.foreign else TrainingSummary.read(source.run_folder)

@@ -228,7 +228,7 @@ class TestBadInput:
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert (summary["train_images"], summary["left_out"]) == (6, {"damaged": 1})
         log = (tmp_path / "run" / "logs" / "run.log").read_text()
-        assert re.search(r"image left out \(damaged\): .*broken\.png: ", log)
+        assert re.search(r"image skipped \(damaged\): .*broken\.png: ", log)
         assert "2 class folders (cats, ducks), and training is unconditional" in log
 
     def test_num_classes_that_differs_from_the_data(self, pictures: Path, refused: Refused) -> None:
