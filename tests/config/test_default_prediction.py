@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.config.default_prediction import OF_THE_PROJECT, prediction_is_default
+from diffusion_lab.config.default_prediction import PROJECT_FILE, prediction_is_default
 from diffusion_lab.config.key_locations import KeyLocations
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 
@@ -23,7 +23,7 @@ def locations(file: Path, *overrides: str) -> KeyLocations:
 def test_every_file_of_the_project_that_sets_it_is_known() -> None:
     files = [file for file in CONF.rglob("*.yaml") if re.search(r"^ *prediction:", file.read_text(), re.MULTILINE)]
     assert files
-    assert [file for file in files if not OF_THE_PROJECT.search(f"{file}:3")] == []
+    assert [file for file in files if not PROJECT_FILE.search(f"{file}:3")] == []
 
 
 @pytest.mark.parametrize(
