@@ -97,7 +97,7 @@ except in keys that hold your own strings, paths, or dotted paths of your own cl
 shown here. The files of `conf/` are selected by their own names: `optimizer=adamw`.
 
 With `mode: generate` a file needs `mode`, `generation.checkpoint` and `output.base_dir`, and `model` for a plain state
-dict. All other keys of these sections and of those of training have the default shown here, except for
+dict. Omitted keys of these sections and of those of training have the default shown here, except for
 `compute.device`, which is then `auto`; the stages of a network must be given completely. Check `image_size`,
 `num_timesteps` and `beta_schedule` of such a `model`: they do not follow from the weights.
 

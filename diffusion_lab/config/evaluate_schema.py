@@ -93,8 +93,8 @@ class EvaluateGenerationSettings(Section):
 class MovedImagesSettings(Section):
     """``data.paths`` of `evaluate.py`: current folders of the run's images, if they have moved."""
 
-    train: PathText | None = Field(default=None, description="Training images; `null`: the folder of the run.")
-    val: PathText | None = Field(default=None, description="Validation images; `null`: the folder of the run.")
+    train: PathText | None = Field(default=None, description="Training images; `null`: the path used by the run.")
+    val: PathText | None = Field(default=None, description="Validation images; `null`: the path used by the run.")
 
 
 class EvaluateDataSettings(Section):
