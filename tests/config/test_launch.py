@@ -113,7 +113,7 @@ def test_a_setting_that_hydra_rejects_without_a_message(
     monkeypatch.setattr(sys, "argv", ["train.py", "hydra.verbose=5"])
     with pytest.raises(SystemExit, match=str(EXIT_CODE)):
         launch(compose_config, compose_train_config, CONF, "train")
-    assert "look at those that begin with hydra." in capsys.readouterr().err
+    assert "check those that start with hydra." in capsys.readouterr().err
 
 
 def test_a_sweep_that_would_never_end_is_refused(

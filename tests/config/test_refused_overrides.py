@@ -111,7 +111,7 @@ def test_the_folder_of_a_single_run_is_refused_in_a_sweep(argument: str) -> None
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("compute.seed=glob(*)", r"compute\.seed is none: list values"),
+        ("compute.seed=glob(*)", r"compute\.seed is not a group: list the values"),
         ("optimizer=glob(zz*)", r"matches no file.*the files are adam, adamw"),
         ("optimizer=glob(*,exclude=ad*)", r"matches no file"),
         ("compute.seed=range(3,3)", r"is empty, so the sweep would have no job"),

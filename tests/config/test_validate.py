@@ -31,7 +31,7 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
     (
         {"model.architecture.use_attention": [True]},
         "model.architecture.use_attention = [true]: must have one entry per stage: 3, "
-        "as model.architecture.channel_multipliers has",
+        "as in model.architecture.channel_multipliers",
     ),
     (
         {"model.architecture.image_size": 42},
@@ -271,7 +271,7 @@ class TestTMax:
         frozen["training"]["scheduler"] = MappingProxyType(default["training"]["scheduler"])
         for tree in (read_only, frozen):
             with pytest.raises(
-                ConfigError, match=r'T_max = "auto": is replaced by training.epochs, 200, .* give a copy'
+                ConfigError, match=r'T_max = "auto": is replaced by training.epochs, 200, .* pass a mutable copy'
             ):
                 validate_config_consistency(tree)
             validate_config(tree)
