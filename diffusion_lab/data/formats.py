@@ -61,7 +61,7 @@ def image_suffixes() -> frozenset[str]:
 def is_image_file(path: str | Path) -> bool:
     """Return whether a file is an image, by its suffix in any case, or without suffix by its first bytes."""
     suffix = os.path.splitext(path)[1].lower()
-    return suffix in image_suffixes() if suffix else _looks_like_a_picture(Path(path))
+    return suffix in image_suffixes() if suffix else _has_image_signature(Path(path))
 
 
 def open_image(stream: BinaryIO, suffix: str = "") -> Image.Image:
@@ -99,7 +99,7 @@ def install_hint(suffix: str) -> str | None:
     return None
 
 
-def _looks_like_a_picture(path: Path) -> bool:
+def _has_image_signature(path: Path) -> bool:
     with contextlib.suppress(Exception), open_regular(path) as stream:  # readers of formats raise nearly everything
         if stream.read(PREFIX).startswith(MAGIC):
             return True
