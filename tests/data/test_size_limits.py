@@ -107,7 +107,7 @@ def test_a_jpeg_that_declares_gigabytes_is_refused(size):
 
 def test_threads_share_the_limit_of_pixels_in_memory(monkeypatch):
     monkeypatch.setattr(pixels, "MAX_PIXELS", 100)
-    at_once, held, most = pixels._PixelsAtOnce(), [0], [0]
+    at_once, held, most = pixels._PixelBudget(), [0], [0]
     lock = threading.Lock()
 
     def decode(count: int) -> None:

@@ -21,7 +21,7 @@ from diffusion_lab.features.image_sets import open_image_set
 from diffusion_lab.features.run_images import run_images
 from diffusion_lab.generation.arrays import ARRAYS, write_arrays
 from diffusion_lab.generation.images import PngStore
-from diffusion_lab.generation.manifest import manifest_from
+from diffusion_lab.generation.manifest import open_manifest
 from diffusion_lab.generation.open_folder import UNFINISHED
 from diffusion_lab.generation.request import MANIFEST, GenerationRequest
 from diffusion_lab.safe_files import open_regular
@@ -56,13 +56,13 @@ def generated(tmp_path):
         digests = [order.digest(index, pixels[index]) for index in range(count)]
         if files:
             kept = PngStore(folder, order, (1, 8, 8))
-            kept.done(count, [])
+            kept.find_finished(count, [])
             kept.add(range(count), pixels)
             Image.new("L", (99, 99)).save(folder / "grid.png")
         else:
             told = [order.label(index) for index in range(count)] if labels else None
             write_arrays(folder / ARRAYS, iter(pixels), (count, 1, 8, 8), told)
-        with manifest_from(folder, order, 0, digests) as extend:
+        with open_manifest(folder, order, 0, digests) as extend:
             extend(count)
         return folder
 
