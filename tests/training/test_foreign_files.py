@@ -154,7 +154,9 @@ def best_elsewhere(run: Path) -> None:
 def test_files_in_the_way_are_refused_before_anything_is_written(run: Path, put: Callable[[Path], None]) -> None:
     put(run)
     before = content(run)
-    with pytest.raises(ValueError, match="in place of those that this run would write, and nothing shows that it wrote them"):
+    with pytest.raises(
+        ValueError, match="in place of those that this run would write, and nothing shows that it wrote them"
+    ):
         tiny_run(run, EACH | AUTO | {"training.epochs": 3})
     assert content(run) == before
 
