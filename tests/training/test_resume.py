@@ -275,6 +275,6 @@ class TestRefusals:
 
     def test_folder_without_a_checkpoint(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
-        with pytest.raises(FileNotFoundError, match=r"no whole checkpoint"):
+        with pytest.raises(FileNotFoundError, match=r"no valid checkpoint"):
             tiny_run(tmp_path / "b", resume_of(tmp_path / "empty"))
         assert not (tmp_path / "b").exists()
