@@ -1,4 +1,4 @@
-"""The denoiser: the formula around the network, and labels that are known, hidden or foreign."""
+"""The denoiser: the formula around the network, and labels that are known, dropped or invalid."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def denoiser_of(network, prediction="v", num_classes=None, betas="cosine"):
 @pytest.mark.parametrize("betas", BETA_SCHEDULES)
 @pytest.mark.parametrize("prediction", PARAMETERIZATIONS)
 def test_a_network_that_outputs_its_target_denoises_perfectly_at_every_level(prediction, betas):
-    """In float32: where the image is nearly gone, what is left of it has fewer digits, by the factor of alpha."""
+    """Computed in float32: a nearly vanished image has fewer digits, by the factor of alpha."""
     generator = torch.Generator().manual_seed(0)
     steps = torch.cat([torch.tensor([1, 2, 999, 1000]), torch.randint(1, 1001, (60,), generator=generator)])
     clean = torch.rand(64, 1, 4, 4, generator=generator) * 2 - 1

@@ -58,7 +58,7 @@ def evaluate_checkpoint(
 
     Raises:
         ValueError: Naming the key of ``evaluate.py`` that the argument stands for, the value and the rule.
-        FileNotFoundError: There is no checkpoint.
+        FileNotFoundError: There is not a checkpoint.
     """
     evaluation = _evaluation(metrics, features, weights, reference, held_out) | {"num_samples": num_samples}
     if reference is None:

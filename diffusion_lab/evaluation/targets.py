@@ -59,7 +59,7 @@ def find_targets(paths: Sequence[Path], base_dir: Path | None) -> tuple[list[Tar
         The checkpoints, and the folder of the results.
 
     Raises:
-        FileNotFoundError: A path holds no whole checkpoint.
+        FileNotFoundError: A path holds no valid checkpoint.
         ValueError: A sweep has no finished job with a checkpoint, or two paths mean the same checkpoint.
     """
     found: list[tuple[Path, str, Path]] = []
