@@ -58,10 +58,10 @@ def test_a_network_of_another_size_is_refused() -> None:
     def make(width: int, height: int) -> torch.nn.Module:
         return torch.nn.Linear(width, height, bias=False)
 
-    found = nearest(100, make, [[(6, 10), (11, 10), (13, 10)], [(2, 10), (30, 10)]])
+    found = nearest(100, make, [(6, 10), (11, 10), (13, 10)])
     assert (found.in_features, found.weight.device.type) == (11, "cpu")
     with pytest.raises(ValueError, match="no network has 100 parameters within 20 %; the nearest has 130"):
-        nearest(100, make, [[(6, 10), (13, 10)]])
+        nearest(100, make, [(6, 10), (13, 10)])
 
 
 @pytest.mark.parametrize("library", [lucidrains, diffusers_loop])
@@ -71,6 +71,11 @@ def test_the_peers_networks_are_as_large_as_ours(library: Any, form: tuple[int, 
     wanted = 4_117_000
     count = sum(weights.numel() for weights in library.network(wanted, *form).parameters())
     assert 0.8 < count / wanted < 1.2
+
+
+def test_the_network_of_the_readme_is_taken_where_images_can_be_halved_three_times() -> None:
+    pytest.importorskip("denoising_diffusion_pytorch")
+    assert [len(lucidrains.network(4_117_000, *form).downs) for form in ((1, 8), (3, 32), (1, 28))] == [4, 4, 3]
 
 
 def test_folders_are_divided_by_class_and_written_once(tmp_path: Path) -> None:
@@ -101,6 +106,7 @@ def test_a_peer_trains_for_the_time_and_draws(program: str, tmp_path: Path, monk
     like.mkdir()
     (like / RESULT).write_text(json.dumps({"parameters": 410_000, "batch_size": 16}))
     monkeypatch.setattr(lucidrains, "MULTIPLIERS", ((1, 2),))
+    monkeypatch.setattr(diffusers_loop, "MULTIPLIERS", ((1, 1),))
     do(Task(program, tmp_path, tmp_path / "out", 0.5, 3, 2, 1, 8, like=like))
     found = json.loads((tmp_path / "out" / RESULT).read_text())
     assert found["program"] == program
@@ -116,7 +122,7 @@ def test_a_peer_trains_for_the_time_and_draws(program: str, tmp_path: Path, monk
 
 def point(program: str, seconds: float, value: float) -> Point:
     estimate = SimpleNamespace(value=value, low=value / 2, high=2 * value)
-    null = SimpleNamespace(estimate=estimate, n=20)
+    null = SimpleNamespace(estimate=estimate, n=20, reference_n=40, matched=SimpleNamespace(value=0.3))
     row = SimpleNamespace(name="kid_pixels", estimate=estimate, null=null, limit=None)
     pixels = np.zeros((4, 1, 8, 8), np.uint8)
     return Point(program, 1_000_000, seconds, cast("Any", {"kid": row, "fd": row}), pixels)
@@ -126,7 +132,9 @@ def test_the_table_has_the_end_of_each_program(tmp_path: Path) -> None:
     points = [point(program, seconds, 1 / seconds) for program in (DIFFUSERS, OURS) for seconds in (5.0, 10.0)]
     lines = rows({"digits": points})
     assert [line.split(" | ")[1] for line in lines] == [OURS, DIFFUSERS]
-    assert all("| 1.00 M | 10 s | kid_pixels | 0.1 (0.05 to 0.2) | 0.1 (n = 20) |" in line for line in lines)
+    assert all(
+        "| 1.00 M | 10 s | kid_pixels | 0.1 (0.05 to 0.2) | 0.1 (20 of 40; samples: 0.3) |" in line for line in lines
+    )
 
 
 def test_page_curves_and_grids(tmp_path: Path) -> None:
