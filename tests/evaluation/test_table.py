@@ -112,6 +112,17 @@ def test_results_of_other_conditions_are_not_in_one_ranking(tmp_path: Path) -> N
     assert [file.name for file in files] == ["evaluation.json", "evaluation.txt"]
 
 
+def test_plots_of_an_earlier_command_go_and_files_of_others_stay(tmp_path: Path) -> None:
+    others = ("curves_of_loss.png", "curves_01.png", "curvesof.png", "my_curves.png", "curves_1.png.txt")
+    (tmp_path / "curves.png").touch()
+    write_results([result(0.3, 0.7)], tmp_path)
+    assert (tmp_path / "curves.png").exists(), "no evaluation had been written there"
+    for name in (*others, "curves_1.png", "curves_12.png"):
+        (tmp_path / name).touch()
+    write_results([result(0.3, 0.7)], tmp_path)
+    assert {file.name for file in tmp_path.iterdir() if "curves" in file.name} == set(others)
+
+
 @pytest.mark.parametrize(
     "change", [{"features_fingerprint": "0" * 64}, {"split": "val"}, {"reference_fingerprint": "b"}]
 )
