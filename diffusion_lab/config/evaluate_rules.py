@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from diffusion_lab.config.evaluation_section import NAMED_SETS, WITH_WEIGHTS_FILE
 from diffusion_lab.config.faults import Fault
@@ -67,9 +68,22 @@ def _has_something_to_measure(tree: SettingsReader) -> Iterator[Fault]:
     seed = tree["compute.seed"]
     if isinstance(seed, list | tuple) and samples is not None:
         yield Fault("compute.seed", "must be one number, since evaluation.samples names images that are there", seed)
-    if isinstance(checkpoint, list | tuple) and samples is not None:
+    if checkpoint is None or samples is None:
+        return
+    if reference is not None:
+        rule = (
+            "is not read, since evaluation.reference names the images to compare evaluation.samples with; leave one of "
+            "the two out"
+        )
+        yield Fault("generation.checkpoint", rule, _plain(checkpoint))
+    elif isinstance(checkpoint, list | tuple):
         rule = "must be one run, to compare evaluation.samples with its data"
-        yield Fault("generation.checkpoint", rule, list(checkpoint))
+        yield Fault("generation.checkpoint", rule, _plain(checkpoint))
+
+
+def _plain(paths: Any) -> str | list[str]:
+    """One path or several, as they were typed."""
+    return list(map(str, paths)) if isinstance(paths, list | tuple) else str(paths)
 
 
 def _paths_exist(tree: SettingsReader) -> Iterator[Fault]:
@@ -127,6 +141,6 @@ def _data_of_run_is_read(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
         if tree[key] is not None:
             rule = "has no effect, since evaluation.reference names the images to compare with; leave it out"
             yield Fault(key, rule, str(tree[key]))
-    if typed("evaluation.split") or typed("split"):
+    if typed("evaluation.split") or typed("split") or tree["evaluation.split"] != "train":
         rule = "has no effect, since evaluation.reference names the images to compare with; leave it out"
         yield Fault("evaluation.split", rule, tree["evaluation.split"])

@@ -60,9 +60,8 @@ def evaluate_checkpoint(
         ValueError: Naming the key of ``evaluate.py`` that the argument stands for, the value and the rule.
         FileNotFoundError: There is no checkpoint.
     """
-    evaluation = _evaluation(metrics, features, weights, reference, held_out) | {"num_samples": num_samples}
-    if reference is None:
-        evaluation["split"] = split
+    evaluation = _evaluation(metrics, features, weights, reference, held_out)
+    evaluation |= {"num_samples": num_samples, "split": split}
     tree = {
         "generation": {
             "checkpoint": str(path),

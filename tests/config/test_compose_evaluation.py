@@ -117,6 +117,11 @@ class TestPoints:
         (["samples=.", "reference=.", "sampler.steps=[5,10]"], "sampler: has no effect, since evaluation.samples"),
         (["ckpt=[.,..]", "samples=."], "must be one run, to compare evaluation.samples with its data"),
         (
+            ["samples=.", "reference=.", "ckpt=typo"],
+            'generation.checkpoint = "typo": is not read, since evaluation.reference names the images to compare',
+        ),
+        (["samples=.", "reference=.", "ckpt=[.,..]"], 'generation.checkpoint = [".", ".."]: is not read, since'),
+        (
             ["ckpt=.", "ema_decay=[0.9]", "use_ema=[true,false]"],
             "needs generation.sampling.use_ema: it chooses an average",
         ),
