@@ -16,6 +16,7 @@ from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MetricName
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measured import Measured
+from diffusion_lab.evaluation.measurement import VERSION
 from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.evaluation.run_data import INSTEAD, RealSources
@@ -137,6 +138,8 @@ class Evaluator:
                 **self.conditions(len(samples)),
                 "samples_fingerprint": data_fingerprint(samples),
                 "metrics": list(self.settings.metrics),
+                "version": VERSION,
+                "device": self.extractor.device_kind,
                 "seed": seed,
             }
         )

@@ -58,6 +58,11 @@ class FeatureExtractor(ABC):
         return self.name if self.size is None else f"{self.name}@{self.size}"
 
     @property
+    def device_kind(self) -> str:
+        """Kind of device that it computes on, such as ``cuda``: each kind rounds in its own way."""
+        return str(getattr(self, "device", "cpu")).partition(":")[0]
+
+    @property
     @abstractmethod
     def fingerprint(self) -> str:
         """SHA-256, in hexadecimal, of the weights and of how images are prepared."""
