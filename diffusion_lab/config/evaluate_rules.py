@@ -31,7 +31,6 @@ SHORT = {
     "generation.sampling.guidance_scale": "guidance_scale",
     "generation.sampling.use_ema": "use_ema",
     "generation.sampling.ema_decay": "ema_decay",
-    "generation.trust": "trust",
     "evaluation.split": "split",
     "evaluation.weights": "weights",
 }
@@ -124,8 +123,6 @@ def _generation_is_read(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
     for key in OF_GENERATION:
         if typed(key) or (key in SHORT and typed(SHORT[key])):
             yield Fault(key, "has no effect, since evaluation.samples names images that are there; leave it out")
-    if tree["generation.checkpoint"] is None and (typed("generation.trust") or typed("trust")):
-        yield Fault("generation.trust", "has no effect without a checkpoint; leave it out")
 
 
 def _data_of_run_is_read(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:

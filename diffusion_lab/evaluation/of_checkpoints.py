@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run
 from diffusion_lab.evaluation.sampled import Sampled, sample
 from diffusion_lab.evaluation.targets import Target
+from diffusion_lab.features.image_sets import means_run
+from diffusion_lab.features.run_images import class_of_images
 from diffusion_lab.features.stored_images import GeneratedSource
 
 CHECKPOINT = "generation.checkpoint"
@@ -41,11 +43,13 @@ class Work:
         target: The checkpoint, and where its images go.
         evaluator: Measures them.
         labels: The labels of the images in turn; None for all classes in turn, or none.
+        trust: Dotted paths of the classes of its model that may be imported.
     """
 
     target: Target
     evaluator: Evaluator
     labels: tuple[int, ...] | None
+    trust: tuple[str, ...]
 
 
 def prepare(
@@ -61,9 +65,11 @@ def prepare(
         ValueError: A checkpoint cannot be sampled as a point asks for; and as of ``images_of_run``.
     """
     evaluators: dict[object, Evaluator] = {}
+    named: set[str | None] = set()
     prepared = []
     for target in targets:
         checkpoint = read_checkpoint(target.checkpoint)
+        named |= {*checkpoint.named_classes, class_of_images(checkpoint)}
         configs = [point.config for point in points if means(point, target)]
         denoiser = _sampled_as_asked(checkpoint, configs)
         _refuse_agreement_without_labels(denoiser, settings, checkpoint.path)
@@ -76,7 +82,9 @@ def prepare(
         classes, names = denoiser.num_classes, evaluator.real.reference.class_names
         fits = classes is not None and (config.evaluation.reference is None or names == denoiser.class_names)
         labels = labels_in_shares(evaluator.real.reference, classes) if fits and classes is not None else None
-        prepared.append(Work(target, evaluator, labels))
+        trust = tuple(path for path in config.generation.trusted if path in checkpoint.named_classes)
+        prepared.append(Work(target, evaluator, labels, trust))
+    _refuse_needless_trust(config, named)
     return prepared
 
 
@@ -128,8 +136,19 @@ def _refuse_agreement_without_labels(denoiser: Denoiser, settings: MeasureSettin
         )
 
 
+def _refuse_needless_trust(config: EvaluateConfig, named: Collection[str | None]) -> None:
+    """Refuse to trust a class that no checkpoint names; what another run names, to be compared with, is not known."""
+    needless = [path for path in config.generation.trusted if path not in named]
+    others = [path for path in (config.evaluation.reference, config.evaluation.held_out) if path is not None]
+    if needless and not any(map(means_run, others)):
+        raise ValueError(
+            f"generation.trust must hold only classes that generation.checkpoint names, got {', '.join(needless)}: "
+            "leave it out"
+        )
+
+
 def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Result:
-    config = _with_labels(point.config, work.labels)
+    config = _for_checkpoint(point.config, work)
     sampled = sample(config, work.target, reporter.shows)
     count = config.generation.sampling.num_samples
     generated = GeneratedSource(sampled.folder)
@@ -170,12 +189,15 @@ def _real_images(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateCon
         evaluation.image_size or size,
         min(channels, 3),  # features take no alpha channel
         evaluation.cache_dir,
+        config.generation.trusted,
     )
 
 
-def _with_labels(config: GenerateConfig, labels: tuple[int, ...] | None) -> GenerateConfig:
-    sampling = config.generation.sampling.model_copy(update={"labels": labels})
-    return config.model_copy(update={"generation": config.generation.model_copy(update={"sampling": sampling})})
+def _for_checkpoint(config: GenerateConfig, work: Work) -> GenerateConfig:
+    """The settings of a point with what is known of its checkpoint."""
+    sampling = config.generation.sampling.model_copy(update={"labels": work.labels})
+    generation = config.generation.model_copy(update={"sampling": sampling, "trust": work.trust})
+    return config.model_copy(update={"generation": generation})
 
 
 def _varying(point: Point) -> dict[str, Any]:

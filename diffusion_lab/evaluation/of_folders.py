@@ -13,8 +13,8 @@ from diffusion_lab.evaluation.nearest import write_nearest
 from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
-from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run
-from diffusion_lab.features.image_sets import open_image_set
+from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run, open_images
+from diffusion_lab.features.image_sets import means_run
 from diffusion_lab.features.stored_images import GeneratedSource, NpzSource
 from diffusion_lab.generation.finished import IDENTITY
 
@@ -27,8 +27,14 @@ def real_images(config: EvaluateConfig) -> RealSources:
     """
     evaluation = config.evaluation
     if evaluation.reference is not None:
-        size = evaluation.image_size
-        return images_of_folder(evaluation.reference, evaluation.held_out, size, None, evaluation.cache_dir)
+        return images_of_folder(
+            evaluation.reference,
+            evaluation.held_out,
+            evaluation.image_size,
+            None,
+            evaluation.cache_dir,
+            config.generation.trusted,
+        )
     checkpoint = config.generation.checkpoint
     assert isinstance(checkpoint, Path)  # the rules of the settings ask for one where there is no reference
     moved = {name: path for name, path in config.data.paths if path is not None}
@@ -52,6 +58,7 @@ def evaluate_sources(
     Raises:
         ValueError, OSError: Naming key, value and rule.
     """
+    _refuse_needless_trust(folders, config)
     real = real_images(config)
     sources = [_opened(path, real, config) for path in folders]
     count = _count(sources, folders, config.evaluation.num_samples)
@@ -77,15 +84,25 @@ def evaluate_sources(
         )
 
 
+def _refuse_needless_trust(folders: Sequence[Path], config: EvaluateConfig) -> None:
+    """Raise ValueError where classes are trusted, and nothing that is read could name one."""
+    evaluation, checkpoint = config.evaluation, config.generation.checkpoint
+    read = [path for path in (*folders, evaluation.reference, evaluation.held_out) if path is not None]
+    if config.generation.trusted and checkpoint is None and not any(map(means_run, read)):
+        raise ValueError(
+            f"generation.trust = {', '.join(config.generation.trusted)} has no effect, since none of "
+            "evaluation.samples, evaluation.reference and evaluation.held_out is a run or a checkpoint; leave it out"
+        )
+
+
 def _opened(path: Path, real: RealSources, config: EvaluateConfig) -> ImageSource:
-    source = open_image_set(
+    source = open_images(
         path,
         config.evaluation.image_size or real.reference.image_size,
         real.reference.channels,
-        key="evaluation.samples",
-        size_key="evaluation.image_size",
-        cache_dir=config.evaluation.cache_dir,
-        cache_key="evaluation.cache_dir",
+        "evaluation.samples",
+        config.evaluation.cache_dir,
+        config.generation.trusted,
     )
     names = real.reference.class_names
     if isinstance(source, NpzSource) and len(source.class_names) <= len(names):

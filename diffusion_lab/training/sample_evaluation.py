@@ -22,8 +22,8 @@ from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measurement import Measurement
 from diffusion_lab.evaluation.null_rows import null_of
 from diffusion_lab.evaluation.real_images import RealImages
-from diffusion_lab.evaluation.run_data import opaque, over_white
 from diffusion_lab.features import FeatureExtractor, FeatureSet, cached_features, create_extractor
+from diffusion_lab.features.opaque import opaque, over_white
 from diffusion_lab.guidance import PLAIN, Guidance
 from diffusion_lab.samplers import UniPCSampler
 from diffusion_lab.sampling import DiffusionSampler

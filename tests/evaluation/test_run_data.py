@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_lab.checkpoint import Checkpoint
+from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
 from diffusion_lab.config import get_default_config, parse_config
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation.label_shares import CYCLE, labels_in_shares
-from diffusion_lab.evaluation.run_data import images_of_run, opaque
+from diffusion_lab.evaluation.run_data import images_of_folder, images_of_run
+from diffusion_lab.features.opaque import opaque
 from diffusion_lab.features.run_images import run_sources
 from diffusion_lab.identity import data_fingerprint
+from tests.evaluation.untrained import OWN_IMAGES, untrained
 
 
 @pytest.fixture
@@ -86,3 +88,14 @@ def test_equal_shares_are_the_classes_in_turn_and_other_classes_have_none() -> N
     source = ArraySource(np.zeros((6, 1, 2, 2), np.uint8), [0, 1, 2, 0, 1, 2], ("a", "b", "c"))
     assert labels_in_shares(source, 3) is None
     assert labels_in_shares(source, 4) is None
+
+
+def test_a_run_with_an_alpha_channel_is_a_reference_over_white(tmp_path: Path) -> None:
+    run = untrained(tmp_path / "run.ckpt", {"model.architecture.in_channels": 4})
+    trusted = [OWN_IMAGES]
+    real = images_of_folder(run, run, None, None, tmp_path, trusted)
+    for images in (real.reference, real.held_out):
+        assert images is not None
+        assert (images.channels, images.load(0, None).shape) == (3, (3, 8, 8))
+    of_run = images_of_run(read_checkpoint(run), "train", trusted, {})
+    assert data_fingerprint(real.reference) == data_fingerprint(of_run.reference)
