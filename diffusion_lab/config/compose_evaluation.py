@@ -83,15 +83,17 @@ def parse_evaluation(
         places: Where its keys were given; None where nobody typed them on a command line.
         faults: What is known to be wrong already, to be reported along with the rest.
     """
-    places, found = places or Origins(), list(faults)
+    found = list(faults)
     tree = without_excess(plain_tree(tree), found)
     expand_home(tree, EvaluateConfig)
     spell_as_the_schema_does(tree, EvaluateConfig)
     whole = {name: value for name, value in tree.items() if name != "model"}  # which a point completes and checks
     found += field_faults(whole, EvaluateConfig)
     reader = SettingsReader(tree, EvaluateConfig, [fault.key for fault in found])
+    default_steps = _steps_are_default(tree, places)
+    places = places or Origins()
     found += evaluation_faults(reader, _typed(places))
-    points = _points(tree, places, found) if _generates(tree) else ()
+    points = _points(tree, places, default_steps, found) if _generates(tree) else ()
     if found:
         error = ConfigError(sorted(_each_once(found), key=lambda fault: fault.key))
         raise error.suggesting(EVALUATE_SHORT_NAMES).located(places.place_of)
@@ -104,14 +106,21 @@ def _generates(tree: Mapping[str, Any]) -> bool:
     return not samples and bool((tree.get("generation") or {}).get("checkpoint"))
 
 
-def _points(tree: dict[str, Any], places: Origins, faults: list[Fault]) -> tuple[Point, ...]:
+def _steps_are_default(tree: Mapping[str, Any], places: Origins | None) -> bool:
+    """Whether nobody has asked for the number of sampling steps; what Python gives was asked for."""
+    if places is not None:
+        return not places.is_typed("sampler.steps")
+    sampler = tree.get("sampler")
+    return not isinstance(sampler, Mapping) or "steps" not in sampler
+
+
+def _points(tree: dict[str, Any], places: Origins, default_steps: bool, faults: list[Fault]) -> tuple[Point, ...]:
     """Return a point for each combination of the values in lists; what is wrong with any is added to ``faults``."""
     axes = dict(_axes(tree))
     for key, values in axes.items():
         if any(value in values[:place] for place, value in enumerate(values)):
             faults.append(Fault(key, "must be a list of different values", values))
     template = _generation_tree(tree)
-    default_steps = not places.is_typed("sampler.steps")
     points = []
     for combination in itertools.product(*axes.values()):
         chosen_values = dict(zip(axes, combination, strict=True))
