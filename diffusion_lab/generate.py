@@ -38,7 +38,11 @@ from diffusion_lab.whole_files import check_writable
 
 
 def generate(
-    config: GenerateConfig, show_progress: bool = True, announce: bool = True, guidance_typed: bool = False
+    config: GenerateConfig,
+    show_progress: bool = True,
+    announce: bool = True,
+    guidance_typed: bool = False,
+    renew: bool = False,
 ) -> Generation:
     """Make images from a checkpoint and write them into ``output.base_dir/output.subdirs.generated``.
 
@@ -52,6 +56,8 @@ def generate(
         announce: Say as well what is about to be made, with which model, sampler and device.
         guidance_typed: Whether somebody asked for this guidance scale: one that has no effect is then warned of even
             where it is the default.
+        renew: Where the folder holds other images, begin anew instead of refusing: for a folder whose name says what is
+            in it.
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: Naming key, value and rule, before anything is written.
@@ -67,8 +73,7 @@ def generate(
     _refuse_needless_trust(config.generation.trusted, checkpoint)
     config = _with_prediction(config, checkpoint, show_progress)
     denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay, config.generation.trusted)
-    wanted = sampling.precision or ("auto" if checkpoint.trained_in_less_than_32_bits else 32)
-    denoiser.compute_dtype = resolve_precision(wanted, device, "generation.sampling.precision")
+    denoiser.compute_dtype = compute_dtype(checkpoint, sampling, device)
     config = _for_process(config, denoiser.schedule.most_steps, show_progress)
     order = _order(config, checkpoint, denoiser)
     if sampling.labels is not None and order.labels and announce:
@@ -80,11 +85,21 @@ def generate(
     sampler = DiffusionSampler(denoiser, device)
     with (
         computing_with(_threads(config, denoiser, device)),
-        opened(folder, order, sampling.num_samples, config.output.overwrite) as room,
+        opened(folder, order, sampling.num_samples, config.output.overwrite, renew) as room,
     ):
         if announce:
             print(printable(_start_lines(config, checkpoint, sampler, room)), file=sys.stderr)
         return Completion(config, room, sampler, show_progress).complete()
+
+
+def compute_dtype(checkpoint: Checkpoint, sampling: SamplingSettings, device: torch.device) -> torch.dtype:
+    """Return what the network computes in: as asked for, else in less than 32 bits where the run was trained so.
+
+    Raises:
+        ValueError: The device does not compute in it.
+    """
+    wanted = sampling.precision or ("auto" if checkpoint.trained_in_less_than_32_bits else 32)
+    return resolve_precision(wanted, device, "generation.sampling.precision")
 
 
 def _refuse_needless_trust(trusted: Collection[str], checkpoint: Checkpoint) -> None:

@@ -32,6 +32,11 @@ def resolve_precision(wanted: str | int, device: torch.device, key: str) -> torc
     return DTYPES[wanted]
 
 
+def precision_of(dtype: torch.dtype) -> str | int:
+    """Return what a setting named ``precision`` calls a type."""
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 itself, not by way of float32."""
     if device.type == "cuda":

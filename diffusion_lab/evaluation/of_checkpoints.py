@@ -14,6 +14,7 @@ from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS
 from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.devices import resolve_device
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, first_of
 from diffusion_lab.evaluation.label_shares import labels_in_shares
 from diffusion_lab.evaluation.nearest import write_nearest
@@ -25,6 +26,8 @@ from diffusion_lab.evaluation.targets import Target
 from diffusion_lab.features.image_sets import means_run
 from diffusion_lab.features.run_images import class_of_images
 from diffusion_lab.features.stored_images import GeneratedSource
+from diffusion_lab.generate import compute_dtype
+from diffusion_lab.precision import precision_of
 
 CHECKPOINT = "generation.checkpoint"
 
@@ -43,12 +46,14 @@ class Work:
         target: The checkpoint, and where its images go.
         evaluator: Measures them.
         labels: The labels of the images in turn; None for all classes in turn, or none.
+        precision: What the network computes in on this device.
         trust: Dotted paths of the classes of its model that may be imported.
     """
 
     target: Target
     evaluator: Evaluator
     labels: tuple[int, ...] | None
+    precision: str | int
     trust: tuple[str, ...]
 
 
@@ -83,7 +88,7 @@ def prepare(
         fits = classes is not None and (config.evaluation.reference is None or names == denoiser.class_names)
         labels = labels_in_shares(evaluator.real.reference, classes) if fits and classes is not None else None
         trust = tuple(path for path in config.generation.trusted if path in checkpoint.named_classes)
-        prepared.append(Work(target, evaluator, labels, trust))
+        prepared.append(Work(target, evaluator, labels, _precision(checkpoint, configs[0]), trust))
     _refuse_needless_trust(config, named)
     return prepared
 
@@ -195,9 +200,16 @@ def _real_images(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateCon
 
 def _for_checkpoint(config: GenerateConfig, work: Work) -> GenerateConfig:
     """The settings of a point with what is known of its checkpoint."""
-    sampling = config.generation.sampling.model_copy(update={"labels": work.labels})
+    known = {"labels": work.labels, "precision": work.precision}
+    sampling = config.generation.sampling.model_copy(update=known)
     generation = config.generation.model_copy(update={"sampling": sampling, "trust": work.trust})
     return config.model_copy(update={"generation": generation})
+
+
+def _precision(checkpoint: Checkpoint, config: GenerateConfig) -> str | int:
+    """What is computed in here, which may depend on the device: images of another precision are other images."""
+    device = resolve_device(config.compute.device)
+    return precision_of(compute_dtype(checkpoint, config.generation.sampling, device))
 
 
 def _varying(point: Point) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Opened:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, order: Order, count: int, overwrite: bool) -> Iterator[Opened]:
+def opened(folder: Path, order: Order, count: int, overwrite: bool, renew: bool = False) -> Iterator[Opened]:
     """Open a folder for a generation, going on with the same one where it holds that.
 
     A folder that nobody named, by the time, is new at each start: there the newest unfinished one of the same
@@ -66,6 +66,7 @@ def opened(folder: Path, order: Order, count: int, overwrite: bool) -> Iterator[
         order: The images.
         count: How many are asked for; where there are more, they stay and count.
         overwrite: Begin anew instead of refusing, and where the generation is finished. An unfinished one goes on.
+        renew: Begin anew instead of refusing; a finished generation of these images stays.
 
     Raises:
         ValueError: It holds other images, or another process writes into it.
@@ -78,7 +79,7 @@ def opened(folder: Path, order: Order, count: int, overwrite: bool) -> Iterator[
         _refuse_if_at_work(folder)
         unfinished = (folder / UNFINISHED).exists()
         faults = _refusals(folder, order)
-        if overwrite and (faults or not unfinished):
+        if (faults and (overwrite or renew)) or (overwrite and not unfinished):
             _clear(folder)
         elif faults:
             raise ValueError(
