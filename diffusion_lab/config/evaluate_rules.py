@@ -134,9 +134,13 @@ def _data_of_run_is_read(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
             rule = "goes with evaluation.reference; the images of a run have the size of its model; leave it out"
             yield Fault("evaluation.image_size", rule, tree["evaluation.image_size"])
         return
+    reads_run = tree["generation.checkpoint"] is not None and "memorization" in tree["evaluation.metrics"]
     for key in ("data.paths.train", "data.paths.val"):
-        if tree[key] is not None:
-            rule = "has no effect, since evaluation.reference names the images to compare with; leave it out"
+        if tree[key] is not None and not reads_run:
+            rule = (
+                "has no effect, since evaluation.reference names the images to compare with, and those of a run are "
+                "read for memorization alone; leave it out"
+            )
             yield Fault(key, rule, str(tree[key]))
     if typed("evaluation.split") or typed("split") or tree["evaluation.split"] != "train":
         rule = "has no effect, since evaluation.reference names the images to compare with; leave it out"

@@ -78,7 +78,7 @@ def _label_agreement(samples: FeatureSet, real: RealImages) -> Values:
 
 
 def _memorization(samples: FeatureSet, real: RealImages) -> Values:
-    return memorization_values(judge(Nearest.of(samples.values, real.training_images.values), real.unseen))
+    return memorization_values(judge(Nearest.of(samples.values, real.seen_images.values), real.unseen))
 
 
 def memorization_values(found: Memorization) -> Values:

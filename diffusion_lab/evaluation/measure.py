@@ -85,6 +85,7 @@ def _check(samples: FeatureSet, real: RealImages, metrics: Sequence[str]) -> Non
     if unknown:
         raise ValueError(f"metrics must be among {', '.join(FAMILIES)}, got {', '.join(map(repr, unknown))}")
     sets = {"samples": samples, "reference": real.reference, "held_out": real.held_out, "train": real.train}
+    sets["seen"] = real.seen
     for name, images in sets.items():
         if images is None:
             continue

@@ -68,9 +68,9 @@ def _reference_halves(count: int, real: RealImages) -> Null | None:
 
 
 def _unseen_halves(count: int, real: RealImages) -> Null | None:
-    unseen = real.unseen_images
+    unseen = real.new_images
     if unseen is None or len(unseen) < 2 * LEAST_IMAGES:
         return None
     first, second = halves(unseen, real.seed)
     images = some_of(first, count, real.seed, "null row")
-    return Null(images, RealImages(real.training_images, second, None, real.seed), HELD_OUT_HALVES)
+    return Null(images, RealImages(real.seen_images, second, None, real.seed), HELD_OUT_HALVES)

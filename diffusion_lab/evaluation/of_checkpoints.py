@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
 from diffusion_lab.config.compose_evaluation import Point
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
@@ -20,7 +21,7 @@ from diffusion_lab.evaluation.label_shares import labels_in_shares
 from diffusion_lab.evaluation.nearest import write_nearest
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
-from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run
+from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run, training_images
 from diffusion_lab.evaluation.sampled import Sampled, sample
 from diffusion_lab.evaluation.targets import Target
 from diffusion_lab.features.image_sets import means_run
@@ -30,6 +31,7 @@ from diffusion_lab.generate import compute_dtype
 from diffusion_lab.precision import precision_of
 
 CHECKPOINT = "generation.checkpoint"
+MEMORIZATION = "memorization"
 
 TOLD = (
     *("checkpoint", "checkpoint_sha256", "config_hash", "data_fingerprint", "sampler", "sampler_options", "steps"),
@@ -176,7 +178,7 @@ def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Re
 
 def _data_of(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateConfig) -> object:
     """What is equal for checkpoints that are compared with the same images."""
-    if config.evaluation.reference is not None:
+    if config.evaluation.reference is not None and MEMORIZATION not in config.evaluation.metrics:
         return denoiser.image_shape
     known = [checkpoint.about.get(name) for name in ("data_fingerprint", "validation_fingerprint")]
     return (denoiser.image_shape, *known, checkpoint.class_names) if known[0] is not None else checkpoint.path
@@ -184,11 +186,11 @@ def _data_of(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateConfig)
 
 def _real_images(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateConfig) -> RealSources:
     evaluation = config.evaluation
+    moved = {name: path for name, path in config.data.paths if path is not None}
     if evaluation.reference is None:
-        moved = {name: path for name, path in config.data.paths if path is not None}
         return images_of_run(checkpoint, evaluation.split, config.generation.trusted, moved)
     channels, size, _ = denoiser.image_shape
-    return images_of_folder(
+    real = images_of_folder(
         evaluation.reference,
         evaluation.held_out,
         evaluation.image_size or size,
@@ -196,6 +198,16 @@ def _real_images(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateCon
         evaluation.cache_dir,
         config.generation.trusted,
     )
+    if MEMORIZATION not in evaluation.metrics:
+        return real
+    try:
+        return replace(real, trained_on=training_images(checkpoint, config.generation.trusted, moved))
+    except (ValueError, OSError) as error:
+        why = f"the images that {checkpoint.path} was trained on cannot be read: {error}"
+        if evaluation.metrics != DEFAULT_METRICS:
+            raise ValueError(f"evaluation.metrics holds {MEMORIZATION}, and {why}; leave it out") from error
+        warnings.warn(f"{MEMORIZATION} is left out: {why}", ConfigWarning, stacklevel=2)
+        return replace(real, unknown="the training images of the run cannot be read")
 
 
 def _for_checkpoint(config: GenerateConfig, work: Work) -> GenerateConfig:

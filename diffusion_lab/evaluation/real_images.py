@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diffusion_lab.evaluation.metrics.arrays import Array
 from diffusion_lab.evaluation.metrics.frechet import FittedNormal
@@ -29,6 +30,8 @@ class RealImages:
         held_out: Other real images from the same source, neither in ``reference`` nor trained on.
         train: The images that the model was trained on, where those are not ``reference``.
         seed: Of subsets, halves and the classifier.
+        seen: The images that the model was trained on, where ``reference`` comes from elsewhere: for memorization
+            alone.
 
     Classes are numbered as in ``reference``; labels of other classes become -1.
     """
@@ -37,6 +40,7 @@ class RealImages:
     held_out: FeatureSet | None = None
     train: FeatureSet | None = None
     seed: int = 0
+    seen: FeatureSet | None = None
 
     def __post_init__(self) -> None:
         if self.held_out is not None and not len(self.held_out):
@@ -48,13 +52,26 @@ class RealImages:
 
     @property
     def training_images(self) -> FeatureSet:
-        """What the classifier learns from, and what may have been memorized."""
+        """What the classifier learns from."""
         return self.reference if self.train is None else self.train
 
     @property
     def unseen_images(self) -> FeatureSet | None:
         """Real images that the model was not trained on."""
         return self.held_out if self.held_out is not None or self.train is None else self.reference
+
+    @property
+    def seen_images(self) -> FeatureSet:
+        """What may have been memorized."""
+        return self.training_images if self.seen is None else self.seen
+
+    @cached_property
+    def new_images(self) -> FeatureSet | None:
+        """Real images that memorization is judged by; None without any that the model was not trained on."""
+        if self.seen is None:
+            return self.unseen_images
+        others = self.reference if self.held_out is None else self.held_out
+        return None if _are_all_in(others.values, self.seen.values) else others
 
     @cached_property
     def normal(self) -> FittedNormal:
@@ -94,9 +111,15 @@ class RealImages:
 
     @cached_property
     def unseen(self) -> UnseenDistances:
-        """How near unseen images lie to the training images."""
-        unseen = self.unseen_images
-        return UnseenDistances.of(self.training_images.values, None if unseen is None else unseen.values)
+        """How near new images lie to those that may have been memorized."""
+        new = self.new_images
+        return UnseenDistances.of(self.seen_images.values, None if new is None else new.values)
+
+
+def _are_all_in(images: Tensor, others: Tensor) -> bool:
+    """Whether the features of each image are exactly those of one of the others."""
+    known = {hash(row.tobytes()) for row in others.numpy()}
+    return all(hash(row.tobytes()) in known for row in images.numpy())
 
 
 def some_of(images: FeatureSet, count: int, seed: int, purpose: str) -> FeatureSet:

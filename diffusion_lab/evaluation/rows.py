@@ -78,7 +78,7 @@ class RowMaker:
     def _values(self, family: str) -> Values:
         """The samples' values, keeping what goes with them."""
         if family == "memorization":
-            self._near = Nearest.of(self.samples.values, self.real.training_images.values)
+            self._near = Nearest.of(self.samples.values, self.real.seen_images.values)
             self.memorization = judge(self._near, self.real.unseen)
             self._note_memorization(self.memorization)
             return memorization_values(self.memorization)
@@ -214,7 +214,9 @@ def _number(family: str, images: FeatureSet) -> int:
 def _reference_number(family: str, real: RealImages) -> int:
     if family == "inception_score":
         return 0
-    return len(real.training_images if family in ("label_agreement", "memorization") else real.reference)
+    if family == "memorization":
+        return len(real.seen_images)
+    return len(real.training_images if family == "label_agreement" else real.reference)
 
 
 def _names(names: Sequence[str]) -> str:

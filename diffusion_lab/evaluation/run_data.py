@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffusion_lab.checkpoint import Checkpoint
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.features.image_sets import means_run, open_image_set
 from diffusion_lab.features.opaque import opaque
@@ -28,16 +29,22 @@ class RealSources:
         held_out: Others; None where there are none.
         split: Which part of the data of the run ``reference`` is; None where it is a folder.
         name: What ``reference`` is called in tables.
+        trained_on: Those that the model was trained on, where that is neither set.
+        unknown: Why it is not known what the model was trained on; None where it is.
     """
 
     reference: ImageSource
     held_out: ImageSource | None
     split: Split | None
     name: str
+    trained_on: ImageSource | None = None
+    unknown: str | None = None
 
     @property
     def train(self) -> ImageSource:
         """Those that a model may have memorized."""
+        if self.trained_on is not None:
+            return self.trained_on
         return self.held_out if self.split == "val" and self.held_out is not None else self.reference
 
     @property
@@ -78,6 +85,29 @@ def images_of_run(
             "(training.validation.enabled was false)"
         )
     return RealSources(val, train, split, "validation images")
+
+
+def training_images(checkpoint: Checkpoint, trust: Collection[str], moved_to: Mapping[str, Path]) -> ImageSource:
+    """Read again what a model was trained on, where its samples are compared with images from elsewhere.
+
+    Args:
+        checkpoint: As of ``images_of_run``.
+        trust: As of ``images_of_run``.
+        moved_to: As of ``images_of_run``.
+
+    Raises:
+        ValueError, OSError: The checkpoint does not say which images these are, they are missing or have changed, or
+            they are too few.
+    """
+    if not isinstance((checkpoint.config or {}).get("data"), Mapping):
+        raise ValueError("the checkpoint does not say which they are")
+    found = run_sources(checkpoint, trust=trust, moved_to=moved_to).train
+    known = checkpoint.about.get("data_fingerprint")
+    if known is not None and data_fingerprint(found) != known:
+        raise ValueError("some were added, removed or changed since")
+    if len(found) < LEAST_IMAGES:
+        raise ValueError(f"memorization needs {LEAST_IMAGES} of them, and they are {len(found)}")
+    return opaque(found)
 
 
 def images_of_folder(

@@ -326,7 +326,10 @@ def test_weights_of_another_program_against_a_folder(
     assert re.search(r"metrics holds label_agreement, which does not apply to .*weights\.pt: .* unconditional", said)
     assert not list(tmp_path.rglob("samples.npz"))
     (result,) = evaluated(words, tmp_path / "out")["results"]
-    assert result["measurement"]["skipped"] == {"label_agreement": "the samples have no labels"}
+    assert result["measurement"]["skipped"] == {
+        "label_agreement": "the samples have no labels",
+        "memorization": "the training images of the run cannot be read",
+    }
     assert "Left out: label_agreement, since the samples have no labels." in capsys.readouterr().out
     evaluated((*words, "use_ema=true"), tmp_path / "out")
     assert "EMA off: weights holds no EMA weights" in capsys.readouterr().out

@@ -91,6 +91,12 @@ class TestPoints:
         assert request.points == ()
         assert request.config.evaluation.metrics == ("kid",)
 
+    def test_images_of_the_run_can_have_moved_beside_a_reference(
+        self, composed_request: Compose, tmp_path: Path
+    ) -> None:
+        request = composed_request(f"ckpt={tmp_path}", f"reference={tmp_path}", f"data.paths.train={tmp_path}")
+        assert request.config.data.paths.train == tmp_path
+
 
 @pytest.mark.parametrize(
     ("words", "told"),
@@ -112,7 +118,7 @@ class TestPoints:
         (["ckpt=.", "evaluation.held_out=."], "goes with evaluation.reference"),
         (["ckpt=.", "evaluation.image_size=16"], "evaluation.image_size = 16: goes with evaluation.reference"),
         (["ckpt=.", "reference=.", "split=val"], 'evaluation.split = "val": has no effect, since evaluation.reference'),
-        (["ckpt=.", "reference=.", "data.paths.train=."], 'data.paths.train = ".": has no effect'),
+        (["ckpt=.", "reference=.", "metrics=[kid]", "data.paths.train=."], 'data.paths.train = ".": has no effect'),
         (["samples=.", "reference=.", "guidance_scale=2"], "generation.sampling.guidance_scale: has no effect"),
         (["samples=.", "reference=.", "sampler.steps=[5,10]"], "sampler: has no effect, since evaluation.samples"),
         (["ckpt=[.,..]", "samples=."], "must be one run, to compare evaluation.samples with its data"),

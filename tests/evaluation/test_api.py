@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from diffusion_lab.config.faults import ConfigError
+from diffusion_lab.checkpoint import read_checkpoint
+from diffusion_lab.config.faults import ConfigError, ConfigWarning
 from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.evaluation import api, evaluate_checkpoint, evaluate_folders
+from diffusion_lab.evaluation.run_data import training_images
 from tests.evaluation.untrained import OWN_IMAGES, untrained
 
 FEW: dict[str, Any] = {"features": "pixels", "metrics": ["kid"], "device": "cpu"}
@@ -98,3 +101,28 @@ def test_what_messages_name_can_be_given(run: Path, tmp_path: Path) -> None:
         evaluate_folders(run, run, trust=[OWN_IMAGES], base_dir=tmp_path / "out", sha256="0" * 64, **given)
     with pytest.raises(ConfigError, match=r'data\.paths\.train = "nowhere": must be an existing folder'):
         evaluate_checkpoint(run, data_paths={"train": "nowhere"})
+
+
+def test_memorization_goes_by_the_images_of_the_run_whatever_the_reference(run: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "test.npz", np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8))
+    once: dict[str, Any] = {"sampler": {"type": "ddim", "steps": 1}, "num_samples": 20, "base_dir": tmp_path / "out"}
+    once |= {"reference": tmp_path / "test.npz", "features": "pixels", "device": "cpu"}
+    found = evaluate_checkpoint(run, trust=[OWN_IMAGES], **once)
+    told = {row["metric"]: row["reference_n"] for row in found.measurement["rows"]}
+    assert (told["fd"], told["memorization"]) == (30, 45)
+    with pytest.warns(ConfigWarning, match=r"memorization is left out: the images .* was trained on cannot be read"):
+        unread = evaluate_checkpoint(run, **once)
+    assert unread.measurement["skipped"]["memorization"] == "the training images of the run cannot be read"
+    assert unread["fd"] == found["fd"]
+    with pytest.raises(ValueError, match=r"metrics holds memorization, and the images .* if you trust it, trust="):
+        evaluate_checkpoint(run, metrics=["kid", "memorization"], **once)
+
+
+def test_training_images_that_changed_are_not_taken(run: Path) -> None:
+    checkpoint = read_checkpoint(run)
+    assert len(training_images(checkpoint, [OWN_IMAGES], {})) == 45
+    other = replace(checkpoint, about={**checkpoint.about, "data_fingerprint": "0" * 64})
+    with pytest.raises(ValueError, match="some were added, removed or changed"):
+        training_images(other, [OWN_IMAGES], {})
+    with pytest.raises(ValueError, match="the checkpoint does not say which they are"):
+        training_images(replace(checkpoint, config=None), [OWN_IMAGES], {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.config.evaluation_section import MetricName
+from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MetricName
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation import evaluator as module
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings
+from diffusion_lab.evaluation.measured import rows_of
 from diffusion_lab.evaluation.run_data import RealSources
 
 
@@ -57,3 +59,23 @@ def test_measurements_of_another_version_or_kind_of_device_are_not_taken(
         monkeypatch.setattr(evaluator.extractor, "device", torch.device("cuda:1"), raising=False)
     evaluator.measure(SAMPLES, 0, keep_in=tmp_path)
     assert len(measurements) == 2
+
+
+def test_memorization_goes_by_what_the_model_was_trained_on(tmp_path: Path, measurements: list[object]) -> None:
+    metrics: tuple[MetricName, ...] = ("kid", "memorization")
+    found = []
+    for trained_on in (SAMPLES, noise(50, 2), None):
+        real = replace(REAL, trained_on=trained_on)
+        assert real.train is (trained_on or real.reference)
+        found.append(evaluator_of(tmp_path, real, metrics).measure(SAMPLES, 0, keep_in=tmp_path))
+    assert len(measurements) == 3
+    shares = [{row.key: row.value for row in rows_of(each.measurement)}["memorization"] for each in found]
+    assert shares[0] == 1
+    assert max(shares[1:]) < 0.5
+
+
+def test_memorization_is_left_out_where_nobody_knows_what_the_model_was_trained_on(tmp_path: Path) -> None:
+    real = replace(REAL, unknown="they are lost")
+    found = evaluator_of(tmp_path, real, DEFAULT_METRICS).measure(SAMPLES, 0).measurement
+    assert found["skipped"]["memorization"] == "they are lost"
+    assert "memorization" not in {row.key for row in rows_of(found)}

@@ -40,6 +40,7 @@ def feature_set(count, seed, *, shift=0.0, names=NAMES, labelled=True, logits=Fa
 
 
 SAMPLES, REFERENCE, HELD_OUT_SET = feature_set(90, 1), feature_set(240, 2), feature_set(120, 3)
+SEEN = feature_set(100, 8)
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +224,25 @@ def test_validation_images_as_reference_leave_memorization_to_the_training_image
     assert found["memorization"].estimate.value == 1
     assert found["memorization"].reference_n == 240
     assert found["fd"].reference_n == 120
+
+
+def test_copies_of_what_the_model_was_trained_on_are_found_whatever_the_reference():
+    copies = SEEN.subset(torch.arange(60))
+    found = measure(copies, RealImages(REFERENCE, seen=SEEN))
+    assert found["memorization"].estimate.value == 1
+    assert found.memorization.copies == 60
+    assert (found["memorization"].reference_n, found["memorization"].null.reference_n) == (100, 100)
+    assert found["memorization_nearer"].null.estimate.low < 0.5 < found["memorization_nearer"].null.estimate.high
+    beside = measure(copies, REFERENCE)
+    for name in ("fd", "kid", "precision", "coverage", "label_agreement"):
+        assert found[name] == beside[name]
+    assert beside["memorization"].estimate.value < 1
+
+
+def test_a_reference_that_was_trained_on_is_no_set_of_new_images():
+    found = measure(SEEN.subset(torch.arange(60)), RealImages(SEEN.subset(torch.arange(50, 100)), seen=SEEN))
+    assert found["memorization"].estimate.value == 1
+    assert any("Without held-out images" in note for note in found.notes)
 
 
 def test_without_held_out_images_memorization_says_what_it_compares_with():
