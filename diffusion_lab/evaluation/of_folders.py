@@ -69,7 +69,7 @@ def evaluate_sources(
     for number, (path, source, name) in enumerate(zip(folders, sources, names, strict=True), 1):
         reporter.say(f"[{number}/{len(folders)}] {path}" if len(folders) > 1 else str(path))
         images = some_of(source, count, seed)
-        keep_in = folder / name
+        keep_in = _beside(folder / name, folders, config)
         with reporter.bars():
             measured = evaluator.measure(images, seed, keep_in=keep_in)
         nearest = write_nearest(images, real.train, measured.pairs, keep_in)
@@ -93,6 +93,13 @@ def _refuse_needless_trust(folders: Sequence[Path], config: EvaluateConfig) -> N
             f"generation.trust = {', '.join(config.generation.trusted)} has no effect, since none of "
             "evaluation.samples, evaluation.reference and evaluation.held_out is a run or a checkpoint; leave it out"
         )
+
+
+def _beside(place: Path, folders: Sequence[Path], config: EvaluateConfig) -> Path:
+    """The place, or one beside it where it is that of images that are read: a picture in there would become one."""
+    others = (config.evaluation.reference, config.evaluation.held_out)
+    read = {path.resolve() for path in (*folders, *others) if path is not None}
+    return place.with_name(f"{place.name}_evaluation") if place.resolve() in read else place
 
 
 def _opened(path: Path, real: RealSources, config: EvaluateConfig) -> ImageSource:

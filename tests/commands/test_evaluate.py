@@ -249,6 +249,13 @@ class TestFolders:
         with pytest.raises(KeyError, match="no metric 'fid'"):
             result["fid"]
 
+    def test_nothing_is_written_among_the_images(self, folders: Path) -> None:
+        before = sorted(folders.glob("a/**/*"))
+        result = evaluate_folders(folders / "a", folders / "b.npz", features="pixels", base_dir=folders)
+        assert sorted(folders.glob("a/**/*")) == before
+        assert Path(result.pictures["nearest"]).parent == folders / "a_evaluation"
+        shutil.rmtree(folders / "a_evaluation")
+
     def test_images_that_are_all_equal_give_no_nan(self, folders: Path, tmp_path: Path) -> None:
         result = evaluate_folders(folders / "gray", folders / "a", features="pixels", base_dir=tmp_path)
         assert all(math.isfinite(row.value) for row in result.rows)
