@@ -49,6 +49,7 @@ class Work:
         evaluator: Measures them.
         labels: The labels of the images in turn; None for all classes in turn, or none.
         precision: What the network computes in on this device.
+        most_steps: Steps of its noise process; None where that has none of its own.
         trust: Dotted paths of the classes of its model that may be imported.
     """
 
@@ -56,6 +57,7 @@ class Work:
     evaluator: Evaluator
     labels: tuple[int, ...] | None
     precision: str | int
+    most_steps: int | None
     trust: tuple[str, ...]
 
 
@@ -90,7 +92,8 @@ def prepare(
         fits = classes is not None and (config.evaluation.reference is None or names == denoiser.class_names)
         labels = labels_in_shares(evaluator.real.reference, classes) if fits and classes is not None else None
         trust = tuple(path for path in config.generation.trusted if path in checkpoint.named_classes)
-        prepared.append(Work(target, evaluator, labels, _precision(checkpoint, configs[0]), trust))
+        precision, most_steps = _precision(checkpoint, configs[0]), denoiser.schedule.most_steps
+        prepared.append(Work(target, evaluator, labels, precision, most_steps, trust))
     _refuse_needless_trust(config, named)
     return prepared
 
@@ -156,6 +159,8 @@ def _refuse_needless_trust(config: EvaluateConfig, named: Collection[str | None]
 
 def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Result:
     config = _for_checkpoint(point.config, work)
+    if config.sampler is not point.config.sampler:
+        reporter.say(f"sampler.steps is {work.most_steps}: the noise process of {work.target.name} has no more.")
     sampled = sample(config, work.target, reporter.shows)
     count = config.generation.sampling.num_samples
     generated = GeneratedSource(sampled.folder)
@@ -215,7 +220,7 @@ def _for_checkpoint(config: GenerateConfig, work: Work) -> GenerateConfig:
     known = {"labels": work.labels, "precision": work.precision}
     sampling = config.generation.sampling.model_copy(update=known)
     generation = config.generation.model_copy(update={"sampling": sampling, "trust": work.trust})
-    return config.model_copy(update={"generation": generation})
+    return config.model_copy(update={"generation": generation, "sampler": config.sampler.for_process(work.most_steps)})
 
 
 def _precision(checkpoint: Checkpoint, config: GenerateConfig) -> str | int:

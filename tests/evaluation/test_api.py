@@ -63,9 +63,13 @@ def test_a_sweep_is_refused(tmp_path: Path) -> None:
         evaluate_checkpoint(tmp_path)
 
 
-def test_steps_that_were_asked_for_are_not_lowered(run: Path) -> None:
+def test_steps_are_those_of_the_process_unless_others_were_asked_for(run: Path, tmp_path: Path) -> None:
+    base_dir = tmp_path / "out"
+    given: dict[str, Any] = {"trust": [OWN_IMAGES], "num_samples": 20, "base_dir": base_dir, **FEW}
+    assert evaluate_checkpoint(run, **given).samples["steps"] == 20
+    assert evaluate_checkpoint(run, sampler="unipc", **given).samples["steps"] == 20
     with pytest.raises(ValueError, match="5000"):
-        evaluate_checkpoint(run, sampler={"type": "ddim", "steps": 5000}, trust=[OWN_IMAGES], num_samples=20, **FEW)
+        evaluate_checkpoint(run, sampler={"type": "ddim", "steps": 5000}, **given)
 
 
 def test_classes_that_runs_name_for_their_images_can_be_trusted(run: Path, tmp_path: Path) -> None:
