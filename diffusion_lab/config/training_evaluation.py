@@ -137,9 +137,9 @@ def metric_rises_or_falls(tree: SettingsReader) -> Iterator[Fault]:
 
 
 def possible_names(tree: SettingsReader) -> tuple[str, ...] | None:
-    """The names that the evaluation may log; None where a class of the user's own has a name that is not known yet."""
+    """The names that the evaluation may log; None where a class of the user's own, or a file of weights, names them."""
     features, metrics = tree["evaluation.features"], tree["evaluation.metrics"]
-    if "." in features:
+    if "." in features or tree["evaluation.weights"] is not None:
         return None
     if features != "auto":
         return logged_names(metrics, features)

@@ -192,6 +192,7 @@ def test_inception_score_needs_no_reference_and_has_a_null_row():
         ("is", "inception@299", "is"),
         ("precision", "inception@299", "precision_inception@299"),
         ("fd", "inceptionlike@299", "fd_inceptionlike@299"),
+        ("kid", "inception-0123abcd@299", "kid_inception-0123abcd@299"),
         ("kid", "efflite0@96", "kid_efflite0@96"),
         ("is", "efflite0@96", "is_efflite0@96"),
     ],

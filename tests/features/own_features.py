@@ -46,3 +46,11 @@ class WithMore(Brightness):
 
 class NoExtractor:
     pass
+
+
+class CalledInception(Brightness):
+    name = "inception"
+
+
+class LabelledInception(Brightness):
+    label = "inception@299"

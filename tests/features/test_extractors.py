@@ -259,6 +259,8 @@ class TestChoice:
             ({"name": "pixels", "sha256": "a"}, "sha256 must be left out with features=pixels"),
             ({"name": "tests.features.own_features.NoExtractor"}, "must derive from"),
             ({"name": "tests.features.own_features.WithoutName"}, "must have the attribute.* name"),
+            ({"name": "tests.features.own_features.CalledInception"}, "a name of its own, got .inception."),
+            ({"name": "tests.features.own_features.LabelledInception"}, "a name of its own, got .inception@299."),
             ({"name": "tests.features.own_features.Brightness", "sha256": "a"}, "sha256 must be left out"),
             ({"name": "tests.features.own_features.Nothing"}, "has no Nothing"),
             ({"name": "efflite0", "device": "cuda:77"}, "device must be a device of this machine"),

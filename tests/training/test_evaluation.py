@@ -312,6 +312,11 @@ class TestRefused:
             tiny_run(tmp_path / "run", changes)
         assert not (tmp_path / "run").exists()
 
+    def test_names_that_a_file_of_weights_gives_are_known_when_it_is_read(self, tmp_path: Path) -> None:
+        name = "val/kid_inception-00000000"
+        other = {"features": "inception", "weights": str(tmp_path / "fine_tuned.pth"), "sha256": "0" * 64}
+        assert tiny_config(tmp_path, evaluation(**other) | metric(name)).training.validation.metric == name
+
     def test_names_of_own_callbacks_are_not_touched(self, tmp_path: Path) -> None:
         own = {"training.callbacks": ["tests.promised.test_12_metric.Quality"]}
         assert tiny_config(tmp_path, own | metric("val/kid_mine")).training.validation.direction == "min"
