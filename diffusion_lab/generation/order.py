@@ -173,7 +173,9 @@ def labels_in_turn(denoiser: Denoiser, wanted: Sequence[int | str] | None) -> tu
         return None
     if wanted is None:
         return tuple(range(denoiser.num_classes))
-    return tuple(_class_number(denoiser, label) for label in wanted)
+    named = dict.fromkeys(wanted)  # each once: labels may be many, and so may be names
+    numbers = dict(zip(named, (_class_number(denoiser, label) for label in named), strict=True))
+    return tuple(numbers[label] for label in wanted)
 
 
 def _class_number(denoiser: Denoiser, label: int | str) -> int:
