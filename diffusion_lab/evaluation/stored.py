@@ -12,7 +12,7 @@ from diffusion_lab.safe_files import read_json
 from diffusion_lab.whole_files import written_whole
 
 FOLDER = "measurements"
-FORMAT = 1
+FORMAT = 2
 """Of the measurements, and of how they are computed: another number, and none of earlier ones is taken."""
 
 
