@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.evaluation.result import Result
-from diffusion_lab.evaluation.table import COLUMN_NAMES, heading, sampling_in_words
+from diffusion_lab.evaluation.table import columns_of, heading, sampling_in_words
 from diffusion_lab.evaluation.table_rows import Row
 from diffusion_lab.terminal import on_one_line
 from diffusion_lab.whole_files import written_whole
@@ -40,7 +40,7 @@ def plot_curves(results: Sequence[Result], path: Path) -> None:
     from matplotlib.figure import Figure  # no pyplot: neither a display nor a global state is touched
 
     axis = horizontal_axis(results)
-    columns = [row for row in results[0].rows if row.key in COLUMN_NAMES]
+    columns = columns_of(results)
     wide = min(MOST_COLUMNS, len(columns))
     high = -(-len(columns) // wide)
     figure = Figure(figsize=(PANEL[0] * wide, PANEL[1] * high + 0.5), layout="constrained")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from diffusion_lab.terminal import on_one_line
 
 Better = Literal["lower", "higher"]
 
@@ -51,3 +54,25 @@ def in_figures(value: float | None) -> str:
         return f"{value:.1e}"
     decimals = 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 4 if size >= 0.01 else 5
     return f"{value:.{decimals}f}" if size else "0"
+
+
+def setting_in_words(value: object) -> str:
+    """Return the value of a setting, as people write it.
+
+    >>> [setting_in_words(value) for value in (True, 2.0, None, "a")]
+    ['true', '2', 'none', 'a']
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else on_one_line(Path(value).name if isinstance(value, Path) else value)
+
+
+def key_in_words(key: str) -> str:
+    """Return the last part of a dotted key, as tables name it.
+
+    >>> key_in_words("generation.sampling.guidance_scale")
+    'guidance'
+    """
+    return key.rpartition(".")[2].removesuffix("_scale").replace("_", " ")
