@@ -152,6 +152,7 @@ class Evaluator:
         features = extract(self.extractor, samples, lambda done, total: self._progress("the images", done, total))
         computed = time.monotonic()
         measurement = self._measurement(features, real, seed)
+        measurement = replace(measurement, notes=(*self.extractor.notes, *measurement.notes))
         seconds = {
             "features": round(computed - started, 3),
             "metrics": round(time.monotonic() - computed, 3),

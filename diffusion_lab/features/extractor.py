@@ -45,12 +45,14 @@ class FeatureExtractor(ABC):
         size: Side in pixels of the images that the network sees; None: the size of the images themselves.
         num_features: Number D of features.
         has_logits: Whether it classifies as well, which Inception Score and label agreement need.
+        notes: What has to be known of the features to judge numbers computed from them, in sentences.
     """
 
     name: str
     size: int | None = None
     num_features: int
     has_logits: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

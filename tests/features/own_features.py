@@ -54,3 +54,7 @@ class CalledInception(Brightness):
 
 class LabelledInception(Brightness):
     label = "inception@299"
+
+
+class WithNotes(Brightness):
+    notes = ("Brightness is all that is seen.",)

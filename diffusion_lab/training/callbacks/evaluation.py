@@ -82,6 +82,8 @@ class Evaluation(Callback):
         self.cost = Cost()
         with self.cost.counted(), randomness_kept():
             self.null = self.evaluation.prepare()
+        for note in self.evaluation.extractor.notes:
+            self.say(note)
         if self.null:
             self.say(f"real images in place of samples have {self._null_in_words()}")
         if self._interrupted is not None:  # here a signal ends the run at once, and the checkpoint still says so
@@ -109,6 +111,7 @@ class Evaluation(Callback):
         settings = self.evaluation.settings
         return {
             "features": self.evaluation.extractor.label,
+            "notes": list(self.evaluation.extractor.notes),
             "num_samples": settings.num_samples,
             "split": settings.split,
             "real_images": len(self.evaluation.reference),
