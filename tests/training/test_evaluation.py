@@ -84,8 +84,9 @@ def test_training_is_bit_by_bit_what_it_is_without(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
-def test_it_is_logged_every_so_many_epochs_and_after_the_last(tmp_path: Path) -> None:
+def test_it_is_logged_every_so_many_epochs_and_after_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = StringIO()
+    monkeypatch.setattr(own_features.Brightness, "notes", ("Brightness is all that is seen.",))
     summary = tiny_run(tmp_path, ON, Console(file=shown, width=300))
     lines = lines_of(tmp_path)
     assert [line["epoch"] + 1 for line in lines] == [2, 4, 5]
@@ -107,6 +108,8 @@ def test_it_is_logged_every_so_many_epochs_and_after_the_last(tmp_path: Path) ->
     told = json.loads((tmp_path / "summary.json").read_text())["evaluation"]
     assert told == summary.evaluation
     assert 0 < told["share_of_time"] <= 1
+    assert told["notes"] == ["Brightness is all that is seen."]
+    assert "Brightness is all that is seen." in said
     assert (told["num_samples"], told["real_images"], told["split"], told["every"]) == (COUNT, 45, "train", 2)
     assert told["null"].keys() == {KID, "val/fd_brightness"}
     assert "evaluation after epoch 2" in (tmp_path / "logs/run.log").read_text()
