@@ -241,11 +241,12 @@ def _refuse_missing_logits(metrics: tuple[MetricName, ...], extractor: FeatureEx
 
 
 def _refuse_outsized(count: int, extractor: FeatureExtractor) -> None:
-    most = int(host_memory() / 2 / (BYTES_A_FEATURE * extractor.num_features))
+    most = host_memory() / 2 / (BYTES_A_FEATURE * extractor.num_features)  # infinite where the system does not tell
     if count > most:
         raise ValueError(
-            f"evaluation.num_samples must be at most {most:,}, got {count:,}: the {extractor.num_features:,} features "
-            f"({extractor.label}) of so many images do not fit into the memory of this machine"
+            f"evaluation.num_samples must be at most {int(most):,}, got {count:,}: the "
+            f"{extractor.num_features:,} features ({extractor.label}) of so many images do not fit into the "
+            "memory of this machine"
         )
 
 

@@ -310,7 +310,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_decoded(images, 
 
 
 def test_a_machine_that_is_too_small_is_told_before_anything_is_decoded(images, monkeypatch):
-    monkeypatch.setattr("diffusion_lab.data.decoded.os.sysconf", lambda name: 10)
+    monkeypatch.setattr("diffusion_lab.data.decoded.host_memory", lambda: 10)
     with pytest.raises(ValueError, match=r"data\.cache = memory takes .*: take data\.cache = disk"):
         decoded_in_memory(folder(images), lambda *_: pytest.fail("decoded"))
 

@@ -27,10 +27,11 @@ from diffusion_lab.evaluation.families import BETTER, FAMILIES, full_name
 from diffusion_lab.run_folder import RunStopped
 from diffusion_lab.samplers import UniPCSampler
 from diffusion_lab.sampling import DiffusionSampler
+from diffusion_lab.training import sample_evaluation
 from diffusion_lab.training.sample_evaluation import SampleEvaluation
 from tests.sameness import assert_equal
 from tests.training import own_features
-from tests.training.tiny import CLASSES, resume_of, saved, tiny_config, tiny_run
+from tests.training.tiny import CLASSES, TinySource, resume_of, saved, tiny_config, tiny_run
 
 COUNT = 21
 OWN = "tests.training.own_features"
@@ -323,3 +324,9 @@ class TestRefused:
     def test_names_of_own_callbacks_are_not_touched(self, tmp_path: Path) -> None:
         own = {"training.callbacks": ["tests.promised.test_12_metric.Quality"]}
         assert tiny_config(tmp_path, own | metric("val/kid_mine")).training.validation.direction == "min"
+
+
+def test_a_system_that_does_not_tell_its_memory_sets_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_evaluation, "host_memory", lambda: math.inf)
+    settings = tiny_config(tmp_path, evaluation(num_samples=2**31 - 1)).evaluation
+    SampleEvaluation(settings, TinySource(8, 1), None, is_conditional=False, seed=0)
