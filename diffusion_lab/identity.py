@@ -52,16 +52,19 @@ def config_hash(config: TrainConfig) -> str:
     hash. Keys without a default are always in it.
 
     Left out as well is what changes no weight (``WITHOUT_INFLUENCE``): names and folders, loggers, the device, worker
-    processes, caches, what is saved, pictured and evaluated and how often, where a run resumes from, and how images are
-    sampled in the end. Secrets, such as an access token, count as equal. ``data.paths``
-    too: which images were learnt is for ``data_fingerprint`` to say, wherever they lay.
+    processes, caches, what is saved, pictured and evaluated and how often (unless the learning rate follows from the
+    evaluation), where a run resumes from, and how images are sampled in the end. Secrets, such as an access token,
+    count as equal. ``data.paths`` too: which images were learnt is for ``data_fingerprint`` to say, wherever they lay.
 
     Args:
         config: The settings as checked, with the seed that was drawn in place of ``compute.seed: null``.
     """
     training = config.training
-    followed = training.scheduler.type == "plateau" and is_evaluated(training.validation.metric)
-    unread = WITHOUT_INFLUENCE - ({"evaluation"} if followed else set())  # then it drives the learning rate
+    unread = WITHOUT_INFLUENCE
+    if training.scheduler.type == "plateau" and is_evaluated(training.validation.metric):
+        unread -= {"evaluation"}  # it drives the learning rate
+        if config.evaluation.reads_guidance(config.model.conditioning.type):
+            unread -= {"guidance"}
     telling = redacted(_telling(config, "", unread))
     return hashlib.sha256(_canonical(telling).encode()).hexdigest()
 

@@ -266,7 +266,7 @@ class RunConfig(Section):
     )
     guidance: GuidanceSettings = Field(
         default_factory=GuidanceSettings,
-        description="How guidance is applied, for generation and for pictures while training.",
+        description="How guidance is applied, for generation, and for pictures and evaluation while training.",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from diffusion_lab.config.doubts import asks_for_guidance
 from diffusion_lab.config.evaluated_metrics import direction_of, is_evaluated, logged_names, value_of
 from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE, EvaluationSettings
 from diffusion_lab.config.faults import Fault, closest
@@ -46,6 +47,10 @@ class TrainingEvaluationSettings(EvaluationSettings):
     def interval(self, epochs: int) -> int:
         """Return ``every`` as a number, for a run of so many epochs."""
         return max(1, epochs // EVALUATIONS) if self.every == "auto" else self.every
+
+    def reads_guidance(self, conditioning: str | None) -> bool:
+        """Whether the section ``guidance`` has a say in the samples, for a ``model.conditioning.type``."""
+        return conditioning is not None and asks_for_guidance(self.guidance_scale)
 
 
 def is_on(tree: SettingsReader) -> bool:

@@ -161,7 +161,9 @@ def same_results(config: TrainConfig, origin: Origin) -> bool:
     """Whether the steps after the checkpoint come out as they did in the run that wrote it."""
     now = config.model_dump(mode="json")
     now = redacted(now, secret_values(now, sys.argv))  # as the checkpoint has them
-    return all(_relevant(now[name]) == _relevant(origin.config.get(name)) for name in ("model", "data", "training"))
+    evaluated = ("evaluation", "guidance") if config.evaluation.enabled else ()
+    sections = ("model", "data", "training", *evaluated)
+    return all(_relevant(now[name]) == _relevant(origin.config.get(name)) for name in sections)
 
 
 def _relevant(section: Any) -> Any:

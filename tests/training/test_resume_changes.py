@@ -18,6 +18,8 @@ from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.source import ArraySource, ImageSource
+from diffusion_lab.training.origin import Origin
+from diffusion_lab.training.resume import same_results
 from diffusion_lab.training.resume_rules import RULES, Effect, changes_since, effect_of
 from tests.training.test_optimizers import PlainDescent
 from tests.training.tiny import CLASSES, TinySource, resume_of, saved, tiny_config, tiny_run
@@ -129,6 +131,31 @@ class TestTable:
         assert [str(change) for change in changes_since(then, config)] == [
             "training.accumulate_batches was 1 in the checkpoint and is 2"
         ]
+
+    @pytest.mark.parametrize(
+        ("metric", "scale", "expected"),
+        [
+            ("val/kid_pixels", 3.0, ["guidance.rescale", "evaluation.every"]),
+            ("val/kid_pixels", 1.0, ["evaluation.every"]),
+            ("loss", 3.0, []),
+        ],
+    )
+    def test_what_samples_are_made_by_counts_where_their_metric_is_watched(
+        self, tmp_path: Path, metric: str, scale: float, expected: list[str]
+    ) -> None:
+        section = {"enabled": True, "features": "pixels", "guidance_scale": scale, "every": 2}
+        given = {"training.validation.metric": metric, "evaluation": section}
+        then = tiny_config(tmp_path, given).model_dump(mode="json")
+        other = {"guidance": {"rescale": 0.5}, "evaluation": section | {"every": 1}}
+        assert [change.key for change in changes_since(then, tiny_config(tmp_path, given | other))] == expected
+
+    def test_what_is_logged_is_another_where_samples_are_made_otherwise(self, tmp_path: Path) -> None:
+        section = {"enabled": True, "features": "pixels", "guidance_scale": 3.0}
+        config = tiny_config(tmp_path, {"evaluation": section})
+        origin = Origin(tmp_path, 1, 1, config.model_dump(mode="json"), None, None, None)
+        assert same_results(config, origin)
+        for other in ({"evaluation": section | {"num_samples": 30}}, {"guidance": {"rescale": 0.5}}):
+            assert not same_results(tiny_config(tmp_path, {"evaluation": section} | other), origin)
 
     def test_values_from_a_checkpoint_reach_no_terminal_raw(self, tmp_path: Path) -> None:
         config = tiny_config(tmp_path)
