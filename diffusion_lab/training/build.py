@@ -29,6 +29,7 @@ from diffusion_lab.networks.compiled import compile_in_place, forget_compiled
 from diffusion_lab.precision import resolve_precision
 from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.training.callbacks import Averaging, Checkpoints, Pictures, Randomness
+from diffusion_lab.training.callbacks.randomness import randomness_kept
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.module import DiffusionModule
@@ -204,7 +205,9 @@ def create_callbacks(
 def create_evaluation(
     config: TrainConfig, data: ImageDataModule, seed: int, device: torch.device
 ) -> SampleEvaluation | None:
-    """What compares samples with images of the run while training; None where it is off.
+    """What compares samples with images of the run while training, prepared; None where it is off.
+
+    The generators of random numbers are left as they were.
 
     Raises:
         ValueError: The images or the features do not do for a metric, or the watched metric is none of them.
@@ -213,13 +216,15 @@ def create_evaluation(
         return None
     is_conditional = config.model.conditioning.type is not None
     guidance = Guidance(**dict(config.guidance))
-    evaluation = SampleEvaluation(config.evaluation, data.train, data.val, is_conditional, seed, guidance, device)
-    watched = config.training.validation.metric
-    if is_evaluated(watched) and watched not in evaluation.names and not config.training.callbacks:
-        raise ValueError(
-            f"training.validation.metric must be one of the evaluation, {', '.join(evaluation.names)} (of "
-            f"evaluation.features {config.evaluation.features}), got {watched}"
-        )
+    with randomness_kept():
+        evaluation = SampleEvaluation(config.evaluation, data.train, data.val, is_conditional, seed, guidance, device)
+        watched = config.training.validation.metric
+        if is_evaluated(watched) and watched not in evaluation.names and not config.training.callbacks:
+            raise ValueError(
+                f"training.validation.metric must be one of the evaluation, {', '.join(evaluation.names)} (of "
+                f"evaluation.features {config.evaluation.features}), got {watched}"
+            )
+        evaluation.prepare()
     return evaluation
 
 

@@ -26,6 +26,7 @@ from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.terminal import lasting_stderr
 from diffusion_lab.training.build import create_trainer
 from diffusion_lab.training.callbacks import Evaluation, FolderRestoration, Stopping, TrainingProgress, Watch
+from diffusion_lab.training.callbacks.evaluation import Cost
 from diffusion_lab.training.disk_space import refuse_full_disk
 from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
 from diffusion_lab.training.one_process import as_rank_zero
@@ -190,7 +191,8 @@ def _evaluation(run: PreparedRun, console: Console, stop: StopRequest) -> Evalua
         say(console, text)
         record([text])
 
-    return Evaluation(run.evaluation, every, say_and_record, stop)
+    cost = Cost(run.began, run.evaluation.preparation_seconds)
+    return Evaluation(run.evaluation, every, say_and_record, stop, cost)
 
 
 def _sum_up(

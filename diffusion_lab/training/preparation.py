@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -69,6 +70,8 @@ class PreparedRun:
     notes: Sequence[str]
     steps: range
     """Optimizer steps that are left to do, counted from 1 over the whole run."""
+    began: float
+    """When its preparation began, on the clock ``time.monotonic``."""
 
     @property
     def epochs(self) -> range:
@@ -80,6 +83,7 @@ def prepare_run(
     config: TrainConfig, folder: RunFolder, found: tuple[Origin, Checkpoint] | None, console: Console
 ) -> PreparedRun:
     """Make the parts of a run. What can be refused is refused here; nothing is written."""
+    began = time.monotonic()
     origin, checkpoint = found or (None, None)
     prediction_note = None
     if checkpoint is not None:
@@ -142,6 +146,7 @@ def prepare_run(
         origin,
         notes,
         steps,
+        began,
     )
 
 

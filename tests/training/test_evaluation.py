@@ -99,11 +99,11 @@ def test_it_is_logged_every_so_many_epochs_and_after_the_last(tmp_path: Path, mo
         assert line["val/evaluation_seconds"] > 0
     said = shown.getvalue()
     assert re.search(r"evaluation +after every 2 epochs and the last one:\n +21 samples .*45 training images", said)
-    assert re.search(r"real images in place of samples have val/fd_brightness \S+, val/kid_brightness \S+", said)
-    assert (
-        len(re.findall(r"evaluation after epoch \d: val/fd_brightness .*\(21 samples in .* of the time so far\)", said))
-        == 3
-    )
+    halves = r"\(of 21 against 23\)"  # of 45 training images: fewer than 21 are held out
+    null = rf"real images in place of samples have val/fd_brightness \S+ {halves}, val/kid_brightness \S+ {halves}"
+    assert re.search(null, said)
+    line = r"evaluation after epoch \d: val/fd_brightness .*\(21 samples in \S+ s, \d+% of the time of this epoch\)"
+    assert len(re.findall(line, said)) == 3
     assert re.search(r"evaluation took \d+ s, \d+% of the time", said)
     assert summary.evaluation is not None
     told = json.loads((tmp_path / "summary.json").read_text())["evaluation"]
@@ -113,7 +113,24 @@ def test_it_is_logged_every_so_many_epochs_and_after_the_last(tmp_path: Path, mo
     assert "Brightness is all that is seen." in said
     assert (told["num_samples"], told["real_images"], told["split"], told["every"]) == (COUNT, 45, "train", 2)
     assert told["null"].keys() == {KID, "val/fd_brightness"}
+    expected = {"n": COUNT, "reference_n": 23, "source": null_rows.HALVES}
+    assert {name: value for name, value in told["null"][KID].items() if name != "value"} == expected
     assert "evaluation after epoch 2" in (tmp_path / "logs/run.log").read_text()
+
+
+def test_null_values_of_the_same_comparison_are_not_marked(tmp_path: Path) -> None:
+    shown = StringIO()
+    held_out = {"data.count": 100, "training.epochs": 1}  # 25 of which are held out, and 75 compared with
+    tiny_run(tmp_path, evaluation(metrics=["kid", "label_agreement"]) | held_out, Console(file=shown, width=300))
+    line = r"real images in place of samples have val/kid_brightness -?[\d.]+, val/label_agreement_brightness [\d.]+\n"
+    assert re.search(line, shown.getvalue())
+
+
+def test_the_cost_counts_what_is_done_before_the_first_epoch(tmp_path: Path) -> None:
+    summary = tiny_run(tmp_path, evaluation(features=f"{OWN}.Slow") | {"training.epochs": 1})
+    assert summary.evaluation is not None
+    assert summary.evaluation["seconds"] > 0.8  # made once, and one block of real images
+    assert 0.05 < summary.evaluation["share_of_time"] <= 1
 
 
 def test_auto_makes_about_ten_in_a_run(tmp_path: Path) -> None:
@@ -305,6 +322,8 @@ class TestRefused:
             (ON | {"data.count": 24}, "evaluation.split = train has 18 images, and an evaluation needs at least 20"),
             (evaluation(metrics=["inception_score"]), "inception_score with evaluation.features brightness"),
             (evaluation(num_samples=2**31 - 1), "evaluation.num_samples must be at most "),
+            (evaluation(features=f"{OWN}.OneShort"), r"^evaluation\.features = brightness must give one vector"),
+            (evaluation(features=f"{OWN}.NotFinite"), r"^evaluation\.features = brightness must be finite"),
             (
                 ON | metric("val/recall_brightness"),
                 "must be one of the evaluation, val/fd_brightness, val/kid_brightness",

@@ -6,7 +6,9 @@ what was drawn before; the project itself needs none of this to resume.
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -55,3 +57,13 @@ def restore(kept: dict[str, Any]) -> None:
     torch.set_rng_state(kept["torch"])
     if kept["cuda"] and len(kept["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(kept["cuda"])
+
+
+@contextlib.contextmanager
+def randomness_kept() -> Iterator[None]:
+    """Put the generators of Python, NumPy and torch back to where they were."""
+    before = states()
+    try:
+        yield
+    finally:
+        restore(before)
