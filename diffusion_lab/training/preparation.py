@@ -41,7 +41,7 @@ from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.optimizers import refuse_capturable_without_gpu
 from diffusion_lab.training.origin import Origin
 from diffusion_lab.training.resume import Remainder, notes_of, plan_of, rate_note, remainder
-from diffusion_lab.training.resume_checks import Comparison, compare, refuse_mismatch
+from diffusion_lab.training.resume_checks import Comparison, compare, refuse_mismatch, refuse_other_form
 from diffusion_lab.training.sample_evaluation import SampleEvaluation
 from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_sigma_data_of
 from diffusion_lab.training.sizes import refuse_outsized_run
@@ -95,6 +95,8 @@ def prepare_run(
     refuse_outsized_run(config)
     seed = _seed(config, origin)
     seed_default_generators(derive_seed("weights", seed), device)
+    if checkpoint is not None:
+        refuse_other_form(checkpoint, config)
     data = create_datamodule(config, seed, class_names_of(checkpoint))
     config = with_counted_classes(config, data.class_names)
     config = with_measured_sigma_data(with_sigma_data_of(checkpoint, config), data.train)

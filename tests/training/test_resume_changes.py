@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch.optim.lr_scheduler import ExponentialLR
 
@@ -18,6 +19,7 @@ from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config.reading import leaves
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.source import ArraySource, ImageSource
+from diffusion_lab.training import preparation
 from diffusion_lab.training.origin import Origin
 from diffusion_lab.training.resume import same_results
 from diffusion_lab.training.resume_rules import RULES, Effect, changes_since, effect_of
@@ -337,6 +339,27 @@ class TestRefused:
 
 
 class TestImages:
+    def test_auto_that_measures_another_folder_is_refused_before_it_is_decoded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, mode, size in (("old", "L", 6), ("new", "RGB", 9)):
+            (tmp_path / name).mkdir()
+            for number in range(8):
+                Image.new(mode, (size, size)).save(tmp_path / name / f"{number}.bmp")
+        given = {"data.type": "image_folder", "data.paths.train": str(tmp_path / "old"), "data.cache": "none"}
+        given |= {"model.conditioning.type": None, "model.conditioning.num_classes": None, "training.epochs": 1}
+        given |= {"model.architecture.image_size": "auto", "model.architecture.in_channels": "auto"}
+        tiny_run(tmp_path / "run", given)
+        resume = resume_of(find_checkpoint(tmp_path / "run", "last"))
+        resume["training.resume"]["allow_other_data"] = True
+        monkeypatch.setattr(preparation, "create_datamodule", lambda *_: pytest.fail("decoded"))
+        with pytest.raises(ValueError, match=r"image_size must be that of the checkpoint, 6, got 9 ") as caught:
+            tiny_run(
+                tmp_path / "on", given | resume | {"data.paths.train": str(tmp_path / "new"), "training.epochs": 2}
+            )
+        for key, number in (("image_size", 6), ("in_channels", 1)):
+            assert f"type the checkpoint's number, model.architecture.{key}={number})" in str(caught.value)
+
     OWN = f"{__name__}."
 
     def test_other_images_are_refused_unless_allowed(self, runs: Path, tmp_path: Path) -> None:
