@@ -129,7 +129,7 @@ def in_fitting_batches(
         work: What is done with a slice. It is called again with a smaller one, so it must leave nothing behind.
         count: Number of things.
         batch_size: Most of them at a time.
-        setting: The key to set the batch size by, for the warning.
+        setting: What the warning calls the batch size: the key or argument that sets it, where there is one.
 
     Yields:
         The first number of each slice, and what came of it.

@@ -26,8 +26,6 @@ from diffusion_lab.samplers import SAMPLERS, DDIMSampler, Sampler
 from diffusion_lab.sampling_request import SamplingRequest
 from diffusion_lab.shapes import Images, Labels
 
-BATCH_SIZE_KEY = "generation.sampling.batch_size"
-
 
 @dataclass(frozen=True)
 class SampleBatch:
@@ -310,10 +308,12 @@ class DiffusionSampler:
         batch_size: int = 64,
         first: int = 0,
         noise: Images | None = None,
+        batch_size_name: str = "batch_size",
     ) -> Iterator[SampleBatch]:
         """Draw images batch by batch, each handed over as soon as it is done; arguments as of ``sample``.
 
-        The arguments are checked at once, and the first batch is made when it is asked for.
+        The arguments are checked at once, and the first batch is made when it is asked for. Where ``batch_size``
+        images do not fit into memory, a warning calls it ``batch_size_name``.
 
         Yields:
             The number of the first image of a batch, its images and their labels.
@@ -339,7 +339,7 @@ class DiffusionSampler:
 
         def batches() -> Iterator[SampleBatch]:
             with _progress(num_samples, show_progress) as advance:
-                parts = in_fitting_batches(lambda part: draw(part, advance), num_samples, batch_size, BATCH_SIZE_KEY)
+                parts = in_fitting_batches(lambda part: draw(part, advance), num_samples, batch_size, batch_size_name)
                 for _, batch in parts:
                     yield batch
 

@@ -15,7 +15,7 @@ from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.section import NonNegative, PositiveInt, with_defaults
 
 EVALUATIONS = 10
-"""How many ``every: auto`` makes in a run, about."""
+"""How many ``every: auto`` makes in a run, at most."""
 
 LEAST_IMAGES = 20
 """Samples, and real images, below which nothing is measured."""
@@ -35,7 +35,7 @@ class TrainingEvaluationSettings(EvaluationSettings):
     every: PositiveInt | Literal["auto"] = Field(
         default="auto",
         description="Epochs from one evaluation to the next; the last epoch always has one. `auto`: a tenth of "
-        "`training.epochs`.",
+        "`training.epochs`, rounded up.",
     )
     sampler_steps: PositiveInt = Field(
         default=10, description="Steps of the sampler, that of `sampler=fast`, each one pass through the network."
@@ -46,7 +46,7 @@ class TrainingEvaluationSettings(EvaluationSettings):
 
     def interval(self, epochs: int) -> int:
         """Return ``every`` as a number, for a run of so many epochs."""
-        return max(1, epochs // EVALUATIONS) if self.every == "auto" else self.every
+        return -(-epochs // EVALUATIONS) if self.every == "auto" else self.every
 
     def reads_guidance(self, conditioning: str | None) -> bool:
         """Whether the section ``guidance`` has a say in the samples, for a ``model.conditioning.type``."""

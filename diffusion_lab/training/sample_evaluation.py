@@ -179,6 +179,7 @@ class SampleEvaluation:
             sampler=StoppableSampler(steps=settings.sampler_steps, stopped=stopped),
             guidance=self.guidance,
             seed=self.seed,
+            batch_size_name="the batch size of evaluation",
         )
         features: list[Tensor] = []
         logits: list[Tensor] = []

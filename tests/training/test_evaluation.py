@@ -15,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from diffusion_lab import sampling
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import ConfigError
 from diffusion_lab.config.evaluated_metrics import VALUES, direction_of, logged_name
@@ -29,6 +30,7 @@ from diffusion_lab.samplers import UniPCSampler
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.training import sample_evaluation
 from diffusion_lab.training.sample_evaluation import SampleEvaluation
+from tests.recorded_warnings import recorded_warnings
 from tests.sameness import assert_equal
 from tests.training import own_features
 from tests.training.tiny import CLASSES, TinySource, resume_of, saved, tiny_config, tiny_run
@@ -133,9 +135,11 @@ def test_the_cost_counts_what_is_done_before_the_first_epoch(tmp_path: Path) -> 
     assert 0.05 < summary.evaluation["share_of_time"] <= 1
 
 
-def test_auto_makes_about_ten_in_a_run(tmp_path: Path) -> None:
+def test_auto_makes_ten_in_a_run_at_most(tmp_path: Path) -> None:
     settings = tiny_config(tmp_path, evaluation(every="auto")).evaluation
-    assert [settings.interval(epochs) for epochs in (1, 4, 19, 40, 200)] == [1, 1, 1, 4, 20]
+    assert [settings.interval(epochs) for epochs in (1, 4, 10, 11, 19, 29, 40, 200)] == [1, 1, 1, 2, 2, 3, 4, 20]
+    for epochs in range(1, 300):
+        assert -(-epochs // settings.interval(epochs)) <= 10  # the last epoch always has one
 
 
 def test_the_same_weights_have_the_same_values(tmp_path: Path) -> None:
@@ -203,6 +207,27 @@ def test_other_settings_of_the_evaluation_forget_the_best_where_it_is_watched(tm
         changes = evaluation(num_samples=22) | metric(watched) | {"training.epochs": 2} | resume_of(found)
         tiny_run(tmp_path / watched.replace("/", "_"), changes, Console(file=shown, width=300))
         assert ("evaluation.num_samples was 21 in the checkpoint and is 22" in shown.getvalue()) == forgets
+
+
+def test_a_batch_that_does_not_fit_is_called_by_no_key_that_train_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = sampling._Drawing.__call__
+
+    def small_alone(self: Any, part: slice, advance: Any) -> Any:
+        if part.stop - part.start > 8:
+            raise MemoryError
+        return draw(self, part, advance)
+
+    monkeypatch.setattr(sampling._Drawing, "__call__", small_alone)
+    shown = {"enabled": True, "interval": 1, "num_samples": 9, "guidance_scale": 1.0}
+    with recorded_warnings() as said:
+        tiny_run(tmp_path, ON | {"training.epochs": 1, "training.visualization": shown})
+    named = [
+        found.partition(" = 64 does not fit into memory")[0] for each in said if "fit" in (found := str(each.message))
+    ]
+    assert sorted(named) == ["the batch size of evaluation", "the batch size of training.visualization"]
+    assert lines_of(tmp_path)
 
 
 @pytest.mark.parametrize("trouble", ["not finite", "own class"])
