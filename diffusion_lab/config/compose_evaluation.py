@@ -120,6 +120,7 @@ def _points(tree: dict[str, Any], places: Origins, default_steps: bool, faults: 
     for key, values in axes.items():
         if any(value in values[:place] for place, value in enumerate(values)):
             faults.append(Fault(key, "must be a list of different values", values))
+    default_steps = default_steps and "sampler.steps" not in axes  # a list was asked for, wherever it stands
     template = _generation_tree(tree)
     points = []
     for combination in itertools.product(*axes.values()):

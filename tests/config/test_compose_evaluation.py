@@ -13,11 +13,12 @@ from diffusion_lab.config.compose_evaluation import (
     EVALUATE_SHORT_NAMES,
     EvaluationRequest,
     compose_evaluate_config,
+    parse_evaluation,
 )
 from diffusion_lab.config.editor_schema import short_names
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, FEATURES, LEAST_IMAGES, METRICS
 from diffusion_lab.config.faults import ConfigError
-from diffusion_lab.config.origins import composed_origins
+from diffusion_lab.config.origins import Origins, composed_origins
 from diffusion_lab.evaluation import null_rows
 from diffusion_lab.evaluation.families import FAMILIES
 from diffusion_lab.features import NAMES
@@ -96,6 +97,12 @@ class TestPoints:
     ) -> None:
         request = composed_request(f"ckpt={tmp_path}", f"reference={tmp_path}", f"data.paths.train={tmp_path}")
         assert request.config.data.paths.train == tmp_path
+
+    def test_steps_in_a_list_are_never_lowered(self, tmp_path: Path) -> None:
+        for steps, most in ((50, 20), ([5, 50], 50)):
+            tree = {"generation": {"checkpoint": str(tmp_path)}, "sampler": {"type": "ddim", "steps": steps}}
+            last = parse_evaluation(tree, Origins()).points[-1].config
+            assert last.sampler.for_process(20).build().steps == most
 
 
 @pytest.mark.parametrize(
