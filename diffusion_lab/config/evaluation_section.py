@@ -27,7 +27,7 @@ NAMED_SETS = ("digits", "digits_heldout", "emoji", "mnist", "cifar10", "fashion_
 """Sets of images that have a name, beside folders and files."""
 
 LEAST_IMAGES = 20
-"""Images below which no metric is computed."""
+"""Images of each set below which no metric is computed: intervals of fewer are meaningless."""
 
 GENERATED = 1000
 """Images that are generated where no number is given."""

@@ -9,16 +9,13 @@ from pydantic import Field
 
 from diffusion_lab.config.doubts import asks_for_guidance
 from diffusion_lab.config.evaluated_metrics import direction_of, is_evaluated, logged_names, value_of
-from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE, EvaluationSettings
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES, WITH_WEIGHTS_FILE, EvaluationSettings
 from diffusion_lab.config.faults import Fault, closest
 from diffusion_lab.config.reading import SettingsReader, Unreadable
 from diffusion_lab.config.section import NonNegative, PositiveInt, with_defaults
 
 EVALUATIONS = 10
 """How many ``every: auto`` makes in a run, at most."""
-
-LEAST_IMAGES = 20
-"""Samples, and real images, below which nothing is measured."""
 
 SMALL = 32
 """Side in pixels of the images below which ``features: auto`` is not ``efflite0``."""

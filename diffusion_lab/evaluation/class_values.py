@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES
 from diffusion_lab.evaluation.families import FAMILIES, Values, memorization_values, reference_number_of
 from diffusion_lab.evaluation.measurement import ClassNull, ClassValue, NullRow
 from diffusion_lab.evaluation.metrics import Estimate
 from diffusion_lab.evaluation.metrics.memorization import judge
-from diffusion_lab.evaluation.null_rows import LEAST_IMAGES, Null, as_many_samples, null_of, null_rows_of
+from diffusion_lab.evaluation.null_rows import Null, as_many_samples, null_of, null_rows_of
 from diffusion_lab.evaluation.real_images import RealImages, labelled
 from diffusion_lab.features.feature_set import FeatureSet
 

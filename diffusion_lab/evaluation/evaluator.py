@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MetricName
+from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, LEAST_IMAGES, MetricName
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measured import Measured
 from diffusion_lab.evaluation.measurement import VERSION, Measurement
-from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.evaluation.run_data import INSTEAD, RealSources
 from diffusion_lab.evaluation.stored import find_measurement, keep_measurement, measurement_key

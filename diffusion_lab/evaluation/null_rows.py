@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES
 from diffusion_lab.evaluation.families import FAMILIES, number_of, reference_number_of
 from diffusion_lab.evaluation.measurement import NullRow
 from diffusion_lab.evaluation.real_images import RealImages, halves, labelled, some_of
 from diffusion_lab.features.feature_set import FeatureSet
-
-LEAST_IMAGES = 20
-"""Images of each set below which nothing is measured: intervals of fewer are meaningless."""
 
 HELD_OUT = "held-out images against the same reference"
 HALVES = "two halves of the reference images"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, some_of
 from diffusion_lab.evaluation.nearest import write_nearest
-from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run, open_images

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES
 from diffusion_lab.evaluation.class_values import Classes
 from diffusion_lab.evaluation.families import (
     BETTER,
@@ -20,7 +21,7 @@ from diffusion_lab.evaluation.families import (
 from diffusion_lab.evaluation.measurement import NullRow, Row
 from diffusion_lab.evaluation.metrics import Estimate, Extrapolation, Memorization, frechet_distance_infinity
 from diffusion_lab.evaluation.metrics.memorization import LEAVE_ONE_OUT, judge
-from diffusion_lab.evaluation.null_rows import LEAST_IMAGES, Null, as_many_samples, null_of, null_rows_of
+from diffusion_lab.evaluation.null_rows import Null, as_many_samples, null_of, null_rows_of
 from diffusion_lab.evaluation.real_images import RealImages, numbered_as
 from diffusion_lab.features.feature_set import FeatureSet
 

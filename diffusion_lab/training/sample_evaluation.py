@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.config.evaluated_metrics import logged_name, logged_names
-from diffusion_lab.config.evaluation_section import MetricName
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES, MetricName
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.config.training_evaluation import LEAST_IMAGES, TrainingEvaluationSettings
+from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.devices import host_memory
 from diffusion_lab.evaluation.measure import measure
