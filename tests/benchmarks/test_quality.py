@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.quality import diffusers_loop, lucidrains
+from benchmarks.quality.__main__ import _do as do_once
 from benchmarks.quality.judge import Point
-from benchmarks.quality.program import DIFFUSERS, LUCIDRAINS, OURS, RESULT, Task, do
+from benchmarks.quality.program import DIFFUSERS, LUCIDRAINS, OURS, RESULT, Task, do, images_of
 from benchmarks.quality.report import rows, write_report
 from benchmarks.quality.sets import write_folders
 from benchmarks.quality.stopwatch import MARKS, Stopwatch, nearest
@@ -87,6 +89,36 @@ def test_folders_are_divided_by_class_and_written_once(tmp_path: Path) -> None:
     (train / "0" / "mine.txt").touch()
     assert write_folders("digits", tmp_path) == (train, held_out)
     assert (train / "0" / "mine.txt").exists()
+
+
+def test_what_was_made_with_other_arguments_is_neither_taken_nor_replaced(tmp_path: Path) -> None:
+    task = Task(OURS, tmp_path, tmp_path / "out", 60.0, 10, 5, 1, 8)
+    task.out.mkdir()
+    (task.out / RESULT).write_text(json.dumps({"task": json.loads(task.text())}))
+    do_once(task)  # it is there already
+    with pytest.raises(SystemExit, match="other arguments: choose another --out"):
+        do_once(replace(task, seconds=30.0))
+    assert (task.out / RESULT).exists()
+
+
+def test_only_the_last_snapshot_has_all_images() -> None:
+    assert images_of(4, 1000) == [250, 250, 250, 1000]
+    assert images_of(1, 3) == [3]
+
+
+def test_the_cosine_of_diffusers_ends_at_zero_and_stays_there() -> None:
+    pytest.importorskip("diffusers")
+    loader = DataLoader(TensorDataset(torch.zeros(1, 1, 2, 2)))
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.zeros(1))
+    model.forward = lambda noisy, times: SimpleNamespace(sample=model.weight * noisy)  # type: ignore[method-assign]
+    loop = diffusers_loop._Loop(model, cast("Any", [batch for (batch,) in loader]), steps=20)
+    rates = []
+    for _ in range(30):
+        loop.step()
+        rates.append(loop.optimizer.param_groups[0]["lr"])
+    assert max(rates) == rates[1] == pytest.approx(1e-4)  # the warm-up is a tenth
+    assert rates[19:] == [pytest.approx(0, abs=1e-12)] * 11
 
 
 def test_a_task_survives_the_command_line() -> None:
