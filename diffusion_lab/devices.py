@@ -75,9 +75,10 @@ def _available_devices() -> list[str]:
 def host_memory() -> float:
     """Return the memory of this machine in bytes; infinity if unknown."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError):  # Windows; a system that does not know the names
         return math.inf
+    return page * pages if min(page, pages) > 0 else math.inf  # -1 means unknown
 
 
 @contextlib.contextmanager

@@ -38,7 +38,11 @@ from diffusion_lab.threads import choose_threads
 
 
 def generate(
-    config: GenerateConfig, show_progress: bool = True, announce: bool = True, guidance_typed: bool = False
+    config: GenerateConfig,
+    show_progress: bool = True,
+    announce: bool = True,
+    guidance_typed: bool = False,
+    renew: bool = False,
 ) -> Generation:
     """Generate images from a checkpoint into ``output.base_dir/output.subdirs.generated``.
 
@@ -52,6 +56,8 @@ def generate(
         announce: Also print what will be generated, with which model, sampler and device.
         guidance_typed: Whether the user set this guidance scale: then a scale without effect causes a warning even if
             it is the default.
+        renew: Start over if the folder holds other images instead of refusing: for a folder whose name identifies its
+            images.
 
     Raises:
         ValueError, FileNotFoundError, PermissionError: Naming key, value and rule, before anything is written.
@@ -67,8 +73,7 @@ def generate(
     _check_trust(config.generation.trusted, checkpoint)
     config = _resolve_prediction(config, checkpoint, show_progress)
     denoiser = checkpoint.denoiser(sampling.use_ema, config.model, sampling.ema_decay, config.generation.trusted)
-    precision = sampling.precision or ("auto" if checkpoint.used_mixed_precision else 32)
-    denoiser.compute_dtype = resolve_precision(precision, device, "generation.sampling.precision")
+    denoiser.compute_dtype = compute_dtype(checkpoint, sampling, device)
     config = _limit_steps(config, denoiser.schedule.most_steps, show_progress)
     request = _create_request(config, checkpoint, denoiser)
     if sampling.labels is not None and request.labels and announce:
@@ -83,11 +88,21 @@ def generate(
     sampler = DiffusionSampler(denoiser, device)
     with (
         use_threads(_threads(config, denoiser, device)),
-        open_generation_folder(folder, request, sampling.num_samples, config.output.overwrite) as target,
+        open_generation_folder(folder, request, sampling.num_samples, config.output.overwrite, renew) as target,
     ):
         if announce:
             print(printable(_start_lines(config, checkpoint, sampler, target)), file=sys.stderr)
         return Completion(config, target, sampler, show_progress).complete()
+
+
+def compute_dtype(checkpoint: Checkpoint, sampling: SamplingSettings, device: torch.device) -> torch.dtype:
+    """Return the dtype the network computes in: the requested one, else mixed precision if the run was trained in it.
+
+    Raises:
+        ValueError: The device does not support it.
+    """
+    precision = sampling.precision or ("auto" if checkpoint.used_mixed_precision else 32)
+    return resolve_precision(precision, device, "generation.sampling.precision")
 
 
 def _check_trust(trusted: Collection[str], checkpoint: Checkpoint) -> None:

@@ -52,16 +52,20 @@ def config_hash(config: TrainConfig) -> str:
     included.
 
     Settings that do not affect the weights (``WITHOUT_INFLUENCE``) are excluded as well: names and folders, loggers,
-    the device, worker processes, caches, what is saved, sampled and evaluated and how often, where a run resumes from,
-    and how images are finally sampled. So is ``data.paths``: ``data_fingerprint`` identifies the training images,
-    wherever they are stored. Secrets, such as an access token, count as equal.
+    the device, worker processes, caches, what is saved, sampled and evaluated and how often (unless the learning rate
+    follows from the evaluation), where a run resumes from, and how images are finally sampled. So is ``data.paths``:
+    ``data_fingerprint`` identifies the training images, wherever they are stored. Secrets, such as an access token,
+    count as equal.
 
     Args:
         config: The checked settings, with the drawn seed in place of ``compute.seed: null``.
     """
     training = config.training
-    drives_rate = training.scheduler.type == "plateau" and is_evaluated(training.validation.metric)
-    excluded = WITHOUT_INFLUENCE - ({"evaluation"} if drives_rate else set())
+    excluded = WITHOUT_INFLUENCE
+    if training.scheduler.type == "plateau" and is_evaluated(training.validation.metric):
+        excluded -= {"evaluation"}  # it drives the learning rate
+        if config.evaluation.reads_guidance(config.model.conditioning.type):
+            excluded -= {"guidance"}
     relevant = redacted(_relevant_settings(config, "", excluded))
     return hashlib.sha256(_canonical(relevant).encode()).hexdigest()
 

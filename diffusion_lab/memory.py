@@ -129,7 +129,7 @@ def batches_that_fit(
         work: Called with a slice. It may be called again with a smaller one, so it must have no side effects.
         count: Number of items.
         batch_size: Maximum items per slice.
-        setting: Key of the batch size, for the warning.
+        setting: Name of the batch size in the warning: the key or argument that sets it, if there is one.
 
     Yields:
         The start of each slice, and the result.

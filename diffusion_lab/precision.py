@@ -32,6 +32,11 @@ def resolve_precision(precision: str | int, device: torch.device, key: str) -> t
     return DTYPES[precision]
 
 
+def precision_of(dtype: torch.dtype) -> str | int:
+    """Return what a setting named ``precision`` calls a type."""
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Return whether the device supports bfloat16 in hardware, not by emulation."""
     if device.type == "cuda":

@@ -26,8 +26,6 @@ from diffusion_lab.samplers import SAMPLERS, DDIMSampler, Sampler
 from diffusion_lab.sampling_request import SamplingRequest
 from diffusion_lab.shapes import Images, Labels
 
-BATCH_SIZE_KEY = "generation.sampling.batch_size"
-
 
 @dataclass(frozen=True)
 class SampleBatch:
@@ -309,10 +307,12 @@ class DiffusionSampler:
         batch_size: int = 64,
         first: int = 0,
         noise: Images | None = None,
+        batch_size_name: str = "batch_size",
     ) -> Iterator[SampleBatch]:
         """Draw images batch by batch, each yielded as soon as it is done; arguments as in ``sample``.
 
-        The arguments are checked immediately; each batch is sampled when it is requested.
+        The arguments are checked immediately; each batch is sampled when it is requested. If ``batch_size`` images do
+        not fit into memory, the warning calls it ``batch_size_name``.
 
         Yields:
             The index of the first image of a batch, its images and their labels.
@@ -338,7 +338,7 @@ class DiffusionSampler:
 
         def batches() -> Iterator[SampleBatch]:
             with _progress_bar(num_samples, show_progress) as advance:
-                parts = batches_that_fit(lambda part: draw(part, advance), num_samples, batch_size, BATCH_SIZE_KEY)
+                parts = batches_that_fit(lambda part: draw(part, advance), num_samples, batch_size, batch_size_name)
                 for _, batch in parts:
                     yield batch
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import os
+
 import pytest
 import torch
 
-from diffusion_lab.devices import resolve_device
+from diffusion_lab.devices import host_memory, resolve_device
 
 
 @pytest.fixture
@@ -78,3 +81,14 @@ def test_invalid_device_is_refused_by_argument(given):
 def test_meta_device_is_always_available():
     """With ``meta`` a model is built for its shapes alone."""
     assert resolve_device("meta") == torch.device("meta")
+
+
+@pytest.mark.parametrize("answer", [-1, ValueError, AttributeError])
+def test_a_system_that_does_not_tell_its_memory_sets_no_limit(monkeypatch, answer):
+    def sysconf(name):
+        if answer == -1:
+            return -1
+        raise answer
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    assert host_memory() == math.inf

@@ -61,6 +61,15 @@ def test_an_evaluation_that_drives_the_learning_rate_counts():
     assert hash_of(**kid, **plateau, **one) != hash_of(**kid, **plateau, **other)
 
 
+def test_guidance_of_such_an_evaluation_counts():
+    driving = {"training__validation__metric": "val/kid_pixels", "training__scheduler": {"type": "plateau"}}
+    driving["model__conditioning"] = {"type": "class", "num_classes": 3, "class_dropout_prob": 0.1}
+    rescaled = {"guidance__rescale": 0.5}
+    for scale, counts in ((1.0, False), (3.0, True)):
+        driving["evaluation"] = {"enabled": True, "features": "pixels", "guidance_scale": scale}
+        assert (hash_of(**driving) != hash_of(**driving, **rescaled)) == counts
+
+
 @pytest.mark.parametrize(
     "change",
     [

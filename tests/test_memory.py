@@ -139,7 +139,7 @@ def test_images_equal_those_of_the_smaller_batch(model):
     ask = {"sampler": DDPMSampler(steps=4), "seed": 3}
     expected = DiffusionSampler(model).sample(20, labels, 2.0, batch_size=4, **ask)
     model.network = Narrow(model.network, most=8)
-    with pytest.warns(ConfigWarning, match=r"generation\.sampling\.batch_size = 16 .* 4 images at a time"):
+    with pytest.warns(ConfigWarning, match=r"^batch_size = 16 .* 4 images at a time"):
         images = DiffusionSampler(model).sample(20, labels, 2.0, batch_size=16, **ask)
     assert torch.equal(images, expected)
 

@@ -61,6 +61,8 @@ def _seconds_of(ours: Path) -> float:
 
 def _do(task: Task) -> None:
     if (task.out / RESULT).exists():
+        if json.loads((task.out / RESULT).read_text())["task"] != json.loads(task.text()):
+            sys.exit(f"{task.out} holds a result made with other arguments: choose another --out, or remove it")
         print_progress(f"{task.out} is there already")
         return
     shutil.rmtree(task.out, ignore_errors=True)

@@ -1,7 +1,8 @@
 """denoising_diffusion_pytorch: its ``Trainer`` with the arguments of its README.
 
-Left out of them: fp16 (it has none on a CPU), and FID, whose weights are fetched. The networks are as wide as makes
-their parameters equal ours.
+Left out of them: fp16 (it has none on a CPU), FID, whose weights are fetched, and mirroring, as in all programs here.
+Its batches are halved, since it accumulates two for each optimizer step. The network is as wide as makes its parameters
+equal ours.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from benchmarks.quality.stopwatch import Stopwatch, nearest
 from diffusion_lab.shapes import Pixels
 
 MULTIPLIERS = ((1, 2, 4, 8), (1, 2, 4), (1, 2))
-"""That of the README first; the others are for images that three halvings do not divide."""
+"""Those of the README first; the others are for images whose size three halvings do not divide."""
+
+ACCUMULATED = 2
+"""Batches for each optimizer step, as in the README."""
 
 DRAWN_AT_ONCE = 100
 
@@ -33,8 +37,8 @@ def network(parameters: int, channels: int, image_size: int) -> Any:
     def make(dim: int, multipliers: tuple[int, ...]) -> Any:
         return library.Unet(dim=dim, dim_mults=multipliers, channels=channels)
 
-    fitting = [multipliers for multipliers in MULTIPLIERS if image_size % 2 ** (len(multipliers) - 1) == 0]
-    return nearest(parameters, make, [[(dim, each) for dim in range(8, 129, 8)] for each in fitting])
+    fitting = next(multipliers for multipliers in MULTIPLIERS if image_size % 2 ** (len(multipliers) - 1) == 0)
+    return nearest(parameters, make, [(dim, fitting) for dim in range(8, 129, 4)])
 
 
 def train(
@@ -49,10 +53,11 @@ def train(
     trainer = library.Trainer(
         diffusion,
         str(folder),
-        train_batch_size=batch_size,
+        train_batch_size=batch_size // ACCUMULATED,
         train_lr=8e-5,
         train_num_steps=700_000,
-        gradient_accumulate_every=2,
+        gradient_accumulate_every=ACCUMULATED,
+        augment_horizontal_flip=False,
         ema_decay=0.995,
         calculate_fid=False,
         save_and_sample_every=700_000,

@@ -63,7 +63,7 @@ def _run(
     folder: Path, run: Path, epochs: int, arguments: list[str], environment: dict[str, str] | None = None
 ) -> dict[str, Any]:
     words = ["data=image_folder", f"data.paths.train={folder}", f"training.epochs={epochs}", f"output.base_dir={run}"]
-    words += ["logger=none", "compute.device=cpu", *arguments]
+    words += ["logger=none", "compute.device=cpu", f"compute.threads={torch.get_num_threads()}", *arguments]
     print_progress(f"  train.py {' '.join(words)}")
     subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *words],

@@ -84,6 +84,7 @@ def do(task: Task) -> None:
         np.save(task.out / file, pixels.cpu().numpy())
         result["snapshots"].append({"seconds": round(seconds, 2), "images": file})
     result["batch_size"] = _batch_size(task)
+    result["task"] = json.loads(task.text())
     (task.out / RESULT).write_text(json.dumps(result, indent=2) + "\n")
 
 

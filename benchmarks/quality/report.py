@@ -25,7 +25,7 @@ def rows(found: Found) -> list[str]:
     for name, points in found.items():
         for program, last in _last(points).items():
             kid, fd = last.measurement["kid"], last.measurement["fd"]
-            limit = "" if fd.limit is None else f"{fd.limit.value:.4g}"
+            limit = f"{fd.limit.value:.4g}" if fd.limit is not None and fd.limit.reliable else ""
             lines.append(
                 f"| {name} | {program} | {last.parameters / 1e6:.2f} M | {last.seconds:.0f} s | {kid.name} "
                 f"| {kid.estimate.value:.4g} ({kid.estimate.low:.4g} to {kid.estimate.high:.4g}) "
@@ -35,7 +35,11 @@ def rows(found: Found) -> list[str]:
 
 
 def _null(row: Any) -> str:
-    return "" if row.null is None else f"{row.null.estimate.value:.4g} (n = {row.null.n})"
+    if row.null is None:
+        return ""
+    numbers = f"{row.null.n} of {row.null.reference_n}"
+    matched = "" if row.null.matched is None else f"; samples: {row.null.matched.value:.4g}"
+    return f"{row.null.estimate.value:.4g} ({numbers}{matched})"
 
 
 def _last(points: Sequence[Point]) -> dict[str, Point]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -48,24 +48,23 @@ class Stopwatch:
         self._began += self.clock() - before
 
 
-def nearest(wanted: int, make: Callable[..., Any], shapes: Iterable[Sequence[tuple[Any, ...]]]) -> Any:
+def nearest(wanted: int, make: Callable[..., Any], shapes: Iterable[tuple[Any, ...]]) -> Any:
     """Make the network whose number of parameters is nearest to the wanted one.
 
     Args:
         wanted: Number of parameters.
         make: Makes a network.
-        shapes: What it can be made of; in each group the number of parameters rises.
+        shapes: Arguments to try, in order of the number of parameters.
 
     Raises:
         ValueError: None is within 20 %.
     """
     counts: list[tuple[int, tuple[Any, ...]]] = []
-    for group in shapes:
-        for shape in group:
-            with torch.device("meta"):
-                counts.append((sum(weights.numel() for weights in make(*shape).parameters()), shape))
-            if counts[-1][0] > wanted:
-                break
+    for shape in shapes:
+        with torch.device("meta"):
+            counts.append((sum(weights.numel() for weights in make(*shape).parameters()), shape))
+        if counts[-1][0] > wanted:
+            break
     count, found = min(counts, key=lambda each: abs(each[0] / wanted - 1))
     if abs(count / wanted - 1) > MOST_DIFFERENCE:
         raise ValueError(f"no network has {wanted:,} parameters within 20 %; the nearest has {count:,}")

@@ -14,7 +14,8 @@ from typing import Any
 from diffusion_lab.config.faults import Fault
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
-from diffusion_lab.data.headers import Header, read_headers
+from diffusion_lab.data.headers import Header, all_gray, sample_headers
+from diffusion_lab.data.listing import list_images
 
 AUTO = "auto"
 SIZE, CHANNELS = "model.architecture.image_size", "model.architecture.in_channels"
@@ -43,10 +44,12 @@ def measure_images(tree: dict[str, Any]) -> list[Fault]:
         if kind != "image_folder":
             rule = f"auto requires data.type image_folder, got {kind}: set a number"
             return [Fault(key, rule, AUTO) for key in auto_keys]
-    headers = _headers(reader)
-    measured = {SIZE: _size(headers, _least_size(reader)), CHANNELS: _channels(headers)}
-    for key in auto_keys:
-        tree["model"]["architecture"][key.rpartition(".")[2]] = measured[key]
+    paths = _image_paths(reader)
+    headers, architecture = sample_headers(paths), tree["model"]["architecture"]
+    if SIZE in auto_keys:
+        architecture["image_size"] = _size(headers, _least_size(reader))
+    if CHANNELS in auto_keys:
+        architecture["in_channels"] = _channels(headers, paths)
     return []
 
 
@@ -57,11 +60,11 @@ def _is_auto(reader: SettingsReader, key: str) -> bool:
     return False
 
 
-def _headers(reader: SettingsReader) -> Sequence[Header]:
+def _image_paths(reader: SettingsReader) -> Sequence[Path]:
     with contextlib.suppress(Unreadable, OSError, TypeError):
         folder = Path(reader["data.paths.train"])
         if folder.is_dir():
-            return read_headers(folder)
+            return list_images(folder).images
     return ()
 
 
@@ -80,5 +83,6 @@ def _size(headers: Sequence[Header], least: int) -> int:
     return max(least, min(side, LARGEST_SIZE) // least * least)
 
 
-def _channels(headers: Sequence[Header]) -> int:
-    return 1 if headers and all(header.gray for header in headers) else COLOUR
+def _channels(headers: Sequence[Header], paths: Sequence[Path]) -> int:
+    """Return 1 if all images are gray; the few that have colour may not be among those sampled in ``headers``."""
+    return 1 if headers and all(header.gray for header in headers) and all_gray(paths) else COLOUR

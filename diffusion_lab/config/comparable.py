@@ -9,6 +9,7 @@ from diffusion_lab.config.evaluated_metrics import is_evaluated, validation_dire
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.model_section import PROCESS_OPTIONS, DiffusionSettings
+from diffusion_lab.config.schema import GuidanceSettings
 from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
 
@@ -69,6 +70,8 @@ def _by_evaluation(settings: Mapping[str, Any], fingerprints: Mapping[str, Any])
         "model.conditioning.type": model["conditioning"]["type"],
         IMAGES: fingerprints.get(images),
     }
+    if section.reads_guidance(model["conditioning"]["type"]):
+        measured["guidance"] = GuidanceSettings.model_validate(settings.get("guidance") or {}).model_dump(mode="json")
     if validation_direction(validation) != "min":
         measured["training.validation.mode"] = "max"
     return measured

@@ -85,7 +85,7 @@ def parse_evaluation(
         locations: Locations of its keys; None if there is no command line.
         faults: Faults found earlier, reported together with the others.
     """
-    locations, all_faults = locations or KeyLocations(), list(faults)
+    all_faults = list(faults)
     tree = without_excess(plain_tree(tree), all_faults)
     expand_home(tree, EvaluateConfig)
     normalize_spelling(tree, EvaluateConfig)
@@ -94,8 +94,10 @@ def parse_evaluation(
     }  # completed and checked for each point
     all_faults += field_faults(without_model, EvaluateConfig)
     reader = SettingsReader(tree, EvaluateConfig, [fault.key for fault in all_faults])
+    default_steps = _has_default_steps(tree, locations)
+    locations = locations or KeyLocations()
     all_faults += evaluation_faults(reader, _typed(locations))
-    points = _points(tree, locations, all_faults) if _generates(tree) else ()
+    points = _points(tree, locations, default_steps, all_faults) if _generates(tree) else ()
     if all_faults:
         error = ConfigError(sorted(_deduplicated(all_faults), key=lambda fault: fault.key))
         raise error.with_suggestions(EVALUATE_SHORT_NAMES).with_locations(locations.location_of)
@@ -108,14 +110,24 @@ def _generates(tree: Mapping[str, Any]) -> bool:
     return not samples and bool((tree.get("generation") or {}).get("checkpoint"))
 
 
-def _points(tree: dict[str, Any], locations: KeyLocations, faults: list[Fault]) -> tuple[Point, ...]:
+def _has_default_steps(tree: Mapping[str, Any], locations: KeyLocations | None) -> bool:
+    """Return whether the number of sampling steps was left to the default; one passed from Python was not."""
+    if locations is not None:
+        return not locations.is_typed("sampler.steps")
+    sampler = tree.get("sampler")
+    return not isinstance(sampler, Mapping) or "steps" not in sampler
+
+
+def _points(
+    tree: dict[str, Any], locations: KeyLocations, default_steps: bool, faults: list[Fault]
+) -> tuple[Point, ...]:
     """Return a point for each combination of the values in lists; their faults are added to ``faults``."""
     axes = dict(_axes(tree))
     for key, values in axes.items():
         if any(value in values[:index] for index, value in enumerate(values)):
             faults.append(Fault(key, "must be a list of different values", values))
+    default_steps = default_steps and "sampler.steps" not in axes  # a list was asked for, wherever it stands
     template = _generation_tree(tree)
-    default_steps = not locations.is_typed("sampler.steps")
     points = []
     for combination in itertools.product(*axes.values()):
         chosen_values = dict(zip(axes, combination, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from diffusion_lab.config.evaluation_section import NAMED_SETS, WITH_WEIGHTS_FILE
 from diffusion_lab.config.faults import Fault
@@ -30,7 +31,6 @@ SHORT = {
     "generation.sampling.guidance_scale": "guidance_scale",
     "generation.sampling.use_ema": "use_ema",
     "generation.sampling.ema_decay": "ema_decay",
-    "generation.trust": "trust",
     "evaluation.split": "split",
     "evaluation.weights": "weights",
 }
@@ -67,9 +67,22 @@ def _has_images_to_evaluate(tree: SettingsReader) -> Iterator[Fault]:
     seed = tree["compute.seed"]
     if isinstance(seed, list | tuple) and samples is not None:
         yield Fault("compute.seed", "must be one number, since evaluation.samples names existing images", seed)
-    if isinstance(checkpoint, list | tuple) and samples is not None:
+    if checkpoint is None or samples is None:
+        return
+    if reference is not None:
+        rule = (
+            "is not read, since evaluation.reference names the images to compare evaluation.samples with; leave one of "
+            "the two out"
+        )
+        yield Fault("generation.checkpoint", rule, _plain(checkpoint))
+    elif isinstance(checkpoint, list | tuple):
         rule = "must be one run, to compare evaluation.samples with its data"
-        yield Fault("generation.checkpoint", rule, list(checkpoint))
+        yield Fault("generation.checkpoint", rule, _plain(checkpoint))
+
+
+def _plain(paths: Any) -> str | list[str]:
+    """One path or several, as they were typed."""
+    return list(map(str, paths)) if isinstance(paths, list | tuple) else str(paths)
 
 
 def _paths_exist(tree: SettingsReader) -> Iterator[Fault]:
@@ -110,8 +123,6 @@ def _generation_is_used(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
     for key in GENERATION_KEYS:
         if typed(key) or (key in SHORT and typed(SHORT[key])):
             yield Fault(key, "has no effect, since evaluation.samples names existing images; leave it out")
-    if tree["generation.checkpoint"] is None and (typed("generation.trust") or typed("trust")):
-        yield Fault("generation.trust", "has no effect without a checkpoint; leave it out")
 
 
 def _run_data_is_used(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
@@ -123,10 +134,14 @@ def _run_data_is_used(tree: SettingsReader, typed: Typed) -> Iterator[Fault]:
             rule = "requires evaluation.reference; the images of a run have the size of its model; leave it out"
             yield Fault("evaluation.image_size", rule, tree["evaluation.image_size"])
         return
+    reads_run = tree["generation.checkpoint"] is not None and "memorization" in tree["evaluation.metrics"]
     for key in ("data.paths.train", "data.paths.val"):
-        if tree[key] is not None:
-            rule = "has no effect, since evaluation.reference names the images to compare with; leave it out"
+        if tree[key] is not None and not reads_run:
+            rule = (
+                "has no effect, since evaluation.reference names the images to compare with, and those of a run are "
+                "read for memorization alone; leave it out"
+            )
             yield Fault(key, rule, str(tree[key]))
-    if typed("evaluation.split") or typed("split"):
+    if typed("evaluation.split") or typed("split") or tree["evaluation.split"] != "train":
         rule = "has no effect, since evaluation.reference names the images to compare with; leave it out"
         yield Fault("evaluation.split", rule, tree["evaluation.split"])

@@ -27,7 +27,7 @@ NAMED_SETS = ("digits", "digits_heldout", "emoji", "mnist", "cifar10", "fashion_
 """Image sets that are referred to by name, besides folders and files."""
 
 LEAST_IMAGES = 20
-"""Minimum number of images for any metric."""
+"""Minimum number of images in each set for any metric: intervals of fewer are meaningless."""
 
 GENERATED = 1000
 """Default number of images to generate."""

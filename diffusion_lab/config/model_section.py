@@ -50,7 +50,7 @@ class ArchitectureSettings(PluggableSection):
     )
     in_channels: Annotated[Literal[1, 3, 4], BeforeValidator(_is_no_bool)] = Field(
         json_schema_extra=_or_auto,
-        description="Image channels: 1 grayscale, 3 RGB, 4 RGBA. `auto` with `data.type: image_folder`: 1 if the "
+        description="Image channels: 1 grayscale, 3 RGB, 4 RGBA. `auto` with `data.type: image_folder`: 1 if all "
         "images are grayscale, else 3.",
     )
     model_channels: Annotated[PositiveInt, AfterValidator(_fits_the_groups)] = Field(

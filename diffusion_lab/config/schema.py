@@ -268,7 +268,7 @@ class RunConfig(Section):
     )
     guidance: GuidanceSettings = Field(
         default_factory=GuidanceSettings,
-        description="How guidance is applied, for generation and for sample images during training.",
+        description="How guidance is applied, for generation, and for sample images and evaluation during training.",
     )
 
 

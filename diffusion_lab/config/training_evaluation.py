@@ -8,16 +8,14 @@ from typing import Literal
 from pydantic import Field
 
 from diffusion_lab.config.evaluated_metrics import direction_of, is_evaluated, logged_names, value_of
-from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE, EvaluationSettings
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES, WITH_WEIGHTS_FILE, EvaluationSettings
 from diffusion_lab.config.faults import Fault, closest
 from diffusion_lab.config.section import NonNegative, PositiveInt, with_defaults
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
+from diffusion_lab.config.suspicious_settings import asks_for_guidance
 
 EVALUATIONS = 10
-"""Approximate number of evaluations in a run with ``every: auto``."""
-
-LEAST_IMAGES = 20
-"""Minimum number of samples, and of real images, for an evaluation."""
+"""Maximum number of evaluations in a run with ``every: auto``."""
 
 SMALL = 32
 """Image size in pixels below which ``features: auto`` is not ``efflite0``."""
@@ -33,7 +31,8 @@ class TrainingEvaluationSettings(EvaluationSettings):
     enabled: bool = Field(default=False, description="Whether to evaluate during training.")
     every: PositiveInt | Literal["auto"] = Field(
         default="auto",
-        description="Epochs between evaluations; the last epoch always has one. `auto`: a tenth of `training.epochs`.",
+        description="Epochs between evaluations; the last epoch always has one. `auto`: a tenth of `training.epochs`, "
+        "rounded up.",
     )
     sampler_steps: PositiveInt = Field(
         default=10, description="Steps of the sampler `sampler=fast`, each one evaluation of the network."
@@ -44,7 +43,11 @@ class TrainingEvaluationSettings(EvaluationSettings):
 
     def interval(self, epochs: int) -> int:
         """Return ``every`` as a number, for a run of ``epochs``."""
-        return max(1, epochs // EVALUATIONS) if self.every == "auto" else self.every
+        return -(-epochs // EVALUATIONS) if self.every == "auto" else self.every
+
+    def reads_guidance(self, conditioning: str | None) -> bool:
+        """Return whether the section ``guidance`` affects the samples, for a ``model.conditioning.type``."""
+        return conditioning is not None and asks_for_guidance(self.guidance_scale)
 
 
 def is_enabled(tree: SettingsReader) -> bool:
@@ -136,9 +139,9 @@ def check_metric_direction(tree: SettingsReader) -> Iterator[Fault]:
 
 
 def possible_names(tree: SettingsReader) -> tuple[str, ...] | None:
-    """Return the names that the evaluation may log; None with a custom class, whose name is not known yet."""
+    """Return the names that the evaluation may log; None if a custom class or a file of weights determines them."""
     features, metrics = tree["evaluation.features"], tree["evaluation.metrics"]
-    if "." in features:
+    if "." in features or tree["evaluation.weights"] is not None:
         return None
     if features != "auto":
         return logged_names(metrics, features)

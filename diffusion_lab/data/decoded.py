@@ -21,6 +21,7 @@ from diffusion_lab.data.parallel import map_in_order
 from diffusion_lab.data.pixels import cut_square
 from diffusion_lab.data.source import HashArray, ImageSource, IndexArray, PixelArray
 from diffusion_lab.data.verification import DamagedCacheError, Verification
+from diffusion_lab.devices import host_memory
 
 Progress = Callable[[int, int], None]
 """Called with (files done, total files)."""
@@ -192,7 +193,7 @@ def decode_in_memory(source: ImageFolderSource, progress: Progress | None = None
     Raises:
         ValueError: as in ``check``, or the images need more memory than this machine has.
     """
-    needed, available = least_bytes(source), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, available = least_bytes(source), host_memory()
     if needed > available:
         raise ValueError(
             f"data.cache = memory takes {needed / 1e9:.1f} GB for the images of {source.key}, and this machine has "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MetricName
+from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, LEAST_IMAGES, MetricName
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measured import StoredMeasurement
-from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
+from diffusion_lab.evaluation.measurement import VERSION, Measurement
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.evaluation.run_data import INSTEAD, RealSources
 from diffusion_lab.evaluation.stored import find_measurement, keep_measurement, measurement_key
@@ -94,7 +94,7 @@ class Evaluator:
 
     def read_real_images(self) -> None:
         """Compute the features of the real images now: what stands in the way is then known before samples are made."""
-        self._features_of_real_images  # noqa: B018 - it is kept
+        self._features_of_real_images, self._features_of_trained_on  # noqa: B018 - they are kept
 
     @cached_property
     def reference_fingerprint(self) -> str:
@@ -137,6 +137,9 @@ class Evaluator:
                 **self.conditions(len(samples)),
                 "samples_fingerprint": data_fingerprint(samples),
                 "metrics": list(self.settings.metrics),
+                "trained_on": self.real.unknown or self._fingerprint_of_trained_on,
+                "version": VERSION,
+                "device": self.extractor.device_kind,
                 "seed": seed,
             }
         )
@@ -147,12 +150,8 @@ class Evaluator:
         started = time.monotonic()
         features = extract(self.extractor, samples, lambda done, total: self._progress("the images", done, total))
         computed = time.monotonic()
-        measurement = measure(
-            features, real, metrics=self.settings.metrics, seed=seed, split=self.real.split or self.real.name
-        )
-        if measurement.skipped and self.settings.metrics != DEFAULT_METRICS:
-            told = "; ".join(f"{name}: {reason}" for name, reason in measurement.skipped.items())
-            raise ValueError(f"evaluation.metrics holds what does not apply to these images ({told}): leave it out")
+        measurement = self._measurement(features, real, seed)
+        measurement = replace(measurement, notes=(*self.extractor.notes, *measurement.notes))
         seconds = {
             "features": round(computed - started, 3),
             "metrics": round(time.monotonic() - computed, 3),
@@ -162,11 +161,22 @@ class Evaluator:
             keep_measurement(keep_in, key, measured.to_json())
         return measured
 
+    def _measurement(self, features: FeatureSet, real: RealImages, seed: int) -> Measurement:
+        """Raises ValueError where a metric that was asked for does not apply."""
+        left_out = {} if self.real.unknown is None else {"memorization": self.real.unknown}
+        metrics = [name for name in self.settings.metrics if name not in left_out]
+        found = measure(features, real, metrics=metrics, seed=seed, split=self.real.split or self.real.name)
+        skipped = {**found.skipped, **left_out}
+        if skipped and self.settings.metrics != DEFAULT_METRICS:
+            told = "; ".join(f"{name}: {reason}" for name, reason in skipped.items())
+            raise ValueError(f"evaluation.metrics holds what does not apply to these images ({told}): leave it out")
+        return replace(found, skipped=skipped)
+
     def _real_images(self, seed: int) -> RealImages:
         """The features of the real images; what is computed from them is kept for the next set with the same seed."""
         if seed not in self._of_seed:
             reference, held_out = self._features_of_real_images
-            self._of_seed = {seed: RealImages(reference, *self._parts(held_out), seed)}
+            self._of_seed = {seed: RealImages(reference, *self._parts(held_out), seed, self._features_of_trained_on)}
         return self._of_seed[seed]
 
     def _parts(self, held_out: FeatureSet | None) -> tuple[FeatureSet | None, FeatureSet | None]:
@@ -178,6 +188,15 @@ class Evaluator:
         held_out = self.real.held_out
         reference = self._cached(self.real.reference, f"the {self.real.name}")
         return reference, None if held_out is None else self._cached(held_out, "the other real images")
+
+    @cached_property
+    def _features_of_trained_on(self) -> FeatureSet | None:
+        source = self.real.trained_on
+        return None if source is None else self._cached(source, "the training images")
+
+    @cached_property
+    def _fingerprint_of_trained_on(self) -> str | None:
+        return None if self.real.trained_on is None else data_fingerprint(self.real.trained_on)
 
     def _cached(self, source: ImageSource, name: str) -> FeatureSet:
         return cached_features(

@@ -15,8 +15,8 @@ from diffusion_lab.evaluation.metrics import (
     kernel_distance,
     precision_recall,
 )
-from diffusion_lab.evaluation.metrics.memorization import Nearest, judge
-from diffusion_lab.evaluation.real_images import RealImages
+from diffusion_lab.evaluation.metrics.memorization import judge
+from diffusion_lab.evaluation.real_images import RealImages, labelled
 from diffusion_lab.features.feature_set import FeatureSet
 
 Values = dict[str, Estimate]
@@ -78,7 +78,7 @@ def _label_agreement(samples: FeatureSet, real: RealImages) -> Values:
 
 
 def _memorization(samples: FeatureSet, real: RealImages) -> Values:
-    return memorization_values(judge(Nearest.of(samples.values, real.training_images.values), real.unseen))
+    return memorization_values(judge(real.nearest(samples), real.unseen))
 
 
 def memorization_values(found: Memorization) -> Values:
@@ -109,9 +109,24 @@ def missing(family: str, samples: FeatureSet, real: RealImages) -> str | None:
         return "the real images have no labels of at least two classes"
     if samples.labels is None or not bool((samples.labels >= 0).any()):
         return "the samples have no labels" if samples.labels is None else "no sample is of a class of the real images"
-    if real.unseen_images is None and int(train.labels[train.labels >= 0].bincount().max()) < 5:
+    if labelled(real.unseen_images) is None and int(train.labels[train.labels >= 0].bincount().max()) < 5:
         return "no class has at least 5 real images, of which one can be kept to check the classifier"
     return None
+
+
+def number_of(family: str, images: FeatureSet) -> int:
+    """Return how many of some images a metric is computed from."""
+    known = labelled(images) if family == "label_agreement" else images
+    return 0 if known is None else len(known)
+
+
+def reference_number_of(family: str, real: RealImages) -> int:
+    """Return how many real images a metric compares with; 0 where it needs none."""
+    if family == "inception_score":
+        return 0
+    if family == "memorization":
+        return len(real.seen_images)
+    return len(real.training_images if family == "label_agreement" else real.reference)
 
 
 def full_name(metric: str, extractor: str) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 
 from diffusion_lab.data.source import ImageSource
 
-CYCLE = 1000
-"""Labels until they repeat."""
+LONGEST = 200_000
+"""Labels until they repeat, at most: the note in an unfinished folder holds all of them."""
 
 
 def labels_in_shares(real: ImageSource, num_classes: int) -> tuple[int, ...] | None:
@@ -21,17 +21,19 @@ def labels_in_shares(real: ImageSource, num_classes: int) -> tuple[int, ...] | N
         num_classes: Of the model.
 
     Returns:
-        As many as ``CYCLE``; None where the real images have no classes, or others than the model.
+        As few as have exactly the shares of the real images, however rare a class is, so that they may repeat; of more
+        than ``LONGEST`` that many, in which no class is a whole image too frequent. None where the real images have no
+        classes, or others than the model, or equally many of each.
     """
     if len(real.class_names) != num_classes:
         return None
     counts = np.bincount(real.labels, minlength=num_classes)
-    shares = counts / counts.sum()
     if np.all(counts == counts[0]):
         return None
+    shares = counts / counts.sum()
     given = np.zeros(num_classes)
     labels = []
-    for place in range(1, CYCLE + 1):
+    for place in range(1, min(int(counts.sum() // np.gcd.reduce(counts)), LONGEST) + 1):
         chosen = int(np.argmax(shares * place - given))  # the class that lacks most
         given[chosen] += 1
         labels.append(chosen)

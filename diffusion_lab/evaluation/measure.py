@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, LEAST_IMAGES
 from diffusion_lab.evaluation.families import FAMILIES
 from diffusion_lab.evaluation.measurement import Measurement
-from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.evaluation.rows import RowMaker
 from diffusion_lab.features.feature_set import FeatureSet
-
-DEFAULT_METRICS = ("fd", "kid", "precision_recall", "density_coverage", "label_agreement", "memorization")
 
 
 def measure(
@@ -85,6 +83,7 @@ def _check(samples: FeatureSet, real: RealImages, metrics: Sequence[str]) -> Non
     if unknown:
         raise ValueError(f"metrics must be among {', '.join(FAMILIES)}, got {', '.join(map(repr, unknown))}")
     sets = {"samples": samples, "reference": real.reference, "held_out": real.held_out, "train": real.train}
+    sets["seen"] = real.seen
     for name, images in sets.items():
         if images is None:
             continue

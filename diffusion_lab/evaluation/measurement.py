@@ -37,6 +37,43 @@ class NullRow:
 
 
 @dataclass(frozen=True)
+class ClassNull:
+    """The same metric of real images of a class: what perfect samples of it would have.
+
+    Args:
+        value: The number.
+        low: Lower end of its 95 % confidence interval; None where there is none.
+        high: Upper end.
+        n: How many real images took the place of samples.
+        reference_n: How many they were compared with.
+        matched: The figure of samples with the same ``n`` and the same reference, where those of the class have others;
+            None where its own figure can be compared.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    reference_n: int
+    matched: float | None = None
+
+
+@dataclass(frozen=True)
+class ClassValue(Estimate):
+    """A metric of the samples of one class.
+
+    Args:
+        n: How many samples it was computed from.
+        reference_n: How many real images they were compared with.
+        null: The same of real images of the class; None where there are too few.
+    """
+
+    n: int = 0
+    reference_n: int = 0
+    null: ClassNull | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """One metric of a set of samples.
 
@@ -62,7 +99,7 @@ class Row:
     better: Literal["lower", "higher"]
     null: NullRow | None = None
     limit: Extrapolation | None = None
-    classes: Mapping[str, Estimate] = field(default_factory=dict)
+    classes: Mapping[str, ClassValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

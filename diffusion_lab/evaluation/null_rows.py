@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from diffusion_lab.evaluation.real_images import RealImages, halves, some_of
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.evaluation.families import FAMILIES, number_of, reference_number_of
+from diffusion_lab.evaluation.measurement import NullRow
+from diffusion_lab.evaluation.real_images import RealImages, halves, labelled, some_of
 from diffusion_lab.features.feature_set import FeatureSet
-
-LEAST_IMAGES = 20
-"""Images of each set below which nothing is measured: intervals of fewer are meaningless."""
 
 HELD_OUT = "held-out images against the same reference"
 HALVES = "two halves of the reference images"
@@ -45,7 +45,7 @@ def compute_null(family: str, count: int, real: RealImages) -> Null | None:
         return _unseen_halves(count, real) or _reference_halves(count, replace(real, train=None))
     held_out = real.held_out
     if family == "label_agreement":
-        held_out, least = _labelled(held_out), LEAST_IMAGES
+        held_out, least = labelled(held_out), LEAST_IMAGES
     else:
         least = count
     if held_out is not None and len(held_out) >= least:
@@ -53,10 +53,32 @@ def compute_null(family: str, count: int, real: RealImages) -> Null | None:
     return _reference_halves(count, real)
 
 
-def _labelled(images: FeatureSet | None) -> FeatureSet | None:
-    if images is None or images.labels is None:
-        return None
-    return images.subset((images.labels >= 0).nonzero().flatten())
+def null_rows_of(family: str, null: Null, as_many: FeatureSet) -> dict[str, NullRow]:
+    """Return the null row of each number of a metric, without FD∞.
+
+    Args:
+        family: The metric.
+        null: What takes the place of samples and reference.
+        as_many: Samples, as many as that has images.
+    """
+    found = FAMILIES[family](null.images, null.real)
+    matched = {} if null.as_given else FAMILIES[family](as_many, null.real)
+    return {
+        metric: NullRow(
+            estimate=estimate,
+            n=number_of(family, null.images),
+            reference_n=reference_number_of(family, null.real),
+            source=null.source,
+            matched=matched.get(metric),
+        )
+        for metric, estimate in found.items()
+    }
+
+
+def as_many_samples(family: str, samples: FeatureSet, null: Null) -> FeatureSet:
+    """Return as many of the samples that a metric is computed from as there are real images in their place."""
+    known = labelled(samples) if family == "label_agreement" else None
+    return some_of(samples if known is None else known, len(null.images), null.real.seed, "samples beside the null row")
 
 
 def _reference_halves(count: int, real: RealImages) -> Null | None:
@@ -68,9 +90,9 @@ def _reference_halves(count: int, real: RealImages) -> Null | None:
 
 
 def _unseen_halves(count: int, real: RealImages) -> Null | None:
-    unseen = real.unseen_images
+    unseen = real.new_images
     if unseen is None or len(unseen) < 2 * LEAST_IMAGES:
         return None
     first, second = halves(unseen, real.seed)
     images = some_of(first, count, real.seed, "null row")
-    return Null(images, RealImages(real.training_images, second, None, real.seed), HELD_OUT_HALVES)
+    return Null(images, RealImages(real.seen_images, second, None, real.seed), HELD_OUT_HALVES)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,26 @@ from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
 from diffusion_lab.config.compose_evaluation import Point
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS
+from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.devices import resolve_device
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, first_images
 from diffusion_lab.evaluation.label_shares import labels_in_shares
 from diffusion_lab.evaluation.nearest import write_nearest
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
-from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run
+from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run, training_images
 from diffusion_lab.evaluation.sampled import GeneratedSamples, sample
 from diffusion_lab.evaluation.targets import Target
+from diffusion_lab.features.image_sets import means_run
+from diffusion_lab.features.run_images import class_of_images
 from diffusion_lab.features.stored_images import GeneratedSource
+from diffusion_lab.generate import compute_dtype
+from diffusion_lab.precision import precision_of
 
 CHECKPOINT = "generation.checkpoint"
+MEMORIZATION = "memorization"
 
 TOLD = (
     *("checkpoint", "checkpoint_sha256", "config_hash", "data_fingerprint", "sampler", "sampler_options", "steps"),
@@ -41,11 +48,17 @@ class Work:
         target: The checkpoint, and where its images go.
         evaluator: Measures them.
         labels: The labels of the images in turn; None for all classes in turn, or none.
+        precision: What the network computes in on this device.
+        most_steps: Steps of its noise process; None where that has none of its own.
+        trust: Dotted paths of the classes of its model that may be imported.
     """
 
     target: Target
     evaluator: Evaluator
     labels: tuple[int, ...] | None
+    precision: str | int
+    most_steps: int | None
+    trust: tuple[str, ...]
 
 
 def prepare(
@@ -61,9 +74,11 @@ def prepare(
         ValueError: A checkpoint cannot be sampled as a point asks for; and as of ``images_of_run``.
     """
     evaluators: dict[object, Evaluator] = {}
+    named: set[str | None] = set()
     prepared = []
     for target in targets:
         checkpoint = read_checkpoint(target.checkpoint)
+        named |= {*checkpoint.named_classes, class_of_images(checkpoint)}
         configs = [point.config for point in points if means(point, target)]
         denoiser = _sampled_as_asked(checkpoint, configs)
         _refuse_agreement_without_labels(denoiser, settings, checkpoint.path)
@@ -76,7 +91,10 @@ def prepare(
         classes, names = denoiser.num_classes, evaluator.real.reference.class_names
         fits = classes is not None and (config.evaluation.reference is None or names == denoiser.class_names)
         labels = labels_in_shares(evaluator.real.reference, classes) if fits and classes is not None else None
-        prepared.append(Work(target, evaluator, labels))
+        trust = tuple(path for path in config.generation.trusted if path in checkpoint.named_classes)
+        precision, most_steps = _precision(checkpoint, configs[0]), denoiser.schedule.most_steps
+        prepared.append(Work(target, evaluator, labels, precision, most_steps, trust))
+    _check_trust(config, named)
     return prepared
 
 
@@ -128,8 +146,21 @@ def _refuse_agreement_without_labels(denoiser: Denoiser, settings: MeasureSettin
         )
 
 
+def _check_trust(config: EvaluateConfig, named: Collection[str | None]) -> None:
+    """Refuse to trust a class that no checkpoint names; what another run names, to be compared with, is not known."""
+    needless = [path for path in config.generation.trusted if path not in named]
+    others = [path for path in (config.evaluation.reference, config.evaluation.held_out) if path is not None]
+    if needless and not any(map(means_run, others)):
+        raise ValueError(
+            f"generation.trust must hold only classes that generation.checkpoint names, got {', '.join(needless)}: "
+            "leave it out"
+        )
+
+
 def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Result:
-    config = _with_labels(point.config, work.labels)
+    config = _for_checkpoint(point.config, work)
+    if config.sampler is not point.config.sampler:
+        reporter.say(f"sampler.steps is {work.most_steps}: the noise process of {work.target.name} has no more.")
     sampled = sample(config, work.target, reporter.shows)
     count = config.generation.sampling.num_samples
     generated = GeneratedSource(sampled.folder)
@@ -152,7 +183,7 @@ def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Re
 
 def _data_of(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateConfig) -> object:
     """What is equal for checkpoints that are compared with the same images."""
-    if config.evaluation.reference is not None:
+    if config.evaluation.reference is not None and MEMORIZATION not in config.evaluation.metrics:
         return denoiser.image_shape
     known = [checkpoint.about.get(name) for name in ("data_fingerprint", "validation_fingerprint")]
     return (denoiser.image_shape, *known, checkpoint.class_names) if known[0] is not None else checkpoint.path
@@ -160,22 +191,42 @@ def _data_of(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateConfig)
 
 def _real_images(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateConfig) -> RealSources:
     evaluation = config.evaluation
+    moved = {name: path for name, path in config.data.paths if path is not None}
     if evaluation.reference is None:
-        moved = {name: path for name, path in config.data.paths if path is not None}
         return images_of_run(checkpoint, evaluation.split, config.generation.trusted, moved)
     channels, size, _ = denoiser.image_shape
-    return images_of_folder(
+    real = images_of_folder(
         evaluation.reference,
         evaluation.held_out,
         evaluation.image_size or size,
         min(channels, 3),  # features take no alpha channel
         evaluation.cache_dir,
+        config.generation.trusted,
     )
+    if MEMORIZATION not in evaluation.metrics:
+        return real
+    try:
+        return replace(real, trained_on=training_images(checkpoint, config.generation.trusted, moved))
+    except (ValueError, OSError) as error:
+        why = f"the images that {checkpoint.path} was trained on cannot be read: {error}"
+        if evaluation.metrics != DEFAULT_METRICS:
+            raise ValueError(f"evaluation.metrics holds {MEMORIZATION}, and {why}; leave it out") from error
+        warnings.warn(f"{MEMORIZATION} is left out: {why}", ConfigWarning, stacklevel=2)
+        return replace(real, unknown="the training images of the run cannot be read")
 
 
-def _with_labels(config: GenerateConfig, labels: tuple[int, ...] | None) -> GenerateConfig:
-    sampling = config.generation.sampling.model_copy(update={"labels": labels})
-    return config.model_copy(update={"generation": config.generation.model_copy(update={"sampling": sampling})})
+def _for_checkpoint(config: GenerateConfig, work: Work) -> GenerateConfig:
+    """The settings of a point with what is known of its checkpoint."""
+    known = {"labels": work.labels, "precision": work.precision}
+    sampling = config.generation.sampling.model_copy(update=known)
+    generation = config.generation.model_copy(update={"sampling": sampling, "trust": work.trust})
+    return config.model_copy(update={"generation": generation, "sampler": config.sampler.for_process(work.most_steps)})
+
+
+def _precision(checkpoint: Checkpoint, config: GenerateConfig) -> str | int:
+    """What is computed in here, which may depend on the device: images of another precision are other images."""
+    device = resolve_device(config.compute.device)
+    return precision_of(compute_dtype(checkpoint, config.generation.sampling, device))
 
 
 def _varying(point: Point) -> dict[str, Any]:

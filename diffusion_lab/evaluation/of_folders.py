@@ -7,14 +7,14 @@ from pathlib import Path
 
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, some_of
 from diffusion_lab.evaluation.nearest import write_nearest
-from diffusion_lab.evaluation.null_rows import LEAST_IMAGES
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
-from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run
-from diffusion_lab.features.image_sets import open_image_set
+from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run, open_images
+from diffusion_lab.features.image_sets import means_run
 from diffusion_lab.features.stored_images import GeneratedSource, NpzSource
 from diffusion_lab.generation.verified_folder import IDENTITY
 
@@ -27,8 +27,14 @@ def real_images(config: EvaluateConfig) -> RealSources:
     """
     evaluation = config.evaluation
     if evaluation.reference is not None:
-        size = evaluation.image_size
-        return images_of_folder(evaluation.reference, evaluation.held_out, size, None, evaluation.cache_dir)
+        return images_of_folder(
+            evaluation.reference,
+            evaluation.held_out,
+            evaluation.image_size,
+            None,
+            evaluation.cache_dir,
+            config.generation.trusted,
+        )
     checkpoint = config.generation.checkpoint
     assert isinstance(checkpoint, Path)  # the rules of the settings ask for one where there is no reference
     moved = {name: path for name, path in config.data.paths if path is not None}
@@ -52,6 +58,7 @@ def evaluate_sources(
     Raises:
         ValueError, OSError: Naming key, value and rule.
     """
+    _check_trust(folders, config)
     real = real_images(config)
     sources = [_opened(path, real, config) for path in folders]
     count = _count(sources, folders, config.evaluation.num_samples)
@@ -62,7 +69,7 @@ def evaluate_sources(
     for number, (path, source, name) in enumerate(zip(folders, sources, names, strict=True), 1):
         reporter.say(f"[{number}/{len(folders)}] {path}" if len(folders) > 1 else str(path))
         images = some_of(source, count, seed)
-        keep_in = folder / name
+        keep_in = _beside(folder / name, folders, config)
         with reporter.bars():
             measured = evaluator.measure(images, seed, keep_in=keep_in)
         nearest = write_nearest(images, real.train, measured.pairs, keep_in)
@@ -77,15 +84,32 @@ def evaluate_sources(
         )
 
 
+def _check_trust(folders: Sequence[Path], config: EvaluateConfig) -> None:
+    """Raise ValueError where classes are trusted, and nothing that is read could name one."""
+    evaluation, checkpoint = config.evaluation, config.generation.checkpoint
+    read = [path for path in (*folders, evaluation.reference, evaluation.held_out) if path is not None]
+    if config.generation.trusted and checkpoint is None and not any(map(means_run, read)):
+        raise ValueError(
+            f"generation.trust = {', '.join(config.generation.trusted)} has no effect, since none of "
+            "evaluation.samples, evaluation.reference and evaluation.held_out is a run or a checkpoint; leave it out"
+        )
+
+
+def _beside(place: Path, folders: Sequence[Path], config: EvaluateConfig) -> Path:
+    """The place, or one beside it where it is that of images that are read: a picture in there would become one."""
+    others = (config.evaluation.reference, config.evaluation.held_out)
+    read = {path.resolve() for path in (*folders, *others) if path is not None}
+    return place.with_name(f"{place.name}_evaluation") if place.resolve() in read else place
+
+
 def _opened(path: Path, real: RealSources, config: EvaluateConfig) -> ImageSource:
-    source = open_image_set(
+    source = open_images(
         path,
         config.evaluation.image_size or real.reference.image_size,
         real.reference.channels,
-        key="evaluation.samples",
-        size_key="evaluation.image_size",
-        cache_dir=config.evaluation.cache_dir,
-        cache_key="evaluation.cache_dir",
+        "evaluation.samples",
+        config.evaluation.cache_dir,
+        config.generation.trusted,
     )
     names = real.reference.class_names
     if isinstance(source, NpzSource) and len(source.class_names) <= len(names):

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.evaluation.result import Result
-from diffusion_lab.evaluation.table import COLUMN_NAMES, describe_sampling, heading
+from diffusion_lab.evaluation.table import columns_of, describe_sampling, heading
 from diffusion_lab.evaluation.table_rows import Row
 from diffusion_lab.terminal import on_one_line
 
@@ -40,7 +40,7 @@ def plot_curves(results: Sequence[Result], path: Path) -> None:
     from matplotlib.figure import Figure  # no pyplot: neither a display nor a global state is touched
 
     axis = horizontal_axis(results)
-    columns = [row for row in results[0].rows if row.key in COLUMN_NAMES]
+    columns = columns_of(results)
     wide = min(MOST_COLUMNS, len(columns))
     high = -(-len(columns) // wide)
     figure = Figure(figsize=(PANEL[0] * wide, PANEL[1] * high + 0.5), layout="constrained")

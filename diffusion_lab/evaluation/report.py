@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,8 @@ from diffusion_lab.evaluation.result import FORMAT, Result, comparable_groups
 from diffusion_lab.evaluation.table import results_text
 
 RESULTS, TABLE, CURVES = "evaluation.json", "evaluation.txt", "curves.png"
+PLOT_NAME = re.compile(r"curves(_[1-9]\d*)?\.png")
+"""The plot of the only group, or those of several by their numbers."""
 KEY = "output.base_dir"
 
 
@@ -54,8 +57,10 @@ def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def _remove_curves(folder: Path) -> None:
-    """Remove the plots of an earlier command: they may be more than there are now."""
-    for stale in folder.glob(f"{Path(CURVES).stem}*.png"):
+    """Remove the plots of an earlier command, which may be more than there are now. What others put there stays."""
+    if not (folder / RESULTS).exists():
+        return
+    for stale in [file for file in folder.iterdir() if PLOT_NAME.fullmatch(file.name)]:
         stale.unlink(missing_ok=True)
 
 

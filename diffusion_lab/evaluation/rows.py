@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from torch import Tensor
-
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.evaluation.class_values import Classes
 from diffusion_lab.evaluation.families import (
     BETTER,
     FAMILIES,
@@ -14,16 +15,15 @@ from diffusion_lab.evaluation.families import (
     full_name,
     memorization_values,
     missing,
+    number_of,
+    reference_number_of,
 )
 from diffusion_lab.evaluation.measurement import NullRow, Row
 from diffusion_lab.evaluation.metrics import Estimate, Extrapolation, Memorization, frechet_distance_infinity
-from diffusion_lab.evaluation.metrics.memorization import LEAVE_ONE_OUT, Nearest, judge
-from diffusion_lab.evaluation.null_rows import LEAST_IMAGES, Null, compute_null
-from diffusion_lab.evaluation.real_images import RealImages, numbered_as, some_of
+from diffusion_lab.evaluation.metrics.memorization import LEAVE_ONE_OUT, judge
+from diffusion_lab.evaluation.null_rows import Null, as_many_samples, compute_null, null_rows_of
+from diffusion_lab.evaluation.real_images import RealImages, numbered_as
 from diffusion_lab.features.feature_set import FeatureSet
-
-WITHIN_CLASSES = ("fd", "kid", "precision_recall", "density_coverage")
-"""Metrics that compare the samples of a class with the reference images of that class alone."""
 
 NAMED = 5
 """How many classes a note names."""
@@ -40,16 +40,18 @@ class RowMaker:
 
     def __init__(self, real: RealImages, samples: FeatureSet, thorough: bool) -> None:
         self.real, self.thorough = real, thorough
-        self.samples, unknown = numbered_as(samples, real.reference.class_names)
+        self.samples, unknown = numbered_as(samples, real.class_names)
         self.rows: list[Row] = []
         self.skipped: dict[str, str] = {}
         self.notes: list[str] = []
         self.memorization: Memorization | None = None
         self.classifier_accuracy: Estimate | None = None
         self._families = FAMILIES if thorough else QUICK
-        self._classes = self._of_each_class() if thorough else {}
+        self._classes = Classes(self.samples, real) if thorough else None
+        if self._classes is not None:
+            self._note_classes(self._classes.sizes)
         if unknown:
-            self.notes.append(f"Samples of classes that the reference lacks count as unlabelled: {_names(unknown)}.")
+            self.notes.append(f"Samples of classes that the real images lack count as unlabelled: {_names(unknown)}.")
 
     def add(self, family: str) -> None:
         """Make the rows of a metric, or note why it does not apply."""
@@ -58,16 +60,18 @@ class RowMaker:
             self.skipped[family] = reason
             return
         values = self._values(family)
-        nulls = self._nulls(family) if self.thorough else {}
-        classes = self._values_of_classes(family) if self.thorough else {}
+        null = self._null(family) if self.thorough else None
+        as_many = self.samples if null is None or null.as_given else as_many_samples(family, self.samples, null)
+        nulls = {} if null is None else self._null_rows(family, null, as_many)
+        classes = {} if self._classes is None else self._classes.values(family, null, as_many)
         for metric, estimate in values.items():
             self.rows.append(
                 Row(
                     name=full_name(metric, self.samples.extractor),
                     metric=metric,
                     estimate=estimate,
-                    n=_number(family, self.samples),
-                    reference_n=_reference_number(family, self.real),
+                    n=number_of(family, self.samples),
+                    reference_n=reference_number_of(family, self.real),
                     better=BETTER[metric],
                     null=nulls.get(metric),
                     limit=self._limit(metric, estimate),
@@ -78,8 +82,7 @@ class RowMaker:
     def _values(self, family: str) -> Values:
         """The samples' values, keeping what goes with them."""
         if family == "memorization":
-            self._near = Nearest.of(self.samples.values, self.real.training_images.values)
-            self.memorization = judge(self._near, self.real.unseen)
+            self.memorization = judge(self.real.nearest(self.samples), self.real.unseen)
             self._note_memorization(self.memorization)
             return memorization_values(self.memorization)
         if family == "label_agreement":
@@ -98,68 +101,28 @@ class RowMaker:
             )
         return limit
 
-    def _nulls(self, family: str) -> dict[str, NullRow]:
-        null = compute_null(family, _number(family, self.samples), self.real)
+    def _null(self, family: str) -> Null | None:
+        """Compute the null row's values; None, with a note, if there are too few real images."""
+        null = compute_null(family, number_of(family, self.samples), self.real)
         if null is None:
             self.notes.append(
                 f"{family} has no null row: that needs {2 * LEAST_IMAGES} reference images, or as many held-out images "
                 "as samples."
             )
-            return {}
+            return None
         reason = missing(family, null.images, null.real)
         if reason is not None:
             self.notes.append(f"{family} has no null row: of the real images, {reason}.")
-            return {}
-        found = self._families[family](null.images, null.real)
-        matched = {} if null.as_given else self._families[family](self._as_many(null), null.real)
-        return {
-            metric: NullRow(
-                estimate=estimate,
-                n=_number(family, null.images),
-                reference_n=_reference_number(family, null.real),
-                source=null.source,
-                matched=matched.get(metric),
-                limit=_limit_of_null(metric, null, estimate),
-            )
-            for metric, estimate in found.items()
-        }
+            return None
+        return null
 
-    def _as_many(self, null: Null) -> FeatureSet:
-        return some_of(self.samples, len(null.images), self.real.seed, "samples beside the null row")
-
-    def _values_of_classes(self, family: str) -> dict[str, Values]:
-        if family == "label_agreement":
-            known = _known(self.samples)
-            agreement = self.real.classifier.agreement(known.values, _labels(known))
-            names = self.real.reference.class_names
-            return {names[number]: {"label_agreement": found} for number, found in agreement.classes.items()}
-        if family == "memorization" and self.samples.labels is not None:
-            labels = self.samples.labels.numpy()
-            return {
-                name: memorization_values(judge(self._near.some(labels == number), self.real.unseen))
-                for number, name in enumerate(self._classes)
-                if (labels == number).any()
-            }
-        if family not in WITHIN_CLASSES:
-            return {}
-        return {
-            name: FAMILIES[family](samples, real)
-            for name, (samples, real) in self._classes.items()
-            if min(len(samples), len(real.reference)) >= LEAST_IMAGES
-        }
-
-    def _of_each_class(self) -> dict[str, tuple[FeatureSet, RealImages]]:
-        """Samples and reference images of each class by name, where both have labels of several classes."""
-        reference, samples = self.real.reference, self.samples
-        if samples.labels is None or reference.labels is None or len(reference.class_names) < 2:
-            return {}
-        classes = {}
-        for number, name in enumerate(reference.class_names):
-            mine = samples.subset((samples.labels == number).nonzero().flatten())
-            theirs = reference.subset((reference.labels == number).nonzero().flatten())
-            classes[name] = (mine, RealImages(theirs, seed=self.real.seed))
-        self._note_classes({name: (len(mine), len(real.reference)) for name, (mine, real) in classes.items()})
-        return classes
+    def _null_rows(self, family: str, null: Null, as_many: FeatureSet) -> dict[str, NullRow]:
+        rows = null_rows_of(family, null, as_many)
+        if "fd" in rows:
+            row, images = rows["fd"], null.images.values
+            limit = frechet_distance_infinity(images, null.real.normal, seed=null.real.seed, plain=row.estimate)
+            rows["fd"] = replace(row, limit=limit)
+        return rows
 
     def _note_classes(self, counts: dict[str, tuple[int, int]]) -> None:
         without = [name for name, (mine, _) in counts.items() if not mine]
@@ -188,33 +151,6 @@ class RowMaker:
             )
         if found.copies:
             self.notes.append(f"{found.copies} samples have exactly the features of a training image.")
-
-
-def _limit_of_null(metric: str, null: Null, estimate: Estimate) -> Extrapolation | None:
-    if metric != "fd":
-        return None
-    return frechet_distance_infinity(null.images.values, null.real.normal, seed=null.real.seed, plain=estimate)
-
-
-def _known(images: FeatureSet) -> FeatureSet:
-    """The images whose class is one of the reference's."""
-    return images if images.labels is None else images.subset((images.labels >= 0).nonzero().flatten())
-
-
-def _labels(images: FeatureSet) -> Tensor:
-    if images.labels is None:
-        raise ValueError("images must have labels")
-    return images.labels
-
-
-def _number(family: str, images: FeatureSet) -> int:
-    return len(_known(images)) if family == "label_agreement" else len(images)
-
-
-def _reference_number(family: str, real: RealImages) -> int:
-    if family == "inception_score":
-        return 0
-    return len(real.training_images if family in ("label_agreement", "memorization") else real.reference)
 
 
 def _names(names: Sequence[str]) -> str:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
-
 from diffusion_lab.checkpoint import Checkpoint
-from diffusion_lab.data.pixels import convert_arrays
-from diffusion_lab.data.source import ImageSource, PixelArray
-from diffusion_lab.features.image_sets import open_image_set
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.data.source import ImageSource
+from diffusion_lab.features.image_sets import means_run, open_image_set
+from diffusion_lab.features.opaque import without_transparency
 from diffusion_lab.features.run_images import run_sources
-from diffusion_lab.features.stored_images import BACKGROUND
 from diffusion_lab.identity import data_fingerprint, validation_fingerprint
-from diffusion_lab.shapes import Pixels
 
 Split = Literal["train", "val"]
 
@@ -34,16 +29,22 @@ class RealSources:
         held_out: Others; None where there are none.
         split: Which part of the data of the run ``reference`` is; None where it is a folder.
         name: What ``reference`` is called in tables.
+        trained_on: Those that the model was trained on, where that is neither set.
+        unknown: Why it is not known what the model was trained on; None where it is.
     """
 
     reference: ImageSource
     held_out: ImageSource | None
     split: Split | None
     name: str
+    trained_on: ImageSource | None = None
+    unknown: str | None = None
 
     @property
     def train(self) -> ImageSource:
         """Those that a model may have memorized."""
+        if self.trained_on is not None:
+            return self.trained_on
         return self.held_out if self.split == "val" and self.held_out is not None else self.reference
 
     @property
@@ -86,10 +87,38 @@ def images_of_run(
     return RealSources(val, train, split, "validation images")
 
 
+def training_images(checkpoint: Checkpoint, trust: Collection[str], moved_to: Mapping[str, Path]) -> ImageSource:
+    """Read again what a model was trained on, where its samples are compared with images from elsewhere.
+
+    Args:
+        checkpoint: As of ``images_of_run``.
+        trust: As of ``images_of_run``.
+        moved_to: As of ``images_of_run``.
+
+    Raises:
+        ValueError, OSError: The checkpoint does not say which images these are, they are missing or have changed, or
+            they are too few.
+    """
+    if not isinstance((checkpoint.config or {}).get("data"), Mapping):
+        raise ValueError("the checkpoint does not say which they are")
+    found = run_sources(checkpoint, trust=trust, moved_to=moved_to).train
+    known = checkpoint.about.get("data_fingerprint")
+    if known is not None and data_fingerprint(found) != known:
+        raise ValueError("some were added, removed or changed since")
+    if len(found) < LEAST_IMAGES:
+        raise ValueError(f"memorization needs {LEAST_IMAGES} of them, and they are {len(found)}")
+    return without_transparency(found)
+
+
 def images_of_folder(
-    reference: Path, held_out: Path | None, image_size: int | None, channels: int | None, cache_dir: Path | None
+    reference: Path,
+    held_out: Path | None,
+    image_size: int | None,
+    channels: int | None,
+    cache_dir: Path | None,
+    trust: Collection[str] = (),
 ) -> RealSources:
-    """Open folders or npz files of real images.
+    """Open folders, npz files or runs of real images.
 
     Args:
         reference: Those to compare with.
@@ -97,62 +126,34 @@ def images_of_folder(
         image_size: Side in pixels that the images are brought to; None: as they are.
         channels: 1, 3 or 4; None: as they are.
         cache_dir: Folder of the caches of decoded pictures; None: the user's.
+        trust: Dotted paths of classes that may be imported because a run names them.
     """
-    first = open_image_set(
-        reference,
+    first = open_images(reference, image_size, channels, "evaluation.reference", cache_dir, trust)
+    if held_out is None:
+        return RealSources(without_transparency(first), None, None, "reference images")
+    second = open_images(held_out, first.image_size, first.channels, "evaluation.held_out", cache_dir, trust)
+    return RealSources(without_transparency(first), without_transparency(second), None, "reference images")
+
+
+def open_images(
+    path: Path,
+    image_size: int | None,
+    channels: int | None,
+    key: str,
+    cache_dir: Path | None,
+    trust: Collection[str] = (),
+) -> ImageSource:
+    """Open the images that a key of the section ``evaluation`` names. What is trusted is so for runs alone."""
+    return open_image_set(
+        path,
         image_size,
         channels,
-        key="evaluation.reference",
+        key=key,
         size_key="evaluation.image_size",
         cache_dir=cache_dir,
         cache_key="evaluation.cache_dir",
+        trust=trust if means_run(path) else (),
     )
-    if held_out is None:
-        return RealSources(first, None, None, "reference images")
-    second = open_image_set(
-        held_out,
-        first.image_size,
-        first.channels,
-        key="evaluation.held_out",
-        size_key="evaluation.image_size",
-        cache_dir=cache_dir,
-        cache_key="evaluation.cache_dir",
-    )
-    return RealSources(first, second, None, "reference images")
-
-
-def without_transparency(source: ImageSource) -> ImageSource:
-    """Return images without alpha channel, over white: no network that gives features takes one."""
-    return source if source.channels != 4 else Opaque(source)
-
-
-def composite_over_white(pixels: Pixels) -> Pixels:
-    """Return images ``(N, C, H, W)`` without alpha channel, on the CPU, as ``without_transparency`` has those of a source."""
-    if pixels.shape[1] != 4:
-        return pixels
-    arrays = pixels.permute(0, 2, 3, 1).numpy()
-    return torch.from_numpy(convert_arrays(arrays, pixels.shape[-1], 3, BACKGROUND))
-
-
-class Opaque(ImageSource):
-    """The images of another source with four channels, over white."""
-
-    def __init__(self, source: ImageSource) -> None:
-        self.source = source
-        self.labels, self.class_names = source.labels, source.class_names
-        self.channels, self.image_size, self.varies = 3, source.image_size, source.varies
-
-    def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
-        pixels = self.source.load(index, rng).transpose(1, 2, 0)
-        converted: PixelArray = convert_arrays(pixels[None], self.image_size, 3, BACKGROUND)[0]
-        return converted
-
-    def fingerprint(self) -> str:
-        """That of the whole images, marked."""
-        return hashlib.sha256(f"over white {self.source.fingerprint()}".encode()).hexdigest()
-
-    def raise_if_damaged(self, wait: bool = False) -> None:
-        self.source.raise_if_damaged(wait)
 
 
 def _refuse_other_images(checkpoint: Checkpoint, train: ImageSource, val: ImageSource | None) -> None:

@@ -35,7 +35,8 @@ def sample(config: GenerateConfig, target: Target, show_progress: bool = True) -
     """Generate images of a checkpoint, or find those that an earlier command has made.
 
     Args:
-        config: How to sample, and how many images; its checkpoint and its folder are replaced by those of the target.
+        config: How to sample, and how many images, the precision as it is on this device; its checkpoint and its folder
+            are replaced by those of the target.
         target: The checkpoint, and the folder that the folder of images is made in.
         show_progress: Show a progress bar on standard error.
 
@@ -51,10 +52,13 @@ def sample(config: GenerateConfig, target: Target, show_progress: bool = True) -
         # Labels have the shares of the real images, and the measurement itself says which classes lack images.
         warnings.filterwarnings("ignore", message=r"generation\.sampling\.num_samples = .* classes")
         made = generate(
-            config.model_copy(update={"output": output, "generation": generation}), show_progress, announce=False
+            config.model_copy(update={"output": output, "generation": generation}),
+            show_progress,
+            announce=False,
+            renew=True,  # the name of the folder says which images these are, so others there are damaged ones
         )
     if made.made:
-        _note(made.folder, made.made, time.monotonic() - started)
+        _note(made.folder, made.made, made.count, time.monotonic() - started)
     return GeneratedSamples(made.folder, made.count, made.made, _seconds(made.folder, made.count))
 
 
@@ -79,8 +83,9 @@ def folder_name(config: GenerateConfig) -> str:
     return f"{method}{steps}_guidance-{scale}_seed-{config.compute.seed}_{told}"
 
 
-def _note(folder: Path, made: int, seconds: float) -> None:
-    entries = [*_times(folder), {"made": made, "seconds": round(seconds, 3)}]
+def _note(folder: Path, made: int, count: int, seconds: float) -> None:
+    earlier = _times(folder) if made < count else []  # those of removed images do not count
+    entries = [*earlier, {"made": made, "seconds": round(seconds, 3)}]
     with atomic_write(folder / TIMES, durable=False) as partial:
         partial.write_text(json.dumps(entries) + "\n")
 

@@ -12,7 +12,7 @@ from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.safe_files import read_json
 
 FOLDER = "measurements"
-FORMAT = 1
+FORMAT = 2
 """Of the measurements, and of how they are computed: another number, and none of earlier ones is taken."""
 
 

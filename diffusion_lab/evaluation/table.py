@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -13,9 +12,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from diffusion_lab.evaluation.remarks import BEST, MATCHED, REAL, SECONDS, remarks_on
+from diffusion_lab.evaluation.remarks import BEST, MATCHED, NAMES, REAL, SECONDS, remarks_on, remarks_on_classes
 from diffusion_lab.evaluation.result import Result, apart, comparable_groups
-from diffusion_lab.evaluation.table_rows import Row, format_number
+from diffusion_lab.evaluation.table_rows import Row, describe_key, describe_setting, format_number
 from diffusion_lab.terminal import on_one_line, printable
 
 COLUMN_NAMES = {
@@ -31,9 +30,6 @@ COLUMN_NAMES = {
     "memorization": "memor.",
 }
 """What a narrow column is called, by the key of its metric; those of Inception's features are in capitals."""
-
-NAMES = ("generation.checkpoint", "evaluation.samples")
-"""Keys whose values are the names of results."""
 
 WIDEST = 10_000
 
@@ -68,6 +64,8 @@ def print_results(results: Sequence[Result], console: Console, classes: bool = F
         for result in group if classes else ():
             for table in class_tables(result, console):
                 console.print(table)
+            for line in remarks_on_classes(result):
+                console.print(Text(line))
 
 
 def heading(result: Result) -> str:
@@ -101,9 +99,18 @@ def full_table(result: Result, short_names: bool = False) -> Table:
 
 def tables_of(results: Sequence[Result], console: Console) -> list[Table]:
     """Results that can be compared as one table, or as several below each other where the console is too narrow."""
-    columns = [row for row in results[0].rows if row.key in COLUMN_NAMES]
+    columns = columns_of(results)
     timed = any(result.seconds.get("sampling") is not None for result in results)
     return _fitting(columns, lambda part: _table_of(results, part, timed and part[-1] is columns[-1]), console)
+
+
+def columns_of(results: Sequence[Result]) -> list[Row]:
+    """Return a row of each metric that any of the results has, which names its column, in the order of these names."""
+    found: dict[str, Row] = {}
+    for result in results:
+        for row in result.rows:
+            found.setdefault(row.key, row)
+    return [found[key] for key in COLUMN_NAMES if key in found]
 
 
 def class_tables(result: Result, console: Console) -> list[Table]:
@@ -111,22 +118,29 @@ def class_tables(result: Result, console: Console) -> list[Table]:
     told = [row for row in result.measurement["rows"] if row["classes"]]
     if not told:
         return []
-    names = list(dict.fromkeys(name for row in told for name in row["classes"]))
+    counts = {name: of_class["n"] for row in told for name, of_class in row["classes"].items()}
     columns = [row for row in told if row["metric"] in COLUMN_NAMES]
 
     def table_of(part: Sequence[Mapping[str, Any]]) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left")
         table.add_column(f"{on_one_line(result.name)}, by class", overflow="fold", min_width=len(REAL))
+        table.add_column("n", justify="right", no_wrap=True)
         for row in part:
             table.add_column(COLUMN_NAMES[row["metric"]], justify="right", no_wrap=True)
-        for name in names:
-            cells = [row["classes"].get(name) for row in part]
-            table.add_row(
-                on_one_line(name), *(format_number(None if cell is None else cell["value"]) for cell in cells)
-            )
+        for name, count in counts.items():
+            cells = [_class_cell(row["classes"].get(name)) for row in part]
+            table.add_row(on_one_line(name), f"{count:,}", *cells)
         return table
 
     return _fitting(columns, table_of, console)
+
+
+def _class_cell(told: Mapping[str, Any] | None) -> str:
+    """A number of a class, and that of real images of the class in parentheses."""
+    if told is None:
+        return ""
+    null = told["null"]
+    return format_number(told["value"]) + (f" ({format_number(null['value'])})" if null is not None else "")
 
 
 def _fitting(columns: Sequence[Any], table_of: Callable[[Sequence[Any]], Table], console: Console) -> list[Table]:
@@ -153,8 +167,7 @@ def _table_of(results: Sequence[Result], columns: Sequence[Row], timed: bool) ->
     if named:
         table.add_column("images", overflow="fold", min_width=len(REAL))
     for key in varying:
-        name = key.rpartition(".")[2].removesuffix("_scale").replace("_", " ")
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(describe_key(key), justify="right", no_wrap=True)
     for row in columns:
         table.add_column(column_name(row), justify="right", no_wrap=True)
     if timed:
@@ -162,7 +175,8 @@ def _table_of(results: Sequence[Result], columns: Sequence[Row], timed: bool) ->
     cells = [{row.key: row for row in result.rows} for result in results]
     best = {row.key: _best(row, [each[row.key] for each in cells if row.key in each]) for row in columns}
     for result, values in zip(results, cells, strict=True):
-        head = ([on_one_line(result.name)] if named else []) + [_shown(result.varying.get(key)) for key in varying]
+        settings = [describe_setting(result.varying.get(key)) for key in varying]
+        head = ([on_one_line(result.name)] if named else []) + settings
         seconds = [format_number(result.seconds.get("sampling"))] if timed else []
         table.add_row(*head, *(_cell(values.get(row.key), best[row.key]) for row in columns), *seconds)
     empty = [""] * (named + len(varying) - 1)
@@ -196,7 +210,7 @@ def describe_sampling(group: Sequence[Result]) -> str:
     """Return the name of the images and how they were sampled, as far as that is the same for all of them."""
     told = [{"": on_one_line(result.name), **sampling_of(result)} for result in group]
     same = {key: value for key, value in told[0].items() if all(each.get(key) == value for each in told)}
-    return printable(", ".join(f"{key} {_shown(value)}".strip() for key, value in same.items()))
+    return printable(", ".join(f"{key} {describe_setting(value)}".strip() for key, value in same.items()))
 
 
 def sampling_of(result: Result) -> Mapping[str, Any]:
@@ -209,7 +223,7 @@ def sampling_of(result: Result) -> Mapping[str, Any]:
         "steps": about.get("steps"),
         "guidance": about.get("guidance_scale"),
         "EMA": about.get("ema_decay") if about.get("use_ema") else "off",
-        "seed": about.get("seed"),
+        "seed": about.get("sampling_seed", about.get("seed")),
     }
 
 
@@ -227,11 +241,3 @@ def _cell(row: Row | None, best: float | None) -> Text:
         return Text("")
     marked = best is not None and row.value == best
     return Text(format_number(row.value) + (BEST if marked else " "), style="bold" if marked else "")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:g}"
-    return "none" if value is None else on_one_line(Path(value).name if isinstance(value, Path) else value)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from diffusion_lab.terminal import on_one_line
 
 Better = Literal["lower", "higher"]
 
@@ -39,7 +42,7 @@ class Row:
 def format_number(value: float | None) -> str:
     """Return a number with three significant figures, as people write it; empty for None.
 
-    >>> [in_figures(value) for value in (0.00123456, 0.5, 12.345, 407.8, 1234.5, 0.0, None)]
+    >>> [format_number(value) for value in (0.00123456, 0.5, 12.345, 407.8, 1234.5, 0.0, None)]
     ['0.00123', '0.500', '12.3', '408', '1234', '0', '']
     """
     if value is None:
@@ -51,3 +54,25 @@ def format_number(value: float | None) -> str:
         return f"{value:.1e}"
     decimals = 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 4 if size >= 0.01 else 5
     return f"{value:.{decimals}f}" if size else "0"
+
+
+def describe_setting(value: object) -> str:
+    """Return the value of a setting, as people write it.
+
+    >>> [describe_setting(value) for value in (True, 2.0, None, "a")]
+    ['true', '2', 'none', 'a']
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else on_one_line(Path(value).name if isinstance(value, Path) else value)
+
+
+def describe_key(key: str) -> str:
+    """Return the last part of a dotted key, as tables name it.
+
+    >>> describe_key("generation.sampling.guidance_scale")
+    'guidance'
+    """
+    return key.rpartition(".")[2].removesuffix("_scale").replace("_", " ")

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +110,7 @@ def create_extractor(
         )
     with seed_host_generators(0):
         if chosen in PUBLISHED:
-            path, hashed = weights_of(chosen, weights, sha256, progress)
-            return _published(chosen)(path, hashed, target)
+            return _published(chosen, *weights_of(chosen, weights, sha256, progress), target)
         if "." in chosen:
             return _own_extractor(chosen, features_key, device=target, source=source, weights=weights, sha256=sha256)
         if chosen == "efflite0":
@@ -139,12 +138,21 @@ def _made_for(
     return DigitsExtractor(source, device, cache_dir, cache_key)
 
 
-def _published(name: str) -> Callable[[Path, str, torch.device], FeatureExtractor]:
+def _published(name: str, path: Path, sha256: str, device: torch.device) -> FeatureExtractor:
+    """One with a file of weights. Those that are not published are told in its name: they give no FID."""
     from diffusion_lab.features.clip import ClipExtractor
     from diffusion_lab.features.dinov2 import DinoV2Extractor
     from diffusion_lab.features.inception import InceptionExtractor
 
-    return {"inception": InceptionExtractor, "dinov2": DinoV2Extractor, "clip": ClipExtractor}[name]
+    made: Mapping[str, Callable[[Path, str, torch.device], FeatureExtractor]] = {
+        "inception": InceptionExtractor,
+        "dinov2": DinoV2Extractor,
+        "clip": ClipExtractor,
+    }
+    extractor = made[name](path, sha256, device)
+    if sha256 not in {file.sha256 for file in PUBLISHED[name]}:
+        extractor.name = f"{extractor.name}-{sha256[:8]}"
+    return extractor
 
 
 def _own_extractor(path: str, key: str, **offered: Any) -> FeatureExtractor:
@@ -163,4 +171,10 @@ def _own_extractor(path: str, key: str, **offered: Any) -> FeatureExtractor:
     lacking = [name for name in ("name", "num_features") if not hasattr(extractor, name)]
     if lacking:
         raise ValueError(f"{key} = {path} must have the attribute(s) {' and '.join(lacking)}")
+    for called in (extractor.name, extractor.label):
+        if called.partition("@")[0] in NAMES:
+            raise ValueError(
+                f"{key} = {path} must have a name of its own, got {called!r}, which stands for features that are built "
+                "in: set name in the class"
+            )
     return extractor

@@ -60,6 +60,7 @@ def _compute(given: argparse.Namespace) -> None:
     from diffusion_lab.config.import_class import find_classes_in
     from diffusion_lab.features import create_extractor, find_or_compute, open_image_set
     from diffusion_lab.features.digits import DigitsExtractor
+    from diffusion_lab.features.opaque import without_transparency
     from diffusion_lab.messages import show_plain_warnings
     from diffusion_lab.run_images.sources import progress_bar
     from diffusion_lab.terminal import printable
@@ -67,15 +68,17 @@ def _compute(given: argparse.Namespace) -> None:
     show_plain_warnings()
     find_classes_in(None)
     cache = {"cache_dir": given.cache_dir, "cache_key": "--cache-dir"}
-    source = open_image_set(
-        given.data,
-        given.image_size,
-        given.channels,
-        split=given.split,
-        key="DATA",
-        size_key="--image-size",
-        trust=given.trust,
-        **cache,
+    source = without_transparency(
+        open_image_set(
+            given.data,
+            given.image_size,
+            given.channels,
+            split=given.split,
+            key="DATA",
+            size_key="--image-size",
+            trust=given.trust,
+            **cache,
+        )
     )
     with progress_bar("fetching", "bytes") as told:
         extractor = create_extractor(

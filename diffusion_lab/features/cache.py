@@ -79,7 +79,7 @@ def find_or_compute(
             error.
     """
     images = data_fingerprint(source)
-    device = str(getattr(extractor, "device", "cpu")).partition(":")[0]  # each kind rounds in its own way
+    device = extractor.device_kind
     identity = {
         "format": FORMAT,
         "data_fingerprint": images,

@@ -17,6 +17,9 @@ from diffusion_lab.shapes import Images, Pixels
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
+LARGER = {CLIP[1].sha256: "clip_vitb16", CLIP[2].sha256: "clip_vitl14"}
+"""Names of the features of published files other than the one that is meant where none is given."""
+
 
 class ClipExtractor(NetworkExtractor):
     """The embedding of images resized to what the network was trained with; the network is torch-fidelity's.
@@ -45,6 +48,7 @@ class ClipExtractor(NetworkExtractor):
                 f"weights of features=clip must be those of CLIP, got other ones in {path}: {words}"
             ) from error
         self.size, self.num_features = network.input_resolution, network.output_dim
+        self.name = LARGER.get(sha256, self.name)
         super().__init__(network, device)
 
     def prepare(self, pixels: Pixels) -> Images:

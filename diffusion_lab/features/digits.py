@@ -92,6 +92,7 @@ class DigitsExtractor(NetworkExtractor):
     Attributes:
         held_out_accuracy: Share of held-out images, none of which was trained on, that it classifies correctly.
         num_held_out: Number of these images.
+        num_trained: Number of images that it was trained on.
 
     Raises:
         ValueError: The images have fewer than two classes, or too few images to hold any out.
@@ -120,7 +121,7 @@ class DigitsExtractor(NetworkExtractor):
             raise ValueError(f"features = digits takes images of 1 or 3 channels, got {source.channels}")
         size, channels, images = min(source.image_size, LARGEST), source.channels, data_fingerprint(source)
         found = cached_tensors(
-            f"classifier_{FORMAT}-{images[:16]}",
+            f"classifier_{FORMAT}-{images[:16]}-torch_{torch.__version__}",
             {"format": FORMAT, "data_fingerprint": images, "torch": torch.__version__},
             lambda: _trained(source, size, channels),
             say or _say,
@@ -130,11 +131,11 @@ class DigitsExtractor(NetworkExtractor):
         )
         self.held_out_accuracy: float = found.about["held_out_accuracy"]
         self.num_held_out: int = found.about["num_held_out"]
+        self.num_trained: int = found.about["num_trained"]
+        learnt = f"{self.num_trained:,} images; it classifies {self.held_out_accuracy:.1%} of {self.num_held_out:,}"
+        self.notes = (f"features=digits: the classifier was trained on {learnt} others correctly.",)
         if not found.was_there:
-            (say or _say)(
-                f"features=digits: trained a classifier on {found.about['num_trained']:,} images; it classifies "
-                f"{self.held_out_accuracy:.1%} of {self.num_held_out:,} held-out ones correctly"
-            )
+            (say or _say)(f"features=digits: trained a classifier on {learnt} held-out ones correctly")
         self.size = size
         network = _new(channels, num_classes, size)
         network.load_state_dict(found.tensors)

@@ -45,17 +45,24 @@ class FeatureExtractor(ABC):
         size: Side in pixels of the images that the network sees; None: the size of the images themselves.
         num_features: Number D of features.
         has_logits: Whether it classifies as well, which Inception Score and label agreement need.
+        notes: What has to be known of the features to judge numbers computed from them, in sentences.
     """
 
     name: str
     size: int | None = None
     num_features: int
     has_logits: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
         """Name and size, such as ``efflite0@96``."""
         return self.name if self.size is None else f"{self.name}@{self.size}"
+
+    @property
+    def device_kind(self) -> str:
+        """Kind of device that it computes on, such as ``cuda``: each kind rounds in its own way."""
+        return str(getattr(self, "device", "cpu")).partition(":")[0]
 
     @property
     @abstractmethod

@@ -84,7 +84,7 @@ def open_image_set(
             f"{key} must be a folder of images, an npz file, a run folder, a checkpoint or one of {names}, got "
             f"{str(path_or_name)!r}, which does not exist (seen from {Path.cwd()})"
         )
-    if path.suffix.lower() in CHECKPOINT_SUFFIXES or _is_run(path) or is_sweep(path):
+    if means_run(path):
         return run_images(path, split or "train", image_size, channels, trust)
     _refuse_choice_of_run(str(path_or_name), split, trust, key)
     if is_generated(path):
@@ -94,6 +94,11 @@ def open_image_set(
     _refuse_folder_of_folders(path, key)
     source = _folder(path, image_size, channels, key, size_key)
     return ready(source, "disk", cache_dir, cache_key)
+
+
+def means_run(path: Path) -> bool:
+    """Whether a path is that of a run, a checkpoint or a sweep, which means the images of the run."""
+    return path.suffix.lower() in CHECKPOINT_SUFFIXES or _is_run(path) or is_sweep(path)
 
 
 def _refuse_choice_of_run(given: str, split: Split | None, trust: Collection[str], key: str) -> None:

@@ -111,6 +111,13 @@ def run_sources(
     )
 
 
+def class_of_images(checkpoint: Checkpoint) -> str | None:
+    """Return the dotted path of the class that a checkpoint names for its images; None where it names none."""
+    section = (checkpoint.config or {}).get("data")
+    kind = section.get("type") if isinstance(section, Mapping) else None
+    return kind if isinstance(kind, str) and "." in kind else None
+
+
 def _validated(tree: Mapping[str, Any]) -> bool:
     """Whether the run kept images for validation."""
     match tree:

@@ -53,6 +53,10 @@ class Cached(NamedTuple):
     was_there: bool
 
 
+class _OtherIdentityError(Exception):
+    """A cache is whole, and of something else."""
+
+
 def cached_tensors(
     name: str,
     identity: Mapping[str, Any],
@@ -154,8 +158,12 @@ def _read(
             raise ValueError("its checksum is wrong")
         about = parse_json(metadata[ABOUT], str(file))
         if any(about.get(key) != value for key, value in identity.items()):
-            raise ValueError("it was made of something else")
+            raise _OtherIdentityError
     except FileNotFoundError:
+        return None
+    except _OtherIdentityError:
+        if not again:
+            say(f"{file} holds what was made of something else: it is recomputed")
         return None
     except UntrustedCacheError as error:
         if not again:

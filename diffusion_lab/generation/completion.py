@@ -164,6 +164,7 @@ class Completion:
             seed=self.request.about["seed"],
             batch_size=self.config.generation.sampling.batch_size,
             first=span.start,
+            batch_size_name="generation.sampling.batch_size",
         )
 
     def _summarize(self, store: ImageStore) -> None:

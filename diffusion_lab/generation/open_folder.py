@@ -56,7 +56,7 @@ class GenerationFolder:
 
 @contextlib.contextmanager
 def open_generation_folder(
-    folder: Path, request: GenerationRequest, count: int, overwrite: bool
+    folder: Path, request: GenerationRequest, count: int, overwrite: bool, renew: bool = False
 ) -> Iterator[GenerationFolder]:
     """Open and lock a folder for a generation, resuming the same generation if the folder holds it.
 
@@ -69,6 +69,7 @@ def open_generation_folder(
         count: Number of requested images; if the folder holds more, they stay and count.
         overwrite: Start over where the folder would be refused or the generation is finished. An unfinished one is
             resumed.
+        renew: Start over where the folder would be refused; a finished generation of these images stays.
 
     Raises:
         ValueError: It holds other images, or another process writes into it.
@@ -81,7 +82,7 @@ def open_generation_folder(
         _refuse_if_in_use(folder)
         unfinished = (folder / UNFINISHED).exists()
         faults = _conflicts(folder, request)
-        if overwrite and (faults or not unfinished):
+        if (faults and (overwrite or renew)) or (overwrite and not unfinished):
             _clear(folder)
         elif faults:
             raise ValueError(

@@ -173,7 +173,9 @@ def cycle_labels(denoiser: Denoiser, labels: Sequence[int | str] | None) -> tupl
         return None
     if labels is None:
         return tuple(range(denoiser.num_classes))
-    return tuple(_class_number(denoiser, label) for label in labels)
+    distinct = dict.fromkeys(labels)  # each is looked up once: there may be many labels and many names
+    numbers = dict(zip(distinct, (_class_number(denoiser, label) for label in distinct), strict=True))
+    return tuple(numbers[label] for label in labels)
 
 
 def _class_number(denoiser: Denoiser, label: int | str) -> int:

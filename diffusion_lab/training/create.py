@@ -29,6 +29,7 @@ from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
 from diffusion_lab.precision import resolve_precision
 from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.training.callbacks import Checkpoints, EMACallback, RNGState, SampleImages
+from diffusion_lab.training.callbacks.rng_state import preserve_rng_state
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.module import DiffusionModule
@@ -217,7 +218,9 @@ def create_callbacks(
 def create_evaluation(
     config: TrainConfig, data: ImageDataModule, seed: int, device: torch.device
 ) -> SampleEvaluation | None:
-    """Create the evaluation of samples during training, which compares them with the run's images; None if disabled.
+    """Create and prepare the evaluation of samples during training, which compares them with the run's images.
+
+    It is None if disabled. The states of the random generators are preserved.
 
     Raises:
         ValueError: The images or the features do not suit a metric, or the watched metric is not evaluated.
@@ -226,13 +229,15 @@ def create_evaluation(
         return None
     is_conditional = config.model.conditioning.type is not None
     guidance = Guidance(**dict(config.guidance))
-    evaluation = SampleEvaluation(config.evaluation, data.train, data.val, is_conditional, seed, guidance, device)
-    watched = config.training.validation.metric
-    if is_evaluated(watched) and watched not in evaluation.names and not config.training.callbacks:
-        raise ValueError(
-            f"training.validation.metric must be one of the evaluation, {', '.join(evaluation.names)} (of "
-            f"evaluation.features {config.evaluation.features}), got {watched}"
-        )
+    with preserve_rng_state():
+        evaluation = SampleEvaluation(config.evaluation, data.train, data.val, is_conditional, seed, guidance, device)
+        watched = config.training.validation.metric
+        if is_evaluated(watched) and watched not in evaluation.names and not config.training.callbacks:
+            raise ValueError(
+                f"training.validation.metric must be one of the evaluation, {', '.join(evaluation.names)} (of "
+                f"evaluation.features {config.evaluation.features}), got {watched}"
+            )
+        evaluation.prepare()
     return evaluation
 
 

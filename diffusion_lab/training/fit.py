@@ -27,6 +27,7 @@ from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.terminal import resilient_stderr
 from diffusion_lab.training.anomalies import naming_last_good_checkpoint
 from diffusion_lab.training.callbacks import Evaluation, GracefulStop, RunFolderGuard, TrainingMonitor, TrainingProgress
+from diffusion_lab.training.callbacks.evaluation import Cost
 from diffusion_lab.training.console import (
     log_lines,
     print_and_log,
@@ -185,7 +186,8 @@ def _evaluation(run: PreparedRun, console: Console, stop: StopRequest) -> Evalua
     if run.evaluation is None:
         return None
     every_epochs = run.config.evaluation.interval(run.config.training.epochs)
-    return Evaluation(run.evaluation, every_epochs, partial(print_and_log, console), stop)
+    cost = Cost(run.began, run.evaluation.preparation_seconds)
+    return Evaluation(run.evaluation, every_epochs, partial(print_and_log, console), stop, cost)
 
 
 def _summarize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -48,7 +49,7 @@ from diffusion_lab.training.resume import (
     remaining_training,
     resume_notes,
 )
-from diffusion_lab.training.resume_checks import Comparison, check_compatible, compare
+from diffusion_lab.training.resume_checks import Comparison, check_compatible, check_image_shape, compare
 from diffusion_lab.training.resume_source import ResumeSource
 from diffusion_lab.training.sample_evaluation import SampleEvaluation
 from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_saved_sigma_data
@@ -75,6 +76,8 @@ class PreparedRun:
     notes: Sequence[str]
     steps: range
     """Optimizer steps that remain, counted from 1 over the complete run."""
+    began: float
+    """Start of the preparation, by the clock ``time.monotonic``."""
 
     @property
     def epochs(self) -> range:
@@ -86,6 +89,7 @@ def prepare_run(
     config: TrainConfig, folder: RunFolder, resumed: tuple[ResumeSource, Checkpoint] | None, console: Console
 ) -> PreparedRun:
     """Create the parts of a run. Everything that can be refused is refused here; nothing is written."""
+    began = time.monotonic()
     source, checkpoint = resumed or (None, None)
     prediction_note = None
     if checkpoint is not None:
@@ -97,6 +101,8 @@ def prepare_run(
     check_memory(config)
     seed = _seed(config, source)
     seed_default_generators(derive_seed("weights", seed), device)
+    if checkpoint is not None:
+        check_image_shape(checkpoint, config)
     data = create_datamodule(config, seed, class_names_of(checkpoint))
     config = with_counted_classes(config, data.class_names)
     config = with_measured_sigma_data(with_saved_sigma_data(checkpoint, config), data.train)
@@ -150,6 +156,7 @@ def prepare_run(
         source,
         notes,
         steps,
+        began,
     )
 
 

@@ -166,7 +166,9 @@ def same_results(config: TrainConfig, source: ResumeSource) -> bool:
     """Return whether the steps after the checkpoint give the same results as in the run that wrote it."""
     now = config.model_dump(mode="json")
     now = redacted(now, secret_values(now, sys.argv))  # as the checkpoint has them
-    return all(_relevant(now[name]) == _relevant(source.config.get(name)) for name in ("model", "data", "training"))
+    evaluated = ("evaluation", "guidance") if config.evaluation.enabled else ()
+    sections = ("model", "data", "training", *evaluated)
+    return all(_relevant(now[name]) == _relevant(source.config.get(name)) for name in sections)
 
 
 def _relevant(section: Any) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from diffusion_lab.checkpoint import Checkpoint, load_weights
+from diffusion_lab.config.auto_image_size import CHANNELS, SIZE
 from diffusion_lab.config.faults import shown
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -105,19 +106,38 @@ def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) 
         config: The present settings.
         data: The present images.
     """
-    then = dict(checkpoint.config or {})
-    if checkpoint.model is not None:
-        then["model"] = checkpoint.model.model_dump(mode="json")
-    changes = changes_since(then, config) if checkpoint.model is not None else []
     about, images = checkpoint.about, data_fingerprint(data.train)
     return Comparison(
         config,
         checkpoint,
-        changes,
+        _changes(checkpoint, config),
         other_images=about.get("data_fingerprint") not in (None, images),
         other_validation="validation_fingerprint" in about
         and about["validation_fingerprint"] != validation_fingerprint(data.train, data.val, images),
     )
+
+
+def _changes(checkpoint: Checkpoint, config: TrainConfig) -> list[Change]:
+    """Return the settings that differ; none if the checkpoint does not record its settings."""
+    if checkpoint.model is None:
+        return []
+    then = dict(checkpoint.config or {}) | {"model": checkpoint.model.model_dump(mode="json")}
+    return changes_since(then, config)
+
+
+def check_image_shape(checkpoint: Checkpoint, config: TrainConfig) -> None:
+    """Check, before images are decoded, that image size and channels of the model are those of the checkpoint.
+
+    Raises:
+        ValueError: Size or channels differ; with what to type.
+    """
+    faults = []
+    for change in _changes(checkpoint, config):
+        if change.key in (SIZE, CHANNELS):
+            number = f"type the checkpoint's number, {change.key}={shown(change.then)}"
+            advice = f" (auto measures the present folder: {number})" if config.data.type == "image_folder" else ""
+            faults.append(_must_be_that_of_the_checkpoint(change) + advice)
+    _refuse(checkpoint, faults)
 
 
 def check_compatible(found: Comparison, denoiser: Denoiser) -> None:
@@ -129,9 +149,7 @@ def check_compatible(found: Comparison, denoiser: Denoiser) -> None:
     """
     checkpoint = found.checkpoint
     faults = [
-        f"{change.key} must be that of the checkpoint, {shown(change.then)}, got {shown(change.now)}"
-        f"{ADVICE.get(change.key, '')}"
-        for change in found.changed(Effect.REFUSED)
+        _must_be_that_of_the_checkpoint(change) + ADVICE.get(change.key, "") for change in found.changed(Effect.REFUSED)
     ]
     try:
         _refuse_other_classes(found)
@@ -150,8 +168,16 @@ def check_compatible(found: Comparison, denoiser: Denoiser) -> None:
         faults += _without_state(found, checkpoint.config)
         faults += _needing_reset(found)
         faults += _other_images(found)
+    _refuse(checkpoint, faults)
+
+
+def _refuse(checkpoint: Checkpoint, faults: Sequence[str]) -> None:
     if faults:
         raise ValueError(printable(f"cannot resume from {checkpoint.path}:\n  " + "\n  ".join(faults)))
+
+
+def _must_be_that_of_the_checkpoint(change: Change) -> str:
+    return f"{change.key} must be that of the checkpoint, {shown(change.then)}, got {shown(change.now)}"
 
 
 def _as_such_a_dict(checkpoint: Checkpoint) -> str:
@@ -204,10 +230,8 @@ def _needing_reset(found: Comparison) -> Iterator[str]:
 
 
 def _must_be_reset(change: Change, part: str, what: str) -> str:
-    return (
-        f"{change.key} must be that of the checkpoint, {shown(change.then)}, got {shown(change.now)} "
-        f"(or set training.resume.reset_{part}=true, which begins {what} anew)"
-    )
+    instead = f"(or set training.resume.reset_{part}=true, which begins {what} anew)"
+    return f"{_must_be_that_of_the_checkpoint(change)} {instead}"
 
 
 def _group_names(found: Comparison) -> set[str]:

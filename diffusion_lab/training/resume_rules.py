@@ -28,6 +28,9 @@ class Effect(Enum):
     AT_AN_EPOCH = "applied and reported; refused in the middle of an epoch where its rest would not be the rest"
     IMAGES = "applied and reported where the images are the same; else refused without training.resume.allow_other_data"
     EVALUATION = "takes effect without a message, but where training.validation.metric is one of the evaluation"
+    EVALUATION_TIMES = (
+        "takes effect without a message, but is reported where training.validation.metric is one of the evaluation"
+    )
     RESET_OPTIMIZER = "refused without training.resume.reset_optimizer"
     RESET_SCHEDULER = "refused without training.resume.reset_scheduler"
     REFUSED = "refused: the value must be that of the checkpoint"
@@ -40,9 +43,9 @@ RULES: dict[str, Effect] = {
     "logger": Effect.FREE,
     "generation": Effect.FREE,
     "sampler": Effect.FREE,
-    "guidance": Effect.FREE,
+    "guidance": Effect.EVALUATION,
     "evaluation": Effect.EVALUATION,
-    "evaluation.every": Effect.FREE,
+    "evaluation.every": Effect.EVALUATION_TIMES,
     "evaluation.cache_dir": Effect.FREE,
     "compute.device": Effect.FREE,
     "compute.seed": Effect.REFUSED,
@@ -133,9 +136,12 @@ def changes_since(then: Mapping[str, Any], config: TrainConfig) -> list[Change]:
     before, present = SettingsReader(then, TrainConfig), SettingsReader(now, TrainConfig)
     found: list[Change] = []
     measured = is_evaluated(config.training.validation.metric)
+    guided = config.evaluation.reads_guidance(config.model.conditioning.type)
     for key in dict.fromkeys([*leaves(now), *leaves(then)]):
         effect, was, value = effect_of(key), _meaning(before, key), _meaning(present, key)
-        if effect == Effect.EVALUATION and not measured:
+        if effect in (Effect.EVALUATION, Effect.EVALUATION_TIMES) and not measured:
+            effect = Effect.FREE
+        if key.startswith("guidance.") and not guided:
             effect = Effect.FREE
         if effect not in (None, Effect.FREE) and was != value and not _is_left_open(key, value):
             found.append(Change(key, was, value, effect))

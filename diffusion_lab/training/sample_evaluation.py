@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,17 +15,17 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.config.evaluated_metrics import logged_name, logged_names
-from diffusion_lab.config.evaluation_section import MetricName
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES, MetricName
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.config.training_evaluation import LEAST_IMAGES, TrainingEvaluationSettings
+from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.devices import host_memory
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measurement import Measurement
-from diffusion_lab.evaluation.null_rows import compute_null
+from diffusion_lab.evaluation.null_rows import HELD_OUT, compute_null
 from diffusion_lab.evaluation.real_images import RealImages
-from diffusion_lab.evaluation.run_data import composite_over_white, without_transparency
 from diffusion_lab.features import FeatureExtractor, FeatureSet, cached_features, create_extractor
+from diffusion_lab.features.opaque import composite_over_white, without_transparency
 from diffusion_lab.guidance import PLAIN, Guidance
 from diffusion_lab.samplers import UniPCSampler
 from diffusion_lab.sampling import DiffusionSampler
@@ -37,10 +39,28 @@ BYTES_A_FEATURE = 4 + 8
 
 
 class NullValue(NamedTuple):
-    """A metric of real images in place of samples, and how many images they are."""
+    """A metric of real images in place of samples.
+
+    Attributes:
+        value: Its value.
+        n: How many images these are.
+        reference_n: How many real images they were compared with; 0 where none were needed.
+        source: Which images these are, in words.
+    """
 
     value: float
     n: int
+    reference_n: int
+    source: str
+
+    def differs(self, num_samples: int) -> bool:
+        """Whether the values of so many samples come from other numbers of images, or another reference."""
+        return self.n != num_samples or (self.reference_n > 0 and self.source != HELD_OUT)
+
+    @property
+    def numbers(self) -> str:
+        """How many images were compared, in words."""
+        return f"of {self.n:,}" + (f" against {self.reference_n:,}" if self.reference_n else "")
 
 
 class EvaluationStopped(Exception):
@@ -74,6 +94,10 @@ class SampleEvaluation:
         guidance: At which noise levels guidance is applied, and how it is restrained.
         device: Where features are computed.
 
+    Attributes:
+        null: Real images in place of samples, by the names of the metrics; empty until ``prepare``.
+        preparation_seconds: Time from the creation to the end of ``prepare``, until which it is 0.
+
     Raises:
         ValueError: There are too few real images, the features do not give what a metric needs, or the samples do not
             fit into memory; naming the key.
@@ -89,6 +113,9 @@ class SampleEvaluation:
         guidance: Guidance = PLAIN,
         device: torch.device | str = "cpu",
     ) -> None:
+        self._created = time.monotonic()
+        self.null: dict[str, NullValue] = {}
+        self.preparation_seconds = 0.0
         self.settings, self.guidance = settings, guidance
         self.train, self.val = without_transparency(train), None if val is None else without_transparency(val)
         self.seed = derive_seed("evaluation", seed)
@@ -116,19 +143,22 @@ class SampleEvaluation:
             f"{len(self.reference):,} {kind} images, compared by {self.extractor.label}"
         )
 
-    def prepare(self) -> dict[str, NullValue]:
+    def prepare(self) -> None:
         """Compute what every evaluation needs of the real images, and measure real images in place of samples.
 
         Features of real images are cached on disk. The real images in place of samples are held-out ones where there
         are as many as samples, else one half is compared with the other.
+
+        Raises:
+            ValueError: The features of the real images are not finite or not ``num_features`` an image; naming the key.
         """
-        found: dict[str, NullValue] = {}
         for metric in self.settings.metrics:
             null = compute_null(metric, self.settings.num_samples, self._real)
             if null is not None:
-                values = self._logged(measure(null.images, null.real, metrics=[metric], thorough=False))
-                found |= {name: NullValue(value, len(null.images)) for name, value in values.items()}
-        return found
+                for row in measure(null.images, null.real, metrics=[metric], thorough=False).rows:
+                    name = logged_name(row.metric, self.extractor.name)
+                    self.null[name] = NullValue(row.estimate.value, row.n, row.reference_n, null.source)
+        self.preparation_seconds = time.monotonic() - self._created
 
     def values(self, sampler: DiffusionSampler, stopped: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Return the values of a model's samples, by the name under which they are logged.
@@ -149,6 +179,7 @@ class SampleEvaluation:
             sampler=StoppableSampler(steps=settings.sampler_steps, stopped=stopped),
             guidance=self.guidance,
             seed=self.seed,
+            batch_size_name="the batch size of evaluation",
         )
         features: list[Tensor] = []
         logits: list[Tensor] = []
@@ -196,13 +227,14 @@ class SampleEvaluation:
         return None if self.val is None else self._features(self.val)
 
     def _features(self, source: ImageSource) -> FeatureSet:
-        return cached_features(self.extractor, source, self.settings.cache_dir, cache_key=CACHE_KEY)
+        with _named_as_settings():
+            return cached_features(self.extractor, source, self.settings.cache_dir, cache_key=CACHE_KEY)
 
 
 def _extractor(
     settings: TrainingEvaluationSettings, train: ImageSource, device: torch.device | str
 ) -> FeatureExtractor:
-    try:
+    with _named_as_settings():
         return create_extractor(
             settings.features,
             source=train,
@@ -213,6 +245,13 @@ def _extractor(
             cache_key=CACHE_KEY,
             features_key="evaluation.features",
         )
+
+
+@contextlib.contextmanager
+def _named_as_settings() -> Iterator[None]:
+    """Have errors about features name the keys."""
+    try:
+        yield
     except ValueError as error:
         if not str(error).startswith(("features", "weights", "sha256")):  # its arguments, which are keys here
             raise
@@ -241,11 +280,12 @@ def _refuse_missing_logits(metrics: tuple[MetricName, ...], extractor: FeatureEx
 
 
 def _refuse_outsized(count: int, extractor: FeatureExtractor) -> None:
-    most = int(host_memory() / 2 / (BYTES_A_FEATURE * extractor.num_features))
+    most = host_memory() / 2 / (BYTES_A_FEATURE * extractor.num_features)  # infinite where the system does not tell
     if count > most:
         raise ValueError(
-            f"evaluation.num_samples must be at most {most:,}, got {count:,}: the {extractor.num_features:,} features "
-            f"({extractor.label}) of so many images do not fit into the memory of this machine"
+            f"evaluation.num_samples must be at most {int(most):,}, got {count:,}: the "
+            f"{extractor.num_features:,} features ({extractor.label}) of so many images do not fit into the "
+            "memory of this machine"
         )
 
 

@@ -249,6 +249,13 @@ class TestFolders:
         with pytest.raises(KeyError, match="no metric 'fid'"):
             result["fid"]
 
+    def test_nothing_is_written_among_the_images(self, folders: Path) -> None:
+        before = sorted(folders.glob("a/**/*"))
+        result = evaluate_folders(folders / "a", folders / "b.npz", features="pixels", base_dir=folders)
+        assert sorted(folders.glob("a/**/*")) == before
+        assert Path(result.pictures["nearest"]).parent == folders / "a_evaluation"
+        shutil.rmtree(folders / "a_evaluation")
+
     def test_images_that_are_all_equal_give_no_nan(self, folders: Path, tmp_path: Path) -> None:
         result = evaluate_folders(folders / "gray", folders / "a", features="pixels", base_dir=tmp_path)
         assert all(math.isfinite(row.value) for row in result.rows)
@@ -326,7 +333,10 @@ def test_weights_of_another_program_against_a_folder(
     assert re.search(r"metrics holds label_agreement, which does not apply to .*weights\.pt: .* unconditional", err)
     assert not list(tmp_path.rglob("samples.npz"))
     (result,) = evaluated(words, tmp_path / "out")["results"]
-    assert result["measurement"]["skipped"] == {"label_agreement": "the samples have no labels"}
+    assert result["measurement"]["skipped"] == {
+        "label_agreement": "the samples have no labels",
+        "memorization": "the training images of the run cannot be read",
+    }
     assert "Left out: label_agreement, since the samples have no labels." in capsys.readouterr().out
     evaluated((*words, "use_ema=true"), tmp_path / "out")
     assert "EMA off: weights holds no EMA weights" in capsys.readouterr().out

@@ -11,6 +11,8 @@ from PIL import Image
 from diffusion_lab.config import get_default_config, validate_config, validate_config_consistency
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as, parse_config
+from diffusion_lab.data.headers import sample_headers
+from diffusion_lab.data.listing import list_images
 
 
 def tree_of(folder: Path, **architecture: Any) -> dict[str, Any]:
@@ -95,3 +97,13 @@ def test_other_faults_are_still_found(tmp_path: Path) -> None:
     tree = tree_of(save(tmp_path / "images", ("L", (28, 28))), channel_multipliers="many")
     with pytest.raises(ValueError, match=r"1 setting is wrong:\n  model\.architecture\.channel_multipliers"):
         validate_config(tree)
+
+
+def test_a_coloured_picture_is_found_among_many_gray_ones(tmp_path: Path) -> None:
+    """The size comes from a sample of them; one picture that it leaves out must not lose its colour."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(300):
+        Image.new("RGB" if number == 6 else "L", (4, 4)).save(folder / f"{number:03}.bmp")
+    assert all(header.gray for header in sample_headers(list_images(folder).images))
+    assert measured(folder) == (4, 3)

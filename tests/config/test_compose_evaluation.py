@@ -13,11 +13,12 @@ from diffusion_lab.config.compose_evaluation import (
     EVALUATE_SHORT_NAMES,
     EvaluationRequest,
     compose_evaluate_config,
+    parse_evaluation,
 )
 from diffusion_lab.config.editor_schema import short_names
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, FEATURES, LEAST_IMAGES, METRICS
 from diffusion_lab.config.faults import ConfigError
-from diffusion_lab.config.key_locations import composed_key_locations
+from diffusion_lab.config.key_locations import KeyLocations, composed_key_locations
 from diffusion_lab.evaluation import null_rows
 from diffusion_lab.evaluation.families import FAMILIES
 from diffusion_lab.features import NAMES
@@ -93,6 +94,18 @@ class TestPoints:
         assert request.points == ()
         assert request.config.evaluation.metrics == ("kid",)
 
+    def test_images_of_the_run_can_have_moved_beside_a_reference(
+        self, composed_request: Compose, tmp_path: Path
+    ) -> None:
+        request = composed_request(f"ckpt={tmp_path}", f"reference={tmp_path}", f"data.paths.train={tmp_path}")
+        assert request.config.data.paths.train == tmp_path
+
+    def test_steps_in_a_list_are_never_lowered(self, tmp_path: Path) -> None:
+        for steps, most in ((50, 20), ([5, 50], 50)):
+            tree = {"generation": {"checkpoint": str(tmp_path)}, "sampler": {"type": "ddim", "steps": steps}}
+            last = parse_evaluation(tree, KeyLocations()).points[-1].config
+            assert last.sampler.for_process(20).build().steps == most
+
 
 @pytest.mark.parametrize(
     ("words", "message"),
@@ -114,10 +127,15 @@ class TestPoints:
         (["ckpt=.", "evaluation.held_out=."], "requires evaluation.reference"),
         (["ckpt=.", "evaluation.image_size=16"], "evaluation.image_size = 16: requires evaluation.reference"),
         (["ckpt=.", "reference=.", "split=val"], 'evaluation.split = "val": has no effect, since evaluation.reference'),
-        (["ckpt=.", "reference=.", "data.paths.train=."], 'data.paths.train = ".": has no effect'),
+        (["ckpt=.", "reference=.", "metrics=[kid]", "data.paths.train=."], 'data.paths.train = ".": has no effect'),
         (["samples=.", "reference=.", "guidance_scale=2"], "generation.sampling.guidance_scale: has no effect"),
         (["samples=.", "reference=.", "sampler.steps=[5,10]"], "sampler: has no effect, since evaluation.samples"),
         (["ckpt=[.,..]", "samples=."], "must be one run, to compare evaluation.samples with its data"),
+        (
+            ["samples=.", "reference=.", "ckpt=typo"],
+            'generation.checkpoint = "typo": is not read, since evaluation.reference names the images to compare',
+        ),
+        (["samples=.", "reference=.", "ckpt=[.,..]"], 'generation.checkpoint = [".", ".."]: is not read, since'),
         (
             ["ckpt=.", "ema_decay=[0.9]", "use_ema=[true,false]"],
             "needs generation.sampling.use_ema: it selects an EMA",

@@ -31,7 +31,9 @@ def test_a_link_that_leaves_the_folder_is_refused(changed: Change, tmp_path: Pat
     (tmp_path / "run" / "logs").symlink_to("../elsewhere")
     given = {"output.base_dir": str(tmp_path / "run"), "data.paths.train": str(tmp_path / "elsewhere")}
     validate_config(changed(given))  # the same on any machine
-    with pytest.raises(ConfigError, match=r'output\.subdirs\.logs = "logs": must stay inside .*is a link to .*elsewhere'):
+    with pytest.raises(
+        ConfigError, match=r'output\.subdirs\.logs = "logs": must stay inside .*is a link to .*elsewhere'
+    ):
         parse_as(TrainConfig, changed(given), starts=True)
     with pytest.raises(ConfigError, match=r"output\.subdirs\.logs = \"logs/deeper\": must stay inside"):
         parse_as(TrainConfig, changed({**given, "output.subdirs.logs": "logs/deeper"}), starts=True)

@@ -132,6 +132,12 @@ class TestEvaluation:
     def test_settings_that_separate_results(self, override: str, measured: Measured) -> None:
         assert measured(*self.KID, override) != measured(*self.KID)
 
+    def test_guidance_counts_where_samples_are_guided(self, measured: Measured) -> None:
+        rescaled, guided = "guidance.rescale=0.5", (*self.KID, "evaluation.guidance_scale=3")
+        assert measured(*self.KID, rescaled) == measured(*self.KID)
+        assert measured(*guided, rescaled) != measured(*guided)
+        assert measured(*guided, "conditioning=none", rescaled) == measured(*guided, "conditioning=none")
+
     def test_images_are_those_of_the_split(self, measured: Measured) -> None:
         assert measured(*self.KID, images="a")["validation images"] == "training a"
         assert measured(*self.KID, "evaluation.split=val", images="a")["validation images"] == "a"

@@ -310,7 +310,7 @@ def test_too_small_disk_is_detected_before_decoding(images, tmp_path, monkeypatc
 
 
 def test_too_little_memory_is_reported_before_decoding(images, monkeypatch):
-    monkeypatch.setattr("diffusion_lab.data.decoded.os.sysconf", lambda name: 10)
+    monkeypatch.setattr("diffusion_lab.data.decoded.host_memory", lambda: 10)
     with pytest.raises(ValueError, match=r"data\.cache = memory takes .*: take data\.cache = disk"):
         decode_in_memory(folder(images), lambda *_: pytest.fail("decoded"))
 

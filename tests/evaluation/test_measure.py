@@ -20,6 +20,7 @@ from diffusion_lab.features.feature_set import FeatureSet
 NAMES = ("ant", "bee", "cat")
 SIZE = 6
 SHARES = ("precision", "recall", "coverage", "label_agreement", "memorization", "memorization_nearer")
+ACROSS_CLASSES = ("label_agreement", "memorization", "memorization_nearer")
 
 
 def feature_set(count, seed, *, shift=0.0, names=NAMES, labelled=True, logits=False, **changes):
@@ -40,6 +41,7 @@ def feature_set(count, seed, *, shift=0.0, names=NAMES, labelled=True, logits=Fa
 
 
 SAMPLES, REFERENCE, HELD_OUT_SET = feature_set(90, 1), feature_set(240, 2), feature_set(120, 3)
+SEEN = feature_set(100, 8)
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,34 @@ def test_values_for_each_class(full):
     assert "ant" not in agreement.classes
 
 
+def test_each_class_has_its_numbers_and_real_images_in_its_place(full):
+    for row in full.rows:
+        for found in row.classes.values():
+            assert (found.n, found.reference_n) == (30, 240 if row.metric in ACROSS_CLASSES else 80)
+            assert found.null.low <= found.null.value <= found.null.high
+        if row.metric not in ACROSS_CLASSES:
+            assert all((found.null.n, found.null.reference_n) == (30, 80) for found in row.classes.values())
+            assert all(found.null.matched is None for found in row.classes.values())
+        elif row.null.n == 90:
+            assert sum(found.null.n for found in row.classes.values()) == 90
+    assert sum(found.null.n for found in full["memorization"].classes.values()) == 60
+    nearer = full["memorization_nearer"].classes["ant"]
+    assert nearer.null.matched != nearer.value
+    whole = full["label_agreement"].null.estimate.value
+    parts = [found.null for found in full["label_agreement"].classes.values()]
+    assert sum(part.value * part.n for part in parts) / 90 == pytest.approx(whole)
+
+
+def test_halves_of_a_class_serve_where_it_has_enough_real_images():
+    found = measure(SAMPLES, REFERENCE, metrics=["fd"])["fd"].classes["bee"]
+    assert (found.n, found.reference_n) == (30, 80)
+    assert (found.null.n, found.null.reference_n) == (30, 40)
+    assert found.null.matched > found.value  # fewer real images: more bias
+    few = measure(SAMPLES, feature_set(90, 2), metrics=["fd"])["fd"]
+    assert few.null is not None
+    assert few.classes["bee"].null is None
+
+
 def test_a_class_without_samples_is_noted():
     two = SAMPLES.subset((SAMPLES.labels != 2).nonzero().flatten())
     found = measure(two, REFERENCE, metrics=["kid", "precision_recall", "label_agreement"])
@@ -172,6 +202,32 @@ def test_what_does_not_apply_is_skipped_with_the_reason():
     assert "at least two classes" in unlabelled.skipped["label_agreement"]
 
 
+def test_label_agreement_that_nothing_can_check_is_skipped():
+    """Eight classes of three real images, and other real images that have no labels."""
+    classes = {"labels": torch.arange(24) % 8, "class_names": tuple("abcdefgh")}
+    samples, reference = (replace(feature_set(24, seed), **classes) for seed in (1, 2))
+    unlabelled = feature_set(30, 3, labelled=False)
+    found = measure(samples, reference, held_out=unlabelled, metrics=["kid", "label_agreement"])
+    assert "no class has at least 5 real images" in found.skipped["label_agreement"]
+    assert [row.metric for row in found.rows] == ["kid"]
+
+
+def test_few_labelled_samples_are_all_set_beside_the_null_row():
+    few = replace(feature_set(150, 1), labels=torch.tensor([0] * 25 + [3] * 125), class_names=(*NAMES, "dog"))
+    found = measure(few, feature_set(45, 2), metrics=["label_agreement"])["label_agreement"]
+    assert (found.n, found.null.n) == (25, 22)
+    assert found.null.matched.value * 22 == pytest.approx(round(found.null.matched.value * 22))
+
+
+def test_training_images_number_the_classes_of_a_reference_without_any():
+    reference = feature_set(90, 2, labelled=False)
+    other = replace(SAMPLES, labels=(SAMPLES.labels + 1) % 3, class_names=("cat", "ant", "bee"))
+    for samples in (SAMPLES, other):
+        found = measure(samples, reference, train=REFERENCE, metrics=["label_agreement"])["label_agreement"]
+        assert found.estimate.value > 0.9
+        assert set(found.classes) == set(NAMES)
+
+
 def test_inception_score_needs_no_reference_and_has_a_null_row():
     found = measure(
         feature_set(60, 1, logits=True),
@@ -191,6 +247,7 @@ def test_inception_score_needs_no_reference_and_has_a_null_row():
         ("is", "inception@299", "is"),
         ("precision", "inception@299", "precision_inception@299"),
         ("fd", "inceptionlike@299", "fd_inceptionlike@299"),
+        ("kid", "inception-0123abcd@299", "kid_inception-0123abcd@299"),
         ("kid", "efflite0@96", "kid_efflite0@96"),
         ("is", "efflite0@96", "is_efflite0@96"),
     ],
@@ -223,6 +280,25 @@ def test_validation_images_as_reference_leave_memorization_to_the_training_image
     assert found["memorization"].estimate.value == 1
     assert found["memorization"].reference_n == 240
     assert found["fd"].reference_n == 120
+
+
+def test_copies_of_what_the_model_was_trained_on_are_found_whatever_the_reference():
+    copies = SEEN.subset(torch.arange(60))
+    found = measure(copies, RealImages(REFERENCE, seen=SEEN))
+    assert found["memorization"].estimate.value == 1
+    assert found.memorization.copies == 60
+    assert (found["memorization"].reference_n, found["memorization"].null.reference_n) == (100, 100)
+    assert found["memorization_nearer"].null.estimate.low < 0.5 < found["memorization_nearer"].null.estimate.high
+    beside = measure(copies, REFERENCE)
+    for name in ("fd", "kid", "precision", "coverage", "label_agreement"):
+        assert found[name] == beside[name]
+    assert beside["memorization"].estimate.value < 1
+
+
+def test_a_reference_that_was_trained_on_is_no_set_of_new_images():
+    found = measure(SEEN.subset(torch.arange(60)), RealImages(SEEN.subset(torch.arange(50, 100)), seen=SEEN))
+    assert found["memorization"].estimate.value == 1
+    assert any("Without held-out images" in note for note in found.notes)
 
 
 def test_without_held_out_images_memorization_says_what_it_compares_with():
@@ -284,6 +360,8 @@ def test_the_result_is_plain_data(full):
     assert read == full.to_json()
     assert read["rows"][0]["estimate"]["value"] == full.rows[0].estimate.value
     assert read["rows"][0]["classes"]["ant"]["value"] == full.rows[0].classes["ant"].value
+    assert read["rows"][0]["classes"]["ant"]["n"] == 30
+    assert read["rows"][0]["classes"]["ant"]["null"]["value"] == full.rows[0].classes["ant"].null.value
     assert read["memorization"]["pairs"][0]["distance"] > 0
 
 

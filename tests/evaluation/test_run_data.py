@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_lab.checkpoint import Checkpoint
+from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
 from diffusion_lab.config import get_default_config, parse_config
 from diffusion_lab.data.source import ArraySource
-from diffusion_lab.evaluation.label_shares import CYCLE, labels_in_shares
-from diffusion_lab.evaluation.run_data import images_of_run, without_transparency
+from diffusion_lab.evaluation.label_shares import LONGEST, labels_in_shares
+from diffusion_lab.evaluation.run_data import images_of_folder, images_of_run
+from diffusion_lab.features.opaque import without_transparency
 from diffusion_lab.features.run_images import run_sources
+from diffusion_lab.generation.open_folder import MAX_NOTE_BYTES
 from diffusion_lab.identity import data_fingerprint
+from tests.evaluation.untrained import OWN_IMAGES, untrained
 
 
 @pytest.fixture
@@ -76,13 +80,42 @@ def test_labels_have_the_shares_of_the_real_images_from_the_first_on() -> None:
     source = ArraySource(np.zeros((100, 1, 2, 2), np.uint8), labels, ("a", "b", "c"))
     drawn = labels_in_shares(source, 3)
     assert drawn is not None
-    assert len(drawn) == CYCLE
-    for count in (10, 50, 200, CYCLE):
-        shares = np.bincount(drawn[:count], minlength=3) / count
+    assert len(drawn) == 10  # 6, 3 and 1
+    for count in (10, 50, 200, 1000):
+        shares = np.bincount(np.resize(drawn, count), minlength=3) / count
         np.testing.assert_allclose(shares, [0.6, 0.3, 0.1], atol=1 / count)
+
+
+def test_rare_classes_have_their_share_in_any_number_of_labels() -> None:
+    counts = np.array([2900, *range(1, 60)])
+    source = ArraySource(
+        np.zeros((counts.sum(), 1, 1, 1), np.uint8), np.repeat(np.arange(60), counts), tuple(map(str, range(60)))
+    )
+    drawn = labels_in_shares(source, 60)
+    assert drawn is not None
+    np.testing.assert_array_equal(np.bincount(drawn), counts)
+    for count in (1000, 3000, 10 * counts.sum()):
+        excess = np.bincount(np.resize(drawn, count), minlength=60) - count * counts / counts.sum()
+        assert excess.max() < 1
+
+
+def test_a_note_has_room_for_the_most_labels() -> None:
+    note = {"order": {"label": [99_999] * LONGEST}}
+    assert len(json.dumps(note, indent=2)) < 0.8 * MAX_NOTE_BYTES
 
 
 def test_equal_shares_are_the_classes_in_turn_and_other_classes_have_none() -> None:
     source = ArraySource(np.zeros((6, 1, 2, 2), np.uint8), [0, 1, 2, 0, 1, 2], ("a", "b", "c"))
     assert labels_in_shares(source, 3) is None
     assert labels_in_shares(source, 4) is None
+
+
+def test_a_run_with_an_alpha_channel_is_a_reference_over_white(tmp_path: Path) -> None:
+    run = untrained(tmp_path / "run.ckpt", {"model.architecture.in_channels": 4})
+    trusted = [OWN_IMAGES]
+    real = images_of_folder(run, run, None, None, tmp_path, trusted)
+    for images in (real.reference, real.held_out):
+        assert images is not None
+        assert (images.channels, images.load(0, None).shape) == (3, (3, 8, 8))
+    of_run = images_of_run(read_checkpoint(run), "train", trusted, {})
+    assert data_fingerprint(real.reference) == data_fingerprint(of_run.reference)

@@ -100,6 +100,38 @@ def test_of_several_the_best_of_each_column_is_marked() -> None:
     assert real.split()[2:] == ["0.0200", "0.0200"]
 
 
+def test_what_only_some_results_have_is_shown_and_told_of_them_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, labelled = result(0.3, 0.7, name="plain"), result(0.2, 0.6, name="labelled")
+    labelled.measurement["rows"].insert(0, row("label_agreement", 0.9, "higher"))
+    labelled.measurement["skipped"].clear()
+    labelled.measurement["notes"].append("One class is rare.")
+    text = printed(plain, labelled)
+    (heading,) = [line.split() for line in text.splitlines() if "prec." in line]
+    assert heading == ["images", "kid", "prec.", "labels", "seconds"]
+    (line,) = [line.split() for line in text.splitlines() if line.startswith(" labelled ")]
+    assert line[1:4] == ["0.200*", "0.600", "0.900"]
+    assert "Left out of plain: label_agreement, since the samples have no labels." in text
+    assert "labelled: One class is rare." in text
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_title", lambda self, title, **_: titles.append(title))
+    plot_curves([plain, labelled], tmp_path / "curves.png")
+    assert titles[-1] == "label_agreement_pixels (higher is better)"
+
+
+def test_a_remark_on_one_of_several_settings_names_them() -> None:
+    results = [result(0.3, 0.7, **{"sampler.steps": steps}) for steps in (5, 10)]
+    results[1].measurement["notes"].append("3 samples are copies.")
+    assert "run (steps 10): 3 samples are copies." in printed(*results)
+
+
+def test_of_a_generated_folder_the_seed_is_that_of_its_images() -> None:
+    told = result(0.3, 0.7)
+    generated = replace(told, samples={**told.samples, "seed": 0, "sampling_seed": 7})
+    assert "EMA 0.99, seed 7" in printed(generated)
+
+
 def test_results_of_other_conditions_are_not_in_one_ranking(tmp_path: Path) -> None:
     results = [result(0.3, 0.7, steps=5), result(0.2, 0.8, n=200, steps=10)]
     assert [len(group) for group in comparable_groups(results)] == [1, 1]
@@ -112,6 +144,17 @@ def test_results_of_other_conditions_are_not_in_one_ranking(tmp_path: Path) -> N
     assert [file.name for file in files] == ["evaluation.json", "evaluation.txt"]
 
 
+def test_plots_of_an_earlier_command_go_and_files_of_others_stay(tmp_path: Path) -> None:
+    others = ("curves_of_loss.png", "curves_01.png", "curvesof.png", "my_curves.png", "curves_1.png.txt")
+    (tmp_path / "curves.png").touch()
+    write_results([result(0.3, 0.7)], tmp_path)
+    assert (tmp_path / "curves.png").exists(), "no evaluation had been written there"
+    for name in (*others, "curves_1.png", "curves_12.png"):
+        (tmp_path / name).touch()
+    write_results([result(0.3, 0.7)], tmp_path)
+    assert {file.name for file in tmp_path.iterdir() if "curves" in file.name} == set(others)
+
+
 @pytest.mark.parametrize(
     "change", [{"features_fingerprint": "0" * 64}, {"split": "val"}, {"reference_fingerprint": "b"}]
 )
@@ -122,10 +165,18 @@ def test_features_split_and_images_are_conditions(change: dict[str, str]) -> Non
 
 def test_the_file_has_the_numbers_of_each_class() -> None:
     told = result(0.3, 0.7)
-    told.measurement["rows"][1]["classes"] = {"rose": {"value": 0.9}, "tulip": {"value": 0.5}}
+    null = {"value": 0.95, "low": 0.8, "high": 1.0, "n": 30, "reference_n": 90, "matched": None}
+    told.measurement["rows"][1]["classes"] = {
+        "rose": {"value": 0.9, "n": 60, "null": null},
+        "tulip": {"value": 0.5, "n": 40, "null": None},
+    }
     text = results_text([told])
-    assert re.search(r"rose +0\.900", text)
-    assert re.search(r"tulip +0\.500", text)
+    assert re.search(r"rose +60 +0\.900 \(0\.950\)", text)
+    assert re.search(r"tulip +40 +0\.500 *\n", text)
+    assert "n: samples of the class; in parentheses: real images of the class in their place." in text
+    assert "Where these are not as many" not in text
+    null["matched"] = 0.91
+    assert "Where these are not as many, or against fewer, matched figures are" in results_text([told])
     assert "rose" not in printed(told)
 
 

@@ -46,3 +46,15 @@ class WithMore(Brightness):
 
 class NoExtractor:
     pass
+
+
+class CalledInception(Brightness):
+    name = "inception"
+
+
+class LabelledInception(Brightness):
+    label = "inception@299"
+
+
+class WithNotes(Brightness):
+    notes = ("Brightness is all that is seen.",)

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion_lab.features import NAMES, cached_features, create_extractor, open_image_set
+from diffusion_lab.checkpoint import read_checkpoint
+from diffusion_lab.evaluation.run_data import images_of_run
+from diffusion_lab.features import NAMES, cached_features, create_extractor, find_or_compute, open_image_set
 from diffusion_lab.features.__main__ import main
 from diffusion_lab.features.published import PUBLISHED
+from tests.evaluation.untrained import OWN_IMAGES, untrained
 
 RNG = np.random.default_rng(0)
 
@@ -94,3 +97,11 @@ def test_the_list_tells_all_features_and_the_files_that_they_need(capsys, tmp_pa
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / PUBLISHED["inception"][0].name).touch()
     assert f"{PUBLISHED['inception'][0].name}, on this machine" in said(capsys, "list")[0]
+
+
+def test_images_with_an_alpha_channel_are_those_that_evaluation_looks_for(tmp_path, capsys):
+    run = untrained(tmp_path / "run.ckpt", {"model.architecture.in_channels": 4})
+    out, _ = said(capsys, "compute", run, "--features", "pixels", "--trust", OWN_IMAGES, "--cache-dir", tmp_path)
+    assert out.startswith("pixels of 45 images in 3 classes: 192 features each, written to")
+    real = images_of_run(read_checkpoint(run), "train", [OWN_IMAGES], {})
+    assert find_or_compute(create_extractor("pixels", source=real.reference), real.reference, tmp_path).was_there

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE
+from diffusion_lab.evaluation.families import full_name
 from diffusion_lab.features import create_extractor, extractor, published, weights_file
 from diffusion_lab.features.__main__ import main
 from diffusion_lab.features.dinov2 import DinoV2
@@ -189,11 +190,20 @@ class TestInception:
         values, logits = theirs(PIXELS[:2])
         assert torch.equal(found.values, values)
         assert torch.equal(found.logits, logits)
-        assert (ours.label, ours.num_features, ours.has_logits) == ("inception@299", 2048, True)
+        assert (ours.num_features, ours.has_logits) == (2048, True)
         # one at a time, and gray
         assert torch.equal(ours(PIXELS[1:2]).values, found.values[1:])
         gray = ours(PIXELS[:1, :1])
         assert torch.equal(gray.values, ours(PIXELS[:1, :1].repeat(1, 3, 1, 1)).values)
+
+    def test_only_the_published_weights_give_fid(self, network, tmp_path, monkeypatch):
+        path, other = network
+        sha256 = weights_file.file_sha256(path)
+        assert other.label == f"inception-{sha256[:8]}@299"
+        assert full_name("fd", other.label) == f"fd_{other.label}"
+        file = PublishedFile(path.name, sha256, "https://example.org", 1)
+        monkeypatch.setitem(published.PUBLISHED, "inception", (file,))
+        assert full_name("fd", create_extractor("inception", weights=path).label) == "fid"
 
 
 def inception_weights():
@@ -222,14 +232,15 @@ def inception_weights():
 
 
 class TestDinoV2:
-    @pytest.mark.parametrize(("channels", "depth", "name"), [(384, 2, "dinov2_vits14@224"), (64, 3, "dinov2_64@224")])
+    @pytest.mark.parametrize(("channels", "depth", "name"), [(384, 2, "dinov2_vits14"), (64, 3, "dinov2_64")])
     def test_published_shapes_are_read(self, tmp_path, small_batches, channels, depth, name):
         """Those of a layer; how many there are follows from the file."""
         torch.manual_seed(0)
         path, sha256 = saved(random_dinov2(channels, depth).state_dict(), tmp_path / "dino.pth")
         network = create_extractor("dinov2", weights=path, sha256=sha256)
         found = network(PIXELS)
-        assert (network.label, found.values.shape, found.logits) == (name, (3, channels), None)
+        assert (network.label, found.values.shape) == (f"{name}-{sha256[:8]}@224", (3, channels))
+        assert found.logits is None
         assert found.values.isfinite().all()
         assert torch.equal(network(PIXELS[2:]).values, found.values[2:])
 
@@ -303,7 +314,8 @@ class TestClip:
         path, sha256 = saved(clip_weights(channels, depth, patch), tmp_path / "clip.pt")
         network = create_extractor("clip", weights=path, sha256=sha256)
         found = network(PIXELS)
-        assert (network.label, found.values.shape, found.logits) == ("clip@224", (3, 512), None)
+        assert (network.label, found.values.shape) == (f"clip-{sha256[:8]}@224", (3, 512))
+        assert found.logits is None
         assert found.values.isfinite().all()
         assert torch.equal(network(PIXELS[2:]).values, found.values[2:])
 
@@ -330,7 +342,11 @@ class TestClip:
         monkeypatch.setitem(published.PUBLISHED, "clip", (file,))
         monkeypatch.setattr("diffusion_lab.features.clip.CLIP", (file,))
         expected = create_extractor("clip", weights=path, sha256=sha256)
-        assert torch.equal(create_extractor("clip", weights=archive)(PIXELS).values, expected(PIXELS).values)
+        for name in ("clip", "clip_vitb16"):
+            monkeypatch.setattr("diffusion_lab.features.clip.LARGER", {} if name == "clip" else {hashed: name})
+            found = create_extractor("clip", weights=archive)
+            assert found.name == name
+            assert torch.equal(found(PIXELS).values, expected(PIXELS).values)
 
 
 def clip_weights(channels, depth, patch):

@@ -12,6 +12,7 @@ from PIL import Image
 from diffusion_lab import process_identity
 from diffusion_lab.checkpoint import read_checkpoint
 from diffusion_lab.folder_lock import LOCK_NAME
+from diffusion_lab.generate import generate
 from diffusion_lab.generation.exit_on_signals import Terminated
 from diffusion_lab.generation.open_folder import UNFINISHED
 from diffusion_lab.generation.request import PNG_KEY
@@ -194,3 +195,11 @@ class TestDefaultFolders:
         with holding(early.output.folder("generated")):
             done = made(config(sampling=BATCHES, output=self.folder("2030-01-01_00-00-07")))
         assert done.folder.name == "2030-01-01_00-00-07"
+
+
+def test_renewing_takes_the_place_of_other_images_and_leaves_the_same_ones(config, drawn):
+    made(config())
+    drawn.take()
+    assert generate(config(), show_progress=False, renew=True).made == 0
+    assert generate(config(seed=6), show_progress=False, renew=True).made == 5
+    assert {line["seed"] for line in manifest_of(config().output.folder("generated"))} == {6}

@@ -131,7 +131,9 @@ def test_dynamic_thresholding_is_that_of_diffusers(quantile):
     scheduler = diffusers.DDPMScheduler(dynamic_thresholding_ratio=quantile, sample_max_value=100)
     clean = 2 * torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(0)) * torch.arange(5).view(-1, 1, 1, 1)
     sampler = SAMPLERS["ddim"](dynamic_threshold=quantile)
-    (image,) = sampler.trajectory(lambda x, level: clean, clean, [Level(0.6, 0.8, 0.5), Level(1.0, 0.0, 0.0)], lambda: clean)
+    (image,) = sampler.trajectory(
+        lambda x, level: clean, clean, [Level(0.6, 0.8, 0.5), Level(1.0, 0.0, 0.0)], lambda: clean
+    )
     torch.testing.assert_close(image, scheduler._threshold_sample(clean))
 
 

@@ -85,7 +85,9 @@ def test_the_walk_ends_with_what_the_denoiser_believes(sampler):
 @pytest.mark.parametrize(("clip", "expected"), [(True, 1.0), (False, 3.0)])
 def test_clipping_keeps_the_estimate_in_the_pixel_range(clip, expected):
     three = torch.full((1, 1, 2, 2), 3.0)
-    *_, image = DDIMSampler(clip=clip).trajectory(lambda x, level: three, torch.zeros(1, 1, 2, 2), LEVELS, lambda: three)
+    *_, image = DDIMSampler(clip=clip).trajectory(
+        lambda x, level: three, torch.zeros(1, 1, 2, 2), LEVELS, lambda: three
+    )
     torch.testing.assert_close(image, torch.full((1, 1, 2, 2), expected))
 
 
@@ -151,7 +153,9 @@ def test_the_walk_starts_from_noise_of_the_variance_of_its_first_level():
         return noisy * 0
 
     list(
-        DDIMSampler().trajectory(denoise, torch.ones(1, 1, 1, 1), [Level(1.0, 80.0, 1.0), LEVELS[-1]], lambda: torch.zeros(1))
+        DDIMSampler().trajectory(
+            denoise, torch.ones(1, 1, 1, 1), [Level(1.0, 80.0, 1.0), LEVELS[-1]], lambda: torch.zeros(1)
+        )
     )
     assert seen[0].item() == pytest.approx((1 + 80.0**2) ** 0.5)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import numpy as np
 import torch
@@ -49,4 +50,30 @@ class Fails(Brightness):
     def __call__(self, pixels: Pixels) -> Extracted:
         if len(pixels) == 21:
             raise RuntimeError("no features today")
+        return super().__call__(pixels)
+
+
+class OneShort(Brightness):
+    """Gives fewer features than it says."""
+
+    def __call__(self, pixels: Pixels) -> Extracted:
+        return Extracted(super().__call__(pixels).values[:, 1:])
+
+
+class NotFinite(Brightness):
+    """Gives NaN."""
+
+    def __call__(self, pixels: Pixels) -> Extracted:
+        return Extracted(super().__call__(pixels).values * torch.nan)
+
+
+class Slow(Brightness):
+    """Takes its time to be made, and for real images."""
+
+    def __init__(self) -> None:
+        time.sleep(0.4)
+
+    def __call__(self, pixels: Pixels) -> Extracted:
+        if len(pixels) != 21:
+            time.sleep(0.4)
         return super().__call__(pixels)

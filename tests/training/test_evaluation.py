@@ -15,11 +15,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from diffusion_lab import sampling
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import ConfigError
 from diffusion_lab.config.evaluated_metrics import VALUES, direction_of, logged_name
+from diffusion_lab.config.evaluation_section import LEAST_IMAGES
 from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.config.training_evaluation import LEAST_IMAGES
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation import null_rows
@@ -27,10 +28,12 @@ from diffusion_lab.evaluation.families import BETTER, FAMILIES, full_name
 from diffusion_lab.run_folder import RunStopped
 from diffusion_lab.samplers import UniPCSampler
 from diffusion_lab.sampling import DiffusionSampler
+from diffusion_lab.training import sample_evaluation
 from diffusion_lab.training.sample_evaluation import SampleEvaluation
+from tests.recorded_warnings import recorded_warnings
 from tests.sameness import assert_equal
 from tests.training import own_features
-from tests.training.tiny import CLASSES, resume_of, saved, tiny_config, tiny_run
+from tests.training.tiny import CLASSES, TinySource, resume_of, saved, tiny_config, tiny_run
 
 COUNT = 21
 OWN = "tests.training.own_features"
@@ -84,8 +87,9 @@ def test_training_is_bit_by_bit_what_it_is_without(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
-def test_it_is_logged_every_so_many_epochs_and_after_the_last(tmp_path: Path) -> None:
+def test_it_is_logged_every_so_many_epochs_and_after_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = StringIO()
+    monkeypatch.setattr(own_features.Brightness, "notes", ("Brightness is all that is seen.",))
     summary = tiny_run(tmp_path, ON, Console(file=shown, width=300))
     lines = lines_of(tmp_path)
     assert [line["epoch"] + 1 for line in lines] == [2, 4, 5]
@@ -97,24 +101,45 @@ def test_it_is_logged_every_so_many_epochs_and_after_the_last(tmp_path: Path) ->
         assert line["val/evaluation_seconds"] > 0
     said = shown.getvalue()
     assert re.search(r"evaluation +after every 2 epochs and the last one:\n +21 samples .*45 training images", said)
-    assert re.search(r"real images in place of samples have val/fd_brightness \S+, val/kid_brightness \S+", said)
-    assert (
-        len(re.findall(r"evaluation after epoch \d: val/fd_brightness .*\(21 samples in .* of the time so far\)", said))
-        == 3
-    )
+    halves = r"\(of 21 against 23\)"  # of 45 training images: fewer than 21 are held out
+    null = rf"real images in place of samples have val/fd_brightness \S+ {halves}, val/kid_brightness \S+ {halves}"
+    assert re.search(null, said)
+    line = r"evaluation after epoch \d: val/fd_brightness .*\(21 samples in \S+ s, \d+% of the time of this epoch\)"
+    assert len(re.findall(line, said)) == 3
     assert re.search(r"evaluation took \d+ s, \d+% of the time", said)
     assert summary.evaluation is not None
     told = json.loads((tmp_path / "summary.json").read_text())["evaluation"]
     assert told == summary.evaluation
     assert 0 < told["share_of_time"] <= 1
+    assert told["notes"] == ["Brightness is all that is seen."]
+    assert "Brightness is all that is seen." in said
     assert (told["num_samples"], told["real_images"], told["split"], told["every"]) == (COUNT, 45, "train", 2)
     assert told["null"].keys() == {KID, "val/fd_brightness"}
+    expected = {"n": COUNT, "reference_n": 23, "source": null_rows.HALVES}
+    assert {name: value for name, value in told["null"][KID].items() if name != "value"} == expected
     assert "evaluation after epoch 2" in (tmp_path / "logs/run.log").read_text()
 
 
-def test_auto_makes_about_ten_in_a_run(tmp_path: Path) -> None:
+def test_null_values_of_the_same_comparison_are_not_marked(tmp_path: Path) -> None:
+    shown = StringIO()
+    held_out = {"data.count": 100, "training.epochs": 1}  # 25 of which are held out, and 75 compared with
+    tiny_run(tmp_path, evaluation(metrics=["kid", "label_agreement"]) | held_out, Console(file=shown, width=300))
+    line = r"real images in place of samples have val/kid_brightness -?[\d.]+, val/label_agreement_brightness [\d.]+\n"
+    assert re.search(line, shown.getvalue())
+
+
+def test_the_cost_counts_what_is_done_before_the_first_epoch(tmp_path: Path) -> None:
+    summary = tiny_run(tmp_path, evaluation(features=f"{OWN}.Slow") | {"training.epochs": 1})
+    assert summary.evaluation is not None
+    assert summary.evaluation["seconds"] > 0.8  # made once, and one block of real images
+    assert 0.05 < summary.evaluation["share_of_time"] <= 1
+
+
+def test_auto_makes_ten_in_a_run_at_most(tmp_path: Path) -> None:
     settings = tiny_config(tmp_path, evaluation(every="auto")).evaluation
-    assert [settings.interval(epochs) for epochs in (1, 4, 19, 40, 200)] == [1, 1, 1, 4, 20]
+    assert [settings.interval(epochs) for epochs in (1, 4, 10, 11, 19, 29, 40, 200)] == [1, 1, 1, 2, 2, 3, 4, 20]
+    for epochs in range(1, 300):
+        assert -(-epochs // settings.interval(epochs)) <= 10  # the last epoch always has one
 
 
 def test_the_same_weights_have_the_same_values(tmp_path: Path) -> None:
@@ -182,6 +207,27 @@ def test_other_settings_of_the_evaluation_forget_the_best_where_it_is_watched(tm
         changes = evaluation(num_samples=22) | metric(watched) | {"training.epochs": 2} | resume_of(found)
         tiny_run(tmp_path / watched.replace("/", "_"), changes, Console(file=shown, width=300))
         assert ("evaluation.num_samples was 21 in the checkpoint and is 22" in shown.getvalue()) == forgets
+
+
+def test_a_batch_that_does_not_fit_is_called_by_no_key_that_train_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = sampling._BatchGenerator.__call__
+
+    def small_alone(self: Any, part: slice, advance: Any) -> Any:
+        if part.stop - part.start > 8:
+            raise MemoryError
+        return draw(self, part, advance)
+
+    monkeypatch.setattr(sampling._BatchGenerator, "__call__", small_alone)
+    shown = {"enabled": True, "interval": 1, "num_samples": 9, "guidance_scale": 1.0}
+    with recorded_warnings() as said:
+        tiny_run(tmp_path, ON | {"training.epochs": 1, "training.visualization": shown})
+    named = [
+        found.partition(" = 64 does not fit into memory")[0] for each in said if "fit" in (found := str(each.message))
+    ]
+    assert sorted(named) == ["the batch size of evaluation", "the batch size of training.visualization"]
+    assert lines_of(tmp_path)
 
 
 @pytest.mark.parametrize("trouble", ["not finite", "own class"])
@@ -301,6 +347,8 @@ class TestRefused:
             (ON | {"data.count": 24}, "evaluation.split = train has 18 images, and an evaluation needs at least 20"),
             (evaluation(metrics=["inception_score"]), "inception_score with evaluation.features brightness"),
             (evaluation(num_samples=2**31 - 1), "evaluation.num_samples must be at most "),
+            (evaluation(features=f"{OWN}.OneShort"), r"^evaluation\.features = brightness must give one vector"),
+            (evaluation(features=f"{OWN}.NotFinite"), r"^evaluation\.features = brightness must be finite"),
             (
                 ON | metric("val/recall_brightness"),
                 "must be one of the evaluation, val/fd_brightness, val/kid_brightness",
@@ -312,6 +360,17 @@ class TestRefused:
             tiny_run(tmp_path / "run", changes)
         assert not (tmp_path / "run").exists()
 
+    def test_names_that_a_file_of_weights_gives_are_known_when_it_is_read(self, tmp_path: Path) -> None:
+        name = "val/kid_inception-00000000"
+        other = {"features": "inception", "weights": str(tmp_path / "fine_tuned.pth"), "sha256": "0" * 64}
+        assert tiny_config(tmp_path, evaluation(**other) | metric(name)).training.validation.metric == name
+
     def test_names_of_own_callbacks_are_not_touched(self, tmp_path: Path) -> None:
         own = {"training.callbacks": ["tests.promised.test_12_metric.Quality"]}
         assert tiny_config(tmp_path, own | metric("val/kid_mine")).training.validation.direction == "min"
+
+
+def test_a_system_that_does_not_tell_its_memory_sets_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_evaluation, "host_memory", lambda: math.inf)
+    settings = tiny_config(tmp_path, evaluation(num_samples=2**31 - 1)).evaluation
+    SampleEvaluation(settings, TinySource(8, 1), None, is_conditional=False, seed=0)

@@ -24,7 +24,8 @@ DIGITS = {"data.type": "digits", "model.conditioning.num_classes": 10}
         ),
         (
             {"training.visualization": {"enabled": True, "interval": 1, "num_samples": 2**31 - 1, "guidance_scale": 1}},
-            r"sample images of training\.visualization need at least 512 GiB.*smaller training\.visualization\.num_samples",
+            r"sample images of training\.visualization need at least 512 GiB.*smaller "
+            r"training\.visualization\.num_samples",
         ),
     ],
 )

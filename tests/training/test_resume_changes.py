@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch.optim.lr_scheduler import ExponentialLR
 
@@ -18,7 +19,10 @@ from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.data.source import ArraySource, ImageSource
+from diffusion_lab.training import prepare
+from diffusion_lab.training.resume import same_results
 from diffusion_lab.training.resume_rules import RULES, Effect, changes_since, effect_of
+from diffusion_lab.training.resume_source import ResumeSource
 from tests.training.test_optimizers import PlainDescent
 from tests.training.tiny import CLASSES, TinySource, resume_of, saved, tiny_config, tiny_run
 
@@ -129,6 +133,31 @@ class TestTable:
         assert [str(change) for change in changes_since(then, config)] == [
             "training.accumulate_batches was 1 in the checkpoint and is 2"
         ]
+
+    @pytest.mark.parametrize(
+        ("metric", "scale", "expected"),
+        [
+            ("val/kid_pixels", 3.0, ["guidance.rescale", "evaluation.every"]),
+            ("val/kid_pixels", 1.0, ["evaluation.every"]),
+            ("loss", 3.0, []),
+        ],
+    )
+    def test_what_samples_are_made_by_counts_where_their_metric_is_watched(
+        self, tmp_path: Path, metric: str, scale: float, expected: list[str]
+    ) -> None:
+        section = {"enabled": True, "features": "pixels", "guidance_scale": scale, "every": 2}
+        given = {"training.validation.metric": metric, "evaluation": section}
+        then = tiny_config(tmp_path, given).model_dump(mode="json")
+        other = {"guidance": {"rescale": 0.5}, "evaluation": section | {"every": 1}}
+        assert [change.key for change in changes_since(then, tiny_config(tmp_path, given | other))] == expected
+
+    def test_what_is_logged_is_another_where_samples_are_made_otherwise(self, tmp_path: Path) -> None:
+        section = {"enabled": True, "features": "pixels", "guidance_scale": 3.0}
+        config = tiny_config(tmp_path, {"evaluation": section})
+        origin = ResumeSource(tmp_path, 1, 1, config.model_dump(mode="json"), None, None, None)
+        assert same_results(config, origin)
+        for other in ({"evaluation": section | {"num_samples": 30}}, {"guidance": {"rescale": 0.5}}):
+            assert not same_results(tiny_config(tmp_path, {"evaluation": section} | other), origin)
 
     def test_values_from_a_checkpoint_reach_no_terminal_raw(self, tmp_path: Path) -> None:
         config = tiny_config(tmp_path)
@@ -314,6 +343,27 @@ class TestRefused:
 
 
 class TestImages:
+    def test_auto_that_measures_another_folder_is_refused_before_it_is_decoded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, mode, size in (("old", "L", 6), ("new", "RGB", 9)):
+            (tmp_path / name).mkdir()
+            for number in range(8):
+                Image.new(mode, (size, size)).save(tmp_path / name / f"{number}.bmp")
+        given = {"data.type": "image_folder", "data.paths.train": str(tmp_path / "old"), "data.cache": "none"}
+        given |= {"model.conditioning.type": None, "model.conditioning.num_classes": None, "training.epochs": 1}
+        given |= {"model.architecture.image_size": "auto", "model.architecture.in_channels": "auto"}
+        tiny_run(tmp_path / "run", given)
+        resume = resume_of(find_checkpoint(tmp_path / "run", "last"))
+        resume["training.resume"]["allow_other_data"] = True
+        monkeypatch.setattr(prepare, "create_datamodule", lambda *_: pytest.fail("decoded"))
+        with pytest.raises(ValueError, match=r"image_size must be that of the checkpoint, 6, got 9 ") as caught:
+            tiny_run(
+                tmp_path / "on", given | resume | {"data.paths.train": str(tmp_path / "new"), "training.epochs": 2}
+            )
+        for key, number in (("image_size", 6), ("in_channels", 1)):
+            assert f"type the checkpoint's number, model.architecture.{key}={number})" in str(caught.value)
+
     OWN = f"{__name__}."
 
     def test_other_images_are_refused_unless_allowed(self, runs: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ class LabelClassifier:
                 )
             held_out = features[torch.from_numpy(kept)], torch.from_numpy(numbers[kept])
             order = order[~np.isin(order, kept)]
-        chosen = np.sort(order[:MOST_TRAINING_IMAGES])
+        chosen = np.sort(_each_class_first(numbers, order)[:MOST_TRAINING_IMAGES])
         if len(np.unique(numbers[chosen])) < 2:
             raise ValueError(f"labels must be of at least two classes, got {len(np.unique(numbers))}")
         pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
@@ -133,6 +133,12 @@ def _one_in_five_of_each_class(numbers: NDArray[np.int64], order: NDArray[np.int
         mine = order[numbers[order] == number]
         kept.append(mine[: len(mine) // HELD_OUT_FRACTION])
     return np.sort(np.concatenate(kept))
+
+
+def _each_class_first(numbers: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same order with the first image of each class before all others: none is lost where few are taken."""
+    first = np.sort(np.unique(numbers[order], return_index=True)[1])
+    return np.concatenate([order[first], np.delete(order, first)])
 
 
 def _checked(features: Tensor, labels: Tensor, name: str) -> tuple[Tensor, NDArray[np.int64]]:

@@ -6,7 +6,7 @@ import contextlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.finite_samples import NonFiniteSamplesError
 from diffusion_lab.messages import explain
 from diffusion_lab.training.callbacks.checkpoints import Checkpoints
-from diffusion_lab.training.callbacks.rng_state import restore, states
+from diffusion_lab.training.callbacks.rng_state import preserve_rng_state
 from diffusion_lab.training.module import DiffusionModule
-from diffusion_lab.training.sample_evaluation import EvaluationStopped, NullValue, SampleEvaluation
+from diffusion_lab.training.sample_evaluation import EvaluationStopped, SampleEvaluation
 from diffusion_lab.training.signals import StopRequest
 from diffusion_lab.training.watched_metric import format_metric
 
@@ -30,9 +30,14 @@ FAILURES = (ValueError, RuntimeError, OSError, MemoryError)
 
 @dataclass
 class Cost:
-    """Time that evaluations took of a run, in seconds."""
+    """Time that evaluations took of a run, in seconds.
 
-    began: float = field(default_factory=time.monotonic)
+    Args:
+        began: When the run began, on the clock ``time.monotonic``.
+        total: Time taken so far, that of preparing the evaluations included.
+    """
+
+    began: float
     total: float = 0.0
 
     @contextlib.contextmanager
@@ -46,7 +51,7 @@ class Cost:
 
     @property
     def share(self) -> float:
-        """Share of all time since training began, in [0, 1]."""
+        """Share of all time since the run began, in [0, 1]."""
         return self.total / max(time.monotonic() - self.began, self.total, 1e-9)
 
 
@@ -57,21 +62,27 @@ class Evaluation(Callback):
     that fails gives a warning. One that a signal interrupts is made when the run is resumed.
 
     Args:
-        evaluation: What to measure.
+        evaluation: What to measure, prepared.
         every_epochs: Epochs from one evaluation to the next.
         say: Shows a line to the user and writes it to the run's log.
         stop: Whether the run is to stop.
+        cost: What evaluations take of the run.
     """
 
     def __init__(
-        self, evaluation: SampleEvaluation, every_epochs: int, say: Callable[[str], None], stop: StopRequest
+        self,
+        evaluation: SampleEvaluation,
+        every_epochs: int,
+        say: Callable[[str], None],
+        stop: StopRequest,
+        cost: Cost,
     ) -> None:
         self.evaluation = evaluation
         self.every_epochs = every_epochs
         self.say = say
         self.stop = stop
-        self.cost = Cost()
-        self.null: dict[str, NullValue] = {}
+        self.cost = cost
+        self._epoch_began = time.monotonic()
         self._interrupted: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -79,16 +90,17 @@ class Evaluation(Callback):
             pl_module.evaluated = frozenset(self.evaluation.names)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.cost = Cost()
-        with self.cost.counted(), randomness_kept():
-            self.null = self.evaluation.prepare()
-        if self.null:
+        for note in self.evaluation.extractor.notes:
+            self.say(note)
+        if self.evaluation.null:
             self.say(f"real images in place of samples have {self._null_in_words()}")
         if self._interrupted is not None:  # here a signal ends the run at once, and the checkpoint still says so
             epoch, self._interrupted = self._interrupted, None
             self._evaluate(trainer, pl_module, epoch, is_late=True)
+        self._epoch_began = time.monotonic()  # also of one that is resumed in its middle
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_began = time.monotonic()
         for name in self.evaluation.names:
             trainer.callback_metrics.pop(name, None)
 
@@ -109,13 +121,14 @@ class Evaluation(Callback):
         settings = self.evaluation.settings
         return {
             "features": self.evaluation.extractor.label,
+            "notes": list(self.evaluation.extractor.notes),
             "num_samples": settings.num_samples,
             "split": settings.split,
             "real_images": len(self.evaluation.reference),
             "sampler_steps": settings.sampler_steps,
             "guidance_scale": settings.guidance_scale,
             "every": self.every_epochs,
-            "null": {name: found._asdict() for name, found in self.null.items()},
+            "null": {name: found._asdict() for name, found in self.evaluation.null.items()},
             "seconds": round(self.cost.total, 2),
             "share_of_time": round(self.cost.share, 4),
         }
@@ -123,8 +136,8 @@ class Evaluation(Callback):
     def _null_in_words(self) -> str:
         count = self.evaluation.settings.num_samples
         return ", ".join(
-            f"{name} {format_metric(found.value)}" + (f" (of {found.n:,})" if found.n != count else "")
-            for name, found in self.null.items()
+            f"{name} {format_metric(found.value)}" + (f" ({found.numbers})" if found.differs(count) else "")
+            for name, found in self.evaluation.null.items()
         )
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, epoch: int, is_late: bool = False) -> None:
@@ -132,7 +145,7 @@ class Evaluation(Callback):
             return
         began = time.monotonic()
         try:
-            with self.cost.counted(), randomness_kept():
+            with self.cost.counted(), preserve_rng_state():
                 values = self.evaluation.values(pl_module.sampler, lambda: self.stop.received is not None)
         except EvaluationStopped:
             self._interrupted = epoch
@@ -143,10 +156,12 @@ class Evaluation(Callback):
             why = error.finding if isinstance(error, NonFiniteSamplesError) else explain(error)
             warnings.warn(f"epoch {epoch} has no evaluation: {why}", ConfigWarning, stacklevel=2)
             return
-        seconds = time.monotonic() - began
+        now = time.monotonic()
+        seconds = now - began
+        share = "" if is_late else f", {seconds / (now - self._epoch_began):.0%} of the time of this epoch"
         self.say(
             f"evaluation after epoch {epoch}: {_in_words(values)} ({self.evaluation.settings.num_samples:,} samples in "
-            f"{seconds:.1f} s; evaluation has taken {self.cost.share:.0%} of the time so far)"
+            f"{seconds:.1f} s{share})"
         )
         told = {**values, SECONDS: round(seconds, 3), "epoch": epoch - 1}
         for logger in trainer.loggers:  # under the step of the validation of this epoch, its last one
@@ -166,16 +181,6 @@ class Evaluation(Callback):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, Checkpoints) and callback.metric.name in values:
                     callback.judge_saved(values[callback.metric.name], epoch, trainer.global_step)
-
-
-@contextlib.contextmanager
-def randomness_kept() -> Iterator[None]:
-    """Put the generators of Python, NumPy and torch back to where they were."""
-    before = states()
-    try:
-        yield
-    finally:
-        restore(before)
 
 
 def _in_words(values: Mapping[str, float]) -> str:

@@ -6,7 +6,9 @@ the package itself does not need these states to resume.
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -55,3 +57,13 @@ def restore(saved: dict[str, Any]) -> None:
     torch.set_rng_state(saved["torch"])
     if saved["cuda"] and len(saved["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(saved["cuda"])
+
+
+@contextlib.contextmanager
+def preserve_rng_state() -> Iterator[None]:
+    """Restore the states of the generators of Python, NumPy and torch after the block."""
+    before = states()
+    try:
+        yield
+    finally:
+        restore(before)

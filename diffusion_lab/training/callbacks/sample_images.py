@@ -67,6 +67,7 @@ class SampleImages(Callback):
             sampler=self.sampler,
             guidance=self.guidance,
             seed=self.seed,
+            batch_size_name="the batch size of training.visualization",
         )
         try:
             pixels = torch.cat([to_pixels(part.images) for part in parts])

@@ -17,6 +17,7 @@ from diffusion_lab.evaluation.metrics import (
     inception_score,
     kernel,
     kernel_distance,
+    label_agreement,
     memorization,
     precision_recall,
 )
@@ -239,6 +240,14 @@ def test_label_agreement_is_a_share_of_each_class():
     given = LabelClassifier.fit(features, labels, held_out=(features[:30], wrong[:30]))
     assert given.trained_on == 180
     assert given.held_out_accuracy.value == pytest.approx(2 / 3)
+
+
+def test_a_rare_class_is_learnt_from_where_only_some_images_are(monkeypatch):
+    monkeypatch.setattr(label_agreement, "MOST_TRAINING_IMAGES", 10)
+    labels = torch.tensor([0] * 200 + [1])
+    for seed in range(3):
+        judge = LabelClassifier.fit(normal(201, 4).float(), labels, seed=seed)
+        assert (judge.known, judge.trained_on) == ({0, 1}, 10)
 
 
 EQUAL = torch.full((40, 7), 3.25)
