@@ -1,4 +1,4 @@
-"""``auto`` for the image size and channels of the model: those of the images in the training folder.
+"""``auto`` in the model section: size and channels of the images in the training folder, and a suitable patch size.
 
 It is replaced before validation, so that everything else, including a run's config.yaml, only has numbers.
 """
@@ -12,12 +12,12 @@ from statistics import median_low
 from typing import Any
 
 from diffusion_lab.config.faults import Fault
+from diffusion_lab.config.patch_size import AUTO, choose_patch_size, is_auto, patch_size_for
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.data.headers import Header, all_gray, sample_headers
 from diffusion_lab.data.listing import list_images
 
-AUTO = "auto"
 SIZE, CHANNELS = "model.architecture.image_size", "model.architecture.in_channels"
 
 LARGEST_SIZE = 64
@@ -35,6 +35,13 @@ def measure_images(tree: dict[str, Any]) -> list[Fault]:
     Returns:
         A fault for each ``auto`` with data that is not an image folder.
     """
+    faults = _measure_folder(tree)
+    if isinstance(tree.get("model"), dict):
+        choose_patch_size(tree["model"].get("architecture"))
+    return faults
+
+
+def _measure_folder(tree: dict[str, Any]) -> list[Fault]:
     reader = SettingsReader(tree, TrainConfig)
     auto_keys = [key for key in (SIZE, CHANNELS) if _is_auto(reader, key)]
     if not auto_keys:
@@ -47,7 +54,7 @@ def measure_images(tree: dict[str, Any]) -> list[Fault]:
     paths = _image_paths(reader)
     headers, architecture = sample_headers(paths), tree["model"]["architecture"]
     if SIZE in auto_keys:
-        architecture["image_size"] = _size(headers, _least_size(reader))
+        architecture["image_size"] = _size(headers, reader)
     if CHANNELS in auto_keys:
         architecture["in_channels"] = _channels(headers, paths)
     return []
@@ -55,8 +62,7 @@ def measure_images(tree: dict[str, Any]) -> list[Fault]:
 
 def _is_auto(reader: SettingsReader, key: str) -> bool:
     with contextlib.suppress(Unreadable):
-        value = reader[key]
-        return isinstance(value, str) and value.lower() == AUTO
+        return is_auto(reader[key])
     return False
 
 
@@ -68,19 +74,21 @@ def _image_paths(reader: SettingsReader) -> Sequence[Path]:
     return ()
 
 
-def _least_size(reader: SettingsReader) -> int:
+def _size(headers: Sequence[Header], reader: SettingsReader) -> int:
+    """Return the median of the short sides, rounded down to a size that the stages can halve."""
+    side = median_low(min(header.width, header.height) for header in headers) if headers else LARGEST_SIZE
+    side = min(side, LARGEST_SIZE)
+    least = _least_size(reader, side)
+    return max(least, side // least * least)
+
+
+def _least_size(reader: SettingsReader, side: int) -> int:
     """Return the smallest size that the stages of the network can halve; all valid sizes are its multiples."""
     with contextlib.suppress(Unreadable, TypeError):
         patch, stages = reader["model.architecture.patch_size"], reader["model.architecture.channel_multipliers"]
-        least: int = patch * 2 ** (len(stages) - 1)
+        least: int = (patch_size_for(side) if is_auto(patch) else patch) * 2 ** (len(stages) - 1)
         return min(max(least, 1), LARGEST_SIZE)
     return 1
-
-
-def _size(headers: Sequence[Header], least: int) -> int:
-    """Return the median of the short sides, rounded down to a size that the stages can halve."""
-    side = median_low(min(header.width, header.height) for header in headers) if headers else LARGEST_SIZE
-    return max(least, min(side, LARGEST_SIZE) // least * least)
 
 
 def _channels(headers: Sequence[Header], paths: Sequence[Path]) -> int:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.faults import NO_VALUE, Fault
+from diffusion_lab.config.patch_size import choose_patch_size
 from diffusion_lab.config.schema import GenerateConfig, RunConfig
 from diffusion_lab.config.settings_reader import section_of
 
@@ -32,6 +33,8 @@ def fill_for_generation(tree: dict[str, Any]) -> None:
 def fill_model(model: dict[str, Any]) -> None:
     """Add missing keys to the ``model`` section for a checkpoint of another program, in place.
 
+    ``auto`` for the patch size becomes a number.
+
     The stages of the network are two lists of the same length: if one of them is given, the other is not added, so that
     it is reported as missing. Neither is added for a network other than the U-Net.
     """
@@ -45,6 +48,7 @@ def fill_model(model: dict[str, Any]) -> None:
                 del defaults["architecture"][name]
     if section is not None:
         _fill(model, section, defaults)
+    choose_patch_size(architecture)
 
 
 def _fill(tree: dict[str, Any], section: type[BaseModel], defaults: Mapping[str, Any]) -> None:

@@ -31,7 +31,10 @@ def _is_no_bool(value: object) -> object:
 
 
 def _or_auto(schema: dict[str, Any]) -> None:
-    """Let editors accept ``auto``, replaced by a number before this class validates it (auto_image_size.py)."""
+    """Let editors accept ``auto``, replaced by a number before this class validates it.
+
+    See auto_image_size.py and patch_size.py.
+    """
     number = {key: schema.pop(key) for key in ("type", "minimum", "enum") if key in schema}
     schema["anyOf"] = [number, {"const": "auto", "type": "string"}]
 
@@ -71,7 +74,10 @@ class ArchitectureSettings(PluggableSection):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the blocks.")
     patch_size: PositiveInt = Field(
         default=1,
-        description="Side of the patch of pixels that is one position of the first stage, or one token of `dit`.",
+        json_schema_extra=_or_auto,
+        description="Side of the patch of pixels that is one position of the first stage, or one token of `dit`. "
+        "`auto` follows the image size: 1 to 16 pixels, 2 to 64, 4 to 128 and so on, less where the stages cannot "
+        "halve the rest; the run records the number.",
     )
     head_channels: PositiveInt = Field(default=32, description="Minimum number of channels per attention head.")
 

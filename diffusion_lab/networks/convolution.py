@@ -1,4 +1,4 @@
-"""3×3 convolutions; on a CPU in float32 with a quarter of the multiplications, by Winograd's minimal filtering.
+"""3×3 convolutions; on CPUs with AVX2 in float32 with a quarter of the multiplications, by Winograd's filtering.
 
 The image is split into 6×6 tiles that overlap by two, each of which yields 4×4 output values: 36 multiplications per
 pair of channels, where direct convolution takes 144. In the notation of arXiv:1509.09308 (section 4), F(4×4, 3×3) is
@@ -8,6 +8,9 @@ pair of channels, where direct convolution takes 144. In the notation of arXiv:1
 for a tile d and a filter g. The transforms are small matrix products along each side of all tiles at once, and the sum
 of ⊙ over channels is one matrix product for each of the 36 positions, so all work is in matrix products.
 The cost is rounding: the largest errors are about 5e-5 of the output's spread, those of direct convolution 1e-5.
+
+With AVX-512 tiles are no faster: on an AMD EPYC of family 26, oneDNN's direct convolutions reach 500 GFLOP/s and matrix
+products 170, so tiles take up to twice the time; on a Xeon with AMX both take the same time.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ MIN_CHANNELS = 40
 CHUNK_BYTES, CHUNK_TILES = 2**23, 64
 """Limits on the tiles processed at a time: they should fit into the last-level cache, and reuse each filter well."""
 
-_winograd_enabled = True
+_winograd_enabled = torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 @contextlib.contextmanager

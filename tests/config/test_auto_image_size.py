@@ -65,6 +65,36 @@ def test_patches_are_part_of_the_divisor(tmp_path: Path) -> None:
     assert measured(save(tmp_path / "images", ("L", (28, 28))), patch_size=2) == (24, 1)
 
 
+@pytest.mark.parametrize(
+    ("side", "patch"), [(8, 1), (16, 1), (20, 2), (28, 2), (32, 2), (64, 2), (30, 2), (18, 1), (7, 1)]
+)
+def test_automatic_patches_leave_what_two_stages_can_halve(side: int, patch: int, tmp_path: Path) -> None:
+    tree = tree_of(
+        save(tmp_path / "images", ("L", (side, side))),
+        patch_size="auto",
+        channel_multipliers=[1, 2],
+        use_attention=[False, True],
+    )
+    architecture = parse_config(tree).model.architecture  # type: ignore[union-attr]
+    assert architecture.patch_size == patch
+    assert side - 3 <= architecture.image_size <= side
+
+
+@pytest.mark.parametrize(("size", "patch"), [(128, 4), (256, 8), (34, 1), (36, 2), (132, 2)])
+def test_automatic_patches_follow_a_typed_size(size: int, patch: int, tmp_path: Path) -> None:
+    tree = tree_of(tmp_path, image_size=size, in_channels=3, patch_size="AUTO", channel_multipliers=[1, 2])
+    tree["model"]["architecture"]["use_attention"] = [False, True]
+    assert parse_config(tree).model.architecture.patch_size == patch  # type: ignore[union-attr]
+    generating = tree | {"mode": "generate", "generation": {"checkpoint": str(tmp_path)}}
+    assert parse_config(generating).model.architecture.patch_size == patch  # type: ignore[union-attr]
+
+
+def test_automatic_patches_add_no_fault(tmp_path: Path) -> None:
+    tree = tree_of(tmp_path, image_size=-4, in_channels=3, patch_size="auto")
+    with pytest.raises(ValueError, match=r"1 setting is wrong:\n  model\.architecture\.image_size"):
+        validate_config(tree)
+
+
 def test_explicit_values_stay(tmp_path: Path) -> None:
     folder = save(tmp_path / "images", ("L", (28, 28)))
     assert measured(folder, image_size=32) == (32, 1)

@@ -26,7 +26,7 @@ from tests.config.conftest import CONF
 Composed = Callable[..., DictConfig]
 
 GROUPS = {
-    "model": {"unet_tiny", "unet_small", "unet_base", "unet_large", "dit_tiny", "dit_small", "dit_base"},
+    "model": {"unet_tiny", "unet_fast", "unet_small", "unet_base", "unet_large", "dit_tiny", "dit_small", "dit_base"},
     "diffusion": {"linear", "cosine", "quadratic", "sigmoid"},
     "conditioning": {"none", "class"},
     "data": {"digits", "image_folder", "emoji", "mnist", "cifar10", "fashion_mnist"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -25,6 +27,12 @@ def layer(channels: int = 128, out_channels: int = 112) -> Conv3x3:
 
 def images(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def winograd_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use tiles whatever the processor."""
+    monkeypatch.setattr(convolution, "_winograd_enabled", True)
 
 
 @pytest.fixture
@@ -94,6 +102,18 @@ def test_autocast_compilers_and_requests_use_direct_convolution(calls):
     assert not calls
     assert not torch.equal(conv(given), expected)
     assert calls
+
+
+@pytest.mark.parametrize(("instructions", "in_tiles"), [("AVX2", True), ("AVX512", False), ("DEFAULT", False)])
+def test_tiles_are_for_processors_with_avx2_alone(instructions, in_tiles):
+    """With AVX-512 direct convolutions are as fast or faster."""
+    program = (
+        "import torch; torch.backends.cpu.get_cpu_capability = lambda: %r\n"
+        "from diffusion_lab.networks.convolution import Conv3x3\n"
+        "print(Conv3x3(128, 128)._use_winograd(torch.zeros(16, 128, 8, 8)))"
+    )
+    output = subprocess.run([sys.executable, "-c", program % instructions], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == str(in_tiles)
 
 
 def test_only_requested_gradients_are_computed(monkeypatch):
