@@ -11,7 +11,7 @@ from diffusion_lab.config.compose_evaluation import compose_evaluate_config
 from diffusion_lab.config.launch import launch
 from diffusion_lab.config.report import run_and_report
 from diffusion_lab.config.sweep import run_job
-from diffusion_lab.generation.exit_on_signals import exit_on_signals
+from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 
 CONF = Path(__file__).resolve().parent / "conf"
 

@@ -12,8 +12,8 @@ from diffusion_lab.config.key_locations import job_key_locations
 from diffusion_lab.config.launch import launch
 from diffusion_lab.config.report import run_and_report
 from diffusion_lab.config.sweep import run_job
-from diffusion_lab.generation.exit_on_signals import exit_on_signals
-from diffusion_lab.terminal import printable
+from diffusion_lab.console.terminal import printable
+from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 
 CONF = Path(__file__).resolve().parent / "conf"
 

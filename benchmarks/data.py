@@ -31,11 +31,11 @@ from torch.utils.data import DataLoader
 
 from benchmarks import equal_work
 from benchmarks.harness import Row, Turns, command, in_turns, print_progress
+from diffusion_lab.cpu.malloc import keep_freed_memory
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.disk_cache import cached_on_disk
 from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.memory import keep_freed_memory
 from diffusion_lab.shapes import Batch, from_pixels
 
 BATCH_SIZE, WORKERS = 32, 2

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffusion_lab import torchvision_import
 from diffusion_lab.checkpoint import FORMAT
 from diffusion_lab.config import get_default_config
+from diffusion_lab.cpu.convolution import disable_winograd
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.networks.convolution import disable_winograd
+from diffusion_lab.runtime import torchvision_import
 
 BATCH = 16
 IMAGE_SHAPE = (3, 32, 32)

@@ -25,10 +25,10 @@ from benchmarks import equal_work
 from benchmarks.harness import Row, Turns, command, in_turns, not_measured, print_progress
 from benchmarks.training_step import Step, step_of
 from diffusion_lab import DiffusionSampler
+from diffusion_lab.cpu.malloc import keep_freed_memory
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.memory import keep_freed_memory
 from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
-from diffusion_lab.precision import resolve_precision
+from diffusion_lab.runtime.precision import resolve_precision
 from diffusion_lab.samplers import DDIMSampler
 
 GOAL = "11"

@@ -20,9 +20,9 @@ from benchmarks.equal_work import training_flops
 from benchmarks.harness import Row, Turns, command, in_turns, matrix_flops, matrix_product, print_progress
 from benchmarks.memory import kept_bytes
 from benchmarks.training_step import step_of
+from diffusion_lab.cpu.malloc import keep_freed_memory
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.memory import keep_freed_memory
 
 CHANNELS = 32
 BATCHES, SIDE = (1, 4, 16, 64, 256), 32

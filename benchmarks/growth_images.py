@@ -69,7 +69,7 @@ def own_memory() -> float:
 
 def one_start(file: Path, count: int, began: float) -> Start:
     """Open a cache and load batches from it, in this process, which started at ``began``."""
-    from diffusion_lab import torchvision_import
+    from diffusion_lab.runtime import torchvision_import
 
     torchvision_import.install()
     from diffusion_lab.data.datamodule import ImageDataModule

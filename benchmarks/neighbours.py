@@ -27,7 +27,7 @@ from benchmarks import equal_work
 from benchmarks.harness import Row, command, print_progress
 from benchmarks.report import ROOT
 from benchmarks.training_step import noising, peer_step
-from diffusion_lab.threads import SPIN_VARIABLES, usable_cores
+from diffusion_lab.runtime.threads import SPIN_VARIABLES, usable_cores
 
 GOAL = "10"
 MOST_NEIGHBOURS = 2

@@ -20,10 +20,10 @@ from benchmarks import equal_work
 from benchmarks.harness import Row, command, in_turns, in_turns_apart, not_measured, print_progress
 from benchmarks.samplers import Counted, curve_samplers, draw
 from diffusion_lab import DiffusionSampler, load_denoiser
+from diffusion_lab.cpu.convolution import cache_filters
+from diffusion_lab.cpu.malloc import keep_freed_memory
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.evaluation.digits import DigitJudge
-from diffusion_lab.memory import keep_freed_memory
-from diffusion_lab.networks.convolution import cache_filters
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler, Sampler
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ PEAK = """
 import runpy, sys
 sys.argv = ["sample.py", *sys.argv[1:]]
 runpy.run_path("sample.py", run_name="__main__")
-from diffusion_lab.memory import peak_bytes
+from diffusion_lab.runtime.memory import peak_bytes
 print(peak_bytes())
 """
 

@@ -34,9 +34,9 @@ from benchmarks.harness import (
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.validate import parse_section
+from diffusion_lab.cpu.malloc import keep_freed_memory
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
-from diffusion_lab.memory import keep_freed_memory
 from diffusion_lab.networks.compiled import compile_in_place
 from diffusion_lab.training.optimizers import create_optimizer
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from diffusion_lab import messages, threads, torchvision_import
+from diffusion_lab.console import messages
+from diffusion_lab.runtime import threads, torchvision_import
 from diffusion_lab.version import __version__
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from diffusion_lab.config.launchers import check_launcher
 from diffusion_lab.config.report import run_and_report
 from diffusion_lab.config.settings_file import read_settings
 from diffusion_lab.config.yaml_file import yaml_text
-from diffusion_lab.terminal import printable
+from diffusion_lab.console.terminal import printable
 
 EXAMPLES = """
 examples:
@@ -49,7 +49,7 @@ def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
         train(config)
     else:
         from diffusion_lab.generate import generate
-        from diffusion_lab.generation.exit_on_signals import exit_on_signals
+        from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 
         with exit_on_signals():
             print(printable(generate(config)))

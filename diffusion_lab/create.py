@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 import torch
 
-from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.config.import_class import load_class
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings, ModelSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.devices import host_memory, resolve_device
 from diffusion_lab.diffusion.continuous import ContinuousCosineSchedule, EDMSchedule, FlowSchedule
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, Parameterization, PreconditionedOutput
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, Schedule, enforce_zero_terminal_snr
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.networks import NETWORKS
+from diffusion_lab.runtime.devices import host_memory, resolve_device
+from diffusion_lab.runtime.import_class import load_class
 from diffusion_lab.terminal_noise import terminal_noise_warnings
 
 LARGEST_FACTOR = 1e9

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.parameterization import Coefficients, Parameterization
 from diffusion_lab.diffusion.schedules import Schedule
-from diffusion_lab.precision import computing_in
+from diffusion_lab.runtime.precision import computing_in
 from diffusion_lab.shapes import Images, Labels, per_image
 
 

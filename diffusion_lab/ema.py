@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.devices import resolve_device
 from diffusion_lab.ema_formats import ForeignAverage, bare_names, find_average
+from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.runtime.devices import resolve_device
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 

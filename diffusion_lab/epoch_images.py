@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from diffusion_lab.atomic_files import atomic_write
-from diffusion_lab.safe_files import open_regular
+from diffusion_lab.files.reading import open_regular
+from diffusion_lab.files.writing import atomic_write
 
 NAME = re.compile(r"epoch_(\d{4,})\.png")
 TEXT_KEY = "diffusion_lab"

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import torch
 
-from diffusion_lab.atomic_files import check_writable
 from diffusion_lab.checkpoint import Checkpoint, file_hash, find_checkpoint, read_checkpoint
 from diffusion_lab.checkpoint.export import public_name
 from diffusion_lab.checkpoint.files import is_sweep
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
 from diffusion_lab.config.suspicious_settings import (
     dropout_warnings,
@@ -22,19 +20,21 @@ from diffusion_lab.config.suspicious_settings import (
     label_share_warnings,
 )
 from diffusion_lab.config.validate import check_ready_to_start
+from diffusion_lab.console.redaction import redacted, without_folders
+from diffusion_lab.console.terminal import printable
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.devices import resolve_device, use_threads
+from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.files.writing import check_writable
 from diffusion_lab.generation.completion import Completion, Generation
 from diffusion_lab.generation.open_folder import GenerationFolder, open_generation_folder
 from diffusion_lab.generation.request import GenerationRequest, cycle_labels, describe_class
 from diffusion_lab.networks.cost import count_forward_flops
-from diffusion_lab.precision import resolve_precision
-from diffusion_lab.redaction import redacted, without_folders
+from diffusion_lab.runtime.devices import resolve_device, use_threads
+from diffusion_lab.runtime.precision import resolve_precision
+from diffusion_lab.runtime.threads import choose_threads
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.startup_lines import aligned, describe_compute, describe_images, describe_process
-from diffusion_lab.terminal import printable
 from diffusion_lab.terminal_noise import image_process_warnings
-from diffusion_lab.threads import choose_threads
 
 
 def generate(

@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from diffusion_lab.messages import sentence
-from diffusion_lab.redaction import without_values
-from diffusion_lab.terminal import printable
-from diffusion_lab.warning_display import Display, display_warnings_with
+from diffusion_lab.console.messages import sentence
+from diffusion_lab.console.redaction import without_values
+from diffusion_lab.console.terminal import printable
+from diffusion_lab.console.warning_display import Display, display_warnings_with
 
 RUN_LOG = "diffusion_lab.run"
 """Logger for messages that only go to ``run.log``, because the console gets them in another form."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.atomic_files import DISK_FULL, atomic_write, shorten
+from diffusion_lab.files.writing import DISK_FULL, atomic_write, shorten
 
 BLOCK = 512
 """Bytes of the unit in which the system counts the disk space of a file."""

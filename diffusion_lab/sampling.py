@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.cpu.convolution import cache_filters
+from diffusion_lab.cpu.malloc import keep_freed_memory
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.devices import resolve_device
 from diffusion_lab.ema import EMA
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.finite_samples import FiniteCheck, NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance, guided
-from diffusion_lab.memory import batches_that_fit, explain_out_of_memory, keep_freed_memory
-from diffusion_lab.networks.convolution import cache_filters
+from diffusion_lab.runtime.devices import resolve_device
+from diffusion_lab.runtime.memory import batches_that_fit, explain_out_of_memory
 from diffusion_lab.samplers import SAMPLERS, DDIMSampler, Sampler
 from diffusion_lab.sampling_request import SamplingRequest
 from diffusion_lab.shapes import Images, Labels

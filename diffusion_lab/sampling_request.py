@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.guidance import guidance_scales
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.shapes import Images, Labels
 
 

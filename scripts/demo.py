@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from diffusion_lab import DiffusionSampler, load_denoiser
-from diffusion_lab.command_line import command
+from diffusion_lab.console.command_line import command
+from diffusion_lab.console.messages import show_plain_warnings
 from diffusion_lab.data.digits import digits
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation.digits import DigitJudge
@@ -27,7 +28,6 @@ from diffusion_lab.evaluation.metrics import Estimate
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.features import FeatureExtractor, cached_features, create_extractor, extract
 from diffusion_lab.image_grids import class_grid
-from diffusion_lab.messages import show_plain_warnings
 from diffusion_lab.samplers import DDIMSampler
 from diffusion_lab.shapes import Labels, Pixels, to_pixels
 

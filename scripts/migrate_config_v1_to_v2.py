@@ -29,7 +29,7 @@ from diffusion_lab.config import (  # noqa: E402
 )
 from diffusion_lab.config.migration import V1_IS_DEPRECATED, format_marks  # noqa: E402
 from diffusion_lab.config.yaml_file import read_yaml, write_new, yaml_text  # noqa: E402
-from diffusion_lab.messages import explain, sentence, show_plain_warnings  # noqa: E402
+from diffusion_lab.console.messages import explain, sentence, show_plain_warnings  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

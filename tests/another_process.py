@@ -11,7 +11,7 @@ from pathlib import Path
 HOLD = """
 import sys
 from pathlib import Path
-from diffusion_lab.folder_lock import hold_lock
+from diffusion_lab.files.folder_lock import hold_lock
 with hold_lock(Path(sys.argv[1]), "key"):
     print("hold_lock", flush=True)
     sys.stdin.read()

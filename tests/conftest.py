@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from diffusion_lab import torchvision_import
+from diffusion_lab.runtime import torchvision_import
 
 # Tests run side by side (pytest-xdist) and start processes of their own: one thread each is fastest, and
 # sums are added up in the same order everywhere. Set before torch is imported, so it reaches all of them.

@@ -18,39 +18,21 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module may import from the lines above its own and from its own folder, not from its
 # neighbours on the same line: so `networks` and `data` know nothing of diffusion.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    (
-        "shapes",
-        "ema_formats",
-        "seeds",
-        "devices",
-        "version",
-        "torchvision_import",
-        "terminal",
-        "warning_display",
-        "run_files",
-        "safe_files",
-        "atomic_files",
-        "process_identity",
-        "threads",
-        "exit_codes",
-        "command_line",
-        "redaction",
-        "home",
-        "determinism",
-        "precision",
-    ),
-    ("diffusion", "networks", "data", "image_grids", "messages", "environment", "epoch_images", "folder_lock"),
+    ("shapes", "ema_formats", "version", "console", "cpu"),
+    ("faults",),
+    ("runtime",),
+    ("files", "image_grids"),
+    ("diffusion", "networks", "data", "epoch_images"),
     ("denoiser",),
     ("guidance", "samplers"),
     ("config",),
     ("terminal_noise", "startup_lines", "run_images"),
-    ("create", "identity", "run_log", "memory", "finite_samples", "ema", "run_status", "sampling_request"),
+    ("create", "identity", "run_log", "finite_samples", "ema", "run_status", "sampling_request"),
     ("sampling", "checkpoint"),
     ("generation", "run_folder"),
     ("generate", "features"),
     ("evaluation",),
     ("training",),
-    ("build",),
     ("__main__",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
@@ -60,7 +42,7 @@ TRAINING_LIBRARIES = {"lightning", "pytorch_lightning", "torchmetrics", "wandb",
 READ_BEFORE_TORCH = ("config", "samplers", "diffusion.parameterization")  # so that --help is fast
 HEAVY_LIBRARIES = {"torch", "torchvision", *TRAINING_LIBRARIES - {"hydra"}}
 HYDRA = {"hydra", "omegaconf"}
-HOOK = f"{PACKAGE}.torchvision_import"
+HOOK = f"{PACKAGE}.runtime.torchvision_import"
 
 
 @dataclass(frozen=True)

@@ -15,18 +15,19 @@ import pytest
 import yaml
 from PIL import Image
 
-from diffusion_lab import atomic_files, process_identity
-from diffusion_lab.atomic_files import check_writable
 from diffusion_lab.checkpoint import Manifest, verify
 from diffusion_lab.checkpoint.files import step_name
-from diffusion_lab.config.faults import traceback_note
 from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.config.yaml_file import read_yaml
-from diffusion_lab.environment import environment, git_commit
 from diffusion_lab.epoch_images import save_epoch_image
-from diffusion_lab.process_identity import own_identity
+from diffusion_lab.faults import traceback_note
+from diffusion_lab.files import writing
+from diffusion_lab.files.writing import check_writable
 from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.run_status import write_status
+from diffusion_lab.runtime import process_identity
+from diffusion_lab.runtime.environment import environment, git_commit
+from diffusion_lab.runtime.process_identity import own_identity
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
 from tests.another_process import holding
 
@@ -358,7 +359,7 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path):
 
 def test_read_only_folder_is_refused(tmp_path, monkeypatch):
     """The check is mocked: the user who runs the tests may have all permissions."""
-    monkeypatch.setattr(atomic_files.os, "access", lambda path, mode: Path(path) != tmp_path)
+    monkeypatch.setattr(writing.os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(PermissionError, match=r"\(.* cannot\)"):
         check_writable(tmp_path / "a" / "b", "output.base_dir")
     assert not (tmp_path / "a").exists()
@@ -373,5 +374,5 @@ def test_outside_a_checkout_there_is_no_commit(monkeypatch):
 
 
 def test_missing_package_has_no_version(monkeypatch):
-    monkeypatch.setattr("diffusion_lab.environment.PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr("diffusion_lab.runtime.environment.PACKAGES", ("torch", "no-such-package"))
     assert environment()["packages"]["no-such-package"] is None

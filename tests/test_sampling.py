@@ -20,10 +20,10 @@ from torch import nn
 from diffusion_lab import DiffusionSampler, create_ddpm
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.guidance import Guidance
+from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from diffusion_lab.sampling import eval_mode
 from diffusion_lab.sampling_request import ImageNoise
-from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import to_pixels
 from tests.recorded_warnings import recorded_warnings
 

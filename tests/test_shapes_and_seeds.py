@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.seeds import derive_seed, derive_uniform
+from diffusion_lab.runtime.seeds import derive_seed, derive_uniform
 from diffusion_lab.shapes import from_pixels, per_image, to_pixels
 
 

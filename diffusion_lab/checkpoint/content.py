@@ -22,14 +22,14 @@ from diffusion_lab.checkpoint.foreign import (
     with_prediction,
 )
 from diffusion_lab.checkpoint.weights import SkipWeightInit, Weights, check_architecture, load_weights
-from diffusion_lab.config.faults import ConfigError, ConfigWarning
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.training_section import PerformanceSettings
 from diffusion_lab.config.validate import SectionT, parse_section
+from diffusion_lab.console.redaction import REDACTED, holds_redacted
 from diffusion_lab.create import create_denoiser, weight_shapes
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.parameterization import PreconditionedOutput
-from diffusion_lab.redaction import REDACTED, holds_redacted
+from diffusion_lab.faults import ConfigError, ConfigWarning
 
 
 @dataclass(frozen=True)

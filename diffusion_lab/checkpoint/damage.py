@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusion_lab.command_line import command
+from diffusion_lab.console.command_line import command
 
 
 class DamagedCheckpointError(ValueError):

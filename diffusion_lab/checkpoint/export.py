@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.checkpoint.damage import damaged_error
 from diffusion_lab.checkpoint.files import HashingWriter, Manifest, step_of, verify
-from diffusion_lab.redaction import redacted, without_folders
-from diffusion_lab.run_files import CONFIG
-from diffusion_lab.safe_files import parse_json
+from diffusion_lab.console.redaction import redacted, without_folders
+from diffusion_lab.files.reading import parse_json
+from diffusion_lab.files.run_files import CONFIG
+from diffusion_lab.files.writing import atomic_write
 
 EXPORT_SUFFIX = ".safetensors"
 ABOUT = "diffusion_lab"

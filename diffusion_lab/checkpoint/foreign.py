@@ -15,10 +15,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from diffusion_lab.checkpoint.weights import Weights
-from diffusion_lab.config.faults import shown
 from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.console.terminal import on_one_line
 from diffusion_lab.ema_formats import bare_names, find_average
-from diffusion_lab.terminal import on_one_line
+from diffusion_lab.faults import shown
 
 LABELS = "network.embed_label.weight"
 """Label embedding of the project's networks: one row per class, and one for "no label"."""

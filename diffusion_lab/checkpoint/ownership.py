@@ -22,7 +22,7 @@ from diffusion_lab.checkpoint.files import (
     step_of,
     verify,
 )
-from diffusion_lab.terminal import printable
+from diffusion_lab.console.terminal import printable
 
 SET_ASIDE = ".damaged"
 """Suffix that a damaged checkpoint of a run gets when the run writes that step again."""

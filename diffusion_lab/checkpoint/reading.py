@@ -18,12 +18,12 @@ from diffusion_lab.checkpoint.foreign import WEIGHTS_KEY, read_foreign_average, 
 from diffusion_lab.checkpoint.metadata import check_metadata
 from diffusion_lab.checkpoint.tensors import load_tensors, open_checkpoint
 from diffusion_lab.checkpoint.weights import Weights
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.model_section import ModelOfCheckpoint, ModelSettings
 from diffusion_lab.config.training_section import EmaSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.devices import resolve_device
+from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.runtime.devices import resolve_device
 from diffusion_lab.terminal_noise import image_process_warnings
 
 DATA_POSITION = "ImageDataModule"

@@ -17,8 +17,8 @@ from diffusion_lab.checkpoint.files import verify
 from diffusion_lab.checkpoint.foreign import READ_KEYS
 from diffusion_lab.checkpoint.pickled import MAX_PICKLE_BYTES, ForeignObjectError, check_pickle
 from diffusion_lab.checkpoint.pickled_numbers import safe_globals
-from diffusion_lab.devices import host_memory
-from diffusion_lab.safe_files import NotRegularFileError, open_regular
+from diffusion_lab.files.reading import NotRegularFileError, open_regular
+from diffusion_lab.runtime.devices import host_memory
 
 MAX_REPEATS = 4
 """Maximum ratio of the tensors' total bytes to those of the file: tied weights use theirs twice."""

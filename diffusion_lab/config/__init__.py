@@ -12,10 +12,10 @@ from diffusion_lab.config.defaults import (
     get_default_config,
     resolve_output_path,
 )
-from diffusion_lab.config.faults import ConfigDeprecationWarning, ConfigError, ConfigWarning, Fault
 from diffusion_lab.config.migration import V1_DEPRECATION, is_v1, is_v2, migrate_config_v1_to_v2
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.validate import parse_config, validate_config, validate_config_consistency
+from diffusion_lab.faults import ConfigDeprecationWarning, ConfigError, ConfigWarning, Fault
 
 __all__ = [
     "V1_DEPRECATION",

@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from diffusion_lab.config.faults import Fault
 from diffusion_lab.config.patch_size import AUTO, choose_patch_size, is_auto, patch_size_for
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.data.headers import Header, all_gray, sample_headers
 from diffusion_lab.data.listing import list_images
+from diffusion_lab.faults import Fault
 
 SIZE, CHANNELS = "model.architecture.image_size", "model.architecture.in_channels"
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Self, Union
 
 from pydantic import Field, PydanticUserError, create_model
 
-from diffusion_lab.config.import_class import load_class
 from diffusion_lab.config.section import PluggableSection, Section
+from diffusion_lab.runtime.import_class import load_class
 
 AnyClass = type[Any]  # an alias, since the section has a field called type
 

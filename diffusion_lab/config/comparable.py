@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusion_lab.config.evaluated_metrics import is_evaluated, validation_direction
-from diffusion_lab.config.faults import shown
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.model_section import PROCESS_OPTIONS, DiffusionSettings
 from diffusion_lab.config.schema import GuidanceSettings
 from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
+from diffusion_lab.faults import shown
 
 IMAGES = "validation images"
 """Key for the fingerprint of the images, listed along with the keys of the settings."""

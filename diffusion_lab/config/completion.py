@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion_lab.config.faults import CommandError
+from diffusion_lab.faults import CommandError
 
 SHELL = "bash"
 

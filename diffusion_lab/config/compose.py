@@ -20,8 +20,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from diffusion_lab.config.default_prediction import prediction_is_default, with_default_prediction
-from diffusion_lab.config.faults import ConfigError, Fault
-from diffusion_lab.config.import_class import find_classes_in
 from diffusion_lab.config.interpolations import check_interpolations
 from diffusion_lab.config.key_locations import KeyLocations, job_key_locations
 from diffusion_lab.config.recipes import drop_overridden_recipe_values
@@ -29,8 +27,10 @@ from diffusion_lab.config.run_dir import hydra_folder_faults
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.validate import ConfigT, parse_as
-from diffusion_lab.config.wandb_environment import from_environment
-from diffusion_lab.redaction import names_secret
+from diffusion_lab.console.redaction import names_secret
+from diffusion_lab.faults import ConfigError, Fault
+from diffusion_lab.runtime.import_class import find_classes_in
+from diffusion_lab.runtime.wandb_environment import from_environment
 
 SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema", "ema_decay", "trust")
 """Top-level keys of ``conf/sample.yaml`` that only fill V2 keys."""

@@ -16,8 +16,6 @@ from diffusion_lab.config.default_prediction import prediction_is_default, with_
 from diffusion_lab.config.evaluate_rules import evaluation_faults
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.evaluation_section import GENERATED
-from diffusion_lab.config.faults import ConfigError, Fault
-from diffusion_lab.config.import_class import find_classes_in
 from diffusion_lab.config.interpolations import check_interpolations
 from diffusion_lab.config.key_locations import KeyLocations, job_key_locations
 from diffusion_lab.config.run_dir import hydra_folder_faults
@@ -25,6 +23,8 @@ from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.config.settings_reader import SettingsReader, expand_home, leaves, plain_tree
 from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.config.validate import field_faults, parse_as, without_excess
+from diffusion_lab.faults import ConfigError, Fault
+from diffusion_lab.runtime.import_class import find_classes_in
 
 EVALUATE_SHORT_NAMES = (
     *("ckpt", "samples", "reference", "metrics", "features", "weights", "num_samples", "split", "guidance_scale"),

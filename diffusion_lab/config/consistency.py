@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from diffusion_lab.config.faults import Fault
 from diffusion_lab.config.folders import check_subfolder_links, check_subfolder_names
 from diffusion_lab.config.model_rules import (
     check_attention_flags,
@@ -51,6 +50,7 @@ from diffusion_lab.config.training_rules import (
     check_sampler_steps,
     check_scheduler_keys,
 )
+from diffusion_lab.faults import Fault
 
 PLUGGABLE = ("model.architecture", "model.diffusion", "data", "training.optimizer", "training.scheduler")
 """Sections whose further keys are for a class given by its dotted path."""

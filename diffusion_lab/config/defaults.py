@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling_key
 from diffusion_lab.config.schema import SubfolderSettings, root_of
 from diffusion_lab.config.section import home_expanded, name_inside
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable, plain_tree
 from diffusion_lab.config.spelling import normalize_spelling
+from diffusion_lab.faults import ConfigError, Fault, closest, sibling_key
 
 
 def get_default_config() -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.config.evaluation_section import NAMED_SETS, WITH_WEIGHTS_FILE
-from diffusion_lab.config.faults import Fault
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
+from diffusion_lab.faults import Fault
 
 Typed = Callable[[str], bool]
 """Returns whether the command line sets a key."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffusion_lab.config.faults import Fault, closest, sibling_key
 from diffusion_lab.config.settings_reader import SettingsReader
+from diffusion_lab.faults import Fault, closest, sibling_key
 
 
 def check_subfolder_links(tree: SettingsReader) -> Iterator[Fault]:

@@ -8,10 +8,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from diffusion_lab.config.defaults import get_default_config
-from diffusion_lab.config.faults import NO_VALUE, Fault
 from diffusion_lab.config.patch_size import choose_patch_size
 from diffusion_lab.config.schema import GenerateConfig, RunConfig
 from diffusion_lab.config.settings_reader import section_of
+from diffusion_lab.faults import NO_VALUE, Fault
 
 UNUSED_WHEN_GENERATING = ("data", "training")
 

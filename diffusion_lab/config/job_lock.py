@@ -8,7 +8,7 @@ import os
 from enum import Enum
 from pathlib import Path
 
-from diffusion_lab.folder_lock import NO_LOCKS
+from diffusion_lab.files.folder_lock import NO_LOCKS
 
 LOCK = ".job.lock"
 

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.config.recipes import dropped_from_recipe
 from diffusion_lab.config.settings_reader import leaves
-from diffusion_lab.config.wandb_environment import variable_of
+from diffusion_lab.runtime.wandb_environment import variable_of
 
 COMMAND_LINE = "command line"
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C version is several times as fast

@@ -20,13 +20,10 @@ from hydra.errors import CompactHydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from diffusion_lab.command_line import setting
 from diffusion_lab.config.completion import completion_script
 from diffusion_lab.config.compose import SHORT_NAMES
 from diffusion_lab.config.compose_evaluation import EVALUATE_SHORT_NAMES
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
-from diffusion_lab.config.faults import ConfigError, closest
-from diffusion_lab.config.import_class import find_classes_in
 from diffusion_lab.config.key_locations import KeyLocations, composed_key_locations, override_keys
 from diffusion_lab.config.launchers import check_launcher
 from diffusion_lab.config.optional_packages import install_hint, names_in
@@ -44,7 +41,10 @@ from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.section import Section, home_expanded
 from diffusion_lab.config.settings_reader import known_keys, suggest_key
 from diffusion_lab.config.sweep_summary import sweep_summary
-from diffusion_lab.messages import sentence
+from diffusion_lab.console.command_line import setting
+from diffusion_lab.console.messages import sentence
+from diffusion_lab.faults import ConfigError, closest
+from diffusion_lab.runtime.import_class import find_classes_in
 
 Check = Callable[[DictConfig, Callable[[], KeyLocations]], object]
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from diffusion_lab.config.faults import CommandError, ConfigWarning
+from diffusion_lab.faults import CommandError, ConfigWarning
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 """Variables from which Lightning takes the rank of a process when it is imported."""

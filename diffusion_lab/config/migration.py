@@ -8,7 +8,13 @@ from copy import deepcopy
 from typing import Any
 
 from diffusion_lab.config.defaults import get_default_config
-from diffusion_lab.config.faults import (
+from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.settings_reader import known_keys, leaves
+from diffusion_lab.config.spelling import spelled
+from diffusion_lab.config.v1_folders import output_folders
+from diffusion_lab.config.v1_format import FOLDERS, MOVES, SAMPLE_KEYS_UNDER_GENERATION, V1_KEYS, V1_SECTIONS
+from diffusion_lab.faults import (
     ConfigDeprecationWarning,
     ConfigError,
     ConfigWarning,
@@ -17,12 +23,6 @@ from diffusion_lab.config.faults import (
     shown,
     sibling_key,
 )
-from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
-from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.settings_reader import known_keys, leaves
-from diffusion_lab.config.spelling import spelled
-from diffusion_lab.config.v1_folders import output_folders
-from diffusion_lab.config.v1_format import FOLDERS, MOVES, SAMPLE_KEYS_UNDER_GENERATION, V1_KEYS, V1_SECTIONS
 
 V1_IS_REMOVED_IN = "1.0"
 """Version of the project that no longer reads V1."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffusion_lab.config.faults import Fault
 from diffusion_lab.config.model_section import DEFAULT_PROCESS, PROCESS_OPTIONS
 from diffusion_lab.config.settings_reader import SettingsReader
+from diffusion_lab.faults import Fault
 
 
 def check_attention_flags(tree: SettingsReader) -> Iterator[Fault]:

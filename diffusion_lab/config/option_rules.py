@@ -9,8 +9,8 @@ from inspect import isabstract
 from pydantic import ValidationError
 
 from diffusion_lab.config.choice import ChoiceSettings, options_schema
-from diffusion_lab.config.faults import ConfigError, Fault, closest, faults_of, unknown_key
 from diffusion_lab.config.settings_reader import SettingsReader, suggest_key
+from diffusion_lab.faults import ConfigError, Fault, closest, faults_of, unknown_key
 
 SET_BY_THE_PROJECT = {
     "training.optimizer.lr": "from training.optimizer.learning_rate",

@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
 from hydra.errors import HydraException
 
-from diffusion_lab.command_line import setting
-from diffusion_lab.config.faults import CommandError
+from diffusion_lab.console.command_line import setting
+from diffusion_lab.faults import CommandError
 
 KEY = re.compile(r"[+~]{0,2}[\w./@$-]+", re.ASCII)
 

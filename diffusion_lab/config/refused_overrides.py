@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from diffusion_lab.config.faults import CommandError
+from diffusion_lab.faults import CommandError
 
 TRAINING_SECTIONS = ("experiment", "data", "training", "logger")
 """Sections that only ``train.py`` reads."""

@@ -10,10 +10,10 @@ from typing import TypeVar
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from diffusion_lab.config.faults import CommandError, ConfigError, traceback_note
-from diffusion_lab.home import ensure_home
-from diffusion_lab.messages import explain, sentence, show_plain_warnings
-from diffusion_lab.terminal import printable, resilient_stderr
+from diffusion_lab.console.messages import explain, sentence, show_plain_warnings
+from diffusion_lab.console.terminal import printable, resilient_stderr
+from diffusion_lab.faults import CommandError, ConfigError, traceback_note
+from diffusion_lab.runtime.home import ensure_home
 
 Result = TypeVar("Result")
 

@@ -9,8 +9,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from diffusion_lab.config.faults import CommandError, Fault
 from diffusion_lab.config.key_locations import COMMAND_LINE, override_keys
+from diffusion_lab.faults import CommandError, Fault
 
 SWEEP_SETTINGS = ("hydra.sweep.", "hydra/launcher=", "hydra.launcher.", "hydra/sweeper", "hydra.sweeper.")
 """Prefixes of arguments that have no effect in a single run."""

@@ -34,7 +34,7 @@ from diffusion_lab.config.section import (
 )
 from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
 from diffusion_lab.config.training_section import Precision, TrainingSettings
-from diffusion_lab.config.wandb_environment import VARIABLES, from_environment
+from diffusion_lab.runtime.wandb_environment import VARIABLES, from_environment
 
 Label = Annotated[int, Field(ge=0)] | str
 MODES = ("train", "generate")

@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion_lab.config.compose import resolved
-from diffusion_lab.config.faults import CommandError, ConfigError, Fault
 from diffusion_lab.config.key_locations import KeyLocations, file_key_locations
 from diffusion_lab.config.migration import is_v1, migrate_config_v1_to_v2
 from diffusion_lab.config.overrides import explain_syntax_error, refuse_excess
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig, root_of
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.config.yaml_file import load_tree
+from diffusion_lab.faults import CommandError, ConfigError, Fault
 
 
 def read_settings(file: Path, overrides: Sequence[str] = ()) -> TrainConfig | GenerateConfig:

@@ -11,9 +11,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from diffusion_lab.config.faults import closest, sibling_key
 from diffusion_lab.config.key_aliases import AMBIGUOUS, OPTION_KEYS, keys_with_alias
 from diffusion_lab.config.section import Section, home_expanded
+from diffusion_lab.faults import closest, sibling_key
 
 
 class Unreadable(Exception):

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from inspect import Parameter
 from typing import Any
 
-from diffusion_lab.config.faults import ConfigError, Fault, closest, sibling_key
-from diffusion_lab.config.import_class import load_class
 from diffusion_lab.config.model_section import ArchitectureSettings
 from diffusion_lab.config.optimizer_section import ALL_OPTIMIZER_OPTIONS
 from diffusion_lab.config.scheduler_section import ALL_SCHEDULER_OPTIONS, SchedulerSettings
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
+from diffusion_lab.faults import ConfigError, Fault, closest, sibling_key
+from diffusion_lab.runtime.import_class import load_class
 
 NETWORK_ARGUMENTS = [name for name in ArchitectureSettings.model_fields if name not in ("type", "image_size")]
 

@@ -17,12 +17,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config import job_lock
 from diffusion_lab.config.comparable import measured_by
 from diffusion_lab.config.compose import resolved, sweep_job_or
 from diffusion_lab.config.evaluated_metrics import is_evaluated, validation_direction
-from diffusion_lab.config.faults import traceback_note
 from diffusion_lab.config.job_record import (
     DIED,
     FAILED,
@@ -47,10 +45,12 @@ from diffusion_lab.config.sweep_signals import (
     this_sweep,
     why_stopped,
 )
-from diffusion_lab.messages import explain, sentence
-from diffusion_lab.redaction import redacted, redacted_command, secret_values, without_values
-from diffusion_lab.run_files import SUMMARY
-from diffusion_lab.safe_files import read_json
+from diffusion_lab.console.messages import explain, sentence
+from diffusion_lab.console.redaction import redacted, redacted_command, secret_values, without_values
+from diffusion_lab.faults import traceback_note
+from diffusion_lab.files.reading import read_json
+from diffusion_lab.files.run_files import SUMMARY
+from diffusion_lab.files.writing import atomic_write
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"

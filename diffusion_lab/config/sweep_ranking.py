@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffusion_lab.config.comparable import difference
-from diffusion_lab.config.faults import shown
 from diffusion_lab.config.job_record import FINISHED, JobRecord
+from diffusion_lab.faults import shown
 
 Records = Mapping[str, JobRecord]
 """Records by name of the job's folder."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 from diffusion_lab.config.job_record import RUNNING, JobProcess, JobRecord
-from diffusion_lab.exit_codes import EXIT_CODES, signals_to_handle
-from diffusion_lab.terminal import printable
+from diffusion_lab.console.terminal import printable
+from diffusion_lab.runtime.exit_codes import EXIT_CODES, signals_to_handle
 
 SWEEP = "DIFFUSION_LAB_SWEEP"
 """Environment variable that tells the processes of a launcher which command they work for."""

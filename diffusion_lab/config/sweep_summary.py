@@ -12,15 +12,15 @@ from string import ascii_uppercase
 
 from hydra.errors import CompactHydraException, HydraException
 
-from diffusion_lab.atomic_files import atomic_write
-from diffusion_lab.command_line import command, setting
 from diffusion_lab.config.job_record import DIED, FAILED, FINISHED, REFUSED, RUNNING, JobRecord
 from diffusion_lab.config.report import EXIT_CODE, REPORTED
 from diffusion_lab.config.sweep import SweepCallback
 from diffusion_lab.config.sweep_ranking import Records, Refused, group_descriptions, ranked, read_records, refused_in
 from diffusion_lab.config.sweep_signals import JobInterrupted, this_sweep
-from diffusion_lab.messages import explain, sentence
-from diffusion_lab.terminal import printable
+from diffusion_lab.console.command_line import command, setting
+from diffusion_lab.console.messages import explain, sentence
+from diffusion_lab.console.terminal import printable
+from diffusion_lab.files.writing import atomic_write
 
 SUMMARY = "sweep.json"
 EXIT_CODE_OF_FAILURES = 1

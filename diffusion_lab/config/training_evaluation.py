@@ -9,10 +9,10 @@ from pydantic import Field
 
 from diffusion_lab.config.evaluated_metrics import direction_of, is_evaluated, logged_names, value_of
 from diffusion_lab.config.evaluation_section import LEAST_IMAGES, WITH_WEIGHTS_FILE, EvaluationSettings
-from diffusion_lab.config.faults import Fault, closest
 from diffusion_lab.config.section import NonNegative, PositiveInt, with_defaults
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.suspicious_settings import asks_for_guidance
+from diffusion_lab.faults import Fault, closest
 
 EVALUATIONS = 10
 """Maximum number of evaluations in a run with ``every: auto``."""

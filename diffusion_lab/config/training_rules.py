@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffusion_lab.config.evaluated_metrics import is_evaluated
-from diffusion_lab.config.faults import Fault, closest
 from diffusion_lab.config.key_aliases import keys_with_alias
 from diffusion_lab.config.optimizer_section import OPTIMIZER_OPTIONS
 from diffusion_lab.config.option_rules import group_instead
@@ -18,6 +17,7 @@ from diffusion_lab.config.training_evaluation import (
     possible_names,
 )
 from diffusion_lab.config.training_section import LOGGED_METRICS, LOSSES, RAW_LOSSES, VALIDATION_LOSSES
+from diffusion_lab.faults import Fault, closest
 
 REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
 

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 
 from diffusion_lab.config.auto_image_size import measure_images
 from diffusion_lab.config.consistency import check_start, cross_check
-from diffusion_lab.config.faults import ConfigError, ConfigWarning, Fault, faults_of
 from diffusion_lab.config.generation_defaults import fill_for_generation, fill_model, is_relevant
 from diffusion_lab.config.model_section import ModelOfCheckpoint
 from diffusion_lab.config.sampler_section import default_sampler
@@ -28,7 +27,8 @@ from diffusion_lab.config.settings_reader import (
 )
 from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.config.suspicious_settings import suspicious_settings
-from diffusion_lab.redaction import REDACTED
+from diffusion_lab.console.redaction import REDACTED
+from diffusion_lab.faults import ConfigError, ConfigWarning, Fault, faults_of
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 SectionT = TypeVar("SectionT", bound=Section)

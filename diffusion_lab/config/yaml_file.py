@@ -12,9 +12,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config.interpolations import check_interpolations
-from diffusion_lab.safe_files import FileTooLargeError, NotRegularFileError, read_regular
+from diffusion_lab.files.reading import FileTooLargeError, NotRegularFileError, read_regular
+from diffusion_lab.files.writing import atomic_write
 
 LONGEST_LINE = 1000
 """Characters of a list on one line before it is wrapped."""

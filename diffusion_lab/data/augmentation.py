@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_lab.seeds import derive_uniform
+from diffusion_lab.runtime.seeds import derive_uniform
 from diffusion_lab.shapes import Images, Pixels, from_pixels
 
 LUMA = (0.299, 0.587, 0.114)

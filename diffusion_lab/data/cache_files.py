@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from diffusion_lab.safe_files import open_regular, parse_json
+from diffusion_lab.files.reading import open_regular, parse_json
 
 ABOUT = "about.json"
 MOST_ABOUT_BYTES = 2**20

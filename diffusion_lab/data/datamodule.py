@@ -17,7 +17,7 @@ from diffusion_lab.data.remarks import Remarks
 from diffusion_lab.data.skipped_images import DataWarning, format_lines
 from diffusion_lab.data.source import ImageSource, Renumbered, Subset
 from diffusion_lab.data.workers import START_METHOD, WORKER_TIMEOUT, SuspendableLoader, set_up_worker
-from diffusion_lab.determinism import seed_host_generators
+from diffusion_lab.runtime.determinism import seed_host_generators
 from diffusion_lab.shapes import Batch, from_pixels
 
 

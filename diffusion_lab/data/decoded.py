@@ -21,7 +21,7 @@ from diffusion_lab.data.parallel import map_in_order
 from diffusion_lab.data.pixels import cut_square
 from diffusion_lab.data.source import HashArray, ImageSource, IndexArray, PixelArray
 from diffusion_lab.data.verification import DamagedCacheError, Verification
-from diffusion_lab.devices import host_memory
+from diffusion_lab.runtime.devices import host_memory
 
 Progress = Callable[[int, int], None]
 """Called with (files done, total files)."""

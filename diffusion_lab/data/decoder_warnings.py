@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from diffusion_lab.warning_display import Display, display_warnings_with
+from diffusion_lab.console.warning_display import Display, display_warnings_with
 
 PILLOW = r"PIL\."
 """Modules that issue such warnings, as a regular expression."""

@@ -6,10 +6,10 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 
+from diffusion_lab.console.terminal import printable
 from diffusion_lab.data.decoder_warnings import collect_decoder_warnings
 from diffusion_lab.data.formats import image_suffixes, install_hint
 from diffusion_lab.data.skipped_images import DataWarning, OtherFiles, Reason, SkippedImage, format_lines
-from diffusion_lab.terminal import printable
 
 FREQUENT_SUFFIXES = (".png", ".jpg", ".webp", ".bmp", ".gif", ".tif", ".avif", ".heic")
 

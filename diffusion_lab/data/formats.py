@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError, features
 
-from diffusion_lab.safe_files import open_regular
+from diffusion_lab.files.reading import open_regular
 
 REFUSED = frozenset({"BLP", "BUFR", "CUR", "EPS", "FITS", "GRIB", "HDF5", "ICNS", "ICO", "IPTC", "MPEG", "WMF"})
 """Formats that are never opened: some start other programs (EPS), some are only recognised (MPEG), and some unpack

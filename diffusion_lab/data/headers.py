@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion_lab.data.formats import DEEP_MODES, open_image
 from diffusion_lab.data.parallel import map_in_order
-from diffusion_lab.safe_files import open_regular
+from diffusion_lab.files.reading import open_regular
 
 GRAY_MODES = ("1", "L", *DEEP_MODES)
 

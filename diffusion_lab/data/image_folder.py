@@ -35,7 +35,7 @@ from diffusion_lab.data.pixels import (
 )
 from diffusion_lab.data.skipped_images import ImageTooLargeError, OtherFiles, SkippedImage, skipped_image
 from diffusion_lab.data.source import HashArray, ImageSource, IndexArray, PixelArray
-from diffusion_lab.safe_files import open_regular
+from diffusion_lab.files.reading import open_regular
 
 CROPS = {"center": "center, bicubic", "random": "random, after resizing, bicubic"}
 """Name of each crop in a fingerprint; another method of cropping or resizing gets another name."""

@@ -12,10 +12,10 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+from diffusion_lab.console.terminal import on_one_line
 from diffusion_lab.data.formats import is_image_file
 from diffusion_lab.data.listing import Listing, is_ignored, list_images
 from diffusion_lab.data.skipped_images import DataWarning, OtherFiles
-from diffusion_lab.terminal import on_one_line
 
 _PART = r"({})[-_ ]?(set|data|images?|imgs?|pics|split)?[-_ ]?\d*"
 TRAINING_PART = re.compile(_PART.format("train|training"), re.IGNORECASE)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion_lab.data.source import IndexArray
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.runtime.seeds import derive_seed
 
 
 class Draw(NamedTuple):

@@ -17,7 +17,7 @@ from PIL import Image, ImageColor, ImageOps
 from diffusion_lab.data.formats import DEEP_MODES, open_image
 from diffusion_lab.data.skipped_images import ImageTooLargeError
 from diffusion_lab.data.source import PixelArray
-from diffusion_lab.safe_files import open_regular
+from diffusion_lab.files.reading import open_regular
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's name for each number of channels: gray, colour, colour with alpha."""

@@ -9,8 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from diffusion_lab.safe_files import NotRegularFileError
-from diffusion_lab.terminal import on_one_line
+from diffusion_lab.console.terminal import on_one_line
+from diffusion_lab.files.reading import NotRegularFileError
 
 NAMED_FILES = 10
 """Maximum number of files named in a message; further ones are only counted."""

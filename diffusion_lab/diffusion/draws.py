@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.shapes import Images
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2

@@ -6,7 +6,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from diffusion_lab.command_line import ROOT, setting
+from diffusion_lab.console.command_line import ROOT, setting
 
 WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
 """Options of Hydra that the next word belongs to."""

@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from diffusion_lab.atomic_files import check_writable
 from diffusion_lab.config.compose_evaluation import EvaluationRequest
-from diffusion_lab.devices import resolve_device, use_threads
+from diffusion_lab.console.terminal import printable
 from diffusion_lab.evaluation.evaluator import MeasureSettings
 from diffusion_lab.evaluation.of_checkpoints import evaluate_points, prepare
 from diffusion_lab.evaluation.of_folders import evaluate_sources
@@ -21,9 +20,10 @@ from diffusion_lab.evaluation.report import KEY, write_results
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.table import print_results
 from diffusion_lab.evaluation.targets import find_targets, folder_elsewhere
-from diffusion_lab.generation.exit_on_signals import Terminated
-from diffusion_lab.terminal import printable
-from diffusion_lab.threads import choose_threads
+from diffusion_lab.files.writing import check_writable
+from diffusion_lab.runtime.devices import resolve_device, use_threads
+from diffusion_lab.runtime.exit_on_signals import Terminated
+from diffusion_lab.runtime.threads import choose_threads
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from diffusion_lab.evaluation.stored import find_measurement, keep_measurement, 
 from diffusion_lab.features import FeatureExtractor, cached_features, create_extractor, extract
 from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.identity import data_fingerprint
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.runtime.seeds import derive_seed
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many images are done, and how many there are."""

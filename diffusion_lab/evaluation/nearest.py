@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.data.source import ImageSource
+from diffusion_lab.files.writing import atomic_write
 from diffusion_lab.image_grids import FONT_SIZE, INK, LEAST_CELL, PAPER, to_image
 
 NEAREST = "nearest.png"

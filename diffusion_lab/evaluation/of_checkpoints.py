@@ -12,10 +12,8 @@ from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
 from diffusion_lab.config.compose_evaluation import Point
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.devices import resolve_device
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, first_images
 from diffusion_lab.evaluation.label_shares import labels_in_shares
 from diffusion_lab.evaluation.nearest import write_nearest
@@ -24,11 +22,13 @@ from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run, training_images
 from diffusion_lab.evaluation.sampled import GeneratedSamples, sample
 from diffusion_lab.evaluation.targets import Target
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.features.image_sets import means_run
 from diffusion_lab.features.run_images import class_of_images
 from diffusion_lab.features.stored_images import GeneratedSource
 from diffusion_lab.generate import compute_dtype
-from diffusion_lab.precision import precision_of
+from diffusion_lab.runtime.devices import resolve_device
+from diffusion_lab.runtime.precision import precision_of
 
 CHECKPOINT = "generation.checkpoint"
 MEMORIZATION = "memorization"

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.atomic_files import atomic_write
+from diffusion_lab.console.terminal import on_one_line
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.table import columns_of, describe_sampling, heading
 from diffusion_lab.evaluation.table_rows import Row
-from diffusion_lab.terminal import on_one_line
+from diffusion_lab.files.writing import atomic_write
 
 MOST_COLUMNS = 3
 PANEL = (4.2, 3.1)

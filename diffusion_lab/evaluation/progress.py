@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from diffusion_lab.terminal import printable
+from diffusion_lab.console.terminal import printable
 
 
 class Reporter:

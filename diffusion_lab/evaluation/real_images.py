@@ -17,7 +17,7 @@ from diffusion_lab.evaluation.metrics.label_agreement import LabelClassifier
 from diffusion_lab.evaluation.metrics.memorization import Nearest, UnseenDistances
 from diffusion_lab.evaluation.metrics.neighbours import neighbours
 from diffusion_lab.features.feature_set import FeatureSet
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.runtime.seeds import derive_seed
 
 MOST_NEIGHBOURS = 5
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from diffusion_lab.console.terminal import on_one_line
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.table_rows import describe_key, describe_setting
-from diffusion_lab.terminal import on_one_line
 
 REAL, MATCHED, SECONDS = "real images", "matched", "seconds"
 """Names of a row and of columns."""

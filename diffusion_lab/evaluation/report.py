@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.atomic_files import atomic_write, name_folder_in_errors
-from diffusion_lab.environment import environment
 from diffusion_lab.evaluation.plot import plot_curves
 from diffusion_lab.evaluation.result import FORMAT, Result, comparable_groups
 from diffusion_lab.evaluation.table import results_text
+from diffusion_lab.files.writing import atomic_write, name_folder_in_errors
+from diffusion_lab.runtime.environment import environment
 
 RESULTS, TABLE, CURVES = "evaluation.json", "evaluation.txt", "curves.png"
 PLOT_NAME = re.compile(r"curves(_[1-9]\d*)?\.png")

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config.schema import GenerateConfig, GenerateOutputSettings
+from diffusion_lab.console.redaction import redacted
 from diffusion_lab.evaluation.targets import Target
+from diffusion_lab.files.reading import read_json
+from diffusion_lab.files.writing import atomic_write
 from diffusion_lab.generate import generate
-from diffusion_lab.redaction import redacted
-from diffusion_lab.safe_files import read_json
 
 TIMES = "sampling_times.json"
 """How many images were made in how many seconds, an entry for each command that made some."""

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.atomic_files import atomic_write
-from diffusion_lab.safe_files import read_json
+from diffusion_lab.files.reading import read_json
+from diffusion_lab.files.writing import atomic_write
 
 FOLDER = "measurements"
 FORMAT = 2

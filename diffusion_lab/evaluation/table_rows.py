@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from diffusion_lab.terminal import on_one_line
+from diffusion_lab.console.terminal import on_one_line
 
 Better = Literal["lower", "higher"]
 

@@ -17,16 +17,16 @@ from typing import Any
 import torch
 
 from diffusion_lab.config.evaluation_section import FEATURES
-from diffusion_lab.config.import_class import load_class
 from diffusion_lab.data.source import ImageSource
-from diffusion_lab.determinism import seed_host_generators
-from diffusion_lab.devices import resolve_device
 from diffusion_lab.features.cache import CachedFeatures, cached_features, find_or_compute
 from diffusion_lab.features.extraction import Progress, extract
 from diffusion_lab.features.extractor import Extracted, FeatureExtractor, NetworkExtractor
 from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.features.image_sets import open_image_set
 from diffusion_lab.features.published import PUBLISHED, weights_of
+from diffusion_lab.runtime.determinism import seed_host_generators
+from diffusion_lab.runtime.devices import resolve_device
+from diffusion_lab.runtime.import_class import load_class
 
 __all__ = [
     "NAMES",

@@ -56,14 +56,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compute(given: argparse.Namespace) -> None:
-    from diffusion_lab.config.faults import ConfigWarning
-    from diffusion_lab.config.import_class import find_classes_in
+    from diffusion_lab.console.messages import show_plain_warnings
+    from diffusion_lab.console.terminal import printable
+    from diffusion_lab.faults import ConfigWarning
     from diffusion_lab.features import create_extractor, find_or_compute, open_image_set
     from diffusion_lab.features.digits import DigitsExtractor
     from diffusion_lab.features.opaque import without_transparency
-    from diffusion_lab.messages import show_plain_warnings
     from diffusion_lab.run_images.sources import progress_bar
-    from diffusion_lab.terminal import printable
+    from diffusion_lab.runtime.import_class import find_classes_in
 
     show_plain_warnings()
     find_classes_in(None)

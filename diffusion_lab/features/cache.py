@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from diffusion_lab.console.terminal import printable
 from diffusion_lab.data.cache_location import Report
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.features.extraction import Progress, extract
@@ -17,7 +18,6 @@ from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.features.tensor_cache import Tensors, cached_tensors
 from diffusion_lab.identity import data_fingerprint
 from diffusion_lab.run_images.sources import progress_bar
-from diffusion_lab.terminal import printable
 
 FORMAT = 1
 """Of the caches, and of how features are computed: another number, and no earlier cache is opened."""

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion_lab.console.terminal import printable
 from diffusion_lab.data.cache_location import Report
 from diffusion_lab.data.source import ImageSource, IndexArray, Subset
 from diffusion_lab.data.split import balanced_split
-from diffusion_lab.determinism import seed_host_generators
-from diffusion_lab.devices import use_threads
 from diffusion_lab.features.extractor import (
     Extracted,
     NetworkExtractor,
@@ -26,8 +25,9 @@ from diffusion_lab.features.extractor import (
 )
 from diffusion_lab.features.tensor_cache import Tensors, cached_tensors
 from diffusion_lab.identity import data_fingerprint
+from diffusion_lab.runtime.determinism import seed_host_generators
+from diffusion_lab.runtime.devices import use_threads
 from diffusion_lab.shapes import Images, Labels, Pixels
-from diffusion_lab.terminal import printable
 
 LARGEST = 32
 """Side in pixels beyond which images are resized."""

@@ -19,8 +19,8 @@ from diffusion_lab.data.source import ImageSource
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
 from diffusion_lab.features.run_images import Split, run_images
 from diffusion_lab.features.stored_images import GeneratedSource, NpzSource
+from diffusion_lab.files.run_files import CONFIG
 from diffusion_lab.generation.verified_folder import is_generated
-from diffusion_lab.run_files import CONFIG
 from diffusion_lab.run_images.sources import ready
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth")

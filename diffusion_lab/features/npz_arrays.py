@@ -15,9 +15,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from diffusion_lab.data.source import IndexArray, PixelArray
-from diffusion_lab.devices import host_memory
+from diffusion_lab.files.reading import open_regular
 from diffusion_lab.generation.arrays import IMAGES, LABELS
-from diffusion_lab.safe_files import open_regular
+from diffusion_lab.runtime.devices import host_memory
 
 MOST_CLASSES = 100_000
 """Class numbers that a file may use; a larger one is no class number."""

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from diffusion_lab.checkpoint import Checkpoint, find_checkpoint, read_checkpoint
 from diffusion_lab.checkpoint.content import parse_saved_section
 from diffusion_lab.config.data_section import DataSettings
-from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.console.redaction import holds_redacted
 from diffusion_lab.data.source import ImageSource
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.identity import data_fingerprint
-from diffusion_lab.redaction import holds_redacted
 from diffusion_lab.run_images.sources import Sources, read_sources
 
 Split = Literal["train", "val"]

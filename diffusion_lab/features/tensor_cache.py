@@ -24,12 +24,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from diffusion_lab.atomic_files import atomic_write, remove_partial_files
-from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.console.messages import explain
 from diffusion_lab.data.cache_files import UntrustedCacheError, open_private
 from diffusion_lab.data.cache_location import Report, default_cache_dir, lock_cache, make_private, private_folder
-from diffusion_lab.messages import explain
-from diffusion_lab.safe_files import parse_json
+from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.files.reading import parse_json
+from diffusion_lab.files.writing import atomic_write, remove_partial_files
 
 FOLDER, FILE = "features", "tensors.safetensors"
 ABOUT, CHECKSUM = "about", "sha256"

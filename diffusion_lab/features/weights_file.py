@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffusion_lab.atomic_files import atomic_write
+from diffusion_lab.console.messages import explain
 from diffusion_lab.data.cache_location import default_cache_dir, make_private
-from diffusion_lab.messages import explain
-from diffusion_lab.safe_files import open_regular
+from diffusion_lab.files.reading import open_regular
+from diffusion_lab.files.writing import atomic_write
 
 Progress = Callable[[int, int], None]
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from diffusion_lab.atomic_files import atomic_write
-from diffusion_lab.safe_files import open_regular
+from diffusion_lab.files.reading import open_regular
+from diffusion_lab.files.writing import atomic_write
 from diffusion_lab.shapes import Pixels
 
 ARRAYS = "samples.npz"

@@ -14,22 +14,22 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config.schema import GenerateConfig
+from diffusion_lab.console.terminal import printable
+from diffusion_lab.files.reading import open_regular, parse_json
+from diffusion_lab.files.writing import atomic_write
 from diffusion_lab.finite_samples import NonFiniteSamplesError
 from diffusion_lab.generation.arrays import ARRAYS, read_labels, read_pixels, write_arrays
-from diffusion_lab.generation.exit_on_signals import Terminated
 from diffusion_lab.generation.images import ImageStore, NullStore, PngStore, RawStore
 from diffusion_lab.generation.manifest import matching_digests, open_manifest, read_lines
 from diffusion_lab.generation.open_folder import GRID, GenerationFolder
 from diffusion_lab.generation.request import PNG_KEY
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.image_grids import ClassGrid, image_grid
-from diffusion_lab.safe_files import open_regular, parse_json
+from diffusion_lab.runtime.exit_on_signals import Terminated
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import Images, to_pixels
 from diffusion_lab.startup_lines import pluralize
-from diffusion_lab.terminal import printable
 
 MOST_GRID_ROWS = 100
 """Maximum rows of the grid; further images are only in their own files."""

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from diffusion_lab.atomic_files import atomic_write
+from diffusion_lab.files.reading import open_regular, parse_json
+from diffusion_lab.files.writing import atomic_write
 from diffusion_lab.generation.arrays import ARRAYS, read_pixels
 from diffusion_lab.generation.request import PNG_KEY, GenerationRequest, file_name
 from diffusion_lab.image_grids import image_pixels, to_image
-from diffusion_lab.safe_files import open_regular, parse_json
 from diffusion_lab.shapes import Pixels
 
 RAW = ".pixels.raw"

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.atomic_files import atomic_write
+from diffusion_lab.files.reading import open_regular, parse_json
+from diffusion_lab.files.writing import atomic_write
 from diffusion_lab.generation.request import MANIFEST, GenerationRequest
-from diffusion_lab.safe_files import open_regular, parse_json
 
 MAX_LINE_BYTES = 2**20
 MAX_BRACKETS = 200

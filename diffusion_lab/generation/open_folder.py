@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.atomic_files import atomic_write, name_folder_in_errors, remove_partial_files
-from diffusion_lab.folder_lock import hold_lock, in_use_error
+from diffusion_lab.files.folder_lock import hold_lock, in_use_error
+from diffusion_lab.files.reading import read_json
+from diffusion_lab.files.writing import atomic_write, name_folder_in_errors, remove_partial_files
 from diffusion_lab.generation.arrays import ARRAYS
 from diffusion_lab.generation.images import RAW
 from diffusion_lab.generation.manifest import count_matching_lines, is_index, read_lines
 from diffusion_lab.generation.request import FILE_NAME, LOCATION_KEYS, MANIFEST, GenerationRequest, differences
-from diffusion_lab.process_identity import is_alive, own_identity
-from diffusion_lab.safe_files import read_json
+from diffusion_lab.runtime.process_identity import is_alive, own_identity
 
 KEY = "output.base_dir/output.subdirs.generated"
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_lab.command_line import setting
-from diffusion_lab.config.faults import ConfigWarning, shown
+from diffusion_lab.console.command_line import setting
+from diffusion_lab.console.terminal import on_one_line, printable
 from diffusion_lab.denoiser import Denoiser
+from diffusion_lab.faults import ConfigWarning, shown
 from diffusion_lab.shapes import Pixels
-from diffusion_lab.terminal import on_one_line, printable
 
 MANIFEST = "manifest.jsonl"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.config.faults import shown
+from diffusion_lab.faults import shown
 from diffusion_lab.generation.arrays import ARRAYS
 from diffusion_lab.generation.images import read_png
 from diffusion_lab.generation.manifest import is_index, read_lines

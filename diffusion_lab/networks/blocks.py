@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from diffusion_lab.networks.convolution import Conv3x3
+from diffusion_lab.cpu.convolution import Conv3x3
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 

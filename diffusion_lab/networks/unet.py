@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffusion_lab.cpu.convolution import Conv3x3
 from diffusion_lab.networks.blocks import Recomputable, ResidualBlock, SelfAttention, group_norm, zero_init
-from diffusion_lab.networks.convolution import Conv3x3
 from diffusion_lab.networks.image_network import ImageNetwork
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.suspicious_settings import label_share_warnings
+from diffusion_lab.console.terminal import on_one_line
 from diffusion_lab.data.image_folder import ImageFolderSource
-from diffusion_lab.terminal import on_one_line
+from diffusion_lab.faults import ConfigWarning
 
 NAMED_CLASSES = 8
 """Most classes that a message names; it only counts the rest."""

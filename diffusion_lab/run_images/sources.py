@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from diffusion_lab.config.data_section import DataSettings
-from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.config.import_class import load_class
+from diffusion_lab.console.messages import explain
+from diffusion_lab.console.terminal import on_one_line, printable
 from diffusion_lab.data.cache_location import default_cache_dir
 from diffusion_lab.data.decoded import decode_in_memory
 from diffusion_lab.data.digits import digits
@@ -26,10 +26,10 @@ from diffusion_lab.data.remarks import Remarks
 from diffusion_lab.data.source import ImageSource, Subset, renumber_classes
 from diffusion_lab.data.split import balanced_split
 from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
-from diffusion_lab.messages import explain
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.run_images.classes import list_classes, unused_classes
 from diffusion_lab.run_images.suspicious_settings import validation_warnings
-from diffusion_lab.terminal import on_one_line, printable
+from diffusion_lab.runtime.import_class import load_class
 
 
 class Sources(NamedTuple):

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.checkpoint import DamagedCheckpointError, Manifest, file_hash, load_tensors
 from diffusion_lab.checkpoint.files import HashingWriter, step_of
 from diffusion_lab.checkpoint.ownership import prepare_replacement
-from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.files.writing import atomic_write
 
 GATHERED_BYTES = 2**20
 """Size of the pieces that are written and hashed."""

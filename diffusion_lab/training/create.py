@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 
 from diffusion_lab.checkpoint import FORMAT
 from diffusion_lab.config.evaluated_metrics import is_evaluated
-from diffusion_lab.config.import_class import load_class
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.training_section import EmaSettings, PerformanceSettings, TrainingSettings
@@ -21,13 +20,14 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
-from diffusion_lab.environment import environment
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.identity import config_hash, data_fingerprint, validation_fingerprint
 from diffusion_lab.networks import ImageNetwork
 from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
-from diffusion_lab.precision import resolve_precision
 from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.runtime.environment import environment
+from diffusion_lab.runtime.import_class import load_class
+from diffusion_lab.runtime.precision import resolve_precision
 from diffusion_lab.training.callbacks import Checkpoints, EMACallback, RNGState, SampleImages
 from diffusion_lab.training.callbacks.rng_state import preserve_rng_state
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO

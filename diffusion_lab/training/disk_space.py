@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 
 from diffusion_lab.checkpoint.files import steps_in
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.training.module import DiffusionModule
 
 MOMENTS = {"adam": 2, "adamw": 2}

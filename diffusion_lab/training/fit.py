@@ -17,14 +17,15 @@ from diffusion_lab.checkpoint.files import OWN_CHECKSUMS
 from diffusion_lab.checkpoint.ownership import adopt, format_paths, unrecognized_entries
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import check_ready_to_start
+from diffusion_lab.console.redaction import secret_values
+from diffusion_lab.console.terminal import resilient_stderr
+from diffusion_lab.cpu.malloc import keep_freed_memory
 from diffusion_lab.data.workers import explain_worker_failures
-from diffusion_lab.determinism import deterministic
-from diffusion_lab.devices import use_threads
-from diffusion_lab.memory import explain_out_of_memory, keep_freed_memory, peak_bytes
 from diffusion_lab.networks.cost import count_parameters
-from diffusion_lab.redaction import secret_values
 from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
-from diffusion_lab.terminal import resilient_stderr
+from diffusion_lab.runtime.determinism import deterministic
+from diffusion_lab.runtime.devices import use_threads
+from diffusion_lab.runtime.memory import explain_out_of_memory, peak_bytes
 from diffusion_lab.training.anomalies import naming_last_good_checkpoint
 from diffusion_lab.training.callbacks import Evaluation, GracefulStop, RunFolderGuard, TrainingMonitor, TrainingProgress
 from diffusion_lab.training.callbacks.evaluation import Cost

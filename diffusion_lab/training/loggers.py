@@ -20,10 +20,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from rich.console import Console
 
-from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.config.schema import LoggerSettings
-from diffusion_lab.run_files import METRICS, WANDB_ID_FILE
-from diffusion_lab.safe_files import parse_json, read_regular
+from diffusion_lab.files.reading import parse_json, read_regular
+from diffusion_lab.files.run_files import METRICS, WANDB_ID_FILE
+from diffusion_lab.files.writing import atomic_write
 from diffusion_lab.training.mirror import Mirror, log_thread_failures, warn
 from diffusion_lab.training.signals import StopRequest
 from diffusion_lab.training.tensorboard_mirror import TensorBoardMirror

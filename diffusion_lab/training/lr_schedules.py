@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from diffusion_lab.config.import_class import load_class
+from diffusion_lab.runtime.import_class import load_class
 
 
 class CosineLR(LambdaLR):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import check_model_fits_memory
-from diffusion_lab.devices import host_memory
+from diffusion_lab.runtime.devices import host_memory
 
 IMAGES = {"digits": 1_797, "emoji": 1_911, "mnist": 60_000, "cifar10": 50_000, "fashion_mnist": 60_000}
 """Number of images of the data sets that are kept in memory, with one byte per value."""

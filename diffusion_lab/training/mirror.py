@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from rich.console import Console
 
-from diffusion_lab.messages import sentence
+from diffusion_lab.console.messages import sentence
 from diffusion_lab.run_log import RUN_LOG
 
 

@@ -15,13 +15,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.determinism import seed_default_generators
 from diffusion_lab.diffusion.draws import VALIDATION_DRAWS, draw_by_index
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.diffusion.noise_bands import by_noise_band
 from diffusion_lab.ema import EMA
+from diffusion_lab.runtime.determinism import seed_default_generators
+from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.sampling import DiffusionSampler
-from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Batch
 from diffusion_lab.training.anomalies import check_finite
 from diffusion_lab.training.epoch_mean import EpochMean

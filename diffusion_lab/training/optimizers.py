@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from diffusion_lab.config.import_class import load_class
 from diffusion_lab.config.optimizer_section import OptimizerSettings
+from diffusion_lab.runtime.import_class import load_class
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "adam": torch.optim.Adam,

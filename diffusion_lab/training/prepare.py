@@ -15,19 +15,19 @@ from lightning.pytorch import Callback
 from rich.console import Console
 
 from diffusion_lab.checkpoint import Checkpoint
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.console.redaction import redacted, secret_values
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.determinism import seed_default_generators
-from diffusion_lab.devices import resolve_device
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.networks.cost import count_forward_flops
-from diffusion_lab.redaction import redacted, secret_values
 from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.run_images.classes import with_counted_classes
-from diffusion_lab.seeds import derive_seed
-from diffusion_lab.threads import choose_threads, free_cores
+from diffusion_lab.runtime.determinism import seed_default_generators
+from diffusion_lab.runtime.devices import resolve_device
+from diffusion_lab.runtime.seeds import derive_seed
+from diffusion_lab.runtime.threads import choose_threads, free_cores
 from diffusion_lab.training.callbacks import Checkpoints, ResumeOverrides
 from diffusion_lab.training.console import print_and_log, warn_about_settings
 from diffusion_lab.training.create import (

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diffusion_lab.checkpoint.reading import DATA_POSITION
-from diffusion_lab.memory import is_out_of_memory
+from diffusion_lab.runtime.memory import is_out_of_memory
 
 LARGEST_COUNT = 2**63 - 1
 

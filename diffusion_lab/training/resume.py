@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusion_lab.config.faults import shown
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.console.redaction import redacted, secret_values
 from diffusion_lab.data.datamodule import ImageDataModule
-from diffusion_lab.redaction import redacted, secret_values
+from diffusion_lab.faults import shown
 from diffusion_lab.training.callbacks.resume_overrides import ResumePlan
 from diffusion_lab.training.lr_schedules import LR_SCHEDULES
 from diffusion_lab.training.resume_checks import Comparison

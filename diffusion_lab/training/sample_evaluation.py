@@ -16,20 +16,20 @@ from torch import Tensor
 
 from diffusion_lab.config.evaluated_metrics import logged_name, logged_names
 from diffusion_lab.config.evaluation_section import LEAST_IMAGES, MetricName
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
 from diffusion_lab.data.source import ImageSource
-from diffusion_lab.devices import host_memory
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measurement import Measurement
 from diffusion_lab.evaluation.null_rows import HELD_OUT, compute_null
 from diffusion_lab.evaluation.real_images import RealImages
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.features import FeatureExtractor, FeatureSet, cached_features, create_extractor
 from diffusion_lab.features.opaque import composite_over_white, without_transparency
 from diffusion_lab.guidance import PLAIN, Guidance
+from diffusion_lab.runtime.devices import host_memory
+from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.samplers import UniPCSampler
 from diffusion_lab.sampling import DiffusionSampler
-from diffusion_lab.seeds import derive_seed
 from diffusion_lab.shapes import Images, to_pixels
 
 CACHE_KEY = "evaluation.cache_dir"

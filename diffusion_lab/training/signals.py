@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from diffusion_lab.exit_codes import EXIT_CODES, signals_to_handle
 from diffusion_lab.run_folder import RunStopped
+from diffusion_lab.runtime.exit_codes import EXIT_CODES, signals_to_handle
 
 
 class StopRequest:

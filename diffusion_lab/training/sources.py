@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Sequence
 
 from diffusion_lab.checkpoint import Checkpoint
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.run_images.classes import check_classes
 from diffusion_lab.run_images.sources import read_sources
 

@@ -13,18 +13,18 @@ import torch
 from diffusion_lab.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_tensors, read_checkpoint
 from diffusion_lab.checkpoint.content import parse_saved_section
 from diffusion_lab.config.defaults import get_default_config
-from diffusion_lab.config.faults import ConfigError, ConfigWarning, unknown_key
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.schema import TrainConfig, root_of
 from diffusion_lab.config.settings_reader import suggest_key
 from diffusion_lab.config.training_section import TrainingSettings
 from diffusion_lab.config.validate import parse_section
+from diffusion_lab.console.redaction import holds_redacted, redacted
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.devices import resolve_device
-from diffusion_lab.environment import environment
-from diffusion_lab.redaction import holds_redacted, redacted
+from diffusion_lab.faults import ConfigError, ConfigWarning, unknown_key
+from diffusion_lab.runtime.devices import resolve_device
+from diffusion_lab.runtime.environment import environment
 from diffusion_lab.terminal_noise import image_process_warnings, terminal_noise_warnings
 from diffusion_lab.training.create import ModuleT, ScheduleSpan, build_module, prepare_denoiser
 from diffusion_lab.training.lr_schedules import schedule_class

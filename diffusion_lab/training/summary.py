@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.atomic_files import atomic_write
-from diffusion_lab.run_files import SUMMARY
-from diffusion_lab.safe_files import read_json
+from diffusion_lab.files.reading import read_json
+from diffusion_lab.files.run_files import SUMMARY
+from diffusion_lab.files.writing import atomic_write
 
 
 @dataclass(frozen=True)

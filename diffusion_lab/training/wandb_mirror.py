@@ -20,8 +20,8 @@ from PIL import Image
 from rich.console import Console
 
 from diffusion_lab.config.schema import LoggerSettings
-from diffusion_lab.home import ensure_home
-from diffusion_lab.redaction import without_folders
+from diffusion_lab.console.redaction import without_folders
+from diffusion_lab.runtime.home import ensure_home
 from diffusion_lab.training.mirror import Mirror, warn
 
 REACH_SECONDS = 10.0

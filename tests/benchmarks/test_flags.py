@@ -71,13 +71,13 @@ def test_all_are_open_without_a_gpu(monkeypatch):
 
 
 def test_mixed_precision_is_open_where_it_would_be_emulated(monkeypatch):
-    monkeypatch.setattr("diffusion_lab.precision.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("diffusion_lab.runtime.precision.has_bfloat16", lambda device: False)
     (row,) = flags.rows_of(named("use_amp"), CPU, SMALL)
     assert row.verdict == "open"
 
 
 def test_mixed_precision_is_measured_where_the_device_has_it(monkeypatch):
-    monkeypatch.setattr("diffusion_lab.precision.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("diffusion_lab.runtime.precision.has_bfloat16", lambda device: True)
     training, sampling = flags.rows_of(named("use_amp"), CPU, SMALL)
     assert "bfloat16 on cpu" in training.note
     assert None not in (training.ours, training.peer, sampling.ours, sampling.peer)

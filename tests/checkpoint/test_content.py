@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_lab.checkpoint import FORMAT, load_denoiser, load_tensors, load_weights, read_checkpoint
-from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.faults import ConfigWarning
 from tests.checkpoint.contents import (
     AVERAGED,
     RAW,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.atomic_files import atomic_write
 from diffusion_lab.checkpoint import DamagedCheckpointError, Manifest, file_hash, find_checkpoint, load_denoiser, verify
 from diffusion_lab.checkpoint.files import newest_valid, step_name, step_of
+from diffusion_lab.files.writing import atomic_write
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
 from tests.checkpoint.contents import AVERAGED, own_format, same
 

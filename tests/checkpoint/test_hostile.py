@@ -18,12 +18,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from diffusion_lab import memory
 from diffusion_lab.checkpoint import load_denoiser, load_tensors, read_checkpoint
 from diffusion_lab.checkpoint.__main__ import main
 from diffusion_lab.checkpoint.pickled import check_expansion
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.validate import parse_config
+from diffusion_lab.cpu import malloc
 from diffusion_lab.generate import generate
 from tests.checkpoint.contents import AVERAGED, own_format, same, tree
 from tests.checkpoint.hostile import WRONG, doubling, places, replaced
@@ -39,14 +39,14 @@ ROOM = 2**30
 def limited_time_and_memory() -> Iterator[None]:
     """Let what asks for gigabytes fail instead of filling the memory of this machine."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    before, scarce = resource.getrlimit(resource.RLIMIT_AS), memory._keeping.scarce
+    before, scarce = resource.getrlimit(resource.RLIMIT_AS), malloc._keeping.scarce
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + ROOM, before[1]))
     started = time.process_time()
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-        memory._keeping.scarce = scarce  # a limit on addresses is remembered
+        malloc._keeping.scarce = scarce  # a limit on addresses is remembered
     assert time.process_time() - started < SECONDS
 
 

@@ -17,13 +17,13 @@ from PIL import Image
 
 from diffusion_lab import create_ddpm
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
-from diffusion_lab.config.faults import ConfigError
 from diffusion_lab.config.job_record import JobRecord
 from diffusion_lab.data.digits import digits
 from diffusion_lab.evaluation import evaluate_checkpoint, evaluate_folders, evaluator
 from diffusion_lab.evaluation.__main__ import arguments_for_evaluate
 from diffusion_lab.evaluation.run_data import images_of_run
 from diffusion_lab.evaluation.targets import find_targets
+from diffusion_lab.faults import ConfigError
 from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.generation.arrays import write_arrays
 from tests.commands.conftest import Refused, run_here, succeeds

@@ -17,10 +17,10 @@ from diffusion_lab.config.compose_evaluation import (
 )
 from diffusion_lab.config.editor_schema import short_names
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, FEATURES, LEAST_IMAGES, METRICS
-from diffusion_lab.config.faults import ConfigError
 from diffusion_lab.config.key_locations import KeyLocations, composed_key_locations
 from diffusion_lab.evaluation import null_rows
 from diffusion_lab.evaluation.families import FAMILIES
+from diffusion_lab.faults import ConfigError
 from diffusion_lab.features import NAMES
 from tests.config.conftest import CONF
 

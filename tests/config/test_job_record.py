@@ -18,7 +18,7 @@ import pytest
 from diffusion_lab.config import job_lock
 from diffusion_lab.config.job_lock import LOCK, Lock
 from diffusion_lab.config.job_record import DIED, RECORD, RUNNING, JobProcess, JobRecord
-from diffusion_lab.process_identity import _started
+from diffusion_lab.runtime.process_identity import _started
 
 HOLD = """
 import sys

@@ -6,8 +6,8 @@ import warnings
 
 import pytest
 
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.launchers import RANK_VARIABLES, TASK_LAUNCHERS, check_launcher
+from diffusion_lab.faults import ConfigWarning
 
 SRUN = {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}

@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab import command_line
-from diffusion_lab.command_line import hydra_text
 from diffusion_lab.config import ConfigError, nearest_command, parse_config, settings_reader
 from diffusion_lab.config.compose import compose_generate_config, compose_train_config
 from diffusion_lab.config.conf_files import ConfFiles
 from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.console import command_line
+from diffusion_lab.console.command_line import hydra_text
 from tests.config.conftest import CONF, Change, put
 
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

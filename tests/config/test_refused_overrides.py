@@ -9,12 +9,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from diffusion_lab.config.compose import compose_generate_config
-from diffusion_lab.config.faults import CommandError
 from diffusion_lab.config.launch import launch
 from diffusion_lab.config.overrides import check_separate_folders, check_sweep_not_empty
 from diffusion_lab.config.refused_overrides import HYDRA_SETTINGS, explain_refused, refuse_unread
 from diffusion_lab.config.report import EXIT_CODE
 from diffusion_lab.config.run_dir import check_hydra_folders
+from diffusion_lab.faults import CommandError
 from tests.config.conftest import CONF
 
 

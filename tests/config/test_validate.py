@@ -14,9 +14,9 @@ from diffusion_lab.config import (
     validate_config,
     validate_config_consistency,
 )
-from diffusion_lab.config.faults import ConfigError
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.validate import parse_as, parse_section
+from diffusion_lab.faults import ConfigError
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from diffusion_lab.training.fit import train
 from tests.config.conftest import Change

@@ -10,9 +10,9 @@ import pytest
 from omegaconf import DictConfig
 
 from diffusion_lab.config.compose import compose_train_config
-from diffusion_lab.config.faults import ConfigError
 from diffusion_lab.config.key_locations import composed_key_locations
 from diffusion_lab.config.schema import LoggerSettings
+from diffusion_lab.faults import ConfigError
 
 Composed = Callable[..., DictConfig]
 

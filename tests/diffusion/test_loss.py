@@ -12,7 +12,7 @@ from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
 from diffusion_lab.diffusion.schedules import DiscreteSchedule, linear_betas
 from diffusion_lab.diffusion.time_distribution import TIME_DISTRIBUTIONS
 from diffusion_lab.diffusion.weighting import SigmoidWeighting
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.runtime.seeds import derive_seed
 from tests.diffusion.processes import PROCESSES
 
 STEPS = 10

@@ -29,7 +29,7 @@ def test_images_of_another_precision_go_elsewhere(run: Path, monkeypatch: pytest
     """A run in mixed precision is sampled in what the device computes in: a GPU may differ from a CPU."""
     found = []
     for here in (True, False, True):
-        monkeypatch.setattr("diffusion_lab.precision.has_bfloat16", lambda _, here=here: here)
+        monkeypatch.setattr("diffusion_lab.runtime.precision.has_bfloat16", lambda _, here=here: here)
         found.append(evaluated(run))
     assert [result.samples["precision"] for result in found] == ["bfloat16", "float32", "bfloat16"]
     assert found[0].samples["folder"] == found[2].samples["folder"] != found[1].samples["folder"]

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.data.digits import digits
 from diffusion_lab.data.source import ArraySource, Subset
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.features import cached_features, create_extractor, extract, find_or_compute, open_image_set
 from diffusion_lab.features.tensor_cache import cached_tensors
 

@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.data.digits import digits
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.features import npz_arrays
 from diffusion_lab.features.image_sets import open_image_set
 from diffusion_lab.features.run_images import run_images
+from diffusion_lab.files.reading import open_regular
 from diffusion_lab.generation.arrays import ARRAYS, write_arrays
 from diffusion_lab.generation.images import PngStore
 from diffusion_lab.generation.manifest import open_manifest
 from diffusion_lab.generation.open_folder import UNFINISHED
 from diffusion_lab.generation.request import MANIFEST, GenerationRequest
-from diffusion_lab.safe_files import open_regular
 from diffusion_lab.training.sources import create_datamodule
 from tests.training.tiny import tiny_config, tiny_run
 

@@ -10,7 +10,7 @@ import pytest
 
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.generate import generate
-from diffusion_lab.generation.exit_on_signals import Terminated
+from diffusion_lab.runtime.exit_on_signals import Terminated
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from tests.test_generate import config  # noqa: F401 - the fixture
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from numpy.lib import format as npy
 
-from diffusion_lab.atomic_files import atomic_write, remove_partial_files
+from diffusion_lab.files.writing import atomic_write, remove_partial_files
 from diffusion_lab.generation.arrays import read_labels, read_pixels, write_arrays
-from diffusion_lab.generation.exit_on_signals import exit_on_signals
+from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 
 
 def test_failed_write_leaves_the_previous_file(tmp_path):

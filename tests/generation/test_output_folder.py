@@ -9,14 +9,14 @@ import shutil
 import pytest
 from PIL import Image
 
-from diffusion_lab import process_identity
 from diffusion_lab.checkpoint import read_checkpoint
-from diffusion_lab.folder_lock import LOCK_NAME
+from diffusion_lab.files.folder_lock import LOCK_NAME
 from diffusion_lab.generate import generate
-from diffusion_lab.generation.exit_on_signals import Terminated
 from diffusion_lab.generation.open_folder import UNFINISHED
 from diffusion_lab.generation.request import PNG_KEY
-from diffusion_lab.process_identity import own_identity
+from diffusion_lab.runtime import process_identity
+from diffusion_lab.runtime.exit_on_signals import Terminated
+from diffusion_lab.runtime.process_identity import own_identity
 from tests.another_process import holding
 from tests.generation.conftest import BATCHES, contents, made
 from tests.test_generate import manifest_of, save_checkpoint

@@ -15,8 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from diffusion_lab import DiffusionSampler, create_ddpm, load_denoiser
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import get_default_config
-from diffusion_lab.devices import use_threads
 from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
+from diffusion_lab.runtime.devices import use_threads
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from diffusion_lab.sampling import SampleBatch
 from diffusion_lab.shapes import Images

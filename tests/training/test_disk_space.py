@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.faults import ConfigWarning
 from tests.training.tiny import tiny_run
 
 

@@ -20,11 +20,11 @@ from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import ConfigError
 from diffusion_lab.config.evaluated_metrics import VALUES, direction_of, logged_name
 from diffusion_lab.config.evaluation_section import LEAST_IMAGES
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation import null_rows
 from diffusion_lab.evaluation.families import BETTER, FAMILIES, full_name
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.run_folder import RunStopped
 from diffusion_lab.samplers import UniPCSampler
 from diffusion_lab.sampling import DiffusionSampler

@@ -13,7 +13,6 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from diffusion_lab import precision
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
@@ -22,6 +21,7 @@ from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
 from diffusion_lab.networks import UNet
 from diffusion_lab.networks.cost import forward_flops
+from diffusion_lab.runtime import precision
 from diffusion_lab.training.callbacks import TrainingProgress
 from diffusion_lab.training.callbacks.training_monitor import TrainingMonitor
 from diffusion_lab.training.create import prepare_denoiser

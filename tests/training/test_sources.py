@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from diffusion_lab.checkpoint import find_checkpoint, load_denoiser, read_checkpoint
-from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.decoded import DecodedSource
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.skipped_images import DataWarning
 from diffusion_lab.data.source import Subset
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.run_images.classes import with_counted_classes
 from diffusion_lab.training.sources import create_datamodule
 from tests.training.tiny import resume_of, saved, tiny_config, tiny_run

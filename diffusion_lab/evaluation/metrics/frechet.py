@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.devices import use_threads
 from diffusion_lab.evaluation.metrics.arrays import (
     CHUNK,
     Array,
@@ -20,7 +19,8 @@ from diffusion_lab.evaluation.metrics.arrays import (
     products,
 )
 from diffusion_lab.evaluation.metrics.estimate import Estimate, normal_estimate
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.runtime.devices import use_threads
+from diffusion_lab.runtime.seeds import derive_seed
 
 LEAST_IMAGES = 2
 POINTS = 15

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffusion_lab.evaluation.metrics.arrays import Array, checked_features
 from diffusion_lab.evaluation.metrics.estimate import Estimate, mean_estimate
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.runtime.seeds import derive_seed
 
 
 def inception_score(logits: Tensor, *, splits: int = 10, seed: int = 0) -> Estimate:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_lab.evaluation.metrics.arrays import Array, checked_pair, chunks
 from diffusion_lab.evaluation.metrics.estimate import Estimate, normal_estimate
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.runtime.seeds import derive_seed
 
 LEAST_IMAGES = 3
 SUBSETS, SUBSET_SIZE = 100, 1000

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion_lab.evaluation.metrics.arrays import checked_features, chunks
 from diffusion_lab.evaluation.metrics.estimate import Estimate, share_estimate
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.runtime.seeds import derive_seed
 
 MOST_TRAINING_IMAGES = 20_000
 HELD_OUT_FRACTION = 5

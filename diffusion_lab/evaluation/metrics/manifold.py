@@ -15,7 +15,7 @@ from torch import Tensor
 from diffusion_lab.evaluation.metrics.arrays import Array, checked_pair
 from diffusion_lab.evaluation.metrics.estimate import Estimate, normal_estimate, share_estimate
 from diffusion_lab.evaluation.metrics.neighbours import TIE, distance_blocks, neighbours, squared_radii
-from diffusion_lab.seeds import derive_seed
+from diffusion_lab.runtime.seeds import derive_seed
 
 GROUPS = 20
 SHARE_OF_REFERENCE = (

@@ -12,11 +12,11 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from diffusion_lab.atomic_files import atomic_write, remove_partial_files
 from diffusion_lab.checkpoint.damage import DamagedCheckpointError
 from diffusion_lab.checkpoint.files import BEST, newest_valid, step_name, step_of, steps_in
 from diffusion_lab.checkpoint.ownership import is_replaceable, is_written_by, refuse_obstacles, remove_checkpoint
-from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.files.writing import atomic_write, remove_partial_files
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.watched_metric import WatchedMetric, metric_value

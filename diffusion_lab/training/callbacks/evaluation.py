@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from diffusion_lab.config.faults import ConfigWarning
+from diffusion_lab.console.messages import explain
+from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.finite_samples import NonFiniteSamplesError
-from diffusion_lab.messages import explain
 from diffusion_lab.training.callbacks.checkpoints import Checkpoints
 from diffusion_lab.training.callbacks.rng_state import preserve_rng_state
 from diffusion_lab.training.module import DiffusionModule

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diffusion_lab.messages import sentence
+from diffusion_lab.console.messages import sentence
 from diffusion_lab.run_log import RUN_LOG
 from diffusion_lab.training.anomalies import NonFiniteError, SpikeDetector, gradient_norm
 

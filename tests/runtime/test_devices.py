@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 
-from diffusion_lab.devices import host_memory, resolve_device
+from diffusion_lab.runtime.devices import host_memory, resolve_device
 
 
 @pytest.fixture

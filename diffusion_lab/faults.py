@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from pydantic_core import ErrorDetails
 
-from diffusion_lab.redaction import redacted
+from diffusion_lab.console.redaction import redacted
 
 
 class Absent(Enum):

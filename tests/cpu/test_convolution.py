@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional
 
+from diffusion_lab.cpu import convolution
+from diffusion_lab.cpu.convolution import Conv3x3, cache_filters, disable_winograd
 from diffusion_lab.create import create_ddpm
-from diffusion_lab.networks import convolution
-from diffusion_lab.networks.convolution import Conv3x3, cache_filters, disable_winograd
 
 ROUNDING = 2e-4
 """Tolerance for values of standard deviation about 1."""
@@ -109,7 +109,7 @@ def test_tiles_are_for_processors_with_avx2_alone(instructions, in_tiles):
     """With AVX-512 direct convolutions are as fast or faster."""
     program = (
         "import torch; torch.backends.cpu.get_cpu_capability = lambda: %r\n"
-        "from diffusion_lab.networks.convolution import Conv3x3\n"
+        "from diffusion_lab.cpu.convolution import Conv3x3\n"
         "print(Conv3x3(128, 128)._use_winograd(torch.zeros(16, 128, 8, 8)))"
     )
     output = subprocess.run([sys.executable, "-c", program % instructions], capture_output=True, text=True, check=True)

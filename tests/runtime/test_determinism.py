@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from diffusion_lab.checkpoint import find_checkpoint
-from diffusion_lab.determinism import CUBLAS_VARIABLE, deterministic, seed_default_generators
+from diffusion_lab.runtime.determinism import CUBLAS_VARIABLE, deterministic, seed_default_generators
 from diffusion_lab.training.module import DiffusionModule
 from tests.training.test_resume import assert_equal
 from tests.training.tiny import saved, tiny_run

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.atomic_files import check_writable
-from diffusion_lab.folder_lock import hold_lock
+from diffusion_lab.files.folder_lock import hold_lock
+from diffusion_lab.files.writing import check_writable
 
 
 def lock(folder: Path, key: str) -> None:

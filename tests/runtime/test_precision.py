@@ -7,9 +7,9 @@ from types import MappingProxyType
 import pytest
 import torch
 
-from diffusion_lab import precision
 from diffusion_lab.create import create_ddpm
-from diffusion_lab.precision import resolve_precision
+from diffusion_lab.runtime import precision
+from diffusion_lab.runtime.precision import resolve_precision
 from diffusion_lab.samplers import DDIMSampler
 from diffusion_lab.sampling import DiffusionSampler
 

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.redaction import redacted_command
+from diffusion_lab.console.redaction import redacted_command
 from diffusion_lab.version import __version__
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "omegaconf", "pydantic", "numpy")

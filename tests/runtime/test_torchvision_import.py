@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(code: str, *import_first: Path) -> str:
@@ -88,7 +88,7 @@ def test_nothing_is_declared_if_the_binary_loads(tmp_path: Path) -> None:
         """
     declared = run(
         """
-        from diffusion_lab import torchvision_import as hook
+        from diffusion_lab.runtime import torchvision_import as hook
         import torchvision
         print(hook._declarations, hook.declare_missing_operators())
         """,
@@ -100,7 +100,7 @@ def test_nothing_is_declared_if_the_binary_loads(tmp_path: Path) -> None:
 def test_missing_operators_are_declared_once(tmp_path: Path) -> None:
     declared = run(
         """
-        from diffusion_lab import torchvision_import as hook
+        from diffusion_lab.runtime import torchvision_import as hook
         import torchvision
         print(len(hook._declarations), hook.declare_missing_operators(), len(hook._declarations))
         """,
@@ -117,7 +117,7 @@ def test_only_the_operator_that_is_missing_is_declared(tmp_path: Path) -> None:
         """
     declared = run(
         """
-        from diffusion_lab import torchvision_import as hook
+        from diffusion_lab.runtime import torchvision_import as hook
         import torchvision, torch
         print(len(hook._declarations), torch.ops.torchvision.qnms.default.name())
         """,
@@ -153,7 +153,7 @@ def test_installing_again_and_from_threads_adds_one_finder() -> None:
         """
         import sys
         from concurrent.futures import ThreadPoolExecutor
-        from diffusion_lab import torchvision_import as hook
+        from diffusion_lab.runtime import torchvision_import as hook
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda _: hook.install(), range(64)))
         print(sum(isinstance(finder, hook._Finder) for finder in sys.meta_path))
@@ -167,7 +167,7 @@ def test_threads_that_import_torchvision_at_once_all_succeed(tmp_path: Path) -> 
         """
         from concurrent.futures import ThreadPoolExecutor
         from importlib import import_module
-        from diffusion_lab import torchvision_import as hook
+        from diffusion_lab.runtime import torchvision_import as hook
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda _: import_module("torchvision"), range(16)))
         print(len(hook._declarations))
@@ -208,7 +208,7 @@ def test_real_binary_determines_the_declarations() -> None:
     """Declared here if, and only if, the installed binary did not load."""
     agree = run(
         """
-        from diffusion_lab import torchvision_import as hook
+        from diffusion_lab.runtime import torchvision_import as hook
         import torchvision
         print(bool(hook._declarations) != torchvision.extension._has_ops())
         """

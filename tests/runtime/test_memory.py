@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from diffusion_lab import DiffusionSampler, create_ddpm
-from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.memory import batches_that_fit, is_out_of_memory
+from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.runtime.memory import batches_that_fit, is_out_of_memory
 from diffusion_lab.samplers import DDPMSampler
 from tests.recorded_warnings import recorded_warnings
 
@@ -87,7 +87,7 @@ def test_other_errors_are_not_retried():
     assert room.tried == [4]
 
 
-@pytest.mark.filterwarnings("ignore::diffusion_lab.config.faults.ConfigWarning")
+@pytest.mark.filterwarnings("ignore::diffusion_lab.faults.ConfigWarning")
 def test_memory_of_a_failed_attempt_is_released():
     held = weakref.WeakSet()
 
@@ -144,7 +144,7 @@ def test_images_equal_those_of_the_smaller_batch(model):
     assert torch.equal(images, expected)
 
 
-@pytest.mark.filterwarnings("ignore::diffusion_lab.config.faults.ConfigWarning")
+@pytest.mark.filterwarnings("ignore::diffusion_lab.faults.ConfigWarning")
 def test_the_bar_ends_at_the_number_of_images(model, capsys):
     model.network = Narrow(model.network, most=3)
     DiffusionSampler(model).sample(7, sampler=DDPMSampler(steps=4), batch_size=7, show_progress=True)
@@ -162,7 +162,8 @@ def test_failed_sampling_leaves_the_model_unchanged(model):
 STEPS = """
 import resource, torch
 from pathlib import Path
-from diffusion_lab.memory import keep_freed_memory, batches_that_fit
+from diffusion_lab.runtime.memory import batches_that_fit
+from diffusion_lab.cpu.malloc import keep_freed_memory
 
 def cleared(rounds: int) -> list[int]:
     "Pages that the system clears while tensors of 49,152 pages come and go, each time after the first."
@@ -207,7 +208,7 @@ with keep_freed_memory(cpu):
     print(*cleared(1))
 """
 PEAK = """
-from diffusion_lab.memory import peak_bytes
+from diffusion_lab.runtime.memory import peak_bytes
 print(held() * 1024, peak_bytes())
 """
 

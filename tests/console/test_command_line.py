@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_lab import command_line
-from diffusion_lab.command_line import command, hydra_text, interpreter, setting
+from diffusion_lab.console import command_line
+from diffusion_lab.console.command_line import command, hydra_text, interpreter, setting
 
-CONF = str(Path(__file__).parents[1] / "conf")
+CONF = str(Path(__file__).parents[2] / "conf")
 TELLING = "ab7/.-_~ \t\\\"'`$!{}()[]=,:;&|<>*?#%@+öЖ字\n"
 """Characters with a meaning for the shell, Hydra or OmegaConf."""
 

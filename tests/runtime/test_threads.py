@@ -12,11 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from diffusion_lab import threads
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import ConfigWarning
-from diffusion_lab.devices import use_threads
-from diffusion_lab.threads import CoreTimes, bound_spinning, choose_threads
+from diffusion_lab.runtime import threads
+from diffusion_lab.runtime.devices import use_threads
+from diffusion_lab.runtime.threads import CoreTimes, bound_spinning, choose_threads
 from tests.training.tiny import resume_of, saved, tiny_run
 
 LARGE = 64 * threads.FLOPS_PER_THREAD

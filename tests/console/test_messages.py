@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.config.faults import ConfigWarning
-from diffusion_lab.messages import ADVICE, PROJECT, PlainFormatter, explain, sentence, show_plain_warnings
+from diffusion_lab.console.messages import ADVICE, PROJECT, PlainFormatter, explain, sentence, show_plain_warnings
+from diffusion_lab.faults import ConfigWarning
 
 
 @pytest.fixture(autouse=True)

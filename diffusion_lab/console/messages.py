@@ -9,10 +9,10 @@ import sys
 import warnings
 from pathlib import Path
 
-from diffusion_lab.terminal import printable
-from diffusion_lab.warning_display import set_warning_display
+from diffusion_lab.console.terminal import printable
+from diffusion_lab.console.warning_display import set_warning_display
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 PROJECT_NAME = __name__.partition(".")[0]
 INSTALLED = ("site-packages", "dist-packages")
 ENDS = tuple(".!?:…")

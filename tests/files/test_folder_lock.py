@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.folder_lock import check_unused, hold_lock
-from diffusion_lab.process_identity import is_alive, own_identity
+from diffusion_lab.files.folder_lock import check_unused, hold_lock
+from diffusion_lab.runtime.process_identity import is_alive, own_identity
 from tests.another_process import holding
 
 

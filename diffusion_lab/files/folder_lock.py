@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from diffusion_lab.atomic_files import name_folder_in_errors
-from diffusion_lab.process_identity import is_alive, own_identity
-from diffusion_lab.safe_files import parse_json
-from diffusion_lab.terminal import printable
+from diffusion_lab.console.terminal import printable
+from diffusion_lab.files.reading import parse_json
+from diffusion_lab.files.writing import name_folder_in_errors
+from diffusion_lab.runtime.process_identity import is_alive, own_identity
 
 LOCK_NAME = ".lock"
 LARGEST_LOCK = 4096

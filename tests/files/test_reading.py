@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.safe_files import FileTooLargeError, NotRegularFileError, open_regular, read_json, read_regular
-from diffusion_lab.terminal import printable
+from diffusion_lab.console.terminal import printable
+from diffusion_lab.files.reading import FileTooLargeError, NotRegularFileError, open_regular, read_json, read_regular
 
 
 def test_regular_files_are_read_also_behind_links(tmp_path: Path) -> None:

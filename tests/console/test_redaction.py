@@ -13,9 +13,8 @@ import pytest
 from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
 from diffusion_lab.checkpoint.export import public_metadata, read_export
 from diffusion_lab.config.compose import job_folder
-from diffusion_lab.config.faults import Fault
 from diffusion_lab.config.validate import parse_config
-from diffusion_lab.redaction import (
+from diffusion_lab.console.redaction import (
     REDACTED,
     names_secret,
     redacted,
@@ -24,6 +23,7 @@ from diffusion_lab.redaction import (
     without_folders,
     without_values,
 )
+from diffusion_lab.faults import Fault
 from tests.commands.conftest import SMALL, succeeds
 from tests.training.tiny import TinySource, tiny_run, tiny_tree
 
@@ -137,7 +137,9 @@ def test_a_fault_does_not_repeat_a_secret() -> None:
 
 def test_redacted_value_is_refused(tmp_path: Path) -> None:
     """Settings written by a run are refused if they lack a secret, with an explanation."""
-    tree = tiny_tree(tmp_path, {"data.type": "tests.test_redaction.LockedSource", "data.access_token": REDACTED})
+    tree = tiny_tree(
+        tmp_path, {"data.type": "tests.console.test_redaction.LockedSource", "data.access_token": REDACTED}
+    )
     with pytest.raises(ValueError, match=r"data\.access_token = .*: a secret that was left out .* give its value"):
         parse_config(tree)
 
@@ -165,7 +167,7 @@ class LockedSource(TinySource):
 
 
 CHANGES = {
-    "data.type": "tests.test_redaction.LockedSource",
+    "data.type": "tests.console.test_redaction.LockedSource",
     "data.access_token": SECRET,
     "data.address": f"https://anna:{SECRET}@host/{SECRET}",
     "logger": {"backends": ["wandb", "tensorboard"]},

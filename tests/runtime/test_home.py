@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.home import ensure_home
+from diffusion_lab.runtime.home import ensure_home
 
 
 @pytest.fixture

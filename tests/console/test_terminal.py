@@ -14,8 +14,8 @@ from rich.console import Console
 
 from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
 from diffusion_lab.config.report import run_and_report
+from diffusion_lab.console.terminal import printable, resilient_stderr
 from diffusion_lab.run_log import RUN_LOG, log_to_file
-from diffusion_lab.terminal import printable, resilient_stderr
 from diffusion_lab.training.console import print_line
 from diffusion_lab.training.mirror import warn
 from tests.training.tiny import tiny_config, tiny_denoiser, tiny_run
@@ -82,7 +82,7 @@ def test_strange_environment_in_a_checkpoint(
     for command in ("inspect", "export"):
         code = checkpoint_command([command, str(tmp_path / "strange.ckpt")])
         output = capsys.readouterr().err
-        assert (code, output) == (0, "") or (code == 2 and "diffusion_lab.environment" in output)
+        assert (code, output) == (0, "") or (code == 2 and "diffusion_lab.runtime.environment" in output)
 
 
 def test_errors_and_warnings_of_a_program(capsys: pytest.CaptureFixture[str]) -> None:

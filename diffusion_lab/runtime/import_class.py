@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from diffusion_lab.config.faults import ConfigError, Fault, closest
+from diffusion_lab.faults import ConfigError, Fault, closest
 
 
 def find_classes_in(config_dir: str | None) -> None:

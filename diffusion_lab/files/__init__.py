@@ -1,0 +1,1 @@
+"""Files: written atomically, read with bounds, and folders locked against other processes."""

@@ -1,0 +1,1 @@
+"""Process and machine: devices, precision, threads, memory, seeds, signals and the environment."""
