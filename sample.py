@@ -27,7 +27,7 @@ def main(composed: DictConfig) -> None:
 def run(composed: DictConfig) -> None:
     """Generate with the composed settings, all faults of which are reported before any heavy import."""
     config = compose_generate_config(composed)
-    from diffusion_lab.generate import generate
+    from diffusion_lab.generation.generate import generate
 
     is_override = job_key_locations().is_set_by_override
     typed = any(map(is_override, ("guidance_scale", "generation.sampling.guidance_scale")))

@@ -48,7 +48,7 @@ def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
 
         train(config)
     else:
-        from diffusion_lab.generate import generate
+        from diffusion_lab.generation.generate import generate
         from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 
         with exit_on_signals():

@@ -25,7 +25,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     import diffusion_lab.evaluation.command
     import diffusion_lab.evaluation.digits
-    import diffusion_lab.generate
+    import diffusion_lab.generation.generate
     import diffusion_lab.training.fit  # noqa: F401
 
     for line in sys.stdin:

@@ -22,22 +22,23 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("faults",),
     ("runtime",),
     ("files", "image_grids"),
-    ("diffusion", "networks", "data", "epoch_images"),
+    ("diffusion", "networks", "data"),
     ("denoiser",),
     ("guidance", "samplers"),
     ("config",),
-    ("terminal_noise", "startup_lines", "run_images"),
-    ("create", "identity", "run_log", "finite_samples", "ema", "run_status", "sampling_request"),
+    ("terminal_noise", "run_images"),
+    ("create", "finite_samples", "ema", "sampling_request"),
     ("sampling", "checkpoint"),
-    ("generation", "run_folder"),
-    ("generate", "features"),
+    ("runs",),
+    ("generation",),
+    ("features",),
     ("evaluation",),
     ("training",),
     ("__main__",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
-SAMPLING_PATH = ("samplers", "sampling", "checkpoint", "create", "denoiser", "guidance", "generation", "generate")
+SAMPLING_PATH = ("samplers", "sampling", "checkpoint", "create", "denoiser", "guidance", "generation")
 TRAINING_LIBRARIES = {"lightning", "pytorch_lightning", "torchmetrics", "wandb", "hydra"}
 READ_BEFORE_TORCH = ("config", "samplers", "diffusion.parameterization")  # so that --help is fast
 HEAVY_LIBRARIES = {"torch", "torchvision", *TRAINING_LIBRARIES - {"hydra"}}

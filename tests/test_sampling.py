@@ -482,7 +482,7 @@ model = create_ddpm(image_size=8, in_channels=1, model_channels=8, channel_multi
                     num_classes=2, num_timesteps=4)
 DiffusionSampler(model).sample_by_class(1, 2, 2.0, sampler=DDIMSampler(steps=2), seed=0)
 DiffusionSampler(model).sample(2, seed=0)
-import diffusion_lab.generate, diffusion_lab.checkpoint
+import diffusion_lab.generation.generate, diffusion_lab.checkpoint
 unwanted = {"lightning", "pytorch_lightning", "torchmetrics", "wandb", "tensorboard", "hydra", "torchvision", "sklearn"}
 print(sorted(unwanted & {name.partition(".")[0] for name in sys.modules}))
 """

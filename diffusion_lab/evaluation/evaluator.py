@@ -22,7 +22,7 @@ from diffusion_lab.evaluation.run_data import INSTEAD, RealSources
 from diffusion_lab.evaluation.stored import find_measurement, keep_measurement, measurement_key
 from diffusion_lab.features import FeatureExtractor, cached_features, create_extractor, extract
 from diffusion_lab.features.feature_set import FeatureSet
-from diffusion_lab.identity import data_fingerprint
+from diffusion_lab.runs.identity import data_fingerprint
 from diffusion_lab.runtime.seeds import derive_seed
 
 Progress = Callable[[str, int, int], None]

@@ -26,7 +26,7 @@ from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.features.image_sets import means_run
 from diffusion_lab.features.run_images import class_of_images
 from diffusion_lab.features.stored_images import GeneratedSource
-from diffusion_lab.generate import compute_dtype
+from diffusion_lab.generation.generate import compute_dtype
 from diffusion_lab.runtime.devices import resolve_device
 from diffusion_lab.runtime.precision import precision_of
 

@@ -13,7 +13,7 @@ from diffusion_lab.data.source import ImageSource
 from diffusion_lab.features.image_sets import means_run, open_image_set
 from diffusion_lab.features.opaque import without_transparency
 from diffusion_lab.features.run_images import run_sources
-from diffusion_lab.identity import data_fingerprint, validation_fingerprint
+from diffusion_lab.runs.identity import data_fingerprint, validation_fingerprint
 
 Split = Literal["train", "val"]
 

@@ -15,7 +15,7 @@ from diffusion_lab.console.redaction import redacted
 from diffusion_lab.evaluation.targets import Target
 from diffusion_lab.files.reading import read_json
 from diffusion_lab.files.writing import atomic_write
-from diffusion_lab.generate import generate
+from diffusion_lab.generation.generate import generate
 
 TIMES = "sampling_times.json"
 """How many images were made in how many seconds, an entry for each command that made some."""
@@ -41,7 +41,7 @@ def sample(config: GenerateConfig, target: Target, show_progress: bool = True) -
         show_progress: Show a progress bar on standard error.
 
     Raises:
-        As ``diffusion_lab.generate.generate``.
+        As ``diffusion_lab.generation.generate.generate``.
     """
     config = config.model_copy(update={"sampler": config.sampler.complete()})  # the same images have the same manifest
     name = folder_name(config)

@@ -16,8 +16,8 @@ from diffusion_lab.features.extraction import Progress, extract
 from diffusion_lab.features.extractor import FeatureExtractor
 from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.features.tensor_cache import Tensors, cached_tensors
-from diffusion_lab.identity import data_fingerprint
 from diffusion_lab.run_images.sources import progress_bar
+from diffusion_lab.runs.identity import data_fingerprint
 
 FORMAT = 1
 """Of the caches, and of how features are computed: another number, and no earlier cache is opened."""

@@ -24,7 +24,7 @@ from diffusion_lab.features.extractor import (
     with_channels,
 )
 from diffusion_lab.features.tensor_cache import Tensors, cached_tensors
-from diffusion_lab.identity import data_fingerprint
+from diffusion_lab.runs.identity import data_fingerprint
 from diffusion_lab.runtime.determinism import seed_host_generators
 from diffusion_lab.runtime.devices import use_threads
 from diffusion_lab.shapes import Images, Labels, Pixels

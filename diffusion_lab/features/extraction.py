@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion_lab.data.source import ImageSource, PixelArray
 from diffusion_lab.features.extractor import FeatureExtractor
 from diffusion_lab.features.feature_set import FeatureSet
-from diffusion_lab.identity import data_fingerprint
+from diffusion_lab.runs.identity import data_fingerprint
 from diffusion_lab.runtime.determinism import seed_host_generators
 
 Progress = Callable[[int, int], None]

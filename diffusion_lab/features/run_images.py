@@ -14,8 +14,8 @@ from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.console.redaction import holds_redacted
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.faults import ConfigWarning
-from diffusion_lab.identity import data_fingerprint
 from diffusion_lab.run_images.sources import Sources, read_sources
+from diffusion_lab.runs.identity import data_fingerprint
 
 Split = Literal["train", "val"]
 

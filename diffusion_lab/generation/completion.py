@@ -26,10 +26,10 @@ from diffusion_lab.generation.open_folder import GRID, GenerationFolder
 from diffusion_lab.generation.request import PNG_KEY
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.image_grids import ClassGrid, image_grid
+from diffusion_lab.runs.startup_lines import pluralize
 from diffusion_lab.runtime.exit_on_signals import Terminated
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import Images, to_pixels
-from diffusion_lab.startup_lines import pluralize
 
 MOST_GRID_ROWS = 100
 """Maximum rows of the grid; further images are only in their own files."""

@@ -20,9 +20,9 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.files.run_files import CONFIG
 from diffusion_lab.networks.cost import count_parameters
-from diffusion_lab.run_folder import RunFolder, RunStopped
-from diffusion_lab.run_log import RUN_LOG
-from diffusion_lab.startup_lines import aligned, describe_compute, describe_images, describe_process, pluralize
+from diffusion_lab.runs.folder import RunFolder, RunStopped
+from diffusion_lab.runs.log import RUN_LOG
+from diffusion_lab.runs.startup_lines import aligned, describe_compute, describe_images, describe_process, pluralize
 from diffusion_lab.terminal_noise import terminal_noise_warnings
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.resume_source import ResumeSource

@@ -21,10 +21,10 @@ from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
 from diffusion_lab.guidance import Guidance
-from diffusion_lab.identity import config_hash, data_fingerprint, validation_fingerprint
 from diffusion_lab.networks import ImageNetwork
 from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
-from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.runs.folder import RunFolder
+from diffusion_lab.runs.identity import config_hash, data_fingerprint, validation_fingerprint
 from diffusion_lab.runtime.environment import environment
 from diffusion_lab.runtime.import_class import load_class
 from diffusion_lab.runtime.precision import resolve_precision

@@ -22,7 +22,7 @@ from diffusion_lab.console.terminal import resilient_stderr
 from diffusion_lab.cpu.malloc import keep_freed_memory
 from diffusion_lab.data.workers import explain_worker_failures
 from diffusion_lab.networks.cost import count_parameters
-from diffusion_lab.run_folder import Purpose, RunFolder, RunStopped
+from diffusion_lab.runs.folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.runtime.determinism import deterministic
 from diffusion_lab.runtime.devices import use_threads
 from diffusion_lab.runtime.memory import explain_out_of_memory, peak_bytes

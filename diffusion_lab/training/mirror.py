@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 
 from diffusion_lab.console.messages import sentence
-from diffusion_lab.run_log import RUN_LOG
+from diffusion_lab.runs.log import RUN_LOG
 
 
 def warn(console: Console, text: str) -> None:

@@ -22,8 +22,8 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.networks.cost import count_forward_flops
-from diffusion_lab.run_folder import RunFolder
 from diffusion_lab.run_images.classes import with_counted_classes
+from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.runtime.determinism import seed_default_generators
 from diffusion_lab.runtime.devices import resolve_device
 from diffusion_lab.runtime.seeds import derive_seed

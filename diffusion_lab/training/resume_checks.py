@@ -17,7 +17,7 @@ from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.draws import VALIDATION_DRAWS
 from diffusion_lab.faults import shown
-from diffusion_lab.identity import data_fingerprint, validation_fingerprint
+from diffusion_lab.runs.identity import data_fingerprint, validation_fingerprint
 from diffusion_lab.training.lr_schedules import LR_SCHEDULES, follows_from_the_place, schedule_class
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.resume_rules import Change, Effect, changes_since

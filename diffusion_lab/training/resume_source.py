@@ -12,7 +12,7 @@ from diffusion_lab.checkpoint.export import EXPORT_SUFFIX
 from diffusion_lab.checkpoint.files import named_steps, newest_valid
 from diffusion_lab.checkpoint.ownership import format_paths
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.training.foreign_state import epochs_done
 
 

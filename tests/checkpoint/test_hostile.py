@@ -24,7 +24,7 @@ from diffusion_lab.checkpoint.pickled import check_expansion
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.validate import parse_config
 from diffusion_lab.cpu import malloc
-from diffusion_lab.generate import generate
+from diffusion_lab.generation.generate import generate
 from tests.checkpoint.contents import AVERAGED, own_format, same, tree
 from tests.checkpoint.hostile import WRONG, doubling, places, replaced
 

@@ -23,7 +23,7 @@ from diffusion_lab.config import job_lock, sweep, sweep_signals
 from diffusion_lab.config.job_record import FINISHED, INTERRUPTED, RUNNING, JobProcess, JobRecord
 from diffusion_lab.config.sweep import BASIC_LAUNCHER, SweepCallback, run_job
 from diffusion_lab.config.sweep_signals import JobInterrupted, SweepSignals, SweepStopped
-from diffusion_lab.run_folder import RunStopped
+from diffusion_lab.runs.folder import RunStopped
 from diffusion_lab.runtime.exit_codes import EXIT_CODES
 from tests.config.conftest import CONF
 from tests.config.test_job_record import another_process_has, process

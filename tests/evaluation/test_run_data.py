@@ -19,7 +19,7 @@ from diffusion_lab.evaluation.run_data import images_of_folder, images_of_run
 from diffusion_lab.features.opaque import without_transparency
 from diffusion_lab.features.run_images import run_sources
 from diffusion_lab.generation.open_folder import MAX_NOTE_BYTES
-from diffusion_lab.identity import data_fingerprint
+from diffusion_lab.runs.identity import data_fingerprint
 from tests.evaluation.untrained import OWN_IMAGES, untrained
 
 

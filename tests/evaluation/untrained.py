@@ -10,7 +10,7 @@ import torch
 from diffusion_lab.checkpoint import FORMAT, read_checkpoint
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.features.run_images import run_sources
-from diffusion_lab.identity import data_fingerprint
+from diffusion_lab.runs.identity import data_fingerprint
 from tests.training.tiny import CLASSES, tiny_config
 
 OWN_IMAGES = "tests.training.tiny.TinySource"

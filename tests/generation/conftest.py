@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.config import ConfigWarning
-from diffusion_lab.generate import generate
+from diffusion_lab.generation.generate import generate
 from diffusion_lab.runtime.exit_on_signals import Terminated
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
-from tests.test_generate import config  # noqa: F401 - the fixture
+from tests.generation.test_generate import config  # noqa: F401 - the fixture
 
 ALL = {"save_individual": True, "save_grid": True, "save_npz": True}
 WAYS = [

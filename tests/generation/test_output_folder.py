@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffusion_lab.checkpoint import read_checkpoint
 from diffusion_lab.files.folder_lock import LOCK_NAME
-from diffusion_lab.generate import generate
+from diffusion_lab.generation.generate import generate
 from diffusion_lab.generation.open_folder import UNFINISHED
 from diffusion_lab.generation.request import PNG_KEY
 from diffusion_lab.runtime import process_identity
@@ -19,7 +19,7 @@ from diffusion_lab.runtime.exit_on_signals import Terminated
 from diffusion_lab.runtime.process_identity import own_identity
 from tests.another_process import holding
 from tests.generation.conftest import BATCHES, contents, made
-from tests.test_generate import manifest_of, save_checkpoint
+from tests.generation.test_generate import manifest_of, save_checkpoint
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -105,7 +105,7 @@ def test_generated_images_name_no_folder_of_the_user(config, tmp_path):
 
 
 def test_lines_of_an_earlier_version_keep_their_path(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("diffusion_lab.generate.public_name", str)
+    monkeypatch.setattr("diffusion_lab.generation.generate.public_name", str)
     folder = made(config()).folder
     whole = contents(folder)
     monkeypatch.undo()
@@ -120,7 +120,7 @@ def test_checkpoint_identity_is_in_every_line_and_image(config, monkeypatch):
     }
     identity = {"config_hash": "ab12", "data_fingerprint": "cd34"}
     monkeypatch.setattr(
-        "diffusion_lab.generate.read_checkpoint",
+        "diffusion_lab.generation.generate.read_checkpoint",
         lambda path: dataclasses.replace(read_checkpoint(path), about=identity),
     )
     with pytest.raises(ValueError, match='config_hash is null there and "ab12" here; data_fingerprint is null there'):

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.generate import generate
+from diffusion_lab.generation.generate import generate
 from diffusion_lab.image_grids import to_image
 from diffusion_lab.runtime.exit_on_signals import Terminated
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.shapes import to_pixels
 from tests.generation.conftest import ALL, BATCHES, WAYS, contents, made
-from tests.test_generate import manifest_of
+from tests.generation.test_generate import manifest_of
 
 
 @pytest.fixture

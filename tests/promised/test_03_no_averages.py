@@ -13,7 +13,7 @@ import torch
 from diffusion_lab import DiffusionSampler, create_ddpm, load_denoiser
 from diffusion_lab.config import ConfigWarning, get_default_config, validate_config
 from diffusion_lab.config.validate import parse_config
-from diffusion_lab.generate import generate
+from diffusion_lab.generation.generate import generate
 from tests.promised.older_program import MODEL
 from tests.recorded_warnings import recorded_warnings
 

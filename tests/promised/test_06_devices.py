@@ -14,7 +14,7 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 
 from diffusion_lab import EMA, DiffusionSampler, create_ddpm, load_denoiser
 from diffusion_lab.config import get_default_config, migrate_config_v1_to_v2, validate_config
-from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.runtime.precision import has_bfloat16
 from diffusion_lab.training.create import create_trainer
 from diffusion_lab.training.fit import train

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from diffusion_lab.config.model_section import DiffusionSettings
-from diffusion_lab.startup_lines import describe_compute, describe_images, describe_process
+from diffusion_lab.runs.startup_lines import describe_compute, describe_images, describe_process
 from tests.commands.conftest import run_here
 from tests.training.tiny import tiny_run
 

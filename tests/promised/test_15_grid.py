@@ -14,7 +14,7 @@ from PIL import Image
 
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.validate import parse_config
-from diffusion_lab.generate import Generation, generate
+from diffusion_lab.generation.generate import Generation, generate
 from diffusion_lab.image_grids import GAP, GROUP_GAP, ClassGrid, class_grid
 from tests.training.tiny import CLASSES, tiny_run
 

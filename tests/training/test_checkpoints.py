@@ -18,7 +18,7 @@ from diffusion_lab.checkpoint import find_checkpoint, load_denoiser, verify
 from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config import ConfigWarning, GenerateConfig, get_default_config
 from diffusion_lab.config.validate import parse_as
-from diffusion_lab.generate import generate
+from diffusion_lab.generation.generate import generate
 from diffusion_lab.training.callbacks import Checkpoints
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO, BackgroundCheckpointIO
 from diffusion_lab.training.watched_metric import WatchedMetric

@@ -17,7 +17,7 @@ from diffusion_lab.diffusion.penalty import HuberError
 from diffusion_lab.diffusion.time_distribution import LogitNormalTimes
 from diffusion_lab.diffusion.weighting import MinSNRWeighting
 from diffusion_lab.guidance import Guidance
-from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.training import create
 from diffusion_lab.training.callbacks import SampleImages
 from diffusion_lab.training.create import create_callbacks, create_module

@@ -25,7 +25,7 @@ from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation import null_rows
 from diffusion_lab.evaluation.families import BETTER, FAMILIES, full_name
 from diffusion_lab.faults import ConfigWarning
-from diffusion_lab.run_folder import RunStopped
+from diffusion_lab.runs.folder import RunStopped
 from diffusion_lab.samplers import UniPCSampler
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.training import sample_evaluation

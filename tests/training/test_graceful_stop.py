@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from diffusion_lab.checkpoint import find_checkpoint
-from diffusion_lab.run_folder import RunStopped
+from diffusion_lab.runs.folder import RunStopped
 from diffusion_lab.training.callbacks import EMACallback, SampleImages
 from diffusion_lab.training.module import DiffusionModule
 from tests.sameness import assert_equal

@@ -15,8 +15,8 @@ from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.data.datamodule import BatchDataset
 from diffusion_lab.data.order import Draw
-from diffusion_lab.identity import data_fingerprint
 from diffusion_lab.networks import UNet
+from diffusion_lab.runs.identity import data_fingerprint
 from diffusion_lab.runtime.determinism import seed_default_generators, seed_host_generators
 from tests.sameness import assert_equal
 from tests.training.tiny import TinySource, resume_of, saved, tiny_run

@@ -11,7 +11,7 @@ import pytest
 
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
 from diffusion_lab.data.source import IndexArray, PixelArray
-from diffusion_lab.run_folder import RunStopped
+from diffusion_lab.runs.folder import RunStopped
 from diffusion_lab.runtime.exit_codes import EXIT_CODES
 from diffusion_lab.training.signals import handle_signals
 from tests.training.tiny import TinySource, tiny_run

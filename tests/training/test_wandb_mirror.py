@@ -18,7 +18,7 @@ import wandb
 from rich.console import Console
 
 from diffusion_lab.config.schema import LoggerSettings
-from diffusion_lab.run_folder import RunStopped
+from diffusion_lab.runs.folder import RunStopped
 from diffusion_lab.training import wandb_mirror
 from diffusion_lab.training.loggers import Continuation, JsonlLogger, open_loggers, wandb_id
 from diffusion_lab.training.signals import StopRequest, handle_signals

@@ -17,7 +17,7 @@ from diffusion_lab.config.validate import parse_as
 from diffusion_lab.create import create_ddpm, create_denoiser
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.training.create import create_module, create_trainer
 from diffusion_lab.training.fit import TrainingSummary, train
 from diffusion_lab.training.module import DiffusionModule

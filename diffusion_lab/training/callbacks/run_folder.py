@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from diffusion_lab.run_folder import RunFolder
+from diffusion_lab.runs.folder import RunFolder
 
 
 class RunFolderGuard(Callback):

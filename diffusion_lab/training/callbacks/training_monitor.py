@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diffusion_lab.console.messages import sentence
-from diffusion_lab.run_log import RUN_LOG
+from diffusion_lab.runs.log import RUN_LOG
 from diffusion_lab.training.anomalies import NonFiniteError, SpikeDetector, gradient_norm
 
 SCALER_STEPS = 32

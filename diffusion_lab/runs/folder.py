@@ -29,14 +29,14 @@ from diffusion_lab.console.command_line import without_references
 from diffusion_lab.console.messages import explain
 from diffusion_lab.console.redaction import without_values
 from diffusion_lab.console.terminal import printable
-from diffusion_lab.epoch_images import epoch_of, is_epoch_image
 from diffusion_lab.faults import TRACEBACK_NOTE, ConfigWarning
 from diffusion_lab.files.folder_lock import check_unused, hold_lock, in_use_error
 from diffusion_lab.files.reading import read_json
 from diffusion_lab.files.run_files import CONFIG, ENVIRONMENT, LOG, METRICS, STATUS, SUMMARY, WANDB_ID_FILE
 from diffusion_lab.files.writing import atomic_write, check_writable, name_folder_in_errors, remove_partial_files
-from diffusion_lab.run_log import is_complete_log, log_to_file
-from diffusion_lab.run_status import write_status
+from diffusion_lab.runs.epoch_images import epoch_of, is_epoch_image
+from diffusion_lab.runs.log import is_complete_log, log_to_file
+from diffusion_lab.runs.status import write_status
 from diffusion_lab.runtime.environment import environment
 from diffusion_lab.runtime.process_identity import is_alive, own_identity
 

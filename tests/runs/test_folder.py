@@ -19,12 +19,12 @@ from diffusion_lab.checkpoint import Manifest, verify
 from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config.schema import OutputSettings
 from diffusion_lab.config.yaml_file import read_yaml
-from diffusion_lab.epoch_images import save_epoch_image
 from diffusion_lab.faults import traceback_note
 from diffusion_lab.files import writing
 from diffusion_lab.files.writing import check_writable
-from diffusion_lab.run_folder import RunFolder
-from diffusion_lab.run_status import write_status
+from diffusion_lab.runs.epoch_images import save_epoch_image
+from diffusion_lab.runs.folder import RunFolder
+from diffusion_lab.runs.status import write_status
 from diffusion_lab.runtime import process_identity
 from diffusion_lab.runtime.environment import environment, git_commit
 from diffusion_lab.runtime.process_identity import own_identity

@@ -29,11 +29,11 @@ from diffusion_lab.generation.completion import Completion, Generation
 from diffusion_lab.generation.open_folder import GenerationFolder, open_generation_folder
 from diffusion_lab.generation.request import GenerationRequest, cycle_labels, describe_class
 from diffusion_lab.networks.cost import count_forward_flops
+from diffusion_lab.runs.startup_lines import aligned, describe_compute, describe_images, describe_process
 from diffusion_lab.runtime.devices import resolve_device, use_threads
 from diffusion_lab.runtime.precision import resolve_precision
 from diffusion_lab.runtime.threads import choose_threads
 from diffusion_lab.sampling import DiffusionSampler
-from diffusion_lab.startup_lines import aligned, describe_compute, describe_images, describe_process
 from diffusion_lab.terminal_noise import image_process_warnings
 
 

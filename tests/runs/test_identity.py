@@ -17,7 +17,7 @@ from diffusion_lab.config.validate import parse_config
 from diffusion_lab.data.digits import digits
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.source import ArraySource, ImageSource, Subset
-from diffusion_lab.identity import config_hash, data_fingerprint
+from diffusion_lab.runs.identity import config_hash, data_fingerprint
 
 HERE = Path(__file__).parent
 

@@ -15,7 +15,7 @@ from diffusion_lab.config import ConfigWarning, get_default_config
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.validate import parse_config, parse_section
 from diffusion_lab.create import create_denoiser
-from diffusion_lab.generate import generate
+from diffusion_lab.generation.generate import generate
 from diffusion_lab.generation.request import PNG_KEY
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.samplers import DDIMSampler
