@@ -50,10 +50,10 @@ format: $(INSTALLED) ## format the code and mend what can be mended
 	$(BIN)/ruff format .
 
 schema: $(INSTALLED) ## write schema/, by which editors complete and check conf/ and settings files
-	@$(BIN)/python scripts/make_schema.py
+	@$(BIN)/python -m scripts.make_schema
 
 docs: $(INSTALLED) ## write docs/configuration.md, the reference of every key
-	@$(BIN)/python scripts/make_docs.py
+	@$(BIN)/python -m scripts.make_docs
 
 clean: ## remove .venv, caches and build leftovers; outputs/ stays
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
@@ -74,5 +74,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  | awk '/^ *(Collecting|Processing) / {printf "\r  %d packages found", ++n} \
 	    /^Installing collected/ {printf ", unpacking ..."} {fflush()} END {print ""}'
 	@echo "  compiling ..."
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import diffusion_lab.config.launch, diffusion_lab.training.fit, sklearn.svm, wandb, hydra.main'
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import diffusion_lab.cli.launch, diffusion_lab.training.fit, sklearn.svm, wandb, hydra.main'
 	@touch $@

@@ -7,13 +7,13 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from diffusion_lab.config.compose import compose_generate_config
-from diffusion_lab.config.key_locations import job_key_locations
-from diffusion_lab.config.launch import launch
-from diffusion_lab.config.report import run_and_report
-from diffusion_lab.config.sweep import run_job
+from diffusion_lab.cli.compose import compose_generate_config
+from diffusion_lab.cli.key_locations import job_key_locations
+from diffusion_lab.cli.launch import launch
+from diffusion_lab.cli.report import run_and_report
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.runtime.exit_on_signals import exit_on_signals
+from diffusion_lab.sweeps.jobs import run_job
 
 CONF = Path(__file__).resolve().parent / "conf"
 

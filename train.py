@@ -7,10 +7,10 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from diffusion_lab.config.compose import compose_train_config
-from diffusion_lab.config.launch import launch
-from diffusion_lab.config.report import run_and_report
-from diffusion_lab.config.sweep import run_job
+from diffusion_lab.cli.compose import compose_train_config
+from diffusion_lab.cli.launch import launch
+from diffusion_lab.cli.report import run_and_report
+from diffusion_lab.sweeps.jobs import run_job
 
 CONF = Path(__file__).resolve().parent / "conf"
 

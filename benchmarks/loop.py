@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks.equal_work import EQUAL_WORK, peer
 from benchmarks.harness import Row, command, print_progress
-from diffusion_lab.config.compose import resolved
+from diffusion_lab.config.resolve import resolved
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.create import create_denoiser

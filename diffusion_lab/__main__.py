@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusion_lab.cli.report import run_and_report
+from diffusion_lab.cli.settings_file import read_settings
+from diffusion_lab.cli.yaml_file import yaml_text
 from diffusion_lab.config import TrainConfig
-from diffusion_lab.config.launchers import check_launcher
-from diffusion_lab.config.report import run_and_report
-from diffusion_lab.config.settings_file import read_settings
-from diffusion_lab.config.yaml_file import yaml_text
 from diffusion_lab.console.terminal import printable
+from diffusion_lab.sweeps.launchers import check_launcher
 
 EXAMPLES = """
 examples:

@@ -16,10 +16,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-sys.path.insert(0, str(Path(__file__).parent))
-from gpu_check import OF_THE_MACHINE, requirements
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from scripts.gpu_check import OF_THE_MACHINE, requirements  # noqa: E402
 
 NAMES = (
     *("annotated-types", "antlr4-python3-runtime", "contourpy", "cycler", "diffusers", "efficientnet-lite-pytorch"),

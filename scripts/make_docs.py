@@ -12,13 +12,13 @@ import yaml
 
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.choice import ChoiceSettings
-from diffusion_lab.config.editor_schema import WHOLE_TREE, package_of, short_names
-from diffusion_lab.config.json_schema import JsonSchema, class_options, section_schemas
 from diffusion_lab.config.optimizer_section import OPTIMIZER_OPTIONS
 from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.training_rules import REQUIRED_SCHEDULER_OPTIONS
+from scripts.editor_schema import WHOLE_TREE, package_of, short_names
+from scripts.json_schema import JsonSchema, class_options, section_schemas
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from diffusion_lab.config.editor_schema import schema_files
+from scripts.editor_schema import schema_files
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "schema"

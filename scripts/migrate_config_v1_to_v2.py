@@ -20,16 +20,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from diffusion_lab.config import (  # noqa: E402
-    ConfigDeprecationWarning,
-    ConfigError,
+from diffusion_lab.cli.yaml_file import read_yaml, write_new, yaml_text  # noqa: E402
+from diffusion_lab.config import ConfigDeprecationWarning, ConfigError, validate_config  # noqa: E402
+from diffusion_lab.console.messages import explain, sentence, show_plain_warnings  # noqa: E402
+from diffusion_lab.v1.migration import (  # noqa: E402
+    V1_IS_DEPRECATED,
+    format_marks,
     is_v1,
     migrate_config_v1_to_v2,
-    validate_config,
 )
-from diffusion_lab.config.migration import V1_IS_DEPRECATED, format_marks  # noqa: E402
-from diffusion_lab.config.yaml_file import read_yaml, write_new, yaml_text  # noqa: E402
-from diffusion_lab.console.messages import explain, sentence, show_plain_warnings  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,7 +91,7 @@ def _as_v2(tree: dict[str, Any]) -> dict[str, Any]:
 
 def command_of(tree: dict[str, Any]) -> str:
     """Return the command line that reproduces the settings of a V1 or V2 tree."""
-    from diffusion_lab.config.nearest_command import nearest_command  # Hydra takes half a second
+    from diffusion_lab.cli.nearest_command import nearest_command  # Hydra takes half a second
 
     return nearest_command(_as_v2(tree) if is_v1(tree) else tree, ROOT / "conf")
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import IO, Any, Literal, Self, cast
 
 from diffusion_lab.checkpoint.damage import DamagedCheckpointError, damaged_error
-from diffusion_lab.config.job_record import RECORD
-from diffusion_lab.config.sweep_ranking import best_job
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.files.reading import open_regular, read_json
 from diffusion_lab.files.writing import atomic_write
+from diffusion_lab.sweeps.job_record import RECORD
+from diffusion_lab.sweeps.ranking import best_job
 
 STEP_NAME = re.compile(r"step_(\d{8,})\.ckpt")
 BEST = "best.ckpt"

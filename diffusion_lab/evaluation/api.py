@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from diffusion_lab.checkpoint.files import is_sweep
-from diffusion_lab.config.compose_evaluation import EvaluationRequest, parse_evaluation
+from diffusion_lab.cli.compose_evaluation import EvaluationRequest, parse_evaluation
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS
 from diffusion_lab.evaluation.command import find_results
 from diffusion_lab.evaluation.progress import Reporter

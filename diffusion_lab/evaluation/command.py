@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from diffusion_lab.config.compose_evaluation import EvaluationRequest
+from diffusion_lab.cli.compose_evaluation import EvaluationRequest
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.evaluation.evaluator import MeasureSettings
 from diffusion_lab.evaluation.of_checkpoints import evaluate_points, prepare

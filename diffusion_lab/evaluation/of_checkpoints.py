@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
-from diffusion_lab.config.compose_evaluation import Point
+from diffusion_lab.cli.compose_evaluation import Point
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS
 from diffusion_lab.config.schema import GenerateConfig

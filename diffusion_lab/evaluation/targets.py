@@ -12,11 +12,11 @@ from pathlib import Path
 
 from diffusion_lab.checkpoint import file_hash, find_checkpoint
 from diffusion_lab.checkpoint.files import is_sweep
-from diffusion_lab.config.job_record import FINISHED
-from diffusion_lab.config.sweep_ranking import read_records
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.faults import shown
 from diffusion_lab.files.run_files import CONFIG
+from diffusion_lab.sweeps.job_record import FINISHED
+from diffusion_lab.sweeps.ranking import read_records
 
 FOLDER = "evaluation"
 """Name of the folder of images and results, inside that of the run or of the sweep."""

@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffusion_lab.cli.report import run_and_report
 from diffusion_lab.config.evaluation_section import LEAST_IMAGES
-from diffusion_lab.config.report import run_and_report
 
 LATER = "every later evaluation of these images starts from it"
 

@@ -1,8 +1,14 @@
-"""Signals that ask a program to stop, and the corresponding exit codes."""
+"""Exit codes: of reported errors, and of the signals that ask a program to stop."""
 
 from __future__ import annotations
 
 import signal
+
+EXIT_CODE = 2
+"""Exit code after an error that was reported to the user in one message."""
+
+REPORTED = "reported_by_job"
+"""Attribute of an error that a job of a sweep has reported to the user."""
 
 EXIT_CODES = {
     signal.SIGTERM: 143,  # 128 + the signal's number, as the shell counts

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.training_section import ResumeSettings
 from diffusion_lab.console.command_line import command, setting
@@ -23,6 +22,7 @@ from diffusion_lab.networks.cost import count_parameters
 from diffusion_lab.runs.folder import RunFolder, RunStopped
 from diffusion_lab.runs.log import RUN_LOG
 from diffusion_lab.runs.startup_lines import aligned, describe_compute, describe_images, describe_process, pluralize
+from diffusion_lab.sweeps.job_record import RECORD
 from diffusion_lab.terminal_noise import terminal_noise_warnings
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.resume_source import ResumeSource

@@ -15,7 +15,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 import diffusion_lab  # noqa: F401  # before Lightning, which imports torchvision
-from diffusion_lab.config.report import EXIT_CODE, run_and_report
+from diffusion_lab.cli.report import run_and_report
+from diffusion_lab.runtime.exit_codes import EXIT_CODE
 from tests.programs import Program, shared_launcher
 
 ROOT = Path(__file__).parents[2]

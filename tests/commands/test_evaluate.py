@@ -17,7 +17,6 @@ from PIL import Image
 
 from diffusion_lab import create_ddpm
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
-from diffusion_lab.config.job_record import JobRecord
 from diffusion_lab.data.digits import digits
 from diffusion_lab.evaluation import evaluate_checkpoint, evaluate_folders, evaluator
 from diffusion_lab.evaluation.__main__ import arguments_for_evaluate
@@ -26,6 +25,7 @@ from diffusion_lab.evaluation.targets import find_targets
 from diffusion_lab.faults import ConfigError
 from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.generation.arrays import write_arrays
+from diffusion_lab.sweeps.job_record import JobRecord
 from tests.commands.conftest import Refused, run_here, succeeds
 
 pytestmark = pytest.mark.integration

@@ -18,9 +18,9 @@ from rich.console import Console
 
 from diffusion_lab.__main__ import main
 from diffusion_lab.checkpoint import find_checkpoint
-from diffusion_lab.config.compose import compose_generate_config, compose_train_config
-from diffusion_lab.config.compose_evaluation import compose_evaluate_config
-from diffusion_lab.config.settings_file import read_settings
+from diffusion_lab.cli.compose import compose_generate_config, compose_train_config
+from diffusion_lab.cli.compose_evaluation import compose_evaluate_config
+from diffusion_lab.cli.settings_file import read_settings
 from diffusion_lab.runs.folder import RunFolder, RunStopped
 from diffusion_lab.training.console import print_stopped
 from tests.commands.conftest import ROOT, pasted, printed_commands, succeeds

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from diffusion_lab.cli import compose
 from diffusion_lab.config import (
-    compose,
     defaults,
     derive_image_size_from_model,
     derive_return_labels_from_model,

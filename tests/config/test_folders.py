@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
+from diffusion_lab.cli.compose import new_name, run_folder
 from diffusion_lab.config import ConfigError, TrainConfig, resolve_output_path, validate_config
-from diffusion_lab.config.compose import new_name, run_folder
 from diffusion_lab.config.section import home_expanded
 from diffusion_lab.config.settings_reader import path_keys
 from diffusion_lab.config.validate import parse_as, parse_config

@@ -12,7 +12,6 @@ import pytest
 
 from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
 from diffusion_lab.checkpoint.export import public_metadata, read_export
-from diffusion_lab.config.compose import job_folder
 from diffusion_lab.config.validate import parse_config
 from diffusion_lab.console.redaction import (
     REDACTED,
@@ -24,6 +23,7 @@ from diffusion_lab.console.redaction import (
     without_values,
 )
 from diffusion_lab.faults import Fault
+from diffusion_lab.sweeps.folders import job_folder
 from tests.commands.conftest import SMALL, succeeds
 from tests.training.tiny import TinySource, tiny_run, tiny_tree
 

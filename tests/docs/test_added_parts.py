@@ -17,10 +17,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SAMPLER = README.partition("\n## Add a sampler\n")[2].partition("\n## ")[0]
 OPTIMIZER = README.partition("\n## Add an optimizer\n")[2].partition("\n## ")[0]
 CHECKED = (
-    "tests/config/test_compose.py::test_each_value_has_a_comment_and_each_file_says_what_it_is",
-    "tests/config/test_editor_schema.py::TestFilesOfConf",
-    "tests/config/test_editor_schema.py::test_files_are_current",
-    "tests/config/test_reference.py",
+    "tests/cli/test_compose.py::test_each_value_has_a_comment_and_each_file_says_what_it_is",
+    "tests/scripts/test_editor_schema.py::TestFilesOfConf",
+    "tests/scripts/test_editor_schema.py::test_files_are_current",
+    "tests/scripts/test_reference.py",
     "tests/samplers/test_exact_answers.py::test_every_sampler_has_its_order_tested",
     "tests/samplers/test_exact_answers.py::test_the_ode_error_falls_with_the_order_of_the_method",
     "tests/training/test_optimizers.py::test_every_argument_of_the_torch_class_is_a_setting",

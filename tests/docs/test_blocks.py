@@ -52,8 +52,8 @@ training: {epochs: 1, optimizer: adamw, learning_rate: 0.001, checkpoint_dir: ou
 FEW = ("device=cpu", "num_samples=3", "output.base_dir=outputs/from_docs")
 FEW_MEASURED = ("device=cpu", "num_samples=20", "metrics=[kid,precision_recall]", "output.base_dir=outputs/measured")
 SEARCH = "hydra/sweeper=optuna"
-CONFIGURATION = "docs/configuration.md"  # written by scripts/make_docs.py; tests/config/test_reference.py holds it
-GUIDE = "docs/migration-v1-to-v2.md"  # its pairs of files are held by tests/config/test_migration_guide.py
+CONFIGURATION = "docs/configuration.md"  # written by scripts/make_docs.py; tests/scripts/test_reference.py holds it
+GUIDE = "docs/migration-v1-to-v2.md"  # its pairs of files are held by tests/v1/test_migration_guide.py
 
 
 @dataclass

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from diffusion_lab.checkpoint import read_checkpoint
-from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.evaluation import api, evaluate_checkpoint, evaluate_folders
 from diffusion_lab.evaluation.run_data import training_images
 from diffusion_lab.faults import ConfigError, ConfigWarning
+from diffusion_lab.sweeps.job_record import RECORD
 from tests.evaluation.untrained import OWN_IMAGES, untrained
 
 FEW: dict[str, Any] = {"features": "pixels", "metrics": ["kid"], "device": "cpu"}

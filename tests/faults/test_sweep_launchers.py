@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from diffusion_lab.config.job_record import JobRecord
+from diffusion_lab.sweeps.job_record import JobRecord
 from tests.faults.conftest import Start
 from tests.faults.test_sweep import SWEEP, jobs_of, states
 from tests.programs import Program

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
-from diffusion_lab.config.job_record import RECORD
 from diffusion_lab.data.digits import digits
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.features import npz_arrays
@@ -25,6 +24,7 @@ from diffusion_lab.generation.images import PngStore
 from diffusion_lab.generation.manifest import open_manifest
 from diffusion_lab.generation.open_folder import UNFINISHED
 from diffusion_lab.generation.request import MANIFEST, GenerationRequest
+from diffusion_lab.sweeps.job_record import RECORD
 from diffusion_lab.training.sources import create_datamodule
 from tests.training.tiny import tiny_config, tiny_run
 

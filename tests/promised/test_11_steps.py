@@ -13,9 +13,9 @@ from rich.console import Console
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.__main__ import main
 from diffusion_lab.config import get_default_config
-from diffusion_lab.config.report import EXIT_CODE
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
+from diffusion_lab.runtime.exit_codes import EXIT_CODE
 from diffusion_lab.samplers import DDIMSampler
 from diffusion_lab.training.fit import train
 from tests.commands.conftest import run_here

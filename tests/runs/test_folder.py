@@ -17,8 +17,8 @@ from PIL import Image
 
 from diffusion_lab.checkpoint import Manifest, verify
 from diffusion_lab.checkpoint.files import step_name
+from diffusion_lab.cli.yaml_file import read_yaml
 from diffusion_lab.config.schema import OutputSettings
-from diffusion_lab.config.yaml_file import read_yaml
 from diffusion_lab.faults import traceback_note
 from diffusion_lab.files import writing
 from diffusion_lab.files.writing import check_writable

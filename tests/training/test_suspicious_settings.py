@@ -12,8 +12,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from diffusion_lab.cli.compose import compose_train_config
 from diffusion_lab.config import ConfigWarning
-from diffusion_lab.config.compose import compose_train_config
 from diffusion_lab.create import create_denoiser, create_process
 from diffusion_lab.ema import EMA
 from diffusion_lab.terminal_noise import terminal_noise_warnings

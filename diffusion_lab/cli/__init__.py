@@ -1,0 +1,1 @@
+"""Command lines: composing settings from overrides, starting programs, and reporting errors."""

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.config.conftest import changed as changed
+from tests.config.conftest import composed as composed
+from tests.config.conftest import default as default

@@ -1,0 +1,3 @@
+from __future__ import annotations
+
+from tests.config.conftest import composed as composed
