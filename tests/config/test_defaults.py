@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from diffusion_lab.cli import compose
 from diffusion_lab.config import (
     defaults,
     derive_image_size_from_model,
@@ -105,7 +104,7 @@ def test_default_of_each_row() -> None:
     assert [type(value) for value in found.values()] == [type(DEFAULTS[key]) for key in found]  # true is no 1
 
 
-@pytest.mark.parametrize("module", [compose, defaults, validate], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [defaults, validate], ids=lambda module: module.__name__)
 def test_examples_in_docstrings(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0

@@ -82,7 +82,7 @@ def test_strange_environment_in_a_checkpoint(
     for command in ("inspect", "export"):
         code = checkpoint_command([command, str(tmp_path / "strange.ckpt")])
         output = capsys.readouterr().err
-        assert (code, output) == (0, "") or (code == 2 and "diffusion_lab.runtime.environment" in output)
+        assert (code, output) == (0, "") or (code == 2 and "diffusion_lab.environment" in output)
 
 
 def test_errors_and_warnings_of_a_program(capsys: pytest.CaptureFixture[str]) -> None:

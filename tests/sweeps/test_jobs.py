@@ -19,6 +19,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+import diffusion_lab.cli.compose  # noqa: F401  # whose resolvers name the folders
 from diffusion_lab.runs.folder import RunStopped
 from diffusion_lab.runtime.exit_codes import EXIT_CODES
 from diffusion_lab.sweeps import job_lock, jobs, signals
