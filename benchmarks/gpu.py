@@ -113,7 +113,7 @@ def graphs(device: torch.device) -> list[Row]:
 
 
 def data(device: torch.device) -> list[Row]:
-    """Steps on batches as they are loaded and augmented, against as many on one batch that is there."""
+    """Measure steps on batches that are loaded and augmented, against as many on one prepared batch."""
     count = BATCH * STEPS
     pixels = np.random.default_rng(0).integers(0, 256, (count, *image_shape()), dtype=np.uint8)
     module = ImageDataModule(
