@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.evaluation.families import FAMILIES, Values, memorization_values, reference_number_of
 from diffusion_lab.evaluation.measurement import ClassNull, ClassValue, NullRow
 from diffusion_lab.evaluation.metrics import Estimate
@@ -49,7 +49,7 @@ class Classes:
             return {
                 name: _values_within(family, samples, real)
                 for name, (samples, real) in self._sets.items()
-                if min(len(samples), len(real.reference)) >= LEAST_IMAGES
+                if min(len(samples), len(real.reference)) >= MIN_IMAGES
             }
         of_real = {} if null is None else _values_of_each(family, null.images, null.real)
         matched = {} if null is None or null.as_given else _values_of_each(family, as_many, null.real)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, LEAST_IMAGES, MetricName
+from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MIN_IMAGES, MetricName
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measured import StoredMeasurement
@@ -57,10 +57,10 @@ class Evaluator:
     """
 
     def __init__(self, real: RealSources, settings: MeasureSettings, progress: Progress | None = None) -> None:
-        if len(real.reference) < LEAST_IMAGES:
+        if len(real.reference) < MIN_IMAGES:
             key = "evaluation.reference" if real.split is None else f"evaluation.split = {real.split}"
             raise ValueError(
-                f"{key} must be at least {LEAST_IMAGES} real images, got {len(real.reference)}: metrics of fewer are "
+                f"{key} must be at least {MIN_IMAGES} real images, got {len(real.reference)}: metrics of fewer are "
                 f"meaningless{'' if real.split is None else f'; {INSTEAD}'}"
             )
         self.real, self.settings = real, settings

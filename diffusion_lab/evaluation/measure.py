@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, LEAST_IMAGES
+from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MIN_IMAGES
 from diffusion_lab.evaluation.families import FAMILIES
 from diffusion_lab.evaluation.measurement import Measurement
 from diffusion_lab.evaluation.real_images import RealImages
@@ -87,9 +87,9 @@ def _check(samples: FeatureSet, real: RealImages, metrics: Sequence[str]) -> Non
     for name, images in sets.items():
         if images is None:
             continue
-        if len(images) < LEAST_IMAGES and name != "held_out":
+        if len(images) < MIN_IMAGES and name != "held_out":
             raise ValueError(
-                f"{name} must be at least {LEAST_IMAGES} images, got {len(images)}: metrics of fewer are meaningless"
+                f"{name} must be at least {MIN_IMAGES} images, got {len(images)}: metrics of fewer are meaningless"
             )
         if (images.extractor, images.extractor_fingerprint) != (samples.extractor, samples.extractor_fingerprint):
             raise ValueError(

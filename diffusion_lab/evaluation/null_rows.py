@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.evaluation.families import FAMILIES, number_of, reference_number_of
 from diffusion_lab.evaluation.measurement import NullRow
 from diffusion_lab.evaluation.real_images import RealImages, halves, labelled, some_of
@@ -45,7 +45,7 @@ def compute_null(family: str, count: int, real: RealImages) -> Null | None:
         return _unseen_halves(count, real) or _reference_halves(count, replace(real, train=None))
     held_out = real.held_out
     if family == "label_agreement":
-        held_out, least = labelled(held_out), LEAST_IMAGES
+        held_out, least = labelled(held_out), MIN_IMAGES
     else:
         least = count
     if held_out is not None and len(held_out) >= least:
@@ -83,7 +83,7 @@ def as_many_samples(family: str, samples: FeatureSet, null: Null) -> FeatureSet:
 
 def _reference_halves(count: int, real: RealImages) -> Null | None:
     first, second = halves(real.reference, real.seed)
-    if len(first) < LEAST_IMAGES:
+    if len(first) < MIN_IMAGES:
         return None
     images = some_of(first, count, real.seed, "null row")
     return Null(images, RealImages(second, None, real.train, real.seed), HALVES)
@@ -91,7 +91,7 @@ def _reference_halves(count: int, real: RealImages) -> Null | None:
 
 def _unseen_halves(count: int, real: RealImages) -> Null | None:
     unseen = real.new_images
-    if unseen is None or len(unseen) < 2 * LEAST_IMAGES:
+    if unseen is None or len(unseen) < 2 * MIN_IMAGES:
         return None
     first, second = halves(unseen, real.seed)
     images = some_of(first, count, real.seed, "null row")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, some_of
 from diffusion_lab.evaluation.nearest import write_nearest
@@ -122,9 +122,9 @@ def _count(sources: Sequence[ImageSource], folders: Sequence[Path], wanted: int 
     smallest = folders[[len(source) for source in sources].index(fewest)]
     if wanted is not None and wanted > fewest:
         raise ValueError(f"evaluation.num_samples must be at most {fewest}, the images in {smallest}, got {wanted}")
-    if fewest < LEAST_IMAGES:
+    if fewest < MIN_IMAGES:
         raise ValueError(
-            f"evaluation.samples must be at least {LEAST_IMAGES} images, got {fewest} in {smallest}: metrics of fewer "
+            f"evaluation.samples must be at least {MIN_IMAGES} images, got {fewest} in {smallest}: metrics of fewer "
             "are meaningless"
         )
     return wanted or fewest

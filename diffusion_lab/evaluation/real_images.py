@@ -82,7 +82,7 @@ class RealImages:
     @cached_property
     def normal(self) -> FittedNormal:
         """The normal distribution fitted to the reference."""
-        return FittedNormal.of(self.reference.values)
+        return FittedNormal.fit(self.reference.values)
 
     @cached_property
     def _near(self) -> Array:
@@ -96,7 +96,7 @@ class RealImages:
         """Return the reference's part of kernel distances of ``count`` samples."""
         size = min(count, len(self.reference), SUBSET_SIZE)
         if size not in self._kernel_sums:
-            self._kernel_sums[size] = KernelSums.of(self.reference.values, SUBSETS, size, self.seed)
+            self._kernel_sums[size] = KernelSums.from_features(self.reference.values, SUBSETS, size, self.seed)
         return self._kernel_sums[size]
 
     @cached_property
@@ -115,7 +115,7 @@ class RealImages:
     def nearest(self, samples: FeatureSet) -> Nearest:
         """Return the image nearest to each sample among those that may have been memorized, cached with the samples."""
         if samples not in self._nearest:
-            self._nearest[samples] = Nearest.of(samples.values, self.seen_images.values)
+            self._nearest[samples] = Nearest.find(samples.values, self.seen_images.values)
         return self._nearest[samples]
 
     @cached_property
@@ -126,7 +126,7 @@ class RealImages:
     def unseen(self) -> UnseenDistances:
         """How near new images lie to those that may have been memorized."""
         new = self.new_images
-        return UnseenDistances.of(self.seen_images.values, None if new is None else new.values)
+        return UnseenDistances.measure(self.seen_images.values, None if new is None else new.values)
 
 
 def _are_all_in(images: Tensor, others: Tensor) -> bool:

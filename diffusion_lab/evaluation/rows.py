@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.evaluation.class_values import Classes
 from diffusion_lab.evaluation.families import (
     BETTER,
@@ -92,7 +92,7 @@ class RowMaker:
     def _limit(self, metric: str, estimate: Estimate) -> Extrapolation | None:
         if metric != "fd" or not self.thorough:
             return None
-        limit = frechet_distance_infinity(self.samples.values, self.real.normal, seed=self.real.seed, plain=estimate)
+        limit = frechet_distance_infinity(self.samples.values, self.real.normal, seed=self.real.seed, estimate=estimate)
         if not limit.reliable:
             count, size = self.samples.values.shape
             self.notes.append(
@@ -106,7 +106,7 @@ class RowMaker:
         null = compute_null(family, number_of(family, self.samples), self.real)
         if null is None:
             self.notes.append(
-                f"{family} has no null row: that needs {2 * LEAST_IMAGES} reference images, or as many held-out images "
+                f"{family} has no null row: that needs {2 * MIN_IMAGES} reference images, or as many held-out images "
                 "as samples."
             )
             return None
@@ -120,21 +120,21 @@ class RowMaker:
         rows = null_rows_of(family, null, as_many)
         if "fd" in rows:
             row, images = rows["fd"], null.images.values
-            limit = frechet_distance_infinity(images, null.real.normal, seed=null.real.seed, plain=row.estimate)
+            limit = frechet_distance_infinity(images, null.real.normal, seed=null.real.seed, estimate=row.estimate)
             rows["fd"] = replace(row, limit=limit)
         return rows
 
     def _note_classes(self, counts: dict[str, tuple[int, int]]) -> None:
         without = [name for name, (mine, _) in counts.items() if not mine]
         unknown = [name for name, (_, theirs) in counts.items() if not theirs]
-        few = [name for name, both in counts.items() if all(both) and min(both) < LEAST_IMAGES]
+        few = [name for name, both in counts.items() if all(both) and min(both) < MIN_IMAGES]
         if without:
             self.notes.append(f"There are no samples of {len(without)} of {len(counts)} classes: {_names(without)}.")
         if unknown:
             self.notes.append(f"There are no reference images of {len(unknown)} classes: {_names(unknown)}.")
         if few:
             self.notes.append(
-                f"{len(few)} of {len(counts)} classes have fewer than {LEAST_IMAGES} samples or reference images, and "
+                f"{len(few)} of {len(counts)} classes have fewer than {MIN_IMAGES} samples or reference images, and "
                 f"so no distances of their own: {_names(few)}."
             )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from diffusion_lab.checkpoint import Checkpoint
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.features.image_sets import means_run, open_image_set
 from diffusion_lab.features.opaque import without_transparency
@@ -105,8 +105,8 @@ def training_images(checkpoint: Checkpoint, trust: Collection[str], moved_to: Ma
     known = checkpoint.about.get("data_fingerprint")
     if known is not None and data_fingerprint(found) != known:
         raise ValueError("some were added, removed or changed since")
-    if len(found) < LEAST_IMAGES:
-        raise ValueError(f"memorization needs {LEAST_IMAGES} of them, and they are {len(found)}")
+    if len(found) < MIN_IMAGES:
+        raise ValueError(f"memorization needs {MIN_IMAGES} of them, and they are {len(found)}")
     return without_transparency(found)
 
 

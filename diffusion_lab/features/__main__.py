@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.config.report import run_and_report
 
 LATER = "every later evaluation of these images starts from it"
@@ -104,11 +104,11 @@ def _compute(given: argparse.Namespace) -> None:
     elif found.was_there:
         print(printable(f"{what}, already in {found.file}: nothing is computed"))
     else:
-        print(printable(f"{what}, written to {found.file}{f': {LATER}' if images >= LEAST_IMAGES else ''}"))
-    if images < LEAST_IMAGES:
+        print(printable(f"{what}, written to {found.file}{f': {LATER}' if images >= MIN_IMAGES else ''}"))
+    if images < MIN_IMAGES:
         warnings.warn(
             f"DATA = {given.data} holds {images} image{'s' * (images > 1)}, and an evaluation needs at least "
-            f"{LEAST_IMAGES} real images to compare samples with: give more",
+            f"{MIN_IMAGES} real images to compare samples with: give more",
             ConfigWarning,
             stacklevel=2,
         )

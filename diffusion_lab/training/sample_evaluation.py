@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.config.evaluated_metrics import logged_name, logged_names
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES, MetricName
+from diffusion_lab.config.evaluation_section import MIN_IMAGES, MetricName
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
 from diffusion_lab.data.source import ImageSource
@@ -259,10 +259,10 @@ def _named_as_settings() -> Iterator[None]:
 
 
 def _refuse_few_images(settings: TrainingEvaluationSettings, reference: ImageSource, train: ImageSource) -> None:
-    if len(reference) < LEAST_IMAGES:
+    if len(reference) < MIN_IMAGES:
         raise ValueError(
             f"evaluation.split = {settings.split} has {len(reference)} images, and an evaluation needs at least "
-            f"{LEAST_IMAGES} real images to compare samples with: give more images, or set evaluation=off"
+            f"{MIN_IMAGES} real images to compare samples with: give more images, or set evaluation=off"
         )
     if "label_agreement" in settings.metrics and len(set(train.labels.tolist())) < 2:
         raise ValueError(

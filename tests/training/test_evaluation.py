@@ -19,7 +19,7 @@ from diffusion_lab import sampling
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import ConfigError
 from diffusion_lab.config.evaluated_metrics import VALUES, direction_of, logged_name
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.config.faults import ConfigWarning
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.data.source import ArraySource
@@ -278,7 +278,7 @@ def test_images_with_an_alpha_channel_are_compared_over_white(tmp_path: Path) ->
 def test_names_and_directions_are_those_of_the_measurement() -> None:
     assert VALUES.keys() == FAMILIES.keys()
     assert {value for values in VALUES.values() for value in values} == BETTER.keys()
-    assert LEAST_IMAGES == null_rows.LEAST_IMAGES
+    assert MIN_IMAGES == null_rows.MIN_IMAGES
     for value, better in BETTER.items():
         assert direction_of(logged_name(value, "digits")) == {"lower": "min", "higher": "max"}[better]
         for features in ("inception", "efflite0"):

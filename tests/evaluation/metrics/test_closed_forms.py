@@ -21,7 +21,7 @@ from diffusion_lab.evaluation.metrics import (
     memorization,
     precision_recall,
 )
-from diffusion_lab.evaluation.metrics.estimate import mean_estimate, normal_estimate, share_estimate
+from diffusion_lab.evaluation.metrics.estimate import mean_estimate, normal_estimate, proportion_estimate
 
 
 def normal(count, size, seed=0):
@@ -147,7 +147,7 @@ def test_kernel_sums_of_whole_kernels_and_of_subsets_are_the_same():
     chosen = [np.arange(20), np.arange(40, 60), np.arange(60, 80)]
     apart = kernel._sums(samples, reference, chosen, chosen)  # 1,200 values of subsets, 7,200 of all
     memberships = [kernel._membership(chosen, len(features)) for features in (samples, reference)]
-    np.testing.assert_allclose(apart, kernel._sums_of_blocks(samples, reference, *memberships), rtol=1e-12)
+    np.testing.assert_allclose(apart, kernel._blockwise_sums(samples, reference, *memberships), rtol=1e-12)
     within = kernel._sums(samples, samples, chosen, chosen)
     expected = [
         float(((one @ one.T / 5 + 1) ** 3).sum() - ((one.square().sum(1) / 5 + 1) ** 3).sum())
@@ -243,7 +243,7 @@ def test_label_agreement_is_a_share_of_each_class():
 
 
 def test_a_rare_class_is_learnt_from_where_only_some_images_are(monkeypatch):
-    monkeypatch.setattr(label_agreement, "MOST_TRAINING_IMAGES", 10)
+    monkeypatch.setattr(label_agreement, "MAX_TRAINING_IMAGES", 10)
     labels = torch.tensor([0] * 200 + [1])
     for seed in range(3):
         judge = LabelClassifier.fit(normal(201, 4).float(), labels, seed=seed)
@@ -284,7 +284,10 @@ def test_images_that_are_all_equal_give_finite_numbers():
         (lambda: kernel_distance(normal(9, 3), normal(9, 3), subset_size=1), "subset_size must be at least 2, got 1"),
         (
             lambda: kernel_distance(
-                normal(9, 3), normal(8, 3), subsets=4, reference_sums=kernel.KernelSums.of(normal(8, 3), 4, 7, 0)
+                normal(9, 3),
+                normal(8, 3),
+                subsets=4,
+                reference_sums=kernel.KernelSums.from_features(normal(8, 3), 4, 7, 0),
             ),
             "reference_sums must be of 4 subsets of 8 images, got 4 of 7",
         ),
@@ -301,8 +304,8 @@ def test_images_that_are_all_equal_give_finite_numbers():
         (lambda: memorization(normal(9, 3), normal(1, 3)), "train must be features of at least 2 images"),
         (lambda: LabelClassifier.fit(normal(9, 3), torch.zeros(9, dtype=torch.long)), "at least two classes, got 1"),
         (lambda: LabelClassifier.fit(normal(9, 3), torch.arange(9)), "a class of at least 5 images"),
-        (lambda: LabelClassifier.fit(normal(9, 3), torch.arange(8)), r"labels must be whole numbers \(9,\)"),
-        (lambda: frechet_distance(normal(9, 3) * float("nan"), normal(9, 3)), "samples must be finite, but those of"),
+        (lambda: LabelClassifier.fit(normal(9, 3), torch.arange(8)), r"labels must be integers \(9,\)"),
+        (lambda: frechet_distance(normal(9, 3) * float("nan"), normal(9, 3)), "samples must be finite, but the"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_with_the_number_needed(call, message):
@@ -318,7 +321,7 @@ def test_integers_are_no_features():
 def test_intervals():
     estimate = normal_estimate(1.0, 0.5, "m", low=0.5)
     assert (estimate.low, estimate.high) == (0.5, pytest.approx(1.97998, abs=1e-4))
-    share = share_estimate(0, 20, "samples")
+    share = proportion_estimate(0, 20, "samples")
     assert (share.value, share.low) == (0, 0)
     assert share.high == pytest.approx(0.1611, abs=1e-4)  # 1.96² / (20 + 1.96²)
     few = mean_estimate([1.0, 2.0, 3.0], "m")
@@ -326,4 +329,4 @@ def test_intervals():
     with pytest.raises(ValueError, match="at least 2 numbers"):
         mean_estimate([1.0], "m")
     with pytest.raises(ValueError, match="got 3 of 2"):
-        share_estimate(3, 2, "samples")
+        proportion_estimate(3, 2, "samples")

@@ -138,7 +138,7 @@ def test_blocks_of_other_sizes_give_the_same_up_to_rounding(monkeypatch):
     for module, names in ((kernel, ("ROWS", "COLUMNS")), (neighbours, ("ROWS", "COLUMNS"))):
         for name, size in zip(names, (64, 96), strict=True):
             monkeypatch.setattr(module, name, size)
-    monkeypatch.setattr(neighbours, "KEPT", 0)
+    monkeypatch.setattr(neighbours, "MAX_CACHED", 0)
     monkeypatch.setattr(arrays.chunks, "__defaults__", (70,))
     monkeypatch.setattr("diffusion_lab.evaluation.metrics.frechet.CHUNK", 50)
     assert frechet_distance(SAMPLES, REFERENCE) == pytest.approx(whole, rel=1e-10)
