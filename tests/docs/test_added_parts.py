@@ -1,4 +1,4 @@
-"""The sampler and the optimizer that README.md adds to the project, added to a copy of it as printed."""
+"""The sampler and the optimizer that docs/extending.md adds to the project, added to a copy of it as printed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("benchmarks", "conf", "diffusion_lab", "docs", "schema", "scripts", "tests")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SAMPLER = README.partition("\n## Add a sampler\n")[2].partition("\n## ")[0]
-OPTIMIZER = README.partition("\n## Add an optimizer\n")[2].partition("\n## ")[0]
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+SAMPLER = PAGE.partition("\n## A sampler\n")[2].partition("\n## ")[0]
+OPTIMIZER = PAGE.partition("\n## An optimizer\n")[2].partition("\n## ")[0]
 CHECKED = (
     "tests/config/test_compose.py::test_each_value_has_a_comment_and_each_file_says_what_it_is",
     "tests/config/test_editor_schema.py::TestFilesOfConf",

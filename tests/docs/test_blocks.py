@@ -1,7 +1,7 @@
-"""Every block of README and docs: commands run, code runs, what is shown is what comes.
+"""Every block of README and docs: commands run, code runs, output is as shown.
 
-They run in a copy of the project, with a small network and one epoch in place of the documented ones: a key or a group
-that is not there, a file that is not found, or a combination that is refused shows all the same.
+They run in a copy of the project, with a small network and one epoch instead of the documented ones, which still
+detects an unknown key or group, a missing file, or a combination that is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,13 @@ from tests.docs.blocks import ROOT, Block, blocks
 from tests.programs import Launcher, Program
 
 BLOCKS = blocks()
+FIRST_BLOCKS: dict[tuple[str, ...], Block] = {}
+"""Each command, once, and the first block that contains it."""
+for each in BLOCKS:
+    for words in each.commands:
+        FIRST_BLOCKS.setdefault(tuple(words), each)
 COMMANDS = [
-    pytest.param(words, id=f"{block.place} {' '.join(words)}"[:90]) for block in BLOCKS for words in block.commands
+    pytest.param(list(words), id=f"{block.place} {' '.join(words)}"[:90]) for words, block in FIRST_BLOCKS.items()
 ]
 COPIED = ("diffusion_lab", "conf", "schema", "docs", "scripts", "tests", "train.py", "sample.py", "evaluate.py")
 COPIED += ("pyproject.toml",)
@@ -145,11 +151,25 @@ def test_command(world: World, words: list[str]) -> None:
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
     elif program == "git":
         assert rest[0] == "clone"
+    elif program == "pip":
+        check_installation(rest)
     else:
         assert program == "python", f"no test tries commands of {program}"
         if SEARCH in rest:
             pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="pip install -e '.[optuna]'")
         world.succeeds(*smaller([word.replace("RUN_FOLDER", "outputs/digits/RUN") for word in rest], world.folder))
+
+
+def check_installation(arguments: list[str]) -> None:
+    """Check that extras and constraints exist; nothing is installed."""
+    command, option, project, *constraints = arguments
+    extras = re.fullmatch(r"\.(?:\[([\w,]+)\])?", project)
+    assert (command, option) == ("install", "-e")
+    assert extras
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert set((extras[1] or "").split(",")) - {""} <= metadata["optional-dependencies"].keys()
+    assert constraints in ([], ["-c", "constraints.txt"])
+    assert (ROOT / "constraints.txt").is_file()
 
 
 def smaller(words: list[str], folder: Path) -> list[str]:
