@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.report import write_table
 from diffusion_lab import DiffusionSampler, load_denoiser
-from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.evaluation.digits import DigitEvaluator
 from diffusion_lab.image_grids import class_grid
 from diffusion_lab.shapes import to_pixels
 
@@ -52,7 +52,7 @@ class Learned:
         )
 
 
-def learn(name: str, folder: Path, judge: DigitJudge) -> Learned:
+def learn(name: str, folder: Path, judge: DigitEvaluator) -> Learned:
     """Train with a prediction as a user would, and measure unguided samples by the default sampler."""
     arguments = ["experiment=digits", *PREDICTIONS[name]]
     quiet = ["logger=none", f"output.base_dir={folder}", "output.overwrite=true"]
@@ -72,7 +72,7 @@ def learn(name: str, folder: Path, judge: DigitJudge) -> Learned:
 
 def main(names: list[str]) -> None:
     """Train and measure; print the table, and write it to the page if it is complete."""
-    judge = DigitJudge()
+    judge = DigitEvaluator()
     results = {name: learn(name, ROOT / "outputs" / "predictions" / name, judge) for name in names or PREDICTIONS}
     rows = [learned.row(name) for name, learned in results.items()]
     print("\n".join(rows))

@@ -21,7 +21,7 @@ from benchmarks.harness import Row, command, in_turns, in_turns_apart, not_measu
 from benchmarks.samplers import Counted, curve_samplers, draw
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.evaluation.digits import DigitEvaluator
 from diffusion_lab.memory import keep_freed_memory
 from diffusion_lab.networks.convolution import cache_filters
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler, Sampler
@@ -158,7 +158,7 @@ def quality_row(checkpoint: Path) -> Row:
     what = "seconds for the quality of 1,000-step DDPM"
     if not checkpoint.exists():
         return not_measured("5", what, "needs a checkpoint of the digits: make demo, or --checkpoint")
-    denoiser, judge = load_denoiser(checkpoint), DigitJudge()
+    denoiser, judge = load_denoiser(checkpoint), DigitEvaluator()
     long, target = _seconds_and_distance(denoiser, judge, DDPMSampler(steps=None))
     for evaluations in (10, 20, 50):
         methods = curve_samplers(evaluations)
@@ -171,7 +171,7 @@ def quality_row(checkpoint: Path) -> Row:
     return not_measured("5", what, f"nothing up to 50 evaluations is as good as {target:.2f}")
 
 
-def _seconds_and_distance(denoiser: Denoiser, judge: DigitJudge, method: Sampler) -> tuple[float, float]:
+def _seconds_and_distance(denoiser: Denoiser, judge: DigitEvaluator, method: Sampler) -> tuple[float, float]:
     drawn = draw(denoiser, method, PER_CLASS)
     return drawn.seconds, judge.pixel_fd_ratio(drawn.pixels)
 

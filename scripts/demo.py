@@ -20,7 +20,7 @@ from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.command_line import command
 from diffusion_lab.data.digits import digits
 from diffusion_lab.data.source import ArraySource
-from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.evaluation.digits import DigitEvaluator
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measurement import Measurement
 from diffusion_lab.evaluation.metrics import Estimate
@@ -76,7 +76,7 @@ def run(script: str, *arguments: str) -> None:
 def measure_samples() -> tuple[dict[str, float], list[Measurement]]:
     """Measure samples of every digit without and with guidance, and save a grid of some."""
     sampler = DiffusionSampler(load_denoiser(RUN))
-    judge, distances = DigitJudge(), Distances()
+    judge, distances = DigitEvaluator(), Distances()
     measures, measurements = {"real_accuracy": round(judge.real_accuracy, 4)}, []
     for suffix, scale in SCALES:
         images, labels = sampler.sample_by_class(

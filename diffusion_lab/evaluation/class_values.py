@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from diffusion_lab.config.evaluation_section import MIN_IMAGES
-from diffusion_lab.evaluation.families import FAMILIES, Values, memorization_values, reference_number_of
+from diffusion_lab.evaluation.families import FAMILIES, Values, count_reference_images, memorization_values
 from diffusion_lab.evaluation.measurement import ClassNull, ClassValue, NullRow
 from diffusion_lab.evaluation.metrics import Estimate
-from diffusion_lab.evaluation.metrics.memorization import judge
-from diffusion_lab.evaluation.null_rows import Null, as_many_samples, compute_null, null_rows_of
-from diffusion_lab.evaluation.real_images import RealImages, labelled
+from diffusion_lab.evaluation.metrics.memorization import compare_distances
+from diffusion_lab.evaluation.null_rows import NullComparison, compute_null_rows, matched_samples, null_comparison
+from diffusion_lab.evaluation.real_images import RealImages, labelled_subset
 from diffusion_lab.features.feature_set import FeatureSet
 
 WITHIN_CLASSES = ("fd", "kid", "precision_recall", "density_coverage")
@@ -37,7 +37,7 @@ class Classes:
         """How many samples and how many reference images there are of each class."""
         return {name: (len(samples), len(real.reference)) for name, (samples, real) in self._sets.items()}
 
-    def values(self, family: str, null: Null | None, as_many: FeatureSet) -> ClassValues:
+    def values(self, family: str, null: NullComparison | None, as_many: FeatureSet) -> ClassValues:
         """Return the values of a metric for each class that has enough images.
 
         Args:
@@ -52,18 +52,18 @@ class Classes:
                 if min(len(samples), len(real.reference)) >= MIN_IMAGES
             }
         of_real = {} if null is None else _values_of_each(family, null.images, null.real)
-        matched = {} if null is None or null.as_given else _values_of_each(family, as_many, null.real)
+        matched = {} if null is None or null.same_conditions else _values_of_each(family, as_many, null.real)
         found: ClassValues = {}
         for name, (values, count) in _values_of_each(family, self.samples, self.real).items():
             nulls: dict[str, ClassNull] = {}
             if null is not None and name in of_real:
                 of_class, number = of_real[name]
                 alike = matched[name][0] if name in matched else {}
-                against = reference_number_of(family, null.real)
+                against = count_reference_images(family, null.real)
                 nulls = {
                     metric: _null(estimate, number, against, alike.get(metric)) for metric, estimate in of_class.items()
                 }
-            found[name] = _told(values, count, reference_number_of(family, self.real), nulls)
+            found[name] = _told(values, count, count_reference_images(family, self.real), nulls)
         return found
 
 
@@ -91,15 +91,15 @@ def _of_class(images: FeatureSet, number: int) -> FeatureSet:
 
 def _values_within(family: str, samples: FeatureSet, real: RealImages) -> dict[str, ClassValue]:
     """Of the samples of a class against its reference images, with a null row from real images of the class."""
-    null = compute_null(family, len(samples), real)
-    rows = {} if null is None else null_rows_of(family, null, as_many_samples(family, samples, null))
+    null = null_comparison(family, len(samples), real)
+    rows = {} if null is None else compute_null_rows(family, null, matched_samples(family, samples, null))
     nulls = {metric: _null_in_short(row) for metric, row in rows.items()}
     return _told(FAMILIES[family](samples, real), len(samples), len(real.reference), nulls)
 
 
 def _values_of_each(family: str, images: FeatureSet, real: RealImages) -> dict[str, tuple[Values, int]]:
     """Of the images of each class, judged by what all images are judged by; with the number of these images."""
-    known = labelled(images)
+    known = labelled_subset(images)
     if known is None or known.labels is None or len(real.class_names) < 2:
         return {}
     found: dict[int, Values] = {}
@@ -109,7 +109,7 @@ def _values_of_each(family: str, images: FeatureSet, real: RealImages) -> dict[s
     elif family == "memorization" and images.labels is not None:
         near, labels = real.nearest(images), images.labels.numpy()
         found = {
-            number: memorization_values(judge(near.some(labels == number), real.unseen))
+            number: memorization_values(compare_distances(near.select(labels == number), real.unseen))
             for number in known.labels.unique().tolist()
         }
     counts = known.labels.bincount()

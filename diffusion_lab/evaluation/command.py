@@ -13,9 +13,9 @@ from rich.console import Console
 from diffusion_lab.atomic_files import check_writable
 from diffusion_lab.config.compose_evaluation import EvaluationRequest
 from diffusion_lab.devices import resolve_device, use_threads
+from diffusion_lab.evaluation.checkpoint_evaluation import evaluate_points, prepare
 from diffusion_lab.evaluation.evaluator import MeasureSettings
-from diffusion_lab.evaluation.of_checkpoints import evaluate_points, prepare
-from diffusion_lab.evaluation.of_folders import evaluate_sources
+from diffusion_lab.evaluation.folder_evaluation import evaluate_sources
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.report import KEY, write_results
 from diffusion_lab.evaluation.result import Result

@@ -15,11 +15,11 @@ import torch
 from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MIN_IMAGES, MetricName
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.measure import measure
-from diffusion_lab.evaluation.measured import StoredMeasurement
 from diffusion_lab.evaluation.measurement import VERSION, Measurement
+from diffusion_lab.evaluation.measurement_cache import find_measurement, measurement_key, store_measurement
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.evaluation.run_data import INSTEAD, RealSources
-from diffusion_lab.evaluation.stored import find_measurement, keep_measurement, measurement_key
+from diffusion_lab.evaluation.stored_measurement import StoredMeasurement
 from diffusion_lab.features import FeatureExtractor, cached_features, create_extractor, extract
 from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.identity import data_fingerprint
@@ -121,13 +121,13 @@ class Evaluator:
             "held_out_fingerprint": self.held_out_fingerprint,
         }
 
-    def measure(self, samples: ImageSource, seed: int, keep_in: Path | None = None) -> StoredMeasurement:
+    def measure(self, samples: ImageSource, seed: int, store_in: Path | None = None) -> StoredMeasurement:
         """Measure a set of images, or find the same measurement where it was kept.
 
         Args:
             samples: The images; those whose classes have the names of real ones are labelled.
             seed: Of the random subsets that metrics take.
-            keep_in: Folder in which measurements are kept; None to keep none.
+            store_in: Folder in which measurements are kept; None to keep none.
 
         Raises:
             ValueError: There are too few images, or a metric that was asked for does not apply to them.
@@ -143,7 +143,7 @@ class Evaluator:
                 "seed": seed,
             }
         )
-        found = find_measurement(keep_in, key) if keep_in is not None else None
+        found = find_measurement(store_in, key) if store_in is not None else None
         if found is not None:
             return StoredMeasurement.from_json(found)
         real = self._real_images(seed)
@@ -157,8 +157,8 @@ class Evaluator:
             "metrics": round(time.monotonic() - computed, 3),
         }
         measured = StoredMeasurement(measurement.to_json(), seconds)
-        if keep_in is not None:
-            keep_measurement(keep_in, key, measured.to_json())
+        if store_in is not None:
+            store_measurement(store_in, key, measured.to_json())
         return measured
 
     def _measurement(self, features: FeatureSet, real: RealImages, seed: int) -> Measurement:
@@ -213,7 +213,7 @@ def first_images(source: ImageSource, count: int) -> ImageSource:
     return source if count == len(source) else Subset(source, range(count))
 
 
-def some_of(source: ImageSource, count: int, seed: int) -> ImageSource:
+def random_subset(source: ImageSource, count: int, seed: int) -> ImageSource:
     """As many images of a source, drawn at random, in their order."""
     if count == len(source):
         return source

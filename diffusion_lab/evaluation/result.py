@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from diffusion_lab.evaluation.measured import rows_of
+from diffusion_lab.evaluation.stored_measurement import rows_of
 from diffusion_lab.evaluation.table_rows import Row, format_number
 
 FORMAT = 1

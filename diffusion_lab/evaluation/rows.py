@@ -12,17 +12,17 @@ from diffusion_lab.evaluation.families import (
     FAMILIES,
     QUICK,
     Values,
+    count_images,
+    count_reference_images,
     full_name,
     memorization_values,
-    missing,
-    number_of,
-    reference_number_of,
+    reason_not_applicable,
 )
 from diffusion_lab.evaluation.measurement import NullRow, Row
 from diffusion_lab.evaluation.metrics import Estimate, Extrapolation, Memorization, frechet_distance_infinity
-from diffusion_lab.evaluation.metrics.memorization import LEAVE_ONE_OUT, judge
-from diffusion_lab.evaluation.null_rows import Null, as_many_samples, compute_null, null_rows_of
-from diffusion_lab.evaluation.real_images import RealImages, numbered_as
+from diffusion_lab.evaluation.metrics.memorization import LEAVE_ONE_OUT, compare_distances
+from diffusion_lab.evaluation.null_rows import NullComparison, compute_null_rows, matched_samples, null_comparison
+from diffusion_lab.evaluation.real_images import RealImages, renumber_classes
 from diffusion_lab.features.feature_set import FeatureSet
 
 NAMED = 5
@@ -40,7 +40,7 @@ class RowMaker:
 
     def __init__(self, real: RealImages, samples: FeatureSet, thorough: bool) -> None:
         self.real, self.thorough = real, thorough
-        self.samples, unknown = numbered_as(samples, real.class_names)
+        self.samples, unknown = renumber_classes(samples, real.class_names)
         self.rows: list[Row] = []
         self.skipped: dict[str, str] = {}
         self.notes: list[str] = []
@@ -55,13 +55,13 @@ class RowMaker:
 
     def add(self, family: str) -> None:
         """Make the rows of a metric, or note why it does not apply."""
-        reason = missing(family, self.samples, self.real)
+        reason = reason_not_applicable(family, self.samples, self.real)
         if reason is not None:
             self.skipped[family] = reason
             return
         values = self._values(family)
         null = self._null(family) if self.thorough else None
-        as_many = self.samples if null is None or null.as_given else as_many_samples(family, self.samples, null)
+        as_many = self.samples if null is None or null.same_conditions else matched_samples(family, self.samples, null)
         nulls = {} if null is None else self._null_rows(family, null, as_many)
         classes = {} if self._classes is None else self._classes.values(family, null, as_many)
         for metric, estimate in values.items():
@@ -70,8 +70,8 @@ class RowMaker:
                     name=full_name(metric, self.samples.extractor),
                     metric=metric,
                     estimate=estimate,
-                    n=number_of(family, self.samples),
-                    reference_n=reference_number_of(family, self.real),
+                    n=count_images(family, self.samples),
+                    reference_n=count_reference_images(family, self.real),
                     better=BETTER[metric],
                     null=nulls.get(metric),
                     limit=self._limit(metric, estimate),
@@ -82,7 +82,7 @@ class RowMaker:
     def _values(self, family: str) -> Values:
         """The samples' values, keeping what goes with them."""
         if family == "memorization":
-            self.memorization = judge(self.real.nearest(self.samples), self.real.unseen)
+            self.memorization = compare_distances(self.real.nearest(self.samples), self.real.unseen)
             self._note_memorization(self.memorization)
             return memorization_values(self.memorization)
         if family == "label_agreement":
@@ -101,23 +101,23 @@ class RowMaker:
             )
         return limit
 
-    def _null(self, family: str) -> Null | None:
+    def _null(self, family: str) -> NullComparison | None:
         """Compute the null row's values; None, with a note, if there are too few real images."""
-        null = compute_null(family, number_of(family, self.samples), self.real)
+        null = null_comparison(family, count_images(family, self.samples), self.real)
         if null is None:
             self.notes.append(
                 f"{family} has no null row: that needs {2 * MIN_IMAGES} reference images, or as many held-out images "
                 "as samples."
             )
             return None
-        reason = missing(family, null.images, null.real)
+        reason = reason_not_applicable(family, null.images, null.real)
         if reason is not None:
             self.notes.append(f"{family} has no null row: of the real images, {reason}.")
             return None
         return null
 
-    def _null_rows(self, family: str, null: Null, as_many: FeatureSet) -> dict[str, NullRow]:
-        rows = null_rows_of(family, null, as_many)
+    def _null_rows(self, family: str, null: NullComparison, as_many: FeatureSet) -> dict[str, NullRow]:
+        rows = compute_null_rows(family, null, as_many)
         if "fd" in rows:
             row, images = rows["fd"], null.images.values
             limit = frechet_distance_infinity(images, null.real.normal, seed=null.real.seed, estimate=row.estimate)

@@ -12,8 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from diffusion_lab.evaluation.remarks import BEST, MATCHED, NAMES, REAL, SECONDS, remarks_on, remarks_on_classes
 from diffusion_lab.evaluation.result import Result, apart, comparable_groups
+from diffusion_lab.evaluation.table_notes import BEST, MATCHED, NAMES, REAL, SECONDS, remarks_on, remarks_on_classes
 from diffusion_lab.evaluation.table_rows import Row, describe_key, describe_setting, format_number
 from diffusion_lab.terminal import on_one_line, printable
 

@@ -22,7 +22,7 @@ from diffusion_lab.data.source import ImageSource
 from diffusion_lab.devices import host_memory
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measurement import Measurement
-from diffusion_lab.evaluation.null_rows import HELD_OUT, compute_null
+from diffusion_lab.evaluation.null_rows import HELD_OUT, null_comparison
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.features import FeatureExtractor, FeatureSet, cached_features, create_extractor
 from diffusion_lab.features.opaque import composite_over_white, without_transparency
@@ -153,7 +153,7 @@ class SampleEvaluation:
             ValueError: The features of the real images are not finite or not ``num_features`` an image; naming the key.
         """
         for metric in self.settings.metrics:
-            null = compute_null(metric, self.settings.num_samples, self._real)
+            null = null_comparison(metric, self.settings.num_samples, self._real)
             if null is not None:
                 for row in measure(null.images, null.real, metrics=[metric], thorough=False).rows:
                     name = logged_name(row.metric, self.extractor.name)

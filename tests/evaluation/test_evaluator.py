@@ -14,8 +14,8 @@ from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MetricName
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation import evaluator as module
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings
-from diffusion_lab.evaluation.measured import rows_of
 from diffusion_lab.evaluation.run_data import RealSources
+from diffusion_lab.evaluation.stored_measurement import rows_of
 
 
 def noise(count: int, seed: int) -> ArraySource:
@@ -51,13 +51,13 @@ def test_measurements_of_another_version_or_kind_of_device_are_not_taken(
 ) -> None:
     evaluator = evaluator_of(tmp_path)
     for _ in range(2):
-        evaluator.measure(SAMPLES, 0, keep_in=tmp_path)
+        evaluator.measure(SAMPLES, 0, store_in=tmp_path)
     assert len(measurements) == 1
     if change == "version":
         monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
     else:
         monkeypatch.setattr(evaluator.extractor, "device", torch.device("cuda:1"), raising=False)
-    evaluator.measure(SAMPLES, 0, keep_in=tmp_path)
+    evaluator.measure(SAMPLES, 0, store_in=tmp_path)
     assert len(measurements) == 2
 
 
@@ -67,7 +67,7 @@ def test_memorization_goes_by_what_the_model_was_trained_on(tmp_path: Path, meas
     for trained_on in (SAMPLES, noise(50, 2), None):
         real = replace(REAL, trained_on=trained_on)
         assert real.train is (trained_on or real.reference)
-        found.append(evaluator_of(tmp_path, real, metrics).measure(SAMPLES, 0, keep_in=tmp_path))
+        found.append(evaluator_of(tmp_path, real, metrics).measure(SAMPLES, 0, store_in=tmp_path))
     assert len(measurements) == 3
     shares = [{row.key: row.value for row in rows_of(each.measurement)}["memorization"] for each in found]
     assert shares[0] == 1

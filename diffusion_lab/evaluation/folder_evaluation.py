@@ -9,7 +9,7 @@ from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
 from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.data.source import ImageSource, Subset
-from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, some_of
+from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, random_subset
 from diffusion_lab.evaluation.nearest import write_nearest
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
@@ -68,11 +68,11 @@ def evaluate_sources(
     names = _names(folders)
     for number, (path, source, name) in enumerate(zip(folders, sources, names, strict=True), 1):
         reporter.say(f"[{number}/{len(folders)}] {path}" if len(folders) > 1 else str(path))
-        images = some_of(source, count, seed)
-        keep_in = _beside(folder / name, folders, config)
+        images = random_subset(source, count, seed)
+        store_in = _beside(folder / name, folders, config)
         with reporter.bars():
-            measured = evaluator.measure(images, seed, keep_in=keep_in)
-        nearest = write_nearest(images, real.train, measured.pairs, keep_in)
+            measured = evaluator.measure(images, seed, store_in=store_in)
+        nearest = write_nearest(images, real.train, measured.pairs, store_in)
         yield Result(
             name=name,
             varying={"evaluation.samples": name} if len(folders) > 1 else {},

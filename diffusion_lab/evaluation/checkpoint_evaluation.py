@@ -17,12 +17,12 @@ from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.devices import resolve_device
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, first_images
+from diffusion_lab.evaluation.generated_samples import GeneratedSamples, sample
 from diffusion_lab.evaluation.label_shares import labels_in_shares
 from diffusion_lab.evaluation.nearest import write_nearest
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run, training_images
-from diffusion_lab.evaluation.sampled import GeneratedSamples, sample
 from diffusion_lab.evaluation.targets import Target
 from diffusion_lab.features.image_sets import means_run
 from diffusion_lab.features.run_images import class_of_images
@@ -166,7 +166,7 @@ def _evaluate(point: Point, work: Work, several: bool, reporter: Reporter) -> Re
     generated = GeneratedSource(sampled.folder)
     images = first_images(generated, count)
     with reporter.bars():
-        measured = work.evaluator.measure(images, config.compute.seed or 0, keep_in=sampled.folder)
+        measured = work.evaluator.measure(images, config.compute.seed or 0, store_in=sampled.folder)
     nearest = write_nearest(images, work.evaluator.real.train, measured.pairs, sampled.folder)
     seconds = {"sampling": _seconds(sampled, count), **measured.seconds}
     varying = {CHECKPOINT: work.target.name, **_varying(point)} if several else _varying(point)

@@ -18,5 +18,5 @@ def test_notes_of_the_features_are_in_each_result(tmp_path: Path) -> None:
     for first in (100, 200):
         samples = Subset(everything, range(first, first + 40))
         for _ in range(2):  # measured, and found where it was kept
-            measured = Evaluator(real, settings).measure(samples, 0, keep_in=tmp_path / "kept")
+            measured = Evaluator(real, settings).measure(samples, 0, store_in=tmp_path / "kept")
             assert measured.measurement["notes"][0] == WithNotes.notes[0]

@@ -32,7 +32,7 @@ def find_measurement(folder: Path, key: str) -> dict[str, Any] | None:
     return found
 
 
-def keep_measurement(folder: Path, key: str, content: Mapping[str, Any]) -> None:
+def store_measurement(folder: Path, key: str, content: Mapping[str, Any]) -> None:
     """Keep a measurement, whole or not at all.
 
     Args:
