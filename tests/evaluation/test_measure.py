@@ -329,14 +329,14 @@ def test_what_cannot_be_measured_is_refused(call, message):
 def test_few_real_images_leave_null_rows_out_and_say_so():
     found = measure(SAMPLES, feature_set(30, 2), metrics=["fd"])
     assert found["fd"].null is None
-    assert any("fd has no null row: that needs 40 reference images" in note for note in found.notes)
+    assert any("fd has no null row: it requires 40 reference images" in note for note in found.notes)
 
 
 def test_fewer_samples_than_features_are_noted():
     wide = replace(SAMPLES, values=torch.randn(90, 64, generator=torch.Generator().manual_seed(1)))
     real = replace(REFERENCE, values=torch.randn(240, 64, generator=torch.Generator().manual_seed(2)))
     found = measure(wide, real, metrics=["fd"])
-    assert any("takes 130 samples in all, and there are 90" in note for note in found.notes)
+    assert any("requires 130 samples in all, and there are 90" in note for note in found.notes)
 
 
 def test_images_that_are_all_equal_give_finite_numbers():
