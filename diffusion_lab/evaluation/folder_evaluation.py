@@ -14,7 +14,7 @@ from diffusion_lab.evaluation.nearest import write_nearest
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, images_of_run, open_images
-from diffusion_lab.features.image_sets import means_run
+from diffusion_lab.features.image_sets import is_run_path
 from diffusion_lab.features.stored_images import GeneratedSource, NpzSource
 from diffusion_lab.generation.verified_folder import IDENTITY
 
@@ -88,7 +88,7 @@ def _check_trust(folders: Sequence[Path], config: EvaluateConfig) -> None:
     """Raise ValueError where classes are trusted, and nothing that is read could name one."""
     evaluation, checkpoint = config.evaluation, config.generation.checkpoint
     read = [path for path in (*folders, evaluation.reference, evaluation.held_out) if path is not None]
-    if config.generation.trusted and checkpoint is None and not any(map(means_run, read)):
+    if config.generation.trusted and checkpoint is None and not any(map(is_run_path, read)):
         raise ValueError(
             f"generation.trust = {', '.join(config.generation.trusted)} has no effect, since none of "
             "evaluation.samples, evaluation.reference and evaluation.held_out is a run or a checkpoint; leave it out"

@@ -10,7 +10,7 @@ from typing import Literal
 from diffusion_lab.checkpoint import Checkpoint
 from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.data.source import ImageSource
-from diffusion_lab.features.image_sets import means_run, open_image_set
+from diffusion_lab.features.image_sets import is_run_path, open_image_set
 from diffusion_lab.features.opaque import without_transparency
 from diffusion_lab.features.run_images import run_sources
 from diffusion_lab.identity import data_fingerprint, validation_fingerprint
@@ -152,7 +152,7 @@ def open_images(
         size_key="evaluation.image_size",
         cache_dir=cache_dir,
         cache_key="evaluation.cache_dir",
-        trust=trust if means_run(path) else (),
+        trust=trust if is_run_path(path) else (),
     )
 
 

@@ -179,7 +179,7 @@ def test_arrays_with_other_pixels_are_refused(made):
         read(folder)
     arrays["arr_0"][5, 0, 0, 0] ^= 1
     np.savez(folder / ARRAYS, arr_0=np.concatenate([arrays["arr_0"]] * 2))
-    with pytest.raises(ValueError, match="must hold the 40 images of the manifest beside it, got 80"):
+    with pytest.raises(ValueError, match="must hold the 40 images of its manifest, got 80"):
         read(folder)
 
 
