@@ -158,11 +158,11 @@ def quality_row(checkpoint: Path) -> Row:
     what = "seconds for the quality of 1,000-step DDPM"
     if not checkpoint.exists():
         return not_measured("5", what, "needs a checkpoint of the digits: make demo, or --checkpoint")
-    denoiser, judge = load_denoiser(checkpoint), DigitEvaluator()
-    long, target = _seconds_and_distance(denoiser, judge, DDPMSampler(steps=None))
+    denoiser, evaluator = load_denoiser(checkpoint), DigitEvaluator()
+    long, target = _seconds_and_distance(denoiser, evaluator, DDPMSampler(steps=None))
     for evaluations in (10, 20, 50):
         methods = curve_samplers(evaluations)
-        tried = {name: _seconds_and_distance(denoiser, judge, method) for name, method in methods.items()}
+        tried = {name: _seconds_and_distance(denoiser, evaluator, method) for name, method in methods.items()}
         good = {name: seconds for name, (seconds, distance) in tried.items() if distance <= target}
         if good:
             name = min(good, key=good.__getitem__)
@@ -171,9 +171,9 @@ def quality_row(checkpoint: Path) -> Row:
     return not_measured("5", what, f"nothing up to 50 evaluations is as good as {target:.2f}")
 
 
-def _seconds_and_distance(denoiser: Denoiser, judge: DigitEvaluator, method: Sampler) -> tuple[float, float]:
+def _seconds_and_distance(denoiser: Denoiser, evaluator: DigitEvaluator, method: Sampler) -> tuple[float, float]:
     drawn = draw(denoiser, method, PER_CLASS)
-    return drawn.seconds, judge.pixel_fd_ratio(drawn.pixels)
+    return drawn.seconds, evaluator.pixel_fd_ratio(drawn.pixels)
 
 
 def measure(checkpoint: str) -> list[Row]:
