@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion_lab.features.dinov2 import normalize_images
 from diffusion_lab.features.extractor import Extracted, NetworkExtractor, resize_images
 from diffusion_lab.features.published import CLIP
-from diffusion_lab.features.weights_file import checked_content, read_weights
+from diffusion_lab.features.weights_file import read_verified_bytes, read_weights
 from diffusion_lab.shapes import Images, Pixels
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -63,7 +63,7 @@ def _read_clip_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     """Read a weights file. OpenAI's are TorchScript, which contains code, so only published hashes are read as such."""
     if sha256 not in {file.sha256 for file in CLIP}:
         return dict(read_weights("clip", path, sha256))
-    content = checked_content("clip", path, sha256)
+    content = read_verified_bytes("clip", path, sha256)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return dict(torch.jit.load(io.BytesIO(content), map_location="cpu").state_dict())
