@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 sys.path.insert(0, str(Path(__file__).parent))
-from gpu_check import OF_THE_MACHINE, requirements
+from gpu_check import PREINSTALLED, requirements
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,7 +41,7 @@ def all_names() -> set[str]:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
         key = f"{name}{sorted(requirement.extras)}"
-        if name in OF_THE_MACHINE or key in seen:
+        if name in PREINSTALLED or key in seen:
             continue
         seen.add(key)
         for line in requires(name) or ():
