@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import equal_work
-from benchmarks.harness import Row, command, in_turns, in_turns_apart, not_measured, print_progress
+from benchmarks.harness import Row, command, not_measured, print_progress, time_alternately, time_in_processes
 from benchmarks.samplers import Counted, curve_samplers, draw
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.denoiser import Denoiser
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 5
 STEPS, PIPELINE_STEPS = 5, 10
 SHORT_ROUNDS, SMALL_BATCH = 11, 4
-"""For comparisons to a few percent: many short turns, as the speed of the machine changes from second to second."""
+"""For comparisons to a few percent: many short rounds, as the speed of the machine changes from second to second."""
 FEW, MANY = 100, 10_000
 """Numbers of images whose memory is compared."""
 PER_CLASS = 25
@@ -61,7 +61,7 @@ def loop_row() -> Row:
                 denoiser.network(images, time)
 
     ways: dict[str, Callable[[], object]] = {"sampling": lambda: sample(front, SMALL_BATCH, STEPS), "passes": passes}
-    taken = in_turns(ways, SHORT_ROUNDS)
+    taken = time_alternately(ways, SHORT_ROUNDS)
     return Row(
         "5",
         f"{STEPS} steps of DDIM, batch {SMALL_BATCH}",
@@ -85,7 +85,7 @@ def pipeline_row() -> Row:
     what = f"{PIPELINE_STEPS} steps of DDIM at equal work"
     if equal_work.missing_peers():
         return not_measured("5", what, f"needs {equal_work.missing_peers()}, of the extra peers")
-    taken = in_turns_apart({"ours": our_pipeline, "peer": their_pipeline}, ROUNDS)
+    taken = time_in_processes({"ours": our_pipeline, "peer": their_pipeline}, ROUNDS)
     ours, peers = (equal_work.BATCH / taken.median(way) for way in ("ours", "peer"))
     return Row("5", what, ours, peers, "images/s", taken.ratio("peer", "ours"), 1.5, note="diffusers DDIMPipeline")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import equal_work, flags, report
-from benchmarks.harness import Row, Turns
+from benchmarks.harness import Row, Timings
 
 CPU = torch.device("cpu")
 SMALL = flags.Work(
@@ -115,7 +115,7 @@ def test_the_state_of_the_backends_is_restored(state):
 
 def test_the_ratio_is_of_the_time_without_to_the_time_with():
     row = flags._row(
-        named("use_tf32"), "x", Turns({"off": [3.0], "on": [2.0]}), flags._denoiser(lambda _: None, CPU, SMALL), 2
+        named("use_tf32"), "x", Timings({"off": [3.0], "on": [2.0]}), flags._denoiser(lambda _: None, CPU, SMALL), 2
     )
     assert (row.ratio, row.ours, row.peer) == (1.5, 1.0, pytest.approx(2 / 3))
 

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import callbacks, growth, growth_images
 from benchmarks.growth import Size
 from benchmarks.growth_images import Start
-from benchmarks.harness import Turns
+from benchmarks.harness import Timings
 
 
 def test_small_batches_make_enough_steps_to_fill_a_turn():
@@ -23,7 +23,7 @@ def test_sizes_are_compared_by_pixels_and_shares_by_the_limit():
     batches, sides = [Size(1, 32), Size(32, 32)], [Size(256, 8), Size(16, 32)]
     seconds = {"32×32, batch 1": [2.0], "32×32, batch 32": [1.0], "8×8, batch 256": [1.0], "32×32, batch 16": [4.0]}
     work, kept = {32: 10**9, 8: 10**8}, dict.fromkeys([*batches, *sides], 3.0)
-    rows = growth.rows(Turns({**seconds, growth.LIMIT: [0.1]}), work, kept, batches, sides)
+    rows = growth.rows(Timings({**seconds, growth.LIMIT: [0.1]}), work, kept, batches, sides)
     assert [row.ours for row in rows] == [8, 32, 16.384, 4.096]
     assert [row.ratio for row in rows] == [None, 4, None, 0.25]
     assert [row.share for row in rows] == pytest.approx([0.8 / 17.18, 3.2 / 17.18, 2.56 / 17.18, 0.4 / 17.18], rel=1e-3)

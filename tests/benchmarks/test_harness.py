@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import __main__ as suite
 from benchmarks import harness, report
-from benchmarks.harness import Row, Turns, in_turns, in_turns_apart, not_measured
+from benchmarks.harness import Row, Timings, not_measured, time_alternately, time_in_processes
 
 
 def row(**other) -> Row:
@@ -23,7 +23,7 @@ def row(**other) -> Row:
 
 def test_variants_alternate_and_the_first_round_does_not_count():
     order, clock = [], count()
-    taken = in_turns(
+    taken = time_alternately(
         {name: lambda name=name: order.append(name) for name in "ab"}, rounds=2, warm_up=1, clock=clock.__next__
     )
     assert order == list("ababab")
@@ -41,7 +41,7 @@ def fail() -> Callable[[], object]:
 
 
 def test_separate_variants_are_created_once_each_in_its_own_process(tmp_path):
-    taken = in_turns_apart({name: partial(write_process, tmp_path / name) for name in "ab"}, rounds=2)
+    taken = time_in_processes({name: partial(write_process, tmp_path / name) for name in "ab"}, rounds=2)
     assert [len(seconds) for seconds in taken.seconds.values()] == [2, 2]
     (a, processes_a), (b, processes_b) = (
         zip(*(line.split() for line in (tmp_path / name).read_text().splitlines()), strict=True) for name in "ab"
@@ -52,12 +52,12 @@ def test_separate_variants_are_created_once_each_in_its_own_process(tmp_path):
 
 def test_an_error_in_a_separate_process_is_reported():
     with pytest.raises(RuntimeError, match="ValueError: no such network"):
-        in_turns_apart({"a": fail}, rounds=1)
+        time_in_processes({"a": fail}, rounds=1)
 
 
 def test_a_ratio_compares_within_a_round():
     """A machine that slows down by four halfway changes separate medians, but no ratio."""
-    taken = Turns({"slow": [2.0, 2.0, 8.0], "fast": [1.0, 4.0, 4.0]})
+    taken = Timings({"slow": [2.0, 2.0, 8.0], "fast": [1.0, 4.0, 4.0]})
     assert taken.ratio("slow", "fast") == 2
     assert taken.median("slow") == 2
     assert taken.median("fast") == 4

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import equal_work, sampling, start, training_step
-from benchmarks.harness import Turns
+from benchmarks.harness import Timings
 from diffusion_lab.checkpoint import load_denoiser
 from diffusion_lab.networks.cost import forward_flops
 
@@ -55,11 +55,11 @@ def test_the_goals_of_a_step_are_those_of_the_machine(bf16, bounds):
     kind = "bf16" if bf16 else "fp32"
     seconds = {"diffusers fp32": [4.0], "diffusers bf16": [3.0], f"ours {kind}": [2.0], f"lucidrains {kind}": [1.2]}
     work = {"ours": 10**10, "diffusers": 10**10, "lucidrains": 5 * 10**9}
-    rows = training_step.rows(Turns({**seconds, f"limit {kind}": [0.1]}), work, bf16)
+    rows = training_step.rows(Timings({**seconds, f"limit {kind}": [0.1]}), work, bf16)
     assert [row.bound for row in rows] == bounds
     assert rows[0].ratio == 2
     faster = {**seconds, f"limit {kind}": [0.1], training_step.COMPILED: [seconds[f"ours {kind}"][0] / 2]}
-    compiled = training_step.rows(Turns(faster), work, bf16)[4:]
+    compiled = training_step.rows(Timings(faster), work, bf16)[4:]
     assert [row.ratio for row in compiled] == pytest.approx([4, 2 * (rows[3].ratio or 0)])
     assert rows[2].ratio == pytest.approx(1.2)  # 0.6 of the time for half of the work
     assert rows[3].ratio == pytest.approx(16 * 1e10 / 2 / (2 * 2048**3 / 0.1))
@@ -103,8 +103,8 @@ def test_timing_of_sample_py_stops_at_its_first_step(tmp_path):
 
 def test_a_start_is_compared_with_seconds_or_with_lightning():
     seconds = {"train.py --help": [1.2], "train.py --cfg job": [1.5], "import lightning.pytorch": [5.0]}
-    rows = start.rows(Turns({**seconds, "sample.py": [3.0], "import torch, weights": [2.0]}))
+    rows = start.rows(Timings({**seconds, "sample.py": [3.0], "import torch, weights": [2.0]}))
     assert [row.verdict for row in rows] == ["reached", "MISS", "reached"]
     slower = {name: [2 * value for value in taken] for name, taken in seconds.items()}
-    rows = start.rows(Turns({**slower, "sample.py": [5.0], "import torch, weights": [2.0]}))
+    rows = start.rows(Timings({**slower, "sample.py": [5.0], "import torch, weights": [2.0]}))
     assert [row.verdict for row in rows] == ["reached", "MISS", "MISS"]
