@@ -1,4 +1,4 @@
-"""Evaluating images that are there: folders and npz files, compared with a folder or with the data of a run."""
+"""Evaluation of existing images: folders and npz files, compared with a folder or with the data of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def real_images(config: EvaluateConfig) -> RealSources:
     """Open the images to compare with.
 
     Raises:
-        ValueError, OSError: As of ``images_of_run`` and ``images_of_folder``.
+        ValueError, OSError: :func:`images_of_run` or :func:`images_of_folder` fails.
     """
     evaluation = config.evaluation
     if evaluation.reference is not None:
@@ -36,7 +36,7 @@ def real_images(config: EvaluateConfig) -> RealSources:
             config.generation.trusted,
         )
     checkpoint = config.generation.checkpoint
-    assert isinstance(checkpoint, Path)  # the rules of the settings ask for one where there is no reference
+    assert isinstance(checkpoint, Path)  # the rules of the settings require one if there is no reference
     moved = {name: path for name, path in config.data.paths if path is not None}
     return images_of_run(
         read_checkpoint(find_checkpoint(checkpoint)), evaluation.split, config.generation.trusted, moved
@@ -46,63 +46,64 @@ def real_images(config: EvaluateConfig) -> RealSources:
 def evaluate_sources(
     folders: Sequence[Path], config: EvaluateConfig, settings: MeasureSettings, folder: Path, reporter: Reporter
 ) -> Iterator[Result]:
-    """Measure each of the folders, with the same number of images of each.
+    """Evaluate each of the folders, with the same number of images from each.
 
     Args:
         folders: Folders of images and npz files.
-        config: The settings.
-        settings: How images are measured.
-        folder: Where measurements and pictures are kept.
-        reporter: Says what is being done.
+        config: The settings of the command.
+        settings: Settings of the measurement.
+        folder: Folder in which measurements and images of the nearest pairs are stored.
+        reporter: Prints progress.
 
     Raises:
-        ValueError, OSError: Naming key, value and rule.
+        ValueError, OSError: A setting cannot be used; the message has its key, its value and the rule.
     """
     _check_trust(folders, config)
     real = real_images(config)
-    sources = [_opened(path, real, config) for path in folders]
+    sources = [_open_samples(path, real, config) for path in folders]
     count = _count(sources, folders, config.evaluation.num_samples)
-    evaluator = Evaluator(real, settings, reporter.told)
+    evaluator = Evaluator(real, settings, reporter.update)
     seed = config.compute.seed
-    assert isinstance(seed, int)  # the rules of the settings ask for one
+    assert isinstance(seed, int)  # the rules of the settings require one
     names = _names(folders)
     for number, (path, source, name) in enumerate(zip(folders, sources, names, strict=True), 1):
-        reporter.say(f"[{number}/{len(folders)}] {path}" if len(folders) > 1 else str(path))
+        reporter.print_line(f"[{number}/{len(folders)}] {path}" if len(folders) > 1 else str(path))
         images = random_subset(source, count, seed)
-        store_in = _beside(folder / name, folders, config)
-        with reporter.bars():
-            measured = evaluator.measure(images, seed, store_in=store_in)
-        nearest = write_nearest(images, real.train, measured.pairs, store_in)
+        store_in = _outside_inputs(folder / name, folders, config)
+        with reporter.progress_bars():
+            stored = evaluator.measure(images, seed, store_in=store_in)
+        nearest = write_nearest(images, real.train, stored.pairs, store_in)
         yield Result(
             name=name,
             varying={"evaluation.samples": name} if len(folders) > 1 else {},
-            samples={"folder": str(path), "images": len(source), "seed": seed, **_told(source)},
+            samples={"folder": str(path), "images": len(source), "seed": seed, **_manifest_fields(source)},
             conditions=evaluator.conditions(count),
-            seconds=measured.seconds,
-            measurement=measured.measurement,
+            seconds=stored.seconds,
+            measurement=stored.measurement,
             pictures={"nearest": str(nearest)} if nearest else {},
         )
 
 
 def _check_trust(folders: Sequence[Path], config: EvaluateConfig) -> None:
-    """Raise ValueError where classes are trusted, and nothing that is read could name one."""
+    """Raise ValueError if classes are trusted, but no run or checkpoint is read that could name one."""
     evaluation, checkpoint = config.evaluation, config.generation.checkpoint
-    read = [path for path in (*folders, evaluation.reference, evaluation.held_out) if path is not None]
-    if config.generation.trusted and checkpoint is None and not any(map(is_run_path, read)):
+    inputs = [path for path in (*folders, evaluation.reference, evaluation.held_out) if path is not None]
+    if config.generation.trusted and checkpoint is None and not any(map(is_run_path, inputs)):
         raise ValueError(
             f"generation.trust = {', '.join(config.generation.trusted)} has no effect, since none of "
             "evaluation.samples, evaluation.reference and evaluation.held_out is a run or a checkpoint; leave it out"
         )
 
 
-def _beside(place: Path, folders: Sequence[Path], config: EvaluateConfig) -> Path:
-    """The place, or one beside it where it is that of images that are read: a picture in there would become one."""
+def _outside_inputs(folder: Path, folders: Sequence[Path], config: EvaluateConfig) -> Path:
+    """Return the folder, or a sibling if images are read from it: a file written there would become one of them."""
     others = (config.evaluation.reference, config.evaluation.held_out)
-    read = {path.resolve() for path in (*folders, *others) if path is not None}
-    return place.with_name(f"{place.name}_evaluation") if place.resolve() in read else place
+    inputs = {path.resolve() for path in (*folders, *others) if path is not None}
+    return folder.with_name(f"{folder.name}_evaluation") if folder.resolve() in inputs else folder
 
 
-def _opened(path: Path, real: RealSources, config: EvaluateConfig) -> ImageSource:
+def _open_samples(path: Path, real: RealSources, config: EvaluateConfig) -> ImageSource:
+    """Open images to evaluate, with the size and the channels of the real images."""
     source = open_images(
         path,
         config.evaluation.image_size or real.reference.image_size,
@@ -113,36 +114,39 @@ def _opened(path: Path, real: RealSources, config: EvaluateConfig) -> ImageSourc
     )
     names = real.reference.class_names
     if isinstance(source, NpzSource) and len(source.class_names) <= len(names):
-        source.class_names = names if source.class_names else ()  # an npz has numbers alone: they count real classes
+        source.class_names = names if source.class_names else ()  # labels of an npz are numbers of the real classes
     return source
 
 
-def _count(sources: Sequence[ImageSource], folders: Sequence[Path], wanted: int | None) -> int:
-    fewest = min(map(len, sources))
-    smallest = folders[[len(source) for source in sources].index(fewest)]
-    if wanted is not None and wanted > fewest:
-        raise ValueError(f"evaluation.num_samples must be at most {fewest}, the images in {smallest}, got {wanted}")
-    if fewest < MIN_IMAGES:
+def _count(sources: Sequence[ImageSource], folders: Sequence[Path], num_samples: int | None) -> int:
+    """Return the number of images to evaluate in each folder."""
+    available = min(map(len, sources))
+    smallest = folders[[len(source) for source in sources].index(available)]
+    if num_samples is not None and num_samples > available:
         raise ValueError(
-            f"evaluation.samples must be at least {MIN_IMAGES} images, got {fewest} in {smallest}: metrics of fewer "
+            f"evaluation.num_samples must be at most {available}, the images in {smallest}, got {num_samples}"
+        )
+    if available < MIN_IMAGES:
+        raise ValueError(
+            f"evaluation.samples must be at least {MIN_IMAGES} images, got {available} in {smallest}: metrics of fewer "
             "are meaningless"
         )
-    return wanted or fewest
+    return num_samples or available
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path; the whole paths where two would be the same."""
+    """Return the last part of each path, or the last three parts if names would be duplicates."""
     short = [path.resolve().stem if path.suffix == ".npz" else path.resolve().name for path in folders]
     return short if len(set(short)) == len(short) else ["_".join(path.resolve().parts[-3:]) for path in folders]
 
 
-def _told(source: ImageSource) -> dict[str, object]:
-    """What the manifest of a generated folder says of all its images."""
-    whole = source.source if isinstance(source, Subset) else source
-    if not isinstance(whole, GeneratedSource):
+def _manifest_fields(source: ImageSource) -> dict[str, object]:
+    """Return the manifest fields that are equal for all images of a generated folder; none for other sources."""
+    generated = source.source if isinstance(source, Subset) else source
+    if not isinstance(generated, GeneratedSource):
         return {}
-    first, told = whole.lines[0], {}
+    first, fields = generated.lines[0], {}
     for name in (*IDENTITY, "checkpoint", "sampler", "steps", "guidance_scale", "use_ema", "ema_decay"):
-        if all(line.get(name) == first.get(name) for line in whole.lines):
-            told[name] = first.get(name)
-    return {**told, "sampling_seed": first.get("seed")}
+        if all(line.get(name) == first.get(name) for line in generated.lines):
+            fields[name] = first.get(name)
+    return {**fields, "sampling_seed": first.get("seed")}

@@ -1,25 +1,25 @@
-"""Measurements as they are kept: plain containers, read back as rows."""
+"""Measurements as they are stored: plain containers, read back as rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from diffusion_lab.evaluation.nearest import Pair
 from diffusion_lab.evaluation.table_rows import Row
 
 INFINITY = "infinity"
-"""What is added to the name of a distance for its limit with infinitely many samples."""
+"""Suffix in the name of a distance for its limit with infinitely many samples."""
 
 
 @dataclass(frozen=True)
 class StoredMeasurement:
-    """A measurement, and how long it took.
+    """Measurement with its computation times.
 
     Attributes:
-        measurement: As of ``Measurement.to_json``.
-        seconds: Time of computing the features of the samples, and of measuring.
+        measurement: Result of ``Measurement.to_json``.
+        seconds: Times of computing the features of the samples, and the metrics.
     """
 
     measurement: Mapping[str, Any]
@@ -27,9 +27,9 @@ class StoredMeasurement:
 
     @property
     def pairs(self) -> list[Pair]:
-        """Samples and the training images nearest to them, nearest first; none where that was not measured."""
-        found = self.measurement.get("memorization") or {}
-        return [Pair(pair["sample"], pair["train"], pair["distance"]) for pair in found.get("pairs", ())]
+        """Samples and their nearest training images, nearest first; none if memorization was not measured."""
+        memorization = self.measurement.get("memorization") or {}
+        return [Pair(pair["sample"], pair["train"], pair["distance"]) for pair in memorization.get("pairs", ())]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain containers."""
@@ -37,34 +37,27 @@ class StoredMeasurement:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
-        """Read what ``to_json`` gave."""
+        """Read the result of ``to_json``."""
         return cls(content["measurement"], content["seconds"])
 
 
 def rows_of(measurement: Mapping[str, Any]) -> list[Row]:
-    """Return the rows of a measurement, the limit of the Fréchet distance after the distance itself."""
+    """Return the rows of a measurement, with a row for the limit of the Fréchet distance after the distance."""
     rows = []
-    for told in measurement["rows"]:
-        null = told["null"]
-        rows.append(_row(told, told["metric"], told["name"], told["estimate"], null, "estimate"))
-        if told["limit"] is not None:
-            limit = told["limit"]
-            short, _, features = told["name"].partition("_")
+    for row in measurement["rows"]:
+        rows.append(_row(row, row["metric"], row["name"], "estimate"))
+        if row["limit"] is not None:
+            short, _, features = row["name"].partition("_")
             name = "_".join(filter(None, (short, INFINITY, features)))
-            rows.append(_row(told, f"{told['metric']}_{INFINITY}", name, limit, null, "limit"))
+            rows.append(_row(row, f"{row['metric']}_{INFINITY}", name, "limit"))
     return rows
 
 
-def _row(
-    told: Mapping[str, Any],
-    metric: str,
-    name: str,
-    estimate: Mapping[str, Any],
-    null: Mapping[str, Any] | None,
-    of_null: str,
-) -> Row:
-    real = None if null is None else null[of_null]
-    matched = null.get("matched") if null is not None and of_null == "estimate" else None
+def _row(row: Mapping[str, Any], metric: str, name: str, field: Literal["estimate", "limit"]) -> Row:
+    """Return a table row for the estimate or the limit in a stored row."""
+    estimate, null = row[field], row["null"]
+    real = None if null is None else null[field]
+    matched = null.get("matched") if null is not None and field == "estimate" else None
     return Row(
         key=metric,
         name=name,
@@ -74,5 +67,5 @@ def _row(
         null=None if real is None else real["value"],
         null_n=None if null is None or real is None else null["n"],
         matched=None if matched is None else matched["value"],
-        better=told["better"] if estimate.get("reliable", True) else None,
+        better=row["better"] if estimate.get("reliable", True) else None,
     )

@@ -44,10 +44,13 @@ def test_a_split_is_of_the_run_and_not_of_a_reference(tmp_path: Path) -> None:
     [
         (
             {"sampler": {"type": "ddim", "steps": [5, 10]}},
-            r"sampler must hold one value, got sampler\.steps = \[5, 10\]",
+            r"sampler must be a single value, got sampler\.steps = \[5, 10\]",
         ),
-        ({"guidance_scale": [1.0, 2.0]}, r"guidance_scale must hold one value, got .*guidance_scale = \[1\.0, 2\.0\]"),
-        ({"seed": [0, 1, 2]}, r"seed must hold one value, got compute\.seed = \[0, 1, 2\]: this gives one result"),
+        (
+            {"guidance_scale": [1.0, 2.0]},
+            r"guidance_scale must be a single value, got .*guidance_scale = \[1\.0, 2\.0\]",
+        ),
+        ({"seed": [0, 1, 2]}, r"seed must be a single value, got compute\.seed = \[0, 1, 2\]: this returns one result"),
     ],
 )
 def test_several_values_are_refused_by_their_argument(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
@@ -92,7 +95,7 @@ def test_trust_without_effect_is_refused(run: Path, tmp_path: Path) -> None:
     images = tmp_path / "set.npz"
     with pytest.raises(ValueError, match=r"generation\.trust = my\.Images has no effect, since none of evaluation"):
         evaluate_folders(images, images, base_dir=tmp_path / "out", trust=["my.Images"], **FEW)
-    with pytest.raises(ValueError, match=r"trust must hold only classes that generation\.checkpoint names, got my\.X"):
+    with pytest.raises(ValueError, match=r"must contain only classes that generation\.checkpoint names, got my\.X"):
         evaluate_checkpoint(run, base_dir=tmp_path / "out", trust=[OWN_IMAGES, "my.X"], num_samples=20, **FEW)
 
 
@@ -114,11 +117,11 @@ def test_memorization_goes_by_the_images_of_the_run_whatever_the_reference(run: 
     found = evaluate_checkpoint(run, trust=[OWN_IMAGES], **once)
     told = {row["metric"]: row["reference_n"] for row in found.measurement["rows"]}
     assert (told["fd"], told["memorization"]) == (30, 45)
-    with pytest.warns(ConfigWarning, match=r"memorization is left out: the images .* was trained on cannot be read"):
+    with pytest.warns(ConfigWarning, match=r"memorization is skipped: the images .* was trained on cannot be read"):
         unread = evaluate_checkpoint(run, **once)
     assert unread.measurement["skipped"]["memorization"] == "the training images of the run cannot be read"
     assert unread["fd"] == found["fd"]
-    with pytest.raises(ValueError, match=r"metrics holds memorization, and the images .* if you trust it, trust="):
+    with pytest.raises(ValueError, match=r"metrics contains memorization, but the images .* if you trust it, trust="):
         evaluate_checkpoint(run, metrics=["kid", "memorization"], **once)
 
 
@@ -128,5 +131,5 @@ def test_training_images_that_changed_are_not_taken(run: Path) -> None:
     other = replace(checkpoint, about={**checkpoint.about, "data_fingerprint": "0" * 64})
     with pytest.raises(ValueError, match="some were added, removed or changed"):
         training_images(other, [OWN_IMAGES], {})
-    with pytest.raises(ValueError, match="the checkpoint does not say which they are"):
+    with pytest.raises(ValueError, match="the checkpoint does not record which they are"):
         training_images(replace(checkpoint, config=None), [OWN_IMAGES], {})

@@ -14,7 +14,7 @@ from PIL import Image
 from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
 from diffusion_lab.config import get_default_config, parse_config
 from diffusion_lab.data.source import ArraySource
-from diffusion_lab.evaluation.label_shares import LONGEST, labels_in_shares
+from diffusion_lab.evaluation.proportional_labels import MAX_PERIOD, proportional_labels
 from diffusion_lab.evaluation.run_data import images_of_folder, images_of_run
 from diffusion_lab.features.opaque import without_transparency
 from diffusion_lab.features.run_images import run_sources
@@ -78,7 +78,7 @@ def test_transparent_images_are_compared_over_white() -> None:
 def test_labels_have_the_shares_of_the_real_images_from_the_first_on() -> None:
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     source = ArraySource(np.zeros((100, 1, 2, 2), np.uint8), labels, ("a", "b", "c"))
-    drawn = labels_in_shares(source, 3)
+    drawn = proportional_labels(source, 3)
     assert drawn is not None
     assert len(drawn) == 10  # 6, 3 and 1
     for count in (10, 50, 200, 1000):
@@ -91,7 +91,7 @@ def test_rare_classes_have_their_share_in_any_number_of_labels() -> None:
     source = ArraySource(
         np.zeros((counts.sum(), 1, 1, 1), np.uint8), np.repeat(np.arange(60), counts), tuple(map(str, range(60)))
     )
-    drawn = labels_in_shares(source, 60)
+    drawn = proportional_labels(source, 60)
     assert drawn is not None
     np.testing.assert_array_equal(np.bincount(drawn), counts)
     for count in (1000, 3000, 10 * counts.sum()):
@@ -100,14 +100,14 @@ def test_rare_classes_have_their_share_in_any_number_of_labels() -> None:
 
 
 def test_a_note_has_room_for_the_most_labels() -> None:
-    note = {"order": {"label": [99_999] * LONGEST}}
+    note = {"order": {"label": [99_999] * MAX_PERIOD}}
     assert len(json.dumps(note, indent=2)) < 0.8 * MAX_NOTE_BYTES
 
 
 def test_equal_shares_are_the_classes_in_turn_and_other_classes_have_none() -> None:
     source = ArraySource(np.zeros((6, 1, 2, 2), np.uint8), [0, 1, 2, 0, 1, 2], ("a", "b", "c"))
-    assert labels_in_shares(source, 3) is None
-    assert labels_in_shares(source, 4) is None
+    assert proportional_labels(source, 3) is None
+    assert proportional_labels(source, 4) is None
 
 
 def test_a_run_with_an_alpha_channel_is_a_reference_over_white(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 from rich.console import Console
 
-from diffusion_lab.evaluation.command import Evaluation, show
+from diffusion_lab.evaluation.command import Evaluation, print_evaluation
 from diffusion_lab.evaluation.plot import horizontal_axis, plot_curves
 from diffusion_lab.evaluation.report import write_results
 from diffusion_lab.evaluation.result import Result, comparable_groups
@@ -51,7 +51,7 @@ def test_one_result_is_shown_in_full() -> None:
     assert "kid_pixels" in text
     assert "0.200 – 0.400" in text
     assert "held-out images (100 against 500)" in text
-    assert "Left out: label_agreement, since the samples have no labels." in text
+    assert "Skipped: label_agreement, because the samples have no labels." in text
     assert "Seconds: sampling 3" in text
 
 
@@ -112,7 +112,7 @@ def test_what_only_some_results_have_is_shown_and_told_of_them_alone(
     assert heading == ["images", "kid", "prec.", "labels", "seconds"]
     (line,) = [line.split() for line in text.splitlines() if line.startswith(" labelled ")]
     assert line[1:4] == ["0.200*", "0.600", "0.900"]
-    assert "Left out of plain: label_agreement, since the samples have no labels." in text
+    assert "Skipped for plain: label_agreement, because the samples have no labels." in text
     assert "labelled: One class is rare." in text
     titles: list[str] = []
     monkeypatch.setattr(Axes, "set_title", lambda self, title, **_: titles.append(title))
@@ -174,9 +174,9 @@ def test_the_file_has_the_numbers_of_each_class() -> None:
     assert re.search(r"rose +60 +0\.900 \(0\.950\)", text)
     assert re.search(r"tulip +40 +0\.500 *\n", text)
     assert "n: samples of the class; in parentheses: real images of the class in their place." in text
-    assert "Where these are not as many" not in text
+    assert "If there are fewer real images" not in text
     null["matched"] = 0.91
-    assert "Where these are not as many, or against fewer, matched figures are" in results_text([told])
+    assert "If there are fewer real images or a smaller reference, matched values are" in results_text([told])
     assert "rose" not in printed(told)
 
 
@@ -193,7 +193,7 @@ def test_tables_in_a_pipe_fit_80_columns(capsys: pytest.CaptureFixture[str], mon
     for told in results:
         told.measurement["rows"][:] = [row(metric, 0.12345, "lower", "efflite0@96") for metric in metrics]
     for shown in (results[:1], results):
-        show(Evaluation(tuple(shown), ()))
+        print_evaluation(Evaluation(tuple(shown), ()))
         text = capsys.readouterr().out
         assert max(map(len, text.splitlines())) <= 80
         assert "…" not in text
