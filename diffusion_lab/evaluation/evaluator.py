@@ -218,4 +218,3 @@ def random_subset(source: ImageSource, count: int, seed: int) -> ImageSource:
         return source
     rng = np.random.default_rng(derive_seed("images to measure", seed))
     return Subset(source, np.sort(rng.permutation(len(source))[:count]))
-

@@ -263,7 +263,7 @@ def test_a_metric_that_does_not_apply_is_told_once(tmp_path: Path) -> None:
     measured = SampleEvaluation(settings, source, None, is_conditional=True, seed=0)
     model = create_ddpm(8, 1, 8, [1], num_classes=8, num_timesteps=20, use_attention=[False])
     measured.prepare()
-    with pytest.warns(ConfigWarning, match="evaluation gives no label_agreement: no class has at least 5 real images"):
+    with pytest.warns(ConfigWarning, match="evaluation skips label_agreement: no class has at least 5 real images"):
         assert measured.values(DiffusionSampler(model)).keys() == {KID}
     with warnings.catch_warnings():
         warnings.simplefilter("error")

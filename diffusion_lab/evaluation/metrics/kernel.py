@@ -48,9 +48,7 @@ class KernelSums:
     within: Array
 
     @classmethod
-    def from_features(
-        cls, features: Tensor, subsets: int, size: int, seed: int, role: str = "reference"
-    ) -> KernelSums:
+    def from_features(cls, features: Tensor, subsets: int, size: int, seed: int, role: str = "reference") -> KernelSums:
         """Draw ``subsets`` subsets of ``size`` images without replacement."""
         generator = np.random.default_rng(derive_seed("kernel distance", role, seed))
         drawn = [np.sort(generator.choice(len(features), size, replace=False)) for _ in range(subsets)]
