@@ -1,4 +1,4 @@
-"""Convert what Hydra composed for ``evaluate.py`` to typed settings, of the evaluation and of every generation."""
+"""Typed settings of ``evaluate.py`` from the configuration composed by Hydra: evaluation and every generation."""
 
 from __future__ import annotations
 
