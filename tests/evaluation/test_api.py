@@ -102,7 +102,7 @@ def test_trust_without_effect_is_refused(run: Path, tmp_path: Path) -> None:
 def test_suggestions_of_messages_are_accepted_arguments(run: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").touch()
     given: dict[str, Any] = {"weights": tmp_path / "weights.pth", "features": "inception", "device": "cpu"}
-    with pytest.raises(ValueError, match="give that as sha256 as well"):
+    with pytest.raises(ValueError, match="pass that as sha256 as well"):
         evaluate_folders(run, run, trust=[OWN_IMAGES], base_dir=tmp_path / "out", **given)
     with pytest.raises(ValueError, match=f"with SHA-256 {'0' * 64}"):
         evaluate_folders(run, run, trust=[OWN_IMAGES], base_dir=tmp_path / "out", sha256="0" * 64, **given)

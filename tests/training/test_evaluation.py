@@ -354,7 +354,7 @@ class TestRefused:
             (ON | {"data.count": 24}, "evaluation.split = train has 18 images, and an evaluation needs at least 20"),
             (evaluation(metrics=["inception_score"]), "inception_score with evaluation.features brightness"),
             (evaluation(num_samples=2**31 - 1), "evaluation.num_samples must be at most "),
-            (evaluation(features=f"{OWN}.OneShort"), r"^evaluation\.features = brightness must give one vector"),
+            (evaluation(features=f"{OWN}.OneShort"), r"^evaluation\.features = brightness must return one vector"),
             (evaluation(features=f"{OWN}.NotFinite"), r"^evaluation\.features = brightness must be finite"),
             (
                 ON | metric("val/recall_brightness"),
