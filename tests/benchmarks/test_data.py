@@ -43,7 +43,7 @@ def test_there_is_a_row_for_the_first_and_for_later_epochs(folder, monkeypatch, 
     rows = data.rows(folder, 5, 16, 1, all_changes)
     assert [(type(row), row.goal, row.bound) for row in rows] == [(Row, "3", 20.0), (Row, "3", 1.0)]
     assert all(row.ours and row.peer and row.ratio for row in rows)
-    assert ("turns" in rows[0].what) is all_changes
+    assert ("rotation" in rows[0].what) is all_changes
 
 
 def test_the_peer_delivers_all_images(folder, monkeypatch):

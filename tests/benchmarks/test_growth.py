@@ -64,7 +64,7 @@ def test_what_grows_with_the_images_is_a_miss():
     rows = growth_images.rows({1000: [few], 1_000_000: [many]})
     assert [row.ratio for row in rows] == pytest.approx([1.1, 2, 1.1])
     assert [row.verdict for row in rows] == ["reached", "MISS", "reached"]
-    assert "315 bytes for each further image" in rows[1].note
+    assert "315 bytes per additional image" in rows[1].note
 
 
 def test_listing_a_folder_is_reported_per_file(tmp_path):

@@ -153,11 +153,11 @@ class TestGenerated:
 
     def test_a_folder_of_generated_folders_is_refused(self, generated, tmp_path):
         folder = generated()
-        with pytest.raises(ValueError, match=r"which holds folders made by sample\.py: name one, as .*generated"):
+        with pytest.raises(ValueError, match=r"which holds folders made by sample\.py: name one, such as .*generated"):
             open_image_set(folder.parent)
         (tmp_path / "base/generated").mkdir(parents=True)
         folder.rename(tmp_path / "base/generated/first")
-        with pytest.raises(ValueError, match=r"made by sample\.py: name one, as .*first"):
+        with pytest.raises(ValueError, match=r"made by sample\.py: name one, such as .*first"):
             open_image_set(tmp_path / "base")
 
     def test_a_folder_with_the_manifest_of_another_program_is_an_image_folder(self, tmp_path):
