@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 SAMPLER = PAGE.partition("\n## A sampler\n")[2].partition("\n## ")[0]
 OPTIMIZER = PAGE.partition("\n## An optimizer\n")[2].partition("\n## ")[0]
 CHECKED = (
-    "tests/config/test_compose.py::test_each_value_has_a_comment_and_each_file_says_what_it_is",
+    "tests/config/test_compose.py::test_each_value_and_each_file_has_a_comment",
     "tests/config/test_editor_schema.py::TestFilesOfConf",
     "tests/config/test_editor_schema.py::test_files_are_current",
     "tests/config/test_reference.py",
