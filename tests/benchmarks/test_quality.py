@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -21,6 +22,10 @@ from benchmarks.quality.program import DIFFUSERS, LUCIDRAINS, OURS, RESULT, Task
 from benchmarks.quality.report import rows, write_report
 from benchmarks.quality.sets import write_folders
 from benchmarks.quality.stopwatch import MARKS, Stopwatch, nearest
+from diffusion_lab.config.compose import compose_train_config
+from diffusion_lab.create import weight_shapes
+
+CONF = Path(__file__).parents[2] / "conf"
 
 
 @dataclass
@@ -68,9 +73,17 @@ def test_a_network_of_another_size_is_refused() -> None:
 
 @pytest.mark.parametrize("library", [lucidrains, diffusers_loop])
 @pytest.mark.parametrize("form", [(1, 8), (3, 32), (1, 28)])
-def test_the_peers_networks_are_as_large_as_ours(library: Any, form: tuple[int, int]) -> None:
+@pytest.mark.parametrize("model", ["unet_fast", "unet_small"])
+def test_the_peers_networks_are_as_large_as_ours(
+    library: Any, model: str, form: tuple[int, int], tmp_path: Path
+) -> None:
     pytest.importorskip("diffusers")
-    wanted = 4_117_000
+    channels, size = form
+    words = [f"data.paths.train={tmp_path}", f"model={model}"]
+    words += [f"model.architecture.in_channels={channels}", f"model.architecture.image_size={size}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose_train_config(compose("train", ["data=image_folder", *words]))
+    wanted = sum(shape.numel() for shape in weight_shapes(config.model).values())
     count = sum(weights.numel() for weights in library.network(wanted, *form).parameters())
     assert 0.8 < count / wanted < 1.2
 
