@@ -20,7 +20,7 @@ from benchmarks.equal_work import peer
 from benchmarks.quality.snapshot_timer import SnapshotTimer, build_network_of_size
 from diffusion_lab.shapes import Pixels
 
-MULTIPLIERS = ((1, 2, 2), (1, 2, 4), (1, 1, 2), (1, 2, 2, 2))
+MULTIPLIERS = ((1, 2, 2), (1, 2, 3), (1, 2, 4), (1, 1, 2), (1, 2, 2, 2))
 WARM_UP_STEPS = 500
 PROBE_STEPS = 10
 UNTIMED_STEPS = 3

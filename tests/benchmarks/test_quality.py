@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -21,6 +22,10 @@ from benchmarks.quality.evaluator import Point
 from benchmarks.quality.program import DIFFUSERS, LUCIDRAINS, OURS, RESULT, Task, images_per_snapshot, run_task
 from benchmarks.quality.report import rows, write_report
 from benchmarks.quality.snapshot_timer import MARKS, SnapshotTimer, build_network_of_size
+from diffusion_lab.config.compose import compose_train_config
+from diffusion_lab.create import weight_shapes
+
+CONF = Path(__file__).parents[2] / "conf"
 
 
 @dataclass
@@ -67,12 +72,19 @@ def test_the_network_of_closest_size_is_built_and_others_are_refused() -> None:
 
 
 @pytest.mark.parametrize("library", [lucidrains, diffusers_loop])
-@pytest.mark.parametrize("shape", [(1, 8), (3, 32), (1, 28)])
-def test_the_peers_networks_are_as_large_as_ours(library: Any, shape: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("channels", "image_size"), [(1, 8), (3, 32), (1, 28)])
+@pytest.mark.parametrize("model", ["unet_fast", "unet_small"])
+def test_the_peers_networks_are_as_large_as_ours(
+    library: Any, model: str, channels: int, image_size: int, tmp_path: Path
+) -> None:
     pytest.importorskip("diffusers")
-    parameters = 4_117_000
-    count = sum(weights.numel() for weights in library.build_network(parameters, *shape).parameters())
-    assert 0.8 < count / parameters < 1.2
+    overrides = ["data=image_folder", f"data.paths.train={tmp_path}", f"model={model}"]
+    overrides += [f"model.architecture.in_channels={channels}", f"model.architecture.image_size={image_size}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose_train_config(compose("train", overrides))
+    parameters = sum(shape.numel() for shape in weight_shapes(config.model).values())
+    network = library.build_network(parameters, channels, image_size)
+    assert 0.8 < sum(weights.numel() for weights in network.parameters()) / parameters < 1.2
 
 
 def test_the_network_of_the_readme_is_used_where_images_can_be_halved_three_times() -> None:

@@ -16,7 +16,7 @@ from diffusion_lab.config.compose_evaluation import (
     parse_evaluation,
 )
 from diffusion_lab.config.editor_schema import short_names
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, FEATURES, MIN_IMAGES, METRICS
+from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, FEATURES, METRICS, MIN_IMAGES
 from diffusion_lab.config.faults import ConfigError
 from diffusion_lab.config.key_locations import KeyLocations, composed_key_locations
 from diffusion_lab.evaluation import null_rows
