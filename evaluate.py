@@ -1,4 +1,4 @@
-"""Measure how good images are. `python evaluate.py --help` lists the common commands."""
+"""Evaluate the quality of images. `python evaluate.py --help` lists the common commands."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate")
 def main(composed: DictConfig) -> None:
-    """Check the settings, then hand them over."""
+    """Check the settings, then run the evaluation."""
     run_and_report(lambda: run_job(run, composed))
 
 
 def run(composed: DictConfig) -> None:
-    """Evaluate as composed. All faults of the settings are reported before anything heavy is imported."""
+    """Evaluate with the composed settings. All their faults are reported before anything heavy is imported."""
     request = compose_evaluate_config(composed)
-    from diffusion_lab.evaluation.command import evaluate, show
+    from diffusion_lab.evaluation.command import evaluate, print_evaluation
 
-    show(evaluate(request))
+    print_evaluation(evaluate(request))
 
 
 if __name__ == "__main__":

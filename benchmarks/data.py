@@ -30,7 +30,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from benchmarks import equal_work
-from benchmarks.harness import Row, Turns, command, in_turns, print_progress
+from benchmarks.harness import Row, Timings, command, print_progress, time_alternately
 from diffusion_lab.cpu.malloc import keep_freed_memory
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -39,7 +39,7 @@ from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.shapes import Batch, from_pixels
 
 BATCH_SIZE, WORKERS = 32, 2
-FIRSTS, LATERS = 5, 5
+FIRST_EPOCH_ROUNDS, LATER_EPOCHS = 5, 5
 DEGREES, STRENGTH = 15.0, 0.2
 GOAL_LATER, GOAL_FIRST = 20.0, 1.0
 
@@ -104,11 +104,11 @@ def bare(count: int, size: int) -> Epoch:
 
 
 def repeated(epoch: Epoch) -> Epoch:
-    """Repeat an epoch LATERS times, one after the other as in training."""
+    """Repeat an epoch LATER_EPOCHS times, one after the other as in training."""
 
     def epochs() -> int:
         with keep_freed_memory(torch.device("cpu")):
-            return sum(epoch() for _ in range(LATERS))
+            return sum(epoch() for _ in range(LATER_EPOCHS))
 
     return epochs
 
@@ -128,8 +128,8 @@ def rows(folder: Path, count: int, size: int, epochs: int, all_changes: bool) ->
     """Return the rows of the first and of later epochs."""
     changes = "flips, rotation and color jitter" if all_changes else "flips"
     seconds: dict[str, list[float]] = {"peer": [], "ours": []}
-    for turn in range(FIRSTS):  # each starts without a cache
-        caches = folder.parent / f"caches {all_changes} {turn}"
+    for round_index in range(FIRST_EPOCH_ROUNDS):  # each starts without a cache
+        caches = folder.parent / f"caches {all_changes} {round_index}"
         taken, epochs_of = first_epochs(
             {
                 "peer": partial(peer, folder, size, all_changes),
@@ -138,16 +138,16 @@ def rows(folder: Path, count: int, size: int, epochs: int, all_changes: bool) ->
         )
         for name, spent in taken.items():
             seconds[name].append(spent)
-    firsts = Turns(seconds)
+    firsts = Timings(seconds)
     first, other = (count / firsts.median(name) for name in ("ours", "peer"))
-    later = in_turns(
+    later = time_alternately(
         {"peer": epochs_of["peer"], "ours": repeated(epochs_of["ours"]), "bare": repeated(bare(count, size))}, epochs
     )
-    rate = {name: count * (1 if name == "peer" else LATERS) / later.median(name) for name in later.seconds}
+    rate = {name: count * (1 if name == "peer" else LATER_EPOCHS) / later.median(name) for name in later.seconds}
     note = "torchvision ImageFolder, 2 processes"
     allowed = f"{note}; {later.ratio('bare', 'ours'):.0%} of copying them from memory as floats"
     what = f"{count:,} JPEGs to {size}×{size}, {changes}"
-    ratio = later.ratio("peer", "ours") * LATERS
+    ratio = later.ratio("peer", "ours") * LATER_EPOCHS
     return [
         Row("3", f"{what}, later epochs", rate["ours"], rate["peer"], "images/s", ratio, GOAL_LATER, note=allowed),
         Row("3", f"{what}, first epoch", first, other, "images/s", firsts.ratio("peer", "ours"), GOAL_FIRST, note=note),

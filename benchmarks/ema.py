@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.harness import Row, command, in_turns
+from benchmarks.harness import Row, command, time_alternately
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
@@ -38,11 +38,11 @@ def measure() -> list[Row]:
         for _ in range(UPDATES):
             ema.update(denoiser)
 
-    turns = in_turns({"update": updates, "step": lambda: step_of(denoiser)}, rounds=5)
-    share, size = turns.ratio("update", "step") / UPDATES, bytes_of(denoiser)
+    timings = time_alternately({"update": updates, "step": lambda: step_of(denoiser)}, rounds=5)
+    share, size = timings.ratio("update", "step") / UPDATES, bytes_of(denoiser)
     what, copies = "EMA update, of a step at 32×32×3, batch 16", "memory of EMA, of one copy of the weights"
     return [
-        Row("6", what, turns.median("update") / UPDATES, turns.median("step"), "s", share, LARGEST_SHARE, False),
+        Row("6", what, timings.median("update") / UPDATES, timings.median("step"), "s", share, LARGEST_SHARE, False),
         Row("6", copies, bytes_of(ema) / 2**20, size / 2**20, "MB", bytes_of(ema) / size, 1.001, False),
     ]
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import equal_work
-from benchmarks.harness import Row, Turns, command, in_turns, not_measured, print_progress
+from benchmarks.harness import Row, Timings, command, not_measured, print_progress, time_alternately
 from benchmarks.training_step import Step, step_of
 from diffusion_lab import DiffusionSampler
 from diffusion_lab.cpu.malloc import keep_freed_memory
@@ -61,8 +61,8 @@ class Flag:
 
     Args:
         name: Override as typed on the command line.
-        off: Turns the setting off for a denoiser.
-        on: Turns the setting on for a denoiser.
+        off: Timings the setting off for a denoiser.
+        on: Timings the setting on for a denoiser.
         backend: Context manager that sets flags of torch's backends, by whether the setting is on.
         only_cuda: Whether it has an effect only on CUDA devices.
         in_sampling: Whether it also applies to sampling from a checkpoint.
@@ -174,7 +174,9 @@ def _sampling(denoiser: Denoiser, work: Work) -> Step:
     return partial(sampler.sample, work.batch, sampler=DDIMSampler(steps=SAMPLING_STEPS), seed=0, batch_size=work.batch)
 
 
-def _taken(flag: Flag, way: Callable[[Denoiser], Step], denoisers: dict[str, Denoiser], device: torch.device) -> Turns:
+def _taken(
+    flag: Flag, way: Callable[[Denoiser], Step], denoisers: dict[str, Denoiser], device: torch.device
+) -> Timings:
     def within(step: Step, on: bool) -> Step:
         def timed() -> None:
             with flag.backend(on):
@@ -185,10 +187,10 @@ def _taken(flag: Flag, way: Callable[[Denoiser], Step], denoisers: dict[str, Den
         return timed
 
     steps = {name: within(way(denoiser), name == "on") for name, denoiser in denoisers.items()}
-    return in_turns(steps, ROUNDS, WARM_UP)
+    return time_alternately(steps, ROUNDS, WARM_UP)
 
 
-def _row(flag: Flag, what: str, taken: Turns, denoiser: Denoiser, batch: int) -> Row:
+def _row(flag: Flag, what: str, taken: Timings, denoiser: Denoiser, batch: int) -> Row:
     rate, before = (batch / taken.median(name) for name in ("on", "off"))
     kind = str(denoiser.compute_dtype).removeprefix("torch.")
     where = _device_of(denoiser).type

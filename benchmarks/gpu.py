@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._inductor.compile_fx import compile_fx
 
 from benchmarks import equal_work, flags
-from benchmarks.harness import Row, command, in_turns, matrix_flops, matrix_product, not_measured
+from benchmarks.harness import Row, command, matrix_flops, matrix_product, not_measured, time_alternately
 from benchmarks.training_step import Step, noising, peer_step, step_of
 from diffusion_lab import DiffusionSampler
 from diffusion_lab.data.augmentation import Augmentation
@@ -94,7 +94,7 @@ def training(device: torch.device) -> list[Row]:
     steps = {"ours": step_of(our_denoiser(device, BACKENDS[COMPILED]), images), "peer": their_step(images)}
     limit = matrix_product(torch.bfloat16, LIMIT_SIZE, device)
     ways = {name: repeated(step, device, STEPS) for name, step in steps.items()}
-    taken = in_turns({**ways, "limit": repeated(limit, device, 1)}, ROUNDS)
+    taken = time_alternately({**ways, "limit": repeated(limit, device, 1)}, ROUNDS)
     rate, other = (BATCH * STEPS / taken.median(way) for way in ("ours", "peer"))
     share = rate * work / (matrix_flops(LIMIT_SIZE) / taken.median("limit"))
     what = f"training step, bf16, unet_base at {shape[1]}×{shape[2]}"
@@ -106,14 +106,14 @@ def graphs(device: torch.device) -> list[Row]:
     """Measure the effect of CUDA graphs on the step."""
     images = torch.randn(BATCH, *image_shape(), device=device).clamp(-1, 1)
     steps = {name: step_of(our_denoiser(device, backend), images) for name, backend in BACKENDS.items()}
-    taken = in_turns({name: repeated(step, device, STEPS) for name, step in steps.items()}, ROUNDS)
+    taken = time_alternately({name: repeated(step, device, STEPS) for name, step in steps.items()}, ROUNDS)
     rate, without = (BATCH * STEPS / taken.median(way) for way in (GRAPHS, COMPILED))
     ratio = taken.ratio(COMPILED, GRAPHS)
     return [Row("9", "training step, CUDA graphs", rate, without, "images/s", ratio, note=COMPILED)]
 
 
 def data(device: torch.device) -> list[Row]:
-    """Steps on batches as they are loaded and augmented, against as many on one batch that is there."""
+    """Measure steps on batches that are loaded and augmented, against as many on one prepared batch."""
     count = BATCH * STEPS
     pixels = np.random.default_rng(0).integers(0, 256, (count, *image_shape()), dtype=np.uint8)
     module = ImageDataModule(
@@ -138,7 +138,7 @@ def data(device: torch.device) -> list[Row]:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    taken = in_turns({"with": with_data, "without": repeated(train, device, STEPS)}, ROUNDS)
+    taken = time_alternately({"with": with_data, "without": repeated(train, device, STEPS)}, ROUNDS)
     rate, without = (count / taken.median(way) for way in ("with", "without"))
     ratio = taken.ratio("with", "without")
     return [Row("9", "steps that load their data", rate, without, "images/s", ratio, 1.02, False, note="on one batch")]
@@ -156,7 +156,7 @@ def sampling(device: torch.device) -> list[Row]:
         "ours": lambda: front.sample(BATCH, sampler=sampler, seed=0),
         "peer": lambda: pipeline(batch_size=BATCH, num_inference_steps=SAMPLING_STEPS, output_type="pt"),
     }
-    taken = in_turns({name: repeated(way, device, 1) for name, way in ways.items()}, ROUNDS)
+    taken = time_alternately({name: repeated(way, device, 1) for name, way in ways.items()}, ROUNDS)
     rate, other = (BATCH / taken.median(way) for way in ways)
     what = f"{SAMPLING_STEPS} steps of DDIM, bf16, unet_base at {UNET_BASE['image_size']}×{UNET_BASE['image_size']}"
     return [Row("9", what, rate, other, "images/s", taken.ratio("peer", "ours"), 1.5, note="diffusers DDIMPipeline")]

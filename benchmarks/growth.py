@@ -17,7 +17,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.equal_work import training_flops
-from benchmarks.harness import Row, Turns, command, in_turns, matrix_flops, matrix_product, print_progress
+from benchmarks.harness import Row, Timings, command, matrix_flops, matrix_product, print_progress, time_alternately
 from benchmarks.memory import kept_bytes
 from benchmarks.training_step import step_of
 from diffusion_lab.cpu.malloc import keep_freed_memory
@@ -27,7 +27,7 @@ from diffusion_lab.denoiser import Denoiser
 CHANNELS = 32
 BATCHES, SIDE = (1, 4, 16, 64, 256), 32
 SIDES, PIXELS = (8, 16, 32, 64, 128), 128**2
-"""Least number of pixels per turn: smaller batches make several steps, as one is too short to be timed."""
+"""Least number of pixels per measurement: smaller batches make several steps, as one is too short to be timed."""
 ROUNDS = 2
 LIMIT = "limit"
 
@@ -40,19 +40,19 @@ class Size(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """Number of steps per turn."""
+        """Number of steps per measurement."""
         return max(1, PIXELS // (self.batch * self.side**2))
 
     @property
     def name(self) -> str:
-        """Name of its turns."""
+        """Name of its timings."""
         return f"{self.side}×{self.side}, batch {self.batch}"
 
-    def images_per_second(self, taken: Turns) -> float:
-        """Return the speed in the median turn."""
+    def images_per_second(self, taken: Timings) -> float:
+        """Return the speed in the median round."""
         return self.batch * self.steps / taken.median(self.name)
 
-    def speed_up(self, first: Size, taken: Turns) -> float:
+    def speed_up(self, first: Size, taken: Timings) -> float:
         """Return the ratio of pixels per second to those of another size, within a round."""
         pixels = [size.batch * size.steps * size.side**2 for size in (self, first)]
         return taken.ratio(first.name, self.name) * pixels[0] / pixels[1]
@@ -69,8 +69,8 @@ def small_denoiser(side: int) -> Denoiser:
     )
 
 
-def turn(size: Size) -> Callable[[], None]:
-    """Return a function that makes the training steps of a turn, like `train.py`."""
+def training_steps(size: Size) -> Callable[[], None]:
+    """Return a function that makes the training steps of a measurement, like `train.py`."""
     denoiser = small_denoiser(size.side)
     step = step_of(denoiser, torch.randn(size.batch, *denoiser.image_shape).clamp(-1, 1))
 
@@ -95,7 +95,7 @@ def kept_megabytes(size: Size) -> float:
 
 
 def rows(
-    taken: Turns, flops: Mapping[int, int], kept: Mapping[Size, float], batches: Sequence[Size], sides: Sequence[Size]
+    taken: Timings, flops: Mapping[int, int], kept: Mapping[Size, float], batches: Sequence[Size], sides: Sequence[Size]
 ) -> list[Row]:
     """Return a row for each size; the others are compared with the smallest one."""
     limit = matrix_flops() / taken.median(LIMIT)
@@ -129,9 +129,9 @@ def measure(
     kept = {size: kept_megabytes(size) for size in sizes}
     flops = {side: flops_of(side) for side in {size.side for size in sizes}}
     print_progress("growth: training steps")
-    ways: dict[str, Callable[[], object]] = {size.name: turn(size) for size in sizes}
+    ways: dict[str, Callable[[], object]] = {size.name: training_steps(size) for size in sizes}
     with keep_freed_memory(torch.device("cpu")):  # as in training
-        taken = in_turns({**ways, LIMIT: matrix_product(torch.float32)}, int(rounds))
+        taken = time_alternately({**ways, LIMIT: matrix_product(torch.float32)}, int(rounds))
     return rows(taken, flops, kept, by_batch, by_side)
 
 

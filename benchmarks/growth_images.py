@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.equal_work import peer
-from benchmarks.harness import Row, Turns, command, in_turns, print_progress
+from benchmarks.harness import Row, Timings, command, print_progress, time_alternately
 
 SIDE, CLASSES, BATCH_SIZE, BATCHES, REPEATS = 8, 10, 32, 300, 3
 FEW, MANY, FILES = 1000, 1_000_000, 20_000
@@ -112,8 +112,8 @@ def rows(results: Mapping[int, Sequence[Start]]) -> list[Row]:
     """Return rows of the figures that must not grow from the smaller to the larger number of images."""
     few, many = sorted(results)
 
-    def figures(name: str) -> Turns:
-        return Turns({str(count): [getattr(run, name) for run in runs] for count, runs in results.items()})
+    def figures(name: str) -> Timings:
+        return Timings({str(count): [getattr(run, name) for run in runs] for count, runs in results.items()})
 
     def row(name: str, unit: str, scale: float, note: str = "") -> Row:
         taken = figures(name)
@@ -140,7 +140,9 @@ def listing_row(folder: Path, count: int) -> Row:
         file.parent.mkdir(exist_ok=True, parents=True)
         file.touch()
     theirs = peer("torchvision.datasets").ImageFolder
-    taken = in_turns({"ours": lambda: list_images(folder).images.digest(), "theirs": partial(theirs, folder)}, REPEATS)
+    taken = time_alternately(
+        {"ours": lambda: list_images(folder).images.digest(), "theirs": partial(theirs, folder)}, REPEATS
+    )
     ours, other = (taken.median(name) / count for name in ("ours", "theirs"))
     note = f"peer: ImageFolder, which reads only names; {MANY:,} files: {ours * MANY:.0f} s at the start"
     what = "looking for changes in a folder of images"

@@ -76,7 +76,7 @@ def not_measured(goal: str, what: str, why: str) -> Row:
 
 
 @dataclass(frozen=True)
-class Turns:
+class Timings:
     """Seconds of each variant in each round."""
 
     seconds: Mapping[str, list[float]]
@@ -91,12 +91,12 @@ class Turns:
         return statistics.median(one / other for one, other in pairs)
 
 
-def in_turns(
+def time_alternately(
     ways: Mapping[str, Callable[[], object]],
     rounds: int = 5,
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
-) -> Turns:
+) -> Timings:
     """Time each variant once per round, A B A B, so that a temporary slowdown of the machine affects all of them.
 
     Args:
@@ -113,19 +113,20 @@ def in_turns(
             way()
             if index >= warm_up:
                 seconds[name].append(clock() - began)
-    return Turns(seconds)
+    return Timings(seconds)
 
 
-def in_turns_apart(ways: Mapping[str, Callable[[], Callable[[], object]]], rounds: int = 5) -> Turns:
-    """Like ``in_turns``, with each variant in a separate process, so that they do not affect each other, for example by
-    their memory management.
+def time_in_processes(ways: Mapping[str, Callable[[], Callable[[], object]]], rounds: int = 5) -> Timings:
+    """Time variants like ``time_alternately``, each in a separate process, so that they do not affect each other.
+
+    For example, memory management of one variant could affect the next.
 
     Args:
         ways: Functions by name that create the variant in its process; they must be importable there.
         rounds: Number of timed rounds, after one that is not counted.
     """
     with contextlib.ExitStack() as processes:
-        return in_turns({name: processes.enter_context(_apart(make)) for name, make in ways.items()}, rounds)
+        return time_alternately({name: processes.enter_context(_apart(make)) for name, make in ways.items()}, rounds)
 
 
 @contextlib.contextmanager
@@ -177,7 +178,9 @@ def matrix_flops(size: int = LIMIT_SIZE) -> int:
 
 def bf16_is_accelerated() -> bool:
     """Return whether a matrix product is faster in bfloat16 than in float32: some machines only emulate it."""
-    taken = in_turns({str(dtype): matrix_product(dtype, 512) for dtype in (torch.float32, torch.bfloat16)}, rounds=3)
+    taken = time_alternately(
+        {str(dtype): matrix_product(dtype, 512) for dtype in (torch.float32, torch.bfloat16)}, rounds=3
+    )
     return taken.ratio("torch.float32", "torch.bfloat16") > 1.2
 
 
@@ -197,7 +200,7 @@ def machine() -> dict[str, Any]:
 
 
 def _median(way: Callable[[], object]) -> float:
-    return in_turns({"": way}, rounds=3).median("")
+    return time_alternately({"": way}, rounds=3).median("")
 
 
 def print_progress(text: str) -> None:

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.report import write_table
 from diffusion_lab import DiffusionSampler, load_denoiser
-from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.evaluation.digits import DigitEvaluator
 from diffusion_lab.image_grids import class_grid
 from diffusion_lab.shapes import to_pixels
 
@@ -52,7 +52,7 @@ class Learned:
         )
 
 
-def learn(name: str, folder: Path, judge: DigitJudge) -> Learned:
+def learn(name: str, folder: Path, evaluator: DigitEvaluator) -> Learned:
     """Train with a prediction as a user would, and measure unguided samples by the default sampler."""
     arguments = ["experiment=digits", *PREDICTIONS[name]]
     quiet = ["logger=none", f"output.base_dir={folder}", "output.overwrite=true"]
@@ -65,15 +65,15 @@ def learn(name: str, folder: Path, judge: DigitJudge) -> Learned:
     return Learned(
         command=" ".join(["python train.py", *arguments[1:]]),
         train_seconds=json.loads((folder / "summary.json").read_text())["train_seconds"],
-        label_agreement=judge.label_agreement(pixels, asked),
-        pixel_fd_ratio=judge.pixel_fd_ratio(pixels),
+        label_agreement=evaluator.label_agreement(pixels, asked),
+        pixel_fd_ratio=evaluator.pixel_fd_ratio(pixels),
     )
 
 
 def main(names: list[str]) -> None:
     """Train and measure; print the table, and write it to the page if it is complete."""
-    judge = DigitJudge()
-    results = {name: learn(name, ROOT / "outputs" / "predictions" / name, judge) for name in names or PREDICTIONS}
+    evaluator = DigitEvaluator()
+    results = {name: learn(name, ROOT / "outputs" / "predictions" / name, evaluator) for name in names or PREDICTIONS}
     rows = [learned.row(name) for name, learned in results.items()]
     print("\n".join(rows))
     if results.keys() == PREDICTIONS.keys():

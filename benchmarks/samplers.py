@@ -25,7 +25,7 @@ from benchmarks.report import write_table
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.evaluation.digits import DigitEvaluator
 from diffusion_lab.image_grids import class_grid
 from diffusion_lab.samplers import (
     DDIMSampler,
@@ -99,17 +99,17 @@ def draw(denoiser: Denoiser, sampler: Sampler, per_class: int = PER_CLASS) -> Dr
     return Drawn(to_pixels(images), torch.tensor(labels), counted.count, seconds)
 
 
-def measure_named(denoiser: Denoiser, judge: DigitJudge) -> Iterator[str]:
+def measure_named(denoiser: Denoiser, evaluator: DigitEvaluator) -> Iterator[str]:
     """Yield a row for each file of `conf/sampler/`, and write its grid."""
     GRIDS.mkdir(parents=True, exist_ok=True)
     for name, sampler in named_samplers().items():
         drawn = draw(denoiser, sampler)
         shown = torch.arange(len(drawn.labels)).reshape(10, -1)[:, :SHOWN_PER_CLASS].flatten()
         class_grid(drawn.pixels[shown], drawn.labels[shown]).save(GRIDS / f"{name}.png")
-        agreement = judge.label_agreement(drawn.pixels, drawn.labels)
+        agreement = evaluator.label_agreement(drawn.pixels, drawn.labels)
         row = (
             f"| `sampler={name}` | {drawn.evaluations} | {drawn.seconds:.1f} s | {agreement:.3f} "
-            f"| {judge.pixel_fd_ratio(drawn.pixels):.2f} |"
+            f"| {evaluator.pixel_fd_ratio(drawn.pixels):.2f} |"
         )
         print(row, flush=True)
         yield row
@@ -146,7 +146,7 @@ Curves = dict[str, dict[int, Point]]
 """Points by sampler and number of evaluations."""
 
 
-def measure_curve(denoiser: Denoiser, judge: DigitJudge) -> Curves:
+def measure_curve(denoiser: Denoiser, evaluator: DigitEvaluator) -> Curves:
     """Measure Fréchet distance and time of each sampler by its number of evaluations."""
     curves: Curves = {}
     for evaluations in (*EVALUATIONS, LONG):
@@ -154,7 +154,7 @@ def measure_curve(denoiser: Denoiser, judge: DigitJudge) -> Curves:
             if evaluations == LONG and not name.startswith("ddpm,"):
                 continue
             drawn = draw(denoiser, sampler)
-            point = Point(judge.pixel_fd_ratio(drawn.pixels), drawn.seconds)
+            point = Point(evaluator.pixel_fd_ratio(drawn.pixels), drawn.seconds)
             curves.setdefault(name, {})[evaluations] = point
             print(name, evaluations, f"{point.distance:.2f}, {point.seconds:.1f} s", flush=True)
     return curves
@@ -205,10 +205,10 @@ def plot(curves: Curves) -> None:
 def main(checkpoint: str) -> None:
     """Measure, plot, write."""
     torch.set_num_threads(1)
-    denoiser, judge = load_denoiser(checkpoint), DigitJudge()
+    denoiser, evaluator = load_denoiser(checkpoint), DigitEvaluator()
     draw(denoiser, DDIMSampler(steps=1))  # warm-up: work of the first call is not part of a sampler's time
-    write_table(PAGE, "samplers", list(measure_named(denoiser, judge)))
-    curves = measure_curve(denoiser, judge)
+    write_table(PAGE, "samplers", list(measure_named(denoiser, evaluator)))
+    curves = measure_curve(denoiser, evaluator)
     write_table(PAGE, "curve", curve_rows(curves))
     plot(curves)
 

@@ -17,20 +17,20 @@ from pathlib import Path
 import torch
 
 from benchmarks import equal_work
-from benchmarks.harness import Row, command, in_turns, in_turns_apart, not_measured, print_progress
+from benchmarks.harness import Row, command, not_measured, print_progress, time_alternately, time_in_processes
 from benchmarks.samplers import Counted, curve_samplers, draw
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.cpu.convolution import cache_filters
 from diffusion_lab.cpu.malloc import keep_freed_memory
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.evaluation.digits import DigitEvaluator
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler, Sampler
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 5
 STEPS, PIPELINE_STEPS = 5, 10
 SHORT_ROUNDS, SMALL_BATCH = 11, 4
-"""For comparisons to a few percent: many short turns, as the speed of the machine changes from second to second."""
+"""For comparisons to a few percent: many short rounds, as the speed of the machine changes from second to second."""
 FEW, MANY = 100, 10_000
 """Numbers of images whose memory is compared."""
 PER_CLASS = 25
@@ -61,7 +61,7 @@ def loop_row() -> Row:
                 denoiser.network(images, time)
 
     ways: dict[str, Callable[[], object]] = {"sampling": lambda: sample(front, SMALL_BATCH, STEPS), "passes": passes}
-    taken = in_turns(ways, SHORT_ROUNDS)
+    taken = time_alternately(ways, SHORT_ROUNDS)
     return Row(
         "5",
         f"{STEPS} steps of DDIM, batch {SMALL_BATCH}",
@@ -85,7 +85,7 @@ def pipeline_row() -> Row:
     what = f"{PIPELINE_STEPS} steps of DDIM at equal work"
     if equal_work.missing_peers():
         return not_measured("5", what, f"needs {equal_work.missing_peers()}, of the extra peers")
-    taken = in_turns_apart({"ours": our_pipeline, "peer": their_pipeline}, ROUNDS)
+    taken = time_in_processes({"ours": our_pipeline, "peer": their_pipeline}, ROUNDS)
     ours, peers = (equal_work.BATCH / taken.median(way) for way in ("ours", "peer"))
     return Row("5", what, ours, peers, "images/s", taken.ratio("peer", "ours"), 1.5, note="diffusers DDIMPipeline")
 
@@ -158,11 +158,11 @@ def quality_row(checkpoint: Path) -> Row:
     what = "seconds for the quality of 1,000-step DDPM"
     if not checkpoint.exists():
         return not_measured("5", what, "needs a checkpoint of the digits: make demo, or --checkpoint")
-    denoiser, judge = load_denoiser(checkpoint), DigitJudge()
-    long, target = _seconds_and_distance(denoiser, judge, DDPMSampler(steps=None))
+    denoiser, evaluator = load_denoiser(checkpoint), DigitEvaluator()
+    long, target = _seconds_and_distance(denoiser, evaluator, DDPMSampler(steps=None))
     for evaluations in (10, 20, 50):
         methods = curve_samplers(evaluations)
-        tried = {name: _seconds_and_distance(denoiser, judge, method) for name, method in methods.items()}
+        tried = {name: _seconds_and_distance(denoiser, evaluator, method) for name, method in methods.items()}
         good = {name: seconds for name, (seconds, distance) in tried.items() if distance <= target}
         if good:
             name = min(good, key=good.__getitem__)
@@ -171,9 +171,9 @@ def quality_row(checkpoint: Path) -> Row:
     return not_measured("5", what, f"nothing up to 50 evaluations is as good as {target:.2f}")
 
 
-def _seconds_and_distance(denoiser: Denoiser, judge: DigitJudge, method: Sampler) -> tuple[float, float]:
+def _seconds_and_distance(denoiser: Denoiser, evaluator: DigitEvaluator, method: Sampler) -> tuple[float, float]:
     drawn = draw(denoiser, method, PER_CLASS)
-    return drawn.seconds, judge.pixel_fd_ratio(drawn.pixels)
+    return drawn.seconds, evaluator.pixel_fd_ratio(drawn.pixels)
 
 
 def measure(checkpoint: str) -> list[Row]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.equal_work import EQUAL_WORK, write_checkpoint
-from benchmarks.harness import Row, Turns, command, in_turns, print_progress
+from benchmarks.harness import Row, Timings, command, print_progress, time_alternately
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 5
@@ -52,7 +52,7 @@ def measure() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_checkpoint(folder / "model.ckpt", EQUAL_WORK)
-        return rows(in_turns(ways(folder), ROUNDS))
+        return rows(time_alternately(ways(folder), ROUNDS))
 
 
 def ways(folder: Path) -> dict[str, Callable[[], object]]:
@@ -68,7 +68,7 @@ def ways(folder: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-def rows(taken: Turns) -> list[Row]:
+def rows(taken: Timings) -> list[Row]:
     """Return the rows; the first two commands are bounded by seconds or by Lightning, whichever is more."""
     lightning = taken.median("import lightning.pytorch")
     allowed = max(ALLOWED_SECONDS / lightning, ALLOWED_SHARE)

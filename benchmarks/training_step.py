@@ -22,14 +22,14 @@ from benchmarks import equal_work
 from benchmarks.harness import (
     LIMIT_SIZE,
     Row,
-    Turns,
+    Timings,
     bf16_is_accelerated,
     command,
-    in_turns_apart,
     matrix_flops,
     matrix_product,
     not_measured,
     print_progress,
+    time_in_processes,
 )
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.optimizer_section import OptimizerSettings
@@ -145,7 +145,7 @@ def flops() -> dict[str, int]:
     return counts
 
 
-def rows(taken: Turns, work: dict[str, int], bf16: bool) -> list[Row]:
+def rows(taken: Timings, work: dict[str, int], bf16: bool) -> list[Row]:
     """Return the rows; without bfloat16, the same comparisons in float32 have no bound."""
     kind, dtype = ("bf16", "bfloat16") if bf16 else ("fp32", "float32")
     limit = matrix_flops() / taken.median(f"limit {kind}")
@@ -176,7 +176,7 @@ def rows(taken: Turns, work: dict[str, int], bf16: bool) -> list[Row]:
     return table
 
 
-def _rate(taken: Turns, way: str, image_flops: int) -> float:
+def _rate(taken: Timings, way: str, image_flops: int) -> float:
     return equal_work.BATCH * image_flops / taken.median(way)
 
 
@@ -189,7 +189,7 @@ def measure(compiled: str = "no") -> list[Row]:
     counts = ", ".join(f"{name} {count / 1e9:.1f} GFLOP per image" for name, count in work.items())
     print_progress(f"training step: {counts}")
     bf16 = bf16_is_accelerated()
-    return rows(in_turns_apart(dict(ways(bf16, compiled == "yes")), ROUNDS), work, bf16)
+    return rows(time_in_processes(dict(ways(bf16, compiled == "yes")), ROUNDS), work, bf16)
 
 
 def ways(bf16: bool, compiled: bool) -> Iterable[tuple[str, Callable[[], Step]]]:

@@ -26,7 +26,7 @@ from benchmarks.report import write_table
 from benchmarks.samplers import PAGE
 from diffusion_lab import DiffusionSampler, load_denoiser
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.evaluation.digits import DigitEvaluator
 from diffusion_lab.samplers import DDPMSampler
 from diffusion_lab.shapes import Pixels, to_pixels
 
@@ -62,11 +62,11 @@ def draw(denoiser: Denoiser, steps: int | None, seed: int, per_class: int) -> Pa
     return Pair(by("small"), by("large"))
 
 
-def compare(judge: DigitJudge, pairs: Sequence[Pair]) -> Comparison:
+def compare(evaluator: DigitEvaluator, pairs: Sequence[Pair]) -> Comparison:
     """Return the distances of all pairs together; the error is NaN for a single pair."""
 
     def distances(chosen: Sequence[Pair]) -> tuple[float, float]:
-        small, large = (judge.pixel_fd_ratio(torch.cat(images)) for images in zip(*chosen, strict=True))
+        small, large = (evaluator.pixel_fd_ratio(torch.cat(images)) for images in zip(*chosen, strict=True))
         return small, large
 
     small, large = distances(pairs)
@@ -91,13 +91,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--per-class", type=int, default=25)
     options = parser.parse_args()
-    denoiser, judge = load_denoiser(options.checkpoint), DigitJudge()
+    denoiser, evaluator = load_denoiser(options.checkpoint), DigitEvaluator()
     rows = []
     for steps in STEPS:
         pairs: list[Pair] = []
         for seed in range(1, options.seeds + 1):
             pairs.append(draw(denoiser, steps, seed, options.per_class))
-            line = row(steps, 10 * options.per_class * seed, compare(judge, pairs))
+            line = row(steps, 10 * options.per_class * seed, compare(evaluator, pairs))
             print_progress(line)
         rows.append(line)
     write_table(PAGE, "variances", rows)

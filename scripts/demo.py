@@ -21,7 +21,7 @@ from diffusion_lab.console.command_line import command
 from diffusion_lab.console.messages import show_plain_warnings
 from diffusion_lab.data.digits import digits
 from diffusion_lab.data.source import ArraySource
-from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.evaluation.digits import DigitEvaluator
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measurement import Measurement
 from diffusion_lab.evaluation.metrics import Estimate
@@ -76,15 +76,15 @@ def run(script: str, *arguments: str) -> None:
 def measure_samples() -> tuple[dict[str, float], list[Measurement]]:
     """Measure samples of every digit without and with guidance, and save a grid of some."""
     sampler = DiffusionSampler(load_denoiser(RUN))
-    judge, distances = DigitJudge(), Distances()
-    measures, measurements = {"real_accuracy": round(judge.real_accuracy, 4)}, []
+    evaluator, distances = DigitEvaluator(), Distances()
+    measures, measurements = {"real_accuracy": round(evaluator.real_accuracy, 4)}, []
     for suffix, scale in SCALES:
         images, labels = sampler.sample_by_class(
             SAMPLES_PER_CLASS, 10, scale, show_progress=True, sampler=SAMPLER, seed=1, batch_size=250
         )
         pixels, asked = to_pixels(images), torch.tensor(labels)
-        measures[f"label_agreement{suffix}"] = round(judge.label_agreement(pixels, asked), 4)
-        measures[f"pixel_fd_ratio{suffix}"] = round(judge.pixel_fd_ratio(pixels), 3)
+        measures[f"label_agreement{suffix}"] = round(evaluator.label_agreement(pixels, asked), 4)
+        measures[f"pixel_fd_ratio{suffix}"] = round(evaluator.pixel_fd_ratio(pixels), 3)
         measurements.append(distances.measure(pixels, asked))
         measures |= {name + suffix: value for name, value in numbers(measurements[-1]).items()}
         shown = torch.arange(len(labels)).reshape(10, -1)[:, :SHOWN_PER_CLASS].flatten()

@@ -30,10 +30,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "outputs" / "gpu"
 RESULTS = FOLDER / "results.json"
 
-OF_THE_MACHINE = ("torch", "torchvision")
+PREINSTALLED = ("torch", "torchvision")
 """Packages that are never installed: they must match the machine's CUDA driver."""
 
-FURTHER = ("pytest>=8.4", "hypothesis>=6.130", "diffusers>=0.42,<1")
+TEST_REQUIREMENTS = ("pytest>=8.4", "hypothesis>=6.130", "diffusers>=0.42,<1")
 """Packages that tests and the benchmark import besides the requirements of the project."""
 
 TEST_SECONDS, BENCHMARK_SECONDS, LAST_SECONDS = 200, 210, 15
@@ -98,7 +98,7 @@ def requirements() -> list[str]:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     names = [(line, re.split(r"[<>=!~;\[ ]", line)[0]) for line in project["dependencies"]]
-    return [line for line, name in names if name not in OF_THE_MACHINE] + list(FURTHER)
+    return [line for line, name in names if name not in PREINSTALLED] + list(TEST_REQUIREMENTS)
 
 
 def environment(wheels: Path | None) -> Path:

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.gpu_check import OF_THE_MACHINE, requirements  # noqa: E402
+from scripts.gpu_check import PREINSTALLED, requirements  # noqa: E402
 
 NAMES = (
     *("annotated-types", "antlr4-python3-runtime", "contourpy", "cycler", "diffusers", "efficientnet-lite-pytorch"),
@@ -41,7 +41,7 @@ def all_names() -> set[str]:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)
         key = f"{name}{sorted(requirement.extras)}"
-        if name in OF_THE_MACHINE or key in seen:
+        if name in PREINSTALLED or key in seen:
             continue
         seen.add(key)
         for line in requires(name) or ():

@@ -144,7 +144,7 @@ def _first_comment(file: Path) -> str:
 def _short_names() -> str:
     names = {root: short_names(CONF / f"{root}.yaml") for root in ("train", "sample", "evaluate")}
     rows = [(f"`{short}`", f"`{root}.py`", f"`{key}`") for root in names for short, key in names[root].items()]
-    return _table(("short", "of", "fills"), rows)
+    return _table(("short name", "command", "key"), rows)
 
 
 def _evaluation() -> str:

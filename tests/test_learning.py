@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.predictions import PREDICTIONS, learn
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
-from diffusion_lab.evaluation.digits import DigitJudge
+from diffusion_lab.evaluation.digits import DigitEvaluator
 
 
 def test_all_predictions_are_tried():
@@ -18,4 +18,4 @@ def test_all_predictions_are_tried():
 @pytest.mark.slow
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_unguided_samples_are_the_digits_asked_for(prediction: str, tmp_path: Path):
-    assert learn(prediction, tmp_path / "run", DigitJudge()).label_agreement >= 0.95
+    assert learn(prediction, tmp_path / "run", DigitEvaluator()).label_agreement >= 0.95

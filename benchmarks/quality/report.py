@@ -1,4 +1,4 @@
-"""Tables, curves and grids of the comparison."""
+"""Tables, curves and image grids of the comparison."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from typing import Any
 import torch
 
 from benchmarks.harness import print_progress
-from benchmarks.quality.judge import Point
+from benchmarks.quality.evaluator import Point
 from benchmarks.quality.program import PROGRAMS
 from benchmarks.report import write_table
 from diffusion_lab.image_grids import image_grid
 
-SHOWN = 64
-Found = Mapping[str, Sequence[Point]]
+GRID_IMAGES = 64
+Results = Mapping[str, Sequence[Point]]
+"""Points by the name of the dataset."""
 
 
-def rows(found: Found) -> list[str]:
-    """A line for each set and program: what came out at the end."""
+def rows(results: Results) -> list[str]:
+    """Return one line per dataset and program, for its last snapshot."""
     lines = []
-    for name, points in found.items():
-        for program, last in _last(points).items():
+    for name, points in results.items():
+        for program, last in _last_snapshots(points).items():
             kid, fd = last.measurement["kid"], last.measurement["fd"]
             limit = f"{fd.limit.value:.4g}" if fd.limit is not None and fd.limit.reliable else ""
             lines.append(
@@ -37,53 +38,54 @@ def rows(found: Found) -> list[str]:
 def _null(row: Any) -> str:
     if row.null is None:
         return ""
-    numbers = f"{row.null.n} of {row.null.reference_n}"
+    counts = f"{row.null.n} of {row.null.reference_n}"
     matched = "" if row.null.matched is None else f"; samples: {row.null.matched.value:.4g}"
-    return f"{row.null.estimate.value:.4g} ({numbers}{matched})"
+    return f"{row.null.estimate.value:.4g} ({counts}{matched})"
 
 
-def _last(points: Sequence[Point]) -> dict[str, Point]:
-    """The last snapshot of each program."""
+def _last_snapshots(points: Sequence[Point]) -> dict[str, Point]:
+    """Return the last snapshot of each program."""
     ordered = sorted(points, key=lambda point: (PROGRAMS.index(point.program), point.seconds))
     return {program: list(group)[-1] for program, group in groupby(ordered, key=lambda point: point.program)}
 
 
-def plot(found: Found, path: Path) -> None:
-    """Kernel distance against seconds of training, one picture a set."""
+def plot(results: Results, path: Path) -> None:
+    """Plot kernel distance against training time, one panel per dataset."""
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(found), figsize=(5 * len(found), 4.2), layout="constrained", squeeze=False)
-    for place, (name, points) in zip(axes[0], found.items(), strict=True):
+    figure, panels = plt.subplots(1, len(results), figsize=(5 * len(results), 4.2), layout="constrained", squeeze=False)
+    for axes, (name, points) in zip(panels[0], results.items(), strict=True):
         for program, marker in zip(PROGRAMS, "osD", strict=True):
             line = sorted((point for point in points if point.program == program), key=lambda point: point.seconds)
             if line:
                 values = [point.measurement["kid"].estimate.value for point in line]
-                place.plot([point.seconds for point in line], values, marker=marker, label=program)
-        below = any(point.measurement["kid"].estimate.value <= 0 for point in points)  # unbiased: may be below zero
-        place.set_yscale(**({"value": "symlog", "linthresh": 1e-3} if below else {"value": "log"}))
-        place.set_title(name)
-        place.set_xlabel("seconds of training on this machine")
-        place.set_ylabel(f"{points[0].measurement['kid'].name} (lower is better)")
-        place.grid(alpha=0.3)
-    axes[0][0].legend()
+                axes.plot([point.seconds for point in line], values, marker=marker, label=program)
+        # the estimate is unbiased, so it can be negative
+        nonpositive = any(point.measurement["kid"].estimate.value <= 0 for point in points)
+        axes.set_yscale(**({"value": "symlog", "linthresh": 1e-3} if nonpositive else {"value": "log"}))
+        axes.set_title(name)
+        axes.set_xlabel("seconds of training on this machine")
+        axes.set_ylabel(f"{points[0].measurement['kid'].name} (lower is better)")
+        axes.grid(alpha=0.3)
+    panels[0][0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def write_report(found: Found, about: Mapping[str, Any], out: Path, page: Path | None = None) -> None:
-    """Print the rows; write plot and grids into ``out``, or beside a page whose tables are replaced."""
-    lines = rows(found)
+def write_report(results: Results, about: Mapping[str, Any], out: Path, page: Path | None = None) -> None:
+    """Print the rows; save plot and grids in ``out``, or next to a page whose tables are replaced."""
+    lines = rows(results)
     print("\n".join(lines))
-    pictures = out if page is None else page.parent / "images" / "quality"
-    plot(found, pictures / "curves.png")
-    for name, points in found.items():
-        for program, last in _last(points).items():
-            image_grid(torch.from_numpy(last.pixels[:SHOWN])).save(pictures / f"{name}-{program}.png")
+    image_folder = out if page is None else page.parent / "images" / "quality"
+    plot(results, image_folder / "curves.png")
+    for name, points in results.items():
+        for program, last in _last_snapshots(points).items():
+            image_grid(torch.from_numpy(last.pixels[:GRID_IMAGES])).save(image_folder / f"{name}-{program}.png")
     if page is not None:
         write_table(page, "quality", lines)
         write_table(page, "machine", [f"| {about['system']} | {about['torch']} | {about['instructions']} |"])
-    print_progress(f"plots and grids in {pictures}")
+    print_progress(f"plots and grids in {image_folder}")

@@ -1,4 +1,4 @@
-"""Convert what Hydra composed for ``evaluate.py`` to typed settings, of the evaluation and of every generation."""
+"""Typed settings of ``evaluate.py`` from the configuration composed by Hydra: evaluation and every generation."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _points(
     for key, values in axes.items():
         if any(value in values[:index] for index, value in enumerate(values)):
             faults.append(Fault(key, "must be a list of different values", values))
-    default_steps = default_steps and "sampler.steps" not in axes  # a list was asked for, wherever it stands
+    default_steps = default_steps and "sampler.steps" not in axes  # a list is an explicit choice, wherever it is set
     template = _generation_tree(tree)
     points = []
     for combination in itertools.product(*axes.values()):

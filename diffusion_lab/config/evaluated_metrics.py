@@ -20,7 +20,7 @@ VALUES: dict[MetricName, tuple[str, ...]] = {
 }
 """Values computed by each metric of the ``evaluation`` section, by the short names of ``evaluation.measurement``."""
 
-RISING = ("is", "precision", "recall", "density", "coverage", "label_agreement")
+HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "label_agreement")
 """Values for which higher is better."""
 
 INCEPTION_NAMES = {"fd": "fid", "kid": "kid", "is": "is"}
@@ -69,7 +69,7 @@ def is_evaluated(name: str) -> bool:
 
 def direction_of(name: str) -> Direction:
     """Return whether lower (``min``) or higher (``max``) values of a logged metric are better by default."""
-    return "max" if value_of(name) in RISING else "min"
+    return "max" if value_of(name) in HIGHER_IS_BETTER else "min"
 
 
 def validation_direction(validation: Mapping[str, Any]) -> Direction:

@@ -26,7 +26,7 @@ WITH_WEIGHTS_FILE = ("inception", "dinov2", "clip")
 NAMED_SETS = ("digits", "digits_heldout", "emoji", "mnist", "cifar10", "fashion_mnist")
 """Image sets that are referred to by name, besides folders and files."""
 
-LEAST_IMAGES = 20
+MIN_IMAGES = 20
 """Minimum number of images in each set for any metric: intervals of fewer are meaningless."""
 
 GENERATED = 1000
@@ -83,7 +83,7 @@ Paths = PathText | Annotated[tuple[PathText, ...], Field(strict=False, min_lengt
 class EvaluateSettings(EvaluationSettings):
     """``evaluation`` of `evaluate.py`, which also compares folders."""
 
-    num_samples: Annotated[PositiveInt, Field(ge=LEAST_IMAGES)] | None = Field(  # type: ignore[assignment]
+    num_samples: Annotated[PositiveInt, Field(ge=MIN_IMAGES)] | None = Field(  # type: ignore[assignment]
         default=None,
         description="Number of images to evaluate, the same for every set: every metric depends on it. `null`: 1,000 "
         "generated images; for folders, as many as the smallest contains.",

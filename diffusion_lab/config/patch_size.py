@@ -1,7 +1,7 @@
 """``model.architecture.patch_size: auto``: patches that leave a network 16 to 32 positions a side.
 
 Most of the work of a U-Net is done in its first stage. Patches of 2×2 pixels leave a quarter of it, and where training
-time is short, the larger number of steps gives better images (compare with `python -m benchmarks.quality`).
+time is short, the larger number of steps gives better images (docs/quality.md).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from diffusion_lab.config.evaluated_metrics import direction_of, is_evaluated, logged_names, value_of
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES, WITH_WEIGHTS_FILE, EvaluationSettings
+from diffusion_lab.config.evaluation_section import MIN_IMAGES, WITH_WEIGHTS_FILE, EvaluationSettings
 from diffusion_lab.config.section import NonNegative, PositiveInt, with_defaults
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.suspicious_settings import asks_for_guidance
@@ -96,8 +96,8 @@ def check_evaluation_requirements(tree: SettingsReader) -> Iterator[Fault]:
     if not is_enabled(tree):
         return
     metrics, count = tree["evaluation.metrics"], tree["evaluation.num_samples"]
-    if count < LEAST_IMAGES:
-        rule = f"must be at least {LEAST_IMAGES}: metrics of fewer are meaningless"
+    if count < MIN_IMAGES:
+        rule = f"must be at least {MIN_IMAGES}: metrics of fewer are meaningless"
         yield Fault("evaluation.num_samples", rule, count)
     if "label_agreement" in metrics and tree["model.conditioning.type"] is None:
         rule = (

@@ -1,4 +1,4 @@
-"""How good images are: metrics with intervals and null rows, for checkpoints, folders and tensors of features."""
+"""Evaluation of image quality: metrics with intervals and null rows, for checkpoints, folders and feature tensors."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = [
     "reasons_not_comparable",
 ]
 
-_HOME_OF = {"Result": "result", "evaluate_checkpoint": "api", "evaluate_folders": "api"}
-"""Modules that are imported when they are first used: they load what samples, too."""
+_LAZY_MODULES = {"Result": "result", "evaluate_checkpoint": "api", "evaluate_folders": "api"}
+"""Modules imported on first use, because they also import the code for sampling, by the names they define."""
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
+    if name not in _LAZY_MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-    globals()[name] = value  # the next look-up does not come through here
+    value: object = getattr(import_module(f"{__name__}.{_LAZY_MODULES[name]}"), name)
+    globals()[name] = value  # later look-ups bypass this function
     return value
 
 

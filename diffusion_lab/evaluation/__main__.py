@@ -9,22 +9,21 @@ from collections.abc import Sequence
 from diffusion_lab.console.command_line import ROOT, setting
 
 WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
-"""Options of Hydra that the next word belongs to."""
+"""Options of Hydra that take a value."""
 
 
 def arguments_for_evaluate(words: Sequence[str]) -> list[str]:
-    """Return the arguments of ``evaluate.py``, in which folders are named by ``samples``.
+    """Return the arguments of ``evaluate.py``, with the folders as the value of ``samples``.
 
     >>> arguments_for_evaluate(["a", "b c", "reference=digits"])
     ['reference=digits', 'samples=[a,"b c"]']
     """
-    before = ["", *words]
     is_folder = [
         "=" not in word and not word.startswith("-") and previous not in WITH_VALUE
-        for previous, word in zip(before, words, strict=False)
+        for previous, word in zip(["", *words], words, strict=False)
     ]
-    folders = [word for word, names_folder in zip(words, is_folder, strict=True) if names_folder]
-    others = [word for word, names_folder in zip(words, is_folder, strict=True) if not names_folder]
+    folders = [word for word, is_path in zip(words, is_folder, strict=True) if is_path]
+    others = [word for word, is_path in zip(words, is_folder, strict=True) if not is_path]
     return [*others, *([setting("samples", folders)] if folders else [])]
 
 

@@ -1,4 +1,4 @@
-"""Evaluation from Python: a checkpoint against the data of its run, or any two sets of images."""
+"""Python API of the evaluation: a checkpoint against the data of its run, or any two sets of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusion_lab.evaluation.command import find_results
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
 
-INSTEAD = "this gives one result; call it once for each, or evaluate.py, which measures all of them"
+SINGLE_RESULT = "this returns one result; call it once for each, or run evaluate.py, which evaluates all of them"
 
 
 def evaluate_checkpoint(
@@ -42,34 +42,35 @@ def evaluate_checkpoint(
 ) -> Result:
     """Sample from a checkpoint and compare the images with the data of its run, as ``evaluate.py ckpt=PATH`` does.
 
-    Images and measurements are kept, and used again by the next call with the same arguments.
+    Images and measurements are stored, and reused by the next call with the same arguments.
 
     Args:
-        path: Checkpoint file or run folder. A sweep is refused, as are several values of a setting: this is one result.
-        num_samples: Images to generate and to measure.
+        path: Checkpoint file or run folder. A sweep is refused, as are several values of a setting.
+        num_samples: Number of images to generate and evaluate.
         split: Images of the run to compare with.
-        sampler: Name of the method, or a mapping with ``type`` and its options, such as ``steps``.
+        sampler: Name of the sampler, or a mapping with ``type`` and its options, such as ``steps``.
         guidance_scale: Classifier-free guidance; 1 is the plain conditional model.
-        use_ema: Sample from the averaged weights.
-        ema_decay: Which average; the main one where None.
+        use_ema: Whether to sample from the averaged weights.
+        ema_decay: Decay of the average to use; None for the main one.
         reference: Folder or npz file of real images to compare with instead.
-        held_out: More real images beside ``reference``.
-        data_paths: Where the images of the run are now, if they have moved, by ``train`` and ``val``.
+        held_out: More real images, besides ``reference``.
+        data_paths: Current folders of the run's images, if they have moved, by ``train`` and ``val``.
         metrics: Names of metrics.
         features: Name or dotted path of the feature extractor.
-        weights: File of its weights.
-        sha256: SHA-256 that this file must have, in hexadecimal; where None it must be a published one.
-        seed: Of the images and of random subsets.
-        device: Where to compute.
-        base_dir: Folder of images and measurements; ``evaluation`` in the run folder where None.
-        cache_dir: Folder of the caches; the user's where None.
+        weights: File with its weights.
+        sha256: Required SHA-256 of this file, in hexadecimal; None for that of the published file.
+        seed: Seed of the images and of random subsets.
+        device: Device to compute on.
+        base_dir: Folder of images and measurements; None for ``evaluation`` in the run folder.
+        cache_dir: Folder of the caches; None for the user's cache.
         trust: Dotted paths of classes that may be imported because the checkpoint, or a run among the other sets, names
             them.
-        show_progress: Say on standard error what is being done.
+        show_progress: Whether to print progress to standard error.
 
     Raises:
-        ValueError: Naming the key of ``evaluate.py`` that the argument stands for, the value and the rule.
-        FileNotFoundError: There is not a checkpoint.
+        ValueError: A value is invalid; the message has the corresponding key of ``evaluate.py``, the value and the
+            rule.
+        FileNotFoundError: There is no checkpoint.
     """
     tree = {
         "generation": {
@@ -84,13 +85,13 @@ def evaluate_checkpoint(
             "metrics": list(metrics),
             "features": features,
             "sha256": sha256,
-            **_texts(weights=weights, reference=reference, held_out=held_out, cache_dir=cache_dir),
+            **_as_strings(weights=weights, reference=reference, held_out=held_out, cache_dir=cache_dir),
         },
-        "data": {"paths": _texts(**data_paths)},
+        "data": {"paths": _as_strings(**data_paths)},
         "compute": {"seed": seed, "device": device},
-        "output": _texts(base_dir=base_dir),
+        "output": _as_strings(base_dir=base_dir),
     }
-    return _only(parse_evaluation(tree), show_progress)
+    return _single_result(parse_evaluation(tree), show_progress)
 
 
 def evaluate_folders(
@@ -114,24 +115,25 @@ def evaluate_folders(
     """Compare two sets of images, as ``evaluate.py samples=DIR reference=DIR`` does.
 
     Args:
-        samples: Folder of images, generated folder, or npz file of the ADM suite.
-        reference: Real images, in the same ways.
+        samples: Folder of images, output folder of ``sample.py``, or npz file of the ADM suite.
+        reference: Real images, in one of the same forms.
         held_out: More real images, none of which is in ``reference``.
-        num_samples: Images to measure, drawn at random where there are more; all where None.
-        image_size: Side in pixels that images are resized and cut to; as they are where None.
+        num_samples: Number of images to evaluate, drawn at random if there are more; None for all.
+        image_size: Height and width in pixels to which images are resized and cropped; None to leave them unchanged.
         metrics: Names of metrics.
         features: Name or dotted path of the feature extractor.
-        weights: File of its weights.
-        sha256: SHA-256 that this file must have, in hexadecimal; where None it must be a published one.
-        seed: Of random subsets.
-        device: Where to compute.
-        base_dir: Folder in which measurements are kept; a folder in ``outputs/evaluation`` where None.
-        cache_dir: Folder of the caches; the user's where None.
+        weights: File with its weights.
+        sha256: Required SHA-256 of this file, in hexadecimal; None for that of the published file.
+        seed: Seed of random subsets.
+        device: Device to compute on.
+        base_dir: Folder of measurements; None for a folder in ``outputs/evaluation``.
+        cache_dir: Folder of the caches; None for the user's cache.
         trust: Dotted paths of classes that may be imported because a run among the sets names them.
-        show_progress: Say on standard error what is being done.
+        show_progress: Whether to print progress to standard error.
 
     Raises:
-        ValueError: Naming the key of ``evaluate.py`` that the argument stands for, the value and the rule.
+        ValueError: A value is invalid; the message has the corresponding key of ``evaluate.py``, the value and the
+            rule.
         OSError: Images cannot be read.
     """
     tree = {
@@ -143,36 +145,37 @@ def evaluate_folders(
             "metrics": list(metrics),
             "features": features,
             "sha256": sha256,
-            **_texts(weights=weights, reference=reference, held_out=held_out, cache_dir=cache_dir),
+            **_as_strings(weights=weights, reference=reference, held_out=held_out, cache_dir=cache_dir),
         },
         "compute": {"seed": seed, "device": device},
-        "output": _texts(base_dir=base_dir),
+        "output": _as_strings(base_dir=base_dir),
     }
-    return _only(parse_evaluation(tree), show_progress)
+    return _single_result(parse_evaluation(tree), show_progress)
 
 
-def _texts(**paths: str | Path | None) -> dict[str, str | None]:
-    """Paths by their keys, as settings hold them."""
+def _as_strings(**paths: str | Path | None) -> dict[str, str | None]:
+    """Convert paths to strings, as settings contain them."""
     return {name: None if path is None else str(path) for name, path in paths.items()}
 
 
-def _only(request: EvaluationRequest, show_progress: bool) -> Result:
-    """The one result that is asked for. Raises ValueError where several are."""
+def _single_result(request: EvaluationRequest, show_progress: bool) -> Result:
+    """Return the only result of a request. Raises ValueError if it has several."""
     checkpoint = request.config.generation.checkpoint
     if isinstance(checkpoint, Path) and is_sweep(checkpoint):
         raise ValueError(
-            f"path must be a checkpoint file or a run folder, got {str(checkpoint)!r}, which is a sweep: {INSTEAD}"
+            f"path must be a checkpoint file or a run folder, got {str(checkpoint)!r}, which is a sweep: "
+            f"{SINGLE_RESULT}"
         )
     for key in request.points[0].values if len(request.points) > 1 else ():
-        every = [point.values[key] for point in request.points]
-        values = [value for place, value in enumerate(every) if value not in every[:place]]
+        all_values = [point.values[key] for point in request.points]
+        values = [value for index, value in enumerate(all_values) if value not in all_values[:index]]
         if len(values) > 1:
-            raise ValueError(f"{_argument(key)} must hold one value, got {key} = {values}: {INSTEAD}")
+            raise ValueError(f"{_argument(key)} must be a single value, got {key} = {values}: {SINGLE_RESULT}")
     results, _ = find_results(request, Reporter(show_progress))
     return results[0]
 
 
 def _argument(key: str) -> str:
-    """The argument of ``evaluate_checkpoint`` that a key comes from."""
+    """Return the argument of ``evaluate_checkpoint`` that a key is set by."""
     section, _, name = key.partition(".")
     return "sampler" if section == "sampler" else name.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""What ``evaluate.py`` does: find or make the images, measure them, and show and write what was found."""
+"""Implementation of ``evaluate.py``: read or generate images, evaluate them, print and write the results."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rich.console import Console
 
 from diffusion_lab.cli.compose_evaluation import EvaluationRequest
 from diffusion_lab.console.terminal import printable
+from diffusion_lab.evaluation.checkpoint_evaluation import evaluate_points, prepare_checkpoints
 from diffusion_lab.evaluation.evaluator import MeasureSettings
-from diffusion_lab.evaluation.of_checkpoints import evaluate_points, prepare
-from diffusion_lab.evaluation.of_folders import evaluate_sources
+from diffusion_lab.evaluation.folder_evaluation import evaluate_sources
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.report import KEY, write_results
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.table import print_results
-from diffusion_lab.evaluation.targets import find_targets, folder_elsewhere
+from diffusion_lab.evaluation.targets import default_results_folder, find_targets
 from diffusion_lab.files.writing import check_writable
 from diffusion_lab.runtime.devices import resolve_device, use_threads
 from diffusion_lab.runtime.exit_on_signals import Terminated
@@ -28,59 +28,61 @@ from diffusion_lab.runtime.threads import choose_threads
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a command found, and the files that it wrote."""
+    """Results of a command, and the files that it wrote."""
 
     results: tuple[Result, ...]
     files: tuple[Path, ...]
 
 
 def evaluate(request: EvaluationRequest, reporter: Reporter | None = None) -> Evaluation:
-    """Evaluate as asked for, and write the results.
+    """Evaluate as requested, and write the results.
 
     Args:
-        request: The checked settings.
-        reporter: Says on standard error what is being done.
+        request: The validated settings.
+        reporter: Prints progress to standard error.
 
     Raises:
-        ValueError, OSError: Naming key, value and rule.
+        ValueError, OSError: A setting cannot be used; the message has its key, its value and the rule.
     """
     results, folder = find_results(request, reporter or Reporter())
     return Evaluation(results, tuple(write_results(results, folder)))
 
 
 def find_results(request: EvaluationRequest, reporter: Reporter) -> tuple[tuple[Result, ...], Path]:
-    """Evaluate as asked for; only images and measurements are written.
+    """Evaluate as requested; only images and measurements are written.
 
     Returns:
-        The results, and the folder that they belong into.
+        The results, and the folder to write them to.
 
     Raises:
-        ValueError, OSError: Naming key, value and rule.
+        ValueError, OSError: A setting cannot be used; the message has its key, its value and the rule.
     """
     config = request.config
     device, threads = resolve_device(config.compute.device), config.compute.threads
-    given = config.evaluation
-    settings = MeasureSettings(given.metrics, given.features, given.weights, given.sha256, given.cache_dir, device)
+    section = config.evaluation
+    settings = MeasureSettings(
+        section.metrics, section.features, section.weights, section.sha256, section.cache_dir, device
+    )
     if threads == "auto":
         threads = choose_threads(None, torch.get_num_threads()) if device.type == "cpu" else torch.get_num_threads()
-    with use_threads(threads), _saying_how_to_go_on():
+    with use_threads(threads), _note_on_interruption():
         if request.points:
             paths = list(dict.fromkeys(point.config.generation.checkpoint for point in request.points))
             targets, folder = find_targets([path for path in paths if path is not None], config.output.base_dir)
-            for place in {folder, *(target.folder for target in targets)}:
-                check_writable(place, KEY)
-            works = prepare(targets, request.points, config, settings, reporter)
-            return tuple(evaluate_points(request.points, works, reporter)), folder
-        samples = given.samples if isinstance(given.samples, tuple) else (given.samples,)
-        named = [path for path in samples if path is not None]
+            for output_folder in {folder, *(target.folder for target in targets)}:
+                check_writable(output_folder, KEY)
+            checkpoints = prepare_checkpoints(targets, request.points, config, settings, reporter)
+            return tuple(evaluate_points(request.points, checkpoints, reporter)), folder
+        paths_or_none = section.samples if isinstance(section.samples, tuple) else (section.samples,)
+        samples = [path for path in paths_or_none if path is not None]
         checkpoint = config.generation.checkpoint
-        against = given.reference or (checkpoint if isinstance(checkpoint, Path) else None)
-        folder = config.output.base_dir or folder_elsewhere(named, against)
+        reference = section.reference or (checkpoint if isinstance(checkpoint, Path) else None)
+        folder = config.output.base_dir or default_results_folder(samples, reference)
         check_writable(folder, KEY)
-        return tuple(evaluate_sources(named, config, settings, folder, reporter)), folder
+        return tuple(evaluate_sources(samples, config, settings, folder, reporter)), folder
 
 
-def show(evaluation: Evaluation) -> None:
+def print_evaluation(evaluation: Evaluation) -> None:
     """Print the tables and the names of the files to standard output."""
     print_results(evaluation.results, Console())  # as wide as the terminal; 80 columns, or $COLUMNS, in a pipe
     for file in evaluation.files:
@@ -88,11 +90,11 @@ def show(evaluation: Evaluation) -> None:
 
 
 @contextlib.contextmanager
-def _saying_how_to_go_on() -> Iterator[None]:
-    """Say of an interrupted command that it can be continued."""
+def _note_on_interruption() -> Iterator[None]:
+    """Add a note to the exception of an interrupted command: how to continue."""
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
         if not getattr(stop, "__notes__", ()):
-            stop.add_note("the same command again goes on with the images and measurements that are finished")
+            stop.add_note("run the same command again to continue with the finished images and measurements")
         raise

@@ -1,4 +1,4 @@
-"""How good generated digits are, measured with real ones: are they the digit asked for, and are they spread alike."""
+"""Quality of generated digits, compared with real ones: label agreement and Fréchet distance in pixel space."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from diffusion_lab.shapes import Labels, Pixels
 Features = NDArray[np.float64]
 
 
-class DigitJudge:
-    """Judges 8×8 digits by a support-vector classifier that knows the real training digits alone.
+class DigitEvaluator:
+    """Evaluates 8×8 digits with a support-vector classifier fitted to the real training digits.
 
-    ``real_accuracy`` is its share of right answers on the real held-out digits: what the best samples could reach.
+    ``real_accuracy`` is its accuracy on the real held-out digits: an upper bound to be expected for samples.
     """
 
     def __init__(self) -> None:
@@ -28,13 +28,13 @@ class DigitJudge:
         self.real_accuracy = float(self._classifier.score(self._held_out, held_out.labels))
 
     def label_agreement(self, pixels: Pixels, labels: Labels) -> float:
-        """Share of the images ``(N, 1, 8, 8)`` that the classifier takes for the digit asked for ``(N,)``."""
+        """Return the fraction of images ``(N, 1, 8, 8)`` that are classified as their label ``(N,)``."""
         return float(self._classifier.score(_features(pixels.cpu().numpy()), labels.cpu().numpy()))
 
     def pixel_fd_ratio(self, pixels: Pixels) -> float:
-        """Fréchet distance in the 64 pixels to the training digits, over that of the held-out digits to them.
+        """Return the Fréchet distance to the training digits in the 64 pixels, over that of the held-out digits.
 
-        1 is as near as other real digits are; with fewer images the distance grows by its bias alone.
+        1 is as near as other real digits are; with fewer images, the distance is larger by its bias.
         """
         return frechet_distance(_features(pixels.cpu().numpy()), self._train) / frechet_distance(
             self._held_out, self._train
@@ -42,10 +42,10 @@ class DigitJudge:
 
 
 def frechet_distance(first: Features, second: Features) -> float:
-    """Squared Fréchet distance of the Gaussians fitted to two sets of features ``(N, D)`` (arXiv:1706.08500, eq. 6)."""
+    """Return the squared Fréchet distance of two sets of features ``(N, D)`` (arXiv:1706.08500, equation 6)."""
     return metrics.frechet_distance(torch.from_numpy(first), torch.from_numpy(second))
 
 
 def _features(images: NDArray[np.uint8]) -> Features:
-    """Pixels 0 to 255 as the 64 numbers 0 to 16 that the digits came in."""
+    """Convert pixels 0 to 255 to the original 64 features 0 to 16 of the digits."""
     return images.reshape(len(images), -1).astype(np.float64) * (16 / 255)

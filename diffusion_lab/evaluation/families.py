@@ -1,4 +1,4 @@
-"""The metrics by the names under which they are asked for: what each computes, needs and is called."""
+"""Registry of the metrics by their names in the settings: computation, requirements and names of the values."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from diffusion_lab.evaluation.metrics import (
     kernel_distance,
     precision_recall,
 )
-from diffusion_lab.evaluation.metrics.memorization import judge
-from diffusion_lab.evaluation.real_images import RealImages, labelled
+from diffusion_lab.evaluation.metrics.memorization import compare_distances
+from diffusion_lab.evaluation.real_images import RealImages, labelled_subset
 from diffusion_lab.features.feature_set import FeatureSet
 
 Values = dict[str, Estimate]
 Family = Callable[[FeatureSet, RealImages], Values]
 
-BALLS = {"precision_recall": 3, "density_coverage": 5}
-"""Which nearest neighbour balls reach to, as published."""
+NEIGHBOURS = {"precision_recall": 3, "density_coverage": 5}
+"""Number k of the nearest neighbour that determines the radii of balls, as published."""
 
 BETTER: Mapping[str, Literal["lower", "higher"]] = {
     "fd": "lower",
@@ -43,8 +43,8 @@ def _fd(samples: FeatureSet, real: RealImages) -> Values:
     return {"fd": frechet_estimate(samples.values, real.normal)}
 
 
-def _fd_alone(samples: FeatureSet, real: RealImages) -> Values:
-    """Without the interval, which takes longer than the distance."""
+def _fd_without_interval(samples: FeatureSet, real: RealImages) -> Values:
+    """Compute the Fréchet distance without its interval, which takes longer than the distance."""
     return {"fd": Estimate(frechet_distance(samples.values, real.normal))}
 
 
@@ -57,33 +57,33 @@ def _kid(samples: FeatureSet, real: RealImages) -> Values:
 
 
 def _inception_score(samples: FeatureSet, real: RealImages) -> Values:
-    assert samples.logits is not None  # asked for by missing()
+    assert samples.logits is not None  # checked by reason_not_applicable()
     return {"is": inception_score(samples.logits, seed=real.seed)}
 
 
 def _precision_recall(samples: FeatureSet, real: RealImages) -> Values:
-    k = BALLS["precision_recall"]
+    k = NEIGHBOURS["precision_recall"]
     return precision_recall(samples.values, real.reference.values, k=k, reference_radii=real.radii(k))._asdict()
 
 
 def _density_coverage(samples: FeatureSet, real: RealImages) -> Values:
-    k = BALLS["density_coverage"]
+    k = NEIGHBOURS["density_coverage"]
     return density_coverage(samples.values, real.reference.values, k=k, reference_radii=real.radii(k))._asdict()
 
 
 def _label_agreement(samples: FeatureSet, real: RealImages) -> Values:
-    assert samples.labels is not None  # asked for by missing()
+    assert samples.labels is not None  # checked by reason_not_applicable()
     known = samples.labels >= 0
     return {"label_agreement": real.classifier.agreement(samples.values[known], samples.labels[known]).overall}
 
 
 def _memorization(samples: FeatureSet, real: RealImages) -> Values:
-    return memorization_values(judge(real.nearest(samples), real.unseen))
+    return memorization_values(compare_distances(real.nearest(samples), real.unseen))
 
 
-def memorization_values(found: Memorization) -> Values:
-    """Return the numbers of it that become rows."""
-    return {"memorization": found.share, "memorization_nearer": found.nearer}
+def memorization_values(memorization: Memorization) -> Values:
+    """Return the values of memorization that become rows."""
+    return {"memorization": memorization.share, "memorization_nearer": memorization.nearer}
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -95,13 +95,13 @@ FAMILIES: Mapping[str, Family] = {
     "label_agreement": _label_agreement,
     "memorization": _memorization,
 }
-QUICK: Mapping[str, Family] = {**FAMILIES, "fd": _fd_alone}
+QUICK: Mapping[str, Family] = {**FAMILIES, "fd": _fd_without_interval}
 
 
-def missing(family: str, samples: FeatureSet, real: RealImages) -> str | None:
-    """Return why a metric does not apply to these images; None where it does."""
+def reason_not_applicable(family: str, samples: FeatureSet, real: RealImages) -> str | None:
+    """Return why a metric does not apply to these images; None if it does."""
     if family == "inception_score" and samples.logits is None:
-        return f"the features {samples.extractor} come without the answers of a classifier (logits)"
+        return f"the features {samples.extractor} have no logits of a classifier"
     if family != "label_agreement":
         return None
     train = real.training_images
@@ -109,19 +109,19 @@ def missing(family: str, samples: FeatureSet, real: RealImages) -> str | None:
         return "the real images have no labels of at least two classes"
     if samples.labels is None or not bool((samples.labels >= 0).any()):
         return "the samples have no labels" if samples.labels is None else "no sample is of a class of the real images"
-    if labelled(real.unseen_images) is None and int(train.labels[train.labels >= 0].bincount().max()) < 5:
-        return "no class has at least 5 real images, of which one can be kept to check the classifier"
+    if labelled_subset(real.unseen_images) is None and int(train.labels[train.labels >= 0].bincount().max()) < 5:
+        return "no class has at least 5 real images, one of which can be held out to evaluate the classifier"
     return None
 
 
-def number_of(family: str, images: FeatureSet) -> int:
-    """Return how many of some images a metric is computed from."""
-    known = labelled(images) if family == "label_agreement" else images
+def count_images(family: str, images: FeatureSet) -> int:
+    """Return the number of images that a metric is computed from."""
+    known = labelled_subset(images) if family == "label_agreement" else images
     return 0 if known is None else len(known)
 
 
-def reference_number_of(family: str, real: RealImages) -> int:
-    """Return how many real images a metric compares with; 0 where it needs none."""
+def count_reference_images(family: str, real: RealImages) -> int:
+    """Return the number of real images that a metric compares with; 0 if it needs none."""
     if family == "inception_score":
         return 0
     if family == "memorization":
@@ -130,9 +130,9 @@ def reference_number_of(family: str, real: RealImages) -> int:
 
 
 def full_name(metric: str, extractor: str) -> str:
-    """Return the name of a metric with its features: ``fd_efflite0@96``; FID, KID and IS are Inception's alone."""
+    """Return the name of a metric with its features: ``fd_efflite0@96``; ``fid``, ``kid`` and ``is`` for Inception."""
     if extractor.partition("@")[0] == "inception":
-        alone = {"fd": "fid", "kid": "kid", "is": "is"}
-        if metric in alone:
-            return alone[metric]
+        established = {"fd": "fid", "kid": "kid", "is": "is"}
+        if metric in established:
+            return established[metric]
     return f"{metric}_{extractor}"

@@ -1,15 +1,15 @@
-"""Measure a set of samples: every metric with its interval, its null row and its values for each class."""
+"""Measurement of a set of samples: every metric with its interval, its null row and its values by class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, LEAST_IMAGES
+from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MIN_IMAGES
 from diffusion_lab.evaluation.families import FAMILIES
 from diffusion_lab.evaluation.measurement import Measurement
 from diffusion_lab.evaluation.real_images import RealImages
-from diffusion_lab.evaluation.rows import RowMaker
+from diffusion_lab.evaluation.rows import RowBuilder
 from diffusion_lab.features.feature_set import FeatureSet
 
 
@@ -25,30 +25,30 @@ def measure(
     thorough: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> Measurement:
-    """Measure samples against real images, in the features that both are given in.
+    """Measure samples against real images, in feature space.
 
     Args:
-        samples: At least 20.
-        reference: What they are compared with, at least 20 images; or :class:`RealImages`, which keeps what was
-            computed from them for the next set of samples.
-        held_out: Other real images of the same kind that the model was not trained on: for null rows, memorization and
-            the accuracy of the classifier. Without them halves of the reference serve.
-        train: The images that the model was trained on, where ``reference`` is not them but, for instance, the
+        samples: Features of at least 20 samples.
+        reference: Features of at least 20 real images to compare with; or :class:`RealImages`, which caches what is
+            computed from them for further sets of samples.
+        held_out: Other real images of the same kind that the model was not trained on, for null rows, memorization and
+            the accuracy of the classifier. Without them, halves of the reference are used.
+        train: Images that the model was trained on, if those are not ``reference``, which is then, for example, the
             validation images: for memorization and the classifier.
-        metrics: Which metrics: names of ``FAMILIES``. Those that do not apply are listed in ``Measurement.skipped``.
-        seed: Of subsets, halves and the classifier.
-        split: What the reference is called, kept in the result.
-        thorough: Whether null rows, values for each class, FD∞ and the interval of the Fréchet distance are computed.
+        metrics: Names of metrics, keys of ``FAMILIES``. Those that do not apply are listed in ``Measurement.skipped``.
+        seed: Seed of subsets, halves and the classifier.
+        split: Name of the reference, recorded in the result.
+        thorough: Whether to compute null rows, values by class, FD∞ and the interval of the Fréchet distance.
         progress: Called with the name of each metric before it is computed.
 
     Raises:
-        ValueError: There are too few images, the features are not of one kind, or a metric has no such name.
+        ValueError: There are too few images, the sets have different kinds of features, or a metric is unknown.
     """
     if isinstance(reference, RealImages) and (held_out is not None or train is not None):
-        raise ValueError("held_out and train must be None where reference is RealImages, which holds them itself")
-    given = reference if isinstance(reference, RealImages) else RealImages(reference, held_out, train, seed)
-    _check(samples, given, metrics)
-    rows = RowMaker(given if given.seed == seed else replace(given, seed=seed), samples, thorough)
+        raise ValueError("held_out and train must be None if reference is RealImages, which contains them")
+    real = reference if isinstance(reference, RealImages) else RealImages(reference, held_out, train, seed)
+    _check(samples, real, metrics)
+    rows = RowBuilder(real if real.seed == seed else replace(real, seed=seed), samples, thorough)
     for family in metrics:
         if progress is not None:
             progress(family)
@@ -56,12 +56,12 @@ def measure(
     return _measurement(rows, split)
 
 
-def _measurement(made: RowMaker, split: str | None) -> Measurement:
-    real, samples = made.real, made.samples
+def _measurement(builder: RowBuilder, split: str | None) -> Measurement:
+    real, samples = builder.real, builder.samples
     return Measurement(
-        rows=tuple(made.rows),
-        skipped=made.skipped,
-        notes=tuple(made.notes),
+        rows=tuple(builder.rows),
+        skipped=builder.skipped,
+        notes=tuple(builder.notes),
         n=len(samples),
         reference_n=len(real.reference),
         held_out_n=0 if real.held_out is None else len(real.held_out),
@@ -73,8 +73,8 @@ def _measurement(made: RowMaker, split: str | None) -> Measurement:
         samples_fingerprint=samples.data_fingerprint,
         split=split,
         seed=real.seed,
-        memorization=made.memorization,
-        classifier_accuracy=made.classifier_accuracy,
+        memorization=builder.memorization,
+        classifier_accuracy=builder.classifier_accuracy,
     )
 
 
@@ -87,9 +87,9 @@ def _check(samples: FeatureSet, real: RealImages, metrics: Sequence[str]) -> Non
     for name, images in sets.items():
         if images is None:
             continue
-        if len(images) < LEAST_IMAGES and name != "held_out":
+        if len(images) < MIN_IMAGES and name != "held_out":
             raise ValueError(
-                f"{name} must be at least {LEAST_IMAGES} images, got {len(images)}: metrics of fewer are meaningless"
+                f"{name} must be at least {MIN_IMAGES} images, got {len(images)}: metrics of fewer are meaningless"
             )
         if (images.extractor, images.extractor_fingerprint) != (samples.extractor, samples.extractor_fingerprint):
             raise ValueError(

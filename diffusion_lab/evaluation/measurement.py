@@ -1,4 +1,4 @@
-"""What a measurement found, as plain data, and whether two of them may be compared."""
+"""Measurements as plain data, and reasons why two of them are not comparable."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from diffusion_lab.evaluation.metrics.frechet import Extrapolation
 from diffusion_lab.evaluation.metrics.memorization import Memorization
 
 VERSION = 1
-"""Raised with any change that gives other numbers for the same images."""
+"""Version of the metrics, incremented with each change that gives other values for the same images."""
 
 
 @dataclass(frozen=True)
 class NullRow:
-    """The same metric of real images instead of samples: what perfect samples would have.
+    """Metric of real images in place of samples: the value of perfect samples.
 
     Args:
-        estimate: Its value and interval.
-        n: How many real images took the place of samples.
-        reference_n: How many they were compared with.
-        source: Which images these are, in words.
-        matched: The samples' figure with the same ``n`` and the same reference, where the row's own has others: compare
-            this one with ``estimate``. None where the row itself can be compared.
+        estimate: Value and interval.
+        n: Number of real images in place of samples.
+        reference_n: Number of real images that they were compared with.
+        source: Description of these images.
+        matched: Estimate of the samples with the same ``n`` and the same reference, if those of the row differ: compare
+            this one with ``estimate``. None if the row itself is comparable.
         limit: FD∞ of the real images.
     """
 
@@ -38,16 +38,16 @@ class NullRow:
 
 @dataclass(frozen=True)
 class ClassNull:
-    """The same metric of real images of a class: what perfect samples of it would have.
+    """Metric of real images of a class in place of samples: the value of perfect samples of the class.
 
     Args:
-        value: The number.
-        low: Lower end of its 95 % confidence interval; None where there is none.
+        value: Value of the metric.
+        low: Lower end of its 95 % confidence interval; None if there is none.
         high: Upper end.
-        n: How many real images took the place of samples.
-        reference_n: How many they were compared with.
-        matched: The figure of samples with the same ``n`` and the same reference, where those of the class have others;
-            None where its own figure can be compared.
+        n: Number of real images in place of samples.
+        reference_n: Number of real images that they were compared with.
+        matched: Value of the samples with the same ``n`` and the same reference, if those of the class differ; None if
+            the value of the class is comparable.
     """
 
     value: float
@@ -60,12 +60,12 @@ class ClassNull:
 
 @dataclass(frozen=True)
 class ClassValue(Estimate):
-    """A metric of the samples of one class.
+    """Metric of the samples of one class.
 
     Args:
-        n: How many samples it was computed from.
-        reference_n: How many real images they were compared with.
-        null: The same of real images of the class; None where there are too few.
+        n: Number of samples.
+        reference_n: Number of real images that they were compared with.
+        null: Metric of real images of the class; None if there are too few.
     """
 
     n: int = 0
@@ -75,20 +75,19 @@ class ClassValue(Estimate):
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of a set of samples.
+    """Metric of a set of samples.
 
     Args:
-        name: In full, with the features it was computed on: ``fd_efflite0@96``; ``fid``, ``kid`` and ``is`` alone for
-            Inception's.
-        metric: Short: ``fd``, ``kid``, ``is``, ``precision``, ``recall``, ``density``, ``coverage``,
+        name: Full name, with the features: ``fd_efflite0@96``; ``fid``, ``kid`` and ``is`` for Inception.
+        metric: Short name: ``fd``, ``kid``, ``is``, ``precision``, ``recall``, ``density``, ``coverage``,
             ``label_agreement``, ``memorization``, ``memorization_nearer``.
         estimate: Value and interval.
-        n: How many samples it was computed from.
-        reference_n: How many real images they were compared with; 0 where none were needed.
+        n: Number of samples.
+        reference_n: Number of real images that they were compared with; 0 if none were needed.
         better: Whether lower or higher values are better.
-        null: The same of real images; None where it could not or was not to be computed.
-        limit: FD∞ beside a Fréchet distance.
-        classes: Values by class name, where there are enough images of it.
+        null: Metric of real images; None if it could not be computed or was not requested.
+        limit: FD∞, for a Fréchet distance.
+        classes: Values by class name, for classes with enough images.
     """
 
     name: str
@@ -104,26 +103,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Measurement:
-    """All metrics of one set of samples, with what they depend on.
+    """All metrics of one set of samples, with the conditions that they depend on.
 
     Args:
-        rows: One for each metric.
-        skipped: Metrics that were asked for and do not apply, with the reason.
-        notes: What else has to be known to read the numbers, in sentences.
-        n: How many samples.
-        reference_n: How many reference images.
-        held_out_n: How many held-out images; 0 without.
+        rows: One row per metric.
+        skipped: Requested metrics that do not apply, each with the reason.
+        notes: Remarks needed to interpret the values, as sentences.
+        n: Number of samples.
+        reference_n: Number of reference images.
+        held_out_n: Number of held-out images; 0 without any.
         extractor: Label of the features: ``efflite0@96``.
-        extractor_fingerprint: SHA-256 of its weights and of how images are prepared.
-        num_features: How many numbers an image has.
+        extractor_fingerprint: SHA-256 of the weights and the preprocessing of the extractor.
+        num_features: Number of features per image.
         data_fingerprint: SHA-256 of the reference images.
-        held_out_fingerprint: That of the held-out images.
-        samples_fingerprint: That of the samples.
-        split: Which images of a data set the reference is, as the caller called it.
-        seed: Of subsets, halves and the classifier.
-        memorization: With the nearest pairs.
-        classifier_accuracy: Of the classifier behind the label agreement, on real images that it did not learn from.
-        version: Of the definitions of the metrics.
+        held_out_fingerprint: SHA-256 of the held-out images.
+        samples_fingerprint: SHA-256 of the samples.
+        split: Name of the reference, as passed by the caller.
+        seed: Seed of subsets, halves and the classifier.
+        memorization: Memorization, with the nearest pairs.
+        classifier_accuracy: Accuracy of the classifier behind the label agreement, on held-out real images.
+        version: Version of the definitions of the metrics.
     """
 
     rows: tuple[Row, ...]
@@ -157,11 +156,11 @@ class Measurement:
         raise KeyError(f"no metric {name!r}{reason}")
 
     def values(self) -> dict[str, float]:
-        """Return the values alone, by full name."""
+        """Return the values without intervals, by full name."""
         return {row.name: row.estimate.value for row in self.rows}
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as dicts, lists, texts and numbers, as ``json.dumps`` takes them."""
+        """Return everything as dicts, lists, strings and numbers that ``json.dumps`` accepts."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
 
@@ -176,27 +175,30 @@ COMPARED: Mapping[str, str] = {
     "held_out_fingerprint": "held-out images",
     "version": "version of the metrics",
 }
-"""What two measurements must have in common to be compared, by their fields."""
+"""Fields that must be equal in comparable measurements, each with its description."""
 
 
 def reasons_not_comparable(
     first: Measurement | Mapping[str, Any], second: Measurement | Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Return why two measurements must not be ranked; empty where they may be.
+    """Return the reasons why two measurements must not be ranked; empty if they are comparable.
 
     Args:
-        first: A measurement, or what its ``to_json`` returned.
-        second: Another.
+        first: A measurement, or the result of its ``to_json``.
+        second: Another one.
     """
-    one, other = (given.to_json() if isinstance(given, Measurement) else given for given in (first, second))
+    one, other = (
+        measurement.to_json() if isinstance(measurement, Measurement) else measurement
+        for measurement in (first, second)
+    )
     return tuple(
-        f"{what}: {_shown(one.get(key))} and {_shown(other.get(key))}"
-        for key, what in COMPARED.items()
+        f"{description}: {_abbreviated(one.get(key))} and {_abbreviated(other.get(key))}"
+        for key, description in COMPARED.items()
         if one.get(key) != other.get(key)
     )
 
 
-def _shown(value: object) -> str:
+def _abbreviated(value: object) -> str:
     if value is None:
         return "none"
     text = str(value)

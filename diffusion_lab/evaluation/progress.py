@@ -1,4 +1,4 @@
-"""What is being done, on standard error: a line for each set of images, and bars for what takes long."""
+"""Progress on standard error: a line for each set of images, and progress bars for features."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from diffusion_lab.console.terminal import printable
 
 
 class Reporter:
-    """Says what is being done.
+    """Prints progress.
 
     Args:
-        shows: Whether anything is said.
+        enabled: Whether anything is printed.
     """
 
-    def __init__(self, shows: bool = True) -> None:
-        self.shows = shows
-        self._bar: Progress | None = None
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self._progress: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line."""
-        if self.shows:
+        if self.enabled:
             print(printable(text), file=sys.stderr, flush=True)
 
     @contextmanager
-    def bars(self) -> Iterator[None]:
-        """Show bars for what ``told`` is called with, until the end of the block."""
+    def progress_bars(self) -> Iterator[None]:
+        """Show the progress bars of ``update`` until the end of the block."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not self.shows)
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=not self.enabled)
         try:
             yield
         finally:
-            self._bar.stop()
-            self._bar, self._tasks = None, {}
+            self._progress.stop()
+            self._progress, self._tasks = None, {}
 
-    def told(self, what: str, done: int, total: int) -> None:
-        """Show how many images are done."""
-        if self._bar is None:
+    def update(self, name: str, done: int, total: int) -> None:
+        """Update the progress bar of a set of images."""
+        if self._progress is None:
             return
-        if what not in self._tasks:
-            self._bar.start()
-            self._tasks[what] = self._bar.add_task(f"features of {what}", total=total)
-        self._bar.update(self._tasks[what], completed=done)
+        if name not in self._tasks:
+            self._progress.start()
+            self._tasks[name] = self._progress.add_task(f"features of {name}", total=total)
+        self._progress.update(self._tasks[name], completed=done)

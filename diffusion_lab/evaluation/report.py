@@ -1,4 +1,4 @@
-"""Results as files: all numbers as JSON, the tables as text, and curves as pictures."""
+"""Files of the results: all numbers as JSON, the tables as text, and plots of curves."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from diffusion_lab.runtime.environment import environment
 
 RESULTS, TABLE, CURVES = "evaluation.json", "evaluation.txt", "curves.png"
 PLOT_NAME = re.compile(r"curves(_[1-9]\d*)?\.png")
-"""The plot of the only group, or those of several by their numbers."""
+"""Names of plots: of the only group, or numbered for several groups."""
 KEY = "output.base_dir"
 
 
 def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
-    """Write what was found, replacing what an earlier command wrote there.
+    """Write the results, replacing those of an earlier command.
 
-    Results that cannot be compared are in groups of their own, each with a plot of its own where it has several.
+    Results that are not comparable are in separate groups; each group of several results has a plot.
 
     Returns:
-        The files.
+        The paths of the files.
     """
     groups = comparable_groups(results)
     with name_folder_in_errors(folder, KEY):
@@ -57,7 +57,7 @@ def write_results(results: Sequence[Result], folder: Path) -> list[Path]:
 
 
 def _remove_curves(folder: Path) -> None:
-    """Remove the plots of an earlier command, which may be more than there are now. What others put there stays."""
+    """Remove the plots of an earlier command, which may be more than there are now; other files are kept."""
     if not (folder / RESULTS).exists():
         return
     for stale in [file for file in folder.iterdir() if PLOT_NAME.fullmatch(file.name)]:
@@ -65,7 +65,7 @@ def _remove_curves(folder: Path) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """The same containers with None for numbers that JSON does not have."""
+    """Return the same containers with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {str(key): _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

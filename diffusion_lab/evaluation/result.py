@@ -1,4 +1,4 @@
-"""What one evaluation came to: the numbers, with all that gives them their meaning."""
+"""Result of an evaluation: the values, with the conditions under which they are comparable."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from diffusion_lab.evaluation.measured import rows_of
+from diffusion_lab.evaluation.stored_measurement import rows_of
 from diffusion_lab.evaluation.table_rows import Row, format_number
 
 FORMAT = 1
-"""Of ``evaluation.json`` and of stored measurements."""
+"""Format version of ``evaluation.json``."""
 
 
 @dataclass(frozen=True, repr=False)
 class Result:
-    """The measurement of one set of images.
+    """Evaluation of one set of images.
 
     Attributes:
-        name: What the set is called.
-        varying: Settings in which it differs from others of the same command, by dotted key.
-        samples: Where the images come from: folder, checkpoint, sampler, steps, guidance, seed, averages.
-        conditions: What must be equal for two results to be compared: numbers of images, features, split, fingerprints.
-        seconds: Time of sampling, of computing features and of measuring; None where it is not
-            known. Nothing is sampled of images that are there.
-        measurement: What ``diffusion_lab.evaluation.measure`` found, as plain containers.
-        pictures: Files that belong to it, by what they show.
+        name: Name of the set in tables.
+        varying: Settings in which it differs from other results of the same command, by dotted key.
+        samples: Origin of the images: folder, checkpoint, sampler, steps, guidance, seed, averages.
+        conditions: Conditions that must be equal in comparable results: numbers of images, features, split,
+            fingerprints.
+        seconds: Times of sampling, of computing features and of computing metrics; None if unknown. Existing images
+            have no time of sampling.
+        measurement: Result of ``diffusion_lab.evaluation.measure``, as plain containers.
+        pictures: Paths of image files of this result, by their contents.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Result:
 
     @property
     def rows(self) -> list[Row]:
-        """The numbers with their intervals and null rows."""
+        """Values with their intervals and null rows."""
         return rows_of(self.measurement)
 
     def __getitem__(self, name: str) -> Row:
@@ -58,36 +59,36 @@ class Result:
         return f"<Result of {self.name!r}: {numbers}>"
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain containers that JSON can hold."""
+        """Return plain containers that JSON supports."""
         return asdict(self)
 
 
 def comparable_groups(results: Sequence[Result]) -> list[list[Result]]:
-    """Divide results so that those of a group have equal conditions, in the order in which they come."""
+    """Group results with equal conditions, in their order."""
     groups: list[list[Result]] = []
     for result in results:
-        alike = next((group for group in groups if group[0].conditions == result.conditions), None)
-        if alike is None:
+        comparable = next((group for group in groups if group[0].conditions == result.conditions), None)
+        if comparable is None:
             groups.append([result])
         else:
-            alike.append(result)
+            comparable.append(result)
     return groups
 
 
-def apart(groups: Sequence[Sequence[Result]]) -> list[str]:
-    """For each group, in words, the conditions in which it differs from the others.
+def describe_differences(groups: Sequence[Sequence[Result]]) -> list[str]:
+    """Return for each group a description of the conditions in which it differs from the others.
 
-    Fingerprints are given where nothing else shows the difference.
+    Fingerprints are included only if nothing else shows the difference.
     """
     conditions = [group[0].conditions for group in groups]
     varying = [key for key in conditions[0] if any(other.get(key) != conditions[0][key] for other in conditions)]
     plain = [key for key in varying if not key.endswith("_fingerprint") and key != "held_out_images"]
     if "reference_fingerprint" in varying:
         plain.append("reference_fingerprint")
-    return [", ".join(_told(key, each.get(key)) for key in plain or varying) for each in conditions]
+    return [", ".join(_describe_condition(key, each.get(key)) for key in plain or varying) for each in conditions]
 
 
-def _told(key: str, value: object) -> str:
+def _describe_condition(key: str, value: object) -> str:
     if value is None:
         return f"{key.replace('_', ' ')} none"
     text = str(value)

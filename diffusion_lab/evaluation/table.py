@@ -1,4 +1,4 @@
-"""Results as tables: one set of images in full, or several in one table, a row each."""
+"""Tables of results: one set of images in full, or several in one table with one row each."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from diffusion_lab.console.terminal import on_one_line, printable
-from diffusion_lab.evaluation.remarks import BEST, MATCHED, NAMES, REAL, SECONDS, remarks_on, remarks_on_classes
-from diffusion_lab.evaluation.result import Result, apart, comparable_groups
+from diffusion_lab.evaluation.result import Result, comparable_groups, describe_differences
+from diffusion_lab.evaluation.table_notes import BEST, MATCHED, NAMES, REAL, SECONDS, class_notes, notes
 from diffusion_lab.evaluation.table_rows import Row, describe_key, describe_setting, format_number
 
 COLUMN_NAMES = {
@@ -29,47 +29,47 @@ COLUMN_NAMES = {
     "label_agreement": "labels",
     "memorization": "memor.",
 }
-"""What a narrow column is called, by the key of its metric; those of Inception's features are in capitals."""
+"""Names of narrow columns, by the key of the metric; those of Inception features are in capitals."""
 
-WIDEST = 10_000
+MAX_WIDTH = 10_000
 
 
 def print_results(results: Sequence[Result], console: Console, classes: bool = False) -> None:
-    """Print one table for each group of results that can be compared, in full where there is one result alone.
+    """Print one table for each group of comparable results, in full for a single result.
 
     Args:
         results: The results.
-        console: Where they are printed.
-        classes: Whether a table by class follows for each result, where there are classes.
+        console: The console to print to.
+        classes: Whether to add a table by class for each result with classes.
     """
     groups = comparable_groups(results)
     if len(groups) > 1:
-        console.print(Text("Not in one ranking, since they were measured in different ways:"))
-    for group, why in zip(groups, apart(groups), strict=True):
+        console.print(Text("Not in one ranking, because they were measured under different conditions:"))
+    for group, differences in zip(groups, describe_differences(groups), strict=True):
         title = heading(group[0])
         if len(groups) > 1:
-            title = f"{title}\n({why})"
+            title = f"{title}\n({differences})"
         console.print(Text(printable(title)))
         console.print(Text(describe_sampling(group), style="bold"))
         if len(group) == 1:
-            whole = full_table(group[0])
-            fits = _width(whole, console) <= console.width
-            console.print(whole if fits else full_table(group[0], short_names=True))
+            full = full_table(group[0])
+            fits = _width(full, console) <= console.width
+            console.print(full if fits else full_table(group[0], short_names=True))
         else:
-            for table in tables_of(group, console):
+            for table in comparison_tables(group, console):
                 console.print(table)
-        for line in remarks_on(group):
+        for line in notes(group):
             console.print(Text(printable(line)))
         console.print()
         for result in group if classes else ():
             for table in class_tables(result, console):
                 console.print(table)
-            for line in remarks_on_classes(result):
+            for line in class_notes(result):
                 console.print(Text(line))
 
 
 def heading(result: Result) -> str:
-    """How many images were compared with which, by which features."""
+    """Return the numbers of images that were compared, and the features."""
     conditions = result.conditions
     return (
         f"{conditions['num_samples']:,} images against {conditions['reference_images']:,} {conditions['reference']}, "
@@ -78,7 +78,7 @@ def heading(result: Result) -> str:
 
 
 def full_table(result: Result, short_names: bool = False) -> Table:
-    """All numbers of a result, a row each, with intervals and null rows; names without features are shorter."""
+    """Return a table of all values of a result with intervals and null rows; short names are without features."""
     rows = result.rows
     matched = any(row.matched is not None for row in rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -97,31 +97,33 @@ def full_table(result: Result, short_names: bool = False) -> Table:
     return table
 
 
-def tables_of(results: Sequence[Result], console: Console) -> list[Table]:
-    """Results that can be compared as one table, or as several below each other where the console is too narrow."""
-    columns = columns_of(results)
+def comparison_tables(results: Sequence[Result], console: Console) -> list[Table]:
+    """Return comparable results as one table, or as several below each other if the console is too narrow."""
+    columns = metric_columns(results)
     timed = any(result.seconds.get("sampling") is not None for result in results)
-    return _fitting(columns, lambda part: _table_of(results, part, timed and part[-1] is columns[-1]), console)
+    return _split_to_fit(
+        columns, lambda part: _comparison_table(results, part, timed and part[-1] is columns[-1]), console
+    )
 
 
-def columns_of(results: Sequence[Result]) -> list[Row]:
-    """Return a row of each metric that any of the results has, which names its column, in the order of these names."""
-    found: dict[str, Row] = {}
+def metric_columns(results: Sequence[Result]) -> list[Row]:
+    """Return a row of each metric of any result, which determines a column, in the order of ``COLUMN_NAMES``."""
+    columns: dict[str, Row] = {}
     for result in results:
         for row in result.rows:
-            found.setdefault(row.key, row)
-    return [found[key] for key in COLUMN_NAMES if key in found]
+            columns.setdefault(row.key, row)
+    return [columns[key] for key in COLUMN_NAMES if key in columns]
 
 
 def class_tables(result: Result, console: Console) -> list[Table]:
-    """The numbers of each class; none where there are no classes."""
-    told = [row for row in result.measurement["rows"] if row["classes"]]
-    if not told:
+    """Return tables of the values of each class; none if there are no classes."""
+    rows = [row for row in result.measurement["rows"] if row["classes"]]
+    if not rows:
         return []
-    counts = {name: of_class["n"] for row in told for name, of_class in row["classes"].items()}
-    columns = [row for row in told if row["metric"] in COLUMN_NAMES]
+    counts = {name: class_value["n"] for row in rows for name, class_value in row["classes"].items()}
+    columns = [row for row in rows if row["metric"] in COLUMN_NAMES]
 
-    def table_of(part: Sequence[Mapping[str, Any]]) -> Table:
+    def build_table(part: Sequence[Mapping[str, Any]]) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title_justify="left")
         table.add_column(f"{on_one_line(result.name)}, by class", overflow="fold", min_width=len(REAL))
         table.add_column("n", justify="right", no_wrap=True)
@@ -132,35 +134,37 @@ def class_tables(result: Result, console: Console) -> list[Table]:
             table.add_row(on_one_line(name), f"{count:,}", *cells)
         return table
 
-    return _fitting(columns, table_of, console)
+    return _split_to_fit(columns, build_table, console)
 
 
-def _class_cell(told: Mapping[str, Any] | None) -> str:
-    """A number of a class, and that of real images of the class in parentheses."""
-    if told is None:
+def _class_cell(value: Mapping[str, Any] | None) -> str:
+    """Return the value of a class, with that of real images of the class in parentheses."""
+    if value is None:
         return ""
-    null = told["null"]
-    return format_number(told["value"]) + (f" ({format_number(null['value'])})" if null is not None else "")
+    null = value["null"]
+    return format_number(value["value"]) + (f" ({format_number(null['value'])})" if null is not None else "")
 
 
-def _fitting(columns: Sequence[Any], table_of: Callable[[Sequence[Any]], Table], console: Console) -> list[Table]:
-    """As few tables as have room, each with a part of the columns."""
+def _split_to_fit(
+    columns: Sequence[Any], build_table: Callable[[Sequence[Any]], Table], console: Console
+) -> list[Table]:
+    """Split the columns into as few tables as fit the console."""
     tables: list[Table] = []
     for count in range(1, len(columns) + 1):
         size = -(-len(columns) // count)
-        tables = [table_of(columns[start : start + size]) for start in range(0, len(columns), size)]
+        tables = [build_table(columns[start : start + size]) for start in range(0, len(columns), size)]
         if all(_width(table, console) <= console.width for table in tables):
             break
     return tables
 
 
 def _width(table: Table, console: Console) -> int:
-    """Columns of text that a table needs to show everything."""
-    return Measurement.get(console, console.options.update(max_width=WIDEST), table).maximum
+    """Return the width that a table needs to show everything."""
+    return Measurement.get(console, console.options.update(max_width=MAX_WIDTH), table).maximum
 
 
-def _table_of(results: Sequence[Result], columns: Sequence[Row], timed: bool) -> Table:
-    """A row for each result, the best of each column marked, real images below them; the time of sampling last."""
+def _comparison_table(results: Sequence[Result], columns: Sequence[Row], timed: bool) -> Table:
+    """Return a table with a row for each result and one for real images, the best of each column marked."""
     named = any(result.name != results[0].name for result in results)
     varying = list(dict.fromkeys(key for result in results for key in result.varying if key not in NAMES))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -186,44 +190,44 @@ def _table_of(results: Sequence[Result], columns: Sequence[Row], timed: bool) ->
 
 
 def column_name(row: Row) -> str:
-    """Return a short name of a metric: FID, KID and IS are those of Inception's features alone."""
+    """Return the short name of a metric; FID, KID and IS are reserved for Inception features."""
     name = COLUMN_NAMES[row.key]
     return {"fd": "FID", "fd∞": "FID∞", "kid": "KID", "is": "IS"}.get(name, name) if is_inception(row) else name
 
 
 def is_inception(row: Row) -> bool:
-    """Whether a row has one of the names that only metrics on Inception's features have."""
-    return row.name.partition("_")[0] in ("fid", "kid", "is") and "@" not in row.name and row.name in INCEPTIONS
+    """Return whether a row has one of the names that are reserved for metrics on Inception features."""
+    return row.name in INCEPTION_NAMES
 
 
-INCEPTIONS = ("fid", "fid_infinity", "kid", "is")
+INCEPTION_NAMES = ("fid", "fid_infinity", "kid", "is")
 
 
 def results_text(results: Sequence[Result], width: int = 120) -> str:
-    """The tables as plain text."""
+    """Return the tables as plain text."""
     console = Console(width=width, record=True, file=StringIO(), color_system=None)
     print_results(results, console, classes=True)
     return console.export_text()
 
 
 def describe_sampling(group: Sequence[Result]) -> str:
-    """Return the name of the images and how they were sampled, as far as that is the same for all of them."""
-    told = [{"": on_one_line(result.name), **sampling_of(result)} for result in group]
-    same = {key: value for key, value in told[0].items() if all(each.get(key) == value for each in told)}
-    return printable(", ".join(f"{key} {describe_setting(value)}".strip() for key, value in same.items()))
+    """Return the name of the images and their sampling settings, as far as they are common to all results."""
+    settings = [{"": on_one_line(result.name), **sampling_settings(result)} for result in group]
+    common = {key: value for key, value in settings[0].items() if all(each.get(key) == value for each in settings)}
+    return printable(", ".join(f"{key} {describe_setting(value)}".strip() for key, value in common.items()))
 
 
-def sampling_of(result: Result) -> Mapping[str, Any]:
-    """How the images were sampled, in a few words; empty where that is not known."""
-    about = result.samples
-    if about.get("sampler") is None:
+def sampling_settings(result: Result) -> Mapping[str, Any]:
+    """Return the main sampling settings of the images, by short names; empty if they are unknown."""
+    samples = result.samples
+    if samples.get("sampler") is None:
         return {}
     return {
-        "sampler": about["sampler"],
-        "steps": about.get("steps"),
-        "guidance": about.get("guidance_scale"),
-        "EMA": about.get("ema_decay") if about.get("use_ema") else "off",
-        "seed": about.get("sampling_seed", about.get("seed")),
+        "sampler": samples["sampler"],
+        "steps": samples.get("steps"),
+        "guidance": samples.get("guidance_scale"),
+        "EMA": samples.get("ema_decay") if samples.get("use_ema") else "off",
+        "seed": samples.get("sampling_seed", samples.get("seed")),
     }
 
 

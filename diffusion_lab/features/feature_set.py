@@ -1,4 +1,4 @@
-"""The features of a set of images, with what is known of the set."""
+"""Features of a set of images, with labels and fingerprints."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """Features of images in their order.
+    """Features of images, in order.
 
     Attributes:
         values: float32 ``(N, D)`` on the CPU.
-        logits: float32 ``(N, K)`` of a classifier; None where the extractor is none.
+        logits: float32 ``(N, K)`` of a classifier; None if the extractor has none.
         labels: Class numbers int64 ``(N,)``; None for images without classes.
-        class_names: Names of the classes by their numbers; none for images without classes.
+        class_names: Class names by class number; empty for images without classes.
         extractor: Label of the extractor, such as ``efflite0@96``.
-        extractor_fingerprint: SHA-256 of its weights and of how it prepares images.
+        extractor_fingerprint: SHA-256 of its weights and preprocessing.
         data_fingerprint: SHA-256 of the images.
     """
 
@@ -35,11 +35,11 @@ class FeatureSet:
         return len(self.values)
 
     def subset(self, indices: Tensor | Sequence[int]) -> FeatureSet:
-        """Return the features of the images of these numbers, in this order; the fingerprint remains that of all."""
-        chosen = torch.as_tensor(indices, dtype=None if isinstance(indices, Tensor) else torch.int64)
+        """Return the features of the images at these indices, in order; the fingerprint remains that of the set."""
+        selected = torch.as_tensor(indices, dtype=None if isinstance(indices, Tensor) else torch.int64)
         return replace(
             self,
-            values=self.values[chosen],
-            logits=None if self.logits is None else self.logits[chosen],
-            labels=None if self.labels is None else self.labels[chosen],
+            values=self.values[selected],
+            logits=None if self.logits is None else self.logits[selected],
+            labels=None if self.labels is None else self.labels[selected],
         )

@@ -1,4 +1,4 @@
-"""Any set of images by its path or its name: folders of pictures, generated folders, npz files, runs, named sets."""
+"""Image sets by path or name: image folders, generated folders, npz files, runs and named sets."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from diffusion_lab.run_images.sources import ready
 
 CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors", ".pt", ".pth")
 DOWNLOADS = Path("data/torchvision")
-"""Where torchvision keeps the sets that it fetches, as ``conf/data`` has it."""
+"""Folder of torchvision's downloads, as in ``conf/data``."""
 
 GENERATED = "generated"
-"""Where ``sample.py`` makes its folders within ``output.base_dir``, as ``conf/sample.yaml`` has it."""
+"""Subfolder of ``output.base_dir`` for the output folders of ``sample.py``, as in ``conf/sample.yaml``."""
 
 
 def open_image_set(
@@ -43,132 +43,139 @@ def open_image_set(
     cache_key: str = "cache_dir",
     trust: Collection[str] = (),
 ) -> ImageSource:
-    """Open a set of images by its path or its name.
+    """Open a set of images by path or name.
 
-    - A folder of pictures in any format that ``data=image_folder`` reads; class folders give labels. The pictures are
-      decoded once, into the cache of decoded pictures that training uses as well.
-    - A folder that ``sample.py`` has finished: its images in order, with the labels of its manifest.
-    - An npz of the ADM suite, or a folder that holds one and nothing else to read: ``arr_0``, and labels in ``arr_1``.
-    - A run folder, a checkpoint or the folder of a sweep (its best job): the images that the run was trained on or
-      validated on.
-    - ``digits``, ``digits_heldout`` (those that ``data=digits`` keeps from every run), ``emoji``, ``mnist``,
+    - An image folder in any format that ``data=image_folder`` reads; class folders give labels. The images are decoded
+      once, into the cache of decoded images that training also uses.
+    - A finished output folder of ``sample.py``: its images in order, with the labels of its manifest.
+    - An npz file of the ADM suite, or a folder that contains only such a file: ``arr_0``, and labels in ``arr_1``.
+    - A run folder, a checkpoint or the folder of a sweep (its best job): the training or validation images of the run.
+    - ``digits``, ``digits_heldout`` (the images that ``data=digits`` excludes from every run), ``emoji``, ``mnist``,
       ``cifar10`` and ``fashion_mnist``.
 
     Args:
         path_or_name: The path, or one of these names.
-        image_size: Side S of the images that come out; None: as they are, which must then be square and of one size.
-        channels: 1 (gray), 3 (RGB) or 4 (RGBA); None: 1 where all images are gray, else 3.
-        split: Which images of a run: ``train`` (where None) or ``val``.
-        key: The setting or argument that ``path_or_name`` comes from, for messages.
-        size_key: The one that ``image_size`` comes from.
-        cache_dir: Folder of the caches of decoded pictures; None: the user's.
-        cache_key: The setting or argument that ``cache_dir`` comes from.
-        trust: Dotted paths of classes that may be imported because a checkpoint names them.
+        image_size: Side S of the returned images; None: that of the stored ones, which must be square and of one size.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA); None: 1 if all images are gray, else 3.
+        split: Images of a run: ``train`` (if None) or ``val``.
+        key: Setting or argument that ``path_or_name`` comes from, for error messages.
+        size_key: Setting or argument that ``image_size`` comes from, for error messages.
+        cache_dir: Cache folder for decoded images; None for that of the user.
+        cache_key: Setting or argument that ``cache_dir`` comes from, for error messages.
+        trust: Dotted paths of classes in a checkpoint that may be imported.
 
     Raises:
-        FileNotFoundError: There is nothing of that path or name.
-        ValueError: The images are of different sizes and no size is given, the set is damaged, or ``split`` or
-            ``trust`` is given and the set is no run.
+        FileNotFoundError: There is no such path or name.
+        ValueError: The images have different sizes and no size is given, the set is damaged, or ``split`` or ``trust``
+            is given and the set is not a run.
     """
     path = Path(path_or_name).expanduser()
-    if (named := NAMED.get(str(path_or_name))) is not None:
+    if (open_named := NAMED_SETS.get(str(path_or_name))) is not None:
         if path.exists():
             raise ValueError(
                 f"{key} = {path_or_name} is the name of a set, and a path as well: write ./{path} for the path"
             )
-        _refuse_choice_of_run(str(path_or_name), split, trust, key)
-        return named(image_size, channels)
+        _check_run_options(str(path_or_name), split, trust, key)
+        return open_named(image_size, channels)
     if not path.exists():
-        names = ", ".join(NAMED)
+        names = ", ".join(NAMED_SETS)
         raise FileNotFoundError(
             f"{key} must be a folder of images, an npz file, a run folder, a checkpoint or one of {names}, got "
             f"{str(path_or_name)!r}, which does not exist (seen from {Path.cwd()})"
         )
-    if means_run(path):
+    if is_run_path(path):
         return run_images(path, split or "train", image_size, channels, trust)
-    _refuse_choice_of_run(str(path_or_name), split, trust, key)
+    _check_run_options(str(path_or_name), split, trust, key)
     if is_generated(path):
         return GeneratedSource(path, image_size, channels, key, size_key)
-    if (arrays := _npz_of(path)) is not None:
+    if (arrays := _find_npz(path)) is not None:
         return NpzSource(arrays, image_size, channels, key, size_key)
-    _refuse_folder_of_folders(path, key)
-    source = _folder(path, image_size, channels, key, size_key)
+    _check_single_set(path, key)
+    source = _open_folder(path, image_size, channels, key, size_key)
     return ready(source, "disk", cache_dir, cache_key)
 
 
-def means_run(path: Path) -> bool:
-    """Whether a path is that of a run, a checkpoint or a sweep, which means the images of the run."""
+def is_run_path(path: Path) -> bool:
+    """Return whether a path is a run, a checkpoint or a sweep, so that it stands for the images of the run."""
     return path.suffix.lower() in CHECKPOINT_SUFFIXES or _is_run(path) or is_sweep(path)
 
 
-def _refuse_choice_of_run(given: str, split: Split | None, trust: Collection[str], key: str) -> None:
-    """Raise ValueError where something is chosen that only runs have."""
+def _check_run_options(path_or_name: str, split: Split | None, trust: Collection[str], key: str) -> None:
+    """Raise ValueError if an option is given that only applies to runs."""
     for name, value in (("split", split), ("trust", list(trust))):
         if value:
-            raise ValueError(f"{name} is for runs and checkpoints, and {key} is {given!r}: leave it out, got {value!r}")
+            raise ValueError(
+                f"{name} is for runs and checkpoints, and {key} is {path_or_name!r}: leave it out, got {value!r}"
+            )
 
 
 def _is_run(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / "checkpoints").is_dir()
 
 
-def _refuse_folder_of_folders(path: Path, key: str) -> None:
-    """Refuse what holds runs or generated folders: these would be taken for classes, and their grids for images."""
-    tops = [top for top in (path, path / GENERATED) if top.is_dir()]
-    for folder in sorted(entry for top in tops for entry in top.iterdir() if entry.is_dir()):
+def _check_single_set(path: Path, key: str) -> None:
+    """Refuse a folder of runs or generated folders: these would count as classes, and their grids as images."""
+    parents = [parent for parent in (path, path / GENERATED) if parent.is_dir()]
+    for folder in sorted(entry for parent in parents for entry in parent.iterdir() if entry.is_dir()):
         if _is_run(folder) or is_generated(folder):
-            what = "runs" if _is_run(folder) else "folders made by sample.py"
+            content = "runs" if _is_run(folder) else "folders made by sample.py"
             raise ValueError(
-                f"{key} must be one set of images, got {str(path)!r}, which holds {what}: name one, as {folder}"
+                f"{key} must be one set of images, got {str(path)!r}, which holds {content}: name one, such as {folder}"
             )
 
 
-def _npz_of(path: Path) -> Path | None:
-    """The npz file that a path means: itself, or the only thing to read in a folder."""
+def _find_npz(path: Path) -> Path | None:
+    """Return the npz file at a path: the path itself, or the only file in a folder; else None."""
     if path.suffix.lower() == ".npz":
         return path
     files = [file for file in path.iterdir() if not file.name.startswith(".")] if path.is_dir() else []
     return files[0] if len(files) == 1 and files[0].suffix.lower() == ".npz" else None
 
 
-def _folder(path: Path, image_size: int | None, channels: int | None, key: str, size_key: str) -> ImageFolderSource:
-    """The pictures in a folder, at their own size and with their own channels where none are given."""
+def _open_folder(
+    path: Path, image_size: int | None, channels: int | None, key: str, size_key: str
+) -> ImageFolderSource:
+    """Open an image folder, by default with the size and channels of its images."""
     source = ImageFolderSource(path, image_size or 1, channels or 3, key=key)
     if image_size is None or channels is None:
-        read = map_in_order(lambda index: read_header(source.paths[index]), len(source))
-        headers = [found for found in read if found is not None]
+        all_headers = map_in_order(lambda index: read_header(source.paths[index]), len(source))
+        headers = [header for header in all_headers if header is not None]
         if image_size is None:
-            source.image_size = _side(Counter((header.width, header.height) for header in headers), key, size_key)
+            source.image_size = _common_side(
+                Counter((header.width, header.height) for header in headers), key, size_key
+            )
         if channels is None:
             source.channels = 1 if headers and all(header.gray for header in headers) else 3
     return source
 
 
-def _side(sizes: Counter[tuple[int, int]], key: str, size_key: str) -> int:
+def _common_side(sizes: Counter[tuple[int, int]], key: str, size_key: str) -> int:
     if len(sizes) == 1:
         width, height = next(iter(sizes))
         if width == height:
             return width
     if not sizes:
-        return 1  # none can be decoded, as will be said
-    told = ", ".join(f"{count} of {width}×{height}" for (width, height), count in sizes.most_common(3))
+        return 1  # none can be decoded, which is reported later
+    listed = ", ".join(f"{count} of {width}×{height}" for (width, height), count in sizes.most_common(3))
     more = f" and {len(sizes) - 3} more sizes" if len(sizes) > 3 else ""
-    what = "are not square" if len(sizes) == 1 else "have different sizes"
+    problem = "are not square" if len(sizes) == 1 else "have different sizes"
     raise ValueError(
-        f"{key} holds images that {what} ({told}{more}): set {size_key} to the side in pixels that all are resized and "
-        "cut to"
+        f"{key} holds images that {problem} ({listed}{more}): set {size_key} to the side in pixels to which all "
+        "are resized and cropped"
     )
 
 
-def _downloaded(name: str, image_size: int | None, channels: int | None) -> ImageSource:
-    size, own = (32, 3) if name == "cifar10" else (28, 1)
-    return torchvision_set(cast("TorchvisionName", name), DOWNLOADS, True, image_size or size, channels or own)
+def _open_torchvision_set(name: str, image_size: int | None, channels: int | None) -> ImageSource:
+    default_size, default_channels = (32, 3) if name == "cifar10" else (28, 1)
+    return torchvision_set(
+        cast("TorchvisionName", name), DOWNLOADS, True, image_size or default_size, channels or default_channels
+    )
 
 
-NAMED: dict[str, Callable[[int | None, int | None], ImageSource]] = {
+NAMED_SETS: dict[str, Callable[[int | None, int | None], ImageSource]] = {
     "digits": lambda size, channels: digits(size or 8, channels or 1),
     "digits_heldout": lambda size, channels: digits(size or 8, channels or 1, "heldout"),
     "emoji": lambda size, channels: emoji(size or 32, channels or 3),
-    **{name: partial(_downloaded, name) for name in DOWNLOADED_TYPES},
+    **{name: partial(_open_torchvision_set, name) for name in DOWNLOADED_TYPES},
 }
-"""Sets that have a name; the images that ``data=NAME`` trains on, before any are split off."""
+"""Named sets: the images of ``data=NAME`` before validation images are split off."""

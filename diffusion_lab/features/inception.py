@@ -1,4 +1,4 @@
-"""``inception``: the network of FID, KID and Inception Score, with the resizing that belongs to their definition."""
+"""``inception``: the network of FID, KID and Inception Score, with the resizing of their definition."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from diffusion_lab.shapes import Images, Pixels
 
 
 class InceptionExtractor(NetworkExtractor):
-    """Inception-v3 of 2015-12-05: 2,048 features, and 1,008 logits without bias, as Inception Score takes them.
+    """Inception-v3 of 2015-12-05: 2,048 features, and 1,008 logits without bias, as used by Inception Score.
 
-    Network and resizing (TensorFlow's bilinear one, which is not antialiased) are torch-fidelity's.
+    Network and resizing (TensorFlow's bilinear resizing without antialiasing) are those of torch-fidelity.
 
     Args:
-        path: File of the weights.
-        sha256: SHA-256 that it must have.
-        device: Where it computes.
+        path: Weights file.
+        sha256: Expected SHA-256.
+        device: Device of the network.
 
     Raises:
-        ValueError: The file has another hash, or holds the weights of another network.
+        ValueError: The file has another hash, or weights of another network.
     """
 
     name = "inception"
@@ -33,16 +33,16 @@ class InceptionExtractor(NetworkExtractor):
     preparation = "torch-fidelity's: resized as by TensorFlow 1; less 128, over 128"
 
     def __init__(self, path: Path, sha256: str, device: str | torch.device = "cpu") -> None:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # only where it is used
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # lazy, needed only here
 
-        weights = io.BytesIO()  # what it reads is unpickled without a check, so it is given a file of tensors alone
+        weights = io.BytesIO()  # torch-fidelity unpickles without checks, so it gets a file with only tensors
         torch.save(read_weights("inception", path, sha256), weights)
         weights.seek(0)
         try:
             network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], weights)
         except RuntimeError as error:
             raise ValueError(
-                f"weights of features=inception must be those of FID's Inception-v3, got other ones in {path}: {error}"
+                f"weights of features=inception must be those of FID's Inception-v3, got others in {path}: {error}"
             ) from error
         super().__init__(network, device)
 

@@ -1,4 +1,4 @@
-"""The images and labels in an npz of the ADM evaluation suite, read from disk one at a time."""
+"""Images and labels in an npz file of the ADM evaluation suite, read from disk one at a time."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from diffusion_lab.files.reading import open_regular
 from diffusion_lab.generation.arrays import IMAGES, LABELS
 from diffusion_lab.runtime.devices import host_memory
 
-MOST_CLASSES = 100_000
-"""Class numbers that a file may use; a larger one is no class number."""
+MAX_CLASSES = 100_000
+"""Upper limit of class numbers; larger integers are refused as labels."""
 
 STATISTICS = {"mu.npy", "sigma.npy"}
-"""What files hold that keep only mean and covariance of Inception features."""
+"""Arrays of files that contain only mean and covariance of Inception features."""
 
 BLOCK = 2**20
 LOCAL_HEADER = 30
-"""Bytes of a zip archive in front of a part's name, the last four of which give the lengths of what follows."""
+"""Bytes of a zip header before the name; the last four are the lengths of name and extra field."""
 
 
 class NpzImages:
-    """Images by number, ``(H, W, C)`` uint8. The whole file is read once, to compare it with its checksums.
+    """Images by index, ``(H, W, C)`` uint8. The complete file is read once to verify its checksums.
 
     Args:
-        path: The file: ``arr_0`` uint8 ``(N, H, W, C)`` or ``(N, H, W)``, and perhaps ``arr_1`` integers ``(N,)``.
-        key: What the images are called in messages.
+        path: File with ``arr_0`` uint8 ``(N, H, W, C)`` or ``(N, H, W)``, optionally ``arr_1`` integers ``(N,)``.
+        key: Setting or argument of the images, for error messages.
 
     Attributes:
         shape: Height, width and channels of the images.
-        labels: Class numbers ``(N,)``; None where the file has none.
+        labels: Class numbers ``(N,)``; None if the file has none.
         sha256: Hash of the images, in hexadecimal.
 
     Raises:
-        ValueError: The file is damaged or of another layout.
+        ValueError: The file is damaged or has another layout.
         FileNotFoundError: It is missing.
         OSError: It cannot be read.
     """
@@ -59,7 +59,7 @@ class NpzImages:
             close()
             if isinstance(error, OSError | ValueError):
                 raise
-            # a directory or header of changed bytes leads zipfile and numpy to many errors
+            # a damaged directory or header causes various errors in zipfile and numpy
             raise ValueError(
                 f"{key} must be an npz of the ADM suite, got {str(path)!r}, which is damaged: {error}"
             ) from error
@@ -74,30 +74,32 @@ class NpzImages:
             return image
         content = os.pread(self._file.fileno(), size, self._start + index * size)
         if len(content) != size:
-            raise ValueError(f"{self._key}: {str(self._path)!r} has become shorter since it was opened")
+            raise ValueError(f"{self._key}: {str(self._path)!r} was truncated after it was opened")
         return np.frombuffer(bytearray(content), np.uint8).reshape(self.shape)
 
     def _read(self, archive: zipfile.ZipFile) -> None:
         names = set(archive.namelist())
         if IMAGES not in names:
-            told = "only the statistics of Inception features" if names >= STATISTICS else ", ".join(sorted(names)[:6])
+            content = (
+                "only the statistics of Inception features" if names >= STATISTICS else ", ".join(sorted(names)[:6])
+            )
             raise ValueError(
                 f"{self._key} must be an npz that holds the images as arr_0, got {str(self._path)!r}, which holds "
-                f"{told}"
+                f"{content}"
             )
         info = archive.getinfo(IMAGES)
         with archive.open(info) as file:
-            self._count, *shape = self._shape_of(file, info)
+            self._count, *shape = self._read_shape(file, info)
             height, width, channels = (*shape, 1)[:3]
             self.shape = (height, width, channels)
             header = file.tell()
-            self._memory = None if info.compress_type == zipfile.ZIP_STORED else self._loaded(file, info)
-            self.sha256 = self._hash(file)
-        self._start = self._place(info) + header
-        self.labels = self._labels(archive) if LABELS in names else None
+            self._memory = None if info.compress_type == zipfile.ZIP_STORED else self._load_compressed(file, info)
+            self.sha256 = self._remaining_sha256(file)
+        self._start = self._data_offset(info) + header
+        self.labels = self._read_labels(archive) if LABELS in names else None
 
-    def _shape_of(self, file: IO[bytes], info: zipfile.ZipInfo) -> tuple[int, ...]:
-        shape, fortran_order, dtype = _header(file)
+    def _read_shape(self, file: IO[bytes], info: zipfile.ZipInfo) -> tuple[int, ...]:
+        shape, fortran_order, dtype = _read_header(file)
         if dtype != np.uint8 or fortran_order or len(shape) not in (3, 4) or (*shape, 1)[3] not in (1, 3, 4):
             raise ValueError(
                 f"{self._key} must be an npz with arr_0 uint8 (images, height, width, channels) of 1, 3 or 4 channels, "
@@ -107,50 +109,50 @@ class NpzImages:
             raise ValueError(f"{self._key}: arr_0 in {str(self._path)!r} is empty, or damaged: {shape} does not fit it")
         return shape
 
-    def _loaded(self, file: IO[bytes], info: zipfile.ZipInfo) -> PixelArray:
-        """All images of a packed file, which cannot be read one at a time."""
+    def _load_compressed(self, file: IO[bytes], info: zipfile.ZipInfo) -> PixelArray:
+        """Return all images of a compressed file, which cannot be read one at a time."""
         if info.file_size > host_memory() / 2:
             raise ValueError(
-                f"{self._key}: {str(self._path)!r} is packed, so that all {info.file_size / 1e9:.1f} GB must be in "
-                "memory: save it with numpy.savez, which does not pack"
+                f"{self._key}: {str(self._path)!r} is compressed, so all {info.file_size / 1e9:.1f} GB would have to "
+                "be in memory: save it with numpy.savez, which does not compress"
             )
         content = file.read()
-        self._packed = hashlib.sha256(content).hexdigest()
+        self._compressed_sha256 = hashlib.sha256(content).hexdigest()
         return np.frombuffer(bytearray(content), np.uint8).reshape(self._count, *self.shape)
 
-    def _hash(self, file: IO[bytes]) -> str:
-        """The SHA-256 of what is left of a part, which zipfile compares with its checksum at the end."""
+    def _remaining_sha256(self, file: IO[bytes]) -> str:
+        """Return the SHA-256 of the remaining bytes of an array; zipfile verifies its checksum at the end."""
         if self._memory is not None:
-            return self._packed
-        found = hashlib.sha256()
+            return self._compressed_sha256
+        sha256 = hashlib.sha256()
         while block := file.read(BLOCK):
-            found.update(block)
-        return found.hexdigest()
+            sha256.update(block)
+        return sha256.hexdigest()
 
-    def _place(self, info: zipfile.ZipInfo) -> int:
-        """Where in the file the bytes of a part begin."""
+    def _data_offset(self, info: zipfile.ZipInfo) -> int:
+        """Return the offset in the file of the bytes of an array."""
         header = os.pread(self._file.fileno(), LOCAL_HEADER, info.header_offset)
         name, extra = struct.unpack("<HH", header[-4:])
         return info.header_offset + LOCAL_HEADER + int(name) + int(extra)
 
-    def _labels(self, archive: zipfile.ZipFile) -> IndexArray:
+    def _read_labels(self, archive: zipfile.ZipFile) -> IndexArray:
         with archive.open(LABELS) as file:
-            shape, _, dtype = _header(file)
+            shape, _, dtype = _read_header(file)
             if shape != (self._count,) or dtype.kind not in "iu":
                 raise ValueError(
                     f"{self._key} must be an npz whose arr_1 holds one class number for each of its {self._count} "
                     f"images, got {dtype} {shape} in {str(self._path)!r}"
                 )
             labels = np.frombuffer(file.read(), dtype)
-        if labels.min() < 0 or labels.max() >= MOST_CLASSES:
+        if labels.min() < 0 or labels.max() >= MAX_CLASSES:
             raise ValueError(
-                f"{self._key}: the class numbers (arr_1) in {str(self._path)!r} must be 0 to {MOST_CLASSES - 1}, "
+                f"{self._key}: the class numbers (arr_1) in {str(self._path)!r} must be 0 to {MAX_CLASSES - 1}, "
                 f"got {labels.min()} to {labels.max()}"
             )
         return labels.astype(np.int64)
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(file)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran_order, dtype = read(file)

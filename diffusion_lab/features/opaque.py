@@ -1,4 +1,4 @@
-"""Images without their alpha channel, over white: no network that gives features takes one."""
+"""Composition of images with an alpha channel over white, since no feature network accepts one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from diffusion_lab.shapes import Pixels
 
 
 def without_transparency(source: ImageSource) -> ImageSource:
-    """Return the images of a source without alpha channel; the source itself where it has none."""
+    """Return the images of a source composited over white; the source itself if it has no alpha channel."""
     return source if source.channels != 4 else Opaque(source)
 
 
 def composite_over_white(pixels: Pixels) -> Pixels:
-    """Return images ``(N, C, H, W)`` without alpha, on the CPU, as ``without_transparency`` does for a source."""
+    """Return images ``(N, C, H, W)`` composited over white, on the CPU, like ``without_transparency`` for a source."""
     if pixels.shape[1] != 4:
         return pixels
     arrays = pixels.permute(0, 2, 3, 1).numpy()
@@ -27,7 +27,7 @@ def composite_over_white(pixels: Pixels) -> Pixels:
 
 
 class Opaque(ImageSource):
-    """The images of another source with four channels, over white."""
+    """Images of another source with four channels, composited over white."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source = source
@@ -40,7 +40,7 @@ class Opaque(ImageSource):
         return converted
 
     def fingerprint(self) -> str:
-        """That of the whole images, marked."""
+        """Return a hash of the fingerprint of the original images."""
         return hashlib.sha256(f"over white {self.source.fingerprint()}".encode()).hexdigest()
 
     def raise_if_damaged(self, wait: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""``pixels``: the images themselves, for tiny ones."""
+"""``pixels``: pixel values as features, for tiny images."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import hashlib
 from diffusion_lab.features.extractor import (
     Extracted,
     FeatureExtractor,
-    refuse_other_pixels,
+    check_pixels,
     resize_images,
     with_channels,
 )
 from diffusion_lab.shapes import Pixels
 
-LARGEST = 32
-"""Side in pixels beyond which images are resized: the covariance of more numbers would fill any memory."""
+MAX_SIZE = 32
+"""Side in pixels above which images are resized, since the covariance of more pixels needs too much memory."""
 
 
 class PixelExtractor(FeatureExtractor):
-    """Pixel values in [0, 1], one after the other.
+    """Flattened pixel values in [0, 1].
 
     Args:
-        image_size: Side of the images; more than 32 pixels are resized to 32. Images of another size are resized too.
+        image_size: Side to which images are resized, at most 32 pixels.
         channels: 1 or 3.
     """
 
@@ -30,8 +30,8 @@ class PixelExtractor(FeatureExtractor):
     def __init__(self, image_size: int, channels: int) -> None:
         if channels not in (1, 3):
             raise ValueError(f"features = pixels takes images of 1 or 3 channels, got {channels}")
-        self.size = LARGEST if image_size > LARGEST else None
-        self._side, self.channels = min(image_size, LARGEST), channels
+        self.size = MAX_SIZE if image_size > MAX_SIZE else None
+        self._side, self.channels = min(image_size, MAX_SIZE), channels
         self.num_features = channels * self._side**2
 
     @property
@@ -39,6 +39,6 @@ class PixelExtractor(FeatureExtractor):
         return hashlib.sha256(repr(("pixels / 255", self._side, self.channels)).encode()).hexdigest()
 
     def __call__(self, pixels: Pixels) -> Extracted:
-        refuse_other_pixels(pixels)
+        check_pixels(pixels)
         images = resize_images(with_channels(pixels.cpu(), self.channels), self._side)
         return Extracted(images.reshape(len(images), self.num_features).float() / 255)

@@ -1,4 +1,4 @@
-"""Networks whose weights no package carries: their published files, and which of them is used."""
+"""Networks without packaged weights: their published weights files, and selection of the file to use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INCEPTION = (
         95.6,
     ),
 )
-"""Inception-v3 as FID defines it (2015-12-05), converted from TensorFlow by torch-fidelity."""
+"""Inception-v3 of the FID definition (2015-12-05), converted from TensorFlow by torch-fidelity."""
 
 DINOV2 = tuple(
     PublishedFile(
@@ -27,7 +27,7 @@ DINOV2 = tuple(
         ("dinov2_vits14", "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9", 88.3),
     )
 )
-"""DINOv2 without registers; ViT-L/14, the first, is the one of arXiv:2306.04675."""
+"""DINOv2 without registers; arXiv:2306.04675 uses ViT-L/14, the first."""
 
 _CLIP = "https://openaipublic.azureedge.net/clip/models"
 CLIP = tuple(
@@ -38,47 +38,47 @@ CLIP = tuple(
         ("ViT-L-14", "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", 932.8),
     )
 )
-"""CLIP as OpenAI publishes it; the names are those under which torch-fidelity keeps the files."""
+"""CLIP as published by OpenAI, with the file names of torch-fidelity."""
 
 PUBLISHED: dict[str, tuple[PublishedFile, ...]] = {"inception": INCEPTION, "dinov2": DINOV2, "clip": CLIP}
-"""Files by the name of the features; the first is fetched where none is given."""
+"""Weights files by the name of the features; the first is the default."""
 
 HEXADECIMAL = re.compile(r"[0-9a-fA-F]{64}")
 
 
-def weights_of(
+def resolve_weights(
     features: str, weights: str | Path | None, sha256: str | None, progress: Progress | None = None
 ) -> tuple[Path, str]:
-    """Return the file of weights to use, and the SHA-256 that it must have.
+    """Return the weights file to use and its expected SHA-256.
 
     Args:
         features: ``inception``, ``dinov2`` or ``clip``.
-        weights: The file; None for the published one, which is fetched where it is not on this machine.
-        sha256: SHA-256 of ``weights`` in hexadecimal; None where it must be a published one.
-        progress: Called with (bytes fetched, bytes in all).
+        weights: The file; None for the published one, which is downloaded if it is not on this machine.
+        sha256: SHA-256 of ``weights`` in hexadecimal; None if it must be a published file.
+        progress: Called with (bytes downloaded, total bytes).
 
     Raises:
-        ValueError: The file is not a published one and no hash is given, or the hash is none.
-        OSError: There is no file, and none can be fetched.
+        ValueError: The file is not a published one and no hash is given, or the hash is malformed.
+        OSError: The file does not exist, or cannot be downloaded.
     """
     published = PUBLISHED[features]
     if sha256 is not None and not HEXADECIMAL.fullmatch(sha256):
         raise ValueError(f"sha256 must be 64 hexadecimal digits, got {sha256!r}")
     if weights is None:
         if sha256 is not None:
-            raise ValueError(f"sha256 is that of the file in weights, which is not given: {KEYS}")
+            raise ValueError(f"sha256 is the hash of the file in weights, which is not given: {KEYS}")
         return find_weights(features, published[0], progress), published[0].sha256
     path = Path(weights).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"weights of features={features} must be a file, got {str(weights)!r}, which is none")
     if sha256 is not None:
         return path, sha256.lower()
-    found = file_sha256(path)
-    if found not in {file.sha256 for file in published}:
+    actual = file_sha256(path)
+    if actual not in {file.sha256 for file in published}:
         names = ", ".join(file.name for file in published)
         raise ValueError(
             f"weights of features={features} must be a published file ({names}), got {str(weights)!r} with another "
-            f"SHA-256, {found}: it is damaged or another file, and is not read. If you trust it, give that as "
+            f"SHA-256, {actual}: it is damaged or another file, and is not read. If you trust it, pass that as "
             "sha256 as well (evaluation.sha256=HASH, --sha256 HASH)"
         )
-    return path, found
+    return path, actual

@@ -1,4 +1,4 @@
-"""The images that a run was trained on or validated on, read again by the settings in its checkpoint."""
+"""Training and validation images of a run, loaded according to the settings in its checkpoint."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ def run_images(
     channels: int | None = None,
     trust: Collection[str] = (),
 ) -> ImageSource:
-    """Read the images of a run: those it was trained on, or those it kept for validation.
+    """Load the training or validation images of a run.
 
     Args:
-        path: Run folder, checkpoint file, or a checkpoint that was read.
+        path: Run folder, checkpoint file, or a loaded checkpoint.
         split: ``train`` or ``val``.
         image_size: Side of the images in pixels; None: that of the model.
         channels: 1, 3 or 4; None: those of the model.
-        trust: Dotted paths of classes that may be imported because the checkpoint names them.
+        trust: Dotted paths of classes in the checkpoint that may be imported.
 
     Raises:
-        ValueError: The checkpoint does not say what its images are, the run kept none for validation, or a class is not
+        ValueError: The checkpoint does not record its images, the run had no validation images, or a class is not
             trusted.
         OSError: Checkpoint or images cannot be read.
 
     Warns:
-        ConfigWarning: The images are not those that the run was trained on.
+        ConfigWarning: The images have changed since the run.
     """
     checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(find_checkpoint(path))
-    found = run_sources(checkpoint, image_size, channels, trust)
+    sources = run_sources(checkpoint, image_size, channels, trust)
     known = checkpoint.about.get("data_fingerprint")
-    if image_size is None and channels is None and known is not None and data_fingerprint(found.train) != known:
+    if image_size is None and channels is None and known is not None and data_fingerprint(sources.train) != known:
         message = f"the images are not those that {checkpoint.path} was trained on: some were added, removed or changed"
         warnings.warn(message, ConfigWarning, stacklevel=2)
     if split == "train":
-        return found.train
-    if found.val is None:
+        return sources.train
+    if sources.val is None:
         raise ValueError(
             f"split must be train for {checkpoint.path}, got 'val': the run kept no images for validation "
             "(training.validation.enabled was false)"
         )
-    return found.val
+    return sources.val
 
 
 def run_sources(
@@ -67,29 +67,29 @@ def run_sources(
     trust: Collection[str] = (),
     moved_to: Mapping[str, Path] = MappingProxyType({}),
 ) -> Sources:
-    """Read the images that a run was trained on, and those that it kept for validation.
+    """Load the training and validation images of a run.
 
     Args:
-        checkpoint: One of the run.
-        image_size: As of ``run_images``.
-        channels: As of ``run_images``.
-        trust: As of ``run_images``.
-        moved_to: Where images are now that have moved, by ``train`` or ``val``.
+        checkpoint: A checkpoint of the run.
+        image_size: Side of the images in pixels; None: that of the model.
+        channels: 1, 3 or 4; None: those of the model.
+        trust: Dotted paths of classes in the checkpoint that may be imported.
+        moved_to: New paths of moved images, by ``train`` or ``val``.
 
     Raises:
-        ValueError: As of ``run_images``.
+        ValueError: The same as in ``run_images``.
         OSError: Images cannot be read.
     """
     tree = checkpoint.config or {}
     section, model = tree.get("data"), checkpoint.model
     if not isinstance(section, Mapping) or model is None:
         raise ValueError(
-            f"{checkpoint.path} does not say which images it was trained on: give a checkpoint that train.py wrote, or "
+            f"{checkpoint.path} does not say which images it was trained on: use a checkpoint written by train.py, or "
             "the folder of the images"
         )
     if holds_redacted(dict(section)):
         raise ValueError(
-            f"{checkpoint.path} was saved without a secret that its data section needs: give the folder of the images"
+            f"{checkpoint.path} was saved without a secret that its data section needs: use the folder of the images"
         )
     data = parse_saved_section(DataSettings, section, "data", checkpoint.path)
     if moved_to:
@@ -105,21 +105,21 @@ def run_sources(
         image_size or model.architecture.image_size,
         channels or model.architecture.in_channels,
         labelled=conditional,
-        validated=_validated(tree),
+        validated=_has_validation(tree),
         class_names=checkpoint.class_names if conditional else (),
         key=str(checkpoint.path),
     )
 
 
-def class_of_images(checkpoint: Checkpoint) -> str | None:
-    """Return the dotted path of the class that a checkpoint names for its images; None where it names none."""
+def data_class_path(checkpoint: Checkpoint) -> str | None:
+    """Return the dotted path of the custom class of a checkpoint's images; None if there is none."""
     section = (checkpoint.config or {}).get("data")
     kind = section.get("type") if isinstance(section, Mapping) else None
     return kind if isinstance(kind, str) and "." in kind else None
 
 
-def _validated(tree: Mapping[str, Any]) -> bool:
-    """Whether the run kept images for validation."""
+def _has_validation(tree: Mapping[str, Any]) -> bool:
+    """Return whether the run had validation images."""
     match tree:
         case {"training": {"validation": {"enabled": bool(enabled)}}}:
             return enabled

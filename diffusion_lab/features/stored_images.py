@@ -1,4 +1,4 @@
-"""Image sets that are pixels already: an npz of the ADM suite, a folder that ``sample.py`` has finished."""
+"""Image sets of stored pixels: npz files of the ADM suite, and finished output folders of ``sample.py``."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from diffusion_lab.generation.verified_folder import (
 )
 
 BACKGROUND = background_colour("white")
-"""Under transparent pixels, where alpha is dropped."""
+"""Background of transparent pixels when alpha is dropped."""
 
 
 class StoredImages(ImageSource):
-    """Images of one size that are read one at a time, and brought to the size and channels asked for.
+    """Images of one size, read one at a time and converted to the requested size and channels.
 
     Args:
-        shape: Height, width and channels of the images as they are stored.
-        labels: Class numbers ``(N,)``; zeros where there are no classes.
-        class_names: Names of the classes by their numbers; none where there are no classes.
-        image_size: Side of the square images that come out; None: as they are stored.
-        channels: 1 (gray), 3 (RGB) or 4 (RGBA); None: as they are stored, without alpha.
-        key: What the images are called in messages.
-        size_key: The setting or argument that ``image_size`` comes from, for messages.
+        shape: Height, width and channels of the stored images.
+        labels: Class numbers ``(N,)``; zeros without classes.
+        class_names: Class names by class number; empty without classes.
+        image_size: Side of the returned square images; None: that of the stored ones.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA); None: those of the stored images, without alpha.
+        key: Setting or argument of the images, for error messages.
+        size_key: Setting or argument that ``image_size`` comes from, for error messages.
 
     Raises:
-        ValueError: The images are not square, and no size is given.
+        ValueError: The images are not square and no size is given.
     """
 
     varies = False
@@ -55,20 +55,20 @@ class StoredImages(ImageSource):
         key: str,
         size_key: str,
     ) -> None:
-        height, width, stored = shape
+        height, width, stored_channels = shape
         if image_size is None and height != width:
             raise ValueError(
                 f"{key} holds images of {width}×{height} pixels, which are not square: set {size_key} to the side of "
-                "the squares to cut from their middle"
+                "the square center crop"
             )
         self.labels, self.class_names = labels, tuple(class_names)
         self.image_size = height if image_size is None else image_size
-        self.channels = channels or (1 if stored == 1 else 3)
+        self.channels = channels or (1 if stored_channels == 1 else 3)
         self._shape, self._key = shape, key
 
     @abstractmethod
     def stored(self, index: int) -> PixelArray:
-        """Image ``index`` as it is stored, uint8 ``(H, W, C)``."""
+        """Return image ``index`` as stored, uint8 ``(H, W, C)``."""
 
     def load(self, index: int, rng: np.random.Generator | None) -> PixelArray:
         pixels = self.stored(index)
@@ -84,18 +84,18 @@ class StoredImages(ImageSource):
 
 
 class NpzSource(StoredImages):
-    """The images in an npz of the ADM evaluation suite, read from disk as they are asked for.
+    """Images in an npz file of the ADM evaluation suite, read from disk on demand.
 
     Args:
-        path: The file: ``arr_0`` uint8 ``(N, H, W, C)`` or ``(N, H, W)``, and perhaps ``arr_1`` integers ``(N,)``, the
-            class numbers.
-        image_size: As of ``StoredImages``.
-        channels: As of ``StoredImages``.
-        key: As of ``StoredImages``.
-        size_key: As of ``StoredImages``.
+        path: File with ``arr_0`` uint8 ``(N, H, W, C)`` or ``(N, H, W)``, optionally the class numbers ``arr_1``
+            ``(N,)``.
+        image_size: Side of the returned square images; None: that of the stored ones.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA); None: those of the stored images, without alpha.
+        key: Setting or argument of the images, for error messages.
+        size_key: Setting or argument that ``image_size`` comes from, for error messages.
 
     Raises:
-        ValueError: The file is damaged or of another layout.
+        ValueError: The file is damaged or has another layout.
         OSError: It cannot be read.
     """
 
@@ -117,24 +117,24 @@ class NpzSource(StoredImages):
         return self._images[index]
 
     def fingerprint(self) -> str:
-        """The hash of all stored pixels and labels, and of the size and channels that they are brought to."""
-        found = self._start_hash()
-        found.update(f"{self._images.shape} {self._images.sha256}".encode())
-        return found.hexdigest()
+        """Return a hash of all stored pixels and labels, and of the returned size and channels."""
+        sha256 = self._start_hash()
+        sha256.update(f"{self._images.shape} {self._images.sha256}".encode())
+        return sha256.hexdigest()
 
 
 class GeneratedSource(StoredImages):
-    """The images of a folder that ``sample.py`` has finished, with the labels that were asked for.
+    """Images in a finished output folder of ``sample.py``, with the requested labels.
 
-    Each image is compared with its line of the manifest when it is loaded, so nothing that was changed, added or copied
-    into the folder is taken for a sample.
+    Each image is compared with its line of the manifest when it is loaded, so files that were changed, added or copied
+    into the folder are not used as samples.
 
     Args:
         folder: The folder.
-        image_size: As of ``StoredImages``.
-        channels: As of ``StoredImages``.
-        key: As of ``StoredImages``.
-        size_key: As of ``StoredImages``.
+        image_size: Side of the returned square images; None: that of the stored ones.
+        channels: 1 (gray), 3 (RGB) or 4 (RGBA); None: those of the stored images, without alpha.
+        key: Setting or argument of the images, for error messages.
+        size_key: Setting or argument that ``image_size`` comes from, for error messages.
 
     Attributes:
         lines: The lines of the manifest.
@@ -154,54 +154,54 @@ class GeneratedSource(StoredImages):
     ) -> None:
         self.folder, self.lines = folder, manifest_lines(folder)
         check_single_generation(folder, self.lines)
-        self._arrays = None if all(line.get("file") for line in self.lines) else self._opened_arrays(key)
-        labels, names = _labels_of(self.lines, key)
+        self._arrays = None if all(line.get("file") for line in self.lines) else self._open_arrays(key)
+        labels, names = _read_labels(self.lines, key)
         super().__init__(self.stored(0).shape, labels, names, image_size, channels, key, size_key)
 
     def stored(self, index: int) -> PixelArray:
         line = self.lines[index]
         if self._arrays is None:
-            picture: PixelArray = read_verified_image(self.folder, line).permute(1, 2, 0).numpy()
-            return picture
+            image: PixelArray = read_verified_image(self.folder, line).permute(1, 2, 0).numpy()
+            return image
         pixels = self._arrays[index]
         refuse_other_pixels(self.folder / ARRAYS, line, torch.from_numpy(pixels).permute(2, 0, 1))
         return pixels
 
     def fingerprint(self) -> str:
-        """The hash of the digests in the manifest, each of which ties an image to all that is known of it."""
-        found = self._start_hash()
+        """Return a hash of the digests in the manifest, each of which covers an image and its settings."""
+        sha256 = self._start_hash()
         for line in self.lines:
-            found.update(line[DIGEST].encode())
-        return found.hexdigest()
+            sha256.update(line[DIGEST].encode())
+        return sha256.hexdigest()
 
-    def _opened_arrays(self, key: str) -> NpzImages:
+    def _open_arrays(self, key: str) -> NpzImages:
         try:
-            found = NpzImages(self.folder / ARRAYS, key)
+            arrays = NpzImages(self.folder / ARRAYS, key)
         except FileNotFoundError:
             raise FileNotFoundError(
-                f"{self.folder} does not hold its {len(self.lines)} images, neither as PNG nor in {ARRAYS}: make them "
-                "with generation.output.save_individual=true or save_npz=true"
+                f"{self.folder} does not hold its {len(self.lines)} images, neither as PNG nor in {ARRAYS}: generate "
+                "them with generation.output.save_individual=true or save_npz=true"
             ) from None
-        if len(found) != len(self.lines):
+        if len(arrays) != len(self.lines):
             raise ValueError(
-                f"{self.folder / ARRAYS} must hold the {len(self.lines)} images of the manifest beside it, "
-                f"got {len(found)}: run the sample.py command that made the folder again, which repairs it"
+                f"{self.folder / ARRAYS} must hold the {len(self.lines)} images of its manifest, "
+                f"got {len(arrays)}: run the sample.py command of the folder again, which repairs it"
             )
         labels = [line["label"] for line in self.lines if line.get("label") is not None]
-        if ([] if found.labels is None else found.labels.tolist()) != labels:
+        if ([] if arrays.labels is None else arrays.labels.tolist()) != labels:
             raise ValueError(f"the labels (arr_1) in {self.folder / ARRAYS} are not those of {MANIFEST}; {REMEDY}")
-        return found
+        return arrays
 
 
-def _labels_of(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[IndexArray, tuple[str, ...]]:
-    """The class number of each image, and the names of the classes; numbers stand for names that no image gives."""
+def _read_labels(lines: Sequence[Mapping[str, Any]], key: str) -> tuple[IndexArray, tuple[str, ...]]:
+    """Return the class number of each image and the class names; the number is the name of a class without images."""
     labels = [line.get("label") for line in lines]
-    known = [label for label in labels if label is not None]
-    if not known:
+    present = [label for label in labels if label is not None]
+    if not present:
         return np.zeros(len(lines), np.int64), ()
-    if len(known) < len(labels):
+    if len(present) < len(labels):
         raise ValueError(
-            f"{key} must hold images that all have a label, or none: {len(known)} of {len(labels)} have one"
+            f"{key} must hold images that all have a label, or none: {len(present)} of {len(labels)} have one"
         )
     names = {line["label"]: line.get("class_name") for line in lines}
-    return np.array(known, np.int64), tuple(str(names.get(number) or number) for number in range(max(known) + 1))
+    return np.array(present, np.int64), tuple(str(names.get(number) or number) for number in range(max(present) + 1))

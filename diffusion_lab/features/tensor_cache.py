@@ -1,12 +1,12 @@
-"""Tensors that take long to compute, kept on disk: one file for each name, whole and checked, or computed again.
+"""Disk cache of tensors that take long to compute: one file per name, recomputed if incomplete or damaged.
 
 ::
 
-    CACHE_DIR/features/NAME/.lock                 held by the process that computes
-    CACHE_DIR/features/NAME/tensors.safetensors   the tensors, what they are of, and the SHA-256 of all that
+    CACHE_DIR/features/NAME/.lock                 lock of the process that computes
+    CACHE_DIR/features/NAME/tensors.safetensors   the tensors, their identity, and the SHA-256 of both
 
-A cache serves the user who made it. What another user owns or could have written is not read; where NAME is another
-user's folder, this one's is NAME-UID.
+A cache is private to the user who created it. Files that another user owns or could have written are not read; if NAME
+is a folder of another user, NAME-UID is used instead.
 """
 
 from __future__ import annotations
@@ -37,95 +37,95 @@ ABOUT, CHECKSUM = "about", "sha256"
 Tensors = dict[str, Tensor]
 
 
-class Cached(NamedTuple):
+class CachedTensors(NamedTuple):
     """Tensors from a cache.
 
     Attributes:
-        tensors: By their names.
-        about: What is known of them.
-        file: Where they are kept; None where no cache could be written.
-        was_there: Whether they were, before they were asked for.
+        tensors: Tensors by name.
+        about: Identity and metadata of the tensors.
+        file: File of the cache; None if none could be written.
+        was_cached: Whether they were read from an existing cache.
     """
 
     tensors: Tensors
     about: dict[str, Any]
     file: Path | None
-    was_there: bool
+    was_cached: bool
 
 
-class _OtherIdentityError(Exception):
-    """A cache is whole, and of something else."""
+class _IdentityMismatchError(Exception):
+    """A cache is valid, but has another identity."""
 
 
 def cached_tensors(
     name: str,
     identity: Mapping[str, Any],
     compute: Callable[[], tuple[Tensors, Mapping[str, Any]]],
-    say: Report,
+    report: Report,
     cache_dir: Path | None = None,
     cache_key: str = "cache_dir",
     doing: str = "computing the same features",
-) -> Cached:
-    """Return tensors from their cache, which is made first where there is none.
+) -> CachedTensors:
+    """Return tensors from the cache; compute and cache them if they are missing.
 
-    Of several processes one computes, the others wait for it.
+    If several processes need the same tensors, one computes them and the others wait for it.
 
     Args:
-        name: Of the cache.
-        identity: What the tensors are of, as plain values: a cache of anything else is not read.
-        compute: Gives the tensors, and what else is to be known of them as plain values.
-        say: Called with a line when a cache is damaged or not used, and before waiting.
-        cache_dir: Folder of all caches; None: the user's.
-        cache_key: The setting or argument that ``cache_dir`` comes from, for messages.
-        doing: What another process is doing when this one waits.
+        name: Name of the cache.
+        identity: Description of the tensors as plain values; a cache with another identity is not read.
+        compute: Returns the tensors, and metadata as plain values.
+        report: Called with a message if a cache is damaged or not used, and before waiting for another process.
+        cache_dir: Cache folder; None for that of the user.
+        cache_key: Setting or argument that ``cache_dir`` comes from, for error messages.
+        doing: Work of the other process, for the message before waiting.
 
     Raises:
         ValueError: ``cache_dir`` cannot be used.
 
     Warns:
-        ConfigWarning: The user's own folder of caches cannot be written, so that nothing is kept.
+        ConfigWarning: The default cache folder cannot be written, so nothing is cached.
     """
     try:
         folder = private_folder((cache_dir or default_cache_dir()) / FOLDER / name)
         make_private(folder)
     except OSError as error:
-        return _without_cache(error, identity, compute, cache_dir, cache_key)
+        return _compute_uncached(error, identity, compute, cache_dir, cache_key)
     file = folder / FILE
-    if (found := _read(file, identity, say)) is not None:
-        return Cached(*found, file, True)
+    if (cached := _read(file, identity, report)) is not None:
+        return CachedTensors(*cached, file, True)
     with contextlib.ExitStack() as lock:
         try:
-            lock.enter_context(lock_cache(folder, say, doing))
+            lock.enter_context(lock_cache(folder, report, doing))
         except OSError as error:
-            return _without_cache(error, identity, compute, cache_dir, cache_key)
-        if (found := _read(file, identity, say, again=True)) is not None:
-            return Cached(*found, file, True)
-        tensors, more = compute()
-        about = {**identity, **more}
+            return _compute_uncached(error, identity, compute, cache_dir, cache_key)
+        if (cached := _read(file, identity, report, silent=True)) is not None:
+            return CachedTensors(*cached, file, True)
+        tensors, metadata = compute()
+        about = {**identity, **metadata}
         try:
             _write(file, tensors, about)
         except OSError as error:
-            warnings.warn(f"{explain(error)}: what was computed is not kept", ConfigWarning, stacklevel=2)
-            return Cached(tensors, about, None, False)
-    return Cached(tensors, about, file, False)
+            warnings.warn(f"{explain(error)}: the result is not cached", ConfigWarning, stacklevel=2)
+            return CachedTensors(tensors, about, None, False)
+    return CachedTensors(tensors, about, file, False)
 
 
-def _without_cache(
+def _compute_uncached(
     error: OSError,
     identity: Mapping[str, Any],
     compute: Callable[[], tuple[Tensors, Mapping[str, Any]]],
     cache_dir: Path | None,
     cache_key: str,
-) -> Cached:
-    """Raises ValueError where the user named the folder; the one that is there by default is not insisted on."""
+) -> CachedTensors:
+    """Compute without a cache, if the folder is the default one; raise ValueError if the user chose it."""
     if cache_dir is not None:
         raise ValueError(
-            f"{cache_key} cannot be used, got {str(cache_dir)!r}: {explain(error)}. Choose a folder of your own"
+            f"{cache_key} cannot be used, got {str(cache_dir)!r}: {explain(error)}. Choose a writable folder"
         ) from error
-    rule = f"they are computed each time ({cache_key} chooses another folder)"
-    warnings.warn(f"features cannot be cached: {explain(error)}; {rule}", ConfigWarning, stacklevel=3)
-    tensors, more = compute()
-    return Cached(tensors, {**identity, **more}, None, False)
+    consequence = f"they are computed each time ({cache_key} chooses another folder)"
+    warnings.warn(f"features cannot be cached: {explain(error)}; {consequence}", ConfigWarning, stacklevel=3)
+    tensors, metadata = compute()
+    return CachedTensors(tensors, {**identity, **metadata}, None, False)
 
 
 def _write(file: Path, tensors: Tensors, about: Mapping[str, Any]) -> None:
@@ -138,50 +138,50 @@ def _write(file: Path, tensors: Tensors, about: Mapping[str, Any]) -> None:
 
 
 def _read(
-    file: Path, identity: Mapping[str, Any], say: Report, again: bool = False
+    file: Path, identity: Mapping[str, Any], report: Report, silent: bool = False
 ) -> tuple[Tensors, dict[str, Any]] | None:
-    """What the file holds; None where there is none, or none that may be used.
+    """Return the tensors and metadata in a file; None if there is none, or it cannot be used.
 
     Args:
         file: The file.
-        identity: What it must be of.
-        say: Called with the reason why a file is not used.
-        again: Whether that was said already.
+        identity: Expected identity.
+        report: Called with the reason if a file is not used.
+        silent: Whether to skip these calls.
     """
     try:
         open_private(file).close()
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            # copies: a tensor that is mapped to the file would change, or end the process, if someone wrote over it
+            # copies: a tensor that is mapped to the file would change, or end the process, if someone overwrote it
             tensors: Tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118 (no dict)
         if metadata.get(CHECKSUM) != _checksum(metadata.get(ABOUT, ""), tensors):
             raise ValueError("its checksum is wrong")
         about = parse_json(metadata[ABOUT], str(file))
         if any(about.get(key) != value for key, value in identity.items()):
-            raise _OtherIdentityError
+            raise _IdentityMismatchError
     except FileNotFoundError:
         return None
-    except _OtherIdentityError:
-        if not again:
-            say(f"{file} holds what was made of something else: it is recomputed")
+    except _IdentityMismatchError:
+        if not silent:
+            report(f"{file} is the cache of other data: it is recomputed")
         return None
     except UntrustedCacheError as error:
-        if not again:
-            say(f"{error}: it is not used, but recomputed")
+        if not silent:
+            report(f"{error}: it is not used, but recomputed")
         return None
-    except Exception as error:  # what changed bytes lead to has no end of kinds
-        if not again:
-            words = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            say(f"{file} is damaged ({words}): it is recomputed")
+    except Exception as error:  # changed bytes can lead to any error
+        if not silent:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            report(f"{file} is damaged ({reason}): it is recomputed")
         return None
     return tensors, about
 
 
 def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of what is said of tensors, of their names, types and shapes, and of their bytes."""
-    found = hashlib.sha256(text.encode())
+    """Return the SHA-256 of the metadata and of the names, dtypes, shapes and bytes of tensors."""
+    sha256 = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha256.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return sha256.hexdigest()

@@ -48,10 +48,10 @@ def make_resume_plan(comparison: Comparison, left: RemainingTraining) -> ResumeP
         rebuild_schedule=type_ in LR_SCHEDULES or comparison.schedule_changed,
         rate_factor=float(rates[0].now) / float(rates[0].then) if rates else 1.0,
         forget_best=bool(comparison.changed(Effect.APPLIED_TO_LOSS, Effect.EVALUATION))
-        or comparison.other_validation
-        or comparison.other_images
-        or comparison.other_weights
-        or comparison.other_draws,
+        or comparison.validation_images_changed
+        or comparison.images_changed
+        or comparison.loss_weights_changed
+        or comparison.validation_draws_changed,
     )
 
 
@@ -59,21 +59,21 @@ def resume_notes(comparison: Comparison, plan: ResumePlan, left: RemainingTraini
     """Return what to print about a resumed run: one line for each setting that differs."""
     notes = []
     for change in comparison.changes:
-        same_images = change.effect == Effect.IMAGES and not comparison.other_images
+        same_images = change.effect == Effect.IMAGES and not comparison.images_changed
         notes.append(f"{change}; {'the images are the same' if same_images else 'the new value is used'}")
     if left.note is not None:
         notes.append(left.note)
-    if comparison.other_images:
+    if comparison.images_changed:
         notes.append("training.resume.allow_other_data: the training images are not those of the checkpoint")
-    elif comparison.other_validation:
+    elif comparison.validation_images_changed:
         notes.append("the validation images are not those of the checkpoint")
-    if comparison.other_weights:
+    if comparison.loss_weights_changed:
         loss = comparison.config.training.loss
         notes.append(
             f"training.loss.weighting {loss.weighting.type} with penalty {loss.penalty.type} weights noise "
             "levels differently from the version of diffusion_lab that wrote the checkpoint"
         )
-    if comparison.other_draws:
+    if comparison.validation_draws_changed:
         notes.append(
             "validation draws noise and times for each image, which the version of diffusion_lab that wrote the "
             "checkpoint drew for each batch"
@@ -143,7 +143,7 @@ def _refuse_another_order(
     for change in changes:
         if change.key == "data.loading.shuffle_train":
             raise ValueError(
-                f"{change.key} must be that of the checkpoint, {shown(change.then)}, got {shown(change.now)}: "
+                f"{change.key} must be the checkpoint's value, {shown(change.then)}, got {shown(change.now)}: "
                 f"{where}, and {rest}"
             )
     if position.length not in (None, len(data.train)):

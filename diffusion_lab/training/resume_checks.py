@@ -1,4 +1,4 @@
-"""The settings and images of a run beside those of the checkpoint it resumes from; what does not fit is refused."""
+"""Comparison of the settings and images of a run with its checkpoint; incompatible ones are refused on resuming."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.resume_rules import Change, Effect, changes_since
 
 GROUP_NAMES = {"learning_rate": ("lr", "initial_lr")}
-"""What the parameter groups of an optimizer call its options, where it is not the name of the key."""
+"""Names of options in the parameter groups of an optimizer, where they differ from the names of the keys."""
 
 NOT_IN_GROUPS = ("type", "gradient_clip_norm")
 """Keys of ``training.optimizer`` that are not options of its class."""
@@ -37,60 +37,69 @@ LENGTH_KEYS = (
 """Keys that the number of optimizer steps depends on."""
 
 ADVICE = {
-    "compute.seed": " (leave it out or set it to null, or train anew with the other seed)",
-    "training.ema.enabled": " (or train anew)",
-    "training.ema.further_decays": " (or train anew: an average begins with its run)",
+    "compute.seed": " (leave it out or set it to null, or start a new run with the other seed)",
+    "training.ema.enabled": " (or start a new run)",
+    "training.ema.further_decays": " (or start a new run: an average begins with its run)",
 }
-"""What to do about a refused value."""
+"""Remedies for refused values."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The present settings and images beside those of a checkpoint."""
+    """Differences of the current settings and images from those of a checkpoint.
+
+    Args:
+        config: Current settings.
+        checkpoint: Checkpoint to resume from.
+        changes: Settings that differ.
+        images_changed: Whether the training images differ.
+        validation_images_changed: Whether the validation images differ.
+    """
 
     config: TrainConfig
     checkpoint: Checkpoint
     changes: Sequence[Change]
-    other_images: bool
-    other_validation: bool
+    images_changed: bool
+    validation_images_changed: bool
 
     def changed(self, *effects: Effect) -> list[Change]:
-        """The changes of these effects."""
+        """Return the changes with one of these effects."""
         return [change for change in self.changes if change.effect in effects]
 
     @property
     def changed_keys(self) -> set[str]:
+        """Keys of the settings that differ."""
         return {change.key for change in self.changes}
 
     @property
     def optimizer_options(self) -> tuple[str, ...]:
-        """The options of the optimizer's class that changed, by the names in its parameter groups."""
+        """Changed options of the optimizer's class, by the names in its parameter groups."""
         keys = [key.rpartition(".")[2] for key in self.changed_keys if key.startswith("training.optimizer.")]
         options = [GROUP_NAMES.get(key, (key,)) for key in sorted(keys) if key not in NOT_IN_GROUPS]
         return tuple(name for names in options for name in names)
 
     @property
     def schedule_changed(self) -> bool:
-        """Whether the learning-rate schedule, as built from the settings, is another one."""
+        """Whether the learning-rate schedule built from the settings differs."""
         return (
             any(key.startswith("training.scheduler.") for key in self.changed_keys)
             or bool(self.changed_keys & {"training.optimizer.learning_rate", *LENGTH_KEYS})
-            or self.other_images
+            or self.images_changed
         )
 
     @property
-    def other_weights(self) -> bool:
-        """Whether the loss weighs noise levels otherwise than the version that wrote the checkpoint did.
+    def loss_weights_changed(self) -> bool:
+        """Whether the version that wrote the checkpoint weighted noise levels of the loss differently.
 
-        Until format 2 sigmoid was not per unit of log-SNR, and weights of l1 and huber were those of the square.
+        Before format 2, sigmoid was not per unit of log-SNR, and l1 and huber had the weights of the squared error.
         """
         weighting, penalty = self.config.training.loss.weighting.type, self.config.training.loss.penalty.type
         other_power = penalty in ("l1", "huber") and weighting in ("min_snr", "p2", "edm")
         return self.checkpoint.about.get("format") == 1 and (weighting == "sigmoid" or other_power)
 
     @property
-    def other_draws(self) -> bool:
-        """Whether the metric is a validation loss, and the version that wrote the checkpoint took it on other noise.
+    def validation_draws_changed(self) -> bool:
+        """Whether the metric is a validation loss that the version that wrote the checkpoint computed on other noise.
 
         Earlier versions drew noise and times for each batch instead of each image.
         """
@@ -99,20 +108,20 @@ class Comparison:
 
 
 def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) -> Comparison:
-    """Find what differs from the run that wrote a checkpoint.
+    """Compare the current settings and images with those of a checkpoint.
 
     Args:
-        checkpoint: What the run resumes from.
-        config: The present settings.
-        data: The present images.
+        checkpoint: Checkpoint to resume from.
+        config: Current settings.
+        data: Current images.
     """
     about, images = checkpoint.about, data_fingerprint(data.train)
     return Comparison(
         config,
         checkpoint,
         _changes(checkpoint, config),
-        other_images=about.get("data_fingerprint") not in (None, images),
-        other_validation="validation_fingerprint" in about
+        images_changed=about.get("data_fingerprint") not in (None, images),
+        validation_images_changed="validation_fingerprint" in about
         and about["validation_fingerprint"] != validation_fingerprint(data.train, data.val, images),
     )
 
@@ -129,59 +138,57 @@ def check_image_shape(checkpoint: Checkpoint, config: TrainConfig) -> None:
     """Check, before images are decoded, that image size and channels of the model are those of the checkpoint.
 
     Raises:
-        ValueError: Size or channels differ; with what to type.
+        ValueError: Size or channels differ; the message has the setting to use.
     """
     faults = []
     for change in _changes(checkpoint, config):
         if change.key in (SIZE, CHANNELS):
-            number = f"type the checkpoint's number, {change.key}={shown(change.then)}"
-            advice = f" (auto measures the present folder: {number})" if config.data.type == "image_folder" else ""
-            faults.append(_must_be_that_of_the_checkpoint(change) + advice)
-    _refuse(checkpoint, faults)
+            setting = f"set the checkpoint's value, {change.key}={shown(change.then)}"
+            advice = f" (auto measures the current folder: {setting})" if config.data.type == "image_folder" else ""
+            faults.append(_mismatch(change) + advice)
+    _raise_faults(checkpoint, faults)
 
 
-def check_compatible(found: Comparison, denoiser: Denoiser) -> None:
+def check_compatible(comparison: Comparison, denoiser: Denoiser) -> None:
     """Check that training can resume.
 
     Raises:
-        ValueError: The checkpoint holds weights of another architecture, or a setting differs that cannot be applied;
-            each is named, with what to do.
+        ValueError: The checkpoint contains weights of another architecture, or settings differ that cannot be applied;
+            the message names each with its remedy.
     """
-    checkpoint = found.checkpoint
-    faults = [
-        _must_be_that_of_the_checkpoint(change) + ADVICE.get(change.key, "") for change in found.changed(Effect.REFUSED)
-    ]
+    checkpoint = comparison.checkpoint
+    faults = [_mismatch(change) + ADVICE.get(change.key, "") for change in comparison.changed(Effect.REFUSED)]
     try:
-        _refuse_other_classes(found)
+        _check_class_count(comparison)
         checkpoint.check_input_scaling(denoiser)
         load_weights(denoiser, checkpoint.weights, checkpoint.path)  # refuses those of another architecture
     except ValueError as error:
         faults.append(str(error))
     if checkpoint.foreign is not None and checkpoint.foreign.saved_in_training:
-        pass  # what else it holds is taken over where it fits
+        pass  # its other contents are used if they match
     elif checkpoint.config is None or checkpoint.model is None or checkpoint.epochs_done is None:
         faults.append(
             "training.resume.checkpoint must be a file written by train.py, or a dict with model_state_dict, "
-            f"not weights alone{_as_such_a_dict(checkpoint)}"
+            f"not weights alone{_conversion_advice(checkpoint)}"
         )
     else:
-        faults += _without_state(found, checkpoint.config)
-        faults += _needing_reset(found)
-        faults += _other_images(found)
-    _refuse(checkpoint, faults)
+        faults += _missing_state_faults(comparison, checkpoint.config)
+        faults += _reset_faults(comparison)
+        faults += _image_faults(comparison)
+    _raise_faults(checkpoint, faults)
 
 
-def _refuse(checkpoint: Checkpoint, faults: Sequence[str]) -> None:
+def _raise_faults(checkpoint: Checkpoint, faults: Sequence[str]) -> None:
     if faults:
         raise ValueError(printable(f"cannot resume from {checkpoint.path}:\n  " + "\n  ".join(faults)))
 
 
-def _must_be_that_of_the_checkpoint(change: Change) -> str:
-    return f"{change.key} must be that of the checkpoint, {shown(change.then)}, got {shown(change.now)}"
+def _mismatch(change: Change) -> str:
+    return f"{change.key} must be the checkpoint's value, {shown(change.then)}, got {shown(change.now)}"
 
 
-def _as_such_a_dict(checkpoint: Checkpoint) -> str:
-    """How weights alone are saved as a dict that can be resumed from, in words that go on from what is refused."""
+def _conversion_advice(checkpoint: Checkpoint) -> str:
+    """Return how to save plain weights as a dict that can be resumed from, as the continuation of the message."""
     if checkpoint.foreign is None:
         return ""
     path = checkpoint.path
@@ -192,72 +199,71 @@ def _as_such_a_dict(checkpoint: Checkpoint) -> str:
     )
 
 
-def _refuse_other_classes(found: Comparison) -> None:
-    """Raise ValueError where the file of another program is of other classes than the settings."""
-    model = found.config.model
-    classes = found.checkpoint.with_file_classes(model).conditioning.classes
+def _check_class_count(comparison: Comparison) -> None:
+    """Raise ValueError if the file of another program has other classes than the settings."""
+    model = comparison.config.model
+    classes = comparison.checkpoint.with_file_classes(model).conditioning.classes
     if classes != model.conditioning.classes:
         raise ValueError(
-            f"model.conditioning.type must be class (conditioning=class): {found.checkpoint.path} is of a model of "
-            f"{classes} classes, got null"
+            f"model.conditioning.type must be class (conditioning=class): {comparison.checkpoint.path} is of a model "
+            f"of {classes} classes, got null"
         )
 
 
-def _without_state(found: Comparison, then: Mapping[str, Any]) -> Iterator[str]:
-    resume = found.config.training.resume
+def _missing_state_faults(comparison: Comparison, then: Mapping[str, Any]) -> Iterator[str]:
+    resume = comparison.config.training.resume
     saved = then["training"]["checkpointing"]["save_optimizer"]
     if not saved and not (resume.reset_optimizer and resume.reset_scheduler):
         yield (
-            "training.resume.checkpoint holds no optimizer state (training.checkpointing.save_optimizer=false): "
+            "training.resume.checkpoint contains no optimizer state (training.checkpointing.save_optimizer=false): "
             "set training.resume.reset_optimizer=true and training.resume.reset_scheduler=true"
         )
 
 
-def _needing_reset(found: Comparison) -> Iterator[str]:
-    resume = found.config.training.resume
+def _reset_faults(comparison: Comparison) -> Iterator[str]:
+    resume = comparison.config.training.resume
     if not resume.reset_optimizer:
-        groups = _group_names(found)
-        for change in found.changes:
-            if change.effect == Effect.RESET_OPTIMIZER or _has_unseen_effect(change, groups):
-                yield _must_be_reset(change, "optimizer", "the optimizer's running averages")
+        groups = _parameter_group_options(comparison)
+        for change in comparison.changes:
+            if change.effect == Effect.RESET_OPTIMIZER or _is_unverifiable(change, groups):
+                yield _reset_fault(change, "optimizer", "resets the optimizer's running averages")
     if not resume.reset_scheduler:
-        keeps = _keeps_what_it_was_built_for(found)
-        for change in found.changes:
-            of_the_schedule = change.key.startswith("training.scheduler.")
-            shaping = of_the_schedule or change.key in ("training.optimizer.learning_rate", *LENGTH_KEYS)
-            if change.effect == Effect.RESET_SCHEDULER or (keeps and shaping):
-                yield _must_be_reset(change, "scheduler", "the learning-rate schedule, for the epochs that are left")
+        fixed_options = _has_fixed_options(comparison)
+        for change in comparison.changes:
+            in_schedule = change.key.startswith("training.scheduler.")
+            affects_schedule = in_schedule or change.key in ("training.optimizer.learning_rate", *LENGTH_KEYS)
+            if change.effect == Effect.RESET_SCHEDULER or (fixed_options and affects_schedule):
+                yield _reset_fault(change, "scheduler", "restarts the learning-rate schedule for the remaining epochs")
 
 
-def _must_be_reset(change: Change, part: str, what: str) -> str:
-    instead = f"(or set training.resume.reset_{part}=true, which begins {what} anew)"
-    return f"{_must_be_that_of_the_checkpoint(change)} {instead}"
+def _reset_fault(change: Change, part: str, effect: str) -> str:
+    return f"{_mismatch(change)} (or set training.resume.reset_{part}=true, which {effect})"
 
 
-def _group_names(found: Comparison) -> set[str]:
-    """The names of the options in the parameter groups of an optimizer as the settings build it."""
+def _parameter_group_options(comparison: Comparison) -> set[str]:
+    """Return the names of the options in the parameter groups of the optimizer that the settings define."""
     weight = nn.Parameter(torch.zeros(1))
-    return set(create_optimizer(found.config.training.optimizer, [weight]).param_groups[0])
+    return set(create_optimizer(comparison.config.training.optimizer, [weight]).param_groups[0])
 
 
-def _has_unseen_effect(change: Change, groups: set[str]) -> bool:
-    """Whether a user's own optimizer keeps a changed option where it cannot be found."""
+def _is_unverifiable(change: Change, groups: set[str]) -> bool:
+    """Return whether a custom optimizer does not store a changed option in its parameter groups."""
     section, _, name = change.key.rpartition(".")
     if section != "training.optimizer" or name in NOT_IN_GROUPS:
         return False
     return not groups & {*GROUP_NAMES.get(name, (name,))}
 
 
-def _keeps_what_it_was_built_for(found: Comparison) -> bool:
-    """Whether the user's own schedule carries its options in its state, so that new ones would be lost."""
-    type_ = found.config.training.scheduler.type
+def _has_fixed_options(comparison: Comparison) -> bool:
+    """Return whether a custom schedule stores its options in its state, so that new ones would be lost."""
+    type_ = comparison.config.training.scheduler.type
     return type_ is not None and type_ not in LR_SCHEDULES and not follows_from_the_place(schedule_class(type_))
 
 
-def _other_images(found: Comparison) -> Iterator[str]:
-    if found.other_images and not found.config.training.resume.allow_other_data:
-        reasons = "; ".join(map(str, found.changed(Effect.IMAGES))) or "no setting differs, so the files changed"
+def _image_faults(comparison: Comparison) -> Iterator[str]:
+    if comparison.images_changed and not comparison.config.training.resume.allow_other_data:
+        reasons = "; ".join(map(str, comparison.changed(Effect.IMAGES))) or "no setting differs, so the files changed"
         yield (
-            "the training images are not those of the checkpoint (their fingerprint differs): give the same images, or "
-            f"set training.resume.allow_other_data=true to go on with these ({reasons})"
+            "the training images are not those of the checkpoint (their fingerprint differs): use the same images, or "
+            f"set training.resume.allow_other_data=true to continue with these ({reasons})"
         )

@@ -1,6 +1,6 @@
-"""What follows when a setting differs from that of the checkpoint a run resumes from, key by key.
+"""Effects of settings that differ from those of the checkpoint that a run resumes from, by key.
 
-docs/resuming.md holds the same table for users; a test compares the two.
+docs/resuming.md has the same table for users; a test compares the two.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from diffusion_lab.faults import shown
 
 
 class Effect(Enum):
-    """What follows from a setting that differs."""
+    """Effect of a setting that differs."""
 
     FREE = "takes effect without a message: no weight depends on it"
     APPLIED = "applied from the next step on, and reported"
-    APPLIED_TO_LOSS = "applied and reported; the best checkpoint is chosen anew"
-    AT_AN_EPOCH = "applied and reported; refused in the middle of an epoch where its rest would not be the rest"
-    IMAGES = "applied and reported where the images are the same; else refused without training.resume.allow_other_data"
-    EVALUATION = "takes effect without a message, but where training.validation.metric is one of the evaluation"
+    APPLIED_TO_LOSS = "applied and reported; the best checkpoint is selected again"
+    AT_AN_EPOCH = "applied and reported; refused in the middle of an epoch if the remaining images would differ"
+    IMAGES = "applied and reported if the images are the same, else refused without training.resume.allow_other_data"
+    EVALUATION = "takes effect without a message, unless training.validation.metric is a metric of the evaluation"
     EVALUATION_TIMES = (
-        "takes effect without a message, but is reported where training.validation.metric is one of the evaluation"
+        "takes effect without a message, but is reported if training.validation.metric is a metric of the evaluation"
     )
     RESET_OPTIMIZER = "refused without training.resume.reset_optimizer"
     RESET_SCHEDULER = "refused without training.resume.reset_scheduler"
@@ -87,7 +87,7 @@ RULES: dict[str, Effect] = {
     "training.watch": Effect.APPLIED,
     "training.resume": Effect.FREE,
 }
-"""By key or section; the longest that matches counts."""
+"""Effects by key or section; the longest matching one applies."""
 
 
 READ_ONLY_WITH = {
@@ -97,12 +97,19 @@ READ_ONLY_WITH = {
     "training.validation": "training.validation.enabled",
     "data.augmentation.color_jitter": "data.augmentation.color_jitter.enabled",
 }
-"""Sections that are not read where a key of theirs is false or null."""
+"""Sections that are not read if the given key in them is false or null."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A setting whose value differs from that of the checkpoint."""
+    """Setting whose value differs from that in the checkpoint.
+
+    Args:
+        key: Dotted key.
+        then: Value in the checkpoint.
+        now: Current value.
+        effect: Effect of the difference.
+    """
 
     key: str
     then: Any
@@ -114,49 +121,49 @@ class Change:
 
 
 def effect_of(key: str) -> Effect | None:
-    """The rule for a key; None for one that this version does not know."""
+    """Return the effect for a key; None if this version does not know the key."""
     while key and key not in RULES:
         key = key.rpartition(".")[0]
     return RULES.get(key)
 
 
 def changes_since(then: Mapping[str, Any], config: TrainConfig) -> list[Change]:
-    """The settings that are not those of a checkpoint, in the order of the schema, without those that are free.
+    """Return the settings that differ from those of a checkpoint, in the order of the schema, except ``Effect.FREE``.
 
-    A key that the checkpoint lacks had its default then. Where another learning-rate schedule was chosen, its options
-    are another's, and only the choice is listed.
+    A key that the checkpoint lacks had its default value. If another learning-rate schedule was selected, only its
+    type is listed, because its options belong to another class.
 
     Args:
-        then: The settings in the checkpoint.
-        config: Those of the run that resumes, whose seed, threads and ``sigma_data`` may be left open.
+        then: Settings in the checkpoint.
+        config: Settings of the resumed run; its seed, threads and ``sigma_data`` may be unset.
     """
     now = config.model_dump(mode="json")
     secrets = secret_values(now, sys.argv)
     then, now = redacted(then, secrets), redacted(now, secrets)
     before, present = SettingsReader(then, TrainConfig), SettingsReader(now, TrainConfig)
-    found: list[Change] = []
-    measured = is_evaluated(config.training.validation.metric)
+    changes: list[Change] = []
+    watches_evaluation = is_evaluated(config.training.validation.metric)
     guided = config.evaluation.reads_guidance(config.model.conditioning.type)
     for key in dict.fromkeys([*leaves(now), *leaves(then)]):
-        effect, was, value = effect_of(key), _meaning(before, key), _meaning(present, key)
-        if effect in (Effect.EVALUATION, Effect.EVALUATION_TIMES) and not measured:
+        effect, was, value = effect_of(key), _effective_value(before, key), _effective_value(present, key)
+        if effect in (Effect.EVALUATION, Effect.EVALUATION_TIMES) and not watches_evaluation:
             effect = Effect.FREE
         if key.startswith("guidance.") and not guided:
             effect = Effect.FREE
-        if effect not in (None, Effect.FREE) and was != value and not _is_left_open(key, value):
-            found.append(Change(key, was, value, effect))
-    other_schedule = any(change.key == "training.scheduler.type" for change in found)
-    return [change for change in found if _is_read(change.key, present, other_schedule)]
+        if effect not in (None, Effect.FREE) and was != value and not _is_unset(key, value):
+            changes.append(Change(key, was, value, effect))
+    schedule_changed = any(change.key == "training.scheduler.type" for change in changes)
+    return [change for change in changes if _is_read(change.key, present, schedule_changed)]
 
 
-def _meaning(tree: SettingsReader, key: str) -> Any:
-    """The value of a key, or what it stands for where it is null."""
-    found = _read(tree, key)
-    if found is None and key == "training.scheduler.mode" and _read(tree, "training.scheduler.type") == "plateau":
-        key, found = "training.validation.mode", _read(tree, "training.validation.mode")
+def _effective_value(tree: SettingsReader, key: str) -> Any:
+    """Return the value of a key, or the one that it implies if it is null."""
+    value = _read(tree, key)
+    if value is None and key == "training.scheduler.mode" and _read(tree, "training.scheduler.type") == "plateau":
+        key, value = "training.validation.mode", _read(tree, "training.validation.mode")
     if key == "training.validation.mode":
-        return validation_direction({"mode": found, "metric": _read(tree, "training.validation.metric")})
-    return found
+        return validation_direction({"mode": value, "metric": _read(tree, "training.validation.metric")})
+    return value
 
 
 def _read(tree: SettingsReader, key: str) -> Any:
@@ -166,14 +173,14 @@ def _read(tree: SettingsReader, key: str) -> Any:
         return None
 
 
-def _is_left_open(key: str, value: Any) -> bool:
-    """Whether the settings leave to the checkpoint what it is."""
-    open_ones = ("compute.seed", None), ("compute.threads", "auto"), ("model.diffusion.sigma_data", "auto")
-    return (key, value) in open_ones
+def _is_unset(key: str, value: Any) -> bool:
+    """Return whether the settings leave a value to the checkpoint."""
+    unset = ("compute.seed", None), ("compute.threads", "auto"), ("model.diffusion.sigma_data", "auto")
+    return (key, value) in unset
 
 
-def _is_read(key: str, present: SettingsReader, other_schedule: bool) -> bool:
-    if other_schedule and key.startswith("training.scheduler."):
+def _is_read(key: str, present: SettingsReader, schedule_changed: bool) -> bool:
+    if schedule_changed and key.startswith("training.scheduler."):
         return key == "training.scheduler.type"
     switches = (switch for section, switch in READ_ONLY_WITH.items() if key.startswith(f"{section}."))
     return all(key == switch or _read(present, switch) for switch in switches)

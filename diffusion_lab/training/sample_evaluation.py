@@ -1,4 +1,4 @@
-"""How good the samples of a model in training are: they are compared with images of the run."""
+"""Evaluation of samples during training: they are compared with images of the run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.config.evaluated_metrics import logged_name, logged_names
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES, MetricName
+from diffusion_lab.config.evaluation_section import MIN_IMAGES, MetricName
 from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measurement import Measurement
-from diffusion_lab.evaluation.null_rows import HELD_OUT, compute_null
+from diffusion_lab.evaluation.null_rows import HELD_OUT, null_comparison
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.features import FeatureExtractor, FeatureSet, cached_features, create_extractor
@@ -34,18 +34,18 @@ from diffusion_lab.shapes import Images, to_pixels
 
 CACHE_KEY = "evaluation.cache_dir"
 
-BYTES_A_FEATURE = 4 + 8
-"""Of a sample: in float32, and in float64 for the metrics."""
+BYTES_PER_FEATURE = 4 + 8
+"""Memory of a feature of a sample: in float32, and in float64 for the metrics."""
 
 
 class NullValue(NamedTuple):
-    """A metric of real images in place of samples.
+    """Metric of real images in place of samples.
 
     Attributes:
-        value: Its value.
-        n: How many images these are.
-        reference_n: How many real images they were compared with; 0 where none were needed.
-        source: Which images these are, in words.
+        value: Value of the metric.
+        n: Number of images in place of samples.
+        reference_n: Number of real images that they were compared with; 0 if none were needed.
+        source: Description of these images.
     """
 
     value: float
@@ -53,54 +53,54 @@ class NullValue(NamedTuple):
     reference_n: int
     source: str
 
-    def differs(self, num_samples: int) -> bool:
-        """Whether the values of so many samples come from other numbers of images, or another reference."""
+    def has_other_counts(self, num_samples: int) -> bool:
+        """Return whether the value is of another number of images, or another reference, than that of the samples."""
         return self.n != num_samples or (self.reference_n > 0 and self.source != HELD_OUT)
 
     @property
-    def numbers(self) -> str:
-        """How many images were compared, in words."""
+    def counts(self) -> str:
+        """Description of the numbers of images: ``of 256 against 647``."""
         return f"of {self.n:,}" + (f" against {self.reference_n:,}" if self.reference_n else "")
 
 
 class EvaluationStopped(Exception):
-    """The evaluation was left unfinished because the run is to stop."""
+    """The evaluation was interrupted because the run is to stop."""
 
 
 @dataclass(frozen=True)
 class StoppableSampler(UniPCSampler):
-    """The method of ``sampler=fast``, which asks after each step whether the run is to stop."""
+    """Sampler of ``sampler=fast`` that raises :class:`EvaluationStopped` between steps if the run is to stop."""
 
-    stopped: Callable[[], bool] = field(default=lambda: False, repr=False, compare=False)
+    should_stop: Callable[[], bool] = field(default=lambda: False, repr=False, compare=False)
 
     def trajectory(self, *args: Any, **kwargs: Any) -> Iterator[Images]:
         for images in super().trajectory(*args, **kwargs):
-            if self.stopped():
+            if self.should_stop():
                 raise EvaluationStopped
             yield images
 
 
 class SampleEvaluation:
-    """Samples a model, each time from the same noise and labels, and compares the samples with images of the run.
+    """Samples a model, always from the same noise and labels, and compares the samples with images of the run.
 
-    Labels are as frequent among the samples as among the real images.
+    Labels have the class frequencies of the real images.
 
     Args:
-        settings: Which metrics on which features, of how many samples.
-        train: The images trained on.
-        val: The images validated on, None where there are none.
-        is_conditional: Whether samples are made by class.
-        seed: Of the run.
-        guidance: At which noise levels guidance is applied, and how it is restrained.
-        device: Where features are computed.
+        settings: Settings of the evaluation.
+        train: Training images.
+        val: Validation images; None if there are none.
+        is_conditional: Whether the model is class-conditional.
+        seed: Seed of the run.
+        guidance: Options of classifier-free guidance.
+        device: Device on which features are computed.
 
     Attributes:
-        null: Real images in place of samples, by the names of the metrics; empty until ``prepare``.
-        preparation_seconds: Time from the creation to the end of ``prepare``, until which it is 0.
+        null: Values of real images in place of samples, by the logged names of the metrics; empty until ``prepare``.
+        preparation_seconds: Time from the creation to the end of ``prepare``; 0 until then.
 
     Raises:
-        ValueError: There are too few real images, the features do not give what a metric needs, or the samples do not
-            fit into memory; naming the key.
+        ValueError: There are too few real images, the features lack what a metric needs, or the samples do not fit
+            into memory; the message has the key.
     """
 
     def __init__(
@@ -119,22 +119,22 @@ class SampleEvaluation:
         self.settings, self.guidance = settings, guidance
         self.train, self.val = without_transparency(train), None if val is None else without_transparency(val)
         self.seed = derive_seed("evaluation", seed)
-        self._told: set[str] = set()  # metrics that do not apply
+        self._warned_metrics: set[str] = set()  # those that do not apply
         self.reference = self.val if settings.split == "val" and self.val is not None else self.train
-        _refuse_few_images(settings, self.reference, self.train)
-        self.extractor = _extractor(settings, self.train, device)
-        _refuse_missing_logits(settings.metrics, self.extractor)
-        _refuse_outsized(settings.num_samples, self.extractor)
-        self.labels = _labels_like(self.reference, settings.num_samples) if is_conditional else None
+        _check_images(settings, self.reference, self.train)
+        self.extractor = _create_extractor(settings, self.train, device)
+        _check_logits(settings.metrics, self.extractor)
+        _check_memory(settings.num_samples, self.extractor)
+        self.labels = _proportional_labels(self.reference, settings.num_samples) if is_conditional else None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names under which the values are logged."""
+        """Names under which the values are logged."""
         return logged_names(self.settings.metrics, self.extractor.name)
 
     @property
     def description(self) -> str:
-        """What is compared with what, in words."""
+        """Description of the samples, the real images and the features."""
         settings = self.settings
         kind = "training" if self.reference is self.train else "validation"
         scale = "" if self.labels is None else f", guidance {settings.guidance_scale:g}"
@@ -144,39 +144,40 @@ class SampleEvaluation:
         )
 
     def prepare(self) -> None:
-        """Compute what every evaluation needs of the real images, and measure real images in place of samples.
+        """Compute the features of the real images, and measure real images in place of samples.
 
-        Features of real images are cached on disk. The real images in place of samples are held-out ones where there
-        are as many as samples, else one half is compared with the other.
+        Features of real images are cached on disk. The real images in place of samples are held-out ones if there are
+        as many as samples, else one half is compared with the other.
 
         Raises:
-            ValueError: The features of the real images are not finite or not ``num_features`` an image; naming the key.
+            ValueError: The features of the real images are not finite, or not ``num_features`` per image; the message
+                has the key.
         """
         for metric in self.settings.metrics:
-            null = compute_null(metric, self.settings.num_samples, self._real)
+            null = null_comparison(metric, self.settings.num_samples, self._real)
             if null is not None:
                 for row in measure(null.images, null.real, metrics=[metric], thorough=False).rows:
                     name = logged_name(row.metric, self.extractor.name)
                     self.null[name] = NullValue(row.estimate.value, row.n, row.reference_n, null.source)
         self.preparation_seconds = time.monotonic() - self._created
 
-    def values(self, sampler: DiffusionSampler, stopped: Callable[[], bool] = lambda: False) -> dict[str, float]:
+    def values(self, sampler: DiffusionSampler, should_stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """Return the values of a model's samples, by the name under which they are logged.
 
         Args:
-            sampler: Of the model, with its average where it has one.
-            stopped: Whether the run is to stop; asked after each step of the sampler.
+            sampler: Sampler of the model, with its averaged weights if it has any.
+            should_stop: Returns whether the run is to stop; called after each step of the sampler.
 
         Raises:
             NonFiniteSamplesError: Samples are NaN or infinite.
-            EvaluationStopped: ``stopped`` said so.
+            EvaluationStopped: ``should_stop`` returned True.
         """
         settings = self.settings
         stream = sampler.stream(
             settings.num_samples,
             self.labels,
             settings.guidance_scale,
-            sampler=StoppableSampler(steps=settings.sampler_steps, stopped=stopped),
+            sampler=StoppableSampler(steps=settings.sampler_steps, should_stop=should_stop),
             guidance=self.guidance,
             seed=self.seed,
             batch_size_name="the batch size of evaluation",
@@ -188,7 +189,7 @@ class SampleEvaluation:
             features.append(extracted.values)
             if extracted.logits is not None:
                 logits.append(extracted.logits)
-            if stopped():
+            if should_stop():
                 raise EvaluationStopped
         samples = FeatureSet(
             values=torch.cat(features),
@@ -199,17 +200,15 @@ class SampleEvaluation:
             extractor_fingerprint=self.extractor.fingerprint,
             data_fingerprint="",
         )
-        found = measure(samples, self._real, metrics=settings.metrics, split=settings.split, thorough=False)
-        self._tell_skipped(found)
-        return self._logged(found)
+        measurement = measure(samples, self._real, metrics=settings.metrics, split=settings.split, thorough=False)
+        self._warn_about_skipped(measurement)
+        return {logged_name(row.metric, self.extractor.name): row.estimate.value for row in measurement.rows}
 
-    def _tell_skipped(self, found: Measurement) -> None:
-        for metric in found.skipped.keys() - self._told:
-            self._told.add(metric)
-            warnings.warn(f"evaluation gives no {metric}: {found.skipped[metric]}", ConfigWarning, stacklevel=2)
-
-    def _logged(self, found: Measurement) -> dict[str, float]:
-        return {logged_name(row.metric, self.extractor.name): row.estimate.value for row in found.rows}
+    def _warn_about_skipped(self, measurement: Measurement) -> None:
+        """Warn once about each metric that does not apply."""
+        for metric in measurement.skipped.keys() - self._warned_metrics:
+            self._warned_metrics.add(metric)
+            warnings.warn(f"evaluation skips {metric}: {measurement.skipped[metric]}", ConfigWarning, stacklevel=2)
 
     @cached_property
     def _real(self) -> RealImages:
@@ -227,14 +226,14 @@ class SampleEvaluation:
         return None if self.val is None else self._features(self.val)
 
     def _features(self, source: ImageSource) -> FeatureSet:
-        with _named_as_settings():
+        with _name_keys_in_errors():
             return cached_features(self.extractor, source, self.settings.cache_dir, cache_key=CACHE_KEY)
 
 
-def _extractor(
+def _create_extractor(
     settings: TrainingEvaluationSettings, train: ImageSource, device: torch.device | str
 ) -> FeatureExtractor:
-    with _named_as_settings():
+    with _name_keys_in_errors():
         return create_extractor(
             settings.features,
             source=train,
@@ -248,8 +247,8 @@ def _extractor(
 
 
 @contextlib.contextmanager
-def _named_as_settings() -> Iterator[None]:
-    """Have errors about features name the keys."""
+def _name_keys_in_errors() -> Iterator[None]:
+    """Name keys of the settings instead of arguments in errors about features."""
     try:
         yield
     except ValueError as error:
@@ -258,11 +257,11 @@ def _named_as_settings() -> Iterator[None]:
         raise ValueError(f"evaluation.{error}") from error
 
 
-def _refuse_few_images(settings: TrainingEvaluationSettings, reference: ImageSource, train: ImageSource) -> None:
-    if len(reference) < LEAST_IMAGES:
+def _check_images(settings: TrainingEvaluationSettings, reference: ImageSource, train: ImageSource) -> None:
+    if len(reference) < MIN_IMAGES:
         raise ValueError(
             f"evaluation.split = {settings.split} has {len(reference)} images, and an evaluation needs at least "
-            f"{LEAST_IMAGES} real images to compare samples with: give more images, or set evaluation=off"
+            f"{MIN_IMAGES} real images to compare samples with: add images, or set evaluation=off"
         )
     if "label_agreement" in settings.metrics and len(set(train.labels.tolist())) < 2:
         raise ValueError(
@@ -271,7 +270,7 @@ def _refuse_few_images(settings: TrainingEvaluationSettings, reference: ImageSou
         )
 
 
-def _refuse_missing_logits(metrics: tuple[MetricName, ...], extractor: FeatureExtractor) -> None:
+def _check_logits(metrics: tuple[MetricName, ...], extractor: FeatureExtractor) -> None:
     if "inception_score" in metrics and not extractor.has_logits:
         raise ValueError(
             f"evaluation.metrics must not name inception_score with evaluation.features {extractor.name}, which does "
@@ -279,18 +278,18 @@ def _refuse_missing_logits(metrics: tuple[MetricName, ...], extractor: FeatureEx
         )
 
 
-def _refuse_outsized(count: int, extractor: FeatureExtractor) -> None:
-    most = host_memory() / 2 / (BYTES_A_FEATURE * extractor.num_features)  # infinite where the system does not tell
-    if count > most:
+def _check_memory(count: int, extractor: FeatureExtractor) -> None:
+    limit = host_memory() / 2 / (BYTES_PER_FEATURE * extractor.num_features)  # infinite if the memory is unknown
+    if count > limit:
         raise ValueError(
-            f"evaluation.num_samples must be at most {int(most):,}, got {count:,}: the "
-            f"{extractor.num_features:,} features ({extractor.label}) of so many images do not fit into the "
+            f"evaluation.num_samples must be at most {int(limit):,}, got {count:,}: the "
+            f"{extractor.num_features:,} features ({extractor.label}) of {count:,} images do not fit into the "
             "memory of this machine"
         )
 
 
-def _labels_like(source: ImageSource, count: int) -> list[int]:
-    """Return class numbers as frequent as those of the images, in ascending order."""
+def _proportional_labels(source: ImageSource, count: int) -> list[int]:
+    """Return class numbers with the frequencies of those of the images, in ascending order."""
     ordered = np.sort(source.labels)
-    places = (np.arange(count) + 0.5) * len(ordered) / count
-    return [int(label) for label in ordered[places.astype(np.int64)]]
+    indices = (np.arange(count) + 0.5) * len(ordered) / count
+    return [int(label) for label in ordered[indices.astype(np.int64)]]

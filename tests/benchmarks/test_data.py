@@ -1,4 +1,4 @@
-"""The benchmark of data compares the same pictures, changed alike."""
+"""The data benchmark compares loading of the same images with the same augmentations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def folder(tmp_path_factory):
 
 
 def batches(folder, monkeypatch, make):
-    """The images of an epoch, which the benchmark only counts."""
+    """Return the images of an epoch; the benchmark only counts them."""
     seen = []
     prepared = data.ImageDataModule.prepare_batch
     monkeypatch.setattr(
@@ -30,23 +30,23 @@ def batches(folder, monkeypatch, make):
 
 
 @pytest.mark.parametrize("all_changes", [False, True])
-def test_ours_delivers_all_of_them_as_floats_of_the_size(folder, tmp_path, monkeypatch, all_changes):
+def test_ours_delivers_all_images_as_floats_at_the_requested_size(folder, tmp_path, monkeypatch, all_changes):
     images = batches(folder, monkeypatch, data.ours(folder, 16, all_changes, tmp_path, 0))
     assert (images.shape, images.dtype) == ((5, 3, 16, 16), torch.float32)
     assert -1 <= images.min() < images.max() <= 1
 
 
 @pytest.mark.parametrize("all_changes", [False, True])
-def test_rows_tell_of_first_and_later_epochs(folder, monkeypatch, all_changes):
+def test_there_is_a_row_for_the_first_and_for_later_epochs(folder, monkeypatch, all_changes):
     monkeypatch.setattr(data, "WORKERS", 0)
-    monkeypatch.setattr(data, "peer", lambda *given: data.bare(5, 16))
-    found = data.rows(folder, 5, 16, 1, all_changes)
-    assert [(type(row), row.goal, row.bound) for row in found] == [(Row, "3", 20.0), (Row, "3", 1.0)]
-    assert all(row.ours and row.peer and row.ratio for row in found)
-    assert ("turns" in found[0].what) is all_changes
+    monkeypatch.setattr(data, "peer", lambda *_: data.bare(5, 16))
+    rows = data.rows(folder, 5, 16, 1, all_changes)
+    assert [(type(row), row.goal, row.bound) for row in rows] == [(Row, "3", 20.0), (Row, "3", 1.0)]
+    assert all(row.ours and row.peer and row.ratio for row in rows)
+    assert ("rotation" in rows[0].what) is all_changes
 
 
-def test_the_peer_delivers_as_many(folder, monkeypatch):
+def test_the_peer_delivers_all_images(folder, monkeypatch):
     pytest.importorskip("torchvision")
     monkeypatch.setattr(data, "WORKERS", 2)
     assert data.peer(folder, 16, all_changes=True)() == 5

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import equal_work, flags, report
-from benchmarks.harness import Row, Turns
+from benchmarks.harness import Row, Timings
 
 CPU = torch.device("cpu")
 SMALL = flags.Work(
@@ -29,15 +29,15 @@ def named(name: str) -> flags.Flag:
     return next(flag for flag in flags.FLAGS if name in flag.name)
 
 
-def formats(denoiser) -> set[torch.memory_format]:
-    """Those of all that the network's 3×3 convolutions take in."""
-    found = set()
+def conv_memory_formats(denoiser) -> set[torch.memory_format]:
+    """Return the memory formats of the inputs of the network's 3×3 convolutions."""
+    seen = set()
 
     def look(module, inputs):
         image = inputs[0]
         for memory_format in (torch.channels_last, torch.contiguous_format):
             if image.is_contiguous(memory_format=memory_format):
-                found.add(memory_format)
+                seen.add(memory_format)
 
     hooks = [
         module.register_forward_pre_hook(look)
@@ -47,7 +47,7 @@ def formats(denoiser) -> set[torch.memory_format]:
     flags._training(denoiser, SMALL)()
     for hook in hooks:
         hook.remove()
-    return found
+    return seen
 
 
 def test_each_setting_is_one_of_the_schema():
@@ -83,11 +83,11 @@ def test_mixed_precision_is_measured_where_the_device_has_it(monkeypatch):
     assert None not in (training.ours, training.peer, sampling.ours, sampling.peer)
 
 
-def test_without_channels_last_no_layer_sees_it():
+def test_without_channels_last_no_layer_uses_it():
     flag = named("channels-last")
     without, with_it = (flags._denoiser(change, CPU, SMALL) for change in (flag.off, flag.on))
-    assert torch.channels_last in formats(with_it)
-    assert formats(without) == {torch.contiguous_format}
+    assert torch.channels_last in conv_memory_formats(with_it)
+    assert conv_memory_formats(without) == {torch.contiguous_format}
     noisy, time = torch.randn(2, *equal_work.IMAGE_SHAPE), torch.tensor([0.5])
     with_it.network.load_state_dict(without.network.state_dict())
     torch.testing.assert_close(with_it.network(noisy, time), without.network(noisy, time))
@@ -115,12 +115,12 @@ def test_the_state_of_the_backends_is_restored(state):
 
 def test_the_ratio_is_of_the_time_without_to_the_time_with():
     row = flags._row(
-        named("use_tf32"), "x", Turns({"off": [3.0], "on": [2.0]}), flags._denoiser(lambda _: None, CPU, SMALL), 2
+        named("use_tf32"), "x", Timings({"off": [3.0], "on": [2.0]}), flags._denoiser(lambda _: None, CPU, SMALL), 2
     )
     assert (row.ratio, row.ours, row.peer) == (1.5, 1.0, pytest.approx(2 / 3))
 
 
-def test_the_page_has_a_part_for_them_that_leaves_the_others_alone(tmp_path, monkeypatch):
+def test_only_the_part_of_the_page_for_flags_is_replaced(tmp_path, monkeypatch):
     page = tmp_path / "performance.md"
     shutil.copy(report.PAGE, page)
     monkeypatch.setattr(report, "PAGE", page)
@@ -135,7 +135,7 @@ def test_the_page_has_a_part_for_them_that_leaves_the_others_alone(tmp_path, mon
     assert page.read_text() == report.between(before, "flags", "x")
 
 
-def test_compiling_is_left_open_on_a_cpu_unless_it_is_asked_for(monkeypatch):
+def test_compiling_is_open_on_a_cpu_unless_requested(monkeypatch):
     monkeypatch.setattr(flags, "rows_of", lambda flag, device, work: [Row(flags.GOAL, flag.name, 1.0, 1.0, "", 1.0)])
     verdicts = [[row.verdict for row in flags.measure("cpu", compile)] for compile in ("no", "yes")]
     assert verdicts == [["", "", "", "open", ""], [""] * 5]

@@ -1,4 +1,4 @@
-"""The benchmark of a GPU: its code, run on a CPU; its rows, left open where there is no GPU."""
+"""The GPU benchmark: its code, run on a CPU; its rows, open where there is no GPU."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_without_a_device_every_row_is_open(monkeypatch):
     assert [row.what for row in rows] == [f"GPU: {part}" for part in gpu.PARTS]
 
 
-def test_diffusers_is_the_one_peer_that_it_needs(monkeypatch):
-    """`make gpu-check` installs no other."""
+def test_diffusers_is_the_only_peer_needed(monkeypatch):
+    """`make gpu-check` installs no other peer."""
     monkeypatch.setattr(gpu, "PARTS", {"data": lambda device: [Row("9", str(device), 1.0, None, "", None)]})
     monkeypatch.setitem(sys.modules, "denoising_diffusion_pytorch", None)
     monkeypatch.setattr(gpu, "find_spec", lambda name: object() if name == "diffusers" else None)
@@ -53,8 +53,8 @@ def test_a_network_that_could_not_be_compiled_has_no_figures(monkeypatch):
         gpu.measure("cpu")
 
 
-def test_it_samples_on_the_device_that_it_measures(monkeypatch):
-    """The sampler's own default is the CPU."""
+def test_sampling_uses_the_measured_device(monkeypatch):
+    """The default device of the sampler is the CPU."""
     pytest.importorskip("diffusers")
     devices = []
 
@@ -77,19 +77,19 @@ def test_an_unknown_part_is_refused():
         gpu.measure("cpu", part="sampling")
 
 
-def test_unet_base_is_that_of_the_settings():
-    told = OmegaConf.load(Path(gpu.__file__).parents[1] / "conf" / "model" / "unet_base.yaml")
-    assert {name: told[name] for name in gpu.UNET_BASE} | {"image_size": 64} == gpu.UNET_BASE
+def test_unet_base_matches_its_config_file():
+    config = OmegaConf.load(Path(gpu.__file__).parents[1] / "conf" / "model" / "unet_base.yaml")
+    assert {name: config[name] for name in gpu.UNET_BASE} | {"image_size": 64} == gpu.UNET_BASE
 
 
-def test_all_of_it_runs_on_a_cpu(monkeypatch):
+def test_all_parts_run_on_a_cpu(monkeypatch):
     pytest.importorskip("diffusers")
     monkeypatch.setattr(gpu, "UNET_BASE", {**gpu.UNET_BASE, **SMALLER})
     for name, value in {"BATCH": 2, "STEPS": 2, "SAMPLING_STEPS": 2, "LIMIT_SIZE": 64, "ROUNDS": 1}.items():
         monkeypatch.setattr(gpu, name, value)
     monkeypatch.setattr(gpu, "BACKENDS", dict.fromkeys(gpu.BACKENDS))
     parts = {name: part for name, part in gpu.PARTS.items() if name != "performance settings"}
-    monkeypatch.setattr(gpu, "PARTS", parts)  # that one has tests of its own
+    monkeypatch.setattr(gpu, "PARTS", parts)  # has its own tests
     rows = gpu.measure("cpu")
     assert [row.bound for row in rows] == [1.5, None, 1.02, 1.5]
     assert all(row.ours and row.peer and row.ratio for row in rows)
@@ -103,7 +103,7 @@ def test_the_performance_settings_are_measured_at_the_size_of_the_others(monkeyp
     assert works == [flags.Work(gpu.UNET_BASE, gpu.BATCH)] * len(flags.FLAGS)
 
 
-def test_the_report_of_a_gpu_goes_into_its_part_of_the_page(tmp_path, monkeypatch):
+def test_the_gpu_report_replaces_its_part_of_the_page(tmp_path, monkeypatch):
     page = tmp_path / "performance.md"
     shutil.copy(report.PAGE, page)
     monkeypatch.setattr(report, "PAGE", page)

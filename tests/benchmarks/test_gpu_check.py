@@ -1,4 +1,4 @@
-"""`make gpu-check` without a GPU: what it needs, what it says, and what it writes."""
+"""`make gpu-check` without a GPU: requirements, messages and results."""
 
 from __future__ import annotations
 
@@ -33,14 +33,12 @@ def test_torch_is_the_machines_own(gpu_check: Any) -> None:
 
 
 def test_only_what_the_machine_lacks_is_installed(gpu_check: Any) -> None:
-    wanted = ["pytest>=8", "no-such-package-at-all>=1", "hypothesis>=1000"]
-    assert gpu_check.missing(wanted) == wanted[1:]
+    required = ["pytest>=8", "no-such-package-at-all>=1", "hypothesis>=1000"]
+    assert gpu_check.missing(required) == required[1:]
     assert gpu_check.missing(gpu_check.requirements()) == []  # all of it is here
 
 
-def test_what_it_writes_is_what_the_report_reads(
-    gpu_check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_results_can_be_read_by_the_report(gpu_check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import report
 
     (tmp_path / "tests.xml").write_text("")
@@ -61,15 +59,15 @@ def test_what_it_writes_is_what_the_report_reads(
     monkeypatch.setattr(gpu_check, "_output_of", lambda python, code: about)
     monkeypatch.setattr(gpu_check.subprocess, "Popen", tested)
     assert gpu_check.main(["--device", "cpu", "--output", str(tmp_path / "results.json")]) == 1
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert [(test["name"], test["outcome"]) for test in found["tests"]] == [
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [(test["name"], test["outcome"]) for test in results["tests"]] == [
         ("a", "passed"),
         ("b", "failed"),
         ("c", "skipped"),
     ]
-    assert found["tests"][0]["recorded"] == {"difference": "0.1"}
-    assert found["tests"][1]["message"] == "assert 1"
-    assert "1 failed, 1 passed, 1 skipped" in report.describe_gpu(found)
+    assert results["tests"][0]["recorded"] == {"difference": "0.1"}
+    assert results["tests"][1]["message"] == "assert 1"
+    assert "1 failed, 1 passed, 1 skipped" in report.describe_gpu(results)
 
 
 REPORTS_WHEN_INTERRUPTED = """
@@ -83,7 +81,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_tests_that_take_too_long_report_what_is_done_and_leave_no_process(gpu_check: Any) -> None:
+def test_tests_over_the_time_limit_report_finished_ones_and_leave_no_process(gpu_check: Any) -> None:
     command = [sys.executable, "-c", REPORTS_WHEN_INTERRUPTED]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None
@@ -93,20 +91,20 @@ def test_tests_that_take_too_long_report_what_is_done_and_leave_no_process(gpu_c
 
 
 def test_plugins_of_the_machine_are_not_loaded(gpu_check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {}
+    environment = {}
 
     def started(command: list[str], env: dict[str, str], **_: Any) -> Any:
-        found.update(env)
+        environment.update(env)
         raise InterruptedError
 
     monkeypatch.setattr(gpu_check, "FOLDER", tmp_path)
     monkeypatch.setattr(gpu_check.subprocess, "Popen", started)
     with pytest.raises(InterruptedError):
         gpu_check.run_tests(Path(sys.executable), "cuda")
-    assert found["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] == "1"
+    assert environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] == "1"
 
 
-def test_a_part_of_the_benchmark_that_breaks_or_takes_too_long_is_a_row(
+def test_a_part_that_fails_or_takes_too_long_becomes_an_open_row(
     gpu_check: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from benchmarks import gpu
@@ -147,7 +145,7 @@ def test_without_a_cuda_device_it_says_so(gpu_check: Any, monkeypatch: pytest.Mo
     assert "finds no CUDA device" in capsys.readouterr().err
 
 
-def test_a_machine_with_torch_alone_is_brought_all_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_other_packages_are_provided_for_a_machine_with_only_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
     import gpu_wheels
 

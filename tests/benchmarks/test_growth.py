@@ -1,4 +1,4 @@
-"""Benchmarks of scaling: what they count; nothing is measured with a real clock."""
+"""Benchmarks of scaling and of callbacks; no test uses the real clock."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from benchmarks import callbacks, growth, growth_images
 from benchmarks.growth import Size
 from benchmarks.growth_images import Start
-from benchmarks.harness import Turns
+from benchmarks.harness import Timings
 
 
-def test_small_batches_make_as_many_steps_as_fill_a_turn():
+def test_small_batches_make_enough_steps_to_fill_a_turn():
     assert [Size(batch, 32).steps for batch in (1, 4, 16, 64)] == [16, 4, 1, 1]
     assert [Size(growth.PIXELS // side**2, side).steps for side in growth.SIDES] == [1] * 5
 
@@ -23,14 +23,14 @@ def test_sizes_are_compared_by_pixels_and_shares_by_the_limit():
     batches, sides = [Size(1, 32), Size(32, 32)], [Size(256, 8), Size(16, 32)]
     seconds = {"32×32, batch 1": [2.0], "32×32, batch 32": [1.0], "8×8, batch 256": [1.0], "32×32, batch 16": [4.0]}
     work, kept = {32: 10**9, 8: 10**8}, dict.fromkeys([*batches, *sides], 3.0)
-    rows = growth.rows(Turns({**seconds, growth.LIMIT: [0.1]}), work, kept, batches, sides)
+    rows = growth.rows(Timings({**seconds, growth.LIMIT: [0.1]}), work, kept, batches, sides)
     assert [row.ours for row in rows] == [8, 32, 16.384, 4.096]
     assert [row.ratio for row in rows] == [None, 4, None, 0.25]
     assert [row.share for row in rows] == pytest.approx([0.8 / 17.18, 3.2 / 17.18, 2.56 / 17.18, 0.4 / 17.18], rel=1e-3)
     assert {row.verdict for row in rows} == {""}
 
 
-def test_a_larger_picture_has_more_work_and_a_larger_batch_more_activations(monkeypatch):
+def test_larger_images_have_more_work_and_larger_batches_more_activations(monkeypatch):
     monkeypatch.setattr(growth, "CHANNELS", 8)
     assert growth.flops_of(16) > 4 * growth.flops_of(8)  # attention grows faster than the number of pixels
     assert growth.kept_megabytes(Size(4, 8)) == pytest.approx(4 * growth.kept_megabytes(Size(1, 8)), rel=0.01)
@@ -64,10 +64,10 @@ def test_what_grows_with_the_images_is_a_miss():
     rows = growth_images.rows({1000: [few], 1_000_000: [many]})
     assert [row.ratio for row in rows] == pytest.approx([1.1, 2, 1.1])
     assert [row.verdict for row in rows] == ["reached", "MISS", "reached"]
-    assert "315 bytes for each further image" in rows[1].note
+    assert "315 bytes per additional image" in rows[1].note
 
 
-def test_looking_at_a_folder_is_told_by_the_file(tmp_path):
+def test_listing_a_folder_is_reported_per_file(tmp_path):
     row = growth_images.listing_row(tmp_path, 20)
     assert len(list(tmp_path.rglob("*.png"))) == 20
     assert row.ours
@@ -75,7 +75,7 @@ def test_looking_at_a_folder_is_told_by_the_file(tmp_path):
 
 
 class Worker:
-    """Calls one of its methods from another."""
+    """Has a method that calls another of its methods."""
 
     def outer(self, times: int) -> str:
         return ", ".join(self.inner() for _ in range(times))
@@ -93,7 +93,7 @@ def test_time_inside_another_method_counts_once():
         stopwatch.watch(worker, name)
     assert worker.outer(times=2) == "done, done"
     assert stopwatch.seconds_in(worker, ["inner"]) == 2
-    assert stopwatch.seconds_in(worker, ["outer"]) == 3  # five ticks, of which two are the other's
+    assert stopwatch.seconds_in(worker, ["outer"]) == 3  # five ticks, two of them in inner
     with pytest.raises(ValueError, match="no"):
         worker.fails()
     assert stopwatch.seconds_in(worker, ["fails"]) == 1
@@ -113,7 +113,7 @@ def test_costs_are_those_of_a_step():
 
 
 def test_every_logger_and_callback_of_a_run_is_counted(tmp_path):
-    """One epoch of a run with all of them; each that does something in a step has taken some time."""
+    """Each callback or logger that does something in a step has taken some time in one epoch."""
     quick = ["model.architecture.model_channels=8", "data.loading.batch_size=256"]
     quick += ["training.visualization.num_samples=1", "sampler.steps=1", "training.log_interval=2"]
     rows = {row.what: row for row in callbacks.measure(epochs="1", overrides=quick)}

@@ -1,4 +1,4 @@
-"""Quality for time: equal seconds, equal networks, one evaluator."""
+"""Image quality for equal training time: timing, network sizes, tasks and report."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.quality import diffusers_loop, lucidrains
-from benchmarks.quality.__main__ import _do as do_once
-from benchmarks.quality.judge import Point
-from benchmarks.quality.program import DIFFUSERS, LUCIDRAINS, OURS, RESULT, Task, do, images_of
+from benchmarks.quality.__main__ import run_once
+from benchmarks.quality.datasets import write_folders
+from benchmarks.quality.evaluator import Point
+from benchmarks.quality.program import DIFFUSERS, LUCIDRAINS, OURS, RESULT, Task, images_per_snapshot, run_task
 from benchmarks.quality.report import rows, write_report
-from benchmarks.quality.sets import write_folders
-from benchmarks.quality.stopwatch import MARKS, Stopwatch, nearest
+from benchmarks.quality.snapshot_timer import MARKS, SnapshotTimer, build_network_of_size
+from diffusion_lab.cli.compose import compose_train_config
+from diffusion_lab.create import weight_shapes
+
+CONF = Path(__file__).parents[2] / "conf"
 
 
 @dataclass
@@ -31,56 +36,63 @@ class Clock:
         return self.now
 
 
-def test_keeping_weights_takes_no_time() -> None:
-    clock, kept = Clock(), list[float]()
+def test_saving_snapshots_does_not_count_as_training_time() -> None:
+    clock, saved = Clock(), list[float]()
 
-    def keep(seconds: float) -> None:
-        kept.append(seconds)
+    def save(seconds: float) -> None:
+        saved.append(seconds)
         clock.now += 50
 
-    watch = Stopwatch(80, keep, clock)
+    timer = SnapshotTimer(80, save, clock)
     steps = 0
-    while not watch.tick():
+    while not timer.tick():
         clock.now += 1
         steps += 1
-    watch.keep_now()
+    timer.save_now()
     assert steps == 80
-    assert kept == [*(share * 80 for share in MARKS), 80]
+    assert saved == [*(share * 80 for share in MARKS), 80]
 
 
-def test_marks_that_pass_within_one_step_are_kept_all() -> None:
-    clock, kept = Clock(), list[float]()
-    watch = Stopwatch(8, kept.append, clock)
+def test_a_snapshot_is_saved_for_each_mark_passed_within_one_step() -> None:
+    clock, saved = Clock(), list[float]()
+    timer = SnapshotTimer(8, saved.append, clock)
     clock.now = 9
-    assert watch.tick()
-    assert kept == [9, 9, 9]
+    assert timer.tick()
+    assert saved == [9, 9, 9]
 
 
-def test_a_network_of_another_size_is_refused() -> None:
-    def make(width: int, height: int) -> torch.nn.Module:
+def test_the_network_of_closest_size_is_built_and_others_are_refused() -> None:
+    def build(width: int, height: int) -> torch.nn.Module:
         return torch.nn.Linear(width, height, bias=False)
 
-    found = nearest(100, make, [(6, 10), (11, 10), (13, 10)])
-    assert (found.in_features, found.weight.device.type) == (11, "cpu")
+    network = build_network_of_size(100, build, [(6, 10), (11, 10), (13, 10)])
+    assert (network.in_features, network.weight.device.type) == (11, "cpu")
     with pytest.raises(ValueError, match="no network has 100 parameters within 20 %; the nearest has 130"):
-        nearest(100, make, [(6, 10), (13, 10)])
+        build_network_of_size(100, build, [(6, 10), (13, 10)])
 
 
 @pytest.mark.parametrize("library", [lucidrains, diffusers_loop])
-@pytest.mark.parametrize("form", [(1, 8), (3, 32), (1, 28)])
-def test_the_peers_networks_are_as_large_as_ours(library: Any, form: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("channels", "image_size"), [(1, 8), (3, 32), (1, 28)])
+@pytest.mark.parametrize("model", ["unet_fast", "unet_small"])
+def test_the_peers_networks_are_as_large_as_ours(
+    library: Any, model: str, channels: int, image_size: int, tmp_path: Path
+) -> None:
     pytest.importorskip("diffusers")
-    wanted = 4_117_000
-    count = sum(weights.numel() for weights in library.network(wanted, *form).parameters())
-    assert 0.8 < count / wanted < 1.2
+    overrides = ["data=image_folder", f"data.paths.train={tmp_path}", f"model={model}"]
+    overrides += [f"model.architecture.in_channels={channels}", f"model.architecture.image_size={image_size}"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose_train_config(compose("train", overrides))
+    parameters = sum(shape.numel() for shape in weight_shapes(config.model).values())
+    network = library.build_network(parameters, channels, image_size)
+    assert 0.8 < sum(weights.numel() for weights in network.parameters()) / parameters < 1.2
 
 
-def test_the_network_of_the_readme_is_taken_where_images_can_be_halved_three_times() -> None:
+def test_the_network_of_the_readme_is_used_where_images_can_be_halved_three_times() -> None:
     pytest.importorskip("denoising_diffusion_pytorch")
-    assert [len(lucidrains.network(4_117_000, *form).downs) for form in ((1, 8), (3, 32), (1, 28))] == [4, 4, 3]
+    assert [len(lucidrains.build_network(4_117_000, *shape).downs) for shape in ((1, 8), (3, 32), (1, 28))] == [4, 4, 3]
 
 
-def test_folders_are_divided_by_class_and_written_once(tmp_path: Path) -> None:
+def test_folders_are_split_by_class_and_written_once(tmp_path: Path) -> None:
     train, held_out = write_folders("digits", tmp_path)
     counts = [len(list(folder.glob("*/*.png"))) for folder in (train, held_out)]
     assert sum(counts) == 1797
@@ -91,19 +103,19 @@ def test_folders_are_divided_by_class_and_written_once(tmp_path: Path) -> None:
     assert (train / "0" / "mine.txt").exists()
 
 
-def test_what_was_made_with_other_arguments_is_neither_taken_nor_replaced(tmp_path: Path) -> None:
+def test_a_result_for_other_arguments_is_neither_used_nor_replaced(tmp_path: Path) -> None:
     task = Task(OURS, tmp_path, tmp_path / "out", 60.0, 10, 5, 1, 8)
     task.out.mkdir()
-    (task.out / RESULT).write_text(json.dumps({"task": json.loads(task.text())}))
-    do_once(task)  # it is there already
+    (task.out / RESULT).write_text(json.dumps({"task": json.loads(task.to_json())}))
+    run_once(task)  # the result exists already
     with pytest.raises(SystemExit, match="other arguments: choose another --out"):
-        do_once(replace(task, seconds=30.0))
+        run_once(replace(task, seconds=30.0))
     assert (task.out / RESULT).exists()
 
 
 def test_only_the_last_snapshot_has_all_images() -> None:
-    assert images_of(4, 1000) == [250, 250, 250, 1000]
-    assert images_of(1, 3) == [3]
+    assert images_per_snapshot(4, 1000) == [250, 250, 250, 1000]
+    assert images_per_snapshot(1, 3) == [3]
 
 
 def test_the_cosine_of_diffusers_ends_at_zero_and_stays_there() -> None:
@@ -123,14 +135,16 @@ def test_the_cosine_of_diffusers_ends_at_zero_and_stays_there() -> None:
 
 def test_a_task_survives_the_command_line() -> None:
     task = Task(OURS, Path("a b"), Path("out"), 60.0, 10, 5, 1, 8, arguments=("training.ema.decay=0.99",))
-    assert Task.of(task.text()) == task
+    assert Task.from_json(task.to_json()) == task
     peer = Task(DIFFUSERS, Path("a"), Path("out"), 60.0, 10, 5, 1, 8, like=Path("ours"))
-    assert Task.of(peer.text()) == peer
+    assert Task.from_json(peer.to_json()) == peer
 
 
 @pytest.mark.parametrize("program", [LUCIDRAINS, DIFFUSERS])
-def test_a_peer_trains_for_the_time_and_draws(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a small network, for the time of some steps."""
+def test_a_peer_trains_for_the_given_time_and_samples(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Use a small network and the time of a few steps."""
     pytest.importorskip("diffusers")
     for index in range(100):
         Image.new("L", (8, 8), index).save(tmp_path / f"{index}.png")
@@ -139,15 +153,15 @@ def test_a_peer_trains_for_the_time_and_draws(program: str, tmp_path: Path, monk
     (like / RESULT).write_text(json.dumps({"parameters": 410_000, "batch_size": 16}))
     monkeypatch.setattr(lucidrains, "MULTIPLIERS", ((1, 2),))
     monkeypatch.setattr(diffusers_loop, "MULTIPLIERS", ((1, 1),))
-    do(Task(program, tmp_path, tmp_path / "out", 0.5, 3, 2, 1, 8, like=like))
-    found = json.loads((tmp_path / "out" / RESULT).read_text())
-    assert found["program"] == program
-    assert 330_000 < found["parameters"] < 490_000
-    assert [snapshot["seconds"] for snapshot in found["snapshots"]] == sorted(
-        snapshot["seconds"] for snapshot in found["snapshots"]
+    run_task(Task(program, tmp_path, tmp_path / "out", 0.5, 3, 2, 1, 8, like=like))
+    result = json.loads((tmp_path / "out" / RESULT).read_text())
+    assert result["program"] == program
+    assert 330_000 < result["parameters"] < 490_000
+    assert [snapshot["seconds"] for snapshot in result["snapshots"]] == sorted(
+        snapshot["seconds"] for snapshot in result["snapshots"]
     )
-    assert len(found["snapshots"]) == len(MARKS) + 1
-    last = np.load(tmp_path / "out" / found["snapshots"][-1]["images"])
+    assert len(result["snapshots"]) == len(MARKS) + 1
+    last = np.load(tmp_path / "out" / result["snapshots"][-1]["images"])
     assert last.shape == (3, 1, 8, 8)
     assert last.dtype == np.uint8
 
@@ -160,7 +174,7 @@ def point(program: str, seconds: float, value: float) -> Point:
     return Point(program, 1_000_000, seconds, cast("Any", {"kid": row, "fd": row}), pixels)
 
 
-def test_the_table_has_the_end_of_each_program(tmp_path: Path) -> None:
+def test_the_table_lists_the_last_snapshot_of_each_program(tmp_path: Path) -> None:
     points = [point(program, seconds, 1 / seconds) for program in (DIFFUSERS, OURS) for seconds in (5.0, 10.0)]
     lines = rows({"digits": points})
     assert [line.split(" | ")[1] for line in lines] == [OURS, DIFFUSERS]
@@ -169,7 +183,7 @@ def test_the_table_has_the_end_of_each_program(tmp_path: Path) -> None:
     )
 
 
-def test_page_curves_and_grids(tmp_path: Path) -> None:
+def test_tables_curves_and_grids_are_written(tmp_path: Path) -> None:
     page = tmp_path / "docs" / "quality.md"
     page.parent.mkdir()
     page.write_text("<!-- quality -->\n| a |\n|---|\n| old |\n\n<!-- machine -->\n| b |\n|---|\n| old |\n")
@@ -179,5 +193,5 @@ def test_page_curves_and_grids(tmp_path: Path) -> None:
     assert "| digits | ours | 1.00 M |" in page.read_text()
     assert "| Linux | 2 | AVX2 |" in page.read_text()
     for name in ("curves", f"digits-{OURS}"):
-        with Image.open(tmp_path / "docs" / "images" / "quality" / f"{name}.png") as picture:
-            assert min(picture.size) >= 8
+        with Image.open(tmp_path / "docs" / "images" / "quality" / f"{name}.png") as image:
+            assert min(image.size) >= 8

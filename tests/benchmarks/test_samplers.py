@@ -19,10 +19,10 @@ from tests.config.conftest import CONF
 MODEL = {"image_size": 8, "in_channels": 1, "model_channels": 8, "channel_multipliers": [1], "use_attention": [False]}
 
 
-def test_every_file_of_the_group_is_measured_by_its_own_settings():
-    found = benchmark.named_samplers()
-    assert found.keys() == {file.stem for file in (CONF / "sampler").glob("*.yaml")}
-    assert all(type(found[name]) is SAMPLERS[name] for name in SAMPLERS)
+def test_every_file_of_the_group_is_measured_with_its_settings():
+    named = benchmark.named_samplers()
+    assert named.keys() == {file.stem for file in (CONF / "sampler").glob("*.yaml")}
+    assert all(type(named[name]) is SAMPLERS[name] for name in SAMPLERS)
 
 
 @pytest.mark.parametrize("evaluations", [5, 10])
@@ -37,12 +37,12 @@ def test_methods_are_compared_at_equal_evaluations(evaluations):
         assert not isinstance(model.network, benchmark.Counted)
 
 
-def test_the_fast_preset_asks_at_most_ten_times():
+def test_the_fast_preset_uses_at_most_ten_evaluations():
     model = create_ddpm(**MODEL, num_classes=10)
     assert benchmark.draw(model, benchmark.named_samplers()["fast"], per_class=1).evaluations <= 10
 
 
-def test_tables_are_written_behind_their_markers(tmp_path):
+def test_tables_are_written_after_their_markers(tmp_path):
     page = tmp_path / "samplers.md"
     page.write_text("a\n<!-- curve -->\n| method |\n|---|\n| old |\n\nb\n<!-- samplers -->\n| x |\n|---|\n| kept |\n")
     points = {5: benchmark.Point(2.0, 1.0), 50: benchmark.Point(1.234, 9.0)}
@@ -51,7 +51,7 @@ def test_tables_are_written_behind_their_markers(tmp_path):
     assert page.read_text().endswith("| kept |\n")
 
 
-def test_a_page_without_the_place_is_an_error(tmp_path):
+def test_a_page_without_the_marker_is_an_error(tmp_path):
     page = tmp_path / "samplers.md"
     page.write_text("no table\n")
     with pytest.raises(ValueError, match="<!-- curve -->"):
@@ -80,12 +80,12 @@ def test_the_plot_is_written(tmp_path, monkeypatch):
     names = benchmark.curve_samplers(5)
     counts = (*benchmark.EVALUATIONS, benchmark.LONG)
     benchmark.plot({name: {count: benchmark.Point(3.0, count / 4) for count in counts} for name in names})
-    with Image.open(tmp_path / "plot.png") as picture:
-        assert picture.width > 1000
+    with Image.open(tmp_path / "plot.png") as image:
+        assert image.width > 1000
 
 
 def test_the_page_shows_files_of_the_group_and_their_grids():
-    """Those of the samplers measured so far; one that was added may still wait for the benchmark."""
+    """Only the samplers measured so far; a new one may not have been benchmarked yet."""
     page = benchmark.PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| `sampler=(\w+)` \| \d+ \| [\d.]+ s \| [\d.]+ \| [\d.]+ \|$", page, re.MULTILINE)
     names = {file.stem for file in (CONF / "sampler").glob("*.yaml")}

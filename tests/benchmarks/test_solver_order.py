@@ -18,5 +18,5 @@ def test_the_order_is_that_of_the_last_doubling():
     assert order([1.0, 8.0, 1.0]) == pytest.approx(3)
 
 
-def test_what_is_measured_falls_with_the_steps():
+def test_the_measured_error_falls_with_the_number_of_steps():
     assert all(coarse > fine for coarse, fine in measure(steps=(20, 40)).values())

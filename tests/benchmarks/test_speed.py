@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from benchmarks import equal_work, sampling, start, training_step
-from benchmarks.harness import Turns
+from benchmarks.harness import Timings
 from diffusion_lab.checkpoint import load_denoiser
 from diffusion_lab.networks.cost import forward_flops
 
 
-def test_ours_does_the_work_that_diffusers_does():
+def test_ours_does_the_same_work_as_diffusers():
     pytest.importorskip("diffusers")
     peer = equal_work.diffusers_unet()
     theirs = equal_work.training_flops(lambda images, times: peer(images, times).sample)
@@ -24,8 +24,8 @@ def test_unequal_work_is_refused():
         equal_work.check_equal_work(1.06e9, 1e9)
 
 
-def test_the_count_of_a_step_is_three_times_that_of_the_way_there():
-    """Attention is left out: on the CPU torch counts none of it."""
+def test_the_flops_of_a_step_are_three_times_those_of_the_forward_pass():
+    """Attention is excluded: on the CPU torch does not count it."""
     network = equal_work.our_denoiser().network
     one_way = forward_flops(network, equal_work.IMAGE_SHAPE)
     assert equal_work.training_flops(lambda images, times: network(images, times / 1000)) == pytest.approx(
@@ -55,29 +55,29 @@ def test_the_goals_of_a_step_are_those_of_the_machine(bf16, bounds):
     kind = "bf16" if bf16 else "fp32"
     seconds = {"diffusers fp32": [4.0], "diffusers bf16": [3.0], f"ours {kind}": [2.0], f"lucidrains {kind}": [1.2]}
     work = {"ours": 10**10, "diffusers": 10**10, "lucidrains": 5 * 10**9}
-    rows = training_step.rows(Turns({**seconds, f"limit {kind}": [0.1]}), work, bf16)
+    rows = training_step.rows(Timings({**seconds, f"limit {kind}": [0.1]}), work, bf16)
     assert [row.bound for row in rows] == bounds
     assert rows[0].ratio == 2
     faster = {**seconds, f"limit {kind}": [0.1], training_step.COMPILED: [seconds[f"ours {kind}"][0] / 2]}
-    compiled = training_step.rows(Turns(faster), work, bf16)[4:]
+    compiled = training_step.rows(Timings(faster), work, bf16)[4:]
     assert [row.ratio for row in compiled] == pytest.approx([4, 2 * (rows[3].ratio or 0)])
     assert rows[2].ratio == pytest.approx(1.2)  # 0.6 of the time for half of the work
     assert rows[3].ratio == pytest.approx(16 * 1e10 / 2 / (2 * 2048**3 / 0.1))
 
 
-def test_a_guided_step_asks_once_and_embeds_one_time():
+def test_a_guided_step_evaluates_once_and_embeds_one_time():
     assert sampling.count_guided_steps() == (sampling.STEPS, sampling.STEPS)
 
 
-def test_sampling_asks_once_a_step_without_a_label():
+def test_sampling_evaluates_once_per_step_without_a_label():
     denoiser = equal_work.our_denoiser()
     denoiser.network = counted = sampling.Counted(denoiser.network)
     sampling.sample(sampling.DiffusionSampler(denoiser), 1, 3)
     assert counted.count == 3
 
 
-def test_the_peak_memory_of_sampling_is_its_own(tmp_path):
-    """Not that of a process that held more when it started it."""
+def test_the_peak_memory_is_only_that_of_sampling(tmp_path):
+    """The memory of the parent process, which is larger, does not count."""
     held = bytearray(2**30)
     held[:: 2**12] = b"x" * len(held[:: 2**12])
     equal_work.write_checkpoint(tmp_path / "model.ckpt", sampling.SMALL)
@@ -89,22 +89,22 @@ def test_quality_without_a_checkpoint_is_open(tmp_path):
     assert sampling.quality_row(tmp_path / "none").verdict == "open"
 
 
-def test_the_checkpoint_of_the_benchmarks_is_one(tmp_path):
+def test_the_checkpoint_of_the_benchmarks_can_be_loaded(tmp_path):
     equal_work.write_checkpoint(tmp_path / "model.ckpt", sampling.SMALL)
     assert load_denoiser(tmp_path / "model.ckpt").image_shape == (3, 32, 32)
 
 
-def test_the_clock_of_sample_py_stops_at_its_first_step(tmp_path):
-    """The wrapper would end with an error if sample.py came to its end without one."""
+def test_timing_of_sample_py_stops_at_its_first_step(tmp_path):
+    """The wrapper fails if sample.py ends without a denoising step."""
     equal_work.write_checkpoint(tmp_path / "model.ckpt", sampling.SMALL)
     start.ways(tmp_path)["sample.py"]()
     assert not list((tmp_path / "images").rglob("*.png"))
 
 
-def test_a_start_is_judged_by_the_clock_or_by_lightning():
+def test_a_start_is_compared_with_seconds_or_with_lightning():
     seconds = {"train.py --help": [1.2], "train.py --cfg job": [1.5], "import lightning.pytorch": [5.0]}
-    rows = start.rows(Turns({**seconds, "sample.py": [3.0], "import torch, weights": [2.0]}))
+    rows = start.rows(Timings({**seconds, "sample.py": [3.0], "import torch, weights": [2.0]}))
     assert [row.verdict for row in rows] == ["reached", "MISS", "reached"]
     slower = {name: [2 * value for value in taken] for name, taken in seconds.items()}
-    rows = start.rows(Turns({**slower, "sample.py": [5.0], "import torch, weights": [2.0]}))
+    rows = start.rows(Timings({**slower, "sample.py": [5.0], "import torch, weights": [2.0]}))
     assert [row.verdict for row in rows] == ["reached", "MISS", "MISS"]

@@ -1,4 +1,4 @@
-"""The comparison of both variances: distances, and the error of their difference by leaving seeds out."""
+"""The comparison of both variances: distances, and the jackknife error of their difference over seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diffusion_lab.shapes import Pixels
 
 
 class Mean:
-    """A judge whose distance is the mean pixel: its jackknife error is the standard error of a mean."""
+    """Classifier stand-in whose distance is the mean pixel: its jackknife error is the standard error of a mean."""
 
     def pixel_fd_ratio(self, pixels: Pixels) -> float:
         return float(pixels.double().mean())
@@ -24,18 +24,18 @@ def pair(small: int, large: int) -> variances.Pair:
 
 
 def test_the_error_is_that_of_a_mean_of_differences():
-    found = variances.compare(Mean(), [pair(10, 14), pair(30, 32), pair(20, 29)])
+    comparison = variances.compare(Mean(), [pair(10, 14), pair(30, 32), pair(20, 29)])
     differences = torch.tensor([4.0, 2.0, 9.0])
-    assert found[:3] == pytest.approx((20, 25, 5))
-    assert found.error == pytest.approx(float(differences.std()) / math.sqrt(3))
+    assert comparison[:3] == pytest.approx((20, 25, 5))
+    assert comparison.error == pytest.approx(float(differences.std()) / math.sqrt(3))
 
 
-def test_one_seed_tells_no_error():
-    found = variances.compare(Mean(), [pair(10, 14)])
-    assert variances.row(10, 250, found) == "| 10 | 250 | 10.000 | 14.000 | +4.0000 ± nan |"
+def test_one_seed_gives_no_error():
+    comparison = variances.compare(Mean(), [pair(10, 14)])
+    assert variances.row(10, 250, comparison) == "| 10 | 250 | 10.000 | 14.000 | +4.0000 ± nan |"
 
 
-def test_both_variances_begin_alike_and_end_apart():
+def test_both_variances_start_equal_and_end_different():
     denoiser = create_ddpm(
         image_size=8, in_channels=1, model_channels=8, channel_multipliers=[1], use_attention=[False], num_classes=10
     )

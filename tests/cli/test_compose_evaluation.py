@@ -16,7 +16,7 @@ from diffusion_lab.cli.compose_evaluation import (
     parse_evaluation,
 )
 from diffusion_lab.cli.key_locations import KeyLocations, composed_key_locations
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, FEATURES, LEAST_IMAGES, METRICS
+from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, FEATURES, METRICS, MIN_IMAGES
 from diffusion_lab.evaluation import null_rows
 from diffusion_lab.evaluation.families import FAMILIES
 from diffusion_lab.faults import ConfigError
@@ -159,7 +159,7 @@ def test_short_names_are_those_that_the_code_drops() -> None:
 
 
 def test_the_minimum_number_of_images_is_that_of_the_metrics() -> None:
-    assert LEAST_IMAGES == null_rows.LEAST_IMAGES
+    assert MIN_IMAGES == null_rows.MIN_IMAGES
 
 
 def test_default_metrics_need_no_extra_network() -> None:

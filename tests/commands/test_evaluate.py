@@ -165,7 +165,7 @@ class TestCheckpoint:
 
     def test_a_metric_that_does_not_apply(self, run: Path, refused: Refused) -> None:
         err = refused("evaluate", f"ckpt={run}", *QUICK, "metrics=[inception_score]")
-        assert "evaluation.metrics = inception_score needs features that come with class probabilities" in err
+        assert "evaluation.metrics = inception_score needs features with class probabilities" in err
 
     @pytest.mark.parametrize(
         ("words", "message"),
@@ -304,7 +304,7 @@ class TestFolders:
 
     def test_metrics_of_labels_need_classes(self, folders: Path, refused: Refused) -> None:
         words = (f"samples={folders / 'gray'}", f"reference={folders / 'a'}", "metrics=[label_agreement]")
-        assert "evaluation.metrics holds what does not apply" in refused("evaluate", *words, "features=pixels")
+        assert "evaluation.metrics contains metrics that do not apply" in refused("evaluate", *words, "features=pixels")
 
 
 def test_weights_of_another_program_against_a_folder(
@@ -330,14 +330,14 @@ def test_weights_of_another_program_against_a_folder(
     err = refused("evaluate", *words, "guidance_scale=[1,2]")
     assert re.search(r"guidance_scale must be 1 for .*weights\.pt, got 2: .* unconditional", err)
     err = refused("evaluate", *words, "metrics=[kid,label_agreement]")
-    assert re.search(r"metrics holds label_agreement, which does not apply to .*weights\.pt: .* unconditional", err)
+    assert re.search(r"metrics contains label_agreement, which does not apply to .*weights\.pt: .* unconditional", err)
     assert not list(tmp_path.rglob("samples.npz"))
     (result,) = evaluated(words, tmp_path / "out")["results"]
     assert result["measurement"]["skipped"] == {
         "label_agreement": "the samples have no labels",
         "memorization": "the training images of the run cannot be read",
     }
-    assert "Left out: label_agreement, since the samples have no labels." in capsys.readouterr().out
+    assert "Skipped: label_agreement, because the samples have no labels." in capsys.readouterr().out
     evaluated((*words, "use_ema=true"), tmp_path / "out")
     assert "EMA off: weights holds no EMA weights" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""The sampler and the optimizer that README.md adds to the project, added to a copy of it as printed."""
+"""The sampler and the optimizer that docs/extending.md adds to the project, added to a copy of it as described."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("benchmarks", "conf", "diffusion_lab", "docs", "schema", "scripts", "tests")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SAMPLER = README.partition("\n## Add a sampler\n")[2].partition("\n## ")[0]
-OPTIMIZER = README.partition("\n## Add an optimizer\n")[2].partition("\n## ")[0]
+PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+SAMPLER = PAGE.partition("\n## A sampler\n")[2].partition("\n## ")[0]
+OPTIMIZER = PAGE.partition("\n## An optimizer\n")[2].partition("\n## ")[0]
 CHECKED = (
-    "tests/cli/test_compose.py::test_each_value_has_a_comment_and_each_file_says_what_it_is",
+    "tests/cli/test_compose.py::test_each_value_and_each_file_has_a_comment",
     "tests/scripts/test_editor_schema.py::TestFilesOfConf",
     "tests/scripts/test_editor_schema.py::test_files_are_current",
     "tests/scripts/test_reference.py",
@@ -26,19 +26,19 @@ CHECKED = (
     "tests/training/test_optimizers.py::test_every_argument_of_the_torch_class_is_a_setting",
     "tests/benchmarks/test_samplers.py::test_the_page_shows_files_of_the_group_and_their_grids",
 )
-"""What holds the files of conf/ and the table of samplers to account."""
+"""Tests of the files of conf/ and of the table of samplers."""
 
 
 def block(language: str) -> str:
-    """The one block of code in that language."""
-    (found,) = re.findall(rf"```{language}\n(.*?)```", SAMPLER, re.DOTALL)
-    return str(found)
+    """Return the only block of code in a language."""
+    (code,) = re.findall(rf"```{language}\n(.*?)```", SAMPLER, re.DOTALL)
+    return str(code)
 
 
 def entry(table: str) -> str:
-    """What the recipe puts into a table of the project, as `"trapezoid": 2`."""
-    (found,) = re.findall(rf"`{table}` of `[\w/.]+`\s\(`([^`]+)`\)", SAMPLER)
-    return str(found)
+    """Return the line that the recipe adds to a table of the project, such as `"trapezoid": 2`."""
+    (code,) = re.findall(rf"`{table}` of `[\w/.]+`\s\(`([^`]+)`\)", SAMPLER)
+    return str(code)
 
 
 def insert(path: Path, behind: str, line: str) -> None:
@@ -49,7 +49,7 @@ def insert(path: Path, behind: str, line: str) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project with both parts added, its schemas and reference made anew, and a run in `run`."""
+    """Copy of the project with both parts added, schemas and reference regenerated, and a run in `run`."""
     folder = tmp_path_factory.mktemp("project")
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
@@ -83,9 +83,9 @@ def add_optimizer(project: Path) -> None:
     (project / "conf/optimizer/radam.yaml").write_text(copied.replace("type: adamw", "type: radam"), encoding="utf-8")
 
 
-def test_what_was_added_is_what_the_project_asks_of_its_own_parts(project: Path) -> None:
-    concerned = "trapezoid or radam or current or order_tested or page"
-    runs(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", concerned, *CHECKED)
+def test_added_parts_meet_the_requirements_for_those_of_the_project(project: Path) -> None:
+    selected = "trapezoid or radam or current or order_tested or page"
+    runs(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", selected, *CHECKED)
 
 
 def test_the_run_used_the_added_optimizer_and_sampler(project: Path) -> None:

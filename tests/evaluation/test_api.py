@@ -1,4 +1,4 @@
-"""Evaluation from Python refuses what its arguments cannot mean, and takes all that its messages name."""
+"""Python API of the evaluation: invalid arguments are refused, and suggestions of messages are accepted."""
 
 from __future__ import annotations
 
@@ -29,29 +29,32 @@ def nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A checkpoint of a process of 20 steps, whose images come from a class of its own."""
+    """Checkpoint of a process of 20 steps, with images of a custom class."""
     return untrained(tmp_path / "run.ckpt")
 
 
-def test_a_split_is_of_the_run_and_not_of_a_reference(tmp_path: Path) -> None:
+def test_split_has_no_effect_with_a_reference(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'evaluation\.split = "val": has no effect, since evaluation\.reference'):
         evaluate_checkpoint(tmp_path, reference=tmp_path, split="val")
 
 
 @pytest.mark.usefixtures("nothing_is_measured")
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             {"sampler": {"type": "ddim", "steps": [5, 10]}},
-            r"sampler must hold one value, got sampler\.steps = \[5, 10\]",
+            r"sampler must be a single value, got sampler\.steps = \[5, 10\]",
         ),
-        ({"guidance_scale": [1.0, 2.0]}, r"guidance_scale must hold one value, got .*guidance_scale = \[1\.0, 2\.0\]"),
-        ({"seed": [0, 1, 2]}, r"seed must hold one value, got compute\.seed = \[0, 1, 2\]: this gives one result"),
+        (
+            {"guidance_scale": [1.0, 2.0]},
+            r"guidance_scale must be a single value, got .*guidance_scale = \[1\.0, 2\.0\]",
+        ),
+        ({"seed": [0, 1, 2]}, r"seed must be a single value, got compute\.seed = \[0, 1, 2\]: this returns one result"),
     ],
 )
-def test_several_values_are_refused_by_their_argument(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_lists_of_values_are_refused_by_argument_name(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         evaluate_checkpoint(tmp_path, **arguments)
 
 
@@ -63,7 +66,7 @@ def test_a_sweep_is_refused(tmp_path: Path) -> None:
         evaluate_checkpoint(tmp_path)
 
 
-def test_steps_are_those_of_the_process_unless_others_were_asked_for(run: Path, tmp_path: Path) -> None:
+def test_default_steps_are_limited_by_the_noise_process(run: Path, tmp_path: Path) -> None:
     base_dir = tmp_path / "out"
     given: dict[str, Any] = {"trust": [OWN_IMAGES], "num_samples": 20, "base_dir": base_dir, **FEW}
     assert evaluate_checkpoint(run, **given).samples["steps"] == 20
@@ -72,7 +75,7 @@ def test_steps_are_those_of_the_process_unless_others_were_asked_for(run: Path, 
         evaluate_checkpoint(run, sampler={"type": "ddim", "steps": 5000}, **given)
 
 
-def test_classes_that_runs_name_for_their_images_can_be_trusted(run: Path, tmp_path: Path) -> None:
+def test_custom_image_classes_of_runs_can_be_trusted(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"if you trust it, trust=\[{OWN_IMAGES}\]"):
         evaluate_folders(run, run, base_dir=tmp_path / "out", **FEW)
     assert evaluate_folders(run, run, base_dir=tmp_path / "out", trust=[OWN_IMAGES], **FEW)["kid"].value <= 0
@@ -92,14 +95,14 @@ def test_trust_without_effect_is_refused(run: Path, tmp_path: Path) -> None:
     images = tmp_path / "set.npz"
     with pytest.raises(ValueError, match=r"generation\.trust = my\.Images has no effect, since none of evaluation"):
         evaluate_folders(images, images, base_dir=tmp_path / "out", trust=["my.Images"], **FEW)
-    with pytest.raises(ValueError, match=r"trust must hold only classes that generation\.checkpoint names, got my\.X"):
+    with pytest.raises(ValueError, match=r"must contain only classes that generation\.checkpoint names, got my\.X"):
         evaluate_checkpoint(run, base_dir=tmp_path / "out", trust=[OWN_IMAGES, "my.X"], num_samples=20, **FEW)
 
 
-def test_what_messages_name_can_be_given(run: Path, tmp_path: Path) -> None:
+def test_suggestions_of_messages_are_accepted_arguments(run: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").touch()
     given: dict[str, Any] = {"weights": tmp_path / "weights.pth", "features": "inception", "device": "cpu"}
-    with pytest.raises(ValueError, match="give that as sha256 as well"):
+    with pytest.raises(ValueError, match="pass that as sha256 as well"):
         evaluate_folders(run, run, trust=[OWN_IMAGES], base_dir=tmp_path / "out", **given)
     with pytest.raises(ValueError, match=f"with SHA-256 {'0' * 64}"):
         evaluate_folders(run, run, trust=[OWN_IMAGES], base_dir=tmp_path / "out", sha256="0" * 64, **given)
@@ -107,26 +110,26 @@ def test_what_messages_name_can_be_given(run: Path, tmp_path: Path) -> None:
         evaluate_checkpoint(run, data_paths={"train": "nowhere"})
 
 
-def test_memorization_goes_by_the_images_of_the_run_whatever_the_reference(run: Path, tmp_path: Path) -> None:
+def test_memorization_uses_the_training_images_of_the_run_with_any_reference(run: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "test.npz", np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8))
     once: dict[str, Any] = {"sampler": {"type": "ddim", "steps": 1}, "num_samples": 20, "base_dir": tmp_path / "out"}
     once |= {"reference": tmp_path / "test.npz", "features": "pixels", "device": "cpu"}
     found = evaluate_checkpoint(run, trust=[OWN_IMAGES], **once)
     told = {row["metric"]: row["reference_n"] for row in found.measurement["rows"]}
     assert (told["fd"], told["memorization"]) == (30, 45)
-    with pytest.warns(ConfigWarning, match=r"memorization is left out: the images .* was trained on cannot be read"):
+    with pytest.warns(ConfigWarning, match=r"memorization is skipped: the images .* was trained on cannot be read"):
         unread = evaluate_checkpoint(run, **once)
     assert unread.measurement["skipped"]["memorization"] == "the training images of the run cannot be read"
     assert unread["fd"] == found["fd"]
-    with pytest.raises(ValueError, match=r"metrics holds memorization, and the images .* if you trust it, trust="):
+    with pytest.raises(ValueError, match=r"metrics contains memorization, but the images .* if you trust it, trust="):
         evaluate_checkpoint(run, metrics=["kid", "memorization"], **once)
 
 
-def test_training_images_that_changed_are_not_taken(run: Path) -> None:
+def test_changed_training_images_are_refused(run: Path) -> None:
     checkpoint = read_checkpoint(run)
     assert len(training_images(checkpoint, [OWN_IMAGES], {})) == 45
     other = replace(checkpoint, about={**checkpoint.about, "data_fingerprint": "0" * 64})
     with pytest.raises(ValueError, match="some were added, removed or changed"):
         training_images(other, [OWN_IMAGES], {})
-    with pytest.raises(ValueError, match="the checkpoint does not say which they are"):
+    with pytest.raises(ValueError, match="the checkpoint does not record which they are"):
         training_images(replace(checkpoint, config=None), [OWN_IMAGES], {})

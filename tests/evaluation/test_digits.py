@@ -1,4 +1,4 @@
-"""The measures of generated digits, on digits whose measure is known."""
+"""Metrics of generated digits, on digits with known values."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from diffusion_lab.data.digits import digits
-from diffusion_lab.evaluation.digits import DigitJudge, frechet_distance
+from diffusion_lab.evaluation.digits import DigitEvaluator, frechet_distance
 
 
 @pytest.fixture(scope="module")
-def judge():
-    return DigitJudge()
+def evaluator():
+    return DigitEvaluator()
 
 
 @pytest.fixture(scope="module")
@@ -21,35 +21,35 @@ def held_out():
     return torch.from_numpy(source.images), torch.from_numpy(source.labels)
 
 
-def test_the_judge_is_right_about_real_digits_it_never_saw(judge, held_out):
+def test_real_accuracy_is_that_on_held_out_digits(evaluator, held_out):
     pixels, labels = held_out
-    assert judge.real_accuracy >= 0.97
-    assert judge.label_agreement(pixels, labels) == judge.real_accuracy
+    assert evaluator.real_accuracy >= 0.97
+    assert evaluator.label_agreement(pixels, labels) == evaluator.real_accuracy
 
 
-def test_agreement_is_the_share_of_digits_that_are_what_was_asked_for(judge):
+def test_label_agreement_is_the_fraction_of_matching_labels(evaluator):
     train = digits(subset="train")
     pixels, labels = torch.from_numpy(train.images[:200]), torch.from_numpy(train.labels[:200])
-    assert judge.label_agreement(pixels, labels) == 1.0
+    assert evaluator.label_agreement(pixels, labels) == 1.0
     asked = labels.clone()
     asked[:50] = (asked[:50] + 1) % 10
-    assert judge.label_agreement(pixels, asked) == 0.75
+    assert evaluator.label_agreement(pixels, asked) == 0.75
 
 
-def test_real_held_out_digits_are_as_near_as_held_out_digits_are(judge, held_out):
-    assert judge.pixel_fd_ratio(held_out[0]) == pytest.approx(1.0, rel=1e-9)
+def test_held_out_digits_have_a_distance_ratio_of_one(evaluator, held_out):
+    assert evaluator.pixel_fd_ratio(held_out[0]) == pytest.approx(1.0, rel=1e-9)
 
 
-def test_the_training_digits_themselves_have_no_distance(judge):
+def test_training_digits_have_zero_distance(evaluator):
     train = torch.from_numpy(digits(subset="train").images)
-    assert judge.pixel_fd_ratio(train) == pytest.approx(0.0, abs=1e-5)
+    assert evaluator.pixel_fd_ratio(train) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_noise_one_class_alone_and_a_single_digit_are_far(judge, held_out):
+def test_noise_and_missing_classes_are_far(evaluator, held_out):
     pixels, labels = held_out
     noise = torch.randint(0, 256, pixels.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     for bad in (noise, pixels[labels == 3], pixels[:1].expand(100, -1, -1, -1)):
-        assert judge.pixel_fd_ratio(bad) > 10
+        assert evaluator.pixel_fd_ratio(bad) > 10
 
 
 FEATURES = np.random.default_rng(0).normal(size=(500, 6)) @ np.random.default_rng(1).normal(size=(6, 6))
@@ -64,15 +64,15 @@ def test_frechet_distance_of_a_shift_is_its_squared_length():
     assert frechet_distance(FEATURES, FEATURES + shift) == pytest.approx(9, rel=1e-8)
 
 
-def test_frechet_distance_of_a_stretch_is_known():
-    """Covariances S and k² S: the trace of S + k² S − 2 k S."""
+def test_frechet_distance_of_scaled_features():
+    """With covariances S and k² S, the distance is the trace of S + k² S − 2 k S."""
     stretched = FEATURES.mean(axis=0) + 3 * (FEATURES - FEATURES.mean(axis=0))
     expected = (3 - 1) ** 2 * np.trace(np.cov(FEATURES, rowvar=False))
     assert frechet_distance(FEATURES, stretched) == pytest.approx(expected, rel=1e-8)
 
 
-def test_frechet_distance_is_symmetric_and_agrees_with_the_root_of_the_product():
-    """The other way to the trace: sqrt(A)·B·sqrt(A) is symmetric, with the same eigenvalues as A·B."""
+def test_frechet_distance_is_symmetric_and_equals_the_matrix_square_root_formula():
+    """Another formula for the trace: sqrt(A)·B·sqrt(A) is symmetric, with the same eigenvalues as A·B."""
     other = np.random.default_rng(2).normal(size=(400, 6)) * [1, 2, 3, 4, 5, 6] + 0.5
     first, second = (np.cov(features, rowvar=False) for features in (FEATURES, other))
     values, vectors = np.linalg.eigh(first)

@@ -1,4 +1,4 @@
-"""A measurement: rows by full name, null rows, values for each class, what is skipped, refused and noted."""
+"""Measurements: rows by full name, null rows, values by class, skipped metrics, refusals and notes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ACROSS_CLASSES = ("label_agreement", "memorization", "memorization_nearer")
 
 
 def feature_set(count, seed, *, shift=0.0, names=NAMES, labelled=True, logits=False, **changes):
-    """Features around one centre for each class, the classes in turn."""
+    """Return features around one centre per class, with cycled classes."""
     labels = torch.arange(count) % len(NAMES)
     values = 4 * torch.eye(len(NAMES), SIZE)[labels] + shift
     values = values + torch.randn(count, SIZE, generator=torch.Generator().manual_seed(seed))
@@ -88,7 +88,7 @@ def test_null_rows_are_held_out_images_of_the_same_number(full):
     assert nearer.matched.low < 0.5 < nearer.matched.high
 
 
-def test_without_enough_held_out_images_halves_are_compared_and_the_samples_with_them():
+def test_without_enough_held_out_images_null_rows_use_halves_and_matched_samples():
     found = measure(feature_set(150, 1), REFERENCE, held_out=HELD_OUT_SET, metrics=["fd", "precision_recall"])
     for row in found.rows:
         assert (row.n, row.reference_n) == (150, 240)
@@ -108,7 +108,7 @@ def test_label_agreement_of_fewer_held_out_images_needs_no_halves():
     assert unlabelled["label_agreement"].null.source == HALVES
 
 
-def test_good_samples_lie_in_the_intervals_of_their_null_row_and_bad_ones_do_not(full):
+def test_intervals_of_good_samples_overlap_their_null_row_and_those_of_bad_ones_do_not(full):
     bad = measure(feature_set(90, 1, shift=1.0), REFERENCE, held_out=HELD_OUT_SET)
     for name in ("fd", "kid"):
         assert full[name].estimate.low < full[name].null.estimate.high
@@ -132,7 +132,7 @@ def test_values_for_each_class(full):
     assert "ant" not in agreement.classes
 
 
-def test_each_class_has_its_numbers_and_real_images_in_its_place(full):
+def test_each_class_has_numbers_of_images_and_null_values(full):
     for row in full.rows:
         for found in row.classes.values():
             assert (found.n, found.reference_n) == (30, 240 if row.metric in ACROSS_CLASSES else 80)
@@ -150,7 +150,7 @@ def test_each_class_has_its_numbers_and_real_images_in_its_place(full):
     assert sum(part.value * part.n for part in parts) / 90 == pytest.approx(whole)
 
 
-def test_halves_of_a_class_serve_where_it_has_enough_real_images():
+def test_null_values_of_a_class_use_halves_if_it_has_enough_real_images():
     found = measure(SAMPLES, REFERENCE, metrics=["fd"])["fd"].classes["bee"]
     assert (found.n, found.reference_n) == (30, 80)
     assert (found.null.n, found.null.reference_n) == (30, 40)
@@ -183,7 +183,7 @@ def test_classes_are_matched_by_name():
     assert none.skipped == {"label_agreement": "no sample is of a class of the real images"}
 
 
-def test_what_does_not_apply_is_skipped_with_the_reason():
+def test_metrics_that_do_not_apply_are_skipped_with_the_reason():
     plain = measure(
         feature_set(60, 1, labelled=False),
         REFERENCE,
@@ -202,8 +202,8 @@ def test_what_does_not_apply_is_skipped_with_the_reason():
     assert "at least two classes" in unlabelled.skipped["label_agreement"]
 
 
-def test_label_agreement_that_nothing_can_check_is_skipped():
-    """Eight classes of three real images, and other real images that have no labels."""
+def test_label_agreement_is_skipped_if_the_classifier_cannot_be_evaluated():
+    """Eight classes of three real images, and other real images without labels."""
     classes = {"labels": torch.arange(24) % 8, "class_names": tuple("abcdefgh")}
     samples, reference = (replace(feature_set(24, seed), **classes) for seed in (1, 2))
     unlabelled = feature_set(30, 3, labelled=False)
@@ -212,14 +212,14 @@ def test_label_agreement_that_nothing_can_check_is_skipped():
     assert [row.metric for row in found.rows] == ["kid"]
 
 
-def test_few_labelled_samples_are_all_set_beside_the_null_row():
+def test_matched_samples_of_label_agreement_are_labelled():
     few = replace(feature_set(150, 1), labels=torch.tensor([0] * 25 + [3] * 125), class_names=(*NAMES, "dog"))
     found = measure(few, feature_set(45, 2), metrics=["label_agreement"])["label_agreement"]
     assert (found.n, found.null.n) == (25, 22)
     assert found.null.matched.value * 22 == pytest.approx(round(found.null.matched.value * 22))
 
 
-def test_training_images_number_the_classes_of_a_reference_without_any():
+def test_classes_are_numbered_by_the_training_images_if_the_reference_has_none():
     reference = feature_set(90, 2, labelled=False)
     other = replace(SAMPLES, labels=(SAMPLES.labels + 1) % 3, class_names=("cat", "ant", "bee"))
     for samples in (SAMPLES, other):
@@ -252,17 +252,17 @@ def test_inception_score_needs_no_reference_and_has_a_null_row():
         ("is", "efflite0@96", "is_efflite0@96"),
     ],
 )
-def test_only_inception_gives_fid_kid_and_is(metric, extractor, name):
+def test_only_inception_features_give_fid_kid_and_is(metric, extractor, name):
     assert full_name(metric, extractor) == name
 
 
-def test_quick_measurements_have_the_same_values_and_nothing_else(full):
+def test_quick_measurements_have_the_same_values_without_null_rows(full):
     quick = measure(SAMPLES, REFERENCE, held_out=HELD_OUT_SET, thorough=False)
     assert quick.values() == full.values()
     assert all(row.null is None and row.limit is None and not row.classes for row in quick.rows)
 
 
-def test_real_images_serve_many_sets_of_samples(full):
+def test_real_images_are_reused_for_many_sets_of_samples(full):
     real = RealImages(REFERENCE, HELD_OUT_SET)
     first = measure(SAMPLES, real, split="train")
     assert first == full
@@ -273,7 +273,7 @@ def test_real_images_serve_many_sets_of_samples(full):
         measure(SAMPLES, real, held_out=HELD_OUT_SET)
 
 
-def test_validation_images_as_reference_leave_memorization_to_the_training_images():
+def test_memorization_uses_the_training_images_with_a_validation_reference():
     found = measure(REFERENCE.subset(torch.arange(60)), HELD_OUT_SET, train=REFERENCE)
     assert found.memorization.copies == 60
     assert found.memorization.compared_with == "held-out images"
@@ -282,7 +282,7 @@ def test_validation_images_as_reference_leave_memorization_to_the_training_image
     assert found["fd"].reference_n == 120
 
 
-def test_copies_of_what_the_model_was_trained_on_are_found_whatever_the_reference():
+def test_copies_of_training_images_are_detected_with_any_reference():
     copies = SEEN.subset(torch.arange(60))
     found = measure(copies, RealImages(REFERENCE, seen=SEEN))
     assert found["memorization"].estimate.value == 1
@@ -295,13 +295,13 @@ def test_copies_of_what_the_model_was_trained_on_are_found_whatever_the_referenc
     assert beside["memorization"].estimate.value < 1
 
 
-def test_a_reference_that_was_trained_on_is_no_set_of_new_images():
+def test_a_reference_of_training_images_is_not_a_baseline_of_memorization():
     found = measure(SEEN.subset(torch.arange(60)), RealImages(SEEN.subset(torch.arange(50, 100)), seen=SEEN))
     assert found["memorization"].estimate.value == 1
     assert any("Without held-out images" in note for note in found.notes)
 
 
-def test_without_held_out_images_memorization_says_what_it_compares_with():
+def test_memorization_without_held_out_images_is_noted():
     found = measure(REFERENCE.subset(torch.arange(60)), REFERENCE, metrics=["memorization"])
     assert found["memorization"].estimate.value == 1
     assert any("Without held-out images" in note for note in found.notes)
@@ -321,22 +321,22 @@ def test_without_held_out_images_memorization_says_what_it_compares_with():
         ),
     ],
 )
-def test_what_cannot_be_measured_is_refused(call, message):
+def test_invalid_sets_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_few_real_images_leave_null_rows_out_and_say_so():
+def test_missing_null_rows_are_noted():
     found = measure(SAMPLES, feature_set(30, 2), metrics=["fd"])
     assert found["fd"].null is None
-    assert any("fd has no null row: that needs 40 reference images" in note for note in found.notes)
+    assert any("fd has no null row: it requires 40 reference images" in note for note in found.notes)
 
 
 def test_fewer_samples_than_features_are_noted():
     wide = replace(SAMPLES, values=torch.randn(90, 64, generator=torch.Generator().manual_seed(1)))
     real = replace(REFERENCE, values=torch.randn(240, 64, generator=torch.Generator().manual_seed(2)))
     found = measure(wide, real, metrics=["fd"])
-    assert any("takes 130 samples in all, and there are 90" in note for note in found.notes)
+    assert any("requires 130 samples in all, and there are 90" in note for note in found.notes)
 
 
 def test_images_that_are_all_equal_give_finite_numbers():
@@ -381,7 +381,7 @@ def test_the_result_is_plain_data(full):
         ),
     ],
 )
-def test_what_differs_in_more_than_the_samples_is_not_comparable(full, samples, reference, changes, reason):
+def test_measurements_under_other_conditions_are_not_comparable(full, samples, reference, changes, reason):
     given = {"held_out": HELD_OUT_SET, "split": "train", "metrics": ["label_agreement"], "thorough": False} | changes
     other = measure(samples, reference, **given)
     for one, two in ((full, other), (full.to_json(), json.loads(json.dumps(other.to_json())))):

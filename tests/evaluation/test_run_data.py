@@ -1,4 +1,4 @@
-"""The data of a run is read again by its checkpoint, and is refused where it is not the same any more."""
+"""Data of a run is read again by its checkpoint, and refused if it has changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
 from diffusion_lab.config import get_default_config, parse_config
 from diffusion_lab.data.source import ArraySource
-from diffusion_lab.evaluation.label_shares import LONGEST, labels_in_shares
+from diffusion_lab.evaluation.proportional_labels import MAX_PERIOD, proportional_labels
 from diffusion_lab.evaluation.run_data import images_of_folder, images_of_run
 from diffusion_lab.features.opaque import without_transparency
 from diffusion_lab.features.run_images import run_sources
@@ -25,7 +25,7 @@ from tests.evaluation.untrained import OWN_IMAGES, untrained
 
 @pytest.fixture
 def flowers(tmp_path: Path) -> Path:
-    """Two classes of pictures."""
+    """Folder with images of two classes."""
     rng = np.random.default_rng(0)
     for name in ("rose", "tulip"):
         for number in range(6):
@@ -37,7 +37,7 @@ def flowers(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(flowers: Path) -> Checkpoint:
-    """What a run on these pictures leaves, as far as its data goes."""
+    """Checkpoint of a run on these images, with the settings and the fingerprint of its data."""
     tree = get_default_config()
     tree["data"]["paths"]["train"] = str(flowers)
     tree["model"]["architecture"]["image_size"] = 8
@@ -46,7 +46,7 @@ def checkpoint(flowers: Path) -> Checkpoint:
     return replace(found, about={"data_fingerprint": data_fingerprint(run_sources(found).train)})
 
 
-def test_images_that_moved_are_found_where_they_are_now(checkpoint: Checkpoint, flowers: Path) -> None:
+def test_moved_images_are_read_from_their_current_folder(checkpoint: Checkpoint, flowers: Path) -> None:
     moved = flowers.with_name("garden")
     flowers.rename(moved)
     with pytest.raises(
@@ -60,7 +60,7 @@ def test_images_that_moved_are_found_where_they_are_now(checkpoint: Checkpoint, 
     assert (len(validated.reference), len(validated.train)) == (2, 10)
 
 
-def test_other_images_in_their_place_are_refused(checkpoint: Checkpoint, flowers: Path) -> None:
+def test_changed_images_are_refused(checkpoint: Checkpoint, flowers: Path) -> None:
     shutil.copy(flowers / "rose/0.png", flowers / "rose/9.png")
     with pytest.raises(ValueError, match=r"the images are not those that best\.ckpt was trained on"):
         images_of_run(checkpoint, "train", (), {})
@@ -75,10 +75,10 @@ def test_transparent_images_are_compared_over_white() -> None:
     assert seen.load(1, None).max() == 0
 
 
-def test_labels_have_the_shares_of_the_real_images_from_the_first_on() -> None:
+def test_every_prefix_of_labels_has_the_frequencies_of_the_real_images() -> None:
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     source = ArraySource(np.zeros((100, 1, 2, 2), np.uint8), labels, ("a", "b", "c"))
-    drawn = labels_in_shares(source, 3)
+    drawn = proportional_labels(source, 3)
     assert drawn is not None
     assert len(drawn) == 10  # 6, 3 and 1
     for count in (10, 50, 200, 1000):
@@ -86,12 +86,12 @@ def test_labels_have_the_shares_of_the_real_images_from_the_first_on() -> None:
         np.testing.assert_allclose(shares, [0.6, 0.3, 0.1], atol=1 / count)
 
 
-def test_rare_classes_have_their_share_in_any_number_of_labels() -> None:
+def test_rare_classes_have_their_frequency_in_any_number_of_labels() -> None:
     counts = np.array([2900, *range(1, 60)])
     source = ArraySource(
         np.zeros((counts.sum(), 1, 1, 1), np.uint8), np.repeat(np.arange(60), counts), tuple(map(str, range(60)))
     )
-    drawn = labels_in_shares(source, 60)
+    drawn = proportional_labels(source, 60)
     assert drawn is not None
     np.testing.assert_array_equal(np.bincount(drawn), counts)
     for count in (1000, 3000, 10 * counts.sum()):
@@ -99,18 +99,18 @@ def test_rare_classes_have_their_share_in_any_number_of_labels() -> None:
         assert excess.max() < 1
 
 
-def test_a_note_has_room_for_the_most_labels() -> None:
-    note = {"order": {"label": [99_999] * LONGEST}}
+def test_the_maximum_number_of_labels_fits_into_a_note() -> None:
+    note = {"order": {"label": [99_999] * MAX_PERIOD}}
     assert len(json.dumps(note, indent=2)) < 0.8 * MAX_NOTE_BYTES
 
 
-def test_equal_shares_are_the_classes_in_turn_and_other_classes_have_none() -> None:
+def test_equal_frequencies_and_other_classes_need_no_labels() -> None:
     source = ArraySource(np.zeros((6, 1, 2, 2), np.uint8), [0, 1, 2, 0, 1, 2], ("a", "b", "c"))
-    assert labels_in_shares(source, 3) is None
-    assert labels_in_shares(source, 4) is None
+    assert proportional_labels(source, 3) is None
+    assert proportional_labels(source, 4) is None
 
 
-def test_a_run_with_an_alpha_channel_is_a_reference_over_white(tmp_path: Path) -> None:
+def test_a_reference_run_with_an_alpha_channel_is_composited_over_white(tmp_path: Path) -> None:
     run = untrained(tmp_path / "run.ckpt", {"model.architecture.in_channels": 4})
     trusted = [OWN_IMAGES]
     real = images_of_folder(run, run, None, None, tmp_path, trusted)

@@ -1,4 +1,4 @@
-"""Checkpoints as a tiny run leaves them, of a network that has learnt nothing: to evaluate one takes no training."""
+"""Checkpoints of untrained networks in the format of a tiny run, to test the evaluation without training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from diffusion_lab.runs.identity import data_fingerprint
 from tests.training.tiny import CLASSES, tiny_config
 
 OWN_IMAGES = "tests.training.tiny.TinySource"
-"""The class that the images of a tiny run come from: 18 to train on and 6 to validate on, where nothing is changed."""
+"""Class of the images of a tiny run: by default 18 training images and 6 validation images."""
 
 
 def untrained(path: Path, changes: dict[str, Any] | None = None) -> Path:
-    """Write a checkpoint with the settings of a tiny run, some of them changed by dotted key.
+    """Write a checkpoint with the settings of a tiny run, and changes to them by dotted key.
 
-    Images of a run are at least 20 where they are to be compared with: see ``data.count``.
+    A comparison needs at least 20 images of the run, so ``data.count`` is 60 by default.
     """
     config = tiny_config(path.parent, {"data.count": 60, **(changes or {})})
     names = CLASSES if config.model.conditioning.type == "class" else ()

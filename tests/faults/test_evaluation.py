@@ -50,7 +50,7 @@ def test_a_kill_and_signals_while_sampling_and_measuring(start: Start, work: Pat
     program.go_on()
     assert program.wait() == 143
     (message,) = re.findall(r"^Stopped by .*$", program.err, re.MULTILINE)
-    assert "the same command again goes on with the images and measurements that are finished" in message
+    assert "run the same command again to continue with the finished images and measurements" in message
     assert "Traceback" not in program.err
     assert re.search(r"Continuing in run/evaluation/\S+: \d+ of 24 images are there", program.err)
     arrays = {path: path.stat().st_mtime_ns for path in work.glob("run/evaluation/*/*/samples.npz")}

@@ -214,8 +214,8 @@ def test_another_architecture(start: Start, halfway: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in halfway.rglob("*")}
     run = start("train.py", *AUTO, "model.architecture.model_channels=16", "model.diffusion.num_timesteps=30")
     assert run.wait() == 2
-    assert "model.architecture.model_channels must be that of the checkpoint, 8, got 16" in run.err
-    assert "model.diffusion.num_timesteps must be that of the checkpoint, 20, got 30" in run.err
+    assert "model.architecture.model_channels must be the checkpoint's value, 8, got 16" in run.err
+    assert "model.diffusion.num_timesteps must be the checkpoint's value, 20, got 30" in run.err
     assert "weights of another architecture" in run.err
     assert {file: file.stat().st_mtime_ns for file in halfway.rglob("*")} == before
 

@@ -1,4 +1,4 @@
-"""A feature extractor as users write one."""
+"""Custom feature extractors as users write them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffusion_lab.features import Extracted, FeatureExtractor
 
 
 class Brightness(FeatureExtractor):
-    """Mean of each image; ``weights`` is only there to be told."""
+    """Mean of each image; ``weights`` is only recorded."""
 
     name = "brightness"
     num_features = 1
@@ -57,4 +57,4 @@ class LabelledInception(Brightness):
 
 
 class WithNotes(Brightness):
-    notes = ("Brightness is all that is seen.",)
+    notes = ("Only the brightness is measured.",)

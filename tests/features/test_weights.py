@@ -1,4 +1,4 @@
-"""Networks of published weights: only a file with the right hash is read; without a network one message says how."""
+"""Published weights files: download, verification by hash, and the networks that use them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from diffusion_lab.features.weights_file import PublishedFile
 PIXELS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 20, 20), dtype=np.uint8))
 
 
-def saved(weights, path):
+def save_and_hash(weights, path):
     torch.save(weights, path)
     return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch, tmp_path):
-    """No test fetches anything, or finds what this machine has."""
+    """Prevent downloads, and hide the files of this machine."""
 
-    def refused(*_, **__):
+    def unreachable(*_, **__):
         raise urllib.error.URLError(OSError(-2, "Name or service not known"))
 
-    monkeypatch.setattr(urllib.request, "urlopen", refused)
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
@@ -47,31 +47,31 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(extractor, "BATCH_SIZE", 2)
 
 
-def answering(monkeypatch, content, length=None):
-    class Answer(io.BytesIO):
+def serve(monkeypatch, content, length=None):
+    class Response(io.BytesIO):
         headers = Message()
 
-    def answer(url, timeout):
+    def urlopen(url, timeout):
         assert timeout > 0
-        Answer.headers["Content-Length"] = str(length or len(content))
-        return Answer(content)
+        Response.headers["Content-Length"] = str(length or len(content))
+        return Response(content)
 
-    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
 
 
 class TestNoNetwork:
     @pytest.mark.parametrize("name", list(PUBLISHED))
-    def test_one_message_says_what_to_do(self, name):
+    def test_the_error_says_what_to_do(self, name):
         with pytest.raises(FileNotFoundError) as caught:
             create_extractor(name)
-        said = str(caught.value)
+        message = str(caught.value)
         file = PUBLISHED[name][0]
         for part in (f"features={name}", file.name, file.url, "evaluation.weights=PATH", "weights=PATH", "not known"):
-            assert part in said
-        assert "URLError" not in said
-        assert "Errno" not in said
+            assert part in message
+        assert "URLError" not in message
+        assert "Errno" not in message
 
-    def test_the_command_says_it_in_one_line(self, capsys):
+    def test_the_command_prints_the_error_in_one_line(self, capsys):
         with pytest.raises(SystemExit):
             main(["compute", "digits", "--features", "inception"])
         lines = capsys.readouterr().err.splitlines()
@@ -79,26 +79,26 @@ class TestNoNetwork:
         assert "Traceback" not in "".join(lines)
 
 
-class TestFetching:
+class TestDownload:
     @pytest.fixture
     def file(self, monkeypatch, tmp_path):
-        """A file that its authors publish, and its content."""
-        path, sha256 = saved(DinoV2(64, 1, 14, 4).state_dict(), tmp_path / "tiny.pth")
+        """Published file and its content."""
+        path, sha256 = save_and_hash(DinoV2(64, 1, 14, 4).state_dict(), tmp_path / "tiny.pth")
         file = PublishedFile("tiny.pth", sha256, "https://example.org/tiny.pth", 1)
         monkeypatch.setitem(published.PUBLISHED, "dinov2", (file,))
         content = path.read_bytes()
         path.unlink()
         return file, content
 
-    def test_it_is_fetched_once(self, file, monkeypatch):
-        answering(monkeypatch, file[1])
-        told = []
-        first = create_extractor("dinov2", progress=lambda *counts: told.append(counts))
-        assert told[-1] == (len(file[1]), len(file[1]))
-        monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("fetched again"))
+    def test_a_file_is_downloaded_once(self, file, monkeypatch):
+        serve(monkeypatch, file[1])
+        progress = []
+        first = create_extractor("dinov2", progress=lambda *counts: progress.append(counts))
+        assert progress[-1] == (len(file[1]), len(file[1]))
+        monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("downloaded again"))
         assert create_extractor("dinov2").fingerprint == first.fingerprint
 
-    def test_what_torch_hub_has_is_taken(self, file, tmp_path):
+    def test_files_of_torch_hub_are_used(self, file, tmp_path):
         folder = tmp_path / "torch" / "hub" / "checkpoints"
         folder.mkdir(parents=True)
         (folder / "tiny.pth").write_bytes(file[1])
@@ -107,14 +107,14 @@ class TestFetching:
         with pytest.raises(ValueError, match=r"must be the file with SHA-256 .*tiny\.pth with"):
             create_extractor("dinov2")
 
-    def test_another_file_is_neither_kept_nor_read(self, file, monkeypatch, tmp_path):
-        answering(monkeypatch, b"something else")
+    def test_a_download_with_another_hash_is_neither_saved_nor_read(self, file, monkeypatch, tmp_path):
+        serve(monkeypatch, b"something else")
         with pytest.raises(ValueError, match=r"must be the file with SHA-256 .*example\.org/tiny\.pth with"):
             create_extractor("dinov2")
         assert not list((tmp_path / "cache").rglob("*.pth*"))
 
-    def test_half_a_file_is_not_kept(self, file, monkeypatch, tmp_path):
-        answering(monkeypatch, file[1][:100], length=len(file[1]))
+    def test_an_incomplete_download_is_not_saved(self, file, monkeypatch, tmp_path):
+        serve(monkeypatch, file[1][:100], length=len(file[1]))
         with pytest.raises(FileNotFoundError, match="only 100 of"):
             create_extractor("dinov2")
         assert not list((tmp_path / "cache").rglob("*.pth*"))
@@ -123,11 +123,11 @@ class TestFetching:
 class TestHashes:
     @pytest.fixture
     def file(self, tmp_path):
-        return saved(DinoV2(64, 1, 14, 4).state_dict(), tmp_path / "mine.pth")
+        return save_and_hash(DinoV2(64, 1, 14, 4).state_dict(), tmp_path / "mine.pth")
 
-    def test_a_file_that_is_not_published_needs_its_hash(self, file):
+    def test_an_unpublished_file_needs_its_hash(self, file):
         path, sha256 = file
-        with pytest.raises(ValueError, match=rf"must be a published file .*{sha256}.* give that as sha256"):
+        with pytest.raises(ValueError, match=rf"must be a published file .*{sha256}.* pass that as sha256"):
             create_extractor("dinov2", weights=path)
         assert create_extractor("dinov2", weights=path, sha256=sha256.upper()).num_features == 64
 
@@ -136,31 +136,31 @@ class TestHashes:
             create_extractor("dinov2", weights=file[0], sha256="0" * 64)
         with pytest.raises(ValueError, match="64 hexadecimal digits"):
             create_extractor("dinov2", weights=file[0], sha256="abc")
-        with pytest.raises(ValueError, match="sha256 is that of the file in weights, which is not given"):
+        with pytest.raises(ValueError, match="sha256 is the hash of the file in weights, which is not given"):
             create_extractor("dinov2", sha256=file[1])
         with pytest.raises(FileNotFoundError, match=r"must be a file, got 'nowhere\.pth'"):
             create_extractor("dinov2", weights="nowhere.pth")
 
     @pytest.mark.parametrize("name", list(PUBLISHED))
-    def test_no_code_in_a_file_is_run(self, tmp_path, name):
+    def test_code_in_a_file_is_not_run(self, tmp_path, name):
         class Trap:
             def __reduce__(self):
                 return (pytest.fail, ("code was run",))
 
-        path, sha256 = saved({"weight": Trap()}, tmp_path / "trap.pth")
+        path, sha256 = save_and_hash({"weight": Trap()}, tmp_path / "trap.pth")
         with pytest.raises(ValueError, match="must be a state dict of tensors"):
             create_extractor(name, weights=path, sha256=sha256)
 
     @pytest.mark.parametrize("name", list(PUBLISHED))
     def test_weights_of_another_network_are_refused(self, tmp_path, name):
-        path, sha256 = saved({"weight": torch.zeros(3)}, tmp_path / "other.pth")
+        path, sha256 = save_and_hash({"weight": torch.zeros(3)}, tmp_path / "other.pth")
         with pytest.raises(ValueError, match=rf"weights of features={name} must be those of .*other\.pth"):
             create_extractor(name, weights=path, sha256=sha256)
 
-    def test_the_settings_know_which_features_need_a_file(self):
+    def test_the_config_lists_the_features_with_a_weights_file(self):
         assert set(WITH_WEIGHTS_FILE) == set(PUBLISHED)
 
-    def test_the_published_hashes_are_those_that_file_names_tell(self):
+    def test_the_published_hashes_match_the_file_names(self):
         assert PUBLISHED["inception"][0].sha256.startswith("6726825d")
         for file in PUBLISHED["clip"]:
             assert file.sha256 in file.url
@@ -178,21 +178,21 @@ def efficientnet_file():
 class TestInception:
     @pytest.fixture
     def network(self, tmp_path, small_batches):
-        path, sha256 = saved(inception_weights(), tmp_path / "inception.pth")
+        path, sha256 = save_and_hash(inception_weights(), tmp_path / "inception.pth")
         return path, create_extractor("inception", weights=path, sha256=sha256)
 
-    def test_features_and_logits_are_torch_fidelitys(self, network):
+    def test_features_and_logits_equal_those_of_torch_fidelity(self, network):
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
         path, ours = network
         theirs = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], str(path))
-        found = ours(PIXELS[:2])
+        features = ours(PIXELS[:2])
         values, logits = theirs(PIXELS[:2])
-        assert torch.equal(found.values, values)
-        assert torch.equal(found.logits, logits)
+        assert torch.equal(features.values, values)
+        assert torch.equal(features.logits, logits)
         assert (ours.num_features, ours.has_logits) == (2048, True)
         # one at a time, and gray
-        assert torch.equal(ours(PIXELS[1:2]).values, found.values[1:])
+        assert torch.equal(ours(PIXELS[1:2]).values, features.values[1:])
         gray = ours(PIXELS[:1, :1])
         assert torch.equal(gray.values, ours(PIXELS[:1, :1].repeat(1, 3, 1, 1)).values)
 
@@ -207,7 +207,7 @@ class TestInception:
 
 
 def inception_weights():
-    """Random ones of the published shapes, by which no activation grows or vanishes."""
+    """Return random weights of the published shapes, scaled so that activations neither grow nor vanish."""
     from torch_fidelity import feature_extractor_inceptionv3 as theirs
 
     torch.manual_seed(0)
@@ -226,26 +226,26 @@ def inception_weights():
         if weight.ndim > 1:
             weights[name] = torch.randn(weight.shape) * (2 / weight[0].numel()) ** 0.5
         else:
-            filled = 0.0 if name.endswith(("bias", "running_mean", "tracked")) else 1.0
-            weights[name] = torch.full(weight.shape, filled).to(weight.dtype)
+            value = 0.0 if name.endswith(("bias", "running_mean", "tracked")) else 1.0
+            weights[name] = torch.full(weight.shape, value).to(weight.dtype)
     return weights
 
 
 class TestDinoV2:
     @pytest.mark.parametrize(("channels", "depth", "name"), [(384, 2, "dinov2_vits14"), (64, 3, "dinov2_64")])
     def test_published_shapes_are_read(self, tmp_path, small_batches, channels, depth, name):
-        """Those of a layer; how many there are follows from the file."""
+        """Layers have the published shapes; their number follows from the file."""
         torch.manual_seed(0)
-        path, sha256 = saved(random_dinov2(channels, depth).state_dict(), tmp_path / "dino.pth")
+        path, sha256 = save_and_hash(random_dinov2(channels, depth).state_dict(), tmp_path / "dino.pth")
         network = create_extractor("dinov2", weights=path, sha256=sha256)
-        found = network(PIXELS)
-        assert (network.label, found.values.shape) == (f"{name}-{sha256[:8]}@224", (3, channels))
-        assert found.logits is None
-        assert found.values.isfinite().all()
-        assert torch.equal(network(PIXELS[2:]).values, found.values[2:])
+        features = network(PIXELS)
+        assert (network.label, features.values.shape) == (f"{name}-{sha256[:8]}@224", (3, channels))
+        assert features.logits is None
+        assert features.values.isfinite().all()
+        assert torch.equal(network(PIXELS[2:]).values, features.values[2:])
 
-    def test_it_is_the_vision_transformer_of_its_paper(self):
-        """Against attention, norms and layers of torch in the order of arXiv:2010.11929, with DINOv2's scales."""
+    def test_it_equals_a_vision_transformer_of_torch_layers(self):
+        """Compare with torch layers in the order of arXiv:2010.11929, with the layer scale of DINOv2."""
         torch.manual_seed(0)
         network = random_dinov2(128, 2, grid=4).double()
         images = torch.randn(2, 3, 56, 56, dtype=torch.float64)
@@ -271,15 +271,15 @@ class TestDinoV2:
         expected = F.layer_norm(tokens, (128,), weights["norm.weight"], weights["norm.bias"], 1e-6)[:, 0]
         assert torch.allclose(network(images), expected, rtol=1e-10, atol=1e-10)
 
-    def test_its_positions_are_resized_to_the_grid_of_the_image(self):
+    def test_position_embeddings_are_resized_to_the_grid_of_the_image(self):
         network = random_dinov2(64, 1, grid=37)
-        assert torch.equal(network._positions(37, 37), network.pos_embed)
-        resized = network._positions(16, 16)
+        assert torch.equal(network._position_embeddings(37, 37), network.pos_embed)
+        resized = network._position_embeddings(16, 16)
         assert resized.shape == (1, 257, 64)
         assert torch.equal(resized[:, 0], network.pos_embed[:, 0])
-        with torch.no_grad():  # what rises evenly does so still
+        with torch.no_grad():  # a linear ramp remains monotonic
             network.pos_embed[0, 1:] = torch.linspace(0, 1, 37).repeat_interleave(37)[:, None]
-        rows = network._positions(16, 16)[0, 1:, 0].view(16, 16)
+        rows = network._position_embeddings(16, 16)[0, 1:, 0].view(16, 16)
         assert (rows.diff(dim=0) > 0).all()
         assert torch.allclose(rows, rows[:, :1].expand(16, 16), atol=1e-5)
 
@@ -296,7 +296,7 @@ class TestDinoV2:
 
     def test_registers_are_refused(self, tmp_path):
         weights = {**DinoV2(64, 1, 14, 4).state_dict(), "register_tokens": torch.zeros(1, 4, 64)}
-        path, sha256 = saved(weights, tmp_path / "registers.pth")
+        path, sha256 = save_and_hash(weights, tmp_path / "registers.pth")
         with pytest.raises(ValueError, match="without registers"):
             create_extractor("dinov2", weights=path, sha256=sha256)
 
@@ -311,17 +311,17 @@ def random_dinov2(channels, depth, grid=37):
 class TestClip:
     @pytest.mark.parametrize(("channels", "depth", "patch"), [(768, 1, 32), (128, 2, 16)])
     def test_published_shapes_are_read(self, tmp_path, small_batches, channels, depth, patch):
-        path, sha256 = saved(clip_weights(channels, depth, patch), tmp_path / "clip.pt")
+        path, sha256 = save_and_hash(clip_weights(channels, depth, patch), tmp_path / "clip.pt")
         network = create_extractor("clip", weights=path, sha256=sha256)
-        found = network(PIXELS)
-        assert (network.label, found.values.shape) == (f"clip-{sha256[:8]}@224", (3, 512))
-        assert found.logits is None
-        assert found.values.isfinite().all()
-        assert torch.equal(network(PIXELS[2:]).values, found.values[2:])
+        features = network(PIXELS)
+        assert (network.label, features.values.shape) == (f"clip-{sha256[:8]}@224", (3, 512))
+        assert features.logits is None
+        assert features.values.isfinite().all()
+        assert torch.equal(network(PIXELS[2:]).values, features.values[2:])
 
-    def test_the_file_as_published_is_read_by_its_hash_alone(self, tmp_path, monkeypatch, small_batches):
+    def test_a_torchscript_file_is_read_only_with_a_published_hash(self, tmp_path, monkeypatch, small_batches):
         weights = clip_weights(128, 1, 32)
-        path, sha256 = saved(weights, tmp_path / "plain.pt")
+        path, sha256 = save_and_hash(weights, tmp_path / "plain.pt")
         module = torch.nn.Module()
         for name, weight in weights.items():
             parent = module
@@ -344,13 +344,13 @@ class TestClip:
         expected = create_extractor("clip", weights=path, sha256=sha256)
         for name in ("clip", "clip_vitb16"):
             monkeypatch.setattr("diffusion_lab.features.clip.LARGER", {} if name == "clip" else {hashed: name})
-            found = create_extractor("clip", weights=archive)
-            assert found.name == name
-            assert torch.equal(found(PIXELS).values, expected(PIXELS).values)
+            scripted = create_extractor("clip", weights=archive)
+            assert scripted.name == name
+            assert torch.equal(scripted(PIXELS).values, expected(PIXELS).values)
 
 
 def clip_weights(channels, depth, patch):
-    """Random ones with the names and shapes of OpenAI's, of which the half for text is not read."""
+    """Return random weights with the names and shapes of OpenAI's; those of the text encoder are not read."""
     from torch_fidelity.feature_extractor_clip import CLIPVisual
 
     torch.manual_seed(0)

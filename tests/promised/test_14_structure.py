@@ -1,4 +1,4 @@
-"""The minimal file, the structure of V2 in the README, and the end-to-end tests behind one marker."""
+"""The minimal file, the structure of V2 that the README links to, and the end-to-end tests behind one marker."""
 
 from __future__ import annotations
 
@@ -66,10 +66,12 @@ def test_the_marker_selects_only_end_to_end_tests() -> None:
         assert used & {"command", "succeeds", "start", "Start", "launcher"}, name
 
 
-def test_the_structure_in_the_readme_is_the_default_tree() -> None:
-    (block,) = [each for each in blocks() if each.page == "README.md" and each.text.startswith("experiment:")]
+def test_the_structure_that_the_readme_links_to_is_the_default_tree() -> None:
+    assert "(docs/settings.md#structure-of-a-v2-file)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "\n## Structure of a V2 file\n" in (ROOT / "docs/settings.md").read_text(encoding="utf-8")
+    (block,) = [each for each in blocks() if each.page == "docs/settings.md" and each.text.startswith("experiment:")]
     assert yaml.safe_load(block.text) == get_default_config()
     for line in block.text.splitlines():
         assert not line or re.search(r":$|\S # \S", line), f"no comment: {line}"
     complete = (ROOT / "conf/standalone/default.yaml").read_text()
-    assert complete.endswith(block.text), "README.md and conf/standalone/default.yaml are to be changed together"
+    assert complete.endswith(block.text), "change docs/settings.md and conf/standalone/default.yaml together"

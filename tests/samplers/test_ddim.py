@@ -17,7 +17,7 @@ HERE, THERE = Level(0.6, 0.8, 0.6), Level(0.8, 0.6, 0.4)
 
 def test_only_eta_lets_fresh_noise_in(data):
     """Without it the image follows from the starting noise alone; with it hardly any of that is left."""
-    still, fresh = (data.end(DDIMSampler(steps=100, eta=eta)).squeeze(0) for eta in (0.0, 1.0))
+    still, fresh = (data.sample(DDIMSampler(steps=100, eta=eta)).squeeze(0) for eta in (0.0, 1.0))
     assert still[2:].abs().max() == 0
     spread = data.covariance.sqrt().item()
     assert still[1].item() == pytest.approx(spread, rel=0.05)
@@ -27,8 +27,8 @@ def test_only_eta_lets_fresh_noise_in(data):
 @pytest.mark.parametrize("steps", [7, 100])
 def test_eta_one_is_ddpm_with_the_small_variance(data, steps):
     """arXiv:2010.02502, section 4.1: with the same noise each, the same image."""
-    ddim = data.end(DDIMSampler(steps=steps, eta=1))
-    ddpm = data.end(DDPMSampler(steps=steps, variance="small"))
+    ddim = data.sample(DDIMSampler(steps=steps, eta=1))
+    ddpm = data.sample(DDPMSampler(steps=steps, variance="small"))
     torch.testing.assert_close(ddim, ddpm, rtol=0, atol=1e-10)
 
 

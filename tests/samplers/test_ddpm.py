@@ -58,7 +58,7 @@ def test_the_posterior_is_that_of_bayes():
 @pytest.mark.parametrize("process", DISCRETE)
 def test_all_steps_land_on_mean_and_variance_of_the_data(process, variance):
     data = GaussianData(DISCRETE[process])
-    mean, covariance = moments_of(data.end(DDPMSampler(variance=variance)))
+    mean, covariance = moments_of(data.sample(DDPMSampler(variance=variance)))
     torch.testing.assert_close(mean, data.mean, rtol=0, atol=1e-3)
     torch.testing.assert_close(covariance, data.covariance, rtol=0.025, atol=0)
 
@@ -66,7 +66,7 @@ def test_all_steps_land_on_mean_and_variance_of_the_data(process, variance):
 def test_small_variance_errs_below_and_large_above(data):
     """They are the bounds of the right one, for data without and with unit variance (arXiv:2006.11239, 3.2)."""
     small, large = (
-        moments_of(data.end(DDPMSampler(steps=100, variance=variance)))[1] for variance in ("small", "large")
+        moments_of(data.sample(DDPMSampler(steps=100, variance=variance)))[1] for variance in ("small", "large")
     )
     assert small < data.covariance < large
 

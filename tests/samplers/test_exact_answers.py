@@ -49,7 +49,7 @@ NEARNESS = {1: 0.25, 2: 0.02, 3: 0.005}
 def test_every_sampler_lands_on_mean_and_covariance_in_every_process(name, process):
     """Two correlated coordinates, so that the denoiser is no longer a factor."""
     data = GaussianData(PROCESSES[process], OFF_CENTRE, LEAN)
-    mean, covariance = moments_of(data.end(SAMPLERS[name](steps=100, spacing="log_snr")))
+    mean, covariance = moments_of(data.sample(SAMPLERS[name](steps=100, spacing="log_snr")))
     order = ODE_ORDERS.get(name) or NOISY_SAMPLERS[name][2]
     torch.testing.assert_close(mean, OFF_CENTRE, rtol=0, atol=0.005)
     assert (covariance - LEAN).norm() < NEARNESS[order] * LEAN.norm()
@@ -115,5 +115,5 @@ def test_the_error_of_the_distribution_falls_with_the_order_of_the_method(name):
 
 
 def variance_error(data, sampler):
-    _, variance = moments_of(data.end(sampler))
+    _, variance = moments_of(data.sample(sampler))
     return (variance - data.covariance).abs().item()

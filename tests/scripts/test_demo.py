@@ -35,7 +35,7 @@ def test_table_names_features_numbers_and_real_digits(measurements):
     assert table[0].startswith("Distances to the training digits in the features pixels")
     assert table[1].split() == ["fd_pixels", "kid_pixels"]
     assert table[2].startswith("  400 samples, without guidance")
-    assert table[3].startswith("  400 samples, guidance of scale 2")
+    assert table[3].startswith("  400 samples, guidance scale 2")
     assert table[4] == "For equal numbers, 400 images against 719 real ones:"
     assert table[7].startswith("  other real digits (null row)")
     assert len({len(line) for line in (table[1], table[2], table[7])}) == 1

@@ -1,4 +1,4 @@
-"""Samples are compared with real images while training, which takes no notice of it."""
+"""Evaluation during training: samples are compared with real images, without any effect on training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffusion_lab import sampling
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import ConfigError
 from diffusion_lab.config.evaluated_metrics import VALUES, direction_of, logged_name
-from diffusion_lab.config.evaluation_section import LEAST_IMAGES
+from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation import null_rows
@@ -70,7 +70,7 @@ def lines_of(folder: Path, name: str = KID) -> list[dict[str, Any]]:
     return [line for line in lines if name in line]
 
 
-def test_training_is_bit_by_bit_what_it_is_without(tmp_path: Path) -> None:
+def test_training_is_bitwise_equal_with_and_without_evaluation(tmp_path: Path) -> None:
     off = {key: value for key, value in ON.items() if key != "evaluation"} | {"training.epochs": 2}
     tiny_run(tmp_path / "off", off)
     tiny_run(
@@ -87,7 +87,9 @@ def test_training_is_bit_by_bit_what_it_is_without(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
-def test_it_is_logged_every_so_many_epochs_and_after_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_are_logged_at_intervals_and_after_the_last_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown = StringIO()
     monkeypatch.setattr(own_features.Brightness, "notes", ("Brightness is all that is seen.",))
     summary = tiny_run(tmp_path, ON, Console(file=shown, width=300))
@@ -99,28 +101,33 @@ def test_it_is_logged_every_so_many_epochs_and_after_the_last(tmp_path: Path, mo
         assert math.isfinite(line[KID])
         assert line["val/fd_brightness"] > 0
         assert line["val/evaluation_seconds"] > 0
-    said = shown.getvalue()
-    assert re.search(r"evaluation +after every 2 epochs and the last one:\n +21 samples .*45 training images", said)
+    output = shown.getvalue()
+    assert re.search(r"evaluation +after every 2 epochs and the last one:\n +21 samples .*45 training images", output)
     halves = r"\(of 21 against 23\)"  # of 45 training images: fewer than 21 are held out
     null = rf"real images in place of samples have val/fd_brightness \S+ {halves}, val/kid_brightness \S+ {halves}"
-    assert re.search(null, said)
+    assert re.search(null, output)
     line = r"evaluation after epoch \d: val/fd_brightness .*\(21 samples in \S+ s, \d+% of the time of this epoch\)"
-    assert len(re.findall(line, said)) == 3
-    assert re.search(r"evaluation took \d+ s, \d+% of the time", said)
+    assert len(re.findall(line, output)) == 3
+    assert re.search(r"evaluation took \d+ s, \d+% of the time", output)
     assert summary.evaluation is not None
-    told = json.loads((tmp_path / "summary.json").read_text())["evaluation"]
-    assert told == summary.evaluation
-    assert 0 < told["share_of_time"] <= 1
-    assert told["notes"] == ["Brightness is all that is seen."]
-    assert "Brightness is all that is seen." in said
-    assert (told["num_samples"], told["real_images"], told["split"], told["every"]) == (COUNT, 45, "train", 2)
-    assert told["null"].keys() == {KID, "val/fd_brightness"}
+    section = json.loads((tmp_path / "summary.json").read_text())["evaluation"]
+    assert section == summary.evaluation
+    assert 0 < section["share_of_time"] <= 1
+    assert section["notes"] == ["Brightness is all that is seen."]
+    assert "Brightness is all that is seen." in output
+    assert (section["num_samples"], section["real_images"], section["split"], section["every"]) == (
+        COUNT,
+        45,
+        "train",
+        2,
+    )
+    assert section["null"].keys() == {KID, "val/fd_brightness"}
     expected = {"n": COUNT, "reference_n": 23, "source": null_rows.HALVES}
-    assert {name: value for name, value in told["null"][KID].items() if name != "value"} == expected
+    assert {name: value for name, value in section["null"][KID].items() if name != "value"} == expected
     assert "evaluation after epoch 2" in (tmp_path / "logs/run.log").read_text()
 
 
-def test_null_values_of_the_same_comparison_are_not_marked(tmp_path: Path) -> None:
+def test_null_values_with_the_same_numbers_of_images_have_no_remark(tmp_path: Path) -> None:
     shown = StringIO()
     held_out = {"data.count": 100, "training.epochs": 1}  # 25 of which are held out, and 75 compared with
     tiny_run(tmp_path, evaluation(metrics=["kid", "label_agreement"]) | held_out, Console(file=shown, width=300))
@@ -128,14 +135,14 @@ def test_null_values_of_the_same_comparison_are_not_marked(tmp_path: Path) -> No
     assert re.search(line, shown.getvalue())
 
 
-def test_the_cost_counts_what_is_done_before_the_first_epoch(tmp_path: Path) -> None:
+def test_the_cost_includes_the_preparation(tmp_path: Path) -> None:
     summary = tiny_run(tmp_path, evaluation(features=f"{OWN}.Slow") | {"training.epochs": 1})
     assert summary.evaluation is not None
     assert summary.evaluation["seconds"] > 0.8  # made once, and one block of real images
     assert 0.05 < summary.evaluation["share_of_time"] <= 1
 
 
-def test_auto_makes_ten_in_a_run_at_most(tmp_path: Path) -> None:
+def test_auto_gives_at_most_ten_evaluations(tmp_path: Path) -> None:
     settings = tiny_config(tmp_path, evaluation(every="auto")).evaluation
     assert [settings.interval(epochs) for epochs in (1, 4, 10, 11, 19, 29, 40, 200)] == [1, 1, 1, 2, 2, 3, 4, 20]
     for epochs in range(1, 300):
@@ -143,7 +150,7 @@ def test_auto_makes_ten_in_a_run_at_most(tmp_path: Path) -> None:
 
 
 def test_the_same_weights_have_the_same_values(tmp_path: Path) -> None:
-    """Samples begin with the same noise and labels each time, and weights that hardly move give hardly other ones."""
+    """Noise and labels are the same each time, so weights that hardly change give nearly the same samples."""
     still = {"training.optimizer.learning_rate": 1e-12, "training.ema.enabled": False, "training.epochs": 2}
     tiny_run(tmp_path, evaluation(every=1) | still)
     first, second = (line["val/fd_brightness"] for line in lines_of(tmp_path))
@@ -151,7 +158,7 @@ def test_the_same_weights_have_the_same_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [KID, "val/recall_brightness"])
-def test_the_best_checkpoint_follows_it(tmp_path: Path, name: str) -> None:
+def test_the_best_checkpoint_is_selected_by_an_evaluation_metric(tmp_path: Path, name: str) -> None:
     shown = StringIO()
     changes = evaluation(every=2, metrics=["kid", "precision_recall"]) | metric(name)
     summary = tiny_run(tmp_path, changes, Console(file=shown, width=300))
@@ -164,15 +171,15 @@ def test_the_best_checkpoint_follows_it(tmp_path: Path, name: str) -> None:
     assert [name in line for line in epochs] == [False, True, False, True, True]
 
 
-def test_it_needs_no_validation(tmp_path: Path) -> None:
+def test_evaluation_needs_no_validation(tmp_path: Path) -> None:
     off = {"training.validation.enabled": False, "training.checkpointing.save_best_only": True}
     off |= {"training.epochs": 2}
     summary = tiny_run(tmp_path, evaluation(every=1) | metric(KID) | off)
     assert summary.best_value == min(line[KID] for line in lines_of(tmp_path))
 
 
-def test_plateau_steps_after_evaluations_alone(tmp_path: Path) -> None:
-    """Each evaluation but the first is no progress against a threshold that nothing meets."""
+def test_plateau_steps_only_after_evaluations(tmp_path: Path) -> None:
+    """No evaluation after the first counts as progress, because the threshold is too large."""
     plateau = {"type": "plateau", "patience": 0, "factor": 0.5, "threshold": 1e9, "threshold_mode": "abs"}
     changes = {"training.scheduler": plateau, "training.optimizer.learning_rate": 0.008, "training.log_interval": 8}
     tiny_run(tmp_path, evaluation(every=2) | metric(KID) | changes | {"training.epochs": 7})
@@ -180,7 +187,7 @@ def test_plateau_steps_after_evaluations_alone(tmp_path: Path) -> None:
     assert rates == pytest.approx([0.008, 0.008, 0.008, 0.008, 0.004, 0.004, 0.002])
 
 
-def test_a_stopped_evaluation_is_made_when_the_run_is_resumed(tmp_path: Path) -> None:
+def test_an_interrupted_evaluation_is_repeated_on_resuming(tmp_path: Path) -> None:
     changes = ON | metric(KID)
     whole = tiny_run(tmp_path / "whole", changes)
     own_features.StopsTheRun.calls = 0
@@ -199,7 +206,7 @@ def test_a_stopped_evaluation_is_made_when_the_run_is_resumed(tmp_path: Path) ->
     assert_equal(*weights)
 
 
-def test_other_settings_of_the_evaluation_forget_the_best_where_it_is_watched(tmp_path: Path) -> None:
+def test_changed_evaluation_settings_reset_the_best_if_the_metric_is_watched(tmp_path: Path) -> None:
     tiny_run(tmp_path / "run", ON | metric(KID) | {"training.epochs": 1})
     found = find_checkpoint(tmp_path / "run", "last")
     for watched, forgets in ((KID, True), ("loss", False)):
@@ -209,7 +216,7 @@ def test_other_settings_of_the_evaluation_forget_the_best_where_it_is_watched(tm
         assert ("evaluation.num_samples was 21 in the checkpoint and is 22" in shown.getvalue()) == forgets
 
 
-def test_a_batch_that_does_not_fit_is_called_by_no_key_that_train_does_not_read(
+def test_warnings_about_memory_name_the_batch_size_of_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = sampling._BatchGenerator.__call__
@@ -221,10 +228,10 @@ def test_a_batch_that_does_not_fit_is_called_by_no_key_that_train_does_not_read(
 
     monkeypatch.setattr(sampling._BatchGenerator, "__call__", small_alone)
     shown = {"enabled": True, "interval": 1, "num_samples": 9, "guidance_scale": 1.0}
-    with recorded_warnings() as said:
+    with recorded_warnings() as caught:
         tiny_run(tmp_path, ON | {"training.epochs": 1, "training.visualization": shown})
     named = [
-        found.partition(" = 64 does not fit into memory")[0] for each in said if "fit" in (found := str(each.message))
+        text.partition(" = 64 does not fit into memory")[0] for each in caught if "fit" in (text := str(each.message))
     ]
     assert sorted(named) == ["the batch size of evaluation", "the batch size of training.visualization"]
     assert lines_of(tmp_path)
@@ -245,7 +252,7 @@ def test_an_evaluation_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pyte
     assert not lines_of(tmp_path)
 
 
-def test_labels_are_as_frequent_as_in_the_data(tmp_path: Path) -> None:
+def test_labels_have_the_frequencies_of_the_data(tmp_path: Path) -> None:
     labels = [0] * 30 + [1] * 60 + [2] * 10
     source = ArraySource(torch.zeros(100, 1, 8, 8, dtype=torch.uint8).numpy(), labels, CLASSES)
     settings = tiny_config(tmp_path, evaluation(num_samples=50)).evaluation
@@ -255,15 +262,15 @@ def test_labels_are_as_frequent_as_in_the_data(tmp_path: Path) -> None:
     assert SampleEvaluation(settings, source, None, is_conditional=False, seed=0).labels is None
 
 
-def test_a_metric_that_does_not_apply_is_told_once(tmp_path: Path) -> None:
-    """Eight classes of three images each: too few to keep any from a classifier."""
+def test_a_metric_that_does_not_apply_gives_one_warning(tmp_path: Path) -> None:
+    """Eight classes of three images each: too few to hold any out from a classifier."""
     labels = [index % 8 for index in range(24)]
     source = ArraySource(np.random.default_rng(0).integers(0, 255, (24, 1, 8, 8), dtype=np.uint8), labels, "abcdefgh")
     settings = tiny_config(tmp_path, evaluation(metrics=["kid", "label_agreement"])).evaluation
     measured = SampleEvaluation(settings, source, None, is_conditional=True, seed=0)
     model = create_ddpm(8, 1, 8, [1], num_classes=8, num_timesteps=20, use_attention=[False])
     measured.prepare()
-    with pytest.warns(ConfigWarning, match="evaluation gives no label_agreement: no class has at least 5 real images"):
+    with pytest.warns(ConfigWarning, match="evaluation skips label_agreement: no class has at least 5 real images"):
         assert measured.values(DiffusionSampler(model)).keys() == {KID}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -275,10 +282,10 @@ def test_images_with_an_alpha_channel_are_compared_over_white(tmp_path: Path) ->
     assert math.isfinite(lines_of(tmp_path)[0][KID])
 
 
-def test_names_and_directions_are_those_of_the_measurement() -> None:
+def test_names_and_directions_match_the_measurement() -> None:
     assert VALUES.keys() == FAMILIES.keys()
     assert {value for values in VALUES.values() for value in values} == BETTER.keys()
-    assert LEAST_IMAGES == null_rows.LEAST_IMAGES
+    assert MIN_IMAGES == null_rows.MIN_IMAGES
     for value, better in BETTER.items():
         assert direction_of(logged_name(value, "digits")) == {"lower": "min", "higher": "max"}[better]
         for features in ("inception", "efflite0"):
@@ -286,7 +293,7 @@ def test_names_and_directions_are_those_of_the_measurement() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (evaluation(every=5) | metric(KID), "evaluation.every = 5 computes val/kid_brightness only once"),
         (
@@ -299,14 +306,14 @@ def test_names_and_directions_are_those_of_the_measurement() -> None:
         ),
     ],
 )
-def test_what_is_unlikely_to_be_meant_is_a_warning(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    with pytest.warns(ConfigWarning, match=re.escape(said)):
+def test_suspicious_settings_give_warnings(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.warns(ConfigWarning, match=re.escape(message)):
         tiny_config(tmp_path, changes)
 
 
 class TestRefused:
     @pytest.mark.parametrize(
-        ("changes", "said"),
+        ("changes", "message"),
         [
             ({"evaluation": {"num_samples": 50}}, "evaluation.num_samples = 50: has no effect .* evaluation=on"),
             (
@@ -337,17 +344,17 @@ class TestRefused:
             ),
         ],
     )
-    def test_by_the_settings(self, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-        with pytest.raises(ConfigError, match=said):
+    def test_by_the_settings(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
             tiny_config(tmp_path, changes)
 
     @pytest.mark.parametrize(
-        ("changes", "said"),
+        ("changes", "message"),
         [
             (ON | {"data.count": 24}, "evaluation.split = train has 18 images, and an evaluation needs at least 20"),
             (evaluation(metrics=["inception_score"]), "inception_score with evaluation.features brightness"),
             (evaluation(num_samples=2**31 - 1), "evaluation.num_samples must be at most "),
-            (evaluation(features=f"{OWN}.OneShort"), r"^evaluation\.features = brightness must give one vector"),
+            (evaluation(features=f"{OWN}.OneShort"), r"^evaluation\.features = brightness must return one vector"),
             (evaluation(features=f"{OWN}.NotFinite"), r"^evaluation\.features = brightness must be finite"),
             (
                 ON | metric("val/recall_brightness"),
@@ -355,22 +362,22 @@ class TestRefused:
             ),
         ],
     )
-    def test_before_anything_is_written(self, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-        with pytest.raises(ValueError, match=said):
+    def test_before_anything_is_written(self, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
             tiny_run(tmp_path / "run", changes)
         assert not (tmp_path / "run").exists()
 
-    def test_names_that_a_file_of_weights_gives_are_known_when_it_is_read(self, tmp_path: Path) -> None:
+    def test_names_that_depend_on_a_file_of_weights_are_accepted(self, tmp_path: Path) -> None:
         name = "val/kid_inception-00000000"
         other = {"features": "inception", "weights": str(tmp_path / "fine_tuned.pth"), "sha256": "0" * 64}
         assert tiny_config(tmp_path, evaluation(**other) | metric(name)).training.validation.metric == name
 
-    def test_names_of_own_callbacks_are_not_touched(self, tmp_path: Path) -> None:
+    def test_metric_names_of_custom_callbacks_are_accepted(self, tmp_path: Path) -> None:
         own = {"training.callbacks": ["tests.promised.test_12_metric.Quality"]}
         assert tiny_config(tmp_path, own | metric("val/kid_mine")).training.validation.direction == "min"
 
 
-def test_a_system_that_does_not_tell_its_memory_sets_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_memory_sets_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample_evaluation, "host_memory", lambda: math.inf)
     settings = tiny_config(tmp_path, evaluation(num_samples=2**31 - 1)).evaluation
     SampleEvaluation(settings, TinySource(8, 1), None, is_conditional=False, seed=0)

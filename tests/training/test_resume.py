@@ -217,16 +217,16 @@ class TestRefusals:
             ({"model.architecture.model_channels": 16}, "weights of another architecture"),
             (
                 {"model.diffusion.num_timesteps": 30},
-                r"model\.diffusion\.num_timesteps must be that of the checkpoint, 20, got 30",
+                r"model\.diffusion\.num_timesteps must be the checkpoint's value, 20, got 30",
             ),
             # The tensors have the same shapes, and would mean something else.
             ({"model.architecture.head_channels": 16}, r"model\.architecture\.head_channels must be .* 32, got 16"),
-            ({"training.ema.enabled": False}, "training.ema.enabled must be that of the checkpoint, true, got false"),
+            ({"training.ema.enabled": False}, "training.ema.enabled must be the checkpoint's value, true, got false"),
             (
                 {"training.ema.further_decays": [0.5]},
-                r"training\.ema\.further_decays must be that of the checkpoint, \[\], got \[0\.5\]",
+                r"training\.ema\.further_decays must be the checkpoint's value, \[\], got \[0\.5\]",
             ),
-            ({"compute.seed": 5}, "compute.seed must be that of the checkpoint, 0, got 5 .*set it to null"),
+            ({"compute.seed": 5}, "compute.seed must be the checkpoint's value, 0, got 5 .*set it to null"),
             (
                 {"training.optimizer.type": "adamw"},
                 'training.optimizer.type must be .* "adam", got .*reset_optimizer=true',
@@ -246,7 +246,7 @@ class TestRefusals:
         """Each would continue from the weights of the other."""
         tiny_run(tmp_path / "a", {"training.ema.further_decays": [0.5, 0.99]})
         settings = {"training.epochs": 3, "training.ema.further_decays": [0.99, 0.5], **resume_of(tmp_path / "a")}
-        with pytest.raises(ValueError, match=r"must be that of the checkpoint, \[0\.5, 0\.99\], got \[0\.99, 0\.5\]"):
+        with pytest.raises(ValueError, match=r"must be the checkpoint's value, \[0\.5, 0\.99\], got \[0\.99, 0\.5\]"):
             tiny_run(tmp_path / "b", settings)
         assert not (tmp_path / "b").exists()
 

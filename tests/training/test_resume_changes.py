@@ -357,12 +357,12 @@ class TestImages:
         resume = resume_of(find_checkpoint(tmp_path / "run", "last"))
         resume["training.resume"]["allow_other_data"] = True
         monkeypatch.setattr(prepare, "create_datamodule", lambda *_: pytest.fail("decoded"))
-        with pytest.raises(ValueError, match=r"image_size must be that of the checkpoint, 6, got 9 ") as caught:
+        with pytest.raises(ValueError, match=r"image_size must be the checkpoint's value, 6, got 9 ") as caught:
             tiny_run(
                 tmp_path / "on", given | resume | {"data.paths.train": str(tmp_path / "new"), "training.epochs": 2}
             )
         for key, number in (("image_size", 6), ("in_channels", 1)):
-            assert f"type the checkpoint's number, model.architecture.{key}={number})" in str(caught.value)
+            assert f"set the checkpoint's value, model.architecture.{key}={number})" in str(caught.value)
 
     OWN = f"{__name__}."
 

@@ -1,4 +1,4 @@
-"""Metrics of image sets as functions of their features: float64 inside, with intervals, the same bits every time."""
+"""Metrics of image sets, computed from their features: in float64, with confidence intervals, deterministic."""
 
 from diffusion_lab.evaluation.metrics.estimate import Estimate
 from diffusion_lab.evaluation.metrics.frechet import (

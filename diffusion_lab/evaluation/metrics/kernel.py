@@ -1,4 +1,4 @@
-"""Kernel distance: the squared maximum mean discrepancy with a cubic kernel, without bias."""
+"""Kernel distance: unbiased squared maximum mean discrepancy with a cubic kernel."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from diffusion_lab.evaluation.metrics.arrays import Array, checked_pair, chunks
 from diffusion_lab.evaluation.metrics.estimate import Estimate, normal_estimate
 from diffusion_lab.runtime.seeds import derive_seed
 
-LEAST_IMAGES = 3
+MIN_IMAGES = 3
 SUBSETS, SUBSET_SIZE = 100, 1000
-"""As published."""
+"""Published number and size of the subsets."""
 
 Indices = NDArray[np.int64]
 
 ROWS, COLUMNS = 1024, 4096
-"""Size of the blocks of kernel values that are in memory at once: 32 MiB."""
+"""Size of the blocks of kernel values held in memory: 32 MiB."""
 
 LIMIT = 4000
-"""Images of each set from which the standard error is computed; with more it is scaled."""
+"""Maximum number of images of each set for computing the standard error; for larger sets it is rescaled."""
 
 
 @dataclass(frozen=True)
 class KernelEstimate(Estimate):
-    """A kernel distance with the settings it was computed with.
+    """Kernel distance with the settings it was computed with.
 
     Args:
-        subset_size: Images in each subset: the requested number, or all of the smaller set where that has fewer.
-        subset_deviation: Standard deviation of the distance over the subsets, the figure that papers give after ±.
+        subset_size: Images in each subset: the requested number, or the size of the smaller set if that is less.
+        subset_deviation: Standard deviation of the distance over the subsets, the number that papers report after ±.
     """
 
     subset_size: int = 0
@@ -42,13 +42,13 @@ class KernelEstimate(Estimate):
 
 @dataclass(frozen=True, eq=False)
 class KernelSums:
-    """Random subsets of a set of images, and the kernel's sum within each, without that of an image with itself."""
+    """Random subsets of a set of images, with the sum of the kernel within each, excluding pairs (i, i)."""
 
     subsets: list[Indices]
     within: Array
 
     @classmethod
-    def of(cls, features: Tensor, subsets: int, size: int, seed: int, role: str = "reference") -> KernelSums:
+    def from_features(cls, features: Tensor, subsets: int, size: int, seed: int, role: str = "reference") -> KernelSums:
         """Draw ``subsets`` subsets of ``size`` images without replacement."""
         generator = np.random.default_rng(derive_seed("kernel distance", role, seed))
         drawn = [np.sort(generator.choice(len(features), size, replace=False)) for _ in range(subsets)]
@@ -64,39 +64,39 @@ def kernel_distance(
     seed: int = 0,
     reference_sums: KernelSums | None = None,
 ) -> KernelEstimate:
-    """Return the kernel distance (arXiv:1801.01401; KID where the features are Inception's) with its standard error.
+    """Return the kernel distance (arXiv:1801.01401; KID on Inception features) with its standard error.
 
-    The unbiased squared MMD with the kernel ``(x·y / D + 1)³``, as a mean over random subsets of both sets, 100 of
-    1,000 images as published. It can be negative where the sets do not differ. The published ± is the deviation over
-    subsets, which is not the error of their mean: subsets of 1,000 from 1,000 images are all the same. The standard
-    error here is that of the samples (a jackknife, with the reference as given) and that of the choice of subsets.
+    The unbiased squared MMD with the kernel ``(x·y / D + 1)³``, averaged over random subsets of both sets, by default
+    100 of 1,000 images as published. It can be negative if the sets do not differ. The published ± is the deviation
+    over subsets, which is not the error of their mean: subsets of 1,000 from 1,000 images are all the same. The
+    standard error combines that of the samples (jackknife, with the reference as given) and that of the subsets.
 
     Args:
         samples: Features ``(N, D)``, N at least 3.
         reference: Features ``(M, D)``, M at least 3.
-        subsets: How many subsets, at least 2.
-        subset_size: Images in each, at least 2; all of the smaller set where that has fewer.
-        seed: Which images each subset holds.
-        reference_sums: ``KernelSums.of(reference, subsets, size, seed)`` where they are known already, with the size
+        subsets: Number of subsets, at least 2.
+        subset_size: Images in each subset, at least 2; limited to the size of the smaller set.
+        seed: Seed of the random subsets.
+        reference_sums: ``KernelSums.from_features(reference, subsets, size, seed)`` if already computed, with the size
             that the subsets will have.
 
     Raises:
-        ValueError: There are too few images or subsets, or features that do not fit together or are not finite.
+        ValueError: There are too few images or subsets, the numbers of features differ, or features are not finite.
     """
-    samples, reference = checked_pair(samples, reference, least=LEAST_IMAGES)
+    samples, reference = checked_pair(samples, reference, min_images=MIN_IMAGES)
     for name, value in (("subsets", subsets), ("subset_size", subset_size)):
         if value < 2:
             raise ValueError(f"{name} must be at least 2, got {value}")
     size = min(subset_size, len(samples), len(reference))
-    here = KernelSums.of(samples, subsets, size, seed, "samples")
-    there = reference_sums or KernelSums.of(reference, subsets, size, seed)
-    if (len(there.subsets), len(there.subsets[0])) != (subsets, size):
+    sample_sums = KernelSums.from_features(samples, subsets, size, seed, "samples")
+    reference_sums = reference_sums or KernelSums.from_features(reference, subsets, size, seed)
+    if (len(reference_sums.subsets), len(reference_sums.subsets[0])) != (subsets, size):
         raise ValueError(
-            f"reference_sums must be of {subsets} subsets of {size} images, got {len(there.subsets)} of "
-            f"{len(there.subsets[0])}"
+            f"reference_sums must be of {subsets} subsets of {size} images, got {len(reference_sums.subsets)} of "
+            f"{len(reference_sums.subsets[0])}"
         )
-    across = _sums(samples, reference, here.subsets, there.subsets)
-    distances = (here.within + there.within) / (size * (size - 1)) - 2 * across / size**2
+    across = _sums(samples, reference, sample_sums.subsets, reference_sums.subsets)
+    distances = (sample_sums.within + reference_sums.within) / (size * (size - 1)) - 2 * across / size**2
     return _estimate(distances, _jackknife_error(samples, reference, seed), size)
 
 
@@ -107,36 +107,37 @@ def _estimate(distances: Array, sampling_error: float, size: int) -> KernelEstim
         f"mean of {len(distances)} subsets of {size}; normal interval by the jackknife over the samples and the "
         "spread of the subsets, with the reference as given"
     )
-    made = normal_estimate(float(distances.mean()), error, method)
-    return KernelEstimate(made.value, made.low, made.high, error, method, size, deviation)
+    estimate = normal_estimate(float(distances.mean()), error, method)
+    return KernelEstimate(estimate.value, estimate.low, estimate.high, error, method, size, deviation)
 
 
-def _sums(first: Tensor, second: Tensor, ours: list[Indices], theirs: list[Indices]) -> Array:
-    """Sum of the kernel between the images of each pair of subsets, without those of an image with itself."""
-    alike = first is second
-    if len(first) * len(second) <= len(ours) * len(ours[0]) ** 2:  # all kernel values are fewer than those of subsets
-        sums = _sums_of_blocks(first, second, _membership(ours, len(first)), _membership(theirs, len(second)))
+def _sums(first: Tensor, second: Tensor, first_subsets: list[Indices], second_subsets: list[Indices]) -> Array:
+    """Return the sum of the kernel over each pair of subsets; if both sets are one, without pairs (i, i)."""
+    subset_values = len(first_subsets) * len(first_subsets[0]) ** 2
+    if len(first) * len(second) <= subset_values:  # the whole kernel matrix is the cheaper way
+        memberships = _membership(first_subsets, len(first)), _membership(second_subsets, len(second))
+        sums = _blockwise_sums(first, second, *memberships)
     else:
-        pairs = zip(ours, theirs, strict=True)
+        pairs = zip(first_subsets, second_subsets, strict=True)
         sums = np.array([_kernel(_rows(first, one), _rows(second, other)).sum() for one, other in pairs])
-    if alike:
-        own = np.concatenate([(np.square(rows).mean(axis=1) + 1) ** 3 for _, rows in chunks(first)])
-        sums = sums - np.array([own[one].sum() for one in ours])
+    if first is second:
+        diagonal = np.concatenate([(np.square(rows).mean(axis=1) + 1) ** 3 for _, rows in chunks(first)])
+        sums = sums - np.array([diagonal[subset].sum() for subset in first_subsets])
     return sums
 
 
-def _sums_of_blocks(first: Tensor, second: Tensor, ours: Array, theirs: Array) -> Array:
-    sums = np.zeros(len(ours))
+def _blockwise_sums(first: Tensor, second: Tensor, first_membership: Array, second_membership: Array) -> Array:
+    sums = np.zeros(len(first_membership))
     for row, rows in chunks(first, ROWS):
         for column, columns in chunks(second, COLUMNS):
             block = torch.from_numpy(_kernel(rows, columns))
-            inside = (torch.from_numpy(ours[:, row : row + len(rows)]) @ block).numpy()
-            sums += (inside * theirs[:, column : column + len(columns)]).sum(axis=1)
+            inside = (torch.from_numpy(first_membership[:, row : row + len(rows)]) @ block).numpy()
+            sums += (inside * second_membership[:, column : column + len(columns)]).sum(axis=1)
     return sums
 
 
 def _membership(subsets: list[Indices], count: int) -> Array:
-    """Which images are in each subset, as zeros and ones ``(subsets, count)``."""
+    """Return an indicator matrix ``(subsets, count)``: 1 for the images in each subset, else 0."""
     membership = np.zeros((len(subsets), count))
     for row, subset in zip(membership, subsets, strict=True):
         row[subset] = 1
@@ -144,18 +145,19 @@ def _membership(subsets: list[Indices], count: int) -> Array:
 
 
 def _jackknife_error(samples: Tensor, reference: Tensor, seed: int) -> float:
-    """Standard error over the samples of the distance of all images, which leaving out each image in turn gives."""
-    some, others = _some(samples, seed, "samples"), _some(reference, seed, "reference")
-    own = np.concatenate([(np.square(rows).mean(axis=1) + 1) ** 3 for _, rows in chunks(some)])
-    within, across = _row_sums(some, some) - own, _row_sums(some, others)
-    count = len(some)
-    left = (within.sum() - 2 * within) / ((count - 1) * (count - 2))
-    left -= 2 * (across.sum() - across) / ((count - 1) * len(others))
-    variance = (count - 1) / count * float(np.square(left - left.mean()).sum())
+    """Return the jackknife standard error, over the samples, of the distance of all images."""
+    subset, others = _limited(samples, seed, "samples"), _limited(reference, seed, "reference")
+    diagonal = np.concatenate([(np.square(rows).mean(axis=1) + 1) ** 3 for _, rows in chunks(subset)])
+    within, across = _row_sums(subset, subset) - diagonal, _row_sums(subset, others)
+    count = len(subset)
+    leave_one_out = (within.sum() - 2 * within) / ((count - 1) * (count - 2))
+    leave_one_out -= 2 * (across.sum() - across) / ((count - 1) * len(others))
+    variance = (count - 1) / count * float(np.square(leave_one_out - leave_one_out.mean()).sum())
     return math.sqrt(variance * count / len(samples))
 
 
-def _some(features: Tensor, seed: int, role: str) -> Tensor:
+def _limited(features: Tensor, seed: int, role: str) -> Tensor:
+    """Return the features, or ``LIMIT`` random ones of them."""
     if len(features) <= LIMIT:
         return features
     generator = np.random.default_rng(derive_seed("error of the kernel distance", role, seed))

@@ -1,4 +1,4 @@
-"""Distances between many images without a matrix of all of them."""
+"""Distances and nearest neighbours of many images, in blocks instead of a matrix of all pairs."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from diffusion_lab.evaluation.metrics.arrays import Array, chunks, column_means,
 Indices = NDArray[np.int64]
 
 ROWS, COLUMNS = 256, 4096
-KEPT = 2**24
-"""Numbers up to which all features are converted to float64 once (128 MiB), rather than for each block of rows."""
+MAX_CACHED = 2**24
+"""Maximum number of values that are converted to float64 once (128 MiB), rather than again for each block of rows."""
 
 TIE = 1e-9
-"""Relative difference of squared distances below which they count as equal. Features are float32, which is coarser, and
-products of matrices round differently from machine to machine, which is finer."""
+"""Relative difference of squared distances below which they count as equal: finer than the precision of float32
+features, and coarser than the rounding of matrix products, which differs between machines."""
 
 SAME = 1e-12
-"""Squared distance, relative to the squared lengths, below which two images have the same features."""
+"""Squared distance, relative to the squared norms, below which two images have the same features."""
 
 
 def distance_blocks(first: Tensor, second: Tensor) -> Iterator[tuple[int, Array]]:
-    """Yield squared Euclidean distances ``(256, M)``, with the number of the first row of each block.
+    """Yield squared Euclidean distances ``(256, M)``, each block with the index of its first row.
 
-    They come from products of matrices, which is many times faster than differences. Features are centred first,
-    so that little is lost to rounding, and images with the same features are at exactly 0.
+    They are computed by matrix products, which is many times faster than by differences. Features are centred first,
+    so that little precision is lost, and the distance of images with the same features is exactly 0.
 
     Args:
         first: Features ``(N, D)``.
@@ -36,7 +36,7 @@ def distance_blocks(first: Tensor, second: Tensor) -> Iterator[tuple[int, Array]
     """
     centre = column_means(second)
     centred: Iterable[tuple[int, Array]] = _Centred(second, centre)
-    if second.numel() <= KEPT:
+    if second.numel() <= MAX_CACHED:
         centred = list(centred)
     lengths = np.concatenate([np.square(columns).sum(axis=1) for _, columns in centred])
     for start, rows in chunks(first, ROWS):
@@ -52,7 +52,7 @@ def distance_blocks(first: Tensor, second: Tensor) -> Iterator[tuple[int, Array]
 
 
 class _Centred:
-    """Centred features in float64, converted again each time they are iterated over."""
+    """Centred features in float64, converted again at each iteration."""
 
     def __init__(self, features: Tensor, centre: Array) -> None:
         self.features, self.centre = features, centre
@@ -67,11 +67,11 @@ def squared_radii(features: Tensor, k: int) -> Array:
 
 
 def neighbours(features: Tensor, count: int) -> tuple[Array, Indices]:
-    """Return squared distances ``(N, count)`` to the nearest other images, in ascending order, and which these are.
+    """Return squared distances ``(N, count)`` to the nearest other images, in ascending order, and their indices.
 
     Args:
         features: Features ``(N, D)``, N greater than ``count``.
-        count: How many neighbours of each image.
+        count: Number of neighbours of each image.
     """
     distances = np.empty((len(features), count))
     indices = np.empty((len(features), count), dtype=np.int64)
@@ -79,27 +79,27 @@ def neighbours(features: Tensor, count: int) -> tuple[Array, Indices]:
         rows = np.arange(len(block))
         block[rows, start + rows] = np.inf  # not itself
         near = np.argpartition(block, count - 1, axis=1)[:, :count]
-        found = np.take_along_axis(block, near, axis=1)
-        order = np.argsort(found, axis=1, kind="stable")
-        distances[start : start + len(block)] = np.take_along_axis(found, order, axis=1)
+        nearest_distances = np.take_along_axis(block, near, axis=1)
+        order = np.argsort(nearest_distances, axis=1, kind="stable")
+        distances[start : start + len(block)] = np.take_along_axis(nearest_distances, order, axis=1)
         indices[start : start + len(block)] = np.take_along_axis(near, order, axis=1)
     return distances, indices
 
 
-def nearest(first: Tensor, second: Tensor, *, itself: bool = True) -> tuple[Indices, Array]:
-    """Return which image of ``second`` is nearest to each of ``first`` ``(N,)``, and its distance ``(N,)``.
+def nearest(first: Tensor, second: Tensor, *, same_set: bool = False) -> tuple[Indices, Array]:
+    """Return the index of the image of ``second`` nearest to each of ``first`` ``(N,)``, and its distance ``(N,)``.
 
-    Of several that are equally near, the first. The distances are computed again from the differences.
+    Of several that are equally near, the first is taken. The distances are recomputed from the differences.
 
     Args:
         first: Features ``(N, D)``.
         second: Features ``(M, D)``.
-        itself: Whether the image of the same number counts; False where both are one set.
+        same_set: Whether both are the same set, so that an image is not compared with itself.
     """
     indices = np.empty(len(first), dtype=np.int64)
     for start, block in distance_blocks(first, second):
         rows = np.arange(len(block))
-        if not itself:
+        if same_set:
             block[rows, start + rows] = np.inf
         near = block <= block.min(axis=1, keepdims=True) * (1 + TIE)
         indices[start : start + len(block)] = near.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Measures how good the samples are every so many epochs, and logs it beside the losses."""
+"""Callback that evaluates samples at intervals, and logs their metrics along with the losses."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ FAILURES = (ValueError, RuntimeError, OSError, MemoryError)
 
 @dataclass
 class Cost:
-    """Time that evaluations took of a run, in seconds.
+    """Time that the evaluations of a run take, in seconds.
 
     Args:
-        began: When the run began, on the clock ``time.monotonic``.
-        total: Time taken so far, that of preparing the evaluations included.
+        began: Start of the run, on the clock ``time.monotonic``.
+        total: Time taken so far, including the preparation of the evaluations.
     """
 
     began: float
     total: float = 0.0
 
     @contextlib.contextmanager
-    def counted(self) -> Iterator[None]:
-        """Add the time that the block takes."""
+    def measure(self) -> Iterator[None]:
+        """Add the time of the block to the total."""
         started = time.monotonic()
         try:
             yield
@@ -51,35 +51,35 @@ class Cost:
 
     @property
     def share(self) -> float:
-        """Share of all time since the run began, in [0, 1]."""
+        """Fraction of the time since the start of the run, in [0, 1]."""
         return self.total / max(time.monotonic() - self.began, self.total, 1e-9)
 
 
 class Evaluation(Callback):
-    """Evaluates after every so many epochs and after the last one; training goes on bit by bit as without it.
+    """Evaluates every ``every_epochs`` epochs and after the last one; training is bitwise the same as without it.
 
-    Values are in ``trainer.callback_metrics`` from the end of their epoch until the next epoch begins. An evaluation
-    that fails gives a warning. One that a signal interrupts is made when the run is resumed.
+    Values are in ``trainer.callback_metrics`` from the end of their epoch until the next epoch starts. An evaluation
+    that fails gives a warning. One that is interrupted by a signal is repeated when the run is resumed.
 
     Args:
-        evaluation: What to measure, prepared.
-        every_epochs: Epochs from one evaluation to the next.
-        say: Shows a line to the user and writes it to the run's log.
-        stop: Whether the run is to stop.
-        cost: What evaluations take of the run.
+        evaluation: Prepared evaluation.
+        every_epochs: Number of epochs between evaluations.
+        report: Prints a line and writes it to the run's log.
+        stop: Request to stop the run.
+        cost: Time of the evaluations.
     """
 
     def __init__(
         self,
         evaluation: SampleEvaluation,
         every_epochs: int,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         stop: StopRequest,
         cost: Cost,
     ) -> None:
         self.evaluation = evaluation
         self.every_epochs = every_epochs
-        self.say = say
+        self.report = report
         self.stop = stop
         self.cost = cost
         self._epoch_began = time.monotonic()
@@ -91,13 +91,13 @@ class Evaluation(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for note in self.evaluation.extractor.notes:
-            self.say(note)
+            self.report(note)
         if self.evaluation.null:
-            self.say(f"real images in place of samples have {self._null_in_words()}")
-        if self._interrupted is not None:  # here a signal ends the run at once, and the checkpoint still says so
+            self.report(f"real images in place of samples have {self._describe_null_values()}")
+        if self._interrupted is not None:  # a signal now ends the run at once, and the checkpoint keeps this state
             epoch, self._interrupted = self._interrupted, None
             self._evaluate(trainer, pl_module, epoch, is_late=True)
-        self._epoch_began = time.monotonic()  # also of one that is resumed in its middle
+        self._epoch_began = time.monotonic()  # also if it is resumed in the middle
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch_began = time.monotonic()
@@ -117,7 +117,7 @@ class Evaluation(Callback):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What was measured, and what it cost, for ``summary.json``."""
+        """Settings, null values and cost of the evaluations, for ``summary.json``."""
         settings = self.evaluation.settings
         return {
             "features": self.evaluation.extractor.label,
@@ -128,16 +128,16 @@ class Evaluation(Callback):
             "sampler_steps": settings.sampler_steps,
             "guidance_scale": settings.guidance_scale,
             "every": self.every_epochs,
-            "null": {name: found._asdict() for name, found in self.evaluation.null.items()},
+            "null": {name: null._asdict() for name, null in self.evaluation.null.items()},
             "seconds": round(self.cost.total, 2),
             "share_of_time": round(self.cost.share, 4),
         }
 
-    def _null_in_words(self) -> str:
+    def _describe_null_values(self) -> str:
         count = self.evaluation.settings.num_samples
         return ", ".join(
-            f"{name} {format_metric(found.value)}" + (f" ({found.numbers})" if found.differs(count) else "")
-            for name, found in self.evaluation.null.items()
+            f"{name} {format_metric(null.value)}" + (f" ({null.counts})" if null.has_other_counts(count) else "")
+            for name, null in self.evaluation.null.items()
         )
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, epoch: int, is_late: bool = False) -> None:
@@ -145,43 +145,43 @@ class Evaluation(Callback):
             return
         began = time.monotonic()
         try:
-            with self.cost.counted(), preserve_rng_state():
+            with self.cost.measure(), preserve_rng_state():
                 values = self.evaluation.values(pl_module.sampler, lambda: self.stop.received is not None)
         except EvaluationStopped:
             self._interrupted = epoch
-            later = "" if epoch == trainer.max_epochs else ": it is made when the run is resumed"
-            self.say(f"evaluation after epoch {epoch} interrupted{later}")
+            later = "" if epoch == trainer.max_epochs else ": it is repeated when the run is resumed"
+            self.report(f"evaluation after epoch {epoch} interrupted{later}")
             return
-        except FAILURES as error:  # training itself watches its loss; an evaluation must not end it
-            why = error.finding if isinstance(error, NonFiniteSamplesError) else explain(error)
-            warnings.warn(f"epoch {epoch} has no evaluation: {why}", ConfigWarning, stacklevel=2)
+        except FAILURES as error:  # a failed evaluation must not end training, which checks its own loss
+            reason = error.finding if isinstance(error, NonFiniteSamplesError) else explain(error)
+            warnings.warn(f"epoch {epoch} has no evaluation: {reason}", ConfigWarning, stacklevel=2)
             return
         now = time.monotonic()
         seconds = now - began
         share = "" if is_late else f", {seconds / (now - self._epoch_began):.0%} of the time of this epoch"
-        self.say(
-            f"evaluation after epoch {epoch}: {_in_words(values)} ({self.evaluation.settings.num_samples:,} samples in "
-            f"{seconds:.1f} s{share})"
+        self.report(
+            f"evaluation after epoch {epoch}: {_format_values(values)} ({self.evaluation.settings.num_samples:,} "
+            f"samples in {seconds:.1f} s{share})"
         )
-        told = {**values, SECONDS: round(seconds, 3), "epoch": epoch - 1}
-        for logger in trainer.loggers:  # under the step of the validation of this epoch, its last one
-            logger.log_metrics(told, trainer.global_step - (0 if is_late else 1))
+        metrics = {**values, SECONDS: round(seconds, 3), "epoch": epoch - 1}
+        for logger in trainer.loggers:  # under the last step of this epoch, as its validation
+            logger.log_metrics(metrics, trainer.global_step - (0 if is_late else 1))
             logger.save()
-        self._use(trainer, pl_module, values, epoch, is_late)
+        self._apply(trainer, pl_module, values, epoch, is_late)
 
-    def _use(
+    def _apply(
         self, trainer: Trainer, pl_module: DiffusionModule, values: dict[str, float], epoch: int, is_late: bool
     ) -> None:
-        """Let schedules and checkpoints see the values."""
+        """Pass the values to schedules and checkpoint callbacks."""
         trainer.callback_metrics.update(
             {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
         )
         pl_module.step_plateau(pl_module.evaluated)
-        if is_late:  # the checkpoint of that epoch has been written already
+        if is_late:  # the checkpoint of that epoch has already been written
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, Checkpoints) and callback.metric.name in values:
                     callback.judge_saved(values[callback.metric.name], epoch, trainer.global_step)
 
 
-def _in_words(values: Mapping[str, float]) -> str:
+def _format_values(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {format_metric(value)}" for name, value in values.items())

@@ -1,4 +1,4 @@
-"""The same features give the numbers of torchmetrics, torch-fidelity and prdc."""
+"""Metrics equal those of torchmetrics, torch-fidelity and prdc on the same features."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZE = 48
 
 
 def features(count, seed, stretch=1.0, shift=0.0):
-    """Correlated features, as networks give them: positive for the most part, some small."""
+    """Return correlated, nonnegative features, similar to those of networks."""
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) / SIZE**0.5
     return (torch.randn(count, SIZE, generator=generator) * stretch @ mixing + shift).relu()
@@ -38,19 +38,19 @@ def sets():
     return features(300, 1, 0.85, 0.05), features(400, 2)
 
 
-class Given(torch.nn.Module):
-    """Hands features through, where torchmetrics expects a network."""
+class Identity(torch.nn.Module):
+    """Network for torchmetrics that returns its input, which are features."""
 
     num_features = SIZE
 
-    def forward(self, given):
-        return given
+    def forward(self, features):
+        return features
 
 
 def test_frechet_distance(sets):
     samples, reference = sets
     ours = frechet_distance(samples, reference)
-    theirs = FrechetInceptionDistance(Given()).set_dtype(torch.float64)
+    theirs = FrechetInceptionDistance(Identity()).set_dtype(torch.float64)
     theirs.update(samples.double(), real=False)
     theirs.update(reference.double(), real=True)
     assert ours == pytest.approx(theirs.compute().item(), rel=1e-6)
@@ -60,10 +60,10 @@ def test_frechet_distance(sets):
 
 
 def test_kernel_distance(sets):
-    """Of one subset that is all there is: which images a subset holds is left to chance by each."""
+    """On a single subset with all images, because each library draws its own random subsets."""
     samples, reference = sets[0], sets[1][:300]
     ours = kernel_distance(samples, reference, subset_size=300)
-    theirs = KernelInceptionDistance(Given(), subsets=1, subset_size=300)
+    theirs = KernelInceptionDistance(Identity(), subsets=1, subset_size=300)
     theirs.update(samples.double(), real=False)
     theirs.update(reference.double(), real=True)
     assert ours.value == pytest.approx(theirs.compute()[0].item(), rel=1e-6)
@@ -74,7 +74,7 @@ def test_kernel_distance(sets):
 
 
 def test_kernel_distance_of_many_subsets(sets):
-    """Other subsets, the same expectation: within five standard errors of the mean of subsets."""
+    """Random subsets differ, but the means agree within five standard errors."""
     ours = kernel_distance(*sets, subsets=200, subset_size=100)
     fidelity = kid_features_to_metric(
         *(found.double() for found in sets), kid_subsets=200, kid_subset_size=100, verbose=False
@@ -82,7 +82,7 @@ def test_kernel_distance_of_many_subsets(sets):
     assert abs(ours.value - fidelity[KEY_METRIC_KID_MEAN]) < 5 * ours.subset_deviation * (2 / 200) ** 0.5
 
 
-def test_inception_score_of_the_same_parts(monkeypatch):
+def test_inception_score_on_equal_parts(monkeypatch):
     logits = 3 * torch.randn(203, 10, generator=torch.Generator().manual_seed(5))
     monkeypatch.setattr(np.random, "default_rng", lambda seed: type("", (), {"permutation": staticmethod(np.arange)}))
     ours = inception_score(logits, splits=4)
@@ -92,9 +92,9 @@ def test_inception_score_of_the_same_parts(monkeypatch):
 
 
 def test_inception_score_of_torchmetrics():
-    """It shuffles by the global generator, so the parts are others: equal logits in each part are compared."""
+    """Parts differ because torchmetrics shuffles with the global generator, so all parts have equal logits."""
     logits = torch.eye(4).repeat(25, 1)[torch.arange(100) % 4 == 0]
-    theirs = InceptionScore(Given(), splits=5)
+    theirs = InceptionScore(Identity(), splits=5)
     theirs.update(logits)
     assert inception_score(logits, splits=5).value == pytest.approx(theirs.compute()[0].item(), rel=1e-6)
 

@@ -1,4 +1,4 @@
-"""Metrics whose value is known: closed forms, exact counts, and sets with nothing in them to measure."""
+"""Metrics with known values: closed forms, exact counts, degenerate sets and invalid input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from diffusion_lab.evaluation.metrics import (
     memorization,
     precision_recall,
 )
-from diffusion_lab.evaluation.metrics.estimate import mean_estimate, normal_estimate, share_estimate
+from diffusion_lab.evaluation.metrics.estimate import mean_estimate, normal_estimate, proportion_estimate
 
 
 def normal(count, size, seed=0):
@@ -29,7 +29,7 @@ def normal(count, size, seed=0):
 
 
 def points_of(mean, covariance, count):
-    """Points whose sample mean and sample covariance are exactly these: whitened, then coloured."""
+    """Return points with exactly this sample mean and sample covariance, by whitening and colouring."""
     points = normal(count, len(mean))
     points = points - points.mean(0)
     white = torch.linalg.qr(points).Q * math.sqrt(count - 1)
@@ -42,8 +42,8 @@ def random_covariance(size, seed):
     return root @ root.T / size + 0.1 * torch.eye(size, dtype=torch.float64)
 
 
-def test_frechet_distance_of_gaussians_is_the_closed_form():
-    """tr(A + B − 2 (A B)^½) by the symmetric root √A B √A, from covariances that the points have exactly."""
+def test_frechet_distance_of_gaussians_equals_the_closed_form():
+    """tr(A + B − 2 (A B)^½) by the symmetric root √A B √A, on points with exactly these covariances."""
     size = 24
     first, second = random_covariance(size, 1), random_covariance(size, 2)
     shift = torch.linspace(-1, 1, size, dtype=torch.float64)
@@ -56,7 +56,7 @@ def test_frechet_distance_of_gaussians_is_the_closed_form():
 
 
 def test_frechet_distance_of_diagonal_covariances():
-    """The sum of (σ₁ − σ₂)² over the axes, and the squared shift."""
+    """The distance is the sum of (σ₁ − σ₂)² over the axes, plus the squared shift."""
     one, other = torch.tensor([1.0, 4.0, 9.0]).double(), torch.tensor([4.0, 1.0, 0.0]).double()
     zero = torch.zeros(3, dtype=torch.float64)
     got = frechet_distance(points_of(zero + 2, one.diag(), 50), points_of(zero, other.diag(), 70))
@@ -65,7 +65,7 @@ def test_frechet_distance_of_diagonal_covariances():
 
 @pytest.mark.parametrize("count", [40, 64, 65, 300])
 def test_frechet_distance_of_fewer_images_than_features_is_exact(count):
-    """Stretched and shifted: (k − 1)² tr Σ + ‖shift‖², whatever the rank of Σ."""
+    """The distance to scaled and shifted points is (k − 1)² tr Σ + ‖shift‖², for any rank of Σ."""
     points = normal(count, 64)
     stretched = points.mean(0) + 3 * (points - points.mean(0)) + 0.5
     expected = 4 * float(points.var(0).sum()) + 64 * 0.25
@@ -73,15 +73,15 @@ def test_frechet_distance_of_fewer_images_than_features_is_exact(count):
     assert frechet_distance(points, points) == pytest.approx(0, abs=1e-8)
 
 
-def test_frechet_distance_of_subspaces_at_right_angles_has_no_product():
-    """No feature varies in both sets: the root of the product is 0. The eigenvalues of the product would be noise."""
+def test_frechet_distance_of_orthogonal_subspaces():
+    """No feature varies in both sets, so the root of the product is 0, whose eigenvalues would be rounding errors."""
     first, second = torch.zeros(200, 40).double(), torch.zeros(300, 40).double()
     first[:, :20], second[:, 20:] = normal(200, 20, 1), 1000 * normal(300, 20, 2)
     expected = float((first.mean(0) - second.mean(0)).square().sum() + first.var(0).sum() + second.var(0).sum())
     assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-12)
 
 
-def test_frechet_distance_is_kept_by_rotation_and_a_large_offset():
+def test_frechet_distance_is_invariant_to_rotation_and_translation():
     first, second = normal(150, 12, 1), 1.3 * normal(130, 12, 2) + 0.2
     turn = torch.linalg.qr(normal(12, 12, 3)).Q
     plain = frechet_distance(first, second)
@@ -89,8 +89,8 @@ def test_frechet_distance_is_kept_by_rotation_and_a_large_offset():
     assert frechet_distance(first + 1e4, second + 1e4) == pytest.approx(plain, rel=1e-7)
 
 
-def test_the_limit_for_many_images_is_nearer_to_the_truth_than_the_plain_distance():
-    """Two sets from one distribution: the distance of 1,000 images is all bias from their number."""
+def test_the_extrapolated_distance_has_less_bias():
+    """For two sets from one distribution, the distance is only bias from the number of images."""
     reference = normal(20_000, 32, 1).float()
     gained = []
     for seed in range(4):
@@ -106,20 +106,20 @@ def test_the_limit_for_many_images_is_nearer_to_the_truth_than_the_plain_distanc
     assert np.mean(gained) < 0.5
 
 
-def test_the_limit_is_marked_where_there_are_fewer_images_than_features():
+def test_the_extrapolation_from_fewer_images_than_features_is_unreliable():
     assert not frechet_distance_infinity(normal(40, 64), normal(200, 64, 1)).reliable
 
 
-def test_the_standard_error_of_the_frechet_distance_is_that_of_many_draws():
-    """Of 100 sets of samples; the bound is six standard errors of such a standard deviation."""
+def test_the_standard_error_of_the_frechet_distance_equals_the_spread_over_draws():
+    """On 100 sets of samples; the tolerance is six standard errors of the standard deviation."""
     reference = normal(500, 8, 1)
     estimates = [frechet_estimate(1.2 * normal(300, 8, 100 + seed) + 0.3, reference) for seed in range(100)]
     spread = np.std([estimate.value for estimate in estimates], ddof=1)
     assert np.mean([estimate.standard_error for estimate in estimates]) == pytest.approx(spread, rel=6 / math.sqrt(200))
 
 
-def test_kernel_distance_of_points_that_are_counted_by_hand():
-    """Features of ±1 on one axis: the kernel is 8 for equal signs and 0 for others."""
+def test_kernel_distance_computed_by_hand():
+    """Features are ±1 on one axis: the kernel is 8 for equal signs and 0 for different ones."""
     plus, minus = torch.ones(4, 1), -torch.ones(4, 1)
     apart = kernel_distance(plus, minus)
     assert apart.value == 16  # 8 within each, 0 across
@@ -130,8 +130,8 @@ def test_kernel_distance_of_points_that_are_counted_by_hand():
     assert kernel_distance(mixed, plus).value == pytest.approx(8 / 3 + 8 - 8, rel=1e-12)
 
 
-def test_kernel_distance_has_no_bias():
-    """Of two sets from one distribution it is 0 on average, and its standard error is that of many draws."""
+def test_kernel_distance_is_unbiased():
+    """For two sets from one distribution, the mean is 0, and the standard error equals the spread over draws."""
     reference = normal(1500, 6, 1)
     estimates = [kernel_distance(normal(120, 6, 50 + seed), reference, subsets=20) for seed in range(80)]
     values = np.array([estimate.value for estimate in estimates])
@@ -141,13 +141,13 @@ def test_kernel_distance_has_no_bias():
     assert 0.6 < np.mean([estimate.standard_error for estimate in estimates]) / values.std(ddof=1) < 1.8
 
 
-def test_kernel_sums_of_whole_kernels_and_of_subsets_are_the_same():
-    """Few, small subsets go another way than many large ones: each has kernel values of its own."""
+def test_kernel_sums_by_blocks_and_by_subsets_are_equal():
+    """Sums of few, small subsets are computed by subset, those of many, large ones by blocks of the whole kernel."""
     samples, reference = normal(90, 5), normal(80, 5, 1) + 0.5
     chosen = [np.arange(20), np.arange(40, 60), np.arange(60, 80)]
     apart = kernel._sums(samples, reference, chosen, chosen)  # 1,200 values of subsets, 7,200 of all
     memberships = [kernel._membership(chosen, len(features)) for features in (samples, reference)]
-    np.testing.assert_allclose(apart, kernel._sums_of_blocks(samples, reference, *memberships), rtol=1e-12)
+    np.testing.assert_allclose(apart, kernel._blockwise_sums(samples, reference, *memberships), rtol=1e-12)
     within = kernel._sums(samples, samples, chosen, chosen)
     expected = [
         float(((one @ one.T / 5 + 1) ** 3).sum() - ((one.square().sum(1) / 5 + 1) ** 3).sum())
@@ -156,7 +156,7 @@ def test_kernel_sums_of_whole_kernels_and_of_subsets_are_the_same():
     np.testing.assert_allclose(within, expected, rtol=1e-12)
 
 
-def test_inception_score_of_sure_and_of_unsure_answers():
+def test_inception_score_of_confident_and_uniform_predictions():
     classes = 5
     sure = 1000 * torch.eye(classes).repeat(400, 1)
     assert inception_score(torch.zeros(200, classes)).value == pytest.approx(1, abs=1e-12)
@@ -164,8 +164,8 @@ def test_inception_score_of_sure_and_of_unsure_answers():
     assert inception_score(torch.tensor([[1000.0, -1000.0]]).repeat(20, 1)).value == 1  # a class without any share
 
 
-def test_precision_and_recall_of_sets_inside_one_another():
-    """Points 0 to 99 on a line, and the middle of them: all of the few lie within the many, half of the many do not."""
+def test_precision_and_recall_of_nested_sets():
+    """Points 0 to 99 on a line, and the middle half of them, which lies entirely within the line."""
     line = torch.arange(100.0)[:, None]
     middle = line[25:75]
     found = precision_recall(middle, line)
@@ -204,7 +204,7 @@ def test_memorization_of_copies_and_of_unseen_points():
     assert divmod(int(distances.argmin()), 300) == (nearest.sample, nearest.train)
 
 
-def test_memorization_without_held_out_images_compares_with_the_training_images_themselves():
+def test_memorization_without_held_out_images_compares_with_the_training_images():
     train = torch.arange(0.0, 100, 2)[:, None]
     found = memorization(torch.tensor([[0.5], [3.0], [10.0]]), train)
     assert found.compared_with == "each training image against the others"
@@ -213,8 +213,8 @@ def test_memorization_without_held_out_images_compares_with_the_training_images_
     assert found.nearer.value == 1
 
 
-def test_memorization_leaves_out_held_out_copies():
-    """A held-out image that is in the training set as well would put the threshold at 0, where nothing is nearer."""
+def test_memorization_excludes_held_out_copies():
+    """A held-out image that is also in the training set would set the threshold to 0, and no sample is nearer."""
     train = normal(100, 4, 1).float()
     held_out = torch.cat([train[:3], normal(40, 4, 2).float() * 2])
     found = memorization(train[:20] + 1e-6, train, held_out)
@@ -225,16 +225,16 @@ def test_memorization_leaves_out_held_out_copies():
     assert (nothing.threshold, nothing.share.value, nothing.nearer.value) == (0, 0, 0.5)
 
 
-def test_label_agreement_is_a_share_of_each_class():
+def test_label_agreement_by_class():
     centres = 8 * torch.eye(3, 10)
     labels = torch.arange(3).repeat(60)
     features = centres[labels] + normal(180, 10).float()
-    judge = LabelClassifier.fit(features, labels)
-    assert judge.held_out_accuracy.value == 1
-    assert judge.trained_on == 144
+    classifier = LabelClassifier.fit(features, labels)
+    assert classifier.held_out_accuracy.value == 1
+    assert classifier.trained_on == 144
     wrong = labels.clone()
     wrong[labels == 2] = 1
-    agreement = judge.agreement(features, wrong)
+    agreement = classifier.agreement(features, wrong)
     assert agreement.overall.value == pytest.approx(2 / 3)
     assert {number: estimate.value for number, estimate in agreement.classes.items()} == {0: 1.0, 1: 0.5}
     given = LabelClassifier.fit(features, labels, held_out=(features[:30], wrong[:30]))
@@ -242,12 +242,12 @@ def test_label_agreement_is_a_share_of_each_class():
     assert given.held_out_accuracy.value == pytest.approx(2 / 3)
 
 
-def test_a_rare_class_is_learnt_from_where_only_some_images_are(monkeypatch):
-    monkeypatch.setattr(label_agreement, "MOST_TRAINING_IMAGES", 10)
+def test_a_subset_of_the_training_images_contains_rare_classes(monkeypatch):
+    monkeypatch.setattr(label_agreement, "MAX_TRAINING_IMAGES", 10)
     labels = torch.tensor([0] * 200 + [1])
     for seed in range(3):
-        judge = LabelClassifier.fit(normal(201, 4).float(), labels, seed=seed)
-        assert (judge.known, judge.trained_on) == ({0, 1}, 10)
+        classifier = LabelClassifier.fit(normal(201, 4).float(), labels, seed=seed)
+        assert (classifier.known, classifier.trained_on) == ({0, 1}, 10)
 
 
 EQUAL = torch.full((40, 7), 3.25)
@@ -284,7 +284,10 @@ def test_images_that_are_all_equal_give_finite_numbers():
         (lambda: kernel_distance(normal(9, 3), normal(9, 3), subset_size=1), "subset_size must be at least 2, got 1"),
         (
             lambda: kernel_distance(
-                normal(9, 3), normal(8, 3), subsets=4, reference_sums=kernel.KernelSums.of(normal(8, 3), 4, 7, 0)
+                normal(9, 3),
+                normal(8, 3),
+                subsets=4,
+                reference_sums=kernel.KernelSums.from_features(normal(8, 3), 4, 7, 0),
             ),
             "reference_sums must be of 4 subsets of 8 images, got 4 of 7",
         ),
@@ -301,16 +304,16 @@ def test_images_that_are_all_equal_give_finite_numbers():
         (lambda: memorization(normal(9, 3), normal(1, 3)), "train must be features of at least 2 images"),
         (lambda: LabelClassifier.fit(normal(9, 3), torch.zeros(9, dtype=torch.long)), "at least two classes, got 1"),
         (lambda: LabelClassifier.fit(normal(9, 3), torch.arange(9)), "a class of at least 5 images"),
-        (lambda: LabelClassifier.fit(normal(9, 3), torch.arange(8)), r"labels must be whole numbers \(9,\)"),
-        (lambda: frechet_distance(normal(9, 3) * float("nan"), normal(9, 3)), "samples must be finite, but those of"),
+        (lambda: LabelClassifier.fit(normal(9, 3), torch.arange(8)), r"labels must be integers \(9,\)"),
+        (lambda: frechet_distance(normal(9, 3) * float("nan"), normal(9, 3)), "samples must be finite, but the"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_with_the_number_needed(call, message):
+def test_invalid_features_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_integers_are_no_features():
+def test_integer_features_are_refused():
     with pytest.raises(TypeError, match=r"samples must be a floating-point tensor \(N, D\), got torch.int64"):
         frechet_distance(torch.arange(6).reshape(3, 2), normal(3, 2))
 
@@ -318,7 +321,7 @@ def test_integers_are_no_features():
 def test_intervals():
     estimate = normal_estimate(1.0, 0.5, "m", low=0.5)
     assert (estimate.low, estimate.high) == (0.5, pytest.approx(1.97998, abs=1e-4))
-    share = share_estimate(0, 20, "samples")
+    share = proportion_estimate(0, 20, "samples")
     assert (share.value, share.low) == (0, 0)
     assert share.high == pytest.approx(0.1611, abs=1e-4)  # 1.96² / (20 + 1.96²)
     few = mean_estimate([1.0, 2.0, 3.0], "m")
@@ -326,4 +329,4 @@ def test_intervals():
     with pytest.raises(ValueError, match="at least 2 numbers"):
         mean_estimate([1.0], "m")
     with pytest.raises(ValueError, match="got 3 of 2"):
-        share_estimate(3, 2, "samples")
+        proportion_estimate(3, 2, "samples")

@@ -1,4 +1,4 @@
-"""Of a generated folder only those images are measured that are the ones of its manifest, all of one model."""
+"""Generated folders are evaluated only if their images match the manifest, and are all of one model."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ COUNT = 40
 
 
 @pytest.fixture
-def made(tmp_path):
-    """A folder as ``sample.py`` leaves it, with real digits in the place of generated ones."""
+def write_folder(tmp_path):
+    """Function that writes an output folder of ``sample.py``, with real digits instead of generated ones."""
 
     def make(name, first=0, files=True, labels=True, **identity):
         folder = tmp_path / name
@@ -50,21 +50,21 @@ def made(tmp_path):
 
 
 def read(folder):
-    """All images of a folder, uint8 (N, C, H, W), with their labels."""
+    """Return all images of a folder, uint8 (N, C, H, W), with their labels."""
     source = GeneratedSource(folder)
     return np.stack([source.load(index, None) for index in range(len(source))]), source.labels
 
 
-def test_png_and_arrays_hold_the_same(made):
-    (pixels, labels), (others, other_labels) = read(made("a")), read(made("b", files=False))
+def test_png_and_arrays_hold_the_same(write_folder):
+    (pixels, labels), (others, other_labels) = read(write_folder("a")), read(write_folder("b", files=False))
     np.testing.assert_array_equal(pixels, others)
     np.testing.assert_array_equal(labels, other_labels)
     np.testing.assert_array_equal(pixels, REAL.images[:COUNT])
 
 
 @pytest.mark.parametrize("name", IDENTITY)
-def test_a_line_of_another_identity_is_not_mixed(made, name):
-    folder = made("a")
+def test_a_line_of_another_model_is_refused(write_folder, name):
+    folder = write_folder("a")
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     lines[7][name] = "other"
     (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -72,39 +72,39 @@ def test_a_line_of_another_identity_is_not_mixed(made, name):
         read(folder)
 
 
-def test_a_picture_from_elsewhere_is_not_measured(made):
-    folder, other = made("a"), made("b", config_hash="other")
+def test_an_image_of_another_model_is_refused(write_folder):
+    folder, other = write_folder("a"), write_folder("b", config_hash="other")
     shutil.copy(other / "sample_0003.png", folder / "sample_0003.png")
     with pytest.raises(ValueError, match=r"different config_hash must not be mixed.*sample_0003\.png"):
         read(folder)
 
 
-def test_identities_that_are_not_known_are_alike(made):
-    assert len(read(made("a", **dict.fromkeys(("config_hash", "data_fingerprint"))))[0]) == COUNT
+def test_unknown_identities_are_accepted(write_folder):
+    assert len(read(write_folder("a", **dict.fromkeys(("config_hash", "data_fingerprint"))))[0]) == COUNT
 
 
-def test_what_cannot_be_measured_is_told(made, tmp_path):
-    def said(folder):
+def test_incomplete_or_damaged_folders_are_refused(write_folder, tmp_path):
+    def message(folder):
         with pytest.raises((ValueError, FileNotFoundError)) as refused:
             read(folder)
         return str(refused.value)
 
     (tmp_path / "empty").mkdir()
-    assert "holds no generated images" in said(tmp_path / "empty")
-    lacking = made("lacking")
+    assert "holds no generated images" in message(tmp_path / "empty")
+    lacking = write_folder("lacking")
     (lacking / "sample_0001.png").unlink()
-    assert "sample_0001.png is missing" in said(lacking)
-    cut = made("cut")
+    assert "sample_0001.png is missing" in message(lacking)
+    cut = write_folder("cut")
     (cut / "sample_0001.png").write_bytes((cut / "sample_0001.png").read_bytes()[:-60])
-    assert "sample_0001.png is damaged" in said(cut)
+    assert "sample_0001.png is damaged" in message(cut)
     (cut / UNFINISHED).write_text("{}")
-    assert "is an unfinished generation" in said(cut)
-    half = made("half")
+    assert "is an unfinished generation" in message(cut)
+    half = write_folder("half")
     (half / "manifest.jsonl").write_bytes((half / "manifest.jsonl").read_bytes()[:-5])
-    assert f"is damaged in line {COUNT}" in said(half)
-    gone = made("gone", files=False)
+    assert f"is damaged in line {COUNT}" in message(half)
+    gone = write_folder("gone", files=False)
     (gone / ARRAYS).unlink()
-    assert f"does not hold its {COUNT} images" in said(gone)
+    assert f"does not hold its {COUNT} images" in message(gone)
 
 
 def edit(folder, change):
@@ -135,22 +135,22 @@ def swap_labels(lines):
         (lambda lines: [json.loads("[" * 900 + "]" * 900), *lines[1:]], "damaged in line 1"),
     ],
 )
-def test_an_edited_manifest_is_refused(made, files, change, message):
-    folder = made("a", files=files)
+def test_an_edited_manifest_is_refused(write_folder, files, change, message):
+    folder = write_folder("a", files=files)
     edit(folder, change)
     with pytest.raises(ValueError, match=message):
         read(folder)
 
 
-def test_a_manifest_that_is_no_text_is_refused(made):
-    folder = made("a")
+def test_a_manifest_that_is_not_text_is_refused(write_folder):
+    folder = write_folder("a")
     (folder / "manifest.jsonl").write_bytes(b"\xff\xfe" + (folder / "manifest.jsonl").read_bytes())
     with pytest.raises(ValueError, match="damaged in line 1"):
         read(folder)
 
 
-def test_one_picture_in_the_place_of_all_is_refused(made):
-    folder = made("a")
+def test_copies_of_one_image_are_refused(write_folder):
+    folder = write_folder("a")
     for file in folder.glob("sample_*.png"):
         if file.name != "sample_0000.png":
             shutil.copy(folder / "sample_0000.png", file)
@@ -158,8 +158,8 @@ def test_one_picture_in_the_place_of_all_is_refused(made):
         read(folder)
 
 
-def test_a_picture_with_other_pixels_and_the_right_line_is_refused(made):
-    folder = made("a")
+def test_an_image_with_changed_pixels_and_a_valid_line_is_refused(write_folder):
+    folder = write_folder("a")
     text = PngInfo()
     with Image.open(folder / "sample_0001.png") as picture:
         text.add_text(PNG_KEY, picture.info[PNG_KEY])
@@ -169,9 +169,9 @@ def test_a_picture_with_other_pixels_and_the_right_line_is_refused(made):
         read(folder)
 
 
-def test_arrays_with_other_pixels_are_refused(made):
-    """Written again by NumPy, so that the archive's own checksums hold."""
-    folder = made("a", files=False)
+def test_arrays_with_changed_pixels_are_refused(write_folder):
+    """The arrays are written by NumPy, so that the checksums of the archive are valid."""
+    folder = write_folder("a", files=False)
     arrays = dict(np.load(folder / ARRAYS))
     arrays["arr_0"][5, 0, 0, 0] ^= 1
     np.savez(folder / ARRAYS, **arrays)
@@ -179,14 +179,14 @@ def test_arrays_with_other_pixels_are_refused(made):
         read(folder)
     arrays["arr_0"][5, 0, 0, 0] ^= 1
     np.savez(folder / ARRAYS, arr_0=np.concatenate([arrays["arr_0"]] * 2))
-    with pytest.raises(ValueError, match="must hold the 40 images of the manifest beside it, got 80"):
+    with pytest.raises(ValueError, match="must hold the 40 images of its manifest, got 80"):
         read(folder)
 
 
 @pytest.mark.parametrize("change", [lambda labels: labels[::-1], lambda labels: labels[1:], None])
-def test_arrays_with_other_labels_are_refused(made, change):
-    """Other programs read the labels from there."""
-    folder = made("a", files=False)
+def test_arrays_with_changed_labels_are_refused(write_folder, change):
+    """Other programs read these labels."""
+    folder = write_folder("a", files=False)
     arrays = dict(np.load(folder / ARRAYS))
     labels = arrays.pop("arr_1")
     np.savez(folder / ARRAYS, **arrays, **({"arr_1": change(labels)} if change else {}))

@@ -1,4 +1,4 @@
-"""The evaluator of all programs: kernel distance and Fréchet distance to the images that they were trained on."""
+"""Evaluator of all programs: kernel distance and Fréchet distance to the training images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from diffusion_lab.features import cached_features, create_extractor, extract, o
 
 @dataclass(frozen=True)
 class Point:
-    """Quality of a snapshot."""
+    """Quality of one snapshot: a point on the curve of a program."""
 
     program: str
     parameters: int
@@ -28,8 +28,8 @@ class Point:
     pixels: PixelArray
 
 
-class Judge:
-    """Knows the real images of a set."""
+class SnapshotEvaluator:
+    """Compares the samples of each snapshot with the real images of a dataset."""
 
     def __init__(self, train: Path, held_out: Path, seed: int = 0) -> None:
         real = open_image_set(train)
@@ -38,11 +38,11 @@ class Judge:
         self.real = RealImages(features[0], features[1], None, seed)
         self.shape = (real.channels, real.image_size)
 
-    def points(self, out: Path) -> Iterator[Point]:
-        """Measure each snapshot of a program's result."""
-        told = json.loads((out / RESULT).read_text())
-        for snapshot in told["snapshots"]:
+    def evaluate(self, out: Path) -> Iterator[Point]:
+        """Evaluate each snapshot in the result folder of a program."""
+        result = json.loads((out / RESULT).read_text())
+        for snapshot in result["snapshots"]:
             pixels = np.load(out / snapshot["images"])
             samples = ArraySource(pixels, np.zeros(len(pixels), np.int64), ())
-            measured = measure(extract(self.extractor, samples), self.real, metrics=("kid", "fd"))
-            yield Point(told["program"], told["parameters"], snapshot["seconds"], measured, pixels)
+            measurement = measure(extract(self.extractor, samples), self.real, metrics=("kid", "fd"))
+            yield Point(result["program"], result["parameters"], snapshot["seconds"], measurement, pixels)

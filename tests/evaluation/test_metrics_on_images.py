@@ -1,4 +1,4 @@
-"""Metrics of real images, through real extractors: what must rise rises."""
+"""Metrics of changed real images with the shipped feature extractors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def noisy(images, amount):
 
 @pytest.fixture(scope="module")
 def handwritten():
-    """Function that measures digits in their pixels against the training digits; and the digits that take part."""
+    """Function that measures digits on pixel features against training digits; its default images; the reference."""
     train, held_out = digits(subset="train"), digits(subset="heldout")
     extractor = create_extractor("pixels", source=train)
     reference = Subset(train, np.arange(300, len(train)))
@@ -40,7 +40,7 @@ def handwritten():
     return measured, good, reference
 
 
-def test_noise_and_blur_move_every_distance(handwritten):
+def test_noise_and_blur_increase_every_distance(handwritten):
     measured, good, _ = handwritten
     plain = measured()
     for change in (noisy, blurred):
@@ -52,7 +52,7 @@ def test_noise_and_blur_move_every_distance(handwritten):
     assert measured(noisy(good.images, 80))["precision"].estimate.high < plain["precision"].estimate.low
 
 
-def test_lost_classes_are_seen_by_recall_and_coverage(handwritten):
+def test_recall_and_coverage_detect_missing_classes(handwritten):
     measured, good, _ = handwritten
     plain = measured()
     few = np.flatnonzero(good.labels < 3)
@@ -64,7 +64,7 @@ def test_lost_classes_are_seen_by_recall_and_coverage(handwritten):
     assert lost["fd"].estimate.value > 2 * plain["fd"].estimate.value
 
 
-def test_copies_of_training_images_are_seen_by_memorization_alone(handwritten):
+def test_only_memorization_detects_copies_of_training_images(handwritten):
     measured, _, reference = handwritten
     plain = measured()
     chosen = reference.indices[:300]
@@ -77,7 +77,7 @@ def test_copies_of_training_images_are_seen_by_memorization_alone(handwritten):
     assert copies["fd"].estimate.value < 1.2 * plain["fd"].estimate.value
 
 
-def test_exchanged_classes_are_seen_by_label_agreement(handwritten):
+def test_label_agreement_detects_swapped_classes(handwritten):
     measured, good, _ = handwritten
     plain, swapped = measured(), good.labels.copy()
     swapped[good.labels == 1], swapped[good.labels == 7] = 7, 1
@@ -89,8 +89,8 @@ def test_exchanged_classes_are_seen_by_label_agreement(handwritten):
     assert wrong["kid"] == plain["kid"]
 
 
-def test_features_of_efficientnet_put_pictures_in_order():
-    """Other real pictures, blurred ones and noise, in 96 pixels: n is far below D, so by KID."""
+def test_efficientnet_features_rank_real_blurred_and_random_images():
+    """KID of other real images, blurred ones and noise, at 96 pixels, where n is far below D."""
     everything = emoji()
     faces = np.flatnonzero(everything.labels == 0)
     extractor = create_extractor("efflite0")

@@ -1,4 +1,4 @@
-"""A metric that must rise rises, and results do not depend on threads, types or the sizes of blocks."""
+"""Metrics detect the faults they are made for, and do not depend on threads, memory layout or block sizes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLASSES, SIZE = 5, 16
 
 
 def draw(count, seed, classes=CLASSES):
-    """Features around one centre for each class, with the labels."""
+    """Return features around one centre per class, and their labels."""
     labels = torch.arange(count) % classes
     centres = 3 * torch.randn(CLASSES, SIZE, generator=torch.Generator().manual_seed(0))
     return centres[labels] + torch.randn(count, SIZE, generator=torch.Generator().manual_seed(seed)), labels
@@ -40,7 +40,7 @@ def noisy(amount):
     return SAMPLES + amount * torch.randn(SAMPLES.shape, generator=torch.Generator().manual_seed(3))
 
 
-def test_noise_makes_every_distance_larger_and_every_share_smaller():
+def test_noise_increases_distances_and_decreases_fractions():
     series = [SAMPLES, noisy(1.0), noisy(2.0), noisy(4.0)]
     rising = [
         [frechet_distance(samples, REFERENCE) for samples in series],
@@ -57,7 +57,7 @@ def test_noise_makes_every_distance_larger_and_every_share_smaller():
         assert values[0] < values[-1]
 
 
-def test_lost_classes_are_seen_by_recall_and_coverage_but_not_by_precision():
+def test_recall_and_coverage_but_not_precision_detect_missing_classes():
     few, _ = draw(300, 2, classes=2)
     whole, lost = precision_recall(SAMPLES, REFERENCE), precision_recall(few, REFERENCE)
     assert lost.recall.high < whole.recall.low
@@ -68,7 +68,7 @@ def test_lost_classes_are_seen_by_recall_and_coverage_but_not_by_precision():
     assert frechet_estimate(few, REFERENCE).low > frechet_estimate(SAMPLES, REFERENCE).high
 
 
-def test_copies_of_the_training_set_are_seen_by_memorization_alone():
+def test_only_memorization_detects_copies_of_the_training_set():
     held_out, _ = draw(200, 4)
     copies = REFERENCE[torch.randperm(500, generator=torch.Generator().manual_seed(5))[:300]]
     fresh = memorization(SAMPLES, REFERENCE, held_out)
@@ -82,11 +82,11 @@ def test_copies_of_the_training_set_are_seen_by_memorization_alone():
     assert memorization(nearly, REFERENCE, held_out).share.value == 1
 
 
-def test_exchanged_classes_are_seen_by_label_agreement_alone():
-    judge = LabelClassifier.fit(REFERENCE, LABELS)
+def test_only_label_agreement_detects_swapped_classes():
+    classifier = LabelClassifier.fit(REFERENCE, LABELS)
     swapped = ASKED.clone()
     swapped[ASKED == 0], swapped[ASKED == 1] = 1, 0
-    right, wrong = judge.agreement(SAMPLES, ASKED), judge.agreement(SAMPLES, swapped)
+    right, wrong = classifier.agreement(SAMPLES, ASKED), classifier.agreement(SAMPLES, swapped)
     assert right.overall.value > 0.95
     assert wrong.overall.value == pytest.approx(right.overall.value - 0.4, abs=0.03)
     assert wrong.classes[0].value < 0.1 < 0.9 < wrong.classes[2].value
@@ -107,7 +107,7 @@ def everything():
     ]
 
 
-def test_every_bit_is_the_same_with_one_thread_and_with_several():
+def test_results_are_bitwise_equal_for_any_number_of_threads():
     before = torch.get_num_threads()
     try:
         found = []
@@ -120,8 +120,8 @@ def test_every_bit_is_the_same_with_one_thread_and_with_several():
     assert found[0] == found[1] == found[2]
 
 
-def test_every_bit_is_the_same_wherever_the_features_lie_in_memory():
-    """As slices of a larger array, in the order of columns, and in float64."""
+def test_results_are_bitwise_equal_for_any_memory_layout():
+    """Features as slices of a larger array, in column-major order, and in float64."""
     wide = torch.cat([SAMPLES, REFERENCE[:300]], dim=1)[:, :SIZE]
     by_columns = SAMPLES.T.contiguous().T
     for other in (wide, by_columns, SAMPLES.double()):
@@ -130,15 +130,15 @@ def test_every_bit_is_the_same_wherever_the_features_lie_in_memory():
         assert precision_recall(other, REFERENCE) == precision_recall(SAMPLES, REFERENCE)
 
 
-def test_blocks_of_other_sizes_give_the_same_up_to_rounding(monkeypatch):
-    """What 50,000 images go through: many blocks of rows and columns."""
+def test_results_do_not_depend_on_block_sizes(monkeypatch):
+    """Many blocks of rows and columns, as with 50,000 images."""
     whole = frechet_distance(SAMPLES, REFERENCE)
     distance, counts = kernel_distance(SAMPLES, REFERENCE, subsets=5), precision_recall(SAMPLES, REFERENCE)
     shares, pairs = density_coverage(SAMPLES, REFERENCE), memorization(SAMPLES, REFERENCE)
     for module, names in ((kernel, ("ROWS", "COLUMNS")), (neighbours, ("ROWS", "COLUMNS"))):
         for name, size in zip(names, (64, 96), strict=True):
             monkeypatch.setattr(module, name, size)
-    monkeypatch.setattr(neighbours, "KEPT", 0)
+    monkeypatch.setattr(neighbours, "MAX_CACHED", 0)
     monkeypatch.setattr(arrays.chunks, "__defaults__", (70,))
     monkeypatch.setattr("diffusion_lab.evaluation.metrics.frechet.CHUNK", 50)
     assert frechet_distance(SAMPLES, REFERENCE) == pytest.approx(whole, rel=1e-10)
@@ -148,14 +148,14 @@ def test_blocks_of_other_sizes_give_the_same_up_to_rounding(monkeypatch):
     assert memorization(SAMPLES, REFERENCE) == pairs
 
 
-def test_groups_of_samples_have_one_size_and_do_not_follow_labels():
+def test_groups_of_samples_are_equally_large_and_independent_of_labels():
     groups = torch.from_numpy(manifold.group_numbers(400))
     assert groups.bincount().tolist() == [20] * manifold.GROUPS
     assert all(len((torch.arange(400)[groups == group] % manifold.GROUPS).unique()) > 5 for group in range(20))
 
 
-def test_no_matrix_of_all_pairs_is_in_memory():
-    """Of 6,000 images against as many, which would be 288 MB in float64; 50,000 would be 20 GB."""
+def test_memory_use_is_far_below_a_matrix_of_all_pairs():
+    """For 6,000 images against 6,000, a matrix would be 288 MB in float64; for 50,000 it would be 20 GB."""
     many = torch.randn(6000, 4, generator=torch.Generator().manual_seed(8))
     tracemalloc.start()
     try:

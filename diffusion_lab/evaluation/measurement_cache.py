@@ -1,4 +1,4 @@
-"""Measurements that are kept, so that the same command does not repeat them."""
+"""Stored measurements, so that the same command does not repeat them."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from diffusion_lab.files.writing import atomic_write
 
 FOLDER = "measurements"
 FORMAT = 2
-"""Of the measurements, and of how they are computed: another number, and none of earlier ones is taken."""
+"""Version of the files and of the computation; measurements of other versions are not used."""
 
 
 def measurement_key(parts: Mapping[str, Any]) -> str:
-    """Return a name for a measurement from all that its numbers depend on."""
+    """Return the key of a measurement: a hash of everything that its values depend on."""
     return hashlib.sha256(json.dumps([FORMAT, parts], sort_keys=True).encode()).hexdigest()
 
 
 def find_measurement(folder: Path, key: str) -> dict[str, Any] | None:
-    """Return the measurement that was kept under a key; None where there is none, or it is damaged."""
+    """Return the measurement stored under a key; None if there is none, or it is damaged."""
     try:
-        found = read_json(_file(folder, key))
+        content = read_json(_file(folder, key))
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict) or found.get("key") != key or found.get("sha256") != _digest(found):
+    if not isinstance(content, dict) or content.get("key") != key or content.get("sha256") != _digest(content):
         return None
-    return found
+    return content
 
 
-def keep_measurement(folder: Path, key: str, content: Mapping[str, Any]) -> None:
-    """Keep a measurement, whole or not at all.
+def store_measurement(folder: Path, key: str, content: Mapping[str, Any]) -> None:
+    """Store a measurement atomically.
 
     Args:
-        folder: In which the folder of the measurements is made.
-        key: Its name, as of ``measurement_key``.
-        content: What is kept, as JSON holds it.
+        folder: Parent folder of the folder of measurements.
+        key: Key of the measurement, from ``measurement_key``.
+        content: Content to store, as JSON values.
     """
-    told = {**content, "key": key}
+    entry = {**content, "key": key}
     file = _file(folder, key)
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file, durable=False) as partial:
-        partial.write_text(json.dumps({**told, "sha256": _digest(told)}, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps({**entry, "sha256": _digest(entry)}, indent=2) + "\n", encoding="utf-8")
 
 
 def _file(folder: Path, key: str) -> Path:

@@ -1,4 +1,4 @@
-"""The images of a checkpoint that are evaluated: generated into a folder of their own, and made once."""
+"""Generated images to evaluate: each combination of settings has its own folder, and is generated once."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from diffusion_lab.files.writing import atomic_write
 from diffusion_lab.generation.generate import generate
 
 TIMES = "sampling_times.json"
-"""How many images were made in how many seconds, an entry for each command that made some."""
+"""File with the number of images and the seconds of each command that generated images."""
 
 
 @dataclass(frozen=True)
 class GeneratedSamples:
-    """A folder of generated images; ``seconds`` is None where it is not known how long all of them took."""
+    """Folder of generated images; ``seconds`` is None if the time of some of them is unknown."""
 
     folder: Path
     count: int
@@ -32,40 +32,41 @@ class GeneratedSamples:
 
 
 def sample(config: GenerateConfig, target: Target, show_progress: bool = True) -> GeneratedSamples:
-    """Generate images of a checkpoint, or find those that an earlier command has made.
+    """Generate images of a checkpoint, or find those that an earlier command generated.
 
     Args:
-        config: How to sample, and how many images, the precision as it is on this device; its checkpoint and its folder
-            are replaced by those of the target.
-        target: The checkpoint, and the folder that the folder of images is made in.
-        show_progress: Show a progress bar on standard error.
+        config: Settings of the generation, with the precision of this device; its checkpoint and its output folder are
+            replaced by those of the target.
+        target: The checkpoint, and the parent folder of the folder of images.
+        show_progress: Whether to show a progress bar on standard error.
 
     Raises:
-        As ``diffusion_lab.generation.generate.generate``.
+        Exception: Any error of ``diffusion_lab.generation.generate.generate``.
     """
-    config = config.model_copy(update={"sampler": config.sampler.complete()})  # the same images have the same manifest
+    config = config.model_copy(update={"sampler": config.sampler.complete()})  # equal images have equal manifests
     name = folder_name(config)
     output = GenerateOutputSettings.model_validate({"base_dir": target.folder, "subdirs": {"generated": name}})
     generation = config.generation.model_copy(update={"checkpoint": target.checkpoint})
     started = time.monotonic()
     with warnings.catch_warnings():
-        # Labels have the shares of the real images, and the measurement itself says which classes lack images.
+        # Labels have the frequencies of the real images, and the measurement notes which classes lack images.
         warnings.filterwarnings("ignore", message=r"generation\.sampling\.num_samples = .* classes")
-        made = generate(
+        output_folder = generate(
             config.model_copy(update={"output": output, "generation": generation}),
             show_progress,
             announce=False,
-            renew=True,  # the name of the folder says which images these are, so others there are damaged ones
+            renew=True,  # the folder name identifies the images, so other ones in it are damaged
         )
-    if made.made:
-        _note(made.folder, made.made, made.count, time.monotonic() - started)
-    return GeneratedSamples(made.folder, made.count, made.made, _seconds(made.folder, made.count))
+    folder, count, made = output_folder.folder, output_folder.count, output_folder.made
+    if made:
+        _record_time(folder, made, count, time.monotonic() - started)
+    return GeneratedSamples(folder, count, made, _seconds(folder, count))
 
 
 def folder_name(config: GenerateConfig) -> str:
-    """Return a name with the main settings of sampling, and a hash of all others.
+    """Return a name with the main settings of sampling, and a hash of all settings.
 
-    It does not depend on the number of images: more of them go into the same folder.
+    It does not depend on the number of images: more of them are added to the same folder.
     """
     sampling = config.generation.sampling
     sampler = redacted(config.sampler.complete().model_dump(mode="json"))
@@ -76,22 +77,22 @@ def folder_name(config: GenerateConfig) -> str:
         **sampling.model_dump(mode="json", include={"guidance_scale", "use_ema", "ema_decay", "labels", "precision"}),
         "model": None if config.model is None else config.model.model_dump(mode="json"),
     }
-    told = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
     method = str(config.sampler.type).rpartition(".")[2]
     steps = f"-{sampler['steps']}" if isinstance(sampler.get("steps"), int) else ""
     scale = "-".join(f"{scale:g}" for scale in sampling.scales)
-    return f"{method}{steps}_guidance-{scale}_seed-{config.compute.seed}_{told}"
+    return f"{method}{steps}_guidance-{scale}_seed-{config.compute.seed}_{digest}"
 
 
-def _note(folder: Path, made: int, count: int, seconds: float) -> None:
-    earlier = _times(folder) if made < count else []  # those of removed images do not count
+def _record_time(folder: Path, made: int, count: int, seconds: float) -> None:
+    earlier = _times(folder) if made < count else []  # entries of removed images are dropped
     entries = [*earlier, {"made": made, "seconds": round(seconds, 3)}]
     with atomic_write(folder / TIMES, durable=False) as partial:
         partial.write_text(json.dumps(entries) + "\n")
 
 
 def _seconds(folder: Path, count: int) -> float | None:
-    """The time that the images took; None where a command that was killed made some of them."""
+    """Return the sampling time of all images; None if a killed command generated some of them."""
     entries = _times(folder)
     if sum(entry["made"] for entry in entries) != count:
         return None
@@ -100,7 +101,7 @@ def _seconds(folder: Path, count: int) -> float | None:
 
 def _times(folder: Path) -> list[dict[str, Any]]:
     try:
-        found = read_json(folder / TIMES, 2**20)
-        return [{"made": int(entry["made"]), "seconds": float(entry["seconds"])} for entry in found]
+        entries = read_json(folder / TIMES, 2**20)
+        return [{"made": int(entry["made"]), "seconds": float(entry["seconds"])} for entry in entries]
     except (OSError, ValueError, KeyError, TypeError):
         return []

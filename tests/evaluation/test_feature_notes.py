@@ -1,4 +1,4 @@
-"""What has to be known of features stands beside every number that was computed from them."""
+"""Notes of a feature extractor are included in every result computed with it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def test_notes_of_the_features_are_in_each_result(tmp_path: Path) -> None:
     settings = MeasureSettings(("kid",), "tests.features.own_features.WithNotes", cache_dir=tmp_path)
     for first in (100, 200):
         samples = Subset(everything, range(first, first + 40))
-        for _ in range(2):  # measured, and found where it was kept
-            measured = Evaluator(real, settings).measure(samples, 0, keep_in=tmp_path / "kept")
-            assert measured.measurement["notes"][0] == WithNotes.notes[0]
+        for _ in range(2):  # computed, then read from storage
+            stored = Evaluator(real, settings).measure(samples, 0, store_in=tmp_path / "stored")
+            assert stored.measurement["notes"][0] == WithNotes.notes[0]

@@ -1,4 +1,4 @@
-"""Images of a checkpoint that is evaluated: made once, and made again where those that are there cannot serve."""
+"""Generated images to evaluate: generated once, and again only if the existing ones are damaged."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def evaluated(run: Path, **changes: Any) -> Result:
     return evaluate_checkpoint(run, **once, **changes)
 
 
-def test_images_of_another_precision_go_elsewhere(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run in mixed precision is sampled in what the device computes in: a GPU may differ from a CPU."""
-    found = []
-    for here in (True, False, True):
-        monkeypatch.setattr("diffusion_lab.runtime.precision.has_bfloat16", lambda _, here=here: here)
-        found.append(evaluated(run))
-    assert [result.samples["precision"] for result in found] == ["bfloat16", "float32", "bfloat16"]
-    assert found[0].samples["folder"] == found[2].samples["folder"] != found[1].samples["folder"]
+def test_images_of_another_precision_have_another_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in mixed precision is sampled in the precision of the device: a GPU may differ from a CPU."""
+    results = []
+    for supported in (True, False, True):
+        monkeypatch.setattr("diffusion_lab.runtime.precision.has_bfloat16", lambda _, supported=supported: supported)
+        results.append(evaluated(run))
+    assert [result.samples["precision"] for result in results] == ["bfloat16", "float32", "bfloat16"]
+    assert results[0].samples["folder"] == results[2].samples["folder"] != results[1].samples["folder"]
 
 
 @pytest.mark.parametrize("damage", ["lost", "others", "other note"])
-def test_a_folder_that_cannot_be_gone_on_with_is_made_anew(run: Path, damage: str) -> None:
+def test_a_damaged_folder_is_generated_again(run: Path, damage: str) -> None:
     before = evaluated(run)
     folder = Path(before.samples["folder"])
     manifest = folder / MANIFEST
