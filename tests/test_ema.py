@@ -260,7 +260,7 @@ def test_different_loaded_decay_is_reported_and_ignored():
     [
         ({}, "state_dict holds no weights"),
         ({"decay": 0.9}, "state_dict holds no weights"),
-        ({"weight": torch.ones(3), "name": "ema"}, "no weight, 'name' of type str"),
+        ({"weight": torch.ones(3), "name": "ema"}, "something other than weights, 'name' of type str"),
         ({"weight": torch.ones(3), "more": torch.ones(3)}, "another architecture: the model has no more"),
         ({"statistic": torch.ones(2)}, "another architecture: it lacks weight"),
         ({"weight": torch.ones(4)}, "another architecture: a different shape has weight"),

@@ -98,14 +98,14 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     top = tmp_path_factory.mktemp("filled")
     tiny_run(top / "run", {"training.epochs": 1})
     last = find_checkpoint(top / "run", "last")
-    (top / "my pictures (1)").mkdir()
+    (top / "my images (1)").mkdir()
     return {
         "outputs/digits/RUN": str(top / "run"),
         "RUN_FOLDER": str(top / "run"),
         "PATH": str(last),
         "old.pt": str(last),
         "DIR": str(top),
-        "my pictures (1)": str(top / "my pictures (1)"),
+        "my images (1)": str(top / "my images (1)"),
         "my runs (1)": str(top / "run"),
         "GROUP=NAME": "model=unet_small",
         "key=value": "compute.seed=1",
