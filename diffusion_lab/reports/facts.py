@@ -1,0 +1,176 @@
+"""Facts about a run in words: progress, size, time, and the commands to go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from diffusion_lab.config.evaluated_metrics import validation_direction
+from diffusion_lab.console.command_line import command, setting
+from diffusion_lab.files.run_files import CONFIG
+from diffusion_lab.reports.curves import THROUGHPUT, best_of, throughput
+from diffusion_lab.reports.records import RunRecord
+
+
+def add_throughput(run: RunRecord) -> None:
+    """Add the curve of images per second, unless the run logs it itself."""
+    batch = images_per_step(run)
+    if THROUGHPUT not in run.curves and "train/loss" in run.curves and batch is not None:
+        curve = throughput(run.curves["train/loss"], batch, run.epoch_ends)
+        if len(curve):
+            run.curves[THROUGHPUT] = curve
+
+
+def images_per_step(run: RunRecord) -> int | None:
+    """Return the images of one optimizer step; None if the settings do not say."""
+    batch = run.settings.get("data.loading.batch_size")
+    accumulated = run.settings.get("training.accumulate_batches", 1)
+    if isinstance(batch, int) and isinstance(accumulated, int) and batch > 0 and accumulated > 0:
+        return batch * accumulated
+    return None
+
+
+def metric_of(run: RunRecord) -> tuple[str, str]:
+    """Return the metric that selects the best checkpoint, as it is logged, and ``min`` or ``max``."""
+    training = run.tree.get("training")
+    validation = training.get("validation") if isinstance(training, dict) else None
+    name, mode = run.summary.get("metric"), run.summary.get("mode")
+    if not isinstance(validation, dict):
+        return (name if isinstance(name, str) else "val/loss"), "max" if mode == "max" else "min"
+    if not isinstance(name, str):
+        metric = str(validation.get("metric", "loss"))
+        name = metric if metric in run.curves else f"val/{metric.removeprefix('val/')}"
+    return name, mode if mode in ("min", "max") else validation_direction(validation)
+
+
+def best_value(run: RunRecord) -> tuple[float, int | None] | None:
+    """Return the best value of the run's metric, and its epoch; None if there is none yet."""
+    name, mode = metric_of(run)
+    value, epoch = run.summary.get("best_value"), run.summary.get("best_epoch")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value), epoch if isinstance(epoch, int) else None
+    curve = run.curves.get(name)
+    best = best_of(curve.values, mode) if curve else None
+    if curve is None or best is None:
+        return None
+    step = curve.steps[curve.values.index(best)]
+    return best, next((epoch for epoch, end in enumerate(run.epoch_ends, 1) if step <= end), None)
+
+
+def epochs_of(run: RunRecord) -> tuple[int, int | None]:
+    """Return the epochs that were finished, and how many there should be; None if the settings do not say."""
+    total = run.settings.get("training.epochs")
+    total = total if isinstance(total, int) and not isinstance(total, bool) else None
+    if isinstance(run.summary.get("epochs"), int):
+        return run.summary["epochs"], total
+    logged = len(run.epoch_ends)
+    current = logged if run.state == "finished" else max(logged - 1, 0)
+    return current, total
+
+
+def seconds_of(run: RunRecord) -> float | None:
+    """Return the seconds of training so far."""
+    seconds = run.summary.get("train_seconds")
+    if isinstance(seconds, int | float):
+        return float(seconds)
+    return max((curve.seconds[-1] for curve in run.curves.values() if len(curve)), default=None)
+
+
+def remaining_seconds(run: RunRecord) -> float | None:
+    """Return an estimate of the time to the end of a run in progress."""
+    done, total = epochs_of(run)
+    seconds = seconds_of(run)
+    if run.state != "running" or not done or not total or not seconds:
+        return None
+    return seconds / done * max(total - done, 0)
+
+
+def facts_of(run: RunRecord) -> dict[str, Any]:
+    """Return numbers for the table and the tiles; what is unknown is absent."""
+    done, total = epochs_of(run)
+    facts: dict[str, Any] = {"epochs": done, "total_epochs": total, "seconds": seconds_of(run)}
+    steps = max((curve.steps[-1] + 1 for curve in run.curves.values() if len(curve)), default=None)
+    facts["steps"] = run.summary.get("steps") or steps
+    facts["images_per_second"] = run.summary.get("images_per_second") or _typical_speed(run)
+    for name in ("parameters", "forward_flops", "peak_memory_mb", "train_images", "threads"):
+        facts[name] = run.summary.get(name)
+    facts["remaining"] = remaining_seconds(run)
+    evaluation = run.summary.get("evaluation")
+    facts["evaluation_seconds"] = evaluation.get("seconds") if isinstance(evaluation, dict) else None
+    return {name: value for name, value in facts.items() if _is_number(value)}
+
+
+def _typical_speed(run: RunRecord) -> float | None:
+    curve = run.curves.get(THROUGHPUT)
+    known = sorted(value for value in curve.values if value is not None) if curve else []
+    return known[len(known) // 2] if known else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def headline(run: RunRecord) -> str:
+    """Describe what was trained, in a few words: ``digits, 8×8 pixels, 10 classes, unet, cosine, predicts v``."""
+    get = run.settings.get
+    parts: list[Any] = [get("data.type")]
+    size = get("model.architecture.image_size")
+    parts.append(f"{size}×{size} pixels" if isinstance(size, int) else None)
+    classes = get("model.conditioning.num_classes") if get("model.conditioning.type") else None
+    parts.append(f"{classes} classes" if isinstance(classes, int) else None)
+    parts.append(get("model.architecture.type"))
+    process = get("model.diffusion.type")
+    parts.append(get("model.diffusion.beta_schedule") if process == "discrete" else process)
+    prediction = get("model.diffusion.prediction")
+    parts.append(f"predicts {prediction}" if prediction else None)
+    return ", ".join(str(part) for part in parts if part)
+
+
+def commands_of(run: RunRecord) -> Iterator[tuple[str, str]]:
+    """Yield what can be done next, and the command for it."""
+    folder = run.folder
+    started = run.environment.get("command")
+    if isinstance(started, list) and started:
+        yield "Started with", command(Path(started[0]).name, *map(str, started[1:]))
+    if run.has_checkpoint and (folder / CONFIG).is_file():
+        done, total = epochs_of(run)
+        more = [setting("training.epochs", done * 2 or 1)] if total is not None and done >= total else []
+        yield (
+            "Train for longer" if more else "Resume",
+            command(
+                "-m diffusion_lab",
+                folder / CONFIG,
+                setting("output.base_dir", folder),
+                "training.resume.enabled=true",
+                "training.resume.checkpoint=auto",
+                *more,
+            ),
+        )
+    if run.has_checkpoint:
+        checkpoint = setting("ckpt", folder)
+        yield "Sample", command("sample.py", checkpoint)
+        yield "Evaluate", command("evaluate.py", checkpoint)
+        yield "Sample for this report", command("report.py", folder, "--sample")
+
+
+def environment_of(run: RunRecord) -> list[tuple[str, str]]:
+    """Return what is known of the machine and the software."""
+    packages = run.environment.get("packages")
+    rows = [
+        ("Python", run.environment.get("python")),
+        ("Platform", run.environment.get("platform")),
+        ("Git commit", run.environment.get("git_commit")),
+        ("Host", run.status.get("host")),
+        ("Run id", run.status.get("run")),
+        *(packages.items() if isinstance(packages, Mapping) else ()),
+        ("Data fingerprint", run.summary.get("data_fingerprint")),
+        ("Settings hash", run.summary.get("config_hash")),
+    ]
+    return [(str(name), str(value)) for name, value in rows if value]
+
+
+def now() -> str:
+    """Return the current time in UTC, in ISO format with seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,280 @@
+"use strict";
+
+/** The parts of the page that are about one run. */
+Report.run = (() => {
+  const { h, svg } = Report;
+  const { number, compact, duration, count, interval } = Report.format;
+  const { content } = Report;
+  const name = (metric) => metric.replace(/^val\//, "validation ").replace(/_/g, " ");
+
+  const tiles = (run) => {
+    const { facts } = run;
+    const rows = [];
+    if (run.best)
+      rows.push([
+        `Best ${name(run.best.metric)}`,
+        number(run.best.value),
+        [run.best.epoch ? `epoch ${run.best.epoch}` : "", run.best.mode === "max" ? "higher is better" : "lower is better"]
+          .filter(Boolean)
+          .join(", "),
+      ]);
+    const total = facts.total_epochs;
+    const progress =
+      run.state === "running" && total
+        ? h("progress", { value: facts.epochs, max: total, "aria-label": "Epochs finished" })
+        : null;
+    rows.push([
+      "Epochs",
+      total ? `${number(facts.epochs)} of ${number(total)}` : number(facts.epochs),
+      facts.steps ? count(facts.steps, "step") : "",
+      progress,
+    ]);
+    if (facts.seconds) {
+      const rest = facts.remaining ? `about ${duration(facts.remaining)} left` : "";
+      const evaluation = facts.evaluation_seconds ? `${duration(facts.evaluation_seconds)} of it evaluation` : "";
+      rows.push(["Time", duration(facts.seconds), rest || evaluation]);
+    }
+    if (facts.images_per_second)
+      rows.push(["Throughput", `${number(Math.round(facts.images_per_second))}`, "images per second"]);
+    if (facts.parameters)
+      rows.push([
+        "Parameters",
+        compact(facts.parameters),
+        facts.forward_flops ? `${compact(facts.forward_flops)}FLOP per image` : "",
+      ]);
+    if (facts.train_images) rows.push(["Training images", number(facts.train_images), run.batch ? `${number(run.batch)} per step` : ""]);
+    if (facts.peak_memory_mb) rows.push(["Peak memory", `${compact(facts.peak_memory_mb * 1e6)}B`, ""]);
+    return h(
+      "dl",
+      { class: "tiles" },
+      rows.map(([term, value, more, extra]) =>
+        h("div", {}, h("dt", {}, term), h("dd", {}, value, more ? h("small", {}, more) : null, extra || null)),
+      ),
+    );
+  };
+
+  const notes = (run) => {
+    const parts = [];
+    if (run.why) parts.push(h("div", { class: `notes ${["failed", "died"].includes(run.state) ? "failure" : ""}`, role: "note" }, `The run ${run.state === "failed" ? "failed" : `is marked ${run.state}`}: ${run.why}`));
+    const lines = [...run.notes];
+    if (run.nan.length) lines.unshift(`The loss or gradient was NaN or infinite at step ${run.nan.map((step) => number(step)).join(", ")}.`);
+    if (lines.length) parts.push(h("div", { class: "notes", role: "note" }, h("ul", {}, lines.map((line) => h("li", {}, line)))));
+    return parts;
+  };
+
+  const samples = (run) => {
+    const about =
+      "Sampled during training, every time from the same noise, so differences are what the model learned in between.";
+    const body = run.pictures.length
+      ? h("div", { class: "card" }, Report.images.viewer(run.pictures, run.facts.total_epochs))
+      : Report.empty(
+          run.state === "running"
+            ? "There are no samples yet. They appear every training.visualization.interval epochs."
+            : "This run has no sample images: training.visualization was off, or it ended before the first ones.",
+        );
+    return Report.section("samples", "Samples", run.pictures.length ? about : null, body);
+  };
+
+  const commandFor = (run, what) => run.commands.find(([label]) => label === what)?.[1];
+
+  const pictureCards = (pictures) =>
+    pictures.map((picture) =>
+      h(
+        "figure",
+        { class: "card" },
+        h("figcaption", { style: { "margin-bottom": "8px" } }, picture.caption[0].toUpperCase() + picture.caption.slice(1)),
+        Report.images.lazy(picture),
+      ),
+    );
+
+  const sampled = (run) => {
+    const command = commandFor(run, "Sample for this report");
+    const body = run.sampled.length
+      ? h("div", { class: "two" }, pictureCards(run.sampled))
+      : Report.empty(
+          command
+            ? "Denoising strips and a grid of guidance × steps need a few seconds of sampling. This command makes them, keeps them in the run folder, and writes the report again:"
+            : "Denoising strips and a grid of guidance × steps need a checkpoint, and the run has none.",
+          command ? Report.command(command) : null,
+        );
+    return Report.section("sampling", "From noise to image", run.sampled.length ? "Sampled from the averaged weights of the best checkpoint." : null, body);
+  };
+
+  /** An interval, and that of real images, on a common scale. */
+  const range = (value, real, bounds) => {
+    const [low, high] = bounds;
+    const x = (number) => 4 + (192 * (number - low)) / (high - low || 1);
+    const mark = ([middle, from, to], y, color, filled) => {
+      const parts = [];
+      if (from !== null && to !== null)
+        parts.push(svg("line", { x1: x(from), x2: x(to), y1: y, y2: y, stroke: color, "stroke-width": 2, "stroke-linecap": "round" }));
+      parts.push(
+        svg("circle", { cx: x(middle), cy: y, r: 3.6, fill: filled ? color : "var(--card)", stroke: color, "stroke-width": 1.6 }),
+      );
+      return parts;
+    };
+    const element = svg("svg", { class: "range", viewBox: "0 0 200 18", preserveAspectRatio: "none", "aria-hidden": "true" });
+    element.append(svg("line", { x1: 0, x2: 200, y1: 9, y2: 9, stroke: "var(--line)", "stroke-width": 1 }));
+    if (real) element.append(...mark(real, 9, "var(--faint)", false));
+    element.append(...mark(value, 9, "var(--accent)", true));
+    return element;
+  };
+
+  const boundsOf = (intervals) => {
+    const numbers = intervals.filter(Boolean).flat().filter((one) => one !== null);
+    const low = Math.min(...numbers);
+    const high = Math.max(...numbers);
+    const margin = (high - low || Math.abs(high) || 1) * 0.04;
+    return [low - margin, high + margin];
+  };
+
+  const qualityTable = (rows) => {
+    const groups = Map.groupBy ? Map.groupBy(rows, (row) => row.name) : rows.reduce((map, row) => map.set(row.name, [...(map.get(row.name) || []), row]), new Map());
+    const body = [];
+    for (const [metric, members] of groups) {
+      const bounds = boundsOf(members.flatMap((row) => [row.value, row.null]));
+      const sign = members[0].better === "higher" ? -1 : 1;
+      const best = members.length > 1 ? members.reduce((a, b) => (sign * (b.value[0] - a.value[0]) < 0 ? b : a)) : null;
+      for (const [index, row] of members.entries()) {
+        const name = h("th", { scope: "rowgroup", rowspan: members.length }, metric, h("div", { class: "interval" }, `${row.better} is better`));
+        body.push(
+          h(
+            "tr",
+            {},
+            index === 0 ? name : null,
+            h("td", {}, row.sampling),
+            h("td", { class: `number ${row === best ? "best" : ""}` }, h("strong", {}, number(row.value[0], 3)), h("div", { class: "interval" }, interval(row.value))),
+            h("td", { class: "number" }, row.null ? number(row.null[0], 3) : "–", h("div", { class: "interval" }, row.null ? interval(row.null) : "")),
+            h("td", { style: { "min-width": "150px", "vertical-align": "middle" } }, range(row.value, row.null, bounds)),
+          ),
+        );
+      }
+    }
+    const head = [
+      ["Metric", ""],
+      ["Sampling", ""],
+      ["Samples, 95 % interval", "number"],
+      ["Real images", "number"],
+      ["● samples  ○ real images", ""],
+    ].map(([text, kind]) => h("th", { scope: "col", class: kind }, text));
+    return h("div", { class: "scroll" }, h("table", { class: "quality-table" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)));
+  };
+
+  const quality = (run) => {
+    const command = commandFor(run, "Evaluate");
+    if (!run.quality.length)
+      return Report.section(
+        "quality",
+        "Quality",
+        null,
+        Report.empty("The samples have not been evaluated. This command measures them, with intervals, next to real images:", command ? Report.command(command) : null),
+      );
+    const sizes = [...new Set(run.quality.map((row) => row.n))].map((n) => number(n)).join(" or ");
+    const about = `By evaluate.py, on ${sizes} samples. Real images in place of samples show what perfect samples would reach; if they are fewer than the samples, the values are not exactly comparable.`;
+    return Report.section("quality", "Quality", about, qualityTable(run.quality));
+  };
+
+  const nearest = (run) =>
+    Report.section(
+      "nearest",
+      "Nearest training images",
+      run.nearest.length ? "The samples that are most similar to training images, each next to the one that it is nearest to: pairs that look the same are copies." : null,
+      run.nearest.length
+        ? h("div", { class: "two" }, pictureCards(run.nearest))
+        : Report.empty("These come with an evaluation:", commandFor(run, "Evaluate") ? Report.command(commandFor(run, "Evaluate")) : null),
+    );
+
+  const settings = (run, id = "settings") => {
+    const all = { ...content.shared, ...run.settings };
+    const different = new Set([...content.differs, ...run.differs]);
+    const varied = new Set(content.varied.map((one) => one.key));
+    const keys = Object.keys(all);
+    if (!keys.length) return Report.section(id, "Settings", null, Report.empty("The run folder has no readable settings."));
+    const known = Object.keys(content.defaults).length > 0;
+    const groups = [
+      ["Differ between the runs", keys.filter((key) => varied.has(key)), true],
+      ["Differ from the defaults of train.py", keys.filter((key) => different.has(key) && !varied.has(key)), true],
+      ["All others", keys.filter((key) => !different.has(key) && !varied.has(key)), false],
+    ].filter(([, members]) => members.length);
+    const table = (members) =>
+      h(
+        "div",
+        { class: "scroll" },
+        h(
+          "table",
+          { class: "settings-table" },
+          h(
+            "thead",
+            {},
+            h("tr", {}, h("th", { scope: "col" }, "key"), h("th", { scope: "col" }, "value"), known ? h("th", { scope: "col" }, "default") : null),
+          ),
+          h(
+            "tbody",
+            {},
+            members.map((key) =>
+              h(
+                "tr",
+                { "data-text": `${key} ${all[key]}`.toLowerCase() },
+                h("th", { scope: "row" }, key),
+                h("td", {}, all[key]),
+                known ? h("td", { class: "default" }, content.defaults[key] ?? "") : null,
+              ),
+            ),
+          ),
+        ),
+      );
+    const parts = groups.map(([title, members, open]) =>
+      h("details", { open: open || groups.length === 1 }, h("summary", {}, `${title} (${members.length})`), table(members)),
+    );
+    const filter = h("input", {
+      type: "search",
+      placeholder: "Filter settings",
+      "aria-label": "Filter settings",
+      input: () => {
+        const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+        for (const part of parts) {
+          let found = 0;
+          for (const row of part.querySelectorAll("tbody tr")) {
+            row.hidden = !words.every((word) => row.dataset.text.includes(word));
+            found += row.hidden ? 0 : 1;
+          }
+          if (words.length) part.open = found > 0;
+        }
+      },
+    });
+    const section = Report.section(id, "Settings", null, h("div", { class: "stack" }, parts));
+    section.head.append(filter);
+    return section;
+  };
+
+  const commands = (run, id = "commands") =>
+    Report.section(
+      id,
+      "Commands",
+      null,
+      h(
+        "div",
+        { class: "card stack" },
+        run.commands.length
+          ? run.commands.map(([label, text]) => h("div", {}, h("h4", { style: { "margin-bottom": "4px" } }, label), Report.command(text)))
+          : "There is no checkpoint to go on with.",
+      ),
+    );
+
+  const environment = (run, id = "environment") =>
+    Report.section(
+      id,
+      "Environment",
+      null,
+      run.environment.length
+        ? h("dl", { class: "card pairs" }, run.environment.map(([term, value]) => [h("dt", {}, term), h("dd", { class: "mono" }, value)]))
+        : Report.empty("The run folder has no readable environment.json."),
+    );
+
+  const log = (run, id = "log") =>
+    run.log.length
+      ? Report.section(id, "Log", `The last ${count(run.log.length, "line")} of logs/run.log.`, h("pre", { class: "card log", tabindex: 0, role: "region", "aria-label": "Log" }, run.log.join("\n")))
+      : null;
+
+  return { tiles, notes, samples, sampled, quality, qualityTable, nearest, settings, commands, environment, log, range, boundsOf, name };
+})();

@@ -1,0 +1,70 @@
+"""The HTML page: everything in one file, which loads nothing else."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from diffusion_lab.files.writing import atomic_write
+from diffusion_lab.reports.images import ImageStore
+
+PARTS = Path(__file__).resolve().parent / "page"
+"""Folder of the template, the style, the scripts and the library of the charts."""
+
+CHARTS = "echarts.min.js"
+SCRIPTS = ("base.js", "images.js", "charts.js", "run.js", "table.js", "compare.js", "main.js")
+"""Own scripts, in the order in which they use each other."""
+
+
+def write_page(file: Path, content: Mapping[str, Any], images: ImageStore) -> None:
+    """Write the page, replacing an earlier one atomically.
+
+    Args:
+        file: The HTML file.
+        content: What ``payload`` returned.
+        images: The images that it names.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file, durable=False) as partial, partial.open("w", encoding="utf-8") as out:
+        out.writelines(page_parts(content, images))
+
+
+def page_parts(content: Mapping[str, Any], images: ImageStore) -> Iterator[str]:
+    """Yield the page in parts; the images come last, so that the rest is shown before they are read."""
+    template = Template(_part("report.html"))
+    page = template.substitute(
+        title=html.escape(str(content["title"])),
+        style=_part("report.css"),
+        content=script_json(content),
+        charts=_part(CHARTS),
+        script="\n".join(_part(name) for name in SCRIPTS),
+        images="\0",
+    )
+    before, _, after = page.partition("\0")
+    yield before
+    for number, image in enumerate(images.images):
+        yield f'<script type="text/plain" id="image-{number}" data-mime="{image.mime}">{image.content}</script>\n'
+    yield after
+
+
+def script_json(value: Any) -> str:
+    """Return JSON that can stand in a script element: nothing in it ends the element or starts a comment.
+
+    >>> script_json({"name": "</script><!--"})
+    '{"name":"\\\\u003c/script\\\\u003e\\\\u003c!--"}'
+    """
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    escaped = re.sub(r"[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    return escaped.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\u0000")
+
+
+def _part(name: str) -> str:
+    return (PARTS / name).read_text(encoding="utf-8")

@@ -1,0 +1,144 @@
+"""Records of what run folders contain, as far as it could be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One logged metric over a run; the lists have the same length.
+
+    Attributes:
+        steps: Optimizer steps, counted from 0, in the order of the file.
+        seconds: Seconds of training at that time.
+        values: Its values; None for NaN and infinity.
+    """
+
+    steps: list[int]
+    seconds: list[float]
+    values: list[float | None]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file of a run.
+
+    Attributes:
+        file: Its path.
+        caption: What it shows, also read aloud in its place.
+        epoch: The epoch after which it was sampled, None if that does not apply.
+    """
+
+    file: Path
+    caption: str
+    epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval; the bounds are None where none is known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class QualityRow:
+    """One metric of ``evaluation.json`` for one way of sampling.
+
+    Attributes:
+        name: Name of the metric, with its features: ``kid_digits@8``.
+        better: ``lower`` or ``higher``.
+        sampling: How the samples were made: ``ddim, 50 steps, guidance 2``.
+        estimate: The value of the samples.
+        null: The value of real images in place of samples; None if unknown.
+        matched: Value of the samples for exactly the numbers of images of the null row; None if these are the same.
+        n: Number of samples.
+        null_n: Number of images of the null row.
+        conditions: Everything that values must share to be comparable, except for how the samples were made.
+    """
+
+    name: str
+    better: str
+    sampling: str
+    estimate: Interval
+    null: Interval | None
+    matched: Interval | None
+    n: int
+    null_n: int | None
+    conditions: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """The record of a job of a sweep: overrides that may vary, state, and why it failed."""
+
+    overrides: tuple[str, ...]
+    state: str
+    why: str | None
+    measured: Mapping[str, Any] | None
+
+
+@dataclass
+class RunRecord:
+    """What a run folder contains. Secrets are redacted. What cannot be read is empty, and named in ``notes``.
+
+    Attributes:
+        folder: The run folder.
+        name: Name that identifies it among the runs of the report.
+        tree: The settings.
+        settings: The same by dotted key.
+        status: Content of ``status.json``.
+        summary: Content of ``summary.json``.
+        environment: Content of ``environment.json``.
+        curves: Logged metrics by name.
+        epoch_ends: Last step of each epoch, as far as it was logged.
+        pictures: Sample grids, ascending by epoch.
+        nearest: Samples next to the nearest training images, by how they were sampled.
+        sampled: Images that the report sampled from the checkpoint itself.
+        quality: Results of ``evaluate.py``.
+        log: Last lines of ``run.log``.
+        job: Its record, if it is a job of a sweep.
+        has_checkpoint: Whether it can be sampled from or resumed.
+        notes: Sentences about what could not be read.
+    """
+
+    folder: Path
+    name: str
+    tree: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+    epoch_ends: list[int] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    nearest: list[Picture] = field(default_factory=list)
+    sampled: list[Picture] = field(default_factory=list)
+    quality: list[QualityRow] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    job: Job | None = None
+    has_checkpoint: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def state(self) -> str:
+        """State of the run: that of its folder, else that of the job, else ``unknown``."""
+        if self.job is not None and self.job.state in ("died", "failed", "refused"):
+            return self.job.state
+        state = self.status.get("state")
+        return state if isinstance(state, str) else (self.job.state if self.job is not None else "unknown")
+
+    @property
+    def why(self) -> str | None:
+        """Why it stopped or failed."""
+        why = self.status.get("why") or (self.job.why if self.job is not None else None)
+        return why if isinstance(why, str) else None

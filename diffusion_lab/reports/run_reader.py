@@ -1,0 +1,175 @@
+"""Reading a run folder: whatever is damaged, half written or missing becomes a note, never an error."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.console.redaction import redacted, redacted_command, secret_values, without_values
+from diffusion_lab.files.reading import read_json, read_regular
+from diffusion_lab.files.run_files import CONFIG, ENVIRONMENT, LOG, METRICS, STATUS, SUMMARY
+from diffusion_lab.reports.curves import read_curves
+from diffusion_lab.reports.quality import EVALUATION, QualityFile, read_quality
+from diffusion_lab.reports.records import Job, Picture, RunRecord
+from diffusion_lab.reports.sampled_files import sampled_pictures
+from diffusion_lab.runs.epoch_images import epoch_of
+from diffusion_lab.runtime.process_identity import is_alive
+from diffusion_lab.sweeps.job_record import RECORD, JobRecord
+
+MAX_SETTINGS_BYTES = 2**20
+MAX_LOG_BYTES = 64 * 2**20
+LOG_LINES = 60
+"""Lines of ``run.log`` that the report shows."""
+
+LONGEST_LINE = 2000
+SUBFOLDERS = ("logs", "checkpoints", "samples")
+
+# The parser in C is ten times as fast, which 200 settings files need.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Unreadable(ValueError):
+    """Raised for a file with a note that says what is wrong with it."""
+
+
+def read_run(folder: Path, name: str) -> RunRecord:
+    """Return the record of a run folder."""
+    run = RunRecord(folder, name)
+    settings = _read(run, CONFIG, _yaml)
+    command = _command(run)
+    record = JobRecord.read(folder) if (folder / RECORD).is_file() else None
+    if (folder / RECORD).is_file() and record is None:
+        run.notes.append(f"{RECORD} is not a record of a job")
+    if not settings and record is not None:
+        settings = record.settings
+    secrets = secret_values(settings, command)
+    run.tree = redacted(settings, secrets)
+    run.settings = leaves(run.tree)
+    run.status = _hidden(_read(run, STATUS, _json), secrets)
+    run.summary = _hidden(_read(run, SUMMARY, _json), secrets)
+    if record is not None:
+        overrides = tuple(redacted_command(record.overrides))
+        run.job = Job(overrides, record.state, _hidden(record.why, secrets), record.measured)
+    logs, checkpoints, samples = (folder / _subfolder(settings, part) for part in SUBFOLDERS)
+    _read_metrics(run, logs / METRICS)
+    run.log = [without_values(line, secrets) for line in _log_lines(run, logs / LOG)]
+    run.pictures = _epoch_pictures(samples)
+    run.has_checkpoint = any(checkpoints.glob("step_*.ckpt")) if checkpoints.is_dir() else False
+    run.sampled = sampled_pictures(folder)
+    results = read_results(folder, run.notes)
+    if results is not None:
+        run.quality, run.nearest = results.rows, results.nearest
+    if run.status.get("state") == "running" and is_alive(run.status) is False:
+        run.status = {**run.status, "state": "died", "why": "its process ended without a message"}
+    return run
+
+
+def read_results(folder: Path, notes: list[str]) -> QualityFile | None:
+    """Return the results of ``evaluate.py`` in the folder of a run or a sweep; None if there are none."""
+    file = folder / EVALUATION
+    if not file.is_file():
+        return None
+    try:
+        return read_quality(file)
+    except (OSError, ValueError) as error:
+        notes.append(f"{EVALUATION} cannot be read: {_reason(error)}")
+        return None
+
+
+def _read(run: RunRecord, name: str, parse: Any) -> dict[str, Any]:
+    """Return the mapping in a file of the run folder; empty, with a note, if it cannot be read."""
+    file = run.folder / name
+    if not file.exists():
+        return {}
+    try:
+        content = parse(file)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        run.notes.append(f"{name} cannot be read: {_reason(error)}")
+        return {}
+    if not isinstance(content, dict):
+        run.notes.append(f"{name} cannot be read: it has no keys")
+        return {}
+    return content
+
+
+def _json(file: Path) -> Any:
+    return read_json(file)
+
+
+def _yaml(file: Path) -> Any:
+    try:
+        return yaml.load(read_regular(file, MAX_SETTINGS_BYTES), _LOADER)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason of an error on one line, without the path of the file."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        return f"not valid YAML ({error.problem}{line})"
+    if isinstance(error, OSError):
+        return error.strerror or str(error).split("\n")[0]
+    text = str(error).split("\n")[0]
+    return f"not valid JSON: {text.partition('not valid JSON: ')[2]}" if "not valid JSON: " in text else text
+
+
+def _command(run: RunRecord) -> list[str]:
+    """Read ``environment.json`` into the run, and return the words of its command."""
+    environment = _read(run, ENVIRONMENT, _json)
+    command = environment.get("command")
+    words = [str(word) for word in command] if isinstance(command, list) else []
+    run.environment = {**environment, "command": redacted_command(words)}
+    return words
+
+
+def _subfolder(settings: Mapping[str, Any], part: str) -> str:
+    """Return the name of a subfolder; a name that leaves the run folder is ignored."""
+    section = settings.get("output")
+    names = section.get("subdirs") if isinstance(section, Mapping) else None
+    name = names.get(part) if isinstance(names, Mapping) else None
+    if isinstance(name, str) and name and not Path(name).is_absolute() and ".." not in Path(name).parts:
+        return name
+    return part
+
+
+def _read_metrics(run: RunRecord, file: Path) -> None:
+    if not file.exists():
+        return
+    try:
+        run.curves, run.epoch_ends, note = read_curves(file)
+    except OSError as error:
+        run.notes.append(f"{file.name} cannot be read: {_reason(error)}")
+        return
+    run.notes.extend([note] if note else [])
+
+
+def _log_lines(run: RunRecord, file: Path) -> list[str]:
+    if not file.exists():
+        return []
+    try:
+        text = read_regular(file, MAX_LOG_BYTES).decode("utf-8", "replace")
+    except OSError as error:
+        run.notes.append(f"{file.name} cannot be read: {_reason(error)}")
+        return []
+    return [line[:LONGEST_LINE] for line in text.splitlines()[-LOG_LINES:]]
+
+
+def _epoch_pictures(folder: Path) -> list[Picture]:
+    if not folder.is_dir():
+        return []
+    epochs = sorted((epoch, file) for file in folder.iterdir() if (epoch := epoch_of(file)) is not None)
+    return [Picture(file, f"samples after epoch {epoch}", epoch) for epoch, file in epochs]
+
+
+def _hidden(tree: Any, secrets: Collection[str]) -> Any:
+    """Return plain containers with the secrets removed from all strings."""
+    if isinstance(tree, dict):
+        return {key: _hidden(value, secrets) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_hidden(value, secrets) for value in tree]
+    return without_values(tree, secrets) if isinstance(tree, str) else tree
