@@ -12,7 +12,7 @@ GPU_WHEELS_ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help setup demo test test-rounding bench gpu-check gpu-wheels lint format schema docs clean
+.PHONY: help setup demo test test-rounding bench gpu-check gpu-wheels lint format defaults schema docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -48,6 +48,9 @@ lint: $(INSTALLED) ## check format, style and types; changes nothing
 format: $(INSTALLED) ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+defaults: $(INSTALLED) ## write what repeats diffusion_lab/config/v2_defaults.yaml: file to copy, recipe, docs/settings.md
+	@$(BIN)/python -m scripts.make_defaults
 
 schema: $(INSTALLED) ## write schema/, by which editors complete and check conf/ and settings files
 	@$(BIN)/python -m scripts.make_schema
