@@ -52,8 +52,9 @@ format: $(INSTALLED) ## format the code and mend what can be mended
 schema: $(INSTALLED) ## write schema/, by which editors complete and check conf/ and settings files
 	@$(BIN)/python -m scripts.make_schema
 
-docs: $(INSTALLED) ## write docs/configuration.md, the reference of every key
+docs: $(INSTALLED) ## write docs/configuration.md, the reference of every key, and docs/rooms.svg, the picture of the package
 	@$(BIN)/python -m scripts.make_docs
+	@$(BIN)/python -m scripts.draw_rooms
 
 clean: ## remove .venv, caches and build leftovers; outputs/ stays
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
