@@ -28,7 +28,7 @@ test: $(INSTALLED) ## run the tests (PYTEST_ARGS="--slow tests/data" for more, o
 test-rounding: $(INSTALLED) ## run the tests that compute, with older instructions, two threads, and other last bits
 	@ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p tests.other_rounding \
 	  tests/training tests/networks tests/cpu tests/samplers tests/diffusion \
-	  tests/test_sampling.py tests/test_finite_samples.py tests/generation/test_generate.py
+	  tests/sampling/test_sampler.py tests/sampling/test_finite_samples.py tests/generation/test_generate.py
 
 bench: $(INSTALLED) ## measure the speed of everything, beside its peers; under 20 minutes (make demo first adds a row)
 	@$(BIN)/python -m benchmarks

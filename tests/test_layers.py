@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. A module may import from the lines above its own and from its own folder, not from its
 # neighbours on the same line: so `networks` and `data` know nothing of diffusion.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("shapes", "ema_formats", "version", "console", "cpu"),
+    ("shapes", "version", "console", "cpu"),
     ("faults",),
+    ("arguments",),
     ("runtime",),
     ("files", "image_grids"),
     ("diffusion", "networks", "data"),
@@ -28,9 +29,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config",),
     ("v1", "sweeps"),
     ("cli",),
-    ("terminal_noise", "run_images"),
-    ("create", "finite_samples", "ema", "sampling_request"),
-    ("sampling", "checkpoint"),
+    ("ema", "run_images"),
+    ("sampling",),
+    ("create",),
+    ("checkpoint",),
     ("runs",),
     ("generation",),
     ("features",),
@@ -40,7 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
-SAMPLING_PATH = ("samplers", "sampling", "checkpoint", "create", "denoiser", "guidance", "generation")
+SAMPLING_PATH = ("samplers", "sampling", "ema", "checkpoint", "create", "denoiser", "guidance", "generation")
 TRAINING_LIBRARIES = {"lightning", "pytorch_lightning", "torchmetrics", "wandb", "hydra"}
 # So that --help is fast.
 READ_BEFORE_TORCH = ("config", "v1", "sweeps", "cli", "samplers", "diffusion.parameterization")
