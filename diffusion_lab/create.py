@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from diffusion_lab.arguments import arguments_named, name_arguments
+from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings, ModelSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
@@ -26,19 +27,22 @@ from diffusion_lab.sampling.terminal_noise import terminal_noise_warnings
 LARGEST_FACTOR = 1e9
 """Maximum factor of the network's output in the clean estimate: beyond it, float32 has no precision left."""
 
+_MODEL = get_default_config()["model"]
+_ARCHITECTURE, _DIFFUSION, _CONDITIONING = (_MODEL[name] for name in ("architecture", "diffusion", "conditioning"))
+
 
 def create_ddpm(
-    image_size: int = 40,
-    in_channels: int = 3,
-    model_channels: int = 64,
-    channel_multipliers: Sequence[int] = (1, 2, 4),
-    num_classes: int | None = None,
-    num_timesteps: int = 1000,
-    beta_schedule: str = "cosine",
-    beta_start: float = 0.0001,
-    beta_end: float = 0.02,
-    class_dropout_prob: float = 0.1,
-    use_attention: Sequence[bool] = (False, False, True),
+    image_size: int = _ARCHITECTURE["image_size"],
+    in_channels: int = _ARCHITECTURE["in_channels"],
+    model_channels: int = _ARCHITECTURE["model_channels"],
+    channel_multipliers: Sequence[int] = tuple(_ARCHITECTURE["channel_multipliers"]),
+    num_classes: int | None = _CONDITIONING["num_classes"],
+    num_timesteps: int = _DIFFUSION["num_timesteps"],
+    beta_schedule: str = _DIFFUSION["beta_schedule"],
+    beta_start: float = _DIFFUSION["beta_start"],
+    beta_end: float = _DIFFUSION["beta_end"],
+    class_dropout_prob: float = _CONDITIONING["class_dropout_prob"],
+    use_attention: Sequence[bool] = tuple(_ARCHITECTURE["use_attention"]),
     device: str | torch.device = "cpu",
     *,
     architecture_type: str = "unet",
@@ -57,8 +61,9 @@ def create_ddpm(
 ) -> Denoiser:
     """Create an untrained denoiser; the arguments have the same meaning as in the ``model`` section.
 
-    The arguments up to ``device`` may be positional, in this order. ``device`` is ``cpu``, ``cuda``, ``cuda:1``
-    (the second GPU), ``mps``, ``auto`` (the best available) or a ``torch.device``.
+    The arguments up to ``device`` may be positional, in this order; their defaults are those of the V2 format.
+    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` (the second GPU), ``mps``, ``auto`` (the best available) or a
+    ``torch.device``.
 
     ``class_dropout_prob`` is used by the training loss; here it tells the sampler whether the model has learned an
     unconditional estimate for guidance.
