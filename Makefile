@@ -13,7 +13,7 @@ GPU_WHEELS_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test test-rounding bench gpu-check gpu-wheels lint format schema docs clean
+.PHONY: help setup demo test test-rounding bench gpu-check gpu-wheels lint format defaults schema docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -29,7 +29,7 @@ test: $(INSTALLED) ## run the tests (PYTEST_ARGS="--slow tests/data" selects mor
 test-rounding: $(INSTALLED) ## run the numerical tests with older CPU instructions, two threads and perturbed last bits
 	@ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p tests.other_rounding \
 	  tests/training tests/networks tests/cpu tests/samplers tests/diffusion \
-	  tests/test_sampling.py tests/test_finite_samples.py tests/generation/test_generate.py
+	  tests/sampling/test_sampler.py tests/sampling/test_finite_samples.py tests/generation/test_generate.py
 
 bench: $(INSTALLED) ## measure the speed next to other libraries: under 20 minutes (after make demo, with one row more)
 	@$(BIN)/python -m benchmarks
@@ -49,6 +49,9 @@ lint: $(INSTALLED) ## check format, style and types, without changing anything
 format: $(INSTALLED) ## format the code and apply the automatic fixes of ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+defaults: $(INSTALLED) ## write what repeats diffusion_lab/config/v2_defaults.yaml: file to copy, recipe, docs/settings.md
+	@$(BIN)/python -m scripts.make_defaults
 
 schema: $(INSTALLED) ## write schema/, with which editors complete and check conf/ and settings files
 	@$(BIN)/python -m scripts.make_schema

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diffusion_lab.checkpoint.weights import Weights
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.console.terminal import on_one_line
-from diffusion_lab.ema_formats import bare_names, find_average
+from diffusion_lab.ema.formats import bare_names, find_average
 from diffusion_lab.faults import shown
 
 LABELS = "network.embed_label.weight"

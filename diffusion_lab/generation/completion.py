@@ -18,7 +18,6 @@ from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.files.reading import open_regular, parse_json
 from diffusion_lab.files.writing import atomic_write
-from diffusion_lab.finite_samples import NonFiniteSamplesError
 from diffusion_lab.generation.arrays import ARRAYS, read_labels, read_pixels, write_arrays
 from diffusion_lab.generation.images import ImageStore, NullStore, PngStore, RawStore
 from diffusion_lab.generation.manifest import matching_digests, open_manifest, read_lines
@@ -29,6 +28,7 @@ from diffusion_lab.image_grids import ClassGrid, image_grid
 from diffusion_lab.runs.startup_lines import pluralize
 from diffusion_lab.runtime.exit_on_signals import Terminated
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
+from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
 from diffusion_lab.shapes import Images, to_pixels
 
 MAX_GRID_ROWS = 100

@@ -61,11 +61,10 @@ class Sampler(ABC):
         if isinstance(self.spacing, str):
             return
         if not self.spacing or any(later >= time for time, later in pairwise(self.spacing)):
-            raise ValueError(f"sampler.spacing must be a falling list of times in (0, 1], got {list(self.spacing)}")
+            raise ValueError(f"spacing must be a falling list of times in (0, 1], got {list(self.spacing)}")
         if self.steps not in (None, len(self.spacing)):
             raise ValueError(
-                f"sampler.steps must be null or {len(self.spacing)}, the number of times in sampler.spacing, "
-                f"got {self.steps}"
+                f"steps must be null (None) or {len(self.spacing)}, the number of times in spacing, got {self.steps}"
             )
 
     @abstractmethod

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from diffusion_lab.checkpoint import Checkpoint
 from diffusion_lab.checkpoint.foreign import EMA_KEY, ForeignParts
-from diffusion_lab.ema_formats import bare_names, find_average
+from diffusion_lab.ema.formats import bare_names, find_average
 from diffusion_lab.training.lr_schedules import current_rates
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.optimizer_state import States, matching_states, saved_rate

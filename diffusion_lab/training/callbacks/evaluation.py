@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from diffusion_lab.console.messages import explain
 from diffusion_lab.faults import ConfigWarning
-from diffusion_lab.finite_samples import NonFiniteSamplesError
+from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
 from diffusion_lab.training.callbacks.checkpoints import Checkpoints
 from diffusion_lab.training.callbacks.rng_state import preserve_rng_state
 from diffusion_lab.training.module import DiffusionModule
