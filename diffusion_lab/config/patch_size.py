@@ -11,8 +11,8 @@ from typing import Any
 AUTO = "auto"
 
 MIN_POSITIONS, MAX_POSITIONS = 16, 32
-"""Images up to the first size have patches of one pixel; for larger ones the first stage has at most the second number of
-positions per side."""
+"""Images up to the first size have patches of one pixel; in larger ones the first stage has at most the second number
+of positions per side."""
 
 
 def is_auto(value: object) -> bool:
