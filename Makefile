@@ -29,7 +29,7 @@ test: $(INSTALLED) ## run the tests (PYTEST_ARGS="--slow tests/data" selects mor
 test-rounding: $(INSTALLED) ## run the numerical tests with older CPU instructions, two threads and perturbed last bits
 	@ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p tests.other_rounding \
 	  tests/training tests/networks tests/cpu tests/samplers tests/diffusion \
-	  tests/test_sampling.py tests/test_finite_samples.py tests/generation/test_generate.py
+	  tests/sampling/test_sampler.py tests/sampling/test_finite_samples.py tests/generation/test_generate.py
 
 bench: $(INSTALLED) ## measure the speed next to other libraries: under 20 minutes (after make demo, with one row more)
 	@$(BIN)/python -m benchmarks

@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "Ground": (
-        ("shapes", "ema_formats", "version", "console", "cpu"),
+        ("shapes", "version", "console", "cpu"),
         ("faults",),
+        ("arguments",),
         ("runtime",),
         ("files", "image_grids"),
     ),
@@ -32,9 +33,10 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("cli",),
     ),
     "Models and sampling": (
-        ("terminal_noise", "run_images"),
-        ("create", "finite_samples", "ema", "sampling_request"),
-        ("sampling", "checkpoint"),
+        ("ema", "run_images"),
+        ("sampling",),
+        ("create",),
+        ("checkpoint",),
     ),
     "Runs": (
         ("runs",),

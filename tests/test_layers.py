@@ -8,7 +8,7 @@ import pytest
 
 from scripts.layers import HEIGHT, PACKAGE, Import, imports_of, project_files, room_of
 
-SAMPLING_PATH = ("samplers", "sampling", "checkpoint", "create", "denoiser", "guidance", "generation")
+SAMPLING_PATH = ("samplers", "sampling", "ema", "checkpoint", "create", "denoiser", "guidance", "generation")
 TRAINING_LIBRARIES = {"lightning", "pytorch_lightning", "torchmetrics", "wandb", "hydra"}
 # So that --help is fast.
 READ_BEFORE_TORCH = ("config", "v1", "sweeps", "cli", "samplers", "diffusion.parameterization")

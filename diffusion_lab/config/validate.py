@@ -204,15 +204,17 @@ def _follow_process(tree: dict[str, Any], reader: SettingsReader) -> None:
             tree["sampler"]["steps"] = min(tree["sampler"]["steps"], reader["model.diffusion.num_timesteps"])
 
 
-def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) -> SectionT:
+def parse_section(
+    section: type[SectionT], values: Mapping[str, Any], key: str, import_classes: bool = False
+) -> SectionT:
     """Return one typed section without the rest of its tree, such as the model of a checkpoint.
-
-    Nothing is imported: the dotted path of a class is accepted unchecked.
 
     Args:
         section: Its class.
         values: Its keys.
         key: Its dotted key in a complete tree, used in fault messages.
+        import_classes: Import the class at a dotted path and check its arguments: only for the user's own settings.
+            Otherwise nothing is imported, and a dotted path is accepted unchecked.
 
     Raises:
         ConfigError: A ValueError that lists every fault in the section, contradictions included.
@@ -230,7 +232,7 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
     for name in reversed(key.split(".")):
         tree = {name: tree}
     reader = SettingsReader(tree, TrainConfig, [fault.key for fault in faults])
-    contradictions = cross_check(reader, import_classes=False)
+    contradictions = cross_check(reader, import_classes=import_classes)
     _refuse([*faults, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
     return section.model_validate(plain)
 
@@ -254,7 +256,7 @@ def _refuse(faults: Iterable[Fault]) -> None:
         raise ConfigError(ordered)
 
 
-MOST_BITS = 256
+MAX_BITS = 256
 
 
 def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
@@ -263,7 +265,7 @@ def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
         return {name: without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
     if isinstance(value, list):
         return [without_excess(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
-    if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        faults.append(Fault(key, f"must be an integer of at most {MOST_BITS} bits, got one of {value.bit_length()}"))
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        faults.append(Fault(key, f"must be an integer of at most {MAX_BITS} bits, got one of {value.bit_length()}"))
         return 1
     return value
