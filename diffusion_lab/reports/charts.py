@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from diffusion_lab.config.evaluated_metrics import direction_of
+from diffusion_lab.metric_names import direction_of
 from diffusion_lab.reports.curves import THROUGHPUT
 
 BANDS = ("low", "medium", "high", "extreme")

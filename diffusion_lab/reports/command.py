@@ -5,28 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion_lab.config.section import home_expanded
 from diffusion_lab.console.messages import explain, sentence, show_plain_warnings
 from diffusion_lab.console.terminal import printable
-from diffusion_lab.faults import shown
-from diffusion_lab.reports.discovery import find_runs, names_of
-from diffusion_lab.reports.images import ImageStore
-from diffusion_lab.reports.page_file import write_page
-from diffusion_lab.reports.payload import ReportSource, payload
-from diffusion_lab.reports.records import RunRecord
-from diffusion_lab.reports.run_reader import read_results, read_run
-from diffusion_lab.reports.settings import default_values
+from diffusion_lab.reports.build import Report
+from diffusion_lab.reports.discovery import find_runs
 from diffusion_lab.runtime.exit_codes import EXIT_CODE
-from diffusion_lab.sweeps.job_record import RECORD
-
-FILE = "report.html"
-SINGLE_PIXELS, MANY_PIXELS = 1400, 640
-"""Maximum width and height of pictures in the report of one run, and of several."""
 
 WATCH_SECONDS = 5.0
+"""Seconds between two versions of a page that is watched."""
+
+QUIET_ROUNDS = 3
+"""A watched page is finished when nothing was running so often in a row: a sweep pauses between its jobs."""
 
 
 def main(arguments: Sequence[str] | None = None, conf: Path | None = None) -> int:
@@ -34,20 +27,66 @@ def main(arguments: Sequence[str] | None = None, conf: Path | None = None) -> in
 
     Args:
         arguments: Command line without the program; that of the process if None.
-        conf: Folder of the settings that ``train.py`` composes, for the defaults.
+        conf: Folder of the settings that ``train.py`` composes, to show what differs from the defaults.
     """
     args = _parser().parse_args(arguments)
     show_plain_warnings()
+    targets = [Path(home_expanded(target)) for target in args.targets]
+    output = None if args.output is None else Path(home_expanded(args.output))
     try:
         if args.sample:
-            _sample(args.targets)
-        file = write_report(args.targets, args.output, conf, WATCH_SECONDS if args.watch else None)
-        print(f"report: {printable(file)}", flush=True)
+            _sample(targets)
+        report = Report(targets, output, conf)
+        running = report.write(WATCH_SECONDS if args.watch else None)
+        print(printable(f"report: {report.file}"), flush=True)
         if args.watch:
-            _watch(lambda: write_report(args.targets, args.output, conf, WATCH_SECONDS), args.targets, conf, args.output)
+            _watch(report, running)
     except (ValueError, OSError) as error:
         print(f"Error: {sentence(explain(error))}", file=sys.stderr)
         return EXIT_CODE
-    except KeyboardInterrupt:
-        return 0
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="report.py",
+        description="Write one HTML page about a run, a sweep, or several runs side by side. It opens without a "
+        "network and contains everything: settings, curves, samples, quality, commands.",
+    )
+    parser.add_argument("targets", nargs="+", metavar="FOLDER", help="run folder, sweep, or folder that contains runs")
+    parser.add_argument("--output", metavar="FILE", help="the page; report.html in the only FOLDER, else in this one")
+    parser.add_argument("--watch", action="store_true", help="write the page again every few seconds while runs go on")
+    parser.add_argument(
+        "--sample",
+        action="store_true",
+        help="sample denoising strips and a grid of guidance and steps from the best checkpoint of each run first",
+    )
+    return parser
+
+
+def _sample(targets: Sequence[Path]) -> None:
+    """Sample the images of the report for each run with a checkpoint; a run that cannot is named."""
+    from diffusion_lab.reports.sampled import sample_for_report  # imports torch
+
+    for folder in find_runs(targets):
+        try:
+            made = sample_for_report(folder)
+        except FileNotFoundError:
+            print(printable(f"{folder}: no checkpoint to sample from"))
+        except ValueError as error:
+            print(f"Warning: {sentence(f'{folder} cannot be sampled from: {error}')}", file=sys.stderr)
+        else:
+            print(printable(f"{folder}: {'sampled' if made else 'samples of an earlier report are up to date'}"))
+
+
+def _watch(report: Report, running: bool) -> None:
+    """Write the page again and again until nothing runs, or Ctrl-C; its last version no longer reloads itself."""
+    quiet = 0 if running else QUIET_ROUNDS
+    try:
+        while quiet < QUIET_ROUNDS:
+            time.sleep(WATCH_SECONDS)
+            quiet = 0 if report.write(WATCH_SECONDS) else quiet + 1
+        print("nothing is running any more: the page is complete")
+    except KeyboardInterrupt:
+        print("stopped: the page stays as it is now")
+    report.write(None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
-from diffusion_lab.config.evaluated_metrics import direction_of
+from diffusion_lab.metric_names import direction_of
 from diffusion_lab.reports.charts import QUALITY, quality_title
 from diffusion_lab.reports.curves import best_of
 from diffusion_lab.reports.records import Interval, RunRecord

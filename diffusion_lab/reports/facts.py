@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.config.evaluated_metrics import validation_direction
 from diffusion_lab.console.command_line import command, setting
 from diffusion_lab.files.run_files import CONFIG
+from diffusion_lab.metric_names import validation_direction
 from diffusion_lab.reports.curves import THROUGHPUT, best_of, throughput
 from diffusion_lab.reports.records import RunRecord
 

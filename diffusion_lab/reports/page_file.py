@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import json
 import re
@@ -39,20 +41,24 @@ def write_page(file: Path, content: Mapping[str, Any], images: ImageStore) -> No
 
 def page_parts(content: Mapping[str, Any], images: ImageStore) -> Iterator[str]:
     """Yield the page in parts; the images come last, so that the rest is shown before they are read."""
-    template = Template(_part("report.html"))
-    page = template.substitute(
+    charts, script = _part(CHARTS), "\n" + "\n".join(_part(name) for name in SCRIPTS)
+    before, after = _part("report.html").split("$images")
+    yield Template(before).substitute(
+        allowed=" ".join(map(_source, (charts, script))),
         title=html.escape(str(content["title"])),
         style=_part("report.css"),
         content=script_json(content),
-        charts=_part(CHARTS),
-        script="\n".join(_part(name) for name in SCRIPTS),
-        images="\0",
+        charts=charts,
+        script=script,
     )
-    before, _, after = page.partition("\0")
-    yield before
     for number, image in enumerate(images.images):
         yield f'<script type="text/plain" id="image-{number}" data-mime="{image.mime}">{image.content}</script>\n'
     yield after
+
+
+def _source(script: str) -> str:
+    """Return the name of a script in the page's content security policy, which allows no other."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def script_json(value: Any) -> str:

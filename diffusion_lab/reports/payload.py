@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from diffusion_lab.reports import facts
@@ -169,9 +168,7 @@ def _run(
         "headline": facts.headline(run),
         "overrides": list(run.job.overrides) if run.job else [],
         "facts": {key: significant(value, 7) for key, value in facts.facts_of(run).items()},
-        "best": None
-        if best is None
-        else {"metric": name, "mode": mode, "value": significant(best[0]), "epoch": best[1]},
+        "best": _best(run),
         "settings": {key: shown(value) for key, value in own.items()},
         "numbers": {key: value for key, value in own.items() if _is_finite(value)},
         "differs": differs_from_default(own, defaults),

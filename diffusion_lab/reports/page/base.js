@@ -16,13 +16,6 @@ Report.h = (tag, attributes = {}, ...children) => {
   return element;
 };
 
-Report.svg = (tag, attributes = {}, ...children) => {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-};
-
 /** Keeps what the reader chose while the page is read again, and between visits. */
 Report.state = (() => {
   const key = `diffusion_lab report ${location.pathname}`;
@@ -50,7 +43,7 @@ Report.format = (() => {
   const number = (value, digits = 4) => {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     const size = Math.abs(value);
-    if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(2).replace("e+", "e");
+    if (size !== 0 && (size < 1e-3 || size >= 1e7)) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
     if (Number.isInteger(value)) return grouped.format(value);
     return size >= 1000 ? grouped.format(Math.round(value)) : String(Number(value.toPrecision(digits)));
   };
@@ -114,11 +107,10 @@ Report.empty = (text, ...more) => Report.h("div", { class: "empty" }, Report.h("
 Report.section = (id, title, about, ...children) => {
   const { h } = Report;
   const heading = h("h2", { id: `${id}-title` }, title);
-  const head = h("div", { class: "head" }, heading, about ? h("p", { class: "about" }, about) : null);
-  const section = h("section", { id, "aria-labelledby": `${id}-title` }, head, ...children);
+  const head = h("div", { class: "head" }, heading);
+  const text = about ? h("p", { class: "about" }, about) : null;
+  const section = h("section", { id, "aria-labelledby": `${id}-title` }, head, text, ...children);
   section.head = head;
-  section.title = "";
-  section.removeAttribute("title");
   section.label = title;
   return section;
 };

@@ -175,6 +175,9 @@ Report.charts = (() => {
         },
         data: [{ yAxis: real }],
       };
+    if (real !== null && series.length)
+      // so that the axis contains it
+      series.push({ type: "line", id: "real images", name: "", data: [[series[0].data[0][0], real]], symbol: "none", silent: true });
     return series;
   };
 
@@ -200,7 +203,6 @@ Report.charts = (() => {
     const series = seriesOf(card);
     const log = Report.state.get("log", false) && card.chart.kind !== "quality" && card.chart.kind !== "throughput";
     const positive = log && series.every((one) => one.data.every(([, y]) => y === null || y > 0));
-    const real = nullOf(card);
     const label = { color: color("faint"), fontSize: 11, hideOverlap: true };
     return {
       animation: false,
@@ -208,7 +210,7 @@ Report.charts = (() => {
       grid: { left: 2, right: 14, top: 14, bottom: 2, outerBoundsMode: "same", outerBoundsContain: "axisLabel" },
       xAxis: {
         type: "value",
-        min: "dataMin",
+        min: 0,
         max: "dataMax",
         axisLabel: { ...label, formatter: Report.axis.tick, showMinLabel: true, alignMinLabel: "left", alignMaxLabel: "right" },
         axisLine: { lineStyle: { color: color("strong-line") } },
@@ -219,7 +221,6 @@ Report.charts = (() => {
       yAxis: {
         type: positive ? "log" : "value",
         scale: true,
-        min: positive || real === null ? null : (value) => Math.min(value.min, real),
         axisLabel: { ...label, formatter: (y) => compact(y) },
         splitLine: { lineStyle: { color: color("line") } },
         splitNumber: 4,

@@ -107,33 +107,36 @@ Report.images = (() => {
       "Play",
     );
     update();
-    return last > 0 ? h("div", { class: "bar" }, button, input, output) : h("div", { class: "bar" }, output);
+    const bar = h("div", { class: "bar" }, last > 0 ? [button, input] : null, output);
+    bar.choose = (index) => {
+      input.value = index;
+      input.dispatchEvent(new Event("input"));
+    };
+    return bar;
   };
 
-  /** The sample grids of one run under a slider. */
+  /** The sample grids of one run under a slider, beside all of them in small. */
   const viewer = (pictures, total) => {
     const image = lazy(pictures[pictures.length - 1]);
     const labels = pictures.map((picture) => `epoch ${picture.epoch}${total ? ` of ${total}` : ""}`);
-    const bar = slider(labels, "Epoch of the samples", "epoch", (index) => show(image, pictures[index]));
-    const all = h("details", {}, h("summary", {}, `All ${pictures.length} epochs`));
-    all.addEventListener("toggle", () => {
-      if (!all.open || all.children.length > 1) return;
-      const figures = pictures.map((picture) =>
-        h(
-          "figure",
-          { class: "card" },
-          h("figcaption", {}, `Epoch ${picture.epoch}`),
-          lazy(picture, { style: { width: "100%" } }),
-        ),
-      );
-      all.append(h("div", { class: "side-by-side", style: { "--figure": "210px" } }, figures));
+    const thumbs = pictures.map((picture, index) =>
+      h(
+        "button",
+        { type: "button", class: "thumb", "aria-label": `Show epoch ${picture.epoch}`, click: () => bar.choose(index) },
+        lazy(picture, { alt: "" }),
+        h("span", {}, `${picture.epoch}`),
+      ),
+    );
+    const bar = slider(labels, "Epoch of the samples", "epoch", (index) => {
+      show(image, pictures[index]);
+      for (const [number, thumb] of thumbs.entries()) thumb.setAttribute("aria-pressed", String(number === index));
     });
+    const strip = h("div", { class: "thumbs", role: "group", "aria-label": "Epochs" }, thumbs);
     return h(
       "div",
       { class: "viewer" },
       bar,
-      h("div", { class: "stage" }, image),
-      pictures.length > 1 ? all : null,
+      h("div", { class: "body" }, h("div", { class: "stage" }, image), pictures.length > 1 ? strip : null),
     );
   };
 

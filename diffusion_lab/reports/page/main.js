@@ -107,7 +107,6 @@
     Report.compare.parallel(),
     Report.charts.section(),
     Report.compare.samples(),
-    Report.compare.quality(),
     Report.compare.shared(),
   ];
 

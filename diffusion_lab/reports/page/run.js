@@ -2,7 +2,7 @@
 
 /** The parts of the page that are about one run. */
 Report.run = (() => {
-  const { h, svg } = Report;
+  const { h } = Report;
   const { number, compact, duration, count, interval } = Report.format;
   const { content } = Report;
   const name = (metric) => metric.replace(/^val\//, "validation ").replace(/_/g, " ");
@@ -100,26 +100,6 @@ Report.run = (() => {
     return Report.section("sampling", "From noise to image", run.sampled.length ? "Sampled from the averaged weights of the best checkpoint." : null, body);
   };
 
-  /** An interval, and that of real images, on a common scale. */
-  const range = (value, real, bounds) => {
-    const [low, high] = bounds;
-    const x = (number) => 4 + (192 * (number - low)) / (high - low || 1);
-    const mark = ([middle, from, to], y, color, filled) => {
-      const parts = [];
-      if (from !== null && to !== null)
-        parts.push(svg("line", { x1: x(from), x2: x(to), y1: y, y2: y, stroke: color, "stroke-width": 2, "stroke-linecap": "round" }));
-      parts.push(
-        svg("circle", { cx: x(middle), cy: y, r: 3.6, fill: filled ? color : "var(--card)", stroke: color, "stroke-width": 1.6 }),
-      );
-      return parts;
-    };
-    const element = svg("svg", { class: "range", viewBox: "0 0 200 18", preserveAspectRatio: "none", "aria-hidden": "true" });
-    element.append(svg("line", { x1: 0, x2: 200, y1: 9, y2: 9, stroke: "var(--line)", "stroke-width": 1 }));
-    if (real) element.append(...mark(real, 9, "var(--faint)", false));
-    element.append(...mark(value, 9, "var(--accent)", true));
-    return element;
-  };
-
   const boundsOf = (intervals) => {
     const numbers = intervals.filter(Boolean).flat().filter((one) => one !== null);
     const low = Math.min(...numbers);
@@ -128,36 +108,45 @@ Report.run = (() => {
     return [low - margin, high + margin];
   };
 
-  const qualityTable = (rows) => {
-    const groups = Map.groupBy ? Map.groupBy(rows, (row) => row.name) : rows.reduce((map, row) => map.set(row.name, [...(map.get(row.name) || []), row]), new Map());
-    const body = [];
-    for (const [metric, members] of groups) {
+  /** One line of a list of values: its name, the value, and its interval over that of real images. */
+  const measured = (label, value, real, [low, high], best = false) => {
+    const at = (number) => `${((100 * (number - low)) / (high - low)).toFixed(2)}%`;
+    const part = (kind, [middle, from, to]) => [
+      from === null || to === null ? null : h("span", { class: `bar-of ${kind}`, style: { left: at(from), right: `calc(100% - ${at(to)})` } }),
+      h("span", { class: `point-of ${kind}`, style: { left: at(middle) } }),
+    ];
+    const plot = h("span", { class: "plot", "aria-hidden": "true" }, real ? part("real", real) : null, part("value", value));
+    const bounds = interval(value);
+    return h(
+      "li",
+      { class: best ? "best" : null },
+      label,
+      h("span", { class: "figure" }, h("b", {}, number(value[0], 3)), bounds ? h("span", { class: "interval" }, bounds) : null),
+      plot,
+    );
+  };
+
+  const realLine = (real) =>
+    real
+      ? h("p", { class: "source real-line" }, h("span", { class: "key-of-real" }), `real images ${number(real[0], 3)}${interval(real) ? ` (${interval(real)})` : ""}`)
+      : null;
+
+  const qualityCards = (rows) => {
+    const groups = new Map();
+    for (const row of rows) groups.set(row.name, [...(groups.get(row.name) || []), row]);
+    return [...groups].map(([metric, members]) => {
       const bounds = boundsOf(members.flatMap((row) => [row.value, row.null]));
       const sign = members[0].better === "higher" ? -1 : 1;
       const best = members.length > 1 ? members.reduce((a, b) => (sign * (b.value[0] - a.value[0]) < 0 ? b : a)) : null;
-      for (const [index, row] of members.entries()) {
-        const name = h("th", { scope: "rowgroup", rowspan: members.length }, metric, h("div", { class: "interval" }, `${row.better} is better`));
-        body.push(
-          h(
-            "tr",
-            {},
-            index === 0 ? name : null,
-            h("td", {}, row.sampling),
-            h("td", { class: `number ${row === best ? "best" : ""}` }, h("strong", {}, number(row.value[0], 3)), h("div", { class: "interval" }, interval(row.value))),
-            h("td", { class: "number" }, row.null ? number(row.null[0], 3) : "–", h("div", { class: "interval" }, row.null ? interval(row.null) : "")),
-            h("td", { style: { "min-width": "150px", "vertical-align": "middle" } }, range(row.value, row.null, bounds)),
-          ),
-        );
-      }
-    }
-    const head = [
-      ["Metric", ""],
-      ["Sampling", ""],
-      ["Samples, 95 % interval", "number"],
-      ["Real images", "number"],
-      ["● samples  ○ real images", ""],
-    ].map(([text, kind]) => h("th", { scope: "col", class: kind }, text));
-    return h("div", { class: "scroll" }, h("table", { class: "quality-table" }, h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)));
+      const real = members.find((row) => row.null)?.null ?? null;
+      return h(
+        "div",
+        { class: "card" },
+        h("h3", {}, metric, " ", h("span", { class: "hint" }, `${members[0].better} is better`)),
+        realLine(real),
+        h("ul", { class: "measures" }, members.map((row) => measured(h("span", { class: "who" }, row.sampling), row.value, row.null, bounds, row === best))),
+      );
+    });
   };
 
   const quality = (run) => {
@@ -171,7 +160,7 @@ Report.run = (() => {
       );
     const sizes = [...new Set(run.quality.map((row) => row.n))].map((n) => number(n)).join(" or ");
     const about = `By evaluate.py, on ${sizes} samples. Real images in place of samples show what perfect samples would reach; if they are fewer than the samples, the values are not exactly comparable.`;
-    return Report.section("quality", "Quality", about, qualityTable(run.quality));
+    return Report.section("quality", "Quality", about, h("div", { class: "grid-of-cards" }, qualityCards(run.quality)));
   };
 
   const nearest = (run) =>
@@ -276,5 +265,5 @@ Report.run = (() => {
       ? Report.section(id, "Log", `The last ${count(run.log.length, "line")} of logs/run.log.`, h("pre", { class: "card log", tabindex: 0, role: "region", "aria-label": "Log" }, run.log.join("\n")))
       : null;
 
-  return { tiles, notes, samples, sampled, quality, qualityTable, nearest, settings, commands, environment, log, range, boundsOf, name };
+  return { tiles, notes, samples, sampled, quality, nearest, settings, commands, environment, log, measured, realLine, boundsOf, name };
 })();
