@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_lab.reports import facts
-from diffusion_lab.reports.charts import Chart, charts_for
+from diffusion_lab.reports.charts import Chart, charts_for, quality_title
 from diffusion_lab.reports.comparison import Ranking, null_values, rankings
 from diffusion_lab.reports.curves import non_finite_steps, significant, thinned
 from diffusion_lab.reports.images import ImageStore
+from diffusion_lab.reports.labels import labels_of
 from diffusion_lab.reports.records import Curve, Interval, Picture, QualityRow, RunRecord
 from diffusion_lab.reports.settings import differs_from_default, short_names, varied_keys
 from diffusion_lab.version import __version__
@@ -74,7 +75,10 @@ def payload(source: ReportSource, defaults: Mapping[str, Any], images: ImageStor
         "differs": differs_from_default(shared, defaults),
         "metric": _common_metric(runs),
         "rankings": [_ranking(ranking) for ranking in rankings(runs)],
-        "runs": [_run(run, shared, defaults, drawn, points, pictures) for run in runs],
+        "runs": [
+            {"label": label, **_run(run, shared, defaults, drawn, points, pictures)}
+            for run, label in zip(runs, labels_of(runs, varied), strict=True)
+        ],
     }
 
 
@@ -241,8 +245,9 @@ def _interval(interval: Interval | None) -> list[float | None] | None:
 
 
 def _quality(row: QualityRow) -> dict[str, Any]:
+    title, features = quality_title(row.name)
     return {
-        "name": row.name,
+        "title": " ".join([title, *([f"({features})"] if features else [])]),
         "better": row.better,
         "sampling": row.sampling,
         "n": row.n,

@@ -101,7 +101,7 @@ def _nearest(folder: Path, samples: Mapping[str, Any], sampling: str) -> Iterato
     parts = Path(str(samples.get("folder", ""))).parts[-2:]
     file = folder.joinpath(*parts, NEAREST)
     if len(parts) == 2 and ".." not in parts and file.is_file():
-        yield Picture(file, f"samples next to the nearest training images ({sampling})")
+        yield Picture(file, f"{sampling}: sample | nearest training image")
 
 
 def _interval(value: Any) -> Interval | None:

@@ -11,6 +11,9 @@ from diffusion_lab.reports.records import RunRecord
 NOT_COMPARED = ("output.", "logger.", "training.resume.")
 """Keys that say where results go, not what is done."""
 
+MEANINGLESS = ("type", "enabled", "mode", "name", "scale", "interval", "steps", "value", "fraction", "seed", "features")
+"""Last parts of keys that need the part before them."""
+
 MISSING = object()
 
 
@@ -31,22 +34,25 @@ def varied_keys(runs: Sequence[RunRecord]) -> list[str]:
     """
     known = [run.settings for run in runs if run.settings]
     keys = dict.fromkeys(key for settings in known for key in settings if not key.startswith(NOT_COMPARED))
-    varied = [key for key in keys if len({_comparable(settings.get(key, MISSING)) for settings in known}) > 1]
+    varied = [key for key in keys if len({comparable(settings.get(key, MISSING)) for settings in known}) > 1]
     typed = {override.lstrip("+~").partition("=")[0] for run in runs if run.job for override in run.job.overrides}
     return sorted(varied, key=lambda key: (key not in typed, key == "experiment"))
 
 
 def differs_from_default(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """Return the keys whose value is not the default."""
+    """Return the keys whose value is not the default. ``auto`` is none: a run records what it stood for."""
     return [
         key
         for key, value in settings.items()
-        if key in defaults and not key.startswith(NOT_COMPARED) and _comparable(value) != _comparable(defaults[key])
+        if key in defaults
+        and defaults[key] != "auto"
+        and not key.startswith(NOT_COMPARED)
+        and comparable(value) != comparable(defaults[key])
     ]
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Return the shortest unique end of each dotted key.
+    """Return the shortest unique end of each dotted key that says something by itself.
 
     >>> short_names(["training.optimizer.type", "training.scheduler.type", "training.epochs"]).values()
     dict_values(['optimizer.type', 'scheduler.type', 'epochs'])
@@ -56,18 +62,19 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
         parts = key.split(".")
         for count in range(1, len(parts) + 1):
             name = ".".join(parts[-count:])
-            if sum(other == name or other.endswith(f".{name}") for other in keys) == 1:
+            unique = sum(other == name or other.endswith(f".{name}") for other in keys) == 1
+            if unique and name not in MEANINGLESS:
                 break
         names[key] = name
     return names
 
 
-def _comparable(value: Any) -> str:
+def comparable(value: Any) -> str:
     """Return a text that is equal for equal values: 1 and 1.0, a list and a tuple."""
     if isinstance(value, bool) or value is None or value is MISSING:
         return repr(value) if value is not MISSING else "missing"
     if isinstance(value, int | float):
         return repr(float(value))
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_comparable, value)) + "]"
+        return "[" + ",".join(map(comparable, value)) + "]"
     return f"text {value}"

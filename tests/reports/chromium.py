@@ -80,9 +80,7 @@ class Page:
     def resize(self, width: int, height: int, dark: bool = False) -> None:
         """Set the size of the window and the preferred theme; up to 600 pixels it is a phone."""
         phone = width <= 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[theme])
 

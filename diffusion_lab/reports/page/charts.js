@@ -394,7 +394,7 @@ Report.charts = (() => {
       },
       "Table",
     );
-    const detail = chart.kind === "quality" && single ? `${Object.values(chart.lines)[0]}, ${hint}` : [hint, chart.unit].filter(Boolean).join(", ");
+    const detail = choice ? "" : chart.kind === "quality" && single ? `${Object.values(chart.lines)[0]}, ${hint}` : [hint, chart.unit].filter(Boolean).join(", ");
     card.legendPlace = h("div", {});
     card.tablePlace = h("div", { hidden: true });
     card.place = h("div", { class: `chart ${single ? "" : "tall"}`, role: "img", tabindex: 0, keydown: (event) => readByKeys(card, event) });

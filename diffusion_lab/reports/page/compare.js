@@ -40,9 +40,10 @@ Report.compare = (() => {
         real,
         bounds,
       );
-    const first = ranking.entries.slice(0, 5).map(item);
-    const rest = ranking.entries.slice(5);
-    const list = h("ol", { class: "measures" }, first);
+    const most = ranking.entries.length > 7 ? 5 : 7;
+    const first = ranking.entries.slice(0, most).map(item);
+    const rest = ranking.entries.slice(most);
+    const list = h("ol", { class: "rank measures" }, first);
     const more = rest.length
       ? h(
           "button",
@@ -50,7 +51,7 @@ Report.compare = (() => {
             type: "button",
             class: "plain",
             click: (event) => {
-              list.append(...rest.map((entry, place) => item(entry, place + 5)));
+              list.append(...rest.map((entry, place) => item(entry, place + most)));
               paint();
               event.target.remove();
             },
@@ -114,7 +115,7 @@ Report.compare = (() => {
     };
     const axisOf = (column, dim) => {
       const color = Report.theme.color;
-      const shared = { dim, name: column.name, nameLocation: "end", nameTextStyle: { color: color("soft"), fontSize: 11.5 } };
+      const shared = { dim, name: column.name, nameLocation: column.better === "lower" ? "start" : "end", nameTextStyle: { color: color("soft"), fontSize: 11.5 } };
       if (!column.numeric) {
         const names = [...new Set(runs.map((run) => column.text(run)))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
         return { ...shared, type: "category", data: names };
@@ -132,7 +133,7 @@ Report.compare = (() => {
         min: change(least) - margin,
         max: change(most) + margin,
         axisLabel: { formatter: (value) => number(log ? 10 ** value : value, 3), showMinLabel: false, showMaxLabel: false, hideOverlap: true },
-        inverse: column.better === "lower" && column.better !== undefined,
+        inverse: column.better === "lower",
       };
     };
     const draw = () => {
@@ -170,7 +171,7 @@ Report.compare = (() => {
             },
           },
           parallelAxis: axisList,
-          series: [{ type: "parallel", smooth: 0.08, data, inactiveOpacity: 0.04, activeOpacity: 0.9, progressive: 0, silent: true }],
+          series: [{ type: "parallel", data, inactiveOpacity: 0.04, activeOpacity: 0.9, progressive: 0, silent: true }],
         },
         { notMerge: true },
       );

@@ -131,7 +131,8 @@ Report.images = (() => {
       show(image, pictures[index]);
       for (const [number, thumb] of thumbs.entries()) thumb.setAttribute("aria-pressed", String(number === index));
     });
-    const strip = h("div", { class: "thumbs", role: "group", "aria-label": "Epochs" }, thumbs);
+    const size = { style: { "--thumb": pictures.length <= 12 ? "190px" : "104px" } };
+    const strip = h("div", { class: "thumbs", role: "group", "aria-label": "Epochs", ...size }, thumbs);
     return h(
       "div",
       { class: "viewer" },

@@ -73,19 +73,26 @@
 
   const navigation = (sections) => {
     const links = sections.map((section) => h("a", { href: `#${section.id}` }, section.label));
-    const current = new IntersectionObserver(
-      (entries) => {
-        for (const entry of entries) {
-          const link = links[sections.indexOf(entry.target)];
-          if (entry.isIntersecting) {
-            for (const other of links) other.removeAttribute("aria-current");
-            link.setAttribute("aria-current", "true");
-          }
-        }
-      },
-      { rootMargin: "-15% 0px -75% 0px" },
-    );
-    for (const section of sections) current.observe(section);
+    let current = null;
+    const mark = () => {
+      const reached = sections.filter((section) => section.getBoundingClientRect().top < innerHeight * 0.3);
+      const link = links[Math.max(reached.length - 1, 0)];
+      if (link === current) return;
+      current?.removeAttribute("aria-current");
+      link.setAttribute("aria-current", "true");
+      current = link;
+    };
+    let waiting = false;
+    const later = () => {
+      if (waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => {
+        waiting = false;
+        mark();
+      });
+    };
+    addEventListener("scroll", later, { passive: true });
+    later();
     return h("nav", { class: "sections", "aria-label": "Sections" }, h("ul", {}, links.map((link) => h("li", {}, link))));
   };
 
@@ -110,16 +117,7 @@
     Report.compare.shared(),
   ];
 
-  const labelRuns = () => {
-    const names = runs.map((run) => content.varied.slice(0, 3).map((one) => run.settings[one.key]).filter(Boolean).join(" · "));
-    for (const [index, run] of runs.entries()) {
-      const own = names[index] && names.filter((name) => name === names[index]).length === 1;
-      run.label = own ? names[index] : run.name;
-    }
-  };
-
   const build = () => {
-    labelRuns();
     const sections = (single ? ofOneRun(runs[0]) : ofSeveralRuns()).filter(Boolean);
     const notes = content.notes.length
       ? h("div", { class: "notes", role: "note" }, h("ul", {}, content.notes.map((note) => h("li", {}, note))))

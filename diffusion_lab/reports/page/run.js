@@ -131,9 +131,17 @@ Report.run = (() => {
       ? h("p", { class: "source real-line" }, h("span", { class: "key-of-real" }), `real images ${number(real[0], 3)}${interval(real) ? ` (${interval(real)})` : ""}`)
       : null;
 
+  /** How the samples of each row were made, without what all have in common. */
+  const samplings = (rows) => {
+    const first = new Set(rows.map((row) => row.sampling.split(", ")[0]));
+    const names = new Set(rows.map((row) => row.sampling));
+    return (row) => (first.size === 1 && names.size > 1 ? row.sampling.split(", ").slice(1).join(", ") || row.sampling : row.sampling);
+  };
+
   const qualityCards = (rows) => {
+    const sampling = samplings(rows);
     const groups = new Map();
-    for (const row of rows) groups.set(row.name, [...(groups.get(row.name) || []), row]);
+    for (const row of rows) groups.set(row.title, [...(groups.get(row.title) || []), row]);
     return [...groups].map(([metric, members]) => {
       const bounds = boundsOf(members.flatMap((row) => [row.value, row.null]));
       const sign = members[0].better === "higher" ? -1 : 1;
@@ -144,7 +152,7 @@ Report.run = (() => {
         { class: "card" },
         h("h3", {}, metric, " ", h("span", { class: "hint" }, `${members[0].better} is better`)),
         realLine(real),
-        h("ul", { class: "measures" }, members.map((row) => measured(h("span", { class: "who" }, row.sampling), row.value, row.null, bounds, row === best))),
+        h("ul", { class: "measures" }, members.map((row) => measured(h("span", { class: "who" }, sampling(row)), row.value, row.null, bounds, row === best))),
       );
     });
   };
@@ -159,7 +167,8 @@ Report.run = (() => {
         Report.empty("The samples have not been evaluated. This command measures them, with intervals, next to real images:", command ? Report.command(command) : null),
       );
     const sizes = [...new Set(run.quality.map((row) => row.n))].map((n) => number(n)).join(" or ");
-    const about = `By evaluate.py, on ${sizes} samples. Real images in place of samples show what perfect samples would reach; if they are fewer than the samples, the values are not exactly comparable.`;
+    const samplers = [...new Set(run.quality.map((row) => row.sampling.split(", ")[0]))].join(" and ");
+    const about = `By evaluate.py, on ${sizes} samples of ${samplers}. Real images in place of samples show what perfect samples would reach; if they are fewer than the samples, the values are not exactly comparable.`;
     return Report.section("quality", "Quality", about, h("div", { class: "grid-of-cards" }, qualityCards(run.quality)));
   };
 

@@ -25,7 +25,8 @@ Report.table = (() => {
     if (main)
       list.push({
         id: "best",
-        name: `best ${Report.run.name(main.name)}`,
+        name: main.name.replace(/^val\//, ""),
+        title: `best ${main.name} of the run`,
         value: (run) => run.best?.value ?? null,
         better: main.mode === "max" ? "higher" : "lower",
       });
@@ -35,7 +36,8 @@ Report.table = (() => {
         if (metric in chart.lines && metric !== main?.name && list.length < 4)
           list.push({
             id: metric,
-            name: `best ${Report.run.name(metric)}`,
+            name: metric.replace(/^val\//, ""),
+            title: `best ${metric} of the run`,
             value: (run) => bestOf(run, metric, chart.better),
             better: chart.better,
           });
