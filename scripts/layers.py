@@ -43,6 +43,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("generation",),
         ("features",),
         ("evaluation",),
+        ("reports",),
         ("training",),
         ("__main__",),
     ),

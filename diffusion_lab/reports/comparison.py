@@ -13,9 +13,9 @@ from diffusion_lab.metric_names import direction_of
 from diffusion_lab.reports.charts import QUALITY, quality_title
 from diffusion_lab.reports.curves import best_of
 from diffusion_lab.reports.records import Interval, RunRecord
+from diffusion_lab.reports.settings import SEED
 from diffusion_lab.sweeps.comparable import difference, measured_by
 
-SEED = "compute.seed"
 NOT_EXPERIMENT = ("output.", "logger.", "training.resume.", SEED, "experiment")
 """Keys in which repetitions of one experiment may differ."""
 

@@ -24,7 +24,8 @@ POINTS_OF_A_CURVE = (60, 600)
 MOST_PICTURES = 2000
 """Sample grids of all runs together; of longer series, evenly spaced epochs are shown."""
 
-LEAST_PICTURES = 6
+PICTURES_OF_A_RUN = (6, 200)
+MAX_NEAREST = 12
 TIME_POINTS = 80
 LONGEST_VALUE = 300
 
@@ -86,14 +87,15 @@ class _Pictures:
     """The pictures of all runs, stored together."""
 
     def __init__(self, runs: Sequence[RunRecord], images: ImageStore) -> None:
-        most = max(MOST_PICTURES // max(len(runs), 1), LEAST_PICTURES)
+        few, many = PICTURES_OF_A_RUN
+        most = min(max(MOST_PICTURES // max(len(runs), 1), few), many)
         self.images = images
         self.epochs = {run.name: spread(run.pictures, most) for run in runs}
         files = [picture.file for run in runs for picture in self.all_of(run)]
         self.numbers = images.add_all(files)
 
     def all_of(self, run: RunRecord) -> list[Picture]:
-        return [*self.epochs[run.name], *run.nearest, *run.sampled]
+        return [*self.epochs[run.name], *run.nearest[:MAX_NEAREST], *run.sampled]
 
     def shown(self, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         """Return the pictures that can be shown."""
@@ -183,7 +185,7 @@ def _run(
         "nulls": {name: significant(value) for name, value in null_values(run).items()},
         "nan": non_finite_steps(run.curves)[:3],
         "pictures": pictures.shown(pictures.epochs[run.name]),
-        "nearest": pictures.shown(run.nearest),
+        "nearest": pictures.shown(run.nearest[:MAX_NEAREST]),
         "sampled": pictures.shown(run.sampled),
         "quality": [_quality(row) for row in run.quality],
         "environment": facts.environment_of(run),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from diffusion_lab.reports.curves import read_curves
 from diffusion_lab.reports.quality import EVALUATION, QualityFile, read_quality
 from diffusion_lab.reports.records import Job, Picture, RunRecord
 from diffusion_lab.reports.sampled_files import sampled_pictures
+from diffusion_lab.reports.yaml_settings import read_yaml
 from diffusion_lab.runs.epoch_images import epoch_of
 from diffusion_lab.runtime.process_identity import is_alive
 from diffusion_lab.sweeps.job_record import RECORD, JobRecord
 
-MAX_SETTINGS_BYTES = 2**20
 MAX_LOG_BYTES = 64 * 2**20
 LOG_LINES = 60
 """Lines of ``run.log`` that the report shows."""
@@ -28,18 +28,11 @@ LOG_LINES = 60
 LONGEST_LINE = 2000
 SUBFOLDERS = ("logs", "checkpoints", "samples")
 
-# The parser in C is ten times as fast, which 200 settings files need.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class Unreadable(ValueError):
-    """Raised for a file with a note that says what is wrong with it."""
-
 
 def read_run(folder: Path, name: str) -> RunRecord:
     """Return the record of a run folder."""
     run = RunRecord(folder, name)
-    settings = _read(run, CONFIG, _yaml)
+    settings = _read(run, CONFIG, read_yaml)
     command = _command(run)
     record = JobRecord.read(folder) if (folder / RECORD).is_file() else None
     if (folder / RECORD).is_file() and record is None:
@@ -49,8 +42,8 @@ def read_run(folder: Path, name: str) -> RunRecord:
     secrets = secret_values(settings, command)
     run.tree = redacted(settings, secrets)
     run.settings = leaves(run.tree)
-    run.status = _hidden(_read(run, STATUS, _json), secrets)
-    run.summary = _hidden(_read(run, SUMMARY, _json), secrets)
+    run.status = _hidden(_read(run, STATUS, read_json), secrets)
+    run.summary = _hidden(_read(run, SUMMARY, read_json), secrets)
     if record is not None:
         overrides = tuple(redacted_command(record.overrides))
         run.job = Job(overrides, record.state, _hidden(record.why, secrets), record.measured)
@@ -59,7 +52,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     run.log = [without_values(line, secrets) for line in _log_lines(run, logs / LOG)]
     run.pictures = _epoch_pictures(samples)
     run.has_checkpoint = any(checkpoints.glob("step_*.ckpt")) if checkpoints.is_dir() else False
-    run.sampled = sampled_pictures(folder)
+    run.sampled = sampled_pictures(folder, _checkpoint_hashes(checkpoints))
     results = read_results(folder, run.notes)
     if results is not None:
         run.quality, run.nearest = results.rows, results.nearest
@@ -80,7 +73,7 @@ def read_results(folder: Path, notes: list[str]) -> QualityFile | None:
         return None
 
 
-def _read(run: RunRecord, name: str, parse: Any) -> dict[str, Any]:
+def _read(run: RunRecord, name: str, parse: Callable[[Path], Any]) -> dict[str, Any]:
     """Return the mapping in a file of the run folder; empty, with a note, if it cannot be read."""
     file = run.folder / name
     if not file.exists():
@@ -96,17 +89,6 @@ def _read(run: RunRecord, name: str, parse: Any) -> dict[str, Any]:
     return content
 
 
-def _json(file: Path) -> Any:
-    return read_json(file)
-
-
-def _yaml(file: Path) -> Any:
-    try:
-        return yaml.load(read_regular(file, MAX_SETTINGS_BYTES), _LOADER)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
 def _reason(error: Exception) -> str:
     """Return the reason of an error on one line, without the path of the file."""
     if isinstance(error, yaml.MarkedYAMLError):
@@ -114,13 +96,15 @@ def _reason(error: Exception) -> str:
         return f"not valid YAML ({error.problem}{line})"
     if isinstance(error, OSError):
         return error.strerror or str(error).split("\n")[0]
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
     text = str(error).split("\n")[0]
     return f"not valid JSON: {text.partition('not valid JSON: ')[2]}" if "not valid JSON: " in text else text
 
 
 def _command(run: RunRecord) -> list[str]:
     """Read ``environment.json`` into the run, and return the words of its command."""
-    environment = _read(run, ENVIRONMENT, _json)
+    environment = _read(run, ENVIRONMENT, read_json)
     command = environment.get("command")
     words = [str(word) for word in command] if isinstance(command, list) else []
     run.environment = {**environment, "command": redacted_command(words)}
@@ -164,6 +148,17 @@ def _epoch_pictures(folder: Path) -> list[Picture]:
         return []
     epochs = sorted((epoch, file) for file in folder.iterdir() if (epoch := epoch_of(file)) is not None)
     return [Picture(file, f"samples after epoch {epoch}", epoch) for epoch, file in epochs]
+
+
+def _checkpoint_hashes(folder: Path) -> Iterator[str]:
+    """Yield the SHA-256 of each checkpoint, as its manifest records it."""
+    for file in sorted(folder.glob("step_*.manifest.json"), reverse=True):
+        try:
+            manifest = read_json(file)
+        except (OSError, ValueError):
+            continue
+        if isinstance(manifest, dict) and isinstance(manifest.get("sha256"), str):
+            yield manifest["sha256"]
 
 
 def _hidden(tree: Any, secrets: Collection[str]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,20 @@ INDEX = "sampled.json"
 """What the images show and from which checkpoint they are."""
 
 
-def sampled_pictures(run_folder: Path) -> list[Picture]:
-    """Return the images that an earlier report sampled; none if their index is missing or damaged."""
+def sampled_pictures(run_folder: Path, checkpoints: Iterable[str]) -> list[Picture]:
+    """Return the images that an earlier report sampled; none if their index is missing or damaged.
+
+    Args:
+        run_folder: The run folder.
+        checkpoints: SHA-256 of each checkpoint in it; images of another one are of an earlier run in this folder.
+    """
     folder = run_folder / FOLDER
+    index = read_index(folder)
+    if not index or index["checkpoint_sha256"] not in checkpoints:
+        return []
     return [
         Picture(folder / entry["file"], entry["caption"])
-        for entry in read_index(folder).get("pictures", [])
+        for entry in index["pictures"]
         if (folder / entry["file"]).is_file()
     ]
 
@@ -32,9 +41,10 @@ def read_index(folder: Path) -> dict[str, Any]:
         index = read_json(folder / INDEX)
     except (OSError, ValueError):
         return {}
-    if not isinstance(index, dict) or not all(_is_entry(entry) for entry in index.get("pictures", [])):
+    if not isinstance(index, dict) or not isinstance(index.get("checkpoint_sha256"), str):
         return {}
-    return index
+    pictures = index.get("pictures")
+    return index if isinstance(pictures, list) and all(map(_is_entry, pictures)) else {}
 
 
 def index_text(checkpoint_sha256: str, pictures: list[dict[str, str]]) -> str:

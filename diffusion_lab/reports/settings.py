@@ -8,10 +8,11 @@ from typing import Any
 
 from diffusion_lab.reports.records import RunRecord
 
+SEED = "compute.seed"
 NOT_COMPARED = ("output.", "logger.", "training.resume.")
 """Keys that say where results go, not what is done."""
 
-MEANINGLESS = ("type", "enabled", "mode", "name", "scale", "interval", "steps", "value", "fraction", "seed", "features")
+MEANINGLESS = ("type", "enabled", "mode", "name", "scale", "interval", "steps", "value", "fraction", "features")
 """Last parts of keys that need the part before them."""
 
 MISSING = object()
@@ -28,7 +29,7 @@ def default_values(conf: Path | None) -> dict[str, Any]:
 
 
 def varied_keys(runs: Sequence[RunRecord]) -> list[str]:
-    """Return the keys in which runs differ, those of sweeps' overrides first.
+    """Return the keys in which runs differ, those of sweeps' overrides first, the seed last.
 
     A key that only some runs have is one of them. Runs without any settings are left out.
     """
@@ -36,7 +37,7 @@ def varied_keys(runs: Sequence[RunRecord]) -> list[str]:
     keys = dict.fromkeys(key for settings in known for key in settings if not key.startswith(NOT_COMPARED))
     varied = [key for key in keys if len({comparable(settings.get(key, MISSING)) for settings in known}) > 1]
     typed = {override.lstrip("+~").partition("=")[0] for run in runs if run.job for override in run.job.overrides}
-    return sorted(varied, key=lambda key: (key not in typed, key == "experiment"))
+    return sorted(varied, key=lambda key: (key == SEED, key not in typed, key == "experiment"))
 
 
 def differs_from_default(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:

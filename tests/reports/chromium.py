@@ -70,12 +70,15 @@ class Page:
         return done["result"].get("value")
 
     def wait_for(self, expression: str) -> None:
-        """Wait until an expression is true."""
+        """Wait until an expression is true, also while the page is opened again."""
         deadline = time.monotonic() + MAX_SECONDS
-        while not self.evaluate(f"Boolean({expression})"):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"never true: {expression}")
-            self.evaluate("new Promise((done) => setTimeout(done, 30))")
+        while time.monotonic() < deadline:
+            with contextlib.suppress(AssertionError):  # the page is gone, or not complete yet
+                if self.evaluate(f"Boolean({expression})"):
+                    return
+            with contextlib.suppress(AssertionError):
+                self.evaluate("new Promise((done) => setTimeout(done, 30))")
+        raise AssertionError(f"never true: {expression}")
 
     def resize(self, width: int, height: int, dark: bool = False) -> None:
         """Set the size of the window and the preferred theme; up to 600 pixels it is a phone."""
@@ -95,6 +98,14 @@ class Page:
     def type(self, text: str) -> None:
         """Type text into what has the focus."""
         self.call("Input.insertText", text=text)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Drag the mouse from one point of the window to another."""
+        middle = ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
+        moves = [("mouseMoved", start, 0), ("mousePressed", start, 1), ("mouseMoved", middle, 1)]
+        for kind, (x, y), buttons in [*moves, ("mouseMoved", end, 1), ("mouseReleased", end, 0)]:
+            button = "none" if kind == "mouseMoved" and not buttons else "left"
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1)
 
     def screenshot(self, file: Path, full: bool = False) -> None:
         """Write what is shown, or the whole page, as a PNG."""

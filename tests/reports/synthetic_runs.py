@@ -19,6 +19,7 @@ from diffusion_lab.sweeps.job_record import RECORD
 BATCH = 64
 STEPS_PER_EPOCH = 20
 BANDS = ("low", "medium", "high", "extreme")
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def settings(seed: int = 0, rate: float = 1e-3, optimizer: str = "adam", epochs: int = 4) -> dict[str, Any]:
@@ -76,9 +77,11 @@ def write_run(
     """
     tree = settings(epochs=epochs) if tree is None else tree
     (folder / "logs").mkdir(parents=True)
-    (folder / CONFIG).write_text(yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True))
+    (folder / CONFIG).write_text(yaml.dump(dict(tree), Dumper=_DUMPER, sort_keys=False, allow_unicode=True))
     (folder / ENVIRONMENT).write_text(
-        json.dumps({"command": list(command), "python": "3.12.1", "packages": {"torch": "2.13.0"}, "git_commit": "ab12"})
+        json.dumps(
+            {"command": list(command), "python": "3.12.1", "packages": {"torch": "2.13.0"}, "git_commit": "ab12"}
+        )
     )
     status = {"state": state, "host": "elsewhere", "pid": 1, "run": "00ff"}
     (folder / STATUS).write_text(json.dumps(status | ({"why": "asked to by SIGINT"} if state == "stopped" else {})))
@@ -167,5 +170,6 @@ def write_many(folder: Path, count: int = 200, pictures: int = 10) -> Path:
         kid = {"val/kid_digits": level}
         write_run(folder / f"run_{index:03d}", tree, level=level, pictures=0, extra=kid)
         for epoch in range(1, pictures + 1):
-            save_epoch_image(picture(1000 * index + epoch), folder / f"run_{index:03d}" / "samples", epoch)
+            image = picture(1000 * index + epoch, (64, 48))
+            save_epoch_image(image, folder / f"run_{index:03d}" / "samples", epoch)
     return folder

@@ -198,4 +198,21 @@ Report.colors = (() => {
   return { category, scale };
 })();
 
+/** The metric by which more runs than can be told apart by colours are coloured, and the colour of each run. */
+Report.runColors = (() => {
+  const { runs, metric } = Report.content;
+  const most = 20;
+  const values = runs.map((run) => (run.best && metric ? run.best.value : null));
+  const known = values.filter((value) => value !== null).sort((a, b) => (metric?.mode === "max" ? b - a : a - b));
+  const ranked = runs.length > most && known.length > 1;
+  return {
+    metric: ranked ? metric.name.replace(/^val\//, "") : null,
+    of: (index) => {
+      if (!ranked) return Report.colors.category(index);
+      if (values[index] === null) return Report.theme.color("strong-line");
+      return Report.colors.scale(known.indexOf(values[index]) / (known.length - 1));
+    },
+  };
+})();
+
 Report.media = { narrow: () => matchMedia("(max-width: 640px)").matches };

@@ -112,7 +112,7 @@ Report.charts = (() => {
         label: runs[index].label,
         run: runs[index],
         curve: runs[index].curves[card.metric],
-        color: Report.colors.category(index),
+        color: Report.runColors.of(index),
         hidden: false,
       }));
   };
@@ -462,7 +462,9 @@ Report.charts = (() => {
         null,
         Report.empty("Nothing is logged yet. The first values appear after training.log_interval optimizer steps."),
       );
-    const part = Report.section("curves", "Curves", null, h("div", { class: "charts" }, charts.map(make)));
+    const by = Report.runColors.metric;
+    const about = by ? `Coloured by the best ${by} of each run: blue is better.` : null;
+    const part = Report.section("curves", "Curves", about, h("div", { class: "charts" }, charts.map(make)));
     part.head.append(controls());
     return part;
   };

@@ -5,11 +5,17 @@ Report.compare = (() => {
   const { h, content } = Report;
   const { runs } = content;
   const { number, count, interval } = Report.format;
-  const who = (index) => [h("span", { class: "dot", "data-run": index }), runLink(index)];
+  const who = (index, text) => [h("span", { class: "dot", "data-run": index }), runLink(index, text)];
+
+  /** The name of runs that differ only in the seed: what their labels have in common. */
+  const nameOf = (indices) => {
+    const parts = indices.map((index) => runs[index].label.split(", "));
+    return parts[0].filter((part) => parts.every((other) => other.includes(part))).join(", ") || runs[indices[0]].label;
+  };
   const runLink = (index, text) => h("button", { type: "button", class: "link", title: runs[index].name, click: () => open(index) }, text ?? runs[index].label);
 
   const paint = () => {
-    for (const dot of document.querySelectorAll(".dot[data-run]")) dot.style.setProperty("--color", Report.colors.category(Number(dot.dataset.run)));
+    for (const dot of document.querySelectorAll(".dot[data-run]")) dot.style.setProperty("--color", Report.runColors.of(Number(dot.dataset.run)));
   };
   Report.theme.onChange(paint);
 
@@ -21,7 +27,7 @@ Report.compare = (() => {
     }
     if (ranking.tied === 0) return "The 95 % intervals of all others lie apart from that of the first.";
     const names = ranking.tied === 1 && second ? "one other" : `${ranking.tied} others`;
-    return `Not clearly best: the 95 % interval of ${names} overlaps that of ${first.runs.map((index) => runs[index].label).join(", ")}.`;
+    return `Not clearly best: the 95 % interval of ${names} overlaps that of ${nameOf(first.runs)}.`;
   };
 
   const rankingCard = (ranking) => {
@@ -33,8 +39,8 @@ Report.compare = (() => {
           "span",
           { class: "who" },
           h("span", { class: "place" }, `${place + 1}`),
-          who(entry.runs[0]),
-          entry.runs.length > 1 ? h("span", { class: "interval" }, `and ${count(entry.runs.length - 1, "other seed")}`) : null,
+          who(entry.runs[0], nameOf(entry.runs)),
+          entry.runs.length > 1 ? h("span", { class: "interval seeds" }, count(entry.runs.length, "seed")) : null,
         ),
         entry.value,
         real,
@@ -132,7 +138,7 @@ Report.compare = (() => {
         log,
         min: change(least) - margin,
         max: change(most) + margin,
-        axisLabel: { formatter: (value) => number(log ? 10 ** value : value, 3), showMinLabel: false, showMaxLabel: false, hideOverlap: true },
+        axisLabel: { color: color("ink"), fontSize: 11, textBorderColor: color("card"), textBorderWidth: 3, formatter: (value) => number(log ? 10 ** value : value, 3), showMinLabel: false, showMaxLabel: false, hideOverlap: true },
         inverse: column.better === "lower",
       };
     };
@@ -166,7 +172,8 @@ Report.compare = (() => {
               nameGap: 14,
               axisLine: { lineStyle: { color: color("strong-line") } },
               axisTick: { show: false },
-              axisLabel: { color: color("soft"), fontSize: 11 },
+              z: 10,
+              axisLabel: { color: color("ink"), fontSize: 11, textBorderColor: color("card"), textBorderWidth: 3 },
               areaSelectStyle: { color: color("accent"), borderColor: color("accent"), opacity: 0.16, width: 18 },
             },
           },
@@ -220,7 +227,22 @@ Report.compare = (() => {
       return { element, image, epoch };
     });
     const place = h("div", { class: "side-by-side" });
-    const arrange = () => place.replaceChildren(...Report.shown.get().filter((index) => figures[index]).map((index) => figures[index].element));
+    let most = 24;
+    const arrange = () => {
+      const shown = Report.shown.get().filter((index) => figures[index]);
+      place.replaceChildren(...shown.slice(0, most).map((index) => figures[index].element));
+      more.hidden = shown.length <= most;
+      more.textContent = `Show ${Math.min(48, shown.length - most)} more of ${shown.length}`;
+    };
+    const more = h("button", {
+      type: "button",
+      style: { "margin-top": "14px" },
+      click: () => {
+        most += 48;
+        arrange();
+        paint();
+      },
+    });
     const show = (chosen) => {
       for (const [index, figure] of figures.entries()) {
         if (!figure) continue;
@@ -252,7 +274,7 @@ Report.compare = (() => {
       : "All grids start from the same noise, so images in the same place can be compared.";
     Report.shown.onChange(arrange);
     arrange();
-    const part = Report.section("samples", "Samples", noise, h("div", { class: "viewer" }, bar), place);
+    const part = Report.section("samples", "Samples", noise, h("div", { class: "viewer" }, bar), place, more);
     part.head.append(h("div", { class: "controls" }, h("label", {}, "Size", size)));
     return part;
   };

@@ -49,7 +49,7 @@ Report.table = (() => {
         name,
         numeric,
         value: (run) => (numeric ? (run.numbers[key] ?? null) : (run.settings[key] ?? null)),
-        text: (run) => run.settings[key] ?? "–",
+        text: (run) => (key in run.numbers ? number(run.numbers[key]) : (run.settings[key] ?? "–")),
         title: key,
       });
     }
@@ -164,7 +164,7 @@ Report.table = (() => {
   };
 
   const paint = () => {
-    for (const [index, element] of rows.entries()) element.querySelector(".dot").style.setProperty("--color", Report.colors.category(index));
+    for (const [index, element] of rows.entries()) element.querySelector(".dot").style.setProperty("--color", Report.runColors.of(index));
   };
 
   const header = () => {
