@@ -53,7 +53,8 @@ Report.axis = (() => {
     step: compact,
     epoch: (x) => number(x, 3),
     images: compact,
-    time: (x) => (x === 0 ? "0" : x < 60 ? `${number(x)} s` : x < 7200 ? `${number(x / 60, 3)} min` : `${number(x / 3600, 3)} h`),
+    time: (x) =>
+      x === 0 ? "0" : x < 60 ? `${number(x)} s` : x < 7200 ? `${number(x / 60, 3)} min` : `${number(x / 3600, 3)} h`,
   };
   const chosen = () => {
     const name = Report.state.get("axis", "step");
@@ -177,7 +178,14 @@ Report.charts = (() => {
       };
     if (real !== null && series.length)
       // so that the axis contains it
-      series.push({ type: "line", id: "real images", name: "", data: [[series[0].data[0][0], real]], symbol: "none", silent: true });
+      series.push({
+        type: "line",
+        id: "real images",
+        name: "",
+        data: [[series[0].data[0][0], real]],
+        symbol: "none",
+        silent: true,
+      });
     return series;
   };
 
@@ -185,15 +193,17 @@ Report.charts = (() => {
     const known = items.filter((item) => item.seriesName && item.value[1] !== null);
     const sign = card.chart.better === "higher" ? -1 : 1;
     if (!single) known.sort((a, b) => sign * (a.value[1] - b.value[1]));
-    const rows = known.slice(0, 10).map((item) =>
-      h(
-        "div",
-        { class: "row" },
-        h("span", { class: "dot", style: { "--color": item.color } }),
-        h("span", {}, item.seriesName),
-        h("b", {}, number(item.value[1])),
-      ),
-    );
+    const rows = known
+      .slice(0, 10)
+      .map((item) =>
+        h(
+          "div",
+          { class: "row" },
+          h("span", { class: "dot", style: { "--color": item.color } }),
+          h("span", {}, item.seriesName),
+          h("b", {}, number(item.value[1])),
+        ),
+      );
     const more = known.length > 10 ? h("div", {}, `and ${known.length - 10} more`) : null;
     return h("div", { class: "tip" }, known.length ? Report.axis.text(known[0].value[0]) : "", rows, more);
   };
@@ -212,7 +222,13 @@ Report.charts = (() => {
         type: "value",
         min: 0,
         max: "dataMax",
-        axisLabel: { ...label, formatter: Report.axis.tick, showMinLabel: true, alignMinLabel: "left", alignMaxLabel: "right" },
+        axisLabel: {
+          ...label,
+          formatter: Report.axis.tick,
+          showMinLabel: true,
+          alignMinLabel: "left",
+          alignMaxLabel: "right",
+        },
         axisLine: { lineStyle: { color: color("strong-line") } },
         axisTick: { show: false },
         splitLine: { show: false },
@@ -225,7 +241,9 @@ Report.charts = (() => {
         splitLine: { lineStyle: { color: color("line") } },
         splitNumber: 4,
       },
-      dataZoom: [{ type: "inside", xAxisIndex: 0, zoomOnMouseWheel: "ctrl", moveOnMouseMove: "shift", filterMode: "none" }],
+      dataZoom: [
+        { type: "inside", xAxisIndex: 0, zoomOnMouseWheel: "ctrl", moveOnMouseMove: "shift", filterMode: "none" },
+      ],
       tooltip: {
         trigger: "axis",
         confine: true,
@@ -258,7 +276,9 @@ Report.charts = (() => {
     const rows = summary(card);
     const lines = rows
       .slice(0, 5)
-      .map((row) => (row.points ? `${row.label} from ${number(row.first)} to ${number(row.last)}` : `${row.label} has no value`));
+      .map((row) =>
+        row.points ? `${row.label} from ${number(row.first)} to ${number(row.last)}` : `${row.label} has no value`,
+      );
     const more = rows.length > 5 ? `, and ${rows.length - 5} more` : "";
     const axis = Report.axis.names[Report.axis.chosen()].toLowerCase();
     return `Line chart: ${card.title()} by ${axis}. ${lines.join("; ")}${more}. Left and right arrow keys read the values.`;
@@ -310,7 +330,12 @@ Report.charts = (() => {
     const longest = series.reduce((a, b) => (b.data.length > a.data.length ? b : a));
     card.at = Math.min(Math.max((card.at ?? -1) + moves[event.key], 0), longest.data.length - 1);
     const x = longest.data[card.at][0];
-    card.plot.dispatchAction({ type: "showTip", seriesId: longest.id, seriesIndex: card.plot.getOption().series.indexOf(longest), dataIndex: card.at });
+    card.plot.dispatchAction({
+      type: "showTip",
+      seriesId: longest.id,
+      seriesIndex: card.plot.getOption().series.indexOf(longest),
+      dataIndex: card.at,
+    });
     const values = series.slice(0, 6).map((one) => {
       const nearest = one.data.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a), one.data[0]);
       return `${one.name} ${number(nearest ? nearest[1] : null)}`;
@@ -359,7 +384,12 @@ Report.charts = (() => {
 
   const make = (chart) => {
     const metrics = Object.keys(chart.lines);
-    const card = { chart, metric: metrics.includes("val/loss") ? "val/loss" : metrics[0], hidden: new Set(), seen: false };
+    const card = {
+      chart,
+      metric: metrics.includes("val/loss") ? "val/loss" : metrics[0],
+      hidden: new Set(),
+      seen: false,
+    };
     if (single && chart.kind === "loss") card.hidden.add("val/loss_raw");
     card.title = () => (single || metrics.length === 1 ? chart.title : `${chart.title}, ${chart.lines[card.metric]}`);
     const hint = chart.better ? `${chart.better} is better` : "";
@@ -394,14 +424,29 @@ Report.charts = (() => {
       },
       "Table",
     );
-    const detail = choice ? "" : chart.kind === "quality" && single ? `${Object.values(chart.lines)[0]}, ${hint}` : [hint, chart.unit].filter(Boolean).join(", ");
+    const detail = choice
+      ? ""
+      : chart.kind === "quality" && single
+        ? `${Object.values(chart.lines)[0]}, ${hint}`
+        : [hint, chart.unit].filter(Boolean).join(", ");
     card.legendPlace = h("div", {});
     card.tablePlace = h("div", { hidden: true });
-    card.place = h("div", { class: `chart ${single ? "" : "tall"}`, role: "img", tabindex: 0, keydown: (event) => readByKeys(card, event) });
+    card.place = h("div", {
+      class: `chart ${single ? "" : "tall"}`,
+      role: "img",
+      tabindex: 0,
+      keydown: (event) => readByKeys(card, event),
+    });
     card.element = h(
       "div",
       { class: "card chart-card", "data-chart": chart.title },
-      h("div", { class: "chart-head" }, h("h3", {}, chart.title, " ", h("span", { class: "hint" }, detail)), choice, swap),
+      h(
+        "div",
+        { class: "chart-head" },
+        h("h3", {}, chart.title, " ", h("span", { class: "hint" }, detail)),
+        choice,
+        swap,
+      ),
       card.legendPlace,
       card.place,
       card.tablePlace,

@@ -4,7 +4,7 @@
 Report.compare = (() => {
   const { h, content } = Report;
   const { runs } = content;
-  const { number, count, interval } = Report.format;
+  const { number, count } = Report.format;
   const who = (index, text) => [h("span", { class: "dot", "data-run": index }), runLink(index, text)];
 
   /** The name of runs that differ only in the seed: what their labels have in common. */
@@ -12,10 +12,16 @@ Report.compare = (() => {
     const parts = indices.map((index) => runs[index].label.split(", "));
     return parts[0].filter((part) => parts.every((other) => other.includes(part))).join(", ") || runs[indices[0]].label;
   };
-  const runLink = (index, text) => h("button", { type: "button", class: "link", title: runs[index].name, click: () => open(index) }, text ?? runs[index].label);
+  const runLink = (index, text) =>
+    h(
+      "button",
+      { type: "button", class: "link", title: runs[index].name, click: () => open(index) },
+      text ?? runs[index].label,
+    );
 
   const paint = () => {
-    for (const dot of document.querySelectorAll(".dot[data-run]")) dot.style.setProperty("--color", Report.runColors.of(Number(dot.dataset.run)));
+    for (const dot of document.querySelectorAll(".dot[data-run]"))
+      dot.style.setProperty("--color", Report.runColors.of(Number(dot.dataset.run)));
   };
   Report.theme.onChange(paint);
 
@@ -79,11 +85,23 @@ Report.compare = (() => {
 
   const best = () => {
     if (!content.rankings.length)
-      return Report.section("best", "Best runs", null, Report.empty("No two runs have a result that can be compared: they have no validation loss and no evaluation yet, or these measure different things."));
+      return Report.section(
+        "best",
+        "Best runs",
+        null,
+        Report.empty(
+          "No two runs have a result that can be compared: they have no validation loss and no evaluation yet, or these measure different things.",
+        ),
+      );
     const shown = content.rankings.slice(0, 6);
     const rest = content.rankings.slice(6);
     const more = rest.length
-      ? h("details", {}, h("summary", {}, `${rest.length} further rankings`), h("div", { class: "grid-of-cards" }, rest.map(rankingCard)))
+      ? h(
+          "details",
+          {},
+          h("summary", {}, `${rest.length} further rankings`),
+          h("div", { class: "grid-of-cards" }, rest.map(rankingCard)),
+        )
       : null;
     const part = Report.section(
       "best",
@@ -100,7 +118,10 @@ Report.compare = (() => {
   const axes = () => {
     const columns = Report.table.columns;
     const varied = columns.filter((column) => content.varied.some((one) => one.key === column.id)).slice(0, 8);
-    const results = columns.filter((column) => column.better).slice(0, 2).reverse();
+    const results = columns
+      .filter((column) => column.better)
+      .slice(0, 2)
+      .reverse();
     return [...varied, ...results].filter((column) => runs.some((run) => column.value(run) !== null));
   };
 
@@ -111,7 +132,11 @@ Report.compare = (() => {
     const values = runs.map((run) => result.value(run));
     const known = values.filter((value) => value !== null);
     const [low, high] = [Math.min(...known), Math.max(...known)];
-    const place = h("div", { class: "parallel", role: "img", "aria-label": `Parallel coordinates of ${list.map((column) => column.name).join(", ")}. The table of runs has the same values, and its filter selects among them.` });
+    const place = h("div", {
+      class: "parallel",
+      role: "img",
+      "aria-label": `Parallel coordinates of ${list.map((column) => column.name).join(", ")}. The table of runs has the same values, and its filter selects among them.`,
+    });
     const clear = h("button", { type: "button", hidden: true, click: () => select(null) }, "Clear selection");
     let plot = null;
     const select = (indices) => {
@@ -121,9 +146,16 @@ Report.compare = (() => {
     };
     const axisOf = (column, dim) => {
       const color = Report.theme.color;
-      const shared = { dim, name: column.name, nameLocation: column.better === "lower" ? "start" : "end", nameTextStyle: { color: color("soft"), fontSize: 11.5 } };
+      const shared = {
+        dim,
+        name: column.name,
+        nameLocation: column.better === "lower" ? "start" : "end",
+        nameTextStyle: { color: color("soft"), fontSize: 11.5 },
+      };
       if (!column.numeric) {
-        const names = [...new Set(runs.map((run) => column.text(run)))].sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+        const names = [...new Set(runs.map((run) => column.text(run)))].sort((a, b) =>
+          a.localeCompare(b, "en", { numeric: true }),
+        );
         return { ...shared, type: "category", data: names };
       }
       const numbers = runs.map((run) => column.value(run)).filter((value) => value !== null);
@@ -138,7 +170,16 @@ Report.compare = (() => {
         log,
         min: change(least) - margin,
         max: change(most) + margin,
-        axisLabel: { color: color("ink"), fontSize: 11, textBorderColor: color("card"), textBorderWidth: 3, formatter: (value) => number(log ? 10 ** value : value, 3), showMinLabel: false, showMaxLabel: false, hideOverlap: true },
+        axisLabel: {
+          color: color("ink"),
+          fontSize: 11,
+          textBorderColor: color("card"),
+          textBorderWidth: 3,
+          formatter: (value) => number(log ? 10 ** value : value, 3),
+          showMinLabel: false,
+          showMaxLabel: false,
+          hideOverlap: true,
+        },
         inverse: column.better === "lower",
       };
     };
@@ -153,7 +194,14 @@ Report.compare = (() => {
           return value === null ? "-" : axisList[dim].log ? Math.log10(value) : value;
         }),
         lineStyle: {
-          color: values[index] === null ? color("strong-line") : Report.colors.scale(result.better === "lower" ? (values[index] - low) / (high - low || 1) : (high - values[index]) / (high - low || 1)),
+          color:
+            values[index] === null
+              ? color("strong-line")
+              : Report.colors.scale(
+                  result.better === "lower"
+                    ? (values[index] - low) / (high - low || 1)
+                    : (high - values[index]) / (high - low || 1),
+                ),
           opacity: brushing || shown.has(index) ? 0.75 : 0.06,
           width: runs.length > 60 ? 1.1 : 1.7,
         },
@@ -217,8 +265,11 @@ Report.compare = (() => {
   };
 
   const samples = () => {
-    const epochs = [...new Set(runs.flatMap((run) => run.pictures.map((picture) => picture.epoch)))].sort((a, b) => a - b);
-    if (!epochs.length) return Report.section("samples", "Samples", null, Report.empty("No run has sample images yet."));
+    const epochs = [...new Set(runs.flatMap((run) => run.pictures.map((picture) => picture.epoch)))].sort(
+      (a, b) => a - b,
+    );
+    if (!epochs.length)
+      return Report.section("samples", "Samples", null, Report.empty("No run has sample images yet."));
     const figures = runs.map((run, index) => {
       if (!run.pictures.length) return null;
       const image = Report.images.lazy(run.pictures[run.pictures.length - 1]);
@@ -268,7 +319,9 @@ Report.compare = (() => {
     });
     place.style.setProperty("--figure", `${state("figure", 240)}px`);
     const varied = new Set(content.varied.map((one) => one.key));
-    const different = ["compute.seed", "model.architecture.image_size", "model.architecture.in_channels"].filter((key) => varied.has(key));
+    const different = ["compute.seed", "model.architecture.image_size", "model.architecture.in_channels"].filter(
+      (key) => varied.has(key),
+    );
     const noise = different.length
       ? `The runs differ in ${different.join(", ")}, so they do not start from the same noise.`
       : "All grids start from the same noise, so images in the same place can be compared.";
@@ -296,7 +349,19 @@ Report.compare = (() => {
     const run = runs[index];
     const dialog = h("dialog", { "aria-labelledby": "run-title", close: () => dialog.remove() });
     const last = run.pictures[run.pictures.length - 1];
-    const picture = last ? Report.section("run-samples", "Samples", null, h("div", { class: "card" }, h("p", { class: "about" }, `After epoch ${last.epoch}`), Report.images.lazy(last))) : null;
+    const picture = last
+      ? Report.section(
+          "run-samples",
+          "Samples",
+          null,
+          h(
+            "div",
+            { class: "card" },
+            h("p", { class: "about" }, `After epoch ${last.epoch}`),
+            Report.images.lazy(last),
+          ),
+        )
+      : null;
     dialog.append(
       h(
         "div",

@@ -9,16 +9,20 @@
 
   const written = () => {
     const time = new Date(content.written);
-    const text = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: content.watch ? "medium" : "short" }).format(time);
+    const text = new Intl.DateTimeFormat("en", {
+      dateStyle: "medium",
+      timeStyle: content.watch ? "medium" : "short",
+    }).format(time);
     return h("time", { datetime: content.written }, content.watch ? `updated ${text}` : text);
   };
 
   const top = () => {
     const run = runs[0];
-    const states = Map.groupBy
-      ? [...Map.groupBy(runs, (one) => one.state)].map(([state, members]) => [state, members.length])
-      : Object.entries(runs.reduce((all, one) => ({ ...all, [one.state]: (all[one.state] || 0) + 1 }), {}));
-    const badges = single ? [Report.badge(run.state)] : states.map(([state, number]) => h("span", { class: `badge ${state}` }, `${number} ${state}`));
+    const states = new Map();
+    for (const { state } of runs) states.set(state, (states.get(state) || 0) + 1);
+    const badges = single
+      ? [Report.badge(run.state)]
+      : [...states].map(([state, number]) => h("span", { class: `badge ${state}` }, `${number} ${state}`));
     const varied = content.varied.map((one) => one.name);
     const some = varied.slice(0, 6).join(", ") + (varied.length > 6 ? ` and ${varied.length - 6} more` : "");
     const headline = single
@@ -93,7 +97,15 @@
     };
     addEventListener("scroll", later, { passive: true });
     later();
-    return h("nav", { class: "sections", "aria-label": "Sections" }, h("ul", {}, links.map((link) => h("li", {}, link))));
+    return h(
+      "nav",
+      { class: "sections", "aria-label": "Sections" },
+      h(
+        "ul",
+        {},
+        links.map((link) => h("li", {}, link)),
+      ),
+    );
   };
 
   const ofOneRun = (run) => [
@@ -120,15 +132,36 @@
   const build = () => {
     const sections = (single ? ofOneRun(runs[0]) : ofSeveralRuns()).filter(Boolean);
     const notes = content.notes.length
-      ? h("div", { class: "notes", role: "note" }, h("ul", {}, content.notes.map((note) => h("li", {}, note))))
+      ? h(
+          "div",
+          { class: "notes", role: "note" },
+          h(
+            "ul",
+            {},
+            content.notes.map((note) => h("li", {}, note)),
+          ),
+        )
       : null;
-    document.getElementById("app").replaceChildren(
-      top(),
-      navigation(sections),
-      h("main", { id: "main", tabindex: -1 }, notes, single ? [Report.run.notes(runs[0]), Report.run.tiles(runs[0])] : null, sections),
-      h("footer", {}, `Written by diffusion_lab ${content.version}. Charts by Apache ECharts. This file loads nothing from anywhere.`),
-    );
-    if (content.watch) requestAnimationFrame(() => scrollTo({ top: Report.state.get("scroll", 0), behavior: "instant" }));
+    document
+      .getElementById("app")
+      .replaceChildren(
+        top(),
+        navigation(sections),
+        h(
+          "main",
+          { id: "main", tabindex: -1 },
+          notes,
+          single ? [Report.run.notes(runs[0]), Report.run.tiles(runs[0])] : null,
+          sections,
+        ),
+        h(
+          "footer",
+          {},
+          `Written by diffusion_lab ${content.version}. Charts by Apache ECharts. This file loads nothing from anywhere.`,
+        ),
+      );
+    if (content.watch)
+      requestAnimationFrame(() => scrollTo({ top: Report.state.get("scroll", 0), behavior: "instant" }));
     performance.mark("report-built");
   };
 

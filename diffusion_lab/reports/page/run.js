@@ -14,7 +14,10 @@ Report.run = (() => {
       rows.push([
         `Best ${name(run.best.metric)}`,
         number(run.best.value),
-        [run.best.epoch ? `epoch ${run.best.epoch}` : "", run.best.mode === "max" ? "higher is better" : "lower is better"]
+        [
+          run.best.epoch ? `epoch ${run.best.epoch}` : "",
+          run.best.mode === "max" ? "higher is better" : "lower is better",
+        ]
           .filter(Boolean)
           .join(", "),
       ]);
@@ -42,7 +45,8 @@ Report.run = (() => {
         compact(facts.parameters),
         facts.forward_flops ? `${compact(facts.forward_flops)}FLOP per image` : "",
       ]);
-    if (facts.train_images) rows.push(["Training images", number(facts.train_images), run.batch ? `${number(run.batch)} per step` : ""]);
+    if (facts.train_images)
+      rows.push(["Training images", number(facts.train_images), run.batch ? `${number(run.batch)} per step` : ""]);
     if (facts.peak_memory_mb) rows.push(["Peak memory", `${compact(facts.peak_memory_mb * 1e6)}B`, ""]);
     return h(
       "dl",
@@ -55,10 +59,31 @@ Report.run = (() => {
 
   const notes = (run) => {
     const parts = [];
-    if (run.why) parts.push(h("div", { class: `notes ${["failed", "died"].includes(run.state) ? "failure" : ""}`, role: "note" }, `The run ${run.state === "failed" ? "failed" : `is marked ${run.state}`}: ${run.why}`));
+    if (run.why)
+      parts.push(
+        h(
+          "div",
+          { class: `notes ${["failed", "died"].includes(run.state) ? "failure" : ""}`, role: "note" },
+          `The run ${run.state === "failed" ? "failed" : `is marked ${run.state}`}: ${run.why}`,
+        ),
+      );
     const lines = [...run.notes];
-    if (run.nan.length) lines.unshift(`The loss or gradient was NaN or infinite at step ${run.nan.map((step) => number(step)).join(", ")}.`);
-    if (lines.length) parts.push(h("div", { class: "notes", role: "note" }, h("ul", {}, lines.map((line) => h("li", {}, line)))));
+    if (run.nan.length)
+      lines.unshift(
+        `The loss or gradient was NaN or infinite at step ${run.nan.map((step) => number(step)).join(", ")}.`,
+      );
+    if (lines.length)
+      parts.push(
+        h(
+          "div",
+          { class: "notes", role: "note" },
+          h(
+            "ul",
+            {},
+            lines.map((line) => h("li", {}, line)),
+          ),
+        ),
+      );
     return parts;
   };
 
@@ -82,7 +107,11 @@ Report.run = (() => {
       h(
         "figure",
         { class: "card" },
-        h("figcaption", { style: { "margin-bottom": "8px" } }, picture.caption[0].toUpperCase() + picture.caption.slice(1)),
+        h(
+          "figcaption",
+          { style: { "margin-bottom": "8px" } },
+          picture.caption[0].toUpperCase() + picture.caption.slice(1),
+        ),
         Report.images.lazy(picture),
       ),
     );
@@ -97,11 +126,19 @@ Report.run = (() => {
             : "Denoising strips and a grid of guidance × steps need a checkpoint, and the run has none.",
           command ? Report.command(command) : null,
         );
-    return Report.section("sampling", "From noise to image", run.sampled.length ? "Sampled from the averaged weights of the best checkpoint." : null, body);
+    return Report.section(
+      "sampling",
+      "From noise to image",
+      run.sampled.length ? "Sampled from the averaged weights of the best checkpoint." : null,
+      body,
+    );
   };
 
   const boundsOf = (intervals) => {
-    const numbers = intervals.filter(Boolean).flat().filter((one) => one !== null);
+    const numbers = intervals
+      .filter(Boolean)
+      .flat()
+      .filter((one) => one !== null);
     const low = Math.min(...numbers);
     const high = Math.max(...numbers);
     const margin = (high - low || Math.abs(high) || 1) * 0.04;
@@ -112,30 +149,48 @@ Report.run = (() => {
   const measured = (label, value, real, [low, high], best = false) => {
     const at = (number) => `${((100 * (number - low)) / (high - low)).toFixed(2)}%`;
     const part = (kind, [middle, from, to]) => [
-      from === null || to === null ? null : h("span", { class: `bar-of ${kind}`, style: { left: at(from), right: `calc(100% - ${at(to)})` } }),
+      from === null || to === null
+        ? null
+        : h("span", { class: `bar-of ${kind}`, style: { left: at(from), right: `calc(100% - ${at(to)})` } }),
       h("span", { class: `point-of ${kind}`, style: { left: at(middle) } }),
     ];
-    const plot = h("span", { class: "plot", "aria-hidden": "true" }, real ? part("real", real) : null, part("value", value));
+    const plot = h(
+      "span",
+      { class: "plot", "aria-hidden": "true" },
+      real ? part("real", real) : null,
+      part("value", value),
+    );
     const bounds = interval(value);
     return h(
       "li",
       { class: best ? "best" : null },
       label,
-      h("span", { class: "figure" }, h("b", {}, number(value[0], 3)), bounds ? h("span", { class: "interval" }, bounds) : null),
+      h(
+        "span",
+        { class: "figure" },
+        h("b", {}, number(value[0], 3)),
+        bounds ? h("span", { class: "interval" }, bounds) : null,
+      ),
       plot,
     );
   };
 
   const realLine = (real) =>
     real
-      ? h("p", { class: "source real-line" }, h("span", { class: "key-of-real" }), `real images ${number(real[0], 3)}${interval(real) ? ` (${interval(real)})` : ""}`)
+      ? h(
+          "p",
+          { class: "source real-line" },
+          h("span", { class: "key-of-real" }),
+          `real images ${number(real[0], 3)}${interval(real) ? ` (${interval(real)})` : ""}`,
+        )
       : null;
 
   /** How the samples of each row were made, without what all have in common. */
   const samplings = (rows) => {
     const first = new Set(rows.map((row) => row.sampling.split(", ")[0]));
     const names = new Set(rows.map((row) => row.sampling));
-    return (row) => (first.size === 1 && names.size > 1 ? row.sampling.split(", ").slice(1).join(", ") || row.sampling : row.sampling);
+    return (row) =>
+      first.size === 1 && names.size > 1 ? row.sampling.split(", ").slice(1).join(", ") || row.sampling : row.sampling;
   };
 
   const qualityCards = (rows) => {
@@ -152,7 +207,13 @@ Report.run = (() => {
         { class: "card" },
         h("h3", {}, metric, " ", h("span", { class: "hint" }, `${members[0].better} is better`)),
         realLine(real),
-        h("ul", { class: "measures" }, members.map((row) => measured(h("span", { class: "who" }, sampling(row)), row.value, row.null, bounds, row === best))),
+        h(
+          "ul",
+          { class: "measures" },
+          members.map((row) =>
+            measured(h("span", { class: "who" }, sampling(row)), row.value, row.null, bounds, row === best),
+          ),
+        ),
       );
     });
   };
@@ -164,7 +225,10 @@ Report.run = (() => {
         "quality",
         "Quality",
         null,
-        Report.empty("The samples have not been evaluated. This command measures them, with intervals, next to real images:", command ? Report.command(command) : null),
+        Report.empty(
+          "The samples have not been evaluated. This command measures them, with intervals, next to real images:",
+          command ? Report.command(command) : null,
+        ),
       );
     const sizes = [...new Set(run.quality.map((row) => row.n))].map((n) => number(n)).join(" or ");
     const samplers = [...new Set(run.quality.map((row) => row.sampling.split(", ")[0]))].join(" and ");
@@ -176,10 +240,15 @@ Report.run = (() => {
     Report.section(
       "nearest",
       "Nearest training images",
-      run.nearest.length ? "The samples that are most similar to training images, each next to the one that it is nearest to: pairs that look the same are copies." : null,
+      run.nearest.length
+        ? "The samples that are most similar to training images, each next to the one that it is nearest to: pairs that look the same are copies."
+        : null,
       run.nearest.length
         ? h("div", { class: "two" }, pictureCards(run.nearest))
-        : Report.empty("These come with an evaluation:", commandFor(run, "Evaluate") ? Report.command(commandFor(run, "Evaluate")) : null),
+        : Report.empty(
+            "These come with an evaluation:",
+            commandFor(run, "Evaluate") ? Report.command(commandFor(run, "Evaluate")) : null,
+          ),
     );
 
   const settings = (run, id = "settings") => {
@@ -187,7 +256,8 @@ Report.run = (() => {
     const different = new Set([...content.differs, ...run.differs]);
     const varied = new Set(content.varied.map((one) => one.key));
     const keys = Object.keys(all);
-    if (!keys.length) return Report.section(id, "Settings", null, Report.empty("The run folder has no readable settings."));
+    if (!keys.length)
+      return Report.section(id, "Settings", null, Report.empty("The run folder has no readable settings."));
     const known = Object.keys(content.defaults).length > 0;
     const groups = [
       ["Differ between the runs", keys.filter((key) => varied.has(key)), true],
@@ -204,7 +274,13 @@ Report.run = (() => {
           h(
             "thead",
             {},
-            h("tr", {}, h("th", { scope: "col" }, "key"), h("th", { scope: "col" }, "value"), known ? h("th", { scope: "col" }, "default") : null),
+            h(
+              "tr",
+              {},
+              h("th", { scope: "col" }, "key"),
+              h("th", { scope: "col" }, "value"),
+              known ? h("th", { scope: "col" }, "default") : null,
+            ),
           ),
           h(
             "tbody",
@@ -222,7 +298,12 @@ Report.run = (() => {
         ),
       );
     const parts = groups.map(([title, members, open]) =>
-      h("details", { open: open || groups.length === 1 }, h("summary", {}, `${title} (${members.length})`), table(members)),
+      h(
+        "details",
+        { open: open || groups.length === 1 },
+        h("summary", {}, `${title} (${members.length})`),
+        table(members),
+      ),
     );
     const filter = h("input", {
       type: "search",
@@ -254,7 +335,7 @@ Report.run = (() => {
         "div",
         { class: "card stack" },
         run.commands.length
-          ? run.commands.map(([label, text]) => h("div", {}, h("h4", { style: { "margin-bottom": "4px" } }, label), Report.command(text)))
+          ? run.commands.map(([label, text]) => h("div", {}, h("p", { class: "what" }, label), Report.command(text)))
           : "There is no checkpoint to go on with.",
       ),
     );
@@ -265,14 +346,42 @@ Report.run = (() => {
       "Environment",
       null,
       run.environment.length
-        ? h("dl", { class: "card pairs" }, run.environment.map(([term, value]) => [h("dt", {}, term), h("dd", { class: "mono" }, value)]))
+        ? h(
+            "dl",
+            { class: "card pairs" },
+            run.environment.map(([term, value]) => [h("dt", {}, term), h("dd", { class: "mono" }, value)]),
+          )
         : Report.empty("The run folder has no readable environment.json."),
     );
 
   const log = (run, id = "log") =>
     run.log.length
-      ? Report.section(id, "Log", `The last ${count(run.log.length, "line")} of logs/run.log.`, h("pre", { class: "card log", tabindex: 0, role: "region", "aria-label": "Log" }, run.log.join("\n")))
+      ? Report.section(
+          id,
+          "Log",
+          `The last ${count(run.log.length, "line")} of logs/run.log.`,
+          h(
+            "pre",
+            { class: "card log", tabindex: 0, role: "region", "aria-label": "Text of the log" },
+            run.log.join("\n"),
+          ),
+        )
       : null;
 
-  return { tiles, notes, samples, sampled, quality, nearest, settings, commands, environment, log, measured, realLine, boundsOf, name };
+  return {
+    tiles,
+    notes,
+    samples,
+    sampled,
+    quality,
+    nearest,
+    settings,
+    commands,
+    environment,
+    log,
+    measured,
+    realLine,
+    boundsOf,
+    name,
+  };
 })();

@@ -63,8 +63,18 @@ Report.table = (() => {
           return total && total !== run.facts.epochs ? `${run.facts.epochs} of ${total}` : number(run.facts.epochs);
         },
       },
-      { id: "time", name: "time", value: (run) => run.facts.seconds ?? null, text: (run) => duration(run.facts.seconds) },
-      { id: "speed", name: "images/s", value: (run) => run.facts.images_per_second ?? null, text: (run) => number(run.facts.images_per_second && Math.round(run.facts.images_per_second)) },
+      {
+        id: "time",
+        name: "time",
+        value: (run) => run.facts.seconds ?? null,
+        text: (run) => duration(run.facts.seconds),
+      },
+      {
+        id: "speed",
+        name: "images/s",
+        value: (run) => run.facts.images_per_second ?? null,
+        text: (run) => number(run.facts.images_per_second && Math.round(run.facts.images_per_second)),
+      },
     );
     for (const column of list) column.numeric ??= true;
     return list;
@@ -97,14 +107,24 @@ Report.table = (() => {
       .filter(Boolean)
       .map((word) => {
         const match = word.match(/^([^<>=:]+)(<=|>=|<|>|=|:)(.+)$/);
-        const column = match && named.find((one) => one.name.toLowerCase() === match[1] || one.id.toLowerCase() === match[1] || one.id.toLowerCase().endsWith(`.${match[1]}`));
+        const column =
+          match &&
+          named.find(
+            (one) =>
+              one.name.toLowerCase() === match[1] ||
+              one.id.toLowerCase() === match[1] ||
+              one.id.toLowerCase().endsWith(`.${match[1]}`),
+          );
         if (!column) return (run) => run.text.includes(word);
         const [, , sign, wanted] = match;
         return (run) => {
           const value = column.value(run);
           if (value === null) return false;
           const limit = Number(wanted);
-          if (!column.numeric || Number.isNaN(limit)) return String(column.text ? column.text(run) : value).toLowerCase().includes(wanted);
+          if (!column.numeric || Number.isNaN(limit))
+            return String(column.text ? column.text(run) : value)
+              .toLowerCase()
+              .includes(wanted);
           if (sign === "<") return value < limit;
           if (sign === ">") return value > limit;
           if (sign === "<=") return value <= limit;
@@ -115,12 +135,19 @@ Report.table = (() => {
 
   const passing = () => {
     const tests = parse(state.get("filter", ""));
-    return runs.map((_, index) => index).filter((index) => (!brushed || brushed.has(index)) && tests.every((test) => test(runs[index])));
+    return runs
+      .map((_, index) => index)
+      .filter((index) => (!brushed || brushed.has(index)) && tests.every((test) => test(runs[index])));
   };
 
   const update = () => {
     const { id, descending } = sorting();
-    const found = passing().sort(compare(named.find((column) => column.id === id), descending));
+    const found = passing().sort(
+      compare(
+        named.find((column) => column.id === id),
+        descending,
+      ),
+    );
     const order = new Set(found);
     body.replaceChildren(...found.map((index) => rows[index]));
     const shown = found.filter((index) => !unchecked.has(index));
@@ -142,12 +169,21 @@ Report.table = (() => {
       "aria-label": `Show ${run.label} in the charts`,
       change: (event) => check([index], event.target.checked),
     });
-    const name = h("button", { type: "button", class: "link", title: run.name, click: () => Report.compare.open(index) }, run.name);
+    const name = h(
+      "button",
+      { type: "button", class: "link", title: run.name, click: () => Report.compare.open(index) },
+      run.name,
+    );
     const cells = columns.map((column) => {
       const value = column.value(run);
       const text = column.text ? column.text(run) : number(value);
       const best = column.better && value !== null && value === bests.get(column.id);
-      return h("td", { class: `${column.numeric ? "number" : ""} ${best ? "best" : ""}` }, text, best ? h("span", { class: "hidden-text" }, " (best)") : null);
+      return h(
+        "td",
+        { class: `${column.numeric ? "number" : ""} ${best ? "best" : ""}` },
+        text,
+        best ? h("span", { class: "hidden-text" }, " (best)") : null,
+      );
     });
     const element = h(
       "tr",
@@ -155,16 +191,28 @@ Report.table = (() => {
         pointerenter: () => Report.charts.emphasize(index),
         pointerleave: () => Report.charts.emphasize(null),
       },
-      h("th", { scope: "row" }, h("div", { class: "pick" }, box, h("span", { class: "dot" }), h("div", { class: "run-name" }, name))),
+      h(
+        "th",
+        { scope: "row" },
+        h("div", { class: "pick" }, box, h("span", { class: "dot" }), h("div", { class: "run-name" }, name)),
+      ),
       h("td", {}, Report.badge(run.state)),
       cells,
     );
-    run.text = [run.name, run.state, ...run.overrides, ...columns.map((column) => (column.text ? column.text(run) : ""))].join(" ").toLowerCase();
+    run.text = [
+      run.name,
+      run.state,
+      ...run.overrides,
+      ...columns.map((column) => (column.text ? column.text(run) : "")),
+    ]
+      .join(" ")
+      .toLowerCase();
     return element;
   };
 
   const paint = () => {
-    for (const [index, element] of rows.entries()) element.querySelector(".dot").style.setProperty("--color", Report.runColors.of(index));
+    for (const [index, element] of rows.entries())
+      element.querySelector(".dot").style.setProperty("--color", Report.runColors.of(index));
   };
 
   const header = () => {
@@ -238,7 +286,10 @@ Report.table = (() => {
               type: "button",
               click: () => {
                 const first = [...body.children].slice(0, 10).map((element) => rows.indexOf(element));
-                check(runs.map((_, index) => index), false);
+                check(
+                  runs.map((_, index) => index),
+                  false,
+                );
                 check(first, true);
               },
             },
@@ -251,7 +302,14 @@ Report.table = (() => {
       "runs",
       "Runs",
       null,
-      h("div", { class: "controls", style: { "margin-bottom": "10px" } }, filter, status, h("span", { style: { flex: 1 } }), buttons),
+      h(
+        "div",
+        { class: "controls", style: { "margin-bottom": "10px" } },
+        filter,
+        status,
+        h("span", { style: { flex: 1 } }),
+        buttons,
+      ),
       h("div", { class: "scroll tall", tabindex: 0, role: "region", "aria-label": "Table of runs" }, table),
     );
     paint();
@@ -262,7 +320,8 @@ Report.table = (() => {
 
   /** Emphasize the row of a run. */
   Report.light = (index) => {
-    for (const [number, element] of rows.entries()) element.classList.toggle("lit", index !== null && Number(index) === number);
+    for (const [number, element] of rows.entries())
+      element.classList.toggle("lit", index !== null && Number(index) === number);
   };
 
   return {
