@@ -89,4 +89,5 @@ def _watch(report: Report, running: bool) -> None:
         print("nothing is running any more: the page is complete")
     except KeyboardInterrupt:
         print("stopped: the page stays as it is now")
-    report.write(None)
+    finally:
+        report.write(None)

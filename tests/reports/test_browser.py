@@ -73,10 +73,8 @@ def status(page: Page) -> str:
 
 
 def rows(page: Page) -> list[str]:
-    """Return the names of the runs in the table, from top to bottom."""
-    names: list[str] = page.evaluate(
-        "[...document.querySelectorAll('.runs-table tbody .run-name')].map(e => e.innerText)"
-    )
+    """Return the folders of the runs in the table, from top to bottom."""
+    names: list[str] = page.evaluate("[...document.querySelectorAll('.runs-table tbody button')].map(e => e.title)")
     return names
 
 
@@ -208,7 +206,7 @@ class TestSweep:
         focus(page, "thead th:first-child button")
         page.press("Enter")
         page.press("Enter")
-        assert rows(page) == [f"job-{index}" for index in (5, 4, 3, 2, 1, 0)]
+        assert rows(page) == [f"job-{index}" for index in (5, 4, 3, 2, 1, 0)]  # by their labels
         assert page.evaluate("document.querySelector('thead th').getAttribute('aria-sort')") == "descending"
 
     @pytest.mark.parametrize(
@@ -245,7 +243,7 @@ class TestSweep:
         assert page.evaluate("document.querySelector('dialog').contains(document.activeElement)")
         page.press("Escape")
         page.wait_for("!document.querySelector('dialog')")
-        assert focused(page) == "job-0"
+        assert focused(page) == "adam, learning_rate 0.0001"
 
     def test_one_slider_moves_all_grids(self, page, sweep):
         page.open(sweep)

@@ -348,19 +348,9 @@ Report.compare = (() => {
   const open = (index) => {
     const run = runs[index];
     const dialog = h("dialog", { "aria-labelledby": "run-title", close: () => dialog.remove() });
-    const last = run.pictures[run.pictures.length - 1];
-    const picture = last
-      ? Report.section(
-          "run-samples",
-          "Samples",
-          null,
-          h(
-            "div",
-            { class: "card" },
-            h("p", { class: "about" }, `After epoch ${last.epoch}`),
-            Report.images.lazy(last),
-          ),
-        )
+    const viewer = () => Report.images.viewer(run.pictures, run.facts.total_epochs, "epoch of one run");
+    const samples = run.pictures.length
+      ? Report.section("run-samples", "Samples", null, h("div", { class: "card" }, viewer()))
       : null;
     dialog.append(
       h(
@@ -373,7 +363,7 @@ Report.compare = (() => {
       ...Report.run.notes(run),
       Report.run.tiles(run),
       ...[
-        picture,
+        samples,
         run.nearest.length ? Report.run.nearest(run) : null,
         run.sampled.length ? Report.run.sampled(run) : null,
         run.quality.length ? Report.run.quality(run) : null,

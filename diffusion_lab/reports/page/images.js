@@ -116,7 +116,7 @@ Report.images = (() => {
   };
 
   /** The sample grids of one run under a slider, beside all of them in small. */
-  const viewer = (pictures, total) => {
+  const viewer = (pictures, total, stored = "epoch") => {
     const image = lazy(pictures[pictures.length - 1]);
     const labels = pictures.map((picture) => `epoch ${picture.epoch}${total ? ` of ${total}` : ""}`);
     const thumbs = pictures.map((picture, index) =>
@@ -127,7 +127,7 @@ Report.images = (() => {
         h("span", {}, `${picture.epoch}`),
       ),
     );
-    const bar = slider(labels, "Epoch of the samples", "epoch", (index) => {
+    const bar = slider(labels, "Epoch of the samples", stored, (index) => {
       show(image, pictures[index]);
       for (const [number, thumb] of thumbs.entries()) thumb.setAttribute("aria-pressed", String(number === index));
     });

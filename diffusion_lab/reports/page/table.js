@@ -80,7 +80,7 @@ Report.table = (() => {
     return list;
   })();
   const named = [
-    { id: "name", name: "run", numeric: false, value: (run) => run.name },
+    { id: "name", name: "run", numeric: false, value: (run) => run.label },
     { id: "state", name: "state", numeric: false, value: (run) => run.state },
     ...columns,
   ];
@@ -172,7 +172,7 @@ Report.table = (() => {
     const name = h(
       "button",
       { type: "button", class: "link", title: run.name, click: () => Report.compare.open(index) },
-      run.name,
+      run.label,
     );
     const cells = columns.map((column) => {
       const value = column.value(run);
@@ -201,6 +201,7 @@ Report.table = (() => {
     );
     run.text = [
       run.name,
+      run.label,
       run.state,
       ...run.overrides,
       ...columns.map((column) => (column.text ? column.text(run) : "")),
