@@ -6,7 +6,7 @@ class ConvNet(nn.Module):
     """Residual 3×3 convolutions with embeddings of time and label."""
 
     def __init__(
-        self, in_channels: int, num_classes: int | None, model_channels: int = 32, depth: int = 4
+        self, in_channels: int, model_channels: int, num_classes: int | None, depth: int = 4, **unused: object
     ) -> None:
         super().__init__()
         self.first = nn.Conv2d(in_channels, model_channels, 3, padding=1)
@@ -22,4 +22,5 @@ class ConvNet(nn.Module):
         x = self.first(images) + embedding[:, :, None, None]
         for block in self.blocks:
             x = x + block(torch.relu(x))
-        return self.last(x)
+        output: Tensor = self.last(x)
+        return output

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,8 +16,8 @@ class TrapezoidSampler(Sampler):
     """Averages the estimates at both ends of a step: second order, two network evaluations per step."""
 
     def step(
-        self, x: "Images", history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
-    ) -> "Images":
+        self, x: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
+    ) -> Images:
         level, clean = history[-1].level, history[-1].clean
         next_x = ddim_update(x, clean, level, next_level)
         if next_level.sigma == 0:  # the last step ends at the clean image
