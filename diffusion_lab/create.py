@@ -25,7 +25,7 @@ from diffusion_lab.runtime.devices import host_memory, resolve_device
 from diffusion_lab.runtime.import_class import load_class
 from diffusion_lab.sampling.terminal_noise import terminal_noise_warnings
 
-LARGEST_FACTOR = 1e9
+MAX_FACTOR = 1e9
 """Maximum factor of the network's output in the clean estimate: beyond it, float32 has no precision left."""
 
 _MODEL = get_default_config()["model"]
@@ -66,8 +66,8 @@ def create_ddpm(
     ``device`` is ``cpu``, ``cuda``, ``cuda:1`` (the second GPU), ``mps``, ``auto`` (the best available) or a
     ``torch.device``.
 
-    ``class_dropout_prob`` is used by the training loss; here it tells the sampler whether the model has learned an
-    unconditional estimate for guidance.
+    ``class_dropout_prob`` is used by the training loss; here it lets the sampler know whether the model has learned
+    an unconditional estimate for guidance.
 
     Raises:
         ValueError: Listing every argument that is out of bounds or contradicts another, with its value and the rule; or
@@ -228,7 +228,7 @@ def _check_prediction_at_last_step(parameterization: Parameterization, schedule:
         factor = abs(parameterization.coefficients(last).c_out)
     except ZeroDivisionError:
         factor = math.inf
-    if factor > LARGEST_FACTOR:
+    if factor > MAX_FACTOR:
         raise ValueError(
             f"model.diffusion.prediction {prediction} needs some of the image left at the last step, got "
             f"alpha = {last.alpha:.1e}: choose v, or a process that leaves some"
@@ -243,7 +243,7 @@ def check_model_fits_memory(model: ModelSettings) -> None:
     """
     architecture, pixel = model.architecture, 4  # bytes of a number
     widths = [architecture.model_channels * multiplier for multiplier in architecture.channel_multipliers]
-    per_block = LEAST_WEIGHTS_OF_A_BLOCK.get(architecture.type, 0)
+    per_block = MIN_WEIGHTS_OF_A_BLOCK.get(architecture.type, 0)
     weights = architecture.num_res_blocks * sum(per_block * width**2 for width in widths)
     weights += (model.conditioning.classes or 0) * architecture.model_channels
     activations = 2 * widths[0] * (architecture.image_size // architecture.patch_size) ** 2
@@ -263,7 +263,7 @@ def check_model_fits_memory(model: ModelSettings) -> None:
             )
 
 
-LEAST_WEIGHTS_OF_A_BLOCK = {"unet": 9, "dit": 12}
+MIN_WEIGHTS_OF_A_BLOCK = {"unet": 9, "dit": 12}
 """Minimum weights of a block in squares of its width: a 3×3 convolution; attention and a two-layer MLP of width 4."""
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from diffusion_lab.arguments import check_integer
 from diffusion_lab.shapes import Labels, Pixels
 
-LEAST_CELL = 48
+MIN_CELL = 48
 """Minimum size of an image in pixels; smaller ones are enlarged smoothly by an integer factor."""
 GAP, GROUP_GAP, BLOCK_GAP = 2, 8, 12
 FONT_SIZE = 13
-LONGEST_NAME = 160
+MAX_NAME_LENGTH = 160
 """Maximum width of a class name next to its row, in pixels."""
 TALL = 20
 """Number of rows above which short rows are arranged in several blocks."""
@@ -184,7 +184,7 @@ def _draw(
 ) -> Image.Image:
     """Draw rows of images with names before them, and captions above groups of columns of the given widths."""
     height, width = pixels.shape[2:]
-    scale = max(-(-LEAST_CELL // max(height, width)), 1)
+    scale = max(-(-MIN_CELL // max(height, width)), 1)
     cell_width, cell_height = width * scale + GAP, height * scale + GAP
     font = ImageFont.load_default(size=FONT_SIZE)
     names = [_shorten_name(name, font) for name in names]
@@ -213,9 +213,9 @@ def _draw(
 def _shorten_name(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
     """Return a name on one line, truncated if it is too wide."""
     name = " ".join(name.split())
-    if font.getlength(name) <= LONGEST_NAME:
+    if font.getlength(name) <= MAX_NAME_LENGTH:
         return name
-    while name and font.getlength(name + "…") > LONGEST_NAME:
+    while name and font.getlength(name + "…") > MAX_NAME_LENGTH:
         name = name[:-1]
     return name + "…"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.image_grids import GAP, LEAST_CELL, PAPER, class_grid, image_grid, image_pixels, to_image
+from diffusion_lab.image_grids import GAP, MIN_CELL, PAPER, class_grid, image_grid, image_pixels, to_image
 
 
 def flat(*values: int, size: int = 60, channels: int = 3) -> torch.Tensor:
@@ -45,7 +45,7 @@ def test_without_a_number_of_columns_the_grid_is_nearly_square(count, columns):
 def test_small_images_are_enlarged_by_whole_pixels(size, scale):
     pixels = torch.randint(0, 256, (1, 1, size, size), dtype=torch.uint8)
     sheet = np.array(image_grid(pixels))[GAP:-GAP, GAP:-GAP, 0]
-    assert sheet.shape[0] == size * scale >= LEAST_CELL
+    assert sheet.shape[0] == size * scale >= MIN_CELL
     flat_sheet = np.array(image_grid(torch.full_like(pixels, 77)))[GAP:-GAP, GAP:-GAP, 0]
     assert (flat_sheet == 77).all()  # nothing but the image, up to its edges
     back = sheet.reshape(size, scale, size, scale).mean(axis=(1, 3))

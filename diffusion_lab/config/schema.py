@@ -15,11 +15,12 @@ from pydantic_core import PydanticCustomError
 
 from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.data_section import DataSettings
+from diffusion_lab.config.evaluation_section import TrainingEvaluationSettings
 from diffusion_lab.config.loss_section import PenaltySettings, TimesSettings, WeightingSettings
 from diffusion_lab.config.model_section import ModelOfCheckpoint, ModelSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
 from diffusion_lab.config.section import (
-    MOST_PROCESSES,
+    MAX_PROCESSES,
     DeviceName,
     DottedPath,
     ExperimentName,
@@ -30,7 +31,6 @@ from diffusion_lab.config.section import (
     Probability,
     Section,
 )
-from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
 from diffusion_lab.config.training_section import Precision, TrainingSettings
 from diffusion_lab.runtime.wandb_environment import VARIABLES, from_environment
 
@@ -63,7 +63,7 @@ class ComputeSettings(Section):
         description="Seed of every random draw, also in custom code that uses the global generators of Python, "
         "NumPy and torch (0 is a seed like any other); `null` draws one and records it."
     )
-    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_PROCESSES)] = Field(
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = Field(
         default="auto",
         description="Number of CPU threads. `auto` uses the cores that other programs leave free at the start, at most "
         "as many as speed up the network, minus one per loader worker; a resumed run uses as many as before.",

@@ -256,7 +256,7 @@ def _refuse(faults: Iterable[Fault]) -> None:
         raise ConfigError(ordered)
 
 
-MOST_BITS = 256
+MAX_BITS = 256
 
 
 def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
@@ -265,7 +265,7 @@ def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
         return {name: without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
     if isinstance(value, list):
         return [without_excess(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
-    if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        faults.append(Fault(key, f"must be an integer of at most {MOST_BITS} bits, got one of {value.bit_length()}"))
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        faults.append(Fault(key, f"must be an integer of at most {MAX_BITS} bits, got one of {value.bit_length()}"))
         return 1
     return value

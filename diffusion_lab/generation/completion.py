@@ -31,7 +31,7 @@ from diffusion_lab.sampling import DiffusionSampler, SampleBatch
 from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
 from diffusion_lab.shapes import Images, to_pixels
 
-MOST_GRID_ROWS = 100
+MAX_GRID_ROWS = 100
 """Maximum rows of the grid; further images are only in their own files."""
 
 
@@ -67,13 +67,13 @@ class Completion:
         self.sampler, self.show_progress = sampler, show_progress
         self.output = config.generation.output
         self.columns = min(self.output.grid_nrow, target.count)
-        most = min(target.count, MOST_GRID_ROWS * self.output.grid_nrow)
+        most = min(target.count, MAX_GRID_ROWS * self.output.grid_nrow)
         labels = self._labels(range(most))
         self.grid: ClassGrid | None = None
         if labels is not None:
             scales = [self.request.scale(index) for index in range(most)]
             names, columns = self.request.class_names, self.output.grid_nrow
-            self.grid = ClassGrid(labels, names, columns, scales, most_rows=MOST_GRID_ROWS)
+            self.grid = ClassGrid(labels, names, columns, scales, most_rows=MAX_GRID_ROWS)
         self.shown = most if self.grid is None else len(self.grid.indices)
 
     def complete(self) -> Generation:

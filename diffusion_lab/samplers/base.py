@@ -44,7 +44,7 @@ class Sampler(ABC):
     steps: Annotated[int, Ge(1)] | None = 50
     """Denoising steps; ``null`` takes every step of the training process, or every time that ``spacing`` lists."""
     spacing: SpacingName | tuple[Annotated[float, Interval(gt=0, le=1)], ...] = "trailing"
-    """How the steps are spread over the process: by a rule, or a falling list of times in (0, 1]. Multistep solvers
+    """Spacing of the steps over the process: by a rule, or a falling list of times in (0, 1]. Multistep solvers
     (2M, 3M, UniPC) have their full order with ``log_snr`` and ``karras``; under ``trailing`` it is 1 to 2 in most
     processes."""
     clip: bool = True

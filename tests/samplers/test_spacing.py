@@ -1,4 +1,4 @@
-"""Where a walk stops, by formula."""
+"""Times of the steps, by formula."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ class Evaluation(Callback):
         if is_late:  # the checkpoint of that epoch has already been written
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, Checkpoints) and callback.metric.name in values:
-                    callback.judge_saved(values[callback.metric.name], epoch, trainer.global_step)
+                    callback.rank_saved(values[callback.metric.name], epoch, trainer.global_step)
 
 
 def _format_values(values: Mapping[str, float]) -> str:
