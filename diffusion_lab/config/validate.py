@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from diffusion_lab.config.auto_image_size import measure_images
+from diffusion_lab.config.auto_values import measure_images
 from diffusion_lab.config.consistency import check_start, cross_check
 from diffusion_lab.config.defaults import fill_for_generation, fill_model
 from diffusion_lab.config.folders import check_subfolder_names
