@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("features",),
     ("evaluation",),
     ("training",),
+    ("commands",),
     ("__main__",),
 )
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
@@ -45,7 +46,7 @@ TRAINING_LIBRARIES = {"lightning", "pytorch_lightning", "torchmetrics", "wandb",
 # So that --help is fast.
 READ_BEFORE_TORCH = ("config", "v1", "sweeps", "cli", "samplers", "diffusion.parameterization")
 HEAVY_LIBRARIES = {"torch", "torchvision", *TRAINING_LIBRARIES - {"hydra"}}
-HYDRA = {"hydra": ("cli", "sweeps"), "omegaconf": ("cli", "sweeps", "config")}
+HYDRA = {"hydra": ("cli", "sweeps"), "omegaconf": ("cli", "sweeps", "config", "commands")}
 """Libraries of the command line, and the rooms that may import them."""
 HOOK = f"{PACKAGE}.runtime.torchvision_import"
 
@@ -113,7 +114,12 @@ def imports_of(sources: Mapping[str, str]) -> dict[str, list[Import]]:
 
 
 def part_of(module: str) -> str:
-    """Return the entry of a module in LAYERS: `diffusion_lab.data.order` → `data`; '' for the package itself."""
+    """Return the entry of a module in LAYERS: `diffusion_lab.data.order` → `data`; '' for the package itself.
+
+    The `__main__` of any folder is a program, above everything.
+    """
+    if module.endswith(".__main__"):
+        return "__main__"
     return module.removeprefix(PACKAGE).removeprefix(".").partition(".")[0]
 
 

@@ -9,7 +9,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from diffusion_lab.console.command_line import CHECKOUT
 from diffusion_lab.faults import ConfigError, Fault, closest
+
+NEXT_TO_SCRIPTS = "" if CHECKOUT is None else "next to train.py, "
 
 
 def find_classes_in(config_dir: str | None) -> None:
@@ -50,7 +53,7 @@ def _import(module: str, path: str, key: str) -> ModuleType:
     except Exception as error:  # user code may raise anything
         reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
-            reason += ": it is searched next to train.py, in the current folder, and next to --config-dir"
+            reason += f": it is searched {NEXT_TO_SCRIPTS}in the current folder, and next to --config-dir"
         rule = f"must be a class that can be imported ({reason}{_location_of(error)})"
         raise ConfigError([Fault(key, rule, path)]) from error
 
