@@ -54,7 +54,9 @@ def succeeds(folder: Path, script: str, *overrides: str) -> subprocess.Completed
 
 def printed_commands(text: str) -> list[list[str]]:
     """Return the commands of this project in the output of a program, as the shell splits them."""
-    lines = re.findall(r"^(?:.*: |\s*)((?:\S*/)?python3? (?:\S*\.py|-m diffusion_lab).*)$", text, re.MULTILINE)
+    lines = re.findall(
+        r"^(?:.*: |\s*)((?:\S*/)?(?:python3? (?:\S*\.py|-m diffusion_lab)|diffusion-lab ).*)$", text, re.MULTILINE
+    )
     return [shlex.split(line, comments=True) for line in lines]
 
 
