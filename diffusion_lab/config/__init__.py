@@ -9,10 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from diffusion_lab.config.defaults import (
+from diffusion_lab.config.defaults import get_default_config
+from diffusion_lab.config.derived import (
     derive_image_size_from_model,
     derive_return_labels_from_model,
-    get_default_config,
     resolve_output_path,
 )
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
@@ -20,7 +20,6 @@ from diffusion_lab.config.validate import parse_config, validate_config, validat
 from diffusion_lab.faults import ConfigDeprecationWarning, ConfigError, ConfigWarning, Fault
 
 __all__ = [
-    "V1_DEPRECATION",
     "ConfigDeprecationWarning",
     "ConfigError",
     "ConfigWarning",
@@ -36,11 +35,12 @@ __all__ = [
     "migrate_config_v1_to_v2",
     "parse_config",
     "resolve_output_path",
+    "v1_deprecation",
     "validate_config",
     "validate_config_consistency",
 ]
 
-_V1 = ("V1_DEPRECATION", "is_v1", "is_v2", "migrate_config_v1_to_v2")
+_V1 = ("v1_deprecation", "is_v1", "is_v2", "migrate_config_v1_to_v2")
 
 
 def __getattr__(name: str) -> Any:

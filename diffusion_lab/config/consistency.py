@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from diffusion_lab.config.folders import check_subfolder_links, check_subfolder_names
+from diffusion_lab.config.folders import check_subfolder_links
 from diffusion_lab.config.model_rules import (
     check_attention_flags,
     check_beta_range,
@@ -66,7 +66,6 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     check_num_classes,
     check_num_classes_is_used,
     check_image_paths,
-    check_subfolder_names,
     check_optimizer_keys,
     check_fused_or_foreach,
     check_scheduler_keys,

@@ -11,7 +11,7 @@ from diffusion_lab.config.model_section import ModelOfCheckpoint
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
 from diffusion_lab.config.schema import GuidanceSettings
 from diffusion_lab.config.section import (
-    MOST_PROCESSES,
+    MAX_PROCESSES,
     DeviceName,
     DottedPath,
     ExperimentName,
@@ -35,7 +35,7 @@ class EvaluateComputeSettings(Section):
     seed: Seed | Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = Field(
         default=0, description="Seed of the images and of the random subsets of metrics; of a list, each is evaluated."
     )
-    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_PROCESSES)] = Field(
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = Field(
         default="auto", description="Number of CPU threads; `auto` uses those that other programs leave free."
     )
 

@@ -28,10 +28,10 @@ DottedPath = Annotated[str, Field(pattern=f"^{DOTTED_PATH.pattern}$")]
 """Dotted path of a custom class."""
 
 
-MOST_PROCESSES = 1024
+MAX_PROCESSES = 1024
 """Maximum number of threads or processes of one run; far more would end the program."""
 
-LARGEST_COUNT = 2**31 - 1
+MAX_COUNT = 2**31 - 1
 
 
 class Section(BaseModel):
@@ -123,8 +123,8 @@ def name_inside(name: str) -> str:
 
 def _fits_a_counter(value: int) -> int:
     """Refuse integers that overflow the counters of the underlying libraries."""
-    if value > LARGEST_COUNT:
-        raise ValueError(f"must be at most {LARGEST_COUNT}")
+    if value > MAX_COUNT:
+        raise ValueError(f"must be at most {MAX_COUNT}")
     return value
 
 

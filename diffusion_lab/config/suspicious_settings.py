@@ -13,7 +13,7 @@ from diffusion_lab.config.settings_reader import SettingsReader
 
 USUAL_CLIP_NORMS = (0.01, 100.0)
 
-MOST_SIGNAL_LEFT = 0.1
+MAX_SIGNAL_LEFT = 0.1
 """Image signal left next to the noise, ``alpha / sigma``, at the end of a noise process."""
 
 # An unconditional model ignores guidance, as the format says, and its default tree is unconditional with a scale of 3.
@@ -114,7 +114,7 @@ def dropout_warnings(key: str, scale: float | Sequence[float], class_dropout_pro
 
 def remaining_signal_warnings(alpha: float, sigma: float) -> Iterator[str]:
     """Warn if the last noise level leaves some of the image, since sampling starts from pure noise."""
-    if alpha > MOST_SIGNAL_LEFT * sigma:
+    if alpha > MAX_SIGNAL_LEFT * sigma:
         yield (
             f"the noise process ends with alpha = {alpha:.2g} of the image left (alpha_bar = {alpha**2:.2g}), but "
             "sampling starts from pure noise"

@@ -34,7 +34,7 @@ from diffusion_lab.runtime.devices import resolve_device, use_threads
 from diffusion_lab.runtime.precision import resolve_precision
 from diffusion_lab.runtime.threads import choose_threads
 from diffusion_lab.sampling import DiffusionSampler
-from diffusion_lab.terminal_noise import image_process_warnings
+from diffusion_lab.sampling.terminal_noise import image_process_warnings
 
 
 def generate(

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_lab.checkpoint import FORMAT, load_denoiser, load_tensors, load_weights, read_checkpoint
+from diffusion_lab.checkpoint.export import write_export
 from diffusion_lab.faults import ConfigWarning
 from tests.checkpoint.contents import (
     AVERAGED,
@@ -70,11 +71,41 @@ def test_an_average_is_chosen_by_its_decay(saved):
 
 def test_missing_decay_is_refused_with_the_available_ones(saved):
     path = saved(with_several_decays())
-    rule = r"generation\.sampling\.ema_decay must be one of the averages in .*last\.ckpt"
+    rule = r"^ema_decay must be one of the averages in .*last\.ckpt"
     with pytest.raises(ValueError, match=rule + r" \(0\.9, 0\.99, 0\.9999\), got 0\.5"):
         load_denoiser(path, ema_decay=0.5)
-    with pytest.raises(ValueError, match=r"ema_decay needs generation\.sampling\.use_ema, got 0\.99"):
+    with pytest.raises(ValueError, match=r"^ema_decay needs use_ema, got 0\.99"):
         load_denoiser(path, use_ema=False, ema_decay=0.99)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"ema_decay": "0.9"}, ValueError, "^ema_decay must be the decay of an average, a number, or None, got '0.9'"),
+        ({"use_ema": "false"}, ValueError, "^use_ema must be True or False, got 'false'"),
+        (
+            {"trust": "my_lab.Net"},
+            ValueError,
+            r"^trust must be a list .*, got the string 'my_lab.Net': \['my_lab.Net'\]",
+        ),
+        ({"path": None}, TypeError, "^path must be a path, .*, got None"),
+        ({"path": "nowhere"}, FileNotFoundError, "the checkpoint nowhere does not exist"),
+        ({"device": "gpu"}, ValueError, "^device must be a device of this machine .*, got 'gpu'"),
+    ],
+)
+def test_wrong_arguments_are_named(saved, arguments, error, message):
+    with pytest.raises(error, match=message):
+        load_denoiser(**({"path": saved(own_format())} | arguments))
+
+
+def test_the_raw_weights_of_an_exported_average_are_named_by_argument(saved, tmp_path):
+    write_export(
+        tmp_path / "model.safetensors",
+        AVERAGED.state_dict(),
+        read_checkpoint(saved(own_format())).about | {"averaged": True},
+    )
+    with pytest.raises(ValueError, match=r"export of averaged weights, .* take them \(use_ema=True\)"):
+        load_denoiser(tmp_path / "model.safetensors", use_ema=False)
 
 
 def test_checkpoints_from_before_several_averages_load(saved):
