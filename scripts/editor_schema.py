@@ -17,9 +17,9 @@ import yaml
 from hydra.conf import HydraConf
 from pydantic import BaseModel
 
+from diffusion_lab.cli.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.choice import options_schema
 from diffusion_lab.config.data_section import DataSettings
-from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings
 from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.sampler_section import SamplerSettings

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "Ground": (
-        ("shapes", "version", "console", "cpu"),
+        ("shapes", "version", "metric_names", "console", "cpu"),
         ("faults",),
         ("arguments",),
         ("runtime",),

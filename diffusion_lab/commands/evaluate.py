@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from diffusion_lab.cli.compose_evaluation import EVALUATE_SHORT_NAMES, compose_evaluate_config
+from diffusion_lab.cli.evaluate_schema import EvaluateConfig
 from diffusion_lab.cli.launch import Program, launch
-from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 
 

@@ -7,6 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from diffusion_lab.config.evaluation_rules import (
+    check_evaluation_is_used,
+    check_evaluation_requirements,
+    check_evaluation_steps,
+    check_metric_direction,
+    check_weights_are_used,
+)
 from diffusion_lab.config.folders import check_subfolder_links
 from diffusion_lab.config.model_rules import (
     check_attention_flags,
@@ -29,13 +36,6 @@ from diffusion_lab.config.path_rules import (
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.signatures import check_custom_classes
-from diffusion_lab.config.training_evaluation import (
-    check_evaluation_is_used,
-    check_evaluation_requirements,
-    check_evaluation_steps,
-    check_metric_direction,
-    check_weights_are_used,
-)
 from diffusion_lab.config.training_rules import (
     check_amp_precision,
     check_best_needs_validation,

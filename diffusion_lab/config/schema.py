@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.data_section import DataSettings
+from diffusion_lab.config.evaluation_section import TrainingEvaluationSettings
 from diffusion_lab.config.loss_section import PenaltySettings, TimesSettings, WeightingSettings
 from diffusion_lab.config.model_section import ModelOfCheckpoint, ModelSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
@@ -30,7 +31,6 @@ from diffusion_lab.config.section import (
     Probability,
     Section,
 )
-from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
 from diffusion_lab.config.training_section import Precision, TrainingSettings
 from diffusion_lab.runtime.wandb_environment import VARIABLES, from_environment
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from copy import copy
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -45,26 +44,6 @@ class Section(BaseModel):
         allow_inf_nan=False,
         ser_json_inf_nan="constants",  # an option of a custom class may be infinite, which is not null
     )
-
-
-SectionT = TypeVar("SectionT", bound=Section)
-
-
-def with_defaults(**defaults: Any) -> Callable[[type[SectionT]], type[SectionT]]:
-    """Return a class decorator that gives inherited fields a default, so that they are optional.
-
-    Args:
-        defaults: Default by field name; for a section, an instance.
-    """
-
-    def decorate(cls: type[SectionT]) -> type[SectionT]:
-        for name, value in defaults.items():
-            field = copy(cls.__pydantic_fields__[name])
-            field.default = value
-            cls.__pydantic_fields__[name] = field  # read when the class is first used, since its build is deferred
-        return cls
-
-    return decorate
 
 
 class PluggableSection(Section):

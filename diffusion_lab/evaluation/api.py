@@ -10,10 +10,10 @@ from typing import Any, Literal
 from diffusion_lab.arguments import arguments_named
 from diffusion_lab.checkpoint.files import is_sweep
 from diffusion_lab.cli.compose_evaluation import EvaluationRequest, parse_evaluation
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS
 from diffusion_lab.evaluation.command import find_results
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
+from diffusion_lab.metric_names import DEFAULT_METRICS
 
 SINGLE_RESULT = "this returns one result; call it once for each, or run evaluate.py, which evaluates all of them"
 
