@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROGRAMS = ("python", "make", "git", "pip", "wandb", "tensorboard", "torchrun")
+PROGRAMS = ("python", "diffusion-lab", "make", "git", "pip", "wandb", "tensorboard", "torchrun")
 
 
 @dataclass(frozen=True)
