@@ -85,7 +85,7 @@ def load_denoiser(
     settings = _parse_model(model)
     checkpoint = read_checkpoint(find_checkpoint(path))
     with arguments_named(ARGUMENTS):
-        denoiser = checkpoint.denoiser(use_ema, settings, ema_decay, trust).to(target)
+        denoiser = checkpoint.denoiser(use_ema, settings, ema_decay, trust, copy=False).to(target)
     for warning in image_process_warnings(denoiser.schedule):
         warnings.warn(f"{path}: {warning}", ConfigWarning, stacklevel=2)
     return denoiser

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from diffusion_lab.config.patch_size import choose_patch_size
+from diffusion_lab.config.auto_values import choose_patch_size
 from diffusion_lab.config.settings_reader import plain_tree, section_of
 
 V2_DEFAULTS = Path(__file__).with_name("v2_defaults.yaml")
@@ -73,7 +73,8 @@ def fill_model(model: dict[str, Any], section: type[BaseModel]) -> None:
             for name in stages:
                 del defaults["architecture"][name]
     _fill(model, section, defaults)
-    choose_patch_size(architecture)
+    if isinstance(architecture, dict):
+        choose_patch_size(architecture)
 
 
 def _fill(tree: dict[str, Any], section: type[BaseModel], defaults: Mapping[str, Any]) -> None:
