@@ -29,6 +29,8 @@ def test_ci_tests_the_oldest_and_the_newest() -> None:
     assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == [VERSIONS[0], VERSIONS[-1]]
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert f"SUPPORTED=({' '.join(VERSIONS)})" in script
+    selected = re.findall(r"^NEWEST=\(([^)]*)\)", script, re.MULTILINE)[0].split()
+    assert [path for path in selected if not (ROOT / path).exists()] == []
 
 
 def test_set_up_accepts_them_alone() -> None:
