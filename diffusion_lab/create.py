@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import reprlib
 import warnings
@@ -155,8 +156,15 @@ def _check_class_names(class_names: Sequence[str], num_classes: object) -> None:
         raise ValueError(f"class_names must differ from each other, got {reprlib.repr(list(class_names))}")
 
 
-def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> Denoiser:
+def create_denoiser(model: ModelSettings, class_names: Sequence[str] = (), without_weights: bool = False) -> Denoiser:
     """Create an untrained denoiser from the ``model`` section, on the CPU.
+
+    Args:
+        model: The section.
+        class_names: A name for each class, or nothing.
+        without_weights: Create the weights on the device ``meta``, without memory and values, to be replaced with
+            ``load_state_dict(…, assign=True)``. Only for networks of this project, which create all other tensors when
+            they are used.
 
     Raises:
         ValueError: The network's class cannot be imported, or its prediction does not determine the image at the last
@@ -166,8 +174,10 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
     check_model_fits_memory(model)
     schedule, parameterization = create_process(model.diffusion), create_parameterization(model.diffusion)
     _check_prediction_at_last_step(parameterization, schedule, model.diffusion.prediction)
+    with torch.device("meta") if without_weights else contextlib.nullcontext():
+        network = _create_network(architecture, model.conditioning.classes)
     denoiser = Denoiser(
-        network=_create_network(architecture, model.conditioning.classes),
+        network=network,
         schedule=schedule,
         parameterization=parameterization,
         image_shape=(architecture.in_channels, architecture.image_size, architecture.image_size),
@@ -176,21 +186,6 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
     )
     denoiser.label_dropout = model.conditioning.class_dropout_prob
     return denoiser
-
-
-def weight_shapes(model: ModelSettings) -> dict[str, torch.Size]:
-    """Return the shapes of a denoiser's weights by name, without allocating memory for them.
-
-    Args:
-        model: Section that names a network of this project, not a class by its dotted path.
-
-    Raises:
-        ValueError: The weights cannot fit into the memory of this machine.
-    """
-    check_model_fits_memory(model)
-    with torch.device("meta"):
-        network = _create_network(model.architecture, model.conditioning.classes)
-    return {f"network.{name}": weight.shape for name, weight in network.state_dict().items()}
 
 
 def create_process(diffusion: DiffusionSettings) -> Schedule:

@@ -68,7 +68,7 @@ def load_denoiser(
         ValueError: The file is not a checkpoint or is damaged, holds no weights, or none of that decay, or weights of
             another architecture, or names a class that is not trusted; file, weights and ``model`` contradict each
             other in the number of classes; or this machine does not have the device.
-        TypeError: ``path`` is no path, or ``model`` is neither a dict nor settings.
+        TypeError: ``path`` is not a path, or ``model`` is neither a dict nor settings.
 
     Warns:
         ConfigWarning: There are no averaged weights, or the noise process does not end in pure noise, where sampling
@@ -85,7 +85,7 @@ def load_denoiser(
     settings = _parse_model(model)
     checkpoint = read_checkpoint(find_checkpoint(path))
     with arguments_named(ARGUMENTS):
-        denoiser = checkpoint.denoiser(use_ema, settings, ema_decay, trust).to(target)
+        denoiser = checkpoint.denoiser(use_ema, settings, ema_decay, trust, copy=False).to(target)
     for warning in image_process_warnings(denoiser.schedule):
         warnings.warn(f"{path}: {warning}", ConfigWarning, stacklevel=2)
     return denoiser

@@ -355,10 +355,10 @@ def test_an_unconditional_model_takes_no_labels_and_ignores_the_scale():
 class Failing(DDIMSampler):
     """Fails midway, with all that a sampler has to put back still changed."""
 
-    def step(self, noisy, past, there, denoise, draw):
-        if there.sigma == 0:
+    def step(self, x, history, next_level, denoise, draw_noise):
+        if next_level.sigma == 0:
             raise KeyboardInterrupt
-        return super().step(noisy, past, there, denoise, draw)
+        return super().step(x, history, next_level, denoise, draw_noise)
 
 
 @pytest.mark.parametrize("fails", [False, True])
