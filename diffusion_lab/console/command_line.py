@@ -19,7 +19,7 @@ CONF = next((folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if
 """Folder of the groups of settings: in an installed package inside it, in a checkout next to it."""
 
 CHECKOUT = None if CONF.parent == PACKAGE else PACKAGE.parent
-"""Folder of ``train.py``, ``sample.py`` and ``evaluate.py``; None if the package was installed from a wheel."""
+"""Folder of ``train.py`` and the other scripts; None if the package was installed from a wheel."""
 
 COMMAND = "diffusion-lab"
 """Console script of an installation: ``diffusion-lab train``."""
@@ -28,6 +28,7 @@ COMMANDS = {
     "train": "train a model",
     "sample": "sample images from a checkpoint",
     "evaluate": "evaluate the quality of images",
+    "report": "write a page about runs, to look at and compare them",
     "run": "train or sample with the settings of one complete file",
     "checkpoint": "inspect, verify and export checkpoints",
     "features": "compute and list the features by which images are compared",
@@ -39,6 +40,7 @@ SCRIPTS = {
     "train": "train.py",
     "sample": "sample.py",
     "evaluate": "evaluate.py",
+    "report": "report.py",
     "migrate": "scripts/migrate_config_v1_to_v2.py",
 }
 """Commands that are scripts of a checkout."""

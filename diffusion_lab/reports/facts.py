@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.console.command_line import command, setting
+from diffusion_lab.console.command_line import COMMAND, COMMANDS, SCRIPTS, command, setting
 from diffusion_lab.files.run_files import CONFIG
 from diffusion_lab.metric_names import validation_direction
 from diffusion_lab.reports.curves import THROUGHPUT, best_of, throughput
@@ -133,14 +134,14 @@ def commands_of(run: RunRecord) -> Iterator[tuple[str, str]]:
     folder = run.folder
     started = run.environment.get("command")
     if isinstance(started, list) and started:
-        yield "Started with", command(Path(started[0]).name, *map(str, started[1:]))
+        yield "Started with", started_with(list(map(str, started)))
     if run.has_checkpoint and (folder / CONFIG).is_file():
         done, total = epochs_of(run)
         more = [setting("training.epochs", done * 2 or 1)] if total is not None and done >= total else []
         yield (
             "Train for longer" if more else "Resume",
             command(
-                "-m diffusion_lab",
+                "run",
                 folder / CONFIG,
                 setting("output.base_dir", folder),
                 "training.resume.enabled=true",
@@ -150,9 +151,23 @@ def commands_of(run: RunRecord) -> Iterator[tuple[str, str]]:
         )
     if run.has_checkpoint:
         checkpoint = setting("ckpt", folder)
-        yield "Sample", command("sample.py", checkpoint)
-        yield "Evaluate", command("evaluate.py", checkpoint)
-        yield "Sample for this report", command("report.py", folder, "--sample")
+        yield "Sample", command("sample", checkpoint)
+        yield "Evaluate", command("evaluate", checkpoint)
+        yield "Sample for this report", command("report", folder, "--sample")
+
+
+def started_with(words: Sequence[str]) -> str:
+    """Return a recorded command line, started in the way in which this program was.
+
+    >>> started_with(["/home/me/bin/other", "a b"])
+    "/home/me/bin/other 'a b'"
+    """
+    program, *arguments = words
+    name = next((name for name, script in SCRIPTS.items() if Path(script).name == Path(program).name), None)
+    if name is None and Path(program).name in (COMMAND, "__main__.py") and arguments:
+        is_name = arguments[0] in COMMANDS
+        name, arguments = (arguments[0], arguments[1:]) if is_name else ("run", arguments)
+    return shlex.join(words) if name is None else command(name, *arguments)
 
 
 def environment_of(run: RunRecord) -> list[tuple[str, str]]:

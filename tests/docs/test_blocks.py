@@ -46,6 +46,7 @@ COPIED = (
     "train.py",
     "sample.py",
     "evaluate.py",
+    "report.py",
 )
 COPIED += ("pyproject.toml",)
 SMALL = (

@@ -179,7 +179,7 @@ def test_the_content_has_no_nan(tmp_path):
 def test_a_report_needs_no_torch(tmp_path):
     write_run(tmp_path / "run")
     code = (
-        "import sys; from diffusion_lab.reports.command import main; "
+        "import sys; from diffusion_lab.commands.report import main; "
         f"assert main([{str(tmp_path / 'run')!r}]) == 0; assert not {{'torch', 'lightning'}} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusion_lab.reports import command
-from diffusion_lab.reports.command import main
+from diffusion_lab.commands import report as command
+from diffusion_lab.commands.report import main
 from diffusion_lab.reports.run_reader import read_run
 from tests.generation.test_generate import save_checkpoint
 from tests.reports.synthetic_runs import write_run

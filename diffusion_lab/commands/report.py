@@ -1,4 +1,4 @@
-"""The command ``report.py``: write a page about runs, once or again and again while they train."""
+"""Write a page about runs: ``diffusion-lab report``, and ``report.py`` in a checkout."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion_lab.config.section import home_expanded
+from diffusion_lab.console.command_line import CONF, usage
 from diffusion_lab.console.messages import explain, sentence, show_plain_warnings
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.reports.build import Report
 from diffusion_lab.reports.discovery import find_runs
 from diffusion_lab.runtime.exit_codes import EXIT_CODE
+from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 
 WATCH_SECONDS = 5.0
 """Seconds between two versions of a page that is watched."""
@@ -22,21 +24,21 @@ QUIET_ROUNDS = 3
 """A watched page is finished when nothing was running so often in a row: a sweep pauses between its jobs."""
 
 
-def main(arguments: Sequence[str] | None = None, conf: Path | None = None) -> int:
-    """Run the command and return the exit code.
-
-    Args:
-        arguments: Command line without the program; that of the process if None.
-        conf: Folder of the settings that ``train.py`` composes, to show what differs from the defaults.
-    """
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (default: that of this process) and return the exit code."""
     args = _parser().parse_args(arguments)
     show_plain_warnings()
+    with exit_on_signals():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     targets = [Path(home_expanded(target)) for target in args.targets]
     output = None if args.output is None else Path(home_expanded(args.output))
     try:
         if args.sample:
             _sample(targets)
-        report = Report(targets, output, conf)
+        report = Report(targets, output, CONF)
         running = report.write(WATCH_SECONDS if args.watch else None)
         print(printable(f"report: {report.file}"), flush=True)
         if args.watch:
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, conf: Path | None = None) -> in
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="report.py",
+        prog=usage("report"),
         description="Write one HTML page about a run, a sweep, or several runs side by side. It opens without a "
         "network and contains everything: settings, curves, samples, quality, commands.",
     )
