@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from diffusion_lab import DiffusionSampler, load_denoiser
-from diffusion_lab.console.command_line import command
+from diffusion_lab.console.command_line import CONF, command
 from diffusion_lab.console.messages import show_plain_warnings
 from diffusion_lab.data.digits import digits
 from diffusion_lab.data.source import ArraySource
@@ -28,6 +28,8 @@ from diffusion_lab.evaluation.metrics import Estimate
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.features import FeatureExtractor, cached_features, create_extractor, extract
 from diffusion_lab.image_grids import class_grid
+from diffusion_lab.reports.build import Report
+from diffusion_lab.reports.sampled import sample_for_report
 from diffusion_lab.samplers import DDIMSampler
 from diffusion_lab.shapes import Labels, Pixels, to_pixels
 
@@ -60,9 +62,10 @@ def main() -> None:
     summary_file = RUN / "summary.json"
     measures, measurements = measure_samples()
     summary = json.loads(summary_file.read_text()) | measures
+    page = write_page()
     summary["demo_seconds"] = round(time.monotonic() - started, 1)
     summary_file.write_text(json.dumps(summary, indent=2) + "\n")
-    report(summary, measurements)
+    report(summary, measurements, page)
 
 
 def run(name: str, *arguments: str) -> None:
@@ -119,7 +122,15 @@ def numbers(measurement: Measurement) -> dict[str, float]:
     return {name: round(value, 5) for name, value in entries.items()}
 
 
-def report(summary: dict[str, float], measurements: list[Measurement]) -> None:
+def write_page() -> Path:
+    """Sample denoising strips and a grid of guidance × steps, write the report of the run, and return its path."""
+    sample_for_report(RUN)
+    page = Report([RUN], conf=CONF)
+    page.write()
+    return page.file
+
+
+def report(summary: dict[str, float], measurements: list[Measurement], page: Path) -> None:
     """Print the measurements and the paths."""
     agreement, guided = summary["label_agreement"], summary["label_agreement_guided"]
     print(
@@ -132,7 +143,8 @@ Fréchet distance of the samples to the training digits, over that of other real
 
 Sample grid   {RUN / "digits.png"} (with guidance: {RUN / "digits_guided.png"})
 Run folder    {RUN}
-Open next     {RUN / "samples"}: images of every tenth epoch; {RUN / "logs/metrics.jsonl"}: the losses
+Open next     {page}: the curves, samples of every tenth epoch, images on their way from noise,
+              all settings, and the commands to go on, in one page for the browser
               docs/evaluation.md: what the distances mean; README.md, "Your own images"
 
 make demo took {summary["demo_seconds"]:.0f} s after the set-up, {summary["train_seconds"]:.0f} of them training."""

@@ -70,6 +70,7 @@ def payload(source: ReportSource, defaults: Mapping[str, Any], images: ImageStor
         "watch": source.watch,
         "notes": list(source.notes),
         "charts": [_chart(chart) for chart in charts],
+        "thinned": any(len(run.curves[name]) > points for run in runs for name in drawn if name in run.curves),
         "varied": [{"key": key, "name": name} for key, name in short_names(varied).items()],
         "shared": {key: shown(value) for key, value in shared.items()},
         "defaults": {key: shown(defaults[key]) for key in defaults if any(key in run.settings for run in runs)},

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.commands import report as command
+from diffusion_lab.commands import train
 from diffusion_lab.commands.report import main
 from diffusion_lab.reports.run_reader import read_run
+from diffusion_lab.sweeps.jobs import SweepCallback
 from tests.generation.test_generate import save_checkpoint
 from tests.reports.synthetic_runs import write_run
 
@@ -70,6 +72,41 @@ def test_interrupting_leaves_a_page_that_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(command.time, "sleep", sleep)
     assert main([str(folder), "--watch"]) == 0
     assert watched(folder / "report.html") is None
+
+
+class TestSweep:
+    @pytest.fixture
+    def sweep(self, tmp_path, monkeypatch) -> Path:
+        for name in ("adam", "adamw"):
+            write_run(tmp_path / "sweep" / name, overrides=(f"optimizer={name}",))
+        monkeypatch.setattr(SweepCallback, "folder", tmp_path / "sweep")
+        return tmp_path / "sweep"
+
+    def test_it_ends_with_a_report(self, sweep, capsys, monkeypatch):
+        monkeypatch.setattr(train, "launch", lambda *_: None)
+        train.main([])
+        assert capsys.readouterr().err == f"look at all jobs side by side: {sweep / 'report.html'}\n"
+        assert (sweep / "report.html").is_file()
+
+    @pytest.mark.parametrize(("code", "written"), [(1, True), (2, False), (143, False)])
+    def test_it_has_one_if_jobs_failed_but_not_after_a_signal(self, sweep, monkeypatch, code, written):
+        def launch(*_):
+            raise SystemExit(code)
+
+        monkeypatch.setattr(train, "launch", launch)
+        with pytest.raises(SystemExit):
+            train.main([])
+        assert (sweep / "report.html").exists() == written
+
+    def test_a_report_that_cannot_be_written_is_a_warning(self, sweep, capsys):
+        (sweep / "report.html").mkdir()
+        train.write_sweep_report()
+        assert capsys.readouterr().err.startswith("Warning: the report of the sweep could not be written: ")
+
+    def test_other_runs_have_none(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(SweepCallback, "folder", None)
+        train.write_sweep_report()
+        assert capsys.readouterr().err == ""
 
 
 class TestSampling:

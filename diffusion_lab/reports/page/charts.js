@@ -508,7 +508,10 @@ Report.charts = (() => {
         Report.empty("Nothing is logged yet. The first values appear after training.log_interval optimizer steps."),
       );
     const by = Report.runColors.metric;
-    const about = by ? `Coloured by the best ${by} of each run: blue is better.` : null;
+    const about = [
+      by ? `Coloured by the best ${by} of each run: blue is better.` : "",
+      Report.content.thinned ? "Long curves are thinned: the lowest and the highest value of each part are kept." : "",
+    ].join(" ");
     const part = Report.section("curves", "Curves", about, h("div", { class: "charts" }, charts.map(make)));
     part.head.append(controls());
     return part;
