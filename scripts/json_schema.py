@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
+from diffusion_lab.cli.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.choice import options_schema
-from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 
 JsonSchema = dict[str, Any]

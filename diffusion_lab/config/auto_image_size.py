@@ -20,8 +20,8 @@ from diffusion_lab.faults import Fault
 
 SIZE, CHANNELS = "model.architecture.image_size", "model.architecture.in_channels"
 
-LARGEST_SIZE = 64
-"""In pixels; larger images take minutes per epoch without a GPU and must be chosen explicitly."""
+MAX_SIZE = 64
+"""Pixels; larger images take minutes per epoch without a GPU and must be chosen explicitly."""
 
 COLOUR = 3
 
@@ -76,8 +76,8 @@ def _image_paths(reader: SettingsReader) -> Sequence[Path]:
 
 def _size(headers: Sequence[Header], reader: SettingsReader) -> int:
     """Return the median of the short sides, rounded down to a size that the stages can halve."""
-    side = median_low(min(header.width, header.height) for header in headers) if headers else LARGEST_SIZE
-    side = min(side, LARGEST_SIZE)
+    side = median_low(min(header.width, header.height) for header in headers) if headers else MAX_SIZE
+    side = min(side, MAX_SIZE)
     least = _least_size(reader, side)
     return max(least, side // least * least)
 
@@ -87,7 +87,7 @@ def _least_size(reader: SettingsReader, side: int) -> int:
     with contextlib.suppress(Unreadable, TypeError):
         patch, stages = reader["model.architecture.patch_size"], reader["model.architecture.channel_multipliers"]
         least: int = (patch_size_for(side) if is_auto(patch) else patch) * 2 ** (len(stages) - 1)
-        return min(max(least, 1), LARGEST_SIZE)
+        return min(max(least, 1), MAX_SIZE)
     return 1
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from diffusion_lab.config.schema import SubfolderSettings
 from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import Fault, closest, sibling_key
 
@@ -20,12 +22,15 @@ def check_subfolder_links(tree: SettingsReader) -> Iterator[Fault]:
             yield Fault(key, rule, tree[key])
 
 
-def check_subfolder_names(tree: SettingsReader) -> Iterator[Fault]:
+def check_subfolder_names(tree: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield faults of additional names that resemble a missing one of the project, which they probably misspell."""
-    section, own = tree.section("output.subdirs"), tree.schema_of("output.subdirs").model_fields
-    missing = [name for name in own if name not in section]
-    for name in section.keys() - own.keys():
-        key = f"output.subdirs.{name}"
-        suggestion = closest(name, missing, cutoff=0.75)
+    output = tree.get("output")
+    subfolders = output.get("subdirs") if isinstance(output, Mapping) else None
+    if not isinstance(subfolders, Mapping):
+        return
+    own = SubfolderSettings.model_fields.keys()
+    for name in subfolders.keys() - own:
+        suggestion = closest(name, own - subfolders.keys(), cutoff=0.75)
         if suggestion:
-            yield Fault(key, "unknown key", section[name], sibling_key(key, suggestion))
+            key = f"output.subdirs.{name}"
+            yield Fault(key, "unknown key", subfolders[name], sibling_key(key, suggestion))

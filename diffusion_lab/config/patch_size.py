@@ -10,8 +10,9 @@ from typing import Any
 
 AUTO = "auto"
 
-FEWEST_POSITIONS, MOST_POSITIONS = 16, 32
-"""Of a side, in the first stage: images of up to so many pixels have patches of one, others leave at most so many."""
+MIN_POSITIONS, MAX_POSITIONS = 16, 32
+"""Images up to the first size have patches of one pixel; in larger ones the first stage has at most the second number
+of positions per side."""
 
 
 def is_auto(value: object) -> bool:
@@ -21,10 +22,10 @@ def is_auto(value: object) -> bool:
 
 def patch_size_for(image_size: int) -> int:
     """Return the patch size that suits an image size, whether it divides it or not."""
-    if image_size <= FEWEST_POSITIONS:
+    if image_size <= MIN_POSITIONS:
         return 1
     patch = 2
-    while image_size > patch * MOST_POSITIONS:
+    while image_size > patch * MAX_POSITIONS:
         patch *= 2
     return patch
 

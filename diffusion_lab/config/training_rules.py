@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffusion_lab.config.evaluated_metrics import is_evaluated
-from diffusion_lab.config.key_aliases import keys_with_alias
-from diffusion_lab.config.optimizer_section import OPTIMIZER_OPTIONS
-from diffusion_lab.config.option_rules import group_instead
-from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
-from diffusion_lab.config.settings_reader import SettingsReader
-from diffusion_lab.config.training_evaluation import (
+from diffusion_lab.config.evaluation_rules import (
     evaluated_metric_faults,
     is_enabled,
     name_with_features,
     possible_names,
 )
-from diffusion_lab.config.training_section import LOGGED_METRICS, LOSSES, RAW_LOSSES, VALIDATION_LOSSES
+from diffusion_lab.config.optimizer_section import OPTIMIZER_OPTIONS
+from diffusion_lab.config.option_rules import group_instead
+from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import Fault, closest
+from diffusion_lab.faults.key_aliases import keys_with_alias
+from diffusion_lab.metric_names import LOGGED_METRICS, LOSSES, RAW_LOSSES, VALIDATION_LOSSES, is_evaluated
 
 REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
 

@@ -150,7 +150,7 @@ def test_command(world: World, words: list[str]) -> None:
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
     elif program == "git":
-        assert rest[0] == "clone"
+        assert rest[0] in ("clone", "tag", "push")
     elif program == "pip":
         check_installation(rest)
     else:

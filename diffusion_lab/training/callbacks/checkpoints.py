@@ -101,7 +101,7 @@ class Checkpoints(Checkpoint):
         else:
             value = metric_value(trainer, self.metric.name) if validated else math.nan
         if not trainer.is_last_batch:  # the run ends in the middle of the epoch, at the position saved before
-            self.judge_saved(value, epoch, trainer.global_step)
+            self.rank_saved(value, epoch, trainer.global_step)
             return
         is_best = self.metric.is_better(value, self.best)
         is_due = epoch % self.every_epochs == 0
@@ -134,7 +134,7 @@ class Checkpoints(Checkpoint):
         assert self._saved is not None
         return self._saved
 
-    def judge_saved(self, value: float, epoch: int, step: int) -> None:
+    def rank_saved(self, value: float, epoch: int, step: int) -> None:
         """Update the best with the metric of an epoch whose checkpoint was saved before the metric was known."""
         self._finish()
         file = self.folder / step_name(step)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
+from diffusion_lab.arguments import check_flag, is_number
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.ema_formats import ForeignAverage, bare_names, find_average
+from diffusion_lab.ema.formats import ForeignAverage, bare_names, find_average
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.runtime.devices import resolve_device
 
@@ -63,6 +64,7 @@ class EMA(nn.Module, Generic[ModelT]):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, whose weights are averaged, got {type(model).__name__}")
+        check_flag("warmup", warmup)
         self.decays = _checked_decays(decay, further_decays)
         self.average: ModelT = copy.deepcopy(model).requires_grad_(False).eval()
         if isinstance(self.average, Denoiser):
@@ -267,10 +269,12 @@ class EMA(nn.Module, Generic[ModelT]):
 
 def _checked_decays(decay: float, further: Sequence[float]) -> dict[str, float]:
     """Return all decays by the argument each comes from, the main one first."""
+    if isinstance(further, str) or not isinstance(further, Sequence):
+        raise ValueError(f"further_decays must be a list of numbers in [0, 1), got {further!r}")
     decays = {"decay": decay} | {f"further_decays[{index}]": value for index, value in enumerate(further)}
     for name, value in decays.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if not is_number(value) or not 0 <= value < 1:
+            raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
     if len(set(decays.values())) < len(decays):
         raise ValueError(f"further_decays must differ from each other and from decay, {decay:g}, got {list(further)}")
     return decays

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from diffusion_lab.config.evaluation_section import EvaluateSettings, Paths
+from diffusion_lab.config.evaluation_section import EvaluationSettings, Metrics
 from diffusion_lab.config.model_section import ModelOfCheckpoint
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
 from diffusion_lab.config.schema import GuidanceSettings
 from diffusion_lab.config.section import (
-    MOST_PROCESSES,
+    MAX_PROCESSES,
     DeviceName,
     DottedPath,
     ExperimentName,
@@ -21,9 +21,48 @@ from diffusion_lab.config.section import (
     Section,
 )
 from diffusion_lab.config.training_section import Precision
+from diffusion_lab.metric_names import DEFAULT_METRICS, MIN_IMAGES
 
 Seed = Annotated[int, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+NAMED_SETS = ("digits", "digits_heldout", "emoji", "mnist", "cifar10", "fashion_mnist")
+"""Image sets that are referred to by name, besides folders and files."""
+
+Paths = PathText | Annotated[tuple[PathText, ...], Field(strict=False, min_length=1)]
+"""One path, or several."""
+
+
+class EvaluateSettings(EvaluationSettings):
+    """``evaluation`` of `evaluate.py`, which also compares folders."""
+
+    metrics: Metrics = DEFAULT_METRICS
+    num_samples: Annotated[PositiveInt, Field(ge=MIN_IMAGES)] | None = Field(  # type: ignore[assignment]
+        default=None,
+        description="Number of images to evaluate, the same for every set: every metric depends on it. `null`: 1,000 "
+        "generated images; for folders, as many as the smallest contains.",
+    )
+    samples: Paths | None = Field(
+        default=None,
+        description="Folder of images to evaluate, or an npz file of the ADM suite, instead of images generated from "
+        "the checkpoint; of a list, each is evaluated.",
+    )
+    reference: PathText | None = Field(
+        default=None,
+        description="Folder or npz file of real images to compare with, instead of the data of the run; or the name of "
+        "a data set (`digits`, `emoji`, …), or another run, whose training images are used.",
+    )
+    held_out: PathText | None = Field(
+        default=None,
+        description="More real images, none of which is in `reference`, for null rows and `memorization`: a folder, an "
+        "npz file, or a data set such as `digits_heldout`. `null`: the other split of the run.",
+    )
+    image_size: PositiveInt | None = Field(
+        default=None,
+        description="Height and width in pixels to which images of folders are resized and cropped; `null`: those of "
+        "the model; without a checkpoint, images are used unchanged and must all have the same size.",
+    )
 
 
 class EvaluateComputeSettings(Section):
@@ -35,7 +74,7 @@ class EvaluateComputeSettings(Section):
     seed: Seed | Annotated[tuple[Seed, ...], Field(strict=False, min_length=1)] = Field(
         default=0, description="Seed of the images and of the random subsets of metrics; of a list, each is evaluated."
     )
-    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_PROCESSES)] = Field(
+    threads: Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_PROCESSES)] = Field(
         default="auto", description="Number of CPU threads; `auto` uses those that other programs leave free."
     )
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.config.evaluation_section import NAMED_SETS, WITH_WEIGHTS_FILE
+from diffusion_lab.cli.evaluate_schema import NAMED_SETS
+from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.faults import Fault
 

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import numbers
 import reprlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffusion_lab.cpu.convolution import cache_filters
-from diffusion_lab.cpu.malloc import keep_freed_memory
+from diffusion_lab.arguments import arguments_named, check_flag, check_integer
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.ema import EMA
 from diffusion_lab.faults import ConfigWarning
-from diffusion_lab.finite_samples import FiniteCheck, NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance, guided
 from diffusion_lab.runtime.devices import resolve_device
 from diffusion_lab.runtime.memory import batches_that_fit, explain_out_of_memory
-from diffusion_lab.samplers import SAMPLERS, DDIMSampler, Sampler
-from diffusion_lab.sampling_request import SamplingRequest
+from diffusion_lab.sampling.batches import BatchGenerator, SampleBatch
+from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
+from diffusion_lab.sampling.method import SamplingMethod, resolve_sampler
+from diffusion_lab.sampling.progress_bar import progress_bar
+from diffusion_lab.sampling.request import SamplingRequest
 from diffusion_lab.shapes import Images, Labels
-
-
-@dataclass(frozen=True)
-class SampleBatch:
-    """Finished images of one batch.
-
-    Args:
-        first: Index of its first image among all requested images, counted from the argument ``first``.
-        images: Float tensor ``(N, C, H, W)`` in [-1, 1].
-        labels: Class of each image; None if they were sampled without labels.
-    """
-
-    first: int
-    images: Images
-    labels: list[int] | None = None
 
 
 class DiffusionSampler:
@@ -93,12 +74,12 @@ class DiffusionSampler:
     def sample(
         self,
         num_samples: int,
-        class_labels: Sequence[int] | Labels | None = None,
+        class_labels: Sequence[int | str] | Labels | None = None,
         guidance_scale: float | Sequence[float] | Tensor | None = 0.0,
         use_ema: bool = True,
         show_progress: bool = False,
         *,
-        sampler: Sampler | None = None,
+        sampler: SamplingMethod | None = None,
         guidance: Guidance = PLAIN,
         seed: int | None = None,
         batch_size: int = 64,
@@ -112,12 +93,15 @@ class DiffusionSampler:
 
         Args:
             num_samples: Number of images, at least 1.
-            class_labels: Class number of each image; None samples without labels.
+            class_labels: Class of each image, by its number or by its name in ``model.class_names``; None samples
+                without labels.
             guidance_scale: Scale of classifier-free guidance, ``uncond + scale · (cond − uncond)``: one number ≥ 0, or
                 one for each image. 0 and None switch guidance off, so 0 is the plain conditional model, as is 1.
             use_ema: Use the averaged weights, if there are any.
             show_progress: Show a progress bar.
-            sampler: The sampler; DDIM with 50 steps if None (fewer if the process has fewer).
+            sampler: Sampling method: a ``Sampler``, the name of one, such as ``"heun"``, or a mapping with the name as
+                ``type`` and its options; DDIM if None. A name without ``steps`` has 50 steps (fewer if the process has
+                fewer); ``"ddpm"`` has all steps of the process.
             guidance: Noise levels at which guidance is applied, and its rescaling.
             seed: Seed of the images, an integer ≥ 0; None takes one from the operating system.
             batch_size: Images per batch; halved, with a warning, if memory is too small.
@@ -130,10 +114,12 @@ class DiffusionSampler:
             Float tensor ``(N, C, H, W)`` in [-1, 1] on the sampler's device.
 
         Raises:
-            ValueError: A label is outside the classes, the model is unconditional but got labels, the number of labels
-                or scales is not ``num_samples``, a number is out of bounds, or the noise has another shape, is not
-                floating point or not finite. ``NonFiniteSamplesError`` if images become NaN or infinite, with the
+            ValueError: A label is no class of the model, the model is unconditional but got labels, the number of
+                labels or scales is not ``num_samples``, a number is out of bounds, there is no such sampler or option
+                of it, or the noise has another shape, is not floating point or not finite. The message has the
+                argument, its value and the rule. ``NonFiniteSamplesError`` if images become NaN or infinite, with the
                 step, what to do, and the finished images (``indices`` and ``images``).
+            TypeError: ``sampler`` or ``guidance`` is something else.
             MemoryError: Memory is too small for a single image.
 
         Example:
@@ -148,6 +134,16 @@ class DiffusionSampler:
             >>> conditional = DiffusionSampler(create_ddpm(**tiny, num_classes=10))
             >>> conditional.sample(3, [7, 7, 7], guidance_scale=[1, 2, 4], seed=0, sampler=DDIMSampler(steps=2)).shape
             torch.Size([3, 1, 8, 8])
+
+            With labels by name, and a sampler by name with an option:
+
+            >>> flowers = DiffusionSampler(create_ddpm(**tiny, num_classes=2, class_names=["rose", "tulip"]))
+            >>> flowers.sample(2, ["tulip", "rose"], seed=0, sampler={"type": "heun", "steps": 2}).shape
+            torch.Size([2, 1, 8, 8])
+            >>> flowers.sample(1, ["tulips"], sampler="heun")
+            Traceback (most recent call last):
+            ...
+            ValueError: class_labels must be classes of the model (rose, tulip), got 'tulips' (did you mean 'tulip'?)
 
             Unconditional, from given noise:
 
@@ -190,7 +186,7 @@ class DiffusionSampler:
         use_ema: bool = True,
         show_progress: bool = False,
         *,
-        sampler: Sampler | None = None,
+        sampler: SamplingMethod | None = None,
         guidance: Guidance = PLAIN,
         seed: int | None = None,
         batch_size: int = 64,
@@ -222,9 +218,8 @@ class DiffusionSampler:
             ...
             ValueError: sample_by_class needs a model with classes, and this one is unconditional: call sample()
         """
-        for name, value in (("samples_per_class", samples_per_class), ("num_classes", num_classes)):
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        check_integer("samples_per_class", samples_per_class, 1)
+        check_integer("num_classes", num_classes, 1)
         if self.model.num_classes is None:
             raise ValueError("sample_by_class needs a model with classes, and this one is unconditional: call sample()")
         labels = [label for label in range(num_classes) for _ in range(samples_per_class)]
@@ -245,12 +240,12 @@ class DiffusionSampler:
     def sample_batch(
         self,
         num_samples: int,
-        class_labels: Sequence[int] | Labels | None = None,
+        class_labels: Sequence[int | str] | Labels | None = None,
         guidance_scale: float | Sequence[float] | Tensor | None = 0.0,
         use_ema: bool = True,
         show_progress: bool = False,
         *,
-        sampler: Sampler | None = None,
+        sampler: SamplingMethod | None = None,
         guidance: Guidance = PLAIN,
         seed: int | None = None,
         first: int = 0,
@@ -284,25 +279,26 @@ class DiffusionSampler:
         """
         if class_labels is not None:
             self._warn_about_untrained_guidance(use_ema, guidance_scale)
-        denoiser = self._select_denoiser(use_ema)
+        denoiser = self._select_denoiser(use_ema, stacklevel=3)
         request = SamplingRequest.create(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
-        draw = _BatchGenerator(denoiser, request, _resolve_sampler(sampler, denoiser), guidance, self.device)
+        draw = self._batch_generator(denoiser, request, sampler, guidance)
+        check_flag("show_progress", show_progress)
         advice = f"ask for fewer, or use sample({num_samples}, …, batch_size=…), which makes them in smaller batches"
         with (
             explain_out_of_memory(f"a batch of {num_samples} images", advice),
-            _progress_bar(num_samples, show_progress) as advance,
+            progress_bar(num_samples, show_progress) as advance,
         ):
             return draw(slice(0, num_samples), advance)
 
     def stream(
         self,
         num_samples: int,
-        class_labels: Sequence[int] | Labels | None = None,
+        class_labels: Sequence[int | str] | Labels | None = None,
         guidance_scale: float | Sequence[float] | Tensor | None = 0.0,
         use_ema: bool = True,
         show_progress: bool = False,
         *,
-        sampler: Sampler | None = None,
+        sampler: SamplingMethod | None = None,
         guidance: Guidance = PLAIN,
         seed: int | None = None,
         batch_size: int = 64,
@@ -331,27 +327,37 @@ class DiffusionSampler:
             >>> [(batch.first, len(batch.images), batch.labels) for batch in stream]
             [(0, 2, [0, 1]), (2, 2, [2, 3]), (4, 1, [4])]
         """
-        denoiser = self._select_denoiser(use_ema)
+        denoiser = self._select_denoiser(use_ema, stacklevel=4)
         request = SamplingRequest.create(denoiser, num_samples, class_labels, guidance_scale, seed, first, noise)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        draw = _BatchGenerator(denoiser, request, _resolve_sampler(sampler, denoiser), guidance, self.device)
+        check_integer("batch_size", batch_size, 1)
+        check_flag("show_progress", show_progress)
+        draw = self._batch_generator(denoiser, request, sampler, guidance)
 
         def batches() -> Iterator[SampleBatch]:
-            with _progress_bar(num_samples, show_progress) as advance:
+            with progress_bar(num_samples, show_progress) as advance:
                 parts = batches_that_fit(lambda part: draw(part, advance), num_samples, batch_size, batch_size_name)
                 for _, batch in parts:
                     yield batch
 
         return batches()
 
-    def _select_denoiser(self, use_ema: bool) -> Denoiser:
+    def _batch_generator(
+        self, denoiser: Denoiser, request: SamplingRequest, sampler: SamplingMethod | None, guidance: Guidance
+    ) -> BatchGenerator:
+        if not isinstance(guidance, Guidance):
+            raise TypeError(f"guidance must be a diffusion_lab.guidance.Guidance, got {reprlib.repr(guidance)}")
+        method = resolve_sampler(sampler, denoiser.schedule)
+        with arguments_named({"model.diffusion.num_timesteps": "the num_timesteps of the model"}):
+            return BatchGenerator(denoiser, request, method, guidance, self.device)
+
+    def _select_denoiser(self, use_ema: bool, stacklevel: int) -> Denoiser:
+        check_flag("use_ema", use_ema)
         if not use_ema and self.model.weights == "ema":
             warnings.warn(
                 "use_ema=False has no effect: the model itself holds the averaged weights of its checkpoint; "
                 "load_denoiser(…, use_ema=False) loads the raw weights",
                 ConfigWarning,
-                stacklevel=4,
+                stacklevel=stacklevel,
             )
         return self._denoiser_for(use_ema)
 
@@ -363,45 +369,10 @@ class DiffusionSampler:
         if denoiser.label_dropout == 0 and guided(denoiser, scale) is not denoiser:
             warnings.warn(
                 "guidance_scale needs an unconditional estimate, which this model was never trained for "
-                "(model.conditioning.class_dropout_prob = 0): 1 is the plain conditional model",
+                "(class_dropout_prob was 0): 1 is the plain conditional model",
                 ConfigWarning,
                 stacklevel=3,
             )
-
-
-class _BatchGenerator:
-    """Generate any slice of the images of a request.
-
-    Raises:
-        ValueError: The sampler does not support the noise process.
-    """
-
-    def __init__(
-        self, denoiser: Denoiser, request: SamplingRequest, sampler: Sampler, guidance: Guidance, device: torch.device
-    ) -> None:
-        self.denoiser, self.request, self.sampler, self.guidance = denoiser, request, sampler, guidance
-        self.device = device
-        self.levels = sampler.levels(denoiser.schedule)
-
-    def __call__(self, part: slice, advance: Callable[[float], None]) -> SampleBatch:
-        """Generate the images of a slice; ``advance`` is called with the number of images done so far."""
-        denoiser, device, request = self.denoiser, self.device, self.request
-        count, first = part.stop - part.start, request.first + part.start
-        label = None if request.labels is None else request.labels[part].to(device)
-        denoise = guided(denoiser, request.scales[part], self.guidance)
-        images, noise = request.starting_noise(part, device)
-        steps = len(self.levels) - 1
-        finite_check = FiniteCheck(denoiser, first, count, steps, device)
-        trajectory = self.sampler.trajectory(
-            lambda x, level: finite_check.check(denoise(x, level, label)), images, self.levels, noise
-        )
-        with eval_mode(denoiser), cache_filters(denoiser), keep_freed_memory(device), torch.no_grad():
-            for step, x in enumerate(trajectory, start=1):
-                images = finite_check.check(x)
-                finite_check.finish_step()
-                advance(part.start + count * step / steps)
-        finished = finite_check.finish(images.clamp(-1, 1))
-        return SampleBatch(first, finished, None if request.labels is None else request.labels[part].tolist())
 
 
 def _check_model(model: object) -> Denoiser:
@@ -427,44 +398,3 @@ def _averaged_denoiser(model: Denoiser, ema: object) -> Denoiser | None:
         if value != expected:
             raise ValueError(f"ema must be of the model: its {name} is {value}, that of the model {expected}")
     return average
-
-
-def _resolve_sampler(sampler: object, denoiser: Denoiser) -> Sampler:
-    """Return the sampler, by default DDIM with 50 steps, or as many as the process has if that is fewer.
-
-    Raises:
-        TypeError: ``sampler`` is not a ``Sampler``.
-    """
-    if sampler is None:
-        return DDIMSampler(steps=min(50, denoiser.schedule.most_steps or 50))
-    if not isinstance(sampler, Sampler):
-        known = SAMPLERS.get(sampler.lower()) if isinstance(sampler, str) else None
-        example = (known or DDIMSampler).__name__
-        raise TypeError(
-            f"sampler must be a Sampler, such as diffusion_lab.samplers.{example}(), got {reprlib.repr(sampler)}"
-        )
-    return sampler
-
-
-@contextlib.contextmanager
-def _progress_bar(images: int, show: bool) -> Iterator[Callable[[float], None]]:
-    """Show a progress bar; yields a function that sets the number of images done, fractions included."""
-    if not show:
-        yield lambda done: None
-        return
-    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TextColumn("images,"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("", total=images)
-        yield lambda done: progress.update(task, completed=done)
-
-
-@contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode inside the block, and each of its modules back into its own mode afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    try:  # also around eval(), which a signal can interrupt halfway
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

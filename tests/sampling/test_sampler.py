@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import itertools
 import math
 import random
@@ -21,13 +22,13 @@ from diffusion_lab import DiffusionSampler, create_ddpm
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.guidance import Guidance
 from diffusion_lab.runtime.seeds import derive_seed
-from diffusion_lab.samplers import DDIMSampler, DDPMSampler
-from diffusion_lab.sampling import eval_mode
-from diffusion_lab.sampling_request import ImageNoise
+from diffusion_lab.samplers import SAMPLERS, DDIMSampler, DDPMSampler
+from diffusion_lab.sampling.batches import eval_mode
+from diffusion_lab.sampling.image_noise import ImageNoise
 from diffusion_lab.shapes import to_pixels
 from tests.recorded_warnings import recorded_warnings
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLER = DDIMSampler(steps=3)
 
 
@@ -158,7 +159,7 @@ def test_guidance_without_label_dropout_warns(scale, labels, warns):
     messages = [str(warning.message) for warning in caught]
     assert [warning.filename for warning in caught] == [__file__] * warns
     assert len(messages) == warns
-    assert all("never trained for (model.conditioning.class_dropout_prob = 0)" in each for each in messages)
+    assert all("never trained for (class_dropout_prob was 0)" in each for each in messages)
 
 
 SCALES = [1.0, 3.0, 0.0, 7.0, 0.5] * 4
@@ -239,8 +240,8 @@ def test_labels_may_be_a_tensor(sampler):
         ({"num_samples": 2, "class_labels": [-1, 3]}, r"class_labels must lie in 0 to 9, got \[-1\]"),
         ({"num_samples": 3, "class_labels": [1, 2]}, "one label for each of the 3 images, got 2"),
         ({"num_samples": 1, "class_labels": []}, "one label for each of the 1 images, got 0"),
-        ({"num_samples": 1, "class_labels": [1.5]}, r"class_labels must be class numbers, got \[1.5\]"),
-        ({"num_samples": 1, "class_labels": [True]}, r"class_labels must be class numbers, got \[True\]"),
+        ({"num_samples": 1, "class_labels": [1.5]}, r"class_labels must be class numbers or names, got \[1.5\]"),
+        ({"num_samples": 1, "class_labels": [True]}, r"class_labels must be class numbers or names, got \[True\]"),
         ({"num_samples": 3, "guidance_scale": [1.0, 2.0]}, "or one for each of the 3 images, got 2"),
         ({"num_samples": 1, "guidance_scale": []}, "or one for each of the 1 images, got 0"),
         ({"num_samples": 1, "guidance_scale": math.nan}, "guidance_scale must be a finite number ≥ 0"),
@@ -527,13 +528,55 @@ def test_missing_raw_weights_are_a_warning(model):
     ("call", "error", "message"),
     [
         (
-            lambda one: one.sample(1, sampler="ddpm"),
+            lambda one: one.sample(1, sampler=DDPMSampler),
             TypeError,
-            r"sampler must be a Sampler.*DDPMSampler\(\), got 'ddpm'",
+            r"^sampler must be a Sampler, .*: create it, DDPMSampler\(\)",
         ),
-        (lambda one: one.sample(1, sampler=3), TypeError, r"sampler must be a Sampler.*got 3"),
-        (lambda one: one.sample(2, ["a", "b"]), ValueError, r"class_labels must be class numbers.*got \['a', 'b'\]"),
+        (lambda one: one.sample(1, sampler=3), TypeError, r"^sampler must be a Sampler.*got 3"),
+        (lambda one: one.sample(1, sampler="math.Fraction"), ValueError, r'sampler = "math.Fraction": must be a class'),
+        (lambda one: one.sample(1, sampler="fractions.Fraction"), TypeError, r"^sampler must be .* no Sampler"),
+        (lambda one: one.sample(1, sampler="heunn"), ValueError, r"\n  sampler = \"heunn\": .*did you mean 'heun'"),
+        (
+            lambda one: one.sample(1, sampler={"type": "ddim", "steps": 0, "eta": 2}),
+            ValueError,
+            r"2 arguments are wrong:\n  sampler\.eta = 2: must be at most 1\n  sampler\.steps = 0: must be at least 1",
+        ),
+        (
+            lambda one: one.sample(1, sampler={"type": "heun", "eta": 1}),
+            ValueError,
+            r"sampler\.eta = 1: belongs to type ddim",
+        ),
+        (
+            lambda one: one.sample(1, sampler={"spacing": [0.1, 0.9], "steps": None}),
+            ValueError,
+            r"^sampler \{'spacing': \[0\.1, 0\.9\], 'steps': None\}: spacing must be a falling list",
+        ),
+        (lambda one: one.sample(1, sampler=DDIMSampler(eta=2)), ValueError, r"sampler\.eta = 2: must be at most 1"),
+        (
+            lambda one: one.sample(1, sampler={"type": "ddim", "steps": 21}),
+            ValueError,
+            "sampler.steps must be at most the num_timesteps of the model, 20, got 21",
+        ),
+        (lambda one: one.sample(2, ["a", "b"]), ValueError, r"^class_labels must be class numbers.*got \['a', 'b'\]"),
         (lambda one: one.sample(2, torch.zeros(2, 1, dtype=int)), ValueError, r"class_labels.*array of shape \(2, 1\)"),
+        (lambda one: one.sample(2, [1, None]), ValueError, r"^class_labels must be .*got \[1, None\]"),
+        (lambda one: one.sample(1, guidance_scale="strong"), ValueError, "^guidance_scale must be .* got 'strong'"),
+        (
+            lambda one: one.sample(1, guidance=0.5),
+            TypeError,
+            "^guidance must be a diffusion_lab.guidance.Guidance, got 0.5",
+        ),
+        (lambda one: one.sample("3"), ValueError, "^num_samples must be an integer of at least 1, got '3'"),
+        (lambda one: one.sample(2.5), ValueError, "^num_samples must be an integer of at least 1, got 2.5"),
+        (lambda one: one.sample(1, seed=0.5), ValueError, "^seed must be an integer of at least 0, got 0.5"),
+        (lambda one: one.sample(1, first=True), ValueError, "^first must be an integer of at least 0, got True"),
+        (lambda one: one.sample(1, batch_size=None), ValueError, "^batch_size must be an integer .*, got None"),
+        (lambda one: one.sample(1, use_ema="false"), ValueError, "^use_ema must be True or False, got 'false'"),
+        (
+            lambda one: one.sample_batch(1, show_progress="no"),
+            ValueError,
+            "^show_progress must be True or False, got 'no'",
+        ),
         (
             lambda one: one.sample_by_class(2, None),
             ValueError,
@@ -550,6 +593,56 @@ def test_missing_raw_weights_are_a_warning(model):
 def test_wrong_arguments_are_named(sampler, call, error, message):
     with pytest.raises(error, match=message):
         call(sampler)
+
+
+FLOWERS = ("rose", "tulip", "3")
+
+
+@pytest.fixture(scope="module")
+def flowers():
+    return DiffusionSampler(trained(num_classes=3, class_names=FLOWERS))
+
+
+@pytest.mark.parametrize("labels", [["tulip", "rose", "3"], ("tulip", 0, 2), ["tulip", "rose", 2]])
+def test_labels_by_name_are_those_by_number(flowers, labels):
+    """A string is a name, a number an index: the class named 3 is class 2."""
+    expected = flowers.sample_batch(3, [1, 0, 2], 2.0, sampler=SAMPLER, seed=0)
+    batch = flowers.sample_batch(3, labels, 2.0, sampler=SAMPLER, seed=0)
+    assert batch.labels == [1, 0, 2]
+    assert torch.equal(batch.images, expected.images)
+    assert torch.equal(flowers.sample(3, labels, 2.0, sampler=SAMPLER, seed=0), expected.images)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["tulip", "roses"], r"^class_labels must be classes of the model \(rose, tulip, 3\), got 'roses' .*'rose'\?"),
+        (["tulip", "0"], r"^class_labels must be classes of the model .*, got '0'$"),
+        (["tulip"], "^class_labels must hold one label for each of the 2 images, got 1"),
+        ("tulip", r"^class_labels must hold one label .*, got the string 'tulip': \['tulip'\] \* 2 gives"),
+        (["tulip", 3], r"^class_labels must lie in 0 to 2, got \[3\]"),
+    ],
+)
+def test_labels_that_name_no_class_are_refused(flowers, labels, message):
+    with pytest.raises(ValueError, match=message):
+        flowers.sample(2, labels)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_by_name_is_the_one_of_that_name(sampler, name):
+    """With the steps of its class, as far as the process has as many: here 20."""
+    method = SAMPLERS[name]()
+    expected = sampler.sample(1, seed=0, sampler=dataclasses.replace(method, steps=None if name == "ddpm" else 20))
+    for chosen in (name, name.upper(), {"type": name}):
+        assert torch.equal(sampler.sample(1, seed=0, sampler=chosen), expected)
+
+
+def test_a_sampler_by_name_with_options(sampler):
+    expected = sampler.sample(2, seed=0, sampler=DDIMSampler(steps=2, eta=0.5, spacing=(1.0, 0.5)))
+    options = {"type": "ddim", "steps": 2, "eta": 0.5, "spacing": [1.0, 0.5]}
+    assert torch.equal(sampler.sample(2, seed=0, sampler=options), expected)
+    path = f"{DDIMSampler.__module__}.DDIMSampler"
+    assert torch.equal(sampler.sample(2, seed=0, sampler=options | {"type": path}), expected)
 
 
 def test_classes_of_an_unconditional_model_are_refused():

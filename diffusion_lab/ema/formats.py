@@ -26,7 +26,7 @@ WRAPPERS = ("module.", "denoiser.", "module.", "network.", "module.")
 COMPILED = "_orig_mod."
 """Part of names added by ``torch.compile``, at any depth."""
 
-MOST_UPDATES = 2**62
+MAX_UPDATES = 2**62
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ def _name_in_order(tensors: list[Any] | tuple[Any, ...], model: Mapping[str, Ten
 def _counts(*states: Mapping[Any, Any]) -> tuple[int | None, float | None]:
     """Return the number of updates and the decay, from the first state that has them."""
     updates = [_number(state.get(name)) for state in states for name in UPDATE_COUNTS]
-    counts = [int(value) for value in updates if value is not None and 0 <= value < MOST_UPDATES]
+    counts = [int(value) for value in updates if value is not None and 0 <= value < MAX_UPDATES]
     decays = [value for state in states if (value := _number(state.get("decay"))) is not None and 0 <= value < 1]
     return next(iter(counts), None), next(iter(decays), None)
 
@@ -109,6 +109,6 @@ def _counts(*states: Mapping[Any, Any]) -> tuple[int | None, float | None]:
 def _number(value: object) -> float | None:
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         value = float(f"{value.item():.6g}") if value.is_floating_point() else value.item()  # float32 has 7 digits
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) > MOST_UPDATES:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) > MAX_UPDATES:
         return None
     return value

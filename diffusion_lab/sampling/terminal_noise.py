@@ -7,8 +7,19 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from diffusion_lab.config.model_section import DiffusionSettings
-from diffusion_lab.config.suspicious_settings import remaining_signal_warnings
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, Schedule
+
+MAX_SIGNAL_LEFT = 0.1
+"""Image signal left next to the noise, ``alpha / sigma``, at the end of a noise process."""
+
+
+def remaining_signal_warnings(alpha: float, sigma: float) -> Iterator[str]:
+    """Warn if the last noise level leaves some of the image, since sampling starts from pure noise."""
+    if alpha > MAX_SIGNAL_LEFT * sigma:
+        yield (
+            f"the noise process ends with alpha = {alpha:.2g} of the image left (alpha_bar = {alpha**2:.2g}), but "
+            "sampling starts from pure noise"
+        )
 
 
 def terminal_noise_warnings(schedule: Schedule, diffusion: DiffusionSettings) -> Iterator[str]:

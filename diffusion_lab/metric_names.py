@@ -1,13 +1,36 @@
-"""Names under which the evaluation during training logs its metrics, and whether higher or lower is better."""
+"""Names under which a run logs its metrics, and whether higher or lower is better."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
-
-from diffusion_lab.config.evaluation_section import MetricName
+from typing import Any, Literal, get_args
 
 Direction = Literal["min", "max"]
+
+NOISE_BANDS = ("low", "medium", "high", "extreme")
+"""Bands of the noise-to-signal ratio ``sigma / alpha``, comparable across noise processes."""
+LOSSES = ("loss", *(f"loss_at_{band}_noise" for band in NOISE_BANDS))
+RAW_LOSSES = tuple(loss.replace("loss", "loss_raw") for loss in LOSSES)
+"""Losses of the raw weights, logged in addition if an EMA is validated."""
+VALIDATION_LOSSES = (*LOSSES, *RAW_LOSSES)
+LOGGED_METRICS = (
+    *(f"val/{loss}" for loss in VALIDATION_LOSSES),
+    *(f"train/{loss}" for loss in LOSSES),
+    "train/learning_rate",
+)
+"""Names of the logged metrics; some runs have no EMA, or no noise level in one of the bands."""
+
+MetricName = Literal[
+    "fd", "kid", "inception_score", "precision_recall", "density_coverage", "label_agreement", "memorization"
+]
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
+"""All metrics by name."""
+
+DEFAULT_METRICS: tuple[MetricName, ...] = tuple(name for name in METRICS if name != "inception_score")
+"""Metrics that are computed by default."""
+
+MIN_IMAGES = 20
+"""Minimum number of images in each set for any metric: intervals of fewer are meaningless."""
 
 VALUES: dict[MetricName, tuple[str, ...]] = {
     "fd": ("fd",),

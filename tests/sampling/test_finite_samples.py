@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from diffusion_lab import DiffusionSampler
-from diffusion_lab.finite_samples import NonFiniteSamplesError
-from tests.test_sampling import SAMPLER, trained
+from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
+from tests.sampling.test_sampler import SAMPLER, trained
 
 
 class Overflowing(nn.Module):

@@ -1,53 +1,16 @@
-"""The ``evaluation`` section of a training run: samples are compared with real images at intervals."""
+"""Rules that involve several keys of ``evaluation`` in a training run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
-from pydantic import Field
-
-from diffusion_lab.config.evaluated_metrics import direction_of, is_evaluated, logged_names, value_of
-from diffusion_lab.config.evaluation_section import MIN_IMAGES, WITH_WEIGHTS_FILE, EvaluationSettings
-from diffusion_lab.config.section import NonNegative, PositiveInt, with_defaults
+from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE, TrainingEvaluationSettings
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
-from diffusion_lab.config.suspicious_settings import asks_for_guidance
 from diffusion_lab.faults import Fault, closest
-
-EVALUATIONS = 10
-"""Maximum number of evaluations in a run with ``every: auto``."""
+from diffusion_lab.metric_names import MIN_IMAGES, direction_of, is_evaluated, logged_names, value_of
 
 SMALL = 32
 """Image size in pixels below which ``features: auto`` is not ``efflite0``."""
-
-
-@with_defaults(metrics=("fd", "kid"), num_samples=256)
-class TrainingEvaluationSettings(EvaluationSettings):
-    """``evaluation``: quality of samples during training (`evaluation=on`).
-
-    Values are logged along with the losses, as ``val/kid_efflite0`` and so on.
-    """
-
-    enabled: bool = Field(default=False, description="Whether to evaluate during training.")
-    every: PositiveInt | Literal["auto"] = Field(
-        default="auto",
-        description="Epochs between evaluations; the last epoch always has one. `auto`: a tenth of `training.epochs`, "
-        "rounded up.",
-    )
-    sampler_steps: PositiveInt = Field(
-        default=10, description="Steps of the sampler `sampler=fast`, each one evaluation of the network."
-    )
-    guidance_scale: NonNegative = Field(
-        default=1.0, description="Classifier-free guidance; 1 is the plain conditional model, at half the cost."
-    )
-
-    def interval(self, epochs: int) -> int:
-        """Return ``every`` as a number, for a run of ``epochs``."""
-        return -(-epochs // EVALUATIONS) if self.every == "auto" else self.every
-
-    def reads_guidance(self, conditioning: str | None) -> bool:
-        """Return whether the section ``guidance`` affects the samples, for a ``model.conditioning.type``."""
-        return conditioning is not None and asks_for_guidance(self.guidance_scale)
 
 
 def is_enabled(tree: SettingsReader) -> bool:

@@ -72,10 +72,24 @@ class Fault:
 class ConfigError(ValueError):
     """A configuration with faults; the message has one line per fault."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
+    def __init__(self, faults: Sequence[Fault], kind: str = "setting") -> None:
         self.faults = tuple(faults)
-        count = "1 setting is" if len(faults) == 1 else f"{len(faults)} settings are"
+        self.kind = kind
+        count = f"1 {kind} is" if len(faults) == 1 else f"{len(faults)} {kind}s are"
         super().__init__("\n  ".join([f"{count} wrong:", *map(str, faults)]))
+
+    def of_arguments(self, rename: Callable[[str], str]) -> ConfigError:
+        """Return the same faults as those of function arguments.
+
+        Args:
+            rename: Returns a text with the keys of settings replaced by names of arguments.
+        """
+
+        def renamed(fault: Fault) -> Fault:
+            suggestion = None if fault.suggestion is None else rename(fault.suggestion)
+            return replace(fault, key=rename(fault.key), rule=rename(fault.rule), suggestion=suggestion)
+
+        return ConfigError([*map(renamed, self.faults)], "argument")
 
     def with_suggestions(self, names: Sequence[str]) -> ConfigError:
         """Return the same faults; an unknown top-level key that resembles one of ``names`` suggests it."""
@@ -108,8 +122,8 @@ class ConfigError(ValueError):
             ]
         )
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Fault, ...]]]:
-        return ConfigError, (self.faults,)  # the jobs of a sweep may run in other processes
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[Fault, ...], str]]:
+        return ConfigError, (self.faults, self.kind)  # the jobs of a sweep may run in other processes
 
 
 class CommandError(ValueError):
