@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from diffusion_lab.config.section import DOTTED_PATH
+from diffusion_lab.config.section import DOTTED_PATH, NameOrPath
 from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import ConfigError, Fault, closest
 from diffusion_lab.runtime.import_class import load_class
@@ -24,7 +24,7 @@ TARGET = "_target_"
 """Key of the dotted path in a mapping; the other keys are arguments."""
 
 
-class Target:
+class Target(NameOrPath):
     """Annotation of an entry that describes an object: a dotted path, or a mapping with ``_target_`` and arguments.
 
     A mapping without arguments is normalized to its path, so that equal settings are equal.
@@ -33,10 +33,7 @@ class Target:
         names: Names that are accepted besides.
     """
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
-
-    def check(self, value: object) -> object:
+    def check(self, value: Any) -> Any:
         """Return a valid entry. Raises PydanticCustomError for any other."""
         if isinstance(value, Mapping):
             path = value.get(TARGET)

@@ -44,7 +44,7 @@ def _is_duration(value: object) -> object:
 Duration = Annotated[
     str,
     BeforeValidator(_is_duration),
-    Field(json_schema_extra={"format": "time-limit", "pattern": f"^{DURATION.pattern}$"}),
+    Field(json_schema_extra={"format": "time-limit", "pattern": rf"^(?!0+:00:00:00$){DURATION.pattern}$"}),
 ]
 
 

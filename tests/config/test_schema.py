@@ -93,7 +93,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.max_steps", [None, 1], [0, 1.5, "1000"]),
     ("training.max_time", [None, "00:00:30:00", "120:00:00:00"], ["30:00", "00:00:00:00", 108000, "1h"]),
     ("training.overfit_batches", [None, 1], [0, 0.5]),
-    ("training.profiler", [None, "simple", "advanced", "pytorch"], ["fast", True, {}]),
+    ("training.profiler", [None, "simple", "advanced", "pytorch"], ["fast", True, 3]),
     (
         "training.callbacks",
         [[], ["lightning.pytorch.Callback"], [{"_target_": "lightning.pytorch.callbacks.Timer", "duration": None}]],
