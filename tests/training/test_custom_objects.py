@@ -22,6 +22,7 @@ from diffusion_lab.config import ConfigError
 from diffusion_lab.console.redaction import REDACTED
 from diffusion_lab.training.callbacks.order import ORDER, in_order
 from diffusion_lab.training.custom_objects import changed_arguments, create_object
+from tests.sameness import assert_same_state
 from tests.training.tiny import saved, tiny_config, tiny_run
 
 LIGHTNING = "lightning.pytorch.callbacks"
@@ -350,3 +351,54 @@ def test_nothing_is_created_because_a_checkpoint_names_it(tmp_path: Path) -> Non
 def test_an_object_of_an_unknown_class_is_refused() -> None:
     with pytest.raises(ConfigError, match="must be a class that can be imported"):
         create_object("no_such_package.Thing", "training.callbacks[0]")
+
+
+class Brightness:
+    """Metric with the interface of torchmetrics: the difference of the mean of samples and real images."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def update(self, images: torch.Tensor, real: bool) -> None:
+        assert 0 <= float(images.min()) <= float(images.max()) <= 1
+        self.images[real].append(images.cpu())
+
+    def compute(self) -> torch.Tensor:
+        assert [sum(map(len, self.images[real])) for real in (True, False)] == [6, 7]
+        return torch.cat(self.images[True]).mean() - torch.cat(self.images[False]).mean()
+
+    def reset(self) -> None:
+        self.images: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+
+
+class TestMetricsOfSamples:
+    BRIGHTNESS = callbacks(
+        target(
+            "diffusion_lab.training.callbacks.SampleMetric",
+            metric=target(f"{HERE}.Brightness"),
+            name="brightness",
+            num_samples=7,
+            sampler={"type": "ddim", "steps": 2},
+            batch_size=4,
+        )
+    )
+
+    def test_a_metric_selects_the_best_checkpoint_and_changes_no_weight(self, tmp_path: Path) -> None:
+        watched = {"training.validation.metric": "brightness", "training.validation.mode": "max"}
+        summary = tiny_run(tmp_path / "with", self.BRIGHTNESS | watched)
+        values = [line["brightness"] for line in metrics(tmp_path / "with") if "brightness" in line]
+        assert len(values) == 2
+        assert summary.best_value == pytest.approx(max(values))
+        tiny_run(tmp_path / "without")
+        assert_same_state(tmp_path / "with", tmp_path / "without")
+
+    def test_a_metric_of_torchmetrics(self, tmp_path: Path) -> None:
+        variation = target("torchmetrics.image.TotalVariation", reduction="mean")
+        entry = target("diffusion_lab.training.callbacks.SampleMetric", metric=variation, name="variation")
+        tiny_run(tmp_path, callbacks(entry) | {"training.epochs": 1})
+        assert [0 < line["variation"] < 1e4 for line in metrics(tmp_path) if "variation" in line] == [True]
+
+    def test_other_objects_are_refused(self, tmp_path: Path) -> None:
+        entry = target("diffusion_lab.training.callbacks.SampleMetric", metric=3, name="three")
+        with pytest.raises(ValueError, match="metric must have update, compute and reset, got int"):
+            tiny_run(tmp_path / "run", callbacks(entry))
