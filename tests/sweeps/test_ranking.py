@@ -16,7 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion_lab.config.resolve import resolved
+from diffusion_lab.faults.unresolved import resolved
 from diffusion_lab.sweeps.comparable import measured_by
 from diffusion_lab.sweeps.job_record import FAILED, FINISHED, JobRecord
 from diffusion_lab.sweeps.jobs import SweepCallback, _refuse_without_value
