@@ -100,7 +100,9 @@ class Checkpoints(Checkpoint):
             value = float(trainer.callback_metrics.get(self.metric.name, math.nan))  # where this epoch was evaluated
         else:
             value = metric_value(trainer, self.metric.name) if validated else math.nan
-        if trainer.should_stop and not trainer.is_last_batch:  # the run ends in the middle of the epoch, at the position saved before
+        if (
+            trainer.should_stop and not trainer.is_last_batch
+        ):  # the run ends in the middle of the epoch, at the position saved before
             self.rank_saved(value, epoch, trainer.global_step)
             return
         is_best = self.metric.is_better(value, self.best)
