@@ -86,6 +86,37 @@ def test_training_is_bitwise_equal_with_and_without_evaluation(tmp_path: Path) -
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize(
+    ("limit", "epochs", "step"),
+    [
+        (
+            {
+                "training.callbacks": [
+                    {
+                        "_target_": "lightning.pytorch.callbacks.EarlyStopping",
+                        "monitor": "val/loss",
+                        "stopping_threshold": 1e9,
+                    }
+                ]
+            },
+            1,
+            7,
+        ),
+        ({"training.max_steps": 3}, 0, 2),
+    ],
+)
+def test_a_run_that_ends_early_is_evaluated_at_its_end(
+    tmp_path: Path, limit: dict[str, Any], epochs: int, step: int
+) -> None:
+    """By a callback at the end of the first epoch of eight steps, and in its middle."""
+    summary = tiny_run(tmp_path, evaluation(every=2) | metric(KID) | limit)
+    assert (summary.epochs, summary.steps) == (epochs, step + 1)
+    (line,) = lines_of(tmp_path)
+    assert (line["epoch"], line["step"]) == (0, step)
+    assert (summary.best_value, summary.best_epoch) == (line[KID], 1)
+    assert (tmp_path / "checkpoints/best.ckpt").resolve() == Path(str(summary.last_checkpoint)).resolve()
+
+
 def test_metrics_are_logged_at_intervals_and_after_the_last_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
