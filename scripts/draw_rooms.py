@@ -14,8 +14,8 @@ from scripts.layers import FLOORS, PACKAGE, ROOT, Import, imports_of, project_fi
 PICTURE = ROOT / "docs" / "rooms.svg"
 
 WIDTH, LEFT, GAP = 1000, 132, 8  # pixels: of the picture, of the column with the floors' names, between boxes
-NAME, TEXT, CHARACTER = 14, 12.5, 6.1  # font sizes, and the average width of a character of the descriptions
-NAME_COLUMN, COUNT_COLUMN = 118, 52  # widths inside a box that fills a line
+NAME, TEXT, CHARACTER = 14, 12.5, 6.3  # font sizes, and the average width of a character of the descriptions
+NAME_COLUMN, COUNT_COLUMN = 118, 30  # widths inside a box that fills a line
 LINE, PADDING = 17, 10  # height of a line of text, and the space around it
 FLOOR_GAP = 20
 

@@ -14,7 +14,6 @@ from diffusion_lab.config.evaluation_rules import (
     check_metric_direction,
     check_weights_are_used,
 )
-from diffusion_lab.config.folders import check_subfolder_links
 from diffusion_lab.config.model_rules import (
     check_attention_flags,
     check_beta_range,
@@ -32,6 +31,7 @@ from diffusion_lab.config.path_rules import (
     check_image_folders,
     check_image_paths,
     check_resume_checkpoint,
+    check_subfolder_links,
 )
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable

@@ -33,7 +33,7 @@ def _is_no_bool(value: object) -> object:
 def _or_auto(schema: dict[str, Any]) -> None:
     """Let editors accept ``auto``, replaced by a number before this class validates it.
 
-    See auto_image_size.py and patch_size.py.
+    See auto_values.py.
     """
     number = {key: schema.pop(key) for key in ("type", "minimum", "enum") if key in schema}
     schema["anyOf"] = [number, {"const": "auto", "type": "string"}]

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from diffusion_lab.config.auto_image_size import measure_images
+from diffusion_lab.config.auto_values import measure_images
 from diffusion_lab.config.consistency import check_start, cross_check
 from diffusion_lab.config.defaults import fill_for_generation, fill_model
-from diffusion_lab.config.folders import check_subfolder_names
 from diffusion_lab.config.model_section import ModelOfCheckpoint
+from diffusion_lab.config.path_rules import check_subfolder_names
 from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig, root_of
 from diffusion_lab.config.section import Section
@@ -177,7 +177,9 @@ def _prepare(
     tree = without_excess(plain_tree(config), excess)
     expand_home(tree, root)
     normalize_spelling(tree, root)
-    contradictions = list(check_subfolder_names(tree))
+    contradictions: list[Fault] = []
+    with contextlib.suppress(Unreadable):  # before the missing names are filled in
+        contradictions += check_subfolder_names(SettingsReader(tree, root))
     if root is GenerateConfig:
         fill_for_generation(tree, root)
     else:

@@ -31,28 +31,28 @@ NO_VALUES: list[object] = [{"not": "a value"}, [[{}]], datetime.date(2024, 2, 29
 
 
 @pytest.fixture(autouse=True)
-def no_doubts() -> Iterator[None]:
+def no_warnings() -> Iterator[None]:
     """Ignore warnings, which random settings often cause."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def given_keys(tree: Tree, schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
+def known_keys(tree: Tree, schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
     """Yield the keys of a tree that its schema knows, with whether each is required and whether it is a section."""
     for name, field in schema.model_fields.items():
         if name in tree:
             section = section_of(schema, name)
             yield prefix + name, field.is_required(), section is not None
             if section is not None:
-                yield from given_keys(tree[name], section, f"{prefix}{name}.")
+                yield from known_keys(tree[name], section, f"{prefix}{name}.")
 
 
 def keys_of(tree: Tree) -> list[tuple[str, bool, bool]]:
-    """Yield the keys of ``given_keys`` and the options of the built-in samplers."""
+    """Yield the keys of ``known_keys`` and the options of the built-in samplers."""
     options = [f"sampler.{name}" for name in tree.get("sampler", {}) if name in OPTIONS]
     schema = GenerateConfig if tree["mode"] == "generate" else TrainConfig
-    return [*given_keys(tree, schema), *((key, False, False) for key in options)]
+    return [*known_keys(tree, schema), *((key, False, False) for key in options)]
 
 
 def at(tree: Tree, key: str) -> Any:
