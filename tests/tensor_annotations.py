@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any, get_args
+from types import ModuleType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from beartype import beartype
 from jaxtyping import AbstractArray, jaxtyped
@@ -62,8 +62,13 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def mentions_tensor(hint: object) -> bool:
-    """Return whether a type is, or contains, one with element type and axes."""
-    return (inspect.isclass(hint) and issubclass(hint, AbstractArray)) or any(map(mentions_tensor, get_args(hint)))
+    """Return whether a type is one with element type and axes, or a union or tuple with one.
+
+    Not a list of them: beartype checks a random entry, with Python's generator, whose state tests compare.
+    """
+    if get_origin(hint) in (Union, UnionType, tuple):
+        return any(map(mentions_tensor, get_args(hint)))
+    return inspect.isclass(hint) and issubclass(hint, AbstractArray)
 
 
 def _check_tensors(function: Callable[..., Any]) -> Callable[..., Any]:
