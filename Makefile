@@ -44,11 +44,13 @@ gpu-wheels: $(INSTALLED) ## download the packages that gpu-check needs on a mach
 lint: $(INSTALLED) ## check format, style and types, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/biome ci --error-on-warnings .
 	$(BIN)/mypy
 
-format: $(INSTALLED) ## format the code and apply the automatic fixes of ruff
+format: $(INSTALLED) ## format the code and apply the automatic fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/biome check --write .
 
 defaults: $(INSTALLED) ## write what repeats diffusion_lab/config/v2_defaults.yaml: file to copy, recipe, docs/settings.md
 	@$(BIN)/python -m scripts.make_defaults

@@ -534,7 +534,7 @@ def test_missing_raw_weights_are_a_warning(model):
         ),
         (lambda one: one.sample(1, sampler=3), TypeError, r"^sampler must be a Sampler.*got 3"),
         (lambda one: one.sample(1, sampler="math.Fraction"), ValueError, r'sampler = "math.Fraction": must be a class'),
-        (lambda one: one.sample(1, sampler="fractions.Fraction"), TypeError, r"^sampler must be .* no Sampler"),
+        (lambda one: one.sample(1, sampler="fractions.Fraction"), TypeError, r"^sampler must be .* not a Sampler"),
         (lambda one: one.sample(1, sampler="heunn"), ValueError, r"\n  sampler = \"heunn\": .*did you mean 'heun'"),
         (
             lambda one: one.sample(1, sampler={"type": "ddim", "steps": 0, "eta": 2}),
