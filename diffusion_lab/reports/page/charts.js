@@ -204,7 +204,7 @@ Report.charts = (() => {
           h("b", {}, number(item.value[1])),
         ),
       );
-    const more = known.length > 10 ? h("div", {}, `and ${known.length - 10} more`) : null;
+    const more = known.length > most ? h("div", {}, `and ${known.length - most} more`) : null;
     return h("div", { class: "tip" }, known.length ? Report.axis.text(known[0].value[0]) : "", rows, more);
   };
 
@@ -238,6 +238,8 @@ Report.charts = (() => {
         type: positive ? "log" : "value",
         scale: true,
         axisLabel: { ...label, formatter: (y) => compact(y) },
+        axisLine: { show: false },
+        axisTick: { show: false },
         splitLine: { lineStyle: { color: color("line") } },
         splitNumber: 4,
       },
