@@ -36,6 +36,7 @@ from diffusion_lab.config.path_rules import (
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.signatures import check_custom_classes
+from diffusion_lab.config.targets import check_targets
 from diffusion_lab.config.training_rules import (
     check_amp_precision,
     check_best_needs_validation,
@@ -89,6 +90,7 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
 )
 IMPORTING_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     check_custom_classes,
+    check_targets,
     *map(check_options, CHOICES),
 )
 
