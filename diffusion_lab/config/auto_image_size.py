@@ -85,7 +85,9 @@ def _size(headers: Sequence[Header], reader: SettingsReader) -> int:
 def _least_size(reader: SettingsReader, side: int) -> int:
     """Return the smallest size that the stages of the network can halve; all valid sizes are its multiples."""
     with contextlib.suppress(Unreadable, TypeError):
-        patch, stages = reader["model.architecture.patch_size"], reader["model.architecture.channel_multipliers"]
+        patch, stages = reader["model.architecture.patch_size"], [1]
+        if reader["model.architecture.type"] == "unet":
+            stages = reader["model.architecture.channel_multipliers"]
         least: int = (patch_size_for(side) if is_auto(patch) else patch) * 2 ** (len(stages) - 1)
         return min(max(least, 1), LARGEST_SIZE)
     return 1

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.patch_size import choose_patch_size
 from diffusion_lab.config.schema import GenerateConfig, RunConfig
-from diffusion_lab.config.settings_reader import section_of
+from diffusion_lab.config.settings_reader import member_of, section_of
 from diffusion_lab.faults import NO_VALUE, Fault
 
 UNUSED_WHEN_GENERATING = ("data", "training")
@@ -52,7 +52,7 @@ def fill_model(model: dict[str, Any]) -> None:
 
 
 def _fill(tree: dict[str, Any], section: type[BaseModel], defaults: Mapping[str, Any]) -> None:
-    for name, field in section.model_fields.items():
+    for name, field in (member_of(section, tree) or section).model_fields.items():
         inner = section_of(section, name)
         if name not in tree:
             if field.is_required() and name in defaults:

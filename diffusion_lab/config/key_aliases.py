@@ -60,9 +60,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "generation.checkpoint": ("ckpt_path", "ckpt", "checkpoint", "model_path"),
 }  # fmt: skip
 """Aliases by key; a name may stand for several keys, the most likely first."""
-OPTION_KEYS = ("sampler.steps",)
-"""Keys that are options of a named class, not fields of the section."""
-
 AMBIGUOUS = ("steps", "num_steps", "n_steps", "channels")
 """Names that stand for two keys about equally often."""
 

@@ -38,7 +38,7 @@ def choose_patch_size(architecture: Any) -> None:
     if not isinstance(architecture, dict) or not is_auto(architecture.get("patch_size")):
         return
     architecture["patch_size"] = 1
-    size, multipliers = architecture.get("image_size"), architecture.get("channel_multipliers")
+    size, multipliers = architecture.get("image_size"), architecture.get("channel_multipliers", [1])
     if type(size) is not int or size < 1 or not isinstance(multipliers, list | tuple):
         return
     patch, halvings = patch_size_for(size), len(multipliers) - 1

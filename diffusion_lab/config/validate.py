@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,10 +12,12 @@ from pydantic import ValidationError
 
 from diffusion_lab.config.auto_image_size import measure_images
 from diffusion_lab.config.consistency import check_start, cross_check
+from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.generation_defaults import fill_for_generation, fill_model, is_relevant
 from diffusion_lab.config.model_section import ModelOfCheckpoint
+from diffusion_lab.config.option_rules import name_owners
 from diffusion_lab.config.sampler_section import default_sampler
-from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig, root_of
+from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, TrainConfig, root_of
 from diffusion_lab.config.section import Section
 from diffusion_lab.config.settings_reader import (
     SettingsReader,
@@ -25,6 +27,7 @@ from diffusion_lab.config.settings_reader import (
     plain_tree,
     suggest_key,
 )
+from diffusion_lab.config.signatures import drop_leftovers
 from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.config.suspicious_settings import suspicious_settings
 from diffusion_lab.console.redaction import REDACTED
@@ -98,6 +101,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     tree, root = without_excess(plain_tree(config), []), root_of(config)
     expand_home(tree, root)
     normalize_spelling(tree, root)
+    drop_leftovers(tree, _is_no_default)
     unmeasured: list[Fault] = []
     if root is GenerateConfig:
         fill_for_generation(tree)
@@ -141,6 +145,7 @@ def parse_as(
     faults: Sequence[Fault] = (),
     default_steps: bool = False,
     starts: bool = False,
+    is_typed: Callable[[str, object], bool] | None = None,
 ) -> ConfigT:
     """Return the typed settings of a V2 tree of a given mode.
 
@@ -151,12 +156,14 @@ def parse_as(
         default_steps: Whether ``sampler.steps`` is a default of the project, which is reduced for a process with fewer
             steps. Always true if the tree has no sampler.
         starts: Whether the run starts now on this machine, so that its folders are checked too.
+        is_typed: Returns whether the user gave a dotted key its value; without it, whether that is not the default.
     """
     excess: list[Fault] = []
     tree = without_excess(plain_tree(config), excess)
     all_faults = [*faults, *excess]
     expand_home(tree, root)
     normalize_spelling(tree, root)
+    drop_leftovers(tree, is_typed or _is_no_default)
     if root is GenerateConfig:
         fill_for_generation(tree)
     else:
@@ -173,6 +180,14 @@ def parse_as(
         warnings.warn(message, ConfigWarning, stacklevel=3)
     parsed = root.model_validate(tree)
     return parsed.model_copy(update={"sampler": parsed.sampler.with_default_steps()}) if default_steps else parsed
+
+
+def _is_no_default(key: str, value: object) -> bool:
+    """Return whether an option of a built-in class differs from the default tree, or from that of the class."""
+    section, _, option = key.rpartition(".")
+    choice = next(choice for choice in CHOICES if section == choice.KEY)
+    defaults = [choice.options_of(owner)[option].default for owner in choice.owners_of(option)]
+    return value not in [*defaults, leaves(get_default_config()).get(key)]
 
 
 def _contradictions(reader: SettingsReader, root: type[RunConfig]) -> list[Fault]:
@@ -216,6 +231,7 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
     tree = plain
     for name in reversed(key.split(".")):
         tree = {name: tree}
+    faults = list(name_owners(faults, tree))
     reader = SettingsReader(tree, TrainConfig, [fault.key for fault in faults])
     contradictions = cross_check(reader, import_classes=False)
     _refuse([*faults, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
@@ -227,7 +243,7 @@ def field_faults(tree: Mapping[str, Any], root: type[Section]) -> list[Fault]:
     try:
         root.model_validate(tree)
     except ValidationError as error:
-        return faults_of(error.errors(), tree, partial(suggest_key, root=root))
+        return list(name_owners(faults_of(error.errors(), tree, partial(suggest_key, root=root)), tree))
     return [
         Fault(key, "a secret that was left out when this was written: give its value", value)
         for key, value in leaves(tree).items()

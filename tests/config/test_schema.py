@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, parse_config, validate_config
-from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.scheduler_section import SCHEDULES, SchedulerSettings
 from diffusion_lab.config.settings_reader import known_keys
 from tests.config.conftest import Change, drop
 from tests.config.own_classes import HERE
@@ -266,10 +266,10 @@ def test_key_of_a_scheduler(changed: Change, kind: str, name: str, good: list[ob
         assert text.splitlines()[1].startswith(f"  training.scheduler.{name} = {json.dumps(value)}: must be ")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SCHEDULER_OPTIONS if kind])
+@pytest.mark.parametrize("kind", [kind for kind in SCHEDULES if kind])
 def test_key_of_another_scheduler_is_named(changed: Change, kind: str) -> None:
     for owner, name, (value, *_), _ in OF_A_SCHEDULER:
-        if name not in SCHEDULER_OPTIONS[kind]:
+        if name not in SchedulerSettings.options_of(kind):
             text = message(changed({"training.scheduler": {"type": kind, name: value}}))
             assert f"training.scheduler.{name} = {json.dumps(value)}: belongs to type " in text
             assert owner in text

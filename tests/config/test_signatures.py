@@ -17,7 +17,7 @@ from diffusion_lab.config import ConfigError, TrainConfig, parse_config, validat
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.sampler_section import SamplerSettings
-from diffusion_lab.config.signatures import CALLS
+from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.create import create_denoiser, create_process
 from diffusion_lab.training.lr_schedules import create_schedule
@@ -245,7 +245,7 @@ def section_of(changes: dict[str, object]) -> str:
 
 
 def test_all_sections_are_tried() -> None:
-    sections = {call.section for call in CALLS}
+    sections = {choice.KEY for choice in CHOICES}
     assert sections == BUILD.keys() == set(map(section_of, TAKEN)) == {section_of(changes) for changes, _ in REFUSED}
 
 
@@ -389,7 +389,7 @@ class TestPathFromACheckpoint:
         with pytest.raises(ConfigError, match=r"model\.diffusion\.beta_end"):
             parse_section(ModelSettings, default["model"], "model")
         sampler = {"type": "trap_for_this_test.Any", "depth": 3}
-        assert parse_section(SamplerSettings, sampler, "sampler").extra_options == {"depth": 3}
+        assert parse_section(SamplerSettings, sampler, "sampler").options == {"depth": 3}
         optimizer = default["training"]["optimizer"] | sampler
         assert parse_section(OptimizerSettings, optimizer, "training.optimizer").options == {"depth": 3}
         assert not trap.exists()

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from diffusion_lab.networks import NETWORKS, UNet
+from diffusion_lab.config.model_section import NETWORKS, ArchitectureSettings
+from diffusion_lab.networks import UNet
 from diffusion_lab.networks.blocks import Recomputable
 from tests.networks.small_networks import SMALL, with_random_outputs
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(params=SMALL)
 def small(request: pytest.FixtureRequest):
     """Builds a small network."""
     return SMALL[request.param]
@@ -106,7 +107,9 @@ def test_all_take_the_same_arguments(small):
 
 
 def test_table_of_networks_creates_the_named_classes():
-    assert {name: type(small()) for name, small in SMALL.items()} == NETWORKS
+    assert {name: type(small()) for name, small in SMALL.items()} == {
+        name: ArchitectureSettings.class_of(name) for name in NETWORKS
+    }
 
 
 def test_memory_layout_does_not_change_the_result(small):
