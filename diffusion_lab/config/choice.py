@@ -27,8 +27,7 @@ from diffusion_lab.config.section import Section
 from diffusion_lab.faults import UNION_TAG
 from diffusion_lab.runtime.import_class import load_class
 
-AnyClass = type[Any]  # aliases, since the section has a field called type
-SectionClass = type[Section]
+AnyClass = type[Any]  # an alias, since the section has a field called type
 
 CUSTOM = "."
 """Name of the member for classes given by their dotted path."""
@@ -72,7 +71,7 @@ class ChoiceSettings(Section, extra="allow"):
     type: str | None
 
     @classmethod
-    def root(cls) -> SectionClass:
+    def root(cls) -> ChoiceClass:
         """Return the class of the section: the union of its members, of which this class may be one."""
         return next(base for base in cls.__mro__ if "NAMED" in vars(base))
 
@@ -97,12 +96,12 @@ class ChoiceSettings(Section, extra="allow"):
         return f"{UNION_TAG}{cls.kind_of(section)}"
 
     @classmethod
-    def member(cls, section: object) -> SectionClass:
+    def member(cls, section: object) -> ChoiceClass:
         """Return the member of the union that validates a section with these keys."""
         return cls.member_for(cls.kind_of(section))
 
     @classmethod
-    def member_for(cls, name: str | None) -> SectionClass:
+    def member_for(cls, name: str | None) -> ChoiceClass:
         """Return the member of the union for a named type."""
         return _members(cls.root())[name]
 
@@ -153,10 +152,11 @@ class ChoiceSettings(Section, extra="allow"):
         """Drop ``Options`` of other types that are at their default; for a custom class, only those that are null."""
         if not isinstance(values, Mapping):
             return values
-        return {name: value for name, value in values.items() if not cls._is_unset(name, value)}
+        return {name: value for name, value in values.items() if not cls.is_unset(name, value)}
 
     @classmethod
-    def _is_unset(cls, name: str, value: object) -> bool:
+    def is_unset(cls, name: str, value: object) -> bool:
+        """Return whether an option of another type has a value that says nothing."""
         owners = [] if name in cls.model_fields else filter(_is_options, map(cls.member_for, cls.owners_of(name)))
         is_default = any(value == owner.model_fields[name].default for owner in owners)
         return is_default and (value is None or _is_options(cls))
@@ -194,10 +194,10 @@ class ChoiceSettings(Section, extra="allow"):
             options = schema.model_validate(options).model_dump(exclude_unset=True)
         passed = {name: value for name, value in passed.items() if name in received or name not in self.PASSED}
         try:
-            signature_of(cls).bind(*first, **passed | options)
+            signature_of(cls).bind(*first, **passed, **options)
         except TypeError as error:
             raise ValueError(f"{self.KEY}.type {self.type} does not take these settings: {error}") from error
-        return cls(*first, **passed | options)
+        return cls(*first, **passed, **options)
 
     def complete(self) -> Self:
         """Return the same choice with all options of a dataclass, including those at their defaults."""
@@ -211,11 +211,14 @@ def _is_options(named: object) -> bool:
     return isinstance(named, type) and issubclass(named, Options)
 
 
+ChoiceClass = type[ChoiceSettings]
+
+
 @cache
-def _members(root: Any) -> dict[str | None, type[Section]]:
+def _members(root: Any) -> dict[str | None, ChoiceClass]:
     """Return the members of the union by the ``type`` that they are for."""
     closed: dict[str, Any] = {"__doc__": root.__doc__, "__cls_kwargs__": {"extra": "forbid"}}
-    members: dict[str | None, type[Section]] = {}
+    members: dict[str | None, ChoiceClass] = {}
     for name, named in root.NAMED.items():
         if _is_options(named):
             members[name] = create_model(f"{root.__name__}_{name}", __base__=(named, root), **closed)

@@ -157,15 +157,17 @@ class ArchitectureSettings(ChoiceSettings):
                 "channel_multipliers": [int(multiplier)],
                 "use_attention": [True],
             } if 0 < channels * multiplier < WIDEST and not section.keys() & {"hidden_size", "depth", "num_heads"}:
-                width, least = channels * multiplier, section.pop("head_channels", 32)
-                most = max(width // least, 1) if isinstance(least, int) and least > 0 else 1
+                width, head_channels = channels * multiplier, section.get("head_channels", 32)
+                if not isinstance(head_channels, int) or head_channels < 1:
+                    return
+                most = max(width // head_channels, 1)
                 section |= {
                     "hidden_size": width,
                     "depth": section.pop("num_res_blocks", 2),
                     "num_heads": next(heads for heads in range(most, 0, -1) if width % heads == 0),
                 }
-                for name in ("model_channels", "channel_multipliers", "use_attention"):
-                    del section[name]
+                for name in ("model_channels", "channel_multipliers", "use_attention", "head_channels"):
+                    section.pop(name, None)
 
 
 class DiscreteOptions(Options):

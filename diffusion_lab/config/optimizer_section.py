@@ -74,7 +74,6 @@ class OptimizerSettings(ChoiceSettings):
 
     KEY = "training.optimizer"
     NAMED = OPTIMIZERS
-    FILE = "optimizer={}"
     FIRST = "the parameters"
     FIRST_NAME = "params"
     PASSED: ClassVar[dict[str, str]] = {

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.faults import RULES, Fault, closest, sibling_key
+
+
+class OptionFault(Fault):
+    """Fault of a key that the type of its section does not have, or requires."""
 
 
 def name_owners(faults: Iterable[Fault], tree: Mapping[str, Any]) -> Iterator[Fault]:
@@ -26,15 +29,18 @@ def name_owners(faults: Iterable[Fault], tree: Mapping[str, Any]) -> Iterator[Fa
 def _with_owners(fault: Fault, choice: type[ChoiceSettings], section: Mapping[str, Any], option: str) -> Fault:
     kind, owners = choice.kind_of(section), choice.owners_of(option)
     if fault.rule == RULES["missing"] and len(owners) > 1:
-        return replace(fault, rule=f"required with type {kind}, but missing")
+        return OptionFault(fault.key, f"required with type {kind}, but missing")
     if fault.rule != RULES["extra_forbidden"]:
         return fault
     if option in (*choice.PASSED, choice.FIRST_NAME):
         source = f"from {choice.PASSED[option]}" if option in choice.PASSED else f"to {choice.FIRST}"
-        return Fault(fault.key, f"is an argument that the project sets itself, {source}; leave it out", fault.value)
+        return OptionFault(
+            fault.key, f"is an argument that the project sets itself, {source}; leave it out", fault.value
+        )
     if owners:
         named = " or ".join(owner for owner in owners if owner)
         hint = f" (command line: {choice.FILE.format(kind)})" if choice.FILE and kind else ""
-        return Fault(fault.key, f"belongs to type {named}, not to {kind or 'null'}; leave it out{hint}", fault.value)
+        rule = f"belongs to type {named}, not to {kind or 'null'}; leave it out{hint}"
+        return OptionFault(fault.key, rule, fault.value)
     similar = sibling_key(fault.key, closest(option, choice.member(section).model_fields))
-    return replace(fault, suggestion=similar or fault.suggestion)
+    return OptionFault(fault.key, fault.rule, fault.value, similar or fault.suggestion)

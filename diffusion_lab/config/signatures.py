@@ -51,7 +51,8 @@ def check_class(choice: type[ChoiceSettings]) -> Callable[[SettingsReader], Iter
         if kind is None or (choice.ONLY_TRAINING and tree["mode"] != "train"):
             return
         section = tree.section(choice.KEY) if tree.has_key(choice.KEY) else {}
-        options = {name: value for name, value in section.items() if name not in choice.model_fields}
+        given = {name: value for name, value in section.items() if name not in choice.model_fields}
+        options = {name: value for name, value in given.items() if not choice.member(section).is_unset(name, value)}
         path = choice.path_of(kind)
         if path is None and issubclass(choice.member_for(kind), Options):
             return  # checked by pydantic, without an import of torch
@@ -107,7 +108,7 @@ def _faults_of_call(choice: type[ChoiceSettings], cls: AnyClass, path: str, opti
 
 def _unaccepted(choice: type[ChoiceSettings], cls: AnyClass, path: str, name: str, value: object) -> Fault:
     key, rule = f"{choice.KEY}.{name}", f"{path} takes no such argument"
-    if choice.owners_of(name) and not isinstance(choice.NAMED[choice.owners_of(name)[0]], str):
+    if choice.FILE and choice.owners_of(name):
         return Fault(key, f"{rule}; leave it out (command line: '~{key}')", value)  # probably from the file of a group
     known = {*choice.model_fields, *parameters_of(cls)[0]} - set(choice.passed_to(cls))
     return Fault(key, rule, value, sibling_key(key, closest(name, known)))

@@ -15,7 +15,7 @@ from diffusion_lab.config.consistency import check_start, cross_check
 from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.generation_defaults import fill_for_generation, fill_model, is_relevant
 from diffusion_lab.config.model_section import ModelOfCheckpoint
-from diffusion_lab.config.option_rules import name_owners
+from diffusion_lab.config.option_rules import OptionFault, name_owners
 from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, TrainConfig, root_of
 from diffusion_lab.config.section import Section
@@ -111,6 +111,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     classes = faults.pop("model.conditioning.num_classes", None)
     reader = SettingsReader(tree, root, faults)
     contradictions = [*unmeasured, *_contradictions(reader, root)]
+    contradictions += [fault for fault in faults.values() if isinstance(fault, OptionFault)]
     already_reported = classes is None or any(fault.key == classes.key for fault in contradictions)
     _refuse(contradictions if already_reported or classes is None else [*contradictions, classes])
     _resolve_t_max(config, reader)

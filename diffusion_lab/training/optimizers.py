@@ -35,7 +35,11 @@ def create_optimizer(
     if options.get("fused") and scaled:
         raise ValueError("training.optimizer.fused must be off where training.performance.precision is fp16, got true")
     kernel = {}
-    if settings.type in settings.NAMED and "fused" in parameters_of(settings.class_of(settings.type))[0]:
+    if (
+        settings.type in settings.NAMED
+        and "fused" not in options
+        and "fused" in parameters_of(settings.class_of(settings.type))[0]
+    ):
         has_kernel = all(weight.device.type in FUSED_ON for weight in parameters)
         kernel["fused"] = has_kernel and not scaled and not options.get("foreach")
     optimizer: Optimizer = settings.build(

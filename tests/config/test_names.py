@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import inspect
+from typing import get_args
 
 import pytest
 

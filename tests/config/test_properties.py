@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from diffusion_lab.config import ConfigError, GenerateConfig, TrainConfig, parse_config, validate_config
-from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.config.settings_reader import known_keys, member_of, section_of
 from tests.config.conftest import drop, put
 from tests.config.own_classes import HERE
@@ -133,13 +132,15 @@ def test_value_out_of_bounds_is_named(tree: Tree, data: st.DataObject) -> None:
 
 
 def one_more_flag(tree: Tree) -> str:
+    assume(tree["model"]["architecture"].get("type", "unet") == "unet")
     tree["model"]["architecture"]["use_attention"].append(True)
     return "model.architecture.use_attention"
 
 
 def image_that_does_not_halve(tree: Tree) -> str:
     architecture = tree["model"]["architecture"]
-    assume(architecture.get("patch_size", 1) * len(architecture["channel_multipliers"]) > 1)
+    assume(architecture.get("type", "unet") in ("unet", "dit"))
+    assume(architecture.get("patch_size", 1) * len(architecture.get("channel_multipliers", [1])) > 1)
     architecture["image_size"] += 1
     return "model.architecture.image_size"
 
