@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.cli.compose import compose_generate_config, compose_train_config, run_folder
 from diffusion_lab.cli.key_locations import composed_key_locations
 from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, validate_config
-from diffusion_lab.config.data_section import DATA_TYPES
+from diffusion_lab.config.data_section import DATA_SETS
 from diffusion_lab.sweeps.folders import job_folder
 from tests.config.conftest import CONF
 
@@ -123,7 +123,7 @@ def test_image_folders_are_unconditional_by_default(composed: Composed, tmp_path
     assert compose_train_config(composed_tree).model.conditioning.classes == 3
 
 
-@pytest.mark.parametrize("data", DATA_TYPES)
+@pytest.mark.parametrize("data", DATA_SETS)
 @pytest.mark.parametrize("classes", [3, 10, "auto"])
 def test_an_unused_number_of_classes_is_refused(composed: Composed, tmp_path: Path, data: str, classes: object) -> None:
     given = [f"data={data}", "conditioning=none"]
