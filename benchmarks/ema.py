@@ -12,7 +12,7 @@ from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
 
 BATCH = 16
-LARGEST_SHARE = 0.02
+MAX_SHARE = 0.02
 UPDATES = 20
 """Number of updates timed together, since one takes only milliseconds."""
 
@@ -42,7 +42,7 @@ def measure() -> list[Row]:
     share, size = timings.ratio("update", "step") / UPDATES, bytes_of(denoiser)
     what, copies = "EMA update, of a step at 32×32×3, batch 16", "memory of EMA, of one copy of the weights"
     return [
-        Row("6", what, timings.median("update") / UPDATES, timings.median("step"), "s", share, LARGEST_SHARE, False),
+        Row("6", what, timings.median("update") / UPDATES, timings.median("step"), "s", share, MAX_SHARE, False),
         Row("6", copies, bytes_of(ema) / 2**20, size / 2**20, "MB", bytes_of(ema) / size, 1.001, False),
     ]
 

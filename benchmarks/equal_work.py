@@ -35,7 +35,7 @@ EQUAL_WORK: dict[str, Any] = {
 }
 """Options of our network; all others have their defaults."""
 
-MOST_DIFFERENCE = 0.05
+MAX_DIFFERENCE = 0.05
 """Largest relative difference between the FLOPs of networks of equal work."""
 
 
@@ -98,5 +98,5 @@ def training_flops(predict: Callable[[Tensor, Tensor], Tensor], shape: tuple[int
 
 def check_equal_work(ours: float, peers: float) -> None:
     """Raise ValueError if the work differs, since only at equal work can times be compared as speeds."""
-    if abs(ours / peers - 1) > MOST_DIFFERENCE:
+    if abs(ours / peers - 1) > MAX_DIFFERENCE:
         raise ValueError(f"the networks must do equal work, got {ours / 1e9:.2f} and {peers / 1e9:.2f} GFLOP per image")

@@ -37,7 +37,7 @@ from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-LEAST_SHARE = 0.97
+MIN_SHARE = 0.97
 WARM_UP = 3
 """Steps that are not counted."""
 
@@ -138,7 +138,7 @@ def row(what: str, overrides: list[str], steps: int) -> Row:
         callback = side_by_side(settings(overrides, Path(folder) / "run"), steps)
     whole, bare = callback.seconds()
     speeds = callback.images / whole, callback.images / bare
-    return Row("2", f"training loop, {what}", *speeds, "images/s", bare / whole, LEAST_SHARE, note="bare step")
+    return Row("2", f"training loop, {what}", *speeds, "images/s", bare / whole, MIN_SHARE, note="bare step")
 
 
 def measure(digits: str = str(DIGITS_STEPS), larger: str = str(LARGER_STEPS)) -> list[Row]:

@@ -9,7 +9,7 @@ from benchmarks.harness import Row, command
 from diffusion_lab.networks import DiT, ImageNetwork, UNet
 
 BATCH = 4
-LARGEST_SHARE = 0.5
+MAX_SHARE = 0.5
 
 
 def kept_bytes(network: nn.Module, images: Tensor) -> int:
@@ -46,7 +46,7 @@ def measure() -> list[Row]:
         little = kept_bytes(network, images)
         what = f"activations kept with gradient checkpointing, {name} at 32×32×3"
         scale = 2**20 * BATCH
-        rows.append(Row("6", what, little / scale, much / scale, "MB/image", little / much, LARGEST_SHARE, False))
+        rows.append(Row("6", what, little / scale, much / scale, "MB/image", little / much, MAX_SHARE, False))
     return rows
 
 

@@ -30,9 +30,9 @@ from benchmarks.training_step import noising, peer_step
 from diffusion_lab.runtime.threads import SPIN_VARIABLES, usable_cores
 
 GOAL = "10"
-MOST_NEIGHBOURS = 2
+MAX_NEIGHBOURS = 2
 TOLERANCE = 1.3
-LEAST_IDLE_SHARE = 0.98
+MIN_IDLE_SHARE = 0.98
 
 RUNS = {
     "experiment=fast_debug": ("experiment=fast_debug", "training.epochs=8", "training.checkpointing.save_frequency=8"),
@@ -118,7 +118,7 @@ def measure(rounds: str = "3") -> list[Row]:
     threads = (f"compute.threads={torch.get_num_threads()}",)
     for number in range(int(rounds)):
         print_progress(f"next to neighbours, round {number + 1} of {rounds}")
-        for count in range(MOST_NEIGHBOURS + 1):
+        for count in range(MAX_NEIGHBOURS + 1):
             with neighbours(count):
                 for name, speed in ways.items():
                     speeds.setdefault((name, count), []).append(speed())
@@ -130,7 +130,7 @@ def measure(rounds: str = "3") -> list[Row]:
 
 def _idle_row(ours: float, torchs: float) -> Row:
     what = "training, digits, idle machine"
-    return Row(GOAL, what, ours, torchs, "images/s", ours / torchs, LEAST_IDLE_SHARE, note="torch's default threads")
+    return Row(GOAL, what, ours, torchs, "images/s", ours / torchs, MIN_IDLE_SHARE, note="torch's default threads")
 
 
 def _row(medians: dict[tuple[str, int], float]) -> Callable[[tuple[str, int]], Row]:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 5
 STEPS, PIPELINE_STEPS = 5, 10
 SHORT_ROUNDS, SMALL_BATCH = 11, 4
-"""For comparisons to a few percent: many short rounds, as the speed of the machine changes from second to second."""
+"""Many short rounds, for comparisons to a few percent: the speed of the machine changes from second to second."""
 FEW, MANY = 100, 10_000
 """Numbers of images whose memory is compared."""
 PER_CLASS = 25

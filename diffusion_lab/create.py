@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import reprlib
 import warnings
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 
+from diffusion_lab.arguments import arguments_named, name_arguments
+from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.model_section import (
     ArchitectureSettings,
     DiffusionSettings,
@@ -23,24 +27,27 @@ from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, Paramete
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, Schedule, enforce_zero_terminal_snr
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.runtime.devices import host_memory, resolve_device
-from diffusion_lab.terminal_noise import terminal_noise_warnings
+from diffusion_lab.sampling.terminal_noise import terminal_noise_warnings
 
-LARGEST_FACTOR = 1e9
+MAX_FACTOR = 1e9
 """Maximum factor of the network's output in the clean estimate: beyond it, float32 has no precision left."""
+
+_MODEL = get_default_config()["model"]
+_ARCHITECTURE, _DIFFUSION, _CONDITIONING = (_MODEL[name] for name in ("architecture", "diffusion", "conditioning"))
 
 
 def create_ddpm(
-    image_size: int = 40,
-    in_channels: int = 3,
-    model_channels: int = 64,
-    channel_multipliers: Sequence[int] = (1, 2, 4),
-    num_classes: int | None = None,
-    num_timesteps: int = 1000,
-    beta_schedule: str = "cosine",
-    beta_start: float = 0.0001,
-    beta_end: float = 0.02,
-    class_dropout_prob: float = 0.1,
-    use_attention: Sequence[bool] = (False, False, True),
+    image_size: int = _ARCHITECTURE["image_size"],
+    in_channels: int = _ARCHITECTURE["in_channels"],
+    model_channels: int = _ARCHITECTURE["model_channels"],
+    channel_multipliers: Sequence[int] = tuple(_ARCHITECTURE["channel_multipliers"]),
+    num_classes: int | None = _CONDITIONING["num_classes"],
+    num_timesteps: int = _DIFFUSION["num_timesteps"],
+    beta_schedule: str = _DIFFUSION["beta_schedule"],
+    beta_start: float = _DIFFUSION["beta_start"],
+    beta_end: float = _DIFFUSION["beta_end"],
+    class_dropout_prob: float = _CONDITIONING["class_dropout_prob"],
+    use_attention: Sequence[bool] = tuple(_ARCHITECTURE["use_attention"]),
     device: str | torch.device = "cpu",
     *,
     architecture_type: str = "unet",
@@ -59,15 +66,16 @@ def create_ddpm(
 ) -> Denoiser:
     """Create an untrained denoiser; the arguments have the same meaning as in the ``model`` section.
 
-    The arguments up to ``device`` may be positional, in this order. ``device`` is ``cpu``, ``cuda``, ``cuda:1``
-    (the second GPU), ``mps``, ``auto`` (the best available) or a ``torch.device``.
+    The arguments up to ``device`` may be positional, in this order; their defaults are those of the V2 format.
+    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` (the second GPU), ``mps``, ``auto`` (the best available) or a
+    ``torch.device``.
 
-    ``class_dropout_prob`` is used by the training loss; here it tells the sampler whether the model has learned an
-    unconditional estimate for guidance.
+    ``class_dropout_prob`` is used by the training loss; here it lets the sampler know whether the model has learned
+    an unconditional estimate for guidance.
 
     Raises:
-        ValueError: Listing every argument that is out of bounds or contradicts another; or this machine does not have
-            the device.
+        ValueError: Listing every argument that is out of bounds or contradicts another, with its value and the rule; or
+            this machine does not have the device.
 
     Warns:
         ConfigWarning: The noise process does not end in pure noise, where sampling begins; with what to set instead.
@@ -83,50 +91,84 @@ def create_ddpm(
         True
     """
     target = resolve_device(device, "device")
-    model = parse_section(
-        ModelSettings,
-        {
-            "architecture": {
-                "type": architecture_type,
-                "image_size": image_size,
-                "in_channels": in_channels,
-                "model_channels": model_channels,
-                "channel_multipliers": list(channel_multipliers),
-                "use_attention": list(use_attention),
-                "num_res_blocks": num_res_blocks,
-                "dropout": dropout,
-                "head_channels": head_channels,
-                "patch_size": patch_size,
-            },
-            "diffusion": {
-                "type": diffusion_type,
-                "num_timesteps": num_timesteps,
-                "beta_schedule": beta_schedule,
-                "beta_start": beta_start,
-                "beta_end": beta_end,
-                "zero_terminal_snr": zero_terminal_snr,
-                "noise_shift": noise_shift,
-                "sigma_min": sigma_min,
-                "sigma_max": sigma_max,
-                "prediction": prediction,
-                "sigma_data": sigma_data,
-            },
-            "conditioning": {
-                "type": None if num_classes is None else "class",
-                "num_classes": num_classes,
-                "class_dropout_prob": class_dropout_prob,
-            },
+    tree: dict[str, dict[str, Any]] = {
+        "architecture": {
+            "type": architecture_type,
+            "image_size": image_size,
+            "in_channels": in_channels,
+            "model_channels": model_channels,
+            "channel_multipliers": _as_list(channel_multipliers),
+            "use_attention": _as_list(use_attention),
+            "num_res_blocks": num_res_blocks,
+            "dropout": dropout,
+            "head_channels": head_channels,
+            "patch_size": patch_size,
         },
-        "model",
-    )
-    denoiser = create_denoiser(model, class_names).to(target)
+        "diffusion": {
+            "type": diffusion_type,
+            "num_timesteps": num_timesteps,
+            "beta_schedule": beta_schedule,
+            "beta_start": beta_start,
+            "beta_end": beta_end,
+            "zero_terminal_snr": zero_terminal_snr,
+            "noise_shift": noise_shift,
+            "sigma_min": sigma_min,
+            "sigma_max": sigma_max,
+            "prediction": prediction,
+            "sigma_data": sigma_data,
+        },
+        "conditioning": {
+            "type": None if num_classes is None else "class",
+            "num_classes": num_classes,
+            "class_dropout_prob": class_dropout_prob,
+        },
+    }
+    _check_class_names(class_names, num_classes)
+    names = {f"model.{section}.{name}": name for section, values in tree.items() for name in values} | TYPE_ARGUMENTS
+    with arguments_named(names):
+        model = parse_section(ModelSettings, tree, "model")
+        denoiser = create_denoiser(model, class_names).to(target)
     for warning in terminal_noise_warnings(denoiser.schedule, model.diffusion):
-        warnings.warn(warning, ConfigWarning, stacklevel=2)
+        warnings.warn(name_arguments(warning, names), ConfigWarning, stacklevel=2)
     return denoiser
 
 
-def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> Denoiser:
+TYPE_ARGUMENTS = {
+    "model.architecture.type": "architecture_type",
+    "model.diffusion.type": "diffusion_type",
+    "model.conditioning.type": "num_classes",
+    "model.architecture": "the network",
+}
+"""Arguments of ``create_ddpm`` by keys whose last part is another name."""
+
+
+def _as_list(values: object) -> object:
+    """Return an iterable as settings hold it, a list; anything else unchanged, to be refused with its name."""
+    return list(values) if isinstance(values, Iterable) and not isinstance(values, str) else values
+
+
+def _check_class_names(class_names: Sequence[str], num_classes: object) -> None:
+    """Raise ValueError unless there is a different name for each class, or no name."""
+    if not all(isinstance(name, str) for name in class_names):
+        raise ValueError(f"class_names must be a sequence of strings, got {reprlib.repr(class_names)}")
+    if class_names and len(class_names) != num_classes:
+        raise ValueError(
+            f"class_names must hold a name for each class or none, num_classes is {num_classes}, got "
+            f"{len(class_names)}: {reprlib.repr(list(class_names))}"
+        )
+    if len(set(class_names)) < len(class_names):
+        raise ValueError(f"class_names must differ from each other, got {reprlib.repr(list(class_names))}")
+
+
+def create_denoiser(model: ModelSettings, class_names: Sequence[str] = (), without_weights: bool = False) -> Denoiser:
     """Create an untrained denoiser from the ``model`` section, on the CPU.
+
+    Args:
+        model: The section.
+        class_names: A name for each class, or nothing.
+        without_weights: Create the weights on the device ``meta``, without memory and values, to be replaced with
+            ``load_state_dict(…, assign=True)``. Only for networks of this project, which create all other tensors when
+            they are used.
 
     Raises:
         ValueError: The network's class cannot be imported, or its prediction does not determine the image at the last
@@ -136,8 +178,10 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
     check_model_fits_memory(model)
     schedule, parameterization = create_process(model.diffusion), create_parameterization(model.diffusion)
     _check_prediction_at_last_step(parameterization, schedule, model.diffusion.prediction)
+    with torch.device("meta") if without_weights else contextlib.nullcontext():
+        network = _create_network(architecture, model.conditioning.classes)
     denoiser = Denoiser(
-        network=_create_network(architecture, model.conditioning.classes),
+        network=network,
         schedule=schedule,
         parameterization=parameterization,
         image_shape=(architecture.in_channels, architecture.image_size, architecture.image_size),
@@ -146,21 +190,6 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = ()) -> De
     )
     denoiser.label_dropout = model.conditioning.class_dropout_prob
     return denoiser
-
-
-def weight_shapes(model: ModelSettings) -> dict[str, torch.Size]:
-    """Return the shapes of a denoiser's weights by name, without allocating memory for them.
-
-    Args:
-        model: Section that names a network of this project, not a class by its dotted path.
-
-    Raises:
-        ValueError: The weights cannot fit into the memory of this machine.
-    """
-    check_model_fits_memory(model)
-    with torch.device("meta"):
-        network = _create_network(model.architecture, model.conditioning.classes)
-    return {f"network.{name}": weight.shape for name, weight in network.state_dict().items()}
 
 
 def create_process(diffusion: DiffusionSettings) -> Schedule:
@@ -190,7 +219,7 @@ def _check_prediction_at_last_step(parameterization: Parameterization, schedule:
         factor = abs(parameterization.coefficients(last).c_out)
     except ZeroDivisionError:
         factor = math.inf
-    if factor > LARGEST_FACTOR:
+    if factor > MAX_FACTOR:
         raise ValueError(
             f"model.diffusion.prediction {prediction} needs some of the image left at the last step, got "
             f"alpha = {last.alpha:.1e}: choose v, or a process that leaves some"
@@ -207,9 +236,9 @@ def check_model_fits_memory(model: ModelSettings) -> None:
     if not isinstance(architecture, UNetOptions | DiTOptions):
         return  # of a custom network nothing is known
     width, _ = architecture.stages[0]
-    least_weights = architecture.LEAST_WEIGHTS_OF_A_BLOCK
-    weights = sum(blocks * least_weights * width**2 for width, blocks in architecture.stages)
-    weights += (model.conditioning.classes or 0) * width
+    per_block = architecture.MIN_WEIGHTS_OF_A_BLOCK
+    weights = sum(blocks * per_block * width**2 for width, blocks in architecture.stages)
+    weights += (model.conditioning.classes or 0) * getattr(architecture, architecture.SIZE_KEYS[0])
     activations = 2 * width * (architecture.image_size // architecture.patch_size) ** 2
     memory = host_memory()
     for needed, what, keys in (

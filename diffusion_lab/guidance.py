@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from diffusion_lab.arguments import is_number
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.shapes import Images, Labels, per_image
@@ -31,12 +33,10 @@ class Guidance:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.interval is not None and not 0 <= self.interval[0] < self.interval[1]:
-            raise ValueError(
-                f"guidance.interval must be two numbers, 0 ≤ low < high, or null, got {list(self.interval)}"
-            )
-        if not 0 <= self.rescale <= 1:
-            raise ValueError(f"guidance.rescale must lie in [0, 1], got {self.rescale}")
+        if self.interval is not None and not _is_interval(self.interval):
+            raise ValueError(f"interval must be two numbers, 0 ≤ low < high, or None, got {self.interval!r}")
+        if not is_number(self.rescale) or not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale must lie in [0, 1], got {self.rescale!r}")
 
     def applies_at(self, level: Level[float]) -> bool:
         """Return whether guidance applies at this noise level."""
@@ -44,6 +44,13 @@ class Guidance:
             return True
         low, high = self.interval
         return low * level.alpha < level.sigma <= high * level.alpha  # no division: alpha may be 0
+
+
+def _is_interval(value: object) -> bool:
+    if not isinstance(value, Sequence) or len(value) != 2 or not all(map(is_number, value)):
+        return False
+    low, high = value
+    return bool(0 <= low < high)
 
 
 PLAIN = Guidance()
@@ -78,7 +85,12 @@ def guidance_scales(scale: float | Sequence[float] | Tensor | None) -> Tensor:
     Raises:
         ValueError: One of them is negative, infinite or not a number.
     """
-    scales = torch.as_tensor(0.0 if scale is None else scale, dtype=torch.float32)
+    try:
+        scales = torch.as_tensor(0.0 if scale is None else scale, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"guidance_scale must be a number ≥ 0, one for each image, or None, got {reprlib.repr(scale)}"
+        ) from error
     if not bool((scales.isfinite() & (scales >= 0)).all()):
         raise ValueError(
             f"guidance_scale must be a finite number ≥ 0 (0 or None for no guidance), got {scales.tolist()}"

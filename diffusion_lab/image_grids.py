@@ -8,14 +8,16 @@ from itertools import accumulate
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
+from diffusion_lab.arguments import check_integer
 from diffusion_lab.shapes import Labels, Pixels
 
-LEAST_CELL = 48
+MIN_CELL = 48
 """Minimum size of an image in pixels; smaller ones are enlarged smoothly by an integer factor."""
 GAP, GROUP_GAP, BLOCK_GAP = 2, 8, 12
 FONT_SIZE = 13
-LONGEST_NAME = 160
+MAX_NAME_LENGTH = 160
 """Maximum width of a class name next to its row, in pixels."""
 TALL = 20
 """Number of rows above which short rows are arranged in several blocks."""
@@ -34,8 +36,25 @@ def image_pixels(image: Image.Image) -> Pixels:
     return array[None] if array.ndim == 2 else array.permute(2, 0, 1)
 
 
+def _check_pixels(pixels: object) -> None:
+    """Raise ValueError unless these are at least one image, as stored."""
+    if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8 and pixels.ndim == 4 and len(pixels):
+        return
+    got = f"{pixels.dtype} of shape {tuple(pixels.shape)}" if isinstance(pixels, Tensor) else type(pixels).__name__
+    raise ValueError(
+        f"pixels must be a uint8 tensor of images (N, C, H, W), as diffusion_lab.shapes.to_pixels returns, got {got}"
+    )
+
+
 def image_grid(pixels: Pixels, columns: int | None = None) -> Image.Image:
-    """Draw images ``(N, C, H, W)`` row by row; a near-square grid if ``columns`` is None."""
+    """Draw images ``(N, C, H, W)``, uint8, row by row; a near-square grid if ``columns`` is None.
+
+    Raises:
+        ValueError: ``pixels`` or ``columns`` is something else.
+    """
+    _check_pixels(pixels)
+    if columns is not None:
+        check_integer("columns", columns, 1)
     columns = columns or max(round(len(pixels) ** 0.5), 1)
     cells: list[int | None] = list(range(len(pixels)))
     cells += [None] * (-len(cells) % columns)
@@ -43,8 +62,15 @@ def image_grid(pixels: Pixels, columns: int | None = None) -> Image.Image:
 
 
 def class_grid(pixels: Pixels, labels: Sequence[int] | Labels, class_names: Sequence[str] = ()) -> Image.Image:
-    """Draw images ``(N, C, H, W)`` with one row per class and the class names next to the rows."""
+    """Draw images ``(N, C, H, W)``, uint8, with one row per class and the class names next to the rows.
+
+    Raises:
+        ValueError: ``pixels`` is something else, or ``labels`` does not hold one class number for each image.
+    """
+    _check_pixels(pixels)
     numbers = [int(label) for label in labels]
+    if len(numbers) != len(pixels) or min(numbers) < 0:
+        raise ValueError(f"labels must hold one class number for each of {len(pixels)} images, got {numbers}")
     return ClassGrid(numbers, class_names, order=sorted(set(numbers))).draw(pixels.__getitem__)
 
 
@@ -158,7 +184,7 @@ def _draw(
 ) -> Image.Image:
     """Draw rows of images with names before them, and captions above groups of columns of the given widths."""
     height, width = pixels.shape[2:]
-    scale = max(-(-LEAST_CELL // max(height, width)), 1)
+    scale = max(-(-MIN_CELL // max(height, width)), 1)
     cell_width, cell_height = width * scale + GAP, height * scale + GAP
     font = ImageFont.load_default(size=FONT_SIZE)
     names = [_shorten_name(name, font) for name in names]
@@ -187,9 +213,9 @@ def _draw(
 def _shorten_name(name: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
     """Return a name on one line, truncated if it is too wide."""
     name = " ".join(name.split())
-    if font.getlength(name) <= LONGEST_NAME:
+    if font.getlength(name) <= MAX_NAME_LENGTH:
         return name
-    while name and font.getlength(name + "…") > LONGEST_NAME:
+    while name and font.getlength(name + "…") > MAX_NAME_LENGTH:
         name = name[:-1]
     return name + "…"
 

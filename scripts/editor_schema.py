@@ -17,11 +17,10 @@ import yaml
 from hydra.conf import HydraConf
 from pydantic import BaseModel
 
+from diffusion_lab.cli.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.choice import ChoiceSettings, Options
-from diffusion_lab.config.evaluate_schema import EvaluateConfig
-from diffusion_lab.config.generation_defaults import UNUSED_WHEN_GENERATING
 from diffusion_lab.config.sampler_section import SamplerSettings
-from diffusion_lab.config.schema import CHOICES, GenerateConfig, TrainConfig
+from diffusion_lab.config.schema import CHOICES, GenerateConfig, GenerationSettings, OutputSettings, TrainConfig
 from diffusion_lab.config.section import DeviceName
 from diffusion_lab.config.settings_reader import leaves, section_of
 from diffusion_lab.config.spelling import Spelling, spelling_of
@@ -93,16 +92,19 @@ def config_schema() -> JsonSchema:
 
 
 def _make_generation_keys_optional(sections: dict[str, JsonSchema]) -> None:
-    """Make all keys optional in sections that ``fill_for_generation`` completes with ``mode: generate``."""
+    """Make the keys optional that ``fill_for_generation`` adds with ``mode: generate``."""
     partial_sections, root = _sections(complete=False), sections[GenerateConfig.__name__]
     refs = r'"#/\$defs/(?!Reference)(\w+)"'
-    for name in ("model", *UNUSED_WHEN_GENERATING):
+    for name in ("compute", "output", "generation", "model", "data", "training"):
         pending = re.findall(refs, json.dumps(root["properties"][name]))
         root["properties"][name] = _renamed(root["properties"][name], refs)
         while pending:
             cls_name = pending.pop()
             pending += re.findall(refs, json.dumps(partial_sections[cls_name]))
             sections[f"{cls_name}InPart"] = _renamed(partial_sections[cls_name], refs)
+    root["required"].remove("compute")
+    sections[f"{OutputSettings.__name__}InPart"]["required"] = ["base_dir"]
+    sections[f"{GenerationSettings.__name__}InPart"]["required"] = ["checkpoint"]
 
 
 def _renamed(schema: JsonSchema, refs: str) -> JsonSchema:

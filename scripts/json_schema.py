@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
+from diffusion_lab.cli.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.choice import CUSTOM, ChoiceSettings
 from diffusion_lab.config.class_options import parameters_of
-from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, TrainConfig
 from diffusion_lab.faults import UNION_TAG
 

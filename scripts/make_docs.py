@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from diffusion_lab.cli.conf_files import ConfFiles
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.schema import CHOICES
@@ -23,6 +24,9 @@ PAGE = ROOT / "docs" / "configuration.md"
 
 V2_OPTIONAL = {f"training.scheduler.{name}" for name in ("step_size", "gamma", "mode", "factor", "patience")}
 """Optional keys of the V2 format."""
+
+REFERENCE = re.compile(r"\$\{(?:(?P<key>[\w.]+)|(?:wandb_or:\w+,|sweep_name_or:)(?P<otherwise>.*))\}")
+"""A reference to another key, or to an environment variable or a sweep that sets a value, else the default."""
 
 INTRODUCTION = """\
 # Configuration
@@ -85,18 +89,21 @@ Where a list is allowed, and for each option of the sampler, every value of the 
 
 ## Keys
 
-Keys marked † are extensions of the V2 format: they are optional and have the default shown. All others are required in
-a complete training file, except for `experiment` (default `diffusion`) and `mode` (default `train`). The defaults shown
-for them are those of `get_default_config()` and `experiment=v2_default`; each file of `conf/` sets suitable values.
+*V2 default* is the value of a key in `get_default_config()`, in `conf/standalone/default.yaml` and with
+`python train.py experiment=v2_default`. *`train.py`* is its value in a plain `python train.py`, as its groups and
+`conf/train.yaml` set it; a key that they leave out (—) has the V2 default. Other files of a group set other values.
+
+Keys marked † are extensions of the V2 format: they may be left out of any file and then have the V2 default. All others
+are required in a complete training file, except for `experiment` and `mode`.
 
 Names of choices are accepted in any case (`AdamW`, `CUDA:1`), and `none` in any case is null where null is allowed,
 except in keys that hold your own strings, paths, or dotted paths of your own classes. `config.yaml` uses the spelling
 shown here. The files of `conf/` are selected by their own names: `optimizer=adamw`.
 
 With `mode: generate` a file needs `mode`, `generation.checkpoint` and `output.base_dir`, and `model` for a plain state
-dict. Omitted keys of these sections and of those of training have the default shown here, except for
-`compute.device`, which is then `auto`; the stages of a network must be given completely. Check `image_size`,
-`num_timesteps` and `beta_schedule` of such a `model`: they do not follow from the weights.
+dict. Omitted keys of these sections and of those of training have the V2 default, except for `compute.device`, which is
+then `auto`; the stages of a network must be given completely. Check `image_size`, `num_timesteps` and `beta_schedule`
+of such a `model`: they do not follow from the weights.
 
 Any value may be a reference to another, such as `${{training.epochs}}`.
 """
@@ -168,6 +175,7 @@ class Reference:
         default = get_default_config()
         self.sections = section_schemas()
         self.defaults = leaves(default)
+        self.composed = composed_by_train()
         root = self.sections["TrainConfig"]["properties"]
         root["mode"]["enum"] = [root["mode"].pop("const"), "generate"]
         order = [*default, *(name for name in root if name not in default)]
@@ -191,15 +199,16 @@ class Reference:
     def table(self, section: str, values: Mapping[str, JsonSchema]) -> str:
         """Return a table with a row for each key of a section."""
         rows = (self.row(f"{section}.{name}".lstrip("."), value) for name, value in values.items())
-        return _table(("key", "type and bounds", "default", "meaning"), rows) + "\n"
+        return _table(("key", "type and bounds", "V2 default", "`train.py`", "meaning"), rows) + "\n"
 
     def row(self, key: str, value: JsonSchema) -> tuple[str, ...]:
-        """Return name, type, default and meaning of a key; extensions of the format are marked."""
+        """Return name, type, both defaults and meaning of a key; extensions of the format are marked."""
         mark = "" if key in self.defaults or key in V2_OPTIONAL else " †"
         default = _code(self.defaults.get(key, value.get("default")))
         if key not in self.defaults and (key in V2_OPTIONAL or "default" not in value):
             default = "optional" if key in V2_OPTIONAL else "required"
-        return f"`{key}`{mark}", _kind(value), default, value["description"]
+        composed = _code(self.composed[key]) if key in self.composed else "—"
+        return f"`{key}`{mark}", _kind(value), default, composed, value["description"]
 
     def options(self, choice: type[ChoiceSettings]) -> Iterator[str]:
         """Yield the options that all types share, then those specific to a type or with another default."""
@@ -214,6 +223,20 @@ class Reference:
             yield f"`type: {_code(name)[1:-1]}`. " + (f"`{path}`." if path else str(inspect.getdoc(cls))) + "\n"
             if own:
                 yield self.table(choice.KEY, own)
+
+
+def composed_by_train() -> dict[str, Any]:
+    """Return the values of `python train.py` by dotted key; the run folder is described, not named."""
+    values = ConfFiles(CONF, "train").composed({})
+
+    def resolved(value: Any) -> Any:
+        reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if reference is None:
+            return value
+        key, otherwise = reference["key"], reference["otherwise"]
+        return resolved(values[key] if key else yaml.safe_load(otherwise) if "$" not in otherwise else otherwise)
+
+    return {key: resolved(value) for key, value in values.items()} | {"output.base_dir": "outputs/EXPERIMENT/TIME"}
 
 
 def _kind(value: JsonSchema) -> str:

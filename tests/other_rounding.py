@@ -3,7 +3,7 @@
 Convolutions, matrix products and normalisations of float32 give results that differ in their last bits from this
 machine's, always in the same way for the same input, so that what must be bitwise repeatable still is. Tests that
 compare with a reference to the last bits, or that look into the functions replaced here, are expected to notice;
-a test of training or sampling that does must be mended.
+a test of training or sampling that does must be fixed.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Program:
         launcher: What starts it.
         program: Its command line, without the interpreter: ``("train.py", "training.epochs=1")``, ``("-m", "module")``.
         folder: Where it runs.
-        env: What its environment has beside that of the tests.
+        env: Additions to the environment of the tests.
     """
 
     def __init__(self, launcher: Launcher, program: tuple[str, ...], folder: Path, env: dict[str, str]) -> None:
@@ -85,7 +85,7 @@ class Program:
         return self.ended(0) is None
 
     def ended(self, seconds: float) -> int | None:
-        """Its exit code (negative: the signal that ended it), None if it still runs after so many seconds."""
+        """Return its exit code (negative: the signal that ended it), None if it still runs after that time."""
         if self.code is None:
             self.code = self.launcher.ask(do="wait", pid=self.pid, seconds=seconds)
         return self.code

@@ -59,7 +59,7 @@ def test_prediction_is_the_requested_one(prediction, kind):
 
 def test_sigma_data_reaches_the_preconditioning():
     assert create_ddpm(**TINY, prediction="edm", sigma_data=0.3).parameterization.sigma_data == 0.3
-    with pytest.raises(ValueError, match=r"model\.diffusion\.sigma_data must be a number: auto is measured"):
+    with pytest.raises(ValueError, match=r"^sigma_data must be a number: auto is measured"):
         create_ddpm(**TINY, prediction="edm")
 
 
@@ -84,7 +84,7 @@ def test_arguments_reach_the_noise_process():
 def test_a_key_of_another_process_is_refused():
     with pytest.raises(ValueError, match=r"noise_shift = 2\.0: belongs to type continuous_cosine or flow, not to edm"):
         create_ddpm(**TINY, diffusion_type="edm", noise_shift=2.0)
-    with pytest.raises(ValueError, match=r"sigma_min = 90\.0: must be less than model\.diffusion\.sigma_max, 80"):
+    with pytest.raises(ValueError, match=r"sigma_min = 90\.0: must be less than sigma_max, 80"):
         create_ddpm(**TINY, diffusion_type="edm", sigma_min=90.0)
 
 
@@ -99,19 +99,36 @@ def test_without_classes_the_model_is_unconditional():
     assert model.network.embed_label is None
 
 
-def test_every_fault_is_listed_with_its_key():
+def test_every_fault_is_listed_with_its_argument():
     faulty = {**TINY, "image_size": 7, "use_attention": [True], "num_timesteps": 0, "num_classes": 0}
-    with pytest.raises(ValueError, match="settings are wrong") as caught:
-        create_ddpm(**faulty, class_dropout_prob=2.0, beta_start=0.5, beta_end=0.1)
-    for key in (
-        "architecture.image_size",
-        "architecture.use_attention",
-        "diffusion.num_timesteps",
-        "diffusion.beta_start",
-        "conditioning.num_classes",
-        "conditioning.class_dropout_prob",
-    ):
-        assert f"model.{key} = " in str(caught.value)
+    with pytest.raises(ValueError, match="arguments are wrong") as caught:
+        create_ddpm(**faulty, class_dropout_prob=2.0, beta_start=0.5, beta_end=0.1, diffusion_type="discreet")
+    message = str(caught.value)
+    for name in ("image_size", "use_attention", "num_timesteps", "num_classes", "class_dropout_prob", "diffusion_type"):
+        assert f"\n  {name} = " in message
+    assert "(did you mean 'discrete'?)" in message
+    assert "model." not in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channel_multipliers": 3}, "channel_multipliers = 3: must be a list"),
+        ({"beta_start": 0.5, "beta_end": 0.1}, "beta_start = 0.5: must be less than beta_end, 0.1"),
+        (
+            {"num_classes": 3, "class_names": ["a", "b"]},
+            "class_names must hold a name for each class or none, .* 3, got 2",
+        ),
+        ({"class_names": ["a", "b"]}, "class_names must hold .* num_classes is None, got 2"),
+        ({"num_classes": 2, "class_names": ["a", "a"]}, "class_names must differ"),
+        ({"num_classes": 2, "class_names": [0, 1]}, r"class_names must be a sequence of strings, got \[0, 1\]"),
+        ({"model_channels": 2**24}, "^the network needs at least .* GiB for the weights, .* num_classes$"),
+    ],
+)
+def test_a_wrong_argument_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        create_ddpm(**{**TINY, **arguments})
+    assert "model." not in str(caught.value)
 
 
 def test_the_same_seed_gives_the_same_weights():
@@ -151,7 +168,7 @@ def test_dotted_path_without_a_class_is_refused(path):
 
 def test_noise_prediction_is_refused_without_signal_at_the_end():
     numbers = {"image_size": 8, "model_channels": 8, "channel_multipliers": [1], "use_attention": [False]}
-    with pytest.raises(ValueError, match=r"model\.diffusion\.prediction epsilon needs .* alpha = "):
+    with pytest.raises(ValueError, match=r"^prediction epsilon needs .* alpha = "):
         create_ddpm(**numbers, beta_schedule="linear", beta_end=0.5, prediction="epsilon")
     create_ddpm(**numbers, beta_schedule="linear", beta_end=0.5, prediction="v")
     for process in ({"zero_terminal_snr": True}, {"diffusion_type": "flow"}):
@@ -165,7 +182,7 @@ LINEAR = {**TINY, "num_timesteps": 100, "beta_schedule": "linear"}
 def test_a_process_that_does_not_end_in_noise_warns():
     """The warning is that of training from the command line, and the suggested settings help."""
     with pytest.warns(
-        ConfigWarning, match=r"alpha = 0\.6 of the image left .*beta_start=0\.001 .*beta_end=0\.2\)"
+        ConfigWarning, match=r"alpha = 0\.6 of the image left .*\(beta_start=0\.001 beta_end=0\.2\)"
     ) as caught:
         create_ddpm(**LINEAR)
     assert caught[0].filename == __file__

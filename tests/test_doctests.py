@@ -19,7 +19,7 @@ def modules_with_examples() -> list[str]:
 
 
 def test_examples_exist():
-    assert "diffusion_lab.sampling" in modules_with_examples()
+    assert "diffusion_lab.sampling.sampler" in modules_with_examples()
 
 
 @pytest.mark.parametrize("name", modules_with_examples())

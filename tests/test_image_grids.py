@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.image_grids import GAP, LEAST_CELL, PAPER, class_grid, image_grid, image_pixels, to_image
+from diffusion_lab.image_grids import GAP, MIN_CELL, PAPER, class_grid, image_grid, image_pixels, to_image
 
 
 def flat(*values: int, size: int = 60, channels: int = 3) -> torch.Tensor:
@@ -45,7 +45,7 @@ def test_without_a_number_of_columns_the_grid_is_nearly_square(count, columns):
 def test_small_images_are_enlarged_by_whole_pixels(size, scale):
     pixels = torch.randint(0, 256, (1, 1, size, size), dtype=torch.uint8)
     sheet = np.array(image_grid(pixels))[GAP:-GAP, GAP:-GAP, 0]
-    assert sheet.shape[0] == size * scale >= LEAST_CELL
+    assert sheet.shape[0] == size * scale >= MIN_CELL
     flat_sheet = np.array(image_grid(torch.full_like(pixels, 77)))[GAP:-GAP, GAP:-GAP, 0]
     assert (flat_sheet == 77).all()  # nothing but the image, up to its edges
     back = sheet.reshape(size, scale, size, scale).mean(axis=(1, 3))
@@ -84,3 +84,23 @@ def test_names_determine_the_margin_and_unnamed_classes_show_numbers():
 def test_pixels_survive_conversion_to_an_image(channels):
     pixels = torch.arange(channels * 4 * 5, dtype=torch.uint8).view(channels, 4, 5)
     assert torch.equal(image_pixels(to_image(pixels)), pixels)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: image_grid(torch.zeros(2, 3, 8, 8)),
+            r"^pixels must be a uint8 .*got torch.float32 of shape \(2, 3, 8, 8\)",
+        ),
+        (lambda: image_grid(flat(1)[0]), r"^pixels must be .* of shape \(3, 60, 60\)"),
+        (lambda: image_grid(flat(1)[:0]), r"^pixels must be .* of shape \(0, 3, 60, 60\)"),
+        (lambda: image_grid([flat(1)]), "^pixels must be .* got list"),
+        (lambda: image_grid(flat(1), columns=0), "^columns must be at least 1, got 0"),
+        (lambda: class_grid(flat(1, 2), [0]), r"^labels must hold one class number for each of 2 images, got \[0\]"),
+        (lambda: class_grid(flat(1, 2), [0, -1]), r"^labels must .*, got \[0, -1\]"),
+    ],
+)
+def test_wrong_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

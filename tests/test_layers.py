@@ -1,46 +1,14 @@
-"""The package has layers: imports point downwards only, and sampling stays light.
-
-The source is read, not run, so imports inside functions and those for type checking are seen as well.
-"""
+"""The package has layers: imports point downwards only, and sampling stays light."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-PACKAGE = "diffusion_lab"
-ROOT = Path(__file__).resolve().parents[1]
+from scripts.layers import HEIGHT, PACKAGE, Import, imports_of, project_files, room_of
 
-# From the ground up. A module may import from the lines above its own and from its own folder, not from its
-# neighbours on the same line: so `networks` and `data` know nothing of diffusion.
-LAYERS: tuple[tuple[str, ...], ...] = (
-    ("shapes", "ema_formats", "version", "console", "cpu"),
-    ("faults",),
-    ("runtime",),
-    ("files", "image_grids"),
-    ("diffusion", "networks", "data"),
-    ("denoiser",),
-    ("guidance", "samplers"),
-    ("config",),
-    ("v1", "sweeps"),
-    ("cli",),
-    ("terminal_noise", "run_images"),
-    ("create", "finite_samples", "ema", "sampling_request"),
-    ("sampling", "checkpoint"),
-    ("runs",),
-    ("generation",),
-    ("features",),
-    ("evaluation",),
-    ("training",),
-    ("__main__",),
-)
-HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
-
-SAMPLING_PATH = ("samplers", "sampling", "checkpoint", "create", "denoiser", "guidance", "generation")
+SAMPLING_PATH = ("samplers", "sampling", "ema", "checkpoint", "create", "denoiser", "guidance", "generation")
 TRAINING_LIBRARIES = {"lightning", "pytorch_lightning", "torchmetrics", "wandb", "hydra"}
 # So that --help is fast.
 READ_BEFORE_TORCH = ("config", "v1", "sweeps", "cli", "samplers", "diffusion.parameterization")
@@ -50,89 +18,22 @@ HYDRA = {"hydra": ("cli", "sweeps"), "omegaconf": ("cli", "sweeps", "config")}
 HOOK = f"{PACKAGE}.runtime.torchvision_import"
 
 
-@dataclass(frozen=True)
-class Import:
-    """One imported module, absolute: `lightning.pytorch`, `diffusion_lab.data.order`."""
-
-    target: str
-    place: str
-    for_types_only: bool
-
-    @property
-    def library(self) -> str:
-        return self.target.partition(".")[0]
-
-
-class Imports(ast.NodeVisitor):
-    """Collects what one file imports."""
-
-    def __init__(self, file: str, known: set[str]) -> None:
-        self.file, self.known = file, known
-        self.for_types_only = False
-        self.found: list[Import] = []
-
-    def visit_If(self, node: ast.If) -> None:
-        before, self.for_types_only = self.for_types_only, "TYPE_CHECKING" in ast.unparse(node.test)
-        for child in node.body:
-            self.visit(child)
-        self.for_types_only = before
-        for child in node.orelse:
-            self.visit(child)
-
-    def visit_Import(self, node: ast.Import) -> None:
-        for name in node.names:
-            self.add(name.name, node.lineno)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        folder = [PACKAGE, *Path(self.file).parts[:-1]]
-        above = folder[: len(folder) - node.level + 1] if node.level else []
-        source = ".".join([*above, *([node.module] if node.module else [])])
-        inner = [f"{source}.{name.name}" for name in node.names]
-        targets = [name if name in self.known or source == PACKAGE else source for name in inner]
-        for target in dict.fromkeys(targets):
-            self.add(target, node.lineno)
-
-    def add(self, target: str, line: int) -> None:
-        self.found.append(Import(target, f"{PACKAGE}/{self.file}:{line}", self.for_types_only))
-
-
-def module_name(file: str) -> str:
-    parts = [PACKAGE, *Path(file).with_suffix("").parts]
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imports_of(sources: Mapping[str, str]) -> dict[str, list[Import]]:
-    """Module name → what it imports, for sources given as path inside the package → text."""
-    known = {module_name(file) for file in sources}
-    imports = {}
-    for file, text in sources.items():
-        visitor = Imports(file, known)
-        visitor.visit(ast.parse(text))
-        imports[module_name(file)] = visitor.found
-    return imports
-
-
-def part_of(module: str) -> str:
-    """Return the entry of a module in LAYERS: `diffusion_lab.data.order` → `data`; '' for the package itself."""
-    return module.removeprefix(PACKAGE).removeprefix(".").partition(".")[0]
-
-
-def wrong_directions(imports: Mapping[str, list[Import]]) -> Iterator[str]:
-    for module, found in imports.items():
-        here = part_of(module)
-        if not here:
+def upward_imports(imports: Mapping[str, list[Import]]) -> Iterator[str]:
+    for module, imported_modules in imports.items():
+        room = room_of(module)
+        if not room:
             continue  # the package itself only names what it exports
-        if here not in HEIGHT:
-            yield f"{module} has no layer: give {here!r} a place in LAYERS"
+        if room not in HEIGHT:
+            yield f"{module} has no layer: add {room!r} to FLOORS"
             continue
-        for imported in found:
-            there = part_of(imported.target)
-            if imported.library != PACKAGE or there == here:
+        for imported in imported_modules:
+            source = room_of(imported.target)
+            if imported.library != PACKAGE or source == room:
                 continue
-            if there not in HEIGHT:
-                yield f"{imported.place} imports {imported.target}, which has no layer"
-            elif HEIGHT[there] >= HEIGHT[here]:
-                yield f"{imported.place} imports {imported.target}, which is not below {here}"
+            if source not in HEIGHT:
+                yield f"{imported.location} imports {imported.target}, which has no layer"
+            elif HEIGHT[source] >= HEIGHT[room]:
+                yield f"{imported.location} imports {imported.target}, which is not below {room}"
 
 
 def reached_from(start: str, imports: Mapping[str, list[Import]]) -> set[str]:
@@ -154,7 +55,7 @@ def reached_from(start: str, imports: Mapping[str, list[Import]]) -> set[str]:
 
 def libraries_reached(start: str, imports: Mapping[str, list[Import]], unwanted: set[str]) -> list[str]:
     return sorted(
-        f"{imported.place} imports {imported.target}, which {start} must not need"
+        f"{imported.location} imports {imported.target}, which {start} must not need"
         for module in reached_from(f"{PACKAGE}.{start}", imports)
         for imported in imports[module]
         if imported.library in unwanted and not imported.for_types_only
@@ -163,13 +64,11 @@ def libraries_reached(start: str, imports: Mapping[str, list[Import]], unwanted:
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, list[Import]]:
-    folder = ROOT / PACKAGE
-    files = sorted(folder.rglob("*.py"))
-    return imports_of({str(file.relative_to(folder)): file.read_text(encoding="utf-8") for file in files})
+    return imports_of(project_files())
 
 
 def test_imports_point_downwards(project: dict[str, list[Import]]) -> None:
-    faults = list(wrong_directions(project))
+    faults = list(upward_imports(project))
     assert not faults, "\n".join(faults)
 
 
@@ -192,10 +91,10 @@ def test_features_need_no_training_library(project: dict[str, list[Import]]) -> 
 
 def test_only_command_lines_and_sweeps_import_hydra(project: dict[str, list[Import]]) -> None:
     faults = [
-        f"{imported.place} imports {imported.target}"
-        for module, found in project.items()
-        for imported in found
-        if imported.library in HYDRA and part_of(module) not in HYDRA[imported.library]
+        f"{imported.location} imports {imported.target}"
+        for module, imported_modules in project.items()
+        for imported in imported_modules
+        if imported.library in HYDRA and room_of(module) not in HYDRA[imported.library]
     ]
     assert not faults, "\n".join(faults)
 
@@ -214,7 +113,7 @@ def test_only_command_lines_and_sweeps_import_hydra(project: dict[str, list[Impo
 )
 def test_an_upward_import_is_found(source: str) -> None:
     imports = imports_of({"denoiser.py": source, "training/__init__.py": "", "training/fit.py": ""})
-    (fault,) = wrong_directions(imports)
+    (fault,) = upward_imports(imports)
     assert fault.startswith(f"{PACKAGE}/denoiser.py:")
     assert fault.endswith("which is not below denoiser")
 
@@ -228,7 +127,7 @@ def test_an_upward_import_is_found(source: str) -> None:
     ],
 )
 def test_forbidden_imports_are_found(file: str, source: str) -> None:
-    assert len(list(wrong_directions(imports_of({file: source, "diffusion/level.py": ""})))) == 1
+    assert len(list(upward_imports(imports_of({file: source, "diffusion/level.py": ""})))) == 1
 
 
 def test_downward_imports_pass() -> None:
@@ -236,7 +135,7 @@ def test_downward_imports_pass() -> None:
         "training/fit.py": "from .module import Module\nfrom ..checkpoint import save",
         "training/module.py": "from diffusion_lab.shapes import Batch\nimport torch",
     }
-    assert not list(wrong_directions(imports_of(sources)))
+    assert not list(upward_imports(imports_of(sources)))
 
 
 @pytest.mark.parametrize("detour", ["from diffusion_lab.data.split import f", "from .data import split"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from diffusion_lab.checkpoint.foreign import (
     with_classes,
     with_prediction,
 )
-from diffusion_lab.checkpoint.weights import SkipWeightInit, Weights, check_architecture, load_weights
+from diffusion_lab.checkpoint.weights import Weights, assign_weights, load_weights
 from diffusion_lab.config.model_section import DiTOptions, ModelSettings, UNetOptions
 from diffusion_lab.config.training_section import PerformanceSettings
 from diffusion_lab.config.validate import SectionT, parse_section
 from diffusion_lab.console.redaction import REDACTED, holds_redacted
-from diffusion_lab.create import create_denoiser, weight_shapes
+from diffusion_lab.create import create_denoiser
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.parameterization import PreconditionedOutput
 from diffusion_lab.faults import ConfigError, ConfigWarning
@@ -76,6 +76,7 @@ class Checkpoint:
         model: ModelSettings | None = None,
         ema_decay: float | None = None,
         trust: Collection[str] = (),
+        copy: bool = True,
     ) -> Denoiser:
         """Create the denoiser, in evaluation mode on the CPU.
 
@@ -85,6 +86,8 @@ class Checkpoint:
             ema_decay: Decay of the average to use; the main one if None.
             trust: Dotted paths of classes that may be imported because the checkpoint names them; those named in
                 ``model`` may be imported as well.
+            copy: Whether to copy the weights. Otherwise the denoiser takes over the memory of this checkpoint, which
+                must not be used any more.
 
         Raises:
             ValueError: The architecture is unknown, the weights belong to another one, there is no (readable) average
@@ -112,16 +115,18 @@ class Checkpoint:
             warnings.warn(f"{self.path} holds no EMA weights: the raw weights are used", ConfigWarning, stacklevel=2)
         chosen = self.select_weights(use_ema, decay)
         weights = fill_average(chosen, self.weights) if averaged and self.foreign else chosen
-        custom = "." in settings.architecture.type + settings.diffusion.type  # may draw values outside the checkpoint
-        if "." not in settings.architecture.type:
-            self._check_shapes(settings, weights)
-        skip_init = nullcontext() if custom else SkipWeightInit()
-        with self._name_file_in_errors(), torch.random.fork_rng(devices=[]), skip_init:
-            denoiser = create_denoiser(settings, self.class_names)
+        is_own = "." not in settings.architecture.type  # others may compute with tensors when they are created
+        if is_own:
+            self._check_depth(settings, weights)
+        with self._name_file_in_errors(), torch.random.fork_rng(devices=[]):
+            denoiser = create_denoiser(settings, self.class_names, without_weights=is_own)
         self.check_input_scaling(denoiser)
         if averaged and self.foreign:
             check_complete_average(chosen, denoiser, self.path)
-        load_weights(denoiser, weights, self.path)
+        if is_own:
+            assign_weights(denoiser, weights, self.path, copy)
+        else:
+            load_weights(denoiser, weights, self.path)
         denoiser.weights = "ema" if averaged else "raw"
         return denoiser.eval()
 
@@ -186,8 +191,8 @@ class Checkpoint:
             "use the version of diffusion_lab that wrote it"
         )
 
-    def _check_shapes(self, settings: ModelSettings, weights: Weights) -> None:
-        """Compare the weights with the architecture before allocating memory for it, since it could be of any size."""
+    def _check_depth(self, settings: ModelSettings, weights: Weights) -> None:
+        """Compare the number of blocks with the weights before any is created, since it could be of any size."""
         architecture = settings.architecture
         stages = architecture.stages if isinstance(architecture, UNetOptions | DiTOptions) else []
         blocks = sum(number for _, number in stages)
@@ -196,9 +201,6 @@ class Checkpoint:
                 f"{self.path} holds weights of another architecture: {len(weights)} tensors, too few for "
                 f"{blocks} blocks. Give the model settings that it was trained with"
             )
-        with self._name_file_in_errors(), SkipWeightInit():
-            shapes = weight_shapes(settings)
-        check_architecture(shapes, weights, self.path)
 
     def select_weights(self, use_ema: bool, decay: float | None) -> Weights:
         """Return the averaged weights of a decay, or the raw ones if requested or if there are no others.

@@ -136,7 +136,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 - it is not a dict
+            # Copies: safetensors maps the file, and tensors would change with a file that is overwritten in place.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata  # noqa: SIM118 - no dict
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is not an export, or a damaged one: {error}") from error
 

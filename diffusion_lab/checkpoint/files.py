@@ -33,7 +33,7 @@ BEST = "best.ckpt"
 OWN_CHECKSUMS = "the CRC-32 sums inside it, which cover its tensors and settings but not the archive's directory"
 """Checksums by which a checkpoint without manifest is verified."""
 
-LARGEST_MANIFEST = 2**16
+MAX_MANIFEST_BYTES = 2**16
 """Maximum bytes of a manifest."""
 
 
@@ -76,7 +76,7 @@ class Manifest:
         file = file.resolve()
         path = cls.path_of(file)
         try:
-            manifest = cls(**read_json(path, LARGEST_MANIFEST))
+            manifest = cls(**read_json(path, MAX_MANIFEST_BYTES))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, OSError) as error:  # it may hold anything, or not be a file at all

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from diffusion_lab.checkpoint.weights import Weights
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.console.terminal import on_one_line
-from diffusion_lab.ema_formats import bare_names, find_average
+from diffusion_lab.ema.formats import bare_names, find_average
 from diffusion_lab.faults import shown
 
 LABELS = "network.embed_label.weight"
@@ -29,9 +29,9 @@ READ_KEYS = (WEIGHTS_KEY, "state_dict", EMA_KEY, OPTIMIZER_KEY, "num_classes", "
 """The keys that are read."""
 
 
-MOST_CLASSES = 10**9
+MAX_CLASSES = 10**9
 
-MOST_NAMED = 20
+MAX_NAMED = 20
 """Maximum number of unread keys that are named."""
 
 
@@ -78,20 +78,16 @@ def read_foreign_parts(content: Mapping[str, Any], path: Path) -> ForeignParts:
     if WEIGHTS_KEY not in content and "state_dict" not in content:
         return ForeignParts()
     classes = content.get("num_classes", UNKNOWN)
-    if (
-        classes is not UNKNOWN
-        and classes is not None
-        and (type(classes) is not int or not 1 <= classes <= MOST_CLASSES)
-    ):
+    if classes is not UNKNOWN and classes is not None and (type(classes) is not int or not 1 <= classes <= MAX_CLASSES):
         raise ValueError(
-            f"{path} has num_classes {shown(classes)}, which must be an integer from 1 to {MOST_CLASSES:,}, or None"
+            f"{path} has num_classes {shown(classes)}, which must be an integer from 1 to {MAX_CLASSES:,}, or None"
         )
     return ForeignParts(
         num_classes=classes,
         ema=content.get(EMA_KEY),
         epoch=content.get("epoch"),
         optimizer=content.get(OPTIMIZER_KEY),
-        unread=tuple(on_one_line(name)[:40] for name in content if name not in READ_KEYS)[:MOST_NAMED],
+        unread=tuple(on_one_line(name)[:40] for name in content if name not in READ_KEYS)[:MAX_NAMED],
         saved_in_training=WEIGHTS_KEY in content,
     )
 

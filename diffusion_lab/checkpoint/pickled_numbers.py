@@ -33,7 +33,7 @@ ARRAY = tuple(f"{module}._reconstruct" for module in MODULES)
 NUMBER_CALLS = {DTYPE, *SCALAR, *ARRAY, *BYTES}
 """Functions that may be called with arguments accepted by ``check_call``."""
 
-MOST_DIMENSIONS = 32
+MAX_DIMENSIONS = 32
 
 
 def safe_globals() -> list[Any]:
@@ -88,7 +88,7 @@ def check_filling(node: list[Node], state: Node) -> int:
 
 
 def _is_shape(shape: Node) -> bool:
-    sizes = isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS
+    sizes = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS
     return sizes and all(type(size) is int and 0 <= size < 2**48 for size in shape)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
+from diffusion_lab.arguments import arguments_named, check_flag, is_number
 from diffusion_lab.checkpoint.content import Checkpoint, parse_saved_section
 from diffusion_lab.checkpoint.export import EXPORT_SUFFIX, read_export
 from diffusion_lab.checkpoint.files import find_checkpoint
@@ -24,10 +27,17 @@ from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.runtime.devices import resolve_device
-from diffusion_lab.terminal_noise import image_process_warnings
+from diffusion_lab.sampling.terminal_noise import image_process_warnings
 
 DATA_POSITION = "ImageDataModule"
 """Key of the position in the data, for which the trainer uses the class name of the data module."""
+
+ARGUMENTS = {
+    "generation.sampling.ema_decay": "ema_decay",
+    "generation.sampling.use_ema": "use_ema",
+    "generation.sampling.use_ema=true, no --raw": "use_ema=True",
+}
+"""Arguments of ``load_denoiser`` by the keys of ``sample.py``."""
 
 
 def load_denoiser(
@@ -58,15 +68,24 @@ def load_denoiser(
         ValueError: The file is not a checkpoint or is damaged, holds no weights, or none of that decay, or weights of
             another architecture, or names a class that is not trusted; file, weights and ``model`` contradict each
             other in the number of classes; or this machine does not have the device.
-        TypeError: ``model`` is neither a dict nor settings.
+        TypeError: ``path`` is no path, or ``model`` is neither a dict nor settings.
 
     Warns:
         ConfigWarning: There are no averaged weights, or the noise process does not end in pure noise, where sampling
             begins.
     """
     target = resolve_device(device, "device")
+    check_flag("use_ema", use_ema)
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be a path, as a string or pathlib.Path, got {reprlib.repr(path)}")
+    if ema_decay is not None and not is_number(ema_decay):
+        raise ValueError(f"ema_decay must be the decay of an average, a number, or None, got {reprlib.repr(ema_decay)}")
+    if isinstance(trust, str):
+        raise ValueError(f"trust must be a list of dotted paths, got the string {trust!r}: [{trust!r}]")
     settings = _parse_model(model)
-    denoiser = read_checkpoint(find_checkpoint(path)).denoiser(use_ema, settings, ema_decay, trust).to(target)
+    checkpoint = read_checkpoint(find_checkpoint(path))
+    with arguments_named(ARGUMENTS):
+        denoiser = checkpoint.denoiser(use_ema, settings, ema_decay, trust, copy=False).to(target)
     for warning in image_process_warnings(denoiser.schedule):
         warnings.warn(f"{path}: {warning}", ConfigWarning, stacklevel=2)
     return denoiser

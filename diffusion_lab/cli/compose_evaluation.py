@@ -13,12 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.cli.compose import config_dir
 from diffusion_lab.cli.default_prediction import prediction_is_default, with_default_prediction
+from diffusion_lab.cli.evaluate_rules import evaluation_faults
+from diffusion_lab.cli.evaluate_schema import EvaluateConfig
 from diffusion_lab.cli.interpolations import check_interpolations
 from diffusion_lab.cli.key_locations import KeyLocations, job_key_locations
 from diffusion_lab.cli.run_dir import hydra_folder_faults
-from diffusion_lab.config.evaluate_rules import evaluation_faults
-from diffusion_lab.config.evaluate_schema import EvaluateConfig
-from diffusion_lab.config.evaluation_section import GENERATED
 from diffusion_lab.config.resolve import resolved
 from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.config.settings_reader import SettingsReader, expand_home, leaves, plain_tree
@@ -32,6 +31,9 @@ EVALUATE_SHORT_NAMES = (
     *("seed", "device", "use_ema", "ema_decay", "trust"),
 )
 """Top-level keys of ``conf/evaluate.yaml`` that only fill other keys."""
+
+GENERATED = 1000
+"""Default number of images to generate."""
 
 AXES = (
     "generation.checkpoint",

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-MOST_CHARACTERS = 2**20
+MAX_CHARACTERS = 2**20
 """Limit for settings with all references resolved; those of a run have about a hundredth."""
 
-MOST_LEVELS = 150
+MAX_LEVELS = 150
 """Limit for nested sections and chained references together."""
 
-UNKNOWN_TARGET = MOST_CHARACTERS // 16
+UNKNOWN_TARGET = MAX_CHARACTERS // 16
 """Assumed size of a reference whose target depends on another reference: at most sixteen are allowed."""
 
 KEY_RESOLVERS = ("oc.select", "oc.dict.values", "oc.dict.keys")
@@ -27,17 +27,17 @@ def check_interpolations(tree: Any, source: str) -> None:
         source: Name of the settings in error messages.
 
     Raises:
-        ValueError: More than ``MOST_CHARACTERS`` characters with all references resolved, more than ``MOST_LEVELS``
+        ValueError: More than ``MAX_CHARACTERS`` characters with all references resolved, more than ``MAX_LEVELS``
             levels, or a circular reference.
     """
     try:
         size = _Sizes(tree).size_of((), 0)
     except _Endless as fault:
         raise ValueError(f"{source} has references that cannot be resolved: {fault}") from None
-    if size > MOST_CHARACTERS:
+    if size > MAX_CHARACTERS:
         raise ValueError(
             f"{source} has references that cannot be resolved: resolved, the settings would have more than "
-            f"{MOST_CHARACTERS} characters"
+            f"{MAX_CHARACTERS} characters"
         )
 
 
@@ -62,8 +62,8 @@ class _Sizes:
         dotted = ".".join(map(str, path))
         if path in self.open:
             raise _Endless(f"{dotted} refers to itself")
-        if levels > MOST_LEVELS:
-            raise _Endless(f"more than {MOST_LEVELS} chained references and nested sections, up to {dotted}")
+        if levels > MAX_LEVELS:
+            raise _Endless(f"more than {MAX_LEVELS} chained references and nested sections, up to {dotted}")
         self.open.add(path)
         value = self._value(path)
         if isinstance(value, dict):
@@ -73,7 +73,7 @@ class _Sizes:
         else:
             size = 1 + (self._size_of_string(value, path, levels) if isinstance(value, str) else 0)
         self.open.discard(path)
-        self.known[path] = min(size, MOST_CHARACTERS + 1)
+        self.known[path] = min(size, MAX_CHARACTERS + 1)
         return self.known[path]
 
     def _size_of_string(self, text: str, path: Path, levels: int) -> int:

@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from diffusion_lab.cli.completion import completion_script
 from diffusion_lab.cli.compose import SHORT_NAMES
 from diffusion_lab.cli.compose_evaluation import EVALUATE_SHORT_NAMES
+from diffusion_lab.cli.evaluate_schema import EvaluateConfig
 from diffusion_lab.cli.key_locations import KeyLocations, composed_key_locations, override_keys
 from diffusion_lab.cli.optional_packages import install_hint, names_in
 from diffusion_lab.cli.overrides import (
@@ -35,7 +36,6 @@ from diffusion_lab.cli.overrides import (
 from diffusion_lab.cli.refused_overrides import HYDRA_SETTINGS, explain_refused, refuse_unread
 from diffusion_lab.cli.report import run_and_report
 from diffusion_lab.cli.run_dir import check_hydra_folders
-from diffusion_lab.config.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.section import Section, home_expanded
 from diffusion_lab.config.settings_reader import known_keys, suggest_key

@@ -27,7 +27,7 @@ SectionT = TypeVar("SectionT", bound=Section)
 IGNORED_WHEN_GENERATING = ("experiment", "data", "training", "evaluation", "logger")
 """Sections of files used for both modes, which ``sample.py`` ignores."""
 
-MOST_ROUNDS = 3
+MAX_ROUNDS = 3
 """Rounds of overrides: one may change the target of another key's reference, which then differs as well."""
 
 
@@ -57,7 +57,7 @@ def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
     try:
         with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
             composed = compose(script, arguments)
-            for _ in range(MOST_ROUNDS):
+            for _ in range(MAX_ROUNDS):
                 further = dict(_overrides(_values(composed), settings, short_names))
                 if not further:
                     break

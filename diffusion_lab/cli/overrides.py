@@ -27,9 +27,9 @@ GRAMMAR = (
 )
 
 
-MOST_JOBS = 100_000
-MOST_DIGITS, MOST_BRACKETS = 100, 50
-TOO_MANY_DIGITS = re.compile(rf"\d{{{MOST_DIGITS + 1}}}")
+MAX_JOBS = 100_000
+MAX_DIGITS, MAX_BRACKETS = 100, 50
+TOO_MANY_DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1}}}")
 
 
 def explain_syntax_error(arguments: Sequence[str], conf: Path | None = None) -> str | None:
@@ -54,19 +54,19 @@ def refuse_excess(arguments: Sequence[str]) -> None:
         arguments: Arguments of the command line.
 
     Raises:
-        ValueError: One contains a number of more than ``MOST_DIGITS`` digits, or more than ``MOST_BRACKETS`` nested
+        ValueError: One contains a number of more than ``MAX_DIGITS`` digits, or more than ``MAX_BRACKETS`` nested
             brackets.
     """
     for argument in arguments:
         key = argument.partition("=")[0][:80]
         if TOO_MANY_DIGITS.search(argument):
-            raise ValueError(f"{key} has a number of more than {MOST_DIGITS} digits: use a shorter one")
+            raise ValueError(f"{key} has a number of more than {MAX_DIGITS} digits: use a shorter one")
         level = deepest = 0
         for bracket in re.findall(r"[\[\](){}]", argument):
             level += 1 if bracket in "[({" else -1
             deepest = max(deepest, level)
-        if deepest > MOST_BRACKETS:
-            raise ValueError(f"{key} has more than {MOST_BRACKETS} nested brackets: use fewer")
+        if deepest > MAX_BRACKETS:
+            raise ValueError(f"{key} has more than {MAX_BRACKETS} nested brackets: use fewer")
 
 
 def check_sweep_size(arguments: Sequence[str]) -> None:
@@ -76,17 +76,17 @@ def check_sweep_size(arguments: Sequence[str]) -> None:
         arguments: Arguments of the command line. With a sweeper that searches, a range is not a list of jobs.
 
     Raises:
-        ValueError: The values make more than ``MOST_JOBS`` combinations.
+        ValueError: The values make more than ``MAX_JOBS`` combinations.
     """
     if _searches(arguments):
         return
     jobs = 1
     for argument, override in _readable(arguments):
         jobs *= max(_number_of_values(override.value()), 1)
-        if jobs > MOST_JOBS:
+        if jobs > MAX_JOBS:
             key = argument.partition("=")[0]
             raise ValueError(
-                f"{key} makes this a sweep of {jobs:,} jobs, more than the limit of {MOST_JOBS:,}: use fewer values"
+                f"{key} makes this a sweep of {jobs:,} jobs, more than the limit of {MAX_JOBS:,}: use fewer values"
             )
 
 

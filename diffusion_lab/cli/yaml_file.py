@@ -16,14 +16,14 @@ from diffusion_lab.cli.interpolations import check_interpolations
 from diffusion_lab.files.reading import FileTooLargeError, NotRegularFileError, read_regular
 from diffusion_lab.files.writing import atomic_write
 
-LONGEST_LINE = 1000
+MAX_LINE_LENGTH = 1000
 """Characters of a list on one line before it is wrapped."""
 
-MOST_BYTES, MOST_VALUES, MOST_LEVELS = 2**20, 20_000, 50
+MAX_BYTES, MAX_VALUES, MAX_LEVELS = 2**20, 20_000, 50
 """Limits of a settings file: its size, its values with all aliases (``*alias``) expanded, and nested sections."""
 
-MOST_DIGITS = 100
-LONG_NUMBER = re.compile(rf"[-+]?(0[xob])?[0-9a-fA-F_:.]{{{MOST_DIGITS + 1},}}")
+MAX_DIGITS = 100
+LONG_NUMBER = re.compile(rf"[-+]?(0[xob])?[0-9a-fA-F_:.]{{{MAX_DIGITS + 1},}}")
 """Plain scalar that YAML may parse as a number; some formats have no limit except memory."""
 
 UNREADABLE = (
@@ -51,14 +51,14 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def load_tree(file: Path) -> DictConfig:
     """Return the tree in a settings file unchanged. Raises as ``read_yaml`` does, except for references."""
     try:
-        content = read_regular(file, MOST_BYTES)
+        content = read_regular(file, MAX_BYTES)
         _refuse_excess(content, file)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} does not exist") from error
     except NotRegularFileError as error:
         raise ValueError(f"{file} is not a regular file: pass a settings file") from error
     except FileTooLargeError as error:
-        raise ValueError(f"{file} is not a settings file: it has more than {MOST_BYTES} bytes") from error
+        raise ValueError(f"{file} is not a settings file: it has more than {MAX_BYTES} bytes") from error
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     try:
@@ -83,7 +83,7 @@ def _refuse_excess(content: bytes, file: Path) -> None:
     open_anchors: list[tuple[str | None, int]] = []  # enclosing sections and lists: anchor, values before
     for event in yaml.parse(content, Loader=READER):
         if isinstance(event, yaml.AliasEvent):
-            values += sizes.get(event.anchor or "", MOST_VALUES)  # a recursive one is infinite
+            values += sizes.get(event.anchor or "", MAX_VALUES)  # a recursive one is infinite
         elif isinstance(event, yaml.NodeEvent):
             values += 1
         if isinstance(event, yaml.CollectionStartEvent):
@@ -92,16 +92,16 @@ def _refuse_excess(content: bytes, file: Path) -> None:
             sizes[event.anchor or ""] = 1
             if event.implicit[0] and LONG_NUMBER.fullmatch(event.value):
                 raise ValueError(
-                    f"{file} contains a number of {len(event.value)} digits, more than the limit of {MOST_DIGITS}"
+                    f"{file} contains a number of {len(event.value)} digits, more than the limit of {MAX_DIGITS}"
                 )
             references = max(references, event.value.count("${"))
         elif isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_anchors.pop()
             sizes[anchor or ""] = values - before + 1
-        if values > MOST_VALUES or max(len(open_anchors), references) > MOST_LEVELS:
+        if values > MAX_VALUES or max(len(open_anchors), references) > MAX_LEVELS:
             raise ValueError(
-                f"{file} is not a settings file: it has more than {MOST_VALUES} values with all aliases expanded, "
-                f"or more than {MOST_LEVELS} nested sections or references"
+                f"{file} is not a settings file: it has more than {MAX_VALUES} values with all aliases expanded, "
+                f"or more than {MAX_LEVELS} nested sections or references"
             )
 
 
@@ -122,7 +122,7 @@ def yaml_text(tree: Mapping[str, Any]) -> str:
     for name, value in tree.items():
         section = isinstance(value, Mapping)
         text += "\n" if text and (section or after_section) else ""
-        text += yaml.dump({name: value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=LONGEST_LINE)
+        text += yaml.dump({name: value}, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=MAX_LINE_LENGTH)
         after_section = section
     return text
 

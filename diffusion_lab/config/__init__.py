@@ -9,10 +9,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from diffusion_lab.config.defaults import (
+from diffusion_lab.config.defaults import get_default_config
+from diffusion_lab.config.derived import (
     derive_image_size_from_model,
     derive_return_labels_from_model,
-    get_default_config,
     resolve_output_path,
 )
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from diffusion_lab.config.folders import check_subfolder_links, check_subfolder_names
+from diffusion_lab.config.evaluation_rules import (
+    check_evaluation_is_used,
+    check_evaluation_requirements,
+    check_evaluation_steps,
+    check_metric_direction,
+    check_weights_are_used,
+)
 from diffusion_lab.config.model_rules import (
     check_attention_flags,
     check_beta_range,
@@ -22,17 +28,11 @@ from diffusion_lab.config.path_rules import (
     check_image_folders,
     check_image_paths,
     check_resume_checkpoint,
+    check_subfolder_links,
 )
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.signatures import check_class
-from diffusion_lab.config.training_evaluation import (
-    check_evaluation_is_used,
-    check_evaluation_requirements,
-    check_evaluation_steps,
-    check_metric_direction,
-    check_weights_are_used,
-)
 from diffusion_lab.config.training_rules import (
     check_amp_precision,
     check_best_needs_validation,
@@ -56,7 +56,6 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     check_num_classes,
     check_num_classes_is_used,
     check_image_paths,
-    check_subfolder_names,
     check_fused_or_foreach,
     check_metric_is_logged,
     check_raw_loss_needs_ema,

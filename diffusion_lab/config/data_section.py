@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 
 from diffusion_lab.config.choice import ChoiceSettings, Options
 from diffusion_lab.config.section import (
-    MOST_PROCESSES,
+    MAX_PROCESSES,
     NameOrPath,
     PathText,
     PositiveInt,
@@ -46,7 +46,7 @@ class LoadingSettings(Section):
 
     batch_size: PositiveInt = Field(description="Images per batch.")
     num_workers: int = Field(
-        ge=0, le=MOST_PROCESSES, description="Worker processes that load images; 0 loads in the main process."
+        ge=0, le=MAX_PROCESSES, description="Worker processes that load images; 0 loads in the main process."
     )
     pin_memory: bool = Field(description="Page-locked memory for faster copies to a GPU.")
     shuffle_train: bool = Field(description="Shuffle the training images every epoch.")

@@ -1,16 +1,20 @@
-"""Default tree of the V2 format, and values that are derived from a tree instead of being stated twice."""
+"""The V2 defaults, and the keys that a tree with ``mode: generate`` takes from them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.config.schema import SubfolderSettings, root_of
-from diffusion_lab.config.section import home_expanded, name_inside
-from diffusion_lab.config.settings_reader import SettingsReader, Unreadable, plain_tree
-from diffusion_lab.config.spelling import normalize_spelling
-from diffusion_lab.faults import ConfigError, Fault, closest, sibling_key
+import yaml
+from pydantic import BaseModel
+
+from diffusion_lab.config.auto_values import choose_patch_size
+from diffusion_lab.config.settings_reader import member_of, plain_tree, section_of
+
+V2_DEFAULTS = Path(__file__).with_name("v2_defaults.yaml")
+"""Every key of the V2 format with its default and a comment: the only place where they are stated."""
 
 
 def get_default_config() -> dict[str, Any]:
@@ -19,145 +23,65 @@ def get_default_config() -> dict[str, Any]:
     >>> get_default_config()["training"]["ema"]
     {'enabled': True, 'decay': 0.9999}
     """
-    return {
-        "experiment": "diffusion",
-        "mode": "train",
-        "compute": {"device": "cuda", "seed": None},
-        "model": _default_model(),
-        "data": _default_data(),
-        "output": {
-            "base_dir": "outputs",
-            "subdirs": {name: name for name in SubfolderSettings.model_fields},
-        },
-        "training": _default_training(),
-        "generation": {
-            "checkpoint": None,
-            "sampling": {"num_samples": 100, "guidance_scale": 3.0, "use_ema": True},
-            "output": {"save_individual": True, "save_grid": True, "grid_nrow": 10},
-        },
-    }
+    tree: dict[str, Any] = plain_tree(_read_defaults())
+    return tree
 
 
-def _default_model() -> dict[str, Any]:
-    return {
-        "architecture": {
-            "image_size": 40,
-            "in_channels": 3,
-            "model_channels": 64,
-            "channel_multipliers": [1, 2, 4],
-            "use_attention": [False, False, True],
-        },
-        "diffusion": {
-            "num_timesteps": 1000,
-            "beta_schedule": "cosine",
-            "beta_start": 0.0001,
-            "beta_end": 0.02,
-        },
-        "conditioning": {"type": None, "num_classes": None, "class_dropout_prob": 0.1},
-    }
+@cache
+def _read_defaults() -> Mapping[str, Any]:
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C version is several times as fast
+    tree: dict[str, Any] = yaml.load(V2_DEFAULTS.read_text(encoding="utf-8"), loader)
+    return tree
 
 
-def _default_data() -> dict[str, Any]:
-    return {
-        "paths": {"train": "data/train", "val": None},
-        "loading": {
-            "batch_size": 32,
-            "num_workers": 4,
-            "pin_memory": True,
-            "shuffle_train": True,
-            "drop_last": False,
-        },
-        "augmentation": {
-            "horizontal_flip": True,
-            "rotation_degrees": 0,
-            "color_jitter": {"enabled": False, "strength": 0.1},
-        },
-    }
+def fill_for_generation(tree: dict[str, Any], root: type[BaseModel]) -> None:
+    """Add missing keys to the sections of a tree with ``mode: generate``, in place.
 
-
-def _default_training() -> dict[str, Any]:
-    return {
-        "epochs": 200,
-        "optimizer": {
-            "type": "adam",
-            "learning_rate": 0.0001,
-            "weight_decay": 0.0,
-            "betas": [0.9, 0.999],
-            "gradient_clip_norm": None,
-        },
-        "scheduler": {"type": None, "T_max": "auto", "eta_min": 1.0e-6},
-        "ema": {"enabled": True, "decay": 0.9999},
-        "checkpointing": {"save_frequency": 10, "save_best_only": False, "save_optimizer": True},
-        "validation": {"enabled": True, "frequency": 1, "metric": "loss"},
-        "visualization": {"enabled": True, "interval": 10, "num_samples": 8, "guidance_scale": 3.0},
-        "performance": {
-            "use_amp": False,
-            "use_tf32": True,
-            "cudnn_benchmark": True,
-            "compile_model": False,
-        },
-        "resume": {
-            "enabled": False,
-            "checkpoint": None,
-            "reset_optimizer": False,
-            "reset_scheduler": False,
-        },
-    }
-
-
-def resolve_output_path(config: Mapping[str, Any], subdir_key: str = "logs") -> Path:
-    """Return the folder ``base_dir/subdir``; it may not exist.
+    The values are those of the default tree, except that ``compute.device`` is ``auto``. The checkpoint and the output
+    folder have none. Sections other than ``compute`` that are missing entirely stay missing.
 
     Args:
-        config: The tree.
-        subdir_key: Key of ``output.subdirs``: logs, checkpoints, samples, generated, or an additional one of the tree.
-
-    Raises:
-        ConfigError: A ValueError: the tree has no such key, or its value is not a folder name inside ``base_dir``.
-
-    >>> resolve_output_path(get_default_config(), "checkpoints").as_posix()
-    'outputs/checkpoints'
-    >>> config = get_default_config()
-    >>> config["output"]["subdirs"]["figures"] = "paper/figures"
-    >>> resolve_output_path(config, subdir_key="figures").as_posix()
-    'outputs/paper/figures'
+        tree: The tree.
+        root: Class of such trees.
     """
-    base_dir, key = _read(config, "output.base_dir"), f"output.subdirs.{subdir_key}"
-    subdirs = _read(config, "output.subdirs")
-    names = list(dict.fromkeys([*SubfolderSettings.model_fields, *(subdirs if isinstance(subdirs, Mapping) else ())]))
-    if subdir_key not in names:
-        rule = f"unknown output folder; the folders are {', '.join(names)}"
-        raise ConfigError([Fault(key, rule, suggestion=sibling_key(key, closest(subdir_key, names)))])
-    folder = _read(config, key)
-    try:
-        return Path(home_expanded(base_dir), name_inside(folder if isinstance(folder, str) else ""))
-    except ValueError as error:
-        raise ConfigError([Fault(key, str(error), folder)]) from None
+    defaults = get_default_config()
+    defaults["compute"]["device"] = "auto"
+    del defaults["generation"]["checkpoint"], defaults["output"]["base_dir"], defaults["model"]
+    _fill(tree, root, {name: value for name, value in defaults.items() if name in tree or name == "compute"})
+    model = section_of(root, "model")
+    if model is not None and isinstance(tree.get("model"), dict):
+        fill_model(tree["model"], model)
 
 
-def derive_image_size_from_model(config: Mapping[str, Any]) -> int:
-    """Return the image size of the data, which is the model's. Raises ValueError if the tree does not set it.
+def fill_model(model: dict[str, Any], section: type[BaseModel]) -> None:
+    """Add missing keys to the ``model`` section for a checkpoint of another program, in place.
 
-    >>> derive_image_size_from_model(get_default_config())
-    40
+    ``auto`` for the patch size becomes a number.
+
+    The stages of the network are two lists of the same length: if one of them is given, the other is not added, so that
+    it is reported as missing. Neither is added for a network other than the U-Net.
+
+    Args:
+        model: The section.
+        section: Its class.
     """
-    size: int = _read(config, "model.architecture.image_size")
-    return size
+    defaults = get_default_config()["model"]
+    architecture = model.get("architecture")
+    if isinstance(architecture, dict):
+        stages = ("channel_multipliers", "use_attention")
+        if architecture.get("type", "unet") != "unet" or any(name in architecture for name in stages):
+            for name in stages:
+                del defaults["architecture"][name]
+    _fill(model, section, defaults)
+    if isinstance(architecture, dict):
+        choose_patch_size(architecture)
 
 
-def derive_return_labels_from_model(config: Mapping[str, Any]) -> bool:
-    """Return whether the data yields labels, as for a class-conditional model. Raises ValueError if not set.
-
-    >>> derive_return_labels_from_model(get_default_config())
-    False
-    """
-    return bool(_read(config, "model.conditioning.type") == "class")
-
-
-def _read(config: Mapping[str, Any], key: str) -> Any:
-    root, tree = root_of(config), plain_tree(config)
-    normalize_spelling(tree, root)
-    try:
-        return SettingsReader(tree, root)[key]
-    except Unreadable as error:
-        raise ConfigError([Fault(key, "required, but missing")]) from error
+def _fill(tree: dict[str, Any], section: type[BaseModel], defaults: Mapping[str, Any]) -> None:
+    for name, field in (member_of(section, tree) or section).model_fields.items():
+        inner = section_of(section, name)
+        if name not in tree:
+            if field.is_required() and name in defaults:
+                tree[name] = defaults[name]
+        elif inner is not None and isinstance(tree[name], dict):
+            _fill(tree[name], inner, defaults.get(name, {}))

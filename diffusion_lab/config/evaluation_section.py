@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from diffusion_lab.config.section import NameOrPath, PathText, PositiveInt, Section
+from diffusion_lab.config.section import NameOrPath, NonNegative, PathText, PositiveInt, Section
+from diffusion_lab.faults.sampling_warnings import asks_for_guidance
+from diffusion_lab.metric_names import MetricName
 
-MetricName = Literal[
-    "fd", "kid", "inception_score", "precision_recall", "density_coverage", "label_agreement", "memorization"
-]
-METRICS: tuple[MetricName, ...] = get_args(MetricName)
-"""All metrics by name."""
-
-DEFAULT_METRICS: tuple[MetricName, ...] = tuple(name for name in METRICS if name != "inception_score")
-"""Metrics that are computed by default."""
+EVALUATIONS = 10
+"""Maximum number of evaluations in a run with ``every: auto``."""
 
 FEATURES = ("auto", "efflite0", "pixels", "digits", "inception", "dinov2", "clip")
 """Feature extractors by name; others are given by the dotted path of a class."""
 
 WITH_WEIGHTS_FILE = ("inception", "dinov2", "clip")
 """Feature extractors whose weights come with no package."""
-
-NAMED_SETS = ("digits", "digits_heldout", "emoji", "mnist", "cifar10", "fashion_mnist")
-"""Image sets that are referred to by name, besides folders and files."""
-
-MIN_IMAGES = 20
-"""Minimum number of images in each set for any metric: intervals of fewer are meaningless."""
-
-GENERATED = 1000
-"""Default number of images to generate."""
 
 
 def _differ(metrics: tuple[MetricName, ...]) -> tuple[MetricName, ...]:
@@ -39,15 +26,23 @@ def _differ(metrics: tuple[MetricName, ...]) -> tuple[MetricName, ...]:
     return metrics
 
 
-class EvaluationSettings(Section):
-    """``evaluation``: metrics of image quality."""
-
-    metrics: Annotated[tuple[MetricName, ...], Field(strict=False, min_length=1), AfterValidator(_differ)] = Field(
+Metrics = Annotated[
+    tuple[MetricName, ...],
+    Field(
+        strict=False,
+        min_length=1,
         json_schema_extra={"uniqueItems": True},
-        default=DEFAULT_METRICS,
         description="Metrics to compute: Fréchet distance (`fd`), kernel distance (`kid`), `inception_score`, "
         "`precision_recall`, `density_coverage`, `label_agreement` and `memorization`.",
-    )
+    ),
+    AfterValidator(_differ),
+]
+
+
+class EvaluationSettings(Section):
+    """``evaluation``: metrics of image quality. How many images and which metrics is the default of a program."""
+
+    metrics: Metrics
     features: Annotated[str, NameOrPath(*FEATURES)] = Field(
         default="auto",
         description="Network whose features are compared. `auto` is `efflite0` for images of 32 pixels and more; for "
@@ -62,9 +57,7 @@ class EvaluationSettings(Section):
         default=None,
         description="SHA-256 that the file in `weights` must have; `null` is that of the published file.",
     )
-    num_samples: PositiveInt = Field(
-        default=GENERATED, description="Number of images to generate and evaluate; every metric depends on it."
-    )
+    num_samples: PositiveInt
     split: Literal["train", "val"] = Field(
         default="train",
         description="Images of the run to compare with: those it was trained on, or those it was validated on.",
@@ -76,35 +69,33 @@ class EvaluationSettings(Section):
     )
 
 
-Paths = PathText | Annotated[tuple[PathText, ...], Field(strict=False, min_length=1)]
-"""One path, or several."""
+class TrainingEvaluationSettings(EvaluationSettings):
+    """``evaluation``: quality of samples during training (`evaluation=on`).
 
+    Values are logged along with the losses, as ``val/kid_efflite0`` and so on.
+    """
 
-class EvaluateSettings(EvaluationSettings):
-    """``evaluation`` of `evaluate.py`, which also compares folders."""
+    metrics: Metrics = ("fd", "kid")
+    num_samples: PositiveInt = Field(
+        default=256, description="Number of images to generate and evaluate; every metric depends on it."
+    )
+    enabled: bool = Field(default=False, description="Whether to evaluate during training.")
+    every: PositiveInt | Literal["auto"] = Field(
+        default="auto",
+        description="Epochs between evaluations; the last epoch always has one. `auto`: a tenth of `training.epochs`, "
+        "rounded up.",
+    )
+    sampler_steps: PositiveInt = Field(
+        default=10, description="Steps of the sampler `sampler=fast`, each one evaluation of the network."
+    )
+    guidance_scale: NonNegative = Field(
+        default=1.0, description="Classifier-free guidance; 1 is the plain conditional model, at half the cost."
+    )
 
-    num_samples: Annotated[PositiveInt, Field(ge=MIN_IMAGES)] | None = Field(  # type: ignore[assignment]
-        default=None,
-        description="Number of images to evaluate, the same for every set: every metric depends on it. `null`: 1,000 "
-        "generated images; for folders, as many as the smallest contains.",
-    )
-    samples: Paths | None = Field(
-        default=None,
-        description="Folder of images to evaluate, or an npz file of the ADM suite, instead of images generated from "
-        "the checkpoint; of a list, each is evaluated.",
-    )
-    reference: PathText | None = Field(
-        default=None,
-        description="Folder or npz file of real images to compare with, instead of the data of the run; or the name of "
-        "a data set (`digits`, `emoji`, …), or another run, whose training images are used.",
-    )
-    held_out: PathText | None = Field(
-        default=None,
-        description="More real images, none of which is in `reference`, for null rows and `memorization`: a folder, an "
-        "npz file, or a data set such as `digits_heldout`. `null`: the other split of the run.",
-    )
-    image_size: PositiveInt | None = Field(
-        default=None,
-        description="Height and width in pixels to which images of folders are resized and cropped; `null`: those of "
-        "the model; without a checkpoint, images are used unchanged and must all have the same size.",
-    )
+    def interval(self, epochs: int) -> int:
+        """Return ``every`` as a number, for a run of ``epochs``."""
+        return -(-epochs // EVALUATIONS) if self.every == "auto" else self.every
+
+    def reads_guidance(self, conditioning: str | None) -> bool:
+        """Return whether the section ``guidance`` affects the samples, for a ``model.conditioning.type``."""
+        return conditioning is not None and asks_for_guidance(self.guidance_scale)

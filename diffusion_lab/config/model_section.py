@@ -25,7 +25,7 @@ def _is_no_bool(value: object) -> object:
 def _or_auto(schema: dict[str, Any]) -> None:
     """Let editors accept ``auto``, replaced by a number before this class validates it.
 
-    See auto_image_size.py and patch_size.py.
+    See auto_values.py.
     """
     number = {key: schema.pop(key) for key in ("type", "minimum", "enum") if key in schema}
     schema["anyOf"] = [number, {"const": "auto", "type": "string"}]
@@ -40,7 +40,7 @@ class UNetOptions(Options):
 
     CLASS = "diffusion_lab.networks.unet.UNet"
     SIZE_KEYS: ClassVar[tuple[str, ...]] = ("model_channels", "channel_multipliers", "num_res_blocks")
-    LEAST_WEIGHTS_OF_A_BLOCK: ClassVar[int] = 9
+    MIN_WEIGHTS_OF_A_BLOCK: ClassVar[int] = 9
     """In squares of its width: a 3×3 convolution."""
 
     model_channels: Annotated[PositiveInt, AfterValidator(_fits_the_groups)] = Field(
@@ -76,7 +76,7 @@ class DiTOptions(Options):
 
     CLASS = "diffusion_lab.networks.dit.DiT"
     SIZE_KEYS: ClassVar[tuple[str, ...]] = ("hidden_size", "depth")
-    LEAST_WEIGHTS_OF_A_BLOCK: ClassVar[int] = 10
+    MIN_WEIGHTS_OF_A_BLOCK: ClassVar[int] = 10
     """In squares of its width: attention has 4, its modulation 6."""
 
     hidden_size: PositiveInt = Field(description="Channels of a token; divisible by 4 and by `num_heads`.")

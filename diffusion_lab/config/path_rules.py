@@ -1,4 +1,4 @@
-"""Rules about paths in the settings: of images, and of checkpoints to resume or to sample from."""
+"""Rules about paths: of images, of checkpoints to resume or to sample from, and of folders that a run writes to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from diffusion_lab.config.data_section import DOWNLOADED_TYPES, SELF_CONTAINED_TYPES
 from diffusion_lab.config.settings_reader import SettingsReader
-from diffusion_lab.faults import Fault
+from diffusion_lab.faults import Fault, closest, sibling_key
 
 
 def check_image_paths(tree: SettingsReader) -> Iterator[Fault]:
@@ -62,3 +62,24 @@ def _missing_faults(key: str, rule: str, tree: SettingsReader) -> Iterator[Fault
     path = tree[key]
     if path is None or not _satisfies(path, Path.exists):
         yield Fault(key, rule, path)
+
+
+def check_subfolder_links(tree: SettingsReader) -> Iterator[Fault]:
+    """Yield faults of folders inside ``output.base_dir`` that are links out of it; checked when a run starts."""
+    base = Path(tree["output.base_dir"]).resolve()
+    for name in tree.section("output.subdirs"):
+        key = f"output.subdirs.{name}"
+        target = (base / tree[key]).resolve()
+        if base not in target.parents:
+            rule = f"must stay inside output.base_dir, but is a link to {target}"
+            yield Fault(key, rule, tree[key])
+
+
+def check_subfolder_names(tree: SettingsReader) -> Iterator[Fault]:
+    """Yield faults of additional names that resemble a missing one of the project, which they probably misspell."""
+    subfolders, own = tree.section("output.subdirs"), tree.schema_of("output.subdirs").model_fields.keys()
+    for name in subfolders.keys() - own:
+        key = f"output.subdirs.{name}"
+        suggestion = closest(name, own - subfolders.keys(), cutoff=0.75)
+        if suggestion:
+            yield Fault(key, "unknown key", subfolders[name], sibling_key(key, suggestion))

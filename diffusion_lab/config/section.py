@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from copy import copy
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -28,10 +27,10 @@ DottedPath = Annotated[str, Field(pattern=f"^{DOTTED_PATH.pattern}$")]
 """Dotted path of a custom class."""
 
 
-MOST_PROCESSES = 1024
+MAX_PROCESSES = 1024
 """Maximum number of threads or processes of one run; far more would end the program."""
 
-LARGEST_COUNT = 2**31 - 1
+MAX_COUNT = 2**31 - 1
 
 
 class Section(BaseModel):
@@ -45,26 +44,6 @@ class Section(BaseModel):
         allow_inf_nan=False,
         ser_json_inf_nan="constants",  # an option of a custom class may be infinite, which is not null
     )
-
-
-SectionT = TypeVar("SectionT", bound=Section)
-
-
-def with_defaults(**defaults: Any) -> Callable[[type[SectionT]], type[SectionT]]:
-    """Return a class decorator that gives inherited fields a default, so that they are optional.
-
-    Args:
-        defaults: Default by field name; for a section, an instance.
-    """
-
-    def decorate(cls: type[SectionT]) -> type[SectionT]:
-        for name, value in defaults.items():
-            field = copy(cls.__pydantic_fields__[name])
-            field.default = value
-            cls.__pydantic_fields__[name] = field  # read when the class is first used, since its build is deferred
-        return cls
-
-    return decorate
 
 
 def _is_path_text(value: object) -> object:
@@ -109,8 +88,8 @@ def name_inside(name: str) -> str:
 
 def _fits_a_counter(value: int) -> int:
     """Refuse integers that overflow the counters of the underlying libraries."""
-    if value > LARGEST_COUNT:
-        raise ValueError(f"must be at most {LARGEST_COUNT}")
+    if value > MAX_COUNT:
+        raise ValueError(f"must be at most {MAX_COUNT}")
     return value
 
 

@@ -12,9 +12,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from diffusion_lab.config.choice import ChoiceSettings
-from diffusion_lab.config.key_aliases import AMBIGUOUS, keys_with_alias
 from diffusion_lab.config.section import Section, home_expanded
-from diffusion_lab.faults import closest, sibling_key
+from diffusion_lab.faults.suggestions import similar_key
 
 
 class Unreadable(Exception):
@@ -167,51 +166,8 @@ USED_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output"
 
 
 def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
-    """Return the key that a mistyped dotted key probably stands for: an alias, or a similar name.
-
-    Returns:
-        A dotted key as it should be typed. Two equally likely keys are returned as ``one or other``.
-    """
-    parent, _, name = unknown.rpartition(".")
-    keys = [*known_keys(root)]
-    siblings = [key.rpartition(".")[2] for key in keys if key.rpartition(".")[0] == parent]
-    misspelled = closest(name, siblings, cutoff=0.9)
-    if misspelled:
-        return sibling_key(unknown, misspelled)
-    aliased = [key for key in keys_with_alias(name) if key in keys]
-    normalized = name.lower().replace("-", "_")
-    same_name = [key for key in keys if key.rpartition(".")[2] in (name, normalized)]
-    likely = _prefer_section(parent, [*aliased, *(key for key in same_name if key not in aliased)], root)
-    if aliased and likely:
-        return " or ".join(likely[:2] if name in AMBIGUOUS else likely[:1])
-    if likely:
-        return closest(unknown, likely) or likely[0]
-    similar = closest(name, siblings)
-    if similar:
-        return sibling_key(unknown, similar)
-    elsewhere = _nearest_name(normalized, keys)
-    if elsewhere:
-        likely = _prefer_section(parent, elsewhere, root)
-        return closest(unknown, likely) or likely[0]
-    return closest(unknown, keys)
-
-
-def _nearest_name(name: str, keys: Iterable[str]) -> list[str]:
-    """Return the keys in any section whose last part is most similar to a misspelled name, if very similar."""
-    names: dict[str, list[str]] = {}
-    for key in keys:
-        names.setdefault(key.rpartition(".")[2], []).append(key)
-    return names.get(closest(name, names, cutoff=0.75) or "", [])
-
-
-def _prefer_section(parent: str, candidates: list[str], root: type[BaseModel]) -> list[str]:
-    """Return the candidates in the section that was typed, else those that this kind of run uses, else all."""
-    section = parent.partition(".")[0]
-    typed = [key for key in candidates if section and key.startswith(f"{section}.")]
+    """Return the key of a tree that a mistyped dotted key probably stands for, or two: ``one or other``."""
     trains = root.model_fields["model"].is_required() if "model" in root.model_fields else True
-    read = [key for key in candidates if _is_used(key.partition(".")[0], trains)]
-    return typed or read or candidates
-
-
-def _is_used(section: str, trains: bool) -> bool:
-    return section != "generation" if trains else section in USED_WHEN_GENERATING
+    keys = [*known_keys(root)]
+    sections = {key.partition(".")[0] for key in keys}
+    return similar_key(unknown, keys, sections - {"generation"} if trains else USED_WHEN_GENERATING)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffusion_lab.config.evaluated_metrics import is_evaluated
-from diffusion_lab.config.key_aliases import keys_with_alias
-from diffusion_lab.config.settings_reader import SettingsReader
-from diffusion_lab.config.training_evaluation import (
+from diffusion_lab.config.evaluation_rules import (
     evaluated_metric_faults,
     is_enabled,
     name_with_features,
     possible_names,
 )
-from diffusion_lab.config.training_section import LOGGED_METRICS, LOSSES, RAW_LOSSES, VALIDATION_LOSSES
+from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import Fault, closest
+from diffusion_lab.faults.key_aliases import keys_with_alias
+from diffusion_lab.metric_names import LOGGED_METRICS, LOSSES, RAW_LOSSES, VALIDATION_LOSSES, is_evaluated
 
 
 def check_metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:

@@ -7,24 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from diffusion_lab.config.evaluated_metrics import Direction, direction_of
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.optimizer_section import Momentum, OptimizerSettings
 from diffusion_lab.config.scheduler_section import DEFAULT_STEP_SIZE, SchedulerSettings
 from diffusion_lab.config.section import DottedPath, NonNegative, PathText, PositiveInt, Section
-
-NOISE_BANDS = ("low", "medium", "high", "extreme")
-"""Same as in ``diffusion/noise_bands.py``, which imports torch."""
-LOSSES = ("loss", *(f"loss_at_{band}_noise" for band in NOISE_BANDS))
-RAW_LOSSES = tuple(loss.replace("loss", "loss_raw") for loss in LOSSES)
-"""Losses of the raw weights, logged in addition if an EMA is validated."""
-VALIDATION_LOSSES = (*LOSSES, *RAW_LOSSES)
-LOGGED_METRICS = (
-    *(f"val/{loss}" for loss in VALIDATION_LOSSES),
-    *(f"train/{loss}" for loss in LOSSES),
-    "train/learning_rate",
-)
-"""Names of the logged metrics; some runs have no EMA, or no noise level in one of the bands."""
+from diffusion_lab.metric_names import VALIDATION_LOSSES, Direction, direction_of
 
 Precision = Literal["auto", 32, "bf16", "fp16"]
 

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from diffusion_lab.config.auto_image_size import measure_images
+from diffusion_lab.config.auto_values import measure_images
 from diffusion_lab.config.consistency import check_start, cross_check
-from diffusion_lab.config.defaults import get_default_config
-from diffusion_lab.config.generation_defaults import fill_for_generation, fill_model, is_relevant
+from diffusion_lab.config.defaults import fill_for_generation, fill_model, get_default_config
 from diffusion_lab.config.model_section import ModelOfCheckpoint
 from diffusion_lab.config.option_rules import OptionFault, name_owners
+from diffusion_lab.config.path_rules import check_subfolder_names
 from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, TrainConfig, root_of
 from diffusion_lab.config.section import Section
@@ -31,10 +31,15 @@ from diffusion_lab.config.signatures import drop_leftovers
 from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.config.suspicious_settings import suspicious_settings
 from diffusion_lab.console.redaction import REDACTED
-from diffusion_lab.faults import ConfigError, ConfigWarning, Fault, faults_of
+from diffusion_lab.faults import NO_VALUE, ConfigError, ConfigWarning, Fault, faults_of
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
+IsTyped = Callable[[str, object], bool]
+"""Returns whether the user gave a dotted key its value."""
 SectionT = TypeVar("SectionT", bound=Section)
+
+UNUSED_WHEN_GENERATING = ("data", "training")
+"""Sections that may be incomplete with ``mode: generate``."""
 
 
 def validate_config(config: Mapping[str, Any]) -> None:
@@ -98,19 +103,12 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     >>> config["training"]["scheduler"]["T_max"] == config["training"]["epochs"]
     True
     """
-    tree, root = without_excess(plain_tree(config), []), root_of(config)
-    expand_home(tree, root)
-    normalize_spelling(tree, root)
-    drop_leftovers(tree, _is_no_default)
-    unmeasured: list[Fault] = []
-    if root is GenerateConfig:
-        fill_for_generation(tree)
-    else:
-        unmeasured = measure_images(tree)
+    root = root_of(config)
+    tree, contradictions = _prepare(config, root, [], _is_no_default)
     faults = {fault.key: fault for fault in field_faults(tree, root)}
     classes = faults.pop("model.conditioning.num_classes", None)
     reader = SettingsReader(tree, root, faults)
-    contradictions = [*unmeasured, *_contradictions(reader, root)]
+    contradictions += _contradictions(reader, root)
     contradictions += [fault for fault in faults.values() if isinstance(fault, OptionFault)]
     already_reported = classes is None or any(fault.key == classes.key for fault in contradictions)
     _refuse(contradictions if already_reported or classes is None else [*contradictions, classes])
@@ -146,7 +144,7 @@ def parse_as(
     faults: Sequence[Fault] = (),
     default_steps: bool = False,
     starts: bool = False,
-    is_typed: Callable[[str, object], bool] | None = None,
+    is_typed: IsTyped | None = None,
 ) -> ConfigT:
     """Return the typed settings of a V2 tree of a given mode.
 
@@ -159,16 +157,9 @@ def parse_as(
         starts: Whether the run starts now on this machine, so that its folders are checked too.
         is_typed: Returns whether the user gave a dotted key its value; without it, whether that is not the default.
     """
-    excess: list[Fault] = []
-    tree = without_excess(plain_tree(config), excess)
-    all_faults = [*faults, *excess]
-    expand_home(tree, root)
-    normalize_spelling(tree, root)
-    drop_leftovers(tree, is_typed or _is_no_default)
-    if root is GenerateConfig:
-        fill_for_generation(tree)
-    else:
-        all_faults += measure_images(tree)
+    all_faults = list(faults)
+    tree, contradictions = _prepare(config, root, all_faults, is_typed or _is_no_default)
+    all_faults += contradictions
     if "sampler" not in tree:
         tree["sampler"], default_steps = default_sampler().model_dump(), True
     if default_steps:
@@ -191,8 +182,32 @@ def _is_no_default(key: str, value: object) -> bool:
     return value not in [*defaults, leaves(get_default_config()).get(key)]
 
 
+def _prepare(
+    config: Mapping[str, Any], root: type[RunConfig], excess: list[Fault], is_typed: IsTyped
+) -> tuple[dict[str, Any], list[Fault]]:
+    """Return a copy of a tree with everything that is derived filled in, and the contradictions found on the way.
+
+    Integers that are too long to print become faults in ``excess``.
+    """
+    tree = without_excess(plain_tree(config), excess)
+    expand_home(tree, root)
+    normalize_spelling(tree, root)
+    drop_leftovers(tree, is_typed)
+    contradictions: list[Fault] = []
+    with contextlib.suppress(Unreadable):  # before the missing names are filled in
+        contradictions += check_subfolder_names(SettingsReader(tree, root))
+    if root is GenerateConfig:
+        fill_for_generation(tree, root)
+    else:
+        contradictions += measure_images(tree)
+    return tree, contradictions
+
+
 def _contradictions(reader: SettingsReader, root: type[RunConfig]) -> list[Fault]:
-    return [fault for fault in cross_check(reader, import_classes=True) if is_relevant(fault, root)]
+    """Return the contradictions; generation requires no keys in sections that it does not use."""
+    unused = UNUSED_WHEN_GENERATING if root is GenerateConfig else ()
+    faults = cross_check(reader, import_classes=True)
+    return [each for each in faults if each.value is not NO_VALUE or each.key.partition(".")[0] not in unused]
 
 
 def check_ready_to_start(config: RunConfig) -> None:
@@ -207,15 +222,17 @@ def _follow_process(tree: dict[str, Any], reader: SettingsReader) -> None:
             tree["sampler"]["steps"] = min(tree["sampler"]["steps"], reader["model.diffusion.num_timesteps"])
 
 
-def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) -> SectionT:
+def parse_section(
+    section: type[SectionT], values: Mapping[str, Any], key: str, import_classes: bool = False
+) -> SectionT:
     """Return one typed section without the rest of its tree, such as the model of a checkpoint.
-
-    Nothing is imported: the dotted path of a class is accepted unchecked.
 
     Args:
         section: Its class.
         values: Its keys.
         key: Its dotted key in a complete tree, used in fault messages.
+        import_classes: Import the class at a dotted path and check its arguments: only for the user's own settings.
+            Otherwise nothing is imported, and a dotted path is accepted unchecked.
 
     Raises:
         ConfigError: A ValueError that lists every fault in the section, contradictions included.
@@ -224,7 +241,7 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
     plain = without_excess(plain_tree(values), faults, key)
     normalize_spelling(plain, section)
     if section is ModelOfCheckpoint:
-        fill_model(plain)
+        fill_model(plain, section)
     try:
         section.model_validate(plain)
     except ValidationError as error:
@@ -234,7 +251,7 @@ def parse_section(section: type[SectionT], values: Mapping[str, Any], key: str) 
         tree = {name: tree}
     faults = list(name_owners(faults, tree))
     reader = SettingsReader(tree, TrainConfig, [fault.key for fault in faults])
-    contradictions = cross_check(reader, import_classes=False)
+    contradictions = cross_check(reader, import_classes=import_classes)
     _refuse([*faults, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
     return section.model_validate(plain)
 
@@ -258,7 +275,7 @@ def _refuse(faults: Iterable[Fault]) -> None:
         raise ConfigError(ordered)
 
 
-MOST_BITS = 256
+MAX_BITS = 256
 
 
 def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
@@ -267,7 +284,7 @@ def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
         return {name: without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
     if isinstance(value, list):
         return [without_excess(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
-    if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        faults.append(Fault(key, f"must be an integer of at most {MOST_BITS} bits, got one of {value.bit_length()}"))
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        faults.append(Fault(key, f"must be an integer of at most {MAX_BITS} bits, got one of {value.bit_length()}"))
         return 1
     return value

@@ -1,1 +1,1 @@
-"""What is done differently on a CPU: convolutions and the allocator of the C library."""
+"""Code for CPUs alone: convolutions and the allocator of the C library."""

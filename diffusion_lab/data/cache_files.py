@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from diffusion_lab.files.reading import open_regular, parse_json
 
 ABOUT = "about.json"
-MOST_ABOUT_BYTES = 2**20
+MAX_ABOUT_BYTES = 2**20
 OTHERS_MAY_WRITE = 0o022
 
 BLOCK = 4 * 2**20
@@ -98,7 +98,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         OSError: It is missing, or another user may have written it.
     """
     with open_private(folder / ABOUT) as stream:
-        content = parse_json(stream.read(MOST_ABOUT_BYTES), str(folder / ABOUT))
+        content = parse_json(stream.read(MAX_ABOUT_BYTES), str(folder / ABOUT))
     if not isinstance(content, dict) or content.pop("checksum", None) != _checksum(content):
         raise ValueError(f"{folder / ABOUT} is damaged")
     return content

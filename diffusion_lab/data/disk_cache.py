@@ -46,7 +46,7 @@ def cached_on_disk(
     """Return the images of a folder from its cache, which is created first if missing.
 
     Of several processes one decodes and the others wait. Corrupt files are handled as in ``check``; those of an earlier
-    run are tried again, so that a temporary read error has no lasting effect.
+    run are tried again, so that a temporary read error has no permanent effect.
 
     Args:
         source: the folder; corrupt files are dropped from it.

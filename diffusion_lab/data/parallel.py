@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 CHUNK = 8
 """Files per task: submitting a task costs as much as decoding a tenth of a small image."""
 
-MOST_THREADS = 8
+MAX_THREADS = 8
 
 
 def map_in_order(task: Callable[[int], Result], count: int) -> Iterator[Result]:
@@ -21,7 +21,7 @@ def map_in_order(task: Callable[[int], Result], count: int) -> Iterator[Result]:
 
     An executor's ``map`` would start all tasks at once and keep every result that is not consumed yet.
     """
-    threads = min(MOST_THREADS, os.cpu_count() or 1)
+    threads = min(MAX_THREADS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(threads)
     ahead: deque[Future[list[Result]]] = deque()
     try:

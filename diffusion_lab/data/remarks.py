@@ -10,7 +10,7 @@ from diffusion_lab.data.folder_report import describe_other_files
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.skipped_images import SkippedImage
 
-MOST_LINES = 1000
+MAX_LINES = 1000
 """Maximum number of images named in the log of a run; further ones are counted."""
 
 
@@ -56,7 +56,7 @@ class Remarks:
     def lines(self) -> Iterator[str]:
         """Yield the remarks for a log, one line per file."""
         yield from self.notes
-        for image in self.skipped[:MOST_LINES]:
+        for image in self.skipped[:MAX_LINES]:
             yield f"image skipped ({image.reason.value}): {image}"
-        if len(self.skipped) > MOST_LINES:
-            yield f"{len(self.skipped) - MOST_LINES} more images skipped"
+        if len(self.skipped) > MAX_LINES:
+            yield f"{len(self.skipped) - MAX_LINES} more images skipped"

@@ -23,7 +23,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDat
 from diffusion_lab.data.skipped_images import DataWarning
 from diffusion_lab.shapes import Batch
 
-LONGEST_WAIT = 1.0
+MAX_WAIT = 1.0
 """Maximum seconds per wait: a wait that was suspended counts as this much, however long it took."""
 
 WORKER_TIMEOUT = 120.0
@@ -76,10 +76,10 @@ class SuspendableLoader(DataLoader[Batch]):
 
 
 class _SuspendableIterator(_MultiProcessingDataLoaderIter):
-    def _try_get_data(self, timeout: float = LONGEST_WAIT) -> tuple[bool, Any]:
+    def _try_get_data(self, timeout: float = MAX_WAIT) -> tuple[bool, Any]:
         """Wait ``timeout`` seconds for a batch, in short waits, of which only a suspended one ends too early."""
         while True:
-            wait = min(LONGEST_WAIT, timeout)
+            wait = min(MAX_WAIT, timeout)
             result: tuple[bool, Any] = super()._try_get_data(wait)  # type: ignore[no-untyped-call]
             timeout -= wait
             if result[0] or timeout <= 0:

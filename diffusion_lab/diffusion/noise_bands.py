@@ -8,10 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-EDGES = (0.0, 0.1, 1.0, 10.0, math.inf)
+from diffusion_lab.metric_names import NOISE_BANDS
 
-NOISE_BANDS = ("low", "medium", "high", "extreme")
-"""Bands of the noise-to-signal ratio ``sigma / alpha``, between EDGES, comparable across noise processes."""
+EDGES = (0.0, 0.1, 1.0, 10.0, math.inf)
+"""Limits of the noise-to-signal ratio of the bands."""
 
 
 def by_noise_band(losses: Tensor, ratio: Tensor) -> dict[str, tuple[Tensor, int]]:

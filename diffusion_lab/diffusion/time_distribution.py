@@ -59,9 +59,9 @@ class LogitNormalTimes(TimeDistribution):
     """Logit-normal times: ``log(t / (1 - t))`` is normal, favouring the middle (arXiv:2403.03206, equation 19)."""
 
     mean: float = 0.0
-    """Of the normal distribution; below 0 there are more clean images, above more noisy ones."""
+    """Mean of the normal distribution; below 0 there are more clean images, above more noisy ones."""
     std: Annotated[float, Gt(0)] = 1.0
-    """Of the normal distribution."""
+    """Standard deviation of the normal distribution."""
 
     def quantile(self, share: Tensor, schedule: Schedule) -> Times:
         return (self.mean + self.std * _normal_quantile(share)).sigmoid()
@@ -72,7 +72,7 @@ class ModeTimes(TimeDistribution):
     """Mode-weighted times: favour the middle, with a positive density everywhere (arXiv:2403.03206, equation 20)."""
 
     scale: Annotated[float, Interval(ge=-1, le=2 / (math.pi - 2))] = 1.29
-    """Above 0 the middle is favoured, at 0 every time is alike, below 0 both ends are favoured."""
+    """Above 0 the middle is favoured, at 0 all times are equally likely, below 0 both ends are favoured."""
 
     def quantile(self, share: Tensor, schedule: Schedule) -> Times:
         rest = 1 - share  # the paper's curve falls from 1 to 0
@@ -85,9 +85,9 @@ class LogNormalNoise(TimeDistribution):
     """Log-normal noise: ``log(sigma / alpha)`` is normal (EDM, arXiv:2206.00364, table 1)."""
 
     mean: float = -1.2
-    """Of the normal distribution."""
+    """Mean of the normal distribution."""
     std: Annotated[float, Gt(0)] = 1.2
-    """Of the normal distribution."""
+    """Standard deviation of the normal distribution."""
 
     def quantile(self, share: Tensor, schedule: Schedule) -> Times:
         return schedule.times(-2 * (self.mean + self.std * _normal_quantile(share)))

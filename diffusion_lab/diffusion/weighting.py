@@ -29,7 +29,7 @@ class Weighting(ABC):
     """Loss weight as a function of the noise level."""
 
     per_log_snr: ClassVar[bool] = False
-    """Whether the weights are a density in log-SNR. The loss then divides them by the density of log-SNR in training,
+    """True if the weights are a density in log-SNR. The loss then divides them by the density of log-SNR in training,
     so that the objective is the same for every noise process and distribution of times."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ class P2Weighting(CleanWeighting):
     """P2: ``1 / (k + SNR)^gamma`` for the error of the noise, less weight on low noise (arXiv:2204.00227, eq. 8)."""
 
     gamma: Annotated[float, Ge(0)] = 1.0
-    """How much less; 0 is the simple loss of the noise."""
+    """Exponent of that reduction; 0 is the simple loss of the noise."""
     k: Annotated[float, Gt(0)] = 1.0
     """Keeps the weights finite."""
 

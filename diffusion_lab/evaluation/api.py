@@ -7,16 +7,39 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from diffusion_lab.arguments import arguments_named
 from diffusion_lab.checkpoint.files import is_sweep
 from diffusion_lab.cli.compose_evaluation import EvaluationRequest, parse_evaluation
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS
 from diffusion_lab.evaluation.command import find_results
 from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
+from diffusion_lab.metric_names import DEFAULT_METRICS
 
 SINGLE_RESULT = "this returns one result; call it once for each, or run evaluate.py, which evaluates all of them"
 
 
+ARGUMENTS = {
+    "generation.checkpoint": "path",
+    "generation.trust": "trust",
+    "sampler.type": "sampler",
+    "data.paths": "data_paths",
+    **{f"data.paths.{part}": f"data_paths[{part!r}]" for part in ("train", "val")},
+    **{f"generation.sampling.{name}": name for name in ("guidance_scale", "use_ema", "ema_decay", "num_samples")},
+    **{
+        f"evaluation.{name}": name
+        for name in (
+            *("samples", "reference", "held_out", "num_samples", "image_size", "split", "metrics", "features"),
+            *("weights", "sha256", "cache_dir"),
+        )
+    },
+    "compute.seed": "seed",
+    "compute.device": "device",
+    "output.base_dir": "base_dir",
+}
+"""Arguments by the keys of ``evaluate.py`` that they fill."""
+
+
+@arguments_named(ARGUMENTS)
 def evaluate_checkpoint(
     path: str | Path,
     *,
@@ -68,8 +91,7 @@ def evaluate_checkpoint(
         show_progress: Whether to print progress to standard error.
 
     Raises:
-        ValueError: A value is invalid; the message has the corresponding key of ``evaluate.py``, the value and the
-            rule.
+        ValueError: A value is invalid; the message has the argument, the value and the rule.
         FileNotFoundError: There is no checkpoint.
     """
     tree = {
@@ -94,6 +116,7 @@ def evaluate_checkpoint(
     return _single_result(parse_evaluation(tree), show_progress)
 
 
+@arguments_named(ARGUMENTS)
 def evaluate_folders(
     samples: str | Path,
     reference: str | Path,
@@ -132,8 +155,7 @@ def evaluate_folders(
         show_progress: Whether to print progress to standard error.
 
     Raises:
-        ValueError: A value is invalid; the message has the corresponding key of ``evaluate.py``, the value and the
-            rule.
+        ValueError: A value is invalid; the message has the argument, the value and the rule.
         OSError: Images cannot be read.
     """
     tree = {
@@ -170,12 +192,6 @@ def _single_result(request: EvaluationRequest, show_progress: bool) -> Result:
         all_values = [point.values[key] for point in request.points]
         values = [value for index, value in enumerate(all_values) if value not in all_values[:index]]
         if len(values) > 1:
-            raise ValueError(f"{_argument(key)} must be a single value, got {key} = {values}: {SINGLE_RESULT}")
+            raise ValueError(f"{key} must be a single value, got {values}: {SINGLE_RESULT}")
     results, _ = find_results(request, Reporter(show_progress))
     return results[0]
-
-
-def _argument(key: str) -> str:
-    """Return the argument of ``evaluate_checkpoint`` that a key is set by."""
-    section, _, name = key.partition(".")
-    return "sampler" if section == "sampler" else name.rpartition(".")[2]

@@ -10,8 +10,7 @@ from typing import Any
 
 from diffusion_lab.checkpoint import Checkpoint, read_checkpoint
 from diffusion_lab.cli.compose_evaluation import Point
-from diffusion_lab.config.evaluate_schema import EvaluateConfig
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS
+from diffusion_lab.cli.evaluate_schema import EvaluateConfig
 from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, first_images
@@ -27,6 +26,7 @@ from diffusion_lab.features.image_sets import is_run_path
 from diffusion_lab.features.run_images import data_class_path
 from diffusion_lab.features.stored_images import GeneratedSource
 from diffusion_lab.generation.generate import compute_dtype
+from diffusion_lab.metric_names import DEFAULT_METRICS
 from diffusion_lab.runtime.devices import resolve_device
 from diffusion_lab.runtime.precision import precision_of
 

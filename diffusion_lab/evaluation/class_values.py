@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.evaluation.families import FAMILIES, Values, count_reference_images, memorization_values
 from diffusion_lab.evaluation.measurement import ClassNull, ClassValue, NullRow
 from diffusion_lab.evaluation.metrics import Estimate
@@ -12,6 +11,7 @@ from diffusion_lab.evaluation.metrics.memorization import compare_distances
 from diffusion_lab.evaluation.null_rows import NullComparison, compute_null_rows, matched_samples, null_comparison
 from diffusion_lab.evaluation.real_images import RealImages, labelled_subset
 from diffusion_lab.features.feature_set import FeatureSet
+from diffusion_lab.metric_names import MIN_IMAGES
 
 WITHIN_CLASSES = ("fd", "kid", "precision_recall", "density_coverage")
 """Metrics that compare the samples of a class only with the reference images of that class."""

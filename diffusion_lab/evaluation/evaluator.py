@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MIN_IMAGES, MetricName
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measurement import VERSION, Measurement
@@ -22,6 +21,7 @@ from diffusion_lab.evaluation.run_data import REFERENCE_INSTEAD, RealSources
 from diffusion_lab.evaluation.stored_measurement import StoredMeasurement
 from diffusion_lab.features import FeatureExtractor, cached_features, create_extractor, extract
 from diffusion_lab.features.feature_set import FeatureSet
+from diffusion_lab.metric_names import DEFAULT_METRICS, MIN_IMAGES, MetricName
 from diffusion_lab.runs.identity import data_fingerprint
 from diffusion_lab.runtime.seeds import derive_seed
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from diffusion_lab.checkpoint import find_checkpoint, read_checkpoint
-from diffusion_lab.config.evaluate_schema import EvaluateConfig
-from diffusion_lab.config.evaluation_section import MIN_IMAGES
+from diffusion_lab.cli.evaluate_schema import EvaluateConfig
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings, random_subset
 from diffusion_lab.evaluation.nearest import write_nearest
@@ -17,6 +16,7 @@ from diffusion_lab.evaluation.run_data import RealSources, images_of_folder, ima
 from diffusion_lab.features.image_sets import is_run_path
 from diffusion_lab.features.stored_images import GeneratedSource, NpzSource
 from diffusion_lab.generation.verified_folder import IDENTITY
+from diffusion_lab.metric_names import MIN_IMAGES
 
 
 def real_images(config: EvaluateConfig) -> RealSources:

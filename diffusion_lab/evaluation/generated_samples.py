@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.config.schema import GenerateConfig, GenerateOutputSettings
+from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.console.redaction import redacted
 from diffusion_lab.evaluation.targets import Target
 from diffusion_lab.files.reading import read_json
@@ -45,7 +45,8 @@ def sample(config: GenerateConfig, target: Target, show_progress: bool = True) -
     """
     config = config.model_copy(update={"sampler": config.sampler.complete()})  # equal images have equal manifests
     name = folder_name(config)
-    output = GenerateOutputSettings.model_validate({"base_dir": target.folder, "subdirs": {"generated": name}})
+    subfolders = config.output.subdirs.model_copy(update={"generated": name})
+    output = config.output.model_copy(update={"base_dir": target.folder, "subdirs": subfolders})
     generation = config.generation.model_copy(update={"checkpoint": target.checkpoint})
     started = time.monotonic()
     with warnings.catch_warnings():

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MIN_IMAGES
 from diffusion_lab.evaluation.families import FAMILIES
 from diffusion_lab.evaluation.measurement import Measurement
 from diffusion_lab.evaluation.real_images import RealImages
 from diffusion_lab.evaluation.rows import RowBuilder
 from diffusion_lab.features.feature_set import FeatureSet
+from diffusion_lab.metric_names import DEFAULT_METRICS, MIN_IMAGES
 
 
 def measure(

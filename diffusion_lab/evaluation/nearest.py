@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.files.writing import atomic_write
-from diffusion_lab.image_grids import FONT_SIZE, INK, LEAST_CELL, PAPER, to_image
+from diffusion_lab.image_grids import FONT_SIZE, INK, MIN_CELL, PAPER, to_image
 
 NEAREST = "nearest.png"
 PAIRS_PER_ROW = 5
@@ -68,5 +68,5 @@ def draw_pairs(samples: ImageSource, train: ImageSource, pairs: Sequence[Pair]) 
 def _image(source: ImageSource, index: int) -> Image.Image:
     """Return one image, enlarged by an integer factor if it is small."""
     image = to_image(torch.from_numpy(source.load(index, None)))
-    scale = max(-(-LEAST_CELL // max(image.size)), 1)
+    scale = max(-(-MIN_CELL // max(image.size)), 1)
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.evaluation.families import FAMILIES, count_images, count_reference_images
 from diffusion_lab.evaluation.measurement import NullRow
 from diffusion_lab.evaluation.real_images import RealImages, labelled_subset, random_halves, random_subset
 from diffusion_lab.features.feature_set import FeatureSet
+from diffusion_lab.metric_names import MIN_IMAGES
 
 HELD_OUT = "held-out images against the same reference"
 HALVES = "two halves of the reference images"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.evaluation.class_values import Classes
 from diffusion_lab.evaluation.families import (
     BETTER,
@@ -24,6 +23,7 @@ from diffusion_lab.evaluation.metrics.memorization import LEAVE_ONE_OUT, compare
 from diffusion_lab.evaluation.null_rows import NullComparison, compute_null_rows, matched_samples, null_comparison
 from diffusion_lab.evaluation.real_images import RealImages, renumber_classes
 from diffusion_lab.features.feature_set import FeatureSet
+from diffusion_lab.metric_names import MIN_IMAGES
 
 MAX_NAMES = 5
 """Maximum number of classes named in a note."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from diffusion_lab.checkpoint import Checkpoint
-from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.features.image_sets import is_run_path, open_image_set
 from diffusion_lab.features.opaque import without_transparency
 from diffusion_lab.features.run_images import run_sources
+from diffusion_lab.metric_names import MIN_IMAGES
 from diffusion_lab.runs.identity import data_fingerprint, validation_fingerprint
 
 Split = Literal["train", "val"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffusion_lab.cli.report import run_and_report
-from diffusion_lab.config.evaluation_section import MIN_IMAGES
+from diffusion_lab.metric_names import MIN_IMAGES
 
 CACHE_NOTE = "every later evaluation of these images reads them"
 

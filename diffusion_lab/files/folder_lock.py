@@ -19,7 +19,7 @@ from diffusion_lab.files.writing import name_folder_in_errors
 from diffusion_lab.runtime.process_identity import is_alive, own_identity
 
 LOCK_NAME = ".lock"
-LARGEST_LOCK = 4096
+MAX_LOCK_BYTES = 4096
 """Maximum bytes of a lock file that are read; it holds one short line."""
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -137,7 +137,7 @@ def _holder(file: IO[str], folder: Path) -> dict[str, Any]:
     """
     file.seek(0)
     try:
-        text = file.read(LARGEST_LOCK)
+        text = file.read(MAX_LOCK_BYTES)
         holder = parse_json(text, LOCK_NAME) if text else {}
     except ValueError as error:
         raise _in_the_way(folder / LOCK_NAME) from error

@@ -18,7 +18,6 @@ from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.files.reading import open_regular, parse_json
 from diffusion_lab.files.writing import atomic_write
-from diffusion_lab.finite_samples import NonFiniteSamplesError
 from diffusion_lab.generation.arrays import ARRAYS, read_labels, read_pixels, write_arrays
 from diffusion_lab.generation.images import ImageStore, NullStore, PngStore, RawStore
 from diffusion_lab.generation.manifest import matching_digests, open_manifest, read_lines
@@ -29,9 +28,10 @@ from diffusion_lab.image_grids import ClassGrid, image_grid
 from diffusion_lab.runs.startup_lines import pluralize
 from diffusion_lab.runtime.exit_on_signals import Terminated
 from diffusion_lab.sampling import DiffusionSampler, SampleBatch
+from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
 from diffusion_lab.shapes import Images, to_pixels
 
-MOST_GRID_ROWS = 100
+MAX_GRID_ROWS = 100
 """Maximum rows of the grid; further images are only in their own files."""
 
 
@@ -67,13 +67,13 @@ class Completion:
         self.sampler, self.show_progress = sampler, show_progress
         self.output = config.generation.output
         self.columns = min(self.output.grid_nrow, target.count)
-        most = min(target.count, MOST_GRID_ROWS * self.output.grid_nrow)
+        most = min(target.count, MAX_GRID_ROWS * self.output.grid_nrow)
         labels = self._labels(range(most))
         self.grid: ClassGrid | None = None
         if labels is not None:
             scales = [self.request.scale(index) for index in range(most)]
             names, columns = self.request.class_names, self.output.grid_nrow
-            self.grid = ClassGrid(labels, names, columns, scales, most_rows=MOST_GRID_ROWS)
+            self.grid = ClassGrid(labels, names, columns, scales, most_rows=MAX_GRID_ROWS)
         self.shown = most if self.grid is None else len(self.grid.indices)
 
     def complete(self) -> Generation:

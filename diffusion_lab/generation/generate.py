@@ -13,17 +13,17 @@ from diffusion_lab.checkpoint import Checkpoint, file_hash, find_checkpoint, rea
 from diffusion_lab.checkpoint.export import public_name
 from diffusion_lab.checkpoint.files import is_sweep
 from diffusion_lab.config.schema import GenerateConfig, SamplingSettings
-from diffusion_lab.config.suspicious_settings import (
-    dropout_warnings,
-    guidance_warnings,
-    label_round_warnings,
-    label_share_warnings,
-)
 from diffusion_lab.config.validate import check_ready_to_start
 from diffusion_lab.console.redaction import redacted, without_folders
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.faults.sampling_warnings import (
+    dropout_warnings,
+    guidance_warnings,
+    label_round_warnings,
+    label_share_warnings,
+)
 from diffusion_lab.files.writing import check_writable
 from diffusion_lab.generation.completion import Completion, Generation
 from diffusion_lab.generation.open_folder import GenerationFolder, open_generation_folder
@@ -34,7 +34,7 @@ from diffusion_lab.runtime.devices import resolve_device, use_threads
 from diffusion_lab.runtime.precision import resolve_precision
 from diffusion_lab.runtime.threads import choose_threads
 from diffusion_lab.sampling import DiffusionSampler
-from diffusion_lab.terminal_noise import image_process_warnings
+from diffusion_lab.sampling.terminal_noise import image_process_warnings
 
 
 def generate(

@@ -6,10 +6,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.suspicious_settings import label_share_warnings
 from diffusion_lab.console.terminal import on_one_line
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.faults.sampling_warnings import label_share_warnings
 
 NAMED_CLASSES = 8
 """Most classes that a message names; it only counts the rest."""

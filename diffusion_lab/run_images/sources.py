@@ -95,7 +95,7 @@ def ready(
 
 
 class _NoCache(Exception):
-    """No cache on the disk exists or can be created."""
+    """Error: no cache on the disk exists or can be created."""
 
 
 def _from_disk(source: ImageFolderSource, cache_dir: Path | None, cache_key: str) -> ImageSource:

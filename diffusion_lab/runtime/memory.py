@@ -23,7 +23,7 @@ OOM_MESSAGES = (
     "can't allocate memory",  # torch's allocator for the CPU on Linux
     "not enough memory",  # and on Windows
     "bad_alloc",  # C++
-    "could not create a primitive",  # oneDNN, which does not tell why
+    "could not create a primitive",  # oneDNN, which does not say why
     "could not create a memory object",
     "could not execute a primitive",
 )

@@ -23,7 +23,7 @@ SPIN_COUNT = 30_000
 FLOPS_PER_THREAD = 0.25e9
 """Forward operations of a batch that are worth one thread; with fewer, synchronization takes the time it saves."""
 
-SHORTEST_LOOK, LONGEST_LOOK = 0.25, 60.0
+SHORTEST_LOOK, MAX_LOOK = 0.25, 60.0
 """Bounds on the time over which the load of the cores is measured, in seconds."""
 
 PROC_STAT, CPU_QUOTA = Path("/proc/stat"), Path("/sys/fs/cgroup/cpu.max")
@@ -77,7 +77,7 @@ def free_cores() -> float:
     If that is too long or too short ago, it is measured for a quarter of a second.
     """
     before, now = _at_import, CoreTimes.now()
-    if not SHORTEST_LOOK <= now.at - before.at <= LONGEST_LOOK:
+    if not SHORTEST_LOOK <= now.at - before.at <= MAX_LOOK:
         time.sleep(SHORTEST_LOOK)
         before, now = now, CoreTimes.now()
     return min(before.free_cores(now), float(usable_cores()))

@@ -44,7 +44,7 @@ class Sampler(ABC):
     steps: Annotated[int, Ge(1)] | None = 50
     """Denoising steps; ``null`` takes every step of the training process, or every time that ``spacing`` lists."""
     spacing: SpacingName | tuple[Annotated[float, Interval(gt=0, le=1)], ...] = "trailing"
-    """How the steps are spread over the process: by a rule, or a falling list of times in (0, 1]. Multistep solvers
+    """Spacing of the steps over the process: by a rule, or a falling list of times in (0, 1]. Multistep solvers
     (2M, 3M, UniPC) have their full order with ``log_snr`` and ``karras``; under ``trailing`` it is 1 to 2 in most
     processes."""
     clip: bool = True
@@ -61,11 +61,10 @@ class Sampler(ABC):
         if isinstance(self.spacing, str):
             return
         if not self.spacing or any(later >= time for time, later in pairwise(self.spacing)):
-            raise ValueError(f"sampler.spacing must be a falling list of times in (0, 1], got {list(self.spacing)}")
+            raise ValueError(f"spacing must be a falling list of times in (0, 1], got {list(self.spacing)}")
         if self.steps not in (None, len(self.spacing)):
             raise ValueError(
-                f"sampler.steps must be null or {len(self.spacing)}, the number of times in sampler.spacing, "
-                f"got {self.steps}"
+                f"steps must be null (None) or {len(self.spacing)}, the number of times in spacing, got {self.steps}"
             )
 
     @abstractmethod

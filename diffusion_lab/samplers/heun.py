@@ -34,7 +34,7 @@ class HeunSampler(ChurningSampler):
     """Heun's method: second order, two network evaluations per step (arXiv:2206.00364, algorithm 1)."""
 
     average: Literal["auto", "slopes"] = "auto"
-    """What is averaged over a step: ``slopes`` is EDM's algorithm, which needs the short steps of ``karras`` or
+    """Quantity averaged over a step: ``slopes`` is EDM's algorithm, which needs the short steps of ``karras`` or
     ``log_snr``; ``auto`` averages the clean estimates where ``sigma > alpha``, which is stable in every spacing."""
 
     def step(

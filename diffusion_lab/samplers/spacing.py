@@ -17,7 +17,7 @@ MAX_LOG_SNR = 15.0
 """Substitute for an infinite log-SNR, at an end of the process without noise or without signal."""
 
 FLOAT32_LOG_SNR = 48 * math.log(2)
-"""Log-SNR from which it counts as infinite: in float32 a number vanishes beside one 2^24 times as large."""
+"""Log-SNR from which it counts as infinite: in float32 a number vanishes when added to one 2^24 times as large."""
 
 KARRAS_RHO = 7
 

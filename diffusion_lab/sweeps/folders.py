@@ -15,7 +15,7 @@ from diffusion_lab.console.redaction import names_secret
 
 FolderT = TypeVar("FolderT", str, None)
 
-LONGEST_JOB_NAME = 100
+MAX_JOB_NAME_LENGTH = 100
 
 
 def sweep_job_or(folder: FolderT) -> str | FolderT:
@@ -62,6 +62,6 @@ def job_folder(overrides: Sequence[str], constant: Sequence[str] = ()) -> str:
         if key not in constant:
             parts.append("-".join(filter(None, (key.split(".")[-1], safe))))
     name = "_".join(parts) or "job"
-    if len(name) > LONGEST_JOB_NAME:
-        name = f"{name[: LONGEST_JOB_NAME - 9]}_{sha256(name.encode()).hexdigest()[:8]}"
+    if len(name) > MAX_JOB_NAME_LENGTH:
+        name = f"{name[: MAX_JOB_NAME_LENGTH - 9]}_{sha256(name.encode()).hexdigest()[:8]}"
     return name

@@ -73,7 +73,7 @@ class JobRecord:
     metric: str | None = None
     best_value: float | None = None
     measured: dict[str, Any] | None = None
-    """What the metric measures: jobs are comparable if this is equal."""
+    """Description of what the metric measures: jobs are comparable if it is equal."""
     refusal: Refusal | None = None
     """The last job that was refused because of this one."""
 

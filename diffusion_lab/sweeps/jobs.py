@@ -17,7 +17,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from diffusion_lab.config.evaluated_metrics import is_evaluated, validation_direction
 from diffusion_lab.config.resolve import resolved
 from diffusion_lab.config.schema import TrainConfig, root_of
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
@@ -28,6 +27,7 @@ from diffusion_lab.faults import traceback_note
 from diffusion_lab.files.reading import read_json
 from diffusion_lab.files.run_files import SUMMARY
 from diffusion_lab.files.writing import atomic_write
+from diffusion_lab.metric_names import is_evaluated, validation_direction
 from diffusion_lab.sweeps import job_lock
 from diffusion_lab.sweeps.comparable import measured_by
 from diffusion_lab.sweeps.folders import sweep_job_or

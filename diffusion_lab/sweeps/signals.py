@@ -18,7 +18,7 @@ from diffusion_lab.runtime.exit_codes import EXIT_CODES, signals_to_handle
 from diffusion_lab.sweeps.job_record import RUNNING, JobProcess, JobRecord
 
 SWEEP = "DIFFUSION_LAB_SWEEP"
-"""Environment variable that tells the processes of a launcher which command they work for."""
+"""Environment variable by which the processes of a launcher know the command that they belong to."""
 
 POLL_SECONDS = 0.1
 PARENT = os.getppid()

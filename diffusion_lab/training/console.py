@@ -22,8 +22,8 @@ from diffusion_lab.networks.cost import count_parameters
 from diffusion_lab.runs.folder import RunFolder, RunStopped
 from diffusion_lab.runs.log import RUN_LOG
 from diffusion_lab.runs.startup_lines import aligned, describe_compute, describe_images, describe_process, pluralize
+from diffusion_lab.sampling.terminal_noise import terminal_noise_warnings
 from diffusion_lab.sweeps.job_record import RECORD
-from diffusion_lab.terminal_noise import terminal_noise_warnings
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.resume_source import ResumeSource
 from diffusion_lab.training.summary import TrainingSummary

@@ -12,7 +12,6 @@ from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
 from diffusion_lab.checkpoint import FORMAT
-from diffusion_lab.config.evaluated_metrics import is_evaluated
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.training_section import EmaSettings, PerformanceSettings, TrainingSettings
@@ -21,6 +20,7 @@ from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
 from diffusion_lab.guidance import Guidance
+from diffusion_lab.metric_names import is_evaluated
 from diffusion_lab.networks import ImageNetwork
 from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
 from diffusion_lab.runs.folder import RunFolder

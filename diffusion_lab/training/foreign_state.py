@@ -12,18 +12,18 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from diffusion_lab.checkpoint import Checkpoint
 from diffusion_lab.checkpoint.foreign import EMA_KEY, ForeignParts
-from diffusion_lab.ema_formats import bare_names, find_average
+from diffusion_lab.ema.formats import bare_names, find_average
 from diffusion_lab.training.lr_schedules import current_rates
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.optimizer_state import States, matching_states, saved_rate
 
-LARGEST_EPOCH = 2**31
+MAX_EPOCH = 2**31
 
 
 def epochs_done(parts: ForeignParts) -> int | None:
     """Return ``epoch`` as the number of epochs done; None if it is not a valid number."""
     epoch = parts.epoch
-    return epoch if type(epoch) is int and 0 <= epoch < LARGEST_EPOCH else None
+    return epoch if type(epoch) is int and 0 <= epoch < MAX_EPOCH else None
 
 
 @dataclass
@@ -66,7 +66,7 @@ def import_foreign_state(
     state.notes += _epoch_notes(parts, state)
     state.notes += _load_average(checkpoint, parts, module)
     if reset_optimizer:
-        state.notes.append("optimizer: begins anew (training.resume.reset_optimizer=true)")
+        state.notes.append("optimizer: starts fresh (training.resume.reset_optimizer=true)")
     else:
         state.notes += _match_optimizer(checkpoint, parts, module, state)
     state.notes += _schedule_notes(module, state)
@@ -77,12 +77,12 @@ def import_foreign_state(
 
 def _epoch_notes(parts: ForeignParts, state: ForeignState) -> Iterator[str]:
     if epochs_done(parts) is None:
-        what = "holds no epoch" if parts.epoch is None else "has an epoch that is no number of epochs"
+        what = "holds no epoch" if parts.epoch is None else "has an epoch that is not a number of epochs"
         yield f"epoch: not taken over, the file {what}; training begins with epoch 1"
         return
     yield (
         f"epoch: {state.epochs} in the file is taken as the number of epochs that are done, counted as {state.steps} "
-        f"optimizer steps of these settings; training goes on with epoch {state.epochs + 1}"
+        f"optimizer steps of these settings; training continues with epoch {state.epochs + 1}"
     )
 
 
@@ -122,7 +122,7 @@ def _match_optimizer(
             raise ValueError("the weights of the file are in another order than those of this model")
         state.optimizer_states = matching_states(parts.optimizer, module.make_optimizer, module.denoiser.parameters())
     except ValueError as error:
-        yield f"optimizer: not taken over, {error}; it begins anew"
+        yield f"optimizer: not taken over, {error}; it starts fresh"
         return
     yield "optimizer: its state is taken over, its options come from the settings"
     rate = saved_rate(parts.optimizer)
@@ -136,9 +136,9 @@ def _schedule_notes(module: DiffusionModule, state: ForeignState) -> Iterator[st
     if entry is None:
         return
     if state.reset_schedule:
-        yield "learning-rate schedule: begins anew (training.resume.reset_scheduler=true)"
+        yield "learning-rate schedule: starts fresh (training.resume.reset_scheduler=true)"
     elif isinstance(entry["scheduler"], ReduceLROnPlateau):
-        yield "learning-rate schedule: plateau depends on losses, which the file does not hold; it begins anew"
+        yield "learning-rate schedule: plateau depends on losses, which the file does not hold; it starts fresh"
     elif state.epochs:
         yield f"learning-rate schedule: that of the settings, continued after epoch {state.epochs}"
 

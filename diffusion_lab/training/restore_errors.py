@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from diffusion_lab.checkpoint.reading import DATA_POSITION
 from diffusion_lab.runtime.memory import is_out_of_memory
 
-LARGEST_COUNT = 2**63 - 1
+MAX_COUNT = 2**63 - 1
 
 IN_THE_DATA = ("epoch", "samples_seen", "seed", "length", "step_size")
 """Keys of the data module's position."""
@@ -79,7 +79,7 @@ def _check_progress(value: object, fresh: object, key: str) -> None:
         for name, part in fresh.items():
             if name in value:
                 _check_progress(value[name], part, f"{key}.{name}")
-    elif isinstance(fresh, int) and not (isinstance(value, int) and 0 <= value <= LARGEST_COUNT):
+    elif isinstance(fresh, int) and not (isinstance(value, int) and 0 <= value <= MAX_COUNT):
         raise ValueError(f"{key} is not a count")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diffusion_lab.checkpoint import Checkpoint, load_weights
-from diffusion_lab.config.auto_image_size import CHANNELS, SIZE
+from diffusion_lab.config.auto_values import CHANNELS, SIZE
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.data.datamodule import ImageDataModule

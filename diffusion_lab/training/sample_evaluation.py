@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion_lab.config.evaluated_metrics import logged_name, logged_names
-from diffusion_lab.config.evaluation_section import MIN_IMAGES, MetricName
-from diffusion_lab.config.training_evaluation import TrainingEvaluationSettings
+from diffusion_lab.config.evaluation_section import TrainingEvaluationSettings
 from diffusion_lab.data.source import ImageSource
 from diffusion_lab.evaluation.measure import measure
 from diffusion_lab.evaluation.measurement import Measurement
@@ -26,6 +24,7 @@ from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.features import FeatureExtractor, FeatureSet, cached_features, create_extractor
 from diffusion_lab.features.opaque import composite_over_white, without_transparency
 from diffusion_lab.guidance import PLAIN, Guidance
+from diffusion_lab.metric_names import MIN_IMAGES, MetricName, logged_name, logged_names
 from diffusion_lab.runtime.devices import host_memory
 from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.samplers import UniPCSampler

@@ -10,7 +10,7 @@ from diffusion_lab.config.model_section import DiffusionSettings
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.source import ImageSource
 
-MOST_IMAGES = 2048
+MAX_IMAGES = 2048
 """Most images to measure: enough to estimate the deviation to a fraction of a percent."""
 
 
@@ -71,6 +71,6 @@ def _with(config: TrainConfig, diffusion: DiffusionSettings, weighting: Weightin
 
 def _deviation(images: ImageSource) -> float:
     """Return the standard deviation of all pixels about their common mean, in units of [-1, 1]."""
-    chosen = np.unique(np.linspace(0, len(images) - 1, MOST_IMAGES).astype(int))
+    chosen = np.unique(np.linspace(0, len(images) - 1, MAX_IMAGES).astype(int))
     pixels = np.stack([images.load(int(index), None) for index in chosen])
     return float(pixels.std(dtype=np.float64)) / 127.5

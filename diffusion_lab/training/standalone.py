@@ -25,7 +25,7 @@ from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.faults import ConfigError, ConfigWarning, unknown_key
 from diffusion_lab.runtime.devices import resolve_device
 from diffusion_lab.runtime.environment import environment
-from diffusion_lab.terminal_noise import image_process_warnings, terminal_noise_warnings
+from diffusion_lab.sampling.terminal_noise import image_process_warnings, terminal_noise_warnings
 from diffusion_lab.training.create import ModuleT, ScheduleSpan, build_module, prepare_denoiser
 
 if TYPE_CHECKING:

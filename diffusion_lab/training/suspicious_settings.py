@@ -12,10 +12,10 @@ from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
 
-LARGEST_SKIPPED_FRACTION = 0.1
+MAX_SKIPPED_FRACTION = 0.1
 """Fraction of the images that ``drop_last`` may skip in each epoch without a warning."""
 
-LARGEST_INITIAL_SHARE = 0.25
+MAX_INITIAL_SHARE = 0.25
 """Fraction of untrained weights in the EMA at the end of training without a warning; with warm-up it is less."""
 
 
@@ -40,7 +40,7 @@ def batch_warnings(data: ImageDataModule) -> Iterator[str]:
     """Warn if ``drop_last`` skips many images."""
     images = len(data.train)
     skipped = images % data.batch_size if data.drop_last else 0
-    if skipped > LARGEST_SKIPPED_FRACTION * images:
+    if skipped > MAX_SKIPPED_FRACTION * images:
         which = "others each time" if data.shuffle else "always the same"
         yield (
             f"data.loading.drop_last skips {skipped} of {images} images in each epoch, {which}: the last batch "
@@ -66,7 +66,7 @@ def ema_warnings(ema: EMA[Denoiser], steps: int) -> Iterator[str]:
     """Warn if an EMA will still contain the untrained weights after ``steps`` optimizer steps, or several are equal."""
     for key, decay in ema.decays.items():
         share = ema.initial_weight(steps, decay)
-        if share <= LARGEST_INITIAL_SHARE:
+        if share <= MAX_INITIAL_SHARE:
             continue
         max_decay = _max_decay(steps)
         remedy = f"choose at most {max_decay:g}, or set" if max_decay else "set"

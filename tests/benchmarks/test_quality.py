@@ -23,7 +23,7 @@ from benchmarks.quality.program import DIFFUSERS, LUCIDRAINS, OURS, RESULT, Task
 from benchmarks.quality.report import rows, write_report
 from benchmarks.quality.snapshot_timer import MARKS, SnapshotTimer, build_network_of_size
 from diffusion_lab.cli.compose import compose_train_config
-from diffusion_lab.create import weight_shapes
+from diffusion_lab.create import create_denoiser
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -82,7 +82,8 @@ def test_the_peers_networks_are_as_large_as_ours(
     overrides += [f"model.architecture.in_channels={channels}", f"model.architecture.image_size={image_size}"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose_train_config(compose("train", overrides))
-    parameters = sum(shape.numel() for shape in weight_shapes(config.model).values())
+    ours = create_denoiser(config.model, without_weights=True)
+    parameters = sum(weights.numel() for weights in ours.parameters())
     network = library.build_network(parameters, channels, image_size)
     assert 0.8 < sum(weights.numel() for weights in network.parameters()) / parameters < 1.2
 

@@ -9,7 +9,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_lab.checkpoint import FORMAT, load_denoiser, load_tensors, load_weights, read_checkpoint
+from diffusion_lab.checkpoint.export import write_export
+from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.validate import parse_section
+from diffusion_lab.create import create_denoiser
 from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.networks import NETWORKS
 from tests.checkpoint.contents import (
     AVERAGED,
     RAW,
@@ -70,11 +75,41 @@ def test_an_average_is_chosen_by_its_decay(saved):
 
 def test_missing_decay_is_refused_with_the_available_ones(saved):
     path = saved(with_several_decays())
-    rule = r"generation\.sampling\.ema_decay must be one of the averages in .*last\.ckpt"
+    rule = r"^ema_decay must be one of the averages in .*last\.ckpt"
     with pytest.raises(ValueError, match=rule + r" \(0\.9, 0\.99, 0\.9999\), got 0\.5"):
         load_denoiser(path, ema_decay=0.5)
-    with pytest.raises(ValueError, match=r"ema_decay needs generation\.sampling\.use_ema, got 0\.99"):
+    with pytest.raises(ValueError, match=r"^ema_decay needs use_ema, got 0\.99"):
         load_denoiser(path, use_ema=False, ema_decay=0.99)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"ema_decay": "0.9"}, ValueError, "^ema_decay must be the decay of an average, a number, or None, got '0.9'"),
+        ({"use_ema": "false"}, ValueError, "^use_ema must be True or False, got 'false'"),
+        (
+            {"trust": "my_lab.Net"},
+            ValueError,
+            r"^trust must be a list .*, got the string 'my_lab.Net': \['my_lab.Net'\]",
+        ),
+        ({"path": None}, TypeError, "^path must be a path, .*, got None"),
+        ({"path": "nowhere"}, FileNotFoundError, "the checkpoint nowhere does not exist"),
+        ({"device": "gpu"}, ValueError, "^device must be a device of this machine .*, got 'gpu'"),
+    ],
+)
+def test_wrong_arguments_are_named(saved, arguments, error, message):
+    with pytest.raises(error, match=message):
+        load_denoiser(**({"path": saved(own_format())} | arguments))
+
+
+def test_the_raw_weights_of_an_exported_average_are_named_by_argument(saved, tmp_path):
+    write_export(
+        tmp_path / "model.safetensors",
+        AVERAGED.state_dict(),
+        read_checkpoint(saved(own_format())).about | {"averaged": True},
+    )
+    with pytest.raises(ValueError, match=r"export of averaged weights, .* take them \(use_ema=True\)"):
+        load_denoiser(tmp_path / "model.safetensors", use_ema=False)
 
 
 def test_checkpoints_from_before_several_averages_load(saved):
@@ -252,14 +287,15 @@ def test_a_damaged_model_section_is_listed_by_key(saved):
 
 
 class Operations(TorchDispatchMode):
-    """Remembers the operations that are done."""
+    """Remembers the operations on tensors that have memory."""
 
     def __init__(self):
         super().__init__()
         self.names = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.add(func.overloadpacket.__name__)
+        if not any(isinstance(argument, torch.Tensor) and argument.is_meta for argument in args):
+            self.names.add(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
 
 
@@ -268,9 +304,114 @@ def test_initial_weights_are_not_drawn_before_loading(saved):
     path, state = saved(own_format()), torch.get_rng_state()
     with Operations() as done:
         assert same(load_denoiser(path), AVERAGED)
-    assert "empty" in done.names
     assert not done.names & {"uniform_", "normal_"}
     assert torch.equal(torch.get_rng_state(), state)
     with Operations() as done:
         denoiser_of(seed=0)
     assert done.names & {"uniform_", "normal_"}, "the test shows nothing if new networks draw by other operations"
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_no_tensor_of_a_loaded_network_is_without_values(saved, kind):
+    """All networks create their weights alone when they are created."""
+    model = tree(type=kind, use_attention=[True])
+    denoiser = create_denoiser(parse_section(ModelSettings, model, "model"))
+    path = saved(own_format(model) | {"state_dict": under("denoiser.", denoiser.state_dict())})
+    loaded = load_denoiser(path, use_ema=False)
+    write_export(path.with_name("model.safetensors"), loaded.state_dict(), read_checkpoint(path).about)
+    for each in (loaded, load_denoiser(path.with_name("model.safetensors"), use_ema=False)):
+        assert same(each, denoiser)
+        strides = [weight.stride() for weight in each.parameters()]  # convolutions are fastest in channels-last memory
+        assert strides == [weight.stride() for weight in denoiser.parameters()]
+    assert all(weight.requires_grad and weight.is_leaf for weight in loaded.parameters())
+    tensors = [
+        value for module in loaded.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)
+    ]
+    assert not any(tensor.is_meta for tensor in (*loaded.parameters(), *loaded.buffers(), *tensors))
+    noisy, level, label = torch.randn(2, 1, 8, 8), denoiser.schedule.level(0.5), torch.tensor([0, 1])
+    assert torch.equal(loaded(noisy, level, label), denoiser.eval()(noisy, level, label))
+
+
+def test_denoisers_of_a_checkpoint_do_not_share_memory(saved):
+    """Neither with each other nor with the checkpoint."""
+    checkpoint = read_checkpoint(saved(own_format()))
+    first, second = checkpoint.denoiser(), checkpoint.denoiser()
+    with torch.no_grad():
+        for weight in first.parameters():
+            weight.fill_(7)
+    assert same(second, AVERAGED)
+    assert same(checkpoint.denoiser(), AVERAGED)
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "model.safetensors"])
+def test_a_loaded_denoiser_is_independent_of_its_file(saved, tmp_path, name):
+    """Also if the file is overwritten in place."""
+    path = saved(own_format())
+    if name == "model.safetensors":
+        write_export(tmp_path / name, AVERAGED.state_dict(), read_checkpoint(path).about | {"averaged": True})
+    denoiser = load_denoiser(tmp_path / name)
+    size = (tmp_path / name).stat().st_size
+    with (tmp_path / name).open("r+b") as file:
+        file.write(bytes(size))
+    assert same(denoiser, AVERAGED)
+
+
+def test_weights_are_loaded_in_the_type_of_the_network(saved):
+    """Float32, whatever the file has; weights that share memory there are separate."""
+    halves = {name: weight.half() for name, weight in RAW.state_dict().items()}
+    assert same(
+        load_denoiser(saved(halves, "half.pt"), use_ema=False, model=settings()), rounded := denoiser_like(halves)
+    )
+    assert all(weight.dtype == torch.float32 for weight in rounded.parameters())
+    names = [name for name, weight in RAW.state_dict().items() if weight.ndim == 1]
+    memory = torch.cat([RAW.state_dict()[name] for name in names])
+    views = dict(zip(names, memory.split([RAW.state_dict()[name].numel() for name in names]), strict=True))
+    denoiser = load_denoiser(saved(dict(RAW.state_dict()) | views, "views.pt"), use_ema=False, model=settings())
+    assert same(denoiser, RAW)
+    with torch.no_grad():
+        denoiser.get_parameter(names[0]).fill_(7)
+    assert denoiser.get_parameter(names[0]).untyped_storage().nbytes() < memory.nbytes
+    assert not any((denoiser.get_parameter(name) == 7).any() for name in names[1:])
+
+
+def denoiser_like(weights):
+    denoiser = denoiser_of(5)
+    denoiser.load_state_dict(weights)
+    return denoiser
+
+
+COMPUTING_NETWORK = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, in_channels, **options):
+        super().__init__()
+        self.frequencies = torch.exp(-torch.arange(4) / 4)  # a plain tensor
+        self.steps = int(torch.linspace(0, 3, 4).sum())  # values are needed at once
+        self.register_buffer("window", torch.hann_window(8), persistent=False)
+        self.norm = torch.nn.BatchNorm2d(in_channels)  # has an integer among its buffers
+        self.enter = torch.nn.Conv2d(in_channels, in_channels, 1)
+        self.leave = torch.nn.Conv2d(in_channels, in_channels, 1)
+        self.leave.weight = self.enter.weight
+
+    def forward(self, images, times, labels):
+        waves = torch.outer(times, self.frequencies).sum() + self.steps + self.window.sum()
+        return self.leave(self.enter(self.norm(images))) * waves
+"""
+
+
+def test_a_custom_network_that_computes_with_tensors_is_loaded(saved, tmp_path, monkeypatch):
+    (tmp_path / "computing_lab.py").write_text(COMPUTING_NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = tree(type="computing_lab.Net")
+    denoiser = create_denoiser(parse_section(ModelSettings, model, "model")).train()
+    noisy, level = torch.randn(2, 1, 8, 8), denoiser.schedule.level(0.5)
+    denoiser(noisy, level)  # which changes the buffers
+    state = under("denoiser.", denoiser.state_dict()) | under("ema.average.", denoiser.state_dict())
+    path = saved(own_format(model) | {"state_dict": state})
+    for use_ema in (True, False):
+        loaded = load_denoiser(path, use_ema, trust=["computing_lab.Net"])
+        assert same(loaded, denoiser)
+        assert int(loaded.network.norm.num_batches_tracked) == 1
+        assert loaded.network.leave.weight is loaded.network.enter.weight
+        assert torch.equal(loaded(noisy, level), denoiser.eval()(noisy, level))

@@ -16,11 +16,12 @@ from diffusion_lab.cli.compose_evaluation import (
     parse_evaluation,
 )
 from diffusion_lab.cli.key_locations import KeyLocations, composed_key_locations
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, FEATURES, METRICS, MIN_IMAGES
+from diffusion_lab.config.evaluation_section import FEATURES
 from diffusion_lab.evaluation import null_rows
 from diffusion_lab.evaluation.families import FAMILIES
 from diffusion_lab.faults import ConfigError
 from diffusion_lab.features import NAMES
+from diffusion_lab.metric_names import DEFAULT_METRICS, METRICS, MIN_IMAGES
 from scripts.editor_schema import short_names
 from tests.config.conftest import CONF
 

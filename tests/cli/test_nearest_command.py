@@ -184,7 +184,7 @@ def test_faults_of_the_tree_are_reported(changed: Change) -> None:
 
 def test_command_that_would_differ_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = plain(composed("train", "training.epochs=3"), resolve=True)
-    monkeypatch.setattr(nearest_command, "MOST_ROUNDS", 0)
+    monkeypatch.setattr(nearest_command, "MAX_ROUNDS", 0)
     with pytest.raises(ConfigError, match=r"training\.epochs = 3: no command line was found that reproduces it"):
         words(tree)
 

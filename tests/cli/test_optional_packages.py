@@ -1,4 +1,4 @@
-"""For a launcher or sweeper whose package is missing, the message has the command that installs it."""
+"""The message about a launcher or sweeper whose package is missing has the command that installs it."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from diffusion_lab.config import (
     defaults,
     derive_image_size_from_model,
     derive_return_labels_from_model,
+    derived,
     get_default_config,
     parse_config,
     resolve_output_path,
@@ -104,7 +105,7 @@ def test_default_of_each_row() -> None:
     assert [type(value) for value in found.values()] == [type(DEFAULTS[key]) for key in found]  # true is no 1
 
 
-@pytest.mark.parametrize("module", [defaults, validate], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [defaults, derived, validate], ids=lambda module: module.__name__)
 def test_examples_in_docstrings(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0

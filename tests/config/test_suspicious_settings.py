@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from diffusion_lab.cli.compose import compose_train_config
 from diffusion_lab.config import ConfigWarning, get_default_config, validate_config
-from diffusion_lab.config.suspicious_settings import DEFAULT_SCALES
+from diffusion_lab.faults.sampling_warnings import DEFAULT_SCALES
 from tests.config.conftest import CONF, Change
 from tests.recorded_warnings import recorded_warnings
 

@@ -78,7 +78,7 @@ def read(folder: Path, **options: str) -> ImageFolderSource:
 
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
-    """No test may take long, nor raise the peak of the memory by much."""
+    """Fail a test that takes long or raises the peak of the memory by much."""
     started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     assert time.process_time() - started < SECONDS

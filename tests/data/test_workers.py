@@ -10,7 +10,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.source import ArraySource
-from diffusion_lab.data.workers import LONGEST_WAIT, SuspendableLoader, _SuspendableIterator, explain_worker_failures
+from diffusion_lab.data.workers import MAX_WAIT, SuspendableLoader, _SuspendableIterator, explain_worker_failures
 
 DIED = "DataLoader worker (pid 12) is killed by signal: Killed. "
 ENDED = "DataLoader worker (pid(s) 12, 13) exited unexpectedly"
@@ -95,7 +95,7 @@ def test_suspended_wait_is_not_a_hang(monkeypatch):
     """By the clock it lasted hours; a worker that continues then has the rest of its time."""
     waits = Waits(monkeypatch, batch_after=1)
     assert waits.result(timeout=120) == (True, "batch")
-    assert waits.waits == [LONGEST_WAIT] * 2
+    assert waits.waits == [MAX_WAIT] * 2
 
 
 @pytest.mark.parametrize("limit", [0.25, 1.0, 2.5, 7.0])
@@ -103,7 +103,7 @@ def test_a_worker_hangs_after_the_whole_limit(monkeypatch, limit):
     waits = Waits(monkeypatch, batch_after=100)
     assert waits.result(timeout=limit) == (False, None)
     assert sum(waits.waits) == limit
-    assert max(waits.waits) <= LONGEST_WAIT
+    assert max(waits.waits) <= MAX_WAIT
 
 
 def test_datamodule_uses_the_loader():

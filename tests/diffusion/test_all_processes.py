@@ -1,4 +1,4 @@
-"""What holds of every noise process: inverse of the log-SNR, monotone, finite at both ends in every precision."""
+"""Properties of every noise process: inverse of the log-SNR, monotone, finite at both ends in every precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What validation draws for an image follows from the image's number, and its times are spread evenly."""
+"""The draws of validation for an image follow from its index, and its times are spread evenly."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ BAND = torch.linspace(-12, 12, 24001, dtype=torch.float64)
 
 
 class ErringInABand(nn.Module):
-    """Of black images, whose noise is known: errs so that the squared error of the noise is exp(-log_snr² / 2)."""
+    """Denoiser of black images, whose noise is known; the squared error of its noise is exp(-log_snr² / 2)."""
 
     def __init__(self, process: str, prediction: str) -> None:
         super().__init__()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from diffusion_lab.diffusion.noise_bands import NOISE_BANDS, by_noise_band
+from diffusion_lab.diffusion.noise_bands import by_noise_band
+from diffusion_lab.metric_names import NOISE_BANDS
 
 
 def test_each_band_has_the_mean_of_its_images() -> None:

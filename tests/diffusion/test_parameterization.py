@@ -1,4 +1,4 @@
-"""What the network predicts: the textbook targets, and the one formula that turns them back into clean images."""
+"""Parameterizations: the textbook targets, and the one formula that turns them back into clean images."""
 
 from __future__ import annotations
 

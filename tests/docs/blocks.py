@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
+PAGES += sorted((ROOT / "docs").glob("*.md"))
 PROGRAMS = ("python", "make", "git", "pip", "wandb", "tensorboard", "torchrun")
 
 
@@ -36,6 +37,12 @@ class Block:
         """File whose content a block of Python is, named on its first line; None for other blocks."""
         first_line = re.match(r"# (\S+\.py)\n", self.text)
         return first_line[1] if first_line and self.language == "python" else None
+
+    @property
+    def example(self) -> str | None:
+        """File of ``examples/`` that it shows, named on its first line; None for other blocks."""
+        first_line = re.match(r"# (examples/\S+)\n", self.text)
+        return first_line[1] if first_line else None
 
     @property
     def commands(self) -> list[list[str]]:

@@ -29,12 +29,6 @@ CHECKED = (
 """Tests of the files of conf/ and of the table of samplers."""
 
 
-def block(language: str) -> str:
-    """Return the only block of code in a language."""
-    (code,) = re.findall(rf"```{language}\n(.*?)```", SAMPLER, re.DOTALL)
-    return str(code)
-
-
 def entry(table: str) -> str:
     """Return the line that the recipe adds to a table of the project, such as `"trapezoid": 2`."""
     (code,) = re.findall(rf"`{table}` of `[\w/.]+`\s\(`([^`]+)`\)", SAMPLER)
@@ -66,8 +60,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def add_sampler(project: Path) -> None:
     samplers = project / "diffusion_lab" / "samplers"
-    (samplers / "trapezoid.py").write_text(block("python"), encoding="utf-8")
-    (project / "conf" / "sampler" / "trapezoid.yaml").write_text(block("yaml"), encoding="utf-8")
+    shutil.copy(ROOT / "examples/my_lab/samplers.py", samplers / "trapezoid.py")
+    package, *settings = (ROOT / "examples/conf/sampler/trapezoid.yaml").read_text(encoding="utf-8").splitlines()
+    schema = (project / "conf/sampler/heun.yaml").read_text(encoding="utf-8").splitlines()[1]
+    text = "\n".join([package, schema, *settings, ""]).replace("my_lab.samplers.TrapezoidSampler", "trapezoid")
+    (project / "conf/sampler/trapezoid.yaml").write_text(text, encoding="utf-8")
     imported = "from diffusion_lab.samplers.trapezoid import TrapezoidSampler"
     insert(samplers / "__init__.py", "from diffusion_lab.samplers.heun import HeunSampler\n", imported)
     insert(samplers / "__init__.py", '    "unipc": UniPCSampler,\n', f"    {entry('SAMPLERS')},")

@@ -34,7 +34,18 @@ for each in BLOCKS:
 COMMANDS = [
     pytest.param(list(words), id=f"{block.location} {' '.join(words)}"[:90]) for words, block in FIRST_BLOCKS.items()
 ]
-COPIED = ("diffusion_lab", "conf", "schema", "docs", "scripts", "tests", "train.py", "sample.py", "evaluate.py")
+COPIED = (
+    "diffusion_lab",
+    "conf",
+    "schema",
+    "docs",
+    "examples",
+    "scripts",
+    "tests",
+    "train.py",
+    "sample.py",
+    "evaluate.py",
+)
 COPIED += ("pyproject.toml",)
 SMALL = (
     "compute.device=cpu",
@@ -135,7 +146,7 @@ def test_every_block_is_of_a_kind_that_is_tested() -> None:
             or block.is_transcript
             or block.language in ("python", "text")  # text: an excerpt of what a program prints
             or (block.language == "yaml" and block.page in (GUIDE, CONFIGURATION))
-            or (block.language == "yaml" and block.text.startswith("# @package sampler"))
+            or block.example  # tests/docs/test_examples.py
             or (block.language == "yaml" and block.text.startswith("experiment:"))  # tests/promised
             or (block.language == "" and re.search(r"^\S+/ ", block.text))  # a tree of folders
         )
@@ -150,7 +161,7 @@ def test_command(world: World, words: list[str]) -> None:
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
     elif program == "git":
-        assert rest[0] == "clone"
+        assert rest[0] in ("clone", "tag", "push")
     elif program == "pip":
         check_installation(rest)
     else:

@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_split_has_no_effect_with_a_reference(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r'evaluation\.split = "val": has no effect, since evaluation\.reference'):
+    with pytest.raises(ConfigError, match=r'\n  split = "val": has no effect, since reference'):
         evaluate_checkpoint(tmp_path, reference=tmp_path, split="val")
 
 
@@ -44,18 +44,38 @@ def test_split_has_no_effect_with_a_reference(tmp_path: Path) -> None:
     [
         (
             {"sampler": {"type": "ddim", "steps": [5, 10]}},
-            r"sampler must be a single value, got sampler\.steps = \[5, 10\]",
+            r"^sampler\.steps must be a single value, got \[5, 10\]",
         ),
         (
             {"guidance_scale": [1.0, 2.0]},
-            r"guidance_scale must be a single value, got .*guidance_scale = \[1\.0, 2\.0\]",
+            r"^guidance_scale must be a single value, got \[1\.0, 2\.0\]",
         ),
-        ({"seed": [0, 1, 2]}, r"seed must be a single value, got compute\.seed = \[0, 1, 2\]: this returns one result"),
+        ({"seed": [0, 1, 2]}, r"^seed must be a single value, got \[0, 1, 2\]: this returns one result"),
     ],
 )
 def test_lists_of_values_are_refused_by_argument_name(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate_checkpoint(tmp_path, **arguments)
+
+
+@pytest.mark.usefixtures("nothing_is_measured")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 3}, r"\n  num_samples = 3: must be at least 20"),
+        ({"sampler": "heunn"}, r"\n  sampler = .*did you mean 'heun'"),
+        ({"sampler": {"type": "ddim", "eta": 2}}, r"\n  sampler\.eta = 2: must be at most 1"),
+        ({"guidance_scale": -1.0}, r"\n  guidance_scale = -1.0: must be at least 0"),
+        ({"metrics": ["kidd"]}, r"\n  metrics\[0\] = .*did you mean 'kid'"),
+        ({"seed": -1}, r"\n  seed = -1: must be at least 0"),
+        ({"use_ema": "no"}, r"\n  use_ema = .*must be true or false"),
+        ({"path": "nowhere"}, r"\n  path = "),
+    ],
+)
+def test_an_invalid_argument_is_named(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match="^1 argument is wrong:" + message) as caught:
+        evaluate_checkpoint(**({"path": tmp_path} | arguments))
+    assert not any(section in str(caught.value) for section in ("evaluation.", "generation.", "compute."))
 
 
 @pytest.mark.usefixtures("nothing_is_measured")
@@ -93,9 +113,9 @@ def test_custom_image_classes_of_runs_can_be_trusted(run: Path, tmp_path: Path) 
 def test_trust_without_effect_is_refused(run: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", np.zeros((20, 8, 8), np.uint8))
     images = tmp_path / "set.npz"
-    with pytest.raises(ValueError, match=r"generation\.trust = my\.Images has no effect, since none of evaluation"):
+    with pytest.raises(ValueError, match=r"trust = my\.Images has no effect, since none of samples"):
         evaluate_folders(images, images, base_dir=tmp_path / "out", trust=["my.Images"], **FEW)
-    with pytest.raises(ValueError, match=r"must contain only classes that generation\.checkpoint names, got my\.X"):
+    with pytest.raises(ValueError, match=r"must contain only classes that path names, got my\.X"):
         evaluate_checkpoint(run, base_dir=tmp_path / "out", trust=[OWN_IMAGES, "my.X"], num_samples=20, **FEW)
 
 
@@ -106,7 +126,7 @@ def test_suggestions_of_messages_are_accepted_arguments(run: Path, tmp_path: Pat
         evaluate_folders(run, run, trust=[OWN_IMAGES], base_dir=tmp_path / "out", **given)
     with pytest.raises(ValueError, match=f"with SHA-256 {'0' * 64}"):
         evaluate_folders(run, run, trust=[OWN_IMAGES], base_dir=tmp_path / "out", sha256="0" * 64, **given)
-    with pytest.raises(ConfigError, match=r'data\.paths\.train = "nowhere": must be an existing folder'):
+    with pytest.raises(ConfigError, match=r'data_paths\[\'train\'\] = "nowhere": must be an existing folder'):
         evaluate_checkpoint(run, data_paths={"train": "nowhere"})
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion_lab.config.evaluation_section import DEFAULT_METRICS, MetricName
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation import evaluator as module
 from diffusion_lab.evaluation.evaluator import Evaluator, MeasureSettings
 from diffusion_lab.evaluation.run_data import RealSources
 from diffusion_lab.evaluation.stored_measurement import rows_of
+from diffusion_lab.metric_names import DEFAULT_METRICS, MetricName
 
 
 def noise(count: int, seed: int) -> ArraySource:

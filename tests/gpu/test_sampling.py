@@ -11,10 +11,10 @@ import torch
 
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.finite_samples import NonFiniteSamplesError
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler, Sampler
 from diffusion_lab.sampling import DiffusionSampler
-from diffusion_lab.sampling_request import ImageNoise
+from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
+from diffusion_lab.sampling.image_noise import ImageNoise
 from tests.training.tiny import tiny_denoiser
 
 LABELS = [index % 3 for index in range(70)]

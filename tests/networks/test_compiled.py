@@ -92,7 +92,8 @@ def test_failed_compilation_warns_once_and_runs_eagerly(backend, why):
     gc.collect()  # what earlier tests left behind is not warned about below
     with pytest.warns(UserWarning, match=f"runs without being compiled: .*{why}[^\n]*$") as warned:
         found = [gradient(network, count) for count in (4, 5, 4)]
-    assert len(warned) == 1, [str(warning.message) for warning in warned]
+    messages = [str(warning.message) for warning in warned if "on Python 3.13.0" not in str(warning.message)]
+    assert len(messages) == 1, messages  # torch advises against that one Python at each guard
     torch.testing.assert_close(found, [gradient(plain, count) for count in (4, 5, 4)])
 
 

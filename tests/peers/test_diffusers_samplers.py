@@ -176,7 +176,7 @@ def test_the_third_order_step_is_theirs_with_the_whole_curve(noises):
 
 
 def way(here: Level[float], there: Level[float]) -> float:
-    """From one level to the next in log(alpha / sigma)."""
+    """Return the step from one level to the next in log(alpha / sigma)."""
     return (log_snr(there) - log_snr(here)) / 2
 
 

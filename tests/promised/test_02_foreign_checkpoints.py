@@ -254,7 +254,7 @@ class TestResuming:
         assert found["global_step"] == 12
         assert found["diffusion_lab"]["epochs_done"] == 4
         assert "epoch: 2 in the file is taken as the number of epochs that are done" in said
-        assert "goes on with epoch 3" in said
+        assert "continues with epoch 3" in said
         assert "averaged weights: taken over (updates so far: 6)" in said
         assert "optimizer: its state is taken over" in said
         assert "not taken over" not in said
@@ -272,12 +272,12 @@ class TestResuming:
         [
             (
                 {"optimizer_state_dict": None},
-                "optimizer: not taken over, the file holds no state of it; it begins anew",
+                "optimizer: not taken over, the file holds no state of it; it starts fresh",
             ),
             ({"optimizer_state_dict": "x"}, "optimizer: not taken over, what the file holds is no state dict"),
             ({"ema_state_dict": None}, "averaged weights: the file holds none; the averages begin with the weights"),
             ({"ema_state_dict": {"a": "b"}}, "averaged weights: not taken over, ema_state_dict holds something"),
-            ({"epoch": "two"}, "epoch: not taken over, the file has an epoch that is no number of epochs"),
+            ({"epoch": "two"}, "epoch: not taken over, the file has an epoch that is not a number of epochs"),
             ({"epoch": None}, "epoch: not taken over, the file holds no epoch; training begins with epoch 1"),
             ({"scaler": {}, "loss": 1.0}, "not taken over, since it is not read: scaler, loss"),
         ],

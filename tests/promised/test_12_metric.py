@@ -14,8 +14,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from diffusion_lab.config import ConfigError
-from diffusion_lab.config.training_section import LOGGED_METRICS, LOSSES
 from diffusion_lab.diffusion import noise_bands
+from diffusion_lab.metric_names import LOGGED_METRICS, LOSSES
 from tests.training.tiny import BIAS_PLAN, resume_of, saved, tiny_config, tiny_run
 
 PLAN = BIAS_PLAN | {"training.epochs": 4, "training.checkpointing.save_frequency": 1}

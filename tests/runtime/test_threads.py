@@ -110,7 +110,7 @@ class TestFreeCores:
         """The measurement at import is outdated."""
         now = time.monotonic()
         times = [CoreTimes(now, 0.0, 0.0), CoreTimes(now + threads.SHORTEST_LOOK, 0.0, threads.SHORTEST_LOOK)]
-        monkeypatch.setattr(threads, "_at_import", CoreTimes(now - 2 * threads.LONGEST_LOOK, -1000.0, 0.0))
+        monkeypatch.setattr(threads, "_at_import", CoreTimes(now - 2 * threads.MAX_LOOK, -1000.0, 0.0))
         monkeypatch.setattr(threads.time, "sleep", lambda seconds: None)
         monkeypatch.setattr(CoreTimes, "now", classmethod(lambda cls: times.pop(0)))
         monkeypatch.setattr(threads, "usable_cores", lambda: 4)

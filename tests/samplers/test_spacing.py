@@ -1,4 +1,4 @@
-"""Where a walk stops, by formula."""
+"""Times of the steps, by formula."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ def test_a_list_of_times_is_taken_as_it_is():
 
 @pytest.mark.parametrize("times", [(), (0.5, 0.5), (0.2, 0.8)])
 def test_a_list_that_does_not_fall_is_refused(times):
-    with pytest.raises(ValueError, match=r"sampler\.spacing must be a falling list of times in \(0, 1\], got \["):
+    with pytest.raises(ValueError, match=r"^spacing must be a falling list of times in \(0, 1\], got \["):
         DDIMSampler(steps=None, spacing=times)
 
 
 def test_a_list_of_another_length_than_the_steps_is_refused():
-    with pytest.raises(ValueError, match=r"sampler\.steps must be null or 2, the number of times in .*, got 50"):
+    with pytest.raises(ValueError, match=r"^steps must be null \(None\) or 2, the number of times in .*, got 50"):
         DDIMSampler(spacing=(1.0, 0.5))
 
 

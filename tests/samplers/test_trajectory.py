@@ -104,7 +104,7 @@ def test_dynamic_threshold_divides_each_image_by_its_own_quantile_where_that_is_
 
 
 PURE_NOISE = DiscreteSchedule(sigmoid_betas(2000, 1e-4, 0.9999))
-"""Of which several levels have alpha = 0, in float64 as well."""
+"""Process with several levels of alpha = 0, in float64 as well."""
 
 VARIANTS = [
     (name, options)

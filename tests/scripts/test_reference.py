@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+import diffusion_lab.cli.compose  # noqa: F401 - registers the resolvers of conf/
 from diffusion_lab.config import TrainConfig, get_default_config
 from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.optimizer_section import OPTIMIZERS
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import SettingsReader, known_keys
+from diffusion_lab.config.settings_reader import leaves as plain_leaves
 from scripts import make_docs
 from tests.config.conftest import CONF
 from tests.config.test_schema import leaves
@@ -43,7 +50,7 @@ def test_each_key_has_one_row_in_the_section_it_belongs_to() -> None:
 def test_default_is_that_of_the_default_tree(key: str) -> None:
     rows = [row for row in ROWS if row[0].split("`")[1] == key]
     assert rows  # an option has one for each type that has it
-    for name, kind, default, meaning in rows:
+    for name, kind, default, _, meaning in rows:
         assert "†" not in name
         assert yaml.safe_load(default.strip("`")) == SettingsReader(get_default_config(), TrainConfig)[key]
         assert len(kind) > 3
@@ -56,6 +63,22 @@ def test_extensions_are_marked_and_have_the_default_of_the_schema() -> None:
     written = {key: yaml.safe_load(KEYS[key][2].strip("`")) for key in marked}
     reader = SettingsReader(get_default_config(), TrainConfig)
     assert {key: list(value) if isinstance(value := reader[key], tuple) else value for key in marked} == written
+
+
+def test_the_other_column_is_what_train_composes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(variable)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        tree: Any = OmegaConf.to_container(compose("train"), resolve=True)
+    run_folder = Path(tree["output"].pop("base_dir"))
+    assert run_folder.parent == Path("outputs/digits")
+    values = plain_leaves(tree)
+    written = {key: row[3] for key, row in KEYS.items()}
+    assert written.pop("output.base_dir") == "`outputs/EXPERIMENT/TIME`"
+    assert {key for key, cell in written.items() if cell == "—"} == written.keys() - values.keys()
+    assert {key: yaml.safe_load(cell.strip("`")) for key, cell in written.items() if cell != "—"} == {
+        key: value for key, value in values.items() if key in written
+    }
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.KEY)

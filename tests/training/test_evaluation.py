@@ -18,13 +18,12 @@ from rich.console import Console
 from diffusion_lab import sampling
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import ConfigError
-from diffusion_lab.config.evaluated_metrics import VALUES, direction_of, logged_name
-from diffusion_lab.config.evaluation_section import MIN_IMAGES
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.evaluation import null_rows
 from diffusion_lab.evaluation.families import BETTER, FAMILIES, full_name
 from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.metric_names import MIN_IMAGES, VALUES, direction_of, logged_name
 from diffusion_lab.runs.folder import RunStopped
 from diffusion_lab.samplers import UniPCSampler
 from diffusion_lab.sampling import DiffusionSampler

@@ -129,7 +129,7 @@ def test_mixed_precision_trains_and_keeps_float32_weights(tmp_path: Path) -> Non
 
 
 class OneLevel(DenoisingLoss):
-    """No noise and one level, so that an image's loss does not depend on the batch it is in."""
+    """Loss without noise at one level, so that an image's loss does not depend on the batch it is in."""
 
     def per_image(self, denoiser: Any, clean: Any, label: Any, seed: int) -> Any:
         level = denoiser.schedule.levels(torch.full((len(clean),), 0.5, dtype=torch.float64))

@@ -80,7 +80,7 @@ def test_every_part_is_taken_over_and_noted(module: MakeModule, read: Any) -> No
     assert int(new.ema.updates) == 1
     assert taken.notes == [
         "epoch: 1 in the file is taken as the number of epochs that are done, counted as 3 optimizer steps of these "
-        "settings; training goes on with epoch 2",
+        "settings; training continues with epoch 2",
         "averaged weights: taken over (updates so far: 1)",
         "training.ema.decay was 0.5 in the file and is 0.9; the new value is used",
         "training.ema.further_decays: these averages begin with the averaged weights of the file",
@@ -100,15 +100,15 @@ def test_resets_of_the_settings_are_applied(module: MakeModule, read: Any) -> No
     taken = import_foreign_state(read(content_of(new)), new, steps=3, reset_optimizer=True, reset_schedule=True)
     assert taken.optimizer_states is None
     assert taken.reset_schedule
-    assert "optimizer: begins anew (training.resume.reset_optimizer=true)" in taken.notes
+    assert "optimizer: starts fresh (training.resume.reset_optimizer=true)" in taken.notes
 
 
 @pytest.mark.parametrize(
     ("scheduler", "reset", "note"),
     [
         (STEP, False, "that of the settings, continued after epoch 1"),
-        ({"type": "plateau"}, False, "plateau depends on losses, which the file does not hold; it begins anew"),
-        (STEP, True, "begins anew (training.resume.reset_scheduler=true)"),
+        ({"type": "plateau"}, False, "plateau depends on losses, which the file does not hold; it starts fresh"),
+        (STEP, True, "starts fresh (training.resume.reset_scheduler=true)"),
     ],
 )
 def test_position_of_the_schedule_is_noted(
@@ -126,7 +126,7 @@ def test_optimizer_state_is_not_taken_over_if_the_order_of_weights_differs(modul
     content["model_state_dict"] = dict(sorted(content["model_state_dict"].items()))
     taken = import_foreign_state(read(content), new, steps=3)
     assert taken.optimizer_states is None
-    assert any("are in another order than those of this model; it begins anew" in note for note in taken.notes)
+    assert any("are in another order than those of this model; it starts fresh" in note for note in taken.notes)
 
 
 def test_every_entry_of_the_file_is_taken_over_or_named(module: MakeModule, read: Any) -> None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.diffusion.loss import DenoisingLoss
-from diffusion_lab.diffusion.noise_bands import NOISE_BANDS, by_noise_band
+from diffusion_lab.diffusion.noise_bands import by_noise_band
+from diffusion_lab.metric_names import NOISE_BANDS
 from tests.training.tiny import tiny_run
 
 CHANGES: dict[str, Any] = {

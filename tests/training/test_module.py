@@ -9,8 +9,8 @@ from torch import Tensor
 
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
-from diffusion_lab.diffusion.noise_bands import NOISE_BANDS
 from diffusion_lab.ema import EMA
+from diffusion_lab.metric_names import NOISE_BANDS
 from diffusion_lab.shapes import Batch
 from diffusion_lab.training.module import DiffusionModule
 from tests.training.tiny import tiny_denoiser

@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.guidance import Guidance
-from diffusion_lab.image_grids import GAP, LEAST_CELL, class_grid
+from diffusion_lab.image_grids import GAP, MIN_CELL, class_grid
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.shapes import Images, to_pixels
@@ -63,7 +63,7 @@ def test_one_row_per_class_sampled_from_the_ema(tmp_path: Path, guidance: Guidan
     assert module.ema is not None
     labels = [0, 1, 2, 0, 1, 2, 0]  # the remainder goes to the first classes
     picture = read(tmp_path / "p" / "epoch_0002.png")
-    cell = LEAST_CELL + GAP
+    cell = MIN_CELL + GAP
     assert picture.shape[0] == 3 * cell + GAP
     assert picture.shape[1] > 3 * cell  # three columns, and the names of the classes next to them
 
@@ -83,7 +83,7 @@ def test_images_are_sampled_periodically_and_after_the_last_epoch(
     changes = {"training.epochs": 3, "training.validation.enabled": False, **UNCONDITIONAL}
     tiny_fit(tmp_path, [pictures(tmp_path / "p", every_epochs=every, num_samples=4)], changes)
     assert sorted(path.name for path in (tmp_path / "p").iterdir()) == expected
-    assert read(tmp_path / "p" / expected[0]).shape == (2 * (LEAST_CELL + GAP) + GAP, 2 * (LEAST_CELL + GAP) + GAP, 3)
+    assert read(tmp_path / "p" / expected[0]).shape == (2 * (MIN_CELL + GAP) + GAP, 2 * (MIN_CELL + GAP) + GAP, 3)
 
 
 def test_pictures_change_nothing_of_the_training(tmp_path: Path) -> None:

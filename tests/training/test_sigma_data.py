@@ -10,7 +10,7 @@ import pytest
 from diffusion_lab.checkpoint import find_checkpoint, load_denoiser, read_checkpoint
 from diffusion_lab.data.source import ArraySource
 from diffusion_lab.diffusion.weighting import EDMWeighting
-from diffusion_lab.training.sigma_data import MOST_IMAGES, with_measured_sigma_data
+from diffusion_lab.training.sigma_data import MAX_IMAGES, with_measured_sigma_data
 from diffusion_lab.training.sources import create_datamodule
 from tests.training.tiny import tiny_config, tiny_run
 
@@ -24,7 +24,7 @@ def black_and_white(count: int) -> ArraySource:
     return ArraySource(images, [0] * count, ())
 
 
-@pytest.mark.parametrize("count", [1, 3, MOST_IMAGES + 7])
+@pytest.mark.parametrize("count", [1, 3, MAX_IMAGES + 7])
 def test_deviation_is_that_of_the_pixels_in_their_range(tmp_path: Path, count: int) -> None:
     measured = with_measured_sigma_data(tiny_config(tmp_path, EDM), black_and_white(count))
     assert measured.model.diffusion.sigma_data == 1.0

@@ -16,7 +16,7 @@ from diffusion_lab.cli.compose import compose_train_config
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.create import create_denoiser, create_process
 from diffusion_lab.ema import EMA
-from diffusion_lab.terminal_noise import terminal_noise_warnings
+from diffusion_lab.sampling.terminal_noise import terminal_noise_warnings
 from diffusion_lab.training.create import create_loss, optimizer_steps
 from diffusion_lab.training.sources import create_datamodule
 from diffusion_lab.training.suspicious_settings import (

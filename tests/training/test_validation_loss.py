@@ -13,8 +13,8 @@ from rich.console import Console
 
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import ConfigError
-from diffusion_lab.config.training_section import RAW_LOSSES
 from diffusion_lab.ema import EMA
+from diffusion_lab.metric_names import RAW_LOSSES
 from diffusion_lab.shapes import Batch
 from diffusion_lab.training.module import DiffusionModule
 from tests.training.test_module import module_of

@@ -131,7 +131,7 @@ class Checkpoints(Checkpoint):
         assert self._saved is not None
         return self._saved
 
-    def judge_saved(self, value: float, epoch: int, step: int) -> None:
+    def rank_saved(self, value: float, epoch: int, step: int) -> None:
         """Update the best with the metric of an epoch whose checkpoint was saved before the metric was known."""
         file = self.folder / step_name(step)
         if self.metric.is_better(value, self.best) and file.is_file():

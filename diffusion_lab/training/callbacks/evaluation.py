@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from diffusion_lab.console.messages import explain
 from diffusion_lab.faults import ConfigWarning
-from diffusion_lab.finite_samples import NonFiniteSamplesError
+from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
 from diffusion_lab.training.callbacks.checkpoints import Checkpoints
 from diffusion_lab.training.callbacks.rng_state import preserve_rng_state
 from diffusion_lab.training.module import DiffusionModule
@@ -180,7 +180,7 @@ class Evaluation(Callback):
         if is_late:  # the checkpoint of that epoch has already been written
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, Checkpoints) and callback.metric.name in values:
-                    callback.judge_saved(values[callback.metric.name], epoch, trainer.global_step)
+                    callback.rank_saved(values[callback.metric.name], epoch, trainer.global_step)
 
 
 def _format_values(values: Mapping[str, float]) -> str:

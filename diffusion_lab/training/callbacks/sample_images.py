@@ -10,11 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from diffusion_lab.faults import ConfigWarning
-from diffusion_lab.finite_samples import NonFiniteSamplesError
 from diffusion_lab.guidance import PLAIN, Guidance
 from diffusion_lab.image_grids import class_grid, image_grid
 from diffusion_lab.runs.epoch_images import save_epoch_image
 from diffusion_lab.samplers import Sampler
+from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
 from diffusion_lab.shapes import to_pixels
 from diffusion_lab.training.loggers import log_image
 from diffusion_lab.training.mirror import warn

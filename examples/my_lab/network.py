@@ -1,0 +1,26 @@
+import torch
+from torch import Tensor, nn
+
+
+class ConvNet(nn.Module):
+    """Residual 3×3 convolutions with embeddings of time and label."""
+
+    def __init__(
+        self, in_channels: int, model_channels: int, num_classes: int | None, depth: int = 4, **unused: object
+    ) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, model_channels, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(model_channels, model_channels, 3, padding=1) for _ in range(depth))
+        self.last = nn.Conv2d(model_channels, in_channels, 3, padding=1)
+        self.embed_time = nn.Linear(1, model_channels)
+        self.embed_label = None if num_classes is None else nn.Embedding(num_classes + 1, model_channels)
+
+    def forward(self, images: Tensor, times: Tensor, labels: Tensor | None = None) -> Tensor:
+        embedding = self.embed_time(times[:, None])
+        if self.embed_label is not None:
+            embedding = embedding + self.embed_label(labels)
+        x = self.first(images) + embedding[:, :, None, None]
+        for block in self.blocks:
+            x = x + block(torch.relu(x))
+        output: Tensor = self.last(x)
+        return output
