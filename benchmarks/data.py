@@ -88,7 +88,7 @@ def ours(folder: Path, size: int, all_changes: bool, caches: Path, workers: int)
     data = ImageDataModule(source, None, BATCH_SIZE, workers, augmentation=augmentation)
     loader: Iterable[Batch] = data.train_dataloader()
 
-    return lambda: sum(len(data.prepare_batch(batch, vary=True).images) for batch in loader)
+    return lambda: sum(len(data.prepare_batch(batch, training=True).images) for batch in loader)
 
 
 def bare(count: int, size: int) -> Epoch:

@@ -129,7 +129,7 @@ def data(device: torch.device) -> list[Row]:
     def loaded() -> Iterator[Tensor]:
         for batch in module.train_dataloader():
             moved = module.transfer_batch_to_device(batch, device, 0)
-            yield module.prepare_batch(moved, vary=True).images
+            yield module.prepare_batch(moved, training=True).images
 
     def with_data() -> None:
         for images in loaded():

@@ -25,10 +25,10 @@ from rich.console import Console
 
 from benchmarks.equal_work import EQUAL_WORK, peer
 from benchmarks.harness import Row, command, print_progress
-from diffusion_lab.config.resolve import resolved
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.create import create_denoiser
+from diffusion_lab.faults.unresolved import resolved
 from diffusion_lab.run_images.classes import with_counted_classes
 from diffusion_lab.training import create, fit
 from diffusion_lab.training.callbacks import progress

@@ -28,8 +28,8 @@ class Batch(NamedTuple):
     the batch (augmentation, times, noise, dropped labels, dropout). So a run that resumes at the right position in the
     data also resumes every other random sequence.
 
-    ``numbers`` are the indices of the images in their data set, in validation: random draws for an image then depend
-    only on its index, whatever batch it is in. In training it is empty.
+    ``indices`` are those of the images in their data set, in validation: random draws for an image then depend only on
+    its index, whatever batch it is in. In training it is empty.
 
     ``skipped`` are images that could not be decoded when the batch was loaded, reported to the training process.
     """
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     labels: Labels | None
     seed: int
     skipped: Sequence[Any] = ()
-    numbers: Sequence[int] = ()
+    indices: Sequence[int] = ()
 
 
 def per_image(values: Tensor | float, images: Images) -> Tensor | float:

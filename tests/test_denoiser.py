@@ -69,7 +69,7 @@ def test_one_level_for_all_is_one_level_for_each():
     torch.testing.assert_close(one, each)
 
 
-def test_the_network_is_told_the_time_in_float32():
+def test_the_network_receives_the_time_in_float32():
     model = denoiser_of(Oracle(torch.zeros(2, 1, 4, 4)))
     model(torch.zeros(2, 1, 4, 4), model.schedule.level(0.25))
     assert (model.network.time.dtype, model.network.time.tolist()) == (torch.float32, [0.25])

@@ -1,7 +1,7 @@
 """Checkpoint files in a run folder: their names, their manifests, and how they are verified and found.
 
 Each checkpoint ``step_00000230.ckpt`` has a manifest ``step_00000230.manifest.json`` next to it, written last. It
-records the size and SHA-256, so a single flipped bit is noticed, and the run that wrote the file.
+records the size and SHA-256, so a single flipped bit is detected, and the run that wrote the file.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class Manifest:
             manifest = cls(**read_json(path, MAX_MANIFEST_BYTES))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, OSError) as error:  # it may hold anything, or not be a file at all
+        except (ValueError, TypeError, OSError) as error:  # it may contain anything, or not be a file at all
             raise damaged_error(path, "is damaged: it is not a manifest of a checkpoint") from error
         if manifest.step != step_of(file):
-            raise damaged_error(path, f"is damaged: it is of step {manifest.step}")
+            raise damaged_error(path, f"is damaged: it describes step {manifest.step}")
         return manifest
 
     def write(self, file: Path) -> None:
@@ -167,7 +167,7 @@ def verify(file: Path) -> Manifest | None:
 
 
 @lru_cache(maxsize=256)
-def _hash_of(file: Path, _inode: int, _changed: int, _state_changed: int) -> str:
+def _hash_of(file: Path, _inode: int, _modified: int, _changed: int) -> str:
     """Hash once per state of a file: a file that was just verified is then read, and may later be removed."""
     with open_regular(file) as content:
         return hashlib.file_digest(cast("io.BufferedReader", content), "sha256").hexdigest()
@@ -187,7 +187,7 @@ def steps_in(folder: Path) -> list[Path]:
 def newest_valid(folder: Path) -> Path | None:
     """Return the valid checkpoint of the latest step; warns about each later one that is not valid.
 
-    A checkpoint without manifest is valid if its own checksums match and its content is of the step in its name.
+    A checkpoint without manifest is valid if its own checksums match and its content is that of the step in its name.
     """
     return next(_valid(named_steps(folder)), None)
 
@@ -199,17 +199,17 @@ def read_without_manifest(file: Path) -> dict[str, Any]:
 
     Raises:
         DamagedCheckpointError: A checksum is wrong.
-        ValueError: Its name is that of a step's checkpoint, and it is not one, or one of another step.
+        ValueError: It has the name of a step's checkpoint, but is none, or that of another step.
     """
     from diffusion_lab.checkpoint.tensors import load_tensors  # which needs this module, and torch
 
-    about = load_tensors(file).get("diffusion_lab")
-    about = about if isinstance(about, dict) else {}
+    metadata = load_tensors(file).get("diffusion_lab")
+    metadata = metadata if isinstance(metadata, dict) else {}
     step = step_of(file)
-    if step is not None and about.get("step") != step:
-        reason = f"its content is of step {about['step']}" if "step" in about else "no training run wrote it"
+    if step is not None and metadata.get("step") != step:
+        reason = f"its content is that of step {metadata['step']}" if "step" in metadata else "no training run wrote it"
         raise ValueError(f"{file} is not recognized as a checkpoint: it has no manifest, and {reason}")
-    return about
+    return metadata
 
 
 def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") -> Path:
@@ -219,7 +219,7 @@ def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") 
     the folder of a sweep, its best job is used, unless the last checkpoint is preferred.
 
     Raises:
-        FileNotFoundError: There is no checkpoint; the message says what is there instead.
+        FileNotFoundError: There is no checkpoint; the message describes what is at the path.
         ValueError: The jobs of a sweep have no best one.
     """
     path = Path(path)
@@ -240,7 +240,7 @@ def find_checkpoint(path: str | Path, prefer: Literal["best", "last"] = "best") 
 
 
 def is_sweep(path: Path) -> bool:
-    """Return whether a folder holds the job folders of a sweep."""
+    """Return whether a folder contains the job folders of a sweep."""
     return path.is_dir() and any((folder / RECORD).is_file() for folder in path.iterdir())
 
 
@@ -256,6 +256,6 @@ def _valid(files: list[Path]) -> Iterator[Path]:
                 read_without_manifest(file)
         except (ValueError, OSError) as error:
             fault = error.fault if isinstance(error, DamagedCheckpointError) else error
-            warnings.warn(printable(f"{fault}; an earlier checkpoint is taken instead"), ConfigWarning, stacklevel=4)
+            warnings.warn(printable(f"{fault}; an earlier checkpoint is used instead"), ConfigWarning, stacklevel=4)
         else:
             yield file

@@ -14,10 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion_lab.cli.key_locations import KeyLocations, file_key_locations
 from diffusion_lab.cli.overrides import explain_syntax_error, refuse_excess
 from diffusion_lab.cli.yaml_file import load_tree
-from diffusion_lab.config.resolve import resolved
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig, root_of
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.faults import CommandError, ConfigError, Fault
+from diffusion_lab.faults.unresolved import resolved
 from diffusion_lab.v1.migration import is_v1, migrate_config_v1_to_v2
 
 

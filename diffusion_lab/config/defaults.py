@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from diffusion_lab.config.auto_values import choose_patch_size
-from diffusion_lab.config.settings_reader import member_of, plain_tree, section_of
+from diffusion_lab.config.settings_reader import member_of, section_of
 
 V2_DEFAULTS = Path(__file__).with_name("v2_defaults.yaml")
 """Every key of the V2 format with its default and a comment: the only place where they are stated."""
@@ -23,15 +24,14 @@ def get_default_config() -> dict[str, Any]:
     >>> get_default_config()["training"]["ema"]
     {'enabled': True, 'decay': 0.9999}
     """
-    tree: dict[str, Any] = plain_tree(_read_defaults())
+    tree: dict[str, Any] = pickle.loads(_pickled_defaults())  # copies faster than deepcopy
     return tree
 
 
 @cache
-def _read_defaults() -> Mapping[str, Any]:
+def _pickled_defaults() -> bytes:
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C version is several times as fast
-    tree: dict[str, Any] = yaml.load(V2_DEFAULTS.read_text(encoding="utf-8"), loader)
-    return tree
+    return pickle.dumps(yaml.load(V2_DEFAULTS.read_text(encoding="utf-8"), loader))
 
 
 def fill_for_generation(tree: dict[str, Any], root: type[BaseModel]) -> None:

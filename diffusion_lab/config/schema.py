@@ -124,7 +124,7 @@ class SamplingSettings(Section):
     guidance_scale: NonNegative | Annotated[tuple[NonNegative, ...], Field(strict=False, min_length=1)] = Field(
         description="Classifier-free guidance, `uncond + scale · (cond − uncond)`: above 1 strengthens the label, "
         "below 1 weakens it; 1 is the plain conditional model, and so is 0, which switches guidance off. With a list, "
-        "each round of the labels uses the next scale."
+        "each pass over the labels uses the next scale."
     )
     use_ema: bool = Field(description="Sample from the EMA weights.")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = Field(
@@ -144,7 +144,7 @@ class SamplingSettings(Section):
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """Guidance scales; each round of the labels uses the next one."""
+        """Guidance scales; each pass over the labels uses the next one."""
         return self.guidance_scale if isinstance(self.guidance_scale, tuple) else (self.guidance_scale,)
 
 

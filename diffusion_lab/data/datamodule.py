@@ -22,31 +22,30 @@ from diffusion_lab.shapes import Batch, from_pixels
 
 
 class BatchDataset(Dataset[Batch]):
-    """Dataset that loads a whole batch in the worker: ``__getitems__`` turns a Draw into a Batch of uint8 images.
+    """Dataset that loads complete batches in the worker: ``__getitems__`` turns a Draw into a Batch of uint8 images.
 
     Args:
         source: the images.
-        labelled: whether batches carry labels.
-        vary: whether the batches are for training, where the source may be random (its random crop), seeded by the
-            draw. Validation batches carry the indices of their images.
+        labelled: whether batches contain labels.
+        training: whether the batches are for training, where the source may be random (its random crop), seeded by the
+            draw. Validation batches contain the indices of their images.
     """
 
-    def __init__(self, source: ImageSource, labelled: bool, vary: bool) -> None:
-        self.source, self.labelled, self.vary = source, labelled, vary and source.varies
-        self.numbered = not vary
-        self.seeds = seed_host_generators if _is_custom(source) else _no_seeding
+    def __init__(self, source: ImageSource, labelled: bool, training: bool) -> None:
+        self.source, self.labelled, self.training = source, labelled, training
+        self.seed_generators = seed_host_generators if _is_custom(source) else _no_seeding
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitems__(self, draw: Draw) -> Batch:
-        rng = np.random.default_rng(draw.seed) if self.vary else None
+        rng = np.random.default_rng(draw.seed) if self.training and self.source.varies else None
         indices = np.array(draw.indices, dtype=np.int64)
-        with self.seeds(draw.seed):
+        with self.seed_generators(draw.seed):
             images = self.source.load_batch(indices, rng)
         labels = torch.from_numpy(self.source.labels[indices]) if self.labelled else None
-        numbers = draw.indices if self.numbered else ()
-        return Batch(torch.from_numpy(images), labels, draw.seed, self.source.take_skipped(), numbers)
+        recorded = () if self.training else draw.indices
+        return Batch(torch.from_numpy(images), labels, draw.seed, self.source.take_skipped(), recorded)
 
 
 def _is_custom(source: ImageSource) -> bool:
@@ -70,7 +69,8 @@ class ImageDataModule(LightningDataModule):
     Its state is (epoch, images seen): a resumed run draws exactly the remaining images of the interrupted run, in the
     same batches and with the same seeds, with any number of workers.
 
-    The Trainer must be created with ``use_distributed_sampler=False``: the order divides itself among the ranks.
+    The Trainer must be created with ``use_distributed_sampler=False``: the order of the images is already split among
+    the ranks.
 
     Args:
         train: images to train on.
@@ -81,7 +81,7 @@ class ImageDataModule(LightningDataModule):
         shuffle: use a new order each epoch; False for the order of the source.
         drop_last: drop an epoch's last batch if it is not full.
         augmentation: augmentation of training batches; None for none.
-        labelled: whether batches carry labels; otherwise their labels are None.
+        labelled: whether batches contain labels; otherwise their labels are None.
         seed: seed of the run, ≥ 0.
         remarks: remarks on the images, recorded by the run.
         worker_timeout: seconds without a batch after which loader processes count as hung, > 0.
@@ -106,7 +106,7 @@ class ImageDataModule(LightningDataModule):
         remarks: Remarks | None = None,
     ) -> None:
         super().__init__()
-        _refuse_mismatch(train, val)
+        _check_match(train, val)
         self.train, self.val, self.remarks = train, val, remarks or Remarks()
         self.batch_size, self.num_workers = batch_size, num_workers
         self.worker_timeout = worker_timeout
@@ -146,28 +146,28 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         position = self._resume_at or (self.trainer.current_epoch if self.trainer else 0, 0)
         self._order, self._resume_at = TrainingOrder(self._epoch_order(*position)), None
-        return self._loader(BatchDataset(self.train, self.labelled, vary=True), self._order)
+        return self._loader(BatchDataset(self.train, self.labelled, training=True), self._order)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         if self.val is None:
             return []
         order = EpochOrder(len(self.val), self.batch_size, self.seed, False, False, self._rank, self._world_size)
         # without an epoch: the same batches and seeds every time
-        return self._loader(BatchDataset(self.val, self.labelled, vary=False), order)
+        return self._loader(BatchDataset(self.val, self.labelled, training=False), order)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        self._refuse_damage()
+        self._raise_if_damaged()
         self._record_skipped(batch)
         batch = batch._replace(skipped=())
         if self.trainer is None or not self.trainer.training:
-            return self.prepare_batch(batch, vary=False)
+            return self.prepare_batch(batch, training=False)
         self._order.count_batch()
-        return self.prepare_batch(batch, vary=True)
+        return self.prepare_batch(batch, training=True)
 
     def teardown(self, stage: str) -> None:
         """Raise an error if the training used damaged images."""
         if stage == "fit":
-            self._refuse_damage(wait=True)
+            self._raise_if_damaged(wait=True)
 
     def _record_skipped(self, batch: Batch) -> None:
         """Record newly found damaged images; those found by worker processes are reported here."""
@@ -177,14 +177,14 @@ class ImageDataModule(LightningDataModule):
             message = f"{len(new)} image(s) skipped that can no longer be decoded:\n{format_lines(new)}"
             warnings.warn(message, DataWarning, stacklevel=2)
 
-    def _refuse_damage(self, wait: bool = False) -> None:
+    def _raise_if_damaged(self, wait: bool = False) -> None:
         for source in (self.train, self.val):
             if source is not None:
                 source.raise_if_damaged(wait)
 
-    def prepare_batch(self, batch: Batch, vary: bool) -> Batch:
-        """Convert a batch of pixels to floats for the model, on its device; augmented if ``vary``."""
-        images = self.augmentation(batch.images, batch.seed) if self.augmentation and vary else batch.images
+    def prepare_batch(self, batch: Batch, training: bool) -> Batch:
+        """Convert a batch of pixels to floats for the model, on its device; augmented for training."""
+        images = self.augmentation(batch.images, batch.seed) if self.augmentation and training else batch.images
         return batch._replace(images=images if images.is_floating_point() else from_pixels(images))
 
     def state_dict(self) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def _identity(batch: Any) -> Any:
     return batch
 
 
-def _refuse_mismatch(train: ImageSource, val: ImageSource | None) -> None:
+def _check_match(train: ImageSource, val: ImageSource | None) -> None:
     if val is None:
         return
     for name in ("image_size", "channels", "class_names"):

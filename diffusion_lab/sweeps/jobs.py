@@ -17,13 +17,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from diffusion_lab.config.resolve import resolved
 from diffusion_lab.config.schema import TrainConfig, root_of
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.console.messages import explain, sentence
 from diffusion_lab.console.redaction import redacted, redacted_command, secret_values, without_values
 from diffusion_lab.faults import traceback_note
+from diffusion_lab.faults.unresolved import resolved
 from diffusion_lab.files.reading import read_json
 from diffusion_lab.files.run_files import SUMMARY
 from diffusion_lab.files.writing import atomic_write

@@ -169,7 +169,7 @@ class DiffusionModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         loss, images = self.loss, batch.images
-        draws = draw_by_index(images, batch.numbers) if batch.numbers else loss.draw(images, batch.seed)
+        draws = draw_by_index(images, batch.indices) if batch.indices else loss.draw(images, batch.seed)
         for name, denoiser in self.validation_denoisers.items():
             losses, level = loss.loss_at(denoiser, images, batch.labels, draws)
             for metric, (mean, count) in _means(name, losses, level.sigma / level.alpha).items():

@@ -23,7 +23,10 @@ def batches(folder, monkeypatch, make):
     monkeypatch.setattr(
         data.ImageDataModule,
         "prepare_batch",
-        lambda self, batch, vary: (seen.append(prepared(self, batch, vary).images), prepared(self, batch, vary))[1],
+        lambda self, batch, training: (
+            seen.append(prepared(self, batch, training).images),
+            prepared(self, batch, training),
+        )[1],
     )
     assert make() == 5
     return torch.cat(seen)

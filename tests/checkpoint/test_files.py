@@ -54,7 +54,7 @@ def test_without_manifest_a_checkpoint_is_verified_by_its_own_checksums(step, tm
     Manifest.path_of(unlisted).unlink()
     assert find_checkpoint(tmp_path / "run", "last") == unlisted
     flip(unlisted, 4000)
-    with pytest.warns(UserWarning, match=r"step_00000006.* damaged.* an earlier checkpoint is taken instead"):
+    with pytest.warns(UserWarning, match=r"step_00000006.* damaged.* an earlier checkpoint is used instead"):
         assert find_checkpoint(tmp_path / "run", "last") == listed
 
 
@@ -62,10 +62,10 @@ def test_without_manifest_the_content_must_match_the_step_in_the_name(step, tmp_
     listed = step(5)
     (listed.parent / step_name(99)).write_bytes(listed.read_bytes())
     (listed.parent / step_name(98)).write_text("something else")
-    with pytest.warns(UserWarning, match="an earlier checkpoint is taken instead") as warned:
+    with pytest.warns(UserWarning, match="an earlier checkpoint is used instead") as warned:
         assert find_checkpoint(tmp_path / "run", "last") == listed
     messages = [str(warning.message) for warning in warned]
-    assert "its content is of step 5" in messages[0]
+    assert "its content is that of step 5" in messages[0]
     assert "step_00000098.ckpt is not a checkpoint" in messages[1]
 
 
@@ -110,7 +110,7 @@ def test_damaged_newest_is_reported_and_the_previous_one_is_used(step, tmp_path,
     else:
         manifest = json.loads(Manifest.path_of(damaged).read_text())
         Manifest.path_of(damaged).write_text(json.dumps({**manifest, "step": 7}))
-    with pytest.warns(UserWarning, match=r"step_00000006.* damaged.* an earlier checkpoint is taken instead"):
+    with pytest.warns(UserWarning, match=r"step_00000006.* damaged.* an earlier checkpoint is used instead"):
         assert find_checkpoint(tmp_path / "run", "last") == whole
     with pytest.raises(DamagedCheckpointError, match="step_00000006"):
         load_denoiser(damaged)

@@ -95,9 +95,7 @@ class TestPoints:
         assert request.points == ()
         assert request.config.evaluation.metrics == ("kid",)
 
-    def test_images_of_the_run_can_have_moved_beside_a_reference(
-        self, composed_request: Compose, tmp_path: Path
-    ) -> None:
+    def test_images_of_the_run_can_have_moved_with_a_reference(self, composed_request: Compose, tmp_path: Path) -> None:
         request = composed_request(f"ckpt={tmp_path}", f"reference={tmp_path}", f"data.paths.train={tmp_path}")
         assert request.config.data.paths.train == tmp_path
 

@@ -38,13 +38,13 @@ VARIABLES = [
 ]
 
 
-@pytest.mark.parametrize(("variable", "value", "key", "meant"), VARIABLES)
+@pytest.mark.parametrize(("variable", "value", "key", "expected"), VARIABLES)
 def test_a_variable_applies(
-    variable: str, value: str, key: str, meant: Any, composed: Composed, monkeypatch: pytest.MonkeyPatch
+    variable: str, value: str, key: str, expected: Any, composed: Composed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    assert getattr(compose_train_config(composed("train")).logger, key) == meant
-    assert getattr(LoggerSettings.model_validate({"backends": ["wandb"]}), key) == meant
+    assert getattr(compose_train_config(composed("train")).logger, key) == expected
+    assert getattr(LoggerSettings.model_validate({"backends": ["wandb"]}), key) == expected
 
 
 @pytest.mark.parametrize(("key", "typed"), [("mode", "offline"), ("project", "p"), ("group", "g"), ("name", "n")])

@@ -115,7 +115,7 @@ class TestWarnings:
             ("-m", "diffusion_lab.checkpoint", "inspect", str(run)),
         ):
             err = command(tmp_path, *program).stderr
-            assert "an earlier checkpoint is taken instead.\n" in err or "Error: " in err
+            assert "an earlier checkpoint is used instead.\n" in err or "Error: " in err
             self.check(err)
 
     @staticmethod

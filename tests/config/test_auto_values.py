@@ -129,7 +129,7 @@ def test_other_faults_are_still_found(tmp_path: Path) -> None:
         validate_config(tree)
 
 
-def test_a_coloured_picture_is_found_among_many_gray_ones(tmp_path: Path) -> None:
+def test_a_coloured_image_is_found_among_many_gray_ones(tmp_path: Path) -> None:
     """The size comes from a sample of them; one picture that it leaves out must not lose its colour."""
     folder = tmp_path / "images"
     folder.mkdir()

@@ -12,7 +12,7 @@ from tests.config.conftest import Change
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("typed", "expected"),
     [
         ("training.batch_size", "data.loading.batch_size"),
         ("batch_size", "data.loading.batch_size"),
@@ -36,12 +36,12 @@ from tests.config.conftest import Change
         ("ckpt", "training.resume.checkpoint"),
     ],
 )
-def test_of_a_training_run(typed: str, meant: str) -> None:
-    assert suggest_key(typed, TrainConfig) == meant
+def test_of_a_training_run(typed: str, expected: str) -> None:
+    assert suggest_key(typed, TrainConfig) == expected
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("typed", "expected"),
     [
         ("batch_size", "generation.sampling.batch_size"),
         ("steps", "sampler.steps"),
@@ -50,8 +50,8 @@ def test_of_a_training_run(typed: str, meant: str) -> None:
         ("devices", "compute.device"),
     ],
 )
-def test_of_a_generation_run(typed: str, meant: str) -> None:
-    assert suggest_key(typed, GenerateConfig) == meant
+def test_of_a_generation_run(typed: str, expected: str) -> None:
+    assert suggest_key(typed, GenerateConfig) == expected
 
 
 def test_the_keys_exist_and_their_names_are_not_aliases_of_others() -> None:
@@ -71,7 +71,7 @@ def test_both_keys_are_in_the_message(changed: Change) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("typed", "expected"),
     [
         ("learnin_rate", "training.optimizer.learning_rate"),
         ("training.learnin_rate", "training.optimizer.learning_rate"),
@@ -84,8 +84,8 @@ def test_both_keys_are_in_the_message(changed: Change) -> None:
         ("xyzzy", None),
     ],
 )
-def test_a_misspelled_name_suggests_the_full_key(typed: str, meant: str | None) -> None:
-    assert suggest_key(typed, TrainConfig) == meant
+def test_a_misspelled_name_suggests_the_full_key(typed: str, expected: str | None) -> None:
+    assert suggest_key(typed, TrainConfig) == expected
 
 
 def test_every_suggestion_is_an_existing_key() -> None:

@@ -239,15 +239,15 @@ generations = st.fixed_dictionaries(
         ),
     }
 )
-walks = {
+sampler_options = {
     "steps": st.none() | st.integers(1, 5000),
     "spacing": st.sampled_from(["trailing", "leading", "linspace"]),
     "clip": yes_or_no,
 }
 samplers = (
-    st.fixed_dictionaries({}, optional={"type": st.just("ddim"), **walks, "eta": shares})
+    st.fixed_dictionaries({}, optional={"type": st.just("ddim"), **sampler_options, "eta": shares})
     | st.fixed_dictionaries(
-        {"type": st.just("ddpm")}, optional={**walks, "variance": st.sampled_from(["small", "large"])}
+        {"type": st.just("ddpm")}, optional={**sampler_options, "variance": st.sampled_from(["small", "large"])}
     )
     | st.fixed_dictionaries({"type": st.just(ANYTHING)}, optional={"any_name": plain})
 )

@@ -62,7 +62,7 @@ def quietly(task, *arguments, **options):
 
 def epoch(source) -> bytes:
     """All images of an epoch, as its batches have them."""
-    dataset = BatchDataset(source, labelled=True, vary=True)
+    dataset = BatchDataset(source, labelled=True, training=True)
     batches = [dataset.__getitems__(draw) for draw in EpochOrder(len(source), 3, seed=5)]
     return b"".join(batch.images.numpy().tobytes() + batch.labels.numpy().tobytes() for batch in batches)
 

@@ -140,12 +140,12 @@ def test_the_random_crop_follows_the_seed_of_the_batch(tmp_path):
     for number in range(3):
         columns = np.tile(np.arange(64, dtype=np.uint8) * 4, (8, 1))
         Image.fromarray(columns).save(tmp_path / f"{number}.png")
-    dataset = BatchDataset(ImageFolderSource(tmp_path, 8, 1, crop="random"), labelled=False, vary=True)
+    dataset = BatchDataset(ImageFolderSource(tmp_path, 8, 1, crop="random"), labelled=False, training=True)
     first, again, other = (dataset.__getitems__(Draw((0, 1, 2), seed)).images for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert len({image.numpy().tobytes() for image in first}) > 1
-    fixed = BatchDataset(dataset.source, labelled=False, vary=False)
+    fixed = BatchDataset(dataset.source, labelled=False, training=False)
     assert torch.equal(fixed.__getitems__(Draw((0,), 1)).images, fixed.__getitems__(Draw((0,), 2)).images)
 
 

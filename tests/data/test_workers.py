@@ -99,7 +99,7 @@ def test_suspended_wait_is_not_a_hang(monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [0.25, 1.0, 2.5, 7.0])
-def test_a_worker_hangs_after_the_whole_limit(monkeypatch, limit):
+def test_a_worker_counts_as_hung_after_the_complete_limit(monkeypatch, limit):
     waits = Waits(monkeypatch, batch_after=100)
     assert waits.result(timeout=limit) == (False, None)
     assert sum(waits.waits) == limit

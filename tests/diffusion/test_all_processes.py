@@ -155,7 +155,7 @@ def test_the_loss_is_finite_though_the_network_is_in_half_precision(name, predic
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_walks_are_finite_though_the_network_is_in_half_precision(process, name):
+def test_sampling_is_finite_with_a_network_in_half_precision(process, name):
     denoiser = Denoiser(HalfNetwork(torch.float16), PROCESSES[process], PARAMETERIZATIONS["v"](), (1, 2, 2))
     sampler = SAMPLERS[name](steps=4)
     levels = sampler.levels(PROCESSES[process])

@@ -135,8 +135,8 @@ def test_memorization_uses_the_training_images_of_the_run_with_any_reference(run
     once: dict[str, Any] = {"sampler": {"type": "ddim", "steps": 1}, "num_samples": 20, "base_dir": tmp_path / "out"}
     once |= {"reference": tmp_path / "test.npz", "features": "pixels", "device": "cpu"}
     found = evaluate_checkpoint(run, trust=[OWN_IMAGES], **once)
-    told = {row["metric"]: row["reference_n"] for row in found.measurement["rows"]}
-    assert (told["fd"], told["memorization"]) == (30, 45)
+    counts = {row["metric"]: row["reference_n"] for row in found.measurement["rows"]}
+    assert (counts["fd"], counts["memorization"]) == (30, 45)
     with pytest.warns(ConfigWarning, match=r"memorization is skipped: the images .* was trained on cannot be read"):
         unread = evaluate_checkpoint(run, **once)
     assert unread.measurement["skipped"]["memorization"] == "the training images of the run cannot be read"

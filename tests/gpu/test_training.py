@@ -125,7 +125,7 @@ def test_loaded_batches_are_pinned_and_the_same_when_copied_on_another_stream(de
             moved = module.transfer_batch_to_device(batch, target, 0)
         assert moved.images.device.type == device
         assert torch.equal(moved.images.cpu(), batch.images)
-        prepared = module.prepare_batch(moved, vary=True).images
+        prepared = module.prepare_batch(moved, training=True).images
         assert prepared.device.type == device
         assert prepared.abs().max() <= 1
 

@@ -104,9 +104,9 @@ def test_the_error_about_a_broken_average_names_a_remedy_that_works(
     torch.save({**saved(tmp_path / "old.pt"), "ema_state_dict": {"shadow": {"other": torch.zeros(1)}}}, "old.pt")
     with pytest.raises(SystemExit):
         sample()
-    said = capsys.readouterr().err
-    assert "old.pt cannot be sampled with averaged weights: its ema_state_dict does not belong" in said
-    assert "use_ema=false for sample.py" in said
+    printed = capsys.readouterr().err
+    assert "old.pt cannot be sampled with averaged weights: its ema_state_dict does not belong" in printed
+    assert "use_ema=false for sample.py" in printed
     assert {line["use_ema"] for line in sample("use_ema=false")} == {False}
 
 
@@ -143,9 +143,11 @@ class TestPrediction:
         return pixels(folder / f"out{len(more)}"), done.stderr
 
     def test_all_ways_assume_epsilon(self, tmp_path: Path, old: Path) -> None:
-        by_sample, said = self.drawn(tmp_path)
-        assert "old.pt does not say what its network predicts: epsilon is taken; model.diffusion.prediction=v" in said
-        assert "predicts epsilon" in said
+        by_sample, printed = self.drawn(tmp_path)
+        assert (
+            "old.pt does not say what its network predicts: epsilon is taken; model.diffusion.prediction=v" in printed
+        )
+        assert "predicts epsilon" in printed
         settings = {
             "mode": "generate",
             "model": MODEL,
@@ -164,9 +166,9 @@ class TestPrediction:
 
     def test_an_explicit_prediction_is_used_without_a_warning(self, tmp_path: Path, old: Path) -> None:
         by_default, _ = self.drawn(tmp_path)
-        typed, said = self.drawn(tmp_path, "model.diffusion.prediction=v")
-        assert "does not say" not in said
-        assert "predicts v" in said
+        typed, printed = self.drawn(tmp_path, "model.diffusion.prediction=v")
+        assert "does not say" not in printed
+        assert "predicts v" in printed
         assert max(np.abs(np.subtract(*pair)).max() for pair in zip(by_default, typed, strict=True)) > 1
 
     def test_train_resumes_with_epsilon_and_later_with_the_saved_prediction(self, tmp_path: Path, old: Path) -> None:
@@ -240,24 +242,24 @@ class TestResuming:
 
     def resumed(self, path: Path, **changes: Any) -> tuple[dict[str, Any], str]:
         """Return the last checkpoint and the output of a run that resumes from a file."""
-        said = io.StringIO()
+        printed = io.StringIO()
         folder = path.parent / "resumed"
-        tiny_run(folder, {**CHANGES, **resume_of(path), **changes}, Console(file=said, width=10_000))
-        return saved(find_checkpoint(folder, "last")), said.getvalue()
+        tiny_run(folder, {**CHANGES, **resume_of(path), **changes}, Console(file=printed, width=10_000))
+        return saved(find_checkpoint(folder, "last")), printed.getvalue()
 
     def test_it_continues_like_an_uninterrupted_run(self, whole: Path, old: Any) -> None:
         """Weights, optimizer, schedule, averages and the order of images are those of the uninterrupted run."""
-        found, said = self.resumed(old())
+        found, printed = self.resumed(old())
         expected = saved(find_checkpoint(whole, "last"))
         for part in ("state_dict", "optimizer_states", "lr_schedulers"):
             assert_equal(found[part], expected[part], part)
         assert found["global_step"] == 12
         assert found["diffusion_lab"]["epochs_done"] == 4
-        assert "epoch: 2 in the file is taken as the number of epochs that are done" in said
-        assert "continues with epoch 3" in said
-        assert "averaged weights: taken over (updates so far: 6)" in said
-        assert "optimizer: its state is taken over" in said
-        assert "not taken over" not in said
+        assert "epoch: 2 in the file is taken as the number of epochs that are done" in printed
+        assert "continues with epoch 3" in printed
+        assert "averaged weights: taken over (updates so far: 6)" in printed
+        assert "optimizer: its state is taken over" in printed
+        assert "not taken over" not in printed
 
     def test_later_resumes_are_from_its_own_checkpoints(self, whole: Path, old: Any, tmp_path: Path) -> None:
         self.resumed(old(), **{"training.epochs": 3, "training.scheduler": {"type": None}})
@@ -268,7 +270,7 @@ class TestResuming:
         assert found["state_dict"]["ema.updates"] == 12
 
     @pytest.mark.parametrize(
-        ("changed", "said"),
+        ("changed", "printed"),
         [
             (
                 {"optimizer_state_dict": None},
@@ -283,9 +285,11 @@ class TestResuming:
         ],
         ids=str,
     )
-    def test_parts_that_cannot_be_taken_over_are_reported(self, old: Any, changed: dict[str, Any], said: str) -> None:
+    def test_parts_that_cannot_be_taken_over_are_reported(
+        self, old: Any, changed: dict[str, Any], printed: str
+    ) -> None:
         found, words = self.resumed(old(**changed))
-        assert said in words
+        assert printed in words
         assert found["diffusion_lab"]["epochs_done"] == 4
         assert found["global_step"] == 12
 
@@ -307,10 +311,10 @@ class TestResuming:
             self.resumed(old(), **none)
 
     def test_a_file_with_all_epochs_done_is_complete(self, tmp_path: Path, old: Any) -> None:
-        said = io.StringIO()
+        printed = io.StringIO()
         changes = {**CHANGES, "training.epochs": 2, **resume_of(old())}
-        assert tiny_run(tmp_path / "resumed", changes, Console(file=said, width=10_000)) is None
-        assert "already complete" in said.getvalue()
+        assert tiny_run(tmp_path / "resumed", changes, Console(file=printed, width=10_000)) is None
+        assert "already complete" in printed.getvalue()
 
     @pytest.mark.parametrize("key", [None, "state_dict"])
     def test_weights_are_resumed_once_they_are_saved_as_the_error_says(
@@ -321,13 +325,13 @@ class TestResuming:
         with pytest.raises(ValueError, match=r"must be a file written by train\.py.*not weights alone") as refused:
             self.resumed(tmp_path / "weights.pt")
         exec(str(refused.value).partition("in Python: ")[2], {"torch": torch})
-        _, said = self.resumed(tmp_path / "weights_dict.pt")
-        assert "training begins with epoch 1" in said
+        _, printed = self.resumed(tmp_path / "weights_dict.pt")
+        assert "training begins with epoch 1" in printed
 
     def test_numbers_of_numpy_are_numbers(self, old: Any) -> None:
-        found, said = self.resumed(old(epoch=np.int64(2), loss=np.float64(0.5), losses=np.arange(3.0)))
-        assert "epoch: 2 in the file is taken" in said
-        assert "not read: loss, losses" in said
+        found, printed = self.resumed(old(epoch=np.int64(2), loss=np.float64(0.5), losses=np.arange(3.0)))
+        assert "epoch: 2 in the file is taken" in printed
+        assert "not read: loss, losses" in printed
         assert found["global_step"] == 12
 
 

@@ -115,8 +115,13 @@ def test_docstrings_have_examples_with_and_without_labels(way: str) -> None:
 def test_the_generate_files_document_their_requirements(file: str) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
     comments = " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
-    for said in ("training.ema.enabled", "No data loader is used", "What the checkpoint must hold", "model_state_dict"):
-        assert said in comments
+    for phrase in (
+        "training.ema.enabled",
+        "No data loader is used",
+        "What the checkpoint must hold",
+        "model_state_dict",
+    ):
+        assert phrase in comments
 
 
 def test_the_generate_file_runs_without_training_images(

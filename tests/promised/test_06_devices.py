@@ -97,9 +97,9 @@ def test_both_commands_refuse_a_missing_device(
     for script, typed in (("train", ["compute.device=cuda:1"]), ("sample", ["ckpt=weights.pt", "device=cuda:1"])):
         with pytest.raises(SystemExit):
             run_here(script, typed)
-        said = capsys.readouterr().err
-        assert "Error: compute.device must be a device of this machine (cpu, or auto), got 'cuda:1'" in said
-        assert "Torch not compiled" not in said
+        printed = capsys.readouterr().err
+        assert "Error: compute.device must be a device of this machine (cpu, or auto), got 'cuda:1'" in printed
+        assert "Torch not compiled" not in printed
 
 
 @pytest.mark.parametrize(("name", "expected"), [("cuda:1", 1), ("cuda:0", 0), ("cuda", 0)])

@@ -120,11 +120,11 @@ def test_a_mistyped_section_of_a_generate_file_is_named(
     }
     with pytest.raises(SystemExit):
         main([of_a_file(tmp_path, tree)])
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for key in ("modle", "compte.device", "generation.sampling.num_sample"):
-        assert f"{key} = " in said
-    for meant in ("model", "compute.device", "generation.sampling.num_samples"):
-        assert f"(did you mean '{meant}'?)" in said
+        assert f"{key} = " in printed
+    for expected in ("model", "compute.device", "generation.sampling.num_samples"):
+        assert f"(did you mean '{expected}'?)" in printed
     assert not (tmp_path / "made").exists()
 
 
@@ -169,13 +169,13 @@ def test_parts_of_sections_of_a_generate_file_are_checked(tmp_path: Path) -> Non
     }
     with pytest.raises(ValueError, match="4 settings are wrong") as caught:
         validate_config(tree)
-    for said in (
+    for phrase in (
         "model.diffusion.num_timestep = 20: unknown key (did you mean 'model.diffusion.num_timesteps'?)",
         "model.architecture.use_attention: required, but missing",  # which has to fit the multipliers
         "data.loading.batch_size = 0: must be at least 1",
         "training.epoch = 3: unknown key (did you mean 'training.epochs'?)",
     ):
-        assert said in str(caught.value)
+        assert phrase in str(caught.value)
 
 
 def test_load_denoiser_accepts_a_part_of_the_model_section(weights: Path) -> None:

@@ -48,9 +48,9 @@ def test_a_v1_file_that_runs_warns_once(
     (tmp_path / "flowers").mkdir()
     (tmp_path / "old.yaml").write_text(yaml.safe_dump(OLD))
     main(["old.yaml", "--validate"])
-    said = capsys.readouterr()
-    assert said.err.count("deprecated") == said.err.count("Warning") == 1
-    assert yaml.safe_load(said.out)["experiment"] == "flowers"
+    printed = capsys.readouterr()
+    assert printed.err.count("deprecated") == printed.err.count("Warning") == 1
+    assert yaml.safe_load(printed.out)["experiment"] == "flowers"
 
 
 @pytest.mark.parametrize("started", ["by python", "by itself"])

@@ -56,19 +56,19 @@ def test_names_in_any_case_and_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "options", "meant"),
+    ("typed", "options", "expected"),
     [
         ("ReduceLROnPlateau", {"patience": 3}, "plateau"),
         ("CosineAnnealingLR", {"T_max": "auto", "eta_min": 0.0}, "cosine"),
         ("steplr", {"step_size": 5}, "step"),
     ],
 )
-def test_the_names_of_torch_are_accepted(typed: str, options: dict[str, Any], meant: str) -> None:
+def test_the_names_of_torch_are_accepted(typed: str, options: dict[str, Any], expected: str) -> None:
     config = changed(scheduler={"type": typed, **options})
     validate_config(config)
     settings = parse_config(config).training
     assert settings is not None
-    assert settings.scheduler.type == meant
+    assert settings.scheduler.type == expected
 
 
 @pytest.mark.parametrize("path", TORCH_OPTIMIZERS)

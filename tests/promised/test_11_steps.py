@@ -82,9 +82,9 @@ def test_too_many_steps_are_refused_with_the_key_to_set(
     with pytest.raises(SystemExit) as caught:
         main([str(generate_file(**sections)), *typed])
     assert caught.value.code == EXIT_CODE
-    said = capsys.readouterr().err
-    assert "sampler.steps must be at most model.diffusion.num_timesteps, 20, got 50" in said
-    assert FEWER in said
+    printed = capsys.readouterr().err
+    assert "sampler.steps must be at most model.diffusion.num_timesteps, 20, got 50" in printed
+    assert FEWER in printed
     assert not (tmp_path / "out").exists()
     main([str(generate_file(**sections)), "sampler.steps=20"])
     assert steps_in(tmp_path / "out") == {20}

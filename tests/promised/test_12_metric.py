@@ -117,10 +117,10 @@ def test_plateau_follows_the_metric_and_its_mode(tmp_path: Path, mode: str, rate
 def test_an_unknown_metric_is_refused_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         tiny_config(tmp_path, metric("val/los"))
-    said = str(caught.value)
-    assert "training.validation.metric" in said
-    assert "must be a metric that the run logs: loss, loss_at_low_noise" in said
-    assert "did you mean 'val/loss'?" in said
+    message = str(caught.value)
+    assert "training.validation.metric" in message
+    assert "must be a metric that the run logs: loss, loss_at_low_noise" in message
+    assert "did you mean 'val/loss'?" in message
 
 
 def test_a_custom_metric_that_is_not_logged_ends_the_first_validation(tmp_path: Path) -> None:
@@ -161,19 +161,19 @@ class TestDefaultSplit:
 
     def test_of_a_named_set(self, tmp_path: Path) -> None:
         digits = {"data.type": "digits", "model.conditioning.num_classes": 10, "data.loading.batch_size": 512}
-        said = self.started(tmp_path, digits | {"data.validation_split": {"fraction": 0.1, "seed": 0}})
+        printed = self.started(tmp_path, digits | {"data.validation_split": {"fraction": 0.1, "seed": 0}})
         assert (
             "images      1,293 of 8×8 pixels, 1 channel, 10 classes\n"
             "validation  145 images, a tenth of each class, split off and not trained on\n"
             "            off: training.validation.enabled=false\n"
-        ) in said
+        ) in printed
 
     def test_of_a_folder(self, image_folder: Path, tmp_path: Path) -> None:
         folder = {"data.type": "image_folder", "data.paths.train": str(image_folder), "data.cache": "memory"}
         folder |= {"model.conditioning.num_classes": 2}
-        said = self.started(tmp_path / "split", folder)
-        assert "validation  4 images, 0.25 of each class, split off and not trained on\n" in said
-        assert "off: training.validation.enabled=false; others: data.paths.val=DIR\n" in said
+        printed = self.started(tmp_path / "split", folder)
+        assert "validation  4 images, 0.25 of each class, split off and not trained on\n" in printed
+        assert "off: training.validation.enabled=false; others: data.paths.val=DIR\n" in printed
         off = self.started(tmp_path / "off", folder | {"training.validation.enabled": False})
         assert "images      16 of 8×8" in off
         assert "validation  none: training.validation.enabled=false\n" in off

@@ -27,13 +27,13 @@ def start_lines(folder: Path, changes: dict[str, Any]) -> dict[str, str]:
 
 
 def test_training(tmp_path: Path) -> None:
-    said = start_lines(tmp_path, {"compute.threads": 1})
-    assert list(said) == ["images", "validation", "model", "diffusion", "training", "compute", "run folder"]
-    assert said["images"] == "18 of 8×8 pixels, 1 channel, 3 classes"
-    assert said["diffusion"] == "cosine, 20 timesteps, predicts epsilon"
-    assert said["training"] == "1 epoch of 3 batches of 6"
-    assert said["compute"] == "cpu (1 thread), float32, seed 0"
-    assert said["run folder"] == str(tmp_path)
+    printed = start_lines(tmp_path, {"compute.threads": 1})
+    assert list(printed) == ["images", "validation", "model", "diffusion", "training", "compute", "run folder"]
+    assert printed["images"] == "18 of 8×8 pixels, 1 channel, 3 classes"
+    assert printed["diffusion"] == "cosine, 20 timesteps, predicts epsilon"
+    assert printed["training"] == "1 epoch of 3 batches of 6"
+    assert printed["compute"] == "cpu (1 thread), float32, seed 0"
+    assert printed["run folder"] == str(tmp_path)
 
 
 def test_training_without_classes_in_continuous_time_with_a_drawn_seed(tmp_path: Path) -> None:
@@ -45,12 +45,12 @@ def test_training_without_classes_in_continuous_time_with_a_drawn_seed(tmp_path:
         "compute.seed": None,
         "training.accumulate_batches": 2,
     }
-    said = start_lines(tmp_path, changes)
-    assert said["images"] == "18 of 8×8 pixels, 3 channels, no classes"
-    assert said["diffusion"] == "flow, continuous time, predicts flow"
-    assert said["training"] == "1 epoch of 3 batches of 6, 2 batches an optimizer step"
+    printed = start_lines(tmp_path, changes)
+    assert printed["images"] == "18 of 8×8 pixels, 3 channels, no classes"
+    assert printed["diffusion"] == "flow, continuous time, predicts flow"
+    assert printed["training"] == "1 epoch of 3 batches of 6, 2 batches an optimizer step"
     (seed,) = re.findall(r"^\s+seed: (\d+)$", (tmp_path / "config.yaml").read_text(), re.MULTILINE)[:1]
-    assert said["compute"].endswith(f", float32, seed {seed} (drawn)")
+    assert printed["compute"].endswith(f", float32, seed {seed} (drawn)")
 
 
 def test_sampling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,15 +58,15 @@ def test_sampling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = [f"ckpt={tmp_path / 'run'}", "num_samples=6", "device=cpu", f"output.base_dir={tmp_path / 'out'}"]
     capsys.readouterr()
     run_here("sample", [*chosen, "guidance_scale=[1,2.5]", "seed=7"])
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert (
         "images      6 of 8×8 pixels, 1 channel, 3 classes\n"
         "sampler     ddim, 20 steps, guidance 1, 2.5, averaged weights\n"
         "diffusion   cosine, 20 timesteps, predicts epsilon\n"
         "compute     cpu ("
-    ) in told.err
-    assert re.search(r"^compute     cpu \(\d+ threads?\), float32, seed 7$", told.err, re.MULTILINE)
-    assert "seed" not in told.out, "standard output has results alone"
+    ) in printed.err
+    assert re.search(r"^compute     cpu \(\d+ threads?\), float32, seed 7$", printed.err, re.MULTILINE)
+    assert "seed" not in printed.out, "standard output has results alone"
 
 
 def test_words() -> None:

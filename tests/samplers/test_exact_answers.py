@@ -95,7 +95,7 @@ def test_fresh_noise_keeps_the_marginal_moments_at_every_level(data, name):
     levels = sampler.levels(data.schedule)
     for level, points in zip(levels[1:], data.trajectory(sampler, levels), strict=True):
         (mean, variance), (true_mean, true_variance) = moments_of(points), data.moments(level)
-        # A walk begins without the little that the noisiest level still has of the mean.
+        # Sampling begins without the little that the noisiest level still has of the mean.
         assert (mean - true_mean).abs() < 0.03 * true_variance.sqrt()
         assert (variance / true_variance - 1).abs() < NEARNESS[order]
 

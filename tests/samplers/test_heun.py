@@ -42,7 +42,7 @@ def algorithm_2(sigmas, noise, draws, *, second_order, churn, churn_from, churn_
 
 @pytest.mark.parametrize("settings", [{}, CHURN, {"churn": 1000.0}])
 @pytest.mark.parametrize("sampler_class", [EulerSampler, HeunSampler])
-def test_a_walk_is_algorithm_2(sampler_class, settings):
+def test_sampling_is_algorithm_2(sampler_class, settings):
     steps = 12
     noise, *draws = torch.randn(steps + 1, 2, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     fresh = iter(draws)

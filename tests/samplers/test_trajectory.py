@@ -49,7 +49,7 @@ def test_all_steps_are_all_times_of_training(spacing):
     spacing=st.sampled_from(sorted(SPACINGS)),
     betas=st.sampled_from(sorted(BETA_SCHEDULES)),
 )
-def test_a_walk_only_gets_cleaner_and_ends_clean(total, share, spacing, betas):
+def test_levels_only_get_cleaner_and_end_clean(total, share, spacing, betas):
     schedule = DiscreteSchedule(BETA_SCHEDULES[betas](total, 1e-4, 0.02))
     steps = max(round(share * total), 1)
     levels = DDIMSampler(steps=steps, spacing=spacing).levels(schedule)
@@ -73,7 +73,7 @@ def test_the_move_keeps_the_noise_and_is_exact_between_any_levels():
 
 
 @pytest.mark.parametrize("sampler", [DDIMSampler(), DDIMSampler(eta=1), DDPMSampler()])
-def test_the_walk_ends_with_what_the_denoiser_believes(sampler):
+def test_sampling_ends_with_the_estimate_of_the_denoiser(sampler):
     answer = torch.full((2, 1, 2, 2), 0.5)
     images = list(
         sampler.trajectory(lambda x, level: answer, torch.randn(2, 1, 2, 2), LEVELS, lambda: torch.randn(2, 1, 2, 2))
@@ -116,7 +116,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize("spacing", [*STRIDES_OF_TIME, "karras", "log_snr", (1.0, 0.95, 0.5, 0.1)])
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
-def test_several_levels_of_pure_noise_are_walked(name, options, spacing):
+def test_several_levels_of_pure_noise_can_be_sampled(name, options, spacing):
     sampler = SAMPLERS[name](steps=None if isinstance(spacing, tuple) else 20, spacing=spacing, clip=False, **options)
     levels = sampler.levels(PURE_NOISE)
     if spacing in ("trailing", "linspace"):
@@ -126,14 +126,14 @@ def test_several_levels_of_pure_noise_are_walked(name, options, spacing):
     def draw():
         return torch.randn(1000, 1, 1, 1, generator=generator)
 
-    walk = sampler.trajectory(lambda x, level: 0.3 * torch.tanh(x), draw(), levels, draw)
-    for (here, there), images in zip(pairwise(levels), walk, strict=True):
+    trajectory = sampler.trajectory(lambda x, level: 0.3 * torch.tanh(x), draw(), levels, draw)
+    for (here, there), images in zip(pairwise(levels), trajectory, strict=True):
         assert images.isfinite().all()
         if there.alpha == here.alpha == 0:  # noise stays noise: four standard errors of a deviation
             assert images.std().item() == pytest.approx(1, abs=4 / 2000**0.5)
 
 
-def test_the_denoiser_is_asked_once_a_step_at_the_levels_of_the_walk():
+def test_the_denoiser_is_evaluated_once_per_step_at_the_levels_of_the_trajectory():
     asked = []
 
     def denoise(noisy, level):
@@ -144,7 +144,7 @@ def test_the_denoiser_is_asked_once_a_step_at_the_levels_of_the_walk():
     assert asked == LEVELS[:-1]
 
 
-def test_the_walk_starts_from_noise_of_the_variance_of_its_first_level():
+def test_sampling_starts_from_noise_of_the_variance_of_its_first_level():
     """In a process that does not preserve variance, images of unit variance have alpha² + sigma² of it."""
     seen = []
 

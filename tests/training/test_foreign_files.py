@@ -88,7 +88,7 @@ def test_files_of_the_user_are_kept_and_listed(run: Path) -> None:
         (checkpoints / name).write_bytes(source)
     (checkpoints / "step_dir.ckpt").mkdir()
     (checkpoints / step_name(50)).mkdir()
-    with pytest.warns(UserWarning, match="step_00000099.ckpt is not recognized .* its content is of step 6"):
+    with pytest.warns(UserWarning, match="step_00000099.ckpt is not recognized .* its content is that of step 6"):
         output = output_of(run, AUTO | {"training.epochs": 4, "training.checkpointing.save_best_only": True})
     assert all((checkpoints / name).read_bytes() == source for name in theirs)
     assert all((checkpoints / name).is_dir() for name in ("step_dir.ckpt", step_name(50)))
@@ -150,7 +150,7 @@ def best_elsewhere(run: Path) -> None:
 
 
 @pytest.mark.parametrize("put", [in_range_file, in_range_folder, own_best, best_elsewhere])
-@pytest.mark.filterwarnings("ignore:.*an earlier checkpoint is taken instead")
+@pytest.mark.filterwarnings("ignore:.*an earlier checkpoint is used instead")
 def test_files_in_the_way_are_refused_before_anything_is_written(run: Path, put: Callable[[Path], None]) -> None:
     put(run)
     before = content(run)
@@ -170,7 +170,7 @@ def test_resuming_from_an_earlier_step_is_refused_if_later_checkpoints_are_forei
         tiny_run(run, EACH | back)
 
 
-@pytest.mark.filterwarnings("ignore:.*an earlier checkpoint is taken instead")
+@pytest.mark.filterwarnings("ignore:.*an earlier checkpoint is used instead")
 @pytest.mark.parametrize("text", ["null", "text", '{"step": 6}'])
 def test_a_checkpoint_with_a_damaged_manifest_is_skipped_and_kept(run: Path, text: str) -> None:
     damaged = run / "checkpoints" / step_name(6)
@@ -188,7 +188,7 @@ def test_auto_without_a_valid_checkpoint_is_refused(run: Path) -> None:
         file.write_bytes(file.read_bytes()[:-2000])
     before = content(run)
     with (
-        pytest.warns(UserWarning, match="an earlier checkpoint is taken instead"),
+        pytest.warns(UserWarning, match="an earlier checkpoint is used instead"),
         pytest.raises(ValueError, match=r"finds no valid checkpoint .*step_00000006\.ckpt"),
     ):
         tiny_run(run, EACH | AUTO)

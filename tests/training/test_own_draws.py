@@ -82,7 +82,7 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_did(whole: Path, tmp_pat
 
 
 def test_a_batch_depends_on_its_seed_alone() -> None:
-    dataset = BatchDataset(DrawingSource(8, 1), labelled=False, vary=False)
+    dataset = BatchDataset(DrawingSource(8, 1), labelled=False, training=False)
     first, second = (dataset.__getitems__(Draw((0, 1), seed)).images for seed in (5, 6))
     again = dataset.__getitems__(Draw((0, 1), 5)).images
     assert torch.equal(first, again)

@@ -86,7 +86,7 @@ def test_images_are_sampled_periodically_and_after_the_last_epoch(
     assert read(tmp_path / "p" / expected[0]).shape == (2 * (MIN_CELL + GAP) + GAP, 2 * (MIN_CELL + GAP) + GAP, 3)
 
 
-def test_pictures_change_nothing_of_the_training(tmp_path: Path) -> None:
+def test_sample_images_do_not_change_the_training(tmp_path: Path) -> None:
     _, plain = tiny_fit(tmp_path, [EMACallback()])
     _, shown = tiny_fit(tmp_path, [EMACallback(), pictures(tmp_path / "p")])
     weights = shown.state_dict()

@@ -62,12 +62,12 @@ def test_images_in_another_order_and_batches_have_the_same_losses() -> None:
     order = torch.randperm(12, generator=torch.Generator().manual_seed(1)).tolist()
 
     def mean(parts: list[list[int]], seed: int) -> float:
-        batches = [Batch(images[part], labels[part], seed, numbers=part) for part in parts]
+        batches = [Batch(images[part], labels[part], seed, indices=part) for part in parts]
         return sum(losses_of(module, batch)["val/loss"] * len(batch.images) for batch in batches) / 12
 
     whole = mean([list(range(12))], seed=0)
     assert mean([order[:5], order[5:10], order[10:]], seed=1) == pytest.approx(whole, rel=1e-5)
-    renumbered = Batch(images, labels, 0, numbers=range(12, 24))
+    renumbered = Batch(images, labels, 0, indices=range(12, 24))
     assert losses_of(module, renumbered)["val/loss"] != pytest.approx(whole, rel=1e-3)
 
 
@@ -82,7 +82,7 @@ def losses_of(module: DiffusionModule, batch: Batch) -> dict[str, float]:
 def test_the_average_and_the_raw_weights_are_validated_on_equal_draws() -> None:
     denoiser = tiny_denoiser()
     module = module_of(denoiser, EMA(denoiser, decay=0.9))
-    batch = Batch(torch.zeros(6, 1, 8, 8), torch.zeros(6, dtype=torch.int64), 0, numbers=range(6))
+    batch = Batch(torch.zeros(6, 1, 8, 8), torch.zeros(6, dtype=torch.int64), 0, indices=range(6))
     same = losses_of(module, batch)
     assert {name.replace("loss_raw", "loss"): value for name, value in same.items() if "raw" in name} == {
         name: value for name, value in same.items() if "raw" not in name

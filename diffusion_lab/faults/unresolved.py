@@ -1,4 +1,4 @@
-"""Composed settings as plain containers; what cannot be resolved is a fault."""
+"""References of composed settings that cannot be resolved, as faults."""
 
 from __future__ import annotations
 
