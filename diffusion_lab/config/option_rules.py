@@ -29,7 +29,7 @@ def name_owners(faults: Iterable[Fault], tree: Mapping[str, Any]) -> Iterator[Fa
 
 
 def _misspelled(choice: type[ChoiceSettings], section: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield the keys next to an unknown type that are almost those of the section; others may belong to the right one."""
+    """Yield misspelled keys of the section next to an unknown type, to which other keys may belong."""
     known = [*choice.model_fields, *choice.all_options()]
     for name in section.keys() - set(known):
         suggestion = sibling_key(f"{choice.KEY}.{name}", closest(name, known, cutoff=0.9))
