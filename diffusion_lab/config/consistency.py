@@ -33,6 +33,7 @@ from diffusion_lab.config.path_rules import (
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.signatures import check_class
+from diffusion_lab.config.targets import check_targets
 from diffusion_lab.config.training_rules import (
     check_amp_precision,
     check_best_needs_validation,
@@ -74,7 +75,7 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     check_weights_are_used,
     check_metric_direction,
 )
-IMPORTING_CHECKS = tuple(map(check_class, CHOICES))
+IMPORTING_CHECKS = (*map(check_class, CHOICES), check_targets)
 
 CHECKS_AT_START: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (check_image_folders, check_subfolder_links)
 """Checks that depend on the folders of the machine."""

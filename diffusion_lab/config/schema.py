@@ -38,6 +38,7 @@ from diffusion_lab.config.section import (
     Probability,
     Section,
 )
+from diffusion_lab.config.targets import Target
 from diffusion_lab.config.training_section import Precision, TrainingSettings
 from diffusion_lab.runtime.wandb_environment import VARIABLES, from_environment
 
@@ -196,8 +197,12 @@ class GenerationSettings(Section):
 class LoggerSettings(Section):
     """``logger``: loggers of the metrics; ``metrics.jsonl`` is always written."""
 
-    backends: Annotated[tuple[Literal["wandb", "tensorboard"], ...], Field(strict=False)] = Field(
-        default=(), description="Loggers besides `metrics.jsonl`."
+    backends: Annotated[
+        tuple[Annotated[str | dict[str, Any], Target("wandb", "tensorboard")], ...], Field(strict=False)
+    ] = Field(
+        default=(),
+        description="Loggers besides `metrics.jsonl`: `wandb`, `tensorboard`, dotted paths of Lightning loggers, or "
+        "mappings of `_target_` (the path) and arguments; `save_dir` is the run folder's `logs` unless it is given.",
     )
     mode: Literal["offline", "online", "disabled"] = Field(
         default="offline",

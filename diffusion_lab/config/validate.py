@@ -30,7 +30,7 @@ from diffusion_lab.config.settings_reader import (
 from diffusion_lab.config.signatures import drop_leftovers
 from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.config.suspicious_settings import suspicious_settings
-from diffusion_lab.console.redaction import REDACTED
+from diffusion_lab.console.redaction import REDACTED, holds_redacted
 from diffusion_lab.faults import NO_VALUE, ConfigError, ConfigWarning, Fault, faults_of
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
@@ -265,7 +265,7 @@ def field_faults(tree: Mapping[str, Any], root: type[Section]) -> list[Fault]:
     return [
         Fault(key, "a secret that was left out when this was written: give its value", value)
         for key, value in leaves(tree).items()
-        if value == REDACTED
+        if value == REDACTED or (isinstance(value, list) and holds_redacted(value))
     ]
 
 
