@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from diffusion_lab.create import PROCESSES, create_ddpm
+from diffusion_lab.config.model_section import PROCESSES
+from diffusion_lab.create import create_ddpm
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS

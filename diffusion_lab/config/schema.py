@@ -17,8 +17,15 @@ from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.evaluation_section import TrainingEvaluationSettings
 from diffusion_lab.config.loss_section import PenaltySettings, TimesSettings, WeightingSettings
-from diffusion_lab.config.model_section import ModelOfCheckpoint, ModelSettings
+from diffusion_lab.config.model_section import (
+    ArchitectureSettings,
+    DiffusionSettings,
+    ModelOfCheckpoint,
+    ModelSettings,
+)
+from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
+from diffusion_lab.config.scheduler_section import SchedulerSettings
 from diffusion_lab.config.section import (
     MAX_PROCESSES,
     DeviceName,
@@ -37,7 +44,17 @@ from diffusion_lab.runtime.wandb_environment import VARIABLES, from_environment
 Label = Annotated[int, Field(ge=0)] | str
 MODES = ("train", "generate")
 
-CHOICES: tuple[type[ChoiceSettings], ...] = (SamplerSettings, PenaltySettings, WeightingSettings, TimesSettings)
+CHOICES: tuple[type[ChoiceSettings], ...] = (
+    ArchitectureSettings,
+    DiffusionSettings,
+    DataSettings,
+    PenaltySettings,
+    WeightingSettings,
+    TimesSettings,
+    OptimizerSettings,
+    SchedulerSettings,
+    SamplerSettings,
+)
 """Sections that name a class and hold its options."""
 
 

@@ -190,7 +190,7 @@ class TrainingSettings(Section):
         settings = self.scheduler
         if settings.type is None:
             return {}
-        options = settings.model_dump(exclude={"type"})
+        options = settings.options
         if options.get("T_max") == "auto":
             options["T_max"] = epochs or self.epochs
         if settings.type == "step":

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.cli.compose import compose_generate_config, compose_train_config, run_folder
 from diffusion_lab.cli.key_locations import composed_key_locations
 from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, validate_config
-from diffusion_lab.config.data_section import DATA_TYPES
+from diffusion_lab.config.data_section import DATA_SETS
 from diffusion_lab.sweeps.folders import job_folder
 from tests.config.conftest import CONF
 
@@ -123,7 +123,7 @@ def test_image_folders_are_unconditional_by_default(composed: Composed, tmp_path
     assert compose_train_config(composed_tree).model.conditioning.classes == 3
 
 
-@pytest.mark.parametrize("data", DATA_TYPES)
+@pytest.mark.parametrize("data", DATA_SETS)
 @pytest.mark.parametrize("classes", [3, 10, "auto"])
 def test_an_unused_number_of_classes_is_refused(composed: Composed, tmp_path: Path, data: str, classes: object) -> None:
     given = [f"data={data}", "conditioning=none"]
@@ -167,7 +167,7 @@ def test_short_names_fill_the_tree(composed: Composed, tmp_path: Path) -> None:
     assert (sampling.num_samples, sampling.guidance_scale, sampling.use_ema) == (5, 1.5, False)
     assert sampling.labels == (3, "seven")
     assert (config.compute.seed, config.compute.device) == (0, "cpu")
-    assert (config.sampler.type, config.sampler.extra_options["steps"]) == ("ddpm", 20)
+    assert (config.sampler.type, config.sampler.options["steps"]) == ("ddpm", 20)
     assert config.model is None
 
 
@@ -283,7 +283,7 @@ class TestStepsOfAShortProcess:
     def steps(composed: Composed, *overrides: str) -> object:
         tree = composed("train", *overrides)
         config = compose_train_config(tree, lambda: composed_key_locations("train", overrides))
-        return config.sampler.extra_options["steps"]
+        return config.sampler.options["steps"]
 
     @pytest.mark.parametrize(
         ("overrides", "steps"),
@@ -315,6 +315,6 @@ class TestStepsOfAShortProcess:
     ) -> None:
         words = (f"ckpt={tmp_path}", *overrides)
         config = compose_generate_config(composed("sample", *words), lambda: composed_key_locations("sample", words))
-        steps = config.sampler.for_process(20).extra_options["steps"]
+        steps = config.sampler.for_process(20).options["steps"]
         assert steps == (most or 40)
         assert config.sampler.for_process(None) == config.sampler, "a continuous process has no steps of its own"

@@ -94,7 +94,7 @@ def test_overrides_are_those_of_hydra() -> None:
     assert isinstance(config, TrainConfig)
     assert config.training.epochs == 3
     assert config.model.architecture.channel_multipliers == (2, 2)
-    assert config.sampler.extra_options["steps"] == 20  # of the process, which has no more
+    assert config.sampler.options["steps"] == 20  # of the process, which has no more
 
 
 def test_a_fault_of_an_override_comes_from_the_command_line() -> None:
