@@ -31,8 +31,6 @@ from diffusion_lab.config.path_rules import (
     check_subfolder_links,
 )
 from diffusion_lab.config.schema import CHOICES
-from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
-from diffusion_lab.config.signatures import check_class
 from diffusion_lab.config.training_rules import (
     check_amp_precision,
     check_best_needs_validation,
@@ -46,6 +44,8 @@ from diffusion_lab.config.training_rules import (
     check_sampler_steps,
 )
 from diffusion_lab.faults import Fault
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable
+from diffusion_lab.typed_settings.signatures import check_class
 
 CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     check_attention_flags,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE, TrainingEvaluationSettings
-from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.faults import Fault, closest
 from diffusion_lab.metric_names import MIN_IMAGES, direction_of, is_evaluated, logged_names, value_of
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable
 
 SMALL = 32
 """Image size in pixels below which ``features: auto`` is not ``efflite0``."""

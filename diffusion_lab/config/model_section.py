@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from diffusion_lab.config.choice import ChoiceSettings, Options
-from diffusion_lab.config.section import NameOrPath, PositiveInt, Probability, Section
+from diffusion_lab.typed_settings.choice import ChoiceSettings, Options
+from diffusion_lab.typed_settings.section import NameOrPath, PositiveInt, Probability, Section
 
 
 def _fits_the_groups(channels: int) -> int:

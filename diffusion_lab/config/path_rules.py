@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diffusion_lab.config.data_section import DOWNLOADED_TYPES, SELF_CONTAINED_TYPES
-from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import Fault, closest, sibling_key
+from diffusion_lab.typed_settings.settings_reader import SettingsReader
 
 
 def check_image_paths(tree: SettingsReader) -> Iterator[Fault]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults.sampling_warnings import dropout_warnings, guidance_warnings, label_share_warnings
 from diffusion_lab.metric_names import is_evaluated, validation_direction
+from diffusion_lab.typed_settings.settings_reader import SettingsReader
 
 USUAL_CLIP_NORMS = (0.01, 100.0)
 

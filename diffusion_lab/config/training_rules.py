@@ -10,10 +10,10 @@ from diffusion_lab.config.evaluation_rules import (
     name_with_features,
     possible_names,
 )
-from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import Fault, closest
 from diffusion_lab.faults.key_aliases import keys_with_alias
 from diffusion_lab.metric_names import LOGGED_METRICS, LOSSES, RAW_LOSSES, VALIDATION_LOSSES, is_evaluated
+from diffusion_lab.typed_settings.settings_reader import SettingsReader
 
 
 def check_metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:

@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.optimizer_section import Momentum, OptimizerSettings
 from diffusion_lab.config.scheduler_section import DEFAULT_STEP_SIZE, SchedulerSettings
-from diffusion_lab.config.section import DottedPath, NonNegative, PathText, PositiveInt, Section
 from diffusion_lab.metric_names import VALIDATION_LOSSES, Direction, direction_of
+from diffusion_lab.typed_settings.section import DottedPath, NonNegative, PathText, PositiveInt, Section
 
 Precision = Literal["auto", 32, "bf16", "fp16"]
 

@@ -14,24 +14,23 @@ from diffusion_lab.config.auto_values import measure_images
 from diffusion_lab.config.consistency import check_start, cross_check
 from diffusion_lab.config.defaults import fill_for_generation, fill_model, get_default_config
 from diffusion_lab.config.model_section import ModelOfCheckpoint
-from diffusion_lab.config.option_rules import OptionFault, name_owners
 from diffusion_lab.config.path_rules import check_subfolder_names
 from diffusion_lab.config.sampler_section import default_sampler
-from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, TrainConfig, root_of
-from diffusion_lab.config.section import Section
-from diffusion_lab.config.settings_reader import (
+from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, TrainConfig, root_of, suggest_key
+from diffusion_lab.config.suspicious_settings import suspicious_settings
+from diffusion_lab.console.redaction import REDACTED
+from diffusion_lab.faults import NO_VALUE, ConfigError, ConfigWarning, Fault, faults_of
+from diffusion_lab.typed_settings.option_rules import OptionFault, name_owners
+from diffusion_lab.typed_settings.section import Section
+from diffusion_lab.typed_settings.settings_reader import (
     SettingsReader,
     Unreadable,
     expand_home,
     leaves,
     plain_tree,
-    suggest_key,
 )
-from diffusion_lab.config.signatures import drop_leftovers
-from diffusion_lab.config.spelling import normalize_spelling
-from diffusion_lab.config.suspicious_settings import suspicious_settings
-from diffusion_lab.console.redaction import REDACTED
-from diffusion_lab.faults import NO_VALUE, ConfigError, ConfigWarning, Fault, faults_of
+from diffusion_lab.typed_settings.signatures import drop_leftovers
+from diffusion_lab.typed_settings.spelling import normalize_spelling
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 IsTyped = Callable[[str, object], bool]
@@ -192,7 +191,7 @@ def _prepare(
     tree = without_excess(plain_tree(config), excess)
     expand_home(tree, root)
     normalize_spelling(tree, root)
-    drop_leftovers(tree, is_typed)
+    drop_leftovers(tree, CHOICES, is_typed)
     contradictions: list[Fault] = []
     with contextlib.suppress(Unreadable):  # before the missing names are filled in
         contradictions += check_subfolder_names(SettingsReader(tree, root))
@@ -249,7 +248,7 @@ def parse_section(
     tree = plain
     for name in reversed(key.split(".")):
         tree = {name: tree}
-    faults = list(name_owners(faults, tree))
+    faults = list(name_owners(faults, tree, CHOICES))
     reader = SettingsReader(tree, TrainConfig, [fault.key for fault in faults])
     contradictions = cross_check(reader, import_classes=import_classes)
     _refuse([*faults, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
@@ -261,7 +260,7 @@ def field_faults(tree: Mapping[str, Any], root: type[Section]) -> list[Fault]:
     try:
         root.model_validate(tree)
     except ValidationError as error:
-        return list(name_owners(faults_of(error.errors(), tree, partial(suggest_key, root=root)), tree))
+        return list(name_owners(faults_of(error.errors(), tree, partial(suggest_key, root=root)), tree, CHOICES))
     return [
         Fault(key, "a secret that was left out when this was written: give its value", value)
         for key, value in leaves(tree).items()

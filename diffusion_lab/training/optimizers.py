@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from diffusion_lab.config.class_options import parameters_of
 from diffusion_lab.config.optimizer_section import OptimizerSettings
+from diffusion_lab.typed_settings.class_options import parameters_of
 
 FUSED_ON = ("cpu", "cuda")
 """Devices with a fused kernel for the named optimizers, which takes less than half the time (docs/performance.md)."""

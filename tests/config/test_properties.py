@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from diffusion_lab.config import ConfigError, GenerateConfig, TrainConfig, parse_config, validate_config
-from diffusion_lab.config.settings_reader import known_keys, member_of, section_of
+from diffusion_lab.typed_settings.settings_reader import known_keys, member_of, section_of
 from tests.config.conftest import drop, put
 from tests.config.own_classes import HERE
 from tests.config.test_schema import BAD

@@ -11,9 +11,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from diffusion_lab.config.choice import ChoiceSettings
-from diffusion_lab.config.section import Section, home_expanded
-from diffusion_lab.faults.suggestions import similar_key
+from diffusion_lab.typed_settings.choice import ChoiceSettings
+from diffusion_lab.typed_settings.section import Section, home_expanded
 
 
 class Unreadable(Exception):
@@ -159,15 +158,3 @@ def plain_tree(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [plain_tree(entry) for entry in value]
     return value
-
-
-USED_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output")
-"""Sections that a generation run uses."""
-
-
-def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
-    """Return the key of a tree that a mistyped dotted key probably stands for, or two: ``one or other``."""
-    trains = root.model_fields["model"].is_required() if "model" in root.model_fields else True
-    keys = [*known_keys(root)]
-    sections = {key.partition(".")[0] for key in keys}
-    return similar_key(unknown, keys, sections - {"generation"} if trains else USED_WHEN_GENERATING)

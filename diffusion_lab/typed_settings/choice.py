@@ -22,10 +22,10 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from diffusion_lab.config.class_options import dataclass_fields, options_schema, parameters_of, signature_of
-from diffusion_lab.config.section import Section
 from diffusion_lab.faults import UNION_TAG
 from diffusion_lab.runtime.import_class import load_class
+from diffusion_lab.typed_settings.class_options import dataclass_fields, options_schema, parameters_of, signature_of
+from diffusion_lab.typed_settings.section import Section
 
 AnyClass = type[Any]  # an alias, since the section has a field called type
 
