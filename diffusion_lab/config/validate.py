@@ -14,7 +14,7 @@ from diffusion_lab.config.auto_values import measure_images
 from diffusion_lab.config.consistency import check_start, cross_check
 from diffusion_lab.config.defaults import fill_for_generation, fill_model, get_default_config
 from diffusion_lab.config.model_section import ModelOfCheckpoint
-from diffusion_lab.config.path_rules import check_subfolder_names
+from diffusion_lab.config.path_rules import misspelled_subfolders
 from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, TrainConfig, root_of, suggest_key
 from diffusion_lab.config.suspicious_settings import suspicious_settings
@@ -28,6 +28,7 @@ from diffusion_lab.typed_settings.settings_reader import (
     expand_home,
     leaves,
     plain_tree,
+    without_excess,
 )
 from diffusion_lab.typed_settings.signatures import drop_leftovers
 from diffusion_lab.typed_settings.spelling import normalize_spelling
@@ -194,7 +195,7 @@ def _prepare(
     drop_leftovers(tree, CHOICES, is_typed)
     contradictions: list[Fault] = []
     with contextlib.suppress(Unreadable):  # before the missing names are filled in
-        contradictions += check_subfolder_names(SettingsReader(tree, root))
+        contradictions += misspelled_subfolders(SettingsReader(tree, root))
     if root is GenerateConfig:
         fill_for_generation(tree, root)
     else:
@@ -272,18 +273,3 @@ def _refuse(faults: Iterable[Fault]) -> None:
     ordered = sorted(faults, key=lambda fault: fault.key)
     if ordered:
         raise ConfigError(ordered)
-
-
-MAX_BITS = 256
-
-
-def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
-    """Return the same containers with 1 in place of each integer that is too long to print, which becomes a fault."""
-    if isinstance(value, dict):
-        return {name: without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [without_excess(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
-    if isinstance(value, int) and value.bit_length() > MAX_BITS:
-        faults.append(Fault(key, f"must be an integer of at most {MAX_BITS} bits, got one of {value.bit_length()}"))
-        return 1
-    return value

@@ -11,8 +11,11 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from diffusion_lab.faults import Fault
 from diffusion_lab.typed_settings.choice import ChoiceSettings
 from diffusion_lab.typed_settings.section import Section, home_expanded
+
+MAX_BITS = 256
 
 
 class Unreadable(Exception):
@@ -157,4 +160,16 @@ def plain_tree(value: Any) -> Any:
         return {key: plain_tree(entry) for key, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [plain_tree(entry) for entry in value]
+    return value
+
+
+def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
+    """Return the same containers with 1 in place of each integer that is too long to print, which becomes a fault."""
+    if isinstance(value, dict):
+        return {name: without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [without_excess(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        faults.append(Fault(key, f"must be an integer of at most {MAX_BITS} bits, got one of {value.bit_length()}"))
+        return 1
     return value
