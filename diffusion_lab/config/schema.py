@@ -27,7 +27,7 @@ from diffusion_lab.config.sampler_section import SamplerSettings, default_sample
 from diffusion_lab.config.scheduler_section import SchedulerSettings
 from diffusion_lab.config.training_section import Precision, TrainingSettings
 from diffusion_lab.faults.suggestions import similar_key
-from diffusion_lab.runtime.wandb_environment import VARIABLES, from_environment
+from diffusion_lab.runtime.wandb_environment import all_from_environment
 from diffusion_lab.typed_settings.choice import ChoiceSettings
 from diffusion_lab.typed_settings.section import (
     MAX_PROCESSES,
@@ -225,12 +225,8 @@ class LoggerSettings(Section):
     def _from_environment(cls, values: Any) -> Any:
         """Fill omitted keys from W&B's environment variables."""
         backends = values.get("backends") if isinstance(values, Mapping) else None
-        if not isinstance(backends, list | tuple) or "wandb" not in backends:
-            return values
-        from_variables = {
-            key: value for key in VARIABLES if key not in values and (value := from_environment(key)) is not None
-        }
-        return {**values, **from_variables}
+        uses_wandb = isinstance(backends, list | tuple) and "wandb" in backends
+        return {**all_from_environment(), **values} if uses_wandb else values
 
 
 class RunConfig(Section):
