@@ -1,59 +1,96 @@
-"""Run a settings file: ``python -m diffusion_lab FILE.yaml [key=value ...]`` trains or generates, by its mode."""
+"""The console command ``diffusion-lab COMMAND``, also started by ``python -m diffusion_lab COMMAND``.
+
+``python -m diffusion_lab FILE.yaml [key=value ...]`` is short for the command ``run``.
+"""
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
-from diffusion_lab.cli.report import run_and_report
-from diffusion_lab.cli.settings_file import read_settings
-from diffusion_lab.cli.yaml_file import yaml_text
-from diffusion_lab.config import TrainConfig
+from diffusion_lab.console.command_line import COMMAND, COMMANDS, Start, Way, set_start, usage
 from diffusion_lab.console.terminal import printable
-from diffusion_lab.sweeps.launchers import check_launcher
+from diffusion_lab.faults import closest
+from diffusion_lab.runtime.exit_codes import EXIT_CODE
+from diffusion_lab.version import __version__
 
-EXAMPLES = """
-examples:
-  python -m diffusion_lab conf/standalone/default.yaml data.paths.train=DIR training.epochs=10
-  python -m diffusion_lab conf/standalone/generate.yaml generation.checkpoint=RUN_FOLDER
-  python -m diffusion_lab MINE.yaml --validate
+HELP, VERSION, COMPLETION = ("--help", "-h"), "--version", ("--shell-completion", "-sc")
+OPTIONS = (*HELP, VERSION, *COMPLETION)
+
+TEXT = """usage: {program} COMMAND ...
+
+Train class-conditional and unconditional image diffusion models, sample from them, and compare.
+
+commands:
+{commands}
+
+{program} COMMAND --help describes each; {program} --version prints the version.
+{program} FILE.yaml is short for {program} run FILE.yaml.
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, check the settings and run them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m diffusion_lab",
-        description="Train or generate from one settings file: a complete V2 file, or an old V1 file.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("file", type=Path, metavar="FILE.yaml", help="all settings; its `mode` is train or generate")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="V2 keys that differ from the file")
-    parser.add_argument("--validate", action="store_true", help="check and print the resolved settings, run nothing")
-    args = parser.parse_intermixed_args(arguments)
-    run_and_report(lambda: run(args.file, args.overrides, args.validate))
+def main(arguments: Sequence[str] | None = None) -> int | None:
+    """Run a command line and return the exit code; None counts as 0.
+
+    Args:
+        arguments: The command line; default: that of this process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    is_file_alone = not {*words[:1]} <= {*COMMANDS, *OPTIONS} and any(map(_is_file, words))
+    if arguments is None:
+        set_start(_start(sys.argv[0], is_file_alone))
+    first = words[0] if words else None
+    if is_file_alone:
+        return _run("run", words)
+    if first in COMMANDS:
+        return _run(first, words[1:])
+    if first in COMPLETION:
+        return _run("train", words)
+    if first == VERSION:
+        print(f"{COMMAND} {__version__}")
+        return 0
+    if first in HELP:
+        print(_help(), end="")
+        return 0
+    print(printable(_unknown(first)), file=sys.stderr)
+    return EXIT_CODE
 
 
-def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
-    """Train or generate. All faults are reported before heavy libraries are imported."""
-    if not only_validate:
-        check_launcher(overrides)
-    config = read_settings(file, overrides)
-    if only_validate:
-        print(yaml_text(config.model_dump(mode="json")), end="")
-    elif isinstance(config, TrainConfig):
-        from diffusion_lab.training.fit import train
+def _start(program: str, is_file_alone: bool) -> Start | None:
+    """Return how the process was started; None, the default, by ``python -m diffusion_lab FILE.yaml``."""
+    if Path(program).name != "__main__.py":
+        return Start(Way.CONSOLE, str(Path(program).absolute()))
+    return None if is_file_alone else Start(Way.MODULE)
 
-        train(config)
-    else:
-        from diffusion_lab.generation.generate import generate
-        from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 
-        with exit_on_signals():
-            print(printable(generate(config)))
+def _run(name: str, arguments: Sequence[str]) -> int | None:
+    code: int | None = import_module(f"diffusion_lab.commands.{name}").main(arguments)
+    return code
+
+
+def _is_file(argument: str) -> bool:
+    """Return whether an argument is a settings file, even one that does not exist."""
+    return argument.endswith((".yaml", ".yml")) or Path(argument).is_file()
+
+
+def _help() -> str:
+    program = usage("run").removesuffix(" run")
+    width = max(map(len, COMMANDS)) + 2
+    lines = "\n".join(f"  {name:{width}}{description}" for name, description in COMMANDS.items())
+    return TEXT.format(program=program, commands=lines)
+
+
+def _unknown(name: str | None) -> str:
+    """Return the message for a command line that names no command."""
+    listed = ", ".join(COMMANDS)
+    if name is None:
+        return f"Error: a command is missing; the commands are {listed}."
+    nearest = closest(name, COMMANDS)
+    suggestion = f" Did you mean {nearest!r}?" if nearest else ""
+    return f"Error: {name!r} is not a command; the commands are {listed}.{suggestion}"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -46,9 +46,9 @@ def main() -> None:
     os.chdir(ROOT)
     show_plain_warnings()
     started = time.monotonic()
-    run("train.py", "experiment=digits", f"output.base_dir={RUN}", "output.overwrite=true")
+    run("train", "experiment=digits", f"output.base_dir={RUN}", "output.overwrite=true")
     run(
-        "sample.py",
+        "sample",
         f"ckpt={RUN}",
         "num_samples=40",
         "seed=0",
@@ -65,12 +65,12 @@ def main() -> None:
     report(summary, measurements)
 
 
-def run(script: str, *arguments: str) -> None:
+def run(name: str, *arguments: str) -> None:
     """Print and run one of the project's commands."""
-    print(f"\n$ {command(script, *arguments)}", flush=True)
-    done = subprocess.run([sys.executable, script, *arguments])
+    print(f"\n$ {command(name, *arguments)}", flush=True)
+    done = subprocess.run([sys.executable, f"{name}.py", *arguments])
     if done.returncode:
-        raise SystemExit(f"{script} failed with exit code {done.returncode}; its message is above")
+        raise SystemExit(f"{name}.py failed with exit code {done.returncode}; its message is above")
 
 
 def measure_samples() -> tuple[dict[str, float], list[Measurement]]:

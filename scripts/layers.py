@@ -44,6 +44,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("features",),
         ("evaluation",),
         ("training",),
+        ("commands",),
         ("__main__",),
     ),
 }
@@ -106,7 +107,12 @@ def module_name(file: str) -> str:
 
 
 def room_of(module: str) -> str:
-    """Return the room of a module: ``data`` for ``diffusion_lab.data.order``, "" for the package itself."""
+    """Return the room of a module: ``data`` for ``diffusion_lab.data.order``, "" for the package itself.
+
+    The module ``__main__`` of any room is a program, above everything.
+    """
+    if module.endswith(".__main__"):
+        return "__main__"
     return module.removeprefix(PACKAGE).removeprefix(".").partition(".")[0]
 
 

@@ -13,7 +13,7 @@ TRAINING_LIBRARIES = {"lightning", "pytorch_lightning", "torchmetrics", "wandb",
 # So that --help is fast.
 READ_BEFORE_TORCH = ("config", "v1", "sweeps", "cli", "samplers", "diffusion.parameterization")
 HEAVY_LIBRARIES = {"torch", "torchvision", *TRAINING_LIBRARIES - {"hydra"}}
-HYDRA = {"hydra": ("cli", "sweeps"), "omegaconf": ("cli", "sweeps", "faults")}
+HYDRA = {"hydra": ("cli", "sweeps"), "omegaconf": ("cli", "sweeps", "faults", "commands")}
 """Libraries of the command line, and the rooms that may import them."""
 HOOK = f"{PACKAGE}.runtime.torchvision_import"
 

@@ -30,7 +30,7 @@ def damaged_error(path: Path, what: str) -> DamagedCheckpointError:
         path: The checkpoint, or its manifest.
         what: What is wrong, as a predicate to follow the path.
     """
-    search = command("-m diffusion_lab.checkpoint", "verify", path.parent)
+    search = command("checkpoint", "verify", path.parent)
     return DamagedCheckpointError(
         f"{path} {what}", f"Take another checkpoint of its folder; this command shows which are valid:\n  {search}"
     )

@@ -17,12 +17,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.cli.default_prediction import prediction_is_default, with_default_prediction
+from diffusion_lab.cli.hydra_app import OF_CONFIG_DIR
 from diffusion_lab.cli.interpolations import check_interpolations
 from diffusion_lab.cli.key_locations import KeyLocations, job_key_locations
 from diffusion_lab.cli.recipes import drop_overridden_recipe_values
 from diffusion_lab.cli.run_dir import hydra_folder_faults
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.validate import ConfigT, parse_as
+from diffusion_lab.console.command_line import usage
 from diffusion_lab.faults import ConfigError
 from diffusion_lab.faults.unresolved import resolved
 from diffusion_lab.runtime.import_class import find_classes_in
@@ -113,7 +115,7 @@ def config_dir() -> str | None:
     if not HydraConfig.initialized():
         return None
     sources = HydraConfig.get().runtime.config_sources
-    return next((str(source.path) for source in sources if source.provider == "command-line"), None)
+    return next((str(source.path) for source in sources if source.provider == OF_CONFIG_DIR), None)
 
 
 drop_overridden_recipe_values()
@@ -128,5 +130,6 @@ def wandb_or(key: str, otherwise: str | None) -> str | None:
     return from_environment(key) or otherwise
 
 
+OmegaConf.register_new_resolver("usage", usage, use_cache=False, replace=True)  # in the text of --help
 OmegaConf.register_new_resolver("wandb_or", wandb_or, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)

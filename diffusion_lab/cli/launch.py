@@ -1,29 +1,24 @@
-"""Start of a Hydra application, with mistyped overrides explained like other faults of the settings."""
+"""Start of a command that Hydra composes, with mistyped overrides explained like other faults of the settings."""
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import yaml
-from hydra import compose, initialize_config_dir
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import get_args_parser
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import CompactHydraException, MissingConfigException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffusion_lab.cli.completion import completion_script
-from diffusion_lab.cli.compose import SHORT_NAMES
-from diffusion_lab.cli.compose_evaluation import EVALUATE_SHORT_NAMES
-from diffusion_lab.cli.evaluate_schema import EvaluateConfig
+from diffusion_lab.cli.hydra_app import check_options, initialized_hydra, parse_arguments, run_hydra
 from diffusion_lab.cli.key_locations import KeyLocations, composed_key_locations, override_keys
 from diffusion_lab.cli.optional_packages import install_hint, names_in
 from diffusion_lab.cli.overrides import (
@@ -33,31 +28,22 @@ from diffusion_lab.cli.overrides import (
     explain_syntax_error,
     refuse_excess,
 )
-from diffusion_lab.cli.refused_overrides import HYDRA_SETTINGS, explain_refused, refuse_unread
+from diffusion_lab.cli.refused_overrides import explain_refused, hydra_settings, refuse_unread
 from diffusion_lab.cli.report import run_and_report
 from diffusion_lab.cli.run_dir import check_hydra_folders
-from diffusion_lab.config.schema import GenerateConfig, TrainConfig, suggest_key
-from diffusion_lab.console.command_line import setting
+from diffusion_lab.config.schema import suggest_key
+from diffusion_lab.console.command_line import CONF, Start, current_start, set_start, set_typed_command, setting
 from diffusion_lab.console.messages import sentence
-from diffusion_lab.faults import ConfigError, closest
+from diffusion_lab.faults import CommandError, ConfigError, closest
 from diffusion_lab.runtime.exit_codes import EXIT_CODE
 from diffusion_lab.runtime.import_class import find_classes_in
+from diffusion_lab.sweeps.jobs import run_job
 from diffusion_lab.sweeps.launchers import check_launcher
 from diffusion_lab.sweeps.summary import sweep_summary
 from diffusion_lab.typed_settings.section import Section, home_expanded
 from diffusion_lab.typed_settings.settings_reader import known_keys
 
 Check = Callable[[DictConfig, Callable[[], KeyLocations]], object]
-
-PROGRAMS = ("train.py", "sample.py", "evaluate.py")
-"""Commands that compose their settings from ``conf/``."""
-
-ROOTS: dict[str, tuple[type[Section], tuple[str, ...]]] = {
-    "train": (TrainConfig, ()),
-    "sample": (GenerateConfig, SHORT_NAMES),
-    "evaluate": (EvaluateConfig, EVALUATE_SHORT_NAMES),
-}
-"""Schema of each command's settings, and the short names at the top level."""
 
 NO_GROUPS = ("hydra", "standalone")
 """Folders of the settings that are not groups of the command line."""
@@ -66,63 +52,101 @@ HYDRA_FOLDERS = ("hydra.run.dir", "hydra.sweep.dir")
 """Settings of Hydra that are paths; paths of the project are expanded during validation."""
 
 
-def launch(application: Callable[[], None], check: Check, conf: Path, config_name: str) -> None:
-    """Run a function decorated by ``hydra.main``.
+@dataclass(frozen=True)
+class Program:
+    """Command that composes its settings from the groups in ``conf/``.
+
+    Attributes:
+        name: Name of the command, and of its main file in ``conf/``.
+        run: Function that runs the composed settings. It is in a module, for launchers that start processes.
+        check: Function that raises ConfigError for composed settings with faults, such as ``compose_train_config``.
+        root: Schema of the settings.
+        short_names: Short names at the top level.
+    """
+
+    name: str
+    run: Callable[[DictConfig], None]
+    check: Check
+    root: type[Section]
+    short_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Runs composed settings, also in the process of a job, where commands are printed as in that of the sweep."""
+
+    run: Callable[[DictConfig], None]
+    start: Start
+
+    def __call__(self, composed: DictConfig) -> float | None:
+        """Check and run the settings. Return the best value, for sweepers that search, such as Optuna's."""
+        set_start(self.start)
+        return run_and_report(lambda: run_job(self.run, composed))
+
+
+def launch(program: Program, arguments: Sequence[str]) -> None:
+    """Run a program with Hydra.
 
     Hydra rejects an override of a key that the composed tree lacks before any of our code runs. The settings are then
-    composed once more with that key allowed, so that ``check`` finds it, suggests what was probably intended, and
-    reports the other faults as well.
+    composed once more with that key allowed, so that ``program.check`` finds it, suggests what was probably intended,
+    and reports the other faults as well.
 
     Args:
-        application: The decorated function.
-        check: Function that raises ConfigError for a composed tree with faults, such as ``compose_train_config``.
-        conf: Folder of the settings.
-        config_name: Main file in it, from which ``application`` composes.
+        program: The program.
+        arguments: Its command line.
     """
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # raise errors of composition instead of exiting
-    Hydra.get_mode = _mode  # type: ignore[method-assign, assignment]
-    args = get_args_parser().parse_intermixed_args()
-    sys.argv[1:] = map(expand_home_in, _options_first(sys.argv[1:], args.overrides))
-    args = get_args_parser().parse_args()
-    run_and_report(lambda: refuse_excess(args.overrides))
+    set_typed_command(program.name, arguments)
+    args = parse_arguments([expand_home_in(argument) for argument in arguments])
+    conf = _conf(args)
+    run_and_report(lambda: _check(program, args, conf))
     if args.shell_completion and args.overrides[:1] != ["query=bash"]:
-        programs = [conf.parent / name for name in PROGRAMS]
-        print(run_and_report(lambda: completion_script(args.overrides, programs)))
+        print(run_and_report(lambda: completion_script(args.overrides)))
         return
-    if config_name != "train" and args.config_name is None:
-        groups = _groups_of_training(conf, config_name)
-        run_and_report(lambda: refuse_unread(args.overrides, groups, f"{config_name}.py"))
     find_classes_in(args.config_dir)
     if not _only_shows(args):
-        run_and_report(lambda: check_hydra_folders(args.overrides, _sweeps(args)))
-        run_and_report(lambda: check_launcher(args.overrides))
-    if _sweeps(args):
-        run_and_report(lambda: check_sweep_size(args.overrides))
-        run_and_report(lambda: check_separate_folders(args.overrides))
-        run_and_report(lambda: check_sweep_not_empty(args.overrides, [conf, *_user_folders(args)]))
+        run_and_report(lambda: _check_run(args, conf))
     try:
         with sweep_summary():
-            application()
+            task = Task(program.run, current_start())
+            run_hydra(args, task, program.name, conf, args.config_name or program.name)
     except Exception as error:
         if not isinstance(error, CompactHydraException) and not _while_composing(error):
             raise
-        message = explain_syntax_error(args.overrides, conf) or _explain(
-            error, check, conf, config_name, args.overrides
-        )
+        message = explain_syntax_error(args.overrides, _folder(conf)) or _explain(error, program, args, conf)
         print(f"Error: {sentence(message)}", file=sys.stderr)
         raise SystemExit(EXIT_CODE) from error
 
 
-def _options_first(arguments: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Move options before the settings: Hydra's parser stops at settings on both sides of an option.
+def _conf(args: Namespace) -> Path | str:
+    """Return the folder of the settings: the project's, or that of ``--config-path``."""
+    if args.config_path is None:
+        return CONF
+    return str(args.config_path) if "://" in args.config_path else Path(args.config_path).absolute()
 
-    >>> _options_first(["seed=1", "--cfg", "job", "device=cpu"], ["seed=1", "device=cpu"])
-    ['--cfg', 'job', 'seed=1', 'device=cpu']
-    """
-    options = list(arguments)
-    for override in overrides:
-        options.remove(override)
-    return [*options, *overrides]
+
+def _folder(conf: Path | str) -> Path:
+    """Return the folder in which groups are looked up for messages."""
+    return conf if isinstance(conf, Path) and conf.is_dir() else CONF
+
+
+def _check(program: Program, args: Namespace, conf: Path | str) -> None:
+    """Refuse arguments that cannot be composed, or that the program does not read. Raises ValueError."""
+    check_options(args)
+    refuse_excess(args.overrides)
+    if args.config_dir is not None and not Path(args.config_dir).is_dir():
+        raise CommandError(f"--config-dir must be an existing folder, got {args.config_dir!r}")
+    if program.name != "train" and args.config_name is None:
+        refuse_unread(args.overrides, _groups_of_training(_folder(conf), program.name), program.name)
+
+
+def _check_run(args: Namespace, conf: Path | str) -> None:
+    """Refuse arguments with which nothing can run, or nothing would. Raises ValueError."""
+    check_hydra_folders(args.overrides, _sweeps(args))
+    check_launcher(args.overrides)
+    if _sweeps(args):
+        check_sweep_size(args.overrides)
+        check_separate_folders(args.overrides)
+        check_sweep_not_empty(args.overrides, [_folder(conf), *_user_folders(args)])
 
 
 def _user_folders(args: Namespace) -> list[Path]:
@@ -152,29 +176,17 @@ def _sweeps(args: Namespace) -> bool:
     return bool(args.multirun) or "hydra.mode=MULTIRUN" in args.overrides
 
 
-_original_get_mode = Hydra.get_mode
-
-
-def _mode(hydra: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
-    """Replace ``Hydra.get_mode``, which composes the whole tree an extra time, a fifth of the start-up time.
-
-    Only a recipe or an override can set ``hydra.mode``; without one, the mode follows from ``-m`` (None).
-    """
-    may_set_it = any(re.match(r"[+~]*(experiment|hydra)\b", override) for override in overrides)
-    mode: RunMode | None = _original_get_mode(hydra, config_name, overrides) if may_set_it else None
-    return mode
-
-
-def _explain(error: Exception, check: Check, conf: Path, config_name: str, overrides: Sequence[str]) -> str:
+def _explain(error: Exception, program: Program, args: Namespace, conf: Path | str) -> str:
+    config_name, groups = args.config_name or program.name, _groups(_folder(conf))
     try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            allowed = _with_new_keys_allowed(overrides)
-            check(compose(config_name, allowed), partial(composed_key_locations, config_name, allowed))
+        with initialized_hydra(program.name, conf, args.config_dir):
+            allowed = _with_new_keys_allowed(args.overrides)
+            program.check(compose(config_name, allowed), partial(composed_key_locations, config_name, allowed))
     except ConfigError as faults:
-        return str(faults.with_group_suggestions(_groups(conf)))
+        return str(faults.with_group_suggestions(groups))
     except Exception:
         pass  # composition fails entirely: Hydra's own message says why
-    return explain_refused(error, overrides) or _hydra_message(error, conf, config_name)
+    return explain_refused(error, args.overrides) or _hydra_message(error, program, groups)
 
 
 def _groups_of_training(conf: Path, config_name: str) -> set[str]:
@@ -193,7 +205,7 @@ def _while_composing(error: Exception) -> bool:
     return any(frame.f_code.co_name == "compose_config" for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
-def _hydra_message(error: Exception, conf: Path, config_name: str) -> str:
+def _hydra_message(error: Exception, program: Program, groups: Sequence[str]) -> str:
     if not str(error).strip():
         return f"Hydra rejects one of its own settings ({type(error).__name__}): check those that start with hydra."
     text = re.sub(r"\nConfig search path:.*", "", str(error).strip(), flags=re.DOTALL).rstrip()
@@ -206,16 +218,14 @@ def _hydra_message(error: Exception, conf: Path, config_name: str) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         suggestion = closest(name, [*(error.options or ()), *names_in(group)])
     elif refused:
-        root, short_names = ROOTS[config_name]
-        if refused[1] not in known_keys(root):
-            text = (
-                f"{refused[1]}: unknown key"  # Hydra's advice, a + before it, would only allow it, to be refused later
-            )
-            suggestion = closest(refused[1], [*short_names, *_groups(conf)], 0.75) or suggest_key(refused[1], root)
-            if refused[1].startswith("hydra."):
-                return f"{text}. {HYDRA_SETTINGS}"
+        key, root = refused[1], program.root
+        if key not in known_keys(root):
+            text = f"{key}: unknown key"  # Hydra's advice, a + before it, would only allow it, to be refused later
+            suggestion = closest(key, [*program.short_names, *groups], 0.75) or suggest_key(key, root)
+            if key.startswith("hydra."):
+                return f"{text}. {hydra_settings()}"
         elif refused[2]:
-            text = f"{refused[1]} has no value in the chosen files: to give it one, type {refused[2]}"
+            text = f"{key} has no value in the chosen files: to give it one, type {refused[2]}"
     return f"{text}\nDid you mean {suggestion!r}?" if suggestion else text
 
 

@@ -32,7 +32,7 @@ MAX_ROUNDS = 3
 
 
 def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
-    """Return the shell command, ``python train.py ...`` or ``python sample.py ...``, for the settings of a V2 tree.
+    """Return the shell command that trains or samples with the settings of a V2 tree, such as ``python train.py …``.
 
     It selects the recipe and the files of ``conf/`` that leave the fewest keys to set individually, and sets those. The
     command has been composed and compared with the tree: all typed settings are equal, including defaults. With
@@ -66,7 +66,7 @@ def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
             _verify(composed, target)
     except HydraException as error:
         raise ValueError(f"no command line reproduces these settings: {' '.join(str(error).split())}") from error
-    return command(f"{script}.py", *arguments, *overrides.values())
+    return command(script, *arguments, *overrides.values())
 
 
 def _settings(config: TrainConfig | GenerateConfig) -> dict[str, Any]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from diffusion_lab.console.command_line import command, program_name
 from diffusion_lab.faults import CommandError
 
 TRAINING_SECTIONS = ("experiment", "data", "training", "logger")
-"""Sections that only ``train.py`` reads."""
+"""Sections that only training reads."""
 
-READ_BY = {"evaluate.py": {"data", "evaluation"}}
-"""Sections that a program does read, although not the groups of that name."""
-
-HYDRA_SETTINGS = "`python train.py --cfg hydra` shows Hydra's settings and their values"
+READ_BY = {"evaluate": {"data", "evaluation"}}
+"""Sections that a command does read, although not the groups of that name."""
 
 ALREADY_CHOSEN = "{key} is already chosen: to choose another file, type {key}={value} once, without +"
 
@@ -64,7 +63,7 @@ def explain_refused(error: Exception, overrides: Iterable[str]) -> str | None:
     merging = re.match(r"Error merging override (?P<argument>.*)", text, re.DOTALL)
     if merging:
         cause = (str(error.__cause__ or "").strip().splitlines() or ["it does not fit"])[0].rstrip(".")
-        advice = HYDRA_SETTINGS if merging["argument"].lstrip("+~").startswith("hydra.") else "Correct or remove it"
+        advice = hydra_settings() if merging["argument"].lstrip("+~").startswith("hydra.") else "Correct or remove it"
         return f"{merging['argument']}: {cause}. {advice}"
     for pattern, message in REASONS:
         match = re.search(pattern, text, re.DOTALL)
@@ -76,18 +75,23 @@ def explain_refused(error: Exception, overrides: Iterable[str]) -> str | None:
     return None
 
 
-def refuse_unread(overrides: Sequence[str], groups_of_training: Iterable[str], program: str = "sample.py") -> None:
-    """Refuse arguments of ``sample.py`` or ``evaluate.py`` that only ``train.py`` reads.
+def hydra_settings() -> str:
+    """Return advice that names a command which shows Hydra's settings."""
+    return f"`{command('train', '--cfg', 'hydra')}` shows Hydra's settings and their values"
+
+
+def refuse_unread(overrides: Sequence[str], groups_of_training: Iterable[str], name: str = "sample") -> None:
+    """Refuse arguments of the commands ``sample`` and ``evaluate`` that only ``train`` reads.
 
     Args:
         overrides: Arguments ``key=value`` of the command line.
-        groups_of_training: Groups of settings that the program does not use.
-        program: Name of the program.
+        groups_of_training: Groups of settings that the command does not use.
+        name: Name of the command.
 
     Raises:
         CommandError: There are such arguments.
     """
-    sections = {*TRAINING_SECTIONS, *groups_of_training} - READ_BY.get(program, set())
+    sections = {*TRAINING_SECTIONS, *groups_of_training} - READ_BY.get(name, set())
     groups = set(groups_of_training)
     refused = []
     for override in overrides:
@@ -96,5 +100,7 @@ def refuse_unread(overrides: Sequence[str], groups_of_training: Iterable[str], p
             refused.append(override)
     if refused:
         count = "1 argument is" if len(refused) == 1 else f"{len(refused)} arguments are"
-        message = f"{count} only read by train.py; {program} takes the model from the checkpoint. Remove:"
-        raise CommandError("\n  ".join([message, *refused]))
+        message = (
+            f"{count} only read by {program_name('train')}; {program_name(name)} takes the model from the checkpoint"
+        )
+        raise CommandError("\n  ".join([f"{message}. Remove:", *refused]))

@@ -20,7 +20,6 @@ from diffusion_lab.config.validate import parse_config, validate_config, validat
 from diffusion_lab.faults import ConfigDeprecationWarning, ConfigError, ConfigWarning, Fault
 
 __all__ = [
-    "V1_DEPRECATION",
     "ConfigDeprecationWarning",
     "ConfigError",
     "ConfigWarning",
@@ -36,11 +35,12 @@ __all__ = [
     "migrate_config_v1_to_v2",
     "parse_config",
     "resolve_output_path",
+    "v1_deprecation",
     "validate_config",
     "validate_config_consistency",
 ]
 
-_V1 = ("V1_DEPRECATION", "is_v1", "is_v2", "migrate_config_v1_to_v2")
+_V1 = ("v1_deprecation", "is_v1", "is_v2", "migrate_config_v1_to_v2")
 
 
 def __getattr__(name: str) -> Any:

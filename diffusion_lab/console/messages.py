@@ -12,7 +12,8 @@ from pathlib import Path
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.console.warning_display import set_warning_display
 
-PROJECT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+PROJECT = PACKAGE.parent
 PROJECT_NAME = __name__.partition(".")[0]
 INSTALLED = ("site-packages", "dist-packages")
 ENDS = tuple(".!?:…")
@@ -86,6 +87,8 @@ def _print_warning(warning: warnings.WarningMessage) -> None:
 def _source(filename: str, lineno: int) -> str:
     """Return the origin of a warning: a library's name, or file and line in user code; empty for this project."""
     path = Path(filename)
+    if PACKAGE in path.parents:
+        return ""
     if path.is_absolute() and any(name in path.parts for name in INSTALLED):
         inside = max(path.parts.index(name) for name in INSTALLED if name in path.parts) + 1
         return f" [{path.parts[inside].removesuffix('.py')}]"

@@ -1,19 +1,19 @@
-"""``python -m diffusion_lab.evaluation FOLDER...`` is ``evaluate.py samples=[FOLDER,...]``."""
+"""``python -m diffusion_lab.evaluation FOLDER...`` is ``diffusion-lab evaluate samples=[FOLDER,...]``."""
 
 from __future__ import annotations
 
-import runpy
 import sys
 from collections.abc import Sequence
 
-from diffusion_lab.console.command_line import ROOT, setting
+from diffusion_lab.commands import evaluate
+from diffusion_lab.console.command_line import setting
 
 WITH_VALUE = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c", "--package", "-p")
 """Options of Hydra that take a value."""
 
 
 def arguments_for_evaluate(words: Sequence[str]) -> list[str]:
-    """Return the arguments of ``evaluate.py``, with the folders as the value of ``samples``.
+    """Return the arguments of ``diffusion-lab evaluate``, with the folders as the value of ``samples``.
 
     >>> arguments_for_evaluate(["a", "b c", "reference=digits"])
     ['reference=digits', 'samples=[a,"b c"]']
@@ -27,12 +27,5 @@ def arguments_for_evaluate(words: Sequence[str]) -> list[str]:
     return [*others, *([setting("samples", folders)] if folders else [])]
 
 
-def main() -> None:
-    """Run ``evaluate.py``."""
-    program = ROOT / "evaluate.py"
-    sys.argv = [str(program), *arguments_for_evaluate(sys.argv[1:])]
-    runpy.run_path(str(program), run_name="__main__")
-
-
 if __name__ == "__main__":
-    main()
+    evaluate.main(arguments_for_evaluate(sys.argv[1:]))

@@ -6,9 +6,9 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from diffusion_lab.console.command_line import CHECKOUT
 from diffusion_lab.console.redaction import redacted_command
 from diffusion_lab.version import __version__
 
@@ -28,8 +28,9 @@ def environment() -> dict[str, Any]:
 
 def git_commit() -> str | None:
     """Return the commit of the project's checkout, with ``-dirty`` if files differ; None outside a checkout."""
-    folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    if CHECKOUT is None:
+        return None  # an environment inside a repository of the user
+    command = ["git", "-C", str(CHECKOUT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -5,17 +5,25 @@ from __future__ import annotations
 import sys
 import traceback
 from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from diffusion_lab.console.command_line import CHECKOUT
 from diffusion_lab.faults import ConfigError, Fault, closest
+
+NEXT_TO_SCRIPTS = "" if CHECKOUT is None else "next to train.py, "
+
+_user_folders: list[str] = []
 
 
 def find_classes_in(config_dir: str | None) -> None:
     """Make classes importable from the current folder, from a folder of settings and from its parent.
 
-    These folders are searched last, so that nothing in them hides a library.
+    A class that settings name is searched there first, so that no installed package of the same name hides it. All
+    other imports search these folders last, so that nothing in them hides a library.
 
     Args:
         config_dir: The folder given by ``--config-dir``.
@@ -23,7 +31,8 @@ def find_classes_in(config_dir: str | None) -> None:
     folders = [Path.cwd()]
     if config_dir is not None:
         folders += [Path(config_dir).absolute(), Path(config_dir).absolute().parent]
-    sys.path.extend(str(folder) for folder in folders if str(folder) not in sys.path)
+    _user_folders[:] = map(str, folders)
+    sys.path.extend(folder for folder in _user_folders if folder not in sys.path)
 
 
 def load_class(path: str, key: str) -> type[Any]:
@@ -46,13 +55,28 @@ def load_class(path: str, key: str) -> type[Any]:
 
 def _import(module: str, path: str, key: str) -> ModuleType:
     try:
+        _import_from_user_folders(module.partition(".")[0])
         return import_module(module)
     except Exception as error:  # user code may raise anything
         reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
         if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
-            reason += ": it is searched next to train.py, in the current folder, and next to --config-dir"
+            reason += f": it is searched {NEXT_TO_SCRIPTS}in the current folder, and next to --config-dir"
         rule = f"must be a class that can be imported ({reason}{_location_of(error)})"
         raise ConfigError([Fault(key, rule, path)]) from error
+
+
+def _import_from_user_folders(name: str) -> None:
+    """Import a top-level module or package of the user, if there is one, before ``sys.path`` is searched."""
+    spec = None if name in sys.modules else PathFinder.find_spec(name, _user_folders)
+    if spec is None or spec.loader is None or spec.origin is None:  # without __init__.py: regular packages come first
+        return
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
 
 
 def _location_of(error: Exception) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from diffusion_lab.console.command_line import command
 from diffusion_lab.faults import CommandError, ConfigWarning
 
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
@@ -74,11 +76,12 @@ def check_launcher(overrides: Iterable[str]) -> None:
 def _check_task(launcher: TaskLauncher, environment: Mapping[str, str], overrides: Iterable[str]) -> None:
     tasks = _size(environment, launcher.size)
     if SEPARATES_RUNS.isdisjoint(override.lstrip("+").partition("=")[0] for override in overrides):
+        rank = f"${launcher.rank}"
+        separate = shlex.quote(f"{command('train')} compute.seed={rank} output.base_dir=outputs/seed_{rank}")
         raise CommandError(
             f"{launcher.name} started this command as {tasks} tasks ({launcher.size}={tasks}), but {NOT_YET}: each "
             f"task would perform the same run. Start it once ({launcher.alone}), or make each task a separate run: "
-            f"bash -c 'python train.py compute.seed=${launcher.rank} output.base_dir=outputs/seed_${launcher.rank}'. "
-            f"If this process is the only one, unset {launcher.size}"
+            f"bash -c {separate}. If this process is the only one, unset {launcher.size}"
         )
     warnings.warn(
         f"{launcher.name} started {tasks} tasks, of which this one has rank "

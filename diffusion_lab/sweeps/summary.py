@@ -12,7 +12,7 @@ from string import ascii_uppercase
 
 from hydra.errors import CompactHydraException, HydraException
 
-from diffusion_lab.console.command_line import command, setting
+from diffusion_lab.console.command_line import command, setting, typed_command
 from diffusion_lab.console.messages import explain, sentence
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.files.writing import atomic_write
@@ -171,14 +171,15 @@ def _print(folder: Path, records: Records, groups: list[list[str]], refused: Ref
         print(f"run the missing jobs with: {printable(_rerun_command(folder))}", file=sys.stderr)
     if len(groups) == 1 and records[groups[0][0]].settings.get("mode") == "train":
         checkpoint = setting("ckpt", folder)
-        print(f"sample from the best job: {printable(command('sample.py', checkpoint))}", file=sys.stderr)
-        print(f"evaluate all finished jobs: {printable(command('evaluate.py', checkpoint))}", file=sys.stderr)
+        print(f"sample from the best job: {printable(command('sample', checkpoint))}", file=sys.stderr)
+        print(f"evaluate all finished jobs: {printable(command('evaluate', checkpoint))}", file=sys.stderr)
 
 
 def _rerun_command(folder: Path) -> str:
     """Return the command that runs the missing jobs."""
-    typed = [argument for argument in sys.argv[1:] if not argument.startswith("hydra.sweep.dir=")]
-    return command(Path(sys.argv[0]).name, *typed, setting("hydra.sweep.dir", folder))
+    name, arguments = typed_command()
+    others = [argument for argument in arguments if not argument.startswith("hydra.sweep.dir=")]
+    return command(name, *others, setting("hydra.sweep.dir", folder))
 
 
 def _ranks(groups: list[list[str]]) -> dict[str, str]:

@@ -144,7 +144,7 @@ def resume_command(run_folder: Path, resume: ResumeSettings) -> str:
     """
     resets = [name for name in ("reset_optimizer", "reset_scheduler") if getattr(resume, name)]
     return command(
-        "-m diffusion_lab",
+        "run",
         run_folder / CONFIG,
         setting("output.base_dir", run_folder),
         "training.resume.enabled=true",
@@ -170,8 +170,8 @@ def print_summary(summary: TrainingSummary, console: Console) -> None:
     )
     if last is not None:
         checkpoint = setting("ckpt", summary.run_folder)
-        print_line(console, f"sample from it: {command('sample.py', checkpoint)}")
-        print_line(console, f"evaluate it: {command('evaluate.py', checkpoint)}")
+        print_line(console, f"sample from it: {command('sample', checkpoint)}")
+        print_line(console, f"evaluate it: {command('evaluate', checkpoint)}")
 
 
 def warn_about_settings(config: TrainConfig, module: DiffusionModule, data: ImageDataModule, steps: int) -> None:

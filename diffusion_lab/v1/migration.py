@@ -10,6 +10,7 @@ from typing import Any
 from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.scheduler_section import SCHEDULES, SchedulerSettings
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.console.command_line import command
 from diffusion_lab.faults import (
     ConfigDeprecationWarning,
     ConfigError,
@@ -31,11 +32,7 @@ V1_IS_DEPRECATED = (
     f"these settings are in the V1 format, which is deprecated and will be removed in version {V1_IS_REMOVED_IN}: "
     "docs/migration-v1-to-v2.md describes the changes"
 )
-"""Message without the hint, for the migration script."""
-V1_DEPRECATION = (
-    f"{V1_IS_DEPRECATED}; python scripts/migrate_config_v1_to_v2.py -i OLD.yaml -o NEW.yaml writes them as V2"
-)
-"""Deprecation warning for V1 settings."""
+"""Message without the hint, for the command that migrates."""
 
 V2_KEYS = frozenset(known_keys(TrainConfig))
 ONLY_V1 = frozenset({*V1_KEYS, *V1_SECTIONS} - V2_KEYS)
@@ -46,6 +43,11 @@ ONLY_V2 = frozenset(
 """Sections that only V2 has; single keys are not used to decide, since they may be typos."""
 SECTIONS_ONLY_IN_V2 = ("training.optimizer", "training.scheduler")
 """Keys with a single value in V1."""
+
+
+def v1_deprecation() -> str:
+    """Return the deprecation warning for V1 settings."""
+    return f"{V1_IS_DEPRECATED}; {command('migrate', '-i', 'OLD.yaml', '-o', 'NEW.yaml')} writes them as V2"
 
 
 def is_v1(tree: Mapping[Any, Any]) -> bool:
@@ -153,7 +155,7 @@ def _migrated(v1: Mapping[str, Any]) -> dict[str, Any]:
         faults += error.faults
     if faults:
         raise ConfigError(faults)
-    warnings.warn(V1_DEPRECATION, ConfigDeprecationWarning, stacklevel=3)
+    warnings.warn(v1_deprecation(), ConfigDeprecationWarning, stacklevel=3)
     if notes:
         warnings.warn("\n  ".join(["not all of V1 is in V2:", *notes]), ConfigWarning, stacklevel=3)
     return _in_order(_nested(new), [str(name) for name in v1])

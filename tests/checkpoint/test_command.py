@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from diffusion_lab.checkpoint import Manifest, load_denoiser, read_checkpoint
-from diffusion_lab.checkpoint.__main__ import main
+from diffusion_lab.commands.checkpoint import main
 from diffusion_lab.training.checkpoint_io import AtomicCheckpointIO
 from tests.checkpoint.contents import AVERAGED, RAW, own_format, same
 
@@ -112,7 +112,7 @@ def test_unexpected_error_does_not_hide_the_next_file(run, capsys, monkeypatch) 
         raise RecursionError
 
     shutil.copy(run / "checkpoints" / "step_00000070.ckpt", run / "checkpoints" / "a.ckpt")
-    monkeypatch.setattr("diffusion_lab.checkpoint.__main__.read_checkpoint", fail)
+    monkeypatch.setattr("diffusion_lab.commands.checkpoint.read_checkpoint", fail)
     assert main(["verify", str(run)]) == 1
     broken, whole = capsys.readouterr().out.splitlines()
     assert broken.startswith("DAMAGED")

@@ -13,7 +13,7 @@ import torch
 
 from diffusion_lab import EMA
 from diffusion_lab.checkpoint import load_denoiser, read_checkpoint
-from diffusion_lab.checkpoint.__main__ import main
+from diffusion_lab.commands.checkpoint import main
 from tests.checkpoint.contents import AVERAGED, RAW, same, settings, tree, under
 from tests.checkpoint.hostile import WRONG, places, replaced
 

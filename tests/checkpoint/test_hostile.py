@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import save_file
 
 from diffusion_lab.checkpoint import load_denoiser, load_tensors, read_checkpoint
-from diffusion_lab.checkpoint.__main__ import main
 from diffusion_lab.checkpoint.pickled import check_expansion
+from diffusion_lab.commands.checkpoint import main
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.validate import parse_config
 from diffusion_lab.cpu import malloc

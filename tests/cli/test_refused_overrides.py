@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-from diffusion_lab.cli.compose import compose_generate_config
 from diffusion_lab.cli.launch import launch
 from diffusion_lab.cli.overrides import check_separate_folders, check_sweep_not_empty
-from diffusion_lab.cli.refused_overrides import HYDRA_SETTINGS, explain_refused, refuse_unread
+from diffusion_lab.cli.refused_overrides import explain_refused, hydra_settings, refuse_unread
 from diffusion_lab.cli.run_dir import check_hydra_folders
+from diffusion_lab.commands import sample
 from diffusion_lab.faults import CommandError
 from diffusion_lab.runtime.exit_codes import EXIT_CODE
 from tests.config.conftest import CONF
@@ -53,7 +52,7 @@ def test_a_refused_override_is_explained_with_what_to_type(argument: str, messag
 def test_a_value_that_hydra_cannot_merge_is_explained(argument: str, why: str) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
         compose("train", [argument], return_hydra_config=True)
-    assert explain_refused(caught.value, [argument]) == f"{argument}: {why}. {HYDRA_SETTINGS}"
+    assert explain_refused(caught.value, [argument]) == f"{argument}: {why}. {hydra_settings()}"
 
 
 def test_unknown_errors_are_left_to_hydra() -> None:
@@ -61,14 +60,11 @@ def test_unknown_errors_are_left_to_hydra() -> None:
 
 
 @pytest.mark.parametrize("option", [[], ["-m"]])
-def test_settings_of_training_are_refused_by_sample(
-    option: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_settings_of_training_are_refused_by_sample(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     unread = ["+data=emoji", "optimizer=adam", "++training.epochs=3", "experiment=digits"]
     read = ["model=unet_tiny", "sampler=heun", "compute.device=cpu"]
-    monkeypatch.setattr(sys, "argv", ["sample.py", *option, "ckpt=x", *unread, *read])
     with pytest.raises(SystemExit, match=str(EXIT_CODE)):
-        launch(lambda: None, compose_generate_config, CONF, "sample")
+        launch(sample.PROGRAM, [*option, "ckpt=x", *unread, *read])
     first, *named = capsys.readouterr().err.splitlines()
     assert first.startswith("Error: 4 arguments are only read by train.py;")
     assert first.endswith("Remove:")
@@ -77,9 +73,9 @@ def test_settings_of_training_are_refused_by_sample(
 
 def test_evaluate_reads_keys_of_two_sections_of_training_but_no_groups() -> None:
     groups = ("data", "evaluation", "optimizer")
-    refuse_unread(["data.paths.train=a", "evaluation.split=val", "sampler=ddim"], groups, "evaluate.py")
+    refuse_unread(["data.paths.train=a", "evaluation.split=val", "sampler=ddim"], groups, "evaluate")
     with pytest.raises(CommandError) as caught:
-        refuse_unread(["data=emoji", "+evaluation=on", "optimizer=adam", "training.epochs=3"], groups, "evaluate.py")
+        refuse_unread(["data=emoji", "+evaluation=on", "optimizer=adam", "training.epochs=3"], groups, "evaluate")
     assert str(caught.value).startswith("4 arguments are only read by train.py; evaluate.py takes the model from")
 
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,9 @@ def succeeds(folder: Path, script: str, *overrides: str) -> subprocess.Completed
 
 def printed_commands(text: str) -> list[list[str]]:
     """Return the commands of this project in the output of a program, as the shell splits them."""
-    lines = re.findall(r"^(?:.*: |\s*)((?:\S*/)?python3? (?:\S*\.py|-m diffusion_lab).*)$", text, re.MULTILINE)
+    lines = re.findall(
+        r"^(?:.*: |\s*)((?:\S*/)?(?:python3? (?:\S*\.py|-m diffusion_lab)|diffusion-lab ).*)$", text, re.MULTILINE
+    )
     return [shlex.split(line, comments=True) for line in lines]
 
 
@@ -65,14 +68,9 @@ def pasted(folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[st
 
 def run_here(script: str, overrides: Sequence[str]) -> None:
     """Run the program in this process, since starting Python with Lightning takes several seconds."""
-    import evaluate
-    import sample
-    import train
-
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         composed = compose(script, list(overrides))
-    run = {"train": train.run, "sample": sample.run, "evaluate": evaluate.run}[script]
-    run_and_report(lambda: run(composed))
+    run_and_report(lambda: import_module(f"diffusion_lab.commands.{script}").run(composed))
 
 
 @pytest.fixture

@@ -14,7 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_lab.console import command_line
-from diffusion_lab.console.command_line import command, hydra_text, interpreter, setting
+from diffusion_lab.console.command_line import (
+    CHECKOUT,
+    COMMANDS,
+    Start,
+    Way,
+    command,
+    hydra_text,
+    interpreter,
+    program_name,
+    set_start,
+    setting,
+    usage,
+)
 
 CONF = str(Path(__file__).parents[2] / "conf")
 TELLING = "ab7/.-_~ \t\\\"'`$!{}()[]=,:;&|<>*?#%@+öЖ字\n"
@@ -80,17 +92,54 @@ def test_ordinary_paths_stay_readable() -> None:
     assert setting("ckpt", "/data/run_1/best.ckpt") == "ckpt=/data/run_1/best.ckpt"
 
 
-class TestProgram:
-    def test_from_the_root_of_the_project(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(command_line.ROOT)
+class TestCommand:
+    """The command by which a program was started is the one that it prints."""
+
+    @pytest.fixture(autouse=True)
+    def default_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(command_line, "_start", None)
         monkeypatch.setattr(command_line, "interpreter", lambda: "python")
-        assert command("sample.py", "ckpt=run") == "python sample.py ckpt=run"
-        assert command("-m diffusion_lab", Path("my run/config.yaml")) == "python -m diffusion_lab 'my run/config.yaml'"
+
+    def test_of_scripts_in_a_checkout(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert CHECKOUT is not None
+        monkeypatch.chdir(CHECKOUT)
+        assert command("sample", "ckpt=run") == "python sample.py ckpt=run"
+        assert command("run", Path("my run/config.yaml")) == "python -m diffusion_lab 'my run/config.yaml'"
+        assert command("checkpoint", "verify") == "python -m diffusion_lab.checkpoint verify"
+        assert command("migrate") == "python scripts/migrate_config_v1_to_v2.py"
+        assert (program_name("train"), program_name("run")) == ("train.py", "diffusion-lab run")
 
     def test_script_is_found_from_another_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        assert Path(shlex.split(command("sample.py"))[1]).is_file()
+        assert all(Path(shlex.split(command(name))[1]).is_file() for name in command_line.SCRIPTS)
 
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_of_the_console_script(self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        script = tmp_path / "bin/diffusion-lab"
+        script.parent.mkdir()
+        script.touch(0o755)
+        set_start(Start(Way.CONSOLE, str(script)))
+        assert command(name, "a b") == f"{script} {name} 'a b'"
+        monkeypatch.chdir(tmp_path)
+        assert command(name) == f"bin/diffusion-lab {name}"
+        monkeypatch.setenv("PATH", str(script.parent))
+        assert command(name) == f"diffusion-lab {name}"
+        assert usage(name) == program_name(name) == f"diffusion-lab {name}"
+
+    def test_of_the_module(self) -> None:
+        set_start(Start(Way.MODULE))
+        assert command("train", "seed=1") == "python -m diffusion_lab train seed=1"
+
+    def test_of_a_library_installed_from_a_wheel(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without a command that was started: the console script, else the module."""
+        monkeypatch.setattr(command_line, "CHECKOUT", None)
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        assert command("sample") == "python -m diffusion_lab sample"
+        (tmp_path / "diffusion-lab").touch(0o755)
+        assert command("sample") == f"{tmp_path}/diffusion-lab sample"
+
+
+class TestInterpreter:
     def test_python_is_the_running_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "python").symlink_to(os.path.realpath(sys.executable))  # that of another environment
         monkeypatch.setenv("PATH", str(tmp_path))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
 from diffusion_lab.checkpoint.export import public_metadata, read_export
+from diffusion_lab.commands.checkpoint import main as checkpoint_command
 from diffusion_lab.config.validate import parse_config
 from diffusion_lab.console.redaction import (
     REDACTED,

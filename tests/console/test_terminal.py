@@ -12,8 +12,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
 from diffusion_lab.cli.report import run_and_report
+from diffusion_lab.commands.checkpoint import main as checkpoint_command
 from diffusion_lab.console.terminal import printable, resilient_stderr
 from diffusion_lab.runs.log import RUN_LOG, log_to_file
 from diffusion_lab.training.console import print_line

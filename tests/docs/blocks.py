@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
 PAGES += sorted((ROOT / "docs").glob("*.md"))
-PROGRAMS = ("python", "make", "git", "pip", "wandb", "tensorboard", "torchrun")
+PROGRAMS = ("python", "diffusion-lab", "make", "git", "pip", "wandb", "tensorboard", "torchrun")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion_lab.console import command_line
 from tests.docs.blocks import ROOT, Block, blocks
 from tests.programs import Launcher, Program
 
@@ -66,6 +67,8 @@ data: {train_path: flowers, val_path: null, batch_size: 8, num_workers: 0, pin_m
 training: {epochs: 1, optimizer: adamw, learning_rate: 0.001, checkpoint_dir: outputs/old/checkpoints}
 """
 """Complete file in the V1 format, of a run that takes seconds."""
+CONSOLE_SCRIPT = "from diffusion_lab.__main__ import main\n\nif __name__ == '__main__':\n    raise SystemExit(main())\n"
+SCRIPTS_BY_COMMAND = {command: Path(script).name for command, script in command_line.SCRIPTS.items()}
 FEW = ("device=cpu", "num_samples=3", "output.base_dir=outputs/from_docs")
 FEW_MEASURED = ("device=cpu", "num_samples=20", "metrics=[kid,precision_recall]", "output.base_dir=outputs/measured")
 SEARCH = "hydra/sweeper=optuna"
@@ -100,6 +103,7 @@ def copy_project(folder: Path) -> Path:
 
 
 def add_assumed_files(folder: Path) -> None:
+    (folder / "diffusion-lab").write_text(CONSOLE_SCRIPT, encoding="utf-8")
     rng = np.random.default_rng(0)
     for kind in ("rose", "tulip"):
         (folder / "flowers" / kind).mkdir(parents=True)
@@ -164,6 +168,10 @@ def test_command(world: World, words: list[str]) -> None:
         assert rest[0] in ("clone", "tag", "push")
     elif program == "pip":
         check_installation(rest)
+    elif program == "diffusion-lab":
+        command, *arguments = rest
+        as_script = smaller([SCRIPTS_BY_COMMAND.get(command, command), *arguments], world.folder)
+        world.succeeds("diffusion-lab", command, *as_script[1:])
     else:
         assert program == "python", f"no test covers commands of {program}"
         if SEARCH in rest:
@@ -172,15 +180,20 @@ def test_command(world: World, words: list[str]) -> None:
 
 
 def check_installation(arguments: list[str]) -> None:
-    """Check that extras and constraints exist; nothing is installed."""
-    command, option, project, *constraints = arguments
+    """Check that extras and constraints exist, and which torch is named; nothing is installed."""
+    command, *words = arguments
+    assert command == "install"
+    tested = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if words[0].startswith("torch=="):
+        assert {words[0], words[1]} <= set(tested)
+        assert words[2:] == ["--index-url", "https://download.pytorch.org/whl/cpu"]
+        return
+    project, *constraints = [word for word in words if word != "-e"]
     extras = re.fullmatch(r"\.(?:\[([\w,]+)\])?", project)
-    assert (command, option) == ("install", "-e")
     assert extras
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set((extras[1] or "").split(",")) - {""} <= metadata["optional-dependencies"].keys()
     assert constraints in ([], ["-c", "constraints.txt"])
-    assert (ROOT / "constraints.txt").is_file()
 
 
 def smaller(words: list[str], folder: Path) -> list[str]:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from diffusion_lab.checkpoint import read_checkpoint
+from diffusion_lab.commands.features import main
 from diffusion_lab.evaluation.run_data import images_of_run
 from diffusion_lab.features import NAMES, cached_features, create_extractor, find_or_compute, open_image_set
-from diffusion_lab.features.__main__ import main
 from diffusion_lab.features.published import PUBLISHED
 from tests.evaluation.untrained import OWN_IMAGES, untrained
 

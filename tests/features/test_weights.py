@@ -14,10 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from diffusion_lab.commands.features import main
 from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE
 from diffusion_lab.evaluation.families import full_name
 from diffusion_lab.features import create_extractor, extractor, published, weights_file
-from diffusion_lab.features.__main__ import main
 from diffusion_lab.features.dinov2 import DinoV2
 from diffusion_lab.features.published import PUBLISHED
 from diffusion_lab.features.weights_file import PublishedFile

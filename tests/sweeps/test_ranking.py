@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -16,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion_lab.console import command_line
 from diffusion_lab.faults.unresolved import resolved
 from diffusion_lab.sweeps.comparable import measured_by
 from diffusion_lab.sweeps.job_record import FAILED, FINISHED, JobRecord
@@ -293,7 +293,7 @@ def test_the_command_for_missing_jobs_can_be_pasted(
     sweep: Sweep, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typed = ["-m", "name='my photos',b", "hydra.sweep.dir=elsewhere"]
-    monkeypatch.setattr(sys, "argv", ["/somewhere/train.py", *typed])
+    monkeypatch.setattr(command_line, "_typed", ("train", tuple(typed)))
     sweep.job("a", None, None, FAILED)
     with sweep_summary():
         pass

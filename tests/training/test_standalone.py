@@ -10,7 +10,7 @@ import torch
 
 from diffusion_lab import load_denoiser
 from diffusion_lab.checkpoint import find_checkpoint
-from diffusion_lab.checkpoint.__main__ import main as checkpoint_command
+from diffusion_lab.commands.checkpoint import main as checkpoint_command
 from diffusion_lab.config import ConfigWarning, get_default_config
 from diffusion_lab.training.callbacks import EMACallback
 from diffusion_lab.training.module import DiffusionModule

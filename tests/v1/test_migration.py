@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 
 from diffusion_lab.cli.yaml_file import read_yaml
 from diffusion_lab.config import (
-    V1_DEPRECATION,
     ConfigDeprecationWarning,
     ConfigError,
     ConfigWarning,
@@ -24,6 +23,7 @@ from diffusion_lab.config import (
     is_v2,
     migrate_config_v1_to_v2,
     resolve_output_path,
+    v1_deprecation,
     validate_config,
 )
 from diffusion_lab.typed_settings.settings_reader import leaves
@@ -345,7 +345,7 @@ def quietly(v1: dict[str, Any]) -> dict[str, Any]:
         warnings.simplefilter("error")
         with pytest.warns(ConfigDeprecationWarning) as caught:
             v2 = migrate_config_v1_to_v2(v1)
-    assert [str(warning.message) for warning in caught] == [V1_DEPRECATION]
+    assert [str(warning.message) for warning in caught] == [v1_deprecation()]
     return v2
 
 
@@ -674,7 +674,7 @@ def test_every_key_that_only_v1_has_identifies_v1() -> None:
 def test_deprecation_names_guide_and_script() -> None:
     root = Path(__file__).parents[2]
     for file in ("docs/migration-v1-to-v2.md", "scripts/migrate_config_v1_to_v2.py"):
-        assert file in V1_DEPRECATION
+        assert file in v1_deprecation()
         assert (root / file).is_file()
     for page in ("docs/migration-v1-to-v2.md", "CHANGELOG.md"):
         words = " ".join((root / page).read_text().split())

@@ -1,0 +1,1 @@
+"""Commands, each a module with a function ``main``: ``diffusion-lab COMMAND`` and the scripts of a checkout."""
