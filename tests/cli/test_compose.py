@@ -18,6 +18,7 @@ from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, v
 from diffusion_lab.config.data_section import DATA_SETS
 from diffusion_lab.sweeps.folders import job_folder
 from tests.config.conftest import CONF
+from tests.config.own_classes import HERE
 
 Composed = Callable[..., DictConfig]
 
@@ -318,3 +319,34 @@ class TestStepsOfAShortProcess:
         steps = config.sampler.for_process(20).options["steps"]
         assert steps == (most or 40)
         assert config.sampler.for_process(None) == config.sampler, "a continuous process has no steps of its own"
+
+
+class TestNetworkOfOnesOwn:
+    """Keys of the group's file that a custom network does not take are dropped; those that were typed are refused."""
+
+    TYPE = f"model.architecture.type={HERE}.NarrowNet"
+
+    def config(self, composed: Composed, *overrides: str) -> TrainConfig:
+        everything = [self.TYPE, *overrides]
+        return compose_train_config(composed("train", *everything), lambda: composed_key_locations("train", everything))
+
+    def test_keys_of_the_file_are_dropped(self, composed: Composed) -> None:
+        config = self.config(
+            composed, "diffusion=edm", f"model.diffusion.type={HERE}.Process", "+model.diffusion.power=2.0"
+        )
+        assert config.model.architecture.options == {"model_channels": 32}  # of unet_tiny, which the class takes
+        assert config.model.diffusion.options == {"power": 2.0}
+
+    def test_keys_of_another_file_of_the_same_network_are_dropped(self, composed: Composed) -> None:
+        assert self.config(
+            composed, "model=dit_tiny", "+model.architecture.model_channels=4"
+        ).model.architecture.options == {"model_channels": 4}
+
+    def test_a_typed_key_is_refused(self, composed: Composed) -> None:
+        with pytest.raises(ConfigError) as caught:
+            self.config(composed, "model.architecture.patch_size=1", "+model.architecture.depht=3")
+        assert [str(fault).replace(f"{HERE}.", "") for fault in caught.value.faults] == [
+            "model.architecture.depht = 3: NarrowNet takes no such argument [command line]",
+            "model.architecture.patch_size = 1: NarrowNet takes no such argument; leave it out (command line: "
+            "'~model.architecture.patch_size') [command line]",
+        ]

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from diffusion_lab.config.data_section import DATA_SETS
+from diffusion_lab.config.data_section import DATA_SETS, NoOptions
 from diffusion_lab.config.model_section import DiffusionSettings
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
@@ -19,7 +19,7 @@ from diffusion_lab.typed_settings.choice import Options
 @pytest.mark.parametrize(
     ("known", "table"),
     [
-        (tuple(DATA_SETS), SOURCES),
+        (tuple(name for name, named in DATA_SETS.items() if named is NoOptions), SOURCES),
         (get_args(DiffusionSettings.model_fields["beta_schedule"].annotation), BETA_SCHEDULES),
         (get_args(DiffusionSettings.model_fields["prediction"].annotation), PARAMETERIZATIONS),
     ],
