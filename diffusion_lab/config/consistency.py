@@ -13,6 +13,7 @@ from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.faults import Fault
 from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.typed_settings.signatures import check_class
+from diffusion_lab.typed_settings.targets import check_targets
 
 Rule = Callable[[SettingsReader], Iterable[Fault]]
 
@@ -22,7 +23,7 @@ RULES: tuple[Rule, ...] = tuple(
     for name, rule in vars(module).items()
     if name.startswith("check_")
 )
-IMPORTING_RULES: tuple[Rule, ...] = tuple(map(check_class, CHOICES))
+IMPORTING_RULES: tuple[Rule, ...] = (check_targets, *map(check_class, CHOICES))
 
 RULES_AT_START: tuple[Rule, ...] = (path_rules.missing_image_folders, path_rules.outside_links)
 """Rules that depend on the folders of the machine."""

@@ -42,6 +42,7 @@ from diffusion_lab.typed_settings.section import (
     Section,
 )
 from diffusion_lab.typed_settings.settings_reader import known_keys
+from diffusion_lab.typed_settings.targets import Target
 
 Label = Annotated[int, Field(ge=0)] | str
 MODES = ("train", "generate")
@@ -200,8 +201,12 @@ class GenerationSettings(Section):
 class LoggerSettings(Section):
     """``logger``: loggers of the metrics; ``metrics.jsonl`` is always written."""
 
-    backends: Annotated[tuple[Literal["wandb", "tensorboard"], ...], Field(strict=False)] = Field(
-        default=(), description="Loggers besides `metrics.jsonl`."
+    backends: Annotated[
+        tuple[Annotated[str | dict[str, Any], Target("wandb", "tensorboard")], ...], Field(strict=False)
+    ] = Field(
+        default=(),
+        description="Loggers besides `metrics.jsonl`: `wandb`, `tensorboard`, dotted paths of Lightning loggers, or "
+        "mappings of `_target_` (the path) and arguments; `save_dir` is the run folder's `logs` unless it is given.",
     )
     mode: Literal["offline", "online", "disabled"] = Field(
         default="offline",

@@ -18,7 +18,7 @@ from diffusion_lab.config.path_rules import misspelled_subfolders
 from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, TrainConfig, root_of, suggest_key
 from diffusion_lab.config.suspicious_settings import suspicious_settings
-from diffusion_lab.console.redaction import REDACTED
+from diffusion_lab.console.redaction import REDACTED, holds_redacted
 from diffusion_lab.faults import NO_VALUE, ConfigError, ConfigWarning, Fault, faults_of
 from diffusion_lab.typed_settings.option_rules import OptionFault, name_owners
 from diffusion_lab.typed_settings.section import Section
@@ -265,7 +265,7 @@ def field_faults(tree: Mapping[str, Any], root: type[Section]) -> list[Fault]:
     return [
         Fault(key, "a secret that was left out when this was written: give its value", value)
         for key, value in leaves(tree).items()
-        if value == REDACTED
+        if value == REDACTED or (isinstance(value, list) and holds_redacted(value))
     ]
 
 

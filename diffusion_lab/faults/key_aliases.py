@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "training.epochs": ("num_epochs", "n_epochs", "max_epochs", "num_train_epochs", "epoch", "max_steps", "train_steps",
-                        "total_steps", "num_iterations", "iterations"),
+    "training.epochs": ("num_epochs", "n_epochs", "max_epochs", "num_train_epochs", "epoch"),
+    "training.max_steps": ("train_steps", "total_steps", "num_train_steps", "num_iterations", "iterations"),
+    "training.max_time": ("time_limit", "max_hours"),
+    "training.callbacks": ("callback", "early_stopping"),
     "data.loading.batch_size": ("batch_size", "batch", "batchsize", "bs", "train_batch_size", "microbatch"),
     "generation.sampling.batch_size": ("batch_size", "batch", "batchsize", "bs", "sample_batch_size"),
     "data.loading.num_workers": ("workers", "n_workers", "num_worker", "dataloader_num_workers"),

@@ -30,6 +30,7 @@ NOT_IN_GROUPS = ("type", "gradient_clip_norm")
 
 LENGTH_KEYS = (
     "training.epochs",
+    "training.max_steps",
     "training.accumulate_batches",
     "data.loading.batch_size",
     "data.loading.drop_last",

@@ -30,7 +30,7 @@ from diffusion_lab.training.create import ModuleT, ScheduleSpan, build_module, p
 if TYPE_CHECKING:
     from diffusion_lab.training.module import DiffusionModule
 
-RUN_KEYS = ("run_id", "wandb_id", "step", "epochs_done", "threads")
+RUN_KEYS = ("run_id", "wandb_id", "step", "epochs_done", "stopped", "threads")
 """Metadata of a checkpoint about the run that wrote it rather than the module."""
 
 CLASSES = {
@@ -167,5 +167,6 @@ def _steps(module: DiffusionModule, training: TrainingSettings) -> int:
     trainer = module.trainer
     data = getattr(trainer, "datamodule", None)
     if isinstance(data, ImageDataModule):
-        return -(-data.steps_per_epoch // trainer.accumulate_grad_batches) * training.epochs
+        steps = -(-data.steps_per_epoch // trainer.accumulate_grad_batches) * training.epochs
+        return min(steps, training.max_steps or steps)
     return int(trainer.estimated_stepping_batches)

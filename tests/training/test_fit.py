@@ -76,9 +76,8 @@ def test_gradients_are_clipped_to_the_norm(tmp_path: Path, watched: bool, accumu
     for clip in (None, 0.01, 1e3):
         seen, watch = Gradients(), TrainingMonitor(0, None, 1, Console(quiet=True))
         changes = {"training.optimizer.gradient_clip_norm": clip, "training.accumulate_batches": accumulated}
-        _, module = tiny_fit(tmp_path, [*([watch] if watched else []), seen], changes)
+        tiny_fit(tmp_path, [*([watch] if watched else []), seen], changes)
         norms.append(seen.norms)
-        assert module.gradient_norm is None
     assert min(norms[0]) > 0.02
     assert norms[1] == pytest.approx([0.01] * len(norms[1]), rel=1e-3)
     assert norms[2] == norms[0]
