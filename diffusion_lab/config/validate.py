@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from diffusion_lab.config.auto_values import measure_images
 from diffusion_lab.config.consistency import check_start, cross_check
 from diffusion_lab.config.defaults import fill_for_generation, fill_model, get_default_config
 from diffusion_lab.config.model_section import ModelOfCheckpoint
@@ -19,6 +18,7 @@ from diffusion_lab.config.sampler_section import default_sampler
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, TrainConfig, root_of, suggest_key
 from diffusion_lab.config.suspicious_settings import suspicious_settings
 from diffusion_lab.console.redaction import REDACTED, holds_redacted
+from diffusion_lab.data.auto_size import measure_images
 from diffusion_lab.faults import NO_VALUE, ConfigError, ConfigWarning, Fault, faults_of
 from diffusion_lab.typed_settings.option_rules import OptionFault, name_owners
 from diffusion_lab.typed_settings.section import Section

@@ -1,8 +1,8 @@
 """Sections that select a class by ``type``: discriminated unions with one member per type.
 
 The other keys of such a section are the options of the class. They are declared once: by the fields of the class if it
-is a dataclass, by ``Options`` beside the table of names if importing the class would import torch, and by the signature
-of the class if it is given by its dotted path, as custom classes are.
+is a dataclass, by ``Options`` beside the class or the table of names if importing the class would import torch, and by
+the signature of the class if it is given by its dotted path, as custom classes are.
 """
 
 from __future__ import annotations
