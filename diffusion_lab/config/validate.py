@@ -19,7 +19,7 @@ from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, Trai
 from diffusion_lab.config.suspicious_settings import suspicious_settings
 from diffusion_lab.console.redaction import REDACTED, holds_redacted
 from diffusion_lab.data.auto_size import measure_images
-from diffusion_lab.faults import NO_VALUE, ConfigError, ConfigWarning, Fault, faults_of
+from diffusion_lab.faults import ConfigError, ConfigWarning, Fault, faults_of
 from diffusion_lab.typed_settings.option_rules import OptionFault, name_owners
 from diffusion_lab.typed_settings.section import Section
 from diffusion_lab.typed_settings.settings_reader import (
@@ -37,9 +37,6 @@ ConfigT = TypeVar("ConfigT", bound=RunConfig)
 IsTyped = Callable[[str, object], bool]
 """Returns whether the user gave a dotted key its value."""
 SectionT = TypeVar("SectionT", bound=Section)
-
-UNUSED_WHEN_GENERATING = ("data", "training")
-"""Sections that may be incomplete with ``mode: generate``."""
 
 
 def validate_config(config: Mapping[str, Any]) -> None:
@@ -108,7 +105,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     faults = {fault.key: fault for fault in field_faults(tree, root)}
     classes = faults.pop("model.conditioning.num_classes", None)
     reader = SettingsReader(tree, root, faults)
-    contradictions += _contradictions(reader, root)
+    contradictions += cross_check(reader, import_classes=True)
     contradictions += [fault for fault in faults.values() if isinstance(fault, OptionFault)]
     already_reported = classes is None or any(fault.key == classes.key for fault in contradictions)
     _refuse(contradictions if already_reported or classes is None else [*contradictions, classes])
@@ -121,6 +118,8 @@ def _resolve_t_max(config: Mapping[str, Any], reader: SettingsReader) -> None:
         if reader["training.scheduler.T_max"] != "auto":
             return
         epochs, scheduler = reader["training.epochs"], config["training"]["scheduler"]
+        if "T_max" not in scheduler:  # filled in for a part of the section, which stays one
+            return
         try:
             if not isinstance(scheduler, MutableMapping):
                 raise TypeError(type(scheduler).__name__)
@@ -167,7 +166,7 @@ def parse_as(
     known = {fault.key for fault in all_faults}
     all_faults += [fault for fault in field_faults(tree, root) if fault.key not in known]
     reader = SettingsReader(tree, root, [fault.key for fault in all_faults])
-    _refuse([*all_faults, *_contradictions(reader, root), *(check_start(reader) if starts else ())])
+    _refuse([*all_faults, *cross_check(reader, import_classes=True), *(check_start(reader) if starts else ())])
     for message in suspicious_settings(reader):
         warnings.warn(message, ConfigWarning, stacklevel=3)
     parsed = root.model_validate(tree)
@@ -201,13 +200,6 @@ def _prepare(
     else:
         contradictions += measure_images(tree)
     return tree, contradictions
-
-
-def _contradictions(reader: SettingsReader, root: type[RunConfig]) -> list[Fault]:
-    """Return the contradictions; generation requires no keys in sections that it does not use."""
-    unused = UNUSED_WHEN_GENERATING if root is GenerateConfig else ()
-    faults = cross_check(reader, import_classes=True)
-    return [each for each in faults if each.value is not NO_VALUE or each.key.partition(".")[0] not in unused]
 
 
 def check_ready_to_start(config: RunConfig) -> None:
