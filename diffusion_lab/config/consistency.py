@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from diffusion_lab.config import evaluation_rules, model_rules, path_rules, training_rules
+from diffusion_lab.config import model_rules, path_rules, training_rules
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.faults import Fault
 from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable
@@ -19,7 +19,7 @@ Rule = Callable[[SettingsReader], Iterable[Fault]]
 
 RULES: tuple[Rule, ...] = tuple(
     rule
-    for module in (model_rules, path_rules, training_rules, evaluation_rules)
+    for module in (model_rules, path_rules, training_rules)
     for name, rule in vars(module).items()
     if name.startswith("check_")
 )

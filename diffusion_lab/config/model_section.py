@@ -25,10 +25,6 @@ NETWORKS: dict[str, type[Options] | str] = {
 """Names that ``model.architecture.type`` accepts: options, or the path of a class whose signature declares them."""
 
 
-WIDEST = 2**20
-"""Largest width that is read from the keys of earlier versions."""
-
-
 class ArchitectureSettings(ChoiceSettings):
     """``model.architecture``: the network. The size and channels of the data follow from here."""
 
@@ -62,31 +58,8 @@ class ArchitectureSettings(ChoiceSettings):
 
     @classmethod
     def translate_old_keys(cls, section: dict[str, Any]) -> None:
-        """Replace the keys of a transformer of version 0.1, those of the U-Net, in place; only if all are there.
-
-        >>> dit = {"type": "dit", "model_channels": 64, "channel_multipliers": [2], "use_attention": [True]}
-        >>> ArchitectureSettings.translate_old_keys(dit)
-        >>> dit
-        {'type': 'dit', 'hidden_size': 128, 'depth': 2, 'num_heads': 4}
-        """
-        match section:
-            case {
-                "type": "dit",
-                "model_channels": int(channels),
-                "channel_multipliers": [int(multiplier)],
-                "use_attention": [True],
-            } if 0 < channels * multiplier < WIDEST and not section.keys() & {"hidden_size", "depth", "num_heads"}:
-                width, head_channels = channels * multiplier, section.get("head_channels", 32)
-                if not isinstance(head_channels, int) or head_channels < 1:
-                    return
-                most = max(width // head_channels, 1)
-                section |= {
-                    "hidden_size": width,
-                    "depth": section.pop("num_res_blocks", 2),
-                    "num_heads": next(heads for heads in range(most, 0, -1) if width % heads == 0),
-                }
-                for name in ("model_channels", "channel_multipliers", "use_attention", "head_channels"):
-                    section.pop(name, None)
+        """Replace the keys of earlier versions, in place."""
+        DiTOptions.replace_unet_keys(section)
 
 
 PROCESSES: dict[str, type[Options] | str] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -17,6 +17,10 @@ def _fits_the_groups(channels: int) -> int:
     if channels > 32 and channels % 8:
         raise ValueError("must be a multiple of 8 above 32, so that group normalisation can divide it")
     return channels
+
+
+WIDEST = 2**20
+"""Largest width that is read from the keys of earlier versions."""
 
 
 class UNetOptions(Options):
@@ -81,3 +85,31 @@ class DiTOptions(Options):
     def stages(self) -> list[tuple[int, int]]:
         """Width and number of blocks, as one stage."""
         return [(self.hidden_size, self.depth)]
+
+    @classmethod
+    def replace_unet_keys(cls, section: dict[str, Any]) -> None:
+        """Replace the keys of a transformer of version 0.1, those of the U-Net, in place; only if all are there.
+
+        >>> dit = {"type": "dit", "model_channels": 64, "channel_multipliers": [2], "use_attention": [True]}
+        >>> DiTOptions.replace_unet_keys(dit)
+        >>> dit
+        {'type': 'dit', 'hidden_size': 128, 'depth': 2, 'num_heads': 4}
+        """
+        match section:
+            case {
+                "type": "dit",
+                "model_channels": int(channels),
+                "channel_multipliers": [int(multiplier)],
+                "use_attention": [True],
+            } if 0 < channels * multiplier < WIDEST and not section.keys() & {"hidden_size", "depth", "num_heads"}:
+                width, head_channels = channels * multiplier, section.get("head_channels", 32)
+                if not isinstance(head_channels, int) or head_channels < 1:
+                    return
+                most = max(width // head_channels, 1)
+                section |= {
+                    "hidden_size": width,
+                    "depth": section.pop("num_res_blocks", 2),
+                    "num_heads": next(heads for heads in range(most, 0, -1) if width % heads == 0),
+                }
+                for name in ("model_channels", "channel_multipliers", "use_attention", "head_channels"):
+                    section.pop(name, None)
