@@ -1,4 +1,4 @@
-"""The supported versions of Python are the same wherever they are named."""
+"""The supported versions of Python, and that of the project, are the same wherever they are named."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 
 import yaml
+
+from diffusion_lab.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -29,6 +31,8 @@ def test_ci_tests_the_oldest_and_the_newest() -> None:
     assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == [VERSIONS[0], VERSIONS[-1]]
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
     assert f"SUPPORTED=({' '.join(VERSIONS)})" in script
+    selected = re.findall(r"^NEWEST=\(([^)]*)\)", script, re.MULTILINE)[0].split()
+    assert [path for path in selected if not (ROOT / path).exists()] == []
 
 
 def test_set_up_accepts_them_alone() -> None:
@@ -42,3 +46,16 @@ def test_the_code_is_checked_for_the_oldest() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     assert tools["mypy"]["python_version"] == VERSIONS[0]
     assert tools["ruff"]["target-version"] == f"py{VERSIONS[0].replace('.', '')}"
+
+
+def test_the_changelog_describes_the_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    unreleased, *releases = re.findall(r"^## (.*)$", changelog, re.MULTILINE)
+    assert unreleased == "[Unreleased]"
+    assert re.fullmatch(rf"\[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d", releases[0])
+
+
+def test_the_citation_names_the_version_and_its_date() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    assert f"## [{__version__}] - {citation['date-released']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -14,10 +14,10 @@ import torch
 from diffusion_lab.checkpoint.damage import damaged_error
 from diffusion_lab.checkpoint.foreign import (
     DEFAULT_PREDICTION,
-    RAW,
     ForeignParts,
     check_complete_average,
     fill_average,
+    raw_weights_advice,
     with_classes,
     with_prediction,
 )
@@ -106,7 +106,7 @@ class Checkpoint:
         if settings is None:
             raise ValueError(
                 f"{self.path} holds weights but does not say of which architecture: give it in the settings "
-                "(sample.py: model=… diffusion=… conditioning=…)"
+                "(on the command line: model=… diffusion=… conditioning=…)"
             )
         self._check_custom_classes(settings, model, trust)
         settings = self.with_prediction(self.with_file_classes(settings))
@@ -166,7 +166,9 @@ class Checkpoint:
     def has_averages(self) -> bool:
         """Return whether there are averaged weights. Raises ValueError if they exist but cannot be read."""
         if self.foreign is not None and self.foreign.ema_fault is not None:
-            raise ValueError(f"{self.path} cannot be sampled with averaged weights: {self.foreign.ema_fault}{RAW}")
+            raise ValueError(
+                f"{self.path} cannot be sampled with averaged weights: {self.foreign.ema_fault}{raw_weights_advice()}"
+            )
         return bool(self.ema_weights)
 
     @contextmanager
@@ -243,7 +245,7 @@ class Checkpoint:
             if "." in path and not confirmed:
                 raise ValueError(
                     f"{self.path} names the class {path!r} for its {part}, which is imported only where you say so: "
-                    f"if you trust it, load_denoiser(…, trust=[{path!r}]), sample.py trust={path}"
+                    f"if you trust it, load_denoiser(…, trust=[{path!r}]), on the command line trust={path}"
                 )
 
 

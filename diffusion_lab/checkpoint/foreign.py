@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from diffusion_lab.checkpoint.weights import Weights
 from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.console.command_line import program_name
 from diffusion_lab.console.terminal import on_one_line
 from diffusion_lab.ema.formats import bare_names, find_average
 from diffusion_lab.faults import shown
@@ -123,10 +124,14 @@ def check_complete_average(average: Weights, denoiser: nn.Module, path: Path) ->
     """Raise ValueError if parameters of a denoiser have no average."""
     missing = [name for name, _ in denoiser.named_parameters() if name not in average]
     if missing:
-        raise ValueError(f"{path} cannot be sampled with averaged weights: its {EMA_KEY} lacks {missing[0]}{RAW}")
+        raise ValueError(
+            f"{path} cannot be sampled with averaged weights: its {EMA_KEY} lacks {missing[0]}{raw_weights_advice()}"
+        )
 
 
-RAW = ". For the raw weights: use_ema=False in Python, use_ema=false for sample.py"
+def raw_weights_advice() -> str:
+    """Return the end of a message about missing averages."""
+    return f". For the raw weights: use_ema=False in Python, use_ema=false for {program_name('sample')}"
 
 
 def with_classes(model: ModelSettings, num_classes: Classes, weights: Weights, path: Path) -> ModelSettings:

@@ -68,7 +68,7 @@ def load_denoiser(
         ValueError: The file is not a checkpoint or is damaged, holds no weights, or none of that decay, or weights of
             another architecture, or names a class that is not trusted; file, weights and ``model`` contradict each
             other in the number of classes; or this machine does not have the device.
-        TypeError: ``path`` is no path, or ``model`` is neither a dict nor settings.
+        TypeError: ``path`` is not a path, or ``model`` is neither a dict nor settings.
 
     Warns:
         ConfigWarning: There are no averaged weights, or the noise process does not end in pure noise, where sampling

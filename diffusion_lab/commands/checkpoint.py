@@ -222,9 +222,7 @@ def _export(args: argparse.Namespace) -> int:
     file = find_checkpoint(args.path)
     checkpoint = read_checkpoint(file)
     if checkpoint.config is None:
-        raise ValueError(
-            f"{file} holds only weights and not their architecture: export a checkpoint that train.py wrote"
-        )
+        raise ValueError(f"{file} holds only weights and not their architecture: export a checkpoint of a training run")
     target = args.output or (args.path if args.path.is_dir() else file.parent) / f"model{EXPORT_SUFFIX}"
     _check_writable(target)
     averaged = bool(checkpoint.ema_weights) and not args.raw

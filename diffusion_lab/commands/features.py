@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     compute.add_argument(
         "data",
         metavar="DATA",
-        help="image folder, output folder of sample.py, npz file of the ADM suite, run folder or checkpoint (images of "
+        help="image folder, folder of generated images, npz file of the ADM suite, run folder or checkpoint (images of "
         "the run), or a name: digits, emoji, mnist, cifar10, fashion_mnist",
     )
     compute.add_argument(
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         metavar="NAME",
         help="efflite0, pixels, digits, inception, dinov2, clip, or the dotted path of a custom class; default: auto, "
-        "as in evaluate.py",
+        "as in evaluations",
     )
     compute.add_argument(
         "--image-size", type=_positive, metavar="S", help="side in pixels; default: that of the images"

@@ -15,7 +15,7 @@ from diffusion_lab.evaluation.progress import Reporter
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.metric_names import DEFAULT_METRICS
 
-SINGLE_RESULT = "this returns one result; call it once for each, or run evaluate.py, which evaluates all of them"
+SINGLE_RESULT = "this returns one result; call it once for each, or use the command `evaluate` for all"
 
 
 ARGUMENTS = {

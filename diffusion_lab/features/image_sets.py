@@ -10,6 +10,7 @@ from typing import cast
 
 from diffusion_lab.checkpoint.files import is_sweep
 from diffusion_lab.config.data_section import DOWNLOADED_TYPES
+from diffusion_lab.console.command_line import program_name
 from diffusion_lab.data.digits import digits
 from diffusion_lab.data.emoji import emoji
 from diffusion_lab.data.headers import read_header
@@ -118,7 +119,7 @@ def _check_single_set(path: Path, key: str) -> None:
     parents = [parent for parent in (path, path / GENERATED) if parent.is_dir()]
     for folder in sorted(entry for parent in parents for entry in parent.iterdir() if entry.is_dir()):
         if _is_run(folder) or is_generated(folder):
-            content = "runs" if _is_run(folder) else "folders made by sample.py"
+            content = "runs" if _is_run(folder) else f"folders made by {program_name('sample')}"
             raise ValueError(
                 f"{key} must be one set of images, got {str(path)!r}, which holds {content}: name one, such as {folder}"
             )

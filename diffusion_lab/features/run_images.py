@@ -84,7 +84,7 @@ def run_sources(
     section, model = tree.get("data"), checkpoint.model
     if not isinstance(section, Mapping) or model is None:
         raise ValueError(
-            f"{checkpoint.path} does not say which images it was trained on: use a checkpoint written by train.py, or "
+            f"{checkpoint.path} does not say which images it was trained on: use a checkpoint of a training run, or "
             "the folder of the images"
         )
     if holds_redacted(dict(section)):

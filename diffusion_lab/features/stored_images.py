@@ -185,7 +185,7 @@ class GeneratedSource(StoredImages):
         if len(arrays) != len(self.lines):
             raise ValueError(
                 f"{self.folder / ARRAYS} must hold the {len(self.lines)} images of its manifest, "
-                f"got {len(arrays)}: run the sample.py command of the folder again, which repairs it"
+                f"got {len(arrays)}: run the command that made the folder again, which repairs it"
             )
         labels = [line["label"] for line in self.lines if line.get("label") is not None]
         if ([] if arrays.labels is None else arrays.labels.tolist()) != labels:

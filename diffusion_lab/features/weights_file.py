@@ -104,7 +104,7 @@ def read_weights(features: str, path: Path, sha256: str, hint: str = "") -> dict
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about TorchScript, which is refused
             state_dict: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no weights can lead to any error
+    except Exception as error:  # bytes that are not weights can lead to any error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"weights of features={features} must be a state dict of tensors, got {path}: {reason}"

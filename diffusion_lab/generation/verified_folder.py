@@ -17,7 +17,7 @@ from diffusion_lab.shapes import Pixels
 IDENTITY = ("checkpoint_sha256", "config_hash", "data_fingerprint")
 """Manifest fields that all images evaluated together must share."""
 
-REMEDY = "the sample.py command that made the folder repairs it when it is run again"
+REMEDY = "the command that made the folder repairs it when it is run again"
 
 
 def is_generated(folder: Path) -> bool:
@@ -37,7 +37,7 @@ def manifest_lines(folder: Path) -> list[dict[str, Any]]:
         ValueError: It is unfinished or damaged.
     """
     if (folder / UNFINISHED).exists():
-        raise ValueError(f"{folder} is an unfinished generation: run the sample.py command that began it again")
+        raise ValueError(f"{folder} is an unfinished generation: run the command that began it again")
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"{folder} holds no generated images: there is no {MANIFEST} in it")
     lines = []

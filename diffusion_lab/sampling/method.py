@@ -48,7 +48,7 @@ def resolve_sampler(sampler: SamplingMethod | None, schedule: Schedule) -> Sampl
     except ValueError as error:  # options that contradict each other
         raise ValueError(f"sampler {values}: {error}") from error
     if not isinstance(built, Sampler):
-        raise TypeError(f"sampler must be {_rule()}, got a class that is no Sampler, {values['type']!r}")
+        raise TypeError(f"sampler must be {_rule()}, got a class that is not a Sampler, {values['type']!r}")
     return built
 
 

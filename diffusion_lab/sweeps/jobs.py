@@ -18,6 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from diffusion_lab.config.schema import TrainConfig, root_of
+from diffusion_lab.console.command_line import program_name
 from diffusion_lab.console.messages import explain, sentence
 from diffusion_lab.console.redaction import redacted, redacted_command, secret_values, without_values
 from diffusion_lab.faults import traceback_note
@@ -252,7 +253,9 @@ def _refuse_without_value(tree: Mapping[str, Any]) -> None:
         return
     name = HydraConfig.get().runtime.choices.get("hydra/sweeper", "this sweeper")
     if tree.get("mode") != "train":
-        raise ValueError(f"hydra/sweeper={name} optimizes the value that a job returns, and only train.py has one")
+        raise ValueError(
+            f"hydra/sweeper={name} optimizes the value that a job returns, and only {program_name('train')} has one"
+        )
     with contextlib.suppress(Unreadable):
         reader = SettingsReader(tree, TrainConfig)
         is_evaluation = reader["evaluation.enabled"] and is_evaluated(reader["training.validation.metric"])

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 
 from diffusion_lab.runtime.import_class import load_class
+from diffusion_lab.training.callbacks.order import ORDER
 from diffusion_lab.typed_settings.targets import is_target, split_target
 
 Entry = str | Mapping[str, Any]
@@ -60,6 +61,8 @@ def create_callbacks_of_settings(entries: tuple[Entry, ...]) -> list[Callback]:
         callback = create_object(entry, key)
         if not isinstance(callback, Callback):
             raise ValueError(f"{key} must be a class derived from lightning.pytorch.Callback, got {entry}")
+        if type(callback) in ORDER and type(callback) is not Callback:
+            raise ValueError(f"{key} must not be a callback that runs have anyway, got {entry}")
         callbacks.append(callback)
         if type(callback).state_dict is not Callback.state_dict:
             if callback.state_key in keys:

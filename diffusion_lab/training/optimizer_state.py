@@ -33,7 +33,7 @@ def matching_states(saved: object, make_optimizer: MakeOptimizer, parameters: It
         case {"state": Mapping() as states, "param_groups": list() as groups}:
             numbers = [number for group in groups for number in _numbers(group)]
         case _:
-            raise ValueError("what the file holds is no state dict of an optimizer of torch")
+            raise ValueError("its content is not a state dict of a torch optimizer")
     shapes = [parameter.shape for parameter in parameters]
     if len(numbers) != len(shapes) or len(set(numbers)) != len(numbers):
         raise ValueError(f"its state is of {len(numbers)} parameters, and the model has {len(shapes)}")

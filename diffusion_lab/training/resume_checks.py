@@ -11,6 +11,7 @@ from torch import nn
 
 from diffusion_lab.checkpoint import Checkpoint, load_weights
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.console.command_line import program_name
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.data.auto_size import CHANNELS, SIZE
 from diffusion_lab.data.datamodule import ImageDataModule
@@ -169,8 +170,8 @@ def check_compatible(comparison: Comparison, denoiser: Denoiser) -> None:
         pass  # its other contents are used if they match
     elif checkpoint.config is None or checkpoint.model is None or checkpoint.epochs_done is None:
         faults.append(
-            "training.resume.checkpoint must be a file written by train.py, or a dict with model_state_dict, "
-            f"not weights alone{_conversion_advice(checkpoint)}"
+            f"training.resume.checkpoint must be a file written by {program_name('train')}, or a dict with "
+            f"model_state_dict, not weights alone{_conversion_advice(checkpoint)}"
         )
     else:
         faults += _missing_state_faults(comparison, checkpoint.config)

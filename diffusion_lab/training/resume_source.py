@@ -121,7 +121,7 @@ def find_resume_source(config: TrainConfig, folder: RunFolder) -> tuple[ResumeSo
         return None
     if path.suffix == EXPORT_SUFFIX:
         raise ValueError(
-            "training.resume.checkpoint must be a checkpoint that train.py wrote or a run folder, not an export, which "
+            "training.resume.checkpoint must be a checkpoint of a training run or a run folder, not an export, which "
             f"holds weights alone, got {str(path)!r}"
         )
     checkpoint = read_checkpoint(path)

@@ -115,7 +115,7 @@ def _training_settings(checkpoint: Checkpoint) -> TrainingSettings:
     if not isinstance(tree, Mapping) or not checkpoint.weights:
         raise ValueError(
             f"{checkpoint.path} holds weights without the settings and the state of a training run: use "
-            "load_denoiser(…) to sample from it, or a checkpoint that train.py wrote"
+            "load_denoiser(…) to sample from it, or a checkpoint of a training run"
         )
     if holds_redacted(tree):
         raise ValueError(

@@ -73,7 +73,7 @@ def _names_an_experiment(name: str) -> str:
     path = Path(name)
     if path.is_absolute() or ".." in path.parts or name.startswith("~") or "\0" in name:
         raise ValueError(
-            "must be a name or a relative path without '..' or '~' (train.py: name=NAME): the run folder is "
+            "must be a name or a relative path without '..' or '~' (on the command line name=NAME): the run folder is "
             "outputs/NAME/TIME"
         )
     return name

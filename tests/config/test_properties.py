@@ -29,26 +29,26 @@ NO_VALUES: list[object] = [{"not": "a value"}, [[{}]], datetime.date(2024, 2, 29
 
 
 @pytest.fixture(autouse=True)
-def no_doubts() -> Iterator[None]:
+def no_warnings() -> Iterator[None]:
     """Ignore warnings, which random settings often cause."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def given_keys(tree: Tree, schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
+def known_keys(tree: Tree, schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
     """Yield the keys of a tree that its schema knows, with whether each is required and whether it is a section."""
     for name, field in (member_of(schema, tree) or schema).model_fields.items():
         if name in tree:
             section = section_of(schema, name)
             yield prefix + name, field.is_required(), section is not None
             if section is not None:
-                yield from given_keys(tree[name], section, f"{prefix}{name}.")
+                yield from known_keys(tree[name], section, f"{prefix}{name}.")
 
 
 def keys_of(tree: Tree) -> list[tuple[str, bool, bool]]:
-    """Return the keys of ``given_keys`` for the mode of the tree."""
-    return [*given_keys(tree, GenerateConfig if tree["mode"] == "generate" else TrainConfig)]
+    """Return the keys of ``known_keys`` for the mode of the tree."""
+    return [*known_keys(tree, GenerateConfig if tree["mode"] == "generate" else TrainConfig)]
 
 
 def at(tree: Tree, key: str) -> Any:

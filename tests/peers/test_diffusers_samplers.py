@@ -166,18 +166,18 @@ def test_the_third_order_step_is_theirs_with_the_whole_curve(noises):
     scheduler.sigmas = torch.tensor([level.sigma / level.alpha for level in levels], dtype=torch.float64)
     scheduler._step_index = 2
     theirs = scheduler.multistep_dpm_solver_third_order_update(clean, sample=noises[3])
-    past = [Estimate(level, each, noises[3]) for level, each in zip(levels, clean, strict=False)]
-    ours = SAMPLERS["dpm_solver_pp_3m"]().step(noises[3], past, levels[3], no_second_look, no_second_look)
-    first, second = ((past[i + 1].clean - past[i].clean) / way(levels[i], levels[i + 1]) for i in (0, 1))
+    history = [Estimate(level, each, noises[3]) for level, each in zip(levels, clean, strict=False)]
+    ours = SAMPLERS["dpm_solver_pp_3m"]().step(noises[3], history, levels[3], no_second_look, no_second_look)
+    first, second = ((history[i + 1].clean - history[i].clean) / way(levels[i], levels[i + 1]) for i in (0, 1))
     half_derivative = (second - first) / way(levels[0], levels[2])
     h = way(levels[2], levels[3])
     other_half = levels[3].alpha * (h**2 / 2 - h - math.expm1(-h)) * half_derivative
     torch.testing.assert_close(ours, (theirs + other_half).to(ours), rtol=0, atol=1e-5)
 
 
-def way(here: Level[float], there: Level[float]) -> float:
+def way(current: Level[float], next_level: Level[float]) -> float:
     """Return the step from one level to the next in log(alpha / sigma)."""
-    return (log_snr(there) - log_snr(here)) / 2
+    return (log_snr(next_level) - log_snr(current)) / 2
 
 
 def no_second_look(*_):

@@ -44,17 +44,17 @@ def test_a_step_is_equation_12(eta):
 
 
 @given(
-    here=st.floats(1e-6, 1),
+    current=st.floats(1e-6, 1),
     share=st.floats(0, 0.999),
     eta=st.floats(0, 1),
     end=st.sampled_from([0.02, 0.1, 0.3]),
 )
-@example(here=0.015625, share=2.2250738585e-313, eta=1.0, end=0.02)  # hardly any noise is left to keep
-@example(here=0.5, share=1.0, eta=1.0, end=0.02)  # a step that leads nowhere
-def test_a_step_between_any_two_levels_is_real_and_finite(here, share, eta, end):
+@example(current=0.015625, share=2.2250738585e-313, eta=1.0, end=0.02)  # hardly any noise is left to keep
+@example(current=0.5, share=1.0, eta=1.0, end=0.02)  # a step that leads nowhere
+def test_a_step_between_any_two_levels_is_real_and_finite(current, share, eta, end):
     """A variance that rounding pushes below zero would make Python's power complex."""
     schedule = DiscreteSchedule(linear_betas(1000, 1e-4, end))
-    at, to = schedule.level(here), schedule.level(here * share)
+    at, to = schedule.level(current), schedule.level(current * share)
     one = torch.ones(1, dtype=torch.float64)
     stochastic = (DDIMSampler(eta=eta), DPMSolverPP2MSDESampler(eta=eta), DDPMSampler(), DDPMSampler(variance="large"))
     for sampler in stochastic:

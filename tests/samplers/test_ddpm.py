@@ -35,23 +35,23 @@ def test_a_step_has_the_posteriors_mean_and_variance(t, variance):
 def test_a_strided_step_is_the_posterior_of_the_product_of_its_steps(t, s):
     """arXiv:2102.09672, section 3.1: the process between two steps has beta = 1 - alpha_bar_t / alpha_bar_s."""
     beta = 1 - ALPHA_BAR[t] / ALPHA_BAR[s]
-    here, there = SCHEDULE.level(t / STEPS), SCHEDULE.level(s / STEPS)
-    assert added_variance(here, there) == pytest.approx(beta.item(), rel=1e-10)
+    current, next_level = SCHEDULE.level(t / STEPS), SCHEDULE.level(s / STEPS)
+    assert added_variance(current, next_level) == pytest.approx(beta.item(), rel=1e-10)
     small = beta * (1 - ALPHA_BAR[s]) / (1 - ALPHA_BAR[t])
-    assert posterior_variance(here, there) == pytest.approx(small.item(), rel=1e-10)
+    assert posterior_variance(current, next_level) == pytest.approx(small.item(), rel=1e-10)
 
 
 def test_the_posterior_is_that_of_bayes():
-    """Regression of the image at ``there`` on clean and noisy images, drawn from the process itself."""
+    """Regression of the image at ``next_level`` on clean and noisy images, drawn from the process itself."""
     generator = torch.Generator().manual_seed(0)
-    here, there = SCHEDULE.level(0.5), SCHEDULE.level(0.25)
+    current, next_level = SCHEDULE.level(0.5), SCHEDULE.level(0.25)
     first, second = torch.randn(2, 400_000, generator=generator, dtype=torch.float64)
     clean = 0.5
-    at_there = there.alpha * clean + there.sigma * first
-    at_here = here.alpha / there.alpha * at_there + added_variance(here, there) ** 0.5 * second
+    at_there = next_level.alpha * clean + next_level.sigma * first
+    at_here = current.alpha / next_level.alpha * at_there + added_variance(current, next_level) ** 0.5 * second
     slope = torch.cov(torch.stack([at_there, at_here]))[0, 1] / at_here.var()
     rest = at_there - at_there.mean() - slope * (at_here - at_here.mean())
-    assert rest.var().item() == pytest.approx(posterior_variance(here, there), rel=4 * (2 / 400_000) ** 0.5)
+    assert rest.var().item() == pytest.approx(posterior_variance(current, next_level), rel=4 * (2 / 400_000) ** 0.5)
 
 
 @pytest.mark.parametrize("variance", ["small", "large"])
@@ -73,8 +73,8 @@ def test_small_variance_errs_below_and_large_above(data):
 
 def test_the_last_step_is_the_clean_estimate_and_draws_no_noise():
     noisy, clean = torch.randn(2, 2, 1, 2, 2)
-    past = [Estimate(SCHEDULE.level(1 / STEPS), clean, noisy)]
-    moved = DDPMSampler().step(noisy, past, Level(1.0, 0.0, 0.0), lambda x, at: x, no_noise)
+    history = [Estimate(SCHEDULE.level(1 / STEPS), clean, noisy)]
+    moved = DDPMSampler().step(noisy, history, Level(1.0, 0.0, 0.0), lambda x, at: x, no_noise)
     torch.testing.assert_close(moved, clean, rtol=0, atol=1e-6)
 
 
@@ -88,7 +88,7 @@ def no_noise():
 
 
 def one_step(t: int, s: int, noisy: float, clean: float, fresh: float, variance: str) -> float:
-    here, there = SCHEDULE.level(t / STEPS), SCHEDULE.level(s / STEPS)
+    current, next_level = SCHEDULE.level(t / STEPS), SCHEDULE.level(s / STEPS)
     image, estimate, noise = (torch.tensor([value], dtype=torch.float64) for value in (noisy, clean, fresh))
-    past = [Estimate(here, estimate, image)]
-    return DDPMSampler(variance=variance).step(image, past, there, lambda x, at: x, lambda: noise).item()
+    history = [Estimate(current, estimate, image)]
+    return DDPMSampler(variance=variance).step(image, history, next_level, lambda x, at: x, lambda: noise).item()

@@ -61,34 +61,34 @@ def test_sampling_is_algorithm_2(sampler_class, settings):
 def test_each_level_is_stirred_once_but_the_noisiest_and_the_clean_one(churn, count):
     levels = HeunSampler(steps=10, churn=churn).levels(SCHEDULE)
     assert len(levels) == 11 + count
-    assert sum(there.sigma > here.sigma for here, there in pairwise(levels)) == count
+    assert sum(next_level.sigma > current.sigma for current, next_level in pairwise(levels)) == count
 
 
-def step(sampler: HeunSampler, noisy: float, here: Level[float], there: Level[float], clean) -> torch.Tensor:
+def step(sampler: HeunSampler, noisy: float, current: Level[float], next_level: Level[float], clean) -> torch.Tensor:
     """A step with estimates that are a function of the level alone."""
     image = torch.tensor([noisy], dtype=torch.float64)
 
     def estimate(images: torch.Tensor, level: Level[float]) -> torch.Tensor:
         return torch.full_like(images, clean(level))
 
-    return sampler.step(image, [Estimate(here, estimate(image, here), image)], there, estimate, None)
+    return sampler.step(image, [Estimate(current, estimate(image, current), image)], next_level, estimate, None)
 
 
-@pytest.mark.parametrize("there", [Level(0.6, 0.8, 0.5), Level(0.8, 0.6, 0.5), Level(1.0, 0.001, 0.1)])
-@pytest.mark.parametrize("here", [Level(0.1, 0.9, 1.0), Level(0.0, 1.0, 1.0), Level(1.0, 80.0, 1.0)])
-def test_above_equal_shares_a_step_is_exact_for_an_estimate_linear_in_signal_to_noise(here, there):
+@pytest.mark.parametrize("next_level", [Level(0.6, 0.8, 0.5), Level(0.8, 0.6, 0.5), Level(1.0, 0.001, 0.1)])
+@pytest.mark.parametrize("current", [Level(0.1, 0.9, 1.0), Level(0.0, 1.0, 1.0), Level(1.0, 80.0, 1.0)])
+def test_above_equal_shares_a_step_is_exact_for_an_estimate_linear_in_signal_to_noise(current, next_level):
     """With u = alpha / sigma the ODE is d(noisy / sigma) = clean du."""
-    first, last = (level.alpha / level.sigma for level in (here, there))
-    exact = 0.4 / here.sigma + 0.3 * (last - first) - 0.2 * (last**2 - first**2) / 2
-    moved = step(HeunSampler(), 0.4, here, there, lambda level: 0.3 - 0.2 * level.alpha / level.sigma)
-    assert moved.item() == pytest.approx(there.sigma * exact, rel=1e-12)
+    first, last = (level.alpha / level.sigma for level in (current, next_level))
+    exact = 0.4 / current.sigma + 0.3 * (last - first) - 0.2 * (last**2 - first**2) / 2
+    moved = step(HeunSampler(), 0.4, current, next_level, lambda level: 0.3 - 0.2 * level.alpha / level.sigma)
+    assert moved.item() == pytest.approx(next_level.sigma * exact, rel=1e-12)
 
 
 @pytest.mark.parametrize("average", ["auto", "slopes"])
 def test_below_equal_shares_the_slopes_are_averaged(average):
     """With s = sigma / alpha the ODE is d(noisy / alpha) = (noisy / alpha - clean) / s ds."""
-    here, there = Level(0.8, 0.6, 0.5), Level(0.96, 0.28, 0.3)
-    moved = step(HeunSampler(average=average), 0.4, here, there, lambda level: 0.3 + 0.5 * level.sigma)
+    current, next_level = Level(0.8, 0.6, 0.5), Level(0.96, 0.28, 0.3)
+    moved = step(HeunSampler(average=average), 0.4, current, next_level, lambda level: 0.3 + 0.5 * level.sigma)
     noisy, begin, end = 0.4 / 0.8, 0.6 / 0.8, 0.28 / 0.96
     slope = (noisy - (0.3 + 0.5 * 0.6)) / begin
     slope_there = (noisy + (end - begin) * slope - (0.3 + 0.5 * 0.28)) / end

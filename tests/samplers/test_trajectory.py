@@ -55,7 +55,9 @@ def test_levels_only_get_cleaner_and_end_clean(total, share, spacing, betas):
     levels = DDIMSampler(steps=steps, spacing=spacing).levels(schedule)
     assert len(levels) == steps + 1
     assert levels[-1] == Level(1.0, 0.0, 0.0)
-    assert all(here.time > there.time and here.sigma > there.sigma for here, there in pairwise(levels))
+    assert all(
+        current.time > next_level.time and current.sigma > next_level.sigma for current, next_level in pairwise(levels)
+    )
     if spacing in STRIDES_OF_TIME:
         assert all(level.time * total == pytest.approx(round(level.time * total)) for level in levels)
 
@@ -67,9 +69,9 @@ def test_more_steps_than_the_process_has_are_refused():
 
 def test_the_move_keeps_the_noise_and_is_exact_between_any_levels():
     clean, noise = torch.randn(2, 100, dtype=torch.float64)
-    here, there = Level(0.6, 0.8, 0.5), Level(0.96, 0.28, 0.1)
-    moved = ddim_update(here.alpha * clean + here.sigma * noise, clean, here, there)
-    torch.testing.assert_close(moved, there.alpha * clean + there.sigma * noise)
+    current, next_level = Level(0.6, 0.8, 0.5), Level(0.96, 0.28, 0.1)
+    moved = ddim_update(current.alpha * clean + current.sigma * noise, clean, current, next_level)
+    torch.testing.assert_close(moved, next_level.alpha * clean + next_level.sigma * noise)
 
 
 @pytest.mark.parametrize("sampler", [DDIMSampler(), DDIMSampler(eta=1), DDPMSampler()])
@@ -127,9 +129,9 @@ def test_several_levels_of_pure_noise_can_be_sampled(name, options, spacing):
         return torch.randn(1000, 1, 1, 1, generator=generator)
 
     trajectory = sampler.trajectory(lambda x, level: 0.3 * torch.tanh(x), draw(), levels, draw)
-    for (here, there), images in zip(pairwise(levels), trajectory, strict=True):
+    for (current, next_level), images in zip(pairwise(levels), trajectory, strict=True):
         assert images.isfinite().all()
-        if there.alpha == here.alpha == 0:  # noise stays noise: four standard errors of a deviation
+        if next_level.alpha == current.alpha == 0:  # noise stays noise: four standard errors of a deviation
             assert images.std().item() == pytest.approx(1, abs=4 / 2000**0.5)
 
 
@@ -162,21 +164,21 @@ def test_sampling_starts_from_noise_of_the_variance_of_its_first_level():
 
 @dataclass(frozen=True)
 class TwoStepSampler(Sampler):
-    """A multistep method of one's own: remembers what it was handed."""
+    """Custom multistep method that records the history that it receives."""
 
     history_size: ClassVar[int] = 2
-    handed: ClassVar[list[list[float]]] = []
+    received: ClassVar[list[list[float]]] = []
 
-    def step(self, noisy, past: Sequence[Estimate], there, denoise, draw):
-        self.handed.append([estimate.level.time for estimate in past])
-        denoise(noisy, there) if there.sigma else None
-        return ddim_update(noisy, past[-1].clean, past[-1].level, there)
+    def step(self, x, history: Sequence[Estimate], next_level, denoise, draw_noise):
+        self.received.append([estimate.level.time for estimate in history])
+        denoise(x, next_level) if next_level.sigma else None
+        return ddim_update(x, history[-1].clean, history[-1].level, next_level)
 
 
-def test_a_multistep_method_is_handed_its_history_oldest_first():
+def test_a_multistep_method_receives_its_history_oldest_first():
     levels = [Level(0.1, 0.99, 1.0), Level(0.6, 0.8, 0.7), Level(0.8, 0.6, 0.4), Level(1.0, 0.0, 0.0)]
     list(TwoStepSampler().trajectory(lambda x, level: x, torch.zeros(1, 1, 2, 2), levels, lambda: torch.zeros(1)))
-    assert TwoStepSampler.handed == [[1.0], [1.0, 0.7], [0.7, 0.4]]
+    assert TwoStepSampler.received == [[1.0], [1.0, 0.7], [0.7, 0.4]]
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -355,10 +355,10 @@ def test_an_unconditional_model_takes_no_labels_and_ignores_the_scale():
 class Failing(DDIMSampler):
     """Fails midway, with all that a sampler has to put back still changed."""
 
-    def step(self, noisy, past, there, denoise, draw):
-        if there.sigma == 0:
+    def step(self, x, history, next_level, denoise, draw_noise):
+        if next_level.sigma == 0:
             raise KeyboardInterrupt
-        return super().step(noisy, past, there, denoise, draw)
+        return super().step(x, history, next_level, denoise, draw_noise)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -534,7 +534,7 @@ def test_missing_raw_weights_are_a_warning(model):
         ),
         (lambda one: one.sample(1, sampler=3), TypeError, r"^sampler must be a Sampler.*got 3"),
         (lambda one: one.sample(1, sampler="math.Fraction"), ValueError, r'sampler = "math.Fraction": must be a class'),
-        (lambda one: one.sample(1, sampler="fractions.Fraction"), TypeError, r"^sampler must be .* no Sampler"),
+        (lambda one: one.sample(1, sampler="fractions.Fraction"), TypeError, r"^sampler must be .* not a Sampler"),
         (lambda one: one.sample(1, sampler="heunn"), ValueError, r"\n  sampler = \"heunn\": .*did you mean 'heun'"),
         (
             lambda one: one.sample(1, sampler={"type": "ddim", "steps": 0, "eta": 2}),

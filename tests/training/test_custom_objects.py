@@ -134,6 +134,10 @@ class TestArguments:
             tiny_run(tmp_path / "run", callbacks(stopping, stopping | {"patience": 5}))
         assert not (tmp_path / "run").exists()
 
+    def test_a_callback_that_runs_have_anyway_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"training\.callbacks\[0\] must not be a callback that runs have anyway"):
+            tiny_run(tmp_path / "run", callbacks("diffusion_lab.training.callbacks.EMACallback"))
+
     def test_a_path_without_arguments_and_a_mapping_are_equal_settings(self, tmp_path: Path) -> None:
         plain = tiny_config(tmp_path, callbacks("lightning.pytorch.Callback"))
         assert plain == tiny_config(tmp_path, callbacks(target("lightning.pytorch.Callback")))
