@@ -224,9 +224,9 @@ def _or_reference(value: JsonSchema, spelling: Spelling = Spelling()) -> JsonSch
 
 def _options(choice: type[ChoiceSettings], name: str | None) -> JsonSchema:
     """Return the options of a type; those of other types with ``Options`` may have their default, without effect."""
-    own: JsonSchema = {}
-    for option, value in type_options(choice, name).items():
-        own[option] = _or_reference(value, spelling_of(choice.member_for(name), option) if value else Spelling())
+    own: JsonSchema = type_options(choice, name)
+    for option in choice.options_of(name):
+        own[option] = _or_reference(own[option], spelling_of(choice.member_for(name), option))
     others = {}
     for option in choice.all_options() if issubclass(choice.member_for(name), Options) else ():
         fields = [choice.options_of(owner)[option] for owner in choice.owners_of(option)]

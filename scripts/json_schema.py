@@ -32,6 +32,7 @@ def section_schemas() -> dict[str, JsonSchema]:
     ]
     _, document = models_json_schema(roots, schema_generator=_Draft7)
     members = {choice.member_for(name).__name__ for choice in CHOICES for name in choice.NAMED}
+    members -= {choice.__name__ for choice in CHOICES}
     sections: dict[str, JsonSchema] = {name: part for name, part in document["$defs"].items() if name not in members}
     for section in sections.values():
         del section["title"]
@@ -43,7 +44,8 @@ def type_options(choice: type[ChoiceSettings], name: str | None) -> dict[str, Js
     """Return the schema of each option of a named type; a field of a dataclass is described by the string below it."""
     if choice.path_of(name) is not None:  # nothing but the names is known of the arguments of other classes
         taken, _ = parameters_of(choice.class_of(name or ""))
-        return {option: {"description": "As in the class."} for option in taken if option not in choice.PASSED}
+        own = {*choice.PASSED, choice.FIRST_NAME}
+        return {option: {"description": "As in the class."} for option in taken if option not in own}
     member = choice.member_for(name)
     docstrings = _field_docstrings(choice.NAMED[name])
     schemas: dict[str, JsonSchema] = member.model_json_schema(schema_generator=_Draft7)["properties"]

@@ -212,17 +212,20 @@ class Reference:
 
     def options(self, choice: type[ChoiceSettings]) -> Iterator[str]:
         """Yield the options that all types share, then those specific to a type or with another default."""
-        first, *others = [type_options(choice, name) for name in choice.NAMED]
+        declared = {name: type_options(choice, name) for name in choice.NAMED if choice.path_of(name) is None}
+        first, *others = declared.values()
         shared = {option: value for option, value in first.items() if all(value == own.get(option) for own in others)}
         if shared:
             yield f"Every type of `{choice.KEY}` has these options:\n"
             yield self.table(choice.KEY, shared)
-        for name, cls in choice.NAMED.items() if choice.all_options() else ():
-            own = {option: value for option, value in type_options(choice, name).items() if value != shared.get(option)}
-            path = choice.path_of(name)
-            yield f"`type: {_code(name)[1:-1]}`. " + (f"`{path}`." if path else str(inspect.getdoc(cls))) + "\n"
+        for name, options in declared.items() if choice.all_options() else ():
+            own = {option: value for option, value in options.items() if value != shared.get(option)}
+            yield f"`type: {_code(name)[1:-1]}`. {inspect.getdoc(choice.NAMED[name])}\n"
             if own:
                 yield self.table(choice.KEY, own)
+        for name in (name for name in choice.NAMED if name not in declared):
+            arguments = ", ".join(f"`{option}`" for option in type_options(choice, name)) or "none"
+            yield f"`type: {name}`. The class `{choice.path_of(name)}`; its arguments: {arguments}.\n"
 
 
 def composed_by_train() -> dict[str, Any]:

@@ -115,7 +115,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
 def _resolve_t_max(config: Mapping[str, Any], reader: SettingsReader) -> None:
     """Replace ``T_max: auto`` by the number of epochs."""
     with contextlib.suppress(Unreadable, KeyError):  # a section that generation does not need
-        if reader["training.scheduler.T_max"] != "auto":
+        if reader["training.scheduler.T_max"] != "auto" or "T_max" not in config["training"]["scheduler"]:
             return
         epochs, scheduler = reader["training.epochs"], config["training"]["scheduler"]
         if "T_max" not in scheduler:  # filled in for a part of the section, which stays one

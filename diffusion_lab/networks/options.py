@@ -88,7 +88,7 @@ class DiTOptions(Options):
 
     @classmethod
     def replace_unet_keys(cls, section: dict[str, Any]) -> None:
-        """Replace the keys of a transformer of version 0.1, those of the U-Net, in place; only if all are there.
+        """Replace the keys of a transformer of earlier versions, those of the U-Net, in place; only if all are there.
 
         >>> dit = {"type": "dit", "model_channels": 64, "channel_multipliers": [2], "use_attention": [True]}
         >>> DiTOptions.replace_unet_keys(dit)

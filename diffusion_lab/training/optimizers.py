@@ -9,7 +9,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from diffusion_lab.config.optimizer_section import OptimizerSettings
-from diffusion_lab.typed_settings.class_options import parameters_of
 
 FUSED_ON = ("cpu", "cuda")
 """Devices with a fused kernel for the named optimizers, which takes less than half the time (docs/performance.md)."""
@@ -35,11 +34,7 @@ def create_optimizer(
     if options.get("fused") and scaled:
         raise ValueError("training.optimizer.fused must be off where training.performance.precision is fp16, got true")
     kernel = {}
-    if (
-        settings.type in settings.NAMED
-        and "fused" not in options
-        and "fused" in parameters_of(settings.class_of(settings.type))[0]
-    ):
+    if "fused" in settings.options_of(settings.type) and "fused" not in options:
         has_kernel = all(weight.device.type in FUSED_ON for weight in parameters)
         kernel["fused"] = has_kernel and not scaled and not options.get("foreach")
     optimizer: Optimizer = settings.build(

@@ -102,8 +102,9 @@ class ChoiceSettings(Section, extra="allow"):
 
     @classmethod
     def member_for(cls, name: str | None) -> ChoiceClass:
-        """Return the member of the union for a named type."""
-        return _members(cls.root())[name]
+        """Return the member of the union for a named type; that of custom classes for one without declared options."""
+        members = _members(cls.root())
+        return members.get(name, members[CUSTOM])
 
     @classmethod
     def options_of(cls, name: str | None) -> dict[str, Any]:

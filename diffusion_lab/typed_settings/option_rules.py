@@ -25,6 +25,17 @@ def name_owners(
             section = section.get(part) if isinstance(section, Mapping) else None
         is_option = parent in choices and isinstance(section, Mapping)
         yield _with_owners(fault, choices[parent], section, option) if is_option else fault
+        if is_option and option == "type":
+            yield from _misspelled(choices[parent], section)
+
+
+def _misspelled(choice: type[ChoiceSettings], section: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield the keys next to an unknown type that are almost those of the section; others may belong to the right one."""
+    known = [*choice.model_fields, *choice.all_options()]
+    for name in section.keys() - set(known):
+        suggestion = sibling_key(f"{choice.KEY}.{name}", closest(name, known, cutoff=0.9))
+        if suggestion:
+            yield OptionFault(f"{choice.KEY}.{name}", RULES["extra_forbidden"], section[name], suggestion)
 
 
 def _with_owners(fault: Fault, choice: type[ChoiceSettings], section: Mapping[str, Any], option: str) -> Fault:

@@ -36,19 +36,19 @@ def no_warnings() -> Iterator[None]:
         yield
 
 
-def known_keys(tree: Tree, schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
+def keys_present(tree: Tree, schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
     """Yield the keys of a tree that its schema knows, with whether each is required and whether it is a section."""
     for name, field in (member_of(schema, tree) or schema).model_fields.items():
         if name in tree:
             section = section_of(schema, name)
             yield prefix + name, field.is_required(), section is not None
             if section is not None:
-                yield from known_keys(tree[name], section, f"{prefix}{name}.")
+                yield from keys_present(tree[name], section, f"{prefix}{name}.")
 
 
 def keys_of(tree: Tree) -> list[tuple[str, bool, bool]]:
-    """Return the keys of ``known_keys`` for the mode of the tree."""
-    return [*known_keys(tree, GenerateConfig if tree["mode"] == "generate" else TrainConfig)]
+    """Return the keys of ``keys_present`` for the mode of the tree."""
+    return [*keys_present(tree, GenerateConfig if tree["mode"] == "generate" else TrainConfig)]
 
 
 def at(tree: Tree, key: str) -> Any:

@@ -165,7 +165,7 @@ def test_dit_has_only_its_own_faults(changed: Change) -> None:
 
 
 def test_keys_of_an_old_dit_are_translated(changed: Change) -> None:
-    """Settings of version 0.1 describe a transformer with the keys of the U-Net."""
+    """Settings of earlier versions describe a transformer with the keys of the U-Net."""
     old = {"model_channels": 48, "channel_multipliers": [2], "use_attention": [True], "dropout": 0.1}
     about = {"type": "DiT", "image_size": 40, "in_channels": 3}
     for options, depth, heads in (({}, 2, 3), ({"num_res_blocks": 6, "head_channels": 36}, 6, 2)):

@@ -37,7 +37,6 @@ CHECKED = (
     "tests/scripts/test_reference.py",
     "tests/samplers/test_exact_answers.py::test_every_sampler_has_its_order_tested",
     "tests/samplers/test_exact_answers.py::test_the_ode_error_falls_with_the_order_of_the_method",
-    "tests/config/test_names.py",
     "tests/benchmarks/test_samplers.py::test_the_page_shows_files_of_the_group_and_their_grids",
 )
 """Tests of the files of conf/ and of the table of samplers."""
@@ -51,7 +50,7 @@ def insert(path: Path, after: str, line: str) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy of the project with the added classes, schemas and reference regenerated, and runs in `run` and `radam`."""
+    """Copy of the project with the added classes, schemas and reference regenerated, and a run in `run`."""
     folder = tmp_path_factory.mktemp("project")
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
@@ -59,15 +58,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, folder / name)
     for kind in PLACES:
         add(folder, kind)
-    radam = '    "radam": "torch.optim.RAdam",'
-    insert(folder / PLACES["optimizer"][2], '    "adamw": AdamWOptions,\n', radam)
-    copied = (folder / "conf/optimizer/adamw.yaml").read_text(encoding="utf-8")
-    (folder / "conf/optimizer/radam.yaml").write_text(copied.replace("type: adamw", "type: radam"), encoding="utf-8")
     for script in ("make_schema", "make_docs"):
         runs(folder, f"scripts/{script}.py")
     added = [path.removesuffix(".yaml").replace("/", "=") for _, path in ADDED.values()]
     runs(folder, "train.py", "experiment=fast_debug", *added, "logger=none", "output.base_dir=run")
-    runs(folder, "train.py", "experiment=fast_debug", "optimizer=radam", "logger=none", "output.base_dir=radam")
     return folder
 
 
@@ -97,15 +91,13 @@ def test_every_kind_is_added() -> None:
 
 
 def test_added_parts_meet_the_requirements_for_those_of_the_project(project: Path) -> None:
-    names = [Path(settings).stem for _, settings in ADDED.values()]
-    selected = " or ".join([*names, "radam", "current", "order_tested", "page", "names", "options"])
+    selected = "trapezoid or current or order_tested or each_type or page_shows"
     runs(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", selected, *CHECKED)
 
 
 def test_the_runs_used_the_added_classes(project: Path) -> None:
     lines = (project / "run" / "config.yaml").read_text(encoding="utf-8").splitlines()
     assert {f"type: {Path(settings).stem}" for _, settings in ADDED.values()} <= {line.strip() for line in lines}
-    assert "type: radam" in (project / "radam" / "config.yaml").read_text(encoding="utf-8")
 
 
 def test_images_are_made_by_the_added_sampler(project: Path) -> None:

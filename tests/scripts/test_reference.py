@@ -84,7 +84,7 @@ def test_the_other_column_is_what_train_composes(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.KEY)
 def test_each_type_has_its_options(choice: type[ChoiceSettings]) -> None:
     text = re.split(rf"^##+ `{re.escape(choice.KEY)}`$", PAGE, flags=re.MULTILINE)[1].partition("\n##")[0]
-    for name in choice.NAMED:
+    for name in (name for name in choice.NAMED if choice.path_of(name) is None):
         kind = "null" if name is None else name
         own = text.partition("\n`type: ")[0] + text.partition(f"\n`type: {kind}`")[2].partition("\n`type: ")[0]
         found = set(re.findall(rf"^\| `{re.escape(choice.KEY)}\.(\w+)`", own, re.MULTILINE)) - {*choice.model_fields}
