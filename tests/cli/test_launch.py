@@ -177,6 +177,18 @@ def test_options_without_effect_are_refused(
     assert not hydra_calls
 
 
+@pytest.mark.parametrize("option", [[], ["--config-path", "mine"], ["--config-path", "pkg://my_lab.conf"]])
+def test_the_config_path_replaces_the_folder_of_the_project(
+    option: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative to the current folder, since an installed command has no folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    folders: list[Path | str] = []
+    monkeypatch.setattr("diffusion_lab.cli.launch.run_hydra", lambda _, task, name, conf, main: folders.append(conf))
+    launch(train.PROGRAM, option)
+    assert folders == [{(): CONF, ("mine",): tmp_path / "mine"}.get(tuple(option[1:]), "pkg://my_lab.conf")]
+
+
 def composed_files(folder: Path) -> dict[str, str]:
     """Return what Hydra composes with ``--config-dir``, by key."""
     with initialized_hydra("train", CONF, str(folder)):
