@@ -1,7 +1,6 @@
 """Rules that involve several keys. If a key has a fault of its own, rules that read it report nothing.
 
-A rule is a function called ``check_…`` in one of the modules of RULES. Rules that import custom classes are separate:
-``cross_check`` runs them only on request.
+A rule is a function called ``check_…`` in one of the modules of RULES.
 """
 
 from __future__ import annotations
@@ -24,32 +23,19 @@ RULES: tuple[Rule, ...] = tuple(
     if name.startswith("check_")
 )
 IMPORTING_RULES: tuple[Rule, ...] = (check_targets, *map(check_class, CHOICES))
+"""Rules that import the classes named by dotted paths, to check their arguments. Never for the content of a checkpoint:
+importing runs code."""
 
 RULES_AT_START: tuple[Rule, ...] = (path_rules.missing_image_folders, path_rules.outside_links)
-"""Rules that depend on the folders of the machine."""
+"""Rules about what prevents a run on this machine: missing image folders, links that lead out of the run folder."""
 
 
-def cross_check(tree: SettingsReader, *, import_classes: bool) -> list[Fault]:
-    """Return the faults of keys that are valid alone and not together.
-
-    Args:
-        tree: Reader of the keys.
-        import_classes: Whether to import classes named by their dotted path, to check their arguments. Never for the
-            content of a checkpoint: importing runs code.
-    """
-    return _faults_of((*RULES, *(IMPORTING_RULES if import_classes else ())), tree)
-
-
-def check_start(tree: SettingsReader) -> list[Fault]:
-    """Return what prevents a run on this machine: missing image folders, links that lead out of the run folder."""
-    return _faults_of(RULES_AT_START, tree)
-
-
-def _faults_of(rules: Iterable[Rule], tree: SettingsReader) -> list[Fault]:
+def faults_of_rules(rules: Iterable[Rule], tree: SettingsReader) -> list[Fault]:
+    """Return the faults that rules find, except for rules that read a key with a fault of its own."""
     faults: list[Fault] = []
     for rule in rules:
         try:
             faults += rule(tree)
         except Unreadable:
-            continue  # the key in question has been reported already
+            continue
     return faults

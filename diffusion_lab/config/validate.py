@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from diffusion_lab.config.consistency import check_start, cross_check
+from diffusion_lab.config.consistency import IMPORTING_RULES, RULES, RULES_AT_START, faults_of_rules
 from diffusion_lab.config.defaults import fill_for_generation, fill_model, get_default_config
 from diffusion_lab.config.model_section import ModelOfCheckpoint
 from diffusion_lab.config.path_rules import misspelled_subfolders
@@ -105,7 +105,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     faults = {fault.key: fault for fault in field_faults(tree, root)}
     classes = faults.pop("model.conditioning.num_classes", None)
     reader = SettingsReader(tree, root, faults)
-    contradictions += cross_check(reader, import_classes=True)
+    contradictions += faults_of_rules((*RULES, *IMPORTING_RULES), reader)
     contradictions += [fault for fault in faults.values() if isinstance(fault, OptionFault)]
     already_reported = classes is None or any(fault.key == classes.key for fault in contradictions)
     _refuse(contradictions if already_reported or classes is None else [*contradictions, classes])
@@ -166,7 +166,8 @@ def parse_as(
     known = {fault.key for fault in all_faults}
     all_faults += [fault for fault in field_faults(tree, root) if fault.key not in known]
     reader = SettingsReader(tree, root, [fault.key for fault in all_faults])
-    _refuse([*all_faults, *cross_check(reader, import_classes=True), *(check_start(reader) if starts else ())])
+    rules = (*RULES, *IMPORTING_RULES, *(RULES_AT_START if starts else ()))
+    _refuse([*all_faults, *faults_of_rules(rules, reader)])
     for message in suspicious_settings(reader):
         warnings.warn(message, ConfigWarning, stacklevel=3)
     parsed = root.model_validate(tree)
@@ -204,7 +205,7 @@ def _prepare(
 
 def check_ready_to_start(config: RunConfig) -> None:
     """Raise ConfigError, a ValueError, if folders in validated settings prevent the run from starting here."""
-    _refuse(check_start(SettingsReader(config.model_dump(mode="json"), type(config))))
+    _refuse(faults_of_rules(RULES_AT_START, SettingsReader(config.model_dump(mode="json"), type(config))))
 
 
 def _follow_process(tree: dict[str, Any], reader: SettingsReader) -> None:
@@ -243,7 +244,7 @@ def parse_section(
         tree = {name: tree}
     faults = list(name_owners(faults, tree, CHOICES))
     reader = SettingsReader(tree, TrainConfig, [fault.key for fault in faults])
-    contradictions = cross_check(reader, import_classes=import_classes)
+    contradictions = faults_of_rules((*RULES, *(IMPORTING_RULES if import_classes else ())), reader)
     _refuse([*faults, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
     return section.model_validate(plain)
 

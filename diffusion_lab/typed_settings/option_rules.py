@@ -30,7 +30,7 @@ def name_owners(
 
 
 def _misspelled(choice: type[ChoiceSettings], section: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield the keys next to an unknown type that are almost those of the section; others may belong to the right one."""
+    """Yield keys next to an unknown type that are almost those of the section; others may belong to the right one."""
     known = [*choice.model_fields, *choice.all_options()]
     for name in section.keys() - set(known):
         suggestion = sibling_key(f"{choice.KEY}.{name}", closest(name, known, cutoff=0.9))
