@@ -69,11 +69,11 @@ class Denoiser(nn.Module):
         clean: Images = per_image(c.c_skip, noisy) * noisy + per_image(c.c_out, noisy) * output
         return clean
 
-    def predict(self, noisy: Images, level: Level[Any], label: Labels | None = None) -> Tensor:
+    def predict(self, noisy: Images, level: Level[Any], label: Labels | None = None) -> Images:
         """Return the raw network output ``(N, C, H, W)``; arguments as for ``forward``."""
         return self._output(noisy, level, label, self.parameterization.coefficients(level))
 
-    def _output(self, noisy: Images, level: Level[Any], label: Labels | None, c: Coefficients[Any]) -> Tensor:
+    def _output(self, noisy: Images, level: Level[Any], label: Labels | None, c: Coefficients[Any]) -> Images:
         time = torch.as_tensor(level.time, dtype=torch.float32, device=noisy.device).reshape(-1)
         with computing_in(self.compute_dtype, noisy.device):
             output: Tensor = self.network(per_image(c.c_in, noisy) * noisy, time, self._known_or_hidden(noisy, label))

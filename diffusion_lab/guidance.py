@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float32
 from torch import Tensor
 
 from diffusion_lab.arguments import is_number
@@ -79,7 +80,7 @@ def guided(
     return ClassifierFreeGuidance(denoiser, scales, guidance)
 
 
-def guidance_scales(scale: float | Sequence[float] | Tensor | None) -> Tensor:
+def guidance_scales(scale: float | Sequence[float] | Tensor | None) -> Float32[Tensor, "*shape"]:
     """Return guidance scales in float32, of unchanged shape; None is 0, guidance switched off.
 
     Raises:
@@ -127,7 +128,7 @@ class ClassifierFreeGuidance:
         both = self.denoiser(torch.cat([noisy, noisy[chosen]]), level, torch.cat([label, no_label]))
         clean, unconditional = both[: len(noisy)], both[len(noisy) :]
         conditional: Images = clean[chosen]
-        estimate = torch.lerp(unconditional, conditional, per_image(scale[is_guided], noisy))
+        estimate = torch.lerp(unconditional, conditional, per_image(scale[is_guided], conditional))
         if self.guidance.rescale:
             estimate = _rescale(estimate, conditional, self.guidance.rescale)
         guided_images: Images = clean.index_copy(0, chosen, estimate)

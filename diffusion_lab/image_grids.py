@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from diffusion_lab.arguments import check_integer
-from diffusion_lab.shapes import Labels, Pixels
+from diffusion_lab.shapes import ImagePixels, Labels, Pixels
 
 MIN_CELL = 48
 """Minimum size of an image in pixels; smaller ones are enlarged smoothly by an integer factor."""
@@ -24,13 +24,13 @@ TALL = 20
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
-def to_image(pixels: Pixels) -> Image.Image:
+def to_image(pixels: ImagePixels) -> Image.Image:
     """Return an image ``(C, H, W)``, uint8, with 1, 3 or 4 channels, as a PIL image."""
     array = pixels.permute(1, 2, 0).cpu().numpy()
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
 
 
-def image_pixels(image: Image.Image) -> Pixels:
+def image_pixels(image: Image.Image) -> ImagePixels:
     """Return the pixels ``(C, H, W)``, uint8, of a PIL image created by ``to_image``."""
     array = torch.from_numpy(np.array(image))
     return array[None] if array.ndim == 2 else array.permute(2, 0, 1)
@@ -132,7 +132,7 @@ class ClassGrid:
         cells = (index for block in self._blocks for _, line in block for index in line)
         return sorted(index for index in cells if index is not None)
 
-    def draw(self, image: Callable[[int], Pixels]) -> Image.Image:
+    def draw(self, image: Callable[[int], ImagePixels]) -> Image.Image:
         """Draw the grid.
 
         Args:

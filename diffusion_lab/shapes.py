@@ -1,4 +1,8 @@
-"""Array types of the project, and conversions between images and pixels."""
+"""Array types of the project, and conversions between images and pixels.
+
+The types are jaxtyping annotations: element type and axes, of which those with the same name have the same size within
+a call. A type checker reads them as ``torch.Tensor``; the tests check them wherever a function is called.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,32 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
-Images = Tensor
+Images = Float[Tensor, "n c h w"]
 """Images ``(N, C, H, W)``, floating point; clean images have values in [-1, 1]."""
 
-Pixels = Tensor
+Pixels = UInt8[Tensor, "n c h w"]
 """Images as stored and loaded: ``(N, C, H, W)``, uint8, 0 to 255."""
 
-Times = Tensor
+ImagePixels = UInt8[Tensor, "c h w"]
+"""One image as stored and loaded: ``(C, H, W)``, uint8, 0 to 255."""
+
+PerImage = Float[Tensor, "n"]
+"""One number per image ``(N,)``."""
+
+PerStep = Float[Tensor, "steps"]
+"""One number per step of a discrete noise process, from the least noisy."""
+
+Scalar = Float[Tensor, ""]
+"""A single number."""
+
+Times = PerImage
 """Times ``(N,)`` in [0, 1]: 0 is the clean image, 1 the end of the noise process."""
 
-Labels = Tensor
-"""Class numbers ``(N,)``, int64, from 0."""
+Labels = Integer[Tensor, "n"]
+"""Class numbers ``(N,)``, from 0."""
 
 
 class Batch(NamedTuple):
@@ -41,7 +58,7 @@ class Batch(NamedTuple):
     indices: Sequence[int] = ()
 
 
-def per_image(values: Tensor | float, images: Images) -> Tensor | float:
+def per_image(values: PerImage | float, images: Float[Tensor, "n ..."]) -> Float[Tensor, "n ..."] | float:
     """Reshape one number per image ``(N,)`` to broadcast over ``(N, C, H, W)``; a plain number is returned unchanged.
 
     The result has the dtype and device of ``images``: do arithmetic in float64 before, not after.
@@ -51,11 +68,11 @@ def per_image(values: Tensor | float, images: Images) -> Tensor | float:
     return values
 
 
-def to_pixels(images: Images) -> Pixels:
-    """Convert [-1, 1] to 0 to 255 by rounding; values outside are clipped."""
+def to_pixels(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Convert images of any shape from [-1, 1] to 0 to 255 by rounding; values outside are clipped."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
-def from_pixels(pixels: Pixels) -> Images:
-    """Convert 0 to 255 to float32 in [-1, 1]."""
+def from_pixels(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Convert images of any shape from 0 to 255 to float32 in [-1, 1]."""
     return pixels.to(torch.float32, copy=True).div_(127.5).sub_(1)  # in place: a third of the memory traffic

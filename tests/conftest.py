@@ -11,11 +11,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from diffusion_lab.runtime import torchvision_import
+from tests import tensor_annotations
 
 # Tests run side by side (pytest-xdist) and start processes of their own: one thread each is fastest, and
 # sums are added up in the same order everywhere. Set before torch is imported, so it reaches all of them.
 # Also in the process that collects what the workers report: a warning of Lightning's makes it import Lightning.
 torchvision_import.install()
+tensor_annotations.install()
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Programs started by nohup, or in the background of a script, ignore these signals, and so would all that they start.

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn import functional
@@ -98,7 +99,7 @@ class Conv3x3(nn.Conv2d):
         self.filters: Tensor | None = None
         """Transformed filters, if they are cached."""
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
         """Map ``(N, channels, H, W)`` to ``(N, out_channels, H, W)``."""
         if torch.compiler.is_compiling() or not self._use_winograd(images):  # a compiler supports only this
             return super().forward(images)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from diffusion_lab.runtime.seeds import derive_uniform
@@ -119,7 +120,7 @@ def recolour(images: Images | Pixels, brightness: Each, contrast: Each, saturati
     return light
 
 
-def _gray(opaque: Images) -> Images:
+def _gray(opaque: Images) -> Float[Tensor, "n 1 h w"]:
     """Return the gray values (N, 1, H, W) in a new tensor."""
     if opaque.shape[1] == 1:
         return opaque.clone()

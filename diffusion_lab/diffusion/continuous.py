@@ -14,7 +14,7 @@ from torch import Tensor
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.schedules import Schedule
 from diffusion_lab.diffusion.time_distribution import LogitNormalTimes, LogNormalNoise
-from diffusion_lab.shapes import Times
+from diffusion_lab.shapes import PerImage, Times
 
 MAX_LOG_SNR = 15.0
 
@@ -39,7 +39,7 @@ class ContinuousCosineSchedule(Schedule):
         alpha = (1 + ratio.square()).rsqrt()
         return Level(alpha, ratio * alpha, times)
 
-    def times(self, log_snr: Tensor) -> Times:
+    def times(self, log_snr: PerImage) -> Times:
         ratio = torch.exp(-log_snr.double() / 2) / self.noise_shift
         return ((torch.atan(ratio) - self._least) / self._range).clamp(0, 1)
 
@@ -63,7 +63,7 @@ class EDMSchedule(Schedule):
         times = times.double().cpu()
         return Level(torch.ones_like(times), torch.exp(self._least + self._range * times), times)
 
-    def times(self, log_snr: Tensor) -> Times:
+    def times(self, log_snr: PerImage) -> Times:
         return ((-log_snr.double() / 2 - self._least) / self._range).clamp(0, 1)
 
 
@@ -86,6 +86,6 @@ class FlowSchedule(Schedule):
         total = 1 - times + noise
         return Level((1 - times) / total, noise / total, times)
 
-    def times(self, log_snr: Tensor) -> Times:
+    def times(self, log_snr: PerImage) -> Times:
         # ratio / (1 + ratio) with ratio = exp(-log_snr / 2) / shift, without the overflow of a large ratio
         return torch.sigmoid(-log_snr.double() / 2 - math.log(self.noise_shift)).clamp(0, 1)

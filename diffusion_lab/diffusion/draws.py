@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from diffusion_lab.runtime.seeds import derive_seed
-from diffusion_lab.shapes import Images
+from diffusion_lab.shapes import Images, PerImage
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 """Stride of ``stratified_quantiles``: its multiples modulo 1 stay farthest apart."""
@@ -31,9 +30,9 @@ class Draws(NamedTuple):
         hidden: Uniform in [0, 1) ``(N,)`` on the CPU; labels are dropped where it is below the label dropout.
     """
 
-    share: Tensor
+    share: PerImage
     noise: Images
-    hidden: Tensor
+    hidden: PerImage
 
 
 def draw_for_batch(clean: Images, seed: int, stratified: bool) -> Draws:
@@ -78,7 +77,7 @@ def draw_by_index(clean: Images, numbers: Sequence[int]) -> Draws:
     return Draws(stratified_quantiles(numbers), noise.to(clean.device), hidden)
 
 
-def stratified_quantiles(numbers: Sequence[int]) -> Tensor:
+def stratified_quantiles(numbers: Sequence[int]) -> PerImage:
     """Map indices ``(N,)`` to evenly spread quantiles in (0, 1), float64, each by its value alone.
 
     Any run of consecutive indices is spread evenly, so a mean over the times of all images, or of those of one class

@@ -15,7 +15,7 @@ from diffusion_lab.diffusion.penalty import Penalty, SquaredError
 from diffusion_lab.diffusion.schedules import Schedule
 from diffusion_lab.diffusion.time_distribution import ProcessTimes, TimeDistribution
 from diffusion_lab.diffusion.weighting import UniformWeighting, Weighting
-from diffusion_lab.shapes import Images, Labels, per_image
+from diffusion_lab.shapes import Images, Labels, PerImage, Scalar, per_image
 
 
 class Trainable(Protocol):
@@ -25,7 +25,7 @@ class Trainable(Protocol):
     parameterization: Parameterization
     num_classes: int | None
 
-    def predict(self, noisy: Images, level: Level[Tensor], label: Labels | None) -> Tensor:
+    def predict(self, noisy: Images, level: Level[Tensor], label: Labels | None) -> Images:
         """Return the raw output of the network."""
 
 
@@ -49,13 +49,13 @@ class DenoisingLoss:
     stratified: bool = True
     label_dropout: float = 0.0
 
-    def __call__(self, denoiser: Trainable, clean: Images, label: Labels | None, seed: int) -> Tensor:
+    def __call__(self, denoiser: Trainable, clean: Images, label: Labels | None, seed: int) -> Scalar:
         """Return the mean loss of a batch, a float32 scalar. Arguments as for ``per_image``."""
         return self.per_image(denoiser, clean, label, seed)[0].mean()
 
     def per_image(
         self, denoiser: Trainable, clean: Images, label: Labels | None, seed: int
-    ) -> tuple[Tensor, Level[Tensor]]:
+    ) -> tuple[PerImage, Level[Tensor]]:
         """Return the loss of each image ``(N,)`` in float32, and their noise levels.
 
         Args:
@@ -72,7 +72,7 @@ class DenoisingLoss:
 
     def loss_at(
         self, denoiser: Trainable, clean: Images, label: Labels | None, draws: Draws
-    ) -> tuple[Tensor, Level[Tensor]]:
+    ) -> tuple[PerImage, Level[Tensor]]:
         """Return the loss of each image for given draws; otherwise as ``per_image``."""
         times = self.times.quantile(draws.share, denoiser.schedule)
         level = denoiser.schedule.levels(denoiser.schedule.training_times(times))
@@ -83,7 +83,7 @@ class DenoisingLoss:
         costs = self.penalty(output.float(), target).flatten(1).mean(1)
         return self._weights(denoiser, level, draws.share).to(costs) * costs, level
 
-    def _weights(self, denoiser: Trainable, level: Level[Tensor], share: Tensor) -> Tensor:
+    def _weights(self, denoiser: Trainable, level: Level[Tensor], share: PerImage) -> PerImage:
         """Return weights ``(N,)`` at levels drawn at the quantiles ``share`` of the distribution of times."""
         weights = self.weighting.penalty_weight(level, denoiser.parameterization, self.penalty.degree)
         if not self.weighting.per_log_snr:
@@ -93,7 +93,7 @@ class DenoisingLoss:
         strides = self.times.slope(share, denoiser.schedule) * denoiser.schedule.log_snr_slope(level.time)
         return torch.where(strides.isfinite(), weights * strides, 0)
 
-    def _hide(self, denoiser: Trainable, label: Labels | None, hidden: Tensor) -> Labels | None:
+    def _hide(self, denoiser: Trainable, label: Labels | None, hidden: PerImage) -> Labels | None:
         if label is None or denoiser.num_classes is None or self.label_dropout == 0:
             return label
         return label.masked_fill((hidden < self.label_dropout).to(label.device), denoiser.num_classes)

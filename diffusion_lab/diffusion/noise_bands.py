@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from diffusion_lab.metric_names import NOISE_BANDS
+from diffusion_lab.shapes import PerImage
 
 EDGES = (0.0, 0.1, 1.0, 10.0, math.inf)
 """Limits of the noise-to-signal ratio of the bands."""
 
 
-def by_noise_band(losses: Tensor, ratio: Tensor) -> dict[str, tuple[Tensor, int]]:
+def by_noise_band(losses: PerImage, ratio: PerImage) -> dict[str, tuple[Tensor, int]]:
     """Return the mean loss and the number of images of each band; empty bands are omitted.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffusion_lab.diffusion.level import Level
 from diffusion_lab.diffusion.time_distribution import DIFFERENCE, TimeDistribution, UniformTimes
-from diffusion_lab.shapes import Times
+from diffusion_lab.shapes import PerImage, PerStep, Times
 
 
 class Schedule(ABC):
@@ -32,7 +32,7 @@ class Schedule(ABC):
         """Return the level at each time: ``alpha`` and ``sigma`` ``(N,)``, float64, on the CPU."""
 
     @abstractmethod
-    def times(self, log_snr: Tensor) -> Times:
+    def times(self, log_snr: PerImage) -> Times:
         """Return the times ``(N,)`` with these log-SNRs, ``2 log(alpha / sigma)``, clamped to [0, 1]."""
 
     def training_times(self, times: Times) -> Times:
@@ -60,7 +60,7 @@ class Schedule(ABC):
             )
         return steps
 
-    def log_snr_slope(self, times: Times) -> Tensor:
+    def log_snr_slope(self, times: Times) -> PerImage:
         """Return the negative slope of the log-SNR at training times, ``(N,)`` ≥ 0, by central differences.
 
         It is infinite where no signal is left.
@@ -69,7 +69,7 @@ class Schedule(ABC):
         low, high = (times - stride).clamp(min=self.first_time), (times + stride).clamp(max=1)
         return (self._log_snrs(low) - self._log_snrs(high)) / (high - low)
 
-    def _log_snrs(self, times: Times) -> Tensor:
+    def _log_snrs(self, times: Times) -> PerImage:
         level = self.levels(times)
         return 2 * (level.alpha / level.sigma).log()
 
@@ -93,7 +93,7 @@ class DiscreteSchedule(Schedule):
         betas: ``(T,)`` variances of the steps, each in (0, 1).
     """
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, betas: PerStep) -> None:
         self.betas = betas.double()
         self.num_timesteps = self.most_steps = len(betas)
         self.first_time = 1 / self.num_timesteps
@@ -113,7 +113,7 @@ class DiscreteSchedule(Schedule):
         log_alpha_bar = torch.where(share == 0, table[below], between)
         return Level((log_alpha_bar / 2).exp(), torch.expm1(log_alpha_bar).abs().sqrt(), times.double().cpu())
 
-    def times(self, log_snr: Tensor) -> Times:
+    def times(self, log_snr: PerImage) -> Times:
         log_alpha_bar = torch.nn.functional.logsigmoid(log_snr.double())
         table = -self.log_alpha_bar  # rising, as a search needs it
         above = torch.searchsorted(table, -log_alpha_bar).clamp(1, self.num_timesteps)
@@ -132,7 +132,7 @@ class DiscreteSchedule(Schedule):
             )
         return steps or self.num_timesteps
 
-    def log_snr_slope(self, times: Times) -> Tensor:
+    def log_snr_slope(self, times: Times) -> PerImage:
         # A step represents all times half-way to its neighbours; the last one those before it.
         half = 0.5 / self.num_timesteps
         low, high = times - half, (times + half).clamp(max=1)
@@ -146,7 +146,7 @@ class DiscreteSchedule(Schedule):
         return max(round(position), 1) / self.num_timesteps
 
 
-def enforce_zero_terminal_snr(betas: Tensor) -> Tensor:
+def enforce_zero_terminal_snr(betas: PerStep) -> PerStep:
     """Rescale betas so that no signal is left at the last step; the first step stays (arXiv:2305.08891, algorithm 1).
 
     Raises:
@@ -160,23 +160,23 @@ def enforce_zero_terminal_snr(betas: Tensor) -> Tensor:
     return 1 - alpha_bar[1:] / alpha_bar[:-1]
 
 
-def linear_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+def linear_betas(num_timesteps: int, beta_start: float, beta_end: float) -> PerStep:
     """Return linearly spaced betas (arXiv:2006.11239, section 4)."""
     return torch.linspace(beta_start, beta_end, num_timesteps, dtype=torch.float64)
 
 
-def quadratic_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+def quadratic_betas(num_timesteps: int, beta_start: float, beta_end: float) -> PerStep:
     """Return betas whose square roots are linearly spaced (latent diffusion, arXiv:2112.10752, "scaled linear")."""
     return torch.linspace(beta_start**0.5, beta_end**0.5, num_timesteps, dtype=torch.float64) ** 2
 
 
-def sigmoid_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+def sigmoid_betas(num_timesteps: int, beta_start: float, beta_end: float) -> PerStep:
     """Return betas along a sigmoid from -6 to 6 (GeoDiff, arXiv:2203.02923)."""
     ramp = torch.linspace(-6, 6, num_timesteps, dtype=torch.float64).sigmoid()
     return beta_start + (beta_end - beta_start) * ramp
 
 
-def cosine_betas(num_timesteps: int, beta_start: float, beta_end: float) -> Tensor:
+def cosine_betas(num_timesteps: int, beta_start: float, beta_end: float) -> PerStep:
     """Return betas of a squared-cosine ``alpha_bar``, at most 0.999 (arXiv:2102.09672, equation 17).
 
     ``beta_start`` and ``beta_end`` are ignored.

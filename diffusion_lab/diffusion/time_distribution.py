@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion_lab.diffusion.schedules import Schedule
-    from diffusion_lab.shapes import Times
+    from diffusion_lab.shapes import PerImage, Times
 
 
 DIFFERENCE = 1e-4
@@ -28,10 +28,10 @@ class TimeDistribution(ABC):
     """Distribution over the times of a noise process."""
 
     @abstractmethod
-    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+    def quantile(self, share: PerImage, schedule: Schedule) -> Times:
         """Return the quantiles ``(N,)`` in [0, 1] at the probabilities ``share`` ``(N,)``."""
 
-    def slope(self, share: Tensor, schedule: Schedule) -> Tensor:
+    def slope(self, share: PerImage, schedule: Schedule) -> PerImage:
         """Return the derivative of ``quantile`` ``(N,)`` ≥ 0, the reciprocal of the density, by central differences."""
         stride = DIFFERENCE * (share * (1 - share)).clamp(min=DIFFERENCE**2)
         low, high = (share - stride).clamp(min=0), (share + stride).clamp(max=1)
@@ -42,7 +42,7 @@ class TimeDistribution(ABC):
 class ProcessTimes(TimeDistribution):
     """Default distribution of the noise process, ``Schedule.usual_times``."""
 
-    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+    def quantile(self, share: PerImage, schedule: Schedule) -> Times:
         return schedule.usual_times.quantile(share, schedule)
 
 
@@ -50,7 +50,7 @@ class ProcessTimes(TimeDistribution):
 class UniformTimes(TimeDistribution):
     """Uniform times (arXiv:2006.11239, algorithm 1)."""
 
-    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+    def quantile(self, share: PerImage, schedule: Schedule) -> Times:
         return share
 
 
@@ -63,7 +63,7 @@ class LogitNormalTimes(TimeDistribution):
     std: Annotated[float, Gt(0)] = 1.0
     """Standard deviation of the normal distribution."""
 
-    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+    def quantile(self, share: PerImage, schedule: Schedule) -> Times:
         return (self.mean + self.std * _normal_quantile(share)).sigmoid()
 
 
@@ -74,7 +74,7 @@ class ModeTimes(TimeDistribution):
     scale: Annotated[float, Interval(ge=-1, le=2 / (math.pi - 2))] = 1.29
     """Above 0 the middle is favoured, at 0 all times are equally likely, below 0 both ends are favoured."""
 
-    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+    def quantile(self, share: PerImage, schedule: Schedule) -> Times:
         rest = 1 - share  # the paper's curve falls from 1 to 0
         times: Times = 1 - rest - self.scale * ((math.pi / 2 * rest).cos().square() - 1 + rest)
         return times.clamp(0, 1)
@@ -89,11 +89,11 @@ class LogNormalNoise(TimeDistribution):
     std: Annotated[float, Gt(0)] = 1.2
     """Standard deviation of the normal distribution."""
 
-    def quantile(self, share: Tensor, schedule: Schedule) -> Times:
+    def quantile(self, share: PerImage, schedule: Schedule) -> Times:
         return schedule.times(-2 * (self.mean + self.std * _normal_quantile(share)))
 
 
-def _normal_quantile(share: Tensor) -> Tensor:
+def _normal_quantile(share: PerImage) -> Tensor:
     inside = share.double().clamp(1e-9, 1 - 1e-9)  # the ends of a normal distribution lie at infinity
     return math.sqrt(2) * (2 * inside - 1).erfinv()
 

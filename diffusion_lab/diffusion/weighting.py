@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from diffusion_lab.diffusion.parameterization import Parameterization
+    from diffusion_lab.shapes import PerImage
 
 
 USUAL_SIGMA_DATA = 0.5
@@ -33,10 +34,10 @@ class Weighting(ABC):
     so that the objective is the same for every noise process and distribution of times."""
 
     @abstractmethod
-    def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
+    def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> PerImage:
         """Return weights ``(N,)`` ≥ 0 of the squared error of the network output, at levels with ``sigma > 0``."""
 
-    def penalty_weight(self, level: Level[Tensor], parameterization: Parameterization, degree: int) -> Tensor:
+    def penalty_weight(self, level: Level[Tensor], parameterization: Parameterization, degree: int) -> PerImage:
         """Return weights ``(N,)`` ≥ 0 of a penalty of that degree of the error of the network output."""
         return self.output_weight(level, parameterization)
 
@@ -45,13 +46,13 @@ class CleanWeighting(Weighting):
     """Weighting defined for the error of the clean image."""
 
     @abstractmethod
-    def clean_weight(self, level: Level[Tensor]) -> Tensor:
+    def clean_weight(self, level: Level[Tensor]) -> PerImage:
         """Return weights ``(N,)`` ≥ 0 of the error of the clean image."""
 
-    def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
+    def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> PerImage:
         return self.penalty_weight(level, parameterization, degree=2)
 
-    def penalty_weight(self, level: Level[Tensor], parameterization: Parameterization, degree: int) -> Tensor:
+    def penalty_weight(self, level: Level[Tensor], parameterization: Parameterization, degree: int) -> PerImage:
         return self.clean_weight(level) * abs(parameterization.coefficients(level).c_out) ** degree
 
 
@@ -59,7 +60,7 @@ class CleanWeighting(Weighting):
 class UniformWeighting(Weighting):
     """Uniform weight on the network output (the simple loss of arXiv:2006.11239, equation 14)."""
 
-    def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> Tensor:
+    def output_weight(self, level: Level[Tensor], parameterization: Parameterization) -> PerImage:
         return level.sigma**0
 
 
@@ -70,7 +71,7 @@ class MinSNRWeighting(CleanWeighting):
     gamma: Annotated[float, Gt(0)] = 5.0
     """Largest weight."""
 
-    def clean_weight(self, level: Level[Tensor]) -> Tensor:
+    def clean_weight(self, level: Level[Tensor]) -> PerImage:
         return _snr(level).clamp(max=self.gamma)
 
 
@@ -83,7 +84,7 @@ class P2Weighting(CleanWeighting):
     k: Annotated[float, Gt(0)] = 1.0
     """Keeps the weights finite."""
 
-    def clean_weight(self, level: Level[Tensor]) -> Tensor:
+    def clean_weight(self, level: Level[Tensor]) -> PerImage:
         snr = _snr(level)
         return snr / (self.k + snr) ** self.gamma
 
@@ -96,7 +97,7 @@ class EDMWeighting(CleanWeighting):
     """Standard deviation of the pixels; ``auto`` is that of ``model.diffusion``, or measured by a run. (From Python
     it is the paper's, 0.5.)"""
 
-    def clean_weight(self, level: Level[Tensor]) -> Tensor:
+    def clean_weight(self, level: Level[Tensor]) -> PerImage:
         # (sigma² + sigma_data²) / (sigma · sigma_data)² for the noise of an image that is not scaled, sigma / alpha
         data = (USUAL_SIGMA_DATA if self.sigma_data == "auto" else self.sigma_data) ** 2
         return (level.sigma**2 + level.alpha**2 * data) / (level.sigma**2 * data)
@@ -112,7 +113,7 @@ class SigmoidWeighting(CleanWeighting):
     bias: float = 0.0
     """The log-SNR at which the weight is one half; larger values weigh finer detail more."""
 
-    def clean_weight(self, level: Level[Tensor]) -> Tensor:
+    def clean_weight(self, level: Level[Tensor]) -> PerImage:
         snr = _snr(level)
         return snr * (self.bias - snr.log()).sigmoid()
 

@@ -8,11 +8,22 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
+from jaxtyping import Float, Float32, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from diffusion_lab.cpu.convolution import Conv3x3
+from diffusion_lab.shapes import Images, PerImage
+
+Embedding = Float[Tensor, "#n e"]
+"""Embedding of time and label: one row per image, or one for all."""
+
+FeatureMaps = Float[Tensor, "n _ _ _"]
+"""Features ``(N, C, H, W)`` of any resolution."""
+
+Tokens = Float[Tensor, "n l c"]
+"""Channels of L positions of each image."""
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -34,7 +45,7 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
 
 
-def sinusoidal_embedding(positions: Tensor, width: int, fastest: float) -> Tensor:
+def sinusoidal_embedding(positions: Shaped[Tensor, " n"], width: int, fastest: float) -> Float32[Tensor, "n {width}"]:
     """Cosines and sines of positions in geometric frequencies (arXiv:1706.03762, 3.5), float32 ``(N, width)``.
 
     Args:
@@ -61,7 +72,7 @@ class TimeEmbedding(nn.Module):
         self.width = width // 2 * 2
         self.layers = nn.Sequential(nn.Linear(self.width, channels), nn.SiLU(), nn.Linear(channels, channels))
 
-    def forward(self, time: Tensor) -> Tensor:
+    def forward(self, time: PerImage) -> Float[Tensor, "n e"]:
         """Embed times ``(N,)`` as ``(N, channels)``."""
         # The usual number of steps as the highest frequency, so that adjacent steps differ.
         waves = sinusoidal_embedding(time, self.width, fastest=1000)
@@ -112,7 +123,7 @@ class ResidualBlock(nn.Module):
         self.conv_out = zero_init(Conv3x3(out_channels, out_channels))
         self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
-    def forward(self, images: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, images: Images, embedding: Embedding) -> Float[Tensor, "n k h w"]:
         """Map ``(N, channels, H, W)`` to ``(N, out_channels, H, W)``; the embedding has N rows, or one for all."""
         scale, shift = self.embed(functional.silu(embedding))[:, :, None, None].chunk(2, dim=1)
         in_place = not torch.is_grad_enabled()  # a gradient needs the input; otherwise this saves memory
@@ -123,7 +134,7 @@ class ResidualBlock(nn.Module):
         return residual_sum(self.skip(images), hidden)
 
 
-def residual_sum(skip: Tensor, new: Tensor) -> Tensor:
+def residual_sum(skip: Float[Tensor, "*shape"], new: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return the sum of two tensors of the same shape; ``new`` may be overwritten."""
     total: Tensor = torch.add(skip, new, out=_output_buffer(new, skip))
     return total
@@ -145,7 +156,7 @@ def num_heads(channels: int, head_channels: int) -> int:
     return next(heads for heads in range(most, 0, -1) if channels % heads == 0)
 
 
-def attention(queries_keys_values: Tensor, heads: int) -> Tensor:
+def attention(queries_keys_values: Float[Tensor, "n l c3"], heads: int) -> Tokens:
     """Multi-head attention between positions (arXiv:1706.03762).
 
     Args:
@@ -161,12 +172,12 @@ def attention(queries_keys_values: Tensor, heads: int) -> Tensor:
     return mixed.transpose(1, 2).flatten(2)
 
 
-def flatten_positions(images: Tensor) -> Tensor:
+def flatten_positions(images: Images) -> Float[Tensor, "n h*w c"]:
     """Reshape ``(N, C, H, W)`` to ``(N, H·W, C)``; a view for channels-last memory."""
     return images.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def unflatten_positions(positions: Tensor, size: Sequence[int]) -> Tensor:
+def unflatten_positions(positions: Tokens, size: Sequence[int]) -> Images:
     """Reshape positions ``(N, H·W, C)`` to ``(N, C, H, W)`` of size ``(H, W)``, in channels-last memory."""
     images: Tensor = positions.unflatten(1, size).permute(0, 3, 1, 2)
     return images
@@ -187,7 +198,7 @@ class SelfAttention(nn.Module):
         self.queries_keys_values = nn.Conv2d(channels, 3 * channels, 1)
         self.project = zero_init(nn.Conv2d(channels, channels, 1))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Images) -> Images:
         """Map ``(N, channels, H, W)`` to the same shape."""
         mixed = attention(flatten_positions(self.queries_keys_values(self.norm(images))), self.heads)
         return residual_sum(images, self.project(unflatten_positions(mixed, images.shape[-2:])))

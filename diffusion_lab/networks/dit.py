@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion_lab.networks.blocks import (
+    Embedding,
     Recomputable,
+    Tokens,
     attention,
     flatten_positions,
     sinusoidal_embedding,
@@ -15,17 +18,24 @@ from diffusion_lab.networks.blocks import (
     zero_init,
 )
 from diffusion_lab.networks.image_network import ImageNetwork
+from diffusion_lab.shapes import Images
 
 TIME_WAVES = 256
 """Number of cosines and sines in the time embedding (arXiv:2212.09748, appendix A)."""
 
 
-def modulated_layer_norm(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+Modulation = Float[Tensor, "#n 1 c"]
+"""Shift, scale or gate of each channel, for each image or for all."""
+
+
+def modulated_layer_norm(tokens: Tokens, shift: Modulation, scale: Modulation) -> Tokens:
     """Layer normalisation (arXiv:1607.06450) with given shift and scale, multiplied by ``1 + scale``."""
     return torch.addcmul(shift, functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6), 1 + scale)
 
 
-def grid_position_embedding(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+def grid_position_embedding(
+    height: int, width: int, channels: int, device: torch.device
+) -> Float[Tensor, "positions c"]:
     """Position embedding of a grid, ``(height·width, channels)``: half the channels for the row, half for the column.
 
     It is fixed, not learned, so it exists for any grid, as in arXiv:2212.09748, section 3.2; the highest frequency is
@@ -65,7 +75,7 @@ class TransformerBlock(Recomputable):
                 nn.init.zeros_(layer.bias)
         self.modulate = zero_init(nn.Linear(channels, 6 * channels))
 
-    def compute(self, tokens: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
+    def compute(self, tokens: Tokens, embedding: Embedding) -> Tokens:  # type: ignore[override]
         """Map tokens ``(N, L, channels)`` to the same shape; the embedding has N rows, or one for all."""
         modulation = self.modulate(functional.silu(embedding))[:, None]
         shift_in, scale_in, gate_in, shift_out, scale_out, gate_out = modulation.chunk(6, dim=2)
@@ -117,7 +127,7 @@ class DiT(ImageNetwork):
         self.modulate = zero_init(nn.Linear(hidden_size, 2 * hidden_size))
         self.leave = zero_init(nn.Conv2d(hidden_size, patch_channels, 1))
 
-    def map_patches(self, patches: Tensor, embedding: Tensor) -> Tensor:
+    def map_patches(self, patches: Images, embedding: Embedding) -> Images:
         hidden = self.enter(patches)
         height, width = hidden.shape[-2:]
         tokens = flatten_positions(hidden)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffusion_lab.networks.blocks import Recomputable, TimeEmbedding
-from diffusion_lab.shapes import Images, Labels, Times
+from diffusion_lab.networks.blocks import Embedding, Recomputable, TimeEmbedding
+from diffusion_lab.shapes import Images, Labels
 
 
 class ImageNetwork(nn.Module, ABC):
@@ -28,7 +29,7 @@ class ImageNetwork(nn.Module, ABC):
         self.embed_time = TimeEmbedding(time_width, embedding_channels)
         self.embed_label = None if num_classes is None else nn.Embedding(num_classes + 1, embedding_channels)
 
-    def forward(self, images: Images, time: Times, label: Labels | None = None) -> Images:
+    def forward(self, images: Images, time: Float[Tensor, "#n"], label: Labels | None = None) -> Images:
         """Map images ``(N, C, H, W)`` to the same shape.
 
         Args:
@@ -50,7 +51,7 @@ class ImageNetwork(nn.Module, ABC):
                 block.recompute = True
 
     @abstractmethod
-    def map_patches(self, patches: Tensor, embedding: Tensor) -> Tensor:
+    def map_patches(self, patches: Images, embedding: Embedding) -> Images:
         """Map patches to the same shape.
 
         Args:

@@ -10,8 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffusion_lab.cpu.convolution import Conv3x3
-from diffusion_lab.networks.blocks import Recomputable, ResidualBlock, SelfAttention, group_norm, zero_init
+from diffusion_lab.networks.blocks import (
+    Embedding,
+    FeatureMaps,
+    Recomputable,
+    ResidualBlock,
+    SelfAttention,
+    group_norm,
+    zero_init,
+)
 from diffusion_lab.networks.image_network import ImageNetwork
+from diffusion_lab.shapes import Images
 
 
 class Block(Recomputable):
@@ -29,7 +38,7 @@ class Block(Recomputable):
         self.residual = ResidualBlock(channels, out_channels, embedding_channels, dropout)
         self.attention = SelfAttention(out_channels, head_channels) if head_channels else nn.Identity()
 
-    def compute(self, embedding: Tensor, *images: Tensor) -> Tensor:  # type: ignore[override]
+    def compute(self, embedding: Embedding, *images: FeatureMaps) -> FeatureMaps:  # type: ignore[override]
         """Map images ``(N, C, H, W)``, with ``channels`` channels in total, to ``(N, out_channels, H, W)``."""
         # Concatenated here, so that with ``recompute`` no copy of them is kept.
         combined = images[0] if len(images) == 1 else torch.cat(images, dim=1)
@@ -51,7 +60,7 @@ class DownStage(nn.Module):
         self.skip_channels = [channels] * downsample + [width] * num_blocks
         """Channels of each output."""
 
-    def forward(self, hidden: Tensor, embedding: Tensor) -> list[Tensor]:
+    def forward(self, hidden: FeatureMaps, embedding: Embedding) -> list[FeatureMaps]:
         """Return all outputs, as skip connections for the decoder; the last is the output of the stage."""
         skips = []
         if self.shrink is not None:
@@ -73,7 +82,7 @@ class UpStage(nn.Module):
         )
         self.grow = Conv3x3(width, width) if upsample else None
 
-    def forward(self, hidden: Tensor, embedding: Tensor, skips: list[Tensor]) -> Tensor:
+    def forward(self, hidden: FeatureMaps, embedding: Embedding, skips: list[FeatureMaps]) -> FeatureMaps:
         """Apply the stage; its skip connections are popped from the end of ``skips``."""
         for block in self.blocks:
             hidden = block(embedding, hidden, skips.pop())
@@ -138,7 +147,7 @@ class UNet(ImageNetwork):
         last = zero_init(nn.Conv2d(channels, patch_channels, 3, padding=1))
         self.leave = nn.Sequential(group_norm(channels), nn.SiLU(), last)
 
-    def map_patches(self, patches: Tensor, embedding: Tensor) -> Tensor:
+    def map_patches(self, patches: Images, embedding: Embedding) -> Images:
         skips = [self.enter(patches)]
         for stage in self.down:
             skips += stage(skips[-1], embedding)

@@ -98,14 +98,3 @@ V1_SECTIONS: frozenset[str] = frozenset(
     ".".join(parts[:depth]) for parts in (key.split(".") for key in V1_KEYS) for depth in range(1, len(parts))
 )
 """Sections of V1 by their dotted keys."""
-
-
-def v1_keys_of(key: str) -> tuple[str, ...]:
-    """Return the V1 keys that a V2 key may come from.
-
-    >>> v1_keys_of("training.ema.decay")
-    ('training.ema_decay', 'training.ema.decay')
-    >>> v1_keys_of("training.validation.metric")
-    ('training.validation.metric', 'validation.metric')
-    """
-    return tuple(old for old, new in MOVES if new == key)

@@ -369,7 +369,7 @@ def fixture(name: str) -> dict[str, Any]:
     return read_yaml(FIXTURES / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("module", [migration, v1_folders, v1_format], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [migration, v1_folders], ids=lambda module: module.__name__)
 def test_examples_in_docstrings(module: ModuleType) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0
