@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusion_lab.config.section import home_expanded
 from diffusion_lab.console.command_line import CONF, usage
 from diffusion_lab.console.messages import explain, sentence, show_plain_warnings
 from diffusion_lab.console.terminal import printable
@@ -16,6 +15,7 @@ from diffusion_lab.reports.build import Report
 from diffusion_lab.reports.discovery import find_runs
 from diffusion_lab.runtime.exit_codes import EXIT_CODE
 from diffusion_lab.runtime.exit_on_signals import exit_on_signals
+from diffusion_lab.typed_settings.section import home_expanded
 
 WATCH_SECONDS = 5.0
 """Seconds between two versions of a page that is watched."""

@@ -6,13 +6,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from diffusion_lab.metric_names import direction_of
+from diffusion_lab.metric_names import GRADIENT_NORM, NOISE_BANDS, direction_of
 from diffusion_lab.reports.curves import THROUGHPUT
 
-BANDS = ("low", "medium", "high", "extreme")
-"""Noise levels, as in the names ``val/loss_at_low_noise``."""
-
-GRADIENT_NORMS = ("train/gradient_norm", "train/grad_norm", "gradient_norm", "grad_norm")
+GRADIENT_NORMS = (GRADIENT_NORM, "train/grad_norm", "grad_norm")
 QUALITY = re.compile(r"val/(fd|fid|kid|is|precision|recall|density|coverage|label_agreement|memorization)(_|$)")
 NOT_SHOWN = ("val/evaluation_seconds",)
 
@@ -98,4 +95,4 @@ def _losses() -> dict[str, str]:
 
 
 def _bands(name: str, suffix: str) -> dict[str, str]:
-    return {f"{name}_at_{band}_noise{suffix}": f"{band} noise" for band in BANDS}
+    return {f"{name}_at_{band}_noise{suffix}": f"{band} noise" for band in NOISE_BANDS}

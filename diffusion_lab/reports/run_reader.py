@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.console.redaction import redacted, redacted_command, secret_values, without_values
 from diffusion_lab.files.reading import read_json, read_regular
 from diffusion_lab.files.run_files import CONFIG, ENVIRONMENT, LOG, METRICS, STATUS, SUMMARY
@@ -20,6 +19,7 @@ from diffusion_lab.reports.yaml_settings import read_yaml
 from diffusion_lab.runs.epoch_images import epoch_of
 from diffusion_lab.runtime.process_identity import is_alive
 from diffusion_lab.sweeps.job_record import RECORD, JobRecord
+from diffusion_lab.typed_settings.settings_reader import leaves
 
 MAX_LOG_BYTES = 64 * 2**20
 LOG_LINES = 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.draws import VALIDATION_DRAWS, draw_by_index
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.ema import EMA
+from diffusion_lab.metric_names import GRADIENT_NORM
 from diffusion_lab.runtime.determinism import seed_default_generators
 from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.sampling import DiffusionSampler
@@ -194,6 +196,8 @@ class DiffusionModule(LightningModule):
         if not is_logged and self._epoch_mean is None:
             return
         means = step.means("train/loss")
+        if self._gradient_norm is not None:
+            means = {**means, GRADIENT_NORM: (self._gradient_norm, means["train/loss"][1])}
         if is_logged:
             self._metrics_to_log = {name: mean for name, (mean, _) in means.items()}
             self._learning_rate = optimizer.param_groups[0]["lr"]
@@ -208,6 +212,8 @@ class DiffusionModule(LightningModule):
         if not tensors:
             return
         metrics = dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))
+        if not math.isfinite(metrics.get(GRADIENT_NORM, 0)):  # a gradient scaler skips this step
+            del metrics[GRADIENT_NORM]
         metrics |= {"train/learning_rate": self._learning_rate, "epoch": self.current_epoch}
         for logger in self.loggers:
             logger.log_metrics(metrics, self.global_step - 1)

@@ -63,6 +63,7 @@ def test_means_over_the_images_of_a_step_are_logged_periodically(
             {name: float(mean) for name, mean in expected.items()}
         )
         assert line["train/learning_rate"] == 0.004
+        assert line["train/gradient_norm"] > 0
         assert line["epoch"] == line["step"] // (len(steps) // 2)
 
 
