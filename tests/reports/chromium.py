@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,18 @@ class Page:
         errors: Messages of the console that are errors or warnings, and exceptions.
     """
 
-    def __init__(self, browser: Browser, session: str) -> None:
-        self.browser, self.session = browser, session
+    def __init__(self, browser: Browser, target: str, session: str) -> None:
+        self.browser, self.target, self.session = browser, target, session
         self.requests: list[str] = []
         self.errors: list[str] = []
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol and return its result."""
         return self.browser.call(method, self.session, **parameters)
+
+    def close(self) -> None:
+        """Close the page, which frees its memory."""
+        self.browser.call("Target.closeTarget", targetId=self.target)
 
     def open(self, file: Path) -> None:
         """Open a file and wait until it has loaded."""
@@ -79,6 +83,22 @@ class Page:
             with contextlib.suppress(AssertionError):
                 self.evaluate("new Promise((done) => setTimeout(done, 30))")
         raise AssertionError(f"never true: {expression}")
+
+    def accessible(self, roles: Collection[str], until: str) -> list[tuple[str, str]]:
+        """Return role and name of everything of some roles that a screen reader finds.
+
+        The browser builds this tree in the background, names last: it is complete when the name ``until`` is there and
+        nothing lacks one. After a while it is returned as it is.
+        """
+        found: list[tuple[str, str]] = []
+        for _ in range(50):
+            nodes = [node for node in self.call("Accessibility.getFullAXTree")["nodes"] if not node.get("ignored")]
+            every = [(node.get("role", {}).get("value"), node.get("name", {}).get("value")) for node in nodes]
+            found = [(role, name) for role, name in every if role in roles]
+            if until in (name for _, name in every) and all(name for _, name in found):
+                break
+            self.evaluate("new Promise((done) => setTimeout(done, 100))")
+        return found
 
     def resize(self, width: int, height: int, dark: bool = False) -> None:
         """Set the size of the window and the preferred theme; up to 600 pixels it is a phone."""
@@ -130,7 +150,7 @@ class Browser:
         """Open an empty page."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = self._pages[session] = Page(self, session)
+        page = self._pages[session] = Page(self, target, session)
         for domain in ("Page", "Runtime", "Network", "Log"):
             page.call(f"{domain}.enable")
         return page

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from diffusion_lab.files.run_files import CONFIG, ENVIRONMENT, LOG, METRICS, STATUS, SUMMARY
-from diffusion_lab.runs.epoch_images import save_epoch_image
+from diffusion_lab.runs.epoch_images import epoch_name, save_epoch_image
 from diffusion_lab.sweeps.job_record import RECORD
 
 BATCH = 64
@@ -169,7 +169,9 @@ def write_many(folder: Path, count: int = 200, pictures: int = 10) -> Path:
         level = 0.2 + abs(math.log10(rate) + 3) / 10 + index / 10_000
         kid = {"val/kid_digits": level}
         write_run(folder / f"run_{index:03d}", tree, level=level, pictures=0, extra=kid)
+        samples = folder / f"run_{index:03d}" / "samples"
+        samples.mkdir()
         for epoch in range(1, pictures + 1):
-            image = picture(1000 * index + epoch, (64, 48))
-            save_epoch_image(image, folder / f"run_{index:03d}" / "samples", epoch)
+            pixels = np.full((12, 16, 3), (index, epoch, 0), dtype=np.uint8)
+            Image.fromarray(pixels).save(samples / epoch_name(epoch))
     return folder
