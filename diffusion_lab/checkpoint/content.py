@@ -30,6 +30,7 @@ from diffusion_lab.create import create_denoiser
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.parameterization import PreconditionedOutput
 from diffusion_lab.faults import ConfigError, ConfigWarning
+from diffusion_lab.networks.options import DiTOptions, UNetOptions
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ class Checkpoint:
     def _check_depth(self, settings: ModelSettings, weights: Weights) -> None:
         """Compare the number of blocks with the weights before any is created, since it could be of any size."""
         architecture = settings.architecture
-        blocks = architecture.num_res_blocks * len(architecture.channel_multipliers)
+        stages = architecture.stages if isinstance(architecture, UNetOptions | DiTOptions) else []
+        blocks = sum(number for _, number in stages)
         if blocks > len(weights):
             raise ValueError(
                 f"{self.path} holds weights of another architecture: {len(weights)} tensors, too few for "

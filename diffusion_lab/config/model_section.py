@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BeforeValidator, Field
 
-from diffusion_lab.config.section import NameOrPath, PluggableSection, PositiveInt, Probability, Section
-
-ARCHITECTURE_TYPES = ("unet", "dit")
-PROCESS_OPTIONS = {
-    "discrete": ("zero_terminal_snr",),
-    "continuous_cosine": ("noise_shift",),
-    "edm": ("sigma_min", "sigma_max"),
-    "flow": ("noise_shift",),
-}
-"""Keys of ``model.diffusion``, beyond those of the V2 format, that each type of noise process reads."""
-
-
-def _fits_the_groups(channels: int) -> int:
-    if channels > 32 and channels % 8:
-        raise ValueError("must be a multiple of 8 above 32, so that group normalisation can divide it")
-    return channels
+from diffusion_lab.diffusion.process_options import ContinuousCosineOptions, DiscreteOptions, EDMOptions, FlowOptions
+from diffusion_lab.networks.options import DiTOptions, UNetOptions
+from diffusion_lab.typed_settings.choice import ChoiceSettings, Options
+from diffusion_lab.typed_settings.section import NameOrPath, PositiveInt, Probability, Section, or_auto
 
 
 def _is_no_bool(value: object) -> object:
@@ -30,62 +18,68 @@ def _is_no_bool(value: object) -> object:
     return value
 
 
-def _or_auto(schema: dict[str, Any]) -> None:
-    """Let editors accept ``auto``, replaced by a number before this class validates it.
-
-    See auto_values.py.
-    """
-    number = {key: schema.pop(key) for key in ("type", "minimum", "enum") if key in schema}
-    schema["anyOf"] = [number, {"const": "auto", "type": "string"}]
+NETWORKS: dict[str, type[Options] | str] = {
+    "unet": UNetOptions,
+    "dit": DiTOptions,
+}
+"""Names that ``model.architecture.type`` accepts: options, or the path of a class whose signature declares them."""
 
 
-class ArchitectureSettings(PluggableSection):
+class ArchitectureSettings(ChoiceSettings):
     """``model.architecture``: the network. The size and channels of the data follow from here."""
 
-    type: Annotated[str, NameOrPath(*ARCHITECTURE_TYPES)] = Field(
+    KEY = "model.architecture"
+    NAMED = NETWORKS
+    FILE = "model={0}_tiny or another {0}"
+    PASSED: ClassVar[dict[str, str]] = {
+        "image_size": "model.architecture.image_size",
+        "in_channels": "model.architecture.in_channels",
+        "num_classes": "model.conditioning.num_classes",
+    }
+    IF_NAMED = ("image_size",)
+    ONLY_TRAINING = False
+    DROPS_LEFTOVERS = True
+
+    type: Annotated[str, NameOrPath(*NETWORKS)] = Field(
         default="unet",
         description="The network: convolutions (`unet`), a transformer (`dit`); a dotted path names a custom class.",
     )
     image_size: PositiveInt = Field(
-        json_schema_extra=_or_auto,
-        description="Height and width of the images in pixels; divisible by `patch_size` · 2^(stages−1). `auto` with "
-        "`data.type: image_folder`: the median short side of the images, at most 64; the run records the number.",
+        json_schema_extra=or_auto,
+        description="Height and width of the images in pixels; divisible by `patch_size`, for `unet` times "
+        "2^(stages−1). `auto` with `data.type: image_folder`: the median short side of the images, at most 64; the run "
+        "records the number.",
     )
     in_channels: Annotated[Literal[1, 3, 4], BeforeValidator(_is_no_bool)] = Field(
-        json_schema_extra=_or_auto,
+        json_schema_extra=or_auto,
         description="Image channels: 1 grayscale, 3 RGB, 4 RGBA. `auto` with `data.type: image_folder`: 1 if all "
         "images are grayscale, else 3.",
     )
-    model_channels: Annotated[PositiveInt, AfterValidator(_fits_the_groups)] = Field(
-        json_schema_extra={"anyOf": [{"maximum": 32}, {"multipleOf": 8}]},
-        description="Feature channels of the first stage; above 32 a multiple of 8 (group normalisation).",
-    )
-    channel_multipliers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=16)] = Field(
-        description="One entry per stage: its channels, divided by `model_channels`. Each further stage halves the "
-        "resolution. `dit` has one."
-    )
-    use_attention: Annotated[tuple[bool, ...], Field(strict=False)] = Field(
-        description="One entry per stage, as in `channel_multipliers`: whether it has self-attention. "
-        "`[true]` for `dit`."
-    )
-    num_res_blocks: int = Field(
-        default=2, ge=1, le=1000, description="Residual blocks per stage; transformer blocks of `dit`."
-    )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the blocks.")
-    patch_size: PositiveInt = Field(
-        default=1,
-        json_schema_extra=_or_auto,
-        description="Side of the patch of pixels that is one position of the first stage, or one token of `dit`. "
-        "`auto` follows the image size: 1 to 16 pixels, 2 to 64, 4 to 128 and so on, less where the stages cannot "
-        "halve the rest; the run records the number.",
-    )
-    head_channels: PositiveInt = Field(default=32, description="Minimum number of channels per attention head.")
+
+    @classmethod
+    def translate_old_keys(cls, section: dict[str, Any]) -> None:
+        """Replace the keys of earlier versions, in place."""
+        DiTOptions.replace_unet_keys(section)
 
 
-class DiffusionSettings(PluggableSection):
+PROCESSES: dict[str, type[Options] | str] = {
+    "discrete": DiscreteOptions,
+    "continuous_cosine": ContinuousCosineOptions,
+    "edm": EDMOptions,
+    "flow": FlowOptions,
+}
+"""Names that ``model.diffusion.type`` accepts: options, or the path of a class whose signature declares them."""
+
+
+class DiffusionSettings(ChoiceSettings):
     """``model.diffusion``: the noise process and the prediction target of the network."""
 
-    type: Annotated[str, NameOrPath(*PROCESS_OPTIONS)] = Field(
+    KEY = "model.diffusion"
+    NAMED = PROCESSES
+    ONLY_TRAINING = False
+    DROPS_LEFTOVERS = True
+
+    type: Annotated[str, NameOrPath(*PROCESSES)] = Field(
         default="discrete",
         description="The noise process: discrete as in DDPM, or continuous; a dotted path names a custom class.",
     )
@@ -107,17 +101,6 @@ class DiffusionSettings(PluggableSection):
         lt=1,
         description="`discrete`: noise variance of the last step; for T steps, scale it by 1000 / T.",
     )
-    zero_terminal_snr: bool = Field(
-        default=False, description="`discrete`: zero signal-to-noise ratio at the last step (arXiv:2305.08891)."
-    )
-    noise_shift: float = Field(
-        default=1.0,
-        gt=0,
-        description="`continuous_cosine`, `flow`: factor of the noise-to-signal ratio at every time; larger images "
-        "need more, such as the side divided by 64 (arXiv:2301.11093).",
-    )
-    sigma_min: float = Field(default=0.002, gt=0, description="`edm`: minimum noise level, less than `sigma_max`.")
-    sigma_max: float = Field(default=80.0, gt=0, description="`edm`: maximum noise level.")
     prediction: Literal["epsilon", "x0", "v", "flow", "edm"] = Field(
         default="epsilon",
         description="Prediction target of the network: the noise (`epsilon`), the clean image (`x0`), the velocity "
@@ -139,17 +122,6 @@ class DiffusionSettings(PluggableSection):
         settings = self.model_copy()
         settings.model_fields_set.discard("prediction")
         return settings
-
-    @model_serializer(mode="wrap")
-    def _without_options_of_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        tree: dict[str, Any] = serialize(self)
-        options = PROCESS_OPTIONS.get(self.type, ())
-        return {key: value for key, value in tree.items() if key in options or key not in DEFAULT_PROCESS}
-
-
-DEFAULT_PROCESS = {
-    name: DiffusionSettings.model_fields[name].default for names in PROCESS_OPTIONS.values() for name in names
-}
 
 
 class ConditioningSettings(Section):

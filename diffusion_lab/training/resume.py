@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.targets import is_target
 from diffusion_lab.console.redaction import redacted, secret_values
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.faults import shown
 from diffusion_lab.training.callbacks.resume_overrides import ResumePlan
 from diffusion_lab.training.create import steps_per_epoch
 from diffusion_lab.training.custom_objects import changed_arguments
-from diffusion_lab.training.lr_schedules import LR_SCHEDULES
 from diffusion_lab.training.resume_checks import Comparison
 from diffusion_lab.training.resume_rules import Change, Effect
 from diffusion_lab.training.resume_source import ResumePosition, ResumeSource
+from diffusion_lab.typed_settings.targets import is_target
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,13 @@ def make_resume_plan(comparison: Comparison, left: RemainingTraining) -> ResumeP
     """Return which parts of the state a resumed run takes from the settings instead of the checkpoint."""
     training = comparison.config.training
     rates = [change for change in comparison.changes if change.key == "training.optimizer.learning_rate"]
-    type_ = training.scheduler.type
+    is_ours = training.scheduler.type is not None and training.scheduler.path_of(training.scheduler.type) is None
     return ResumePlan(
         training.resume.reset_optimizer,
         training.resume.reset_scheduler,
         left.batches_done,
         optimizer_options=comparison.optimizer_options,
-        rebuild_schedule=type_ in LR_SCHEDULES or comparison.schedule_changed,
+        rebuild_schedule=is_ours or comparison.schedule_changed,
         rate_factor=float(rates[0].now) / float(rates[0].then) if rates else 1.0,
         forget_best=bool(comparison.changed(Effect.APPLIED_TO_LOSS, Effect.EVALUATION))
         or comparison.validation_images_changed

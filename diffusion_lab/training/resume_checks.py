@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from diffusion_lab.checkpoint import Checkpoint, load_weights
-from diffusion_lab.config.auto_values import CHANNELS, SIZE
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.console.command_line import program_name
 from diffusion_lab.console.terminal import printable
+from diffusion_lab.data.auto_size import CHANNELS, SIZE
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.draws import VALIDATION_DRAWS
 from diffusion_lab.faults import shown
 from diffusion_lab.runs.identity import data_fingerprint, validation_fingerprint
-from diffusion_lab.training.lr_schedules import LR_SCHEDULES, follows_from_the_place, schedule_class
+from diffusion_lab.training.lr_schedules import follows_from_the_place
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.resume_rules import Change, Effect, changes_since
 
@@ -258,8 +258,9 @@ def _is_unverifiable(change: Change, groups: set[str]) -> bool:
 
 def _has_fixed_options(comparison: Comparison) -> bool:
     """Return whether a custom schedule stores its options in its state, so that new ones would be lost."""
-    type_ = comparison.config.training.scheduler.type
-    return type_ is not None and type_ not in LR_SCHEDULES and not follows_from_the_place(schedule_class(type_))
+    scheduler = comparison.config.training.scheduler
+    path = scheduler.path_of(scheduler.type)
+    return path is not None and not follows_from_the_place(scheduler.class_of(path))
 
 
 def _image_faults(comparison: Comparison) -> Iterator[str]:

@@ -14,8 +14,7 @@ from diffusion_lab.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_t
 from diffusion_lab.checkpoint.content import parse_saved_section
 from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.model_section import ModelSettings
-from diffusion_lab.config.schema import TrainConfig, root_of
-from diffusion_lab.config.settings_reader import suggest_key
+from diffusion_lab.config.schema import TrainConfig, root_of, suggest_key
 from diffusion_lab.config.training_section import TrainingSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.console.redaction import holds_redacted, redacted
@@ -27,7 +26,6 @@ from diffusion_lab.runtime.devices import resolve_device
 from diffusion_lab.runtime.environment import environment
 from diffusion_lab.sampling.terminal_noise import image_process_warnings, terminal_noise_warnings
 from diffusion_lab.training.create import ModuleT, ScheduleSpan, build_module, prepare_denoiser
-from diffusion_lab.training.lr_schedules import schedule_class
 
 if TYPE_CHECKING:
     from diffusion_lab.training.module import DiffusionModule
@@ -164,7 +162,7 @@ def _module(
 def _steps(module: DiffusionModule, training: TrainingSettings) -> int:
     """Return the optimizer steps of all epochs from the trainer; 0 if the schedule is not stepped once per step."""
     kind = training.scheduler.type
-    if kind is None or not getattr(schedule_class(kind), "by_step", False):
+    if kind is None or not training.scheduler.passed_to(training.scheduler.class_of(kind)):
         return 0
     trainer = module.trainer
     data = getattr(trainer, "datamodule", None)

@@ -271,7 +271,8 @@ def test_network_whose_operations_cannot_be_counted_trains(tmp_path: Path) -> No
 
 
 def test_transformer_trains(tmp_path: Path) -> None:
-    own = {"model.architecture.type": "dit", "model.architecture.patch_size": 2}
+    sizes = {"hidden_size": 8, "depth": 1, "num_heads": 2, "patch_size": 2}
+    own = {"model.architecture": {"type": "dit", "image_size": 8, "in_channels": 1, **sizes}}
     assert tiny_run(tmp_path, own).best_value is not None
 
 

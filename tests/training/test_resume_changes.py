@@ -17,12 +17,12 @@ from torch.optim.lr_scheduler import ExponentialLR
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.data.source import ArraySource, ImageSource
 from diffusion_lab.training import prepare
 from diffusion_lab.training.resume import same_results
 from diffusion_lab.training.resume_rules import RULES, Effect, changes_since, effect_of
 from diffusion_lab.training.resume_source import ResumeSource
+from diffusion_lab.typed_settings.settings_reader import leaves
 from tests.training.test_optimizers import PlainDescent
 from tests.training.tiny import CLASSES, TinySource, resume_of, saved, tiny_config, tiny_run
 

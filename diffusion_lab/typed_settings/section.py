@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,20 +45,6 @@ class Section(BaseModel):
         allow_inf_nan=False,
         ser_json_inf_nan="constants",  # an option of a custom class may be infinite, which is not null
     )
-
-
-class PluggableSection(Section):
-    """Section whose ``type`` may be the dotted path of a custom class.
-
-    Keys beyond the fields are arguments of that class; with a built-in type the validation refuses them.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def extra_options(self) -> dict[str, Any]:
-        """Keys that no field declares, in the order given."""
-        return dict(self.model_extra or {})
 
 
 def _is_path_text(value: object) -> object:
@@ -104,6 +91,35 @@ def _fits_a_counter(value: int) -> int:
     """Refuse integers that overflow the counters of the underlying libraries."""
     if value > MAX_COUNT:
         raise ValueError(f"must be at most {MAX_COUNT}")
+    return value
+
+
+def or_auto(schema: dict[str, Any]) -> None:
+    """Let editors accept ``auto``, which is replaced by a number before the validation (data/auto_size.py)."""
+    number = {key: schema.pop(key) for key in ("type", "minimum", "enum") if key in schema}
+    schema["anyOf"] = [number, {"const": "auto", "type": "string"}]
+
+
+DURATION = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
+
+
+def duration_of(text: str) -> timedelta:
+    """Return a duration in Lightning's format, days:hours:minutes:seconds.
+
+    >>> duration_of("00:12:30:00")
+    datetime.timedelta(seconds=45000)
+    """
+    match = DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"must be a duration DD:HH:MM:SS, got {text!r}")
+    days, hours, minutes, seconds = map(int, match.groups())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+def _is_duration(value: object) -> object:
+    # Without quotes, YAML takes 10:00:00:00 for a number to the base 60.
+    if not isinstance(value, str) or DURATION.fullmatch(value) is None or not duration_of(value):
+        raise ValueError("must be a duration 'DD:HH:MM:SS' (days, hours, minutes, seconds) in quotes, above zero")
     return value
 
 
@@ -186,4 +202,9 @@ FolderName = Annotated[
             "patternErrorMessage": "must be a relative folder name that stays inside output.base_dir",
         }
     ),
+]
+Duration = Annotated[
+    str,
+    BeforeValidator(_is_duration),
+    Field(json_schema_extra={"format": "time-limit", "pattern": rf"^(?!0+:00:00:00$){DURATION.pattern}$"}),
 ]
