@@ -19,12 +19,12 @@ from diffusion_lab.cli.interpolations import check_interpolations
 from diffusion_lab.cli.key_locations import KeyLocations, job_key_locations
 from diffusion_lab.cli.run_dir import hydra_folder_faults
 from diffusion_lab.config.schema import GenerateConfig
-from diffusion_lab.config.settings_reader import SettingsReader, expand_home, leaves, plain_tree
-from diffusion_lab.config.spelling import normalize_spelling
-from diffusion_lab.config.validate import field_faults, parse_as, without_excess
+from diffusion_lab.config.validate import field_faults, parse_as
 from diffusion_lab.faults import ConfigError, Fault
 from diffusion_lab.faults.unresolved import resolved
 from diffusion_lab.runtime.import_class import find_classes_in
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, expand_home, leaves, plain_tree, without_excess
+from diffusion_lab.typed_settings.spelling import normalize_spelling
 
 EVALUATE_SHORT_NAMES = (
     *("ckpt", "samples", "reference", "metrics", "features", "weights", "num_samples", "split", "guidance_scale"),

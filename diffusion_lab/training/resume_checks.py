@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from diffusion_lab.checkpoint import Checkpoint, load_weights
-from diffusion_lab.config.auto_values import CHANNELS, SIZE
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.console.command_line import program_name
 from diffusion_lab.console.terminal import printable
+from diffusion_lab.data.auto_size import CHANNELS, SIZE
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.draws import VALIDATION_DRAWS

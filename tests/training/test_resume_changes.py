@@ -20,7 +20,6 @@ from diffusion_lab.checkpoint import Checkpoint, find_checkpoint
 from diffusion_lab.checkpoint.files import step_name
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.data.source import ArraySource, ImageSource
 from diffusion_lab.training import prepare
@@ -28,6 +27,7 @@ from diffusion_lab.training.resume import same_results
 from diffusion_lab.training.resume_checks import changes_from
 from diffusion_lab.training.resume_rules import RULES, Effect, changes_since, effect_of
 from diffusion_lab.training.resume_source import ResumeSource
+from diffusion_lab.typed_settings.settings_reader import leaves
 from tests.config.own_classes import HERE
 from tests.training.test_optimizers import PlainDescent
 from tests.training.tiny import CLASSES, TinySource, resume_of, saved, tiny_config, tiny_run

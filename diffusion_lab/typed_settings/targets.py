@@ -15,10 +15,10 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from diffusion_lab.config.section import DOTTED_PATH, NameOrPath
-from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import ConfigError, Fault, closest
 from diffusion_lab.runtime.import_class import load_class
+from diffusion_lab.typed_settings.section import DOTTED_PATH, NameOrPath
+from diffusion_lab.typed_settings.settings_reader import SettingsReader
 
 TARGET = "_target_"
 """Key of the dotted path in a mapping; the other keys are arguments."""
