@@ -121,19 +121,22 @@ def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) 
     return Comparison(
         config,
         checkpoint,
-        _changes(checkpoint, config),
+        changes_from(checkpoint, config),
         images_changed=metadata.get("data_fingerprint") not in (None, images),
         validation_images_changed="validation_fingerprint" in metadata
         and metadata["validation_fingerprint"] != validation_fingerprint(data.train, data.val, images),
     )
 
 
-def _changes(checkpoint: Checkpoint, config: TrainConfig) -> list[Change]:
+def changes_from(checkpoint: Checkpoint, config: TrainConfig) -> list[Change]:
     """Return the settings that differ; none if the checkpoint does not record its settings."""
     if checkpoint.model is None:
         return []
-    then = dict(checkpoint.config or {}) | {"model": checkpoint.model.model_dump(mode="json")}
-    return changes_since(then, config)
+    model, now = checkpoint.model.model_dump(mode="json"), config.model.architecture
+    leftovers = set(now.all_options()) - now.options.keys() if now.path_of(now.type) else ()
+    for option in leftovers:  # earlier versions recorded the keys of the U-Net for custom networks
+        model["architecture"].pop(option, None)
+    return changes_since(dict(checkpoint.config or {}) | {"model": model}, config)
 
 
 def check_image_shape(checkpoint: Checkpoint, config: TrainConfig) -> None:
@@ -143,7 +146,7 @@ def check_image_shape(checkpoint: Checkpoint, config: TrainConfig) -> None:
         ValueError: Size or channels differ; the message has the setting to use.
     """
     faults = []
-    for change in _changes(checkpoint, config):
+    for change in changes_from(checkpoint, config):
         if change.key in (SIZE, CHANNELS):
             setting = f"set the checkpoint's value, {change.key}={shown(change.then)}"
             advice = f" (auto measures the current folder: {setting})" if config.data.type == "image_folder" else ""
