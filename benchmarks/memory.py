@@ -32,7 +32,7 @@ def networks() -> dict[str, ImageNetwork]:
     """Return a network of each type, for 32×32×3."""
     return {
         "UNet": UNet(3, 64, [1, 2, 4], [False, False, True]),
-        "DiT": DiT(3, 192, [1], [True], num_res_blocks=6, patch_size=2),
+        "DiT": DiT(3, hidden_size=192, depth=6, num_heads=6, patch_size=2),
     }
 
 

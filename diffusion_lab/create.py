@@ -6,23 +6,27 @@ import contextlib
 import math
 import reprlib
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
 
 from diffusion_lab.arguments import arguments_named, name_arguments
 from diffusion_lab.config.defaults import get_default_config
-from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings, ModelSettings
+from diffusion_lab.config.model_section import (
+    ArchitectureSettings,
+    DiffusionSettings,
+    DiscreteOptions,
+    DiTOptions,
+    ModelSettings,
+    UNetOptions,
+)
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.diffusion.continuous import ContinuousCosineSchedule, EDMSchedule, FlowSchedule
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, Parameterization, PreconditionedOutput
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, Schedule, enforce_zero_terminal_snr
 from diffusion_lab.faults import ConfigWarning
-from diffusion_lab.networks import NETWORKS
 from diffusion_lab.runtime.devices import host_memory, resolve_device
-from diffusion_lab.runtime.import_class import load_class
 from diffusion_lab.sampling.terminal_noise import terminal_noise_warnings
 
 MAX_FACTOR = 1e9
@@ -190,10 +194,11 @@ def create_denoiser(model: ModelSettings, class_names: Sequence[str] = (), witho
 
 def create_process(diffusion: DiffusionSettings) -> Schedule:
     """Create the noise process. Raises ValueError if a custom class cannot be imported."""
-    known = PROCESSES.get(diffusion.type)
-    if known is not None:
-        return known(diffusion)
-    schedule: Schedule = load_class(diffusion.type, "model.diffusion.type")(**diffusion.extra_options)
+    if isinstance(diffusion, DiscreteOptions):
+        make_betas = BETA_SCHEDULES[diffusion.beta_schedule]
+        betas = make_betas(diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end)
+        return DiscreteSchedule(enforce_zero_terminal_snr(betas) if diffusion.zero_terminal_snr else betas)
+    schedule: Schedule = diffusion.build()
     return schedule
 
 
@@ -205,20 +210,6 @@ def create_parameterization(diffusion: DiffusionSettings) -> Parameterization:
     if diffusion.sigma_data == "auto":
         raise ValueError("model.diffusion.sigma_data must be a number: auto is measured when training")
     return cls(diffusion.sigma_data)
-
-
-def _discrete(diffusion: DiffusionSettings) -> Schedule:
-    betas = BETA_SCHEDULES[diffusion.beta_schedule](diffusion.num_timesteps, diffusion.beta_start, diffusion.beta_end)
-    return DiscreteSchedule(enforce_zero_terminal_snr(betas) if diffusion.zero_terminal_snr else betas)
-
-
-PROCESSES: dict[str, Callable[[DiffusionSettings], Schedule]] = {
-    "discrete": _discrete,
-    "continuous_cosine": lambda diffusion: ContinuousCosineSchedule(diffusion.noise_shift),
-    "edm": lambda diffusion: EDMSchedule(diffusion.sigma_min, diffusion.sigma_max),
-    "flow": lambda diffusion: FlowSchedule(diffusion.noise_shift),
-}
-"""Names that ``model.diffusion.type`` accepts, besides dotted paths of custom Schedule classes."""
 
 
 def _check_prediction_at_last_step(parameterization: Parameterization, schedule: Schedule, prediction: str) -> None:
@@ -242,19 +233,21 @@ def check_model_fits_memory(model: ModelSettings) -> None:
     and of the labels, and the activations of one image before and after one layer of the first stage.
     """
     architecture, pixel = model.architecture, 4  # bytes of a number
-    widths = [architecture.model_channels * multiplier for multiplier in architecture.channel_multipliers]
-    per_block = MIN_WEIGHTS_OF_A_BLOCK.get(architecture.type, 0)
-    weights = architecture.num_res_blocks * sum(per_block * width**2 for width in widths)
-    weights += (model.conditioning.classes or 0) * architecture.model_channels
-    activations = 2 * widths[0] * (architecture.image_size // architecture.patch_size) ** 2
+    if not isinstance(architecture, UNetOptions | DiTOptions):
+        return  # of a custom network nothing is known
+    width, _ = architecture.stages[0]
+    per_block = architecture.MIN_WEIGHTS_OF_A_BLOCK
+    weights = sum(blocks * per_block * width**2 for width, blocks in architecture.stages)
+    weights += (model.conditioning.classes or 0) * getattr(architecture, architecture.SIZE_KEYS[0])
+    activations = 2 * width * (architecture.image_size // architecture.patch_size) ** 2
     memory = host_memory()
     for needed, what, keys in (
         (
             weights,
             "the weights",
-            "model_channels, channel_multipliers, num_res_blocks or model.conditioning.num_classes",
+            f"{', '.join(architecture.SIZE_KEYS)} or model.conditioning.num_classes",
         ),
-        (activations, "one image", "image_size or model_channels, or a larger patch_size"),
+        (activations, "one image", f"image_size or {architecture.SIZE_KEYS[0]}, or a larger patch_size"),
     ):
         if needed * pixel > memory:
             raise ValueError(
@@ -263,13 +256,9 @@ def check_model_fits_memory(model: ModelSettings) -> None:
             )
 
 
-MIN_WEIGHTS_OF_A_BLOCK = {"unet": 9, "dit": 12}
-"""Minimum weights of a block in squares of its width: a 3×3 convolution; attention and a two-layer MLP of width 4."""
-
-
 def _create_network(architecture: ArchitectureSettings, num_classes: int | None) -> torch.nn.Module:
-    known = NETWORKS.get(architecture.type) or load_class(architecture.type, "model.architecture.type")
-    options: dict[str, Any] = architecture.model_dump(exclude={"type", "image_size"})
-    network: torch.nn.Module = known(num_classes=num_classes, **options)
+    network: torch.nn.Module = architecture.build(
+        image_size=architecture.image_size, in_channels=architecture.in_channels, num_classes=num_classes
+    )
     # Convolutions are fastest in channels-last layout, on CPU and GPU alike.
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

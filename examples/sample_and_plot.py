@@ -20,12 +20,14 @@ def main(checkpoint: str, file: str = "guidance.png") -> None:
     names = sampler.model.class_names
     figure = Figure(figsize=(len(names), len(SCALES)), layout="constrained")
     axes = figure.subplots(len(SCALES), len(names), squeeze=False)
-    for row, scale in zip(axes, SCALES, strict=True):
-        images = sampler.sample(len(names), list(range(len(names))), guidance_scale=scale, seed=0)
-        for axis, image, name in zip(row, to_pixels(images), names, strict=True):
-            axis.imshow(image.permute(1, 2, 0).cpu(), cmap="gray")
-            axis.set(xticks=[], yticks=[], title=name if row is axes[0] else None)
-        row[0].set_ylabel(f"{scale:g}")
+    for scale, row in zip(SCALES, axes, strict=True):
+        images = sampler.sample(len(names), class_labels=names, guidance_scale=scale, seed=0)
+        for axis, image in zip(row, to_pixels(images).cpu(), strict=True):
+            axis.imshow(image.permute(1, 2, 0), cmap="gray")
+            axis.set(xticks=[], yticks=[])
+        row[0].set_ylabel(f"scale {scale:g}")
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.set_title(name)
     figure.savefig(file, dpi=150)
     print(Path(file).resolve())
 

@@ -18,18 +18,13 @@ from hydra.conf import HydraConf
 from pydantic import BaseModel
 
 from diffusion_lab.cli.evaluate_schema import EvaluateConfig
-from diffusion_lab.config.choice import options_schema
-from diffusion_lab.config.data_section import DataSettings
-from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings
-from diffusion_lab.config.optimizer_section import OptimizerSettings
+from diffusion_lab.config.choice import ChoiceSettings, Options
 from diffusion_lab.config.sampler_section import SamplerSettings
-from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS, SchedulerSettings
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, GenerationSettings, OutputSettings, TrainConfig
-from diffusion_lab.config.section import DOTTED_PATH, DeviceName
+from diffusion_lab.config.section import DeviceName
 from diffusion_lab.config.settings_reader import leaves, section_of
 from diffusion_lab.config.spelling import Spelling, spelling_of
-from diffusion_lab.config.training_rules import REQUIRED_SCHEDULER_OPTIONS
-from scripts.json_schema import JsonSchema, class_options, section_schemas
+from scripts.json_schema import JsonSchema, section_schemas, type_options
 
 OptionsByType = Mapping[str | None, JsonSchema]
 
@@ -187,16 +182,8 @@ def _sections(complete: bool) -> dict[str, JsonSchema]:
             section["additionalProperties"] = _or_reference(section["additionalProperties"])
         if not complete:
             section.pop("required", None)
-    for cls in (ArchitectureSettings, DiffusionSettings, DataSettings, OptimizerSettings):
-        section = sections[cls.__name__]
-        section["allOf"] = [_more_keys_for_own_class(section["properties"])]
     for choice in CHOICES:
-        options: OptionsByType = {
-            name: {option: _or_reference(value, _spelling(cls, option)) for option, value in class_options(cls).items()}
-            for name, cls in choice.NAMED.items()
-        }
-        _give_options(sections[choice.__name__], options, complete)
-    _give_options(sections[SchedulerSettings.__name__], _schedules(sections), complete)
+        _give_options(sections[choice.__name__], choice, complete)
     pattern = REFERENCE if complete else f"{REFERENCE}|{MISSING}"
     return {**sections, "Reference": {"type": "string", "pattern": pattern}}
 
@@ -208,12 +195,6 @@ def _classes(cls: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
         section = section_of(cls, name)
         if section is not None:
             yield from _classes(section)
-
-
-def _spelling(cls: type[object], option: str) -> Spelling:
-    """Return the accepted spellings of an option of a named class."""
-    options = options_schema(cls)
-    return spelling_of(options, option) if options else Spelling()
 
 
 def _in_any_case(names: Iterable[str], patterns: Iterable[str] = ()) -> JsonSchema:
@@ -241,41 +222,40 @@ def _or_reference(value: JsonSchema, spelling: Spelling = Spelling()) -> JsonSch
     return {**annotations, "anyOf": [*plain, *spelled, {"$ref": "#/$defs/Reference"}]}
 
 
-def _more_keys_for_own_class(known: Iterable[str]) -> JsonSchema:
-    own = {"type": "string", "pattern": f"^{DOTTED_PATH.pattern}$|{REFERENCE}"}
-    return {
-        "if": {"required": ["type"], "properties": {"type": own}},
-        "else": {"propertyNames": {"enum": [*known, "defaults"]}},
-    }
+def _options(choice: type[ChoiceSettings], name: str | None) -> JsonSchema:
+    """Return the options of a type; those of other types with ``Options`` may have their default, without effect."""
+    own: JsonSchema = type_options(choice, name)
+    for option in choice.options_of(name):
+        own[option] = _or_reference(own[option], spelling_of(choice.member_for(name), option))
+    others = {}
+    for option in choice.all_options() if issubclass(choice.member_for(name), Options) else ():
+        fields = [choice.options_of(owner)[option] for owner in choice.owners_of(option)]
+        defaults = [field.default for field in fields if not field.is_required()]
+        others[option] = {"enum": list(dict.fromkeys(defaults)), "doNotSuggest": True}
+    return {option: value for option, value in others.items() if value["enum"]} | own
 
 
-def _schedules(sections: Mapping[str, JsonSchema]) -> OptionsByType:
-    """Return the options of each learning-rate schedule; those of others may be null, which counts as unset."""
-    known = {**sections[SchedulerSettings.__name__]["properties"]}
-    del known["type"]
-    others = {name: {"type": "null", "doNotSuggest": True} for name in known}
-    return {kind: {**others, **{name: known[name] for name in own}} for kind, own in SCHEDULER_OPTIONS.items()}
-
-
-def _give_options(section: JsonSchema, options: OptionsByType, complete: bool) -> None:
-    """Allow, besides ``type``, only the options of that type; any options if ``type`` is a custom class.
+def _give_options(section: JsonSchema, choice: type[ChoiceSettings], complete: bool) -> None:
+    """Allow, besides the keys of the section, only the options of its ``type``; any options for a custom class.
 
     A file of ``conf/`` without a ``type``, which another file may set, may have the options of all types.
     """
+    keys: JsonSchema = {key: {} for key in section["properties"]}
     kind = section["properties"]["type"]
-    section["properties"] = {"type": kind}
+    options: OptionsByType = {name: _options(choice, name) for name in choice.NAMED}
     rules = section["allOf"] = []
     for name, own in options.items():
         this_type = {"anyOf": [{"const": None}, _in_any_case(["none"])]} if name is None else _in_any_case([name])
         when: JsonSchema = {"properties": {"type": this_type}}
         if not complete or "default" not in kind or name != kind["default"]:
             when["required"] = ["type"]
-        then = _only({"type": {}, **own})
-        if complete and name in REQUIRED_SCHEDULER_OPTIONS:
-            then["required"] = list(REQUIRED_SCHEDULER_OPTIONS[name])
+        then = _only({**keys, **own})
+        required = [option for option, field in choice.options_of(name).items() if field.is_required()]
+        if complete and required:
+            then["required"] = required
         rules.append({"if": when, "then": then})
     if not complete:
-        rules.append({"if": {"not": {"required": ["type"]}}, "then": _only(_options_of_any_type(options))})
+        rules.append({"if": {"not": {"required": ["type"]}}, "then": _only({**keys, **_options_of_any_type(options)})})
 
 
 def _options_of_any_type(options: OptionsByType) -> JsonSchema:

@@ -13,13 +13,10 @@ import yaml
 from diffusion_lab.cli.conf_files import ConfFiles
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.choice import ChoiceSettings
-from diffusion_lab.config.optimizer_section import OPTIMIZER_OPTIONS
-from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import leaves
-from diffusion_lab.config.training_rules import REQUIRED_SCHEDULER_OPTIONS
 from scripts.editor_schema import WHOLE_TREE, package_of, short_names
-from scripts.json_schema import JsonSchema, class_options, section_schemas
+from scripts.json_schema import JsonSchema, section_schemas, type_options
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -196,10 +193,6 @@ class Reference:
             yield self.table(key, values)
         for choice in (each for each in CHOICES if key == each.KEY):
             yield from self.options(choice)
-        if key == "training.optimizer":
-            yield _optimizers()
-        if key == "training.scheduler":
-            yield _schedules()
         for part, reference in inner.items():
             yield from self.section(reference.rpartition("/")[2], f"{key}.{part}".lstrip("."))
 
@@ -211,21 +204,28 @@ class Reference:
     def row(self, key: str, value: JsonSchema) -> tuple[str, ...]:
         """Return name, type, both defaults and meaning of a key; extensions of the format are marked."""
         mark = "" if key in self.defaults or key in V2_OPTIONAL else " †"
-        default = "optional" if key in V2_OPTIONAL else _code(self.defaults.get(key, value.get("default")))
+        default = _code(self.defaults.get(key, value.get("default")))
+        if key not in self.defaults and (key in V2_OPTIONAL or "default" not in value):
+            default = "optional" if key in V2_OPTIONAL else "required"
         composed = _code(self.composed[key]) if key in self.composed else "—"
         return f"`{key}`{mark}", _kind(value), default, composed, value["description"]
 
     def options(self, choice: type[ChoiceSettings]) -> Iterator[str]:
         """Yield the options that all types share, then those specific to a type or with another default."""
-        shared = class_options(choice.BASE)
+        declared = {name: type_options(choice, name) for name in choice.NAMED if choice.path_of(name) is None}
+        first, *others = declared.values()
+        shared = {option: value for option, value in first.items() if all(value == own.get(option) for own in others)}
         if shared:
             yield f"Every type of `{choice.KEY}` has these options:\n"
-            yield _options(choice.KEY, shared)
-        for name, cls in choice.NAMED.items():
-            own = {option: value for option, value in class_options(cls).items() if value != shared.get(option)}
-            yield f"`type: {name}`. {inspect.getdoc(cls)}\n"
+            yield self.table(choice.KEY, shared)
+        for name, options in declared.items() if choice.all_options() else ():
+            own = {option: value for option, value in options.items() if value != shared.get(option)}
+            yield f"`type: {_code(name)[1:-1]}`. {inspect.getdoc(choice.NAMED[name])}\n"
             if own:
-                yield _options(choice.KEY, own)
+                yield self.table(choice.KEY, own)
+        for name in (name for name in choice.NAMED if name not in declared):
+            arguments = ", ".join(f"`{option}`" for option in type_options(choice, name)) or "none"
+            yield f"`type: {name}`. The class `{choice.path_of(name)}`; its arguments: {arguments}.\n"
 
 
 def composed_by_train() -> dict[str, Any]:
@@ -240,31 +240,6 @@ def composed_by_train() -> dict[str, Any]:
         return resolved(values[key] if key else yaml.safe_load(otherwise) if "$" not in otherwise else otherwise)
 
     return {key: resolved(value) for key, value in values.items()} | {"output.base_dir": "outputs/EXPERIMENT/TIME"}
-
-
-def _options(section: str, values: Mapping[str, JsonSchema]) -> str:
-    """Return a table with a row for each option of a type."""
-    rows = (
-        (f"`{section}.{name}` †", _kind(value), _code(value.get("default")), value["description"])
-        for name, value in values.items()
-    )
-    return _table(("key", "type and bounds", "default", "meaning"), rows) + "\n"
-
-
-def _optimizers() -> str:
-    rows = [
-        (_code(name), ", ".join(f"`{option}`" for option in options)) for name, options in OPTIMIZER_OPTIONS.items()
-    ]
-    return "Each type also accepts these arguments of its torch class:\n\n" + _table(("type", "options"), rows) + "\n"
-
-
-def _schedules() -> str:
-    rows = []
-    for name, options in SCHEDULER_OPTIONS.items():
-        required = REQUIRED_SCHEDULER_OPTIONS.get(str(name), ())
-        read = ", ".join(f"`{option}`" + (" (required)" if option in required else "") for option in options)
-        rows.append((_code(name), read if name else "none"))
-    return "Each type has its own options:\n\n" + _table(("type", "options"), rows) + "\n"
 
 
 def _kind(value: JsonSchema) -> str:

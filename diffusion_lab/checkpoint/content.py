@@ -22,7 +22,7 @@ from diffusion_lab.checkpoint.foreign import (
     with_prediction,
 )
 from diffusion_lab.checkpoint.weights import Weights, assign_weights, load_weights
-from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.model_section import DiTOptions, ModelSettings, UNetOptions
 from diffusion_lab.config.training_section import PerformanceSettings
 from diffusion_lab.config.validate import SectionT, parse_section
 from diffusion_lab.console.redaction import REDACTED, holds_redacted
@@ -196,7 +196,8 @@ class Checkpoint:
     def _check_depth(self, settings: ModelSettings, weights: Weights) -> None:
         """Compare the number of blocks with the weights before any is created, since it could be of any size."""
         architecture = settings.architecture
-        blocks = architecture.num_res_blocks * len(architecture.channel_multipliers)
+        stages = architecture.stages if isinstance(architecture, UNetOptions | DiTOptions) else []
+        blocks = sum(number for _, number in stages)
         if blocks > len(weights):
             raise ValueError(
                 f"{self.path} holds weights of another architecture: {len(weights)} tensors, too few for "

@@ -46,6 +46,7 @@ class Metadata(Section):
     data_fingerprint: str | None = None
     wandb_id: str | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
+    stopped: bool = False
     averaged: bool = False
     ema_decay: float | None = None
 

@@ -73,7 +73,8 @@ def _compose(
         tree.pop(name, None)
     locations = read_locations()
     try:
-        parsed = parse_as(root, tree, faults, default_steps=_steps_are_default(root, tree, locations), starts=True)
+        default_steps = _steps_are_default(root, tree, locations)
+        parsed = parse_as(root, tree, faults, default_steps, starts=True, is_typed=locations.is_set_with_type)
     except ConfigError as error:
         raise error.with_suggestions(short_names).with_locations(locations.location_of) from None
     return with_default_prediction(parsed) if prediction_is_default(root, tree, locations, config_dir()) else parsed

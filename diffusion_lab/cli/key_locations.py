@@ -56,6 +56,12 @@ class KeyLocations:
         """Return whether an override sets a key itself, alone or in a section, whose other keys stay unchanged."""
         return key in self._set_one_by_one
 
+    def is_set_with_type(self, key: str, _: object = None) -> bool:
+        """Return whether an override sets an option of a section, or the file that sets the ``type`` of the section."""
+        kind = f"{key.rpartition('.')[0]}.type"
+        files = [(self.location_in_files(each) or "").rpartition(":")[0] for each in (key, kind)]
+        return self.is_typed(key) or (not self.is_typed(kind) and files[0] == files[1] != "")
+
     def location_of(self, key: str) -> str | None:
         """Return the location of a key, else that of the section that was given as a whole; None if unknown.
 

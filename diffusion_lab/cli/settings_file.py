@@ -45,7 +45,7 @@ def read_settings(file: Path, overrides: Sequence[str] = ()) -> TrainConfig | Ge
     faults: list[Fault] = []
     values = resolved(tree, faults)
     try:
-        return parse_as(root_of(values), values, faults, starts=True)
+        return parse_as(root_of(values), values, faults, starts=True, is_typed=locations.is_set_with_type)
     except ConfigError as error:
         raise error.with_locations(locations.location_of) from None
 

@@ -66,5 +66,5 @@ def _is_positive(value: object) -> bool:
 
 def _halvings(architecture: dict[str, Any]) -> int | None:
     """Return how often the stages of the network halve the positions; None if they are faulty."""
-    multipliers = architecture.get("channel_multipliers")
+    multipliers = architecture.get("channel_multipliers", [1])
     return max(len(multipliers) - 1, 0) if isinstance(multipliers, list) else None

@@ -17,15 +17,12 @@ from diffusion_lab.config.evaluation_rules import (
 from diffusion_lab.config.model_rules import (
     check_attention_flags,
     check_beta_range,
-    check_dit_channels,
-    check_dit_stages,
     check_image_size,
     check_num_classes,
     check_num_classes_is_used,
-    check_process_keys,
     check_sigma_range,
+    check_transformer_width,
 )
-from diffusion_lab.config.option_rules import check_options, check_unknown_keys
 from diffusion_lab.config.path_rules import (
     check_generation_checkpoint,
     check_image_folders,
@@ -35,7 +32,8 @@ from diffusion_lab.config.path_rules import (
 )
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
-from diffusion_lab.config.signatures import check_custom_classes
+from diffusion_lab.config.signatures import check_class
+from diffusion_lab.config.targets import check_targets
 from diffusion_lab.config.training_rules import (
     check_amp_precision,
     check_best_needs_validation,
@@ -43,32 +41,23 @@ from diffusion_lab.config.training_rules import (
     check_ema_decays,
     check_fused_or_foreach,
     check_metric_is_logged,
-    check_optimizer_keys,
     check_plateau_needs_validation,
     check_raw_loss_needs_ema,
     check_resume_keys_are_used,
     check_sampler_steps,
-    check_scheduler_keys,
 )
 from diffusion_lab.faults import Fault
 
-PLUGGABLE = ("model.architecture", "model.diffusion", "data", "training.optimizer", "training.scheduler")
-"""Sections whose further keys are for a class given by its dotted path."""
-
 CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     check_attention_flags,
-    check_dit_stages,
-    check_dit_channels,
+    check_transformer_width,
     check_image_size,
     check_beta_range,
     check_sigma_range,
-    check_process_keys,
     check_num_classes,
     check_num_classes_is_used,
     check_image_paths,
-    check_optimizer_keys,
     check_fused_or_foreach,
-    check_scheduler_keys,
     check_metric_is_logged,
     check_raw_loss_needs_ema,
     check_best_needs_validation,
@@ -85,12 +74,8 @@ CROSS_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
     check_evaluation_steps,
     check_weights_are_used,
     check_metric_direction,
-    *map(check_unknown_keys, PLUGGABLE),
 )
-IMPORTING_CHECKS: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (
-    check_custom_classes,
-    *map(check_options, CHOICES),
-)
+IMPORTING_CHECKS = (*map(check_class, CHOICES), check_targets)
 
 CHECKS_AT_START: tuple[Callable[[SettingsReader], Iterable[Fault]], ...] = (check_image_folders, check_subfolder_links)
 """Checks that depend on the folders of the machine."""

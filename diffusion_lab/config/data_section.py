@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from diffusion_lab.config.choice import ChoiceSettings, Options
 from diffusion_lab.config.section import (
     MAX_PROCESSES,
     NameOrPath,
     PathText,
-    PluggableSection,
     PositiveInt,
     Probability,
     Section,
 )
 
-DATA_TYPES = ("image_folder", "digits", "emoji", "mnist", "cifar10", "fashion_mnist")
 DOWNLOADED_TYPES = ("mnist", "cifar10", "fashion_mnist")
 SELF_CONTAINED_TYPES = ("digits", "emoji")
 """Data sets that come with the installed packages and read no path."""
@@ -80,10 +79,28 @@ class ValidationSplitSettings(Section):
     seed: int = Field(default=0, ge=0, description="Seed of the split; deliberately independent of `compute.seed`.")
 
 
-class DataSettings(PluggableSection):
+class NoOptions(Options):
+    """None besides the keys of the section: ``run_images/sources.py`` reads these data sets."""
+
+
+DATA_SETS: dict[str, type[Options] | str] = {
+    **dict.fromkeys(("image_folder", *SELF_CONTAINED_TYPES, *DOWNLOADED_TYPES), NoOptions),
+}
+"""Names that ``data.type`` accepts; a line ``"name": "path.of.a.class"`` adds a data set."""
+
+
+class DataSettings(ChoiceSettings):
     """``data``: the images. Their size, channels and labels follow from the ``model`` section."""
 
-    type: Annotated[str, NameOrPath(*DATA_TYPES)] = Field(
+    KEY = "data"
+    NAMED = DATA_SETS
+    PASSED: ClassVar[dict[str, str]] = {
+        "image_size": "model.architecture.image_size",
+        "channels": "model.architecture.in_channels",
+    }
+    REQUIRED = ("image_size", "channels")
+
+    type: Annotated[str, NameOrPath(*DATA_SETS)] = Field(
         default="image_folder",
         description="Source of the images: your own images (`image_folder`), data sets that come with the project "
         "(`digits`, `emoji`), others that are downloaded, or the dotted path of a custom class.",

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel
 
 from diffusion_lab.config.auto_values import choose_patch_size
-from diffusion_lab.config.settings_reader import section_of
+from diffusion_lab.config.settings_reader import member_of, section_of
 
 V2_DEFAULTS = Path(__file__).with_name("v2_defaults.yaml")
 """Every key of the V2 format with its default and a comment: the only place where they are stated."""
@@ -78,7 +78,7 @@ def fill_model(model: dict[str, Any], section: type[BaseModel]) -> None:
 
 
 def _fill(tree: dict[str, Any], section: type[BaseModel], defaults: Mapping[str, Any]) -> None:
-    for name, field in section.model_fields.items():
+    for name, field in (member_of(section, tree) or section).model_fields.items():
         inner = section_of(section, name)
         if name not in tree:
             if field.is_required() and name in defaults:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
 
 from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.section import NameOrPath, Section
-from diffusion_lab.diffusion.penalty import PENALTIES, Penalty
-from diffusion_lab.diffusion.time_distribution import TIME_DISTRIBUTIONS, TimeDistribution
-from diffusion_lab.diffusion.weighting import WEIGHTINGS, Weighting
+from diffusion_lab.diffusion.penalty import PENALTIES
+from diffusion_lab.diffusion.time_distribution import TIME_DISTRIBUTIONS
+from diffusion_lab.diffusion.weighting import WEIGHTINGS
 
 
 class PenaltySettings(ChoiceSettings):
     """``training.loss.penalty``: penalty on the prediction error."""
 
     KEY = "training.loss.penalty"
-    BASE = Penalty
     NAMED = PENALTIES
+    FILE = "penalty={}"
 
     type: Annotated[str, NameOrPath(*PENALTIES)] = Field(
         default="mse", description="Penalty on the prediction error; a dotted path names a custom class."
@@ -29,8 +30,8 @@ class WeightingSettings(ChoiceSettings):
     """``training.loss.weighting``: weight of the loss at each noise level."""
 
     KEY = "training.loss.weighting"
-    BASE = Weighting
     NAMED = WEIGHTINGS
+    FILE = "weighting={}"
 
     type: Annotated[str, NameOrPath(*WEIGHTINGS)] = Field(
         default="uniform", description="Weight of the loss at each noise level; a dotted path names a custom class."
@@ -41,8 +42,8 @@ class TimesSettings(ChoiceSettings):
     """``training.loss.times``: distribution of the times, which set the noise levels in training."""
 
     KEY = "training.loss.times"
-    BASE = TimeDistribution
     NAMED = TIME_DISTRIBUTIONS
+    FILE = "times={}"
 
     type: Annotated[str, NameOrPath(*TIME_DISTRIBUTIONS)] = Field(
         default="auto",
@@ -54,9 +55,9 @@ class TimesSettings(ChoiceSettings):
 class LossSettings(Section):
     """``training.loss``: the denoising loss."""
 
-    penalty: PenaltySettings = Field(default_factory=PenaltySettings)
-    weighting: WeightingSettings = Field(default_factory=WeightingSettings)
-    times: TimesSettings = Field(default_factory=TimesSettings)
+    penalty: PenaltySettings = Field(default_factory=partial(PenaltySettings.model_validate, {}))
+    weighting: WeightingSettings = Field(default_factory=partial(WeightingSettings.model_validate, {}))
+    times: TimesSettings = Field(default_factory=partial(TimesSettings.model_validate, {}))
     stratified: bool = Field(
         default=True,
         description="Draw the times of a batch by stratified sampling, which reduces the variance of the loss.",

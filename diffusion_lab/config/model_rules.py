@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffusion_lab.config.model_section import DEFAULT_PROCESS, PROCESS_OPTIONS
 from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import Fault
 
 
 def check_attention_flags(tree: SettingsReader) -> Iterator[Fault]:
-    if tree["model.architecture.type"] == "dit":
-        return  # has its own rule
+    if tree["model.architecture.type"] != "unet":
+        return
     stages = len(tree["model.architecture.channel_multipliers"])
     flags = tree["model.architecture.use_attention"]
     if len(flags) != stages:
@@ -19,28 +18,23 @@ def check_attention_flags(tree: SettingsReader) -> Iterator[Fault]:
         yield Fault("model.architecture.use_attention", rule, flags)
 
 
-def check_dit_stages(tree: SettingsReader) -> Iterator[Fault]:
+def check_transformer_width(tree: SettingsReader) -> Iterator[Fault]:
     if tree["model.architecture.type"] != "dit":
         return
-    multipliers = tree["model.architecture.channel_multipliers"]
-    flags = tree["model.architecture.use_attention"]
-    requirement = "with model.architecture.type dit, which has one stage (command line: model=dit_tiny or another dit)"
-    if len(multipliers) != 1:
-        yield Fault("model.architecture.channel_multipliers", f"must have one entry {requirement}", multipliers)
-    if list(flags) != [True]:
-        yield Fault("model.architecture.use_attention", f"must be [true] {requirement}", flags)
-
-
-def check_dit_channels(tree: SettingsReader) -> Iterator[Fault]:
-    channels, multipliers = tree["model.architecture.model_channels"], tree["model.architecture.channel_multipliers"]
-    if tree["model.architecture.type"] == "dit" and channels * multipliers[0] % 4:
-        rule = f"times the multiplier, {multipliers[0]}, must be divisible by 4 with model.architecture.type dit: "
-        yield Fault("model.architecture.model_channels", rule + "a sine and a cosine each for row and column", channels)
+    width, heads = tree["model.architecture.hidden_size"], tree["model.architecture.num_heads"]
+    if width % 4:
+        rule = "must be divisible by 4: a sine and a cosine each for row and column"
+        yield Fault("model.architecture.hidden_size", rule, width)
+    if width % heads:
+        yield Fault("model.architecture.num_heads", f"must divide model.architecture.hidden_size, {width}", heads)
 
 
 def check_image_size(tree: SettingsReader) -> Iterator[Fault]:
+    kind = tree["model.architecture.type"]
+    if kind not in ("unet", "dit"):
+        return
     size, patch = tree["model.architecture.image_size"], tree["model.architecture.patch_size"]
-    halvings = len(tree["model.architecture.channel_multipliers"]) - 1
+    halvings = len(tree["model.architecture.channel_multipliers"]) - 1 if kind == "unet" else 0
     if size % (patch * 2**halvings):
         stages = [f"{halvings + 1} stages halve the image {halvings} times"] if halvings else []
         reasons = ", after ".join(stages + ([f"patches of {patch}"] if patch > 1 else []))
@@ -54,18 +48,11 @@ def check_beta_range(tree: SettingsReader) -> Iterator[Fault]:
 
 
 def check_sigma_range(tree: SettingsReader) -> Iterator[Fault]:
+    if tree["model.diffusion.type"] != "edm":
+        return
     low, high = tree["model.diffusion.sigma_min"], tree["model.diffusion.sigma_max"]
     if low >= high:
         yield Fault("model.diffusion.sigma_min", f"must be less than model.diffusion.sigma_max, {high:g}", low)
-
-
-def check_process_keys(tree: SettingsReader) -> Iterator[Fault]:
-    kind = tree["model.diffusion.type"]
-    for name, value in tree.section("model.diffusion").items():
-        owners = [owner for owner, names in PROCESS_OPTIONS.items() if name in names]
-        if owners and kind in PROCESS_OPTIONS and kind not in owners and value != DEFAULT_PROCESS[name]:
-            rule = f"belongs to type {' or '.join(owners)}, not to {kind}; leave it out"
-            yield Fault(f"model.diffusion.{name}", rule, value)
 
 
 def check_num_classes(tree: SettingsReader) -> Iterator[Fault]:

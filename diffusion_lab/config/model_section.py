@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from diffusion_lab.config.section import NameOrPath, PluggableSection, PositiveInt, Probability, Section
-
-ARCHITECTURE_TYPES = ("unet", "dit")
-PROCESS_OPTIONS = {
-    "discrete": ("zero_terminal_snr",),
-    "continuous_cosine": ("noise_shift",),
-    "edm": ("sigma_min", "sigma_max"),
-    "flow": ("noise_shift",),
-}
-"""Keys of ``model.diffusion``, beyond those of the V2 format, that each type of noise process reads."""
+from diffusion_lab.config.choice import ChoiceSettings, Options
+from diffusion_lab.config.section import NameOrPath, PositiveInt, Probability, Section
 
 
 def _fits_the_groups(channels: int) -> int:
@@ -39,53 +31,201 @@ def _or_auto(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [number, {"const": "auto", "type": "string"}]
 
 
-class ArchitectureSettings(PluggableSection):
-    """``model.architecture``: the network. The size and channels of the data follow from here."""
+Count = Annotated[int, Field(ge=1, le=1000)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 
-    type: Annotated[str, NameOrPath(*ARCHITECTURE_TYPES)] = Field(
-        default="unet",
-        description="The network: convolutions (`unet`), a transformer (`dit`); a dotted path names a custom class.",
-    )
-    image_size: PositiveInt = Field(
-        json_schema_extra=_or_auto,
-        description="Height and width of the images in pixels; divisible by `patch_size` · 2^(stages−1). `auto` with "
-        "`data.type: image_folder`: the median short side of the images, at most 64; the run records the number.",
-    )
-    in_channels: Annotated[Literal[1, 3, 4], BeforeValidator(_is_no_bool)] = Field(
-        json_schema_extra=_or_auto,
-        description="Image channels: 1 grayscale, 3 RGB, 4 RGBA. `auto` with `data.type: image_folder`: 1 if all "
-        "images are grayscale, else 3.",
-    )
+
+class UNetOptions(Options):
+    """Options of the U-Net."""
+
+    CLASS = "diffusion_lab.networks.unet.UNet"
+    SIZE_KEYS: ClassVar[tuple[str, ...]] = ("model_channels", "channel_multipliers", "num_res_blocks")
+    MIN_WEIGHTS_OF_A_BLOCK: ClassVar[int] = 9
+    """In squares of its width: a 3×3 convolution."""
+
     model_channels: Annotated[PositiveInt, AfterValidator(_fits_the_groups)] = Field(
         json_schema_extra={"anyOf": [{"maximum": 32}, {"multipleOf": 8}]},
         description="Feature channels of the first stage; above 32 a multiple of 8 (group normalisation).",
     )
     channel_multipliers: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1, max_length=16)] = Field(
         description="One entry per stage: its channels, divided by `model_channels`. Each further stage halves the "
-        "resolution. `dit` has one."
+        "resolution."
     )
     use_attention: Annotated[tuple[bool, ...], Field(strict=False)] = Field(
-        description="One entry per stage, as in `channel_multipliers`: whether it has self-attention. "
-        "`[true]` for `dit`."
+        description="One entry per stage, as in `channel_multipliers`: whether it has self-attention."
     )
-    num_res_blocks: int = Field(
-        default=2, ge=1, le=1000, description="Residual blocks per stage; transformer blocks of `dit`."
-    )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout inside the blocks.")
+    num_res_blocks: Count = Field(default=2, description="Residual blocks per stage.")
+    dropout: Dropout = Field(default=0.0, description="Dropout inside the blocks.")
     patch_size: PositiveInt = Field(
         default=1,
         json_schema_extra=_or_auto,
-        description="Side of the patch of pixels that is one position of the first stage, or one token of `dit`. "
-        "`auto` follows the image size: 1 to 16 pixels, 2 to 64, 4 to 128 and so on, less where the stages cannot "
-        "halve the rest; the run records the number.",
+        description="Side of the patch of pixels that is one position of the first stage. `auto` follows the image "
+        "size: 1 to 16 pixels, 2 to 64, 4 to 128 and so on, less where the stages cannot halve the rest; the run "
+        "records the number.",
     )
     head_channels: PositiveInt = Field(default=32, description="Minimum number of channels per attention head.")
 
+    @property
+    def stages(self) -> list[tuple[int, int]]:
+        """Width and number of blocks of each stage."""
+        return [(self.model_channels * multiplier, self.num_res_blocks) for multiplier in self.channel_multipliers]
 
-class DiffusionSettings(PluggableSection):
+
+class DiTOptions(Options):
+    """Options of the diffusion transformer, by the names of arXiv:2212.09748."""
+
+    CLASS = "diffusion_lab.networks.dit.DiT"
+    SIZE_KEYS: ClassVar[tuple[str, ...]] = ("hidden_size", "depth")
+    MIN_WEIGHTS_OF_A_BLOCK: ClassVar[int] = 10
+    """In squares of its width: attention has 4, its modulation 6."""
+
+    hidden_size: PositiveInt = Field(description="Channels of a token; divisible by 4 and by `num_heads`.")
+    depth: Count = Field(description="Number of transformer blocks.")
+    num_heads: PositiveInt = Field(description="Attention heads of each block.")
+    mlp_ratio: float = Field(
+        default=4.0, gt=0, description="Channels of the hidden layer of each MLP, divided by `hidden_size`."
+    )
+    patch_size: PositiveInt = Field(
+        default=1,
+        json_schema_extra=_or_auto,
+        description="Side of the patch of pixels that is one token. `auto` follows the image size: 1 to 16 pixels, 2 "
+        "to 64, 4 to 128 and so on; the run records the number.",
+    )
+    dropout: Dropout = Field(default=0.0, description="Dropout after attention and MLP.")
+
+    @property
+    def stages(self) -> list[tuple[int, int]]:
+        """Width and number of blocks, as one stage."""
+        return [(self.hidden_size, self.depth)]
+
+
+NETWORKS: dict[str, type[Options] | str] = {
+    "unet": UNetOptions,
+    "dit": DiTOptions,
+}
+"""Names that ``model.architecture.type`` accepts: options, or the path of a class whose signature declares them."""
+
+
+WIDEST = 2**20
+"""Largest width that is read from the keys of earlier versions."""
+
+
+class ArchitectureSettings(ChoiceSettings):
+    """``model.architecture``: the network. The size and channels of the data follow from here."""
+
+    KEY = "model.architecture"
+    NAMED = NETWORKS
+    FILE = "model={0}_tiny or another {0}"
+    PASSED: ClassVar[dict[str, str]] = {
+        "image_size": "model.architecture.image_size",
+        "in_channels": "model.architecture.in_channels",
+        "num_classes": "model.conditioning.num_classes",
+    }
+    IF_NAMED = ("image_size",)
+    ONLY_TRAINING = False
+    DROPS_LEFTOVERS = True
+
+    type: Annotated[str, NameOrPath(*NETWORKS)] = Field(
+        default="unet",
+        description="The network: convolutions (`unet`), a transformer (`dit`); a dotted path names a custom class.",
+    )
+    image_size: PositiveInt = Field(
+        json_schema_extra=_or_auto,
+        description="Height and width of the images in pixels; divisible by `patch_size`, for `unet` times "
+        "2^(stages−1). `auto` with `data.type: image_folder`: the median short side of the images, at most 64; the run "
+        "records the number.",
+    )
+    in_channels: Annotated[Literal[1, 3, 4], BeforeValidator(_is_no_bool)] = Field(
+        json_schema_extra=_or_auto,
+        description="Image channels: 1 grayscale, 3 RGB, 4 RGBA. `auto` with `data.type: image_folder`: 1 if all "
+        "images are grayscale, else 3.",
+    )
+
+    @classmethod
+    def translate_old_keys(cls, section: dict[str, Any]) -> None:
+        """Replace the keys of a transformer of earlier versions, those of the U-Net, in place; only if all are there.
+
+        >>> dit = {"type": "dit", "model_channels": 64, "channel_multipliers": [2], "use_attention": [True]}
+        >>> ArchitectureSettings.translate_old_keys(dit)
+        >>> dit
+        {'type': 'dit', 'hidden_size': 128, 'depth': 2, 'num_heads': 4}
+        """
+        match section:
+            case {
+                "type": "dit",
+                "model_channels": int(channels),
+                "channel_multipliers": [int(multiplier)],
+                "use_attention": [True],
+            } if 0 < channels * multiplier < WIDEST and not section.keys() & {"hidden_size", "depth", "num_heads"}:
+                width, head_channels = channels * multiplier, section.get("head_channels", 32)
+                if not isinstance(head_channels, int) or head_channels < 1:
+                    return
+                most = max(width // head_channels, 1)
+                section |= {
+                    "hidden_size": width,
+                    "depth": section.pop("num_res_blocks", 2),
+                    "num_heads": next(heads for heads in range(most, 0, -1) if width % heads == 0),
+                }
+                for name in ("model_channels", "channel_multipliers", "use_attention", "head_channels"):
+                    section.pop(name, None)
+
+
+class DiscreteOptions(Options):
+    """Options of the discrete process besides the V2 keys."""
+
+    CLASS = "diffusion_lab.diffusion.schedules.DiscreteSchedule"
+
+    zero_terminal_snr: bool = Field(
+        default=False, description="Zero signal-to-noise ratio at the last step (arXiv:2305.08891)."
+    )
+
+
+class ContinuousCosineOptions(Options):
+    """Options of the cosine schedule in continuous time."""
+
+    CLASS = "diffusion_lab.diffusion.continuous.ContinuousCosineSchedule"
+
+    noise_shift: float = Field(
+        default=1.0,
+        gt=0,
+        description="Factor of the noise-to-signal ratio at every time; larger images need more, such as the side "
+        "divided by 64 (arXiv:2301.11093).",
+    )
+
+
+class FlowOptions(ContinuousCosineOptions):
+    """Options of rectified flow."""
+
+    CLASS = "diffusion_lab.diffusion.continuous.FlowSchedule"
+
+
+class EDMOptions(Options):
+    """Options of EDM's process."""
+
+    CLASS = "diffusion_lab.diffusion.continuous.EDMSchedule"
+
+    sigma_min: float = Field(default=0.002, gt=0, description="Minimum noise level, less than `sigma_max`.")
+    sigma_max: float = Field(default=80.0, gt=0, description="Maximum noise level.")
+
+
+PROCESSES: dict[str, type[Options] | str] = {
+    "discrete": DiscreteOptions,
+    "continuous_cosine": ContinuousCosineOptions,
+    "edm": EDMOptions,
+    "flow": FlowOptions,
+}
+"""Names that ``model.diffusion.type`` accepts: options, or the path of a class whose signature declares them."""
+
+
+class DiffusionSettings(ChoiceSettings):
     """``model.diffusion``: the noise process and the prediction target of the network."""
 
-    type: Annotated[str, NameOrPath(*PROCESS_OPTIONS)] = Field(
+    KEY = "model.diffusion"
+    NAMED = PROCESSES
+    ONLY_TRAINING = False
+    DROPS_LEFTOVERS = True
+
+    type: Annotated[str, NameOrPath(*PROCESSES)] = Field(
         default="discrete",
         description="The noise process: discrete as in DDPM, or continuous; a dotted path names a custom class.",
     )
@@ -107,17 +247,6 @@ class DiffusionSettings(PluggableSection):
         lt=1,
         description="`discrete`: noise variance of the last step; for T steps, scale it by 1000 / T.",
     )
-    zero_terminal_snr: bool = Field(
-        default=False, description="`discrete`: zero signal-to-noise ratio at the last step (arXiv:2305.08891)."
-    )
-    noise_shift: float = Field(
-        default=1.0,
-        gt=0,
-        description="`continuous_cosine`, `flow`: factor of the noise-to-signal ratio at every time; larger images "
-        "need more, such as the side divided by 64 (arXiv:2301.11093).",
-    )
-    sigma_min: float = Field(default=0.002, gt=0, description="`edm`: minimum noise level, less than `sigma_max`.")
-    sigma_max: float = Field(default=80.0, gt=0, description="`edm`: maximum noise level.")
     prediction: Literal["epsilon", "x0", "v", "flow", "edm"] = Field(
         default="epsilon",
         description="Prediction target of the network: the noise (`epsilon`), the clean image (`x0`), the velocity "
@@ -139,17 +268,6 @@ class DiffusionSettings(PluggableSection):
         settings = self.model_copy()
         settings.model_fields_set.discard("prediction")
         return settings
-
-    @model_serializer(mode="wrap")
-    def _without_options_of_other_types(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        tree: dict[str, Any] = serialize(self)
-        options = PROCESS_OPTIONS.get(self.type, ())
-        return {key: value for key, value in tree.items() if key in options or key not in DEFAULT_PROCESS}
-
-
-DEFAULT_PROCESS = {
-    name: DiffusionSettings.model_fields[name].default for names in PROCESS_OPTIONS.values() for name in names
-}
 
 
 class ConditioningSettings(Section):

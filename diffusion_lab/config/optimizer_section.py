@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field
 
-from diffusion_lab.config.section import NameOrPath, NonNegative, PluggableSection
+from diffusion_lab.config.choice import ChoiceSettings, Options
+from diffusion_lab.config.section import NameOrPath, NonNegative
 
-OF_EVERY_ADAM = ("eps", "amsgrad", "foreach", "maximize", "capturable", "differentiable", "fused")
-OPTIMIZER_OPTIONS: dict[str, tuple[str, ...]] = {
-    "adam": (*OF_EVERY_ADAM, "decoupled_weight_decay"),
-    "adamw": OF_EVERY_ADAM,
-}
-"""Arguments of each named class besides the V2 keys; the class's own default applies unless they are set."""
 TORCH_OPTIMIZERS = tuple(
     f"torch.optim.{name}"
     for name in ("SGD", "RMSprop", "RAdam", "NAdam", "Adamax", "Adagrad", "Adadelta", "Adafactor", "ASGD")
 )
 """Optimizers of torch that are selected by their dotted path."""
-OPTIMIZER_TYPES = tuple(OPTIMIZER_OPTIONS)
-ALL_OPTIMIZER_OPTIONS = tuple(dict.fromkeys(name for names in OPTIMIZER_OPTIONS.values() for name in names))
 
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 """Decay of a running average per step."""
@@ -32,20 +25,11 @@ def _is_false(value: bool) -> bool:
     return value
 
 
-class OptimizerSettings(PluggableSection):
-    """``training.optimizer``: the optimizer."""
+class AdamWOptions(Options):
+    """Arguments of AdamW besides the V2 keys; the default of the class applies to those that are null."""
 
-    type: Annotated[str, NameOrPath(*OPTIMIZER_TYPES, paths=TORCH_OPTIMIZERS)] = Field(
-        description="The optimizer; a dotted path names a custom class, or another of torch, such as `torch.optim.SGD`."
-    )
-    learning_rate: float = Field(gt=0, description="Learning rate; with warmup, its peak.")
-    weight_decay: NonNegative = Field(description="Weight decay coefficient.")
-    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = Field(
-        description="Decay of the running averages of gradient and squared gradient."
-    )
-    gradient_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
-        description="Maximum total norm of the gradients; `null` does not clip."
-    )
+    CLASS = "torch.optim.AdamW"
+
     eps: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
         description="Added to the denominator for stability; `null` uses the default of the class.",
@@ -66,17 +50,48 @@ class OptimizerSettings(PluggableSection):
         default=None,
         description="One kernel for the whole step; `null` uses it where available, unless `foreach` is true.",
     )
+
+
+class AdamOptions(AdamWOptions):
+    """Arguments of Adam besides the V2 keys; the default of the class applies to those that are null."""
+
+    CLASS = "torch.optim.Adam"
+
     decoupled_weight_decay: bool | None = Field(
-        default=None, description="`adam`: decouple the weight decay from the gradient, as `adamw` does."
+        default=None, description="Decouple the weight decay from the gradient, as `adamw` does."
     )
 
-    @model_serializer(mode="wrap")
-    def _without_unset_options(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        tree: dict[str, Any] = serialize(self)
-        return {key: value for key, value in tree.items() if value is not None or key not in ALL_OPTIMIZER_OPTIONS}
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Further arguments of the optimizer class that were set, besides the V2 keys."""
-        options = {name: getattr(self, name) for name in ALL_OPTIMIZER_OPTIONS}
-        return {name: value for name, value in options.items() if value is not None} | self.extra_options
+OPTIMIZERS: dict[str, type[Options] | str] = {
+    "adam": AdamOptions,
+    "adamw": AdamWOptions,
+}
+"""Names that ``training.optimizer.type`` accepts: options, or the path of a class whose signature declares them."""
+
+
+class OptimizerSettings(ChoiceSettings):
+    """``training.optimizer``: the optimizer."""
+
+    KEY = "training.optimizer"
+    NAMED = OPTIMIZERS
+    FIRST = "the parameters"
+    FIRST_NAME = "params"
+    PASSED: ClassVar[dict[str, str]] = {
+        "lr": "training.optimizer.learning_rate",
+        "weight_decay": "training.optimizer.weight_decay",
+        "betas": "training.optimizer.betas",
+    }
+    REQUIRED = ("lr", "weight_decay")
+    IF_NAMED = ("betas",)
+
+    type: Annotated[str, NameOrPath(*OPTIMIZERS, paths=TORCH_OPTIMIZERS)] = Field(
+        description="The optimizer; a dotted path names a custom class, or another of torch, such as `torch.optim.SGD`."
+    )
+    learning_rate: float = Field(gt=0, description="Learning rate; with warmup, its peak.")
+    weight_decay: NonNegative = Field(description="Weight decay coefficient.")
+    betas: Annotated[tuple[Momentum, Momentum], Field(strict=False)] = Field(
+        description="Decay of the running averages of gradient and squared gradient."
+    )
+    gradient_clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        description="Maximum total norm of the gradients; `null` does not clip."
+    )

@@ -1,95 +1,57 @@
-"""Rules about the options of a type: their names, their owners and their values."""
+"""Faults of options that do not belong to the type of their section."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from inspect import isabstract
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from pydantic import ValidationError
-
-from diffusion_lab.config.choice import ChoiceSettings, options_schema
-from diffusion_lab.config.settings_reader import SettingsReader, suggest_key
-from diffusion_lab.faults import ConfigError, Fault, closest, faults_of, unknown_key
-
-SET_BY_THE_PROJECT = {
-    "training.optimizer.lr": "from training.optimizer.learning_rate",
-    "training.optimizer.params": "to the weights of the network",
-    "training.scheduler.optimizer": "to the optimizer of training.optimizer",
-    "training.scheduler.total_steps": "to the optimizer steps that training.epochs makes",
-}
-"""Arguments of optimizers and learning-rate schedules that are not settings."""
+from diffusion_lab.config.choice import ChoiceSettings
+from diffusion_lab.config.schema import CHOICES
+from diffusion_lab.faults import RULES, Fault, closest, sibling_key
 
 
-def check_unknown_keys(section: str) -> Callable[[SettingsReader], Iterator[Fault]]:
-    """Return a rule against unknown keys of a section, which only a class given by its dotted path may have."""
-
-    def rule(tree: SettingsReader) -> Iterator[Fault]:
-        values = tree.section(section)
-        if "." in str(values.get("type")):
-            return
-        fields = tree.schema_of(section).model_fields.keys()
-        type_is_wrong = tree.is_faulty(f"{section}.type")
-        for name in values.keys() - fields:
-            key = f"{section}.{name}"
-            if type_is_wrong and not closest(name, fields, cutoff=0.9):
-                continue  # the right type may have such a key
-            if key in SET_BY_THE_PROJECT:
-                source = SET_BY_THE_PROJECT[key]
-                yield Fault(key, f"is an argument that the project sets itself, {source}; leave it out", values[name])
-                continue
-            yield unknown_key(key, values[name], partial(suggest_key, root=tree.root))
-
-    return rule
+class OptionFault(Fault):
+    """Fault of a key that the type of its section does not have, or requires."""
 
 
-def check_options(choice: type[ChoiceSettings]) -> Callable[[SettingsReader], Iterator[Fault]]:
-    """Return a rule about the values of a class's options; names for a custom class are checked by its signature."""
-
-    def rule(tree: SettingsReader) -> Iterator[Fault]:
-        values = tree.section(choice.KEY) if tree.has_key(choice.KEY) else {}
-        name = tree[f"{choice.KEY}.type"]
-        named = name in choice.NAMED
-        options = {key: value for key, value in values.items() if key != "type"}
-        try:
-            cls = choice.class_of(name)
-        except ConfigError:
-            return  # reported when its signature was checked
-        schema = options_schema(cls)
-        if schema is None or isabstract(cls):
-            return
-        if not named:
-            options = {key: value for key, value in options.items() if key in schema.model_fields}
-        try:
-            cls(**schema.model_validate(options).model_dump(exclude_unset=True))
-        except ValidationError as error:
-            errors = [each for each in error.errors() if named or each["type"] != "missing"]
-            suggest = partial(_option_like, choice=choice, names=schema.model_fields)
-            for fault in faults_of(errors, options, suggest, choice.KEY):
-                yield _name_owners(fault, name, choice)
-        except (TypeError, ValueError) as error:
-            yield Fault(choice.KEY, str(error), values)
-
-    return rule
+def name_owners(faults: Iterable[Fault], tree: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield faults; those of an option of a section with a type say which types have it, or name a similar option."""
+    choices = {choice.KEY: choice for choice in CHOICES}
+    for fault in faults:
+        parent, _, option = fault.key.rpartition(".")
+        section: Any = tree
+        for part in parent.split("."):
+            section = section.get(part) if isinstance(section, Mapping) else None
+        is_option = parent in choices and isinstance(section, Mapping)
+        yield _with_owners(fault, choices[parent], section, option) if is_option else fault
+        if is_option and option == "type":
+            yield from _misspelled(choices[parent], section)
 
 
-def _name_owners(fault: Fault, kind: str, choice: type[ChoiceSettings]) -> Fault:
-    """Return a fault that names the types that an option belongs to, if it probably remains from one of them."""
-    option = fault.key.rpartition(".")[2]
-    owners = [name for name in choice.NAMED if option in choice.options_of(name)]
-    if kind not in choice.NAMED or kind in owners or not owners:
+def _misspelled(choice: type[ChoiceSettings], section: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield misspelled keys of the section next to an unknown type, to which other keys may belong."""
+    known = [*choice.model_fields, *choice.all_options()]
+    for name in section.keys() - set(known):
+        suggestion = sibling_key(f"{choice.KEY}.{name}", closest(name, known, cutoff=0.9))
+        if suggestion:
+            yield OptionFault(f"{choice.KEY}.{name}", RULES["extra_forbidden"], section[name], suggestion)
+
+
+def _with_owners(fault: Fault, choice: type[ChoiceSettings], section: Mapping[str, Any], option: str) -> Fault:
+    kind, owners = choice.kind_of(section), choice.owners_of(option)
+    if fault.rule == RULES["missing"] and len(owners) > 1:
+        return OptionFault(fault.key, f"required with type {kind}, but missing")
+    if fault.rule != RULES["extra_forbidden"]:
         return fault
-    group = choice.KEY.rpartition(".")[2]
-    rule = f"belongs to type {' or '.join(owners)}, not to {kind}; leave it out" + group_instead(group, kind)
-    return Fault(fault.key, rule, fault.value)
-
-
-def group_instead(group: str, kind: str | None) -> str:
-    """Return a hint to select the group's file, for a command line that changed only the type."""
-    return f" (command line: {group}={kind})" if kind else ""
-
-
-def _option_like(key: str, choice: type[ChoiceSettings], names: Iterable[str]) -> str | None:
-    """Return the dotted key of the option that resembles an unknown one, or None."""
-    closest_name = closest(key.removeprefix(f"{choice.KEY}.").partition(".")[0], names)
-    return None if closest_name is None else f"{choice.KEY}.{closest_name}"
+    if option in (*choice.PASSED, choice.FIRST_NAME):
+        source = f"from {choice.PASSED[option]}" if option in choice.PASSED else f"to {choice.FIRST}"
+        return OptionFault(
+            fault.key, f"is an argument that the project sets itself, {source}; leave it out", fault.value
+        )
+    if owners:
+        named = " or ".join(owner for owner in owners if owner)
+        hint = f" (command line: {choice.FILE.format(kind)})" if choice.FILE and kind else ""
+        rule = f"belongs to type {named}, not to {kind or 'null'}; leave it out{hint}"
+        return OptionFault(fault.key, rule, fault.value)
+    similar = sibling_key(fault.key, closest(option, choice.member(section).model_fields))
+    return OptionFault(fault.key, fault.rule, fault.value, similar or fault.suggestion)

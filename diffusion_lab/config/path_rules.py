@@ -22,7 +22,7 @@ def check_image_paths(tree: SettingsReader) -> Iterator[Fault]:
         rule = f"must be null with data.type {kind}, which has its own images (for yours: data.type image_folder)"
         yield from (Fault(key, rule, path) for key, path in paths.items() if path is not None)
         return
-    if paths["data.paths.train"] is None and "." not in kind:
+    if paths["data.paths.train"] is None and kind in ("image_folder", *DOWNLOADED_TYPES):
         requirement = "an existing folder of images" if kind == "image_folder" else "the folder to download to"
         yield Fault("data.paths.train", f"required with data.type {kind}: {requirement}", None)
 

@@ -8,7 +8,7 @@ from pydantic import Field, PrivateAttr
 
 from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.section import NameOrPath
-from diffusion_lab.samplers import SAMPLERS, Sampler
+from diffusion_lab.samplers import SAMPLERS
 
 DEFAULT_STEPS = 50
 
@@ -17,8 +17,9 @@ class SamplerSettings(ChoiceSettings):
     """``sampler``: the sampling method; the other keys are options of its ``type``."""
 
     KEY = "sampler"
-    BASE = Sampler
     NAMED = SAMPLERS
+    FILE = "sampler={}"
+    ONLY_TRAINING = False
 
     type: Annotated[str, NameOrPath(*SAMPLERS)] = Field(
         default="ddim", description="The sampling method; a dotted path names a custom class."
@@ -43,7 +44,7 @@ class SamplerSettings(ChoiceSettings):
 
         A default number of steps is reduced to that of the process; a number that was set explicitly stays.
         """
-        options = self.extra_options
+        options = self.options
         if most_steps is None or ("steps" in options and not self._steps_are_default):
             return self
         steps = options.get("steps", getattr(self.build(), "steps", None))

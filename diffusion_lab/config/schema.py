@@ -17,8 +17,15 @@ from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.evaluation_section import TrainingEvaluationSettings
 from diffusion_lab.config.loss_section import PenaltySettings, TimesSettings, WeightingSettings
-from diffusion_lab.config.model_section import ModelOfCheckpoint, ModelSettings
+from diffusion_lab.config.model_section import (
+    ArchitectureSettings,
+    DiffusionSettings,
+    ModelOfCheckpoint,
+    ModelSettings,
+)
+from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
+from diffusion_lab.config.scheduler_section import SchedulerSettings
 from diffusion_lab.config.section import (
     MAX_PROCESSES,
     DeviceName,
@@ -31,13 +38,24 @@ from diffusion_lab.config.section import (
     Probability,
     Section,
 )
+from diffusion_lab.config.targets import Target
 from diffusion_lab.config.training_section import Precision, TrainingSettings
 from diffusion_lab.runtime.wandb_environment import VARIABLES, from_environment
 
 Label = Annotated[int, Field(ge=0)] | str
 MODES = ("train", "generate")
 
-CHOICES: tuple[type[ChoiceSettings], ...] = (SamplerSettings, PenaltySettings, WeightingSettings, TimesSettings)
+CHOICES: tuple[type[ChoiceSettings], ...] = (
+    ArchitectureSettings,
+    DiffusionSettings,
+    DataSettings,
+    PenaltySettings,
+    WeightingSettings,
+    TimesSettings,
+    OptimizerSettings,
+    SchedulerSettings,
+    SamplerSettings,
+)
 """Sections that name a class and hold its options."""
 
 
@@ -179,8 +197,12 @@ class GenerationSettings(Section):
 class LoggerSettings(Section):
     """``logger``: loggers of the metrics; ``metrics.jsonl`` is always written."""
 
-    backends: Annotated[tuple[Literal["wandb", "tensorboard"], ...], Field(strict=False)] = Field(
-        default=(), description="Loggers besides `metrics.jsonl`."
+    backends: Annotated[
+        tuple[Annotated[str | dict[str, Any], Target("wandb", "tensorboard")], ...], Field(strict=False)
+    ] = Field(
+        default=(),
+        description="Loggers besides `metrics.jsonl`: `wandb`, `tensorboard`, dotted paths of Lightning loggers, or "
+        "mappings of `_target_` (the path) and arguments; `save_dir` is the run folder's `logs` unless it is given.",
     )
     mode: Literal["offline", "online", "disabled"] = Field(
         default="offline",

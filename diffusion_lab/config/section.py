@@ -46,20 +46,6 @@ class Section(BaseModel):
     )
 
 
-class PluggableSection(Section):
-    """Section whose ``type`` may be the dotted path of a custom class.
-
-    Keys beyond the fields are arguments of that class; with a built-in type the validation refuses them.
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def extra_options(self) -> dict[str, Any]:
-        """Keys that no field declares, in the order given."""
-        return dict(self.model_extra or {})
-
-
 def _is_path_text(value: object) -> object:
     if not (isinstance(value, Path) or (isinstance(value, str) and value.strip() and "\0" not in value)):
         raise ValueError("must be a path")

@@ -11,8 +11,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.section import Section, home_expanded
-from diffusion_lab.faults.key_aliases import OPTION_KEYS
 from diffusion_lab.faults.suggestions import similar_key
 
 
@@ -40,7 +40,7 @@ class SettingsReader:
         for part in parts:
             is_given = isinstance(value, Mapping) and part in value
             value = value[part] if is_given else _default(schema, value, part)
-            schema = section_of(schema, part) if schema else None
+            schema = member_of(section_of(schema, part), value) if schema else None
         return value
 
     def is_faulty(self, key: str) -> bool:
@@ -79,6 +79,8 @@ def _default(schema: type[BaseModel] | None, value: Any, part: str) -> Any:
     field = schema.model_fields.get(part) if schema and isinstance(value, Mapping) else None
     default = field.get_default(call_default_factory=True) if field else PydanticUndefined
     if default is PydanticUndefined:
+        if field is None and schema and issubclass(schema, ChoiceSettings) and schema.owners_of(part):
+            return None  # an option of another type is not set
         raise Unreadable(part)
     return default
 
@@ -93,6 +95,11 @@ def section_of(schema: type[BaseModel], part: str) -> type[BaseModel] | None:
     return next((kind for kind in members if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
+def member_of(schema: type[BaseModel] | None, section: object) -> type[BaseModel] | None:
+    """Return the class that validates a section: of one with a ``type``, the member for that."""
+    return schema.member(section) if schema and issubclass(schema, ChoiceSettings) else schema
+
+
 def known_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield the dotted keys of a schema, sections included."""
     for name in schema.model_fields:
@@ -100,6 +107,8 @@ def known_keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
         section = section_of(schema, name)
         if section is not None:
             yield from known_keys(section, f"{prefix}{name}.")
+    if issubclass(schema, ChoiceSettings):
+        yield from (prefix + option for option in schema.all_options())
 
 
 @cache
@@ -159,6 +168,6 @@ USED_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output"
 def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
     """Return the key of a tree that a mistyped dotted key probably stands for, or two: ``one or other``."""
     trains = root.model_fields["model"].is_required() if "model" in root.model_fields else True
-    keys = [*known_keys(root), *OPTION_KEYS]
+    keys = [*known_keys(root)]
     sections = {key.partition(".")[0] for key in keys}
     return similar_key(unknown, keys, sections - {"generation"} if trains else USED_WHEN_GENERATING)

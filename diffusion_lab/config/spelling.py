@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from diffusion_lab.config.choice import ChoiceSettings, options_schema
+from diffusion_lab.config.choice import CUSTOM, ChoiceSettings
 from diffusion_lab.config.section import DeviceName, NameOrPath
 from diffusion_lab.config.settings_reader import section_of
 
@@ -51,18 +51,18 @@ class Spelling:
 
 
 def normalize_spelling(tree: dict[str, Any], schema: type[BaseModel]) -> None:
-    """Replace names in another case, and ``none``, in a tree, in place."""
+    """Replace names in another case, ``none``, and keys of earlier versions in a tree, in place."""
+    if issubclass(schema, ChoiceSettings):
+        if "type" in tree:
+            tree["type"] = spelling_of(schema, "type").normalize(tree["type"])
+        schema.translate_old_keys(tree)
+        schema = schema.member(tree)
     for name, value in tree.items():
         section = section_of(schema, name)
         if section is not None and isinstance(value, dict):
             normalize_spelling(value, section)
         elif name in schema.model_fields:
             tree[name] = spelling_of(schema, name).normalize(value)
-    kind = tree.get("type")
-    if issubclass(schema, ChoiceSettings) and isinstance(kind, str) and kind in schema.NAMED:
-        options = options_schema(schema.NAMED[kind])
-        for name in tree.keys() & (options.model_fields.keys() if options else ()):
-            tree[name] = spelling_of(options, name).normalize(tree[name])
 
 
 def spelled(schema: type[BaseModel], key: str, value: Any) -> Any:
@@ -73,6 +73,8 @@ def spelled(schema: type[BaseModel], key: str, value: Any) -> Any:
         if inner is None:
             return value
         schema = inner
+    if issubclass(schema, ChoiceSettings):
+        schema = schema.member_for((schema.owners_of(name) or [CUSTOM])[0])
     return spelling_of(schema, name).normalize(value) if name in schema.model_fields else value
 
 

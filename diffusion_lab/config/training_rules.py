@@ -10,15 +10,10 @@ from diffusion_lab.config.evaluation_rules import (
     name_with_features,
     possible_names,
 )
-from diffusion_lab.config.optimizer_section import OPTIMIZER_OPTIONS
-from diffusion_lab.config.option_rules import group_instead
-from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
 from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import Fault, closest
 from diffusion_lab.faults.key_aliases import keys_with_alias
 from diffusion_lab.metric_names import LOGGED_METRICS, LOSSES, RAW_LOSSES, VALIDATION_LOSSES, is_evaluated
-
-REQUIRED_SCHEDULER_OPTIONS = {"cosine": ("T_max", "eta_min")}
 
 
 def check_metric_is_logged(tree: SettingsReader) -> Iterator[Fault]:
@@ -89,32 +84,6 @@ def check_ema_decays(tree: SettingsReader) -> Iterator[Fault]:
             rule = "must differ from training.ema.decay and from the others: it would be the same EMA"
             yield Fault(f"training.ema.further_decays[{index}]", rule, decay)
         known.append(decay)
-
-
-def check_scheduler_keys(tree: SettingsReader) -> Iterator[Fault]:
-    kind = tree["training.scheduler.type"]
-    if kind not in SCHEDULER_OPTIONS:
-        return
-    section = tree.section("training.scheduler")
-    for name, value in section.items():
-        owners = [str(owner) for owner, names in SCHEDULER_OPTIONS.items() if owner and name in names]
-        if owners and value is not None and name not in SCHEDULER_OPTIONS[kind]:
-            rule = f"belongs to type {' or '.join(owners)}, not to {kind or 'null'}; leave it out"
-            yield Fault(f"training.scheduler.{name}", rule + group_instead("scheduler", kind), value)
-    for name in REQUIRED_SCHEDULER_OPTIONS.get(kind or "", ()):
-        if section.get(name) is None:
-            yield Fault(f"training.scheduler.{name}", f"required with type {kind}, but missing")
-
-
-def check_optimizer_keys(tree: SettingsReader) -> Iterator[Fault]:
-    kind, section = tree["training.optimizer.type"], tree.section("training.optimizer")
-    if kind not in OPTIMIZER_OPTIONS:
-        return
-    for name, value in section.items():
-        owners = [owner for owner, names in OPTIMIZER_OPTIONS.items() if name in names]
-        if owners and value is not None and kind not in owners:
-            rule = f"belongs to type {' or '.join(owners)}, not to {kind}; leave it out"
-            yield Fault(f"training.optimizer.{name}", rule, value)
 
 
 def check_fused_or_foreach(tree: SettingsReader) -> Iterator[Fault]:

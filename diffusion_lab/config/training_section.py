@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.optimizer_section import Momentum, OptimizerSettings
 from diffusion_lab.config.scheduler_section import DEFAULT_STEP_SIZE, SchedulerSettings
-from diffusion_lab.config.section import DottedPath, NonNegative, PathText, PositiveInt, Section
+from diffusion_lab.config.section import NonNegative, PathText, PositiveInt, Section
+from diffusion_lab.config.targets import Target
 from diffusion_lab.metric_names import VALIDATION_LOSSES, Direction, direction_of
 
 Precision = Literal["auto", 32, "bf16", "fp16"]
+
+DURATION = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
+
+
+def duration_of(text: str) -> timedelta:
+    """Return a duration in Lightning's format, days:hours:minutes:seconds.
+
+    >>> duration_of("00:12:30:00")
+    datetime.timedelta(seconds=45000)
+    """
+    match = DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"must be a duration DD:HH:MM:SS, got {text!r}")
+    days, hours, minutes, seconds = map(int, match.groups())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+def _is_duration(value: object) -> object:
+    # Without quotes, YAML takes 10:00:00:00 for a number to the base 60.
+    if not isinstance(value, str) or DURATION.fullmatch(value) is None or not duration_of(value):
+        raise ValueError("must be a duration 'DD:HH:MM:SS' (days, hours, minutes, seconds) in quotes, above zero")
+    return value
+
+
+Duration = Annotated[
+    str,
+    BeforeValidator(_is_duration),
+    Field(json_schema_extra={"format": "time-limit", "pattern": rf"^(?!0+:00:00:00$){DURATION.pattern}$"}),
+]
 
 
 class EmaSettings(Section):
@@ -163,10 +195,31 @@ class TrainingSettings(Section):
     epochs: PositiveInt = Field(description="Passes over the training images.")
     accumulate_batches: PositiveInt = Field(default=1, description="Batches accumulated per optimizer step.")
     log_interval: PositiveInt = Field(default=10, description="Optimizer steps between logged training metrics.")
-    callbacks: Annotated[tuple[DottedPath, ...], Field(strict=False)] = Field(
+    max_steps: PositiveInt | None = Field(
+        default=None,
+        description="Optimizer steps after which the run is complete, if it does not reach `epochs` before; the "
+        "learning-rate schedule ends with them. `null`: no limit.",
+    )
+    max_time: Duration | None = Field(
+        default=None,
+        description="Training time after which the run is complete, `DD:HH:MM:SS` (days, hours, minutes, seconds), in "
+        "quotes; in a resumed run, the time of the earlier parts with such a limit counts. `null`: no limit.",
+    )
+    overfit_batches: PositiveInt | None = Field(
+        default=None,
+        description="Train on this many fixed batches, in the same order in each epoch and without augmentation, and "
+        "validate on as many: to see whether a model can learn them by heart. `null`: train on all images.",
+    )
+    callbacks: Annotated[tuple[Annotated[str | dict[str, Any], Target()], ...], Field(strict=False)] = Field(
         default=(),
-        description="Dotted paths of custom Lightning callbacks, classes without arguments; metrics that they log can "
-        "be `training.validation.metric`.",
+        description="Lightning callbacks, custom ones and Lightning's own: dotted paths of classes, or mappings of "
+        "`_target_` (the path) and arguments. Metrics that they log can be `training.validation.metric`.",
+    )
+    profiler: Annotated[str | dict[str, Any], Target("simple", "advanced", "pytorch")] | None = Field(
+        default=None,
+        description="Lightning profiler: `simple` (time per hook), `advanced` (per function), `pytorch` (per "
+        "operator), the dotted path of a class, or a mapping of `_target_` (the path) and arguments. It writes to the "
+        "run folder's `logs`.",
     )
     loss: LossSettings = Field(default_factory=LossSettings)
     optimizer: OptimizerSettings
@@ -190,7 +243,7 @@ class TrainingSettings(Section):
         settings = self.scheduler
         if settings.type is None:
             return {}
-        options = settings.model_dump(exclude={"type"})
+        options = settings.options
         if options.get("T_max") == "auto":
             options["T_max"] = epochs or self.epochs
         if settings.type == "step":

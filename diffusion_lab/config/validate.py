@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,11 +12,12 @@ from pydantic import ValidationError
 
 from diffusion_lab.config.auto_values import measure_images
 from diffusion_lab.config.consistency import check_start, cross_check
-from diffusion_lab.config.defaults import fill_for_generation, fill_model
+from diffusion_lab.config.defaults import fill_for_generation, fill_model, get_default_config
 from diffusion_lab.config.model_section import ModelOfCheckpoint
+from diffusion_lab.config.option_rules import OptionFault, name_owners
 from diffusion_lab.config.path_rules import check_subfolder_names
 from diffusion_lab.config.sampler_section import default_sampler
-from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig, root_of
+from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, TrainConfig, root_of
 from diffusion_lab.config.section import Section
 from diffusion_lab.config.settings_reader import (
     SettingsReader,
@@ -26,12 +27,15 @@ from diffusion_lab.config.settings_reader import (
     plain_tree,
     suggest_key,
 )
+from diffusion_lab.config.signatures import drop_leftovers
 from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.config.suspicious_settings import suspicious_settings
-from diffusion_lab.console.redaction import REDACTED
+from diffusion_lab.console.redaction import REDACTED, holds_redacted
 from diffusion_lab.faults import NO_VALUE, ConfigError, ConfigWarning, Fault, faults_of
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
+IsTyped = Callable[[str, object], bool]
+"""Returns whether the user gave a dotted key its value."""
 SectionT = TypeVar("SectionT", bound=Section)
 
 UNUSED_WHEN_GENERATING = ("data", "training")
@@ -100,11 +104,12 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     True
     """
     root = root_of(config)
-    tree, contradictions = _prepare(config, root, [])
+    tree, contradictions = _prepare(config, root, [], _is_no_default)
     faults = {fault.key: fault for fault in field_faults(tree, root)}
     classes = faults.pop("model.conditioning.num_classes", None)
     reader = SettingsReader(tree, root, faults)
     contradictions += _contradictions(reader, root)
+    contradictions += [fault for fault in faults.values() if isinstance(fault, OptionFault)]
     already_reported = classes is None or any(fault.key == classes.key for fault in contradictions)
     _refuse(contradictions if already_reported or classes is None else [*contradictions, classes])
     _resolve_t_max(config, reader)
@@ -113,7 +118,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
 def _resolve_t_max(config: Mapping[str, Any], reader: SettingsReader) -> None:
     """Replace ``T_max: auto`` by the number of epochs."""
     with contextlib.suppress(Unreadable, KeyError):  # a section that generation does not need
-        if reader["training.scheduler.T_max"] != "auto":
+        if reader["training.scheduler.T_max"] != "auto" or "T_max" not in config["training"]["scheduler"]:
             return
         epochs, scheduler = reader["training.epochs"], config["training"]["scheduler"]
         try:
@@ -139,6 +144,7 @@ def parse_as(
     faults: Sequence[Fault] = (),
     default_steps: bool = False,
     starts: bool = False,
+    is_typed: IsTyped | None = None,
 ) -> ConfigT:
     """Return the typed settings of a V2 tree of a given mode.
 
@@ -149,9 +155,10 @@ def parse_as(
         default_steps: Whether ``sampler.steps`` is a default of the project, which is reduced for a process with fewer
             steps. Always true if the tree has no sampler.
         starts: Whether the run starts now on this machine, so that its folders are checked too.
+        is_typed: Returns whether the user gave a dotted key its value; without it, whether that is not the default.
     """
     all_faults = list(faults)
-    tree, contradictions = _prepare(config, root, all_faults)
+    tree, contradictions = _prepare(config, root, all_faults, is_typed or _is_no_default)
     all_faults += contradictions
     if "sampler" not in tree:
         tree["sampler"], default_steps = default_sampler().model_dump(), True
@@ -167,8 +174,16 @@ def parse_as(
     return parsed.model_copy(update={"sampler": parsed.sampler.with_default_steps()}) if default_steps else parsed
 
 
+def _is_no_default(key: str, value: object) -> bool:
+    """Return whether an option of a built-in class differs from the default tree, or from that of the class."""
+    section, _, option = key.rpartition(".")
+    choice = next(choice for choice in CHOICES if section == choice.KEY)
+    defaults = [choice.options_of(owner)[option].default for owner in choice.owners_of(option)]
+    return value not in [*defaults, leaves(get_default_config()).get(key)]
+
+
 def _prepare(
-    config: Mapping[str, Any], root: type[RunConfig], excess: list[Fault]
+    config: Mapping[str, Any], root: type[RunConfig], excess: list[Fault], is_typed: IsTyped
 ) -> tuple[dict[str, Any], list[Fault]]:
     """Return a copy of a tree with everything that is derived filled in, and the contradictions found on the way.
 
@@ -177,6 +192,7 @@ def _prepare(
     tree = without_excess(plain_tree(config), excess)
     expand_home(tree, root)
     normalize_spelling(tree, root)
+    drop_leftovers(tree, is_typed)
     contradictions: list[Fault] = []
     with contextlib.suppress(Unreadable):  # before the missing names are filled in
         contradictions += check_subfolder_names(SettingsReader(tree, root))
@@ -233,6 +249,7 @@ def parse_section(
     tree = plain
     for name in reversed(key.split(".")):
         tree = {name: tree}
+    faults = list(name_owners(faults, tree))
     reader = SettingsReader(tree, TrainConfig, [fault.key for fault in faults])
     contradictions = cross_check(reader, import_classes=import_classes)
     _refuse([*faults, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
@@ -244,11 +261,11 @@ def field_faults(tree: Mapping[str, Any], root: type[Section]) -> list[Fault]:
     try:
         root.model_validate(tree)
     except ValidationError as error:
-        return faults_of(error.errors(), tree, partial(suggest_key, root=root))
+        return list(name_owners(faults_of(error.errors(), tree, partial(suggest_key, root=root)), tree))
     return [
         Fault(key, "a secret that was left out when this was written: give its value", value)
         for key, value in leaves(tree).items()
-        if value == REDACTED
+        if value == REDACTED or (isinstance(value, list) and holds_redacted(value))
     ]
 
 

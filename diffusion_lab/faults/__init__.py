@@ -26,6 +26,9 @@ NO_VALUE = Absent.NO_VALUE
 TRACEBACK_NOTE = "the traceback is in"
 """Beginning of the note that a run adds to the exception that ended it; the path of the log follows."""
 
+UNION_TAG = "type="
+"""Beginning of the part of pydantic's locations that names the member of a union, not a key."""
+
 RULES = {
     "missing": "required, but missing",
     "extra_forbidden": "unknown key",
@@ -251,6 +254,8 @@ def _dotted(error: ErrorDetails, tree: object, prefix: str) -> str:
     """Return the dotted key of an error's location, without the type names that pydantic adds for a union."""
     key = prefix
     for part in error["loc"]:
+        if isinstance(part, str) and part.startswith(UNION_TAG):
+            continue
         if isinstance(tree, Mapping) and (part in tree or error["type"] == "missing"):
             key = f"{key}.{part}" if key else str(part)
             tree = cast("Mapping[Any, object]", tree).get(part)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 ALIASES: dict[str, tuple[str, ...]] = {
-    "training.epochs": ("num_epochs", "n_epochs", "max_epochs", "num_train_epochs", "epoch", "max_steps", "train_steps",
-                        "total_steps", "num_iterations", "iterations"),
+    "training.epochs": ("num_epochs", "n_epochs", "max_epochs", "num_train_epochs", "epoch"),
+    "training.max_steps": ("train_steps", "total_steps", "num_train_steps", "num_iterations", "iterations"),
+    "training.max_time": ("time_limit", "max_hours"),
+    "training.callbacks": ("callback", "early_stopping"),
     "data.loading.batch_size": ("batch_size", "batch", "batchsize", "bs", "train_batch_size", "microbatch"),
     "generation.sampling.batch_size": ("batch_size", "batch", "batchsize", "bs", "sample_batch_size"),
     "data.loading.num_workers": ("workers", "n_workers", "num_worker", "dataloader_num_workers"),
@@ -38,7 +40,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "model.diffusion.prediction": ("prediction_type", "objective", "parameterization", "predict"),
     "model.diffusion.beta_schedule": ("noise_schedule", "schedule"),
     "model.architecture.image_size": ("resolution", "img_size", "size", "imagesize", "sample_size"),
-    "model.architecture.model_channels": ("channels", "dim", "base_channels", "hidden_size", "width", "num_channels"),
+    "model.architecture.model_channels": ("channels", "dim", "base_channels", "width", "num_channels"),
+    "model.architecture.hidden_size": ("embed_dim", "d_model"),
+    "model.architecture.depth": ("num_layers", "n_layers"),
+    "model.architecture.num_heads": ("heads", "n_heads"),
     "model.architecture.in_channels": ("channels", "image_channels", "img_channels"),
     "model.architecture.channel_multipliers": ("channel_mult", "dim_mults", "ch_mult"),
     "model.conditioning.num_classes": ("classes", "n_classes", "num_class"),
@@ -60,9 +65,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "generation.checkpoint": ("ckpt_path", "ckpt", "checkpoint", "model_path"),
 }  # fmt: skip
 """Aliases by key; a name may stand for several keys, the most likely first."""
-OPTION_KEYS = ("sampler.steps",)
-"""Keys that are options of a named class, not fields of the section."""
-
 AMBIGUOUS = ("steps", "num_steps", "n_steps", "channels")
 """Names that stand for two keys about equally often."""
 

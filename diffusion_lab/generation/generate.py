@@ -186,7 +186,7 @@ def _create_request(config: GenerateConfig, checkpoint: Checkpoint, denoiser: De
     sampling = config.generation.sampling
     about = {
         "sampler": config.sampler.type,
-        "sampler_options": without_folders(redacted(config.sampler.extra_options)),
+        "sampler_options": without_folders(redacted(config.sampler.options)),
         "guidance_interval": config.guidance.interval,
         "guidance_rescale": config.guidance.rescale,
         "use_ema": denoiser.weights == "ema",  # the weights used: not the requested ones if there is no average

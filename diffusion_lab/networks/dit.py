@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +13,6 @@ from diffusion_lab.networks.blocks import (
     Tokens,
     attention,
     flatten_positions,
-    num_heads,
     sinusoidal_embedding,
     unflatten_positions,
     zero_init,
@@ -58,17 +55,18 @@ class TransformerBlock(Recomputable):
 
     Args:
         channels: Channels of a token, and of the embedding.
-        head_channels: Minimum channels of an attention head.
+        heads: Attention heads; divides the channels.
+        mlp_ratio: Channels of the hidden layer of the MLP, divided by those of a token.
         dropout: Dropout probability at the end of each branch.
     """
 
-    def __init__(self, channels: int, head_channels: int, dropout: float) -> None:
+    def __init__(self, channels: int, heads: int, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
         super().__init__()
-        self.heads = num_heads(channels, head_channels)
+        self.heads, hidden = heads, int(channels * mlp_ratio)
         self.queries_keys_values = nn.Linear(channels, 3 * channels)
         self.project = nn.Linear(channels, channels)
         self.layers = nn.Sequential(
-            nn.Linear(channels, 4 * channels), nn.GELU(approximate="tanh"), nn.Linear(4 * channels, channels)
+            nn.Linear(channels, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, channels)
         )
         self.dropout = nn.Dropout(dropout)
         for layer in self.modules():
@@ -90,50 +88,44 @@ class TransformerBlock(Recomputable):
 class DiT(ImageNetwork):
     """Sequence of transformer blocks of constant width, with attention between all positions.
 
-    Height and width of the images must be divisible by ``patch_size``. There is one stage, so ``channel_multipliers``
-    has one entry and ``use_attention`` is ``[True]``.
+    Height and width of the images must be divisible by ``patch_size``.
 
     Args:
         in_channels: Input and output channels.
-        model_channels: Channels of a token before the multiplier; their product must be divisible by 4.
-        channel_multipliers: One multiplier, in units of ``model_channels``.
-        use_attention: ``[True]``.
+        hidden_size: Channels of a token; divisible by 4 and by ``num_heads``.
+        depth: Number of transformer blocks.
+        num_heads: Attention heads of each block.
         num_classes: Number of classes, None for a network without labels.
-        num_res_blocks: Number of transformer blocks.
-        dropout: Dropout probability at the end of attention and MLP branches.
-        head_channels: Minimum channels of an attention head.
+        mlp_ratio: Channels of the hidden layer of each MLP, divided by ``hidden_size``; at least one channel.
         patch_size: Side of the square of pixels that becomes one token; for many tokens the cost is quadratic in their
             number.
+        dropout: Dropout probability at the end of attention and MLP branches.
 
     Raises:
-        ValueError: More than one stage, a stage without attention, or a width not divisible by 4.
+        ValueError: ``hidden_size`` is not divisible by 4, or not by ``num_heads``.
     """
 
     def __init__(
         self,
         in_channels: int,
-        model_channels: int,
-        channel_multipliers: Sequence[int],
-        use_attention: Sequence[bool],
+        hidden_size: int,
+        depth: int,
+        num_heads: int,
         num_classes: int | None = None,
-        num_res_blocks: int = 2,
-        dropout: float = 0.0,
-        head_channels: int = 32,
+        mlp_ratio: float = 4.0,
         patch_size: int = 1,
+        dropout: float = 0.0,
     ) -> None:
-        if len(channel_multipliers) != 1:
-            raise ValueError(f"channel_multipliers must have one entry for a DiT, got {list(channel_multipliers)}")
-        if list(use_attention) != [True]:
-            raise ValueError(f"use_attention must be [True] for a DiT, got {list(use_attention)}")
-        channels = model_channels * channel_multipliers[0]
-        if channels % 4:
-            raise ValueError(f"model_channels times its multiplier must be divisible by 4 for a DiT, got {channels}")
-        super().__init__(TIME_WAVES, channels, num_classes, patch_size)
+        if hidden_size % 4:
+            raise ValueError(f"hidden_size must be divisible by 4 for a DiT, got {hidden_size}")
+        if hidden_size % num_heads:
+            raise ValueError(f"num_heads must divide hidden_size, {hidden_size}, got {num_heads}")
+        super().__init__(TIME_WAVES, hidden_size, num_classes, patch_size)
         patch_channels = in_channels * patch_size**2
-        self.enter = nn.Conv2d(patch_channels, channels, 1)
-        self.blocks = nn.ModuleList(TransformerBlock(channels, head_channels, dropout) for _ in range(num_res_blocks))
-        self.modulate = zero_init(nn.Linear(channels, 2 * channels))
-        self.leave = zero_init(nn.Conv2d(channels, patch_channels, 1))
+        self.enter = nn.Conv2d(patch_channels, hidden_size, 1)
+        self.blocks = nn.ModuleList(TransformerBlock(hidden_size, num_heads, mlp_ratio, dropout) for _ in range(depth))
+        self.modulate = zero_init(nn.Linear(hidden_size, 2 * hidden_size))
+        self.leave = zero_init(nn.Conv2d(hidden_size, patch_channels, 1))
 
     def map_patches(self, patches: Images, embedding: Embedding) -> Images:
         hidden = self.enter(patches)

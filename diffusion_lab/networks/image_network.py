@@ -16,8 +16,6 @@ from diffusion_lab.shapes import Images, Labels
 class ImageNetwork(nn.Module, ABC):
     """Network that maps images, times and labels to images of the same shape, to zero before training.
 
-    Every ``type`` of ``model.architecture`` is created with the same keyword arguments, those of ``UNet``.
-
     Args:
         time_width: Number of sines and cosines in the time embedding.
         embedding_channels: Length of the embedding of time and label.

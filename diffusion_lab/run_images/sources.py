@@ -29,7 +29,6 @@ from diffusion_lab.data.torchvision_sets import TorchvisionName, torchvision_set
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.run_images.classes import list_classes, unused_classes
 from diffusion_lab.run_images.suspicious_settings import validation_warnings
-from diffusion_lab.runtime.import_class import load_class
 
 
 class Sources(NamedTuple):
@@ -232,11 +231,7 @@ def _print_line(text: str) -> None:
 
 def _create_source(data: DataSettings, image_size: int, channels: int) -> ImageSource:
     """Create a custom source from ``image_size``, ``channels`` and the further keys of the ``data`` section."""
-    cls = load_class(data.type, "data.type")
-    try:
-        source: ImageSource = cls(image_size=image_size, channels=channels, **data.extra_options)
-    except TypeError as error:
-        raise ValueError(f"data.type {data.type} does not take these settings: {error}") from error
+    source: ImageSource = data.build(image_size=image_size, channels=channels)
     if (source.image_size, source.channels) != (image_size, channels):
         raise ValueError(
             f"data.type {data.type} must give images of model.architecture.image_size {image_size} with in_channels "

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from diffusion_lab.config.choice import ChoiceSettings, options_schema
+from diffusion_lab.config.choice import ChoiceSettings
+from diffusion_lab.config.class_options import options_schema
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.console.redaction import redacted
 from diffusion_lab.data.source import ImageSource, Subset
@@ -116,9 +117,9 @@ def _relevant_settings(section: BaseModel, prefix: str, excluded: frozenset[str]
 def _relevant_options(section: BaseModel) -> dict[str, Any]:
     """Return the options of a class by name or path, except those that equal the class's own defaults."""
     options = section.model_dump(mode="json", include=set(section.model_extra or {}))
-    if not isinstance(section, ChoiceSettings):
+    if not options or not isinstance(section, ChoiceSettings):
         return options
-    schema = options_schema(section.class_of(section.type))
+    schema = options_schema(section.class_of(section.type or ""))
     fields = schema.model_fields if schema else {}
     typed = schema.model_validate(section.model_extra) if schema else section
     return {

@@ -54,6 +54,9 @@ class Sampler(ABC):
     elsewhere (arXiv:2205.11487, section 2.3): with strong guidance, detail instead of flat black and white. Holds with
     ``clip: false`` as well."""
 
+    order: ClassVar[int | None] = None
+    """Order of the method: the error of a solution of the ODE falls with this power of the length of the steps; None
+    for a method that always adds noise."""
     history_size: ClassVar[int] = 1
     """Number of estimates passed to ``step``, the newest included."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Interval
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class DDIMSampler(Sampler):
     """DDIM: the ODE, or a mixture of it with fresh noise (arXiv:2010.02502, equation 12)."""
+
+    order: ClassVar[int | None] = 1
 
     eta: Annotated[float, Interval(ge=0, le=1)] = 0.0
     """0 follows the ODE without noise; 1 adds the noise of DDPM with small variance."""

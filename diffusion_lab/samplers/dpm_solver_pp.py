@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class DPMSolverPP2MSampler(Sampler):
     """DPM-Solver++(2M): second order, one network evaluation per step (arXiv:2211.01095, algorithm 2)."""
 
+    order = 2
+
     history_size = 2
 
     def step(
@@ -59,6 +61,8 @@ class DPMSolverPP3MSampler(Sampler):
     The clean estimate is a parabola through its last three values, integrated exactly. (The published code has half of
     its second derivative, which makes the method second order.) A first step of order one would limit it to two.
     """
+
+    order = 3
 
     history_size = 3
 

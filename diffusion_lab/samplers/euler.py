@@ -55,6 +55,8 @@ class ChurningSampler(Sampler):
 class EulerSampler(ChurningSampler):
     """Euler's method for the ODE in ``sigma / alpha``; without churn it is deterministic DDIM."""
 
+    order = 1
+
     def step(
         self, x: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
@@ -64,6 +66,8 @@ class EulerSampler(ChurningSampler):
 @dataclass(frozen=True)
 class EulerAncestralSampler(DDIMSampler):
     """Euler steps to less noise than the next level has, then fresh noise up to it: DDIM with the noise of DDPM."""
+
+    order = None
 
     eta: Annotated[float, Interval(ge=0, le=1)] = 1.0
     """Share of the fresh noise: 0 is Euler's method."""

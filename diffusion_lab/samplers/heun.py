@@ -33,6 +33,8 @@ MIN_RATIO = 2.0**-23
 class HeunSampler(ChurningSampler):
     """Heun's method: second order, two network evaluations per step (arXiv:2206.00364, algorithm 1)."""
 
+    order = 2
+
     average: Literal["auto", "slopes"] = "auto"
     """Quantity averaged over a step: ``slopes`` is EDM's algorithm, which needs the short steps of ``karras`` or
     ``log_snr``; ``auto`` averages the clean estimates where ``sigma > alpha``, which is stable in every spacing."""

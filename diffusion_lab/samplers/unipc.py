@@ -22,6 +22,8 @@ class UniPCSampler(DPMSolverPP2MSampler):
     The corrector repeats the last step with the estimate at its end (arXiv:2302.04867, algorithm 1).
     """
 
+    order = 3  # it corrects its predictor of second order (arXiv:2302.04867, section 3)
+
     def correct(self, x: Images, clean: Images, level: Level[float], history: Sequence[Estimate]) -> Images:
         if not history or history[-1].level.alpha == 0:
             return x

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from diffusion_lab.arguments import arguments_named
-from diffusion_lab.config.choice import options_schema
+from diffusion_lab.config.class_options import options_schema
 from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.diffusion.schedules import Schedule

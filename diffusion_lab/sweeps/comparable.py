@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion_lab.config.evaluation_section import TrainingEvaluationSettings
 from diffusion_lab.config.loss_section import LossSettings
-from diffusion_lab.config.model_section import PROCESS_OPTIONS, DiffusionSettings
+from diffusion_lab.config.model_section import PROCESSES, DiffusionSettings
 from diffusion_lab.config.schema import GuidanceSettings
 from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.faults import shown
@@ -81,7 +81,7 @@ def _process(diffusion: Mapping[str, Any], loss: Mapping[str, Any]) -> dict[str,
     """Return the options that the noise process uses, and the prediction."""
     tree = DiffusionSettings.model_validate(dict(diffusion)).model_dump(mode="json")
     unused = set()
-    if tree["type"] in PROCESS_OPTIONS and tree["type"] != "discrete":
+    if tree["type"] in PROCESSES and tree["type"] != "discrete":
         unused = set(DISCRETE_KEYS)
     elif tree["beta_schedule"] == "cosine":
         unused = {"beta_start", "beta_end"}

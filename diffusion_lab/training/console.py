@@ -24,6 +24,7 @@ from diffusion_lab.runs.log import RUN_LOG
 from diffusion_lab.runs.startup_lines import aligned, describe_compute, describe_images, describe_process, pluralize
 from diffusion_lab.sampling.terminal_noise import terminal_noise_warnings
 from diffusion_lab.sweeps.job_record import RECORD
+from diffusion_lab.training.create import ScheduleSpan
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.resume_source import ResumeSource
 from diffusion_lab.training.summary import TrainingSummary
@@ -31,6 +32,7 @@ from diffusion_lab.training.suspicious_settings import (
     accumulation_warnings,
     batch_warnings,
     ema_warnings,
+    max_steps_warnings,
     weighting_warnings,
 )
 from diffusion_lab.training.watched_metric import format_metric
@@ -63,15 +65,19 @@ def print_run(console: Console, run: PreparedRun, folder: RunFolder) -> None:
     work = "" if run.flops is None else f", {run.flops / 1e9:.3g} GFLOP per image (forward)"
     loading, accumulated = config.data.loading, config.training.accumulate_batches
     steps = "" if accumulated == 1 else f", {accumulated} batches an optimizer step"
-    epochs, batches = pluralize(config.training.epochs, "epoch"), pluralize(data.steps_per_epoch, "batch", "batches")
+    batches = pluralize(data.steps_per_epoch, "batch", "batches")
     seed: int = run.settings["compute"]["seed"]
     rows = {
         "images": describe_images(len(data.train), denoiser.image_shape, denoiser.num_classes),
         "validation": describe_validation(config, data),
         "model": f"{count_parameters(denoiser) / 1e6:.2f} M parameters{work}",
         "diffusion": describe_process(config.model.diffusion, denoiser.schedule.most_steps),
-        "training": f"{epochs} of {batches} of {loading.batch_size}{steps}",
-        **({} if run.evaluation is None else {"evaluation": describe_evaluation(config, run.evaluation)}),
+        "training": f"{_describe_length(run)} of {batches} of {loading.batch_size}{steps}",
+        **(
+            {}
+            if run.evaluation is None
+            else {"evaluation": describe_evaluation(config, run.evaluation, run.last_epoch)}
+        ),
         "compute": describe_compute(
             run.device, run.threads, denoiser.compute_dtype, seed, drawn=config.compute.seed is None
         ),
@@ -96,9 +102,18 @@ def describe_validation(config: TrainConfig, data: ImageDataModule) -> str:
     )
 
 
-def describe_evaluation(config: TrainConfig, evaluation: SampleEvaluation) -> str:
+def _describe_length(run: PreparedRun) -> str:
+    """Describe the length of the complete run and the limits that apply to it."""
+    training = run.config.training
+    epochs = pluralize(run.last_epoch, "epoch")
+    if training.max_steps is not None and run.steps.stop - 1 == training.max_steps:
+        epochs = f"{pluralize(training.max_steps, 'step')} (training.max_steps) in {epochs}"
+    return epochs if training.max_time is None else f"at most {training.max_time} (training.max_time), {epochs}"
+
+
+def describe_evaluation(config: TrainConfig, evaluation: SampleEvaluation, epochs: int) -> str:
     """Describe the evaluation during training and how often it runs."""
-    every = config.evaluation.interval(config.training.epochs)
+    every = config.evaluation.interval(epochs)
     when = "after every epoch" if every == 1 else f"after every {every} epochs and the last one"
     return f"{when}:\n{evaluation.description}"
 
@@ -120,11 +135,22 @@ def _describe_position(source: ResumeSource) -> str:
 
 def print_complete(console: Console, config: TrainConfig, source: ResumeSource) -> None:
     """Print that nothing is left to do."""
-    print_line(
-        console,
-        f"already complete: {source.path} has done {pluralize(source.epochs_done or 0, 'epoch')} (training.epochs="
-        f"{config.training.epochs}); nothing is trained or written. Increase training.epochs to extend the run.",
-    )
+    reason = source.completion(config)
+    if reason == "training.max_steps":
+        done = f"done {pluralize(source.step or 0, 'step')} ({reason}={config.training.max_steps})"
+        advice = f"Increase {reason} to extend the run"
+    elif reason == "training.epochs":
+        done = f"done {pluralize(source.epochs_done or 0, 'epoch')} ({reason}={config.training.epochs})"
+        advice = f"Increase {reason} to extend the run"
+    else:
+        done = f"ended after {pluralize(source.step or 0, 'step')} ({reason})"
+        advice = f"Change {reason} to continue"
+    print_line(console, f"already complete: {source.path} has {done}; nothing is trained or written. {advice}.")
+
+
+def print_end(console: Console, reason: str, step: int) -> None:
+    """Print why a run ended before its last epoch was complete."""
+    print_and_log(console, f"training ends after step {step}: {reason}")
 
 
 def print_stopped(console: Console, folder: RunFolder, stop: RunStopped, resume: ResumeSettings) -> None:
@@ -174,14 +200,17 @@ def print_summary(summary: TrainingSummary, console: Console) -> None:
         print_line(console, f"evaluate it: {command('evaluate', checkpoint)}")
 
 
-def warn_about_settings(config: TrainConfig, module: DiffusionModule, data: ImageDataModule, steps: int) -> None:
+def warn_about_settings(
+    config: TrainConfig, module: DiffusionModule, data: ImageDataModule, length: ScheduleSpan
+) -> None:
     """Warn about settings that are allowed and yet unlikely to be intended."""
     for message in (
         *terminal_noise_warnings(module.denoiser.schedule, config.model.diffusion),
         *weighting_warnings(module.loss, module.denoiser, config.training.loss.weighting.type),
         *batch_warnings(data),
         *accumulation_warnings(config.training.accumulate_batches, data.steps_per_epoch),
-        *(() if module.ema is None else ema_warnings(module.ema, steps)),
+        *(() if module.ema is None else ema_warnings(module.ema, length.steps)),
+        *max_steps_warnings(config.training, length.steps),
     ):
         warnings.warn(message, ConfigWarning, stacklevel=3)
 
@@ -196,6 +225,7 @@ def quiet_lightning() -> Iterator[None]:
         for message in (
             ".*does not have many workers.*",  # images in memory need none
             ".*smaller than the logging interval.*",  # small data sets; each epoch has its line anyway
+            ".*callbacks used to create the checkpoint need to be provided.*",  # changed ones are reported
             ".*in eval mode at the start of training.*",  # the EMA is
             ".*treespec, LeafSpec.*",  # caused by Lightning
         ):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
 from torch.optim import Optimizer
 
 from diffusion_lab.checkpoint import FORMAT
@@ -26,11 +29,11 @@ from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
 from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.runs.identity import config_hash, data_fingerprint, validation_fingerprint
 from diffusion_lab.runtime.environment import environment
-from diffusion_lab.runtime.import_class import load_class
 from diffusion_lab.runtime.precision import resolve_precision
 from diffusion_lab.training.callbacks import Checkpoints, EMACallback, RNGState, SampleImages
 from diffusion_lab.training.callbacks.rng_state import preserve_rng_state
 from diffusion_lab.training.checkpoint_io import BackgroundCheckpointIO
+from diffusion_lab.training.custom_objects import create_object
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.optimizers import create_optimizer
@@ -57,7 +60,7 @@ def create_module(
         settings: The configuration as plain containers.
         span: Length of the learning-rate schedule; the complete run if None.
     """
-    span_of_run = span or ScheduleSpan(config.training.epochs, optimizer_steps(config, data))
+    span_of_run = span or run_length(config, data)
     images = data_fingerprint(data.train)
     return build_module(
         config.training,
@@ -165,20 +168,39 @@ def create_loss(loss: LossSettings, label_dropout: float) -> DenoisingLoss:
     )
 
 
-def optimizer_steps(config: TrainConfig, data: ImageDataModule) -> int:
-    """Return the number of optimizer steps of the complete run."""
+def run_length(config: TrainConfig, data: ImageDataModule) -> ScheduleSpan:
+    """Return the length of the complete run: ``training.epochs``, or fewer with ``training.max_steps``."""
+    per_epoch = steps_per_epoch(config, data)
+    steps = min(per_epoch * config.training.epochs, config.training.max_steps or math.inf)
+    return ScheduleSpan(math.ceil(steps / per_epoch), int(steps))
+
+
+def steps_per_epoch(config: TrainConfig, data: ImageDataModule) -> int:
+    """Return the number of optimizer steps of an epoch."""
     # The trainer makes a step at the end of each epoch, even if fewer batches than usual are left for it.
-    return -(-data.steps_per_epoch // config.training.accumulate_batches) * config.training.epochs
+    return -(-data.steps_per_epoch // config.training.accumulate_batches)
 
 
 def create_callbacks(
-    config: TrainConfig, denoiser: Denoiser, folder: RunFolder, seed: int, resume_callback: Callback | None = None
+    config: TrainConfig,
+    denoiser: Denoiser,
+    folder: RunFolder,
+    seed: int,
+    resume_callback: Callback | None = None,
+    custom: Sequence[Callback] = (),
 ) -> tuple[list[Callback], Checkpoints]:
     """Create the callbacks of the settings; the one that saves checkpoints is returned apart.
 
+    Args:
+        config: The settings.
+        denoiser: The denoiser to train.
+        folder: The folder of the run.
+        seed: Seed of the sample images.
+        resume_callback: The callback that adapts the restored state; None for a fresh start.
+        custom: The callbacks of ``training.callbacks``.
+
     Raises:
-        ValueError: The sampler of the sample images does not support the noise process, or an entry of
-            ``training.callbacks`` is not a callback.
+        ValueError: The sampler of the sample images does not support the noise process.
     """
     training = config.training
     checkpointing, visualization = training.checkpointing, training.visualization
@@ -200,9 +222,7 @@ def create_callbacks(
                 guidance,
             )
         )
-    callbacks += [
-        _create_callback(path, f"training.callbacks[{index}]") for index, path in enumerate(training.callbacks)
-    ]
+    callbacks += custom
     checkpoints = Checkpoints(
         folder.checkpoints,
         checkpointing.save_frequency,
@@ -241,14 +261,24 @@ def create_evaluation(
     return evaluation
 
 
-def _create_callback(path: str, key: str) -> Callback:
-    cls = load_class(path, key)
-    if not issubclass(cls, Callback):
-        raise ValueError(f"{key} must be a class derived from lightning.pytorch.Callback, got {path}")
-    try:
-        return cls()
-    except TypeError as error:
-        raise ValueError(f"{key} must be a class without required arguments, got {path}: {error}") from error
+def create_profiler(entry: str | Mapping[str, Any] | None, folder: Path) -> Profiler | None:
+    """Create the profiler of ``training.profiler``, which writes its results to ``folder``.
+
+    Raises:
+        ValueError: It cannot be created.
+    """
+    if entry is None:
+        return None
+    target = PROFILERS.get(entry, entry) if isinstance(entry, str) else entry
+    profiler: Profiler = create_object(target, "training.profiler", dirpath=folder, filename="profile")
+    return profiler
+
+
+PROFILERS = {
+    name: f"lightning.pytorch.profilers.{cls}"
+    for name, cls in (("simple", "SimpleProfiler"), ("advanced", "AdvancedProfiler"), ("pytorch", "PyTorchProfiler"))
+}
+"""Lightning's profilers by name, as for its Trainer."""
 
 
 def create_trainer(
@@ -257,8 +287,9 @@ def create_trainer(
     callbacks: list[Callback],
     loggers: list[Logger],
     folder: RunFolder,
+    epochs: int | None = None,
 ) -> Trainer:
-    """Create Lightning's trainer."""
+    """Create Lightning's trainer for a number of epochs; those of the settings if None."""
     training = config.training
     performance = training.performance
     torch.backends.cuda.matmul.allow_tf32 = performance.use_tf32
@@ -269,7 +300,8 @@ def create_trainer(
         devices=1 if device.index is None else [device.index],
         # The denoiser casts to lower precision itself; float16 gradients also need a scaler.
         precision="16-mixed" if _compute_dtype(performance, device) == torch.float16 else "32-true",
-        max_epochs=training.epochs,
+        max_epochs=epochs or training.epochs,
+        profiler=create_profiler(training.profiler, folder.logs),
         accumulate_grad_batches=training.accumulate_batches,
         gradient_clip_val=training.optimizer.gradient_clip_norm,
         benchmark=performance.cudnn_benchmark and not config.compute.deterministic,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from diffusion_lab.checkpoint.files import OWN_CHECKSUMS
 from diffusion_lab.checkpoint.ownership import adopt, format_paths, unrecognized_entries
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.training_section import duration_of
 from diffusion_lab.config.validate import check_ready_to_start
 from diffusion_lab.console.redaction import secret_values
 from diffusion_lab.console.terminal import resilient_stderr
@@ -27,12 +31,21 @@ from diffusion_lab.runtime.determinism import deterministic
 from diffusion_lab.runtime.devices import use_threads
 from diffusion_lab.runtime.memory import explain_out_of_memory, peak_bytes
 from diffusion_lab.training.anomalies import naming_last_good_checkpoint
-from diffusion_lab.training.callbacks import Evaluation, GracefulStop, RunFolderGuard, TrainingMonitor, TrainingProgress
+from diffusion_lab.training.callbacks import (
+    Evaluation,
+    GracefulStop,
+    RunFolderGuard,
+    TrainingLimits,
+    TrainingMonitor,
+    TrainingProgress,
+)
 from diffusion_lab.training.callbacks.evaluation import Cost
+from diffusion_lab.training.callbacks.order import in_order
 from diffusion_lab.training.console import (
     log_lines,
     print_and_log,
     print_complete,
+    print_end,
     print_line,
     print_resume_source,
     print_run,
@@ -50,6 +63,12 @@ from diffusion_lab.training.resume_source import ResumeSource, find_resume_sourc
 from diffusion_lab.training.signals import StopRequest, handle_signals
 from diffusion_lab.training.single_process import as_rank_zero
 from diffusion_lab.training.summary import TrainingSummary
+
+SAVING_MEMORY = (
+    "lower data.loading.batch_size (training.accumulate_batches=N makes one optimizer step of N batches), or set "
+    "training.performance.gradient_checkpointing=true or training.performance.precision=auto"
+)
+"""Advice for when a training step runs out of memory."""
 
 
 def train(config: TrainConfig, console: Console | None = None) -> TrainingSummary | None:
@@ -81,41 +100,40 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
 
 def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopRequest) -> TrainingSummary | None:
     stamp = folder.stamp()
-    resume = config.training.resume
     resumed = find_resume_source(config, folder)
     source = resumed[0] if resumed else None
-    continued = source is not None and not source.foreign and folder.contains(source.path)
-    may_replace = config.output.overwrite or (resume.enabled and resume.checkpoint == "auto")
-    purpose: Purpose = "continue" if continued else "replace" if may_replace else "new"
+    purpose = _purpose(config, folder, source)
     folder.check_free(purpose)
     if source is not None and source.is_complete(config):
         earlier = None if source.foreign else TrainingSummary.read(source.run_folder)
         # A run in this folder that was killed after its last step still needs its summary.
-        if earlier is not None or not continued or not source.is_at_the_end(config):
+        if earlier is not None or purpose != "continue" or not source.is_at_the_end(config):
             print_complete(console, config, source)
             return earlier
-    run_id = source.run_id if continued and source else None
+    run_id = source.run_id if purpose == "continue" and source else None
     folder = replace(folder, run_id=run_id or secrets.token_hex(8))
     run = prepare_run(config, folder, resumed, console)
     del resumed  # frees the weights
     folder.check_obstacles(purpose, run.steps, run.epochs)
     check_disk_space(run.config, run.module, folder.checkpoints, run.epochs, replaces=purpose == "replace")
     with folder.claim(stamp):
-        folder.create(run.settings, keep=continued)
-        if continued:
+        folder.create(run.settings, keep=purpose == "continue")
+        if purpose == "continue":
             _list_checkpoints(run, folder, console)
-        summary = _fit(run, folder, console, stop, _continuation(source, run.config) if continued and source else None)
+        summary = _fit(run, folder, purpose, console, stop)
     print_summary(summary, console)
     if stop.received is not None:
         raise stop.stopped(summary.steps)
     return summary
 
 
-SAVING_MEMORY = (
-    "lower data.loading.batch_size (training.accumulate_batches=N makes one optimizer step of N batches), or set "
-    "training.performance.gradient_checkpointing=true or training.performance.precision=auto"
-)
-"""Advice for when a training step runs out of memory."""
+def _purpose(config: TrainConfig, folder: RunFolder, source: ResumeSource | None) -> Purpose:
+    """Return what the run does with its folder: continue the run in it, replace its content, or fill it."""
+    if source is not None and not source.foreign and folder.contains(source.path):
+        return "continue"
+    resume = config.training.resume
+    may_replace = config.output.overwrite or (resume.enabled and resume.checkpoint == "auto")
+    return "replace" if may_replace else "new"
 
 
 def _list_checkpoints(run: PreparedRun, folder: RunFolder, console: Console) -> None:
@@ -128,22 +146,77 @@ def _list_checkpoints(run: PreparedRun, folder: RunFolder, console: Console) -> 
         print_line(console, f"left alone, because no manifest says that this run wrote it: {format_paths(others)}.")
 
 
-def _continuation(source: ResumeSource, config: TrainConfig) -> Continuation:
-    return Continuation(source.step or 0, source.wandb_id, same_results(config, source))
+def _fit(run: PreparedRun, folder: RunFolder, purpose: Purpose, console: Console, stop: StopRequest) -> TrainingSummary:
+    """Train, and write the summary."""
+    parts = _create_parts(run, folder, console, stop)
+    with _recording(run, folder, purpose, console, stop) as loggers:
+        run.module.about["wandb_id"] = wandb_id(loggers)
+        run.module.about["run_id"] = folder.run_id
+        trainer = create_trainer(run.config, run.device, parts.in_order(run), loggers, folder, run.last_epoch)
+        _print_start(run, folder, console)
+        started = time.monotonic()
+        with _training(run, parts.restoration):
+            trainer.fit(run.module, datamodule=run.data, ckpt_path=parts.restoration.path, weights_only=True)
+        seconds = time.monotonic() - started
+        if (reason := parts.limits.reason(trainer)) is not None:
+            print_end(console, reason, trainer.global_step)
+        summary = _summarize(run, folder, trainer, parts, seconds)
+        parts.folder_guard.restore()
+        summary.write()
+    return summary
 
 
-def _fit(
-    run: PreparedRun, folder: RunFolder, console: Console, stop: StopRequest, continued: Continuation | None
-) -> TrainingSummary:
-    config = run.config
-    progress = TrainingProgress(console, config.training.validation.logged_metric)
-    watch, log_interval = config.training.watch, config.training.log_interval
-    monitor = TrainingMonitor(watch.skip_non_finite, watch.spike_factor, log_interval, console)
-    restoration = RestoreErrors(run.source.path if run.source and not run.source.foreign else None)
-    folder_guard = RunFolderGuard(folder, run.settings, console)
-    evaluation = _evaluation(run, console, stop)
-    before_progress = [folder_guard, *run.callbacks, monitor, *([evaluation] if evaluation else [])]
-    callbacks = [*before_progress, progress, run.checkpoints, GracefulStop(stop, run.checkpoints), restoration]
+@dataclass(frozen=True)
+class _Parts:
+    """Callbacks that belong to the process of a run: its folder, console and signals."""
+
+    folder_guard: RunFolderGuard
+    monitor: TrainingMonitor
+    evaluation: Evaluation | None
+    progress: TrainingProgress
+    restoration: RestoreErrors
+    limits: TrainingLimits
+    graceful_stop: GracefulStop
+
+    def in_order(self, run: PreparedRun) -> list[Callback]:
+        """Return all callbacks of the run in the order of their hooks."""
+        own = [self.folder_guard, self.monitor, self.progress, self.restoration, self.limits, self.graceful_stop]
+        return in_order([*own, *([self.evaluation] if self.evaluation else []), run.checkpoints, *run.callbacks])
+
+
+def _create_parts(run: PreparedRun, folder: RunFolder, console: Console, stop: StopRequest) -> _Parts:
+    training = run.config.training
+    watch = training.watch
+    max_time = None if training.max_time is None else duration_of(training.max_time)
+    limits = TrainingLimits(run.checkpoints, training.max_steps, max_time, done=not run.steps)
+    return _Parts(
+        RunFolderGuard(folder, run.settings, console),
+        TrainingMonitor(watch.skip_non_finite, watch.spike_factor, training.log_interval, console),
+        _create_evaluation(run, console, stop),
+        TrainingProgress(console, training.validation.logged_metric, limits),
+        RestoreErrors(run.source.path if run.source and not run.source.foreign else None),
+        limits,
+        GracefulStop(stop, run.checkpoints),
+    )
+
+
+def _create_evaluation(run: PreparedRun, console: Console, stop: StopRequest) -> Evaluation | None:
+    if run.evaluation is None:
+        return None
+    every_epochs = run.config.evaluation.interval(run.last_epoch)
+    cost = Cost(run.began, run.evaluation.preparation_seconds)
+    return Evaluation(run.evaluation, every_epochs, partial(print_and_log, console), stop, cost)
+
+
+@contextlib.contextmanager
+def _recording(
+    run: PreparedRun, folder: RunFolder, purpose: Purpose, console: Console, stop: StopRequest
+) -> Iterator[list[Logger]]:
+    """Record the status of the run, its warnings and its failure in the folder; yields the loggers of its metrics."""
+    config, source = run.config, run.source
+    continued = None
+    if purpose == "continue" and source is not None:
+        continued = Continuation(source.step or 0, source.wandb_id, same_results(config, source))
     with (
         folder.running(secret_values(config.model_dump(mode="json"), sys.argv)),
         naming_last_good_checkpoint(folder.base),
@@ -157,52 +230,39 @@ def _fit(
             console,
             stop,
             (config.training.validation.logged_metric,),
+            run.loggers,
         ) as loggers,
         quiet_lightning(),
     ):
-        run.module.about["wandb_id"] = wandb_id(loggers)
-        run.module.about["run_id"] = folder.run_id
-        trainer = create_trainer(config, run.device, callbacks, loggers, folder)
-        print_run(console, run, folder)
-        print_resume_source(console, config, folder, run.source)
-        log_lines(run.data.remarks.lines())
-        for note in run.notes:
-            print_and_log(console, note)
-        started = time.monotonic()
-        with (
-            restoration.explaining(),
-            explain_out_of_memory("a training step", SAVING_MEMORY),
-            explain_worker_failures(),
-            keep_freed_memory(run.device),
-            use_threads(run.threads),
-        ):
-            trainer.fit(run.module, datamodule=run.data, ckpt_path=restoration.path, weights_only=True)
-        summary = _summarize(run, folder, trainer, time.monotonic() - started, progress.images_per_second, evaluation)
-        folder_guard.restore()
-        summary.write()
-    return summary
+        yield loggers
 
 
-def _evaluation(run: PreparedRun, console: Console, stop: StopRequest) -> Evaluation | None:
-    if run.evaluation is None:
-        return None
-    every_epochs = run.config.evaluation.interval(run.config.training.epochs)
-    cost = Cost(run.began, run.evaluation.preparation_seconds)
-    return Evaluation(run.evaluation, every_epochs, partial(print_and_log, console), stop, cost)
+def _print_start(run: PreparedRun, folder: RunFolder, console: Console) -> None:
+    print_run(console, run, folder)
+    print_resume_source(console, run.config, folder, run.source)
+    log_lines(run.data.remarks.lines())
+    for note in run.notes:
+        print_and_log(console, note)
 
 
-def _summarize(
-    run: PreparedRun,
-    folder: RunFolder,
-    trainer: Trainer,
-    seconds: float,
-    images_per_second: float,
-    evaluation: Evaluation | None,
-) -> TrainingSummary:
+@contextlib.contextmanager
+def _training(run: PreparedRun, restoration: RestoreErrors) -> Iterator[None]:
+    """Set threads and memory for training, and explain its failures."""
+    with (
+        restoration.explaining(),
+        explain_out_of_memory("a training step", SAVING_MEMORY),
+        explain_worker_failures(),
+        keep_freed_memory(run.device),
+        use_threads(run.threads),
+    ):
+        yield
+
+
+def _summarize(run: PreparedRun, folder: RunFolder, trainer: Trainer, parts: _Parts, seconds: float) -> TrainingSummary:
     best = run.checkpoints.best
     return TrainingSummary(
         run_folder=str(folder.base),
-        epochs=trainer.current_epoch,
+        epochs=trainer.current_epoch - parts.limits.ended_within_epoch,
         steps=trainer.global_step,
         parameters=count_parameters(run.denoiser),
         forward_flops=run.flops,
@@ -215,13 +275,13 @@ def _summarize(
         best_checkpoint=None if best is None else _existing_path(run.checkpoints.best_path),
         last_checkpoint=_existing_path(run.checkpoints.last_path),
         train_seconds=round(seconds, 2),
-        images_per_second=round(images_per_second, 1),
+        images_per_second=round(parts.progress.images_per_second, 1),
         peak_memory_mb=round(_peak_memory_mb(run.device), 1),
         config_hash=run.module.about["config_hash"],
         data_fingerprint=run.module.about["data_fingerprint"],
         validation_fingerprint=run.module.about["validation_fingerprint"],
         left_out=run.data.remarks.counts(),
-        evaluation=None if evaluation is None else evaluation.summary,
+        evaluation=None if parts.evaluation is None else parts.evaluation.summary,
     )
 
 

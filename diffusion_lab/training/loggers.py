@@ -24,7 +24,7 @@ from diffusion_lab.config.schema import LoggerSettings
 from diffusion_lab.files.reading import parse_json, read_regular
 from diffusion_lab.files.run_files import METRICS, WANDB_ID_FILE
 from diffusion_lab.files.writing import atomic_write
-from diffusion_lab.training.mirror import Mirror, log_thread_failures, warn
+from diffusion_lab.training.mirror import LoggerMirror, Mirror, log_thread_failures, warn
 from diffusion_lab.training.signals import StopRequest
 from diffusion_lab.training.tensorboard_mirror import TensorBoardMirror
 from diffusion_lab.training.wandb_mirror import WandbMirror, finish_seconds, last_step_of, replay, start_run
@@ -96,7 +96,7 @@ class JsonlLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         line = {"step": step, "seconds": round(time.monotonic() - self.started, 3), **metrics}
-        self._pending.append(json.dumps(line) + "\n")
+        self._pending.append(json.dumps(line, default=float) + "\n")  # callbacks may log tensors
         self._write_or_warn()
 
     def _write_or_warn(self) -> None:
@@ -174,6 +174,7 @@ def open_loggers(
     console: Console | None = None,
     stop: StopRequest | None = None,
     metrics: tuple[str, ...] = (),
+    custom: Iterable[Logger] = (),
 ) -> Iterator[list[Logger]]:
     """Open ``metrics.jsonl`` and the requested loggers.
 
@@ -189,6 +190,7 @@ def open_loggers(
         console: Console for warnings; standard error if None.
         stop: Stop request that ends the wait for W&B.
         metrics: Names of metrics by which TensorBoard compares runs.
+        custom: Loggers of custom classes.
 
     Raises:
         ValueError: W&B refuses the run.
@@ -205,6 +207,7 @@ def open_loggers(
         if "wandb" in settings.backends and settings.mode != "disabled":
             wandb = _open_wandb(settings, folder, experiment, run_name, config, continued, jsonl, console)
             loggers.extend([wandb] if wandb else [])
+        loggers.extend(LoggerMirror(logger, config, console) for logger in custom)
         failed = True
         try:
             yield loggers

@@ -1,4 +1,4 @@
-"""Learning-rate schedules by name."""
+"""Learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from diffusion_lab.runtime.import_class import load_class
+from diffusion_lab.config.scheduler_section import SchedulerSettings
 
 
 class CosineLR(LambdaLR):
@@ -84,15 +84,6 @@ def _cosine(done: float, peak: float, least: float) -> float:
     return least + (peak - least) * (1 + math.cos(math.pi * done)) / 2
 
 
-LR_SCHEDULES: dict[str, type[LRScheduler]] = {
-    "cosine": CosineLR,
-    "step": StepDecayLR,
-    "plateau": ReduceLROnPlateau,
-    "warmup_cosine": WarmupCosineLR,
-}
-"""Names that ``training.scheduler.type`` accepts, besides dotted paths of custom classes."""
-
-
 def create_schedule(
     type_: str | None, options: dict[str, Any], optimizer: Optimizer, total_steps: int, metric: str
 ) -> dict[str, Any] | None:
@@ -113,7 +104,7 @@ def create_schedule(
     """
     if type_ is None:
         return None
-    cls = schedule_class(type_)
+    cls: type[LRScheduler] = SchedulerSettings.class_of(type_)
     by_step = getattr(cls, "by_step", False)
     if options.get("last_epoch", -1) != -1:
         _first_rate(optimizer)  # torch's classes require initial_lr if last_epoch is not -1
@@ -126,11 +117,6 @@ def create_schedule(
         # Never stepped by the trainer, which would do so after the epoch's checkpoint is written: the module does it.
         entry["frequency"] = sys.maxsize
     return entry
-
-
-def schedule_class(type_: str) -> type[LRScheduler]:
-    """Return the class of a learning-rate schedule by its name or dotted path."""
-    return LR_SCHEDULES.get(type_) or load_class(type_, "training.scheduler.type")
 
 
 def follows_from_the_place(cls: type[LRScheduler]) -> bool:

@@ -7,7 +7,7 @@ import logging
 import threading
 from abc import abstractmethod
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -103,3 +103,42 @@ class Mirror(Logger):
             f"{self.shown_name} can no longer be written to ({reason}): training continues without it, "
             "logs/metrics.jsonl has every metric",
         )
+
+
+class LoggerMirror(Mirror):
+    """Custom Lightning logger whose failure does not end the run.
+
+    Args:
+        logger: The logger. Its other attributes, such as ``experiment``, are those of the mirror.
+        config: The resolved settings, logged as hyperparameters.
+        console: Console for the warning.
+    """
+
+    def __init__(self, logger: Logger, config: Mapping[str, Any], console: Console) -> None:
+        super().__init__(type(logger).__name__, console)
+        self.logger = logger
+        self._try(logger.log_hyperparams, dict(config))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["logger"], name)
+
+    def send_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
+        self.logger.log_metrics(dict(metrics), step)
+
+    def send_image(self, name: str, image: Image.Image, step: int) -> None:
+        """Log the image if the logger has this method, which is not part of Lightning's interface."""
+        if hasattr(self.logger, "log_image"):
+            self.logger.log_image(name, [image], step)
+
+    def save(self) -> None:
+        self._try(self.logger.save)
+
+    def finalize(self, status: str) -> None:
+        self._try(self.logger.finalize, status)
+
+    def _try(self, method: Callable[..., object], *arguments: Any) -> None:
+        if not self.broken:
+            try:
+                method(*arguments)
+            except Exception as error:
+                self.give_up(error)

@@ -17,13 +17,13 @@ from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.draws import VALIDATION_DRAWS, draw_by_index
 from diffusion_lab.diffusion.loss import DenoisingLoss
-from diffusion_lab.diffusion.noise_bands import by_noise_band
 from diffusion_lab.ema import EMA
 from diffusion_lab.runtime.determinism import seed_default_generators
 from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.sampling import DiffusionSampler
 from diffusion_lab.shapes import Batch
-from diffusion_lab.training.anomalies import check_finite
+from diffusion_lab.training.accumulation import AccumulationWindow, loss_means
+from diffusion_lab.training.anomalies import check_finite, gradient_norm
 from diffusion_lab.training.epoch_mean import EpochMean
 from diffusion_lab.training.watched_metric import metric_value
 
@@ -65,11 +65,10 @@ class DiffusionModule(LightningModule):
         self.make_schedule = make_schedule
         self.log_interval = log_interval
         self.about = about or {}
-        self.gradient_norm: Tensor | None = None
-        """Total gradient norm of this step if a callback has computed it, so that clipping does not do so again."""
         self.evaluated: frozenset[str] = frozenset()
         """Names of the metrics that the evaluation of samples logs, in the epochs that it runs in."""
-        self._window: list[tuple[Tensor, Tensor]] = []  # losses and noise-to-signal ratios of each batch of this step
+        self._window = AccumulationWindow()
+        self._gradient_norm: Tensor | None = None  # of this step, once it is known
         self._metrics_to_log: dict[str, Tensor] = {}  # of this step, by name
         self._learning_rate = 0.0
         self._epoch_mean = EpochMean(watched) if watched.startswith("train/") else None
@@ -164,7 +163,7 @@ class DiffusionModule(LightningModule):
             derive_seed("dropout", batch.seed), batch.images.device
         )  # used by dropout and custom networks
         losses, level = self.loss.per_image(self.denoiser, batch.images, batch.labels, batch.seed)
-        self._window.append((losses.detach(), level.sigma / level.alpha))
+        self._window.add(losses, level.sigma / level.alpha)
         return losses.mean()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -172,34 +171,36 @@ class DiffusionModule(LightningModule):
         draws = draw_by_index(images, batch.indices) if batch.indices else loss.draw(images, batch.seed)
         for name, denoiser in self.validation_denoisers.items():
             losses, level = loss.loss_at(denoiser, images, batch.labels, draws)
-            for metric, (mean, count) in _means(name, losses, level.sigma / level.alpha).items():
+            for metric, (mean, count) in loss_means(name, losses, level.sigma / level.alpha).items():
                 self.log(metric, mean, batch_size=count)
 
-    # With accumulation the trainer divides by the number of batches per step, even if an epoch's last step has fewer or
-    # its last batch is smaller. These two hooks make the loss the mean over the images, as for one large batch.
     def backward(self, loss: Tensor) -> None:
-        weight = len(self._window[-1][0]) / len(self._window[0][0])
+        weight = self._window.batch_weight
         (loss if weight == 1 else weight * loss).backward()
 
+    def gradient_norm(self, optimizer: Optimizer) -> Tensor:
+        """Return the total norm of the gradients for the next step; it is computed once, also for clipping."""
+        if self._gradient_norm is None:
+            self._gradient_norm = gradient_norm(optimizer)
+        return self._gradient_norm
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        window, self._window = self._window, []
-        counts = [len(losses) for losses, _ in window]
-        factor = self.trainer.accumulate_grad_batches * counts[0] / sum(counts)
+        step = self._window.close()
+        factor = step.gradient_factor(self.trainer.accumulate_grad_batches)
         if factor != 1:
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], factor)
-            self.gradient_norm = None if self.gradient_norm is None else self.gradient_norm * factor
+            torch._foreach_mul_([weight.grad for weight in _weights(optimizer) if weight.grad is not None], factor)
+            self._gradient_norm = None if self._gradient_norm is None else self._gradient_norm * factor
         is_logged = (self.global_step + 1) % self.log_interval == 0
         if not is_logged and self._epoch_mean is None:
             return
-        losses, ratio = (torch.cat(parts) for parts in zip(*window, strict=True))
-        means = _means("train/loss", losses, ratio)
+        means = step.means("train/loss")
         if is_logged:
             self._metrics_to_log = {name: mean for name, (mean, _) in means.items()}
             self._learning_rate = optimizer.param_groups[0]["lr"]
         if self._epoch_mean is not None:
             rate = torch.tensor(float(optimizer.param_groups[0]["lr"]))
-            self._epoch_mean.add(self.current_epoch, means | {"train/learning_rate": (rate, len(losses))})
+            rate_of_images = rate, means["train/loss"][1]
+            self._epoch_mean.add(self.current_epoch, {**means, "train/learning_rate": rate_of_images})
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         # Directly to the loggers: self.log takes half a millisecond per metric.
@@ -218,15 +219,14 @@ class DiffusionModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        norm, self.gradient_norm = self.gradient_norm, None
+        norm, self._gradient_norm = self._gradient_norm, None
         if norm is None:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
         # Clipping multiplies gradients below the bound by one. On a GPU that is faster than reading whether it must.
         is_below = norm.device.type == "cpu" and gradient_clip_val and bool(norm < 0.999 * gradient_clip_val)
         if gradient_clip_val is not None and not is_below:
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            nn.utils.clip_grads_with_norm_(weights, gradient_clip_val, norm)
+            nn.utils.clip_grads_with_norm_(_weights(optimizer), gradient_clip_val, norm)
 
     def on_validation_end(self) -> None:
         if self._epoch_mean is not None and (mean := self._epoch_mean.value(self.current_epoch)) is not None:
@@ -271,13 +271,11 @@ class DiffusionModule(LightningModule):
             "epochs_done": epochs_done,
             "validation_draws": VALIDATION_DRAWS,
         }
+        if self.trainer.should_stop:  # a limit or a callback ends the run here
+            checkpoint["diffusion_lab"]["stopped"] = True
         if self._epoch_mean is not None:
             checkpoint["diffusion_lab"]["epoch_mean"] = self._epoch_mean.saved()
 
 
-def _means(name: str, losses: Tensor, ratio: Tensor) -> dict[str, tuple[Tensor, int]]:
-    """Return the mean of all losses and of each band of noise levels, with the number of images, by metric name."""
-    means = {name: (losses.mean(), len(losses))}
-    for band, mean_and_count in by_noise_band(losses, ratio).items():
-        means[f"{name}_at_{band}_noise"] = mean_and_count
-    return means
+def _weights(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]

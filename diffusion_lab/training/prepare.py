@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from diffusion_lab.checkpoint import Checkpoint
@@ -35,9 +36,12 @@ from diffusion_lab.training.create import (
     create_callbacks,
     create_evaluation,
     create_module,
-    optimizer_steps,
+    create_profiler,
     prepare_denoiser,
+    run_length,
+    steps_per_epoch,
 )
+from diffusion_lab.training.custom_objects import create_callbacks_of_settings, create_loggers_of_settings
 from diffusion_lab.training.foreign_state import ForeignStateCallback, import_foreign_state
 from diffusion_lab.training.memory_check import check_memory
 from diffusion_lab.training.module import DiffusionModule
@@ -76,13 +80,17 @@ class PreparedRun:
     notes: Sequence[str]
     steps: range
     """Optimizer steps that remain, counted from 1 over the complete run."""
+    last_epoch: int
+    """Number of epochs of the complete run; the last one may be incomplete."""
+    loggers: Sequence[Logger]
+    """Custom loggers."""
     began: float
     """Start of the preparation, by the clock ``time.monotonic``."""
 
     @property
     def epochs(self) -> range:
         """Epochs that remain, counted from 1."""
-        return range((self.source.epochs_done or 0 if self.source else 0) + 1, self.config.training.epochs + 1)
+        return range((self.source.epochs_done or 0 if self.source else 0) + 1, self.last_epoch + 1)
 
 
 def prepare_run(
@@ -114,18 +122,21 @@ def prepare_run(
         comparison = compare(checkpoint, config, data)
         check_compatible(comparison, denoiser)
         if source.foreign:
-            steps_per_epoch = optimizer_steps(config, data) // config.training.epochs
-            source = replace(source, step=(source.epochs_done or 0) * steps_per_epoch)
+            source = replace(source, step=(source.epochs_done or 0) * steps_per_epoch(config, data))
         left = remaining_training(source, config, data, comparison.changes)
     plain = config.model_dump(mode="json")
     settings = redacted(plain, secret_values(plain, sys.argv))
     settings["compute"]["seed"] = seed
     flops = count_forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
     threads = _threads(config, device, flops, checkpoint)
-    module = create_module(config, denoiser, data, settings, _schedule_span(config, source, left))
+    length = run_length(config, data) if source is None or left is None else _length_of_resumed(source, left)
+    resets_schedule = left is not None and config.training.resume.reset_scheduler
+    span = ScheduleSpan(left.epochs, left.steps) if left is not None and resets_schedule else length
+    module = create_module(config, denoiser, data, settings, span)
     module.about["threads"] = threads
     module.configure_optimizers()  # raises if a custom class does not accept the values
-    warn_about_settings(config, module, data, optimizer_steps(config, data))
+    warn_about_settings(config, module, data, length)
+    custom = create_callbacks_of_settings(config.training.callbacks)
     resume_callback: Callback | None
     notes: list[str]
     if source is not None and checkpoint is not None and source.foreign:
@@ -135,12 +146,13 @@ def prepare_run(
         )
         resume_callback, notes = ForeignStateCallback(state), state.notes
     else:
-        resume_callback, notes = _create_resume_overrides(comparison, left, console)
+        resume_callback, notes = _create_resume_overrides(comparison, left, custom, console)
     notes = [*filter(None, [prediction_note]), *notes]
-    callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resume_callback)
+    callbacks, checkpoints = create_callbacks(config, denoiser, folder, seed, resume_callback, custom)
     evaluation = create_evaluation(config, data, seed, device)
-    done = source.step or 0 if source else 0
-    steps = range(done + 1, done + (left.steps if left else optimizer_steps(config, data)) + 1)
+    loggers = create_loggers_of_settings(config.logger.backends, folder.logs)
+    create_profiler(config.training.profiler, folder.logs)  # raises if its class does not accept the values
+    steps = range((source.step or 0 if source else 0) + 1, length.steps + 1)
     return PreparedRun(
         config,
         settings,
@@ -156,12 +168,14 @@ def prepare_run(
         source,
         notes,
         steps,
+        length.epochs,
+        loggers,
         began,
     )
 
 
 def _create_resume_overrides(
-    comparison: Comparison | None, left: RemainingTraining | None, console: Console
+    comparison: Comparison | None, left: RemainingTraining | None, custom: Sequence[Callback], console: Console
 ) -> tuple[ResumeOverrides | None, list[str]]:
     """Create the callback that adapts the restored state, and the notes to print; nothing for a fresh start."""
     if comparison is None or left is None:
@@ -173,18 +187,12 @@ def _create_resume_overrides(
         if note is not None:
             print_and_log(console, note)
 
-    return ResumeOverrides(plan, report_rate), resume_notes(comparison, plan, left)
+    return ResumeOverrides(plan, custom, report_rate), resume_notes(comparison, plan, left)
 
 
-def _schedule_span(
-    config: TrainConfig, source: ResumeSource | None, left: RemainingTraining | None
-) -> ScheduleSpan | None:
-    """Return the length of the schedule of a resumed run: the rest of the run if it is reset, else all of it."""
-    if source is None or left is None:
-        return None
-    if config.training.resume.reset_scheduler:
-        return ScheduleSpan(left.epochs, left.steps)
-    return ScheduleSpan(config.training.epochs, (source.step or 0) + left.steps)
+def _length_of_resumed(source: ResumeSource, left: RemainingTraining) -> ScheduleSpan:
+    """Return the length of the complete run, with what is done already."""
+    return ScheduleSpan((source.epochs_done or 0) + left.epochs, (source.step or 0) + left.steps)
 
 
 def _seed(config: TrainConfig, source: ResumeSource | None) -> int:

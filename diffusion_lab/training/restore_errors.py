@@ -24,7 +24,7 @@ ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
 
 class RestoreErrors(Callback):
-    """Checks what the trainer restores from a checkpoint; must come after all other callbacks.
+    """Checks what the trainer restores from a checkpoint.
 
     Args:
         path: The checkpoint; None for a fresh start.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.targets import is_target
 from diffusion_lab.console.redaction import redacted, secret_values
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.faults import shown
 from diffusion_lab.training.callbacks.resume_overrides import ResumePlan
-from diffusion_lab.training.lr_schedules import LR_SCHEDULES
+from diffusion_lab.training.create import steps_per_epoch
+from diffusion_lab.training.custom_objects import changed_arguments
 from diffusion_lab.training.resume_checks import Comparison
 from diffusion_lab.training.resume_rules import Change, Effect
 from diffusion_lab.training.resume_source import ResumePosition, ResumeSource
@@ -39,20 +42,26 @@ def make_resume_plan(comparison: Comparison, left: RemainingTraining) -> ResumeP
     """Return which parts of the state a resumed run takes from the settings instead of the checkpoint."""
     training = comparison.config.training
     rates = [change for change in comparison.changes if change.key == "training.optimizer.learning_rate"]
-    type_ = training.scheduler.type
+    is_ours = training.scheduler.type is not None and training.scheduler.path_of(training.scheduler.type) is None
     return ResumePlan(
         training.resume.reset_optimizer,
         training.resume.reset_scheduler,
         left.batches_done,
         optimizer_options=comparison.optimizer_options,
-        rebuild_schedule=type_ in LR_SCHEDULES or comparison.schedule_changed,
+        rebuild_schedule=is_ours or comparison.schedule_changed,
         rate_factor=float(rates[0].now) / float(rates[0].then) if rates else 1.0,
         forget_best=bool(comparison.changed(Effect.APPLIED_TO_LOSS, Effect.EVALUATION))
         or comparison.validation_images_changed
         or comparison.images_changed
         or comparison.loss_weights_changed
         or comparison.validation_draws_changed,
+        callback_arguments=changed_arguments(_saved_callbacks(comparison), training.callbacks),
     )
+
+
+def _saved_callbacks(comparison: Comparison) -> Sequence[Any]:
+    callbacks = (comparison.checkpoint.config or {}).get("training", {}).get("callbacks", ())
+    return [entry for entry in callbacks if isinstance(entry, str) or is_target(entry)]
 
 
 def resume_notes(comparison: Comparison, plan: ResumePlan, left: RemainingTraining) -> list[str]:
@@ -96,7 +105,8 @@ def learning_rate_note(then: float, now: float, comparison: Comparison, left: Re
         return None
     note = f"the learning rate was {then:.3g} in the checkpoint and is {now:.3g} from here on"
     training = comparison.config.training
-    extended = training.scheduler.type is not None and "training.epochs" in comparison.changed_keys
+    changed = {"training.epochs", "training.max_steps"} & comparison.changed_keys
+    extended = training.scheduler.type is not None and bool(changed)
     if not extended or training.resume.reset_scheduler or now <= then:
         return note
     return (
@@ -117,11 +127,9 @@ def remaining_training(
             current size starts there, or the order or the number of the images differs.
     """
     accumulated = config.training.accumulate_batches
-    steps_per_epoch = -(-data.steps_per_epoch // accumulated)
-    epochs = config.training.epochs - (source.epochs_done or 0)
     position = source.position
     if position is None or not position.samples_seen:
-        return RemainingTraining(0, epochs, steps_per_epoch * epochs, None)
+        return _remaining(0, 0, source, config, data, None)
     _refuse_another_order(source.path, position, data, changes)
     done, beyond = divmod(position.samples_seen, data.step_size * accumulated)
     batches = done * accumulated
@@ -132,7 +140,18 @@ def remaining_training(
             f"of it, got {data.step_size} × "
             f"{accumulated} (a checkpoint from the end of an epoch resumes with any)"
         )
-    return RemainingTraining(batches, epochs, steps_per_epoch * epochs - done, _note(position, data))
+    return _remaining(batches, done, source, config, data, _note(position, data))
+
+
+def _remaining(
+    batches: int, steps: int, source: ResumeSource, config: TrainConfig, data: ImageDataModule, note: str | None
+) -> RemainingTraining:
+    """Return the remaining work after ``batches`` and ``steps`` of an epoch, up to the limits of the settings."""
+    per_epoch = steps_per_epoch(config, data)
+    left = per_epoch * (config.training.epochs - (source.epochs_done or 0)) - steps
+    if config.training.max_steps is not None:
+        left = min(left, max(config.training.max_steps - (source.step or 0), 0))
+    return RemainingTraining(batches, math.ceil((steps + left) / per_epoch), left, note)
 
 
 def _refuse_another_order(
@@ -173,7 +192,7 @@ def same_results(config: TrainConfig, source: ResumeSource) -> bool:
 
 def _relevant(section: Any) -> Any:
     """Return a section without the keys that do not change the results of a step."""
-    irrelevant = ("epochs", "resume", "num_workers", "pin_memory")
+    irrelevant = ("epochs", "max_steps", "max_time", "profiler", "resume", "num_workers", "pin_memory")
     if not isinstance(section, Mapping):
         return section
     return {name: _relevant(value) for name, value in section.items() if name not in irrelevant}

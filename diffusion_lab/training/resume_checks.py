@@ -19,7 +19,7 @@ from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.draws import VALIDATION_DRAWS
 from diffusion_lab.faults import shown
 from diffusion_lab.runs.identity import data_fingerprint, validation_fingerprint
-from diffusion_lab.training.lr_schedules import LR_SCHEDULES, follows_from_the_place, schedule_class
+from diffusion_lab.training.lr_schedules import follows_from_the_place
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.resume_rules import Change, Effect, changes_since
 
@@ -31,6 +31,7 @@ NOT_IN_GROUPS = ("type", "gradient_clip_norm")
 
 LENGTH_KEYS = (
     "training.epochs",
+    "training.max_steps",
     "training.accumulate_batches",
     "data.loading.batch_size",
     "data.loading.drop_last",
@@ -257,8 +258,9 @@ def _is_unverifiable(change: Change, groups: set[str]) -> bool:
 
 def _has_fixed_options(comparison: Comparison) -> bool:
     """Return whether a custom schedule stores its options in its state, so that new ones would be lost."""
-    type_ = comparison.config.training.scheduler.type
-    return type_ is not None and type_ not in LR_SCHEDULES and not follows_from_the_place(schedule_class(type_))
+    scheduler = comparison.config.training.scheduler
+    path = scheduler.path_of(scheduler.type)
+    return path is not None and not follows_from_the_place(scheduler.class_of(path))
 
 
 def _image_faults(comparison: Comparison) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffusion_lab.checkpoint.export import EXPORT_SUFFIX
 from diffusion_lab.checkpoint.files import named_steps, newest_valid
 from diffusion_lab.checkpoint.ownership import format_paths
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.console.redaction import redacted, secret_values
 from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.training.foreign_state import epochs_done
 
@@ -44,6 +46,7 @@ class ResumeSource:
         wandb_id: Id of the run on W&B.
         run_id: Id of the run that wrote it; None in files of earlier versions.
         foreign: Whether another program wrote it. The number of steps done then depends on the images.
+        about: Metadata of the checkpoint.
     """
 
     path: Path
@@ -54,6 +57,7 @@ class ResumeSource:
     wandb_id: str | None
     run_id: str | None
     foreign: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def seed(self) -> int | None:
@@ -66,13 +70,35 @@ class ResumeSource:
         inside = self.config.get("output", {}).get("subdirs", {}).get("checkpoints", "checkpoints")
         return self.path.resolve().parents[len(Path(inside).parts)]
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether a limit or a callback of the settings ended the run that wrote it, here."""
+        return bool(self.about.get("stopped"))
+
     def is_complete(self, config: TrainConfig) -> bool:
-        """Return whether all epochs of the settings are done."""
-        return self.epochs_done is not None and self.epochs_done >= config.training.epochs
+        """Return whether everything that the settings ask for is done."""
+        return self.completion(config) is not None
+
+    def completion(self, config: TrainConfig) -> str | None:
+        """Return the setting that makes the run complete at this checkpoint, None if there is more to do."""
+        training, before = config.training, self.config.get("training", {})
+        if self.epochs_done is not None and self.epochs_done >= training.epochs:
+            return "training.epochs"
+        if training.max_steps is not None and self.step is not None and self.step >= training.max_steps:
+            return "training.max_steps"
+        plain = training.model_dump(mode="json")
+        now = redacted(plain, secret_values(plain, sys.argv))  # as the checkpoint has them
+        same = {name for name in ("max_steps", "max_time", "callbacks") if now[name] == before.get(name)}
+        if not self.was_stopped or len(same) < 3:
+            return None
+        return "training.max_time" if training.max_time is not None else "training.callbacks"
 
     def is_at_the_end(self, config: TrainConfig) -> bool:
         """Return whether it was saved exactly after the last step of the settings."""
-        return self.epochs_done == config.training.epochs and not (self.position and self.position.samples_seen)
+        if self.epochs_done == config.training.epochs and not (self.position and self.position.samples_seen):
+            return True
+        reached = self.step is not None and self.step == config.training.max_steps
+        return reached or (self.was_stopped and self.is_complete(config))
 
 
 def find_resume_source(config: TrainConfig, folder: RunFolder) -> tuple[ResumeSource, Checkpoint] | None:
@@ -110,6 +136,7 @@ def find_resume_source(config: TrainConfig, folder: RunFolder) -> tuple[ResumeSo
         _position(checkpoint.data_position),
         checkpoint.about.get("wandb_id"),
         _run_id(checkpoint.about),
+        about=checkpoint.about,
     )
     return source, checkpoint
 

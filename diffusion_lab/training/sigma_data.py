@@ -59,7 +59,7 @@ def with_saved_sigma_data(checkpoint: Checkpoint | None, config: TrainConfig) ->
 
 
 def _measures(weighting: WeightingSettings) -> bool:
-    return weighting.type == "edm" and weighting.extra_options.get("sigma_data", "auto") == "auto"
+    return weighting.type == "edm" and weighting.options.get("sigma_data", "auto") == "auto"
 
 
 def _with(config: TrainConfig, diffusion: DiffusionSettings, weighting: WeightingSettings) -> TrainConfig:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
+
 from diffusion_lab.checkpoint import Checkpoint
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
+from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.run_images.classes import check_classes
 from diffusion_lab.run_images.sources import read_sources
@@ -48,15 +51,22 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
         check_classes(config, sources.train.class_names)
     loading, augmentation = config.data.loading, config.data.augmentation
     jitter = augmentation.color_jitter
+    train, val = sources.train, sources.val if config.training.validation.enabled else None
+    overfit = config.training.overfit_batches
+    if overfit is not None:
+        train = _fixed_batches(train, overfit, loading.batch_size, "training")
+        val = None if val is None else _fixed_batches(val, overfit, loading.batch_size)
     return ImageDataModule(
-        sources.train,
-        sources.val if config.training.validation.enabled else None,
+        train,
+        val,
         batch_size=loading.batch_size,
         num_workers=loading.num_workers,
         pin_memory=loading.pin_memory,
-        shuffle=loading.shuffle_train,
+        shuffle=loading.shuffle_train and overfit is None,
         drop_last=loading.drop_last,
-        augmentation=Augmentation(
+        augmentation=None
+        if overfit is not None
+        else Augmentation(
             horizontal_flip=augmentation.horizontal_flip,
             rotation_degrees=augmentation.rotation_degrees,
             jitter_strength=jitter.strength if jitter.enabled else 0.0,
@@ -66,3 +76,22 @@ def create_datamodule(config: TrainConfig, seed: int, class_names: Sequence[str]
         worker_timeout=loading.worker_timeout,
         remarks=sources.remarks.with_notes(sources.warnings),
     )
+
+
+def _fixed_batches(source: ImageSource, batches: int, batch_size: int, required_of: str | None = None) -> ImageSource:
+    """Return the images of a number of batches, spread evenly over a source; all if it has fewer.
+
+    Raises:
+        ValueError: It has fewer batches, and ``required_of``, its name, is given.
+    """
+    most = -(-len(source) // batch_size)
+    if required_of is not None and batches > most:
+        raise ValueError(
+            f"training.overfit_batches must be at most {most}, the batches of the {len(source)} {required_of} images, "
+            f"got {batches}"
+        )
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(batches * batch_size, len(source)), dtype=np.int64))
+    # Images that were split off stay recognizable as such.
+    fixed = Subset(source.source, source.indices[chosen]) if isinstance(source, Subset) else Subset(source, chosen)
+    fixed.varies = False  # no random crop
+    return fixed

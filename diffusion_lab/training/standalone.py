@@ -27,12 +27,11 @@ from diffusion_lab.runtime.devices import resolve_device
 from diffusion_lab.runtime.environment import environment
 from diffusion_lab.sampling.terminal_noise import image_process_warnings, terminal_noise_warnings
 from diffusion_lab.training.create import ModuleT, ScheduleSpan, build_module, prepare_denoiser
-from diffusion_lab.training.lr_schedules import schedule_class
 
 if TYPE_CHECKING:
     from diffusion_lab.training.module import DiffusionModule
 
-RUN_KEYS = ("run_id", "wandb_id", "step", "epochs_done", "threads")
+RUN_KEYS = ("run_id", "wandb_id", "step", "epochs_done", "stopped", "threads")
 """Metadata of a checkpoint about the run that wrote it rather than the module."""
 
 CLASSES = {
@@ -164,10 +163,11 @@ def _module(
 def _steps(module: DiffusionModule, training: TrainingSettings) -> int:
     """Return the optimizer steps of all epochs from the trainer; 0 if the schedule is not stepped once per step."""
     kind = training.scheduler.type
-    if kind is None or not getattr(schedule_class(kind), "by_step", False):
+    if kind is None or not training.scheduler.passed_to(training.scheduler.class_of(kind)):
         return 0
     trainer = module.trainer
     data = getattr(trainer, "datamodule", None)
     if isinstance(data, ImageDataModule):
-        return -(-data.steps_per_epoch // trainer.accumulate_grad_batches) * training.epochs
+        steps = -(-data.steps_per_epoch // trainer.accumulate_grad_batches) * training.epochs
+        return min(steps, training.max_steps or steps)
     return int(trainer.estimated_stepping_batches)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
+from diffusion_lab.config.training_section import TrainingSettings
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
@@ -88,3 +89,18 @@ def _max_decay(steps: int) -> float:
     forgotten = 5 / steps
     digit = 10.0 ** math.floor(math.log10(forgotten))
     return round(max(1 - math.ceil(round(forgotten / digit, 6)) * digit, 0.0), 9)
+
+
+def max_steps_warnings(training: TrainingSettings, steps: int) -> Iterator[str]:
+    """Warn if the epochs are over before ``max_steps`` is reached.
+
+    Args:
+        training: The ``training`` section.
+        steps: Optimizer steps of the complete run.
+    """
+    if training.max_steps is not None and steps < training.max_steps:
+        epochs = math.ceil(training.epochs * training.max_steps / steps)
+        yield (
+            f"training.max_steps = {training.max_steps} is not reached: training.epochs={training.epochs} end after "
+            f"{steps} optimizer steps, training.epochs={epochs} would reach it"
+        )

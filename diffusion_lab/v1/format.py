@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffusion_lab.config.optimizer_section import ALL_OPTIMIZER_OPTIONS
-from diffusion_lab.config.scheduler_section import ALL_SCHEDULER_OPTIONS
+from diffusion_lab.config.optimizer_section import OptimizerSettings
+from diffusion_lab.config.scheduler_section import SchedulerSettings
 
 NOT_IN_V1 = ("warmup_steps",)
 """Options of learning-rate schedules that only V2 has."""
@@ -24,11 +24,11 @@ KEPT_NAMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("data", "data.augmentation", ("horizontal_flip", "rotation_degrees")),
     ("training", "training", ("epochs",)),
     ("training", "training.optimizer", ("learning_rate", "gradient_clip_norm")),
-    ("training.optimizer_kwargs", "training.optimizer", ("weight_decay", "betas", *ALL_OPTIMIZER_OPTIONS)),
+    ("training.optimizer_kwargs", "training.optimizer", ("weight_decay", "betas", *OptimizerSettings.all_options())),
     (
         "training.scheduler_kwargs",
         "training.scheduler",
-        tuple(name for name in ALL_SCHEDULER_OPTIONS if name not in NOT_IN_V1),
+        tuple(name for name in SchedulerSettings.all_options() if name not in NOT_IN_V1),
     ),
     ("training", "training.checkpointing", ("save_frequency", "save_best_only")),
     ("training.validation", "training.validation", ("enabled", "frequency", "metric")),

@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 from diffusion_lab.config.defaults import get_default_config
-from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.scheduler_section import SCHEDULES, SchedulerSettings
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.settings_reader import known_keys, leaves
 from diffusion_lab.config.spelling import spelled
@@ -214,7 +214,7 @@ def _choose_schedule(old: Mapping[str, Any], new: dict[str, Any]) -> Iterator[st
     kind = new[f"{section}.type"]
     if not (kind is None or isinstance(kind, str)):
         return
-    used = SCHEDULER_OPTIONS.get(kind)
+    used = SchedulerSettings.options_of(kind) if kind in SCHEDULES else None
     for key in [key for key in new if key.startswith(f"{section}.") and key != f"{section}.type"]:
         name = key.rpartition(".")[2]
         source = f"training.scheduler_kwargs.{name}"

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class TrapezoidSampler(Sampler):
     """Averages the estimates at both ends of a step: second order, two network evaluations per step."""
 
+    order = 2  # twice as many steps, a quarter of the error
+
     def step(
         self, x: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:

@@ -10,11 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion_lab.checkpoint import FORMAT, load_denoiser, load_tensors, load_weights, read_checkpoint
 from diffusion_lab.checkpoint.export import write_export
-from diffusion_lab.config.model_section import ModelSettings
+from diffusion_lab.config.model_section import NETWORKS, ModelSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.create import create_denoiser
 from diffusion_lab.faults import ConfigWarning
-from diffusion_lab.networks import NETWORKS
 from tests.checkpoint.contents import (
     AVERAGED,
     RAW,

@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.cli.compose import compose_generate_config, compose_train_config, run_folder
 from diffusion_lab.cli.key_locations import composed_key_locations
 from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, validate_config
-from diffusion_lab.config.data_section import DATA_TYPES
+from diffusion_lab.config.data_section import DATA_SETS
 from diffusion_lab.sweeps.folders import job_folder
 from tests.config.conftest import CONF
+from tests.config.own_classes import HERE
 
 Composed = Callable[..., DictConfig]
 
@@ -123,7 +124,7 @@ def test_image_folders_are_unconditional_by_default(composed: Composed, tmp_path
     assert compose_train_config(composed_tree).model.conditioning.classes == 3
 
 
-@pytest.mark.parametrize("data", DATA_TYPES)
+@pytest.mark.parametrize("data", DATA_SETS)
 @pytest.mark.parametrize("classes", [3, 10, "auto"])
 def test_an_unused_number_of_classes_is_refused(composed: Composed, tmp_path: Path, data: str, classes: object) -> None:
     given = [f"data={data}", "conditioning=none"]
@@ -167,7 +168,7 @@ def test_short_names_fill_the_tree(composed: Composed, tmp_path: Path) -> None:
     assert (sampling.num_samples, sampling.guidance_scale, sampling.use_ema) == (5, 1.5, False)
     assert sampling.labels == (3, "seven")
     assert (config.compute.seed, config.compute.device) == (0, "cpu")
-    assert (config.sampler.type, config.sampler.extra_options["steps"]) == ("ddpm", 20)
+    assert (config.sampler.type, config.sampler.options["steps"]) == ("ddpm", 20)
     assert config.model is None
 
 
@@ -283,7 +284,7 @@ class TestStepsOfAShortProcess:
     def steps(composed: Composed, *overrides: str) -> object:
         tree = composed("train", *overrides)
         config = compose_train_config(tree, lambda: composed_key_locations("train", overrides))
-        return config.sampler.extra_options["steps"]
+        return config.sampler.options["steps"]
 
     @pytest.mark.parametrize(
         ("overrides", "steps"),
@@ -315,6 +316,37 @@ class TestStepsOfAShortProcess:
     ) -> None:
         words = (f"ckpt={tmp_path}", *overrides)
         config = compose_generate_config(composed("sample", *words), lambda: composed_key_locations("sample", words))
-        steps = config.sampler.for_process(20).extra_options["steps"]
+        steps = config.sampler.for_process(20).options["steps"]
         assert steps == (most or 40)
         assert config.sampler.for_process(None) == config.sampler, "a continuous process has no steps of its own"
+
+
+class TestNetworkOfOnesOwn:
+    """Keys of the group's file that a custom network does not take are dropped; those that were typed are refused."""
+
+    TYPE = f"model.architecture.type={HERE}.NarrowNet"
+
+    def config(self, composed: Composed, *overrides: str) -> TrainConfig:
+        everything = [self.TYPE, *overrides]
+        return compose_train_config(composed("train", *everything), lambda: composed_key_locations("train", everything))
+
+    def test_keys_of_the_file_are_dropped(self, composed: Composed) -> None:
+        config = self.config(
+            composed, "diffusion=edm", f"model.diffusion.type={HERE}.Process", "+model.diffusion.power=2.0"
+        )
+        assert config.model.architecture.options == {"model_channels": 32}  # of unet_tiny, which the class takes
+        assert config.model.diffusion.options == {"power": 2.0}
+
+    def test_keys_of_another_file_of_the_same_network_are_dropped(self, composed: Composed) -> None:
+        assert self.config(
+            composed, "model=dit_tiny", "+model.architecture.model_channels=4"
+        ).model.architecture.options == {"model_channels": 4}
+
+    def test_a_typed_key_is_refused(self, composed: Composed) -> None:
+        with pytest.raises(ConfigError) as caught:
+            self.config(composed, "model.architecture.patch_size=1", "+model.architecture.depht=3")
+        assert [str(fault).replace(f"{HERE}.", "") for fault in caught.value.faults] == [
+            "model.architecture.depht = 3: NarrowNet takes no such argument [command line]",
+            "model.architecture.patch_size = 1: NarrowNet takes no such argument; leave it out (command line: "
+            "'~model.architecture.patch_size') [command line]",
+        ]

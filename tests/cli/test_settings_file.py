@@ -11,6 +11,7 @@ import yaml
 from diffusion_lab.cli.settings_file import read_settings
 from diffusion_lab.config import ConfigDeprecationWarning, ConfigError, GenerateConfig, TrainConfig, get_default_config
 from tests.config.conftest import CONF
+from tests.config.own_classes import HERE
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "configs" / "diffusion"
 STANDALONE = CONF / "standalone"
@@ -94,7 +95,7 @@ def test_overrides_are_those_of_hydra() -> None:
     assert isinstance(config, TrainConfig)
     assert config.training.epochs == 3
     assert config.model.architecture.channel_multipliers == (2, 2)
-    assert config.sampler.extra_options["steps"] == 20  # of the process, which has no more
+    assert config.sampler.options["steps"] == 20  # of the process, which has no more
 
 
 def test_a_fault_of_an_override_comes_from_the_command_line() -> None:
@@ -160,3 +161,15 @@ def test_the_complete_old_file_says_so_in_its_first_line_and_still_runs(tmp_path
     assert isinstance(config, TrainConfig)
     assert config.training.visualization.num_samples == 4 * 2
     assert sum("V1" in str(warning.message) for warning in caught) == 1
+
+
+def test_keys_that_the_network_of_the_file_does_not_take_are_refused(tmp_path: Path) -> None:
+    """One file sets the class and the keys, so that none of them remains from elsewhere."""
+    tree = get_default_config()
+    tree["model"]["architecture"]["type"] = f"{HERE}.NarrowNet"
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        read_settings(file)
+    keys = {fault.key.rpartition(".")[2] for fault in caught.value.faults if "takes no such argument" in fault.rule}
+    assert keys == {"channel_multipliers", "use_attention"}

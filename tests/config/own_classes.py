@@ -42,18 +42,10 @@ class Process:
 
 
 class NarrowNet(TakesAnything):
-    """Network without arguments that every network receives."""
+    """Network that takes only what it names."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        model_channels: int,
-        channel_multipliers: list[int],
-        use_attention: list[bool],
-        num_classes: int | None,
-        num_res_blocks: int,
-    ) -> None:
-        super().__init__()
+    def __init__(self, in_channels: int, model_channels: int, num_classes: int | None, image_size: int = 0) -> None:
+        super().__init__(model_channels=model_channels, image_size=image_size)
 
 
 class Images(ArraySource):

@@ -7,7 +7,7 @@ import pytest
 from diffusion_lab.config import ConfigError, parse_config
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
 from diffusion_lab.config.settings_reader import known_keys, suggest_key
-from diffusion_lab.faults.key_aliases import ALIASES, OPTION_KEYS
+from diffusion_lab.faults.key_aliases import ALIASES
 from tests.config.conftest import Change
 
 
@@ -55,7 +55,7 @@ def test_of_a_generation_run(typed: str, expected: str) -> None:
 
 
 def test_the_keys_exist_and_their_names_are_not_aliases_of_others() -> None:
-    keys = {*known_keys(TrainConfig), *OPTION_KEYS}
+    keys = {*known_keys(TrainConfig)}
     assert set(ALIASES) <= keys
     for key, names in ALIASES.items():
         assert all(name == name.lower() and "-" not in name for name in names)
@@ -89,7 +89,7 @@ def test_a_misspelled_name_suggests_the_full_key(typed: str, expected: str | Non
 
 
 def test_every_suggestion_is_an_existing_key() -> None:
-    keys = {*known_keys(TrainConfig), *OPTION_KEYS}
+    keys = {*known_keys(TrainConfig)}
     for key in keys:
         suggestion = suggest_key(f"{key[:-1]}", TrainConfig)
         assert suggestion is None or set(suggestion.split(" or ")) <= keys, key

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from diffusion_lab.config import ConfigError, GenerateConfig, TrainConfig, parse_config, validate_config
-from diffusion_lab.config.sampler_section import SamplerSettings
-from diffusion_lab.config.settings_reader import known_keys, section_of
+from diffusion_lab.config.settings_reader import known_keys, member_of, section_of
 from tests.config.conftest import drop, put
 from tests.config.own_classes import HERE
 from tests.config.test_schema import BAD
@@ -24,8 +23,7 @@ from tests.config.valid_trees import ANYTHING, FOLDER, Tree, trees
 
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 few = settings(max_examples=30, suppress_health_check=[*SLOW, HealthCheck.function_scoped_fixture])
-OPTIONS = SamplerSettings.all_options()
-KNOWN = {*known_keys(TrainConfig), *(f"sampler.{option}" for option in OPTIONS)}
+KNOWN = set(known_keys(TrainConfig))
 NO_VALUES: list[object] = [{"not": "a value"}, [[{}]], datetime.date(2024, 2, 29)]
 """Values from YAML that no key accepts."""
 
@@ -38,21 +36,19 @@ def no_warnings() -> Iterator[None]:
         yield
 
 
-def known_keys(tree: Tree, schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
+def keys_present(tree: Tree, schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool, bool]]:
     """Yield the keys of a tree that its schema knows, with whether each is required and whether it is a section."""
-    for name, field in schema.model_fields.items():
+    for name, field in (member_of(schema, tree) or schema).model_fields.items():
         if name in tree:
             section = section_of(schema, name)
             yield prefix + name, field.is_required(), section is not None
             if section is not None:
-                yield from known_keys(tree[name], section, f"{prefix}{name}.")
+                yield from keys_present(tree[name], section, f"{prefix}{name}.")
 
 
 def keys_of(tree: Tree) -> list[tuple[str, bool, bool]]:
-    """Yield the keys of ``known_keys`` and the options of the built-in samplers."""
-    options = [f"sampler.{name}" for name in tree.get("sampler", {}) if name in OPTIONS]
-    schema = GenerateConfig if tree["mode"] == "generate" else TrainConfig
-    return [*known_keys(tree, schema), *((key, False, False) for key in options)]
+    """Return the keys of ``keys_present`` for the mode of the tree."""
+    return [*keys_present(tree, GenerateConfig if tree["mode"] == "generate" else TrainConfig)]
 
 
 def at(tree: Tree, key: str) -> Any:
@@ -133,13 +129,15 @@ def test_value_out_of_bounds_is_named(tree: Tree, data: st.DataObject) -> None:
 
 
 def one_more_flag(tree: Tree) -> str:
+    assume(tree["model"]["architecture"].get("type", "unet") == "unet")
     tree["model"]["architecture"]["use_attention"].append(True)
     return "model.architecture.use_attention"
 
 
 def image_that_does_not_halve(tree: Tree) -> str:
     architecture = tree["model"]["architecture"]
-    assume(architecture.get("patch_size", 1) * len(architecture["channel_multipliers"]) > 1)
+    assume(architecture.get("type", "unet") in ("unet", "dit"))
+    assume(architecture.get("patch_size", 1) * len(architecture.get("channel_multipliers", [1])) > 1)
     architecture["image_size"] += 1
     return "model.architecture.image_size"
 

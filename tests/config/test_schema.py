@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, parse_config, validate_config
-from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.choice import Options
+from diffusion_lab.config.scheduler_section import SCHEDULES, SchedulerSettings
+from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import known_keys
 from tests.config.conftest import Change, drop
 from tests.config.own_classes import HERE
@@ -90,7 +92,15 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.epochs", [1], [0, 1.5, None]),
     ("training.accumulate_batches", [1, 8], [0]),
     ("training.log_interval", [1], [0]),
-    ("training.callbacks", [[], ["my_lab.Score"]], ["my_lab.Score", ["Score"], None]),
+    ("training.max_steps", [None, 1], [0, 1.5, "1000"]),
+    ("training.max_time", [None, "00:00:30:00", "120:00:00:00"], ["30:00", "00:00:00:00", 108000, "1h"]),
+    ("training.overfit_batches", [None, 1], [0, 0.5]),
+    ("training.profiler", [None, "simple", "advanced", "pytorch"], ["fast", True, 3]),
+    (
+        "training.callbacks",
+        [[], ["lightning.pytorch.Callback"], [{"_target_": "lightning.pytorch.callbacks.Timer", "duration": None}]],
+        ["my_lab.Score", ["Score"], [{"target": "my_lab.Score"}], [{"_target_": "Score"}], None],
+    ),
     ("training.loss.penalty.type", ["mse", "l1", f"{HERE}.TakesAnything"], ["l2", None]),
     ("training.loss.weighting.type", ["uniform", "min_snr"], ["snr", None]),
     ("training.loss.times.type", ["auto", "logit_normal"], ["lognormal", None]),
@@ -266,10 +276,30 @@ def test_key_of_a_scheduler(changed: Change, kind: str, name: str, good: list[ob
         assert text.splitlines()[1].startswith(f"  training.scheduler.{name} = {json.dumps(value)}: must be ")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SCHEDULER_OPTIONS if kind])
+OF_DIT: list[tuple[str, list[object], list[object]]] = [
+    ("hidden_size", [16, 64], [0, 7.5, None]),
+    ("depth", [1, 12], [0, 1001, "6"]),
+    ("num_heads", [1, 4], [0, 2.5]),
+    ("mlp_ratio", [1, 2.5], [0, -1, "4"]),
+    ("patch_size", [1, 4, "auto"], [0, 1.5]),
+    ("dropout", [0, 0.5], [1, -0.1]),
+]
+
+
+@pytest.mark.parametrize(("name", "good", "bad"), OF_DIT)
+def test_key_of_a_transformer(changed: Change, name: str, good: list[object], bad: list[object]) -> None:
+    dit = {"type": "dit", "image_size": 32, "in_channels": 3, "hidden_size": 16, "depth": 2, "num_heads": 2}
+    for value in good:
+        validate_config(changed({"model.architecture": {**dit, name: value}}))
+    for value in bad:
+        text = message(changed({"model.architecture": {**dit, name: value}}))
+        assert text.splitlines()[1].startswith(f"  model.architecture.{name} = {json.dumps(value)}: must be ")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SCHEDULES if kind])
 def test_key_of_another_scheduler_is_named(changed: Change, kind: str) -> None:
     for owner, name, (value, *_), _ in OF_A_SCHEDULER:
-        if name not in SCHEDULER_OPTIONS[kind]:
+        if name not in SchedulerSettings.options_of(kind):
             text = message(changed({"training.scheduler": {"type": kind, name: value}}))
             assert f"training.scheduler.{name} = {json.dumps(value)}: belongs to type " in text
             assert owner in text
@@ -280,7 +310,10 @@ def test_each_key_is_tried() -> None:
     tried = {key for key, _, _ in ROWS} | {key for key, _, _ in ENTRIES}
     tried |= {f"{key}.{name}" for key, _, bad in ROWS for value in bad if isinstance(value, dict) for name in value}
     tried |= {f"training.scheduler.{name}" for _, name, _, _ in OF_A_SCHEDULER}
+    tried |= {f"model.architecture.{name}" for name, _, _ in OF_DIT}
     tried |= {"data.paths.train"}  # as a folder that must be there
+    of_dataclasses = [choice for choice in CHOICES if not issubclass(next(iter(choice.NAMED.values())), Options)]
+    tried |= {f"{choice.KEY}.{option}" for choice in of_dataclasses for option in choice.all_options()}
     sections = {key.rpartition(".")[0] for key in known_keys(TrainConfig)}
     assert set(known_keys(TrainConfig)) - sections <= tried
     assert set(leaves(get_default_config())) <= tried

@@ -17,14 +17,14 @@ from diffusion_lab.config import ConfigError, TrainConfig, parse_config, validat
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.sampler_section import SamplerSettings
-from diffusion_lab.config.signatures import CALLS
+from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.create import create_denoiser, create_process
 from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
 from tests.config.conftest import Change
-from tests.config.own_classes import HERE, OwnSampler, PlainSampler
+from tests.config.own_classes import HERE, NarrowNet, OwnSampler, PlainSampler
 
 
 def own(section: str, name: str, **options: object) -> dict[str, object]:
@@ -49,6 +49,8 @@ TAKEN: list[dict[str, object]] = [
     own("model.architecture", "Net", depth=3),
     own("model.architecture", "Net", depth=3, width=5, anything=[1]),
     own("model.architecture", "TakesAnything"),
+    own("model.architecture", "NarrowNet", model_channels=8),
+    own("model.diffusion", "Process", power=2.0, zero_terminal_snr=False, sigma_min=0.002),
     own("model.diffusion", "Process", power=2.0),
     own("training.loss.penalty", "TakesAnything", sharpness=2),
     own("training.loss.weighting", "OwnSampler", order=2),
@@ -123,10 +125,13 @@ REFUSED: list[tuple[dict[str, object], list[str]]] = [
         ["model.architecture.num_classes = 2: Net receives this from model.conditioning.num_classes; leave it out"],
     ),
     (
-        own("model.architecture", "NarrowNet"),
+        own("model.architecture", "NarrowNet", patch_size=2, num_heads=4, depht=3),
         [
-            'model.architecture.type = "NarrowNet": must take dropout, patch_size, head_channels (or **others), '
-            f"{GIVEN} model.architecture"
+            "model.architecture.depht = 3: NarrowNet takes no such argument",
+            "model.architecture.num_heads = 4: NarrowNet takes no such argument; leave it out (command line: "
+            "'~model.architecture.num_heads')",
+            "model.architecture.patch_size = 2: NarrowNet takes no such argument; leave it out (command line: "
+            "'~model.architecture.patch_size')",
         ],
     ),
     (
@@ -245,7 +250,7 @@ def section_of(changes: dict[str, object]) -> str:
 
 
 def test_all_sections_are_tried() -> None:
-    sections = {call.section for call in CALLS}
+    sections = {choice.KEY for choice in CHOICES}
     assert sections == BUILD.keys() == set(map(section_of, TAKEN)) == {section_of(changes) for changes, _ in REFUSED}
 
 
@@ -281,6 +286,17 @@ def test_options_reach_the_sampler(changed: Change) -> None:
     sampler = parse_config(changed(own("sampler", "PlainSampler", churn=[1, 2]))).sampler.build()
     assert isinstance(sampler, PlainSampler)
     assert sampler.churn == [1, 2]  # a plain class says nothing of types
+
+
+def test_a_network_receives_what_it_names_and_nothing_else(changed: Change) -> None:
+    """Keys of the U-Net that remain from the default tree are dropped if the class does not take them."""
+    config = parse_config(changed(own("model.architecture", "NarrowNet")))
+    assert config.model is not None
+    architecture = config.model.architecture
+    assert architecture.options == {"model_channels": 64}
+    network = architecture.build(image_size=40, in_channels=3, num_classes=None)
+    assert isinstance(network, NarrowNet)
+    assert network.options == {"model_channels": 64, "image_size": 40}
 
 
 def test_rule_of_the_sampler_itself(changed: Change) -> None:
@@ -389,7 +405,7 @@ class TestPathFromACheckpoint:
         with pytest.raises(ConfigError, match=r"model\.diffusion\.beta_end"):
             parse_section(ModelSettings, default["model"], "model")
         sampler = {"type": "trap_for_this_test.Any", "depth": 3}
-        assert parse_section(SamplerSettings, sampler, "sampler").extra_options == {"depth": 3}
+        assert parse_section(SamplerSettings, sampler, "sampler").options == {"depth": 3}
         optimizer = default["training"]["optimizer"] | sampler
         assert parse_section(OptimizerSettings, optimizer, "training.optimizer").options == {"depth": 3}
         assert not trap.exists()

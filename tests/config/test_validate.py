@@ -22,11 +22,12 @@ from diffusion_lab.training.fit import train
 from tests.config.conftest import Change
 from tests.config.own_classes import HERE
 
-DIT: dict[str, object] = {
-    "model.architecture.type": "dit",
-    "model.architecture.channel_multipliers": [1],
-    "model.architecture.use_attention": [True],
-}
+
+def dit(**options: object) -> dict[str, object]:
+    sizes = {"image_size": 40, "in_channels": 3, "hidden_size": 64, "depth": 2, "num_heads": 2}
+    return {"model.architecture": {"type": "dit", **sizes, **options}}
+
+
 CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
     (
         {"model.architecture.use_attention": [True]},
@@ -42,19 +43,21 @@ CONTRADICTIONS: list[tuple[dict[str, object], str]] = [
         "image_size = 44: must be divisible by 8: 3 stages halve the image 2 times, after patches of 2",
     ),
     (
-        {"model.architecture.type": "dit"},
-        "model.architecture.channel_multipliers = [1, 2, 4]: must have one entry with model.architecture.type dit, "
-        "which has one stage (command line: model=dit_tiny or another dit)",
+        dit(channel_multipliers=[1, 2, 4]),
+        "model.architecture.channel_multipliers = [1, 2, 4]: belongs to type unet, not to dit; leave it out "
+        "(command line: model=dit_tiny or another dit)",
     ),
-    (DIT | {"model.architecture.use_attention": [False]}, "use_attention = [false]: must be [true] with model.arch"),
-    (DIT | {"model.architecture.use_attention": [True, True]}, "use_attention = [true, true]: must be [true] with"),
+    (dit(use_attention=[True]), "use_attention = [true]: belongs to type unet, not to dit"),
     (
-        DIT | {"model.architecture.model_channels": 6, "model.architecture.channel_multipliers": [3]},
-        "model.architecture.model_channels = 6: times the multiplier, 3, must be divisible by 4 with "
-        "model.architecture.type dit: a sine and a cosine each for row and column",
+        dit(hidden_size=18),
+        "model.architecture.hidden_size = 18: must be divisible by 4: a sine and a cosine each for row and column",
     ),
     (
-        DIT | {"model.architecture.image_size": 42, "model.architecture.patch_size": 4},
+        dit(num_heads=3),
+        "model.architecture.num_heads = 3: must divide model.architecture.hidden_size, 64",
+    ),
+    (
+        dit(image_size=42, patch_size=4),
         "model.architecture.image_size = 42: must be divisible by 4: patches of 4",
     ),
     (
@@ -156,9 +159,29 @@ def test_typo_gets_a_suggestion(changed: Change, values: dict[str, object], line
 
 
 def test_dit_has_only_its_own_faults(changed: Change) -> None:
-    assert validate_config(changed(DIT)) is None  # type: ignore[func-returns-value]
-    (fault,) = message(changed(DIT | {"model.architecture.use_attention": []})).splitlines()[1:]
-    assert "must be [true]" in fault
+    assert validate_config(changed(dit())) is None  # type: ignore[func-returns-value]
+    (fault,) = message(changed(dit(num_heads=128))).splitlines()[1:]
+    assert "must divide model.architecture.hidden_size" in fault
+
+
+def test_keys_of_an_old_dit_are_translated(changed: Change) -> None:
+    """Settings of earlier versions describe a transformer with the keys of the U-Net."""
+    old = {"model_channels": 48, "channel_multipliers": [2], "use_attention": [True], "dropout": 0.1}
+    about = {"type": "DiT", "image_size": 40, "in_channels": 3}
+    for options, depth, heads in (({}, 2, 3), ({"num_res_blocks": 6, "head_channels": 36}, 6, 2)):
+        config = parse_config(changed({"model.architecture": {**about, **old, **options}}))
+        assert config.model is not None
+        new = {"hidden_size": 96, "depth": depth, "num_heads": heads, "dropout": 0.1}
+        assert (
+            config.model.architecture.model_dump() == {**about, "type": "dit", "patch_size": 1, "mlp_ratio": 4.0} | new
+        )
+
+
+@pytest.mark.parametrize("wrong", [{"head_channels": 0}, {"model_channels": 2**40}, {"depth": 3}, {"use_attention": 0}])
+def test_keys_of_an_old_dit_that_do_not_fit_are_faults(changed: Change, wrong: dict[str, object]) -> None:
+    old = {"model_channels": 48, "channel_multipliers": [2], "use_attention": [True], **wrong}
+    text = message(changed({"model.architecture": {"type": "dit", "image_size": 40, "in_channels": 3, **old}}))
+    assert "model.architecture." in text
 
 
 def test_many_faults_at_once_each_on_its_line(changed: Change) -> None:

@@ -54,12 +54,23 @@ def some_of(options: Mapping[str, Values]) -> st.SearchStrategy[Tree]:
 inside = numbers(0, 1, exclude_min=True, exclude_max=True)
 network_options = some_of(
     {
-        "type": st.sampled_from(["unet", "dit"]),
+        "type": st.just("unet"),
         "num_res_blocks": st.integers(1, 1000),
         "dropout": below_one,
         "head_channels": positive,
         "patch_size": st.integers(1, 3),
     }
+)
+transformers = st.tuples(positive, st.integers(1, 16)).flatmap(
+    lambda sizes: st.fixed_dictionaries(
+        {
+            "type": st.just("dit"),
+            "hidden_size": st.just(4 * sizes[0] * sizes[1]),
+            "num_heads": st.just(sizes[1]),
+            "depth": st.integers(1, 1000),
+        },
+        optional={"mlp_ratio": st.floats(0.1, 8), "dropout": below_one, "patch_size": st.integers(1, 3)},
+    )
 )
 widths = st.integers(1, 32) | st.integers(5, 64).map(lambda groups: 8 * groups)
 rising = st.tuples(inside, inside).filter(lambda ends: ends[0] != ends[1]).map(sorted)
@@ -281,19 +292,22 @@ others = st.fixed_dictionaries(
 @st.composite
 def models(draw: st.DrawFn) -> Tree:
     """Draw consistent stages, attention, widths and image size."""
-    options = draw(network_options)
+    options = draw(network_options | transformers)
+    transformer = options.get("type") == "dit"
     if draw(st.integers(0, 4)) == 0:
         options |= {"type": ANYTHING, "depth": draw(plain)}
-    transformer = options.get("type") == "dit"
     stages = 1 if transformer else draw(st.integers(1, 4))
     architecture = {
         "image_size": options.get("patch_size", 1) * 2 ** (stages - 1) * draw(st.integers(1, 64)),
         "in_channels": draw(st.sampled_from([1, 3, 4])),
-        "model_channels": draw(widths.filter(lambda width: width % 4 == 0) if transformer else widths),
-        "channel_multipliers": draw(st.lists(st.integers(1, 9), min_size=stages, max_size=stages)),
-        "use_attention": [True] if transformer else draw(st.lists(yes_or_no, min_size=stages, max_size=stages)),
         **options,
     }
+    if not transformer:
+        architecture |= {
+            "model_channels": draw(widths),
+            "channel_multipliers": draw(st.lists(st.integers(1, 9), min_size=stages, max_size=stages)),
+            "use_attention": draw(st.lists(yes_or_no, min_size=stages, max_size=stages)),
+        }
     return {"architecture": architecture, "diffusion": draw(processes), "conditioning": draw(conditionings)}
 
 

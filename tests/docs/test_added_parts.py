@@ -1,4 +1,4 @@
-"""The sampler and the optimizer that docs/extending.md adds to the project, added to a copy of it as described."""
+"""A class of each kind, added to a copy of the project as docs/extending.md describes: a file, a line, a YAML file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,22 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("benchmarks", "conf", "diffusion_lab", "docs", "schema", "scripts", "tests")
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-SAMPLER = PAGE.partition("\n## A sampler\n")[2].partition("\n## ")[0]
-OPTIMIZER = PAGE.partition("\n## An optimizer\n")[2].partition("\n## ")[0]
+PLACES = {
+    kind: (folder, table, Path(file), Path(conf))
+    for kind, folder, table, file, conf in re.findall(
+        r"\| ([\w -]+) \| `([\w/]+)/` \| `(\w+)` in `([\w/.]+)` \| `([\w/]+)/` \|", PAGE
+    )
+}
+"""Folder of the class, table, file of the table, and folder of the YAML file, by the kind of class."""
+ADDED = {
+    "network": ("network.py", "model/conv_net.yaml"),
+    "noise process": ("schedules.py", "diffusion/trigflow.yaml"),
+    "sampler": ("samplers.py", "sampler/trapezoid.yaml"),
+    "optimizer": ("optim.py", "optimizer/lion.yaml"),
+    "learning-rate schedule": ("lr_schedules.py", "scheduler/cooldown.yaml"),
+    "data set": ("data.py", "data/squares.yaml"),
+}
+"""Files of examples/my_lab and examples/conf that are added."""
 CHECKED = (
     "tests/cli/test_compose.py::test_each_value_and_each_file_has_a_comment",
     "tests/scripts/test_editor_schema.py::TestFilesOfConf",
@@ -23,71 +37,67 @@ CHECKED = (
     "tests/scripts/test_reference.py",
     "tests/samplers/test_exact_answers.py::test_every_sampler_has_its_order_tested",
     "tests/samplers/test_exact_answers.py::test_the_ode_error_falls_with_the_order_of_the_method",
-    "tests/training/test_optimizers.py::test_every_argument_of_the_torch_class_is_a_setting",
     "tests/benchmarks/test_samplers.py::test_the_page_shows_files_of_the_group_and_their_grids",
 )
 """Tests of the files of conf/ and of the table of samplers."""
 
 
-def entry(table: str) -> str:
-    """Return the line that the recipe adds to a table of the project, such as `"trapezoid": 2`."""
-    (code,) = re.findall(rf"`{table}` of `[\w/.]+`\s\(`([^`]+)`\)", SAMPLER)
-    return str(code)
-
-
-def insert(path: Path, behind: str, line: str) -> None:
+def insert(path: Path, after: str, line: str) -> None:
     text = path.read_text(encoding="utf-8")
-    assert text.count(behind) == 1
-    path.write_text(text.replace(behind, f"{behind}{line}\n"), encoding="utf-8")
+    assert text.count(after) == 1, (path, after)
+    path.write_text(text.replace(after, f"{after}{line}\n"), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy of the project with both parts added, schemas and reference regenerated, and a run in `run`."""
+    """Copy of the project with the added classes, schemas and reference regenerated, and a run in `run`."""
     folder = tmp_path_factory.mktemp("project")
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     for name in ("train.py", "sample.py", "evaluate.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder / name)
-    add_sampler(folder)
-    add_optimizer(folder)
+    for kind in PLACES:
+        add(folder, kind)
     for script in ("make_schema", "make_docs"):
         runs(folder, f"scripts/{script}.py")
-    added = ("sampler=trapezoid", "optimizer=radam")
+    added = [path.removesuffix(".yaml").replace("/", "=") for _, path in ADDED.values()]
     runs(folder, "train.py", "experiment=fast_debug", *added, "logger=none", "output.base_dir=run")
     return folder
 
 
-def add_sampler(project: Path) -> None:
-    samplers = project / "diffusion_lab" / "samplers"
-    shutil.copy(ROOT / "examples/my_lab/samplers.py", samplers / "trapezoid.py")
-    package, *settings = (ROOT / "examples/conf/sampler/trapezoid.yaml").read_text(encoding="utf-8").splitlines()
-    schema = (project / "conf/sampler/heun.yaml").read_text(encoding="utf-8").splitlines()[1]
-    text = "\n".join([package, schema, *settings, ""]).replace("my_lab.samplers.TrapezoidSampler", "trapezoid")
-    (project / "conf/sampler/trapezoid.yaml").write_text(text, encoding="utf-8")
-    imported = "from diffusion_lab.samplers.trapezoid import TrapezoidSampler"
-    insert(samplers / "__init__.py", "from diffusion_lab.samplers.heun import HeunSampler\n", imported)
-    insert(samplers / "__init__.py", '    "unipc": UniPCSampler,\n', f"    {entry('SAMPLERS')},")
-    insert(project / "tests/samplers/test_exact_answers.py", '    "unipc": 3,\n', f"    {entry('ODE_ORDERS')},")
+def add(project: Path, kind: str) -> None:
+    """Add an example as the page describes."""
+    (module, settings), (folder, table, file, conf) = ADDED[kind], PLACES[kind]
+    name = Path(settings).stem
+    shutil.copy(ROOT / "examples/my_lab" / module, project / folder / f"{name}.py")
+    text = (ROOT / "examples/conf" / settings).read_text(encoding="utf-8")
+    (path,) = re.findall(r"my_lab\.\w+\.(\w+)", text)
+    text = re.sub(r"my_lab\.\w+\.\w+", name, text)
+    package, rest = text.split("\n", 1)
+    schema = next((project / conf).glob("*.yaml")).read_text(encoding="utf-8").splitlines()[1]
+    (project / conf / f"{name}.yaml").write_text(f"{package}\n{schema}\n{rest}", encoding="utf-8")
+    source = (project / file).read_text(encoding="utf-8")
+    (last,) = re.findall(rf"^{table}: .*?\{{\n(?:    .*\n)*?(    .*\n)\}}", source, re.MULTILINE)
+    if kind == "sampler":
+        imported = "from diffusion_lab.samplers.trapezoid import TrapezoidSampler"
+        insert(project / file, "from diffusion_lab.samplers.heun import HeunSampler\n", imported)
+        insert(project / file, last, f'    "{name}": {path},')
+    else:
+        insert(project / file, last, f'    "{name}": "{folder.replace("/", ".")}.{name}.{path}",')
 
 
-def add_optimizer(project: Path) -> None:
-    (line,) = re.findall(r"the line `([^`]+)` in `OPTIMIZERS`", OPTIMIZER)
-    insert(project / "diffusion_lab/training/optimizers.py", '    "adamw": torch.optim.AdamW,\n', f"    {line},")
-    (options,) = re.findall(r'`("radam": \([^`]+\))`, in `OPTIMIZER_OPTIONS`', OPTIMIZER)
-    insert(project / "diffusion_lab/config/optimizer_section.py", '    "adamw": OF_EVERY_ADAM,\n', f"    {options},")
-    copied = (project / "conf/optimizer/adamw.yaml").read_text(encoding="utf-8")
-    (project / "conf/optimizer/radam.yaml").write_text(copied.replace("type: adamw", "type: radam"), encoding="utf-8")
+def test_every_kind_is_added() -> None:
+    assert PLACES.keys() == ADDED.keys()
 
 
 def test_added_parts_meet_the_requirements_for_those_of_the_project(project: Path) -> None:
-    selected = "trapezoid or radam or current or order_tested or page"
+    selected = "trapezoid or current or order_tested or each_type or page_shows"
     runs(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", selected, *CHECKED)
 
 
-def test_the_run_used_the_added_optimizer_and_sampler(project: Path) -> None:
-    config = (project / "run" / "config.yaml").read_text(encoding="utf-8")
-    assert {"type: radam", "type: trapezoid"} <= {line.strip() for line in config.splitlines()}
+def test_the_runs_used_the_added_classes(project: Path) -> None:
+    lines = (project / "run" / "config.yaml").read_text(encoding="utf-8").splitlines()
+    assert {f"type: {Path(settings).stem}" for _, settings in ADDED.values()} <= {line.strip() for line in lines}
 
 
 def test_images_are_made_by_the_added_sampler(project: Path) -> None:

@@ -51,8 +51,6 @@ COPIED += ("pyproject.toml",)
 SMALL = (
     "compute.device=cpu",
     "logger=none",
-    "model.architecture.model_channels=8",
-    "model.architecture.num_res_blocks=1",
     "data.loading.batch_size=512",
     "training.visualization.interval=1",
     "sampler.steps=2",
@@ -127,7 +125,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     launcher = Launcher(folder / "tests" / "program_launcher.py")
     world = World(folder, launcher)
     for name, more in (("digits/RUN", ()), ("image_folder/RUN", FLOWERS), ("demo", ())):
-        world.succeeds("train.py", *more, *SMALL, "training.epochs=1", f"output.base_dir=outputs/{name}")
+        world.succeeds("train.py", *small_for([*more]), *more, f"output.base_dir=outputs/{name}")
     world.succeeds("enlarge.py", "outputs/demo", "enlarged", "3")  # another command trains on them
     yield world
     launcher.close()
@@ -242,7 +240,9 @@ def small_for(typed: list[str]) -> list[str]:
     size = ["model.architecture.image_size=16"] if "data=image_folder" in typed else []
     trials = ["hydra.sweeper.n_trials=2"] if SEARCH in typed else []
     evaluation = ["evaluation.num_samples=20", "evaluation.sampler_steps=1"] if "evaluation=on" in typed else []
-    return [*SMALL, *size, "training.epochs=1", *trials, *evaluation]
+    other = any(word.startswith(("model=conv_net", "model=dit", "model.architecture.type=")) for word in typed)
+    network = [] if other else ["model.architecture.model_channels=8", "model.architecture.num_res_blocks=1"]
+    return [*SMALL, *network, *size, "training.epochs=1", *trials, *evaluation]
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.is_transcript], ids=lambda block: block.location)

@@ -52,10 +52,12 @@ def test_a_run_uses_all_of_them(run: Path) -> None:
         path for file in CLASSES if file.suffix == ".yaml" for path in re.findall(r"my_lab[\w.]+", file.read_text())
     }
     settings = (run / "config.yaml").read_text(encoding="utf-8")
-    assert len(selected) == len(CHOICES)
+    assert len(selected) >= len(CHOICES)
     assert all(path in settings for path in selected)
     metrics = (run / "logs/metrics.jsonl").read_text(encoding="utf-8")
-    assert metrics.count('"contrast"') == 2  # of each epoch
+    assert metrics.count('"contrast"') == metrics.count('"sharpness"') == 2  # of each epoch
+    table = (run / "logs/table.tsv").read_text(encoding="utf-8")
+    assert table.count("\tcontrast\t") == 2
 
 
 def test_the_noise_process_inverts_its_levels() -> None:

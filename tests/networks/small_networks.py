@@ -27,11 +27,9 @@ def unet(stages: int = 2, **options) -> UNet:
 def dit(**options) -> DiT:
     defaults = {
         "in_channels": 1,
-        "model_channels": 16,
-        "channel_multipliers": [1],
-        "use_attention": [True],
-        "num_res_blocks": 2,
-        "head_channels": 8,
+        "hidden_size": 16,
+        "depth": 2,
+        "num_heads": 2,
     }
     torch.manual_seed(0)
     return DiT(**{**defaults, **options})

@@ -16,7 +16,7 @@ from tests.networks.small_networks import count, dit, with_random_outputs
 
 def test_block_is_modulated_attention_and_mlp():
     """arXiv:2212.09748, figure 3: x + α₁ · attention(γ₁ · norm(x) + β₁), then the same with the layers."""
-    block = with_random_outputs(TransformerBlock(8, head_channels=4, dropout=0.0))
+    block = with_random_outputs(TransformerBlock(8, heads=2))
     tokens, embedding = torch.randn(2, 5, 8), torch.randn(2, 8)
 
     def norm(values):
@@ -39,12 +39,12 @@ def test_block_is_modulated_attention_and_mlp():
 
 def test_blocks_begin_as_the_identity():
     tokens = torch.randn(2, 5, 16)
-    assert torch.equal(TransformerBlock(16, 8, 0.0)(tokens, torch.randn(2, 16)), tokens)
+    assert torch.equal(TransformerBlock(16, 2)(tokens, torch.randn(2, 16)), tokens)
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_number_and_width_of_blocks_follow_the_options(blocks):
-    network = dit(num_res_blocks=blocks, model_channels=12, channel_multipliers=[2])
+    network = dit(depth=blocks, hidden_size=24)
     assert count(network, TransformerBlock) == blocks
     assert all(block.project.in_features == 24 for block in network.blocks)
 
@@ -89,18 +89,14 @@ def test_only_the_position_embedding_distinguishes_tokens(monkeypatch, with_posi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"channel_multipliers": [1, 2], "use_attention": [True, True]},
-            "channel_multipliers must have one entry for a DiT, got [1, 2]",
-        ),
-        ({"use_attention": [False]}, "use_attention must be [True] for a DiT, got [False]"),
-        ({"use_attention": []}, "use_attention must be [True] for a DiT, got []"),
-        (
-            {"model_channels": 6, "channel_multipliers": [3]},
-            "model_channels times its multiplier must be divisible by 4 for a DiT, got 18",
-        ),
+        ({"hidden_size": 18}, "hidden_size must be divisible by 4 for a DiT, got 18"),
+        ({"num_heads": 3}, "num_heads must divide hidden_size, 16, got 3"),
     ],
 )
-def test_options_of_other_networks_are_refused(options, message):
+def test_widths_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         dit(**options)
+
+
+def test_the_hidden_layer_of_the_mlp_follows_the_ratio():
+    assert dit(mlp_ratio=1.5).blocks[0].layers[0].out_features == 24

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffusion_lab.networks import NETWORKS
 from tests.networks.small_networks import SMALL, with_random_outputs
 
 
@@ -40,7 +39,7 @@ def step(network: torch.nn.Module, autocast: bool = False) -> tuple[int, list[Te
 
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SMALL)
 def test_gradients_are_equal_with_half_the_memory(name, dropout, autocast):
     usual = with_random_outputs(SMALL[name](num_classes=3, dropout=dropout))
     frugal = copy.deepcopy(usual)
@@ -50,7 +49,7 @@ def test_gradients_are_equal_with_half_the_memory(name, dropout, autocast):
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SMALL)
 def test_nothing_is_recomputed_without_gradients(name):
     network = with_random_outputs(SMALL[name]())
     network.recompute_activations()

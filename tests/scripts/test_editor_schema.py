@@ -15,10 +15,10 @@ from jsonschema import Draft7Validator
 
 from diffusion_lab.cli.compose import SHORT_NAMES
 from diffusion_lab.config import get_default_config
-from diffusion_lab.samplers import SAMPLERS
+from diffusion_lab.config.schema import CHOICES as SECTIONS
 from scripts import make_schema
 from scripts.editor_schema import HYDRA, package_of, package_schema, short_names
-from scripts.json_schema import class_options
+from scripts.json_schema import type_options
 from tests.cli.test_compose import CHOICES
 from tests.config.conftest import CONF, put
 from tests.config.test_schema import BAD, ENTRIES, GOOD, leaves
@@ -168,6 +168,9 @@ class TestCompleteFiles:
         tree = get_default_config()
         if key.startswith("training.scheduler.") and name not in ("auto", "cosine"):
             tree["training"]["scheduler"] = {"type": "Plateau"}
+        if name == "dit":
+            sizes = {"hidden_size": 8, "depth": 2, "num_heads": 2}
+            tree["model"]["architecture"] = {"image_size": 8, "in_channels": 1, **sizes}
         several = key == "logger.backends"
         put(tree, key, [name.title()] if several else name.title())
         WHOLE.validate(tree)
@@ -312,7 +315,8 @@ def test_each_key_has_a_meaning() -> None:
 
     document = WHOLE.schema
     assert not [key for name, node in document["$defs"].items() for key in unexplained(node, name)]
-    assert all(option["description"] for cls in SAMPLERS.values() for option in class_options(cls).values())
+    options = [type_options(choice, name) for choice in SECTIONS for name in choice.NAMED]
+    assert all(option["description"] for own in options for option in own.values())
 
 
 def test_a_package_that_is_not_a_section() -> None:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 import diffusion_lab.cli.compose  # noqa: F401 - registers the resolvers of conf/
 from diffusion_lab.config import TrainConfig, get_default_config
 from diffusion_lab.config.choice import ChoiceSettings
-from diffusion_lab.config.optimizer_section import OPTIMIZER_TYPES
+from diffusion_lab.config.optimizer_section import OPTIMIZERS
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.config.settings_reader import SettingsReader, known_keys
 from diffusion_lab.config.settings_reader import leaves as plain_leaves
@@ -42,17 +42,19 @@ def test_page_is_current() -> None:
 def test_each_key_has_one_row_in_the_section_it_belongs_to() -> None:
     keys = set(known_keys(TrainConfig))
     sections = {key.rpartition(".")[0] for key in keys}
-    assert set(KEYS) == keys - sections
+    assert set(KEYS) == keys - sections - OPTIONS
     assert max(Counter(row[0] for row in KEYS.values()).values()) == 1
 
 
 @pytest.mark.parametrize("key", DEFAULTS)
 def test_default_is_that_of_the_default_tree(key: str) -> None:
-    name, kind, default, _, meaning = KEYS[key]
-    assert "†" not in name
-    assert yaml.safe_load(default.strip("`")) == SettingsReader(get_default_config(), TrainConfig)[key]
-    assert len(kind) > 3
-    assert meaning.endswith(".")
+    rows = [row for row in ROWS if row[0].split("`")[1] == key]
+    assert rows  # an option has one for each type that has it
+    for name, kind, default, _, meaning in rows:
+        assert "†" not in name
+        assert yaml.safe_load(default.strip("`")) == SettingsReader(get_default_config(), TrainConfig)[key]
+        assert len(kind) > 3
+        assert meaning.endswith(".")
 
 
 def test_extensions_are_marked_and_have_the_default_of_the_schema() -> None:
@@ -82,9 +84,10 @@ def test_the_other_column_is_what_train_composes(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice.KEY)
 def test_each_type_has_its_options(choice: type[ChoiceSettings]) -> None:
     text = re.split(rf"^##+ `{re.escape(choice.KEY)}`$", PAGE, flags=re.MULTILINE)[1].partition("\n##")[0]
-    for name in choice.NAMED:
-        own = text.partition("`type: ")[0] + text.partition(f"`type: {name}`")[2].partition("`type: ")[0]
-        found = set(re.findall(rf"^\| `{re.escape(choice.KEY)}\.(\w+)`", own, re.MULTILINE)) - {"type"}
+    for name in (name for name in choice.NAMED if choice.path_of(name) is None):
+        kind = "null" if name is None else name
+        own = text.partition("\n`type: ")[0] + text.partition(f"\n`type: {kind}`")[2].partition("\n`type: ")[0]
+        found = set(re.findall(rf"^\| `{re.escape(choice.KEY)}\.(\w+)`", own, re.MULTILINE)) - {*choice.model_fields}
         assert found == set(choice.options_of(name))
 
 
@@ -95,7 +98,7 @@ def test_each_type_has_its_options(choice: type[ChoiceSettings]) -> None:
         ("model.architecture.in_channels", "`1`, `3`, `4` or `auto`"),
         ("model.diffusion.beta_start", "number, 0 < x < 1"),
         ("model.architecture.use_attention", "list of booleans"),
-        ("training.optimizer.type", f"{', '.join(f'`{name}`' for name in OPTIMIZER_TYPES)} or dotted path"),
+        ("training.optimizer.type", f"{', '.join(f'`{name}`' for name in OPTIMIZERS)} or dotted path"),
         ("training.optimizer.betas", "2 numbers, 0 ≤ x < 1"),
         ("training.scheduler.T_max", "integer ≥ 1, `auto`, or `null`"),
         ("output.subdirs.logs", "folder name"),
@@ -105,7 +108,7 @@ def test_each_type_has_its_options(choice: type[ChoiceSettings]) -> None:
     ],
 )
 def test_bounds_are_described(key: str, kind: str) -> None:
-    assert KEYS[key][1] == kind
+    assert next(row for row in ROWS if row[0].split("`")[1] == key)[1] == kind
 
 
 def test_groups_and_recipes_are_those_of_conf() -> None:

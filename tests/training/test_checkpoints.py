@@ -131,6 +131,7 @@ def saved_at(
             current_epoch=step - 1,
             global_step=step,
             max_epochs=10,
+            should_stop=False,
             enable_validation=True,
             check_val_every_n_epoch=1,
             callback_metrics={"val/loss": 1 / step if step in best_at else math.nan},

@@ -15,7 +15,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from diffusion_lab import sampling
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import ConfigError
 from diffusion_lab.create import create_ddpm
@@ -27,6 +26,7 @@ from diffusion_lab.metric_names import MIN_IMAGES, VALUES, direction_of, logged_
 from diffusion_lab.runs.folder import RunStopped
 from diffusion_lab.samplers import UniPCSampler
 from diffusion_lab.sampling import DiffusionSampler
+from diffusion_lab.sampling.batches import BatchGenerator
 from diffusion_lab.training import sample_evaluation
 from diffusion_lab.training.sample_evaluation import SampleEvaluation
 from tests.recorded_warnings import recorded_warnings
@@ -84,6 +84,37 @@ def test_training_is_bitwise_equal_with_and_without_evaluation(tmp_path: Path) -
         assert_equal(without[part], beside[part])
     losses = [[line["val/loss"] for line in lines_of(tmp_path / name, "val/loss")] for name in ("off", "on")]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "epochs", "step"),
+    [
+        (
+            {
+                "training.callbacks": [
+                    {
+                        "_target_": "lightning.pytorch.callbacks.EarlyStopping",
+                        "monitor": "val/loss",
+                        "stopping_threshold": 1e9,
+                    }
+                ]
+            },
+            1,
+            7,
+        ),
+        ({"training.max_steps": 3}, 0, 2),
+    ],
+)
+def test_a_run_that_ends_early_is_evaluated_at_its_end(
+    tmp_path: Path, limit: dict[str, Any], epochs: int, step: int
+) -> None:
+    """By a callback at the end of the first epoch of eight steps, and in its middle."""
+    summary = tiny_run(tmp_path, evaluation(every=2) | metric(KID) | limit)
+    assert (summary.epochs, summary.steps) == (epochs, step + 1)
+    (line,) = lines_of(tmp_path)
+    assert (line["epoch"], line["step"]) == (0, step)
+    assert (summary.best_value, summary.best_epoch) == (line[KID], 1)
+    assert (tmp_path / "checkpoints/best.ckpt").resolve() == Path(str(summary.last_checkpoint)).resolve()
 
 
 def test_metrics_are_logged_at_intervals_and_after_the_last_epoch(
@@ -218,14 +249,14 @@ def test_changed_evaluation_settings_reset_the_best_if_the_metric_is_watched(tmp
 def test_warnings_about_memory_name_the_batch_size_of_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = sampling._BatchGenerator.__call__
+    draw = BatchGenerator.__call__
 
     def small_alone(self: Any, part: slice, advance: Any) -> Any:
         if part.stop - part.start > 8:
             raise MemoryError
         return draw(self, part, advance)
 
-    monkeypatch.setattr(sampling._BatchGenerator, "__call__", small_alone)
+    monkeypatch.setattr(BatchGenerator, "__call__", small_alone)
     shown = {"enabled": True, "interval": 1, "num_samples": 9, "guidance_scale": 1.0}
     with recorded_warnings() as caught:
         tiny_run(tmp_path, ON | {"training.epochs": 1, "training.visualization": shown})

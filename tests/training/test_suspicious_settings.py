@@ -17,7 +17,7 @@ from diffusion_lab.config import ConfigWarning
 from diffusion_lab.create import create_denoiser, create_process
 from diffusion_lab.ema import EMA
 from diffusion_lab.sampling.terminal_noise import terminal_noise_warnings
-from diffusion_lab.training.create import create_loss, optimizer_steps
+from diffusion_lab.training.create import create_loss, run_length
 from diffusion_lab.training.sources import create_datamodule
 from diffusion_lab.training.suspicious_settings import (
     batch_warnings,
@@ -128,7 +128,7 @@ def test_initial_share_is_the_weight_of_the_start_in_the_average(warmup: bool) -
 def test_steps_are_those_of_the_run(tmp_path: Path) -> None:
     changes = {"data.loading.batch_size": 5, "training.accumulate_batches": 3, "training.epochs": 2}
     config = tiny_config(tmp_path, changes)
-    assert optimizer_steps(config, create_datamodule(config, seed=0)) == 4
+    assert run_length(config, create_datamodule(config, seed=0)).steps == 4
     assert tiny_run(tmp_path, changes).steps == 4
 
 
@@ -166,7 +166,7 @@ def test_recipes_with_bundled_images_give_no_warning(experiment: str) -> None:
     data = create_datamodule(config, seed=0)
     assert data.drop_last
     assert list(batch_warnings(data)) == []
-    steps = optimizer_steps(config, data)
+    steps = run_length(config, data).steps
     assert about_ema(config.training.ema.decay, steps, config.training.ema.warmup) == []
 
 

@@ -10,11 +10,14 @@ import pytest
 import yaml
 
 from diffusion_lab.config import ConfigWarning, get_default_config, migrate_config_v1_to_v2
-from diffusion_lab.config.optimizer_section import ALL_OPTIMIZER_OPTIONS
-from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.optimizer_section import OptimizerSettings
+from diffusion_lab.config.scheduler_section import SchedulerSettings
 from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.v1.format import V1_KEYS
 from tests.recorded_warnings import recorded_warnings
+
+SELDOM_OF_ADAM = {"lr", *OptimizerSettings.all_options()} - {"eps"}
+SELDOM_OF_PLATEAU = [*SchedulerSettings.options_of("plateau")][3:]
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "migration-v1-to-v2.md").read_text(encoding="utf-8")
@@ -52,8 +55,10 @@ def test_every_key_of_both_formats_is_shown() -> None:
     after = {key for _, text in PAIRS for key in leaves(yaml.safe_load(text))}
     assert after >= leaves(get_default_config()).keys()
     older = {"training.validation.enabled", "training.validation.frequency", "training.validation.metric"}
-    seldom = {f"training.optimizer_kwargs.{name}" for name in ("lr", *ALL_OPTIMIZER_OPTIONS) if name != "eps"}
-    seldom |= {f"training.scheduler_kwargs.{name}" for name in ("last_epoch", *SCHEDULER_OPTIONS["plateau"][3:])}
+    seldom = {f"training.optimizer_kwargs.{name}" for name in SELDOM_OF_ADAM}
+    seldom |= {
+        f"training.scheduler_kwargs.{name}" for name in ("last_epoch", *[*SchedulerSettings.options_of("plateau")][3:])
+    }
     assert set(V1_KEYS) - before == older | seldom
 
 

@@ -21,11 +21,14 @@ from diffusion_lab.config import (
     resolve_output_path,
     validate_config,
 )
-from diffusion_lab.config.optimizer_section import ALL_OPTIMIZER_OPTIONS
-from diffusion_lab.config.scheduler_section import SCHEDULER_OPTIONS
+from diffusion_lab.config.optimizer_section import OptimizerSettings
+from diffusion_lab.config.scheduler_section import SchedulerSettings
 from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.v1.format import V1_KEYS
 from tests.recorded_warnings import recorded_warnings
+
+SELDOM_OF_ADAM = {"lr", *OptimizerSettings.all_options()} - {"eps"}
+SELDOM_OF_PLATEAU = [*SchedulerSettings.options_of("plateau")][3:]
 
 Tree = dict[str, Any]
 
@@ -281,8 +284,12 @@ class EveryKeySeen(Exception):
 
 def test_the_generator_reaches_every_key() -> None:
     """Properties only test the keys that are drawn."""
-    not_drawn = {f"training.optimizer_kwargs.{name}" for name in ("lr", *ALL_OPTIMIZER_OPTIONS) if name != "eps"}
-    not_drawn |= {f"training.scheduler_kwargs.{name}" for name in ("last_epoch", *SCHEDULER_OPTIONS["plateau"][3:])}
+    not_drawn = {
+        f"training.optimizer_kwargs.{name}" for name in ("lr", *OptimizerSettings.all_options()) if name != "eps"
+    }
+    not_drawn |= {
+        f"training.scheduler_kwargs.{name}" for name in ("last_epoch", *[*SchedulerSettings.options_of("plateau")][3:])
+    }
     unseen = set(V1_KEYS) - not_drawn
 
     @settings(max_examples=500, derandomize=True, database=None, phases=[Phase.generate])

@@ -11,6 +11,8 @@ from diffusion_lab.training.callbacks.resume_overrides import ResumeOverrides
 from diffusion_lab.training.callbacks.rng_state import RNGState
 from diffusion_lab.training.callbacks.run_folder import RunFolderGuard
 from diffusion_lab.training.callbacks.sample_images import SampleImages
+from diffusion_lab.training.callbacks.sample_metric import SampleMetric
+from diffusion_lab.training.callbacks.training_limits import TrainingLimits
 from diffusion_lab.training.callbacks.training_monitor import TrainingMonitor
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "ResumeOverrides",
     "RunFolderGuard",
     "SampleImages",
+    "SampleMetric",
+    "TrainingLimits",
     "TrainingMonitor",
     "TrainingProgress",
 ]

@@ -100,9 +100,14 @@ class Checkpoints(Checkpoint):
             value = float(trainer.callback_metrics.get(self.metric.name, math.nan))  # where this epoch was evaluated
         else:
             value = metric_value(trainer, self.metric.name) if validated else math.nan
+        if (
+            trainer.should_stop and not trainer.is_last_batch
+        ):  # the run ends in the middle of the epoch, at the position saved before
+            self.rank_saved(value, epoch, trainer.global_step)
+            return
         is_best = self.metric.is_better(value, self.best)
         is_due = epoch % self.every_epochs == 0
-        if not (is_best or is_due or epoch == trainer.max_epochs):
+        if not (is_best or is_due or trainer.should_stop or epoch == trainer.max_epochs):
             return
         self._finish()
         if is_best:
@@ -133,6 +138,7 @@ class Checkpoints(Checkpoint):
 
     def rank_saved(self, value: float, epoch: int, step: int) -> None:
         """Update the best with the metric of an epoch whose checkpoint was saved before the metric was known."""
+        self._finish()
         file = self.folder / step_name(step)
         if self.metric.is_better(value, self.best) and file.is_file():
             self.best, self.best_epoch, self._best_step = value, epoch, step

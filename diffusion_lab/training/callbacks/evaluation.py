@@ -17,6 +17,7 @@ from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
 from diffusion_lab.training.callbacks.checkpoints import Checkpoints
 from diffusion_lab.training.callbacks.rng_state import preserve_rng_state
+from diffusion_lab.training.callbacks.training_limits import is_last_epoch
 from diffusion_lab.training.module import DiffusionModule
 from diffusion_lab.training.sample_evaluation import EvaluationStopped, SampleEvaluation
 from diffusion_lab.training.signals import StopRequest
@@ -84,6 +85,7 @@ class Evaluation(Callback):
         self.cost = cost
         self._epoch_began = time.monotonic()
         self._interrupted: int | None = None
+        self._evaluated_epoch = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if isinstance(pl_module, DiffusionModule):
@@ -96,7 +98,7 @@ class Evaluation(Callback):
             self.report(f"real images in place of samples have {self._describe_null_values()}")
         if self._interrupted is not None:  # a signal now ends the run at once, and the checkpoint keeps this state
             epoch, self._interrupted = self._interrupted, None
-            self._evaluate(trainer, pl_module, epoch, is_late=True)
+            self._evaluate(trainer, pl_module, epoch, trainer.global_step, is_late=True)
         self._epoch_began = time.monotonic()  # also if it is resumed in the middle
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -106,8 +108,12 @@ class Evaluation(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        if epoch % self.every_epochs == 0 or epoch == trainer.max_epochs:
-            self._evaluate(trainer, pl_module, epoch)
+        if epoch % self.every_epochs == 0 or is_last_epoch(trainer):
+            self._evaluate(trainer, pl_module, epoch, trainer.global_step - 1)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.should_stop and self._evaluated_epoch != trainer.current_epoch:  # a later callback ended the run
+            self._evaluate(trainer, pl_module, trainer.current_epoch, trainer.global_step - 1, is_late=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._interrupted is None else {"interrupted": self._interrupted}
@@ -140,16 +146,24 @@ class Evaluation(Callback):
             for name, null in self.evaluation.null.items()
         )
 
-    def _evaluate(self, trainer: Trainer, pl_module: LightningModule, epoch: int, is_late: bool = False) -> None:
+    def _evaluate(
+        self, trainer: Trainer, pl_module: LightningModule, epoch: int, step: int, is_late: bool = False
+    ) -> None:
+        """Evaluate and log under a step; ``is_late`` if the checkpoint of the epoch has been saved already."""
         if not isinstance(pl_module, DiffusionModule):
             return
+        self._evaluated_epoch = epoch
         began = time.monotonic()
         try:
             with self.cost.measure(), preserve_rng_state():
                 values = self.evaluation.values(pl_module.sampler, lambda: self.stop.received is not None)
         except EvaluationStopped:
             self._interrupted = epoch
-            later = "" if epoch == trainer.max_epochs else ": it is repeated when the run is resumed"
+            later = (
+                ""
+                if is_last_epoch(trainer) or epoch == trainer.max_epochs
+                else ": it is repeated when the run is resumed"
+            )
             self.report(f"evaluation after epoch {epoch} interrupted{later}")
             return
         except FAILURES as error:  # a failed evaluation must not end training, which checks its own loss
@@ -165,7 +179,7 @@ class Evaluation(Callback):
         )
         metrics = {**values, SECONDS: round(seconds, 3), "epoch": epoch - 1}
         for logger in trainer.loggers:  # under the last step of this epoch, as its validation
-            logger.log_metrics(metrics, trainer.global_step - (0 if is_late else 1))
+            logger.log_metrics(metrics, step)
             logger.save()
         self._apply(trainer, pl_module, values, epoch, is_late)
 

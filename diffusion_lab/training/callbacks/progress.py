@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from torch import Tensor
 
 from diffusion_lab.shapes import Batch
+from diffusion_lab.training.callbacks.training_limits import TrainingLimits
 from diffusion_lab.training.watched_metric import format_metric
 
 REFRESH_SECONDS = 1.0
@@ -25,10 +27,14 @@ class TrainingProgress(Callback):
     Args:
         console: Console of the bar; standard error if None, so that standard output contains results only.
         metric: Name of the watched metric.
+        limits: Limits of the run, for the time left; None if it makes all epochs.
     """
 
-    def __init__(self, console: Console | None = None, metric: str = "val/loss") -> None:
+    def __init__(
+        self, console: Console | None = None, metric: str = "val/loss", limits: TrainingLimits | None = None
+    ) -> None:
         self.metric = metric
+        self.limits = limits
         self.console = console or Console(stderr=True)
         self.images = 0
         self.seconds = 0.0
@@ -63,7 +69,7 @@ class TrainingProgress(Callback):
         )
         self._task = self._progress.add_task(
             "",
-            total=int(trainer.num_training_batches) * (trainer.max_epochs or 1),
+            total=self._total(trainer),
             completed=self._batches_done,
             epoch="-",
             loss="-",
@@ -122,12 +128,25 @@ class TrainingProgress(Callback):
         self._progress.update(
             self._task,
             refresh=True,
+            total=self._total(trainer),
             completed=self._batches_done,
             epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
             loss=f"{float(self._loss):.4f}",
             watched=self._watched,
             speed=f"{self._epoch_images / elapsed:.0f}" if elapsed else "-",
         )
+
+    def _total(self, trainer: Trainer) -> int:
+        """Return the number of batches of the complete run, estimated from the time so far if that is limited."""
+        total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        if self.limits is None:
+            return total
+        steps = self.limits.remaining_steps(trainer)
+        if steps is not None:
+            total = min(total, self._batches_done + steps * trainer.accumulate_grad_batches)
+        if self.limits.max_time is not None and self.limits.elapsed:
+            total = min(total, math.ceil(self._batches_done * (self.limits.max_time / self.limits.elapsed)))
+        return total
 
     def _stop(self) -> None:
         if self._progress is not None:

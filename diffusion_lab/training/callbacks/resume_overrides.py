@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class ResumePlan:
         rebuild_schedule: Whether the schedule keeps its position and takes its options and base rate from the settings.
         rate_factor: Ratio of ``training.optimizer.learning_rate`` to that of the checkpoint.
         forget_best: Whether values of the validation metric are not comparable with earlier ones.
+        callback_arguments: Arguments that the settings changed, for each callback of ``training.callbacks``.
     """
 
     reset_optimizer: bool = False
@@ -36,6 +37,7 @@ class ResumePlan:
     rebuild_schedule: bool = True
     rate_factor: float = 1.0
     forget_best: bool = False
+    callback_arguments: Sequence[Mapping[str, Any]] = ()
 
 
 class ResumeOverrides(Callback):
@@ -43,12 +45,20 @@ class ResumeOverrides(Callback):
 
     Args:
         plan: Parts of the state to take from the settings.
+        custom: The callbacks of ``training.callbacks``. Their state is restored, except for changed arguments:
+            Lightning's EarlyStopping, for one, keeps its ``patience`` in its state.
         report_rate: Called before the first step with the learning rate in the checkpoint and the current one, if the
             checkpoint contains the optimizer state.
     """
 
-    def __init__(self, plan: ResumePlan, report_rate: Callable[[float, float], None] | None = None) -> None:
+    def __init__(
+        self,
+        plan: ResumePlan,
+        custom: Sequence[Callback] = (),
+        report_rate: Callable[[float, float], None] | None = None,
+    ) -> None:
         self.plan = plan
+        self.custom = custom
         self.report_rate = report_rate
         self._checkpoint: dict[str, Any] = {}
         self._fresh_rates: list[float] = []
@@ -63,6 +73,9 @@ class ResumeOverrides(Callback):
             checkpoint["optimizer_states"] = []
         if self.plan.reset_scheduler:
             checkpoint["lr_schedulers"] = []
+        for callback, arguments in zip(self.custom, self.plan.callback_arguments, strict=False):
+            state = checkpoint["callbacks"].get(callback.state_key, {})
+            state.update({name: value for name, value in arguments.items() if name in state})
         if self.plan.batches_done:
             counts = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
             more = self.plan.batches_done - counts["ready"]

@@ -16,6 +16,7 @@ from diffusion_lab.runs.epoch_images import save_epoch_image
 from diffusion_lab.samplers import Sampler
 from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
 from diffusion_lab.shapes import to_pixels
+from diffusion_lab.training.callbacks.training_limits import is_last_epoch
 from diffusion_lab.training.loggers import log_image
 from diffusion_lab.training.mirror import warn
 from diffusion_lab.training.module import DiffusionModule
@@ -51,12 +52,21 @@ class SampleImages(Callback):
         self.guidance_scale = guidance_scale
         self.seed = seed
         self.guidance = guidance
+        self._sampled_epoch = 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch = trainer.current_epoch + 1
-        is_due = epoch % self.every_epochs == 0 or epoch == trainer.max_epochs
-        if not is_due or not isinstance(pl_module, DiffusionModule) or not trainer.is_global_zero:
+        if epoch % self.every_epochs == 0 or is_last_epoch(trainer):
+            self._sample(trainer, pl_module, epoch)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.should_stop and self._sampled_epoch != trainer.current_epoch:  # a later callback ended the run
+            self._sample(trainer, pl_module, trainer.current_epoch)
+
+    def _sample(self, trainer: Trainer, pl_module: LightningModule, epoch: int) -> None:
+        if not isinstance(pl_module, DiffusionModule) or not trainer.is_global_zero:
             return
+        self._sampled_epoch = epoch
         denoiser = pl_module.eval_denoiser
         classes = denoiser.num_classes
         labels = None if classes is None else [index % classes for index in range(self.num_samples)]

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from diffusion_lab.console.messages import sentence
 from diffusion_lab.runs.log import RUN_LOG
 from diffusion_lab.training.anomalies import NonFiniteError, SpikeDetector, gradient_norm
+from diffusion_lab.training.module import DiffusionModule
 
 SCALER_STEPS = 32
 """Consecutive steps that a gradient scaler may need to find its scale: each halves it, starting from 65536."""
@@ -56,7 +57,10 @@ class TrainingMonitor(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         step = trainer.global_step + 1
-        norm = pl_module.gradient_norm = gradient_norm(optimizer)
+        if isinstance(pl_module, DiffusionModule):
+            norm = pl_module.gradient_norm(optimizer)  # computed once, for clipping as well
+        else:
+            norm = gradient_norm(optimizer)
         losses, self._losses = torch.stack(self._losses), []  # each divided by the number of batches
         self._unread.append((step, torch.stack([losses.mean() * trainer.accumulate_grad_batches, norm])))
         if self.skip or norm.device.type == "cpu" or step % self.log_interval == 0:
