@@ -13,19 +13,14 @@ import torch
 
 from diffusion_lab.arguments import arguments_named, name_arguments
 from diffusion_lab.config.defaults import get_default_config
-from diffusion_lab.config.model_section import (
-    ArchitectureSettings,
-    DiffusionSettings,
-    DiscreteOptions,
-    DiTOptions,
-    ModelSettings,
-    UNetOptions,
-)
+from diffusion_lab.config.model_section import ArchitectureSettings, DiffusionSettings, ModelSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS, Parameterization, PreconditionedOutput
+from diffusion_lab.diffusion.process_options import DiscreteOptions
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule, Schedule, enforce_zero_terminal_snr
 from diffusion_lab.faults import ConfigWarning
+from diffusion_lab.networks.options import DiTOptions, UNetOptions
 from diffusion_lab.runtime.devices import host_memory, resolve_device
 from diffusion_lab.sampling.terminal_noise import terminal_noise_warnings
 

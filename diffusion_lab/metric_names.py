@@ -32,6 +32,9 @@ DEFAULT_METRICS: tuple[MetricName, ...] = tuple(name for name in METRICS if name
 MIN_IMAGES = 20
 """Minimum number of images in each set for any metric: intervals of fewer are meaningless."""
 
+MIN_PHOTO_SIZE = 32
+"""Side in pixels from which the features ``auto`` are those of a network trained on photographs."""
+
 VALUES: dict[MetricName, tuple[str, ...]] = {
     "fd": ("fd",),
     "kid": ("kid",),
@@ -70,6 +73,21 @@ def logged_names(metrics: Iterable[MetricName], features: str) -> tuple[str, ...
     return tuple(logged_name(value, features) for metric in metrics for value in VALUES[metric])
 
 
+def evaluated_names(metrics: Iterable[MetricName], features: str, image_size: int) -> tuple[str, ...]:
+    """Return the names that the evaluation may log; several if ``auto`` features depend on the data.
+
+    Args:
+        metrics: The metrics.
+        features: Name of the feature extractor, or ``auto``.
+        image_size: In pixels.
+    """
+    if features != "auto":
+        return logged_names(metrics, features)
+    if image_size >= MIN_PHOTO_SIZE:
+        return logged_names(metrics, "efflite0")
+    return (*logged_names(metrics, "digits"), *logged_names(metrics, "pixels"))
+
+
 def value_of(name: str) -> str | None:
     """Return the value that a logged name stands for, with any features; None for any other name."""
     stem = name.removeprefix("val/")
@@ -79,6 +97,16 @@ def value_of(name: str) -> str | None:
         return {called: value for value, called in INCEPTION_NAMES.items()}[stem]
     values = (value for metric in VALUES.values() for value in metric)
     return next((value for value in values if stem.startswith(f"{value}_") and stem != f"{value}_"), None)
+
+
+def value_without_features(name: str) -> str:
+    """Return the value that a name without features probably stands for.
+
+    >>> value_without_features("val/fid"), value_without_features("kid")
+    ('fd', 'kid')
+    """
+    stem = name.removeprefix("val/")
+    return {"fid": "fd", "inception_score": "is"}.get(stem, stem)
 
 
 def is_evaluated(name: str) -> bool:

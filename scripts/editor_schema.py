@@ -18,12 +18,12 @@ from hydra.conf import HydraConf
 from pydantic import BaseModel
 
 from diffusion_lab.cli.evaluate_schema import EvaluateConfig
-from diffusion_lab.config.choice import ChoiceSettings, Options
 from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, GenerationSettings, OutputSettings, TrainConfig
-from diffusion_lab.config.section import DeviceName
-from diffusion_lab.config.settings_reader import leaves, section_of
-from diffusion_lab.config.spelling import Spelling, spelling_of
+from diffusion_lab.typed_settings.choice import ChoiceSettings, Options
+from diffusion_lab.typed_settings.section import DeviceName
+from diffusion_lab.typed_settings.settings_reader import leaves, section_of
+from diffusion_lab.typed_settings.spelling import Spelling, spelling_of
 from scripts.json_schema import JsonSchema, section_schemas, type_options
 
 OptionsByType = Mapping[str | None, JsonSchema]

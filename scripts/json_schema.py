@@ -17,10 +17,10 @@ from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 from pydantic_core import core_schema
 
 from diffusion_lab.cli.evaluate_schema import EvaluateConfig
-from diffusion_lab.config.choice import CUSTOM, ChoiceSettings
-from diffusion_lab.config.class_options import parameters_of
 from diffusion_lab.config.schema import CHOICES, GenerateConfig, TrainConfig
 from diffusion_lab.faults import UNION_TAG
+from diffusion_lab.typed_settings.choice import CUSTOM, ChoiceSettings
+from diffusion_lab.typed_settings.class_options import parameters_of
 
 JsonSchema = dict[str, Any]
 

@@ -20,7 +20,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("faults",),
         ("arguments",),
         ("runtime",),
-        ("files", "image_grids"),
+        ("files", "image_grids", "typed_settings"),
     ),
     "Mathematics, networks, data": (
         ("diffusion", "networks", "data"),

@@ -16,7 +16,7 @@ import yaml
 from diffusion_lab.cli.conf_files import ConfFiles
 from diffusion_lab.config import get_default_config, parse_config
 from diffusion_lab.config.defaults import V2_DEFAULTS
-from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.typed_settings.settings_reader import leaves
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"

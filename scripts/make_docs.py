@@ -12,9 +12,9 @@ import yaml
 
 from diffusion_lab.cli.conf_files import ConfFiles
 from diffusion_lab.config import get_default_config
-from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.schema import CHOICES
-from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.typed_settings.choice import ChoiceSettings
+from diffusion_lab.typed_settings.settings_reader import leaves
 from scripts.editor_schema import WHOLE_TREE, package_of, short_names
 from scripts.json_schema import JsonSchema, section_schemas, type_options
 

@@ -22,7 +22,7 @@ from diffusion_lab.checkpoint.foreign import (
     with_prediction,
 )
 from diffusion_lab.checkpoint.weights import Weights, assign_weights, load_weights
-from diffusion_lab.config.model_section import DiTOptions, ModelSettings, UNetOptions
+from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.training_section import PerformanceSettings
 from diffusion_lab.config.validate import SectionT, parse_section
 from diffusion_lab.console.redaction import REDACTED, holds_redacted
@@ -30,6 +30,7 @@ from diffusion_lab.create import create_denoiser
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.parameterization import PreconditionedOutput
 from diffusion_lab.faults import ConfigError, ConfigWarning
+from diffusion_lab.networks.options import DiTOptions, UNetOptions
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from diffusion_lab.checkpoint.damage import damaged_error
 from diffusion_lab.checkpoint.pickled import check_expansion
-from diffusion_lab.config.section import Section
 from diffusion_lab.faults import faults_of, shown
+from diffusion_lab.typed_settings.section import Section
 
 FORMAT = 2
 """Version of the ``diffusion_lab`` part of a checkpoint.

@@ -23,7 +23,6 @@ from diffusion_lab.cli.key_locations import KeyLocations, job_key_locations
 from diffusion_lab.cli.recipes import drop_overridden_recipe_values
 from diffusion_lab.cli.run_dir import hydra_folder_faults
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
-from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.validate import ConfigT, parse_as
 from diffusion_lab.console.command_line import usage
 from diffusion_lab.faults import ConfigError
@@ -31,6 +30,7 @@ from diffusion_lab.faults.unresolved import resolved
 from diffusion_lab.runtime.import_class import find_classes_in
 from diffusion_lab.runtime.wandb_environment import from_environment
 from diffusion_lab.sweeps.folders import job_folder, sweep_job_or, sweep_name_or
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable
 
 SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema", "ema_decay", "trust")
 """Top-level keys of ``conf/sample.yaml`` that only fill V2 keys."""

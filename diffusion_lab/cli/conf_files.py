@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from diffusion_lab.cli.recipes import RECIPES, ChosenFile, dropped_keys
-from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.typed_settings.settings_reader import leaves
 
 DATA = "data"
 """Group whose files select files of other groups, as recipes do."""

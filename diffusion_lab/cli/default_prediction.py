@@ -15,8 +15,8 @@ from typing import Any
 from diffusion_lab.cli.key_locations import KeyLocations
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.schema import GenerateConfig, RunConfig
-from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.config.validate import ConfigT
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable
 
 KEY = "model.diffusion.prediction"
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from diffusion_lab.cli.evaluate_schema import NAMED_SETS
 from diffusion_lab.config.evaluation_section import WITH_WEIGHTS_FILE
-from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
 from diffusion_lab.faults import Fault
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable
 
 Typed = Callable[[str], bool]
 """Returns whether the command line sets a key."""

@@ -10,7 +10,9 @@ from diffusion_lab.config.evaluation_section import EvaluationSettings, Metrics
 from diffusion_lab.config.model_section import ModelOfCheckpoint
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
 from diffusion_lab.config.schema import GuidanceSettings
-from diffusion_lab.config.section import (
+from diffusion_lab.config.training_section import Precision
+from diffusion_lab.metric_names import DEFAULT_METRICS, MIN_IMAGES
+from diffusion_lab.typed_settings.section import (
     MAX_PROCESSES,
     DeviceName,
     DottedPath,
@@ -20,8 +22,6 @@ from diffusion_lab.config.section import (
     PositiveInt,
     Section,
 )
-from diffusion_lab.config.training_section import Precision
-from diffusion_lab.metric_names import DEFAULT_METRICS, MIN_IMAGES
 
 Seed = Annotated[int, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]

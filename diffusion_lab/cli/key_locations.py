@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from diffusion_lab.cli.recipes import dropped_from_recipe
-from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.runtime.wandb_environment import variable_of
+from diffusion_lab.typed_settings.settings_reader import leaves
 
 COMMAND_LINE = "command line"
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C version is several times as fast

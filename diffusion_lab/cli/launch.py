@@ -31,8 +31,7 @@ from diffusion_lab.cli.overrides import (
 from diffusion_lab.cli.refused_overrides import explain_refused, hydra_settings, refuse_unread
 from diffusion_lab.cli.report import run_and_report
 from diffusion_lab.cli.run_dir import check_hydra_folders
-from diffusion_lab.config.section import Section, home_expanded
-from diffusion_lab.config.settings_reader import known_keys, suggest_key
+from diffusion_lab.config.schema import suggest_key
 from diffusion_lab.console.command_line import CONF, Start, current_start, set_start, set_typed_command, setting
 from diffusion_lab.console.messages import sentence
 from diffusion_lab.faults import CommandError, ConfigError, closest
@@ -41,6 +40,8 @@ from diffusion_lab.runtime.import_class import find_classes_in
 from diffusion_lab.sweeps.jobs import run_job
 from diffusion_lab.sweeps.launchers import check_launcher
 from diffusion_lab.sweeps.summary import sweep_summary
+from diffusion_lab.typed_settings.section import Section, home_expanded
+from diffusion_lab.typed_settings.settings_reader import known_keys
 
 Check = Callable[[DictConfig, Callable[[], KeyLocations]], object]
 

@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.cli.compose import NAME, SHORT_NAMES, compose_generate_config, compose_train_config
 from diffusion_lab.cli.conf_files import ConfFiles
 from diffusion_lab.cli.recipes import RECIPES
-from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig, root_of
-from diffusion_lab.config.section import Section
-from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.console.command_line import command, setting
 from diffusion_lab.faults import ConfigError, ConfigWarning, Fault
+from diffusion_lab.typed_settings.choice import ChoiceSettings
+from diffusion_lab.typed_settings.section import Section
+from diffusion_lab.typed_settings.settings_reader import leaves
 
 SectionT = TypeVar("SectionT", bound=Section)
 

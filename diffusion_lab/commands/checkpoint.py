@@ -27,12 +27,12 @@ from diffusion_lab.checkpoint.foreign import OPTIMIZER_KEY
 from diffusion_lab.checkpoint.reading import read_checkpoint
 from diffusion_lab.checkpoint.tensors import load_tensors
 from diffusion_lab.checkpoint.weights import Weights
-from diffusion_lab.config.section import home_expanded
 from diffusion_lab.console.command_line import usage
 from diffusion_lab.console.messages import explain, sentence, show_plain_warnings
-from diffusion_lab.console.terminal import on_one_line, printable
+from diffusion_lab.console.terminal import on_one_line, printable, quiet_broken_pipe
 from diffusion_lab.faults import shown
 from diffusion_lab.files.writing import check_writable
+from diffusion_lab.typed_settings.section import home_expanded
 
 EXIT_CODE = 2
 """Exit code of a command that failed; ``verify`` exits with 1 if it found damage."""
@@ -44,6 +44,7 @@ VALID, UNVERIFIED, DAMAGED, IGNORED = "valid", "unverified", "DAMAGED", "ignored
 """Results of ``verify``."""
 
 
+@quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code."""
     args = _parser().parse_args(arguments)

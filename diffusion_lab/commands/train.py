@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from diffusion_lab.cli.compose import compose_train_config
 from diffusion_lab.cli.launch import Program, launch
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.console.terminal import quiet_broken_pipe
 
 
 def run(composed: DictConfig) -> None:
@@ -23,6 +24,7 @@ def run(composed: DictConfig) -> None:
 PROGRAM = Program("train", run, compose_train_config, TrainConfig)
 
 
+@quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line (default: that of this process)."""
     launch(PROGRAM, sys.argv[1:] if arguments is None else arguments)

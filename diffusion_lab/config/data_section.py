@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from diffusion_lab.config.choice import ChoiceSettings, Options
-from diffusion_lab.config.section import (
+from diffusion_lab.typed_settings.choice import ChoiceSettings, Options
+from diffusion_lab.typed_settings.section import (
     MAX_PROCESSES,
     NameOrPath,
     PathText,

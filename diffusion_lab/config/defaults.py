@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from diffusion_lab.config.auto_values import choose_patch_size
-from diffusion_lab.config.settings_reader import member_of, section_of
+from diffusion_lab.data.auto_size import choose_patch_size
+from diffusion_lab.typed_settings.settings_reader import member_of, section_of
 
 V2_DEFAULTS = Path(__file__).with_name("v2_defaults.yaml")
 """Every key of the V2 format with its default and a comment: the only place where they are stated."""

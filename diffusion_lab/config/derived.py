@@ -8,10 +8,10 @@ from typing import Any
 
 from diffusion_lab.config.defaults import fill_for_generation
 from diffusion_lab.config.schema import GenerateConfig, SubfolderSettings, root_of
-from diffusion_lab.config.section import home_expanded, name_inside
-from diffusion_lab.config.settings_reader import SettingsReader, Unreadable, plain_tree
-from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.faults import ConfigError, Fault, closest, sibling_key
+from diffusion_lab.typed_settings.section import home_expanded, name_inside
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable, plain_tree
+from diffusion_lab.typed_settings.spelling import normalize_spelling
 
 
 def resolve_output_path(config: Mapping[str, Any], subdir_key: str = "logs") -> Path:

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from diffusion_lab.config.section import NameOrPath, NonNegative, PathText, PositiveInt, Section
 from diffusion_lab.faults.sampling_warnings import asks_for_guidance
 from diffusion_lab.metric_names import MetricName
+from diffusion_lab.typed_settings.section import NameOrPath, NonNegative, PathText, PositiveInt, Section
 
 EVALUATIONS = 10
 """Maximum number of evaluations in a run with ``every: auto``."""

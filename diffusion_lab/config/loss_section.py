@@ -7,11 +7,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from diffusion_lab.config.choice import ChoiceSettings
-from diffusion_lab.config.section import NameOrPath, Section
 from diffusion_lab.diffusion.penalty import PENALTIES
 from diffusion_lab.diffusion.time_distribution import TIME_DISTRIBUTIONS
 from diffusion_lab.diffusion.weighting import WEIGHTINGS
+from diffusion_lab.typed_settings.choice import ChoiceSettings
+from diffusion_lab.typed_settings.section import NameOrPath, Section
 
 
 class PenaltySettings(ChoiceSettings):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import Fault
+from diffusion_lab.typed_settings.settings_reader import SettingsReader
 
 
 def check_attention_flags(tree: SettingsReader) -> Iterator[Fault]:

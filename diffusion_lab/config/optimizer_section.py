@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from diffusion_lab.config.choice import ChoiceSettings, Options
-from diffusion_lab.config.section import NameOrPath, NonNegative
+from diffusion_lab.typed_settings.choice import ChoiceSettings, Options
+from diffusion_lab.typed_settings.section import NameOrPath, NonNegative
 
 TORCH_OPTIMIZERS = tuple(
     f"torch.optim.{name}"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from diffusion_lab.config.data_section import DOWNLOADED_TYPES, SELF_CONTAINED_TYPES
-from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import Fault, closest, sibling_key
+from diffusion_lab.typed_settings.settings_reader import SettingsReader
 
 
 def check_image_paths(tree: SettingsReader) -> Iterator[Fault]:
@@ -27,7 +27,7 @@ def check_image_paths(tree: SettingsReader) -> Iterator[Fault]:
         yield Fault("data.paths.train", f"required with data.type {kind}: {requirement}", None)
 
 
-def check_image_folders(tree: SettingsReader) -> Iterator[Fault]:
+def missing_image_folders(tree: SettingsReader) -> Iterator[Fault]:
     """Yield faults of missing image folders when a run starts; settings may be validated on another machine."""
     if tree["mode"] != "train" or tree["data.type"] != "image_folder":
         return
@@ -64,7 +64,7 @@ def _missing_faults(key: str, rule: str, tree: SettingsReader) -> Iterator[Fault
         yield Fault(key, rule, path)
 
 
-def check_subfolder_links(tree: SettingsReader) -> Iterator[Fault]:
+def outside_links(tree: SettingsReader) -> Iterator[Fault]:
     """Yield faults of folders inside ``output.base_dir`` that are links out of it; checked when a run starts."""
     base = Path(tree["output.base_dir"]).resolve()
     for name in tree.section("output.subdirs"):
@@ -75,7 +75,7 @@ def check_subfolder_links(tree: SettingsReader) -> Iterator[Fault]:
             yield Fault(key, rule, tree[key])
 
 
-def check_subfolder_names(tree: SettingsReader) -> Iterator[Fault]:
+def misspelled_subfolders(tree: SettingsReader) -> Iterator[Fault]:
     """Yield faults of additional names that resemble a missing one of the project, which they probably misspell."""
     subfolders, own = tree.section("output.subdirs"), tree.schema_of("output.subdirs").model_fields.keys()
     for name in subfolders.keys() - own:

@@ -6,9 +6,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, PrivateAttr
 
-from diffusion_lab.config.choice import ChoiceSettings
-from diffusion_lab.config.section import NameOrPath
 from diffusion_lab.samplers import SAMPLERS
+from diffusion_lab.typed_settings.choice import ChoiceSettings
+from diffusion_lab.typed_settings.section import NameOrPath
 
 DEFAULT_STEPS = 50
 

@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from diffusion_lab.config.choice import AnyClass, ChoiceSettings, Options
-from diffusion_lab.config.section import NameOrPath, NonNegative, PositiveInt
+from diffusion_lab.typed_settings.choice import AnyClass, ChoiceSettings, Options
+from diffusion_lab.typed_settings.section import NameOrPath, NonNegative, PositiveInt
 
 Count = Annotated[int, Field(ge=0)]
 StartEpoch = Annotated[

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.data_section import DataSettings
 from diffusion_lab.config.evaluation_section import TrainingEvaluationSettings
 from diffusion_lab.config.loss_section import PenaltySettings, TimesSettings, WeightingSettings
@@ -26,7 +25,11 @@ from diffusion_lab.config.model_section import (
 from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.sampler_section import SamplerSettings, default_sampler
 from diffusion_lab.config.scheduler_section import SchedulerSettings
-from diffusion_lab.config.section import (
+from diffusion_lab.config.training_section import Precision, TrainingSettings
+from diffusion_lab.faults.suggestions import similar_key
+from diffusion_lab.runtime.wandb_environment import all_from_environment
+from diffusion_lab.typed_settings.choice import ChoiceSettings
+from diffusion_lab.typed_settings.section import (
     MAX_PROCESSES,
     DeviceName,
     DottedPath,
@@ -38,12 +41,13 @@ from diffusion_lab.config.section import (
     Probability,
     Section,
 )
-from diffusion_lab.config.targets import Target
-from diffusion_lab.config.training_section import Precision, TrainingSettings
-from diffusion_lab.runtime.wandb_environment import VARIABLES, from_environment
+from diffusion_lab.typed_settings.settings_reader import known_keys
+from diffusion_lab.typed_settings.targets import Target
 
 Label = Annotated[int, Field(ge=0)] | str
 MODES = ("train", "generate")
+USED_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output")
+"""Sections that a generation run uses."""
 
 CHOICES: tuple[type[ChoiceSettings], ...] = (
     ArchitectureSettings,
@@ -226,12 +230,8 @@ class LoggerSettings(Section):
     def _from_environment(cls, values: Any) -> Any:
         """Fill omitted keys from W&B's environment variables."""
         backends = values.get("backends") if isinstance(values, Mapping) else None
-        if not isinstance(backends, list | tuple) or "wandb" not in backends:
-            return values
-        from_variables = {
-            key: value for key in VARIABLES if key not in values and (value := from_environment(key)) is not None
-        }
-        return {**values, **from_variables}
+        uses_wandb = isinstance(backends, list | tuple) and "wandb" in backends
+        return {**all_from_environment(), **values} if uses_wandb else values
 
 
 class RunConfig(Section):
@@ -296,3 +296,10 @@ def root_of(config: Mapping[str, Any]) -> type[TrainConfig] | type[GenerateConfi
         raise TypeError(f"a configuration must be a mapping of keys to values, got {type(config).__name__}")
     mode = config.get("mode")
     return GenerateConfig if isinstance(mode, str) and mode.lower() == "generate" else TrainConfig
+
+
+def suggest_key(unknown: str, root: type[Section]) -> str | None:
+    """Return the key of a tree that a mistyped dotted key probably stands for, or two: ``one or other``."""
+    keys = [*known_keys(root)]
+    sections = {key.partition(".")[0] for key in keys} - {"generation"}
+    return similar_key(unknown, keys, sections if issubclass(root, TrainConfig) else USED_WHEN_GENERATING)

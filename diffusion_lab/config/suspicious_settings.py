@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults.sampling_warnings import dropout_warnings, guidance_warnings, label_share_warnings
 from diffusion_lab.metric_names import is_evaluated, validation_direction
+from diffusion_lab.typed_settings.settings_reader import SettingsReader
 
 USUAL_CLIP_NORMS = (0.01, 100.0)
 
@@ -43,10 +43,7 @@ def suspicious_settings(tree: SettingsReader) -> Iterator[str]:
 
 def _evaluation_warnings(tree: SettingsReader) -> Iterator[str]:
     key, every, epochs = "evaluation.guidance_scale", tree["evaluation.every"], tree["training.epochs"]
-    if tree["model.conditioning.type"] is None:
-        yield from guidance_warnings(key, tree[key])
-    else:
-        yield from dropout_warnings(key, tree[key], tree["model.conditioning.class_dropout_prob"])
+    yield from _guidance_warnings(key, tree)
     metric = tree["training.validation.metric"]
     if is_evaluated(metric) and every != "auto" and every >= epochs > 1:
         yield (
@@ -70,11 +67,16 @@ def _cosine_warnings(tree: SettingsReader) -> Iterator[str]:
 
 def _visualization_warnings(tree: SettingsReader) -> Iterator[str]:
     section = "training.visualization"
+    yield from _guidance_warnings(f"{section}.guidance_scale", tree)
+    classes = tree["model.conditioning.num_classes"]
+    if (
+        tree["model.conditioning.type"] and classes != "auto"
+    ):  # auto: checked once they are counted, in run_images/classes.py
+        yield from label_share_warnings(f"{section}.num_samples", tree[f"{section}.num_samples"], classes)
+
+
+def _guidance_warnings(key: str, tree: SettingsReader) -> Iterator[str]:
     if tree["model.conditioning.type"] is None:
-        yield from guidance_warnings(f"{section}.guidance_scale", tree[f"{section}.guidance_scale"])
+        yield from guidance_warnings(key, tree[key])
     else:
-        scale, dropout = tree[f"{section}.guidance_scale"], tree["model.conditioning.class_dropout_prob"]
-        yield from dropout_warnings(f"{section}.guidance_scale", scale, dropout)
-        classes = tree["model.conditioning.num_classes"]
-        if classes != "auto":  # auto: checked once they are counted, in run_images/classes.py
-            yield from label_share_warnings(f"{section}.num_samples", tree[f"{section}.num_samples"], classes)
+        yield from dropout_warnings(key, tree[key], tree["model.conditioning.class_dropout_prob"])

@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.optimizer_section import Momentum, OptimizerSettings
 from diffusion_lab.config.scheduler_section import DEFAULT_STEP_SIZE, SchedulerSettings
-from diffusion_lab.config.section import NonNegative, PathText, PositiveInt, Section
-from diffusion_lab.config.targets import Target
 from diffusion_lab.metric_names import VALIDATION_LOSSES, Direction, direction_of
+from diffusion_lab.typed_settings.section import Duration, NonNegative, PathText, PositiveInt, Section
+from diffusion_lab.typed_settings.targets import Target
 
 Precision = Literal["auto", 32, "bf16", "fp16"]
-
-DURATION = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
-
-
-def duration_of(text: str) -> timedelta:
-    """Return a duration in Lightning's format, days:hours:minutes:seconds.
-
-    >>> duration_of("00:12:30:00")
-    datetime.timedelta(seconds=45000)
-    """
-    match = DURATION.fullmatch(text)
-    if match is None:
-        raise ValueError(f"must be a duration DD:HH:MM:SS, got {text!r}")
-    days, hours, minutes, seconds = map(int, match.groups())
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-
-
-def _is_duration(value: object) -> object:
-    # Without quotes, YAML takes 10:00:00:00 for a number to the base 60.
-    if not isinstance(value, str) or DURATION.fullmatch(value) is None or not duration_of(value):
-        raise ValueError("must be a duration 'DD:HH:MM:SS' (days, hours, minutes, seconds) in quotes, above zero")
-    return value
-
-
-Duration = Annotated[
-    str,
-    BeforeValidator(_is_duration),
-    Field(json_schema_extra={"format": "time-limit", "pattern": rf"^(?!0+:00:00:00$){DURATION.pattern}$"}),
-]
 
 
 class EmaSettings(Section):

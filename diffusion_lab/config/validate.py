@@ -10,36 +10,33 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from diffusion_lab.config.auto_values import measure_images
-from diffusion_lab.config.consistency import check_start, cross_check
+from diffusion_lab.config.consistency import IMPORTING_RULES, RULES, RULES_AT_START, faults_of_rules
 from diffusion_lab.config.defaults import fill_for_generation, fill_model, get_default_config
 from diffusion_lab.config.model_section import ModelOfCheckpoint
-from diffusion_lab.config.option_rules import OptionFault, name_owners
-from diffusion_lab.config.path_rules import check_subfolder_names
+from diffusion_lab.config.path_rules import misspelled_subfolders
 from diffusion_lab.config.sampler_section import default_sampler
-from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, TrainConfig, root_of
-from diffusion_lab.config.section import Section
-from diffusion_lab.config.settings_reader import (
+from diffusion_lab.config.schema import CHOICES, GenerateConfig, RunConfig, TrainConfig, root_of, suggest_key
+from diffusion_lab.config.suspicious_settings import suspicious_settings
+from diffusion_lab.console.redaction import REDACTED, holds_redacted
+from diffusion_lab.data.auto_size import measure_images
+from diffusion_lab.faults import ConfigError, ConfigWarning, Fault, faults_of
+from diffusion_lab.typed_settings.option_rules import OptionFault, name_owners
+from diffusion_lab.typed_settings.section import Section
+from diffusion_lab.typed_settings.settings_reader import (
     SettingsReader,
     Unreadable,
     expand_home,
     leaves,
     plain_tree,
-    suggest_key,
+    without_excess,
 )
-from diffusion_lab.config.signatures import drop_leftovers
-from diffusion_lab.config.spelling import normalize_spelling
-from diffusion_lab.config.suspicious_settings import suspicious_settings
-from diffusion_lab.console.redaction import REDACTED, holds_redacted
-from diffusion_lab.faults import NO_VALUE, ConfigError, ConfigWarning, Fault, faults_of
+from diffusion_lab.typed_settings.signatures import drop_leftovers
+from diffusion_lab.typed_settings.spelling import normalize_spelling
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 IsTyped = Callable[[str, object], bool]
 """Returns whether the user gave a dotted key its value."""
 SectionT = TypeVar("SectionT", bound=Section)
-
-UNUSED_WHEN_GENERATING = ("data", "training")
-"""Sections that may be incomplete with ``mode: generate``."""
 
 
 def validate_config(config: Mapping[str, Any]) -> None:
@@ -108,7 +105,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     faults = {fault.key: fault for fault in field_faults(tree, root)}
     classes = faults.pop("model.conditioning.num_classes", None)
     reader = SettingsReader(tree, root, faults)
-    contradictions += _contradictions(reader, root)
+    contradictions += faults_of_rules((*RULES, *IMPORTING_RULES), reader)
     contradictions += [fault for fault in faults.values() if isinstance(fault, OptionFault)]
     already_reported = classes is None or any(fault.key == classes.key for fault in contradictions)
     _refuse(contradictions if already_reported or classes is None else [*contradictions, classes])
@@ -121,6 +118,8 @@ def _resolve_t_max(config: Mapping[str, Any], reader: SettingsReader) -> None:
         if reader["training.scheduler.T_max"] != "auto" or "T_max" not in config["training"]["scheduler"]:
             return
         epochs, scheduler = reader["training.epochs"], config["training"]["scheduler"]
+        if "T_max" not in scheduler:  # filled in for a part of the section, which stays one
+            return
         try:
             if not isinstance(scheduler, MutableMapping):
                 raise TypeError(type(scheduler).__name__)
@@ -167,7 +166,8 @@ def parse_as(
     known = {fault.key for fault in all_faults}
     all_faults += [fault for fault in field_faults(tree, root) if fault.key not in known]
     reader = SettingsReader(tree, root, [fault.key for fault in all_faults])
-    _refuse([*all_faults, *_contradictions(reader, root), *(check_start(reader) if starts else ())])
+    rules = (*RULES, *IMPORTING_RULES, *(RULES_AT_START if starts else ()))
+    _refuse([*all_faults, *faults_of_rules(rules, reader)])
     for message in suspicious_settings(reader):
         warnings.warn(message, ConfigWarning, stacklevel=3)
     parsed = root.model_validate(tree)
@@ -192,10 +192,10 @@ def _prepare(
     tree = without_excess(plain_tree(config), excess)
     expand_home(tree, root)
     normalize_spelling(tree, root)
-    drop_leftovers(tree, is_typed)
+    drop_leftovers(tree, CHOICES, is_typed)
     contradictions: list[Fault] = []
     with contextlib.suppress(Unreadable):  # before the missing names are filled in
-        contradictions += check_subfolder_names(SettingsReader(tree, root))
+        contradictions += misspelled_subfolders(SettingsReader(tree, root))
     if root is GenerateConfig:
         fill_for_generation(tree, root)
     else:
@@ -203,16 +203,9 @@ def _prepare(
     return tree, contradictions
 
 
-def _contradictions(reader: SettingsReader, root: type[RunConfig]) -> list[Fault]:
-    """Return the contradictions; generation requires no keys in sections that it does not use."""
-    unused = UNUSED_WHEN_GENERATING if root is GenerateConfig else ()
-    faults = cross_check(reader, import_classes=True)
-    return [each for each in faults if each.value is not NO_VALUE or each.key.partition(".")[0] not in unused]
-
-
 def check_ready_to_start(config: RunConfig) -> None:
     """Raise ConfigError, a ValueError, if folders in validated settings prevent the run from starting here."""
-    _refuse(check_start(SettingsReader(config.model_dump(mode="json"), type(config))))
+    _refuse(faults_of_rules(RULES_AT_START, SettingsReader(config.model_dump(mode="json"), type(config))))
 
 
 def _follow_process(tree: dict[str, Any], reader: SettingsReader) -> None:
@@ -249,9 +242,9 @@ def parse_section(
     tree = plain
     for name in reversed(key.split(".")):
         tree = {name: tree}
-    faults = list(name_owners(faults, tree))
+    faults = list(name_owners(faults, tree, CHOICES))
     reader = SettingsReader(tree, TrainConfig, [fault.key for fault in faults])
-    contradictions = cross_check(reader, import_classes=import_classes)
+    contradictions = faults_of_rules((*RULES, *(IMPORTING_RULES if import_classes else ())), reader)
     _refuse([*faults, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
     return section.model_validate(plain)
 
@@ -261,7 +254,7 @@ def field_faults(tree: Mapping[str, Any], root: type[Section]) -> list[Fault]:
     try:
         root.model_validate(tree)
     except ValidationError as error:
-        return list(name_owners(faults_of(error.errors(), tree, partial(suggest_key, root=root)), tree))
+        return list(name_owners(faults_of(error.errors(), tree, partial(suggest_key, root=root)), tree, CHOICES))
     return [
         Fault(key, "a secret that was left out when this was written: give its value", value)
         for key, value in leaves(tree).items()
@@ -273,18 +266,3 @@ def _refuse(faults: Iterable[Fault]) -> None:
     ordered = sorted(faults, key=lambda fault: fault.key)
     if ordered:
         raise ConfigError(ordered)
-
-
-MAX_BITS = 256
-
-
-def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
-    """Return the same containers with 1 in place of each integer that is too long to print, which becomes a fault."""
-    if isinstance(value, dict):
-        return {name: without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [without_excess(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
-    if isinstance(value, int) and value.bit_length() > MAX_BITS:
-        faults.append(Fault(key, f"must be an integer of at most {MAX_BITS} bits, got one of {value.bit_length()}"))
-        return 1
-    return value

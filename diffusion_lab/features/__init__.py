@@ -24,6 +24,7 @@ from diffusion_lab.features.extractor import Extracted, FeatureExtractor, Networ
 from diffusion_lab.features.feature_set import FeatureSet
 from diffusion_lab.features.image_sets import open_image_set
 from diffusion_lab.features.published import PUBLISHED, resolve_weights
+from diffusion_lab.metric_names import MIN_PHOTO_SIZE
 from diffusion_lab.runtime.determinism import seed_host_generators
 from diffusion_lab.runtime.devices import resolve_device
 from diffusion_lab.runtime.import_class import load_class
@@ -45,9 +46,6 @@ __all__ = [
 
 NAMES = tuple(name for name in FEATURES if name != "auto")
 """Names of the built-in extractors; custom ones are given by the dotted path of their class."""
-
-MIN_PHOTO_SIZE = 32
-"""Side in pixels from which ``auto`` uses a network trained on photographs."""
 
 
 def chosen_features(name: str, source: ImageSource | None) -> str:

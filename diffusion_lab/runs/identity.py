@@ -9,13 +9,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from diffusion_lab.config.choice import ChoiceSettings
-from diffusion_lab.config.class_options import options_schema
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.console.redaction import redacted
 from diffusion_lab.data.source import ImageSource, Subset
 from diffusion_lab.metric_names import is_evaluated
 from diffusion_lab.runtime.determinism import seed_host_generators
+from diffusion_lab.typed_settings.choice import ChoiceSettings
+from diffusion_lab.typed_settings.class_options import options_schema
 
 WITHOUT_INFLUENCE = frozenset(
     {

@@ -35,6 +35,12 @@ def from_environment(key: str, environ: Mapping[str, str] = os.environ) -> str |
     return _FORMER_MODES.get(value, value) if key == "mode" else value
 
 
+def all_from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the keys of the section ``logger`` that the environment gives, with their values."""
+    values = {key: from_environment(key, environ) for key in VARIABLES}
+    return {key: value for key, value in values.items() if value is not None}
+
+
 def variable_of(key: str, environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the environment variable that sets a key of the section ``logger``, or None.
 

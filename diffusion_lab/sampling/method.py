@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from diffusion_lab.arguments import arguments_named
-from diffusion_lab.config.class_options import options_schema
 from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.diffusion.schedules import Schedule
 from diffusion_lab.faults import ConfigError, faults_of
 from diffusion_lab.samplers import SAMPLERS, Sampler
+from diffusion_lab.typed_settings.class_options import options_schema
 
 SamplingMethod = Sampler | str | Mapping[str, Any]
 """A sampler; its name or the dotted path of a class; or a mapping with the name as ``type`` and its options."""

@@ -9,9 +9,9 @@ from diffusion_lab.config.evaluation_section import TrainingEvaluationSettings
 from diffusion_lab.config.loss_section import LossSettings
 from diffusion_lab.config.model_section import PROCESSES, DiffusionSettings
 from diffusion_lab.config.schema import GuidanceSettings
-from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.faults import shown
 from diffusion_lab.metric_names import is_evaluated, validation_direction
+from diffusion_lab.typed_settings.settings_reader import leaves
 
 IMAGES = "validation images"
 """Key for the fingerprint of the images, listed along with the keys of the settings."""

@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.faults import shown
 from diffusion_lab.files.reading import read_json
 from diffusion_lab.files.writing import atomic_write
 from diffusion_lab.runtime.process_identity import is_alive, own_identity
 from diffusion_lab.sweeps.job_lock import is_taken
+from diffusion_lab.typed_settings.settings_reader import leaves
 
 RECORD = "job.json"
 RUNNING, FINISHED, FAILED, INTERRUPTED, DIED = "running", "finished", "failed", "interrupted", "died"

@@ -18,8 +18,6 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from diffusion_lab.config.schema import TrainConfig, root_of
-from diffusion_lab.config.settings_reader import SettingsReader, Unreadable
-from diffusion_lab.config.spelling import normalize_spelling
 from diffusion_lab.console.command_line import program_name
 from diffusion_lab.console.messages import explain, sentence
 from diffusion_lab.console.redaction import redacted, redacted_command, secret_values, without_values
@@ -53,6 +51,8 @@ from diffusion_lab.sweeps.signals import (
     this_sweep,
     why_stopped,
 )
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable
+from diffusion_lab.typed_settings.spelling import normalize_spelling
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"

@@ -10,9 +10,9 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 
-from diffusion_lab.config.targets import is_target, split_target
 from diffusion_lab.runtime.import_class import load_class
 from diffusion_lab.training.callbacks.order import ORDER
+from diffusion_lab.typed_settings.targets import is_target, split_target
 
 Entry = str | Mapping[str, Any]
 """Dotted path, or mapping with ``_target_`` and arguments."""

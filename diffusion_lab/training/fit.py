@@ -19,7 +19,6 @@ from rich.console import Console
 from diffusion_lab.checkpoint.files import OWN_CHECKSUMS
 from diffusion_lab.checkpoint.ownership import adopt, format_paths, unrecognized_entries
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.training_section import duration_of
 from diffusion_lab.config.validate import check_ready_to_start
 from diffusion_lab.console.redaction import secret_values
 from diffusion_lab.console.terminal import resilient_stderr
@@ -63,6 +62,7 @@ from diffusion_lab.training.resume_source import ResumeSource, find_resume_sourc
 from diffusion_lab.training.signals import StopRequest, handle_signals
 from diffusion_lab.training.single_process import as_rank_zero
 from diffusion_lab.training.summary import TrainingSummary
+from diffusion_lab.typed_settings.section import duration_of
 
 SAVING_MEMORY = (
     "lower data.loading.batch_size (training.accumulate_batches=N makes one optimizer step of N batches), or set "

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.targets import is_target
 from diffusion_lab.console.redaction import redacted, secret_values
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.faults import shown
@@ -19,6 +18,7 @@ from diffusion_lab.training.custom_objects import changed_arguments
 from diffusion_lab.training.resume_checks import Comparison
 from diffusion_lab.training.resume_rules import Change, Effect
 from diffusion_lab.training.resume_source import ResumePosition, ResumeSource
+from diffusion_lab.typed_settings.targets import is_target
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from diffusion_lab.checkpoint import Checkpoint, load_weights
-from diffusion_lab.config.auto_values import CHANNELS, SIZE
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.console.command_line import program_name
 from diffusion_lab.console.terminal import printable
+from diffusion_lab.data.auto_size import CHANNELS, SIZE
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.draws import VALIDATION_DRAWS
@@ -121,19 +121,22 @@ def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) 
     return Comparison(
         config,
         checkpoint,
-        _changes(checkpoint, config),
+        changes_from(checkpoint, config),
         images_changed=about.get("data_fingerprint") not in (None, images),
         validation_images_changed="validation_fingerprint" in about
         and about["validation_fingerprint"] != validation_fingerprint(data.train, data.val, images),
     )
 
 
-def _changes(checkpoint: Checkpoint, config: TrainConfig) -> list[Change]:
+def changes_from(checkpoint: Checkpoint, config: TrainConfig) -> list[Change]:
     """Return the settings that differ; none if the checkpoint does not record its settings."""
     if checkpoint.model is None:
         return []
-    then = dict(checkpoint.config or {}) | {"model": checkpoint.model.model_dump(mode="json")}
-    return changes_since(then, config)
+    model, now = checkpoint.model.model_dump(mode="json"), config.model.architecture
+    leftovers = set(now.all_options()) - now.options.keys() if now.path_of(now.type) else ()
+    for option in leftovers:  # earlier versions recorded the keys of the U-Net for custom networks
+        model["architecture"].pop(option, None)
+    return changes_since(dict(checkpoint.config or {}) | {"model": model}, config)
 
 
 def check_image_shape(checkpoint: Checkpoint, config: TrainConfig) -> None:
@@ -143,7 +146,7 @@ def check_image_shape(checkpoint: Checkpoint, config: TrainConfig) -> None:
         ValueError: Size or channels differ; the message has the setting to use.
     """
     faults = []
-    for change in _changes(checkpoint, config):
+    for change in changes_from(checkpoint, config):
         if change.key in (SIZE, CHANNELS):
             setting = f"set the checkpoint's value, {change.key}={shown(change.then)}"
             advice = f" (auto measures the current folder: {setting})" if config.data.type == "image_folder" else ""

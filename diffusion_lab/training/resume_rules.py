@@ -12,11 +12,11 @@ from enum import Enum
 from typing import Any
 
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.settings_reader import SettingsReader, Unreadable, leaves
 from diffusion_lab.console.redaction import redacted, secret_values
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.faults import shown
 from diffusion_lab.metric_names import is_evaluated, validation_direction
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable, leaves
 
 
 class Effect(Enum):

@@ -14,8 +14,7 @@ from diffusion_lab.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_t
 from diffusion_lab.checkpoint.content import parse_saved_section
 from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.model_section import ModelSettings
-from diffusion_lab.config.schema import TrainConfig, root_of
-from diffusion_lab.config.settings_reader import suggest_key
+from diffusion_lab.config.schema import TrainConfig, root_of, suggest_key
 from diffusion_lab.config.training_section import TrainingSettings
 from diffusion_lab.config.validate import parse_section
 from diffusion_lab.console.redaction import holds_redacted, redacted

@@ -11,8 +11,8 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from diffusion_lab.config.settings_reader import leaves
 from diffusion_lab.training.mirror import Mirror
+from diffusion_lab.typed_settings.settings_reader import leaves
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter

@@ -10,8 +10,6 @@ from typing import Any
 from diffusion_lab.config.defaults import get_default_config
 from diffusion_lab.config.scheduler_section import SCHEDULES, SchedulerSettings
 from diffusion_lab.config.schema import TrainConfig
-from diffusion_lab.config.settings_reader import known_keys, leaves
-from diffusion_lab.config.spelling import spelled
 from diffusion_lab.console.command_line import command
 from diffusion_lab.faults import (
     ConfigDeprecationWarning,
@@ -22,6 +20,8 @@ from diffusion_lab.faults import (
     shown,
     sibling_key,
 )
+from diffusion_lab.typed_settings.settings_reader import known_keys, leaves
+from diffusion_lab.typed_settings.spelling import spelled
 from diffusion_lab.v1.folders import output_folders
 from diffusion_lab.v1.format import FOLDERS, MOVES, SAMPLE_KEYS_UNDER_GENERATION, V1_KEYS, V1_SECTIONS
 

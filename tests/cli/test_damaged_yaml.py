@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from diffusion_lab.cli.settings_file import read_settings
 from diffusion_lab.cli.yaml_file import read_yaml
 from diffusion_lab.config import ConfigError, get_default_config, validate_config
-from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.typed_settings.settings_reader import leaves
 from tests.config.conftest import CONF, put
 
 SECONDS = 5

@@ -9,7 +9,7 @@ import pytest
 
 from diffusion_lab.cli.overrides import refuse_excess
 from diffusion_lab.config import ConfigError, get_default_config, validate_config
-from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.typed_settings.settings_reader import leaves
 from tests.config.conftest import put
 
 

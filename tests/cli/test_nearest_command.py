@@ -19,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.cli import nearest_command
 from diffusion_lab.cli.compose import compose_generate_config, compose_train_config
 from diffusion_lab.cli.conf_files import ConfFiles
-from diffusion_lab.config import ConfigError, parse_config, settings_reader
-from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.config import ConfigError, parse_config
 from diffusion_lab.console import command_line
 from diffusion_lab.console.command_line import hydra_text
+from diffusion_lab.typed_settings import settings_reader
+from diffusion_lab.typed_settings.settings_reader import leaves
 from tests.config.conftest import CONF, Change, put
 
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from diffusion_lab.config import ConfigError, parse_config
-from diffusion_lab.config.schema import GenerateConfig, TrainConfig
-from diffusion_lab.config.settings_reader import known_keys, suggest_key
+from diffusion_lab.config.schema import GenerateConfig, TrainConfig, suggest_key
 from diffusion_lab.faults.key_aliases import ALIASES
+from diffusion_lab.typed_settings.settings_reader import known_keys
 from tests.config.conftest import Change
 
 

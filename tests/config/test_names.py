@@ -7,13 +7,13 @@ from typing import get_args
 
 import pytest
 
-from diffusion_lab.config.choice import Options
 from diffusion_lab.config.data_section import DATA_SETS, NoOptions
 from diffusion_lab.config.model_section import DiffusionSettings
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.diffusion.parameterization import PARAMETERIZATIONS
 from diffusion_lab.diffusion.schedules import BETA_SCHEDULES, DiscreteSchedule
 from diffusion_lab.run_images.sources import SOURCES
+from diffusion_lab.typed_settings.choice import Options
 
 
 @pytest.mark.parametrize(

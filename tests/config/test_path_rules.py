@@ -9,11 +9,11 @@ import pytest
 
 from diffusion_lab.cli.compose import new_name, run_folder
 from diffusion_lab.config import ConfigError, TrainConfig, resolve_output_path, validate_config
-from diffusion_lab.config.section import home_expanded
-from diffusion_lab.config.settings_reader import path_keys
 from diffusion_lab.config.validate import parse_as, parse_config
 from diffusion_lab.generation.open_folder import TIME_STAMP
 from diffusion_lab.training.fit import train
+from diffusion_lab.typed_settings.section import home_expanded
+from diffusion_lab.typed_settings.settings_reader import path_keys
 from tests.config.conftest import Change
 
 INSIDE = "must be a relative folder name that stays inside output.base_dir"

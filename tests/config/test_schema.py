@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, parse_config, validate_config
-from diffusion_lab.config.choice import Options
 from diffusion_lab.config.scheduler_section import SCHEDULES, SchedulerSettings
 from diffusion_lab.config.schema import CHOICES
-from diffusion_lab.config.settings_reader import known_keys
+from diffusion_lab.typed_settings.choice import Options
+from diffusion_lab.typed_settings.settings_reader import known_keys
 from tests.config.conftest import Change, drop
 from tests.config.own_classes import HERE
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from diffusion_lab.config import ConfigError, GenerateConfig, TrainConfig, parse_config, validate_config
 from diffusion_lab.config.schema import CHOICES
-from diffusion_lab.config.settings_reader import section_of
-from diffusion_lab.config.spelling import Spelling, spelled, spelling_of
+from diffusion_lab.typed_settings.settings_reader import section_of
+from diffusion_lab.typed_settings.spelling import Spelling, spelled, spelling_of
 from tests.config.conftest import Change
 
 TEXTS = {

@@ -19,7 +19,7 @@ from diffusion_lab.config import (
     validate_config,
     validate_config_consistency,
 )
-from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.typed_settings.settings_reader import leaves
 
 MODEL = {
     "architecture": {

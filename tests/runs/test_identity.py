@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from diffusion_lab.config import get_default_config
-from diffusion_lab.config.section import Section
 from diffusion_lab.config.validate import parse_config
 from diffusion_lab.data.digits import digits
 from diffusion_lab.data.image_folder import ImageFolderSource
 from diffusion_lab.data.source import ArraySource, ImageSource, Subset
 from diffusion_lab.runs.identity import config_hash, data_fingerprint
+from diffusion_lab.typed_settings.section import Section
 
 HERE = Path(__file__).parent
 

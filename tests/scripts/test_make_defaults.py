@@ -8,7 +8,7 @@ import pytest
 
 from diffusion_lab.cli.conf_files import ConfFiles
 from diffusion_lab.config import get_default_config, parse_config
-from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.typed_settings.settings_reader import leaves
 from scripts import make_defaults
 
 CONTENTS = make_defaults.contents()

@@ -15,11 +15,11 @@ from omegaconf import OmegaConf
 
 import diffusion_lab.cli.compose  # noqa: F401 - registers the resolvers of conf/
 from diffusion_lab.config import TrainConfig, get_default_config
-from diffusion_lab.config.choice import ChoiceSettings
 from diffusion_lab.config.optimizer_section import OPTIMIZERS
 from diffusion_lab.config.schema import CHOICES
-from diffusion_lab.config.settings_reader import SettingsReader, known_keys
-from diffusion_lab.config.settings_reader import leaves as plain_leaves
+from diffusion_lab.typed_settings.choice import ChoiceSettings
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, known_keys
+from diffusion_lab.typed_settings.settings_reader import leaves as plain_leaves
 from scripts import make_docs
 from tests.config.conftest import CONF
 from tests.config.test_schema import leaves

@@ -26,7 +26,7 @@ from diffusion_lab.config import (
     v1_deprecation,
     validate_config,
 )
-from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.typed_settings.settings_reader import leaves
 from diffusion_lab.v1 import folders as v1_folders
 from diffusion_lab.v1 import format as v1_format
 from diffusion_lab.v1 import migration

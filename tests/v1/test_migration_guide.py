@@ -12,7 +12,7 @@ import yaml
 from diffusion_lab.config import ConfigWarning, get_default_config, migrate_config_v1_to_v2
 from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.scheduler_section import SchedulerSettings
-from diffusion_lab.config.settings_reader import leaves
+from diffusion_lab.typed_settings.settings_reader import leaves
 from diffusion_lab.v1.format import V1_KEYS
 from tests.recorded_warnings import recorded_warnings
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union
 
 from pydantic import Field, PydanticUserError, create_model
 
-from diffusion_lab.config.section import Section
+from diffusion_lab.typed_settings.section import Section
 
 ANY_ARGUMENTS = inspect.Signature(
     [Parameter("arguments", Parameter.VAR_POSITIONAL), Parameter("options", Parameter.VAR_KEYWORD)]

@@ -15,10 +15,11 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from diffusion_lab.config.section import DOTTED_PATH, NameOrPath
-from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import ConfigError, Fault, closest
 from diffusion_lab.runtime.import_class import load_class
+from diffusion_lab.typed_settings.class_options import signature_of
+from diffusion_lab.typed_settings.section import DOTTED_PATH, NameOrPath
+from diffusion_lab.typed_settings.settings_reader import SettingsReader
 
 TARGET = "_target_"
 """Key of the dotted path in a mapping; the other keys are arguments."""
@@ -194,10 +195,7 @@ def _faults_of_class(key: str, path: str, cls: type[Any], kind: Kind) -> Iterato
 def _faults_of_arguments(
     key: str, path: str, cls: type[Any], arguments: Mapping[str, Any], filled: Collection[str]
 ) -> Iterator[Fault]:
-    try:
-        signature = inspect.signature(cls)
-    except ValueError:  # a class that is not written in Python
-        return
+    signature = signature_of(cls)
     for name, value in arguments.items():
         try:
             signature.bind_partial(**{name: value})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,6 +94,35 @@ def _fits_a_counter(value: int) -> int:
     return value
 
 
+def or_auto(schema: dict[str, Any]) -> None:
+    """Let editors accept ``auto``, which is replaced by a number before the validation (data/auto_size.py)."""
+    number = {key: schema.pop(key) for key in ("type", "minimum", "enum") if key in schema}
+    schema["anyOf"] = [number, {"const": "auto", "type": "string"}]
+
+
+DURATION = re.compile(r"(\d+):(\d\d):(\d\d):(\d\d)")
+
+
+def duration_of(text: str) -> timedelta:
+    """Return a duration in Lightning's format, days:hours:minutes:seconds.
+
+    >>> duration_of("00:12:30:00")
+    datetime.timedelta(seconds=45000)
+    """
+    match = DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"must be a duration DD:HH:MM:SS, got {text!r}")
+    days, hours, minutes, seconds = map(int, match.groups())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+
+
+def _is_duration(value: object) -> object:
+    # Without quotes, YAML takes 10:00:00:00 for a number to the base 60.
+    if not isinstance(value, str) or DURATION.fullmatch(value) is None or not duration_of(value):
+        raise ValueError("must be a duration 'DD:HH:MM:SS' (days, hours, minutes, seconds) in quotes, above zero")
+    return value
+
+
 class NameOrPath:
     """Annotation of a string that is one of ``names`` or the dotted path of a custom class.
 
@@ -172,4 +202,9 @@ FolderName = Annotated[
             "patternErrorMessage": "must be a relative folder name that stays inside output.base_dir",
         }
     ),
+]
+Duration = Annotated[
+    str,
+    BeforeValidator(_is_duration),
+    Field(json_schema_extra={"format": "time-limit", "pattern": rf"^(?!0+:00:00:00$){DURATION.pattern}$"}),
 ]

@@ -11,9 +11,11 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from diffusion_lab.config.choice import ChoiceSettings
-from diffusion_lab.config.section import Section, home_expanded
-from diffusion_lab.faults.suggestions import similar_key
+from diffusion_lab.faults import Fault
+from diffusion_lab.typed_settings.choice import ChoiceSettings
+from diffusion_lab.typed_settings.section import Section, home_expanded
+
+MAX_BITS = 256
 
 
 class Unreadable(Exception):
@@ -161,13 +163,13 @@ def plain_tree(value: Any) -> Any:
     return value
 
 
-USED_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output")
-"""Sections that a generation run uses."""
-
-
-def suggest_key(unknown: str, root: type[BaseModel]) -> str | None:
-    """Return the key of a tree that a mistyped dotted key probably stands for, or two: ``one or other``."""
-    trains = root.model_fields["model"].is_required() if "model" in root.model_fields else True
-    keys = [*known_keys(root)]
-    sections = {key.partition(".")[0] for key in keys}
-    return similar_key(unknown, keys, sections - {"generation"} if trains else USED_WHEN_GENERATING)
+def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
+    """Return the same containers with 1 in place of each integer that is too long to print, which becomes a fault."""
+    if isinstance(value, dict):
+        return {name: without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [without_excess(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        faults.append(Fault(key, f"must be an integer of at most {MAX_BITS} bits, got one of {value.bit_length()}"))
+        return 1
+    return value

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
-from diffusion_lab.config.choice import CUSTOM, ChoiceSettings
-from diffusion_lab.config.section import DeviceName, NameOrPath
-from diffusion_lab.config.settings_reader import section_of
+from diffusion_lab.typed_settings.choice import CUSTOM, ChoiceSettings
+from diffusion_lab.typed_settings.section import DeviceName, NameOrPath
+from diffusion_lab.typed_settings.settings_reader import section_of
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Sections that select a class by ``type``: discriminated unions with one member per type.
 
 The other keys of such a section are the options of the class. They are declared once: by the fields of the class if it
-is a dataclass, by ``Options`` beside the table of names if importing the class would import torch, and by the signature
-of the class if it is given by its dotted path, as custom classes are.
+is a dataclass, by ``Options`` beside the class or the table of names if importing the class would import torch, and by
+the signature of the class if it is given by its dotted path, as custom classes are.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from diffusion_lab.config.class_options import dataclass_fields, options_schema, parameters_of, signature_of
-from diffusion_lab.config.section import Section
 from diffusion_lab.faults import UNION_TAG
 from diffusion_lab.runtime.import_class import load_class
+from diffusion_lab.typed_settings.class_options import dataclass_fields, options_schema, parameters_of, signature_of
+from diffusion_lab.typed_settings.section import Section
 
 AnyClass = type[Any]  # an alias, since the section has a field called type
 

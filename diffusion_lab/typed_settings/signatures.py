@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from inspect import Parameter
 from typing import Any
 
 from pydantic import ValidationError
 
-from diffusion_lab.config.choice import AnyClass, ChoiceSettings, Options
-from diffusion_lab.config.class_options import options_schema, parameters_of, signature_of
-from diffusion_lab.config.schema import CHOICES
-from diffusion_lab.config.settings_reader import SettingsReader
 from diffusion_lab.faults import ConfigError, Fault, closest, faults_of, sibling_key
+from diffusion_lab.typed_settings.choice import AnyClass, ChoiceSettings, Options
+from diffusion_lab.typed_settings.class_options import options_schema, parameters_of, signature_of
+from diffusion_lab.typed_settings.settings_reader import SettingsReader
 
 
-def drop_leftovers(tree: dict[str, Any], is_typed: Callable[[str, object], bool]) -> None:
+def drop_leftovers(
+    tree: dict[str, Any], sections: Iterable[type[ChoiceSettings]], is_typed: Callable[[str, object], bool]
+) -> None:
     """Remove options of named types that a custom class does not take from a tree, in place.
 
     They remain from the file of a group, or from the default tree, if only the type was changed.
 
     Args:
         tree: The tree.
+        sections: Sections with a type.
         is_typed: Returns whether the user gave a dotted key its value; such keys stay and are reported as faults.
     """
-    for choice in (choice for choice in CHOICES if choice.DROPS_LEFTOVERS):
+    for choice in (choice for choice in sections if choice.DROPS_LEFTOVERS):
         section: Any = tree
         for part in choice.KEY.split("."):
             section = section.get(part) if isinstance(section, dict) else None

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from diffusion_lab.config.choice import ChoiceSettings
-from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.faults import RULES, Fault, closest, sibling_key
+from diffusion_lab.typed_settings.choice import ChoiceSettings
 
 
 class OptionFault(Fault):
     """Fault of a key that the type of its section does not have, or requires."""
 
 
-def name_owners(faults: Iterable[Fault], tree: Mapping[str, Any]) -> Iterator[Fault]:
+def name_owners(
+    faults: Iterable[Fault], tree: Mapping[str, Any], sections: Iterable[type[ChoiceSettings]]
+) -> Iterator[Fault]:
     """Yield faults; those of an option of a section with a type say which types have it, or name a similar option."""
-    choices = {choice.KEY: choice for choice in CHOICES}
+    choices = {choice.KEY: choice for choice in sections}
     for fault in faults:
         parent, _, option = fault.key.rpartition(".")
         section: Any = tree

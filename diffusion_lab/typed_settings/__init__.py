@@ -1,0 +1,1 @@
+"""Strict settings sections, sections that select a class, accepted spellings, and reading of trees with faults."""
