@@ -20,7 +20,6 @@ from diffusion_lab.config import get_default_config
 from diffusion_lab.cpu.convolution import disable_winograd
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.denoiser import Denoiser
-from diffusion_lab.runtime import torchvision_import
 
 BATCH = 16
 IMAGE_SHAPE = (3, 32, 32)
@@ -41,7 +40,6 @@ MAX_DIFFERENCE = 0.05
 
 def peer(library: str) -> Any:
     """Import a peer's library, which the extra ``peers`` installs; it has no types."""
-    torchvision_import.install()  # the peers import torchvision
     return import_module(library)
 
 

@@ -69,9 +69,6 @@ def own_memory() -> float:
 
 def one_start(file: Path, count: int, began: float) -> Start:
     """Open a cache and load batches from it, in this process, which started at ``began``."""
-    from diffusion_lab.runtime import torchvision_import
-
-    torchvision_import.install()
     from diffusion_lab.data.datamodule import ImageDataModule
     from diffusion_lab.data.decoded import DecodedSource
     from diffusion_lab.data.source import Subset

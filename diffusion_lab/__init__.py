@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from diffusion_lab.console import messages
-from diffusion_lab.runtime import threads, torchvision_import
+from diffusion_lab.runtime import threads
 from diffusion_lab.version import __version__
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ _MODULE_OF = {
 
 threads.bound_spinning()
 messages.format_own_warnings()
-torchvision_import.install()
 
 
 def __getattr__(name: str) -> object:

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 
 from diffusion_lab.console.command_line import COMMAND, COMMANDS, Start, Way, set_start, usage
-from diffusion_lab.console.terminal import printable
+from diffusion_lab.console.terminal import printable, quiet_broken_pipe
 from diffusion_lab.faults import closest
 from diffusion_lab.runtime.exit_codes import EXIT_CODE
 from diffusion_lab.version import __version__
@@ -31,6 +31,7 @@ commands:
 """
 
 
+@quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> int | None:
     """Run a command line and return the exit code; None counts as 0.
 

@@ -23,7 +23,7 @@ from diffusion_lab.config.validate import field_faults, parse_as
 from diffusion_lab.faults import ConfigError, Fault
 from diffusion_lab.faults.unresolved import resolved
 from diffusion_lab.runtime.import_class import find_classes_in
-from diffusion_lab.typed_settings.settings_reader import SettingsReader, expand_home, leaves, plain_tree, without_excess
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, expand_home, leaves, limit_integers, plain_tree
 from diffusion_lab.typed_settings.spelling import normalize_spelling
 
 EVALUATE_SHORT_NAMES = (
@@ -43,6 +43,9 @@ AXES = (
     "compute.seed",
 )
 """Keys that may have several values, besides the options of the sampler; the last one varies fastest."""
+
+CHECKED_FOR_EACH_POINT = ("model", "sampler")
+"""Sections that are completed and checked with one value of each list: they describe a generation."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,11 @@ def parse_evaluation(
         faults: Faults found earlier, reported together with the others.
     """
     all_faults = list(faults)
-    tree = without_excess(plain_tree(tree), all_faults)
+    tree = limit_integers(plain_tree(tree), all_faults)
     expand_home(tree, EvaluateConfig)
     normalize_spelling(tree, EvaluateConfig)
-    without_model = {
-        name: value for name, value in tree.items() if name != "model"
-    }  # completed and checked for each point
-    all_faults += field_faults(without_model, EvaluateConfig)
+    own = {name: value for name, value in tree.items() if name not in CHECKED_FOR_EACH_POINT}
+    all_faults += field_faults(own, EvaluateConfig)
     reader = SettingsReader(tree, EvaluateConfig, [fault.key for fault in all_faults])
     default_steps = _has_default_steps(tree, locations)
     locations = locations or KeyLocations()
@@ -104,7 +105,7 @@ def parse_evaluation(
     if all_faults:
         error = ConfigError(sorted(_deduplicated(all_faults), key=lambda fault: fault.key))
         raise error.with_suggestions(EVALUATE_SHORT_NAMES).with_locations(locations.location_of)
-    return EvaluationRequest(EvaluateConfig.model_validate(without_model), points)
+    return EvaluationRequest(EvaluateConfig.model_validate(own), points)
 
 
 def _generates(tree: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from diffusion_lab.cli.compose_evaluation import EVALUATE_SHORT_NAMES, compose_evaluate_config
 from diffusion_lab.cli.evaluate_schema import EvaluateConfig
 from diffusion_lab.cli.launch import Program, launch
+from diffusion_lab.console.terminal import quiet_broken_pipe
 from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 
 
@@ -24,6 +25,7 @@ def run(composed: DictConfig) -> None:
 PROGRAM = Program("evaluate", run, compose_evaluate_config, EvaluateConfig, EVALUATE_SHORT_NAMES)
 
 
+@quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line (default: that of this process)."""
     with exit_on_signals():

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from diffusion_lab.cli.report import run_and_report
 from diffusion_lab.console.command_line import usage
+from diffusion_lab.console.terminal import quiet_broken_pipe
 from diffusion_lab.metric_names import MIN_IMAGES
 
 CACHE_NOTE = "every later evaluation of these images reads them"
 
 
+@quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run the command."""
     options = _parser().parse_args(arguments)

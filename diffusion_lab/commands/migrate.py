@@ -13,6 +13,7 @@ from diffusion_lab.cli.yaml_file import read_yaml, write_new, yaml_text
 from diffusion_lab.config import ConfigDeprecationWarning, ConfigError, validate_config
 from diffusion_lab.console.command_line import CONF, usage
 from diffusion_lab.console.messages import explain, sentence, show_plain_warnings
+from diffusion_lab.console.terminal import quiet_broken_pipe
 from diffusion_lab.v1.migration import (
     V1_IS_DEPRECATED,
     format_marks,
@@ -30,6 +31,7 @@ The changes and the reasons for them: docs/migration-v1-to-v2.md.
 """
 
 
+@quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 1 on failure, with the reason on standard error."""
     parser = argparse.ArgumentParser(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from diffusion_lab.console.command_line import CONF, usage
 from diffusion_lab.console.messages import explain, sentence, show_plain_warnings
-from diffusion_lab.console.terminal import printable
+from diffusion_lab.console.terminal import printable, quiet_broken_pipe
 from diffusion_lab.reports.build import Report
 from diffusion_lab.reports.discovery import find_runs
 from diffusion_lab.runtime.exit_codes import EXIT_CODE
@@ -24,6 +24,7 @@ QUIET_ROUNDS = 3
 """A watched page is finished when nothing was running so often in a row: a sweep pauses between its jobs."""
 
 
+@quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: that of this process) and return the exit code."""
     args = _parser().parse_args(arguments)

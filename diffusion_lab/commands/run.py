@@ -12,7 +12,7 @@ from diffusion_lab.cli.settings_file import read_settings
 from diffusion_lab.cli.yaml_file import yaml_text
 from diffusion_lab.config import TrainConfig
 from diffusion_lab.console.command_line import CONF, usage
-from diffusion_lab.console.terminal import printable
+from diffusion_lab.console.terminal import printable, quiet_broken_pipe
 from diffusion_lab.sweeps.launchers import check_launcher
 
 EXAMPLES = """
@@ -25,6 +25,7 @@ examples:
 """
 
 
+@quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, check the settings and run them."""
     parser = argparse.ArgumentParser(

@@ -11,7 +11,7 @@ from diffusion_lab.cli.compose import SHORT_NAMES, compose_generate_config
 from diffusion_lab.cli.key_locations import job_key_locations
 from diffusion_lab.cli.launch import Program, launch
 from diffusion_lab.config.schema import GenerateConfig
-from diffusion_lab.console.terminal import printable
+from diffusion_lab.console.terminal import printable, quiet_broken_pipe
 from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 
 
@@ -28,6 +28,7 @@ def run(composed: DictConfig) -> None:
 PROGRAM = Program("sample", run, compose_generate_config, GenerateConfig, SHORT_NAMES)
 
 
+@quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line (default: that of this process)."""
     with exit_on_signals():

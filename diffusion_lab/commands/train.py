@@ -12,7 +12,7 @@ from diffusion_lab.cli.launch import Program, launch
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.console.command_line import CONF
 from diffusion_lab.console.messages import sentence
-from diffusion_lab.console.terminal import printable
+from diffusion_lab.console.terminal import printable, quiet_broken_pipe
 from diffusion_lab.sweeps.jobs import SweepCallback
 from diffusion_lab.sweeps.summary import EXIT_CODE_OF_FAILURES
 
@@ -28,6 +28,7 @@ def run(composed: DictConfig) -> None:
 PROGRAM = Program("train", run, compose_train_config, TrainConfig)
 
 
+@quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line (default: that of this process). A sweep ends with a page about its runs."""
     try:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
+
+PIPE_CLOSED = 141
+"""Exit code after standard output was closed: 128 + SIGPIPE, as the shell counts."""
 
 
 def printable(text: object) -> str:
@@ -51,6 +55,36 @@ def resilient_stderr() -> Iterator[None]:
         yield
     finally:
         sys.stderr = before
+
+
+@contextlib.contextmanager
+def quiet_broken_pipe() -> Iterator[None]:
+    """End the program without a traceback if the reader of standard output is gone, as after ``| head -1``.
+
+    Raises:
+        SystemExit: With 141, the code of programs that SIGPIPE ends.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_no_reader(sys.stdout):
+            raise  # another pipe, such as that of a data loader's worker
+        # The interpreter flushes once more at exit, which must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(PIPE_CLOSED) from None
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Return whether a stream writes to a pipe whose other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream, 0)  # errors are always reported
+    except (OSError, ValueError):
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def _is_open(descriptor: int) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from diffusion_lab.data.augmentation import Augmentation
@@ -17,8 +16,12 @@ from diffusion_lab.data.remarks import Remarks
 from diffusion_lab.data.skipped_images import DataWarning, format_lines
 from diffusion_lab.data.source import ImageSource, Renumbered, Subset
 from diffusion_lab.data.workers import START_METHOD, WORKER_TIMEOUT, SuspendableLoader, set_up_worker
+from diffusion_lab.runtime import torchvision_import
 from diffusion_lab.runtime.determinism import seed_host_generators
 from diffusion_lab.shapes import Batch, from_pixels
+
+torchvision_import.install()
+from lightning.pytorch import LightningDataModule  # noqa: E402 - it imports torchvision
 
 
 class BatchDataset(Dataset[Batch]):

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffusion_lab.data.pixels import convert_arrays
 from diffusion_lab.data.source import ArraySource
+from diffusion_lab.runtime import torchvision_import
 
 TorchvisionName = Literal["mnist", "cifar10", "fashion_mnist"]
 CLASSES = {"mnist": "MNIST", "cifar10": "CIFAR10", "fashion_mnist": "FashionMNIST"}
@@ -25,6 +26,7 @@ def torchvision_set(
     Raises:
         FileNotFoundError: the files are missing and could not be downloaded; the message says which belong where.
     """
+    torchvision_import.install()
     # torchvision is slow to import, and most runs never need it
     from torchvision import datasets
 

@@ -9,6 +9,7 @@ import torch
 
 from diffusion_lab.features.extractor import Extracted, NetworkExtractor
 from diffusion_lab.features.weights_file import read_weights
+from diffusion_lab.runtime import torchvision_import
 from diffusion_lab.shapes import Images, Pixels
 
 
@@ -33,6 +34,7 @@ class InceptionExtractor(NetworkExtractor):
     preparation = "torch-fidelity's: resized as by TensorFlow 1; less 128, over 128"
 
     def __init__(self, path: Path, sha256: str, device: str | torch.device = "cpu") -> None:
+        torchvision_import.install()
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # lazy, needed only here
 
         weights = io.BytesIO()  # torch-fidelity unpickles without checks, so it gets a file with only tensors

@@ -13,6 +13,7 @@ from typing import Any
 
 from diffusion_lab.console.command_line import CHECKOUT
 from diffusion_lab.faults import ConfigError, Fault, closest
+from diffusion_lab.runtime import torchvision_import
 
 NEXT_TO_SCRIPTS = "" if CHECKOUT is None else "next to train.py, "
 
@@ -54,6 +55,7 @@ def load_class(path: str, key: str) -> type[Any]:
 
 
 def _import(module: str, path: str, key: str) -> ModuleType:
+    torchvision_import.install()  # the class may need torchvision, or Lightning, which imports it
     try:
         _import_from_user_folders(module.partition(".")[0])
         return import_module(module)

@@ -6,9 +6,9 @@ which import it. What fails is only the shape registration of two detection oper
 calls. Declaring these two, without an implementation, is enough for transforms, datasets, models and grids; the image
 decoders of `torchvision.io` stay unavailable (use PIL).
 
-`install()` adds a finder to `sys.meta_path`. When `torchvision.extension`, the module that loads the binary, is
-imported, it lets it run and then declares the missing operators, if any. Until something imports torchvision, torch is
-not imported.
+`install()` adds a finder to `sys.meta_path`; modules call it that import torchvision, or a library that does. When
+`torchvision.extension`, the module that loads the binary, is imported, the finder lets it run, declares the missing
+operators, if any, and is gone. Until something imports torchvision, torch is not imported.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _declarations: list[Library] = []  # torch forgets an operator when the Library 
 def install() -> None:
     """Install a hook for the first import of torchvision. Calling it again has no effect."""
     if LOADS_THE_BINARY in sys.modules:  # too late for the hook, also after a failed import of torchvision
-        declare_missing_operators()
+        if "torchvision" not in sys.modules:
+            declare_missing_operators()
         return
     with _lock:
         if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
@@ -93,3 +94,4 @@ class _ThenDeclare(Loader):
             module.__spec__.loader = self.loader
         self.loader.exec_module(module)
         declare_missing_operators()
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]

@@ -97,7 +97,7 @@ class Comparison:
         """
         weighting, penalty = self.config.training.loss.weighting.type, self.config.training.loss.penalty.type
         other_power = penalty in ("l1", "huber") and weighting in ("min_snr", "p2", "edm")
-        return self.checkpoint.about.get("format") == 1 and (weighting == "sigmoid" or other_power)
+        return self.checkpoint.metadata.get("format") == 1 and (weighting == "sigmoid" or other_power)
 
     @property
     def validation_draws_changed(self) -> bool:
@@ -106,7 +106,7 @@ class Comparison:
         Earlier versions drew noise and times for each batch instead of each image.
         """
         is_drawn = self.config.training.validation.logged_metric.startswith("val/loss")
-        return is_drawn and self.checkpoint.about.get("validation_draws") != VALIDATION_DRAWS
+        return is_drawn and self.checkpoint.metadata.get("validation_draws") != VALIDATION_DRAWS
 
 
 def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) -> Comparison:
@@ -117,23 +117,26 @@ def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) 
         config: Current settings.
         data: Current images.
     """
-    about, images = checkpoint.about, data_fingerprint(data.train)
+    metadata, images = checkpoint.metadata, data_fingerprint(data.train)
     return Comparison(
         config,
         checkpoint,
-        _changes(checkpoint, config),
-        images_changed=about.get("data_fingerprint") not in (None, images),
-        validation_images_changed="validation_fingerprint" in about
-        and about["validation_fingerprint"] != validation_fingerprint(data.train, data.val, images),
+        changes_from(checkpoint, config),
+        images_changed=metadata.get("data_fingerprint") not in (None, images),
+        validation_images_changed="validation_fingerprint" in metadata
+        and metadata["validation_fingerprint"] != validation_fingerprint(data.train, data.val, images),
     )
 
 
-def _changes(checkpoint: Checkpoint, config: TrainConfig) -> list[Change]:
+def changes_from(checkpoint: Checkpoint, config: TrainConfig) -> list[Change]:
     """Return the settings that differ; none if the checkpoint does not record its settings."""
     if checkpoint.model is None:
         return []
-    then = dict(checkpoint.config or {}) | {"model": checkpoint.model.model_dump(mode="json")}
-    return changes_since(then, config)
+    model, now = checkpoint.model.model_dump(mode="json"), config.model.architecture
+    leftovers = set(now.all_options()) - now.options.keys() if now.path_of(now.type) else ()
+    for option in leftovers:  # earlier versions recorded the keys of the U-Net for custom networks
+        model["architecture"].pop(option, None)
+    return changes_since(dict(checkpoint.config or {}) | {"model": model}, config)
 
 
 def check_image_shape(checkpoint: Checkpoint, config: TrainConfig) -> None:
@@ -143,7 +146,7 @@ def check_image_shape(checkpoint: Checkpoint, config: TrainConfig) -> None:
         ValueError: Size or channels differ; the message has the setting to use.
     """
     faults = []
-    for change in _changes(checkpoint, config):
+    for change in changes_from(checkpoint, config):
         if change.key in (SIZE, CHANNELS):
             setting = f"set the checkpoint's value, {change.key}={shown(change.then)}"
             advice = f" (auto measures the current folder: {setting})" if config.data.type == "image_folder" else ""

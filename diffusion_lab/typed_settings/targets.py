@@ -17,6 +17,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from diffusion_lab.faults import ConfigError, Fault, closest
 from diffusion_lab.runtime.import_class import load_class
+from diffusion_lab.typed_settings.class_options import signature_of
 from diffusion_lab.typed_settings.section import DOTTED_PATH, NameOrPath
 from diffusion_lab.typed_settings.settings_reader import SettingsReader
 
@@ -194,10 +195,7 @@ def _faults_of_class(key: str, path: str, cls: type[Any], kind: Kind) -> Iterato
 def _faults_of_arguments(
     key: str, path: str, cls: type[Any], arguments: Mapping[str, Any], filled: Collection[str]
 ) -> Iterator[Fault]:
-    try:
-        signature = inspect.signature(cls)
-    except ValueError:  # a class that is not written in Python
-        return
+    signature = signature_of(cls)
     for name, value in arguments.items():
         try:
             signature.bind_partial(**{name: value})

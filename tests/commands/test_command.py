@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pytest
 from diffusion_lab.__main__ import main
 from diffusion_lab.console import command_line
 from diffusion_lab.console.command_line import COMMANDS, Start, Way, command, current_start
+from diffusion_lab.console.terminal import quiet_broken_pipe
 from diffusion_lab.runtime.exit_codes import EXIT_CODE
 from diffusion_lab.version import __version__
 
@@ -103,3 +105,21 @@ def test_printed_commands_follow_the_start_of_the_process(
     main()
     assert current_start() == start
     assert command("train").endswith(printed)
+
+
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_a_closed_pipe_ends_a_command_without_a_traceback(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in ``diffusion-lab train --help | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        with pytest.raises(SystemExit) as ended:
+            main([*([name] if name else []), "--help"])
+        assert ended.value.code == 141
+        stdout.flush()  # what the interpreter does at exit
+
+
+def test_another_broken_pipe_is_an_error() -> None:
+    with pytest.raises(BrokenPipeError), quiet_broken_pipe():
+        raise BrokenPipeError

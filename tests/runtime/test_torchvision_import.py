@@ -41,25 +41,28 @@ def fake_torchvision(folder: Path, extension: str) -> Path:
     return folder
 
 
-def test_importing_the_package_imports_nothing_heavy() -> None:
+def test_importing_the_package_imports_nothing_heavy_and_sampling_repairs_nothing() -> None:
     heavy = run(
         """
         import sys, diffusion_lab
         heavy = {"torch", "torchvision", "lightning", "hydra", "pydantic", "numpy", "wandb"}
         print(sorted(heavy & set(sys.modules)))
+        from diffusion_lab import EMA, DiffusionSampler, create_ddpm, load_denoiser
+        from diffusion_lab.runtime import torchvision_import
+        print([finder for finder in sys.meta_path if isinstance(finder, torchvision_import._Finder)])
         """
     )
-    assert heavy == "[]"
+    assert heavy.splitlines() == ["[]", "[]"]
 
 
 def test_the_libraries_that_import_torchvision_can_be_imported() -> None:
-    run("import diffusion_lab, lightning, torchmetrics, torchvision")
+    run("import diffusion_lab.training, lightning, torchmetrics, torchvision")
 
 
 def test_grids_and_transforms_work() -> None:
     shapes = run(
         """
-        import diffusion_lab, torch
+        import diffusion_lab.training, torch
         from torchvision.transforms import v2
         from torchvision.utils import make_grid
         print(tuple(make_grid(torch.zeros(4, 3, 8, 8), nrow=2, padding=1).shape))
@@ -72,7 +75,7 @@ def test_grids_and_transforms_work() -> None:
 def test_the_wrapped_loader_leaves_no_trace_in_the_module() -> None:
     loaders = run(
         """
-        import diffusion_lab, torchvision.extension as extension
+        import diffusion_lab.training, torchvision.extension as extension
         print(type(extension.__loader__).__name__, type(extension.__spec__.loader).__name__)
         """
     )
@@ -88,19 +91,23 @@ def test_nothing_is_declared_if_the_binary_loads(tmp_path: Path) -> None:
         """
     declared = run(
         """
+        import sys
         from diffusion_lab.runtime import torchvision_import as hook
+        hook.install()
         import torchvision
-        print(hook._declarations, hook.declare_missing_operators())
+        installed = any(isinstance(finder, hook._Finder) for finder in sys.meta_path)
+        print(hook._declarations, hook.declare_missing_operators(), installed)
         """,
         fake_torchvision(tmp_path, loads),
     )
-    assert declared == "[] ()"
+    assert declared == "[] () False"
 
 
 def test_missing_operators_are_declared_once(tmp_path: Path) -> None:
     declared = run(
         """
         from diffusion_lab.runtime import torchvision_import as hook
+        hook.install()
         import torchvision
         print(len(hook._declarations), hook.declare_missing_operators(), len(hook._declarations))
         """,
@@ -118,6 +125,7 @@ def test_only_the_operator_that_is_missing_is_declared(tmp_path: Path) -> None:
     declared = run(
         """
         from diffusion_lab.runtime import torchvision_import as hook
+        hook.install()
         import torchvision, torch
         print(len(hook._declarations), torch.ops.torchvision.qnms.default.name())
         """,
@@ -133,7 +141,7 @@ def test_without_the_hook_the_import_fails(tmp_path: Path) -> None:
         run(code, fake_torchvision(tmp_path, "import torch"))
 
 
-def test_importing_the_package_repairs_a_failed_import(tmp_path: Path) -> None:
+def test_importing_training_repairs_a_failed_import(tmp_path: Path) -> None:
     run(
         """
         try:
@@ -142,7 +150,7 @@ def test_importing_the_package_repairs_a_failed_import(tmp_path: Path) -> None:
             pass
         else:
             raise SystemExit("the import was meant to fail")
-        import diffusion_lab, torchvision
+        import diffusion_lab.training, torchvision
         """,
         fake_torchvision(tmp_path, "import torch"),
     )
@@ -168,6 +176,7 @@ def test_threads_that_import_torchvision_at_once_all_succeed(tmp_path: Path) -> 
         from concurrent.futures import ThreadPoolExecutor
         from importlib import import_module
         from diffusion_lab.runtime import torchvision_import as hook
+        hook.install()
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda _: import_module("torchvision"), range(16)))
         print(len(hook._declarations))
@@ -183,7 +192,7 @@ def test_missing_torchvision_changes_nothing() -> None:
         """
         import sys
         from importlib.machinery import PathFinder
-        import diffusion_lab
+        import diffusion_lab.training
         from importlib.util import find_spec
 
         class NoTorchvision(PathFinder):
@@ -209,6 +218,7 @@ def test_real_binary_determines_the_declarations() -> None:
     agree = run(
         """
         from diffusion_lab.runtime import torchvision_import as hook
+        hook.install()
         import torchvision
         print(bool(hook._declarations) != torchvision.extension._has_ops())
         """

@@ -8,6 +8,8 @@ import torch
 from diffusion_lab.data.digits import digits
 from diffusion_lab.features import create_extractor
 from scripts import demo
+from tests.generation.test_generate import save_checkpoint
+from tests.reports.synthetic_runs import write_run
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +41,12 @@ def test_table_names_features_numbers_and_real_digits(measurements):
     assert table[4] == "For equal numbers, 400 images against 719 real ones:"
     assert table[7].startswith("  other real digits (null row)")
     assert len({len(line) for line in (table[1], table[2], table[7])}) == 1
+
+
+def test_it_ends_with_a_report_that_shows_images_on_their_way_from_noise(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "demo")
+    (run / "checkpoints").mkdir()
+    save_checkpoint(run / "checkpoints" / "step_00000007.ckpt")
+    monkeypatch.setattr(demo, "RUN", run)
+    assert demo.write_page() == run / "report.html"
+    assert (run / "report" / "denoising.png").is_file()

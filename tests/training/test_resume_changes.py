@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,15 +16,19 @@ from PIL import Image
 from rich.console import Console
 from torch.optim.lr_scheduler import ExponentialLR
 
-from diffusion_lab.checkpoint import find_checkpoint
+from diffusion_lab.checkpoint import Checkpoint, find_checkpoint
 from diffusion_lab.checkpoint.files import step_name
+from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.schema import TrainConfig
+from diffusion_lab.config.validate import parse_section
 from diffusion_lab.data.source import ArraySource, ImageSource
 from diffusion_lab.training import prepare
 from diffusion_lab.training.resume import same_results
+from diffusion_lab.training.resume_checks import changes_from
 from diffusion_lab.training.resume_rules import RULES, Effect, changes_since, effect_of
 from diffusion_lab.training.resume_source import ResumeSource
 from diffusion_lab.typed_settings.settings_reader import leaves
+from tests.config.own_classes import HERE
 from tests.training.test_optimizers import PlainDescent
 from tests.training.tiny import CLASSES, TinySource, resume_of, saved, tiny_config, tiny_run
 
@@ -425,3 +431,18 @@ def test_an_explicit_checkpoint_is_not_ignored(tmp_path: Path, key: str, value: 
 def test_effects_are_all_in_use() -> None:
     assert set(RULES.values()) == set(Effect)
     assert all(key.partition(".")[0] in TrainConfig.model_fields for key in RULES)
+
+
+def test_keys_that_earlier_versions_recorded_for_a_custom_network_are_no_difference(tmp_path: Path) -> None:
+    """They passed the keys of the U-Net to every network, so that its class had to accept them."""
+    size = {"image_size": 8, "in_channels": 1}
+    own = {"model.architecture": {"type": f"{HERE}.NarrowNet", "model_channels": 8, **size}}
+    old = {"channel_multipliers": [1, 2], "use_attention": [False, True], "head_channels": 32}
+    config = tiny_config(tmp_path, own)
+    settings = config.model_dump(mode="json")
+    for keys, changed in ((old, []), (old | {"model_channels": 16}, ["model.architecture.model_channels"])):
+        then = deepcopy(settings)
+        then["model"]["architecture"] |= keys
+        model = parse_section(ModelSettings, then["model"], "model")
+        checkpoint = cast("Checkpoint", SimpleNamespace(model=model, config=then))
+        assert [change.key for change in changes_from(checkpoint, config)] == changed

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusion_lab.evaluation.metrics.arrays import Array, checked_pair, chunks
 from diffusion_lab.evaluation.metrics.estimate import Estimate, normal_estimate
+from diffusion_lab.runtime import torchvision_import
 from diffusion_lab.runtime.seeds import derive_seed
 
 MIN_IMAGES = 3
@@ -174,6 +175,7 @@ def _row_sums(first: Tensor, second: Tensor) -> Array:
 
 
 def _kernel(first: Array, second: Array) -> Array:
+    torchvision_import.install()
     from torchmetrics.image.kid import poly_kernel  # takes seconds to import
 
     values: Array = poly_kernel(torch.from_numpy(first), torch.from_numpy(second)).numpy()
