@@ -204,8 +204,8 @@ def test_loading_a_model_whose_process_does_not_end_in_noise_warns(tmp_path):
         model["diffusion"] |= {"num_timesteps": 100, "beta_schedule": "linear", "beta_end": beta_end}
         denoiser = create_denoiser(parse_section(ModelSettings, model, "model"))
         state = {f"denoiser.{name}": tensor for name, tensor in denoiser.state_dict().items()}
-        about = {"format": FORMAT, "config": {"model": model}, "class_names": [], "step": 1, "epoch": 1}
-        torch.save({"state_dict": state, "diffusion_lab": about}, tmp_path / "last.ckpt")
+        metadata = {"format": FORMAT, "config": {"model": model}, "class_names": [], "step": 1, "epoch": 1}
+        torch.save({"state_dict": state, "diffusion_lab": metadata}, tmp_path / "last.ckpt")
         return tmp_path / "last.ckpt"
 
     with pytest.warns(ConfigWarning, match=r"last\.ckpt: the noise process ends with alpha = 0\.6 .*off in brightness"):

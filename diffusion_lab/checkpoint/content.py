@@ -39,7 +39,7 @@ class Checkpoint:
 
     ``weights`` are the raw weights, empty in an export of an average.
     ``ema_weights`` holds the averaged weights by their decay, the main ones first; the decay is None if the file does
-    not contain it. ``about`` is the metadata: settings, class names, versions, commit, hashes. ``data_position`` is the
+    not contain it. ``metadata`` holds settings, class names, versions, commit and hashes. ``data_position`` is the
     position in the data as saved by the data module. ``foreign`` holds other values in a file of another program, None
     in files of this one.
     """
@@ -52,7 +52,7 @@ class Checkpoint:
     step: int | None
     config: dict[str, Any] | None
     epochs_done: int | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     data_position: Mapping[str, Any] = field(default_factory=dict)
     foreign: ForeignParts | None = None
 
@@ -186,7 +186,7 @@ class Checkpoint:
         """
         last = denoiser.schedule.level(1.0)
         scaled_before = isinstance(denoiser.parameterization, PreconditionedOutput)
-        if self.about.get("format") != 1 or scaled_before or last.alpha**2 + last.sigma**2 < 1.001:
+        if self.metadata.get("format") != 1 or scaled_before or last.alpha**2 + last.sigma**2 < 1.001:
             return
         raise ValueError(
             f"{self.path} was written before diffusion_lab scaled the input of this prediction to unit variance in a "

@@ -33,13 +33,13 @@ DIGEST = "diffusion_lab_sha256"
 """Key of the SHA-256 over weights and ``ABOUT``: the format itself has no checksum."""
 
 
-def write_export(path: Path, weights: Mapping[str, Tensor], about: dict[str, Any]) -> None:
+def write_export(path: Path, weights: Mapping[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write weights by the denoiser's names, atomically, with their SHA-256.
 
     Args:
         path: The file, with suffix ``.safetensors``. An earlier export there is replaced.
         weights: Weights by name.
-        about: Metadata, in plain containers that JSON supports.
+        metadata: Metadata, in plain containers that JSON supports.
 
     Raises:
         ValueError: The suffix is wrong, or something else is in the place of the file or its manifest.
@@ -48,26 +48,26 @@ def write_export(path: Path, weights: Mapping[str, Tensor], about: dict[str, Any
         raise ValueError(f"the name of an export must end in {EXPORT_SUFFIX}, got {str(path)!r}")
     _check_replaceable(path)
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
-    metadata = json.dumps(about)
+    described = json.dumps(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     Manifest.path_of(path).unlink(missing_ok=True)
     with atomic_write(path) as partial, partial.open("wb") as file:
         writer = HashingWriter(file)
-        writer.write(save(tensors, metadata={ABOUT: metadata, DIGEST: _digest(tensors, metadata)}))
-    Manifest(step_of(path), writer.size, writer.sha256, about.get("config_hash")).write(path)
+        writer.write(save(tensors, metadata={ABOUT: described, DIGEST: _digest(tensors, described)}))
+    Manifest(step_of(path), writer.size, writer.sha256, metadata.get("config_hash")).write(path)
 
 
-def public_metadata(about: Mapping[str, Any]) -> dict[str, Any]:
+def public_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return the metadata of a checkpoint that may leave the machine.
 
     It excludes secrets, the command line, the system, output folders and logging accounts; of paths in other settings
     only the last part is kept.
     """
-    config = {key: value for key, value in dict(about["config"]).items() if key not in PRIVATE_SECTIONS}
-    environment = about.get("environment")
+    config = {key: value for key, value in dict(metadata["config"]).items() if key not in PRIVATE_SECTIONS}
+    environment = metadata.get("environment")
     known = environment if isinstance(environment, Mapping) else {}
     return {
-        **{key: value for key, value in about.items() if key != "wandb_id"},
+        **{key: value for key, value in metadata.items() if key != "wandb_id"},
         "config": without_folders(redacted(config)),
         "environment": {key: known[key] for key in ("python", "packages", "git_commit") if key in known},
     }
@@ -94,15 +94,15 @@ def read_export(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise FileNotFoundError(f"the checkpoint {path} does not exist")
     has_manifest = verify(path) is not None
-    weights, metadata = _read(path)
+    weights, header = _read(path)
     if not has_manifest:
-        _matches_its_digest(path, weights, metadata)
-    about = parse_json(metadata.get(ABOUT, "null"), f"the metadata in {path}")
-    if not isinstance(about, dict):
+        _matches_its_digest(path, weights, header)
+    metadata = parse_json(header.get(ABOUT, "null"), f"the metadata in {path}")
+    if not isinstance(metadata, dict):
         raise ValueError(
             f"{path} was not exported from a checkpoint of diffusion_lab: it does not contain the architecture"
         )
-    return weights, about
+    return weights, metadata
 
 
 def verify_export(path: Path) -> bool:
@@ -115,16 +115,16 @@ def verify_export(path: Path) -> bool:
     return _matches_its_digest(path, *_read(path))
 
 
-def _matches_its_digest(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bool:
-    if DIGEST not in metadata:
+def _matches_its_digest(path: Path, weights: Mapping[str, Tensor], header: Mapping[str, str]) -> bool:
+    if DIGEST not in header:
         return False
-    if metadata[DIGEST] != _digest(weights, metadata.get(ABOUT, "")):
+    if header[DIGEST] != _digest(weights, header.get(ABOUT, "")):
         raise damaged_error(path, "is damaged: its weights or settings are not those of its SHA-256")
     return True
 
 
-def _digest(weights: Mapping[str, Tensor], about: str) -> str:
-    digest = hashlib.sha256(about.encode())
+def _digest(weights: Mapping[str, Tensor], metadata: str) -> str:
+    digest = hashlib.sha256(metadata.encode())
     for name in sorted(weights):
         tensor = weights[name].contiguous()
         digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
@@ -135,9 +135,9 @@ def _digest(weights: Mapping[str, Tensor], about: str) -> str:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata() or {}
+            header: dict[str, str] = file.metadata() or {}
             # Copies: safetensors maps the file, and tensors would change with a file that is overwritten in place.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, metadata  # noqa: SIM118 - no dict
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, header  # noqa: SIM118 - no dict
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path} is not an export, or a damaged one: {error}") from error
 

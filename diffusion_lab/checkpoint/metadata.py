@@ -51,34 +51,34 @@ class Metadata(Section):
     ema_decay: float | None = None
 
 
-def check_metadata(about: Mapping[str, Any], path: Path) -> None:
+def check_metadata(metadata: Mapping[str, Any], path: Path) -> None:
     """Check the metadata of a checkpoint.
 
     Args:
-        about: Its ``diffusion_lab`` part.
+        metadata: Its ``diffusion_lab`` part.
         path: The checkpoint, for messages.
 
     Raises:
         ValueError: It has another version, lacks a key, or holds a value of another type.
     """
     try:
-        check_expansion(about, MAX_VALUES)
-        _check_plain(about)
+        check_expansion(metadata, MAX_VALUES)
+        _check_plain(metadata)
     except ValueError as error:
         raise damaged_error(path, f"is a damaged checkpoint: of its {KEY} part, {error}") from error
-    if about.get("format") not in FORMATS_READ:
+    if metadata.get("format") not in FORMATS_READ:
         raise ValueError(
-            f"{path} has format {shown(about.get('format'))}, this version reads {FORMAT}: update diffusion_lab"
+            f"{path} has format {shown(metadata.get('format'))}, this version reads {FORMAT}: update diffusion_lab"
         )
-    lacking = [key for key in ("config", "class_names", "step") if key not in about]
+    lacking = [key for key in ("config", "class_names", "step") if key not in metadata]
     if lacking:
         raise damaged_error(path, f"is a damaged checkpoint: its {KEY} part lacks {', '.join(lacking)}")
-    if not isinstance(about["config"], dict) or not isinstance(about["config"].get("model"), dict):
+    if not isinstance(metadata["config"], dict) or not isinstance(metadata["config"].get("model"), dict):
         raise damaged_error(path, "is a damaged checkpoint: its settings lack the model section")
     try:
-        Metadata.model_validate({**about, "class_names": _as_list(about["class_names"])})
+        Metadata.model_validate({**metadata, "class_names": _as_list(metadata["class_names"])})
     except ValidationError as error:
-        faults = faults_of(error.errors(), about, lambda key: None, KEY)
+        faults = faults_of(error.errors(), metadata, lambda key: None, KEY)
         raise damaged_error(path, f"is a damaged checkpoint: {'; '.join(map(str, faults))}") from error
 
 

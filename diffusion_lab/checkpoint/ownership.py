@@ -135,9 +135,9 @@ def adopt(file: Path, run_of_folder: str | None, run: str | None) -> bool:
     """
     if step_of(file) is None or Manifest.read(file) is not None:
         return False
-    about = read_without_manifest(file)
-    owner = run if run is not None and run == run_of_folder == about.get("run_id") else None
-    config_hash = about["config_hash"] if isinstance(about.get("config_hash"), str) else None
+    metadata = read_without_manifest(file)
+    owner = run if run is not None and run == run_of_folder == metadata.get("run_id") else None
+    config_hash = metadata["config_hash"] if isinstance(metadata.get("config_hash"), str) else None
     Manifest(step_of(file), file.stat().st_size, file_hash(file), config_hash, owner).write(file)
     return True
 

@@ -118,9 +118,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if path.suffix == EXPORT_SUFFIX:
         return _from_export(path)
     content = load_tensors(path)
-    about = content.get("diffusion_lab")
-    if isinstance(about, dict):
-        return _from_training_run(path, content, about)
+    metadata = content.get("diffusion_lab")
+    if isinstance(metadata, dict):
+        return _from_training_run(path, content, metadata)
     return _from_another_program(path, content)
 
 
@@ -142,8 +142,8 @@ def _from_another_program(path: Path, content: dict[str, Any]) -> Checkpoint:
     )
 
 
-def _from_training_run(path: Path, content: dict[str, Any], about: dict[str, Any]) -> Checkpoint:
-    check_metadata(about, path)
+def _from_training_run(path: Path, content: dict[str, Any], metadata: dict[str, Any]) -> Checkpoint:
+    check_metadata(metadata, path)
     state = content.get("state_dict")
     state = state if _are_weights(state) else {}
     weights = _with_prefix(state, "denoiser.")
@@ -152,35 +152,37 @@ def _from_training_run(path: Path, content: dict[str, Any], about: dict[str, Any
             f"{path} holds no weights of a denoiser: it is incomplete, or was not written by a training run. "
             "Take another checkpoint"
         )
-    return _create_checkpoint(path, weights, _averages(state, about["config"], path), about, content.get(DATA_POSITION))
+    return _create_checkpoint(
+        path, weights, _averages(state, metadata["config"], path), metadata, content.get(DATA_POSITION)
+    )
 
 
 def _from_export(path: Path) -> Checkpoint:
     open_checkpoint(path).close()  # refuses anything that is not a file, or too large to be read
-    weights, about = read_export(path)
-    check_metadata(about, path)
-    if about.get("averaged"):
-        return _create_checkpoint(path, {}, {about.get("ema_decay"): weights}, about)
-    return _create_checkpoint(path, weights, {}, about)
+    weights, metadata = read_export(path)
+    check_metadata(metadata, path)
+    if metadata.get("averaged"):
+        return _create_checkpoint(path, {}, {metadata.get("ema_decay"): weights}, metadata)
+    return _create_checkpoint(path, weights, {}, metadata)
 
 
 def _create_checkpoint(
     path: Path,
     weights: Weights,
     averages: Mapping[float | None, Weights],
-    about: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     data_position: object = None,
 ) -> Checkpoint:
     return Checkpoint(
         path=path,
         weights=weights,
         ema_weights=averages,
-        model=parse_saved_section(ModelSettings, about["config"]["model"], "model", path),
-        class_names=tuple(about["class_names"]),
-        step=about["step"],
-        config=about["config"],
-        epochs_done=about.get("epochs_done"),
-        about=about,
+        model=parse_saved_section(ModelSettings, metadata["config"]["model"], "model", path),
+        class_names=tuple(metadata["class_names"]),
+        step=metadata["step"],
+        config=metadata["config"],
+        epochs_done=metadata.get("epochs_done"),
+        metadata=metadata,
         data_position=data_position if isinstance(data_position, dict) else {},
     )
 

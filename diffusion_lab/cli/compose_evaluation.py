@@ -23,7 +23,7 @@ from diffusion_lab.config.validate import field_faults, parse_as
 from diffusion_lab.faults import ConfigError, Fault
 from diffusion_lab.faults.unresolved import resolved
 from diffusion_lab.runtime.import_class import find_classes_in
-from diffusion_lab.typed_settings.settings_reader import SettingsReader, expand_home, leaves, plain_tree, without_excess
+from diffusion_lab.typed_settings.settings_reader import SettingsReader, expand_home, leaves, limit_integers, plain_tree
 from diffusion_lab.typed_settings.spelling import normalize_spelling
 
 EVALUATE_SHORT_NAMES = (
@@ -92,7 +92,7 @@ def parse_evaluation(
         faults: Faults found earlier, reported together with the others.
     """
     all_faults = list(faults)
-    tree = without_excess(plain_tree(tree), all_faults)
+    tree = limit_integers(plain_tree(tree), all_faults)
     expand_home(tree, EvaluateConfig)
     normalize_spelling(tree, EvaluateConfig)
     own = {name: value for name, value in tree.items() if name not in CHECKED_FOR_EACH_POINT}

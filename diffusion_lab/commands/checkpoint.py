@@ -107,16 +107,16 @@ def _inspect(args: argparse.Namespace) -> int:
 
 def _describe(file: Path, checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
     """Yield the facts to show, in order."""
-    about, manifest = checkpoint.about, Manifest.read(file)
-    environment = about.get("environment")
+    metadata, manifest = checkpoint.metadata, Manifest.read(file)
+    environment = metadata.get("environment")
     environment = environment if isinstance(environment, dict) else {}
     packages = environment.get("packages")
     yield "file", str(file.resolve() if file.is_symlink() else file)
     yield "size", f"{file.stat().st_size / 2**20:.1f} MiB"
     yield "verified", "no manifest: checked by its own checksums" if manifest is None else manifest.sha256
     for name in ("step", "epochs_done", "seed", "config_hash", "data_fingerprint"):
-        if about.get(name) is not None:
-            yield name.replace("_", " "), about[name]
+        if metadata.get(name) is not None:
+            yield name.replace("_", " "), metadata[name]
     if environment.get("git_commit"):
         yield "git commit", environment["git_commit"]
     if isinstance(packages, dict):
@@ -229,8 +229,8 @@ def _export(args: argparse.Namespace) -> int:
     averaged = bool(checkpoint.ema_weights) and not args.raw
     decay = checkpoint.select_decay(averaged, args.ema_decay)
     weights: Weights = checkpoint.select_weights(averaged, decay)
-    about = {**public_metadata(checkpoint.about), "averaged": averaged, "ema_decay": decay}
-    write_export(target, weights, about)
+    metadata = {**public_metadata(checkpoint.metadata), "averaged": averaged, "ema_decay": decay}
+    write_export(target, weights, metadata)
     which = f"average of decay {decay:g}" if decay is not None else "average" if averaged else "raw weights"
     step = step_of(file.resolve()) or checkpoint.step
     print(printable(f"{target}: {which} after step {step}, SHA-256 {file_hash(target)}"))

@@ -27,8 +27,8 @@ from diffusion_lab.typed_settings.settings_reader import (
     Unreadable,
     expand_home,
     leaves,
+    limit_integers,
     plain_tree,
-    without_excess,
 )
 from diffusion_lab.typed_settings.signatures import drop_leftovers
 from diffusion_lab.typed_settings.spelling import normalize_spelling
@@ -108,7 +108,7 @@ def validate_config_consistency(config: Mapping[str, Any]) -> None:
     contradictions += faults_of_rules((*RULES, *IMPORTING_RULES), reader)
     contradictions += [fault for fault in faults.values() if isinstance(fault, OptionFault)]
     already_reported = classes is None or any(fault.key == classes.key for fault in contradictions)
-    _refuse(contradictions if already_reported or classes is None else [*contradictions, classes])
+    _raise_if_any(contradictions if already_reported or classes is None else [*contradictions, classes])
     _resolve_t_max(config, reader)
 
 
@@ -162,12 +162,12 @@ def parse_as(
     if "sampler" not in tree:
         tree["sampler"], default_steps = default_sampler().model_dump(), True
     if default_steps:
-        _follow_process(tree, SettingsReader(tree, root))
+        _limit_default_steps(tree, SettingsReader(tree, root))
     known = {fault.key for fault in all_faults}
     all_faults += [fault for fault in field_faults(tree, root) if fault.key not in known]
     reader = SettingsReader(tree, root, [fault.key for fault in all_faults])
     rules = (*RULES, *IMPORTING_RULES, *(RULES_AT_START if starts else ()))
-    _refuse([*all_faults, *faults_of_rules(rules, reader)])
+    _raise_if_any([*all_faults, *faults_of_rules(rules, reader)])
     for message in suspicious_settings(reader):
         warnings.warn(message, ConfigWarning, stacklevel=3)
     parsed = root.model_validate(tree)
@@ -189,7 +189,7 @@ def _prepare(
 
     Integers that are too long to print become faults in ``excess``.
     """
-    tree = without_excess(plain_tree(config), excess)
+    tree = limit_integers(plain_tree(config), excess)
     expand_home(tree, root)
     normalize_spelling(tree, root)
     drop_leftovers(tree, CHOICES, is_typed)
@@ -205,10 +205,10 @@ def _prepare(
 
 def check_ready_to_start(config: RunConfig) -> None:
     """Raise ConfigError, a ValueError, if folders in validated settings prevent the run from starting here."""
-    _refuse(faults_of_rules(RULES_AT_START, SettingsReader(config.model_dump(mode="json"), type(config))))
+    _raise_if_any(faults_of_rules(RULES_AT_START, SettingsReader(config.model_dump(mode="json"), type(config))))
 
 
-def _follow_process(tree: dict[str, Any], reader: SettingsReader) -> None:
+def _limit_default_steps(tree: dict[str, Any], reader: SettingsReader) -> None:
     """Limit the default number of sampling steps to the number of timesteps of a training run."""
     with contextlib.suppress(Unreadable, TypeError):
         if reader["mode"] == "train" and reader["model.diffusion.type"] == "discrete":
@@ -231,7 +231,7 @@ def parse_section(
         ConfigError: A ValueError that lists every fault in the section, contradictions included.
     """
     faults: list[Fault] = []
-    plain = without_excess(plain_tree(values), faults, key)
+    plain = limit_integers(plain_tree(values), faults, key)
     normalize_spelling(plain, section)
     if section is ModelOfCheckpoint:
         fill_model(plain, section)
@@ -245,7 +245,7 @@ def parse_section(
     faults = list(name_owners(faults, tree, CHOICES))
     reader = SettingsReader(tree, TrainConfig, [fault.key for fault in faults])
     contradictions = faults_of_rules((*RULES, *(IMPORTING_RULES if import_classes else ())), reader)
-    _refuse([*faults, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
+    _raise_if_any([*faults, *(fault for fault in contradictions if fault.key.startswith(f"{key}."))])
     return section.model_validate(plain)
 
 
@@ -262,7 +262,7 @@ def field_faults(tree: Mapping[str, Any], root: type[Section]) -> list[Fault]:
     ]
 
 
-def _refuse(faults: Iterable[Fault]) -> None:
+def _raise_if_any(faults: Iterable[Fault]) -> None:
     ordered = sorted(faults, key=lambda fault: fault.key)
     if ordered:
         raise ConfigError(ordered)

@@ -190,7 +190,7 @@ def _data_key(checkpoint: Checkpoint, denoiser: Denoiser, config: EvaluateConfig
     """Return a key that is equal for checkpoints that are compared with the same images."""
     if config.evaluation.reference is not None and MEMORIZATION not in config.evaluation.metrics:
         return denoiser.image_shape
-    fingerprints = [checkpoint.about.get(name) for name in ("data_fingerprint", "validation_fingerprint")]
+    fingerprints = [checkpoint.metadata.get(name) for name in ("data_fingerprint", "validation_fingerprint")]
     if fingerprints[0] is None:
         return checkpoint.path
     return (denoiser.image_shape, *fingerprints, checkpoint.class_names)

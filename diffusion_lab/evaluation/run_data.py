@@ -103,7 +103,7 @@ def training_images(checkpoint: Checkpoint, trust: Collection[str], moved_to: Ma
     if not isinstance((checkpoint.config or {}).get("data"), Mapping):
         raise ValueError("the checkpoint does not record which they are")
     train = run_sources(checkpoint, trust=trust, moved_to=moved_to).train
-    recorded = checkpoint.about.get("data_fingerprint")
+    recorded = checkpoint.metadata.get("data_fingerprint")
     if recorded is not None and data_fingerprint(train) != recorded:
         raise ValueError("some were added, removed or changed since")
     if len(train) < MIN_IMAGES:
@@ -159,11 +159,11 @@ def open_images(
 
 def _check_fingerprints(checkpoint: Checkpoint, train: ImageSource, val: ImageSource | None) -> None:
     """Raise ValueError if the images differ from those of the checkpoint, as far as it records them."""
-    recorded = checkpoint.about.get("data_fingerprint")
+    recorded = checkpoint.metadata.get("data_fingerprint")
     train_fingerprint = data_fingerprint(train)
     if recorded is not None and train_fingerprint != recorded:
         raise _changed_images_error(checkpoint, "train", recorded, train_fingerprint)
-    recorded = checkpoint.about.get("validation_fingerprint")
+    recorded = checkpoint.metadata.get("validation_fingerprint")
     val_fingerprint = validation_fingerprint(train, val, train_fingerprint)
     if recorded is not None and val_fingerprint != recorded:
         raise _changed_images_error(checkpoint, "val", recorded, str(val_fingerprint))

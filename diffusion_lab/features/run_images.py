@@ -46,7 +46,7 @@ def run_images(
     """
     checkpoint = path if isinstance(path, Checkpoint) else read_checkpoint(find_checkpoint(path))
     sources = run_sources(checkpoint, image_size, channels, trust)
-    known = checkpoint.about.get("data_fingerprint")
+    known = checkpoint.metadata.get("data_fingerprint")
     if image_size is None and channels is None and known is not None and data_fingerprint(sources.train) != known:
         message = f"the images are not those that {checkpoint.path} was trained on: some were added, removed or changed"
         warnings.warn(message, ConfigWarning, stacklevel=2)

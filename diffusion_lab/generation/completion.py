@@ -161,7 +161,7 @@ class Completion:
             show_progress=self.show_progress,
             sampler=self.config.sampler.build(),
             guidance=Guidance(**dict(self.config.guidance)),
-            seed=self.request.about["seed"],
+            seed=self.request.metadata["seed"],
             batch_size=self.config.generation.sampling.batch_size,
             first=span.start,
             batch_size_name="generation.sampling.batch_size",
@@ -200,8 +200,8 @@ class Completion:
 
     @property
     def _about_grid(self) -> dict[str, Any]:
-        about = {"images": self.shown, "columns": self.columns}
-        return about if self.grid is None else {**about, "rows": "classes"}
+        metadata = {"images": self.shown, "columns": self.columns}
+        return metadata if self.grid is None else {**metadata, "rows": "classes"}
 
     def _result(self, made: int) -> Generation:
         grid = self.target.path / GRID if self.output.save_grid else None

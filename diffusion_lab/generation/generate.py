@@ -130,7 +130,7 @@ def _start_lines(
     config: GenerateConfig, checkpoint: Checkpoint, sampler: DiffusionSampler, target: GenerationFolder
 ) -> str:
     """Describe the images, the model, the sampler and the device."""
-    denoiser, about, sampling = sampler.model, target.request.about, config.generation.sampling
+    denoiser, metadata, sampling = sampler.model, target.request.metadata, config.generation.sampling
     weights = "averaged weights" if denoiser.weights == "ema" else "raw weights"
     scales = (
         "" if denoiser.num_classes is None else f"guidance {', '.join(f'{scale:g}' for scale in sampling.scales)}, "
@@ -139,13 +139,13 @@ def _start_lines(
     assert model is not None  # else there would be no denoiser
     rows = {
         "images": describe_images(target.count, denoiser.image_shape, denoiser.num_classes),
-        "sampler": f"{about['sampler']}, {about['steps']} steps, {scales}{weights}",
+        "sampler": f"{metadata['sampler']}, {metadata['steps']} steps, {scales}{weights}",
         "diffusion": describe_process(model.diffusion, denoiser.schedule.most_steps),
         "compute": describe_compute(
             sampler.device,
             torch.get_num_threads(),
             denoiser.compute_dtype,
-            about["seed"],
+            metadata["seed"],
             drawn=config.compute.seed is None,
         ),
     }
@@ -184,7 +184,7 @@ def _resolve_prediction(config: GenerateConfig, checkpoint: Checkpoint, show_pro
 def _create_request(config: GenerateConfig, checkpoint: Checkpoint, denoiser: Denoiser) -> GenerationRequest:
     """Create the request of the settings; the seed is None if they leave it open."""
     sampling = config.generation.sampling
-    about = {
+    metadata = {
         "sampler": config.sampler.type,
         "sampler_options": without_folders(redacted(config.sampler.options)),
         "guidance_interval": config.guidance.interval,
@@ -192,8 +192,8 @@ def _create_request(config: GenerateConfig, checkpoint: Checkpoint, denoiser: De
         "use_ema": denoiser.weights == "ema",  # the weights used: not the requested ones if there is no average
         "checkpoint": public_name(checkpoint.path),
         "checkpoint_sha256": file_hash(checkpoint.path),
-        "config_hash": checkpoint.about.get("config_hash"),
-        "data_fingerprint": checkpoint.about.get("data_fingerprint"),
+        "config_hash": checkpoint.metadata.get("config_hash"),
+        "data_fingerprint": checkpoint.metadata.get("data_fingerprint"),
         "seed": config.compute.seed,
         "steps": len(config.sampler.build().levels(denoiser.schedule)) - 1,
         "precision": str(denoiser.compute_dtype).removeprefix("torch."),
@@ -201,7 +201,7 @@ def _create_request(config: GenerateConfig, checkpoint: Checkpoint, denoiser: De
     }
     labels = cycle_labels(denoiser, sampling.labels)
     return GenerationRequest(
-        about, labels, sampling.scales, denoiser.class_names, config.generation.output.save_individual
+        metadata, labels, sampling.scales, denoiser.class_names, config.generation.output.save_individual
     )
 
 

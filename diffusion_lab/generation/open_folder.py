@@ -118,17 +118,17 @@ def _adopt_earlier(folder: Path, request: GenerationRequest) -> GenerationReques
     earlier = note["order"] if note else next((line for line in read_lines(folder) if line), {})
     locations = {name: earlier[name] for name in LOCATION_KEYS if isinstance(earlier.get(name), str)}
     request = _with_seed_of(earlier, request)
-    about = {**request.about, **locations}
-    if about["seed"] is None:
-        about["seed"] = secrets.randbits(32)
-    return dataclasses.replace(request, about=about)
+    metadata = {**request.metadata, **locations}
+    if metadata["seed"] is None:
+        metadata["seed"] = secrets.randbits(32)
+    return dataclasses.replace(request, metadata=metadata)
 
 
 def _with_seed_of(earlier: dict[str, Any], request: GenerationRequest) -> GenerationRequest:
     seed = earlier.get("seed")
-    if request.about["seed"] is not None or not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+    if request.metadata["seed"] is not None or not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         return request
-    return dataclasses.replace(request, about={**request.about, "seed": seed})
+    return dataclasses.replace(request, metadata={**request.metadata, "seed": seed})
 
 
 def _find_unfinished(parent: Path, request: GenerationRequest, count: int) -> Path | None:

@@ -54,7 +54,7 @@ class GenerationRequest:
     """Images of a generation, of any number: this and i determine image i.
 
     Args:
-        about: Fields shared by all images, by their names in the manifest.
+        metadata: Fields shared by all images, by their names in the manifest.
         labels: Labels that the images cycle through; None for an unconditional model.
         scales: Guidance scales to cycle through, each for a full cycle of the labels, so a grid with as many columns as
             there are labels has one scale per row.
@@ -62,7 +62,7 @@ class GenerationRequest:
         files: Whether each image has its own file.
     """
 
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     labels: tuple[int, ...] | None
     scales: tuple[float, ...]
     class_names: tuple[str, ...]
@@ -80,7 +80,7 @@ class GenerationRequest:
             "label": self.labels,
             "class_name": self.class_names,
             "guidance_scale": self.scales,
-            **self.about,
+            **self.metadata,
         }
 
     def label(self, index: int) -> int | None:
@@ -101,7 +101,7 @@ class GenerationRequest:
             "label": label,
             "class_name": self.class_names[label or 0] if has_name else None,
             "guidance_scale": self.scale(index),
-            **self.about,
+            **self.metadata,
         }
 
     def digest(self, index: int, pixels: Pixels) -> str:

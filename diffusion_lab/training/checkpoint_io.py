@@ -47,9 +47,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                     raise
 
     def _save(self, checkpoint: dict[str, Any], target: Path) -> None:
-        about = checkpoint.get("diffusion_lab", {})
+        metadata = checkpoint.get("diffusion_lab", {})
         target.parent.mkdir(parents=True, exist_ok=True)
-        if (aside := prepare_replacement(target, about.get("run_id"))) is not None:
+        if (aside := prepare_replacement(target, metadata.get("run_id"))) is not None:
             warnings.warn(
                 f"{target} was damaged: it is kept as {aside}, and written again", ConfigWarning, stacklevel=2
             )
@@ -62,7 +62,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise DamagedCheckpointError(f"{target} was saved and reads back damaged: the disk is failing")
         try:
             Manifest(
-                step_of(target), written.size, written.sha256, about.get("config_hash"), about.get("run_id")
+                step_of(target), written.size, written.sha256, metadata.get("config_hash"), metadata.get("run_id")
             ).write(target)
         except OSError as error:
             raise _not_saved_error(target, error) from error

@@ -67,7 +67,7 @@ def create_module(
         denoiser,
         config.model.conditioning.class_dropout_prob,
         lambda: span_of_run,
-        about={
+        metadata={
             "format": FORMAT,
             "config": settings,
             "class_names": list(data.class_names),
@@ -86,7 +86,7 @@ def build_module(
     denoiser: Denoiser,
     label_dropout: float,
     span: Callable[[], ScheduleSpan],
-    about: dict[str, Any],
+    metadata: dict[str, Any],
     cls: type[ModuleT],
 ) -> ModuleT:
     """Build a module from a denoiser and the loss, optimizer, learning-rate schedule and EMA of ``training``.
@@ -96,7 +96,7 @@ def build_module(
         denoiser: The denoiser to train.
         label_dropout: Fraction of labels that training drops, for classifier-free guidance.
         span: Returns the length of the learning-rate schedule; called when the optimizer is created.
-        about: Metadata of checkpoints.
+        metadata: Metadata of checkpoints.
         cls: Class of the module.
     """
     ema = _ema(denoiser, training.ema) if training.ema.enabled else None
@@ -117,8 +117,8 @@ def build_module(
         make_schedule=make_schedule,
         ema=ema,
         log_interval=training.log_interval,
-        about=about,
-        watched=training.validation.logged_metric,
+        metadata=metadata,
+        monitor=training.validation.logged_metric,
     )
 
 

@@ -150,8 +150,8 @@ def _fit(run: PreparedRun, folder: RunFolder, purpose: Purpose, console: Console
     """Train, and write the summary."""
     parts = _create_parts(run, folder, console, stop)
     with _recording(run, folder, purpose, console, stop) as loggers:
-        run.module.about["wandb_id"] = wandb_id(loggers)
-        run.module.about["run_id"] = folder.run_id
+        run.module.metadata["wandb_id"] = wandb_id(loggers)
+        run.module.metadata["run_id"] = folder.run_id
         trainer = create_trainer(run.config, run.device, parts.in_order(run), loggers, folder, run.last_epoch)
         _print_start(run, folder, console)
         started = time.monotonic()
@@ -277,9 +277,9 @@ def _summarize(run: PreparedRun, folder: RunFolder, trainer: Trainer, parts: _Pa
         train_seconds=round(seconds, 2),
         images_per_second=round(parts.progress.images_per_second, 1),
         peak_memory_mb=round(_peak_memory_mb(run.device), 1),
-        config_hash=run.module.about["config_hash"],
-        data_fingerprint=run.module.about["data_fingerprint"],
-        validation_fingerprint=run.module.about["validation_fingerprint"],
+        config_hash=run.module.metadata["config_hash"],
+        data_fingerprint=run.module.metadata["data_fingerprint"],
+        validation_fingerprint=run.module.metadata["validation_fingerprint"],
         left_out=run.data.remarks.counts(),
         evaluation=None if parts.evaluation is None else parts.evaluation.summary,
     )

@@ -41,8 +41,8 @@ class DiffusionModule(LightningModule):
         make_schedule: Creates Lightning's ``lr_scheduler`` entry for an optimizer; None for a constant learning rate.
         ema: Exponential moving average of the denoiser, updated by ``EMACallback``.
         log_interval: Optimizer steps between two logged ones.
-        about: Metadata of checkpoints in plain containers: settings, class names, versions.
-        watched: Name of the metric that checkpoints and schedules monitor. The value of a training metric
+        metadata: Metadata of checkpoints in plain containers: settings, class names, versions.
+        monitor: Name of the metric that checkpoints and schedules monitor. The value of a training metric
             (``train/loss``) is set after each validation to its mean over the images of the epoch.
     """
 
@@ -54,8 +54,8 @@ class DiffusionModule(LightningModule):
         make_schedule: MakeSchedule,
         ema: EMA[Denoiser] | None = None,
         log_interval: int = 1,
-        about: dict[str, Any] | None = None,
-        watched: str = "val/loss",
+        metadata: dict[str, Any] | None = None,
+        monitor: str = "val/loss",
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
@@ -64,14 +64,14 @@ class DiffusionModule(LightningModule):
         self.make_optimizer = make_optimizer
         self.make_schedule = make_schedule
         self.log_interval = log_interval
-        self.about = about or {}
+        self.metadata = metadata or {}
         self.evaluated: frozenset[str] = frozenset()
         """Names of the metrics that the evaluation of samples logs, in the epochs that it runs in."""
         self._window = AccumulationWindow()
         self._gradient_norm: Tensor | None = None  # of this step, once it is known
         self._metrics_to_log: dict[str, Tensor] = {}  # of this step, by name
         self._learning_rate = 0.0
-        self._epoch_mean = EpochMean(watched) if watched.startswith("train/") else None
+        self._epoch_mean = EpochMean(monitor) if monitor.startswith("train/") else None
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], device: str | torch.device = "cpu") -> Self:
@@ -266,7 +266,7 @@ class DiffusionModule(LightningModule):
         check_finite(checkpoint["state_dict"], self.global_step)
         epochs_done = self.trainer.fit_loop.epoch_progress.state_dict()["current"]["processed"]
         checkpoint["diffusion_lab"] = {
-            **self.about,
+            **self.metadata,
             "step": self.global_step,
             "epochs_done": epochs_done,
             "validation_draws": VALIDATION_DRAWS,

@@ -133,7 +133,7 @@ def prepare_run(
     resets_schedule = left is not None and config.training.resume.reset_scheduler
     span = ScheduleSpan(left.epochs, left.steps) if left is not None and resets_schedule else length
     module = create_module(config, denoiser, data, settings, span)
-    module.about["threads"] = threads
+    module.metadata["threads"] = threads
     module.configure_optimizers()  # raises if a custom class does not accept the values
     warn_about_settings(config, module, data, length)
     custom = create_callbacks_of_settings(config.training.callbacks)
@@ -210,7 +210,7 @@ def _threads(config: TrainConfig, device: torch.device, flops: int | None, check
         return config.compute.threads
     if device.type != "cpu":
         return torch.get_num_threads()
-    before = checkpoint.about.get("threads") if checkpoint else None
+    before = checkpoint.metadata.get("threads") if checkpoint else None
     if isinstance(before, int) and 1 <= before <= torch.get_num_threads():
         if before > 1 and (free := round(free_cores())) < before:
             warnings.warn(

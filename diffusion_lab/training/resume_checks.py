@@ -97,7 +97,7 @@ class Comparison:
         """
         weighting, penalty = self.config.training.loss.weighting.type, self.config.training.loss.penalty.type
         other_power = penalty in ("l1", "huber") and weighting in ("min_snr", "p2", "edm")
-        return self.checkpoint.about.get("format") == 1 and (weighting == "sigmoid" or other_power)
+        return self.checkpoint.metadata.get("format") == 1 and (weighting == "sigmoid" or other_power)
 
     @property
     def validation_draws_changed(self) -> bool:
@@ -106,7 +106,7 @@ class Comparison:
         Earlier versions drew noise and times for each batch instead of each image.
         """
         is_drawn = self.config.training.validation.logged_metric.startswith("val/loss")
-        return is_drawn and self.checkpoint.about.get("validation_draws") != VALIDATION_DRAWS
+        return is_drawn and self.checkpoint.metadata.get("validation_draws") != VALIDATION_DRAWS
 
 
 def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) -> Comparison:
@@ -117,14 +117,14 @@ def compare(checkpoint: Checkpoint, config: TrainConfig, data: ImageDataModule) 
         config: Current settings.
         data: Current images.
     """
-    about, images = checkpoint.about, data_fingerprint(data.train)
+    metadata, images = checkpoint.metadata, data_fingerprint(data.train)
     return Comparison(
         config,
         checkpoint,
         changes_from(checkpoint, config),
-        images_changed=about.get("data_fingerprint") not in (None, images),
-        validation_images_changed="validation_fingerprint" in about
-        and about["validation_fingerprint"] != validation_fingerprint(data.train, data.val, images),
+        images_changed=metadata.get("data_fingerprint") not in (None, images),
+        validation_images_changed="validation_fingerprint" in metadata
+        and metadata["validation_fingerprint"] != validation_fingerprint(data.train, data.val, images),
     )
 
 

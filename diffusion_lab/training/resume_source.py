@@ -46,7 +46,7 @@ class ResumeSource:
         wandb_id: Id of the run on W&B.
         run_id: Id of the run that wrote it; None in files of earlier versions.
         foreign: Whether another program wrote it. The number of steps done then depends on the images.
-        about: Metadata of the checkpoint.
+        metadata: Metadata of the checkpoint.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class ResumeSource:
     wandb_id: str | None
     run_id: str | None
     foreign: bool = False
-    about: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def seed(self) -> int | None:
@@ -73,7 +73,7 @@ class ResumeSource:
     @property
     def was_stopped(self) -> bool:
         """Whether a limit or a callback of the settings ended the run that wrote it, here."""
-        return bool(self.about.get("stopped"))
+        return bool(self.metadata.get("stopped"))
 
     def is_complete(self, config: TrainConfig) -> bool:
         """Return whether everything that the settings ask for is done."""
@@ -134,9 +134,9 @@ def find_resume_source(config: TrainConfig, folder: RunFolder) -> tuple[ResumeSo
         checkpoint.epochs_done,
         checkpoint.config or {},
         _position(checkpoint.data_position),
-        checkpoint.about.get("wandb_id"),
-        _run_id(checkpoint.about),
-        about=checkpoint.about,
+        checkpoint.metadata.get("wandb_id"),
+        _run_id(checkpoint.metadata),
+        metadata=checkpoint.metadata,
     )
     return source, checkpoint
 
@@ -152,8 +152,8 @@ def _newest(folder: RunFolder) -> Path | None:
     return newest
 
 
-def _run_id(about: Mapping[str, Any]) -> str | None:
-    run_id = about.get("run_id")
+def _run_id(metadata: Mapping[str, Any]) -> str | None:
+    run_id = metadata.get("run_id")
     return run_id if isinstance(run_id, str) else None
 
 

@@ -59,7 +59,7 @@ def module_from_settings(cls: type[ModuleT], settings: Mapping[str, Any], device
     tree = get_default_config() | dict(settings)
     model = parse_section(ModelSettings, tree["model"], "model")
     training = parse_section(TrainingSettings, tree["training"], "training")
-    about = {
+    metadata = {
         "format": FORMAT,
         "config": redacted(
             tree | {"model": model.model_dump(mode="json"), "training": training.model_dump(mode="json")}
@@ -71,7 +71,7 @@ def module_from_settings(cls: type[ModuleT], settings: Mapping[str, Any], device
     for message in terminal_noise_warnings(denoiser.schedule, model.diffusion):
         warnings.warn(message, ConfigWarning, stacklevel=3)
     prepare_denoiser(denoiser, training.performance, target)
-    return _module(cls, training, denoiser, model.conditioning.class_dropout_prob, about)
+    return _module(cls, training, denoiser, model.conditioning.class_dropout_prob, metadata)
 
 
 def module_from_checkpoint(
@@ -96,9 +96,9 @@ def module_from_checkpoint(
         performance = performance.model_copy(update={"precision": 32})
     training = training.model_copy(update={"performance": performance.model_copy(update={"compile_model": False})})
     prepare_denoiser(denoiser, training.performance, target)
-    about = {name: value for name, value in checkpoint.about.items() if name not in RUN_KEYS}
+    metadata = {name: value for name, value in checkpoint.metadata.items() if name not in RUN_KEYS}
     dropout = denoiser.label_dropout or 0.0
-    module = _module(cls, training, denoiser, dropout, about)
+    module = _module(cls, training, denoiser, dropout, metadata)
     try:
         module.load_state_dict(load_tensors(file)["state_dict"])
     except RuntimeError as error:
@@ -150,12 +150,12 @@ def _class_paths(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _module(
-    cls: type[ModuleT], training: TrainingSettings, denoiser: Denoiser, label_dropout: float, about: dict[str, Any]
+    cls: type[ModuleT], training: TrainingSettings, denoiser: Denoiser, label_dropout: float, metadata: dict[str, Any]
 ) -> ModuleT:
     def span() -> ScheduleSpan:
         return ScheduleSpan(training.epochs, _steps(module, training))
 
-    module = build_module(training, denoiser, label_dropout, span, about, cls)
+    module = build_module(training, denoiser, label_dropout, span, metadata, cls)
     return module
 
 

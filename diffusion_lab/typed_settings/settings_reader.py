@@ -163,12 +163,12 @@ def plain_tree(value: Any) -> Any:
     return value
 
 
-def without_excess(value: Any, faults: list[Fault], key: str = "") -> Any:
+def limit_integers(value: Any, faults: list[Fault], key: str = "") -> Any:
     """Return the same containers with 1 in place of each integer that is too long to print, which becomes a fault."""
     if isinstance(value, dict):
-        return {name: without_excess(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
+        return {name: limit_integers(entry, faults, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
     if isinstance(value, list):
-        return [without_excess(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
+        return [limit_integers(entry, faults, f"{key}[{index}]") for index, entry in enumerate(value)]
     if isinstance(value, int) and value.bit_length() > MAX_BITS:
         faults.append(Fault(key, f"must be an integer of at most {MAX_BITS} bits, got one of {value.bit_length()}"))
         return 1

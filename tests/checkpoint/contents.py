@@ -42,13 +42,13 @@ def under(prefix, weights):
     return {prefix + name: tensor for name, tensor in weights.items()}
 
 
-def own_format(model=None, averaged=AVERAGED, **about):
+def own_format(model=None, averaged=AVERAGED, **metadata):
     state = under("denoiser.", RAW.state_dict())
     if averaged is not None:
         state |= under("ema.average.", averaged.state_dict()) | {"ema.updates": torch.tensor(5)}
     own = {"format": FORMAT, "config": {"model": model or tree(), "experiment": "cats"}}
     own |= {"class_names": ["cat", "dog"], "step": 70, "epoch": 3}
-    return {"state_dict": state, "diffusion_lab": own | about, "optimizer_states": [{"state": {}}]}
+    return {"state_dict": state, "diffusion_lab": own | metadata, "optimizer_states": [{"state": {}}]}
 
 
 def same(denoiser, other) -> bool:

@@ -166,7 +166,7 @@ def test_export_loads_like_a_checkpoint(run, capsys) -> None:
     assert str(file) in capsys.readouterr().out
     assert same(load_denoiser(file), AVERAGED)
     assert load_denoiser(file).class_names == ("cat", "dog")
-    assert read_checkpoint(file).about["config_hash"] == "abc"
+    assert read_checkpoint(file).metadata["config_hash"] == "abc"
     assert main(["verify", str(file)]) == 0
     assert main(["inspect", str(file)]) == 0
 

@@ -105,7 +105,7 @@ def test_the_raw_weights_of_an_exported_average_are_named_by_argument(saved, tmp
     write_export(
         tmp_path / "model.safetensors",
         AVERAGED.state_dict(),
-        read_checkpoint(saved(own_format())).about | {"averaged": True},
+        read_checkpoint(saved(own_format())).metadata | {"averaged": True},
     )
     with pytest.raises(ValueError, match=r"export of averaged weights, .* take them \(use_ema=True\)"):
         load_denoiser(tmp_path / "model.safetensors", use_ema=False)
@@ -317,7 +317,7 @@ def test_no_tensor_of_a_loaded_network_is_without_values(saved, kind):
     denoiser = create_denoiser(parse_section(ModelSettings, model, "model"))
     path = saved(own_format(model) | {"state_dict": under("denoiser.", denoiser.state_dict())})
     loaded = load_denoiser(path, use_ema=False)
-    write_export(path.with_name("model.safetensors"), loaded.state_dict(), read_checkpoint(path).about)
+    write_export(path.with_name("model.safetensors"), loaded.state_dict(), read_checkpoint(path).metadata)
     for each in (loaded, load_denoiser(path.with_name("model.safetensors"), use_ema=False)):
         assert same(each, denoiser)
         strides = [weight.stride() for weight in each.parameters()]  # convolutions are fastest in channels-last memory
@@ -347,7 +347,7 @@ def test_a_loaded_denoiser_is_independent_of_its_file(saved, tmp_path, name):
     """Also if the file is overwritten in place."""
     path = saved(own_format())
     if name == "model.safetensors":
-        write_export(tmp_path / name, AVERAGED.state_dict(), read_checkpoint(path).about | {"averaged": True})
+        write_export(tmp_path / name, AVERAGED.state_dict(), read_checkpoint(path).metadata | {"averaged": True})
     denoiser = load_denoiser(tmp_path / name)
     size = (tmp_path / name).stat().st_size
     with (tmp_path / name).open("r+b") as file:

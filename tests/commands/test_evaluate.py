@@ -82,8 +82,10 @@ class TestCheckpoint:
         conditions = result["conditions"]
         assert (conditions["num_samples"], conditions["features"], conditions["split"]) == (40, "pixels", "train")
         assert conditions["reference_images"] + conditions["held_out_images"] == len(digits())
-        about = read_checkpoint(find_checkpoint(run)).about
-        assert result["samples"]["data_fingerprint"] == about["data_fingerprint"] == conditions["reference_fingerprint"]
+        metadata = read_checkpoint(find_checkpoint(run)).metadata
+        assert (
+            result["samples"]["data_fingerprint"] == metadata["data_fingerprint"] == conditions["reference_fingerprint"]
+        )
         assert {"sampler": "ddim", "steps": 1, "guidance_scale": 1.0, "seed": 0, "use_ema": True}.items() <= result[
             "samples"
         ].items()
@@ -154,12 +156,12 @@ class TestCheckpoint:
 
     def test_changed_images_are_refused_with_a_remedy(self, run: Path) -> None:
         checkpoint = read_checkpoint(find_checkpoint(run))
-        other = replace(checkpoint, about={**checkpoint.about, "data_fingerprint": "0" * 64})
+        other = replace(checkpoint, metadata={**checkpoint.metadata, "data_fingerprint": "0" * 64})
         with pytest.raises(
             ValueError, match=r"are not those that .* was trained on.*data\.paths\.train=DIR.*reference=DIR"
         ):
             images_of_run(other, "train", (), {})
-        other = replace(checkpoint, about={**checkpoint.about, "validation_fingerprint": "0" * 64})
+        other = replace(checkpoint, metadata={**checkpoint.metadata, "validation_fingerprint": "0" * 64})
         with pytest.raises(ValueError, match=r"validated on.*data\.paths\.val=DIR"):
             images_of_run(other, "val", (), {})
 

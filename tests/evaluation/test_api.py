@@ -148,7 +148,7 @@ def test_memorization_uses_the_training_images_of_the_run_with_any_reference(run
 def test_changed_training_images_are_refused(run: Path) -> None:
     checkpoint = read_checkpoint(run)
     assert len(training_images(checkpoint, [OWN_IMAGES], {})) == 45
-    other = replace(checkpoint, about={**checkpoint.about, "data_fingerprint": "0" * 64})
+    other = replace(checkpoint, metadata={**checkpoint.metadata, "data_fingerprint": "0" * 64})
     with pytest.raises(ValueError, match="some were added, removed or changed"):
         training_images(other, [OWN_IMAGES], {})
     with pytest.raises(ValueError, match="the checkpoint does not record which they are"):

@@ -43,7 +43,7 @@ def checkpoint(flowers: Path) -> Checkpoint:
     tree["model"]["architecture"]["image_size"] = 8
     config = parse_config(tree)
     found = Checkpoint(Path("best.ckpt"), {}, {}, config.model, (), 3, config.model_dump(mode="json"))
-    return replace(found, about={"data_fingerprint": data_fingerprint(run_sources(found).train)})
+    return replace(found, metadata={"data_fingerprint": data_fingerprint(run_sources(found).train)})
 
 
 def test_moved_images_are_read_from_their_current_folder(checkpoint: Checkpoint, flowers: Path) -> None:

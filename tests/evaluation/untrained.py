@@ -27,15 +27,15 @@ def untrained(path: Path, changes: dict[str, Any] | None = None) -> Path:
     denoiser = create_denoiser(config.model, names)
     prefixes = ("denoiser.", "ema.average.")
     state = {f"{prefix}{name}": tensor for prefix in prefixes for name, tensor in denoiser.state_dict().items()}
-    about = {
+    metadata = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
         "class_names": list(names),
         "step": 7,
         "epoch": 1,
     }
-    torch.save({"state_dict": state, "diffusion_lab": about}, path)
+    torch.save({"state_dict": state, "diffusion_lab": metadata}, path)
     images = run_sources(read_checkpoint(path), trust=[config.data.type]).train
-    about["data_fingerprint"] = data_fingerprint(images)
-    torch.save({"state_dict": state, "diffusion_lab": about}, path)
+    metadata["data_fingerprint"] = data_fingerprint(images)
+    torch.save({"state_dict": state, "diffusion_lab": metadata}, path)
     return path

@@ -48,8 +48,8 @@ def write_folder(path: Path, images, names=None) -> Path:
 @pytest.fixture
 def generated(tmp_path):
     def make(labels=(0, 1), class_names=("cat", "dog"), files=True, count=6):
-        about = {"seed": 0, "checkpoint_sha256": "a", "config_hash": "b", "data_fingerprint": "c"}
-        request = GenerationRequest(about, labels, (1.0,), class_names, files)
+        metadata = {"seed": 0, "checkpoint_sha256": "a", "config_hash": "b", "data_fingerprint": "c"}
+        request = GenerationRequest(metadata, labels, (1.0,), class_names, files)
         folder = tmp_path / f"generated_{labels}_{files}"
         folder.mkdir()
         pixels = torch.from_numpy(GRAY[:count, None])

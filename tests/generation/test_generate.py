@@ -50,8 +50,8 @@ def save_checkpoint(
             parameter.add_(0.05 * torch.randn_like(parameter))
     prefixes = ("denoiser.", "ema.average.") if ema else ("denoiser.",)
     state = {prefix + name: tensor for prefix in prefixes for name, tensor in denoiser.state_dict().items()}
-    about = {"format": FORMAT, "config": {"model": model}, "class_names": list(class_names), "step": 7, "epoch": 1}
-    torch.save({"state_dict": state, "diffusion_lab": about}, path)
+    metadata = {"format": FORMAT, "config": {"model": model}, "class_names": list(class_names), "step": 7, "epoch": 1}
+    torch.save({"state_dict": state, "diffusion_lab": metadata}, path)
     return path
 
 

@@ -121,7 +121,7 @@ def test_checkpoint_identity_is_in_every_line_and_image(config, monkeypatch):
     identity = {"config_hash": "ab12", "data_fingerprint": "cd34"}
     monkeypatch.setattr(
         "diffusion_lab.generation.generate.read_checkpoint",
-        lambda path: dataclasses.replace(read_checkpoint(path), about=identity),
+        lambda path: dataclasses.replace(read_checkpoint(path), metadata=identity),
     )
     with pytest.raises(ValueError, match='config_hash is null there and "ab12" here; data_fingerprint is null there'):
         made(config())

@@ -124,10 +124,10 @@ def saved_at(
     )
     io = BackgroundCheckpointIO()
     for step in steps:
-        about = {"diffusion_lab": {"step": step, "run_id": "mine"}}
+        metadata = {"diffusion_lab": {"step": step, "run_id": "mine"}}
         trainer = SimpleNamespace(
             strategy=SimpleNamespace(checkpoint_io=io),
-            save_checkpoint=lambda path, weights_only, about=about: io.save_checkpoint(about, path),
+            save_checkpoint=lambda path, weights_only, metadata=metadata: io.save_checkpoint(metadata, path),
             current_epoch=step - 1,
             global_step=step,
             max_epochs=10,
@@ -160,10 +160,10 @@ def test_each_file_holds_ema_raw_weights_and_metadata(run: Path) -> None:
         assert any(
             not torch.equal(content["state_dict"][key], content["state_dict"][f"ema.average.{key[9:]}"]) for key in raw
         )
-        about = content["diffusion_lab"]
-        assert about["class_names"] == list(CLASSES)
-        assert about["config"]["model"]["architecture"]["model_channels"] == 8
-        assert about["environment"]["packages"]["torch"]
+        metadata = content["diffusion_lab"]
+        assert metadata["class_names"] == list(CLASSES)
+        assert metadata["config"]["model"]["architecture"]["model_channels"] == 8
+        assert metadata["environment"]["packages"]["torch"]
 
 
 def test_both_kinds_of_weights_load(run: Path) -> None:

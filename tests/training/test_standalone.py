@@ -41,8 +41,8 @@ def test_state_and_settings_are_those_of_the_checkpoint(run: Path) -> None:
     assert all(torch.equal(value, content["state_dict"][name]) for name, value in state.items())
     assert int(module.ema.updates) == content["global_step"]  # type: ignore[union-attr]
     assert module.configure_optimizers().param_groups[0]["lr"] == 0.01  # type: ignore[union-attr]
-    assert module.about["config"] == content["diffusion_lab"]["config"]
-    assert not {"run_id", "wandb_id", "step"} & module.about.keys()  # of the run that wrote it
+    assert module.metadata["config"] == content["diffusion_lab"]["config"]
+    assert not {"run_id", "wandb_id", "step"} & module.metadata.keys()  # of the run that wrote it
 
 
 def test_a_subclass_loads_itself(run: Path) -> None:
