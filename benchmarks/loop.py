@@ -121,8 +121,8 @@ def side_by_side(config: TrainConfig, steps: int) -> SideBySide:
     """Train with bare steps in between."""
     callback = SideBySide(config, steps)
 
-    def watched(config: TrainConfig, device: Any, callbacks: list[Any], loggers: list[Any], folder: Any) -> Any:
-        return create.create_trainer(config, device, [*callbacks, callback], loggers, folder)  # called last
+    def watched(config: TrainConfig, device: Any, callbacks: list[Any], loggers: list[Any], *others: Any) -> Any:
+        return create.create_trainer(config, device, [*callbacks, callback], loggers, *others)  # called last
 
     # the bar is drawn once per second, and half of the time is that of the bare steps
     drawn_as_often = mock.patch.object(progress, "REFRESH_SECONDS", 2 * progress.REFRESH_SECONDS)
