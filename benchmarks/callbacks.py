@@ -89,7 +89,9 @@ def timed_run(config: TrainConfig) -> tuple[Stopwatch, list[Callback], list[Logg
     """Train with timed callbacks and loggers."""
     stopwatch, created = Stopwatch(), []
 
-    def watched(config: TrainConfig, device: Any, callbacks: list[Callback], loggers: list[Logger], folder: Any) -> Any:
+    def watched(
+        config: TrainConfig, device: Any, callbacks: list[Callback], loggers: list[Logger], *others: Any
+    ) -> Any:
         for callback in callbacks:
             for name in HOOKS:
                 if getattr(type(callback), name) is not getattr(IDLE, name):
@@ -98,7 +100,7 @@ def timed_run(config: TrainConfig) -> tuple[Stopwatch, list[Callback], list[Logg
             for name in LOGGER_METHODS:
                 stopwatch.watch(logger, name)
         created.append((callbacks, loggers))
-        return create.create_trainer(config, device, callbacks, loggers, folder)
+        return create.create_trainer(config, device, callbacks, loggers, *others)
 
     with mock.patch.object(fit, "create_trainer", watched):
         summary = fit.train(config, Console(file=io.StringIO(), force_terminal=True))

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks import equal_work
 from benchmarks.harness import Row, Timings, command, print_progress, time_alternately
-from diffusion_lab.cpu.malloc import keep_freed_memory
+from diffusion_lab.cpu import cpu_optimizations
 from diffusion_lab.data.augmentation import Augmentation
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.data.disk_cache import cached_on_disk
@@ -107,7 +107,7 @@ def repeated(epoch: Epoch) -> Epoch:
     """Repeat an epoch LATER_EPOCHS times, one after the other as in training."""
 
     def epochs() -> int:
-        with keep_freed_memory(torch.device("cpu")):
+        with cpu_optimizations(torch.device("cpu")):
             return sum(epoch() for _ in range(LATER_EPOCHS))
 
     return epochs

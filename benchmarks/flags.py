@@ -25,7 +25,7 @@ from benchmarks import equal_work
 from benchmarks.harness import Row, Timings, command, not_measured, print_progress, time_alternately
 from benchmarks.training_step import Step, step_of
 from diffusion_lab import DiffusionSampler
-from diffusion_lab.cpu.malloc import keep_freed_memory
+from diffusion_lab.cpu import cpu_optimizations
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.networks.compiled import compile_in_place, reset_compiler
 from diffusion_lab.runtime.precision import resolve_precision
@@ -150,7 +150,7 @@ def rows_of(flag: Flag, device: torch.device, work: Work) -> list[Row]:
     denoisers = {"off": _denoiser(flag.off, device, work), "on": with_it}
     ways = {TRAINING: _training, **({SAMPLING: _sampling} if flag.in_sampling else {})}
     reset_compiler()
-    with keep_freed_memory(device), warnings.catch_warnings():
+    with cpu_optimizations(device), warnings.catch_warnings():
         # Otherwise figures of a network that could not be compiled would be reported as those of a compiled one.
         warnings.filterwarnings("error", message="the network runs without being compiled")
         return [

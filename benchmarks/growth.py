@@ -20,7 +20,7 @@ from benchmarks.equal_work import training_flops
 from benchmarks.harness import Row, Timings, command, matrix_flops, matrix_product, print_progress, time_alternately
 from benchmarks.memory import kept_bytes
 from benchmarks.training_step import step_of
-from diffusion_lab.cpu.malloc import keep_freed_memory
+from diffusion_lab.cpu import cpu_optimizations
 from diffusion_lab.create import create_ddpm
 from diffusion_lab.denoiser import Denoiser
 
@@ -130,7 +130,7 @@ def measure(
     flops = {side: flops_of(side) for side in {size.side for size in sizes}}
     print_progress("growth: training steps")
     ways: dict[str, Callable[[], object]] = {size.name: training_steps(size) for size in sizes}
-    with keep_freed_memory(torch.device("cpu")):  # as in training
+    with cpu_optimizations(torch.device("cpu")):  # as in training
         taken = time_alternately({**ways, LIMIT: matrix_product(torch.float32)}, int(rounds))
     return rows(taken, flops, kept, by_batch, by_side)
 

@@ -20,11 +20,12 @@ from typing import Any
 from unittest import mock
 
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from rich.console import Console
 
 from benchmarks.equal_work import EQUAL_WORK, peer
 from benchmarks.harness import Row, command, print_progress
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.create import create_denoiser
@@ -61,7 +62,7 @@ def settings(overrides: list[str], folder: Path) -> TrainConfig:
 
 def composed(overrides: list[str], folder: Path) -> TrainConfig:
     """Return the settings of `train.py` with these arguments, on the CPU."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialized_hydra("app", CONF):
         tree = resolved(compose("train", [*overrides, f"output.base_dir={folder}", "compute.device=cpu"]), [])
     tree = {name: tree[name] for name in TrainConfig.model_fields if name in tree and name != "name"}
     return parse_as(TrainConfig, tree, [])
@@ -120,8 +121,8 @@ def side_by_side(config: TrainConfig, steps: int) -> SideBySide:
     """Train with bare steps in between."""
     callback = SideBySide(config, steps)
 
-    def watched(config: TrainConfig, device: Any, callbacks: list[Any], loggers: list[Any], folder: Any) -> Any:
-        return create.create_trainer(config, device, [*callbacks, callback], loggers, folder)  # called last
+    def watched(config: TrainConfig, device: Any, callbacks: list[Any], loggers: list[Any], *others: Any) -> Any:
+        return create.create_trainer(config, device, [*callbacks, callback], loggers, *others)  # called last
 
     # the bar is drawn once per second, and half of the time is that of the bare steps
     drawn_as_often = mock.patch.object(progress, "REFRESH_SECONDS", 2 * progress.REFRESH_SECONDS)

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 
 from benchmarks.report import write_table
 from diffusion_lab import DiffusionSampler, load_denoiser
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.config.sampler_section import SamplerSettings
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.evaluation.digits import DigitEvaluator
@@ -68,7 +69,7 @@ class Counted(torch.nn.Module):
 def named_samplers() -> dict[str, Sampler]:
     """Return the samplers of `conf/sampler/` with the settings in these files."""
     samplers = {}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialized_hydra("app", CONF):
         for file in sorted((CONF / "sampler").glob("*.yaml")):
             section = OmegaConf.to_container(compose("sample", [f"sampler={file.stem}"]).sampler)
             samplers[file.stem] = SamplerSettings.model_validate(section).build()

@@ -20,8 +20,7 @@ from benchmarks import equal_work
 from benchmarks.harness import Row, command, not_measured, print_progress, time_alternately, time_in_processes
 from benchmarks.samplers import Counted, curve_samplers, draw
 from diffusion_lab import DiffusionSampler, load_denoiser
-from diffusion_lab.cpu.convolution import cache_filters
-from diffusion_lab.cpu.malloc import keep_freed_memory
+from diffusion_lab.cpu import cpu_optimizations
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.evaluation.digits import DigitEvaluator
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler, Sampler
@@ -56,7 +55,7 @@ def loop_row() -> Row:
     front = DiffusionSampler(denoiser)
 
     def passes() -> None:
-        with torch.no_grad(), cache_filters(denoiser), keep_freed_memory(front.device):
+        with torch.no_grad(), cpu_optimizations(front.device, fixed=denoiser):
             for _ in range(STEPS):
                 denoiser.network(images, time)
 

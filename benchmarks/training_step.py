@@ -34,7 +34,7 @@ from benchmarks.harness import (
 from diffusion_lab.config import get_default_config
 from diffusion_lab.config.optimizer_section import OptimizerSettings
 from diffusion_lab.config.validate import parse_section
-from diffusion_lab.cpu.malloc import keep_freed_memory
+from diffusion_lab.cpu import cpu_optimizations
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.diffusion.loss import DenoisingLoss
 from diffusion_lab.networks.compiled import compile_in_place
@@ -50,7 +50,7 @@ Step = Callable[[], object]
 
 def as_train_py(make: Callable[[], Step]) -> Step:
     """Create a step in a process that manages its memory like ``train.py``."""
-    keep_freed_memory(torch.device("cpu")).__enter__()
+    cpu_optimizations(torch.device("cpu")).__enter__()
     return make()
 
 

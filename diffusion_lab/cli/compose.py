@@ -20,7 +20,6 @@ from diffusion_lab.cli.default_prediction import prediction_is_default, with_def
 from diffusion_lab.cli.hydra_app import OF_CONFIG_DIR
 from diffusion_lab.cli.interpolations import check_interpolations
 from diffusion_lab.cli.key_locations import KeyLocations, job_key_locations
-from diffusion_lab.cli.recipes import drop_overridden_recipe_values
 from diffusion_lab.cli.run_dir import hydra_folder_faults
 from diffusion_lab.config.schema import GenerateConfig, RunConfig, TrainConfig
 from diffusion_lab.config.validate import ConfigT, parse_as
@@ -119,7 +118,6 @@ def config_dir() -> str | None:
     return next((str(source.path) for source in sources if source.provider == OF_CONFIG_DIR), None)
 
 
-drop_overridden_recipe_values()
 OmegaConf.register_new_resolver("new_name", new_name, use_cache=True, replace=True)  # the same throughout one command
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=False, replace=True)
 OmegaConf.register_new_resolver("sweep_job_or", sweep_job_or, use_cache=False, replace=True)

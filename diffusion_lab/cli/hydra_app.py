@@ -23,6 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from diffusion_lab.cli.recipes import RecipeLoader
 from diffusion_lab.faults import CommandError, ConfigWarning
 
 VERSION_BASE = "1.3"
@@ -36,7 +37,7 @@ SETS_MODE = re.compile(r"[+~]*(experiment|hydra)\b")
 
 
 @contextlib.contextmanager
-def initialized_hydra(name: str, conf: Path | str, config_dir: str | None) -> Iterator[Hydra]:
+def initialized_hydra(name: str, conf: Path | str, config_dir: str | None = None) -> Iterator[Hydra]:
     """Initialize Hydra inside the block.
 
     Args:
@@ -45,7 +46,8 @@ def initialized_hydra(name: str, conf: Path | str, config_dir: str | None) -> It
         config_dir: Folder of ``--config-dir``, searched before ``conf``, or None.
     """
     version.setbase(VERSION_BASE)
-    hydra = Hydra.create_main_hydra2(name, search_path(conf, config_dir))
+    hydra = Hydra(name, RecipeLoader(search_path(conf, config_dir)))
+    GlobalHydra.instance().initialize(hydra)
     try:
         yield hydra
     finally:

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.cli.compose import NAME, SHORT_NAMES, compose_generate_config, compose_train_config
 from diffusion_lab.cli.conf_files import ConfFiles
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.cli.recipes import RECIPES
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig, root_of
 from diffusion_lab.config.validate import parse_as
@@ -55,7 +56,7 @@ def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
     arguments = [f"{group}={choice[group]}" for group in sorted(choice, key=RECIPES.__ne__)]
     overrides: dict[str, str] = {}
     try:
-        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        with initialized_hydra(script, conf.resolve()):
             composed = compose(script, arguments)
             for _ in range(MAX_ROUNDS):
                 further = dict(_overrides(_values(composed), settings, short_names))

@@ -1,4 +1,4 @@
-"""Values of a recipe that belong to a choice overridden on the command line, and their removal in Hydra.
+"""Values of a recipe that belong to a choice overridden on the command line, and a loader that drops them.
 
 A recipe selects files of groups and sets further values for them: ``scheduler: warmup_cosine`` with
 ``training.scheduler.warmup_steps``. With ``scheduler=cosine`` on the command line, that value is for a schedule that is
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.default_element import GroupDefault
+from hydra._internal.config_repository import IConfigRepository
+from hydra.core.default_element import GroupDefault, ResultDefault
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion_lab.typed_settings.settings_reader import leaves
@@ -99,20 +100,16 @@ def _without(tree: DictConfig, keys: Iterable[str]) -> DictConfig:
     return tree
 
 
-_compose_all = ConfigLoaderImpl._compose_config_from_defaults_list
+class RecipeLoader(ConfigLoaderImpl):
+    """Hydra's loader of settings, without the values of a recipe that belong to overridden choices."""
 
-
-def _compose(loader: ConfigLoaderImpl, defaults: list[Any], repo: Any) -> DictConfig:
-    recipe, dropped = dropped_from_recipe(defaults, repo)
-    if not dropped:
-        return _compose_all(loader, defaults, repo)
-    index = defaults.index(recipe)
-    composed = _compose_all(loader, defaults[:index], repo)
-    composed.merge_with(_without(_compose_all(loader, [recipe], repo), dropped))
-    composed.merge_with(_compose_all(loader, defaults[index + 1 :], repo))
-    return composed
-
-
-def drop_overridden_recipe_values() -> None:
-    """Make Hydra compose this way in the current process."""
-    ConfigLoaderImpl._compose_config_from_defaults_list = _compose  # type: ignore[method-assign, assignment]
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        recipe, dropped = dropped_from_recipe(defaults, repo)
+        compose = super()._compose_config_from_defaults_list
+        if not dropped:
+            return compose(defaults, repo)
+        index = defaults.index(recipe)
+        composed = compose(defaults[:index], repo)
+        composed.merge_with(_without(compose([recipe], repo), dropped))
+        composed.merge_with(compose(defaults[index + 1 :], repo))
+        return composed

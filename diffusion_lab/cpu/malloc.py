@@ -9,8 +9,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from functools import cache
 
-import torch
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Thresholds in malloc.h for returning memory to the system: free bytes at the end of the heap, and of a block."""
 
@@ -32,18 +30,18 @@ _keeping = _Keeping()
 
 
 @contextlib.contextmanager
-def keep_freed_memory(device: torch.device) -> Iterator[None]:
+def keep_freed_memory() -> Iterator[None]:
     """Keep freed memory in this process, for work on a CPU in steps with equal memory needs.
 
     glibc would return it to the system after many operations, and the system would have to clear every page again: up
-    to a sixth of the time. Peak memory hardly grows. Does nothing on other devices, with other C libraries, and if
-    memory has run out before. Under a limit on the address space (``ulimit -v`` or ``-d``), which counts fragmented
+    to a sixth of the time. Peak memory hardly grows. Does nothing with other C libraries, and if memory has run out
+    before. Under a limit on the address space (``ulimit -v`` or ``-d``), which counts fragmented
     free memory, all large blocks are returned instead.
     """
-    if device.type == "cpu" and _addresses_are_limited():
+    if _addresses_are_limited():
         _set(RETURNED)
         _keeping.scarce = True
-    if device.type != "cpu" or _keeping.scarce:
+    if _keeping.scarce:
         yield
         return
     with _keeping.lock:

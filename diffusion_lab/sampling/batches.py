@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from diffusion_lab.cpu.convolution import cache_filters
-from diffusion_lab.cpu.malloc import keep_freed_memory
+from diffusion_lab.cpu import cpu_optimizations
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.guidance import Guidance, guided
 from diffusion_lab.samplers import Sampler
@@ -60,7 +59,7 @@ class BatchGenerator:
         trajectory = self.sampler.trajectory(
             lambda x, level: finite_check.check(denoise(x, level, label)), images, self.levels, noise
         )
-        with eval_mode(denoiser), cache_filters(denoiser), keep_freed_memory(device), torch.no_grad():
+        with eval_mode(denoiser), cpu_optimizations(device, fixed=denoiser), torch.no_grad():
             for step, x in enumerate(trajectory, start=1):
                 images = finite_check.check(x)
                 finite_check.finish_step()

@@ -22,7 +22,7 @@ from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import check_ready_to_start
 from diffusion_lab.console.redaction import secret_values
 from diffusion_lab.console.terminal import resilient_stderr
-from diffusion_lab.cpu.malloc import keep_freed_memory
+from diffusion_lab.cpu import cpu_optimizations
 from diffusion_lab.data.workers import explain_worker_failures
 from diffusion_lab.networks.cost import count_parameters
 from diffusion_lab.runs.folder import Purpose, RunFolder, RunStopped
@@ -252,7 +252,7 @@ def _training(run: PreparedRun, restoration: RestoreErrors) -> Iterator[None]:
         restoration.explaining(),
         explain_out_of_memory("a training step", SAVING_MEMORY),
         explain_worker_failures(),
-        keep_freed_memory(run.device),
+        cpu_optimizations(run.device),
         use_threads(run.threads),
     ):
         yield

@@ -267,7 +267,7 @@ def _finish(mirror: WandbMirror, failed: bool, stop: StopRequest, id_file: Path)
         complete = mirror.finish(failed, limit, came)
     if complete:  # a resumed run need not send it again
         with contextlib.suppress(OSError):
-            id_file.write_text(f"{mirror.version}\n{max(mirror.last_step, mirror.delivered_step)}\n")
+            _write_id(id_file, f"{mirror.version}\n{max(mirror.last_step, mirror.delivered_step)}\n")
 
 
 def _stored_id(file: Path, continued: Continuation | None) -> tuple[str, int]:
@@ -280,8 +280,13 @@ def _stored_id(file: Path, continued: Continuation | None) -> tuple[str, int]:
     run_id = known if known is not None and WANDB_ID.fullmatch(known) else secrets.token_hex(4)
     if run_id != id_in_file:
         with contextlib.suppress(OSError):  # the checkpoints have it, too
-            file.write_text(run_id + "\n")
+            _write_id(file, run_id + "\n")
     return run_id, step if run_id == id_in_file else -1
+
+
+def _write_id(file: Path, text: str) -> None:
+    with atomic_write(file) as partial:
+        partial.write_text(text)
 
 
 def _read_id_file(file: Path) -> tuple[str | None, int]:

@@ -11,6 +11,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
+from diffusion_lab.files.writing import atomic_write
 from diffusion_lab.training.mirror import Mirror
 from diffusion_lab.typed_settings.settings_reader import leaves
 
@@ -76,7 +77,8 @@ class TensorBoardMirror(Mirror):
         from torch.utils.tensorboard.summary import hparams
 
         text = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
-        (self.folder / "hparams.yaml").write_text(text, encoding="utf-8")
+        with atomic_write(self.folder / "hparams.yaml") as partial:
+            partial.write_text(text, encoding="utf-8")
         writer.add_text("settings", "\n".join(f"    {line}" for line in text.splitlines()), 0)
         flat = {
             key: value if isinstance(value, bool | int | float | str) else str(value)

@@ -122,7 +122,7 @@ def test_every_logger_and_callback_of_a_run_is_counted(tmp_path):
     assert set(rows) - idle == {
         *("logger metrics.jsonl", "logger TensorBoard", "logger W&B offline", "callback EMACallback"),
         *("callback TrainingMonitor", "callback TrainingProgress (bar)", "callback Checkpoints"),
-        *("callback GracefulStop", "all loggers and callbacks"),
+        *("callback GracefulStop", "callback TrainingLimits", "all loggers and callbacks"),
     }
     assert "at epochs" in rows["callback SampleImages"].note
     parts = [row.ours for what, row in rows.items() if what != "all loggers and callbacks"]

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -23,6 +23,7 @@ from benchmarks.quality.program import DIFFUSERS, LUCIDRAINS, OURS, RESULT, Task
 from benchmarks.quality.report import rows, write_report
 from benchmarks.quality.snapshot_timer import MARKS, SnapshotTimer, build_network_of_size
 from diffusion_lab.cli.compose import compose_train_config
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.create import create_denoiser
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -80,7 +81,7 @@ def test_the_peers_networks_are_as_large_as_ours(
     pytest.importorskip("diffusers")
     overrides = ["data=image_folder", f"data.paths.train={tmp_path}", f"model={model}"]
     overrides += [f"model.architecture.in_channels={channels}", f"model.architecture.image_size={image_size}"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialized_hydra("app", CONF):
         config = compose_train_config(compose("train", overrides))
     ours = create_denoiser(config.model, without_weights=True)
     parameters = sum(weights.numel() for weights in ours.parameters())

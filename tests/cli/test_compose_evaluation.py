@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from diffusion_lab.cli.compose_evaluation import (
     EVALUATE_SHORT_NAMES,
@@ -15,6 +15,7 @@ from diffusion_lab.cli.compose_evaluation import (
     compose_evaluate_config,
     parse_evaluation,
 )
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.cli.key_locations import KeyLocations, composed_key_locations
 from diffusion_lab.config.evaluation_section import FEATURES
 from diffusion_lab.evaluation import null_rows
@@ -30,7 +31,7 @@ Compose = Callable[..., EvaluationRequest]
 
 @pytest.fixture
 def composed_request() -> Iterator[Compose]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialized_hydra("app", CONF):
 
         def run(*words: str) -> EvaluationRequest:
             tree = compose("evaluate", list(words))

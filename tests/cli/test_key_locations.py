@@ -6,9 +6,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from diffusion_lab.cli.compose import compose_generate_config, compose_train_config
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.cli.key_locations import composed_key_locations, file_key_locations, job_key_locations
 from diffusion_lab.config import ConfigError
 from tests.config.conftest import CONF
@@ -16,7 +17,7 @@ from tests.config.conftest import CONF
 
 def faults_of_train(*overrides: str) -> dict[str, str | None]:
     with (
-        initialize_config_dir(str(CONF), version_base="1.3"),
+        initialized_hydra("app", CONF),
         pytest.raises(ConfigError) as caught,
     ):
         compose_train_config(
@@ -53,7 +54,7 @@ def test_choosing_a_file_is_not_typing_its_values() -> None:
 def test_a_value_that_repeats_another_comes_from_where_that_was_set() -> None:
     typed = ["ckpt=/nowhere"]
     with (
-        initialize_config_dir(str(CONF), version_base="1.3"),
+        initialized_hydra("app", CONF),
         pytest.raises(ConfigError) as caught,
     ):
         compose_generate_config(compose("sample", typed), partial(composed_key_locations, "sample", typed))

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion_lab.cli import nearest_command
 from diffusion_lab.cli.compose import compose_generate_config, compose_train_config
 from diffusion_lab.cli.conf_files import ConfFiles
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.config import ConfigError, parse_config
 from diffusion_lab.console import command_line
 from diffusion_lab.console.command_line import hydra_text
@@ -54,7 +55,7 @@ def words(tree: dict[str, Any]) -> list[str]:
 
 def composed(script: str, *arguments: str) -> DictConfig:
     """Compose without the fixture: only one Hydra can be initialized, and finding the command line does so."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialized_hydra("app", CONF):
         return compose(script, list(arguments))
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.cli.launch import launch
 from diffusion_lab.cli.overrides import check_separate_folders, check_sweep_not_empty
 from diffusion_lab.cli.refused_overrides import explain_refused, hydra_settings, refuse_unread
@@ -36,7 +37,7 @@ from tests.config.conftest import CONF
     ],
 )
 def test_a_refused_override_is_explained_with_what_to_type(argument: str, message: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
+    with initialized_hydra("app", CONF), pytest.raises(Exception) as caught:  # noqa: PT011
         compose("train", [argument])
     assert explain_refused(caught.value, [argument]) == message
 
@@ -50,7 +51,7 @@ def test_a_refused_override_is_explained_with_what_to_type(argument: str, messag
     ],
 )
 def test_a_value_that_hydra_cannot_merge_is_explained(argument: str, why: str) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"), pytest.raises(Exception) as caught:  # noqa: PT011
+    with initialized_hydra("app", CONF), pytest.raises(Exception) as caught:  # noqa: PT011
         compose("train", [argument], return_hydra_config=True)
     assert explain_refused(caught.value, [argument]) == f"{argument}: {why}. {hydra_settings()}"
 

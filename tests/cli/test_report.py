@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
 from diffusion_lab.cli.compose import run_folder
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.cli.report import run_and_report
 from diffusion_lab.config import ConfigWarning
 from tests.config.conftest import CONF
@@ -18,7 +19,7 @@ from tests.config.conftest import CONF
 @pytest.fixture
 def third_job_of_a_sweep() -> Iterator[None]:
     """Set Hydra's state to that of a job of a multirun."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialized_hydra("app", CONF):
         composed = compose("train", ["optimizer=adam"], return_hydra_config=True)
     with open_dict(composed):
         composed.hydra.mode = "MULTIRUN"

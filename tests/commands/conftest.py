@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from PIL import Image
 
 import diffusion_lab  # noqa: F401  # before Lightning, which imports torchvision
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.cli.report import run_and_report
 from diffusion_lab.runtime.exit_codes import EXIT_CODE
 from tests.programs import Program, shared_launcher
@@ -68,7 +69,7 @@ def pasted(folder: Path, words: Sequence[str]) -> subprocess.CompletedProcess[st
 
 def run_here(script: str, overrides: Sequence[str]) -> None:
     """Run the program in this process, since starting Python with Lightning takes several seconds."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with initialized_hydra("app", ROOT / "conf"):
         composed = compose(script, list(overrides))
     run_and_report(lambda: import_module(f"diffusion_lab.commands.{script}").run(composed))
 

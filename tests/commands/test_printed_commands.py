@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from rich.console import Console
@@ -20,6 +20,7 @@ from diffusion_lab.__main__ import main
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.cli.compose import compose_generate_config, compose_train_config
 from diffusion_lab.cli.compose_evaluation import compose_evaluate_config
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.cli.settings_file import read_settings
 from diffusion_lab.console.command_line import usage
 from diffusion_lab.runs.folder import RunFolder, RunStopped
@@ -142,7 +143,7 @@ def test_commands_of_help_are_valid(script: str, filled: dict[str, str]) -> None
             parsed = OverridesParser.create().parse_overrides(arguments)
             pairs = zip(arguments, parsed, strict=True)
             one = [word.split(",")[0] if each.is_sweep_override() else word for word, each in pairs]  # the first job
-            with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            with initialized_hydra("app", ROOT / "conf"):
                 checks[program](compose(program.removesuffix(".py"), one))
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig
 
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.config import get_default_config
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -54,5 +55,5 @@ def changed(default: dict[str, Any]) -> Change:
 @pytest.fixture
 def composed() -> Iterator[Callable[..., DictConfig]]:
     """Compose like a command line."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialized_hydra("app", CONF):
         yield lambda script, *overrides: compose(script, list(overrides))

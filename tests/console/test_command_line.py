@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.console import command_line
 from diffusion_lab.console.command_line import (
     CHECKOUT,
@@ -55,7 +56,7 @@ AWKWARD = (
 
 def composed(words: list[str]) -> object:
     """The checkpoint that sample.py would take of these arguments."""
-    with initialize_config_dir(CONF, version_base="1.3"):
+    with initialized_hydra("app", CONF):
         return compose("sample", words).ckpt
 
 

@@ -276,7 +276,7 @@ class TestResuming:
                 {"optimizer_state_dict": None},
                 "optimizer: not taken over, the file holds no state of it; it starts fresh",
             ),
-            ({"optimizer_state_dict": "x"}, "optimizer: not taken over, what the file holds is no state dict"),
+            ({"optimizer_state_dict": "x"}, "optimizer: not taken over, its content is not a state dict"),
             ({"ema_state_dict": None}, "averaged weights: the file holds none; the averages begin with the weights"),
             ({"ema_state_dict": {"a": "b"}}, "averaged weights: not taken over, ema_state_dict holds something"),
             ({"epoch": "two"}, "epoch: not taken over, the file has an epoch that is not a number of epochs"),

@@ -163,7 +163,7 @@ STEPS = """
 import resource, torch
 from pathlib import Path
 from diffusion_lab.runtime.memory import batches_that_fit
-from diffusion_lab.cpu.malloc import keep_freed_memory
+from diffusion_lab.cpu import cpu_optimizations
 
 def cleared(rounds: int) -> list[int]:
     "Pages that the system clears while tensors of 49,152 pages come and go, each time after the first."
@@ -187,24 +187,24 @@ cpu, gpu = torch.device("cpu"), torch.device("cuda")
 """
 KEPT = """
 before = held()
-with keep_freed_memory(cpu):
-    with keep_freed_memory(cpu):
+with cpu_optimizations(cpu):
+    with cpu_optimizations(cpu):
         pass
     print(min(cleared(5)), held() - before)  # the system may take memory back in between
 print(held() - before)
 """
 ELSEWHERE = """
-with keep_freed_memory(gpu):
+with cpu_optimizations(gpu):
     print(*cleared(1))
 """
 SCARCE = """
 list(batches_that_fit(lambda part: no_room(part) if part.start == 0 else None, 2, 2, "size"))
-with keep_freed_memory(cpu):
+with cpu_optimizations(cpu):
     print(*cleared(1))
 """
 LIMITED = """
 resource.setrlimit(resource.RLIMIT_DATA, (2**40, -1))
-with keep_freed_memory(cpu):
+with cpu_optimizations(cpu):
     print(*cleared(1))
 """
 PEAK = """

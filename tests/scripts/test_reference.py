@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 
 import diffusion_lab.cli.compose  # noqa: F401 - registers the resolvers of conf/
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.config import TrainConfig, get_default_config
 from diffusion_lab.config.optimizer_section import OPTIMIZERS
 from diffusion_lab.config.schema import CHOICES
@@ -68,7 +69,7 @@ def test_extensions_are_marked_and_have_the_default_of_the_schema() -> None:
 def test_the_other_column_is_what_train_composes(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(variable)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialized_hydra("app", CONF):
         tree: Any = OmegaConf.to_container(compose("train"), resolve=True)
     run_folder = Path(tree["output"].pop("base_dir"))
     assert run_folder.parent == Path("outputs/digits")

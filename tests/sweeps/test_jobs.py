@@ -15,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import diffusion_lab.cli.compose  # noqa: F401  # whose resolvers name the folders
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.runs.folder import RunStopped
 from diffusion_lab.runtime.exit_codes import EXIT_CODES
 from diffusion_lab.sweeps import job_lock, jobs, signals
@@ -49,7 +50,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
     """Set Hydra's state to that of a job of a sweep in ``tmp_path``; return its composed settings."""
 
     def begin(*overrides: str, script: str = "train", sweeper: str | None = None) -> DictConfig:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
+        with initialized_hydra("app", CONF):
             composed = compose(script, list(overrides), return_hydra_config=True)
         with open_dict(composed):
             composed.hydra.mode = "MULTIRUN"
@@ -397,7 +398,7 @@ class TestSignalsOfTheSweep:
 
 def test_a_repeated_key_varies_if_its_last_value_does() -> None:
     typed = ["training.epochs=1", "training.epochs=2,3", "compute.seed=1,2", "compute.seed=4", "data=digits"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialized_hydra("app", CONF):
         config = compose("train", return_hydra_config=True)
     with open_dict(config):
         config.hydra.overrides.task = typed
@@ -412,7 +413,7 @@ def test_a_repeated_key_varies_if_its_last_value_does() -> None:
 
 
 def test_the_basic_launcher_is_the_one_that_hydra_has() -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialized_hydra("app", CONF):
         composed = compose("train", return_hydra_config=True)
     assert composed.hydra.launcher._target_ == BASIC_LAUNCHER
     assert composed.hydra.sweeper._target_ == jobs.BASIC_SWEEPER

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
 from diffusion_lab.cli.compose import compose_train_config
+from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.config import ConfigWarning
 from diffusion_lab.create import create_denoiser, create_process
 from diffusion_lab.ema import EMA
@@ -161,7 +162,7 @@ def test_no_warning_without_an_ema(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("experiment", ["digits", "emoji"])
 def test_recipes_with_bundled_images_give_no_warning(experiment: str) -> None:
-    with initialize_config_dir(str(Path(__file__).parents[2] / "conf"), version_base="1.3"):
+    with initialized_hydra("app", Path(__file__).parents[2] / "conf"):
         config = compose_train_config(compose("train", [f"experiment={experiment}"]))
     data = create_datamodule(config, seed=0)
     assert data.drop_last
