@@ -118,5 +118,5 @@ def test_dotted_paths_keep_their_case(changed: Change) -> None:
     config = parse_config(changed({"training.optimizer.type": path}))
     assert config.training is not None
     assert config.training.optimizer.type == path
-    with pytest.raises(ConfigError, match=r"tests\.config\.own_classes\.lion"):
+    with pytest.raises(ConfigError, match=r"tests\.typed_settings\.own_classes\.lion"):
         validate_config(changed({"training.optimizer.type": path.lower()}))
