@@ -23,7 +23,8 @@ ROUNDS = 5
 ALLOWED_SECONDS, ALLOWED_SHARE = 1.2, 0.25
 """Bounds for `--help`: seconds, or this share of Lightning's import."""
 
-LIGHTNING = "import diffusion_lab, lightning.pytorch"  # the package makes torchvision load with a CPU build of torch
+# With torchvision made to load with a CPU build of torch, since Lightning imports it.
+LIGHTNING = "import diffusion_lab.runtime.torchvision_import as repair; repair.install(); import lightning.pytorch"
 WEIGHTS = "import sys, torch; torch.load(sys.argv[1], weights_only=True)"
 
 # The sampler is loaded with the settings, before torch, so nothing is imported here that sample.py would not.

@@ -16,17 +16,13 @@ from diffusion_lab.cli.key_locations import KeyLocations
 from diffusion_lab.config.model_section import ModelSettings
 from diffusion_lab.config.schema import GenerateConfig, RunConfig
 from diffusion_lab.config.validate import ConfigT
+from diffusion_lab.console.command_line import CONF
 from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable
 
 KEY = "model.diffusion.prediction"
 
-PROJECT_FILE = re.compile(
-    r"(^|[/\\])("
-    r"diffusion[/\\](continuous_cosine|cosine|edm|flow|linear|quadratic|sigmoid)"
-    r"|experiment[/\\](ddpm_cifar10|ddpm_small_images|v2_default)"
-    r")\.yaml:\d+$"
-)
-"""Location of a key in a file of the project that sets the prediction."""
+PROJECT_FILE = re.compile(r"(?:^|[/\\])((?:diffusion|experiment)[/\\]\w+\.yaml):\d+$")
+"""Location of a key in a file of the groups that set the prediction."""
 
 
 def prediction_is_default(
@@ -43,7 +39,8 @@ def prediction_is_default(
     if locations.is_set_by_override(KEY) or not _may_read_foreign_checkpoint(root, tree):
         return False
     location = locations.location_in_files(KEY) or ""
-    return bool(PROJECT_FILE.search(location)) and not _is_inside(location, config_dir)
+    file = PROJECT_FILE.search(location)
+    return file is not None and (CONF / file[1]).is_file() and not _is_inside(location, config_dir)
 
 
 def _may_read_foreign_checkpoint(root: type[RunConfig], tree: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from diffusion_lab.config import ConfigError, TrainConfig, get_default_config, v
 from diffusion_lab.config.data_section import DATA_SETS
 from diffusion_lab.sweeps.folders import job_folder
 from tests.config.conftest import CONF
-from tests.config.own_classes import HERE
+from tests.typed_settings.own_classes import HERE
 
 Composed = Callable[..., DictConfig]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_lab.cli import default_prediction
 from diffusion_lab.cli.default_prediction import PROJECT_FILE, prediction_is_default
 from diffusion_lab.cli.key_locations import KeyLocations
 from diffusion_lab.config.schema import GenerateConfig, TrainConfig
@@ -49,6 +50,15 @@ def test_a_prediction_in_a_users_file_is_explicit(tmp_path: Path, name: str) -> 
     text = "prediction: v\n" if name.startswith("diffusion") else "model:\n  diffusion:\n    prediction: v\n"
     file.write_text(text)
     assert not prediction_is_default(GenerateConfig, TREE, locations(file), str(tmp_path))
+
+
+def test_a_file_added_to_the_project_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "diffusion" / "mine.yaml"
+    file.parent.mkdir()
+    file.write_text("prediction: v\n")
+    assert not prediction_is_default(GenerateConfig, TREE, locations(file), None)
+    monkeypatch.setattr(default_prediction, "CONF", tmp_path)
+    assert prediction_is_default(GenerateConfig, TREE, locations(file), None)
 
 
 def test_it_matters_to_a_run_that_resumes() -> None:

@@ -11,7 +11,7 @@ import yaml
 from diffusion_lab.cli.settings_file import read_settings
 from diffusion_lab.config import ConfigDeprecationWarning, ConfigError, GenerateConfig, TrainConfig, get_default_config
 from tests.config.conftest import CONF
-from tests.config.own_classes import HERE
+from tests.typed_settings.own_classes import HERE
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "configs" / "diffusion"
 STANDALONE = CONF / "standalone"

@@ -18,9 +18,9 @@ from diffusion_lab.config import ConfigError, GenerateConfig, TrainConfig, parse
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.typed_settings.settings_reader import known_keys, member_of, section_of
 from tests.config.conftest import drop, put
-from tests.config.own_classes import HERE
 from tests.config.test_schema import BAD
 from tests.config.valid_trees import ANYTHING, FOLDER, Tree, trees
+from tests.typed_settings.own_classes import HERE
 
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 few = settings(max_examples=30, suppress_health_check=[*SLOW, HealthCheck.function_scoped_fixture])

@@ -15,7 +15,7 @@ from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.typed_settings.choice import Options
 from diffusion_lab.typed_settings.settings_reader import known_keys
 from tests.config.conftest import Change, drop
-from tests.config.own_classes import HERE
+from tests.typed_settings.own_classes import HERE
 
 ROWS: list[tuple[str, list[object], list[object]]] = [
     ("experiment", ["mine"], [None, "", 3]),

@@ -20,7 +20,7 @@ from diffusion_lab.faults import ConfigError
 from diffusion_lab.samplers import DDIMSampler, DDPMSampler
 from diffusion_lab.training.fit import train
 from tests.config.conftest import Change
-from tests.config.own_classes import HERE
+from tests.typed_settings.own_classes import HERE
 
 
 def dit(**options: object) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.config.own_classes import HERE
+from tests.typed_settings.own_classes import HERE
 
 Tree = dict[str, Any]
 Values = st.SearchStrategy[Any]

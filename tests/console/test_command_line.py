@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffusion_lab.cli.hydra_app import initialized_hydra
@@ -68,11 +68,13 @@ def test_awkward_paths_survive_shell_and_grammar(text: str) -> None:
     assert composed([shown.stdout]) == text
 
 
+@settings(max_examples=50)  # each composes all settings
 @given(st.text(alphabet=TELLING, max_size=12))
 def test_any_string_survives_hydras_grammar(text: str) -> None:
     assert composed(shlex.split(shlex.join([setting("ckpt", text)]))) == text
 
 
+@settings(max_examples=50)
 @given(
     st.lists(
         st.text(alphabet=TELLING.replace("$", ""), max_size=6) | st.integers() | st.booleans() | st.none(), max_size=4

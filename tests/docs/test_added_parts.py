@@ -107,8 +107,9 @@ def test_images_are_made_by_the_added_sampler(project: Path) -> None:
 
 
 def runs(project: Path, *command: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("PYTEST_XDIST_WORKER", None)
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+    for name in ("PYTEST_XDIST_WORKER", "PYTHONDONTWRITEBYTECODE"):
+        environment.pop(name, None)
     done = subprocess.run(
         [sys.executable, *command], cwd=project, env=environment, capture_output=True, text=True, timeout=300
     )

@@ -22,7 +22,7 @@ from scripts.json_schema import type_options
 from tests.cli.test_compose import CHOICES
 from tests.config.conftest import CONF, put
 from tests.config.test_schema import BAD, ENTRIES, GOOD, leaves
-from tests.config.test_spelling import CHOSEN
+from tests.typed_settings.test_spelling import CHOSEN
 
 SCHEMA = CONF.parent / "schema"
 FIXTURES = CONF.parent / "tests" / "fixtures" / "configs" / "diffusion"

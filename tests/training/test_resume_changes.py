@@ -28,9 +28,9 @@ from diffusion_lab.training.resume_checks import changes_from
 from diffusion_lab.training.resume_rules import RULES, Effect, changes_since, effect_of
 from diffusion_lab.training.resume_source import ResumeSource
 from diffusion_lab.typed_settings.settings_reader import leaves
-from tests.config.own_classes import HERE
 from tests.training.test_optimizers import PlainDescent
 from tests.training.tiny import CLASSES, TinySource, resume_of, saved, tiny_config, tiny_run
+from tests.typed_settings.own_classes import HERE
 
 COSINE = {"type": "cosine", "T_max": 4, "eta_min": 1e-4}
 WARMUP = {"type": "warmup_cosine", "warmup_steps": 4, "eta_min": 1e-4}

@@ -24,7 +24,7 @@ from diffusion_lab.training.lr_schedules import create_schedule
 from diffusion_lab.training.optimizers import create_optimizer
 from diffusion_lab.training.sources import create_datamodule
 from tests.config.conftest import Change
-from tests.config.own_classes import HERE, NarrowNet, OwnSampler, PlainSampler
+from tests.typed_settings.own_classes import HERE, NarrowNet, OwnSampler, PlainSampler
 
 
 def own(section: str, name: str, **options: object) -> dict[str, object]:

@@ -114,9 +114,9 @@ def test_options_of_a_sampler(changed: Change) -> None:
 
 
 def test_dotted_paths_keep_their_case(changed: Change) -> None:
-    path = "tests.config.own_classes.Lion"
+    path = "tests.typed_settings.own_classes.Lion"
     config = parse_config(changed({"training.optimizer.type": path}))
     assert config.training is not None
     assert config.training.optimizer.type == path
-    with pytest.raises(ConfigError, match=r"tests\.config\.own_classes\.lion"):
+    with pytest.raises(ConfigError, match=r"tests\.typed_settings\.own_classes\.lion"):
         validate_config(changed({"training.optimizer.type": path.lower()}))
