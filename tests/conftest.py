@@ -26,8 +26,10 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# A machine that is busy with something else is no fault of the code.
-settings.register_profile("any_speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A machine that is busy with something else is no fault of the code. Each test draws the same values in every run, so
+# that a change is judged by what it changes; --hypothesis-profile=explore draws others.
+settings.register_profile("any_speed", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", settings.get_profile("any_speed"), derandomize=False)
 settings.load_profile("any_speed")
 
 

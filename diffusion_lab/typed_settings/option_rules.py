@@ -30,11 +30,15 @@ def name_owners(
 
 
 def _misspelled(choice: type[ChoiceSettings], section: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield misspelled keys of the section next to an unknown type, to which other keys may belong."""
+    """Yield misspelled keys next to an unknown type, to which other keys may belong; next to a missing one, all others.
+
+    The missing type may itself be among them: ``ype: adam``.
+    """
     known = [*choice.model_fields, *choice.all_options()]
-    for name in section.keys() - set(known):
-        suggestion = sibling_key(f"{choice.KEY}.{name}", closest(name, known, cutoff=0.9))
-        if suggestion:
+    names_a_class = "type" in section
+    for name in (name for name in section if isinstance(name, str) and name not in known):
+        suggestion = sibling_key(f"{choice.KEY}.{name}", closest(name, known, cutoff=0.9 if names_a_class else 0.6))
+        if suggestion or not names_a_class:
             yield OptionFault(f"{choice.KEY}.{name}", RULES["extra_forbidden"], section[name], suggestion)
 
 

@@ -14,7 +14,14 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from diffusion_lab.config import ConfigError, GenerateConfig, TrainConfig, parse_config, validate_config
+from diffusion_lab.config import (
+    ConfigError,
+    GenerateConfig,
+    TrainConfig,
+    get_default_config,
+    parse_config,
+    validate_config,
+)
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.typed_settings.settings_reader import known_keys, member_of, section_of
 from tests.config.conftest import drop, put
@@ -117,6 +124,22 @@ def test_mistyped_key_is_named(tree: Tree, data: st.DataObject) -> None:
     put(tree, mistyped, at(tree, key))
     drop(tree, key)
     assert_refused(tree, mistyped, f"{mistyped}.")  # of a section, each key in it is named
+
+
+@pytest.mark.parametrize("key", ["training.optimizer.type", "training.scheduler.type"])
+def test_mistyped_type_is_named(key: str) -> None:
+    tree = get_default_config()
+    put(tree, f"{key[:-4]}ype", at(tree, key))
+    drop(tree, key)
+    assert_refused(tree, f"{key[:-4]}ype")
+
+
+@pytest.mark.parametrize("section", ["training", "training.optimizer"])
+def test_key_that_is_no_string_is_named(section: str) -> None:
+    tree = get_default_config()
+    at(tree, section).pop("type", None)
+    at(tree, section)[1] = 2
+    assert_refused(tree, f"{section}.1", f"{section}:")
 
 
 @few

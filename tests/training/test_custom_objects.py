@@ -16,11 +16,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
+from torchmetrics import MeanMetric
 
 from diffusion_lab.checkpoint import find_checkpoint
 from diffusion_lab.config import ConfigError
 from diffusion_lab.console.redaction import REDACTED
 from diffusion_lab.training.callbacks.order import ORDER, in_order
+from diffusion_lab.training.callbacks.sample_metric import SampleMetric
 from diffusion_lab.training.custom_objects import changed_arguments, create_object
 from tests.sameness import assert_same_state
 from tests.training.tiny import saved, tiny_config, tiny_run
@@ -406,3 +408,14 @@ class TestMetricsOfSamples:
         entry = target("diffusion_lab.training.callbacks.SampleMetric", metric=3, name="three")
         with pytest.raises(ValueError, match="metric must have update, compute and reset, got int"):
             tiny_run(tmp_path / "run", callbacks(entry))
+
+
+@pytest.mark.parametrize("name", ["num_samples", "batch_size", "seed"])
+def test_a_number_of_a_sample_metric_out_of_range_is_named_with_its_value(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} must be at least \d, got -1$"):
+        SampleMetric(MeanMetric(), "mean", **{name: -1})
+
+
+def test_a_sample_metric_needs_a_diffusion_module() -> None:
+    with pytest.raises(TypeError, match="needs a DiffusionModule to sample from, got LightningModule"):
+        SampleMetric(MeanMetric(), "mean").on_validation_epoch_end(Trainer(logger=False), LightningModule())

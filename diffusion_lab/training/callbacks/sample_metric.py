@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from diffusion_lab.arguments import check_integer
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.sampling.method import SamplingMethod
 from diffusion_lab.shapes import from_pixels
@@ -44,11 +45,15 @@ class SampleMetric(Callback):
     Args:
         metric: The metric; images are given as floats in [0, 1].
         name: Name under which the value is logged.
-        num_samples: Number of samples.
+        num_samples: Number of samples, at least 1.
         sampler: Sampling method: a name, or a mapping of its name as ``type`` and its options; that of
             ``sampler=fast`` by default.
-        seed: Seed of the noise.
-        batch_size: Samples per batch.
+        seed: Seed of the noise, at least 0.
+        batch_size: Samples per batch, at least 1.
+
+    Raises:
+        TypeError: ``metric`` lacks one of its three methods.
+        ValueError: A number is out of range.
     """
 
     def __init__(
@@ -63,8 +68,9 @@ class SampleMetric(Callback):
         for required in ("update", "compute", "reset"):
             if not callable(getattr(metric, required, None)):
                 raise TypeError(f"metric must have update, compute and reset, got {type(metric).__name__}")
-        if num_samples < 1 or batch_size < 1:
-            raise ValueError("num_samples and batch_size must be at least 1")
+        check_integer("num_samples", num_samples, 1)
+        check_integer("seed", seed, 0)
+        check_integer("batch_size", batch_size, 1)
         self.metric = metric
         self.name = name
         self.num_samples = num_samples
@@ -79,7 +85,7 @@ class SampleMetric(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not isinstance(pl_module, DiffusionModule):
-            return
+            raise TypeError(f"SampleMetric needs a DiffusionModule to sample from, got {type(pl_module).__name__}")
         if isinstance(self.metric, nn.Module):
             self.metric.to(pl_module.device)
         compares = "real" in inspect.signature(self.metric.update).parameters
@@ -102,7 +108,8 @@ class SampleMetric(Callback):
 
     def _add_real_images(self, trainer: Trainer, device: torch.device) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(data, ImageDataModule)
+        if not isinstance(data, ImageDataModule):
+            raise TypeError(f"{self.name} compares with images of an ImageDataModule, got {type(data).__name__}")
         source = data.val or data.train
         chosen = np.linspace(0, len(source) - 1, min(self.num_samples, len(source)), dtype=np.int64)
         for indices in np.array_split(chosen, -(-len(chosen) // self.batch_size)):
