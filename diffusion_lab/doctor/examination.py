@@ -48,6 +48,7 @@ class Examination:
         packages: list[Packages] = []
 
         def of_packages() -> Iterator[Finding]:
+            self.report("importing what training needs")
             packages.append(read_packages())
             return package_findings(packages[0])
 

@@ -54,7 +54,7 @@ class TestHardware:
         findings = list(hardware_findings(found))
         text = "2 usable, of 8: the affinity of this process allows 4, its control group 2"
         assert named(findings, "cores") == Finding(Status.OK, "cores", text)
-        assert named(findings, "memory").text.endswith("the control group allows 8.0 GB")
+        assert named(findings, "memory").text.endswith("the control group allows 8 GB")
 
     def test_a_quota_that_training_does_not_see_comes_with_the_setting(self):
         found = named(hardware_findings(replace(QUIET, quota=1.5)), "cores")

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from diffusion_lab.cli.compose import compose_train_config
-from diffusion_lab.cli.key_locations import composed_key_locations
 from diffusion_lab.doctor import speed, timing, training_steps
 from diffusion_lab.doctor.candidates import Candidate, Effect, all_candidates, distinct, effect_of
 from diffusion_lab.doctor.findings import Status
@@ -31,10 +30,10 @@ class TestCandidates:
         names = ["default", "exact", "fast", "compile_model=true", "use_amp=true", "use_amp=true compile_model=true"]
         assert list(BY_NAME) == names
 
-    @pytest.mark.parametrize("candidate", BY_NAME.values(), ids=str)
+    @pytest.mark.parametrize("candidate", BY_NAME.values(), ids=BY_NAME)
     def test_train_py_accepts_its_arguments(self, candidate: Candidate, composed):
-        tree = composed("train", *shlex.split(candidate.arguments))
-        assert compose_train_config(tree, composed_key_locations).training.performance == candidate.settings
+        settings = compose_train_config(composed("train", *shlex.split(candidate.arguments)))
+        assert settings.training.performance == candidate.settings
 
     @pytest.mark.parametrize("has_bfloat16", [True, False])
     def test_those_of_equal_effect_are_one(self, has_bfloat16, monkeypatch):
