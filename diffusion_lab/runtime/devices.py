@@ -33,6 +33,11 @@ def resolve_device(name: str | torch.device, key: str = "compute.device") -> tor
     return device if device.type not in SINGLE_DEVICES else torch.device(device.type)
 
 
+def describe_device(device: torch.device) -> str:
+    """Return the name of a device, with that of a GPU: ``cuda:1 (NVIDIA H200)``."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 SINGLE_DEVICES = ("cpu", "mps")
 """Kinds of which a machine has at most one device, so that ``cpu:0`` is ``cpu``."""
 
