@@ -1,8 +1,8 @@
 """Demo (`make demo`): train on real handwritten digits, sample from the model, and measure the samples.
 
-It prints the two commands that it runs, which are those that a user would type. The measurements are added to the run's
-summary.json: the accuracy of a digit classifier, and Fréchet and kernel distance with their null rows
-(docs/evaluation.md).
+It prints the three commands that it runs, which are those that a user would type. More measurements are added to the
+run's summary.json: the accuracy of a digit classifier, and Fréchet and kernel distance with their null rows
+(docs/evaluation.md). It ends with a page about all this (docs/reports.md).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def main() -> None:
         "output.subdirs.generated=generated",
         "output.overwrite=true",
     )
+    run("evaluate", f"ckpt={RUN}", "num_samples=500", "sampler.steps=20", "guidance_scale=2")
     print("\nMeasuring 1,000 samples without and 1,000 with guidance …", flush=True)
     summary_file = RUN / "summary.json"
     measures, measurements = measure_samples()
@@ -146,9 +147,9 @@ real digits: {summary["pixel_fd_ratio"]:.2f}
 Sample grid   {RUN / "digits.png"}
               with guidance: {RUN / "digits_guided.png"}
 Run folder    {RUN}
-Open next     {page}: curves, samples of every tenth epoch,
-              images on their way from noise, all settings, and the commands
-              to go on, in one page for the browser
+Open next     {page}: one page for the browser with curves,
+              samples of every tenth epoch, quality by class, images on their
+              way from noise, all settings, and the commands to go on
               docs/evaluation.md: what the distances mean
               README.md, "Your own images"
 

@@ -63,8 +63,8 @@ Purpose = Literal["new", "replace", "continue"]
 class RunFolder:
     """``output.base_dir`` and its subfolders.
 
-    ``config.yaml`` is the resolved configuration, ``environment.json`` the versions, the git commit and what is known of
-    the run at its start, and ``status.json`` records whether the run is running, finished, stopped or failed, and why.
+    ``config.yaml`` is the resolved configuration, ``environment.json`` holds the versions, the git commit and what is
+    known of the run at its start, and ``status.json`` whether it is running, finished, stopped or failed, and why.
 
     Attributes:
         run_id: Id of the run that works in it; its checkpoints carry it, so that no other run removes them.

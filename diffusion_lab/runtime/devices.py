@@ -33,9 +33,9 @@ def resolve_device(name: str | torch.device, key: str = "compute.device") -> tor
     return device if device.type not in SINGLE_DEVICES else torch.device(device.type)
 
 
-def describe_device(device: torch.device) -> str:
-    """Return the name of a device, with that of a GPU: ``cuda:1 (NVIDIA H200)``."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+def device_name(device: torch.device) -> str | None:
+    """Return the name of a GPU, such as ``NVIDIA H200``; None for other devices."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
 
 
 SINGLE_DEVICES = ("cpu", "mps")

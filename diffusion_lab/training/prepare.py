@@ -26,7 +26,7 @@ from diffusion_lab.networks.cost import count_forward_flops, count_parameters
 from diffusion_lab.run_images.classes import with_counted_classes
 from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.runtime.determinism import seed_default_generators
-from diffusion_lab.runtime.devices import describe_device, resolve_device
+from diffusion_lab.runtime.devices import device_name, resolve_device
 from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.runtime.threads import choose_threads, free_cores
 from diffusion_lab.training.callbacks import Checkpoints, ResumeOverrides
@@ -97,7 +97,8 @@ class PreparedRun:
         """What is known before the first step, by the names of ``summary.json`` where it has them, too."""
         metadata = self.module.metadata
         return {
-            "device": describe_device(self.device),
+            "device": str(self.device),
+            "device_name": device_name(self.device),
             "precision": str(self.denoiser.compute_dtype).removeprefix("torch."),
             "threads": self.threads,
             "parameters": count_parameters(self.denoiser),

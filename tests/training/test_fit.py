@@ -250,6 +250,7 @@ def test_folder_of_a_finished_run_explains_it(tmp_path: Path) -> None:
     rest = {key: facts[key] for key in facts.keys() - both}
     assert rest == {
         "device": "cpu",
+        "device_name": None,
         "precision": "float32",
         "validation_images": 6,
         "epochs_planned": 2,
