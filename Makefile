@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+NAMES ?=
 GPU_PYTHON ?= python3
 GPU_WHEELS ?= .gpu-wheels
 GPU_CHECK_ARGS ?=
@@ -13,7 +14,7 @@ GPU_WHEELS_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test test-rounding bench gpu-check gpu-wheels lint format defaults schema docs clean
+.PHONY: help setup demo test test-rounding bench gpu-check gpu-wheels lint format defaults schema docs notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +62,9 @@ schema: $(INSTALLED) ## write schema/, with which editors complete and check con
 docs: $(INSTALLED) ## write docs/configuration.md, the reference of every key, and docs/rooms.svg, the picture of the package
 	@$(BIN)/python -m scripts.make_docs
 	@$(BIN)/python -m scripts.draw_rooms
+
+notebooks: $(INSTALLED) ## run notebooks/ and store them with their outputs and figures: about 15 minutes (NAMES="quickstart" for some)
+	@$(BIN)/python -m scripts.make_notebooks $(NAMES)
 
 clean: ## remove .venv, caches and build files; outputs/ stays
 	@rm -rf .venv .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -41,6 +41,9 @@ DOCS_IMAGES = {
     ("noise_and_samplers", "samplers"): "samplers-side-by-side.png",
     ("noise_and_samplers", "error"): "sampler-error.png",
     ("noise_and_samplers", "tradeoff"): "guidance-tradeoff.png",
+    ("judge_a_model", "damage"): "metrics-and-faults.png",
+    ("judge_a_model", "number"): "number-of-samples.png",
+    ("read_a_sweep", "means"): "sweep-interaction.png",
 }
 """Files in docs/images/ by the notebook and the cell whose figure they are."""
 
@@ -79,6 +82,7 @@ def execute(notebook: NotebookNode, folder: Path, environment: Mapping[str, str]
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
 
     with tempfile.TemporaryDirectory() as jupyter:
         settings = {f"JUPYTER_{kind}_DIR": jupyter for kind in ("RUNTIME", "DATA", "CONFIG")}
@@ -95,7 +99,18 @@ def execute(notebook: NotebookNode, folder: Path, environment: Mapping[str, str]
                 record_timing=False,
                 resources={"metadata": {"path": str(folder)}},
             )
-            return client.execute()  # type: ignore[no-any-return]
+            try:
+                return client.execute()
+            except CellExecutionError as error:
+                error.add_note(_last_lines_of_commands(notebook))
+                raise
+
+
+def _last_lines_of_commands(notebook: NotebookNode) -> str:
+    """Return what the last command printed: IPython goes on after a command that has failed."""
+    commands = [cell for cell in notebook["cells"] if REMOVE_OUTPUT in cell["metadata"].get("tags", ())]
+    texts = ["".join(output.get("text", "") for output in cell["outputs"]) for cell in commands]
+    return "\n".join(f"The last command printed:\n{text[-2000:]}" for text in texts[-1:])
 
 
 @contextlib.contextmanager
