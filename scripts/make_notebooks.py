@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -54,7 +54,11 @@ EXECUTED = "diffusion_lab"
 """Key of the notebook's metadata under which the fingerprint of the code is stored that made the outputs."""
 
 CELL_TIMEOUT = 3600
-COLORS = 256
+PALETTES = (64, 128, 256)
+"""Numbers of colours that a stored figure may have."""
+
+MAX_ERROR = 3.5
+"""Mean error per pixel and channel, of 255, up to which fewer colours will do."""
 
 
 def read(path: Path) -> NotebookNode:
@@ -173,7 +177,11 @@ def small_png(content: bytes) -> bytes:
         opaque = Image.new("RGB", image.size, "white")
         rgba = image.convert("RGBA")
         opaque.paste(rgba, mask=rgba.getchannel("A"))
-    reduced = opaque.quantize(COLORS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    for colors in PALETTES:
+        reduced = opaque.quantize(colors, Image.Quantize.MEDIANCUT, kmeans=1, dither=Image.Dither.NONE)
+        error = ImageStat.Stat(ImageChops.difference(opaque, reduced.convert("RGB"))).mean
+        if sum(error) / len(error) <= MAX_ERROR:
+            break
     file = io.BytesIO()
     reduced.save(file, "PNG", optimize=True)
     return file.getvalue()
