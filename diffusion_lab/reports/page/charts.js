@@ -193,8 +193,9 @@ Report.charts = (() => {
     const known = items.filter((item) => item.seriesName && item.value[1] !== null);
     const sign = card.chart.better === "higher" ? -1 : 1;
     if (!single) known.sort((a, b) => sign * (a.value[1] - b.value[1]));
+    const most = 10;
     const rows = known
-      .slice(0, 10)
+      .slice(0, most)
       .map((item) =>
         h(
           "div",
