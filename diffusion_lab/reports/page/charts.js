@@ -515,7 +515,7 @@ Report.charts = (() => {
       by ? `Coloured by the best ${by} of each run: blue is better.` : "",
       Report.content.thinned ? "Long curves are thinned: the lowest and the highest value of each part are kept." : "",
     ].join(" ");
-    const part = Report.section("curves", "Curves", about, h("div", { class: "charts" }, charts.map(make)));
+    const part = Report.section("curves", "Curves", about, h("div", { class: "cards" }, charts.map(make)));
     part.head.append(controls());
     return part;
   };
