@@ -17,6 +17,7 @@ import ziamath
 from docutils import nodes
 from fontTools import subset
 from math_core import LatexToMathML
+from sphinx.util import logging as sphinx_logging
 from sphinx.util.nodes import make_refnode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +34,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_ex
 root_doc = "docs/index"
 include_patterns = [
     *("docs/**.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md"),
-    *("notebooks/*.ipynb", "diffusion_lab/*/*_LICENSE.md", "diffusion_lab/*/*/*_LICENSE.md"),
+    *("notebooks/*.ipynb", "diffusion_lab/data/EMOJI_LICENSE.md"),
 ]
 exclude_patterns = [".*", "build", "outputs", "data", "wandb", "tests", "**/__pycache__"]
 external_toc_path = "docs/_toc.yml"
@@ -42,7 +43,7 @@ myst_enable_extensions = ["dollarmath", "html_image"]
 myst_heading_anchors = 4  # those of GitHub
 nb_execution_mode = "off"  # notebooks are shown with the results that they contain
 default_role = "code"
-highlight_language = "text"
+highlight_language = "bash"  # blocks without a language are commands
 suppress_warnings = ["myst.header"]  # a page may leave out a level of headings
 copybutton_exclude = ".linenos, .gp, .go"
 copybutton_prompt_text = "$ "
@@ -72,7 +73,17 @@ ARRAY_TYPES = ("Images", "Pixels", "ImagePixels", "PerImage", "PerStep", "Scalar
 FUNCTION_TYPES = ("Denoise", "Draw", "LabelledDenoise", "SpacingName", "Weights")
 
 INTERNAL = {
-    *("Augmentation", "Cost", "FittedNormal", "ForeignAverage", "KernelSums", "ModelSettings", "ModelT", "Nearest", "Number"),
+    *(
+        "Augmentation",
+        "Cost",
+        "FittedNormal",
+        "ForeignAverage",
+        "KernelSums",
+        "ModelSettings",
+        "ModelT",
+        "Nearest",
+        "Number",
+    ),
     *("OutputSettings", "Remarks", "ResumePlan", "SampleEvaluation", "Section", "SkippedImage", "StopRequest"),
     *("UnseenDistances", "WatchedMetric"),
 }
@@ -81,12 +92,21 @@ INTERNAL = {
 autodoc_type_aliases = {name: name for name in (*ARRAY_TYPES, *FUNCTION_TYPES)}
 
 
+LOADED = re.compile(
+    r"""<(?:script|img|iframe|source|video|audio|embed)\b[^>]*\bsrc=["']?((?:https?:)?//[^"' >]+)"""
+    r"""|<link\b(?![^>]*rel=["']?(?:canonical|license))[^>]*\bhref=["']?((?:https?:)?//[^"' >]+)"""
+    r"""|(?:url\(|@import )["']?((?:https?:)?//[^"')]+)"""
+)
+"""Addresses of other sites from which a page would load something."""
+
+logger = sphinx_logging.getLogger(__name__)
+
 MATH_CHARACTERS = (
     *((0x20, 0x7E), (0xA0, 0xFF), (0x2C6, 0x2DC), (0x300, 0x338), (0x391, 0x3F5), (0x2010, 0x2057), (0x210E, 0x2118)),
     *((0x2190, 0x21D5), (0x2200, 0x22FF), (0x2308, 0x230B), (0x27E8, 0x27E9), (0x1D434, 0x1D467), (0x1D49C, 0x1D4CF)),
     (0x1D6E2, 0x1D71B),
 )
-"""First and last characters of the ranges in the font of formulas: Latin, Greek, their slanted and script forms, signs."""
+"""Ranges of characters in the font of formulas: Latin, Greek, their slanted and script forms, signs."""
 
 
 def link_types(app: Any, env: Any, node: Any, content: Any) -> Any:
@@ -117,9 +137,9 @@ def shorten_annotations(app: Any, what: str, name: str, obj: Any, options: Any, 
 
 
 def keep_colons(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Begin descriptions of attributes with an empty line: napoleon takes what precedes a colon in the first for a type."""
+    """Begin descriptions of attributes with an empty comment: napoleon takes what precedes a colon there for a type."""
     if what in ("attribute", "data", "property"):
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]
 
 
 def unwrap_images(app: Any, page: str, source: list[str]) -> None:
@@ -148,6 +168,13 @@ def write_font(app: Any, error: Exception | None) -> None:
     subset.save_font(font, Path(app.outdir) / "_static" / "math.woff", options)
 
 
+def refuse_requests(app: Any, error: Exception | None) -> None:
+    """Warn, which fails the build, about anything in the site that a browser would load from elsewhere."""
+    for file in () if error else [*Path(app.outdir).rglob("*.html"), *Path(app.outdir).rglob("*.css")]:
+        for address in LOADED.finditer(file.read_text(encoding="utf-8")):
+            logger.warning("%s loads %s", file.relative_to(app.outdir), address[address.lastindex or 0])
+
+
 def setup(app: Any) -> None:
     """Register the handlers above."""
     app.connect("source-read", unwrap_images)
@@ -155,4 +182,5 @@ def setup(app: Any) -> None:
     app.connect("autodoc-process-signature", shorten_annotations)
     app.connect("autodoc-process-docstring", keep_colons, priority=100)
     app.connect("build-finished", write_font)
+    app.connect("build-finished", refuse_requests)
     app.add_html_math_renderer("mathml", (write_mathml, None), (write_mathml, None))

@@ -21,23 +21,26 @@ INTRODUCTION = """\
 
 <!-- Made by `make docs` from the parsers in diffusion_lab/commands/: change those, not this page. -->
 
-`diffusion-lab COMMAND` is the command of an installation, and `diffusion-lab COMMAND --help` describes it. A checkout has
-scripts and modules that do the same; how the two relate is described in [Settings](settings.md#commands), exit codes in
-[Reliability](reliability.md#stopping-and-resuming).
+`diffusion-lab COMMAND` is the command of an installation, and `diffusion-lab COMMAND --help` describes it. A checkout
+has scripts and modules that do the same; how the two relate is described in [Settings](settings.md#commands), exit
+codes in [Reliability](reliability.md#stopping-and-resuming).
 
 {commands}
 
 ## Settings as arguments
 
-The arguments of `train`, `sample` and `evaluate` are settings: `GROUP=NAME` selects a file of `conf/GROUP/`, `key=value` sets
-one value ([all keys](configuration.md)). These options come before or after them, in any order:
+The arguments of `train`, `sample` and `evaluate` are settings: `GROUP=NAME` selects a file of `conf/GROUP/`,
+`key=value` sets one value ([all keys](configuration.md)). These options come before or after them, in any order:
 
 {options}
 """
 
 OPTIONS = (
     ("--help", "groups, short names, common commands"),
-    ("--cfg job", "print the resulting settings, run nothing; `--resolve` replaces references, `-p data` prints one section"),
+    (
+        "--cfg job",
+        "print the resulting settings, run nothing; `--resolve` replaces references, `-p data` prints one section",
+    ),
     ("-m, --multirun", "run every combination of listed values, `key=1,2,3` ([sweeps](sweeps.md))"),
     ("--config-dir DIR", "folder with your own files of the groups, searched before `conf/`"),
     ("--info defaults", "print which files are used"),
