@@ -96,7 +96,8 @@ def _parser(parser: argparse.ArgumentParser, command: str) -> Iterator[str]:
 
 
 def _in_usage(action: argparse.Action) -> str:
-    word = " ".join([*action.option_strings[-1:], *_value(action)])
+    name = " | ".join(action.option_strings) if isinstance(action, argparse.BooleanOptionalAction) else None
+    word = " ".join([name, *_value(action)] if name else [*action.option_strings[-1:], *_value(action)])
     return word if action.required and action.nargs != "*" else f"[{word}]"
 
 
