@@ -222,7 +222,9 @@ def smaller(words: list[str], folder: Path) -> list[str]:
     if script == "sample.py":
         return [script, *rest, *FEW]
     if script == "evaluate.py":
-        return [script, *[shorter(word) for word in rest], *FEW_MEASURED]
+        # Otherwise a classifier of their 24 images is trained.
+        features = ["features=pixels"] if "ckpt=outputs/image_folder/RUN" in rest else []
+        return [script, *[shorter(word) for word in rest], *FEW_MEASURED, *features]
     if words[:2] == ["-m", "diffusion_lab.doctor"]:
         return [*words, "--no-measure"]
     if script == "enlarge.py":
