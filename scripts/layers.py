@@ -45,6 +45,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("evaluation",),
         ("reports",),
         ("training",),
+        ("doctor",),
         ("commands",),
         ("__main__",),
     ),
