@@ -45,6 +45,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("evaluation",),
         ("reports",),
         ("training",),
+        ("preview",),
         ("commands",),
         ("__main__",),
     ),

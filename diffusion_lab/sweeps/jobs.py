@@ -61,6 +61,9 @@ EVALUATION = "evaluation.json"
 DISTANCES = ("kid", "fd")
 """Metrics that rank evaluations; the first one that was computed is used."""
 
+NOT_OF_A_JOB = ("output", "preview", "tune")
+"""Sections that its record omits: the folder, and what is done instead of a run."""
+
 NAMED_KEYS = 5  # differing keys that a message names; further ones are counted
 WAIT_SECONDS = 1.0
 
@@ -141,7 +144,7 @@ def _run_locked(run: Callable[[DictConfig], None], composed: DictConfig, folder:
     normalize_spelling(tree, root_of(tree))  # AdamW and adamw are the same job
     secrets = _secrets(tree)
     _remove_secrets(secrets, folder.parent / HYDRA_RECORD)
-    settings = redacted({key: value for key, value in tree.items() if key != "output"}, secrets)
+    settings = redacted({key: value for key, value in tree.items() if key not in NOT_OF_A_JOB}, secrets)
     _refuse_without_value(tree)
     overwrite = _may_overwrite(tree)
     if not overwrite and not (folder / RECORD).exists():

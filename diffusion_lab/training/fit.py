@@ -102,7 +102,7 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     stamp = folder.stamp()
     resumed = find_resume_source(config, folder)
     source = resumed[0] if resumed else None
-    purpose = _purpose(config, folder, source)
+    purpose = purpose_of(config, folder, source)
     folder.check_free(purpose)
     if source is not None and source.is_complete(config):
         earlier = None if source.foreign else TrainingSummary.read(source.run_folder)
@@ -127,7 +127,7 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     return summary
 
 
-def _purpose(config: TrainConfig, folder: RunFolder, source: ResumeSource | None) -> Purpose:
+def purpose_of(config: TrainConfig, folder: RunFolder, source: ResumeSource | None) -> Purpose:
     """Return what the run does with its folder: continue the run in it, replace its content, or fill it."""
     if source is not None and not source.foreign and folder.contains(source.path):
         return "continue"
@@ -276,7 +276,7 @@ def _summarize(run: PreparedRun, folder: RunFolder, trainer: Trainer, parts: _Pa
         last_checkpoint=_existing_path(run.checkpoints.last_path),
         train_seconds=round(seconds, 2),
         images_per_second=round(parts.progress.images_per_second, 1),
-        peak_memory_mb=round(_peak_memory_mb(run.device), 1),
+        peak_memory_mb=round(peak_memory(run.device) / 2**20, 1),
         config_hash=run.module.metadata["config_hash"],
         data_fingerprint=run.module.metadata["data_fingerprint"],
         validation_fingerprint=run.module.metadata["validation_fingerprint"],
@@ -290,7 +290,6 @@ def _existing_path(file: Path | None) -> str | None:
     return str(file) if file is not None and file.is_file() else None
 
 
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return peak_bytes() / 2**20
+def peak_memory(device: torch.device) -> int:
+    """Return the peak memory in bytes: that of torch's tensors on a GPU, else that of the process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()
