@@ -52,8 +52,9 @@ def fill_for_generation(tree: dict[str, Any], root: type[BaseModel]) -> None:
 def fill_model(model: dict[str, Any], section: type[BaseModel]) -> None:
     """Add missing keys to the ``model`` section for a checkpoint of another program, in place.
 
-    ``auto`` for the patch size becomes a number. The stages of the network are two lists of the same length: if one of them is given, the other is not added, so that
-    it is reported as missing. Neither is added for a network other than the U-Net.
+    ``auto`` for the patch size becomes a number. The stages of the network are two lists of the same length: if one of
+    them is given, the other is not added, so that it is reported as missing. Neither is added for a network other than
+    the U-Net.
     """
     defaults = get_default_config()["model"]
     architecture = model.get("architecture")

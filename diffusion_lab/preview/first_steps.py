@@ -47,7 +47,8 @@ class FirstSteps(Sampler):
     def step(
         self, x: Images, history: Sequence[Estimate], next_level: Level[float], denoise: Denoise, draw_noise: Draw
     ) -> Images:
-        return self.__dict__["sampler"].step(x, history, next_level, denoise, draw_noise)
+        images: Images = self.__dict__["sampler"].step(x, history, next_level, denoise, draw_noise)
+        return images
 
     def trajectory(
         self, denoise: Denoise, noise: Images, levels: Sequence[Level[float]], draw_noise: Draw

@@ -1,4 +1,4 @@
-"""``preview.png``: the training images as the model receives them, noisy ones, and how often each noise level occurs."""
+"""``preview.png``: training images as the model receives them, noisy ones, and how often each noise level occurs."""
 
 from __future__ import annotations
 
@@ -145,7 +145,9 @@ def draw_distribution(module: DiffusionModule, marked: Sequence[float], width: i
     figure = Figure(figsize=(width / 100, 2.6), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.hist(np.clip(ratios, low, high), bins=60, range=(low, high), weights=np.full(DRAWN, 100 / DRAWN), color="#9db8dd")
+    axes.hist(
+        np.clip(ratios, low, high), bins=60, range=(low, high), weights=np.full(DRAWN, 100 / DRAWN), color="#9db8dd"
+    )
     top = axes.get_ylim()[1] * 1.18
     for number, ratio in enumerate(marked, start=1):
         position = min(max(math.log10(max(ratio, 1 / LARGEST_RATIO)), low), high)

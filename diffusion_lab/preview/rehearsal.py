@@ -45,10 +45,7 @@ WARM_UP = 3
 """Batches whose time is not representative: memory is allocated, kernels are chosen, a network is compiled."""
 
 SECONDS, FEWEST_BATCHES = 8.0, 8
-"""How long batches are timed after the warm-up, and how many at least."""
-
 PATIENCE = 60.0
-"""Seconds after which two timed batches are enough."""
 
 MOST_VALIDATION_BATCHES = 8
 """Batches of a validation that are timed; a longer one is extrapolated."""
@@ -156,10 +153,19 @@ class Stopwatch(Callback):
 
     A GPU works behind the program, so a single batch has no time of its own there, but their sum is exact: the device
     is waited for after the warm-up and after the last batch.
+
+    Args:
+        device: The device.
+        seconds: How long batches are timed after the warm-up.
+        fewest: How many are timed at least.
+        patience: Seconds after which two timed batches are enough.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self, device: torch.device, seconds: float = SECONDS, fewest: int = FEWEST_BATCHES, patience: float = PATIENCE
+    ) -> None:
         self.device = device
+        self.seconds, self.fewest, self.patience = seconds, fewest, patience
         self.batches: list[float] = []
         self._validations: list[list[float]] = []  # start and batches of each, the last entry being its end
         self._gaps: list[float] = []
@@ -172,12 +178,19 @@ class Stopwatch(Callback):
         return self.batches[self._skipped :]
 
     @property
+    def batch(self) -> float:
+        """Mean time of a batch after the warm-up."""
+        return sum(self.timed) / len(self.timed)
+
+    @property
     def warm_up(self) -> float:
+        """Time that the first batches took longer than later ones."""
         first, later = self.batches[: self._skipped], self.timed
         return max(sum(first) - len(first) * sum(later) / len(later), 0.0)
 
     @property
     def between_epochs(self) -> float:
+        """Mean time between two epochs besides validation."""
         return sum(self._gaps) / len(self._gaps) if self._gaps else 0.0
 
     def validation(self, batches: int) -> float | None:
@@ -188,7 +201,8 @@ class Stopwatch(Callback):
         start, *times, end = (sum(each) / len(usual) for each in zip(*usual, strict=True))
         steady = times[1:-1] or times  # the first one starts the loader, the last one may be smaller
         missing = batches - len(times)
-        return start + sum(times) + end + max(missing, 0) * sum(steady) / len(steady)
+        seconds: float = start + sum(times) + end + max(missing, 0) * sum(steady) / len(steady)
+        return seconds
 
     @property
     def _skipped(self) -> int:
@@ -210,7 +224,7 @@ class Stopwatch(Callback):
         timed = len(self.batches) + 1 - WARM_UP
         now = time.perf_counter()
         elapsed = sum(self.batches[WARM_UP:]) + now - self._mark
-        if (timed >= FEWEST_BATCHES and elapsed >= SECONDS) or (timed >= 2 and now - self._began > PATIENCE):
+        if (timed >= self.fewest and elapsed >= self.seconds) or (timed >= 2 and now - self._began > self.patience):
             trainer.should_stop = True
         if trainer.should_stop or trainer.is_last_batch:
             synchronize(self.device)
@@ -297,8 +311,6 @@ class _TimeTheRest(Callback):
             part.values(module.sampler, lap)
         metrics = time.perf_counter() - laps[-1]
         return (laps[-1] - laps[0]) * settings.num_samples / count + metrics
-
-
 
 
 def time_grid(images: SampleImages, module: DiffusionModule) -> float:

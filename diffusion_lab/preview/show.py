@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from diffusion_lab.config.schema import LoggerSettings, TrainConfig
 from diffusion_lab.config.suspicious_settings import suspicious_settings
 from diffusion_lab.config.validate import check_ready_to_start
 from diffusion_lab.console.terminal import resilient_stderr
-from diffusion_lab.console.warning_display import display_warnings_with
+from diffusion_lab.console.warning_display import Display, display_warnings_with
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.networks.cost import count_parameters
@@ -77,14 +78,15 @@ def rehearsing(config: TrainConfig) -> Iterator[list[str]]:
         exit_on_signals(),
         deterministic(config.compute.deterministic),
         as_rank_zero(),
-        display_warnings_with(lambda warning, show: (_note(seen, warning), show(warning))[-1]),
+        display_warnings_with(partial(_note_and_show, seen)),
     ):
         yield seen
 
 
-def _note(seen: list[str], warning: warnings.WarningMessage) -> None:
-    if issubclass(warning.category, ConfigWarning):
+def _note_and_show(seen: list[str], warning: warnings.WarningMessage, show: Display) -> None:
+    if issubclass(warning.category, UserWarning):
         seen.append(str(warning.message))
+    show(warning)
 
 
 def prepare(config: TrainConfig, console: Console) -> PreparedRun | None:

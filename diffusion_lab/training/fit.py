@@ -84,10 +84,13 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         The summary. If the run to resume is already complete, the summary it wrote earlier, or None if there is none.
 
     Raises:
-        ValueError, FileNotFoundError, PermissionError: Naming the key, the value and the rule.
+        ValueError, FileNotFoundError, PermissionError: Naming the key, the value and the rule; the settings ask for a
+            preview, which is not a run.
         RunStopped: A signal stopped the run.
     """
     console = console or Console(stderr=True)
+    if config.preview or config.tune.learning_rate or config.tune.batch_size:
+        raise ValueError("preview and tune must be false to train: diffusion_lab.preview does what they ask for")
     check_ready_to_start(config)
     folder = RunFolder.from_settings(config.output)
     with resilient_stderr(), handle_signals() as stop, deterministic(config.compute.deterministic), as_rank_zero():
