@@ -45,7 +45,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("evaluation",),
         ("reports",),
         ("training",),
-        ("preview",),
+        ("doctor", "preview"),
         ("commands",),
         ("__main__",),
     ),

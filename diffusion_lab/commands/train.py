@@ -27,7 +27,7 @@ def start(config: TrainConfig) -> None:
     if config.preview or config.tune.learning_rate or config.tune.batch_size:
         from diffusion_lab.preview.instead_of_training import run_instead_of_training
 
-        print(printable(run_instead_of_training(config)))
+        run_instead_of_training(config)
         return
     from diffusion_lab.training.fit import train
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.console import Console
+
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.console.command_line import command, setting, typed_command
 from diffusion_lab.faults import ConfigError, Fault
@@ -11,8 +13,8 @@ from diffusion_lab.faults import ConfigError, Fault
 KEYS = ("preview", "tune.learning_rate", "tune.batch_size")
 
 
-def run_instead_of_training(config: TrainConfig) -> str:
-    """Do what ``preview`` or ``tune`` asks for, and return the text to print.
+def run_instead_of_training(config: TrainConfig) -> None:
+    """Do what ``preview`` or ``tune`` asks for, and print the result on standard output.
 
     Raises:
         ConfigError: A ValueError: both are asked for.
@@ -23,10 +25,21 @@ def run_instead_of_training(config: TrainConfig) -> str:
             raise ConfigError([Fault(key, "cannot be combined with preview=true: use one of them at a time", True)])
         from diffusion_lab.preview.show import preview
 
-        return preview(config, command_with({}))
+        show(preview(config, command_with({})))
+        return
     from diffusion_lab.preview.tune import tune
 
-    return tune(config, command_with)
+    show(tune(config, command_with))
+
+
+def show(text: str) -> None:
+    """Print text whose last line is a command, which is not wrapped."""
+    from diffusion_lab.training.console import print_line, print_prose
+
+    above, _, command_line = text.rpartition("\n")
+    console = Console()
+    print_prose(console, above)
+    print_line(console, command_line)
 
 
 def command_with(values: Mapping[str, object]) -> str:
