@@ -2,8 +2,9 @@
 
     python -m benchmarks.preview_estimate [--digits 10] [--emoji 4]
 
-For each recipe, `train.py preview=true` runs first, then `train.py` with the same settings, each as a program of its own.
-The numbers of epochs are arguments, since complete runs take minutes; `--digits 40 --emoji 40` are those of the recipes.
+For each recipe, `train.py preview=true` runs first, then `train.py` with the same settings, each as a program of its
+own. The numbers of epochs are arguments, since complete runs take minutes; `--digits 40 --emoji 40` are those of the
+recipes.
 Run it on a machine that does nothing else.
 """
 

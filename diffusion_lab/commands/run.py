@@ -10,7 +10,6 @@ from pathlib import Path
 from diffusion_lab.cli.report import run_and_report
 from diffusion_lab.cli.settings_file import read_settings
 from diffusion_lab.cli.yaml_file import yaml_text
-from diffusion_lab.commands.train import start
 from diffusion_lab.config import TrainConfig
 from diffusion_lab.console.command_line import CONF, set_typed_command, usage
 from diffusion_lab.console.terminal import printable, quiet_broken_pipe
@@ -51,6 +50,8 @@ def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
     if only_validate:
         print(yaml_text(config.model_dump(mode="json")), end="")
     elif isinstance(config, TrainConfig):
+        from diffusion_lab.commands.train import start
+
         start(config)
     else:
         from diffusion_lab.generation.generate import generate
