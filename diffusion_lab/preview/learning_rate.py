@@ -40,7 +40,7 @@ STEPS = 160
 DIVERGED = 3.0
 """The test ends when the smoothed loss is this many times its minimum."""
 
-WINDOW = 0.35
+WINDOW = 0.25
 """Width over which losses are averaged, in powers of ten of the learning rate."""
 
 

@@ -31,6 +31,7 @@ from diffusion_lab.runs.startup_lines import aligned, pluralize
 from diffusion_lab.runtime.determinism import deterministic
 from diffusion_lab.runtime.devices import host_memory
 from diffusion_lab.runtime.exit_on_signals import exit_on_signals
+from diffusion_lab.runtime.threads import free_cores, usable_cores
 from diffusion_lab.training.console import describe_run, print_complete
 from diffusion_lab.training.disk_space import check_disk_space, format_bytes, free_bytes
 from diffusion_lab.training.fit import purpose_of
@@ -40,6 +41,9 @@ from diffusion_lab.training.single_process import as_rank_zero
 from diffusion_lab.typed_settings.settings_reader import SettingsReader
 
 PICTURE, FIGURES = "preview.png", "preview.json"
+
+BUSY_CORES = 0.5
+"""Cores that other programs may use without a warning."""
 
 MUCH_MEMORY = 0.85
 """Fraction of the memory of the machine above which there is a warning."""
@@ -125,6 +129,7 @@ def _preview(config: TrainConfig, start: str, console: Console, seen: list[str])
     if run is None:
         return "nothing is left to train"
     save_picture(draw_picture(run), picture)
+    _warn_about_busy_cores()
     try:
         timing = rehearse(run, console)
     except MemoryError as error:
@@ -135,6 +140,16 @@ def _preview(config: TrainConfig, start: str, console: Console, seen: list[str])
     found = Preview(run, estimate, tuple(dict.fromkeys(seen)), picture, start)
     save_figures(found.as_json(), figures)
     return found.text()
+
+
+def _warn_about_busy_cores() -> None:
+    busy = usable_cores() - free_cores()
+    if busy > BUSY_CORES:
+        warnings.warn(
+            f"other programs use {busy:.1f} of the {usable_cores()} cores: the estimate holds only if they go on",
+            ConfigWarning,
+            stacklevel=2,
+        )
 
 
 def _warn_about_memory(run: PreparedRun, estimate: Estimate) -> None:
