@@ -45,7 +45,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("evaluation",),
         ("reports",),
         ("training",),
-        ("doctor",),
+        ("doctor", "preview"),
         ("commands",),
         ("__main__",),
     ),

@@ -234,6 +234,17 @@ class LoggerSettings(Section):
         return {**all_from_environment(), **values} if uses_wandb else values
 
 
+class TuneSettings(Section):
+    """``tune``: measurements that suggest values instead of training; part of the command, not of the run."""
+
+    learning_rate: bool = Field(
+        default=False, description="Raise the learning rate step by step, and suggest the one that learns fastest."
+    )
+    batch_size: bool = Field(
+        default=False, description="Measure speed and memory with growing batches, and suggest a size."
+    )
+
+
 class RunConfig(Section):
     """Settings that training and generation share."""
 
@@ -270,6 +281,10 @@ class TrainConfig(RunConfig):
     training: TrainingSettings
     evaluation: TrainingEvaluationSettings = Field(default_factory=TrainingEvaluationSettings)
     logger: LoggerSettings = Field(default_factory=LoggerSettings)
+    preview: bool = Field(
+        default=False, exclude=True, description="Show images, noise levels and an estimate of the run; train nothing."
+    )
+    tune: TuneSettings = Field(default_factory=TuneSettings, exclude=True)
 
 
 class GenerateConfig(RunConfig):

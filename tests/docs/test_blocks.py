@@ -258,9 +258,10 @@ def small_for(typed: list[str]) -> list[str]:
     size = ["model.architecture.image_size=16"] if "data=image_folder" in typed else []
     trials = ["hydra.sweeper.n_trials=2"] if SEARCH in typed else []
     evaluation = ["evaluation.num_samples=20", "evaluation.sampler_steps=1"] if "evaluation=on" in typed else []
+    one_size = ["data.loading.batch_size=16", "training.overfit_batches=1"] if "tune.batch_size=true" in typed else []
     other = any(word.startswith(("model=conv_net", "model=dit", "model.architecture.type=")) for word in typed)
     network = [] if other else ["model.architecture.model_channels=8", "model.architecture.num_res_blocks=1"]
-    return [*SMALL, *network, *size, "training.epochs=1", *trials, *evaluation]
+    return [*SMALL, *one_size, *network, *size, "training.epochs=1", *trials, *evaluation]
 
 
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.is_transcript], ids=lambda block: block.location)
