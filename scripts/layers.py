@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "Runs": (
         ("runs",),
-        ("generation",),
+        ("generation", "tracking"),
         ("features",),
         ("evaluation",),
         ("reports",),

@@ -224,6 +224,9 @@ class LoggerSettings(Section):
     dir: PathText | None = Field(
         default=None, description="Folder of W&B's files; `null` is the run folder's own `logs`."
     )
+    tags: Annotated[tuple[str, ...], Field(strict=False)] = Field(default=(), description="Tags of the run on W&B.")
+    notes: str | None = Field(default=None, description="Notes on the run on W&B.")
+    log_checkpoints: bool = Field(default=False, description="Best and last checkpoint become artifacts on W&B.")
 
     @model_validator(mode="before")
     @classmethod

@@ -19,10 +19,12 @@ from rich.console import Console
 
 from diffusion_lab.config.schema import LoggerSettings
 from diffusion_lab.runs.folder import RunStopped
-from diffusion_lab.training import wandb_mirror
+from diffusion_lab.tracking import wandb_run, wandb_server
+from diffusion_lab.tracking.wandb_run import end_service
+from diffusion_lab.tracking.wandb_server import check_reachable
 from diffusion_lab.training.loggers import Continuation, JsonlLogger, open_loggers, wandb_id
 from diffusion_lab.training.signals import StopRequest, handle_signals
-from diffusion_lab.training.wandb_mirror import WandbMirror, check_reachable, end_service
+from diffusion_lab.training.wandb_mirror import WandbMirror
 from tests.training.fake_wandb import KEY, FakeWandb, fake_wandb
 from tests.training.tiny import TinySource, tiny_run
 
@@ -79,7 +81,7 @@ class TestBeforeTheRun:
         assert "does not know the W&B key" in self.refused(tmp_path / "run")
 
     def test_silent_server(self, server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(wandb_mirror, "REACH_SECONDS", 0.3)  # in which the other tests' servers need not answer
+        monkeypatch.setattr(wandb_server, "REACH_SECONDS", 0.3)  # in which the other tests' servers need not answer
         server.silent.set()
         assert "cannot be reached (timed out)" in self.refused(tmp_path / "run")
 
@@ -224,6 +226,9 @@ class Run:
         if not endless:
             self.let_go.set()
 
+    def define_metric(self, name: str, step_metric: str) -> None:
+        """Accept every axis."""
+
     def log(self, metrics: dict[str, Any]) -> None:
         self.logged.append((metrics["trainer/global_step"], set(metrics) - {"trainer/global_step"}))
 
@@ -233,7 +238,7 @@ class Run:
 
 @pytest.fixture
 def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb_mirror, "end_service", lambda: None)
+    monkeypatch.setattr(wandb_run, "end_service", lambda: None)
 
 
 @pytest.mark.usefixtures("no_service")
