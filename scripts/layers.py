@@ -40,10 +40,11 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "Runs": (
         ("runs",),
-        ("generation", "tracking"),
+        ("generation",),
         ("features",),
         ("evaluation",),
         ("reports",),
+        ("tracking",),
         ("training",),
         ("commands",),
         ("__main__",),

@@ -73,8 +73,8 @@ def start_run(
             group=group,
             job_type=job_type and (os.environ.get("WANDB_JOB_TYPE") or job_type),
             name=settings.name or run_name,
-            tags=settings.tags or None,  # W&B itself reads WANDB_TAGS and WANDB_NOTES
-            notes=settings.notes,
+            tags=None if resumed else settings.tags or None,  # W&B itself reads WANDB_TAGS and WANDB_NOTES
+            notes=None if resumed else settings.notes,  # they may have been changed on W&B
             config=without_folders(dict(config)),
             settings=_run_settings(wandb),
             reinit="finish_previous",

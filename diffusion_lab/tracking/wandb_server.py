@@ -20,30 +20,51 @@ def check_reachable(settings: LoggerSettings) -> None:
     Raises:
         ValueError: There is no login, the server does not answer within ``REACH_SECONDS``, or it refuses the key.
     """
-    if "wandb" not in settings.backends or settings.mode != "online":
-        return
+    if "wandb" in settings.backends and settings.mode == "online":
+        check_account("logger.mode=online", "use logger.mode=offline", " and send the run later with `wandb sync`")
+
+
+def check_account(purpose: str, otherwise: str, later: str = "") -> None:
+    """Check that W&B answers and knows the account.
+
+    Args:
+        purpose: What needs it, at the start of messages.
+        otherwise: What can be done without it.
+        later: What to add to that if W&B only does not answer now.
+
+    Raises:
+        ValueError: There is no login, the server does not answer within ``REACH_SECONDS``, or it refuses the key.
+    """
     wandb = wandb_library()
     from wandb.sdk.lib import wbauth
 
     server = str(wandb.setup().settings.base_url).rstrip("/")
     try:
-        login = wbauth.authenticate_session(host=server, source="logger.mode=online", prompt=False)
+        login = wbauth.authenticate_session(host=server, source=purpose, prompt=False)
     except wandb.Error as error:
-        raise ValueError(
-            f"logger.mode=online: the W&B login cannot be used: {error} (wandb login --relogin)"
-        ) from error
+        raise ValueError(f"{purpose}: the W&B login cannot be used: {error} (wandb login --relogin)") from error
     if login is None:
         raise ValueError(
-            f"logger.mode=online needs a login for {server}, and there is none: run `wandb login`, set WANDB_API_KEY, "
-            "or use logger.mode=offline"
+            f"{purpose} needs a login for {server}, and there is none: run `wandb login`, set WANDB_API_KEY, "
+            f"or {otherwise}"
         )
     key = getattr(login, "api_key", None)
-    if key is not None:  # W&B itself exchanges the other kind of login for a token
-        _check_server(server, key)
+    if key is None:  # W&B itself exchanges the other kind of login for a token
+        return
+    try:
+        is_known = _knows(server, key)
+    except ConnectionError as error:
+        raise ValueError(
+            f"{purpose}: the W&B server {server} cannot be reached ({error}): try again, or {otherwise}{later}"
+        ) from error
+    if not is_known:
+        raise ValueError(
+            f"{purpose}: {server} does not know the W&B key in use: run `wandb login --relogin`, or {otherwise}"
+        )
 
 
-def _check_server(server: str, key: str) -> None:
-    """Raise ValueError if the server does not answer or does not know the key."""
+def _knows(server: str, key: str) -> bool:
+    """Return whether the server knows the key; raise ConnectionError if it does not answer."""
     request = urllib.request.Request(
         f"{server}/graphql",
         json.dumps({"query": "query Viewer { viewer { username } }"}).encode(),
@@ -55,24 +76,11 @@ def _check_server(server: str, key: str) -> None:
     try:
         with urllib.request.urlopen(request, timeout=REACH_SECONDS) as answer:
             response = json.loads(answer.read(2**20))
-        is_known = response["data"]["viewer"] is not None
+        return response["data"]["viewer"] is not None
     except urllib.error.HTTPError as error:
-        if error.code not in (401, 403):
-            raise ValueError(_unreachable(server, f"it answers {error.code} {error.reason}")) from error
-        is_known = False
+        if error.code in (401, 403):
+            return False
+        raise ConnectionError(f"it answers {error.code} {error.reason}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "reason", error)
-        text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-        raise ValueError(_unreachable(server, text)) from error
-    if not is_known:
-        raise ValueError(
-            f"logger.mode=online: {server} does not know the W&B key in use: run `wandb login --relogin`, "
-            "or use logger.mode=offline"
-        )
-
-
-def _unreachable(server: str, reason: str) -> str:
-    return (
-        f"logger.mode=online: the W&B server {server} cannot be reached ({reason}): try again, "
-        "or use logger.mode=offline and send the run later with `wandb sync`"
-    )
+        raise ConnectionError(getattr(reason, "strerror", None) or str(reason) or type(reason).__name__) from error
