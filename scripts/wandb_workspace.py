@@ -132,7 +132,7 @@ def _panel(panel: Panel) -> Any:
         case "media":
             return wr.MediaBrowser(title=panel.title, media_keys=list(panel.keys), num_columns=3)
         case "bar":
-            return wr.BarPlot(title=panel.title, metrics=[wr.SummaryMetric(key) for key in panel.keys])
+            return wr.BarPlot(title=panel.title, metrics=list(panel.keys))
         case "table":
             return wr.WeavePanelSummaryTable(table_name=panel.keys[0])
         case "coordinates":

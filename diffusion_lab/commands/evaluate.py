@@ -21,7 +21,7 @@ def run(composed: DictConfig) -> None:
 
     evaluation = evaluate(request)
     print_evaluation(evaluation)
-    if request.config.generation.wandb is not False:
+    if request.config.generation.wandb != "never":
         from diffusion_lab.tracking.results import log_evaluation
 
         log_evaluation(request, evaluation)

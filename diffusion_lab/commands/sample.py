@@ -24,7 +24,7 @@ def run(composed: DictConfig) -> None:
     typed = any(map(is_override, ("guidance_scale", "generation.sampling.guidance_scale")))
     made = generate(config, guidance_typed=typed)
     print(printable(made))
-    if config.generation.wandb is not False:
+    if config.generation.wandb != "never":
         from diffusion_lab.tracking.results import log_generation
 
         log_generation(config, made)

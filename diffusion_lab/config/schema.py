@@ -191,7 +191,7 @@ class GenerationSettings(Section):
         description="Dotted path of a custom class, or a list of them, that may be imported because the checkpoint "
         "names it: importing runs code.",
     )
-    wandb: Literal["auto"] | bool = Field(
+    wandb: Literal["auto", "always", "never"] = Field(
         default="auto", description="Add the results to the run on W&B; `auto`: if the checkpoint's run is online."
     )
 

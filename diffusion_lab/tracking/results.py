@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,9 +43,11 @@ CURVES = "evaluation/curves"
 MOST_IMAGES = 64
 """Images that are sent if there is no grid of them."""
 
+STAGING = "WANDB_DATA_DIR"
+
 COLUMNS = ("samples", "metric", "value", "low", "high", "real images", "better")
 
-Wanted = Literal["auto"] | bool
+Wanted = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,15 @@ class TrackedRun:
 def log_generation(config: GenerateConfig, made: Generation) -> None:
     """Add generated images to the run of their checkpoint, as ``generation.wandb`` says. A failure gives a warning."""
     wanted = config.generation.wandb
-    if wanted is False or config.generation.checkpoint is None:
+    if wanted == "never" or config.generation.checkpoint is None:
         return
     checkpoint = find_checkpoint(config.generation.checkpoint).resolve()
     scales = ", ".join(f"{scale:g}" for scale in config.generation.sampling.scales)
     caption = f"{config.sampler.type}, guidance {scales}, seed {config.compute.seed}, {checkpoint.name}"
     files = [made.grid] if made.grid is not None else sorted(made.folder.glob("*.png"))[:MOST_IMAGES]
     if not files:
-        if wanted is True:
-            _warn("generation.wandb=true: there is no image to send (generation.output has neither images nor grid)")
+        if wanted == "always":
+            _warn("generation.wandb=always: there is no image to send (generation.output has neither images nor grid)")
         return
     with _results_in(find_run_folder(checkpoint), wanted, "sample", made.folder) as run:
         if run is not None:
@@ -88,7 +92,7 @@ def log_generation(config: GenerateConfig, made: Generation) -> None:
 def log_evaluation(request: EvaluationRequest, evaluation: Evaluation) -> None:
     """Add results to the runs of their checkpoints, as ``generation.wandb`` says. A failure gives a warning."""
     wanted, folder = request.config.generation.wandb, evaluation.files[0].parent
-    if wanted is False:
+    if wanted == "never":
         return
     paths = dict.fromkeys(point.config.generation.checkpoint for point in request.points)
     targets, _ = find_targets([path for path in paths if path is not None], request.config.output.base_dir)
@@ -145,11 +149,29 @@ def _results_in(run_folder: Path | None, wanted: Wanted, job_type: str, results:
         _warn(f"the results are not on W&B: {explain(error)}")
         yield None
         return
-    try:
-        yield run
-    except Exception as error:
-        _warn(f"the results on W&B are incomplete: {explain(error)}")
-    _finish(run)
+    with _neutral_staging(settings.mode == "online"):
+        try:
+            yield run
+        except Exception as error:
+            _warn(f"the results on W&B are incomplete: {explain(error)}")
+        _finish(run)
+
+
+@contextmanager
+def _neutral_staging(is_online: bool) -> Iterator[None]:
+    """Keep the files of tables where their path, which is sent, names no user; offline, they must stay for later."""
+    before = os.environ.get(STAGING)
+    if not is_online:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="wandb-", ignore_cleanup_errors=True) as folder:
+        os.environ[STAGING] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(STAGING)
+            if before is not None:
+                os.environ[STAGING] = before
 
 
 def _send_results(run: Any, results: Sequence[Result], curves: Sequence[Path]) -> None:

@@ -60,6 +60,7 @@ def start_run(
     """
     wandb = wandb_library()
     directory = settings.dir or folder
+    shown = config.get("logger") or {}  # without secrets
     try:
         directory.mkdir(parents=True, exist_ok=True)
         # The mode is an argument since an environment variable would also affect later jobs of a sweep.
@@ -73,8 +74,9 @@ def start_run(
             group=group,
             job_type=job_type and (os.environ.get("WANDB_JOB_TYPE") or job_type),
             name=settings.name or run_name,
-            tags=None if resumed else settings.tags or None,  # W&B itself reads WANDB_TAGS and WANDB_NOTES
-            notes=None if resumed else settings.notes,  # they may have been changed on W&B
+            # W&B itself reads WANDB_TAGS and WANDB_NOTES. Those of an existing run may have been changed on W&B.
+            tags=None if resumed else shown.get("tags", settings.tags) or None,
+            notes=None if resumed else shown.get("notes", settings.notes),
             config=without_folders(dict(config)),
             settings=_run_settings(wandb),
             reinit="finish_previous",

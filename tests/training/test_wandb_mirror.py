@@ -22,6 +22,7 @@ from diffusion_lab.runs.folder import RunStopped
 from diffusion_lab.tracking import wandb_run, wandb_server
 from diffusion_lab.tracking.wandb_run import end_service
 from diffusion_lab.tracking.wandb_server import check_reachable
+from diffusion_lab.training.anomalies import NonFiniteError
 from diffusion_lab.training.loggers import Continuation, JsonlLogger, open_loggers, wandb_id
 from diffusion_lab.training.signals import StopRequest, handle_signals
 from diffusion_lab.training.wandb_mirror import WandbMirror
@@ -112,6 +113,8 @@ def test_metrics_and_settings_arrive(server: FakeWandb, tmp_path: Path) -> None:
     ]
     id_file = (tmp_path / "run" / "logs" / "wandb_id").read_text().split()
     assert id_file[1:] == ["5"]  # everything that was logged has arrived
+    assert [artifact["artifactTypeName"] for artifact in server.artifacts] == ["report"]
+    assert [request for request in server.requests if "/upload/artifact/report.html" in request[:80]]
 
 
 def test_a_resumed_run_sends_what_the_server_lacks(server: FakeWandb, tmp_path: Path) -> None:
@@ -135,6 +138,21 @@ def test_ended_service_leaves_no_process_behind() -> None:
     process = service._connection._proc._process
     end_service()
     assert process.returncode == -signal.SIGKILL  # known to those alone who have waited for it
+
+
+def test_checkpoints_are_uploaded_if_that_is_asked_for(server: FakeWandb, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", {"logger": {**ONLINE, "log_checkpoints": True}})
+    (model,) = [artifact for artifact in server.artifacts if artifact["artifactTypeName"] == "model"]
+    assert {"best", "last"} <= {alias["alias"] for alias in model["aliases"]}  # one file is both
+    assert [request for request in server.requests if "/upload/artifact/step_00000006.ckpt" in request[:80]]
+
+
+def test_alert_on_nan(server: FakeWandb, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError):
+        tiny_run(tmp_path / "run", {"logger": ONLINE, "training.optimizer.learning_rate": 1e30})
+    (alert,) = [request for request in server.requests if "NaN or infinite loss" in request and "Alert" in request]
+    assert "run: the loss or gradient of step" in alert
+    assert [artifact["artifactTypeName"] for artifact in server.artifacts] == ["report"]  # shows what happened
 
 
 class KillsItsService(TinySource):
