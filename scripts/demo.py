@@ -1,8 +1,8 @@
 """Demo (`make demo`): train on real handwritten digits, sample from the model, and measure the samples.
 
-It prints the two commands that it runs, which are those that a user would type. The measurements are added to the run's
-summary.json: the accuracy of a digit classifier, and Fréchet and kernel distance with their null rows
-(docs/evaluation.md).
+It prints the three commands that it runs, which are those that a user would type. More measurements are added to the
+run's summary.json: the accuracy of a digit classifier, and Fréchet and kernel distance with their null rows
+(docs/evaluation.md). It ends with a page about all this (docs/reports.md).
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def main() -> None:
         "output.subdirs.generated=generated",
         "output.overwrite=true",
     )
+    run("evaluate", f"ckpt={RUN}", "num_samples=500", "sampler.steps=20", "guidance_scale=2")
     print("\nMeasuring 1,000 samples without and 1,000 with guidance …", flush=True)
     summary_file = RUN / "summary.json"
     measures, measurements = measure_samples()
@@ -135,17 +136,22 @@ def report(summary: dict[str, float], measurements: list[Measurement], page: Pat
     agreement, guided = summary["label_agreement"], summary["label_agreement_guided"]
     print(
         f"""
-Samples that a classifier of real digits ({summary["real_accuracy"]:.1%} accuracy on real ones) recognizes as requested:
-  without guidance {agreement:.1%}, with guidance scale 2 {guided:.1%} (of 1,000 each)
-Fréchet distance of the samples to the training digits, over that of other real digits: {summary["pixel_fd_ratio"]:.2f}
+Samples that a classifier of real digits recognizes as requested
+({summary["real_accuracy"]:.1%} accuracy on real ones, 1,000 samples each):
+  without guidance {agreement:.1%}, with guidance scale 2 {guided:.1%}
+Fréchet distance of the samples to the training digits, over that of other
+real digits: {summary["pixel_fd_ratio"]:.2f}
 
 {distance_table(measurements)}
 
-Sample grid   {RUN / "digits.png"} (with guidance: {RUN / "digits_guided.png"})
+Sample grid   {RUN / "digits.png"}
+              with guidance: {RUN / "digits_guided.png"}
 Run folder    {RUN}
-Open next     {page}: the curves, samples of every tenth epoch, images on their way from noise,
-              all settings, and the commands to go on, in one page for the browser
-              docs/evaluation.md: what the distances mean; README.md, "Your own images"
+Open next     {page}: one page for the browser with curves,
+              samples of every tenth epoch, quality by class, images on their
+              way from noise, all settings, and the commands to go on
+              docs/evaluation.md: what the distances mean
+              README.md, "Your own images"
 
 make demo took {summary["demo_seconds"]:.0f} s after the set-up, {summary["train_seconds"]:.0f} of them training."""
     )
@@ -154,27 +160,30 @@ make demo took {summary["demo_seconds"]:.0f} s after the set-up, {summary["train
 def distance_table(measurements: list[Measurement]) -> str:
     """Return the distances with their intervals, and for equal numbers of images next to the null row."""
     first = measurements[0]
-    lines = [
-        f"Distances to the training digits in the features {first.extractor}, lower is better, with 95 % intervals:",
-        f"{'':36}" + "".join(f"{row.name:>34}" for row in first.rows),
-    ]
-    for (_, scale), measurement in zip(SCALES, measurements, strict=True):
-        guidance = "without guidance" if scale == 1 else f"guidance scale {scale:g}"
-        lines.append(table_line(f"{measurement.n:,} samples, {guidance}", [row.estimate for row in measurement.rows]))
-    nulls = [row.null for row in first.rows if row.null is not None]
-    lines.append(f"For equal numbers, {nulls[0].n:,} images against {nulls[0].reference_n:,} real ones:")
-    for (_, scale), measurement in zip(SCALES, measurements, strict=True):
-        guidance = "without guidance" if scale == 1 else f"guidance scale {scale:g}"
-        matched = [row.null.matched or row.estimate for row in measurement.rows if row.null is not None]
-        lines.append(table_line(f"samples, {guidance}", matched))
-    lines.append(table_line("other real digits (null row)", [null.estimate for null in nulls]))
+    lines = [f"Distances to the training digits in the features {first.extractor}, with 95 % intervals:"]
+    for index, row in enumerate(first.rows):
+        lines.append(f"{row.name}, lower is better")
+        for (_, scale), measurement in zip(SCALES, measurements, strict=True):
+            lines.append(table_line(f"{measurement.n:,} samples{describe(scale)}", measurement.rows[index].estimate))
+        if row.null is None:
+            continue
+        lines.append(f"  for equal numbers, {row.null.n:,} images against {row.null.reference_n:,} real ones:")
+        for (_, scale), measurement in zip(SCALES, measurements, strict=True):
+            null = measurement.rows[index].null
+            matched = None if null is None else null.matched
+            lines.append(table_line(f"samples{describe(scale)}", matched or measurement.rows[index].estimate))
+        lines.append(table_line("other real digits (null row)", row.null.estimate))
     return "\n".join(lines)
 
 
-def table_line(name: str, estimates: list[Estimate]) -> str:
+def describe(scale: float) -> str:
+    """Describe a guidance scale."""
+    return ", without guidance" if scale == 1 else f", guidance scale {scale:g}"
+
+
+def table_line(name: str, estimate: Estimate) -> str:
     """Return one line of the table."""
-    cells = (f"{estimate.value:.3g} ({estimate.low:.3g} to {estimate.high:.3g})" for estimate in estimates)
-    return f"  {name:34}" + "".join(f"{cell:>34}" for cell in cells)
+    return f"  {name:36}{estimate.value:>10.3g} ({estimate.low:.3g} to {estimate.high:.3g})"
 
 
 if __name__ == "__main__":

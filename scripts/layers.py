@@ -46,6 +46,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("reports",),
         ("tracking",),
         ("training",),
+        ("doctor",),
         ("commands",),
         ("__main__",),
     ),

@@ -32,6 +32,7 @@ COMMANDS = {
     "run": "train or sample with the settings of one complete file",
     "checkpoint": "inspect, verify and export checkpoints",
     "features": "compute and list the features by which images are compared",
+    "doctor": "examine this machine: hardware, packages, caches, and the fastest settings",
     "migrate": "convert settings files of the older format V1",
 }
 """Descriptions by command; each is the module of that name in ``diffusion_lab.commands``."""
@@ -49,6 +50,7 @@ MODULES = {
     "run": "diffusion_lab",
     "checkpoint": "diffusion_lab.checkpoint",
     "features": "diffusion_lab.features",
+    "doctor": "diffusion_lab.doctor",
 }
 """Commands that are modules for ``python -m`` in a checkout."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
@@ -31,6 +33,32 @@ def on_one_line(name: object) -> str:
     'a\\nError: b.png'
     """
     return printable(name).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def folded(text: str, width: int) -> str:
+    """Break lines that are wider than a terminal between words, and indent what follows.
+
+    It is indented as the text of a line after its name, which two spaces or more separate from it; by two if there is
+    no name. Words that are too long, such as paths, stay whole.
+
+    >>> print(folded("model       0.76 M parameters, 0.0325 GFLOP", 36))
+    model       0.76 M parameters,
+                0.0325 GFLOP
+    """
+    lines = []
+    for line in text.split("\n"):
+        name = re.match(r"(?:\S+(?: \S+)*  +)|(?: +)", line)
+        indent = " " * (2 if name is None else name.end())
+        start = line[: 0 if name is None else name.end()]
+        lines += textwrap.wrap(
+            line[len(start) :],
+            width,
+            initial_indent=start,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [line]
+    return "\n".join(lines)
 
 
 def _escaped(character: str) -> str:

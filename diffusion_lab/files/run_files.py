@@ -6,7 +6,10 @@ CONFIG = "config.yaml"
 """All settings, resolved."""
 
 ENVIRONMENT = "environment.json"
-"""Command line, versions and git commit."""
+"""Command line, versions and git commit, and under ``FACTS`` what is known of the run at its start."""
+
+FACTS = "run"
+"""Key of ``environment.json``; missing in older run folders."""
 
 STATUS = "status.json"
 """State of the run: running, finished, stopped or failed."""

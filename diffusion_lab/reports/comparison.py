@@ -12,7 +12,7 @@ from typing import Any
 from diffusion_lab.metric_names import direction_of
 from diffusion_lab.reports.charts import QUALITY, quality_title
 from diffusion_lab.reports.curves import best_of
-from diffusion_lab.reports.records import Interval, RunRecord
+from diffusion_lab.reports.records import Interval, RunRecord, count, number
 from diffusion_lab.reports.settings import SEED
 from diffusion_lab.sweeps.comparable import difference, measured_by
 
@@ -69,17 +69,12 @@ def _evaluated(runs: Sequence[RunRecord]) -> Iterator[Ranking]:
             groups.setdefault(key, []).append(Entry((index,), row.estimate, row.null))
     for (name, sampling, conditions), entries in groups.items():
         title, features = quality_title(name)
-        count = _number(conditions, "num_samples")
-        source = f"evaluate.py, {sampling}" + (f", {count:,} samples" if count else "")
+        samples = count(json.loads(conditions).get("num_samples"))
+        source = f"evaluate.py, {sampling}" + (f", {samples:,} samples" if samples else "")
         same_name = [key for key in groups if key[:2] == (name, sampling)]
         group = "" if len(same_name) == 1 else f"real images {same_name.index((name, sampling, conditions)) + 1}"
         label = f"{title} ({features})" if features else title
         yield _ranked(label, better[name, sampling, conditions], source, entries, group)
-
-
-def _number(conditions: str, key: str) -> int | None:
-    value = json.loads(conditions).get(key)
-    return value if isinstance(value, int) else None
 
 
 def _logged(runs: Sequence[RunRecord]) -> Iterator[Ranking]:
@@ -130,7 +125,7 @@ def _measured(run: RunRecord, name: str) -> Mapping[str, Any] | None:
     metric = "loss" if name == "val/loss" else name
     tree = {**run.tree, "training": {**training, "validation": {**validation, "metric": metric, "mode": None}}}  # type: ignore[dict-item]
     try:
-        return measured_by(tree, run.summary)
+        return measured_by(tree, run.facts)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -166,11 +161,11 @@ def _null_of(runs: Sequence[RunRecord], name: str) -> Interval | None:
 
 def null_values(run: RunRecord) -> dict[str, float]:
     """Return the values of real images in place of samples, for the metrics logged during training."""
-    evaluation = run.summary.get("evaluation")
+    evaluation = run.facts.get("evaluation")
     nulls = evaluation.get("null") if isinstance(evaluation, dict) else None
     values = {}
     for name, null in (nulls or {}).items() if isinstance(nulls, dict) else ():
-        value = null.get("value") if isinstance(null, dict) else None
-        if isinstance(value, int | float) and math.isfinite(value):
-            values[name] = float(value)
+        value = number(null.get("value")) if isinstance(null, dict) else None
+        if value is not None:
+            values[name] = value
     return values

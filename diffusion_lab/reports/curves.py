@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion_lab.files.reading import read_regular
-from diffusion_lab.reports.records import Curve
+from diffusion_lab.reports.records import Curve, count, number
 
 MAX_BYTES = 512 * 2**20
 """Largest ``metrics.jsonl`` that is read."""
@@ -41,8 +41,8 @@ def read_curves(file: Path) -> tuple[dict[str, Curve], list[int], str | None]:
             skipped += bool(text.strip()) and text is not unfinished
             continue
         step, seconds = line["step"], float(line["seconds"])
-        epoch = line.get("epoch")
-        if isinstance(epoch, int) and epoch >= 0:
+        epoch = count(line.get("epoch"))
+        if epoch is not None:
             epoch_ends[epoch] = max(step, epoch_ends.get(epoch, 0))
         for name, value in line.items():
             if name in NOT_METRICS or isinstance(value, bool) or not isinstance(value, int | float):
@@ -52,7 +52,7 @@ def read_curves(file: Path) -> tuple[dict[str, Curve], list[int], str | None]:
                 curve = curves[name] = Curve([], [], [])
             curve.steps.append(step)
             curve.seconds.append(seconds)
-            curve.values.append(float(value) if math.isfinite(value) else None)
+            curve.values.append(number(value))
     note = f"{skipped} lines of {file.name} are not valid and were skipped" if skipped else None
     return curves, [epoch_ends[epoch] for epoch in sorted(epoch_ends)], note
 
@@ -64,10 +64,7 @@ def _line(text: bytes) -> dict[str, Any] | None:
         return None
     if not isinstance(line, dict):
         return None
-    step, seconds = line.get("step"), line.get("seconds")
-    valid_step = isinstance(step, int) and not isinstance(step, bool) and step >= 0
-    valid_time = isinstance(seconds, int | float) and not isinstance(seconds, bool) and math.isfinite(seconds)
-    return line if valid_step and valid_time else None
+    return line if count(line.get("step")) is not None and number(line.get("seconds")) is not None else None
 
 
 def throughput(curve: Curve, images_per_step: int, epoch_ends: Sequence[int]) -> Curve:

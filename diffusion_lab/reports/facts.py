@@ -12,7 +12,7 @@ from diffusion_lab.console.command_line import COMMAND, COMMANDS, SCRIPTS, comma
 from diffusion_lab.files.run_files import CONFIG
 from diffusion_lab.metric_names import validation_direction
 from diffusion_lab.reports.curves import THROUGHPUT, best_of, throughput
-from diffusion_lab.reports.records import RunRecord
+from diffusion_lab.reports.records import RunRecord, count, number
 
 
 def add_throughput(run: RunRecord) -> None:
@@ -26,11 +26,9 @@ def add_throughput(run: RunRecord) -> None:
 
 def images_per_step(run: RunRecord) -> int | None:
     """Return the images of one optimizer step; None if the settings do not say."""
-    batch = run.settings.get("data.loading.batch_size")
-    accumulated = run.settings.get("training.accumulate_batches", 1)
-    if isinstance(batch, int) and isinstance(accumulated, int) and batch > 0 and accumulated > 0:
-        return batch * accumulated
-    return None
+    batch = count(run.settings.get("data.loading.batch_size"))
+    accumulated = count(run.settings.get("training.accumulate_batches", 1))
+    return batch * accumulated if batch and accumulated else None
 
 
 def metric_of(run: RunRecord) -> tuple[str, str]:
@@ -49,9 +47,9 @@ def metric_of(run: RunRecord) -> tuple[str, str]:
 def best_value(run: RunRecord) -> tuple[float, int | None] | None:
     """Return the best value of the run's metric, and its epoch; None if there is none yet."""
     name, mode = metric_of(run)
-    value, epoch = run.summary.get("best_value"), run.summary.get("best_epoch")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value), epoch if isinstance(epoch, int) else None
+    value = number(run.summary.get("best_value"))
+    if value is not None:
+        return value, count(run.summary.get("best_epoch"))
     curve = run.curves.get(name)
     best = best_of(curve.values, mode) if curve else None
     if curve is None or best is None:
@@ -62,21 +60,26 @@ def best_value(run: RunRecord) -> tuple[float, int | None] | None:
 
 def epochs_of(run: RunRecord) -> tuple[int, int | None]:
     """Return the epochs that were finished, and how many there should be; None if the settings do not say."""
-    total = run.settings.get("training.epochs")
-    total = total if isinstance(total, int) and not isinstance(total, bool) else None
-    if isinstance(run.summary.get("epochs"), int):
-        return run.summary["epochs"], total
-    logged = len(run.epoch_ends)
-    current = logged if run.state == "finished" else max(logged - 1, 0)
-    return current, total
+    total = count(run.facts.get("epochs_planned")) or count(run.settings.get("training.epochs"))
+    done = count(run.summary.get("epochs"))
+    if done is not None:
+        return done, total
+    ends, logged = run.epoch_ends, len(run.epoch_ends)
+    is_complete = run.state == "finished" or (logged > 1 and ends[-1] + 1 == logged * (ends[0] + 1))
+    return logged if is_complete else max(logged - 1, 0), total
 
 
 def seconds_of(run: RunRecord) -> float | None:
     """Return the seconds of training so far."""
-    seconds = run.summary.get("train_seconds")
-    if isinstance(seconds, int | float):
-        return float(seconds)
+    seconds = number(run.summary.get("train_seconds"))
+    if seconds is not None:
+        return seconds
     return max((curve.seconds[-1] for curve in run.curves.values() if len(curve)), default=None)
+
+
+def logged_steps(run: RunRecord) -> int | None:
+    """Return the optimizer steps up to the last logged one; None if nothing is logged."""
+    return max((curve.steps[-1] + 1 for curve in run.curves.values() if len(curve)), default=None)
 
 
 def remaining_seconds(run: RunRecord) -> float | None:
@@ -92,25 +95,35 @@ def facts_of(run: RunRecord) -> dict[str, Any]:
     """Return numbers for the table and the tiles; what is unknown is absent."""
     done, total = epochs_of(run)
     facts: dict[str, Any] = {"epochs": done, "total_epochs": total, "seconds": seconds_of(run)}
-    steps = max((curve.steps[-1] + 1 for curve in run.curves.values() if len(curve)), default=None)
-    facts["steps"] = run.summary.get("steps") or steps
+    facts["steps"] = run.summary.get("steps") or logged_steps(run)
     facts["images_per_second"] = run.summary.get("images_per_second") or _typical_speed(run)
-    for name in ("parameters", "forward_flops", "peak_memory_mb", "train_images", "threads"):
-        facts[name] = run.summary.get(name)
+    known = run.facts
+    for name in ("parameters", "forward_flops", "peak_memory_mb", "train_images", "validation_images"):
+        facts[name] = known.get(name)
     facts["remaining"] = remaining_seconds(run)
     evaluation = run.summary.get("evaluation")
     facts["evaluation_seconds"] = evaluation.get("seconds") if isinstance(evaluation, dict) else None
-    return {name: value for name, value in facts.items() if _is_number(value)}
+    return {name: value for name, value in facts.items() if number(value) is not None}
+
+
+def device_of(run: RunRecord) -> tuple[str, str] | None:
+    """Return the name of the device, and threads and precision of training; None if an older run did not record them.
+
+    ``("cpu", "2 threads, float32")``, ``("NVIDIA H200", "cuda, bfloat16")``.
+    """
+    device, name, precision = (run.facts.get(key) for key in ("device", "device_name", "precision"))
+    if not isinstance(device, str):
+        return None
+    threads = count(run.facts.get("threads")) if device == "cpu" else None
+    how = f"{threads} {'thread' if threads == 1 else 'threads'}" if threads else None
+    details = [device if name else how, precision]
+    return str(name or device), ", ".join(str(detail) for detail in details if detail)
 
 
 def _typical_speed(run: RunRecord) -> float | None:
     curve = run.curves.get(THROUGHPUT)
     known = sorted(value for value in curve.values if value is not None) if curve else []
     return known[len(known) // 2] if known else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def headline(run: RunRecord) -> str:
@@ -173,15 +186,17 @@ def started_with(words: Sequence[str]) -> str:
 def environment_of(run: RunRecord) -> list[tuple[str, str]]:
     """Return what is known of the machine and the software."""
     packages = run.environment.get("packages")
+    device = device_of(run)
     rows = [
+        ("Device", device and ", ".join(device)),
         ("Python", run.environment.get("python")),
         ("Platform", run.environment.get("platform")),
         ("Git commit", run.environment.get("git_commit")),
         ("Host", run.status.get("host")),
         ("Run id", run.status.get("run")),
         *(packages.items() if isinstance(packages, Mapping) else ()),
-        ("Data fingerprint", run.summary.get("data_fingerprint")),
-        ("Settings hash", run.summary.get("config_hash")),
+        ("Data fingerprint", run.facts.get("data_fingerprint")),
+        ("Settings hash", run.facts.get("config_hash")),
     ]
     return [(str(name), str(value)) for name, value in rows if value]
 

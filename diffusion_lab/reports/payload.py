@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from diffusion_lab.reports.comparison import Ranking, null_values, rankings
 from diffusion_lab.reports.curves import non_finite_steps, significant, thinned
 from diffusion_lab.reports.images import ImageStore
 from diffusion_lab.reports.labels import labels_of
-from diffusion_lab.reports.records import Curve, Interval, Picture, QualityRow, RunRecord
+from diffusion_lab.reports.records import Curve, Interval, Picture, QualityRow, RunRecord, number
 from diffusion_lab.reports.settings import differs_from_default, short_names, varied_keys
 from diffusion_lab.version import __version__
 
@@ -26,6 +25,9 @@ MOST_PICTURES = 2000
 
 PICTURES_OF_A_RUN = (6, 200)
 MAX_NEAREST = 12
+MAX_CLASSES = 100
+"""Classes whose quality is shown, the worst ones."""
+
 TIME_POINTS = 80
 LONGEST_VALUE = 300
 
@@ -175,9 +177,10 @@ def _run(
         "headline": facts.headline(run),
         "overrides": list(run.job.overrides) if run.job else [],
         "facts": {key: significant(value, 7) for key, value in facts.facts_of(run).items()},
+        "device": facts.device_of(run),
         "best": _best(run),
         "settings": {key: shown(value) for key, value in own.items()},
-        "numbers": {key: value for key, value in own.items() if _is_finite(value)},
+        "numbers": {key: value for key, value in own.items() if number(value) is not None},
         "differs": differs_from_default(own, defaults),
         "batch": facts.images_per_step(run),
         "steps_per_epoch": steps_per_epoch(run),
@@ -202,10 +205,6 @@ def _best(run: RunRecord) -> dict[str, Any] | None:
         return None
     name, mode = facts.metric_of(run)
     return {"metric": name, "mode": mode, "value": significant(best[0]), "epoch": best[1]}
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def steps_per_epoch(run: RunRecord) -> float | None:
@@ -257,7 +256,11 @@ def _quality(row: QualityRow) -> dict[str, Any]:
         "value": _interval(row.estimate),
         "null": _interval(row.null),
         "matched": _interval(row.matched),
-        "null_n": row.null_n,
+        "classes": [
+            {"name": each.name, "value": _interval(each.estimate), "null": _interval(each.null)}
+            for each in row.classes[:MAX_CLASSES]
+        ],
+        "more_classes": max(len(row.classes) - MAX_CLASSES, 0),
     }
 
 

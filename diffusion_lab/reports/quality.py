@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diffusion_lab.files.reading import read_json
-from diffusion_lab.reports.records import Interval, Picture, QualityRow
+from diffusion_lab.reports.records import ClassQuality, Interval, Picture, QualityRow, count, number
 
 EVALUATION = "evaluation/evaluation.json"
 """Path of the results in the folder of a run or a sweep."""
@@ -90,10 +89,21 @@ def _rows(measurement: Mapping[str, Any], sampling: str, conditions: Mapping[str
             estimate=estimate,
             null=_interval(null.get("estimate")),
             matched=_interval(null.get("matched")),
-            n=_count(row.get("n")) or 0,
-            null_n=_count(null.get("n")),
+            n=count(row.get("n")) or 0,
+            null_n=count(null.get("n")),
             conditions=json.dumps(shared, sort_keys=True, default=str),
+            classes=_classes(_mapping(row.get("classes")), row.get("better") == "higher"),
         )
+
+
+def _classes(values: Mapping[str, Any], higher_is_better: bool) -> tuple[ClassQuality, ...]:
+    """Return the known values of classes, the worst first."""
+    known = [
+        ClassQuality(name, estimate, _interval(value.get("null")))
+        for name, value in values.items()
+        if (estimate := _interval(value)) is not None
+    ]
+    return tuple(sorted(known, key=lambda each: each.estimate.value, reverse=not higher_is_better))
 
 
 def _nearest(folder: Path, samples: Mapping[str, Any], sampling: str) -> Iterator[Picture]:
@@ -105,18 +115,8 @@ def _nearest(folder: Path, samples: Mapping[str, Any], sampling: str) -> Iterato
 
 
 def _interval(value: Any) -> Interval | None:
-    if not isinstance(value, dict) or not _is_finite(value.get("value")):
-        return None
-    low, high = value.get("low"), value.get("high")
-    return Interval(value["value"], low if _is_finite(low) else None, high if _is_finite(high) else None)
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    middle = number(value.get("value")) if isinstance(value, dict) else None
+    return None if middle is None else Interval(middle, number(value.get("low")), number(value.get("high")))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from diffusion_lab.files.run_files import FACTS
+
+LARGEST_COUNT = 2**53
+"""Whole numbers up to here are exact in the page's script."""
+
+
+def number(value: Any) -> float | None:
+    """Return a value from a file if it is a finite number, else None.
+
+    >>> number(1), number(True), number("1"), number(10**400), number(float("nan"))
+    (1.0, None, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+
+
+def count(value: Any) -> int | None:
+    """Return a value from a file if it is a whole number that can count something, else None.
+
+    >>> count(3), count(True), count(-1), count(10**400), count(3.0)
+    (3, None, None, None, None)
+    """
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
+    return value if is_count else None
 
 
 @dataclass(frozen=True)
@@ -51,6 +81,15 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class ClassQuality:
+    """A metric of the samples of one class, and of real images of the class in their place; None if unknown."""
+
+    name: str
+    estimate: Interval
+    null: Interval | None
+
+
+@dataclass(frozen=True)
 class QualityRow:
     """One metric of ``evaluation.json`` for one way of sampling.
 
@@ -64,6 +103,7 @@ class QualityRow:
         n: Number of samples.
         null_n: Number of images of the null row.
         conditions: Everything that values must share to be comparable, except for how the samples were made.
+        classes: Values of the classes, the worst first.
     """
 
     name: str
@@ -75,6 +115,7 @@ class QualityRow:
     n: int
     null_n: int | None
     conditions: str
+    classes: tuple[ClassQuality, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +169,12 @@ class RunRecord:
     job: Job | None = None
     has_checkpoint: bool = False
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was known at its start, with what was known at its end; in older folders only the latter."""
+        facts = self.environment.get(FACTS)
+        return {**(facts if isinstance(facts, dict) else {}), **self.summary}
 
     @property
     def state(self) -> str:

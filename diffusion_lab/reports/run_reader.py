@@ -13,7 +13,7 @@ from diffusion_lab.files.reading import read_json, read_regular
 from diffusion_lab.files.run_files import CONFIG, ENVIRONMENT, LOG, METRICS, STATUS, SUMMARY
 from diffusion_lab.reports.curves import read_curves
 from diffusion_lab.reports.quality import EVALUATION, QualityFile, read_quality
-from diffusion_lab.reports.records import Job, Picture, RunRecord
+from diffusion_lab.reports.records import Job, Picture, RunRecord, count
 from diffusion_lab.reports.sampled_files import sampled_pictures
 from diffusion_lab.reports.yaml_settings import read_yaml
 from diffusion_lab.runs.epoch_images import epoch_of
@@ -26,6 +26,9 @@ LOG_LINES = 60
 """Lines of ``run.log`` that the report shows."""
 
 LONGEST_LINE = 2000
+RESULTS = ("epochs", "steps", "best_value", "best_epoch", "train_seconds", "images_per_second", "peak_memory_mb")
+"""Keys of ``summary.json`` that change when a run is resumed."""
+
 SUBFOLDERS = ("logs", "checkpoints", "samples")
 
 
@@ -49,6 +52,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
         run.job = Job(overrides, record.state, _hidden(record.why, secrets), record.measured)
     logs, checkpoints, samples = (folder / _subfolder(settings, part) for part in SUBFOLDERS)
     _read_metrics(run, logs / METRICS)
+    _leave_out_earlier_results(run)
     run.log = [without_values(line, secrets) for line in _log_lines(run, logs / LOG)]
     run.pictures = _epoch_pictures(samples)
     run.has_checkpoint = any(checkpoints.glob("step_*.ckpt")) if checkpoints.is_dir() else False
@@ -130,6 +134,13 @@ def _read_metrics(run: RunRecord, file: Path) -> None:
         run.notes.append(f"{file.name} cannot be read: {_reason(error)}")
         return
     run.notes.extend([note] if note else [])
+
+
+def _leave_out_earlier_results(run: RunRecord) -> None:
+    """Leave out the results in ``summary.json`` that are of an earlier end of a run that has been resumed."""
+    steps, logged = count(run.summary.get("steps")), [curve.steps[-1] + 1 for curve in run.curves.values()]
+    if steps is not None and max(logged, default=0) > steps:
+        run.summary = {key: value for key, value in run.summary.items() if key not in RESULTS}
 
 
 def _log_lines(run: RunRecord, file: Path) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from diffusion_lab.reports.records import RunRecord
+from diffusion_lab.reports.records import RunRecord, number
 
 SEED = "compute.seed"
 NOT_COMPARED = ("output.", "logger.", "training.resume.")
@@ -75,7 +75,7 @@ def comparable(value: Any) -> str:
     if isinstance(value, bool) or value is None or value is MISSING:
         return repr(value) if value is not MISSING else "missing"
     if isinstance(value, int | float):
-        return repr(float(value))
+        return repr(value if number(value) is None else float(value))
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(comparable, value)) + "]"
     return f"text {value}"

@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ from diffusion_lab.console.terminal import printable
 from diffusion_lab.faults import TRACEBACK_NOTE, ConfigWarning
 from diffusion_lab.files.folder_lock import check_unused, hold_lock, in_use_error
 from diffusion_lab.files.reading import read_json
-from diffusion_lab.files.run_files import CONFIG, ENVIRONMENT, LOG, METRICS, STATUS, SUMMARY, WANDB_ID_FILE
+from diffusion_lab.files.run_files import CONFIG, ENVIRONMENT, FACTS, LOG, METRICS, STATUS, SUMMARY, WANDB_ID_FILE
 from diffusion_lab.files.writing import atomic_write, check_writable, name_folder_in_errors, remove_partial_files
 from diffusion_lab.runs.epoch_images import epoch_of, is_epoch_image
 from diffusion_lab.runs.log import is_complete_log, log_to_file
@@ -63,11 +63,12 @@ Purpose = Literal["new", "replace", "continue"]
 class RunFolder:
     """``output.base_dir`` and its subfolders.
 
-    ``config.yaml`` is the resolved configuration, ``environment.json`` the versions and the git commit, and
-    ``status.json`` records whether the run is running, finished, stopped or failed, and why.
+    ``config.yaml`` is the resolved configuration, ``environment.json`` holds the versions, the git commit and what is
+    known of the run at its start, and ``status.json`` whether it is running, finished, stopped or failed, and why.
 
     Attributes:
         run_id: Id of the run that works in it; its checkpoints carry it, so that no other run removes them.
+        facts: What is known of the run at its start: device, precision, size of the network, number of images, …
     """
 
     base: Path
@@ -75,6 +76,7 @@ class RunFolder:
     checkpoints: Path
     samples: Path
     run_id: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_settings(cls, output: OutputSettings) -> RunFolder:
@@ -183,7 +185,8 @@ class RunFolder:
             self._remove_earlier()
         remove_partial_files(self.base)
         with atomic_write(self.base / ENVIRONMENT, durable=False) as file:  # first: it identifies the folder of a run
-            file.write_text(json.dumps(environment(), indent=2) + "\n")
+            known = environment() | ({FACTS: dict(self.facts)} if self.facts else {})
+            file.write_text(json.dumps(known, indent=2) + "\n")
         with atomic_write(self.base / CONFIG, durable=False) as file:
             file.write_text(
                 "# The resolved configuration of this run.\n"

@@ -33,6 +33,11 @@ def resolve_device(name: str | torch.device, key: str = "compute.device") -> tor
     return device if device.type not in SINGLE_DEVICES else torch.device(device.type)
 
 
+def device_name(device: torch.device) -> str | None:
+    """Return the name of a GPU, such as ``NVIDIA H200``; None for other devices."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else None
+
+
 SINGLE_DEVICES = ("cpu", "mps")
 """Kinds of which a machine has at most one device, so that ``cpu:0`` is ``cpu``."""
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.training_section import ResumeSettings
 from diffusion_lab.console.command_line import command, setting
-from diffusion_lab.console.terminal import printable
+from diffusion_lab.console.terminal import folded, printable
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.faults import ConfigWarning
 from diffusion_lab.files.run_files import CONFIG
@@ -47,9 +47,15 @@ def print_line(console: Console, text: str) -> None:
     console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
+def print_prose(console: Console, text: str) -> None:
+    """Print plain text; on a terminal, lines that are too wide are broken between words."""
+    text = printable(text)
+    print_line(console, folded(text, console.width - 1) if console.is_terminal else text)
+
+
 def print_and_log(console: Console, text: str) -> None:
     """Print plain text and write it to the run's ``run.log``."""
-    print_line(console, text)
+    print_prose(console, text)
     logging.getLogger(RUN_LOG).warning(text)
 
 
@@ -83,7 +89,7 @@ def print_run(console: Console, run: PreparedRun, folder: RunFolder) -> None:
         ),
         "run folder": str(folder.base),
     }
-    print_line(console, f"{config.experiment}\n{aligned(rows)}")
+    print_prose(console, f"{config.experiment}\n{aligned(rows)}")
 
 
 def describe_validation(config: TrainConfig, data: ImageDataModule) -> str:

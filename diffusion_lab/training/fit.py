@@ -113,6 +113,7 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     del resumed  # frees the weights
     folder.check_obstacles(purpose, run.steps, run.epochs)
     check_disk_space(run.config, run.module, folder.checkpoints, run.epochs, replaces=purpose == "replace")
+    folder = replace(folder, facts=run.facts)
     with folder.claim(stamp):
         folder.create(run.settings, keep=purpose == "continue")
         if purpose == "continue":

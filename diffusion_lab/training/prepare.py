@@ -22,11 +22,11 @@ from diffusion_lab.create import create_denoiser
 from diffusion_lab.data.datamodule import ImageDataModule
 from diffusion_lab.denoiser import Denoiser
 from diffusion_lab.faults import ConfigWarning
-from diffusion_lab.networks.cost import count_forward_flops
+from diffusion_lab.networks.cost import count_forward_flops, count_parameters
 from diffusion_lab.run_images.classes import with_counted_classes
 from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.runtime.determinism import seed_default_generators
-from diffusion_lab.runtime.devices import resolve_device
+from diffusion_lab.runtime.devices import device_name, resolve_device
 from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.runtime.threads import choose_threads, free_cores
 from diffusion_lab.tracking.wandb_server import check_reachable
@@ -91,6 +91,25 @@ class PreparedRun:
     def epochs(self) -> range:
         """Epochs that remain, counted from 1."""
         return range((self.source.epochs_done or 0 if self.source else 0) + 1, self.last_epoch + 1)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known before the first step, by the names of ``summary.json`` where it has them, too."""
+        metadata = self.module.metadata
+        return {
+            "device": str(self.device),
+            "device_name": device_name(self.device),
+            "precision": str(self.denoiser.compute_dtype).removeprefix("torch."),
+            "threads": self.threads,
+            "parameters": count_parameters(self.denoiser),
+            "forward_flops": self.flops,
+            "train_images": len(self.data.train),
+            "validation_images": 0 if self.data.val is None else len(self.data.val),
+            "epochs_planned": self.last_epoch,
+            "steps_planned": self.steps.stop - 1,
+            **{name: metadata[name] for name in ("config_hash", "data_fingerprint", "validation_fingerprint")},
+            "evaluation": None if self.evaluation is None else self.evaluation.facts,
+        }
 
 
 def prepare_run(

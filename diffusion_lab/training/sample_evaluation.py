@@ -142,6 +142,21 @@ class SampleEvaluation:
             f"{len(self.reference):,} {kind} images, compared by {self.extractor.label}"
         )
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Settings and null values, in values of JSON."""
+        settings = self.settings
+        return {
+            "features": self.extractor.label,
+            "notes": list(self.extractor.notes),
+            "num_samples": settings.num_samples,
+            "split": settings.split,
+            "real_images": len(self.reference),
+            "sampler_steps": settings.sampler_steps,
+            "guidance_scale": settings.guidance_scale,
+            "null": {name: null._asdict() for name, null in self.null.items()},
+        }
+
     def prepare(self) -> None:
         """Compute the features of the real images, and measure real images in place of samples.
 

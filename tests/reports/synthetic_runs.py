@@ -19,6 +19,9 @@ from diffusion_lab.sweeps.job_record import RECORD
 BATCH = 64
 STEPS_PER_EPOCH = 20
 BANDS = ("low", "medium", "high", "extreme")
+CLASSES = {"one": 1.25, "two": 2.5, "three": 0.75}
+"""Kernel distances of classes in ``evaluation.json``."""
+
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
@@ -146,7 +149,9 @@ def write_evaluation(folder: Path, checkpoint: str = "run/step_00000080.ckpt", v
     picture(99).save(samples / "nearest.png")
     estimate = {"value": value, "low": value - 0.25, "high": value + 0.25}
     null = {"estimate": {"value": 0.5, "low": 0.25, "high": 0.75}, "n": 200, "matched": None}
-    row = {"name": "kid_digits@8", "estimate": estimate, "n": 400, "better": "lower", "null": null}
+    classes = {name: {"value": level, "low": level - 0.1, "high": level + 0.1} for name, level in CLASSES.items()}
+    classes["one"]["null"] = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 20}
+    row = {"name": "kid_digits@8", "estimate": estimate, "n": 400, "better": "lower", "null": null, "classes": classes}
     result = {
         "samples": {
             "checkpoint": checkpoint,

@@ -306,7 +306,7 @@ def test_a_watched_page_reads_itself_again(page, tmp_path):
     report = Report([folder])
     report.write(watch=1)
     page.open(report.file)
-    assert page.evaluate("document.querySelector('progress').value") == 1
+    assert page.evaluate("document.querySelector('progress').value") == 2
     (folder / "status.json").write_text('{"state": "finished"}')
     report.write()
     page.wait_for("document.querySelector('.badge').textContent === 'finished'")

@@ -142,6 +142,8 @@ def test_metrics_are_logged_at_intervals_and_after_the_last_epoch(
     assert summary.evaluation is not None
     section = json.loads((tmp_path / "summary.json").read_text())["evaluation"]
     assert section == summary.evaluation
+    at_the_start = json.loads((tmp_path / "environment.json").read_text())["run"]["evaluation"]
+    assert section == at_the_start | {name: section[name] for name in ("every", "seconds", "share_of_time")}
     assert 0 < section["share_of_time"] <= 1
     assert section["notes"] == ["Brightness is all that is seen."]
     assert "Brightness is all that is seen." in output
@@ -198,7 +200,8 @@ def test_the_best_checkpoint_is_selected_by_an_evaluation_metric(tmp_path: Path,
     assert summary.best_value == best == values[summary.best_epoch or 0]
     assert saved(tmp_path / "checkpoints/best.ckpt")["diffusion_lab"]["epochs_done"] == summary.best_epoch
     epochs = [line for line in shown.getvalue().splitlines() if line.startswith("epoch ")]
-    assert [name in line for line in epochs] == [False, True, False, True, True]
+    shown_name = name.removeprefix("val/")
+    assert [shown_name in line for line in epochs] == [False, True, True, True, True]  # the last known value
 
 
 def test_evaluation_needs_no_validation(tmp_path: Path) -> None:

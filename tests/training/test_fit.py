@@ -243,6 +243,19 @@ def test_folder_of_a_finished_run_explains_it(tmp_path: Path) -> None:
     assert status["state"] == "finished"
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert {"command", "python", "platform", "packages", "git_commit"} <= environment.keys()
+    facts, written = environment["run"], json.loads((tmp_path / "summary.json").read_text())
+    both = facts.keys() & written.keys()
+    assert {"parameters", "forward_flops", "train_images", "data_fingerprint", "config_hash", "threads"} <= both
+    assert {key: facts[key] for key in both} == {key: written[key] for key in both}
+    rest = {key: facts[key] for key in facts.keys() - both}
+    assert rest == {
+        "device": "cpu",
+        "device_name": None,
+        "precision": "float32",
+        "validation_images": 6,
+        "epochs_planned": 2,
+        "steps_planned": 6,
+    }
     config = parse_as(TrainConfig, yaml.safe_load((tmp_path / "config.yaml").read_text()), [])
     assert config.output.base_dir == tmp_path
     assert json.loads((tmp_path / "summary.json").read_text())["steps"] == summary.steps == 6

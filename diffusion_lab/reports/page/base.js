@@ -43,7 +43,7 @@ Report.format = (() => {
   const number = (value, digits = 4) => {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     const size = Math.abs(value);
-    if (size !== 0 && (size < 1e-3 || size >= 1e7))
+    if (size !== 0 && (size < 1e-4 || size >= 1e7))
       return value
         .toExponential(2)
         .replace(/\.?0+e/, "e")

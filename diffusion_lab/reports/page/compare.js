@@ -160,9 +160,11 @@ Report.compare = (() => {
       }
       const numbers = runs.map((run) => column.value(run)).filter((value) => value !== null);
       const [least, most] = [Math.min(...numbers), Math.max(...numbers)];
-      const log = least > 0 && most / least >= 20;
+      const log = least > 0 && most / least >= 10;
       // A logarithmic axis would end at powers of ten: the logarithms are drawn on a linear one.
       const change = log ? Math.log10 : (value) => value;
+      const distinct = [...new Set(numbers)];
+      const few = !column.better && distinct.length <= 8;
       const margin = (change(most) - change(least)) * 0.04 || Math.abs(change(most)) * 0.1 || 1;
       return {
         ...shared,
@@ -171,13 +173,14 @@ Report.compare = (() => {
         min: change(least) - margin,
         max: change(most) + margin,
         axisLabel: {
+          customValues: few ? distinct.map(change) : undefined,
           color: color("ink"),
           fontSize: 11,
           textBorderColor: color("card"),
           textBorderWidth: 3,
           formatter: (value) => number(log ? 10 ** value : value, 3),
-          showMinLabel: false,
-          showMaxLabel: false,
+          showMinLabel: few,
+          showMaxLabel: few,
           hideOverlap: true,
         },
         inverse: column.better === "lower",

@@ -46,7 +46,17 @@ Report.run = (() => {
         facts.forward_flops ? `${compact(facts.forward_flops)}FLOP per image` : "",
       ]);
     if (facts.train_images)
-      rows.push(["Training images", number(facts.train_images), run.batch ? `${number(run.batch)} per step` : ""]);
+      rows.push([
+        "Training images",
+        number(facts.train_images),
+        [
+          run.batch ? `${number(run.batch)} per step` : "",
+          facts.validation_images ? `${number(facts.validation_images)} for validation` : "",
+        ]
+          .filter(Boolean)
+          .join(", "),
+      ]);
+    if (run.device) rows.push(["Device", ...run.device]);
     if (facts.peak_memory_mb) rows.push(["Peak memory", `${compact(facts.peak_memory_mb * 1e6)}B`, ""]);
     return h(
       "dl",
@@ -198,7 +208,7 @@ Report.run = (() => {
     const groups = new Map();
     for (const row of rows) groups.set(row.title, [...(groups.get(row.title) || []), row]);
     return [...groups].map(([metric, members]) => {
-      const bounds = boundsOf(members.flatMap((row) => [row.value, row.null]));
+      const bounds = boundsOf(members.flatMap((row) => [row.value, row.null, row.matched]));
       const sign = members[0].better === "higher" ? -1 : 1;
       const best = members.length > 1 ? members.reduce((a, b) => (sign * (b.value[0] - a.value[0]) < 0 ? b : a)) : null;
       const real = members.find((row) => row.null)?.null ?? null;
@@ -210,12 +220,36 @@ Report.run = (() => {
         h(
           "ul",
           { class: "measures" },
-          members.map((row) =>
+          members.map((row) => [
             measured(h("span", { class: "who" }, sampling(row)), row.value, row.null, bounds, row === best),
-          ),
+            row.matched
+              ? measured(h("span", { class: "who hint" }, "as many as real images"), row.matched, row.null, bounds)
+              : null,
+          ]),
         ),
+        members.filter((row) => row.classes.length).map((row) => byClass(row, members.length > 1 ? sampling(row) : "")),
       );
     });
+  };
+
+  /** The values of the classes, the worst first, each next to that of real images of the class. */
+  const byClass = (row, what) => {
+    const bounds = boundsOf(row.classes.flatMap((one) => [one.value, one.null]));
+    const list = h(
+      "ul",
+      { class: "measures" },
+      row.classes.map((one) => measured(h("span", { class: "who" }, one.name), one.value, one.null, bounds)),
+    );
+    const title = `By class, worst first (${row.classes.length})${what ? `: ${what}` : ""}`;
+    return h(
+      "details",
+      { class: "by-class" },
+      h("summary", {}, title),
+      list,
+      row.more_classes
+        ? h("p", { class: "source" }, `${count(row.more_classes, "better class", "better classes")} not shown`)
+        : null,
+    );
   };
 
   const quality = (run) => {
@@ -232,7 +266,7 @@ Report.run = (() => {
       );
     const sizes = [...new Set(run.quality.map((row) => row.n))].map((n) => number(n)).join(" or ");
     const samplers = [...new Set(run.quality.map((row) => row.sampling.split(", ")[0]))].join(" and ");
-    const about = `By evaluate.py, on ${sizes} samples of ${samplers}. Real images in place of samples show what perfect samples would reach; if they are fewer than the samples, the values are not exactly comparable.`;
+    const about = `By evaluate.py, on ${sizes} samples of ${samplers}. Real images in place of samples show what perfect samples would reach; if there are fewer of them, compare them with the values of as many samples.`;
     return Report.section("quality", "Quality", about, h("div", { class: "grid-of-cards" }, qualityCards(run.quality)));
   };
 
@@ -262,7 +296,15 @@ Report.run = (() => {
     const groups = [
       ["Differ between the runs", keys.filter((key) => varied.has(key)), true],
       ["Differ from the defaults of train.py", keys.filter((key) => different.has(key) && !varied.has(key)), true],
-      ["All others", keys.filter((key) => !different.has(key) && !varied.has(key)), false],
+      [
+        different.size || varied.size
+          ? "All others"
+          : known
+            ? "None differs from the defaults of train.py; all"
+            : "All",
+        keys.filter((key) => !different.has(key) && !varied.has(key)),
+        false,
+      ],
     ].filter(([, members]) => members.length);
     const table = (members) =>
       h(
@@ -298,12 +340,7 @@ Report.run = (() => {
         ),
       );
     const parts = groups.map(([title, members, open]) =>
-      h(
-        "details",
-        { open: open || groups.length === 1 },
-        h("summary", {}, `${title} (${members.length})`),
-        table(members),
-      ),
+      h("details", { open }, h("summary", {}, `${title} (${members.length})`), table(members)),
     );
     const filter = h("input", {
       type: "search",
@@ -311,13 +348,13 @@ Report.run = (() => {
       "aria-label": "Filter settings",
       input: () => {
         const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-        for (const part of parts) {
+        for (const [index, part] of parts.entries()) {
           let found = 0;
           for (const row of part.querySelectorAll("tbody tr")) {
             row.hidden = !words.every((word) => row.dataset.text.includes(word));
             found += row.hidden ? 0 : 1;
           }
-          if (words.length) part.open = found > 0;
+          part.open = words.length ? found > 0 : groups[index][2];
         }
       },
     });

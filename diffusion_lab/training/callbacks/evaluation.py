@@ -124,17 +124,9 @@ class Evaluation(Callback):
     @property
     def summary(self) -> dict[str, Any]:
         """Settings, null values and cost of the evaluations, for ``summary.json``."""
-        settings = self.evaluation.settings
         return {
-            "features": self.evaluation.extractor.label,
-            "notes": list(self.evaluation.extractor.notes),
-            "num_samples": settings.num_samples,
-            "split": settings.split,
-            "real_images": len(self.evaluation.reference),
-            "sampler_steps": settings.sampler_steps,
-            "guidance_scale": settings.guidance_scale,
+            **self.evaluation.facts,
             "every": self.every_epochs,
-            "null": {name: null._asdict() for name, null in self.evaluation.null.items()},
             "seconds": round(self.cost.total, 2),
             "share_of_time": round(self.cost.share, 4),
         }
