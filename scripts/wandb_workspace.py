@@ -25,7 +25,8 @@ from diffusion_lab.reports.run_reader import read_run
 from diffusion_lab.reports.settings import short_names, varied_keys
 from diffusion_lab.runtime.exit_codes import EXIT_CODE
 from diffusion_lab.tracking.axes import IMAGES, STEP, THROUGHPUT
-from diffusion_lab.tracking.results import GENERATED, NEAREST, TABLE
+from diffusion_lab.tracking.evaluations import NEAREST, TABLE
+from diffusion_lab.tracking.generations import GENERATED
 from diffusion_lab.tracking.wandb_server import check_account
 
 PACKAGE = "wandb-workspaces"

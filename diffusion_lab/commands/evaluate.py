@@ -22,7 +22,7 @@ def run(composed: DictConfig) -> None:
     evaluation = evaluate(request)
     print_evaluation(evaluation)
     if request.config.generation.wandb != "never":
-        from diffusion_lab.tracking.results import log_evaluation
+        from diffusion_lab.tracking.evaluations import log_evaluation
 
         log_evaluation(request, evaluation)
 

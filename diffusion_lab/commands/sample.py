@@ -25,7 +25,7 @@ def run(composed: DictConfig) -> None:
     made = generate(config, guidance_typed=typed)
     print(printable(made))
     if config.generation.wandb != "never":
-        from diffusion_lab.tracking.results import log_generation
+        from diffusion_lab.tracking.generations import log_generation
 
         log_generation(config, made)
 

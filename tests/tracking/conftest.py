@@ -18,7 +18,8 @@ from diffusion_lab.config.schema import GenerateConfig
 from diffusion_lab.config.validate import parse_as
 from diffusion_lab.evaluation.command import evaluate
 from diffusion_lab.generation.generate import generate
-from diffusion_lab.tracking.results import log_evaluation, log_generation
+from diffusion_lab.tracking.evaluations import log_evaluation
+from diffusion_lab.tracking.generations import log_generation
 from tests.training.tiny import tiny_run, tiny_tree
 
 SOURCE = "tests.training.tiny.TinySource"
