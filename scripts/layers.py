@@ -46,7 +46,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("reports",),
         ("tracking",),
         ("training",),
-        ("doctor",),
+        ("doctor", "preview"),
         ("commands",),
         ("__main__",),
     ),

@@ -218,9 +218,7 @@ class LoggerSettings(Section):
     )
     project: NonEmptyText = Field(default="diffusion_lab", description="W&B project.")
     entity: str | None = Field(default=None, description="W&B user or team; `null` is the account's default.")
-    group: NonEmptyText | None = Field(
-        default=None, description="W&B group, under which runs are shown together; `null` is the experiment."
-    )
+    group: NonEmptyText | None = Field(default=None, description="W&B group of the run; `null` is the experiment.")
     name: NonEmptyText | None = Field(default=None, description="Name of the run on W&B; `null`: of the run folder.")
     dir: PathText | None = Field(default=None, description="Folder of W&B's files; `null`: `logs` of the run folder.")
     tags: Annotated[tuple[str, ...], Field(strict=False)] = Field(default=(), description="Tags of the run on W&B.")
@@ -234,6 +232,17 @@ class LoggerSettings(Section):
         backends = values.get("backends") if isinstance(values, Mapping) else None
         uses_wandb = isinstance(backends, list | tuple) and "wandb" in backends
         return {**all_from_environment(), **values} if uses_wandb else values
+
+
+class TuneSettings(Section):
+    """``tune``: measurements that suggest values instead of training; part of the command, not of the run."""
+
+    learning_rate: bool = Field(
+        default=False, description="Raise the learning rate step by step, and suggest the one that learns fastest."
+    )
+    batch_size: bool = Field(
+        default=False, description="Measure speed and memory with growing batches, and suggest a size."
+    )
 
 
 class RunConfig(Section):
@@ -272,6 +281,10 @@ class TrainConfig(RunConfig):
     training: TrainingSettings
     evaluation: TrainingEvaluationSettings = Field(default_factory=TrainingEvaluationSettings)
     logger: LoggerSettings = Field(default_factory=LoggerSettings)
+    preview: bool = Field(
+        default=False, exclude=True, description="Show images, noise levels and an estimate of the run; train nothing."
+    )
+    tune: TuneSettings = Field(default_factory=TuneSettings, exclude=True)
 
 
 class GenerateConfig(RunConfig):

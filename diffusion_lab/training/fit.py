@@ -81,10 +81,13 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         The summary. If the run to resume is already complete, the summary it wrote earlier, or None if there is none.
 
     Raises:
-        ValueError, FileNotFoundError, PermissionError: Naming the key, the value and the rule.
+        ValueError, FileNotFoundError, PermissionError: Naming the key, the value and the rule; the settings ask for a
+            preview, which is not a run.
         RunStopped: A signal stopped the run.
     """
     console = console or Console(stderr=True)
+    if config.preview or config.tune.learning_rate or config.tune.batch_size:
+        raise ValueError("preview and tune must be false to train: diffusion_lab.preview does what they ask for")
     check_ready_to_start(config)
     folder = RunFolder.from_settings(config.output)
     with resilient_stderr(), handle_signals() as stop, deterministic(config.compute.deterministic), as_rank_zero():
@@ -99,7 +102,7 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     stamp = folder.stamp()
     resumed = find_resume_source(config, folder)
     source = resumed[0] if resumed else None
-    purpose = _purpose(config, folder, source)
+    purpose = purpose_of(config, folder, source)
     folder.check_free(purpose)
     if source is not None and source.is_complete(config):
         earlier = None if source.foreign else TrainingSummary.read(source.run_folder)
@@ -125,7 +128,7 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     return summary
 
 
-def _purpose(config: TrainConfig, folder: RunFolder, source: ResumeSource | None) -> Purpose:
+def purpose_of(config: TrainConfig, folder: RunFolder, source: ResumeSource | None) -> Purpose:
     """Return what the run does with its folder: continue the run in it, replace its content, or fill it."""
     if source is not None and not source.foreign and folder.contains(source.path):
         return "continue"
@@ -263,7 +266,7 @@ def _summarize(run: PreparedRun, folder: RunFolder, trainer: Trainer, parts: _Pa
         last_checkpoint=_existing_path(run.checkpoints.last_path),
         train_seconds=round(seconds, 2),
         images_per_second=round(parts.progress.images_per_second, 1),
-        peak_memory_mb=round(_peak_memory_mb(run.device), 1),
+        peak_memory_mb=round(peak_memory(run.device) / 2**20, 1),
         config_hash=run.module.metadata["config_hash"],
         data_fingerprint=run.module.metadata["data_fingerprint"],
         validation_fingerprint=run.module.metadata["validation_fingerprint"],
@@ -277,7 +280,6 @@ def _existing_path(file: Path | None) -> str | None:
     return str(file) if file is not None and file.is_file() else None
 
 
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return peak_bytes() / 2**20
+def peak_memory(device: torch.device) -> int:
+    """Return the peak memory in bytes: that of torch's tensors on a GPU, else that of the process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()

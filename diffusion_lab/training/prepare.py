@@ -147,7 +147,7 @@ def prepare_run(
     settings = redacted(plain, secret_values(plain, sys.argv))
     settings["compute"]["seed"] = seed
     flops = count_forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
-    threads = _threads(config, device, flops, checkpoint)
+    threads = threads_of_run(config, device, flops, checkpoint)
     length = run_length(config, data) if source is None or left is None else _length_of_resumed(source, left)
     resets_schedule = left is not None and config.training.resume.reset_scheduler
     span = ScheduleSpan(left.epochs, left.steps) if left is not None and resets_schedule else length
@@ -223,7 +223,9 @@ def _seed(config: TrainConfig, source: ResumeSource | None) -> int:
     return secrets.randbits(32)
 
 
-def _threads(config: TrainConfig, device: torch.device, flops: int | None, checkpoint: Checkpoint | None) -> int:
+def threads_of_run(
+    config: TrainConfig, device: torch.device, flops: int | None, checkpoint: Checkpoint | None = None
+) -> int:
     """Return the threads of the settings, else those of the checkpoint, since sums round differently otherwise."""
     if config.compute.threads != "auto":
         return config.compute.threads

@@ -193,8 +193,9 @@ Report.charts = (() => {
     const known = items.filter((item) => item.seriesName && item.value[1] !== null);
     const sign = card.chart.better === "higher" ? -1 : 1;
     if (!single) known.sort((a, b) => sign * (a.value[1] - b.value[1]));
+    const most = 10;
     const rows = known
-      .slice(0, 10)
+      .slice(0, most)
       .map((item) =>
         h(
           "div",
@@ -514,7 +515,7 @@ Report.charts = (() => {
       by ? `Coloured by the best ${by} of each run: blue is better.` : "",
       Report.content.thinned ? "Long curves are thinned: the lowest and the highest value of each part are kept." : "",
     ].join(" ");
-    const part = Report.section("curves", "Curves", about, h("div", { class: "charts" }, charts.map(make)));
+    const part = Report.section("curves", "Curves", about, h("div", { class: "cards" }, charts.map(make)));
     part.head.append(controls());
     return part;
   };
