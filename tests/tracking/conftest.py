@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from diffusion_lab.cli.compose_evaluation import parse_evaluation
 from diffusion_lab.config.schema import GenerateConfig
@@ -109,6 +110,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
         )
         sample(folder)
         measure(folder)
+        wandb.teardown()  # ends its service, whose address would stay in the environment
         yield read_back(folder)
 
 
