@@ -136,7 +136,7 @@ def format_seconds(seconds: float) -> str:
     """Format a duration with two units at most.
 
     >>> format_seconds(4.26), format_seconds(75), format_seconds(7300), format_seconds(200_000)
-    ('4.3 s', '1 min 15 s', '2 h 2 min', '2 d 8 h')
+    ('4.3 s', '1 min 15 s', '2 h 1 min', '2 d 7 h')
     """
     if seconds < 10:
         return f"{seconds:.1f} s"

@@ -169,8 +169,8 @@ def round_numbers(low: float, high: float) -> list[float]:
 
     >>> round_numbers(0.04, 30)
     [0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
-    >>> round_numbers(0.004, 900)
-    [0.01, 0.1, 1.0, 10.0, 100.0]
+    >>> round_numbers(0.0004, 900)
+    [0.001, 0.01, 0.1, 1.0, 10.0, 100.0]
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 2, 5), (1, 3), (1,)):
