@@ -18,8 +18,8 @@ from rich.console import Console
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.cpu import cpu_optimizations
 from diffusion_lab.data.workers import explain_worker_failures
-from diffusion_lab.preview.rehearsal import Stopwatch
 from diffusion_lab.preview.show import memory_of
+from diffusion_lab.preview.stopwatch import Stopwatch
 from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.runtime.devices import use_threads
 from diffusion_lab.runtime.memory import explain_out_of_memory

@@ -32,7 +32,7 @@ from diffusion_lab.runtime.determinism import deterministic
 from diffusion_lab.runtime.devices import host_memory
 from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 from diffusion_lab.runtime.threads import free_cores, usable_cores
-from diffusion_lab.training.console import describe_run, print_complete
+from diffusion_lab.training.console import describe_run, print_complete, print_line
 from diffusion_lab.training.disk_space import check_disk_space, format_bytes, free_bytes
 from diffusion_lab.training.fit import purpose_of
 from diffusion_lab.training.prepare import PreparedRun, prepare_run
@@ -130,6 +130,7 @@ def _preview(config: TrainConfig, start: str, console: Console, seen: list[str])
         return "nothing is left to train"
     save_picture(draw_picture(run), picture)
     _warn_about_busy_cores()
+    print_line(console, "timing training steps, a validation, samples and a checkpoint, for half a minute or so …")
     try:
         timing = rehearse(run, console)
     except MemoryError as error:
@@ -243,7 +244,8 @@ class Preview:
 
     def _memory(self) -> str:
         memory = memory_of(self.run.device)
-        of = f" of the {format_bytes(int(memory))} of {self.run.device}" if memory < float("inf") else ""
+        where = "this machine" if self.run.device.type == "cpu" else str(self.run.device)
+        of = f" of the {format_bytes(int(memory))} of {where}" if memory < float("inf") else ""
         return f"{format_bytes(self.estimate.timing.peak_memory)} at the peak{of}"
 
     def _disk(self) -> str:

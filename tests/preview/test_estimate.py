@@ -10,9 +10,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from diffusion_lab.preview import rehearsal
+from diffusion_lab.preview import stopwatch as stopwatch_module
 from diffusion_lab.preview.estimate import Counts, Estimate, count_parts
-from diffusion_lab.preview.rehearsal import Stopwatch, Timing
+from diffusion_lab.preview.rehearsal import Timing
+from diffusion_lab.preview.stopwatch import Stopwatch
 from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.training.prepare import PreparedRun, prepare_run
 from tests.training.tiny import tiny_config
@@ -79,7 +80,7 @@ class TestStopwatch:
     def clock(self, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         clock = SimpleNamespace(now=0.0)
         clock.perf_counter = lambda: clock.now
-        monkeypatch.setattr(rehearsal, "time", clock)
+        monkeypatch.setattr(stopwatch_module, "time", clock)
         return clock
 
     def batch(self, stopwatch: Stopwatch, clock: SimpleNamespace, seconds: float, last: bool = False) -> bool:
