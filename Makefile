@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+DASHBOARD_ARGS ?=
 GPU_PYTHON ?= python3
 GPU_WHEELS ?= .gpu-wheels
 GPU_CHECK_ARGS ?=
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SITE_INSTALLED := $(VENV)/.site-installed
 
-.PHONY: help setup demo test test-rounding bench gpu-check gpu-wheels lint format defaults schema docs site clean
+.PHONY: help setup demo dashboard test test-rounding bench gpu-check gpu-wheels lint format defaults schema docs site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +24,9 @@ setup: $(INSTALLED) ## create .venv with the project and everything it needs (PY
 
 demo: $(INSTALLED) ## train on handwritten digits and sample from the model: about 3 minutes after the set-up
 	@$(BIN)/python scripts/demo.py
+
+dashboard: $(INSTALLED) ## start TensorBoard on the runs in outputs/ that log to it (DASHBOARD_ARGS="FOLDER --port 6007")
+	@$(BIN)/python scripts/dashboard.py $(DASHBOARD_ARGS)
 
 test: $(INSTALLED) ## run the tests (PYTEST_ARGS="--slow tests/data" selects more, or fewer)
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)

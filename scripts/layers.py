@@ -44,6 +44,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("features",),
         ("evaluation",),
         ("reports",),
+        ("tracking",),
         ("training",),
         ("doctor", "preview"),
         ("commands",),

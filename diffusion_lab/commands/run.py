@@ -61,6 +61,9 @@ def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
     else:
         from diffusion_lab.generation.generate import generate
         from diffusion_lab.runtime.exit_on_signals import exit_on_signals
+        from diffusion_lab.tracking.generations import log_generation
 
         with exit_on_signals():
-            print(printable(generate(config)))
+            made = generate(config)
+            print(printable(made))
+            log_generation(config, made)

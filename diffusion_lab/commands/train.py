@@ -63,3 +63,6 @@ def write_sweep_report() -> None:
         print(f"Warning: {sentence(f'the report of the sweep could not be written: {error}')}", file=sys.stderr)
     else:
         print(printable(f"look at all jobs side by side: {report.file}"), file=sys.stderr)
+        from diffusion_lab.tracking.sweep_report import log_sweep_report
+
+        log_sweep_report(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +19,6 @@ from diffusion_lab.checkpoint.files import OWN_CHECKSUMS
 from diffusion_lab.checkpoint.ownership import adopt, format_paths, unrecognized_entries
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import check_ready_to_start
-from diffusion_lab.console.redaction import secret_values
 from diffusion_lab.console.terminal import resilient_stderr
 from diffusion_lab.cpu import cpu_optimizations
 from diffusion_lab.data.workers import explain_worker_failures
@@ -29,7 +27,6 @@ from diffusion_lab.runs.folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.runtime.determinism import deterministic
 from diffusion_lab.runtime.devices import use_threads
 from diffusion_lab.runtime.memory import explain_out_of_memory, peak_bytes
-from diffusion_lab.training.anomalies import naming_last_good_checkpoint
 from diffusion_lab.training.callbacks import (
     Evaluation,
     GracefulStop,
@@ -40,6 +37,7 @@ from diffusion_lab.training.callbacks import (
 )
 from diffusion_lab.training.callbacks.evaluation import Cost
 from diffusion_lab.training.callbacks.order import in_order
+from diffusion_lab.training.conclusion import log_checkpoints, log_results, log_strips
 from diffusion_lab.training.console import (
     log_lines,
     print_and_log,
@@ -50,14 +48,13 @@ from diffusion_lab.training.console import (
     print_run,
     print_stopped,
     print_summary,
-    quiet_lightning,
 )
 from diffusion_lab.training.create import create_trainer
 from diffusion_lab.training.disk_space import check_disk_space
-from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
+from diffusion_lab.training.loggers import wandb_id
 from diffusion_lab.training.prepare import PreparedRun, prepare_run
+from diffusion_lab.training.recording import recording
 from diffusion_lab.training.restore_errors import RestoreErrors
-from diffusion_lab.training.resume import same_results
 from diffusion_lab.training.resume_source import ResumeSource, find_resume_source
 from diffusion_lab.training.signals import StopRequest, handle_signals
 from diffusion_lab.training.single_process import as_rank_zero
@@ -153,7 +150,7 @@ def _list_checkpoints(run: PreparedRun, folder: RunFolder, console: Console) -> 
 def _fit(run: PreparedRun, folder: RunFolder, purpose: Purpose, console: Console, stop: StopRequest) -> TrainingSummary:
     """Train, and write the summary."""
     parts = _create_parts(run, folder, console, stop)
-    with _recording(run, folder, purpose, console, stop) as loggers:
+    with recording(run, folder, purpose, console, stop) as loggers:
         run.module.metadata["wandb_id"] = wandb_id(loggers)
         run.module.metadata["run_id"] = folder.run_id
         trainer = create_trainer(run.config, run.device, parts.in_order(run), loggers, folder, run.last_epoch)
@@ -167,7 +164,25 @@ def _fit(run: PreparedRun, folder: RunFolder, purpose: Purpose, console: Console
         summary = _summarize(run, folder, trainer, parts, seconds)
         parts.folder_guard.restore()
         summary.write()
+        _log_conclusion(run, trainer, summary, loggers, console, stop)
     return summary
+
+
+def _log_conclusion(
+    run: PreparedRun,
+    trainer: Trainer,
+    summary: TrainingSummary,
+    loggers: list[Logger],
+    console: Console,
+    stop: StopRequest,
+) -> None:
+    """Log what is known at the end; after a signal only numbers, since the process must end soon."""
+    log_results(loggers, summary)
+    if stop.received is None:
+        if run.config.training.visualization.enabled:
+            log_strips(loggers, run.module, trainer.global_step - 1, console)
+        if run.config.logger.log_checkpoints:
+            log_checkpoints(loggers, summary)
 
 
 @dataclass(frozen=True)
@@ -210,35 +225,6 @@ def _create_evaluation(run: PreparedRun, console: Console, stop: StopRequest) ->
     every_epochs = run.config.evaluation.interval(run.last_epoch)
     cost = Cost(run.began, run.evaluation.preparation_seconds)
     return Evaluation(run.evaluation, every_epochs, partial(print_and_log, console), stop, cost)
-
-
-@contextlib.contextmanager
-def _recording(
-    run: PreparedRun, folder: RunFolder, purpose: Purpose, console: Console, stop: StopRequest
-) -> Iterator[list[Logger]]:
-    """Record the status of the run, its warnings and its failure in the folder; yields the loggers of its metrics."""
-    config, source = run.config, run.source
-    continued = None
-    if purpose == "continue" and source is not None:
-        continued = Continuation(source.step or 0, source.wandb_id, same_results(config, source))
-    with (
-        folder.running(secret_values(config.model_dump(mode="json"), sys.argv)),
-        naming_last_good_checkpoint(folder.base),
-        open_loggers(
-            config.logger,
-            folder.logs,
-            config.experiment,
-            folder.base.resolve().name,
-            run.settings,
-            continued,
-            console,
-            stop,
-            (config.training.validation.logged_metric,),
-            run.loggers,
-        ) as loggers,
-        quiet_lightning(),
-    ):
-        yield loggers
 
 
 def _print_start(run: PreparedRun, folder: RunFolder, console: Console) -> None:

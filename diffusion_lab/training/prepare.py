@@ -29,6 +29,7 @@ from diffusion_lab.runtime.determinism import seed_default_generators
 from diffusion_lab.runtime.devices import device_name, resolve_device
 from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.runtime.threads import choose_threads, free_cores
+from diffusion_lab.tracking.wandb_server import check_reachable
 from diffusion_lab.training.callbacks import Checkpoints, ResumeOverrides
 from diffusion_lab.training.console import print_and_log, warn_about_settings
 from diffusion_lab.training.create import (
@@ -58,7 +59,6 @@ from diffusion_lab.training.resume_source import ResumeSource
 from diffusion_lab.training.sample_evaluation import SampleEvaluation
 from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_saved_sigma_data
 from diffusion_lab.training.sources import class_names_of, create_datamodule
-from diffusion_lab.training.wandb_mirror import check_reachable
 
 
 @dataclass(frozen=True)

@@ -176,6 +176,8 @@ def test_command(world: World, words: list[str]) -> None:
         targets = [word for word in rest if "=" not in word]
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    elif program == "wandb":
+        assert rest == ["login"]
     elif program == "git":
         assert rest[0] in ("clone", "tag", "push")
     elif program == "pip":
