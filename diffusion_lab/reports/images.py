@@ -74,11 +74,13 @@ class ImageStore:
 
     def _read(self, file: Path) -> tuple[str, StoredImage | None] | str:
         """Return the digest of a file and its image, None if the digest is known; or why it cannot be read."""
+        if file.is_symlink():
+            return "it is a link, which is not followed"
         try:
             content = read_regular(file, MAX_BYTES)
             digest = hashlib.sha256(content).hexdigest()
             return digest, None if digest in self._numbers else shrink(content, self.most_pixels)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders of damaged files raise almost anything
             return (getattr(error, "strerror", None) or str(error) or type(error).__name__).split("\n")[0]
 
     def _store(self, file: Path, digest: str, image: StoredImage | None) -> int:
