@@ -153,7 +153,7 @@ def cleaned(notebook: NotebookNode) -> NotebookNode:
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook["metadata"] = {
         "kernelspec": kernel,
-        "language_info": {"name": "python"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},  # for the commands after "!"
         EXECUTED: {"code_sha256": fingerprint(notebook)},
     }
     return notebook
