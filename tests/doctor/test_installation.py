@@ -204,7 +204,9 @@ class TestTracking:
     @pytest.mark.parametrize("place", ["WANDB_API_KEY", "netrc"])
     def test_a_key_is_found_and_never_shown(self, place, tmp_path, monkeypatch):
         server = "https://wandb.example.org"
-        monkeypatch.setattr("wandb.setup", lambda: type("S", (), {"settings": type("T", (), {"base_url": server})}))
+        monkeypatch.setattr(
+            "wandb.sdk.wandb_setup.singleton", lambda: type("S", (), {"settings": type("T", (), {"base_url": server})})
+        )
         monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
         if place == "netrc":
             file(tmp_path / "netrc", f"machine wandb.example.org login user password {KEY}\n".encode()).chmod(0o600)
