@@ -6,14 +6,16 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+DASHBOARD_ARGS ?=
 GPU_PYTHON ?= python3
 GPU_WHEELS ?= .gpu-wheels
 GPU_CHECK_ARGS ?=
 GPU_WHEELS_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SITE_INSTALLED := $(VENV)/.site-installed
 
-.PHONY: help setup demo test test-rounding bench gpu-check gpu-wheels lint format defaults schema docs clean
+.PHONY: help setup demo dashboard test test-rounding bench gpu-check gpu-wheels lint format defaults schema docs site clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -22,6 +24,9 @@ setup: $(INSTALLED) ## create .venv with the project and everything it needs (PY
 
 demo: $(INSTALLED) ## train on handwritten digits and sample from the model: about 3 minutes after the set-up
 	@$(BIN)/python scripts/demo.py
+
+dashboard: $(INSTALLED) ## start TensorBoard on the runs in outputs/ that log to it (DASHBOARD_ARGS="FOLDER --port 6007")
+	@$(BIN)/python scripts/dashboard.py $(DASHBOARD_ARGS)
 
 test: $(INSTALLED) ## run the tests (PYTEST_ARGS="--slow tests/data" selects more, or fewer)
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
@@ -58,9 +63,13 @@ defaults: $(INSTALLED) ## write what repeats diffusion_lab/config/v2_defaults.ya
 schema: $(INSTALLED) ## write schema/, with which editors complete and check conf/ and settings files
 	@$(BIN)/python -m scripts.make_schema
 
-docs: $(INSTALLED) ## write docs/configuration.md, the reference of every key, and docs/rooms.svg, the picture of the package
+docs: $(INSTALLED) ## write docs/configuration.md and docs/commands.md, the references, and docs/rooms.svg, the picture of the package
 	@$(BIN)/python -m scripts.make_docs
 	@$(BIN)/python -m scripts.draw_rooms
+
+site: $(SITE_INSTALLED) ## build the documentation as a site in build/site, which needs no network to be read
+	@$(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going -c docs . build/site
+	@echo "build/site/index.html"
 
 clean: ## remove .venv, caches and build files; outputs/ stays
 	@rm -rf .venv .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
@@ -82,4 +91,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    /^Installing collected/ {printf ", unpacking ..."} {fflush()} END {print ""}'
 	@echo "  compiling ..."
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import diffusion_lab.cli.launch, diffusion_lab.training.fit, sklearn.svm, wandb, hydra.main'
+	@touch $@
+
+# What only the site needs, so that the set-up of everything else stays short.
+$(SITE_INSTALLED): $(INSTALLED)
+	@echo "Adding Sphinx to $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile \
+	    --editable '.[docs]' --constraint constraints.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md, the reference of every key, from the schema (`make docs`)."""
+"""Write docs/configuration.md, the reference of every key, from the schema, and docs/commands.md (`make docs`)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from diffusion_lab.config import get_default_config
 from diffusion_lab.config.schema import CHOICES
 from diffusion_lab.typed_settings.choice import ChoiceSettings
 from diffusion_lab.typed_settings.settings_reader import leaves
+from scripts import commands_page
 from scripts.editor_schema import WHOLE_TREE, package_of, short_names
 from scripts.json_schema import JsonSchema, section_schemas, type_options
 
@@ -110,9 +111,10 @@ Any value may be a reference to another, such as `${{training.epochs}}`.
 
 
 def main() -> None:
-    """Write the page."""
-    PAGE.write_text(page(), encoding="utf-8")
-    print(PAGE.relative_to(ROOT))
+    """Write both pages."""
+    for file, text in ((PAGE, page()), (commands_page.PAGE, commands_page.page())):
+        file.write_text(text, encoding="utf-8")
+        print(file.relative_to(ROOT))
 
 
 def page() -> str:

@@ -31,7 +31,18 @@ from diffusion_lab.runtime.wandb_environment import from_environment
 from diffusion_lab.sweeps.folders import job_folder, sweep_job_or, sweep_name_or
 from diffusion_lab.typed_settings.settings_reader import SettingsReader, Unreadable
 
-SHORT_NAMES = ("ckpt", "num_samples", "guidance_scale", "labels", "seed", "device", "use_ema", "ema_decay", "trust")
+SHORT_NAMES = (
+    "ckpt",
+    "num_samples",
+    "guidance_scale",
+    "labels",
+    "seed",
+    "device",
+    "use_ema",
+    "ema_decay",
+    "trust",
+    "wandb",
+)
 """Top-level keys of ``conf/sample.yaml`` that only fill V2 keys."""
 
 NAME = "name"

@@ -28,7 +28,7 @@ from diffusion_lab.typed_settings.spelling import normalize_spelling
 
 EVALUATE_SHORT_NAMES = (
     *("ckpt", "samples", "reference", "metrics", "features", "weights", "num_samples", "split", "guidance_scale"),
-    *("seed", "device", "use_ema", "ema_decay", "trust"),
+    *("seed", "device", "use_ema", "ema_decay", "trust", "wandb"),
 )
 """Top-level keys of ``conf/evaluate.yaml`` that only fill other keys."""
 

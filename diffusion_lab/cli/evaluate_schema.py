@@ -121,6 +121,9 @@ class EvaluateGenerationSettings(Section):
         description="Dotted path of a custom class, or a list of them, that may be imported because a checkpoint names "
         "it: importing runs code.",
     )
+    wandb: Literal["auto", "always", "never"] = Field(
+        default="auto", description="Add the results to the run on W&B; `auto`: if the checkpoint's run is online."
+    )
     sampling: EvaluateSamplingSettings = Field(default_factory=EvaluateSamplingSettings)
 
     @property

@@ -25,6 +25,7 @@ from diffusion_lab.cli.overrides import (
     check_separate_folders,
     check_sweep_not_empty,
     check_sweep_size,
+    check_trains,
     explain_syntax_error,
     refuse_excess,
 )
@@ -146,6 +147,7 @@ def _check_run(args: Namespace, conf: Path | str) -> None:
     if _sweeps(args):
         check_sweep_size(args.overrides)
         check_separate_folders(args.overrides)
+        check_trains(args.overrides)
         check_sweep_not_empty(args.overrides, [_folder(conf), *_user_folders(args)])
 
 

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 
 from diffusion_lab.console.command_line import setting
 from diffusion_lab.faults import CommandError
+from diffusion_lab.sweeps.jobs import ONE_AT_A_TIME
 
 KEY = re.compile(r"[+~]{0,2}[\w./@$-]+", re.ASCII)
 
@@ -107,6 +108,21 @@ def check_separate_folders(arguments: Sequence[str]) -> None:
             f"output.base_dir = {named[-1].value()!r} would be the folder of each job of the sweep: name the folder "
             "that holds those of the jobs with hydra.sweep.dir"
         )
+
+
+def check_trains(arguments: Sequence[str]) -> None:
+    """Refuse a sweep of previews.
+
+    Args:
+        arguments: Arguments of the command line of a sweep.
+
+    Raises:
+        CommandError: It asks for ``preview`` or ``tune``.
+    """
+    for _, override in _readable(arguments):
+        key = override.key_or_group
+        if (key == "preview" or key.partition(".")[0] == "tune") and override.value() is not False:
+            raise CommandError(ONE_AT_A_TIME)
 
 
 def _searches(arguments: Sequence[str]) -> bool:

@@ -47,7 +47,7 @@ VALID, UNVERIFIED, DAMAGED, IGNORED = "valid", "unverified", "DAMAGED", "ignored
 @quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return the exit code."""
-    args = _parser().parse_args(arguments)
+    args = create_parser().parse_args(arguments)
     show_plain_warnings()
     try:
         code: int = args.do(args)
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def create_parser() -> argparse.ArgumentParser:
+    """Create the parser of the command line."""
     parser = argparse.ArgumentParser(prog=usage("checkpoint"), description="Inspect, verify and export checkpoints.")
     commands = parser.add_subparsers(required=True, metavar="inspect|verify|export")
     path = "checkpoint file, export, or run folder (its best checkpoint, else its last)"

@@ -23,7 +23,7 @@ from diffusion_lab.version import __version__
 @quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: that of this process) and return the exit code: 1 if there is a problem."""
-    args = _parser().parse_args(arguments)
+    args = create_parser().parse_args(arguments)
     show_plain_warnings()
     ensure_home()
     with exit_on_signals():
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _as_json(examination) if args.json else _as_text(examination)
 
 
-def _parser() -> argparse.ArgumentParser:
+def create_parser() -> argparse.ArgumentParser:
+    """Create the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog=usage("doctor"),
         description="Examine this machine and installation: hardware and what it accelerates, versions, extras, "

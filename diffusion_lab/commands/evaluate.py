@@ -19,7 +19,12 @@ def run(composed: DictConfig) -> None:
     request = compose_evaluate_config(composed)
     from diffusion_lab.evaluation.command import evaluate, print_evaluation
 
-    print_evaluation(evaluate(request))
+    evaluation = evaluate(request)
+    print_evaluation(evaluation)
+    if request.config.generation.wandb != "never":
+        from diffusion_lab.tracking.evaluations import log_evaluation
+
+        log_evaluation(request, evaluation)
 
 
 PROGRAM = Program("evaluate", run, compose_evaluate_config, EvaluateConfig, EVALUATE_SHORT_NAMES)

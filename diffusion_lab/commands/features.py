@@ -18,11 +18,12 @@ CACHE_NOTE = "every later evaluation of these images reads them"
 @quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run the command."""
-    options = _parser().parse_args(arguments)
+    options = create_parser().parse_args(arguments)
     run_and_report(lambda: options.run(options))
 
 
-def _parser() -> argparse.ArgumentParser:
+def create_parser() -> argparse.ArgumentParser:
+    """Create the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog=usage("features"),
         description="Features of a reference set, computed once for all later evaluations.",

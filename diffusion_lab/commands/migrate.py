@@ -34,16 +34,7 @@ The changes and the reasons for them: docs/migration-v1-to-v2.md.
 @quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 1 on failure, with the reason on standard error."""
-    parser = argparse.ArgumentParser(
-        prog=usage("migrate"),
-        description=DESCRIPTION.format(migrate=usage("migrate"), train=usage("train")),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("-i", "--input", type=Path, required=True, metavar="OLD.yaml", help="the file to read")
-    parser.add_argument("-o", "--output", type=Path, metavar="NEW.yaml", help="the file to write; printed if omitted")
-    parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
-    parser.add_argument("--force", action="store_true", help="replace an existing NEW.yaml; never OLD.yaml")
-    parser.add_argument("--to-overrides", action="store_true", help="print the command line instead of a file")
+    parser = create_parser()
     args = parser.parse_args(arguments)
     if args.to_overrides and args.output:
         parser.error("--to-overrides prints, so it cannot be used with --output")
@@ -59,6 +50,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"Error: {sentence(explain(error))}", file=sys.stderr)
         return 1
     return 0
+
+
+def create_parser() -> argparse.ArgumentParser:
+    """Create the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog=usage("migrate"),
+        description=DESCRIPTION.format(migrate=usage("migrate"), train=usage("train")),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-i", "--input", type=Path, required=True, metavar="OLD.yaml", help="the file to read")
+    parser.add_argument("-o", "--output", type=Path, metavar="NEW.yaml", help="the file to write; printed if omitted")
+    parser.add_argument("--dry-run", action="store_true", help="print, write nothing")
+    parser.add_argument("--force", action="store_true", help="replace an existing NEW.yaml; never OLD.yaml")
+    parser.add_argument("--to-overrides", action="store_true", help="print the command line instead of a file")
+    return parser
 
 
 def migrate(tree: dict[str, Any], source: Path, output: Path | None, force: bool) -> None:

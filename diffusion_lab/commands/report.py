@@ -27,7 +27,7 @@ QUIET_ROUNDS = 3
 @quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: that of this process) and return the exit code."""
-    args = _parser().parse_args(arguments)
+    args = create_parser().parse_args(arguments)
     show_plain_warnings()
     with exit_on_signals():
         return _run(args)
@@ -50,7 +50,8 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def create_parser() -> argparse.ArgumentParser:
+    """Create the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog=usage("report"),
         description="Write one HTML page about a run, a sweep, or several runs side by side. It opens without a "

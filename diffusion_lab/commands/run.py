@@ -11,7 +11,7 @@ from diffusion_lab.cli.report import run_and_report
 from diffusion_lab.cli.settings_file import read_settings
 from diffusion_lab.cli.yaml_file import yaml_text
 from diffusion_lab.config import TrainConfig
-from diffusion_lab.console.command_line import CONF, usage
+from diffusion_lab.console.command_line import CONF, set_typed_command, usage
 from diffusion_lab.console.terminal import printable, quiet_broken_pipe
 from diffusion_lab.sweeps.launchers import check_launcher
 
@@ -28,6 +28,13 @@ examples:
 @quiet_broken_pipe()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, check the settings and run them."""
+    args = create_parser().parse_intermixed_args(arguments)
+    set_typed_command("run", [str(args.file), *args.overrides])
+    run_and_report(lambda: run(args.file, args.overrides, args.validate))
+
+
+def create_parser() -> argparse.ArgumentParser:
+    """Create the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog=usage("run"),
         description="Train or generate from one settings file: a complete V2 file, or an old V1 file.",
@@ -37,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path, metavar="FILE.yaml", help="all settings; its `mode` is train or generate")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="V2 keys that differ from the file")
     parser.add_argument("--validate", action="store_true", help="check and print the resolved settings, run nothing")
-    args = parser.parse_intermixed_args(arguments)
-    run_and_report(lambda: run(args.file, args.overrides, args.validate))
+    return parser
 
 
 def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
@@ -49,12 +55,15 @@ def run(file: Path, overrides: Sequence[str], only_validate: bool) -> None:
     if only_validate:
         print(yaml_text(config.model_dump(mode="json")), end="")
     elif isinstance(config, TrainConfig):
-        from diffusion_lab.training.fit import train
+        from diffusion_lab.commands.train import start
 
-        train(config)
+        start(config)
     else:
         from diffusion_lab.generation.generate import generate
         from diffusion_lab.runtime.exit_on_signals import exit_on_signals
+        from diffusion_lab.tracking.generations import log_generation
 
         with exit_on_signals():
-            print(printable(generate(config)))
+            made = generate(config)
+            print(printable(made))
+            log_generation(config, made)

@@ -22,7 +22,12 @@ def run(composed: DictConfig) -> None:
 
     is_override = job_key_locations().is_set_by_override
     typed = any(map(is_override, ("guidance_scale", "generation.sampling.guidance_scale")))
-    print(printable(generate(config, guidance_typed=typed)))
+    made = generate(config, guidance_typed=typed)
+    print(printable(made))
+    if config.generation.wandb != "never":
+        from diffusion_lab.tracking.generations import log_generation
+
+        log_generation(config, made)
 
 
 PROGRAM = Program("sample", run, compose_generate_config, GenerateConfig, SHORT_NAMES)

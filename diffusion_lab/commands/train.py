@@ -19,7 +19,16 @@ from diffusion_lab.sweeps.summary import EXIT_CODE_OF_FAILURES
 
 def run(composed: DictConfig) -> None:
     """Train with the composed settings, all faults of which are reported before any heavy import."""
-    config = compose_train_config(composed)
+    start(compose_train_config(composed))
+
+
+def start(config: TrainConfig) -> None:
+    """Train, or do instead what ``preview`` and ``tune`` ask for."""
+    if config.preview or config.tune.learning_rate or config.tune.batch_size:
+        from diffusion_lab.preview.instead_of_training import run_instead_of_training
+
+        run_instead_of_training(config)
+        return
     from diffusion_lab.training.fit import train
 
     train(config)
@@ -54,3 +63,6 @@ def write_sweep_report() -> None:
         print(f"Warning: {sentence(f'the report of the sweep could not be written: {error}')}", file=sys.stderr)
     else:
         print(printable(f"look at all jobs side by side: {report.file}"), file=sys.stderr)
+        from diffusion_lab.tracking.sweep_report import log_sweep_report
+
+        log_sweep_report(folder)

@@ -39,10 +39,6 @@ def fill_for_generation(tree: dict[str, Any], root: type[BaseModel]) -> None:
 
     The values are those of the default tree, except that ``compute.device`` is ``auto``. The checkpoint and the output
     folder have none. Sections other than ``compute`` that are missing entirely stay missing.
-
-    Args:
-        tree: The tree.
-        root: Class of such trees.
     """
     defaults = get_default_config()
     defaults["compute"]["device"] = "auto"
@@ -56,14 +52,9 @@ def fill_for_generation(tree: dict[str, Any], root: type[BaseModel]) -> None:
 def fill_model(model: dict[str, Any], section: type[BaseModel]) -> None:
     """Add missing keys to the ``model`` section for a checkpoint of another program, in place.
 
-    ``auto`` for the patch size becomes a number.
-
-    The stages of the network are two lists of the same length: if one of them is given, the other is not added, so that
-    it is reported as missing. Neither is added for a network other than the U-Net.
-
-    Args:
-        model: The section.
-        section: Its class.
+    ``auto`` for the patch size becomes a number. The stages of the network are two lists of the same length: if one of
+    them is given, the other is not added, so that it is reported as missing. Neither is added for a network other than
+    the U-Net.
     """
     defaults = get_default_config()["model"]
     architecture = model.get("architecture")

@@ -44,6 +44,7 @@ from diffusion_lab.typed_settings.section import (
 from diffusion_lab.typed_settings.settings_reader import known_keys
 from diffusion_lab.typed_settings.targets import Target
 
+NonEmptyText = Annotated[str, Field(min_length=1)]
 Label = Annotated[int, Field(ge=0)] | str
 MODES = ("train", "generate")
 USED_WHEN_GENERATING = ("generation", "sampler", "guidance", "compute", "output")
@@ -118,8 +119,7 @@ class OutputSettings(Section):
 
     def folder(self, name: str) -> Path:
         """Return the path of one of ``subdirs`` inside ``base_dir``; it may not exist."""
-        path: Path = self.base_dir / getattr(self.subdirs, name)
-        return path
+        return Path(self.base_dir, getattr(self.subdirs, name))
 
 
 class SamplingSettings(Section):
@@ -191,6 +191,9 @@ class GenerationSettings(Section):
         description="Dotted path of a custom class, or a list of them, that may be imported because the checkpoint "
         "names it: importing runs code.",
     )
+    wandb: Literal["auto", "always", "never"] = Field(
+        default="auto", description="Add the results to the run on W&B; `auto`: if the checkpoint's run is online."
+    )
 
     @property
     def trusted(self) -> tuple[str, ...]:
@@ -213,17 +216,14 @@ class LoggerSettings(Section):
         description="W&B: `offline` needs no account and no network, `online` sends to the cloud, "
         "`disabled` does nothing.",
     )
-    project: Annotated[str, Field(min_length=1)] = Field(default="diffusion_lab", description="W&B project.")
+    project: NonEmptyText = Field(default="diffusion_lab", description="W&B project.")
     entity: str | None = Field(default=None, description="W&B user or team; `null` is the account's default.")
-    group: Annotated[str, Field(min_length=1)] | None = Field(
-        default=None, description="W&B group, under which runs are shown together; `null` is the experiment."
-    )
-    name: Annotated[str, Field(min_length=1)] | None = Field(
-        default=None, description="Name of the run on W&B; `null` is that of the run folder."
-    )
-    dir: PathText | None = Field(
-        default=None, description="Folder of W&B's files; `null` is the run folder's own `logs`."
-    )
+    group: NonEmptyText | None = Field(default=None, description="W&B group of the run; `null` is the experiment.")
+    name: NonEmptyText | None = Field(default=None, description="Name of the run on W&B; `null`: of the run folder.")
+    dir: PathText | None = Field(default=None, description="Folder of W&B's files; `null`: `logs` of the run folder.")
+    tags: Annotated[tuple[str, ...], Field(strict=False)] = Field(default=(), description="Tags of the run on W&B.")
+    notes: str | None = Field(default=None, description="Notes on the run on W&B.")
+    log_checkpoints: bool = Field(default=False, description="Best and last checkpoint become artifacts on W&B.")
 
     @model_validator(mode="before")
     @classmethod
@@ -232,6 +232,17 @@ class LoggerSettings(Section):
         backends = values.get("backends") if isinstance(values, Mapping) else None
         uses_wandb = isinstance(backends, list | tuple) and "wandb" in backends
         return {**all_from_environment(), **values} if uses_wandb else values
+
+
+class TuneSettings(Section):
+    """``tune``: measurements that suggest values instead of training; part of the command, not of the run."""
+
+    learning_rate: bool = Field(
+        default=False, description="Raise the learning rate step by step, and suggest the one that learns fastest."
+    )
+    batch_size: bool = Field(
+        default=False, description="Measure speed and memory with growing batches, and suggest a size."
+    )
 
 
 class RunConfig(Section):
@@ -270,6 +281,10 @@ class TrainConfig(RunConfig):
     training: TrainingSettings
     evaluation: TrainingEvaluationSettings = Field(default_factory=TrainingEvaluationSettings)
     logger: LoggerSettings = Field(default_factory=LoggerSettings)
+    preview: bool = Field(
+        default=False, exclude=True, description="Show images, noise levels and an estimate of the run; train nothing."
+    )
+    tune: TuneSettings = Field(default_factory=TuneSettings, exclude=True)
 
 
 class GenerateConfig(RunConfig):

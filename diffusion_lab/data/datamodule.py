@@ -190,6 +190,29 @@ class ImageDataModule(LightningDataModule):
         images = self.augmentation(batch.images, batch.seed) if self.augmentation and training else batch.images
         return batch._replace(images=images if images.is_floating_point() else from_pixels(images))
 
+    def first_images(self, count: int) -> Batch:
+        """Return the images of a new run's first batches as the model receives them, on the CPU.
+
+        Loader processes and the position of the training are not involved.
+
+        Args:
+            count: Number of images, at least 1; fewer if an epoch has fewer.
+
+        Returns:
+            Images ``(N, C, H, W)`` in [-1, 1], augmented, their labels, and the seed of the first batch.
+        """
+        dataset, batches, found = BatchDataset(self.train, self.labelled, training=True), [], 0
+        for draw in self._epoch_order(0, 0):
+            loaded = dataset.__getitems__(draw)
+            self._record_skipped(loaded)
+            batches.append(self.prepare_batch(loaded._replace(skipped=()), training=True))
+            found += len(loaded.images)
+            if found >= count:
+                break
+        images = torch.cat([batch.images for batch in batches])[:count]
+        labels = [batch.labels for batch in batches if batch.labels is not None]
+        return Batch(images, torch.cat(labels)[:count] if labels else None, batches[0].seed)
+
     def state_dict(self) -> dict[str, Any]:
         """Return, as plain numbers, the position of the next training image and the values that define it."""
         epoch, seen = self._position()

@@ -143,7 +143,7 @@ def _source(server: str, environ: Mapping[str, str]) -> str:
 def _refusal() -> str:
     """Return why training with ``logger.mode=online`` would be refused; empty if it would not."""
     from diffusion_lab.config.schema import LoggerSettings
-    from diffusion_lab.training.wandb_mirror import check_reachable
+    from diffusion_lab.tracking.wandb_server import check_reachable
 
     try:
         check_reachable(LoggerSettings.model_validate({"backends": ("wandb",), "mode": "online"}))

@@ -14,7 +14,7 @@ from diffusion_lab.checkpoint import file_hash, find_checkpoint
 from diffusion_lab.checkpoint.files import is_sweep
 from diffusion_lab.console.terminal import printable
 from diffusion_lab.faults import shown
-from diffusion_lab.files.run_files import CONFIG
+from diffusion_lab.files.run_files import find_run_folder
 from diffusion_lab.sweeps.job_record import FINISHED
 from diffusion_lab.sweeps.ranking import read_records
 
@@ -26,9 +26,6 @@ DEFAULT_PARENT = Path("outputs", FOLDER)
 
 MAX_NAME = 40
 """Maximum number of characters of a path's name in the name of a results folder."""
-
-MAX_DEPTH = 4
-"""Maximum number of parent folders of a checkpoint in which its run folder is searched for."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +75,6 @@ def find_targets(paths: Sequence[Path], base_dir: Path | None) -> tuple[list[Tar
         folder = parent / f"{checkpoint.stem}-{file_hash(checkpoint)[:8]}"
         targets.append(Target(checkpoint, folder, name, path))
     return targets, base_dir or _results_folder(paths, targets)
-
-
-def find_run_folder(checkpoint: Path) -> Path | None:
-    """Return the run folder that contains a checkpoint; None if there is none."""
-    return next((folder for folder in checkpoint.parents[:MAX_DEPTH] if (folder / CONFIG).is_file()), None)
 
 
 def relative_to_cwd(path: Path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 CONFIG = "config.yaml"
 """All settings, resolved."""
 
@@ -25,3 +27,11 @@ LOG = "run.log"
 
 WANDB_ID_FILE = "wandb_id"
 """Id of the run on W&B."""
+
+MAX_DEPTH = 4
+"""Maximum number of parent folders of a checkpoint in which its run folder is searched for."""
+
+
+def find_run_folder(checkpoint: Path) -> Path | None:
+    """Return the run folder that contains a checkpoint; None if there is none."""
+    return next((folder for folder in checkpoint.parents[:MAX_DEPTH] if (folder / CONFIG).is_file()), None)

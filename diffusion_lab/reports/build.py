@@ -11,6 +11,7 @@ from diffusion_lab.reports.discovery import find_runs, names_of
 from diffusion_lab.reports.images import ImageStore
 from diffusion_lab.reports.page_file import write_page
 from diffusion_lab.reports.payload import ReportSource, payload
+from diffusion_lab.reports.published import published
 from diffusion_lab.reports.quality import QualityFile
 from diffusion_lab.reports.records import RunRecord
 from diffusion_lab.reports.run_reader import read_results, read_run
@@ -28,12 +29,21 @@ class Report:
         targets: Run folders, sweeps, and folders that contain runs.
         file: The page; ``report.html`` in the only target, else in the current folder, if None.
         conf: Folder of the settings that ``train.py`` composes, to show what differs from the defaults.
+        published_as: Leave out what names users, machines and folders, since the page leaves the machine, and show runs
+            that are about to end in this state. None for a page that stays here.
     """
 
-    def __init__(self, targets: Sequence[Path], file: Path | None = None, conf: Path | None = None) -> None:
+    def __init__(
+        self,
+        targets: Sequence[Path],
+        file: Path | None = None,
+        conf: Path | None = None,
+        published_as: str | None = None,
+    ) -> None:
         self.targets = list(targets)
         self.file = file or (self.targets[0] if len(self.targets) == 1 else Path()) / FILE
         self.conf = conf
+        self.published_as = published_as
         self._images: dict[int, ImageStore] = {}
 
     def write(self, watch: float | None = None) -> bool:
@@ -57,6 +67,8 @@ class Report:
                 results = read_results(target, notes)
                 if results is not None:
                     _distribute(results, runs)
+        if self.published_as is not None:
+            runs = [published(run, self.published_as) for run in runs]
         most = SINGLE_PIXELS if len(runs) == 1 else MANY_PIXELS
         images = self._images.setdefault(most, ImageStore(most))
         source = ReportSource(self._title(runs), runs, notes, self._folder(), watch)
@@ -73,6 +85,8 @@ class Report:
         return self.targets[0].resolve().name if len(self.targets) == 1 else f"{len(runs)} runs"
 
     def _folder(self) -> str:
+        if self.published_as is not None:
+            return ", ".join(target.resolve().name for target in self.targets[:3])
         return ", ".join(str(target) for target in self.targets[:3]) + (" …" if len(self.targets) > 3 else "")
 
 

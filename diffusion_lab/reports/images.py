@@ -78,7 +78,7 @@ class ImageStore:
             content = read_regular(file, MAX_BYTES)
             digest = hashlib.sha256(content).hexdigest()
             return digest, None if digest in self._numbers else shrink(content, self.most_pixels)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except Exception as error:  # decoders of damaged files raise almost anything
             return (getattr(error, "strerror", None) or str(error) or type(error).__name__).split("\n")[0]
 
     def _store(self, file: Path, digest: str, image: StoredImage | None) -> int:

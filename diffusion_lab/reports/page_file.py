@@ -69,7 +69,7 @@ def script_json(value: Any) -> str:
     """
     text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     escaped = re.sub(r"[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
-    return escaped.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\u0000")
+    return escaped.encode("utf-8", "backslashreplace").decode("utf-8")  # lone surrogates in names of files
 
 
 def _part(name: str) -> str:

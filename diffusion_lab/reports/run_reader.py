@@ -45,6 +45,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     secrets = secret_values(settings, command)
     run.tree = redacted(settings, secrets)
     run.settings = leaves(run.tree)
+    run.environment = _hidden(run.environment, secrets)
     run.status = _hidden(_read(run, STATUS, read_json), secrets)
     run.summary = _hidden(_read(run, SUMMARY, read_json), secrets)
     if record is not None:

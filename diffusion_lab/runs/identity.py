@@ -22,6 +22,8 @@ WITHOUT_INFLUENCE = frozenset(
         "experiment",
         "name",
         "mode",
+        "preview",
+        "tune",
         "output",
         "logger",
         "generation",

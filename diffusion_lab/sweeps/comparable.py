@@ -109,6 +109,7 @@ def difference(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     for group in groups:
         parts = [f"{key} {shown(group[key], SHOWN_CHARACTERS)}" for key in varying if key in group and key != IMAGES]
         if IMAGES in varying:
-            parts.append(f"{IMAGES} {str(group.get(IMAGES))[:8]}…")
+            images = group.get(IMAGES)
+            parts.append(f"{IMAGES} {f'{images:.8}…' if isinstance(images, str) else 'unknown'}")
         descriptions.append(", ".join(parts))
     return descriptions

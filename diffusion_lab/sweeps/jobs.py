@@ -21,7 +21,7 @@ from diffusion_lab.config.schema import TrainConfig, root_of
 from diffusion_lab.console.command_line import program_name
 from diffusion_lab.console.messages import explain, sentence
 from diffusion_lab.console.redaction import redacted, redacted_command, secret_values, without_values
-from diffusion_lab.faults import traceback_note
+from diffusion_lab.faults import CommandError, traceback_note
 from diffusion_lab.faults.unresolved import resolved
 from diffusion_lab.files.reading import read_json
 from diffusion_lab.files.run_files import SUMMARY
@@ -60,6 +60,14 @@ HYDRA_RECORD = "multirun.yaml"
 EVALUATION = "evaluation.json"
 DISTANCES = ("kid", "fd")
 """Metrics that rank evaluations; the first one that was computed is used."""
+
+NOT_OF_A_JOB = ("output", "preview", "tune")
+"""Sections that its record omits: the folder, and what is done instead of a run."""
+
+ONE_AT_A_TIME = (
+    "preview and tune are for a single run, and the jobs of a sweep are recorded as runs: leave out -m, and choose one "
+    "value of each setting"
+)
 
 NAMED_KEYS = 5  # differing keys that a message names; further ones are counted
 WAIT_SECONDS = 1.0
@@ -112,6 +120,8 @@ def run_job(run: Callable[[DictConfig], None], composed: DictConfig) -> float | 
     if not name:
         run(composed)
         return None
+    if composed.get("preview") or any((composed.get("tune") or {}).values()):
+        raise CommandError(ONE_AT_A_TIME)
     if SweepCallback.folder is not None:  # this is the process of the sweep
         return _run_locked(run, composed, Path(name))
     exit_if_abandoned()
@@ -141,7 +151,7 @@ def _run_locked(run: Callable[[DictConfig], None], composed: DictConfig, folder:
     normalize_spelling(tree, root_of(tree))  # AdamW and adamw are the same job
     secrets = _secrets(tree)
     _remove_secrets(secrets, folder.parent / HYDRA_RECORD)
-    settings = redacted({key: value for key, value in tree.items() if key != "output"}, secrets)
+    settings = redacted({key: value for key, value in tree.items() if key not in NOT_OF_A_JOB}, secrets)
     _refuse_without_value(tree)
     overwrite = _may_overwrite(tree)
     if not overwrite and not (folder / RECORD).exists():

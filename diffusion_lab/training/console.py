@@ -67,13 +67,19 @@ def log_lines(lines: Iterable[str]) -> None:
 
 def print_run(console: Console, run: PreparedRun, folder: RunFolder) -> None:
     """Print what is about to be trained."""
+    rows = {**describe_run(run), "run folder": str(folder.base)}
+    print_prose(console, f"{run.config.experiment}\n{aligned(rows)}")
+
+
+def describe_run(run: PreparedRun) -> dict[str, str]:
+    """Describe images, model, length and device of a run, by the names of the lines."""
     config, denoiser, data = run.config, run.denoiser, run.data
     work = "" if run.flops is None else f", {run.flops / 1e9:.3g} GFLOP per image (forward)"
     loading, accumulated = config.data.loading, config.training.accumulate_batches
     steps = "" if accumulated == 1 else f", {accumulated} batches an optimizer step"
     batches = pluralize(data.steps_per_epoch, "batch", "batches")
     seed: int = run.settings["compute"]["seed"]
-    rows = {
+    return {
         "images": describe_images(len(data.train), denoiser.image_shape, denoiser.num_classes),
         "validation": describe_validation(config, data),
         "model": f"{count_parameters(denoiser) / 1e6:.2f} M parameters{work}",
@@ -87,9 +93,7 @@ def print_run(console: Console, run: PreparedRun, folder: RunFolder) -> None:
         "compute": describe_compute(
             run.device, run.threads, denoiser.compute_dtype, seed, drawn=config.compute.seed is None
         ),
-        "run folder": str(folder.base),
     }
-    print_prose(console, f"{config.experiment}\n{aligned(rows)}")
 
 
 def describe_validation(config: TrainConfig, data: ImageDataModule) -> str:

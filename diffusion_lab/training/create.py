@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import Profiler
 from torch.optim import Optimizer
@@ -288,8 +290,19 @@ def create_trainer(
     loggers: list[Logger],
     folder: RunFolder,
     epochs: int | None = None,
+    checkpoint_io: CheckpointIO | None = None,
 ) -> Trainer:
-    """Create Lightning's trainer for a number of epochs; those of the settings if None."""
+    """Create Lightning's trainer.
+
+    Args:
+        config: The settings.
+        device: The device.
+        callbacks: All callbacks. Without one that saves checkpoints, none are saved.
+        loggers: All loggers.
+        folder: The folder of the run.
+        epochs: Number of epochs; that of the settings if None.
+        checkpoint_io: Writes checkpoints; None to write them in the background.
+    """
     training = config.training
     performance = training.performance
     torch.backends.cuda.matmul.allow_tf32 = performance.use_tf32
@@ -311,7 +324,8 @@ def create_trainer(
         num_sanity_val_steps=0,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[BackgroundCheckpointIO(), SingleProcessEnvironment()],
+        plugins=[checkpoint_io or BackgroundCheckpointIO(), SingleProcessEnvironment()],
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),  # not Lightning's own
         default_root_dir=folder.base,
         use_distributed_sampler=False,
         enable_progress_bar=False,

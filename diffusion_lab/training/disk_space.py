@@ -30,21 +30,21 @@ def check_disk_space(config: TrainConfig, module: DiffusionModule, folder: Path,
     Raises:
         ValueError: There is not enough space for a single checkpoint.
     """
-    size, free = _least_bytes(config, module), _free_bytes(folder)
+    size, free = _least_bytes(config, module), free_bytes(folder)
     if free is None:
         return
     free += sum(file.stat().st_size for file in steps_in(folder)) if replaces else 0
     if size > free:
         raise ValueError(
-            f"output.base_dir must have room for checkpoints, each of at least {_format_bytes(size)}, got "
-            f"{str(config.output.base_dir)!r}, where {_format_bytes(free)} are free: free some space, or choose a "
+            f"output.base_dir must have room for checkpoints, each of at least {format_bytes(size)}, got "
+            f"{str(config.output.base_dir)!r}, where {format_bytes(free)} are free: free some space, or choose a "
             "folder on another disk"
         )
     kept = _least_kept(config, epochs)
     if kept * size > free:
         warnings.warn(
-            f"training.checkpointing keeps {kept:,} checkpoints of at least {_format_bytes(size)}, and the disk of "
-            f"{str(config.output.base_dir)!r} has {_format_bytes(free)} free: the run fails when it is full. "
+            f"training.checkpointing keeps {kept:,} checkpoints of at least {format_bytes(size)}, and the disk of "
+            f"{str(config.output.base_dir)!r} has {format_bytes(free)} free: the run fails when it is full. "
             "training.checkpointing.keep_last=3 keeps three and the best",
             ConfigWarning,
             stacklevel=2,
@@ -69,7 +69,7 @@ def _least_kept(config: TrainConfig, epochs: range) -> int:
     return kept if options.keep_last is None else min(kept, options.keep_last)
 
 
-def _free_bytes(folder: Path) -> int | None:
+def free_bytes(folder: Path) -> int | None:
     """Return how many bytes this user can still write to the disk of a folder; None if that is unknown."""
     nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     try:
@@ -79,5 +79,5 @@ def _free_bytes(folder: Path) -> int | None:
     return usage.free if usage.total else None
 
 
-def _format_bytes(size: int) -> str:
+def format_bytes(size: int) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +19,6 @@ from diffusion_lab.checkpoint.files import OWN_CHECKSUMS
 from diffusion_lab.checkpoint.ownership import adopt, format_paths, unrecognized_entries
 from diffusion_lab.config.schema import TrainConfig
 from diffusion_lab.config.validate import check_ready_to_start
-from diffusion_lab.console.redaction import secret_values
 from diffusion_lab.console.terminal import resilient_stderr
 from diffusion_lab.cpu import cpu_optimizations
 from diffusion_lab.data.workers import explain_worker_failures
@@ -29,7 +27,6 @@ from diffusion_lab.runs.folder import Purpose, RunFolder, RunStopped
 from diffusion_lab.runtime.determinism import deterministic
 from diffusion_lab.runtime.devices import use_threads
 from diffusion_lab.runtime.memory import explain_out_of_memory, peak_bytes
-from diffusion_lab.training.anomalies import naming_last_good_checkpoint
 from diffusion_lab.training.callbacks import (
     Evaluation,
     GracefulStop,
@@ -40,6 +37,7 @@ from diffusion_lab.training.callbacks import (
 )
 from diffusion_lab.training.callbacks.evaluation import Cost
 from diffusion_lab.training.callbacks.order import in_order
+from diffusion_lab.training.conclusion import log_checkpoints, log_results, log_strips
 from diffusion_lab.training.console import (
     log_lines,
     print_and_log,
@@ -50,14 +48,13 @@ from diffusion_lab.training.console import (
     print_run,
     print_stopped,
     print_summary,
-    quiet_lightning,
 )
 from diffusion_lab.training.create import create_trainer
 from diffusion_lab.training.disk_space import check_disk_space
-from diffusion_lab.training.loggers import Continuation, open_loggers, wandb_id
+from diffusion_lab.training.loggers import wandb_id
 from diffusion_lab.training.prepare import PreparedRun, prepare_run
+from diffusion_lab.training.recording import recording
 from diffusion_lab.training.restore_errors import RestoreErrors
-from diffusion_lab.training.resume import same_results
 from diffusion_lab.training.resume_source import ResumeSource, find_resume_source
 from diffusion_lab.training.signals import StopRequest, handle_signals
 from diffusion_lab.training.single_process import as_rank_zero
@@ -84,10 +81,13 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         The summary. If the run to resume is already complete, the summary it wrote earlier, or None if there is none.
 
     Raises:
-        ValueError, FileNotFoundError, PermissionError: Naming the key, the value and the rule.
+        ValueError, FileNotFoundError, PermissionError: Naming the key, the value and the rule; the settings ask for a
+            preview, which is not a run.
         RunStopped: A signal stopped the run.
     """
     console = console or Console(stderr=True)
+    if config.preview or config.tune.learning_rate or config.tune.batch_size:
+        raise ValueError("preview and tune must be false to train: diffusion_lab.preview does what they ask for")
     check_ready_to_start(config)
     folder = RunFolder.from_settings(config.output)
     with resilient_stderr(), handle_signals() as stop, deterministic(config.compute.deterministic), as_rank_zero():
@@ -102,7 +102,7 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     stamp = folder.stamp()
     resumed = find_resume_source(config, folder)
     source = resumed[0] if resumed else None
-    purpose = _purpose(config, folder, source)
+    purpose = purpose_of(config, folder, source)
     folder.check_free(purpose)
     if source is not None and source.is_complete(config):
         earlier = None if source.foreign else TrainingSummary.read(source.run_folder)
@@ -128,7 +128,7 @@ def _train(config: TrainConfig, folder: RunFolder, console: Console, stop: StopR
     return summary
 
 
-def _purpose(config: TrainConfig, folder: RunFolder, source: ResumeSource | None) -> Purpose:
+def purpose_of(config: TrainConfig, folder: RunFolder, source: ResumeSource | None) -> Purpose:
     """Return what the run does with its folder: continue the run in it, replace its content, or fill it."""
     if source is not None and not source.foreign and folder.contains(source.path):
         return "continue"
@@ -150,7 +150,7 @@ def _list_checkpoints(run: PreparedRun, folder: RunFolder, console: Console) -> 
 def _fit(run: PreparedRun, folder: RunFolder, purpose: Purpose, console: Console, stop: StopRequest) -> TrainingSummary:
     """Train, and write the summary."""
     parts = _create_parts(run, folder, console, stop)
-    with _recording(run, folder, purpose, console, stop) as loggers:
+    with recording(run, folder, purpose, console, stop) as loggers:
         run.module.metadata["wandb_id"] = wandb_id(loggers)
         run.module.metadata["run_id"] = folder.run_id
         trainer = create_trainer(run.config, run.device, parts.in_order(run), loggers, folder, run.last_epoch)
@@ -164,7 +164,25 @@ def _fit(run: PreparedRun, folder: RunFolder, purpose: Purpose, console: Console
         summary = _summarize(run, folder, trainer, parts, seconds)
         parts.folder_guard.restore()
         summary.write()
+        _log_conclusion(run, trainer, summary, loggers, console, stop)
     return summary
+
+
+def _log_conclusion(
+    run: PreparedRun,
+    trainer: Trainer,
+    summary: TrainingSummary,
+    loggers: list[Logger],
+    console: Console,
+    stop: StopRequest,
+) -> None:
+    """Log what is known at the end; after a signal only numbers, since the process must end soon."""
+    log_results(loggers, summary)
+    if stop.received is None:
+        if run.config.training.visualization.enabled:
+            log_strips(loggers, run.module, trainer.global_step - 1, console)
+        if run.config.logger.log_checkpoints:
+            log_checkpoints(loggers, summary)
 
 
 @dataclass(frozen=True)
@@ -209,35 +227,6 @@ def _create_evaluation(run: PreparedRun, console: Console, stop: StopRequest) ->
     return Evaluation(run.evaluation, every_epochs, partial(print_and_log, console), stop, cost)
 
 
-@contextlib.contextmanager
-def _recording(
-    run: PreparedRun, folder: RunFolder, purpose: Purpose, console: Console, stop: StopRequest
-) -> Iterator[list[Logger]]:
-    """Record the status of the run, its warnings and its failure in the folder; yields the loggers of its metrics."""
-    config, source = run.config, run.source
-    continued = None
-    if purpose == "continue" and source is not None:
-        continued = Continuation(source.step or 0, source.wandb_id, same_results(config, source))
-    with (
-        folder.running(secret_values(config.model_dump(mode="json"), sys.argv)),
-        naming_last_good_checkpoint(folder.base),
-        open_loggers(
-            config.logger,
-            folder.logs,
-            config.experiment,
-            folder.base.resolve().name,
-            run.settings,
-            continued,
-            console,
-            stop,
-            (config.training.validation.logged_metric,),
-            run.loggers,
-        ) as loggers,
-        quiet_lightning(),
-    ):
-        yield loggers
-
-
 def _print_start(run: PreparedRun, folder: RunFolder, console: Console) -> None:
     print_run(console, run, folder)
     print_resume_source(console, run.config, folder, run.source)
@@ -277,7 +266,7 @@ def _summarize(run: PreparedRun, folder: RunFolder, trainer: Trainer, parts: _Pa
         last_checkpoint=_existing_path(run.checkpoints.last_path),
         train_seconds=round(seconds, 2),
         images_per_second=round(parts.progress.images_per_second, 1),
-        peak_memory_mb=round(_peak_memory_mb(run.device), 1),
+        peak_memory_mb=round(peak_memory(run.device) / 2**20, 1),
         config_hash=run.module.metadata["config_hash"],
         data_fingerprint=run.module.metadata["data_fingerprint"],
         validation_fingerprint=run.module.metadata["validation_fingerprint"],
@@ -291,7 +280,6 @@ def _existing_path(file: Path | None) -> str | None:
     return str(file) if file is not None and file.is_file() else None
 
 
-def _peak_memory_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return peak_bytes() / 2**20
+def peak_memory(device: torch.device) -> int:
+    """Return the peak memory in bytes: that of torch's tensors on a GPU, else that of the process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()

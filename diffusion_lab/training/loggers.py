@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
-import math
-import os
 import re
 import secrets
-import time
-from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from rich.console import Console
 
 from diffusion_lab.config.schema import LoggerSettings
-from diffusion_lab.files.reading import parse_json, read_regular
-from diffusion_lab.files.run_files import METRICS, WANDB_ID_FILE
+from diffusion_lab.files.reading import read_regular
+from diffusion_lab.files.run_files import WANDB_ID_FILE
 from diffusion_lab.files.writing import atomic_write
+from diffusion_lab.tracking.axes import Derived, ImagesSeen
+from diffusion_lab.tracking.wandb_run import finish_seconds, last_step_of, start_run
+from diffusion_lab.training.jsonl_logger import JsonlLogger
 from diffusion_lab.training.mirror import LoggerMirror, Mirror, log_thread_failures, warn
 from diffusion_lab.training.signals import StopRequest
 from diffusion_lab.training.tensorboard_mirror import TensorBoardMirror
-from diffusion_lab.training.wandb_mirror import WandbMirror, finish_seconds, last_step_of, replay, start_run
-
-MAX_METRICS_BYTES = 4 * 2**30
-SETTLING_SECONDS = 30.0
-"""Metrics logged this long before a kill are assumed to have reached W&B."""
+from diffusion_lab.training.wandb_mirror import WandbMirror
 
 STOPPED_SECONDS = 10.0
 """Longest wait for W&B after a stop request: the scheduler may soon kill the run."""
@@ -54,115 +46,6 @@ class Continuation(NamedTuple):
     same_results: bool = False
 
 
-class JsonlLogger(Logger):
-    """Writes one JSON object per line to ``metrics.jsonl``, flushing each, so that a killed run keeps every line.
-
-    If the disk is full, lines are kept in memory and written once there is space.
-
-    Attributes:
-        earlier_lines: Lines of the earlier part of a resumed run, without those of steps that are repeated.
-        settled_step: Metrics up to this optimizer step were logged ``SETTLING_SECONDS`` before the earlier part ended.
-
-    Args:
-        folder: Folder of the file.
-        resumed_at: Optimizer steps done when the run is resumed from a checkpoint: the file and its ``seconds`` are
-            continued, and lines of later steps dropped. None starts a new file.
-        console: Console for a warning if the file cannot be written.
-    """
-
-    def __init__(self, folder: Path, resumed_at: int | None = None, console: Console | None = None) -> None:
-        super().__init__()
-        self.path = folder / METRICS
-        self.console = console or Console(stderr=True)
-        earlier = _lines(self.path) if resumed_at is not None else []
-        self.earlier_lines = [line for line in earlier if line["step"] < (resumed_at or 0)]
-        recent = [line for line in earlier if line["seconds"] > earlier[-1]["seconds"] - SETTLING_SECONDS]
-        self.settled_step = min((line["step"] for line in recent), default=0) - 1
-        self.started = time.monotonic() - (self.earlier_lines[-1]["seconds"] if self.earlier_lines else 0.0)
-        self._pending = [json.dumps(line) + "\n" for line in self.earlier_lines]
-        self._has_warned = False
-        self._size: int | None = None  # of what this object has written; None until it has replaced an earlier file
-        if self.path.is_file():
-            self._write_or_warn()
-
-    @property
-    def name(self) -> str:
-        return "jsonl"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        line = {"step": step, "seconds": round(time.monotonic() - self.started, 3), **metrics}
-        self._pending.append(json.dumps(line, default=float) + "\n")  # callbacks may log tensors
-        self._write_or_warn()
-
-    def _write_or_warn(self) -> None:
-        try:
-            self._write()
-        except OSError as error:
-            if not self._has_warned:
-                self._has_warned = True
-                warn(
-                    self.console,
-                    f"{self.path} cannot be written ({error.strerror}): training continues, and metrics are kept in "
-                    "memory until there is space",
-                )
-
-    def close(self) -> None:
-        """Write pending lines, or warn that they are lost."""
-        try:
-            self._write()
-        except OSError as error:
-            warn(self.console, f"{len(self._pending)} lines of {self.path} are lost ({error.strerror})")
-
-    def _write(self) -> None:
-        content = "".join(self._pending).encode()
-        complete = 0  # bytes of complete lines in the file
-        if self._size is None:
-            with atomic_write(self.path, durable=False) as partial:
-                partial.write_bytes(content)
-        elif content:
-            with self.path.open("ab", buffering=0) as file:
-                complete = min(self._size, file.tell())  # fewer if the file was removed meanwhile
-                if file.tell() > complete:  # an incomplete line of a failed attempt
-                    file.truncate(complete)
-                if file.write(content) != len(content):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        else:
-            return
-        self._size = complete + len(content)
-        self._pending.clear()
-
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the settings are in the run folder's ``config.yaml``."""
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file, skipping invalid ones such as the incomplete last line of a killed run."""
-    try:
-        content = read_regular(path, MAX_METRICS_BYTES)
-    except OSError:
-        return []
-    lines = []
-    for text in content.splitlines():
-        with contextlib.suppress(ValueError):
-            line = parse_json(text, str(path))
-            if isinstance(line, dict) and _is_count(line.get("step")) and _is_time(line.get("seconds")):
-                lines.append(line)
-    return lines
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 @contextlib.contextmanager
 def open_loggers(
     settings: LoggerSettings,
@@ -175,6 +58,8 @@ def open_loggers(
     stop: StopRequest | None = None,
     metrics: tuple[str, ...] = (),
     custom: Iterable[Logger] = (),
+    images: ImagesSeen | None = None,
+    nulls: Mapping[str, float] | None = None,
 ) -> Iterator[list[Logger]]:
     """Open ``metrics.jsonl`` and the requested loggers.
 
@@ -191,6 +76,8 @@ def open_loggers(
         stop: Stop request that ends the wait for W&B.
         metrics: Names of metrics by which TensorBoard compares runs.
         custom: Loggers of custom classes.
+        images: Counts the images seen, an axis of W&B.
+        nulls: Values of real images in place of samples, by the name of the metric.
 
     Raises:
         ValueError: W&B refuses the run.
@@ -202,10 +89,12 @@ def open_loggers(
         if "tensorboard" in settings.backends:
             resumed_at = continued.step if continued else None
             subfolder = folder / "tensorboard"
-            loggers.append(TensorBoardMirror(subfolder, run_name, config, metrics, console, resumed_at))
+            derived = Derived(images, nulls or {})
+            loggers.append(TensorBoardMirror(subfolder, run_name, config, metrics, console, resumed_at, derived))
         wandb = None
         if "wandb" in settings.backends and settings.mode != "disabled":
-            wandb = _open_wandb(settings, folder, experiment, run_name, config, continued, jsonl, console)
+            derived = Derived(images, nulls or {})
+            wandb = _open_wandb(settings, folder, experiment, run_name, config, continued, jsonl, console, derived)
             loggers.extend([wandb] if wandb else [])
         loggers.extend(LoggerMirror(logger, config, console) for logger in custom)
         failed = True
@@ -225,10 +114,19 @@ def wandb_id(loggers: Iterable[Logger]) -> str | None:
     return next((logger.version for logger in loggers if isinstance(logger, WandbMirror)), None)
 
 
-def log_image(logger: Logger, name: str, image: Image.Image, step: int) -> None:
+def log_image(logger: Logger, name: str, image: Image.Image, step: int, caption: str = "") -> None:
     """Log an image if the logger supports it."""
     if isinstance(logger, Mirror):
-        logger.log_image(name, image, step)
+        logger.attempt(logger.send_image, name, image, step, caption)
+
+
+def log_images(
+    loggers: Iterable[Logger], name: str, images: Callable[[], Sequence[tuple[Image.Image, str]]], step: int
+) -> None:
+    """Log several images with captions where they can be shown side by side; they are drawn only if they can."""
+    for logger in loggers:
+        if isinstance(logger, WandbMirror) and not logger.broken:
+            logger.attempt(logger.send_images, name, images(), step)
 
 
 def _open_wandb(
@@ -240,6 +138,7 @@ def _open_wandb(
     continued: Continuation | None,
     jsonl: JsonlLogger,
     console: Console,
+    derived: Derived,
 ) -> WandbMirror | None:
     run_id, complete_step = _stored_id(folder / WANDB_ID_FILE, continued)
     resumed = continued is not None
@@ -250,13 +149,13 @@ def _open_wandb(
             raise
         warn(console, f"{error}. Training continues without W&B, logs/metrics.jsonl has every metric")
         return None
-    mirror = WandbMirror(run, console)
+    mirror = WandbMirror(run, console, derived)
     if continued is not None:
         delivered = max(complete_step, jsonl.settled_step)
         if settings.mode == "online":  # the server knows what it has; lines of its last step may be missing
             last = last_step_of(run)
             delivered = complete_step if last is None else max(complete_step, last - 1)
-        replay(mirror, [line for line in jsonl.earlier_lines if line["step"] > delivered])
+        mirror.replay(line for line in jsonl.earlier_lines if line["step"] > delivered)
         mirror.delivered_step = delivered if continued.same_results else -1
     return mirror
 

@@ -7,7 +7,7 @@ import logging
 import threading
 from abc import abstractmethod
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
@@ -17,6 +17,7 @@ from rich.console import Console
 
 from diffusion_lab.console.messages import sentence
 from diffusion_lab.runs.log import RUN_LOG
+from diffusion_lab.tracking.wandb_run import Artifact
 
 
 def warn(console: Console, text: str) -> None:
@@ -70,22 +71,27 @@ class Mirror(Logger):
         """Forward the metrics of an optimizer step, or raise."""
 
     @abstractmethod
-    def send_image(self, name: str, image: Image.Image, step: int) -> None:
+    def send_image(self, name: str, image: Image.Image, step: int, caption: str = "") -> None:
         """Forward an image, or raise."""
+
+    def send_facts(self, facts: Mapping[str, Any]) -> None:
+        """Forward results of the whole run, or raise; does nothing where there is no place for them."""
+
+    def send_alert(self, title: str, text: str) -> None:
+        """Notify the user, or raise; does nothing where that is not possible."""
+
+    def send_file(self, artifact: Artifact) -> None:
+        """Forward a file when the run ends; does nothing where there is no place for it."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        if not self.broken:
-            try:
-                self.send_metrics(metrics, step or 0)
-            except Exception as error:
-                self.give_up(error)
+        self.attempt(self.send_metrics, metrics, step or 0)
 
-    def log_image(self, name: str, image: Image.Image, step: int) -> None:
-        """Log an image with the metrics of an optimizer step."""
+    def attempt(self, send: Callable[..., None], *arguments: Any) -> None:
+        """Call one of the ``send`` methods, unless an earlier call has failed."""
         if not self.broken:
             try:
-                self.send_image(name, image, step)
+                send(*arguments)
             except Exception as error:
                 self.give_up(error)
 
@@ -117,7 +123,7 @@ class LoggerMirror(Mirror):
     def __init__(self, logger: Logger, config: Mapping[str, Any], console: Console) -> None:
         super().__init__(type(logger).__name__, console)
         self.logger = logger
-        self._try(logger.log_hyperparams, dict(config))
+        self.attempt(logger.log_hyperparams, dict(config))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["logger"], name)
@@ -125,20 +131,20 @@ class LoggerMirror(Mirror):
     def send_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
         self.logger.log_metrics(dict(metrics), step)
 
-    def send_image(self, name: str, image: Image.Image, step: int) -> None:
+    def send_image(self, name: str, image: Image.Image, step: int, caption: str = "") -> None:
         """Log the image if the logger has this method, which is not part of Lightning's interface."""
         if hasattr(self.logger, "log_image"):
             self.logger.log_image(name, [image], step)
 
     def save(self) -> None:
-        self._try(self.logger.save)
+        self.attempt(self.logger.save)
 
     def finalize(self, status: str) -> None:
-        self._try(self.logger.finalize, status)
+        self.attempt(self.logger.finalize, status)
 
-    def _try(self, method: Callable[..., object], *arguments: Any) -> None:
-        if not self.broken:
-            try:
-                method(*arguments)
-            except Exception as error:
-                self.give_up(error)
+
+def alert(loggers: Iterable[Logger], title: str, text: str) -> None:
+    """Notify the user through the loggers that can."""
+    for logger in loggers:
+        if isinstance(logger, Mirror):
+            logger.attempt(logger.send_alert, title, text)

@@ -29,6 +29,7 @@ from diffusion_lab.runtime.determinism import seed_default_generators
 from diffusion_lab.runtime.devices import device_name, resolve_device
 from diffusion_lab.runtime.seeds import derive_seed
 from diffusion_lab.runtime.threads import choose_threads, free_cores
+from diffusion_lab.tracking.wandb_server import check_reachable
 from diffusion_lab.training.callbacks import Checkpoints, ResumeOverrides
 from diffusion_lab.training.console import print_and_log, warn_about_settings
 from diffusion_lab.training.create import (
@@ -58,7 +59,6 @@ from diffusion_lab.training.resume_source import ResumeSource
 from diffusion_lab.training.sample_evaluation import SampleEvaluation
 from diffusion_lab.training.sigma_data import with_measured_sigma_data, with_saved_sigma_data
 from diffusion_lab.training.sources import class_names_of, create_datamodule
-from diffusion_lab.training.wandb_mirror import check_reachable
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def prepare_run(
     settings = redacted(plain, secret_values(plain, sys.argv))
     settings["compute"]["seed"] = seed
     flops = count_forward_flops(denoiser.network, denoiser.image_shape, denoiser.num_classes)
-    threads = _threads(config, device, flops, checkpoint)
+    threads = threads_of_run(config, device, flops, checkpoint)
     length = run_length(config, data) if source is None or left is None else _length_of_resumed(source, left)
     resets_schedule = left is not None and config.training.resume.reset_scheduler
     span = ScheduleSpan(left.epochs, left.steps) if left is not None and resets_schedule else length
@@ -223,7 +223,9 @@ def _seed(config: TrainConfig, source: ResumeSource | None) -> int:
     return secrets.randbits(32)
 
 
-def _threads(config: TrainConfig, device: torch.device, flops: int | None, checkpoint: Checkpoint | None) -> int:
+def threads_of_run(
+    config: TrainConfig, device: torch.device, flops: int | None, checkpoint: Checkpoint | None = None
+) -> int:
     """Return the threads of the settings, else those of the checkpoint, since sums round differently otherwise."""
     if config.compute.threads != "auto":
         return config.compute.threads

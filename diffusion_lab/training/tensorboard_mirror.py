@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from diffusion_lab.files.writing import atomic_write
+from diffusion_lab.tracking.axes import Derived
 from diffusion_lab.training.mirror import Mirror
 from diffusion_lab.typed_settings.settings_reader import leaves
 
@@ -32,6 +33,7 @@ class TensorBoardMirror(Mirror):
         metrics: Names of scalars by which runs are compared on the HPARAMS page.
         console: Console for a warning if writing fails.
         resumed_at: Optimizer steps done when a run is resumed; events of later steps are purged.
+        derived: Adds throughput and values of real images.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class TensorBoardMirror(Mirror):
         metrics: tuple[str, ...],
         console: Console,
         resumed_at: int | None = None,
+        derived: Derived | None = None,
     ) -> None:
         super().__init__("TensorBoard", console)
+        self.derived = derived or Derived()
         self.folder = folder / run_name
         self.writer: SummaryWriter | None = None
         try:
@@ -56,10 +60,10 @@ class TensorBoardMirror(Mirror):
 
     def send_metrics(self, metrics: Mapping[str, Any], step: int) -> None:
         assert self.writer is not None
-        for name, value in metrics.items():
+        for name, value in self.derived.add(metrics, step).items():
             self.writer.add_scalar(name, value, step)
 
-    def send_image(self, name: str, image: Image.Image, step: int) -> None:
+    def send_image(self, name: str, image: Image.Image, step: int, caption: str = "") -> None:
         assert self.writer is not None
         self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
         self.writer.flush()

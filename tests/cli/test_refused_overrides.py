@@ -9,7 +9,7 @@ from hydra import compose
 
 from diffusion_lab.cli.hydra_app import initialized_hydra
 from diffusion_lab.cli.launch import launch
-from diffusion_lab.cli.overrides import check_separate_folders, check_sweep_not_empty
+from diffusion_lab.cli.overrides import check_separate_folders, check_sweep_not_empty, check_trains
 from diffusion_lab.cli.refused_overrides import explain_refused, hydra_settings, refuse_unread
 from diffusion_lab.cli.run_dir import check_hydra_folders
 from diffusion_lab.commands import sample
@@ -126,6 +126,13 @@ def test_sweeps_with_jobs_are_accepted(tmp_path: Path) -> None:
     arguments = ["optimizer=glob(zz*)", "sampler=glob(d*)", "compute.seed=range(3,0,-1)", "training.epochs=1,2", "a=[1"]
     check_sweep_not_empty(arguments, [CONF, tmp_path])
     check_sweep_not_empty(["compute.seed=range(3,3)", "hydra/sweeper=optuna"], [CONF])
+
+
+@pytest.mark.parametrize("argument", ["preview=true", "preview=true,false", "++tune.batch_size=true"])
+def test_a_sweep_of_previews_is_refused(argument: str) -> None:
+    with pytest.raises(CommandError, match="leave out -m"):
+        check_trains(["compute.seed=1,2", argument])
+    check_trains(["compute.seed=1,2", "preview=false", "tune.learning_rate=false"])
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,9 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("model.diffusion.beta_start", [0.001], [0, -0.1, 1, "1e-4", math.nan]),
     ("model.diffusion.beta_end", [0.9], [1, 1.5, math.inf]),
     ("name", [None, "mine"], [3]),
+    ("preview", [True], [1, "yes", None]),
+    ("tune.learning_rate", [True], [1, "yes", None]),
+    ("tune.batch_size", [True], [1, "yes", None]),
     ("model.diffusion.type", ["discrete", "flow", f"{HERE}.TakesAnything"], ["ddpm", None]),
     ("model.diffusion.zero_terminal_snr", [False], [0, None]),
     ("model.diffusion.noise_shift", [1, 1.0], [0, -1, "1"]),
@@ -162,6 +165,7 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
     ("training.resume.reset_scheduler", [False], [0]),
     ("training.resume.allow_other_data", [False], [0]),
     ("generation.checkpoint", [None, "last.ckpt"], [3, ""]),
+    ("generation.wandb", ["auto", "always", "never"], ["sometimes", True, None]),
     ("generation.trust", ["my_lab.Net", [], ["my_lab.Net", "my_lab.Noise"]], ["Net", 3, ["a b.c"], None]),
     ("generation.sampling.num_samples", [1], [0]),
     ("generation.sampling.guidance_scale", [0, 1, 7.5, [0], [1, 2.5]], [-1, None, "2", [], True]),
@@ -193,6 +197,9 @@ ROWS: list[tuple[str, list[object], list[object]]] = [
         [{"interval": 2}, {"interval": [1]}, {"interval": [1, 2, 3]}, {"interval": [2, 2]}, {"rescale": 1.1}],
     ),
     ("sampler", [{"type": "ddim", "steps": 9}, {"type": "ddpm"}, {}], [{"type": "ddimm"}, {"type": None}]),
+    ("logger.tags", [[], ["first try", "flowers"]], ["flowers", [3], None]),
+    ("logger.notes", ["smaller network", None], [3, ["a"]]),
+    ("logger.log_checkpoints", [True, False], ["all", 1, None]),
 ]
 GOOD = [(key, value) for key, good, _ in ROWS for value in good]
 BAD = [(key, value) for key, _, bad in ROWS for value in bad]

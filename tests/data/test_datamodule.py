@@ -116,6 +116,15 @@ def test_a_batch_holds_pixels_labels_and_the_seed_of_its_draw():
     assert batch.seed == draw.seed
 
 
+@pytest.mark.parametrize(("count", "found"), [(2, 2), (5, 5), (99, SIZE)])
+def test_first_images_are_those_of_the_training(count, found):
+    data = module(augmentation=Augmentation(horizontal_flip=True), num_workers=2, seed=5)
+    batch = data.first_images(count)
+    trained = [value for epoch, values, *_ in fit(module(seed=5)).trained if epoch == 0 for value in values]
+    assert ((batch.images[:, 0, 0, 0] + 1) * 127.5).round().int().tolist() == trained[:found]
+    assert batch.labels.tolist() == [value % 2 for value in trained[:found]]
+
+
 def test_without_labels_there_are_none():
     assert batch_of(module(labelled=False)).labels is None
 

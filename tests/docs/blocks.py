@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "examples/README.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+FENCE = re.compile(r"^[ >]*(?:```|~~~)", re.MULTILINE)
+"""Begin or end of a block, also of one that `blocks` does not find."""
+
 PROGRAMS = ("python", "diffusion-lab", "make", "git", "pip", "wandb", "tensorboard", "torchrun")
 
 
@@ -49,9 +52,13 @@ class Block:
         """The words of each command without comments; empty for blocks of other kinds."""
         if self.language not in ("", "bash") or self.is_transcript:
             return []
-        lines = self.text.replace("\\\n", " ").splitlines()
-        commands = [shlex.split(line, comments=True) for line in lines if line.split(" ")[0] in PROGRAMS]
+        commands = [shlex.split(line, comments=True) for line in self.lines if line.split(" ")[0] in PROGRAMS]
         return [words for words in commands if words]
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines, those that end in a backslash joined with the next."""
+        return self.text.replace("\\\n", " ").splitlines()
 
 
 def blocks() -> list[Block]:
@@ -59,7 +66,7 @@ def blocks() -> list[Block]:
     result = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        for match in re.finditer(r"^```(\S*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
             line = text[: match.start()].count("\n") + 1
             result.append(Block(page.relative_to(ROOT).as_posix(), line, match[1], match[2]))
     return result

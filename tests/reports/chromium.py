@@ -56,10 +56,6 @@ class Page:
         """Call a method of the protocol and return its result."""
         return self.browser.call(method, self.session, **parameters)
 
-    def close(self) -> None:
-        """Close the page, which frees its memory."""
-        self.browser.call("Target.closeTarget", targetId=self.target)
-
     def open(self, file: Path) -> None:
         """Open a file and wait until it has loaded."""
         self.browser.loaded.discard(self.session)
@@ -118,6 +114,10 @@ class Page:
     def type(self, text: str) -> None:
         """Type text into what has the focus."""
         self.call("Input.insertText", text=text)
+
+    def move(self, x: float, y: float) -> None:
+        """Move the mouse to a point of the window."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """Drag the mouse from one point of the window to another."""

@@ -27,14 +27,22 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def shared_page(browser: Browser) -> Page:
+    return browser.new_page()
+
+
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    page = browser.new_page()
-    page.resize(1440, 900)
-    yield page
-    page.close()
-    assert page.errors == []
-    assert page.requests == []
+def page(shared_page: Page) -> Iterator[Page]:
+    """The page of all tests, which start with an empty memory of what the reader chose."""
+    shared_page.resize(1440, 900)
+    yield shared_page
+    shared_page.evaluate("sessionStorage.clear()")
+    errors, requests = shared_page.errors[:], shared_page.requests[:]
+    shared_page.errors.clear()
+    shared_page.requests.clear()
+    assert errors == []
+    assert requests == []
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +81,12 @@ def status(page: Page) -> str:
     return text
 
 
+ROWS = "[...document.querySelectorAll('.runs-table tbody button')].map(e => e.title)"
+
+
 def rows(page: Page) -> list[str]:
     """Return the folders of the runs in the table, from top to bottom."""
-    names: list[str] = page.evaluate("[...document.querySelectorAll('.runs-table tbody button')].map(e => e.title)")
+    names: list[str] = page.evaluate(ROWS)
     return names
 
 
@@ -145,6 +156,29 @@ class TestOneRun:
         page.press("End")
         assert page.evaluate("document.getElementById('live').textContent").startswith("step 79: ")
 
+    def test_the_mouse_reads_the_values_of_a_chart(self, page, single):
+        page.open(single)
+        page.evaluate("document.getElementById('curves').scrollIntoView({behavior: 'instant'})")
+        page.wait_for("document.querySelector('.chart canvas')")
+        box = "document.querySelector('.chart').getBoundingClientRect()"
+        tip = "document.querySelector('.tip').textContent"
+        left, width, y = page.evaluate(f"(r => [r.left, r.width, r.top + r.height / 2])({box})")
+        read = []
+        for share in (0.4, 0.5, 0.6):  # the validation loss is known at the second one only
+            page.move(left + share * width, y)
+            page.wait_for(
+                f"document.querySelector('.tip')?.textContent.startsWith('step ') && {tip} !== {read[-1:]}[0]"
+            )
+            read.append(page.evaluate(tip))
+            names = page.evaluate("[...document.querySelectorAll('.tip .row')].map(e => e.children[1].textContent)")
+            assert names == ["training", "validation"]
+
+    def test_the_quality_of_classes_is_shown_worst_first(self, page, single):
+        page.open(single)
+        page.evaluate("document.querySelector('#quality summary').click()")
+        assert page.evaluate(texts("#quality details .who")) == ["two", "one", "three"]
+        assert page.evaluate("document.querySelectorAll('#quality details .point-of.real').length") == 1
+
     def test_a_chart_can_be_a_table(self, page, single):
         page.open(single)
         page.evaluate("document.getElementById('curves').scrollIntoView({behavior: 'instant'})")
@@ -189,6 +223,7 @@ class TestOneRun:
         roles = ("button", "link", "slider", "searchbox", "combobox", "checkbox", "image", "img", "region", "heading")
         used = page.accessible(roles, until="Text of the log")
         assert len(used) > 30
+        page.call("Accessibility.disable")
         assert [role for role, name in used if not name] == []
 
     def test_the_first_key_skips_to_the_content(self, page, single):
@@ -213,24 +248,20 @@ class TestSweep:
         )
         assert page.evaluate(sorted_by) == [["learning_rate↓", "descending"]]
 
-    @pytest.mark.parametrize(
-        ("text", "found"),
-        [
+    def test_the_filter_takes_words_and_comparisons(self, page, sweep):
+        page.open(sweep)
+        for text, found in (
             ("adamw", ["job-3", "job-4", "job-5"]),
             ("learning_rate>=0.001 optimizer.type=adam", ["job-1", "job-2", "job-4", "job-5"]),
             ("state:failed", ["job-5"]),
             ("loss<0.35", ["job-0"]),
             ("nothing", []),
-        ],
-    )
-    def test_the_filter_takes_words_and_comparisons(self, page, sweep, text, found):
-        page.open(sweep)
-        focus(page, "#runs input[type=search]")
-        page.type(text)
-        page.wait_for(f"document.querySelectorAll('.runs-table tbody tr').length === {len(found)}")
-        assert sorted(rows(page)) == found
-        assert status(page).startswith(f"{len(found)} of 6 runs")
-        assert page.evaluate("document.querySelectorAll('.side-by-side figure').length") == len(found)
+        ):
+            page.evaluate("document.querySelector('#runs input[type=search]').select()")
+            page.type(text)
+            page.wait_for(f"{ROWS}.sort().join() === {json.dumps(','.join(found))}")  # it waits for the end of the word
+            assert status(page).startswith(f"{len(found)} of 6 runs")
+            assert page.evaluate("document.querySelectorAll('.side-by-side figure').length") == len(found)
 
     def test_a_box_hides_a_run_from_charts_and_samples(self, page, sweep):
         page.open(sweep)
@@ -270,25 +301,29 @@ class TestSweep:
         page.evaluate("document.querySelector('#varied button').click()")
         assert len(rows(page)) == 6
 
-    @pytest.mark.parametrize("dark", [False, True])
-    def test_a_phone_needs_no_sideways_scrolling(self, page, sweep, single, dark):
-        page.resize(390, 844, dark)
+    def test_a_phone_needs_no_sideways_scrolling(self, page, sweep, single):
         for file in (sweep, single):
+            page.resize(390, 844)
             page.open(file)
-            page.evaluate("scrollTo({top: document.body.scrollHeight, behavior: 'instant'})")
-            assert page.evaluate("document.documentElement.scrollWidth") == 390
+            for dark in (False, True):
+                page.resize(390, 844, dark)
+                page.evaluate("scrollTo({top: document.body.scrollHeight, behavior: 'instant'})")
+                assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def test_hostile_names_do_nothing(page, tmp_path):
     name = HOSTILE.replace("/", "⁄")
-    tree = settings() | {"experiment": HOSTILE, HOSTILE: HOSTILE}
-    write_run(tmp_path / name / "a", tree, extra={f"val/{HOSTILE}": 1.0}, overrides=(f"x={HOSTILE}",))
+    keys = dict.fromkeys((HOSTILE, "constructor", "__proto__", "toString"), HOSTILE)
+    tree = settings() | {"experiment": HOSTILE} | keys
+    extra = {f"val/{HOSTILE}": 1.0, "constructor": 2.0, "__proto__": 3.0, "toString": 4.0}
+    write_run(tmp_path / name / "a", tree, extra=extra, overrides=(f"x={HOSTILE}",))
     write_run(tmp_path / name / HOSTILE.replace("/", "⁄"), overrides=("x=1",), state=HOSTILE)
     for target in (tmp_path / name, tmp_path / name / "a"):
         page.open(write_report(target))
         page.evaluate("scrollTo({top: document.body.scrollHeight, behavior: 'instant'})")
         assert page.evaluate("typeof hacked") == "undefined"
         assert page.evaluate("document.querySelector('h1').textContent") == target.name
+        page.wait_for("document.querySelector('.chart canvas')")
         assert page.evaluate("document.images.length === [...document.images].filter(i => i.className).length")
 
 
@@ -316,7 +351,7 @@ def test_two_hundred_runs_with_two_thousand_images_open_quickly(page, tmp_path):
     file = write_report(write_many(tmp_path / "runs", 200, 10))
     assert file.read_text(encoding="utf-8").count('<script type="text/plain"') == 2000
     seconds = []
-    for _ in range(3):
+    while len(seconds) < 3 and min(seconds, default=MAX_LOAD_SECONDS) >= MAX_LOAD_SECONDS:
         page.open(file)
         page.wait_for("performance.timing.loadEventEnd")
         seconds.append(page.evaluate("(performance.timing.loadEventEnd - performance.timing.navigationStart) / 1000"))

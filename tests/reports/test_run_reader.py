@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.console.redaction import REDACTED
+from diffusion_lab.reports.comparison import null_values
 from diffusion_lab.reports.discovery import find_runs, names_of
+from diffusion_lab.reports.facts import best_value, device_of, environment_of, facts_of
 from diffusion_lab.reports.run_reader import read_results, read_run
 from tests.reports.synthetic_runs import STEPS_PER_EPOCH, settings, write_evaluation, write_run
 
@@ -130,6 +132,66 @@ def test_a_failed_job_without_a_run_folder_has_its_reason(tmp_path):
     assert run.settings["training.epochs"] == 4
 
 
+FACTS = {
+    "device": "cuda",
+    "device_name": "NVIDIA H200",
+    "precision": "bfloat16",
+    "threads": 8,
+    "parameters": 12,
+    "train_images": 34,
+    "epochs_planned": 3,
+    "evaluation": {"null": {"val/kid_digits": {"value": 0.25}}},
+}
+
+
+class TestFacts:
+    def test_of_a_running_run_are_those_of_its_start(self, tmp_path):
+        folder = write_run(tmp_path / "run", state="running", epochs=2)
+        add_facts(folder, FACTS)
+        run = read_run(folder, "run")
+        assert device_of(run) == ("NVIDIA H200", "cuda, bfloat16")
+        assert ("Device", "NVIDIA H200, cuda, bfloat16") in environment_of(run)
+        known = facts_of(run)
+        assert (known["parameters"], known["train_images"]) == (12, 34)
+        assert (known["epochs"], known["total_epochs"]) == (2, 3)
+        assert null_values(run) == {"val/kid_digits": 0.25}
+
+    def test_threads_are_those_of_a_cpu(self, tmp_path):
+        folder = write_run(tmp_path / "run")
+        add_facts(folder, {"device": "cpu", "device_name": None, "precision": "float32", "threads": 1})
+        assert device_of(read_run(folder, "run")) == ("cpu", "1 thread, float32")
+
+    def test_of_older_runs_are_those_of_the_summary(self, tmp_path):
+        run = read_run(write_run(tmp_path / "run"), "run")
+        assert device_of(run) is None
+        assert facts_of(run)["parameters"] == 750_000
+
+    def test_results_from_before_it_was_resumed_are_left_out(self, tmp_path):
+        folder = write_run(tmp_path / "run", epochs=2)
+        with (folder / "logs" / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 59, "seconds": 99, "val/loss": 0.001, "epoch": 2}\n')
+        (folder / "status.json").write_text('{"state": "running", "host": "elsewhere", "pid": 1}')
+        run = read_run(folder, "run")
+        assert best_value(run) == (0.001, 3)
+        assert facts_of(run)["steps"] == 60
+        assert facts_of(run)["parameters"] == 750_000
+
+    @pytest.mark.parametrize("facts", [3, [], {"device": 3, "threads": "x", "evaluation": 4, "parameters": 10**400}])
+    def test_damaged_ones_are_unknown(self, tmp_path, facts):
+        folder = write_run(tmp_path / "run", state="running")
+        add_facts(folder, facts)
+        run = read_run(folder, "run")
+        assert device_of(run) is None
+        assert null_values(run) == {}
+        assert "parameters" not in facts_of(run)
+
+
+def add_facts(folder: Path, facts: object) -> None:
+    """Add to ``environment.json`` what a run knows at its start."""
+    file = folder / "environment.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"run": facts}))
+
+
 class TestEvaluation:
     def test_rows_have_intervals_and_null_rows(self, tmp_path):
         folder = write_run(tmp_path / "run")
@@ -141,6 +203,11 @@ class TestEvaluation:
         assert row.null.value == 0.5
         assert row.sampling == "ddim, 50 steps, guidance 2"
         assert [picture.file.name for picture in run.nearest] == ["nearest.png"]
+        assert [(each.name, each.estimate.value) for each in row.classes] == [
+            ("two", 2.5),
+            ("one", 1.25),
+            ("three", 0.75),
+        ]
 
     def test_results_of_a_sweep_are_those_of_its_runs(self, tmp_path):
         write_evaluation(tmp_path, checkpoint="job-1/step_00000080.ckpt")

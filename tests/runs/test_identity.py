@@ -74,6 +74,8 @@ def test_guidance_of_such_an_evaluation_counts():
     "change",
     [
         {"experiment": "other"},
+        {"preview": True},
+        {"tune": {"learning_rate": True}},
         {"output__base_dir": "elsewhere"},
         {"output__overwrite": True},
         {"compute__device": "cpu"},

@@ -109,6 +109,16 @@ class TestValue:
         assert run_job(never, job("compute.seed=1")) == 0.25
         assert [path.name for path in tmp_path.iterdir()] == ["of_another_name"]
 
+    def test_a_job_is_no_preview(self, job: Job, tmp_path: Path) -> None:
+        for setting in ("preview=true", "tune.batch_size=true"):  # from a file of the user's, say
+            with pytest.raises(ValueError, match="leave out -m"):
+                run_job(never, job("compute.seed=1", setting))
+        assert not list(tmp_path.rglob("job.json"))
+
+    def test_records_of_versions_without_previews_are_the_same(self, job: Job, tmp_path: Path) -> None:
+        run_job(run_with(0.25), job("compute.seed=1"))
+        assert not {"preview", "tune", "output"} & record(tmp_path / "seed-1").settings.keys()
+
     def test_a_search_needs_validation(self, job: Job) -> None:
         composed = job("training.validation.enabled=false", "training.scheduler.type=null", sweeper=OPTUNA)
         with pytest.raises(ValueError, match=r"training\.validation\.enabled must be true"):

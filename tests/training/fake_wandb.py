@@ -14,7 +14,7 @@ KEY = "a" * 40
 
 
 class FakeWandb(ThreadingHTTPServer):
-    """Knows one account. ``history`` holds the lines of metrics that were sent to it."""
+    """Knows one account. ``history`` holds the lines of metrics that were sent to it, ``artifacts`` the new ones."""
 
     daemon_threads = True
 
@@ -22,6 +22,7 @@ class FakeWandb(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answers)
         self.history: list[dict[str, Any]] = []
         self.requests: list[str] = []
+        self.artifacts: list[dict[str, Any]] = []
         self.silent = threading.Event()
         self.known_account = True
 
@@ -44,9 +45,37 @@ class FakeWandb(ThreadingHTTPServer):
         if "createRunFiles" in text:
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables.get("files", [])]
             data["createRunFiles"] = {"runID": "r", "uploadHeaders": [], "files": files}
+        data |= self._answer_about_artifacts(text, variables)
         if "RunResumeStatus" in text:
             data["model"] = {"id": "p", "name": "p", "entity": {"id": "e", "name": "me"}, "bucket": self._known_run()}
         return {"data": data}
+
+    def _answer_about_artifacts(self, text: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """Return what a client needs that adds an artifact: each is new, and every file of it is wanted."""
+        if "query ArtifactType" in text:
+            return {"project": {"artifact": None}}
+        if "createArtifactManifest(" in text:
+            file = {"id": "f", "uploadUrl": f"{self.url}/upload/manifest", "uploadHeaders": []}
+            return {"createArtifactManifest": {"artifactManifest": {"id": "m", "file": file}}}
+        if "createArtifact(" in text:
+            self.artifacts.append(variables["input"])
+            new = {"id": "a", "state": "PENDING", "artifactSequence": {"id": "s", "latestArtifact": None}}
+            return {"createArtifact": {"artifact": new}}
+        if "createArtifactFiles(" in text:
+            nodes = [
+                {
+                    "storagePath": file["name"],
+                    "uploadUrl": f"{self.url}/upload/artifact/{file['name']}",
+                    "uploadHeaders": [],
+                    "uploadMultipartUrls": None,
+                    "artifact": {"id": "a"},
+                }
+                for file in variables["input"]["artifactFiles"]
+            ]
+            return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+        if "commitArtifact(" in text:
+            return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
+        return {}
 
     def _known_run(self) -> dict[str, Any] | None:
         """Return the response for a client that resumes the run."""

@@ -101,7 +101,7 @@ def test_wandb_is_offline_by_default_with_one_run_per_job_and_no_global_state(tm
         (log,) = run.glob("run-*.wandb")
         wait_for(lambda log=log: log.stat().st_size > 1000)  # W&B's own process writes it
         ids.append(log.stem)
-        (picture,) = run.glob("files/media/images/samples_*.png")
+        (picture,) = run.glob("files/media/images/samples_[0-9]*.png")
         with Image.open(picture) as sent, Image.open(tmp_path / name / "samples" / "epoch_0002.png") as written:
             assert sent.size == written.size
     assert ids[0] != ids[1]
@@ -202,9 +202,9 @@ def test_tensorboard_shows_the_settings_and_the_runs_name(tmp_path: Path) -> Non
     session = HParamsPluginData.FromString(about).session_start_info.hparams
     assert session["training.optimizer.learning_rate"].number_value == 0.0125
     experiment = events.summary_metadata["_hparams_/experiment"].plugin_data.content
-    (metric,) = HParamsPluginData.FromString(experiment).experiment.metric_infos
-    assert metric.name.tag == "val/loss"  # a scalar that the run logs
-    assert events.Scalars("val/loss")
+    metrics = [metric.name.tag for metric in HParamsPluginData.FromString(experiment).experiment.metric_infos]
+    assert metrics == ["val/loss", "train/loss"]
+    assert all(events.Scalars(metric) for metric in metrics)  # the run logs them
 
 
 def test_tensorboard_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> None:

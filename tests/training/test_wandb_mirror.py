@@ -19,10 +19,13 @@ from rich.console import Console
 
 from diffusion_lab.config.schema import LoggerSettings
 from diffusion_lab.runs.folder import RunStopped
-from diffusion_lab.training import wandb_mirror
+from diffusion_lab.tracking import wandb_run, wandb_server
+from diffusion_lab.tracking.wandb_run import end_service
+from diffusion_lab.tracking.wandb_server import check_reachable
+from diffusion_lab.training.anomalies import NonFiniteError
 from diffusion_lab.training.loggers import Continuation, JsonlLogger, open_loggers, wandb_id
 from diffusion_lab.training.signals import StopRequest, handle_signals
-from diffusion_lab.training.wandb_mirror import WandbMirror, check_reachable, end_service
+from diffusion_lab.training.wandb_mirror import WandbMirror
 from tests.training.fake_wandb import KEY, FakeWandb, fake_wandb
 from tests.training.tiny import TinySource, tiny_run
 
@@ -79,7 +82,7 @@ class TestBeforeTheRun:
         assert "does not know the W&B key" in self.refused(tmp_path / "run")
 
     def test_silent_server(self, server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(wandb_mirror, "REACH_SECONDS", 0.3)  # in which the other tests' servers need not answer
+        monkeypatch.setattr(wandb_server, "REACH_SECONDS", 0.3)  # in which the other tests' servers need not answer
         server.silent.set()
         assert "cannot be reached (timed out)" in self.refused(tmp_path / "run")
 
@@ -110,6 +113,8 @@ def test_metrics_and_settings_arrive(server: FakeWandb, tmp_path: Path) -> None:
     ]
     id_file = (tmp_path / "run" / "logs" / "wandb_id").read_text().split()
     assert id_file[1:] == ["5"]  # everything that was logged has arrived
+    assert [artifact["artifactTypeName"] for artifact in server.artifacts] == ["report"]
+    assert [request for request in server.requests if "/upload/artifact/report.html" in request[:80]]
 
 
 def test_a_resumed_run_sends_what_the_server_lacks(server: FakeWandb, tmp_path: Path) -> None:
@@ -133,6 +138,21 @@ def test_ended_service_leaves_no_process_behind() -> None:
     process = service._connection._proc._process
     end_service()
     assert process.returncode == -signal.SIGKILL  # known to those alone who have waited for it
+
+
+def test_checkpoints_are_uploaded_if_that_is_asked_for(server: FakeWandb, tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", {"logger": {**ONLINE, "log_checkpoints": True}})
+    (model,) = [artifact for artifact in server.artifacts if artifact["artifactTypeName"] == "model"]
+    assert {"best", "last"} <= {alias["alias"] for alias in model["aliases"]}  # one file is both
+    assert [request for request in server.requests if "/upload/artifact/step_00000006.ckpt" in request[:80]]
+
+
+def test_alert_on_nan(server: FakeWandb, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError):
+        tiny_run(tmp_path / "run", {"logger": ONLINE, "training.optimizer.learning_rate": 1e30})
+    (alert,) = [request for request in server.requests if "NaN or infinite loss" in request and "Alert" in request]
+    assert "run: the loss or gradient of step" in alert
+    assert [artifact["artifactTypeName"] for artifact in server.artifacts] == ["report"]  # shows what happened
 
 
 class KillsItsService(TinySource):
@@ -224,6 +244,9 @@ class Run:
         if not endless:
             self.let_go.set()
 
+    def define_metric(self, name: str, step_metric: str) -> None:
+        """Accept every axis."""
+
     def log(self, metrics: dict[str, Any]) -> None:
         self.logged.append((metrics["trainer/global_step"], set(metrics) - {"trainer/global_step"}))
 
@@ -233,7 +256,7 @@ class Run:
 
 @pytest.fixture
 def no_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wandb_mirror, "end_service", lambda: None)
+    monkeypatch.setattr(wandb_run, "end_service", lambda: None)
 
 
 @pytest.mark.usefixtures("no_service")

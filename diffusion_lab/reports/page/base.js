@@ -3,6 +3,16 @@
 // Everything shown is made of elements and text nodes, never of HTML text: names come from files.
 const Report = { content: JSON.parse(document.getElementById("content").textContent) };
 
+// Their keys come from files: "constructor" must not be found in a run that has no such key.
+{
+  const bare = (values) => Object.assign(Object.create(null), values);
+  const { content } = Report;
+  for (const name of ["shared", "defaults"]) content[name] = bare(content[name]);
+  for (const chart of content.charts) chart.lines = bare(chart.lines);
+  for (const run of content.runs)
+    for (const name of ["settings", "numbers", "curves", "nulls"]) run[name] = bare(run[name]);
+}
+
 /** Make an element. Attributes with a function are event listeners, null and false are left out. */
 Report.h = (tag, attributes = {}, ...children) => {
   const element = document.createElement(tag);
@@ -26,7 +36,7 @@ Report.state = (() => {
     // no storage: the choices last as long as the page
   }
   return {
-    get: (name, otherwise) => (name in values ? values[name] : otherwise),
+    get: (name, otherwise) => values[name] ?? otherwise,
     set: (name, value) => {
       values[name] = value;
       try {
@@ -60,11 +70,12 @@ Report.format = (() => {
       if (Math.abs(value) >= size) return `${Number((value / size).toPrecision(3))} ${unit}`;
     return number(value, 3);
   };
-  const duration = (seconds) => {
-    if (seconds === null || seconds === undefined) return "–";
-    if (seconds < 60) return `${Number(seconds.toPrecision(2))} s`;
+  const duration = (exact) => {
+    if (exact === null || exact === undefined) return "–";
+    if (exact < 59.5) return `${Number(exact.toPrecision(2))} s`;
+    const seconds = Math.round(exact);
     const minutes = Math.floor(seconds / 60);
-    if (minutes < 60) return `${minutes} min ${Math.round(seconds % 60)} s`;
+    if (minutes < 60) return `${minutes} min ${seconds % 60} s`;
     const hours = Math.floor(minutes / 60);
     return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} d ${hours % 24} h`;
   };
@@ -218,5 +229,3 @@ Report.runColors = (() => {
     },
   };
 })();
-
-Report.media = { narrow: () => matchMedia("(max-width: 640px)").matches };

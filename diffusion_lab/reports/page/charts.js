@@ -189,28 +189,40 @@ Report.charts = (() => {
     return series;
   };
 
+  /** The known point of a line that is nearest to x; of several runs, null before the first and after the last point. */
+  const nearest = (data, x) => {
+    const known = data.filter(([, y]) => y !== null);
+    if (!known.length || (!single && (x < known[0][0] || x > known[known.length - 1][0]))) return null;
+    return known.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a));
+  };
+
   const tip = (card, items) => {
-    const known = items.filter((item) => item.seriesName && item.value[1] !== null);
+    const x = (items.find((item) => item.seriesName) ?? items[0])?.value[0];
+    if (x === undefined) return "";
     const sign = card.chart.better === "higher" ? -1 : 1;
-    if (!single) known.sort((a, b) => sign * (a.value[1] - b.value[1]));
+    const found = card.series.filter((one) => one.name).map((one) => ({ ...one, point: nearest(one.data, x) }));
+    const known = found.filter((one) => one.point);
+    if (!single) known.sort((a, b) => sign * (a.point[1] - b.point[1]));
+    const most = 10;
     const rows = known
-      .slice(0, 10)
-      .map((item) =>
+      .slice(0, most)
+      .map((one) =>
         h(
           "div",
           { class: "row" },
-          h("span", { class: "dot", style: { "--color": item.color } }),
-          h("span", {}, item.seriesName),
-          h("b", {}, number(item.value[1])),
+          h("span", { class: "dot", style: { "--color": one.color } }),
+          h("span", {}, one.name),
+          h("b", {}, number(one.point[1])),
         ),
       );
     const more = known.length > most ? h("div", {}, `and ${known.length - most} more`) : null;
-    return h("div", { class: "tip" }, known.length ? Report.axis.text(known[0].value[0]) : "", rows, more);
+    return h("div", { class: "tip" }, Report.axis.text(x), rows, more);
   };
 
   const options = (card) => {
     const color = Report.theme.color;
     const series = seriesOf(card);
+    card.series = series;
     const log = Report.state.get("log", false) && card.chart.kind !== "quality" && card.chart.kind !== "throughput";
     const positive = log && series.every((one) => one.data.every(([, y]) => y === null || y > 0));
     const label = { color: color("faint"), fontSize: 11, hideOverlap: true };
@@ -338,10 +350,7 @@ Report.charts = (() => {
       seriesIndex: card.plot.getOption().series.indexOf(longest),
       dataIndex: card.at,
     });
-    const values = series.slice(0, 6).map((one) => {
-      const nearest = one.data.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a), one.data[0]);
-      return `${one.name} ${number(nearest ? nearest[1] : null)}`;
-    });
+    const values = series.slice(0, 6).map((one) => `${one.name} ${number(nearest(one.data, x)?.[1])}`);
     Report.announce(`${Report.axis.text(x)}: ${values.join(", ")}`);
   };
 
@@ -514,7 +523,7 @@ Report.charts = (() => {
       by ? `Coloured by the best ${by} of each run: blue is better.` : "",
       Report.content.thinned ? "Long curves are thinned: the lowest and the highest value of each part are kept." : "",
     ].join(" ");
-    const part = Report.section("curves", "Curves", about, h("div", { class: "charts" }, charts.map(make)));
+    const part = Report.section("curves", "Curves", about, h("div", { class: "cards" }, charts.map(make)));
     part.head.append(controls());
     return part;
   };

@@ -100,14 +100,14 @@ Report.compare = (() => {
           "details",
           {},
           h("summary", {}, `${rest.length} further rankings`),
-          h("div", { class: "grid-of-cards" }, rest.map(rankingCard)),
+          h("div", { class: "cards" }, rest.map(rankingCard)),
         )
       : null;
     const part = Report.section(
       "best",
       "Best runs",
       "By each metric, among runs that measure the same. Bars are 95 % intervals where they are known.",
-      h("div", { class: "grid-of-cards" }, shown.map(rankingCard)),
+      h("div", { class: "cards" }, shown.map(rankingCard)),
       more,
     );
     requestAnimationFrame(paint);

@@ -267,7 +267,7 @@ Report.run = (() => {
     const sizes = [...new Set(run.quality.map((row) => row.n))].map((n) => number(n)).join(" or ");
     const samplers = [...new Set(run.quality.map((row) => row.sampling.split(", ")[0]))].join(" and ");
     const about = `By evaluate.py, on ${sizes} samples of ${samplers}. Real images in place of samples show what perfect samples would reach; if there are fewer of them, compare them with the values of as many samples.`;
-    return Report.section("quality", "Quality", about, h("div", { class: "grid-of-cards" }, qualityCards(run.quality)));
+    return Report.section("quality", "Quality", about, h("div", { class: "cards" }, qualityCards(run.quality)));
   };
 
   const nearest = (run) =>

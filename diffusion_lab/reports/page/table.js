@@ -148,11 +148,10 @@ Report.table = (() => {
         descending,
       ),
     );
-    const order = new Set(found);
     body.replaceChildren(...found.map((index) => rows[index]));
     const shown = found.filter((index) => !unchecked.has(index));
     status.textContent = `${found.length} of ${runs.length} runs${shown.length < found.length ? `, ${shown.length} of them in the charts` : ""}`;
-    for (const index of order) rows[index].querySelector("input").checked = !unchecked.has(index);
+    for (const index of found) rows[index].querySelector("input").checked = !unchecked.has(index);
     Report.shown.set(shown);
   };
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 REFRESH_SECONDS = 1.0
 """Drawing the lines takes milliseconds."""
 
-MOST_EPOCH_LINES = 100
-"""Lines in a file at ends of epochs; of more epochs, every second, third, … has one."""
+FIRST_EPOCHS, MOST_EPOCH_LINES = 10, 100
+"""Epochs that all have a line in a file, and lines in all: of more epochs, every second, third, … has one."""
 
 SILENCE_SECONDS = (10.0, 600.0)
 """Shortest and longest time without a line in a file; in between it is a tenth of the time so far."""
@@ -55,6 +55,7 @@ class TrainingProgress(Callback):
         self._batches_done = 0
         self._first: tuple[int, float] | None = None  # batches done after the first one here, and its time
         self._began = self._epoch_began = self._shown_at = 0.0
+        self._epochs_here = 0
         self._epoch_images = 0
         self._epoch_seconds = 0.0
         self._live: Live | None = None
@@ -101,8 +102,10 @@ class TrainingProgress(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         known = trainer.callback_metrics
         self._values.update({name: float(known[name]) for name in self._shown_names(trainer) if name in known})
+        self._epochs_here += 1
         every = math.ceil((_epochs(trainer) or 1) / MOST_EPOCH_LINES)
-        if self._live or (trainer.current_epoch + 1) % every == 0 or is_last_epoch(trainer):
+        is_shown = self._epochs_here <= FIRST_EPOCHS or (trainer.current_epoch + 1) % every == 0
+        if self._live or is_shown or is_last_epoch(trainer):
             self._show(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

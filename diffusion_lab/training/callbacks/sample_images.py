@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
 from rich.console import Console
 
 from diffusion_lab.faults import ConfigWarning
@@ -15,11 +18,17 @@ from diffusion_lab.image_grids import class_grid, image_grid
 from diffusion_lab.runs.epoch_images import save_epoch_image
 from diffusion_lab.samplers import Sampler
 from diffusion_lab.sampling.finite_samples import NonFiniteSamplesError
-from diffusion_lab.shapes import to_pixels
+from diffusion_lab.shapes import Pixels, to_pixels
 from diffusion_lab.training.callbacks.training_limits import is_last_epoch
-from diffusion_lab.training.loggers import log_image
+from diffusion_lab.training.loggers import log_image, log_images
 from diffusion_lab.training.mirror import warn
 from diffusion_lab.training.module import DiffusionModule
+
+BY_CLASS = "samples_by_class"
+"""Name of the pictures of the classes, which have the names of the classes as captions."""
+
+MOST_CLASSES = 100
+"""Most pictures of classes in one step."""
 
 
 class SampleImages(Callback):
@@ -93,5 +102,26 @@ class SampleImages(Callback):
                 Console(stderr=True),
                 f"the sample images of epoch {epoch} could not be written to {self.folder} ({why}): training continues",
             )
-        for logger in trainer.loggers:  # at the step of this epoch's validation, which is its last one
-            log_image(logger, "samples", grid, trainer.global_step - 1)
+        caption = f"after epoch {epoch}"
+        step = trainer.global_step - 1  # that of this epoch's validation, which is its last one
+        for logger in trainer.loggers:
+            log_image(logger, "samples", grid, step, caption)
+        if labels is not None:
+            log_images(trainer.loggers, BY_CLASS, lambda: by_class(pixels, labels, denoiser.class_names), step)
+
+
+def by_class(pixels: Pixels, labels: Sequence[int], names: Sequence[str]) -> list[tuple[Image.Image, str]]:
+    """Return a picture of each class with its name: as many of its images as every class has.
+
+    Args:
+        pixels: The images.
+        labels: The class of each image.
+        names: Names of the classes; one without a name has its number.
+    """
+    counts = Counter(labels)
+    few = min(counts.values())
+    pictures = []
+    for label in sorted(counts)[:MOST_CLASSES]:
+        indices = [index for index, other in enumerate(labels) if other == label][:few]
+        pictures.append((image_grid(pixels[indices], few), names[label] if label < len(names) else f"class {label}"))
+    return pictures

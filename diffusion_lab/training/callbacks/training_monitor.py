@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from diffusion_lab.console.messages import sentence
 from diffusion_lab.runs.log import RUN_LOG
 from diffusion_lab.training.anomalies import NonFiniteError, SpikeDetector, gradient_norm
+from diffusion_lab.training.mirror import alert
 from diffusion_lab.training.module import DiffusionModule
 
 SCALER_STEPS = 32
@@ -89,9 +90,9 @@ class TrainingMonitor(Callback):
                 self._skipped = 0
                 self._report_spike(step, loss)
             else:
-                self._skip(step, optimizer)
+                self._skip(trainer, step, optimizer)
 
-    def _skip(self, step: int, optimizer: Optimizer | None) -> None:
+    def _skip(self, trainer: Trainer, step: int, optimizer: Optimizer | None) -> None:
         self._skipped += 1
         if self._skipped > self.skip or optimizer is None:
             before = f", and so were those of the {self.skip} steps before it, which were skipped" if self.skip else ""
@@ -99,7 +100,9 @@ class TrainingMonitor(Callback):
                 f"the loss or gradient of step {step} is NaN or infinite{before}: training stops without saving"
             )
         optimizer.zero_grad(set_to_none=True)  # optimizers ignore weights without a gradient
-        self._warn(f"step {step} skipped: its loss or gradient is NaN or infinite")
+        text = f"step {step} skipped: its loss or gradient is NaN or infinite"
+        self._warn(text)
+        alert(trainer.loggers, "NaN or infinite loss", text)
 
     def _report_spike(self, step: int, loss: float) -> None:
         spike = self.spikes.update(loss, step) if self.spikes else None

@@ -1,0 +1,38 @@
+"""Records for a page that leaves the machine: without user, host, folders, command line and log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from diffusion_lab.console.redaction import without_folders
+from diffusion_lab.reports.records import Job, RunRecord
+
+KEPT_OF_ENVIRONMENT = ("python", "git_commit", "packages")
+
+
+def published(run: RunRecord, state: str | None = None) -> RunRecord:
+    """Return the record without what names users, machines and folders.
+
+    Args:
+        run: The record.
+        state: State to show instead of ``running``, for a run that is about to end.
+    """
+    now = run.status.get("state")
+    return replace(
+        run,
+        folder=Path(run.folder.resolve().name),
+        tree=without_folders(run.tree),
+        settings=without_folders(run.settings),
+        status={"state": state if state is not None and now == "running" else now},
+        environment={name: run.environment[name] for name in KEPT_OF_ENVIRONMENT if name in run.environment},
+        job=None if run.job is None else _without_folders(run.job),
+        log=[],
+        has_checkpoint=False,  # the commands to use it name its folder
+    )
+
+
+def _without_folders(job: Job) -> Job:
+    parts = [override.partition("=") for override in job.overrides]
+    overrides = tuple(f"{key}{equals}{without_folders(value)}" for key, equals, value in parts)
+    return replace(job, overrides=overrides, why=None)
