@@ -234,9 +234,8 @@ class Preview:
             "evaluation": f"{pluralize(counts.evaluations, 'evaluation')} {{}}",
             "checkpoints": f"{pluralize(counts.saved, 'checkpoint')} {{}}",
         }
-        listed = ", ".join(
-            name.format(format_seconds(parts[part])) for part, name in names.items() if parts[part] >= 0.05
-        )
+        first, *rest = [name.format(format_seconds(parts[part])) for part, name in names.items() if parts[part]]
+        listed = "\n".join(filter(None, (first, ", ".join(rest))))
         total = f"about {format_seconds(estimate.all_epochs)}, besides starting up"
         if estimate.limit < estimate.all_epochs:
             total += f"; training.max_time ends it after {format_seconds(estimate.limit)}"

@@ -74,6 +74,8 @@ class ImageStore:
 
     def _read(self, file: Path) -> tuple[str, StoredImage | None] | str:
         """Return the digest of a file and its image, None if the digest is known; or why it cannot be read."""
+        if file.is_symlink():
+            return "it is a link, which is not followed"
         try:
             content = read_regular(file, MAX_BYTES)
             digest = hashlib.sha256(content).hexdigest()

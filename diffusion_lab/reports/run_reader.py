@@ -69,7 +69,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
 def read_results(folder: Path, notes: list[str]) -> QualityFile | None:
     """Return the results of ``evaluate.py`` in the folder of a run or a sweep; None if there are none."""
     file = folder / EVALUATION
-    if not file.is_file():
+    if not file.is_file() or file.is_symlink():
         return None
     try:
         return read_quality(file)
@@ -81,7 +81,7 @@ def read_results(folder: Path, notes: list[str]) -> QualityFile | None:
 def _read(run: RunRecord, name: str, parse: Callable[[Path], Any]) -> dict[str, Any]:
     """Return the mapping in a file of the run folder; empty, with a note, if it cannot be read."""
     file = run.folder / name
-    if not file.exists():
+    if not _is_shown(run, file):
         return {}
     try:
         content = parse(file)
@@ -92,6 +92,14 @@ def _read(run: RunRecord, name: str, parse: Callable[[Path], Any]) -> dict[str, 
         run.notes.append(f"{name} cannot be read: it has no keys")
         return {}
     return content
+
+
+def _is_shown(run: RunRecord, file: Path) -> bool:
+    """Return whether a file exists and is no link: a run writes none, and one could show any file of the reader."""
+    if file.is_symlink():
+        run.notes.append(f"{file.name} is a link, which is not followed")
+        return False
+    return file.exists()
 
 
 def _reason(error: Exception) -> str:
@@ -127,7 +135,7 @@ def _subfolder(settings: Mapping[str, Any], part: str) -> str:
 
 
 def _read_metrics(run: RunRecord, file: Path) -> None:
-    if not file.exists():
+    if not _is_shown(run, file):
         return
     try:
         run.curves, run.epoch_ends, note = read_curves(file)
@@ -145,7 +153,7 @@ def _leave_out_earlier_results(run: RunRecord) -> None:
 
 
 def _log_lines(run: RunRecord, file: Path) -> list[str]:
-    if not file.exists():
+    if not _is_shown(run, file):
         return []
     try:
         text = read_regular(file, MAX_LOG_BYTES).decode("utf-8", "replace")

@@ -68,7 +68,9 @@ class StopRequest:
         if not is_repeated:
             # Not through sys.stderr, which the signal may have interrupted.
             with contextlib.suppress(OSError):  # the other end may be closed
-                os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving\n".encode())
+                # Progress on a terminal has two lines, and draws over as many, however they came there.
+                end = "\n\n" if os.isatty(2) else "\n"
+                os.write(2, f"\n{signal.Signals(number).name}: finishing this step, then saving{end}".encode())
 
 
 @contextlib.contextmanager

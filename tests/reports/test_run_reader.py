@@ -13,6 +13,7 @@ from diffusion_lab.console.redaction import REDACTED
 from diffusion_lab.reports.comparison import null_values
 from diffusion_lab.reports.discovery import find_runs, names_of
 from diffusion_lab.reports.facts import best_value, device_of, environment_of, facts_of
+from diffusion_lab.reports.images import ImageStore
 from diffusion_lab.reports.run_reader import read_results, read_run
 from tests.reports.synthetic_runs import STEPS_PER_EPOCH, settings, write_evaluation, write_run
 
@@ -105,6 +106,19 @@ def test_secrets_are_hidden_wherever_they_occur(tmp_path):
     assert "abcdef123456" not in repr(run)
     assert "hunter2secret" not in repr(run)
     assert run.log == [f"sent {REDACTED} and {REDACTED}"]
+
+
+def test_links_to_other_files_are_not_followed(tmp_path):
+    folder = write_run(tmp_path / "run", pictures=1)
+    (tmp_path / "private").write_text("private: 1\n")
+    for name in ("config.yaml", "logs/run.log", "samples/epoch_0001.png"):
+        (folder / name).unlink()
+        (folder / name).symlink_to(tmp_path / "private")
+    run = read_run(folder, "run")
+    assert (run.settings, run.log) == ({}, [])
+    assert run.notes == [f"{name} is a link, which is not followed" for name in ("config.yaml", "run.log")]
+    (picture,) = run.pictures
+    assert ImageStore().add_all([picture.file]) == {picture.file: "it is a link, which is not followed"}
 
 
 def test_a_subfolder_outside_of_the_run_is_not_read(tmp_path):

@@ -35,6 +35,17 @@ def test_in_training_the_first_signal_is_recorded(number: signal.Signals, code: 
         assert stop.stopped(3).code == code
 
 
+@pytest.mark.parametrize(("is_terminal", "end"), [(False, "\n"), (True, "\n\n")])
+def test_the_message_is_not_drawn_over_by_the_progress(
+    is_terminal: bool, end: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda descriptor: is_terminal)
+    with handle_signals() as stop:
+        stop.begin()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err == f"\nSIGTERM: finishing this step, then saving{end}"
+
+
 def test_a_second_signal_is_ignored_except_ctrl_c() -> None:
     with handle_signals() as stop:
         stop.begin()
