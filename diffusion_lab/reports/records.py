@@ -149,6 +149,7 @@ class RunRecord:
         log: Last lines of ``run.log``.
         job: Its record, if it is a job of a sweep.
         has_checkpoint: Whether it can be sampled from or resumed.
+        commands: What can be done with it, and the command, for a reader elsewhere; None for one on this machine.
         notes: Sentences about what could not be read.
     """
 
@@ -168,6 +169,7 @@ class RunRecord:
     log: list[str] = field(default_factory=list)
     job: Job | None = None
     has_checkpoint: bool = False
+    commands: list[tuple[str, str]] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property

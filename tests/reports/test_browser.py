@@ -323,6 +323,7 @@ def test_hostile_names_do_nothing(page, tmp_path):
         page.evaluate("scrollTo({top: document.body.scrollHeight, behavior: 'instant'})")
         assert page.evaluate("typeof hacked") == "undefined"
         assert page.evaluate("document.querySelector('h1').textContent") == target.name
+        page.evaluate("document.getElementById('curves').scrollIntoView({behavior: 'instant'})")
         page.wait_for("document.querySelector('.chart canvas')")
         assert page.evaluate("document.images.length === [...document.images].filter(i => i.className).length")
 
