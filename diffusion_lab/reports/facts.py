@@ -144,6 +144,9 @@ def headline(run: RunRecord) -> str:
 
 def commands_of(run: RunRecord) -> Iterator[tuple[str, str]]:
     """Yield what can be done next, and the command for it."""
+    if run.commands is not None:
+        yield from run.commands
+        return
     folder = run.folder
     started = run.environment.get("command")
     if isinstance(started, list) and started:

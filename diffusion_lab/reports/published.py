@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from diffusion_lab.console.command_line import setting
 from diffusion_lab.console.redaction import without_folders
 from diffusion_lab.reports.records import Job, RunRecord
 
@@ -28,8 +31,17 @@ def published(run: RunRecord, state: str | None = None) -> RunRecord:
         environment={name: run.environment[name] for name in KEPT_OF_ENVIRONMENT if name in run.environment},
         job=None if run.job is None else _without_folders(run.job),
         log=[],
-        has_checkpoint=False,  # the commands to use it name its folder
+        commands=list(_commands(run)) if run.has_checkpoint else [],
     )
+
+
+def _commands(run: RunRecord) -> Iterator[tuple[str, str]]:
+    """Yield commands without the folders of this machine, as they are typed next to the run folder."""
+    name = run.folder.resolve().name
+    checkpoint = shlex.quote(setting("ckpt", name))
+    yield "Sample", f"python sample.py {checkpoint}"
+    yield "Evaluate", f"python evaluate.py {checkpoint}"
+    yield "Sample for this report", f"python report.py {shlex.quote(name)} --sample"
 
 
 def _without_folders(job: Job) -> Job:

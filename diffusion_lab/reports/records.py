@@ -101,7 +101,6 @@ class QualityRow:
         null: The value of real images in place of samples; None if unknown.
         matched: Value of the samples for exactly the numbers of images of the null row; None if these are the same.
         n: Number of samples.
-        null_n: Number of images of the null row.
         conditions: Everything that values must share to be comparable, except for how the samples were made.
         classes: Values of the classes, the worst first.
     """
@@ -113,7 +112,6 @@ class QualityRow:
     null: Interval | None
     matched: Interval | None
     n: int
-    null_n: int | None
     conditions: str
     classes: tuple[ClassQuality, ...] = ()
 
@@ -149,6 +147,7 @@ class RunRecord:
         log: Last lines of ``run.log``.
         job: Its record, if it is a job of a sweep.
         has_checkpoint: Whether it can be sampled from or resumed.
+        commands: What can be done with it, and the command, for a reader elsewhere; None for one on this machine.
         notes: Sentences about what could not be read.
     """
 
@@ -168,6 +167,7 @@ class RunRecord:
     log: list[str] = field(default_factory=list)
     job: Job | None = None
     has_checkpoint: bool = False
+    commands: list[tuple[str, str]] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -93,6 +93,7 @@ def test_report_and_checkpoint_are_artifacts(logged: Logged) -> None:
     page = Path(report["local_path"]).read_text()
     assert '"state":"finished"' in page
     assert "training.epochs" in page
+    assert '["Sample","python sample.py ckpt=tiny"]' in page
     checkpoint = artifacts[f"checkpoint-{run_id}"]
     assert set(checkpoint["aliases"]) >= {"latest", "last"}
     assert checkpoint["manifest"]["contents"][0]["path"].endswith(".ckpt")

@@ -42,6 +42,8 @@ class FakeWandb(ThreadingHTTPServer):
                 "bucket": {**run, "description": "", "config": "{}", "sweepName": None, "historyLineCount": 0},
                 "inserted": True,
             }
+        if "upsertView" in text:
+            data["upsertView"] = {"view": {"id": "v", "name": variables["name"]}, "inserted": True}
         if "createRunFiles" in text:
             files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in variables.get("files", [])]
             data["createRunFiles"] = {"runID": "r", "uploadHeaders": [], "files": files}
