@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pygments.token import Token
 
 from diffusion_lab import create_ddpm
 from tests.docs.test_links import anchors
@@ -65,6 +66,15 @@ def test_what_is_stored_was_made_by_this_code(path: Path) -> None:
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
     assert not machine_traces(outputs)
     assert path.stat().st_size < MAX_KB * 1024
+
+
+@every_notebook
+def test_code_is_highlighted_without_errors(path: Path) -> None:
+    """Sphinx warns otherwise: a command after "!" must not continue on the next line."""
+    lexers = pytest.importorskip("ipython_pygments_lexers")
+    for cell in read(path).cells:
+        tokens = lexers.IPython3Lexer().get_tokens(cell["source"] if cell["cell_type"] == "code" else "")
+        assert not [text for kind, text in tokens if kind is Token.Error], cell["id"]
 
 
 @every_notebook
