@@ -29,8 +29,10 @@ demo: $(INSTALLED) ## train on handwritten digits and sample from the model: abo
 dashboard: $(INSTALLED) ## start TensorBoard on the runs in outputs/ that log to it (DASHBOARD_ARGS="FOLDER --port 6007")
 	@$(BIN)/python scripts/dashboard.py $(DASHBOARD_ARGS)
 
+# In the order of their names: otherwise the files with the fewest tests come last, some of which take half a minute, while
+# the other processes wait.
 test: $(INSTALLED) ## run the tests (PYTEST_ARGS="--slow tests/data" selects more, or fewer)
-	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-rounding: $(INSTALLED) ## run the numerical tests with older CPU instructions, two threads and perturbed last bits
 	@ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p tests.other_rounding \
