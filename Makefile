@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?=
+NAMES ?=
 DASHBOARD_ARGS ?=
 GPU_PYTHON ?= python3
 GPU_WHEELS ?= .gpu-wheels
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SITE_INSTALLED := $(VENV)/.site-installed
 
-.PHONY: help setup demo dashboard test test-rounding bench gpu-check gpu-wheels lint format defaults schema docs site clean
+.PHONY: help setup demo dashboard test test-rounding bench gpu-check gpu-wheels lint format defaults schema docs site notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,8 +29,10 @@ demo: $(INSTALLED) ## train on handwritten digits and sample from the model: abo
 dashboard: $(INSTALLED) ## start TensorBoard on the runs in outputs/ that log to it (DASHBOARD_ARGS="FOLDER --port 6007")
 	@$(BIN)/python scripts/dashboard.py $(DASHBOARD_ARGS)
 
+# In the order of their names: otherwise the files with the fewest tests come last, some of which take half a minute, while
+# the other processes wait.
 test: $(INSTALLED) ## run the tests (PYTEST_ARGS="--slow tests/data" selects more, or fewer)
-	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-rounding: $(INSTALLED) ## run the numerical tests with older CPU instructions, two threads and perturbed last bits
 	@ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p tests.other_rounding \
@@ -66,6 +69,9 @@ schema: $(INSTALLED) ## write schema/, with which editors complete and check con
 docs: $(INSTALLED) ## write docs/configuration.md and docs/commands.md, the references, and docs/rooms.svg, the picture of the package
 	@$(BIN)/python -m scripts.make_docs
 	@$(BIN)/python -m scripts.draw_rooms
+
+notebooks: $(INSTALLED) ## run notebooks/ and store them with their outputs and figures: about 15 minutes (NAMES="quickstart" for some)
+	@$(BIN)/python -m scripts.make_notebooks $(NAMES)
 
 site: $(SITE_INSTALLED) ## build the documentation as a site in build/site, which needs no network to be read
 	@$(BIN)/python -m sphinx --quiet --nitpicky --fail-on-warning --keep-going -c docs . build/site

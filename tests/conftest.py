@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -51,6 +52,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for name, reason in lacking.items():
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    """Exclude the libraries from garbage collection.
+
+    Lightning collects garbage at the end of each fit, which would go through more than a million of their objects.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def has_gpu() -> bool:

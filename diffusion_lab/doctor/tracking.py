@@ -55,9 +55,11 @@ def read_tracking(ask: bool, environ: Mapping[str, str] = os.environ) -> Trackin
     variable = variable_of("mode", environ)
     try:
         import wandb
+        from wandb.sdk import wandb_setup
     except ImportError as error:
         return Tracking(None, str(error), mode=mode, variable=variable)
-    server = str(wandb.setup().settings.base_url).rstrip("/")
+    # wandb.setup() would start W&B's service
+    server = str(wandb_setup.singleton().settings.base_url).rstrip("/")
     login, error_text = _login(server, environ)
     answer, reason = (None, "")
     if ask or mode == "online":

@@ -22,6 +22,9 @@ ROWS, NOISY_ROWS = 3, 4
 LEVELS = COLUMNS - 1
 """Noise levels shown; the first column is for the clean images."""
 
+CONSIDERED, MOST_VALUES = 256, 2**22
+"""Images, and values in them, among which images of different classes are looked for."""
+
 DRAWN = 20_000
 """Quantiles from which the distribution is drawn."""
 
@@ -32,7 +35,8 @@ LARGEST_RATIO = 1e4
 def draw_picture(run: PreparedRun) -> Image.Image:
     """Draw the picture of a run."""
     config, names = run.config, run.data.class_names
-    batch = run.data.first_images(max(COLUMNS * ROWS, min(run.data.batch_size, 512)))
+    values = math.prod(run.denoiser.image_shape)
+    batch = run.data.first_images(max(COLUMNS * ROWS, min(CONSIDERED, MOST_VALUES // values)))
     chosen = varied(batch.labels, len(batch.images), COLUMNS * ROWS)
     sheet = Sheet(config.model.architecture.image_size)
     classes = run.denoiser.num_classes

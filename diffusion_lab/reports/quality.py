@@ -90,7 +90,6 @@ def _rows(measurement: Mapping[str, Any], sampling: str, conditions: Mapping[str
             null=_interval(null.get("estimate")),
             matched=_interval(null.get("matched")),
             n=count(row.get("n")) or 0,
-            null_n=count(null.get("n")),
             conditions=json.dumps(shared, sort_keys=True, default=str),
             classes=_classes(_mapping(row.get("classes")), row.get("better") == "higher"),
         )

@@ -101,7 +101,6 @@ class QualityRow:
         null: The value of real images in place of samples; None if unknown.
         matched: Value of the samples for exactly the numbers of images of the null row; None if these are the same.
         n: Number of samples.
-        null_n: Number of images of the null row.
         conditions: Everything that values must share to be comparable, except for how the samples were made.
         classes: Values of the classes, the worst first.
     """
@@ -113,7 +112,6 @@ class QualityRow:
     null: Interval | None
     matched: Interval | None
     n: int
-    null_n: int | None
     conditions: str
     classes: tuple[ClassQuality, ...] = ()
 

@@ -90,10 +90,15 @@ class RecordingDDIM(DDIMSampler):
         return super().step(x, history, next_level, denoise, draw_noise)
 
 
-def draw_strips(model: DiffusionSampler) -> tuple[Image.Image, Image.Image]:
-    """Return strips of the noisy images from the first level to the last, and of the clean estimates there."""
+def draw_strips(model: DiffusionSampler, steps: int = STRIP_STEPS) -> tuple[Image.Image, Image.Image]:
+    """Return strips of the noisy images from the first level to the last, and of the clean estimates there.
+
+    Args:
+        model: The model.
+        steps: Number of sampling steps, at least ``COLUMNS``; the noise process may have fewer.
+    """
     labels = spread_classes(model.model, MAX_CLASSES)
-    recorder = RecordingDDIM(steps=min(STRIP_STEPS, model.model.schedule.most_steps or STRIP_STEPS))
+    recorder = RecordingDDIM(steps=min(steps, model.model.schedule.most_steps or steps))
     count = MAX_CLASSES if labels is None else len(labels)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about options of the recorder

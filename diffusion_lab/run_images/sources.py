@@ -125,7 +125,8 @@ def _from_disk(source: ImageFolderSource, cache_dir: Path | None, cache_key: str
 def progress_bar(doing: str, things: str = "images") -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar on standard error; yields a function to call with (images done, number of images)."""
     columns = TextColumn(f"{doing} {things}"), BarColumn(), MofNCompleteColumn()
-    bar = Progress(*columns, console=Console(stderr=True))
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, disable=console.is_jupyter)  # in a notebook it would need ipywidgets
     tasks: list[TaskID] = []
 
     def report_progress(done: int, total: int) -> None:

@@ -11,7 +11,7 @@ from diffusion_lab.evaluation.command import Evaluation
 from diffusion_lab.evaluation.result import Result
 from diffusion_lab.evaluation.targets import find_targets
 from diffusion_lab.files.run_files import find_run_folder
-from diffusion_lab.tracking.results_run import results_run
+from diffusion_lab.tracking.results_run import failing_with_a_warning, results_run
 from diffusion_lab.tracking.wandb_run import wandb_library
 
 TABLE = "evaluation/results"
@@ -22,13 +22,15 @@ CURVES = "evaluation/curves"
 COLUMNS = ("samples", "metric", "value", "low", "high", "real images", "better")
 
 
+@failing_with_a_warning
 def log_evaluation(request: EvaluationRequest, evaluation: Evaluation) -> None:
     """Add results to the runs of their checkpoints, as ``generation.wandb`` says. A failure gives a warning."""
     wanted, folder = request.config.generation.wandb, evaluation.files[0].parent
     if wanted == "never":
         return
-    paths = dict.fromkeys(point.config.generation.checkpoint for point in request.points)
-    targets, _ = find_targets([path for path in paths if path is not None], request.config.output.base_dir)
+    paths = {point.config.generation.checkpoint: None for point in request.points}
+    checkpoints = [path for path in paths if path is not None]
+    targets = find_targets(checkpoints, request.config.output.base_dir)[0] if checkpoints else []  # else folders
     runs = {target.name: find_run_folder(target.checkpoint) for target in targets}
     curves = [file for file in evaluation.files if file.name.startswith("curves")]
     by_run: dict[Path | None, list[Result]] = {}

@@ -6,11 +6,12 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 from diffusion_lab.config.schema import LoggerSettings
 from diffusion_lab.console.messages import explain, sentence
@@ -23,6 +24,7 @@ from diffusion_lab.tracking.wandb_server import check_reachable
 
 STAGING = "WANDB_DATA_DIR"
 
+Arguments = ParamSpec("Arguments")
 Wanted = Literal["auto", "always", "never"]
 
 
@@ -132,3 +134,16 @@ def _finish(run: Any) -> None:
 def warn(text: str) -> None:
     """Print a warning; the results are on the disk."""
     print(f"Warning: {sentence(text)}", file=sys.stderr)
+
+
+def failing_with_a_warning(send: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Turn any error of a function that sends results into a warning: they are on the disk, and the command is done."""
+
+    @wraps(send)
+    def attempt(*arguments: Arguments.args, **options: Arguments.kwargs) -> None:
+        try:
+            send(*arguments, **options)
+        except Exception as error:
+            warn(f"the results are not on W&B: {explain(error)}")
+
+    return attempt

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 
 from diffusion_lab.console.command_line import CONF
-from diffusion_lab.console.messages import explain, sentence
 from diffusion_lab.reports.build import FILE, Report
 from diffusion_lab.reports.discovery import find_runs
-from diffusion_lab.tracking.results_run import TrackedRun, tracked_run
+from diffusion_lab.tracking.results_run import TrackedRun, failing_with_a_warning, tracked_run, warn
 from diffusion_lab.tracking.wandb_run import Artifact, finish_run, finish_seconds, incomplete_upload, start_run
 from diffusion_lab.tracking.wandb_server import check_reachable
 
 
+@failing_with_a_warning
 def log_sweep_report(folder: Path) -> None:
     """Add the report of a sweep to W&B if its jobs were logged online. A failure gives a warning.
 
@@ -22,14 +21,10 @@ def log_sweep_report(folder: Path) -> None:
         folder: Folder of the sweep.
     """
     job = next((run for run in map(tracked_run, find_runs([folder])) if run is not None), None)
-    if job is None or job.settings.mode != "online" or "wandb" not in job.settings.backends:
-        return
-    try:
+    if job is not None and job.settings.mode == "online" and "wandb" in job.settings.backends:
         reason = _send(folder, job)
-    except Exception as error:  # of W&B, of the network, or of the disk: the sweep is complete
-        reason = f"the report of the sweep is not on W&B: {explain(error)}"
-    if reason is not None:
-        print(f"Warning: {sentence(reason)}", file=sys.stderr)
+        if reason is not None:
+            warn(reason)
 
 
 def _send(folder: Path, job: TrackedRun) -> str | None:

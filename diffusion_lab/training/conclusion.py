@@ -29,6 +29,9 @@ STRIPS = {
 }
 """Names of the denoising strips, and their captions."""
 
+STRIP_STEPS = 20
+"""Their sampling steps: fewer than in a report on request, for each run waits for them."""
+
 
 def log_results(loggers: Sequence[Logger], summary: TrainingSummary) -> None:
     """Log the results of a run that are no metrics of a step."""
@@ -46,7 +49,7 @@ def log_strips(loggers: Sequence[Logger], module: DiffusionModule, step: int, co
 
     try:
         with explain_out_of_memory("sampling denoising strips", "they are left out"):
-            strips = draw_strips(module.sampler)
+            strips = draw_strips(module.sampler, STRIP_STEPS)
     except (ValueError, RuntimeError, MemoryError) as error:  # the run is complete without them
         warn(console, f"no denoising strips are logged: {explain(error)}")
         return

@@ -7,9 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.programs import Launcher, Program
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("benchmarks", "conf", "diffusion_lab", "docs", "schema", "scripts", "tests")
@@ -48,9 +52,21 @@ def insert(path: Path, after: str, line: str) -> None:
     path.write_text(text.replace(after, f"{after}{line}\n"), encoding="utf-8")
 
 
+@dataclass
+class Project:
+    """Copy of the project, and the launcher of its programs."""
+
+    folder: Path
+    launcher: Launcher
+
+    def succeeds(self, *program: str) -> None:
+        started = Program(self.launcher, program, self.folder, {})
+        assert started.wait(300) == 0, f"{program}\n{started.out[-3000:]}\n{started.err[-3000:]}"
+
+
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy of the project with the added classes, schemas and reference regenerated, and a run in `run`."""
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The project with the added classes, schemas and reference regenerated, and a run in `run`."""
     folder = tmp_path_factory.mktemp("project")
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
@@ -58,11 +74,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, folder / name)
     for kind in PLACES:
         add(folder, kind)
+    project = Project(folder, Launcher(folder / "tests" / "program_launcher.py"))
     for script in ("make_schema", "make_docs"):
-        runs(folder, f"scripts/{script}.py")
+        project.succeeds(f"scripts/{script}.py")
     added = [path.removesuffix(".yaml").replace("/", "=") for _, path in ADDED.values()]
-    runs(folder, "train.py", "experiment=fast_debug", *added, "logger=none", "output.base_dir=run")
-    return folder
+    project.succeeds("train.py", "experiment=fast_debug", *added, "logger=none", "output.base_dir=run")
+    yield project
+    project.launcher.close()
 
 
 def add(project: Path, kind: str) -> None:
@@ -90,19 +108,19 @@ def test_every_kind_is_added() -> None:
     assert PLACES.keys() == ADDED.keys()
 
 
-def test_added_parts_meet_the_requirements_for_those_of_the_project(project: Path) -> None:
+def test_added_parts_meet_the_requirements_for_those_of_the_project(project: Project) -> None:
     selected = "trapezoid or current or order_tested or each_type or page_shows"
-    runs(project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", selected, *CHECKED)
+    runs(project.folder, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", selected, *CHECKED)
 
 
-def test_the_runs_used_the_added_classes(project: Path) -> None:
-    lines = (project / "run" / "config.yaml").read_text(encoding="utf-8").splitlines()
+def test_the_runs_used_the_added_classes(project: Project) -> None:
+    lines = (project.folder / "run" / "config.yaml").read_text(encoding="utf-8").splitlines()
     assert {f"type: {Path(settings).stem}" for _, settings in ADDED.values()} <= {line.strip() for line in lines}
 
 
-def test_images_are_made_by_the_added_sampler(project: Path) -> None:
-    runs(project, "sample.py", "ckpt=run", "sampler=trapezoid", "num_samples=2", "output.base_dir=made")
-    (manifest,) = (project / "made").rglob("manifest.jsonl")
+def test_images_are_made_by_the_added_sampler(project: Project) -> None:
+    project.succeeds("sample.py", "ckpt=run", "sampler=trapezoid", "num_samples=2", "output.base_dir=made")
+    (manifest,) = (project.folder / "made").rglob("manifest.jsonl")
     assert '"sampler": "trapezoid"' in manifest.read_text()
 
 

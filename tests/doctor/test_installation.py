@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 
 import pytest
@@ -204,7 +205,8 @@ class TestTracking:
     @pytest.mark.parametrize("place", ["WANDB_API_KEY", "netrc"])
     def test_a_key_is_found_and_never_shown(self, place, tmp_path, monkeypatch):
         server = "https://wandb.example.org"
-        monkeypatch.setattr("wandb.setup", lambda: type("S", (), {"settings": type("T", (), {"base_url": server})}))
+        settings = SimpleNamespace(base_url=server, api_key=None)
+        monkeypatch.setattr("wandb.sdk.wandb_setup.singleton", lambda: SimpleNamespace(settings=settings))
         monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
         if place == "netrc":
             file(tmp_path / "netrc", f"machine wandb.example.org login user password {KEY}\n".encode()).chmod(0o600)

@@ -62,14 +62,14 @@ def test_killed_while_a_checkpoint_is_written(start: Start, tmp_path: Path, undi
     """Row 1: the run resumes from the checkpoint before, which is intact; the partial file is ignored and removed."""
     run = tmp_path / "work" / "run"
     pause = Program.paused_at("step_*.ckpt", 3)  # written, but not renamed yet, so that the kill is never late
-    program = start("train.py", *TINY, *AGAIN, "training.epochs=40", env=pause)
+    program = start("train.py", *TINY, *AGAIN, "training.epochs=6", env=pause)
     program.until(lambda: len(steps_in(run / "checkpoints")) >= 1 and partial_files(run))
     program.signal(signal.SIGKILL)
     assert program.wait() == -signal.SIGKILL
     before = newest_valid(run / "checkpoints")
     assert before is not None
     assert step_of(before) in (4, 8)
-    again = start("train.py", *TINY, *AGAIN, "training.epochs=40")
+    again = start("train.py", *TINY, *AGAIN, "training.epochs=6")
     assert again.wait() == 0, again.err
     assert not partial_files(run)
     assert all(verify(file) for file in steps_in(run / "checkpoints"))

@@ -110,6 +110,12 @@ class TestComputedOnce:
         cached_features(PIXELS, DIGITS, tmp_path)
         assert not capsys.readouterr().err
 
+    @pytest.mark.filterwarnings("error")
+    def test_in_a_notebook_there_is_no_progress_bar_which_would_ask_for_ipywidgets(self, tmp_path, capsys, monkeypatch):
+        monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+        cached_features(PIXELS, DIGITS, tmp_path)
+        assert not capsys.readouterr().err
+
 
 def flip(file: Path, position: float) -> None:
     content = bytearray(file.read_bytes())

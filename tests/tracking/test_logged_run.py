@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from diffusion_lab.cli.compose_evaluation import parse_evaluation
+from diffusion_lab.evaluation.command import Evaluation
 from diffusion_lab.metric_names import METRICS, logged_names
 from diffusion_lab.tracking.axes import IMAGES, STEP
+from diffusion_lab.tracking.evaluations import log_evaluation
 from scripts.wandb_workspace import Panel, layout
 from tests.tracking.conftest import SECRET, Logged, sample
 
@@ -127,3 +130,19 @@ def test_tensorboard_has_the_same(logged: Logged) -> None:
         assert values == pytest.approx(logged.values(name), nan_ok=True), name
     assert [event.step for event in events.Images("samples")] == [2, 5]
     assert {"samples", "denoising", "estimates"} <= set(events.Tags()["images"])
+
+
+def test_images_of_folders_belong_to_no_run(logged: Logged) -> None:
+    images = str(logged.folder / "images" / "generated")
+    request = parse_evaluation({"evaluation": {"samples": images, "reference": images}})
+    file = logged.folder / "evaluation" / "evaluation.json"
+    log_evaluation(request, Evaluation((), (file,)))
+    assert len(list(logged.folder.glob("logs/wandb/offline-run-*"))) == len(logged.runs)
+
+
+def test_no_error_of_wandb_ends_the_command(
+    logged: Logged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("diffusion_lab.tracking.results_run.start_run", lambda *_: 1 / 0)
+    sample(logged.folder, name="others")
+    assert "Warning: the results are not on W&B: division by zero" in capsys.readouterr().err

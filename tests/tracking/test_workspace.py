@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-
 import wandb
+
 from diffusion_lab.reports.run_reader import read_run
 from diffusion_lab.tracking.axes import IMAGES
 from diffusion_lab.tracking.wandb_run import end_service

@@ -22,6 +22,7 @@ from diffusion_lab.training.anomalies import (
     naming_last_good_checkpoint,
 )
 from diffusion_lab.training.callbacks.training_monitor import SCALER_STEPS, TrainingMonitor
+from diffusion_lab.training.mirror import Mirror
 from diffusion_lab.training.module import DiffusionModule
 from tests.training.tiny import saved, tiny_run
 
@@ -47,10 +48,14 @@ def test_stops_before_the_step_is_made(bad: float, tmp_path: Path, monkeypatch: 
 
 
 def test_consecutive_steps_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights are those of a run without these steps."""
+    """The weights are those of a run without these steps. Loggers that can notify the user are asked to."""
     shown = Console(file=io.StringIO(), width=200)
+    alerts: list[str] = []
+    monkeypatch.setattr(Mirror, "send_alert", lambda self, title, text: alerts.append(f"{title}: {text}"))
     changed_losses(monkeypatch, {2: float("nan"), 3: float("inf"), 5: float("nan")})
-    tiny_run(tmp_path, {"training.watch": {"skip_non_finite": 2}}, shown)
+    tiny_run(tmp_path, {"training.watch": {"skip_non_finite": 2}, "logger": {"backends": ["tensorboard"]}}, shown)
+    assert alerts[0] == "NaN or infinite loss: step 2 skipped: its loss or gradient is NaN or infinite"
+    assert len(alerts) == 3
     last = saved(find_checkpoint(tmp_path, "last"))
     (optimizer,) = last["optimizer_states"]
     assert {int(entry["step"]) for entry in optimizer["state"].values()} == {3}

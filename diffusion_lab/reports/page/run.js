@@ -419,6 +419,5 @@ Report.run = (() => {
     measured,
     realLine,
     boundsOf,
-    name,
   };
 })();
