@@ -72,8 +72,10 @@ def nearest_command(config: Mapping[str, Any], conf: Path) -> str:
 
 def _settings(config: TrainConfig | GenerateConfig) -> dict[str, Any]:
     """Return typed settings by dotted key, as in YAML."""
-    ignored = () if isinstance(config, TrainConfig) else IGNORED_WHEN_GENERATING
-    return leaves(_comparable(config).model_dump(mode="json", exclude=set(ignored)))
+    if isinstance(config, TrainConfig):
+        unrecorded = {"preview": config.preview, "tune": config.tune.model_dump()}
+        return leaves(_comparable(config).model_dump(mode="json") | unrecorded)
+    return leaves(_comparable(config).model_dump(mode="json", exclude=set(IGNORED_WHEN_GENERATING)))
 
 
 def _comparable(config: TrainConfig | GenerateConfig) -> TrainConfig | GenerateConfig:

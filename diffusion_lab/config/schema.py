@@ -316,5 +316,5 @@ def root_of(config: Mapping[str, Any]) -> type[TrainConfig] | type[GenerateConfi
 def suggest_key(unknown: str, root: type[Section]) -> str | None:
     """Return the key of a tree that a mistyped dotted key probably stands for, or two: ``one or other``."""
     keys = [*known_keys(root)]
-    sections = {key.partition(".")[0] for key in keys} - {"generation"}
+    sections = {key.partition(".")[0] for key in keys} - {"generation", "tune"}
     return similar_key(unknown, keys, sections if issubclass(root, TrainConfig) else USED_WHEN_GENERATING)

@@ -228,14 +228,15 @@ def test_a_callback_that_stops_the_run_lets_it_finish_the_step(tmp_path: Path, b
 
 
 def test_the_time_left_follows_the_limits() -> None:
-    trainer: Any = SimpleNamespace(num_training_batches=10, max_epochs=4, accumulate_grad_batches=2, global_step=3)
+    """One step, of two batches, takes two seconds here; one of 20 is done."""
+    trainer: Any = SimpleNamespace(num_training_batches=10, max_epochs=4, accumulate_grad_batches=2, global_step=1)
     limits = TrainingLimits(SimpleNamespace(), max_steps=8)  # type: ignore[arg-type]
     progress = TrainingProgress(Console(quiet=True), limits=limits)
-    progress._batches_done = 6
-    assert progress._total(trainer) == 16
-    limits.max_steps, limits.max_time = None, timedelta(minutes=5)
+    progress._first, progress._batches_done = (1, 100.0), 3
+    assert (progress._steps(trainer), progress._seconds_left(trainer, now=102.0)) == (8, 14)
+    limits.max_steps, limits.max_time = None, timedelta(seconds=90)
     limits.load_state_dict({"seconds": 60.0})
-    assert progress._total(trainer) == 30
     assert math.isclose(limits.elapsed.total_seconds(), 60)
+    assert (progress._steps(trainer), progress._seconds_left(trainer, now=102.0)) == (20, 30)
     limits.max_time = None
-    assert progress._total(trainer) == 40
+    assert progress._seconds_left(trainer, now=102.0) == 38

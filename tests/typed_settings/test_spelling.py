@@ -25,6 +25,7 @@ TEXTS = {
     "data.paths.val",
     "data.background",  # Pillow reads colours in any case
     "data.cache_dir",
+    "logger.notes",
     "training.max_time",
     "training.validation.metric",
     "training.resume.checkpoint",
