@@ -33,6 +33,7 @@ PURPOSES = {
     "notebooks": "running the notebooks",
     "optuna": "sweeps that search",
     "peers": "other implementations to compare with",
+    "workspace": "the layout of a workspace on W&B",
 }
 """What the extras are for; one without an entry is only named."""
 

@@ -20,7 +20,8 @@ from diffusion_lab.typed_settings.section import duration_of
 class Counts:
     """How often each part of a run happens.
 
-    ``saved`` and ``kept`` are the most checkpoints that may be, since each new best validation saves one.
+    Each validation is taken to be the best so far, which saves a checkpoint. ``kept`` are the checkpoints that then
+    remain, ``most_kept`` those that may remain: an earlier best one is a file of its own.
     """
 
     batches: int
@@ -30,6 +31,7 @@ class Counts:
     evaluations: int
     saved: int
     kept: int
+    most_kept: int
 
 
 def count_parts(run: PreparedRun) -> Counts:
@@ -41,28 +43,26 @@ def count_parts(run: PreparedRun) -> Counts:
     evaluations = _multiples(epochs, evaluated.interval(run.last_epoch), last=True) if evaluated.enabled else set()
     periodic = _multiples(epochs, training.checkpointing.save_frequency)
     best = evaluations if is_evaluated(metric) and not training.callbacks else validated
-    saved = len(periodic | best | {epochs[-1]})
+    saved = sorted(periodic | best | {epochs[-1]}, reverse=True)
+    newest = training.checkpointing.keep_last or NEWEST_KEPT
+    all_periodic = training.checkpointing.keep_last is None and not training.checkpointing.save_best_only
+    remaining = periodic if all_periodic else set()
+    kept = {*saved[:newest], *remaining, *sorted(best)[-1:]}
     return Counts(
         batches=min(len(epochs) * run.data.steps_per_epoch, len(run.steps) * training.accumulate_batches),
         epochs=len(epochs),
         validations=len(validated),
         grids=len(_multiples(epochs, training.visualization.interval, last=True)),
         evaluations=len(evaluations),
-        saved=saved,
-        kept=min(_most_kept(config, len(periodic)), saved),
+        saved=len(saved),
+        kept=len(kept),
+        most_kept=min(newest + 1 + len(remaining), len(saved)),
     )
 
 
 def _multiples(epochs: range, interval: int, last: bool = False) -> set[int]:
     found = {epoch for epoch in epochs if epoch % interval == 0}
     return found | {epochs[-1]} if last else found
-
-
-def _most_kept(config: TrainConfig, periodic: int) -> int:
-    options = config.training.checkpointing
-    if options.keep_last is not None:
-        return options.keep_last + 1
-    return NEWEST_KEPT + 1 + (0 if options.save_best_only else periodic)
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,13 @@ class Estimate:
 
     @property
     def disk_bytes(self) -> int:
-        """Disk space of all checkpoints that are kept, at most."""
+        """Disk space of the checkpoints that are kept."""
         return self.counts.kept * self.timing.checkpoint_bytes
+
+    @property
+    def most_disk_bytes(self) -> int:
+        """Disk space of all checkpoints that may be kept."""
+        return self.counts.most_kept * self.timing.checkpoint_bytes
 
     def as_json(self) -> dict[str, Any]:
         """Return the figures in plain containers; sizes in bytes."""
@@ -128,7 +133,9 @@ class Estimate:
             "peak_memory_bytes": self.timing.peak_memory,
             "checkpoint_bytes": self.timing.checkpoint_bytes,
             "checkpoints_kept": self.counts.kept,
+            "checkpoints_kept_at_most": self.counts.most_kept,
             "disk_bytes": self.disk_bytes,
+            "disk_bytes_at_most": self.most_disk_bytes,
         }
 
 

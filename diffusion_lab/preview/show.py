@@ -250,8 +250,11 @@ class Preview:
     def _disk(self) -> str:
         estimate, free = self.estimate, free_bytes(self.picture.parent)
         size = format_bytes(estimate.timing.checkpoint_bytes)
-        kept = f"at most {pluralize(estimate.counts.kept, 'checkpoint')} of {size}"
-        return f"{format_bytes(estimate.disk_bytes)}, {kept}" + ("" if free is None else f"; {format_bytes(free)} free")
+        kept, most = estimate.counts.kept, estimate.counts.most_kept
+        at_most = "" if kept == most else f" ({most} at most)"
+        checkpoints = f"{pluralize(kept, 'checkpoint')} of {size}{at_most}"
+        available = "" if free is None else f"; {format_bytes(free)} free"
+        return f"{format_bytes(estimate.disk_bytes)}, {checkpoints}{available}"
 
 
 def _images_by_class(data: ImageDataModule) -> dict[str, int]:

@@ -39,7 +39,9 @@ class TestCounts:
         }
         counts = count_parts(prepared(tmp_path, changes))
         # Validated after 4 and 8, sampled after 3, 6, 9 and the last, saved after 5 and 10 and for each new best.
-        assert counts == Counts(batches=30, epochs=10, validations=2, grids=4, evaluations=0, saved=4, kept=4)
+        assert counts == Counts(
+            batches=30, epochs=10, validations=2, grids=4, evaluations=0, saved=4, kept=3, most_kept=4
+        )
 
     def test_with_fewer_steps_than_epochs_and_accumulation(self, tmp_path: Path) -> None:
         changes = {"training.epochs": 10, "training.max_steps": 4, "training.accumulate_batches": 2}
@@ -48,11 +50,21 @@ class TestCounts:
 
     def test_checkpoints_kept(self, tmp_path: Path) -> None:
         changes = {"training.epochs": 10, "training.checkpointing.keep_last": 3}
-        assert count_parts(prepared(tmp_path, changes)).kept == 4  # and the best
+        counts = count_parts(prepared(tmp_path, changes))
+        assert (counts.kept, counts.most_kept) == (3, 4)  # the best may be an earlier one
+
+    def test_a_best_one_that_is_not_among_the_newest_is_kept(self, tmp_path: Path) -> None:
+        changes = {
+            "training.epochs": 10,
+            "training.validation.frequency": 3,
+            "training.checkpointing.save_frequency": 5,
+            "training.checkpointing.keep_last": 1,
+        }
+        assert count_parts(prepared(tmp_path, changes)).kept == 2  # of epochs 10 and 9
 
 
 class TestEstimate:
-    COUNTS = Counts(batches=30, epochs=10, validations=2, grids=4, evaluations=0, saved=8, kept=3)
+    COUNTS = Counts(batches=30, epochs=10, validations=2, grids=4, evaluations=0, saved=8, kept=3, most_kept=5)
 
     def estimate(self, folder: Path, changes: dict[str, Any] | None = None) -> Estimate:
         return Estimate(tiny_config(folder, changes), self.COUNTS, TIMING, images=18)
@@ -67,7 +79,7 @@ class TestEstimate:
             "checkpoints": 1,
         }
         assert estimate.seconds == 75.5
-        assert estimate.disk_bytes == 3000
+        assert (estimate.disk_bytes, estimate.most_disk_bytes) == (3000, 5000)
         assert estimate.images_per_second == pytest.approx(180 / 34.5)
 
     def test_ends_with_max_time(self, tmp_path: Path) -> None:
