@@ -130,7 +130,7 @@ def _no_gpu(found: Accelerators) -> Finding:
         return advice(
             "GPU", f"there is an NVIDIA driver, but torch {found.torch} is built for CPUs only", _other_torch(found)
         )
-    if found.hidden:
+    if found.hidden and not found.complaint:
         return advice("GPU", "hidden from torch by CUDA_VISIBLE_DEVICES", "unset CUDA_VISIBLE_DEVICES")
     reason = found.complaint or "nvidia-smi may show why"
     return advice("GPU", f"torch, built for CUDA {found.cuda}, cannot use it: {reason}", "nvidia-smi")

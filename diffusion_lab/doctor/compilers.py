@@ -16,14 +16,14 @@ from diffusion_lab.doctor.findings import Finding, advice, ok
 
 OS_RELEASE = Path("/etc/os-release")
 
-INSTALL_COMPILER: Mapping[str, str] = {
-    "debian": "apt-get install --yes g++ {python}-dev",
-    "fedora": "dnf install --assumeyes gcc-c++ python3-devel",
-    "suse": "zypper install --no-confirm gcc-c++ python3-devel",
-    "arch": "pacman --sync --noconfirm gcc",
-    "alpine": "apk add g++ python3-dev",
+INSTALL_COMPILER: Mapping[str, tuple[str, str, str]] = {
+    "debian": ("apt-get install --yes", "g++", "{python}-dev"),
+    "fedora": ("dnf install --assumeyes", "gcc-c++", "python3-devel"),
+    "suse": ("zypper install --no-confirm", "gcc-c++", "python3-devel"),
+    "arch": ("pacman --sync --noconfirm", "gcc", "python"),
+    "alpine": ("apk add", "g++", "python3-dev"),
 }
-"""Commands by family of Linux distributions."""
+"""Command, compiler and headers by family of Linux distributions."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def compiler_findings(found: Compilers) -> Iterator[Finding]:
         lacking.append("Triton")
         commands.append(f"{interpreter()} -m pip install triton")
     if lacking:
-        text = f"{_listed(lacking)} is missing: compile_model=true would train uncompiled"
+        text = f"missing: {', '.join(lacking)}; compile_model=true would train uncompiled"
         yield advice("torch.compile", text, *commands)
     else:
         text = f"compiler found: {found.cpp}" + (", and Triton" if found.cuda else "")
@@ -88,15 +88,14 @@ def can_compile(found: Compilers) -> bool:
 def _install(found: Compilers) -> list[str]:
     if found.system == "darwin":
         return ["xcode-select --install"]
-    command = INSTALL_COMPILER.get(found.system)
-    if command is None:
+    if found.system not in INSTALL_COMPILER:
         return []
-    command = command.format(python=f"python{sys.version_info.major}.{sys.version_info.minor}")
-    return [command if found.is_root else f"sudo {command}"]
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(names)
+    install, compiler, headers = INSTALL_COMPILER[found.system]
+    headers = headers.format(python=f"python{sys.version_info.major}.{sys.version_info.minor}")
+    packages = [*([compiler] if found.cpp is None else []), *([] if found.headers else [headers])]
+    commands = ["apt-get update"] if found.system == "debian" else []
+    commands.append(f"{install} {' '.join(packages)}")
+    return commands if found.is_root else [f"sudo {command}" for command in commands]
 
 
 def _cpp_compiler() -> str | None:

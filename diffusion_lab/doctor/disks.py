@@ -70,7 +70,7 @@ def disk_findings(disks: Iterable[Disk]) -> Iterator[Finding]:
         elif disk.needed:
             yield problem("permission", text, "mkdir -p ~/tmp && export TMPDIR=~/tmp")
         else:
-            yield advice("permission", text, "export XDG_CACHE_HOME=~/.cache")
+            yield advice("permission", text, "mkdir -p /var/tmp/cache && export XDG_CACHE_HOME=/var/tmp/cache")
 
 
 def _space(shared: list[Disk]) -> Finding:

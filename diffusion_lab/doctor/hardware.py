@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion_lab.doctor.findings import Finding, advice, fact, ok, set_variables, size
-from diffusion_lab.doctor.limits import read_limits
+from diffusion_lab.runtime.control_groups import read_limits
 from diffusion_lab.runtime.threads import free_cores, usable_cores
 
 LITTLE_MEMORY = 2e9

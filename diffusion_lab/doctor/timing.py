@@ -42,11 +42,6 @@ class Ratio:
         """Whether it is above 1 beyond the noise, by enough to matter."""
         return self.low > 1 and self.median >= LEAST_GAIN
 
-    @property
-    def is_slower(self) -> bool:
-        """Whether it is below 1 beyond the noise."""
-        return self.high < 1
-
 
 def measure_alternately(
     ways: Mapping[Name, Callable[[], object]], seconds: float, clock: Callable[[], float] = time.perf_counter

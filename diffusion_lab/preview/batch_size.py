@@ -139,4 +139,4 @@ def _try(run: PreparedRun, size: int) -> Trial:
         trainer = create_trainer(config, run.device, [*averaging, stopwatch], [], folder, 1_000_000)
         trainer.limit_val_batches = 0
         trainer.fit(run.module, datamodule=run.data)
-    return Trial(size, size / stopwatch.batch, peak_memory(run.device))
+    return Trial(size, stopwatch.images_per_second, peak_memory(run.device))

@@ -39,6 +39,7 @@ def count_parts(run: PreparedRun) -> Counts:
     config, epochs = run.config, run.epochs
     training = config.training
     validation, evaluated, metric = training.validation, config.evaluation, training.validation.logged_metric
+    shown = training.visualization
     validated = _multiples(epochs, validation.frequency) if run.data.val is not None else set()
     evaluations = _multiples(epochs, evaluated.interval(run.last_epoch), last=True) if evaluated.enabled else set()
     periodic = _multiples(epochs, training.checkpointing.save_frequency)
@@ -52,7 +53,7 @@ def count_parts(run: PreparedRun) -> Counts:
         batches=min(len(epochs) * run.data.steps_per_epoch, len(run.steps) * training.accumulate_batches),
         epochs=len(epochs),
         validations=len(validated),
-        grids=len(_multiples(epochs, training.visualization.interval, last=True)),
+        grids=len(_multiples(epochs, shown.interval, last=True)) if shown.enabled else 0,
         evaluations=len(evaluations),
         saved=len(saved),
         kept=len(kept),
@@ -72,8 +73,8 @@ class Estimate:
     config: TrainConfig
     counts: Counts
     timing: Timing
-    images: int
-    """Training images in an epoch."""
+    batch_images: float
+    """Mean number of images in a training batch."""
 
     @cached_property
     def parts(self) -> dict[str, float]:
@@ -106,7 +107,7 @@ class Estimate:
     @property
     def images_per_second(self) -> float:
         """Images trained on per second, without validation and samples."""
-        return self.images * self.counts.epochs / max(self.parts["training"], 1e-9) if self.counts.epochs else 0.0
+        return self.batch_images * self.counts.batches / max(self.parts["training"], 1e-9)
 
     @property
     def disk_bytes(self) -> int:

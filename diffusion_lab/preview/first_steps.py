@@ -68,5 +68,7 @@ class FirstSteps(Sampler):
 
 def synchronize(device: torch.device) -> None:
     """Wait until a device has done all its work; nothing on a CPU."""
-    if device.type != "cpu":
+    if device.type == "mps":
+        torch.mps.synchronize()
+    elif device.type != "cpu":
         torch.get_device_module(device).synchronize(device)

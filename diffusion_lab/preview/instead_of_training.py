@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from rich.console import Console
 
@@ -25,11 +26,11 @@ def run_instead_of_training(config: TrainConfig) -> None:
             raise ConfigError([Fault(key, "cannot be combined with preview=true: use one of them at a time", True)])
         from diffusion_lab.preview.show import preview
 
-        show(preview(config, command_with({})))
+        show(preview(config, command_with(config, {})))
         return
     from diffusion_lab.preview.tune import tune
 
-    show(tune(config, command_with))
+    show(tune(config, partial(command_with, config)))
 
 
 def show(text: str) -> None:
@@ -42,13 +43,18 @@ def show(text: str) -> None:
     print_line(console, command_line)
 
 
-def command_with(values: Mapping[str, object]) -> str:
+def command_with(config: TrainConfig, values: Mapping[str, object]) -> str:
     """Return the typed command, so that it trains, with some values set.
 
     Args:
+        config: The settings, in whose files ``preview`` or ``tune`` may be set.
         values: Values by dotted key, which replace typed ones.
     """
     name, arguments = typed_command()
     replaced = {*KEYS, "tune", *values}
+    typed = {argument.partition("=")[0].lstrip("+"): argument for argument in arguments}
     kept = [argument for argument in arguments if argument.partition("=")[0].lstrip("+") not in replaced]
-    return command(name, *kept, *(setting(key, value) for key, value in values.items()))
+    asked = dict(zip(KEYS, (config.preview, config.tune.learning_rate, config.tune.batch_size), strict=True))
+    in_a_file = [key for key, value in asked.items() if value and typed.keys().isdisjoint({key, key.partition(".")[0]})]
+    changed = {**dict.fromkeys(in_a_file, False), **values}
+    return command(name, *kept, *(setting(key, value) for key, value in changed.items()))

@@ -37,6 +37,9 @@ LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 160
 """Optimizer steps of the test, each at its own learning rate."""
 
+NEVER = 2**31
+"""Number of epochs between validations that are not made."""
+
 DIVERGED = 3.0
 """The test ends when the smoothed loss is this many times its minimum."""
 
@@ -87,6 +90,11 @@ def measure_losses(run: PreparedRun) -> RangeTest:
         warnings.filterwarnings("ignore", module="lightning")
         folder = RunFolder(Path(name), Path(name), Path(name), Path(name))
         trainer = create_trainer(run.config, run.device, [], [], folder, 1_000_000, TorchCheckpointIO())
+        # Lightning records a loss where the batches of a step are complete, counted within the epoch.
+        accumulate = min(run.config.training.accumulate_batches, run.data.steps_per_epoch)
+        trainer.accumulate_grad_batches = accumulate
+        trainer.limit_train_batches = run.data.steps_per_epoch // accumulate * accumulate
+        trainer.check_val_every_n_epoch = NEVER
         finder = Tuner(trainer).lr_find(
             run.module,
             datamodule=run.data,
@@ -97,7 +105,8 @@ def measure_losses(run: PreparedRun) -> RangeTest:
             update_attr=False,
         )
     assert finder is not None
-    return evaluate(finder.results["lr"], finder.results["loss"])
+    # The trainer divides the loss of a batch by the number of batches of a step.
+    return evaluate(finder.results["lr"], [loss * accumulate for loss in finder.results["loss"]])
 
 
 @contextmanager

@@ -155,14 +155,19 @@ class _TimeTheRest(Callback):
         assert isinstance(pl_module, DiffusionModule)
         self._time_checkpoint(trainer)
         try:
-            for callback in self.run.callbacks:
-                if isinstance(callback, SampleImages):
-                    self.grid = time_grid(callback, pl_module)
-            if self.run.evaluation is not None:
-                self.evaluation = self._time_evaluation(pl_module)
-        except NonFiniteSamplesError as error:
-            reason = f"samples could not be timed, so their time is missing in the estimate: {error.finding}"
-            warnings.warn(reason, ConfigWarning, stacklevel=2)
+            with explain_out_of_memory("samples", "fewer of them need less"):
+                self._time_samples(pl_module)
+        except (NonFiniteSamplesError, MemoryError) as error:
+            reason = error.finding if isinstance(error, NonFiniteSamplesError) else error
+            text = f"samples could not be timed, so their time is missing in the estimate: {reason}"
+            warnings.warn(text, ConfigWarning, stacklevel=2)
+
+    def _time_samples(self, module: DiffusionModule) -> None:
+        for callback in self.run.callbacks:
+            if isinstance(callback, SampleImages):
+                self.grid = time_grid(callback, module)
+        if self.run.evaluation is not None:
+            self.evaluation = self._time_evaluation(module)
 
     def _time_checkpoint(self, trainer: Trainer) -> None:
         writer = trainer.strategy.checkpoint_io

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +29,12 @@ from diffusion_lab.preview.picture import draw_picture
 from diffusion_lab.preview.rehearsal import rehearse
 from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.runs.startup_lines import aligned, pluralize
+from diffusion_lab.runtime.control_groups import read_limits
 from diffusion_lab.runtime.determinism import deterministic
 from diffusion_lab.runtime.devices import host_memory
 from diffusion_lab.runtime.exit_on_signals import exit_on_signals
 from diffusion_lab.runtime.threads import free_cores, usable_cores
+from diffusion_lab.tracking.wandb_server import check_reachable
 from diffusion_lab.training.console import describe_run, print_complete, print_line
 from diffusion_lab.training.disk_space import check_disk_space, format_bytes, free_bytes
 from diffusion_lab.training.fit import purpose_of
@@ -97,7 +100,7 @@ def prepare(config: TrainConfig, console: Console) -> PreparedRun | None:
     """Prepare a run without loggers; None if the run to resume is already complete, which is printed.
 
     Warns:
-        ConfigWarning: The run itself would be refused, since its folder is taken.
+        ConfigWarning: The run itself would be refused, since its folder is taken or W&B needs a login.
     """
     folder = RunFolder.from_settings(config.output)
     resumed = find_resume_source(config, folder)
@@ -108,6 +111,7 @@ def prepare(config: TrainConfig, console: Console) -> PreparedRun | None:
     purpose = purpose_of(config, folder, source)
     try:
         folder.check_free(purpose)
+        check_reachable(config.logger)
     except ValueError as error:
         warnings.warn(f"a run could not start with these settings: {error}", ConfigWarning, stacklevel=2)
     run = prepare_run(config.model_copy(update={"logger": LoggerSettings()}), folder, resumed, console)
@@ -136,7 +140,9 @@ def _preview(config: TrainConfig, start: str, console: Console, seen: list[str])
     except MemoryError as error:
         error.add_note(f"The picture has been written: {picture}")
         raise
-    estimate = Estimate(run.config, count_parts(run), timing, len(run.data.train))
+    steps = run.data.steps_per_epoch
+    batch_images = min(len(run.data.train), steps * run.data.batch_size) / steps  # the last batch may be smaller
+    estimate = Estimate(run.config, count_parts(run), timing, batch_images)
     _warn_about_memory(run, estimate)
     found = Preview(run, estimate, tuple(dict.fromkeys(seen)), picture, start)
     save_figures(found.as_json(), figures)
@@ -165,8 +171,10 @@ def _warn_about_memory(run: PreparedRun, estimate: Estimate) -> None:
 
 
 def memory_of(device: torch.device) -> float:
-    """Return the memory of a GPU, else of the machine, in bytes; infinity if unknown."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else host_memory()
+    """Return the memory of a GPU, else what this process may use of the machine's, in bytes; infinity if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return min(host_memory(), read_limits().memory or math.inf)
 
 
 @dataclass(frozen=True)
@@ -243,7 +251,11 @@ class Preview:
 
     def _memory(self) -> str:
         memory = memory_of(self.run.device)
-        where = "this machine" if self.run.device.type == "cpu" else str(self.run.device)
+        where = "this machine"
+        if self.run.device.type != "cpu":
+            where = str(self.run.device)
+        elif memory < host_memory():
+            where = "this container or job"
         of = f" of the {format_bytes(int(memory))} of {where}" if memory < float("inf") else ""
         return f"{format_bytes(self.estimate.timing.peak_memory)} at the peak{of}"
 

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from diffusion_lab.preview.first_steps import synchronize
+from diffusion_lab.shapes import Batch
 
 WARM_UP = 3
 """Batches whose time is not representative: memory is allocated, kernels are chosen, a network is compiled."""
@@ -36,6 +37,7 @@ class Stopwatch(Callback):
         self.device = device
         self.seconds, self.fewest, self.patience = seconds, fewest, patience
         self.batches: list[float] = []
+        self.images: list[int] = []
         self._validations: list[list[float]] = []  # start and batches of each, the last entry being its end
         self._gaps: list[float] = []
         self._began = self._mark = 0.0
@@ -50,6 +52,11 @@ class Stopwatch(Callback):
     def batch(self) -> float:
         """Mean time of a batch after the warm-up."""
         return sum(self.timed) / len(self.timed)
+
+    @property
+    def images_per_second(self) -> float:
+        """Images of the batches after the warm-up per second; the last batch of an epoch may be smaller."""
+        return sum(self.images[self._skipped :]) / sum(self.timed)
 
     @property
     def warm_up(self) -> float:
@@ -86,7 +93,7 @@ class Stopwatch(Callback):
             self._gaps.append(self._mark - self._epoch_ended)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if len(self.batches) + 1 == WARM_UP:
             synchronize(self.device)
@@ -99,6 +106,7 @@ class Stopwatch(Callback):
             synchronize(self.device)
             now = time.perf_counter()
         self.batches.append(now - self._mark)
+        self.images.append(len(batch.images))
         self._mark = self._epoch_ended = now
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

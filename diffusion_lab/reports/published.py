@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from diffusion_lab.console.command_line import setting
 from diffusion_lab.console.redaction import without_folders
 from diffusion_lab.reports.records import Job, RunRecord
+
+ABSOLUTE_PATH = re.compile(r"""(?<![^\s'"\[{(,:=])(?:~|/|[A-Za-z]:[\\/])[^'"\]}),]+""")
+"""An absolute path, also inside the quotes, lists and mappings of an override."""
 
 KEPT_OF_ENVIRONMENT = ("python", "git_commit", "packages")
 
@@ -45,6 +49,5 @@ def _commands(run: RunRecord) -> Iterator[tuple[str, str]]:
 
 
 def _without_folders(job: Job) -> Job:
-    parts = [override.partition("=") for override in job.overrides]
-    overrides = tuple(f"{key}{equals}{without_folders(value)}" for key, equals, value in parts)
+    overrides = tuple(ABSOLUTE_PATH.sub(lambda path: PurePath(path[0]).name, each) for each in job.overrides)
     return replace(job, overrides=overrides, why=None)

@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -19,7 +19,14 @@ from diffusion_lab.files.reading import read_regular
 from diffusion_lab.files.run_files import CONFIG, WANDB_ID_FILE
 from diffusion_lab.reports.yaml_settings import read_yaml
 from diffusion_lab.runtime.wandb_environment import from_environment
-from diffusion_lab.tracking.wandb_run import end_service, finish_run, finish_seconds, incomplete_upload, start_run
+from diffusion_lab.tracking.wandb_run import (
+    Artifact,
+    end_service,
+    finish_run,
+    finish_seconds,
+    incomplete_upload,
+    start_run,
+)
 from diffusion_lab.tracking.wandb_server import check_reachable
 
 STAGING = "WANDB_DATA_DIR"
@@ -33,7 +40,7 @@ class TrackedRun:
     """Where results go on W&B.
 
     Attributes:
-        settings: The ``logger`` section of the run, with the mode of the environment if it has one.
+        settings: The ``logger`` section of the run.
         folder: Folder of W&B's files.
         run_id: Id of the run on W&B.
         group: Its group, if the settings have none.
@@ -96,7 +103,7 @@ def results_run(run_folder: Path | None, wanted: Wanted, job_type: str, results:
             yield run
         except Exception as error:
             warn(f"the results on W&B are incomplete: {explain(error)}")
-        _finish(run)
+        finish_with_a_warning(run)
 
 
 @contextmanager
@@ -116,14 +123,20 @@ def _neutral_staging(is_online: bool) -> Iterator[None]:
                 os.environ[STAGING] = before
 
 
-def _finish(run: Any) -> None:
+def finish_with_a_warning(run: Any, artifacts: Sequence[Artifact] = ()) -> None:
+    """Finish a run, waiting for the upload; a failure gives a warning.
+
+    Args:
+        run: The run.
+        artifacts: Files to add first.
+    """
     seconds = finish_seconds()
 
     def announce() -> None:
         print(f"waiting up to {seconds:.0f} s for W&B (Ctrl-C ends the wait)", file=sys.stderr)
 
     try:
-        reason = finish_run(run, False, seconds, lambda: False, announce)
+        reason = finish_run(run, False, seconds, lambda: False, announce, artifacts)
     except BaseException:  # Ctrl-C, or a signal: the process would wait for the service
         end_service()
         raise

@@ -212,7 +212,7 @@ def _create_parts(run: PreparedRun, folder: RunFolder, console: Console, stop: S
         RunFolderGuard(folder, run.settings, console),
         TrainingMonitor(watch.skip_non_finite, watch.spike_factor, training.log_interval, console),
         _create_evaluation(run, console, stop),
-        TrainingProgress(console, training.validation.logged_metric, limits),
+        TrainingProgress(console, training.validation.logged_metric, limits, run.steps.stop - 1),
         RestoreErrors(run.source.path if run.source and not run.source.foreign else None),
         limits,
         GracefulStop(stop, run.checkpoints),

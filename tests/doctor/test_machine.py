@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from diffusion_lab.console.command_line import interpreter
 from diffusion_lab.doctor import compilers
 from diffusion_lab.doctor.accelerators import Accelerators, Gpu, accelerator_findings
 from diffusion_lab.doctor.compilers import Compilers, can_compile, compiler_findings
@@ -22,7 +23,7 @@ from diffusion_lab.doctor.instructions import (
     output_of,
     read_instructions,
 )
-from diffusion_lab.doctor.limits import Limits, read_limits
+from diffusion_lab.runtime.control_groups import Limits, read_limits
 
 QUIET = Hardware("AMD EPYC", "x86_64", 8, 8, None, 8, 7.9, 64e9, 60_000_000_000, None)
 AVX512 = Instructions(
@@ -180,20 +181,29 @@ class TestCompilers:
         assert can_compile(READY)
 
     @pytest.mark.parametrize(
-        ("change", "text", "command"),
+        ("change", "text", "commands"),
         [
-            ({"cpp": None}, "a C++ compiler is missing", "apt-get install --yes g++ python3."),
-            ({"headers": False, "is_root": False}, "Python's headers is missing", "sudo apt-get install --yes g++"),
-            ({"cpp": None, "system": "darwin"}, "a C++ compiler is missing", "xcode-select --install"),
-            ({"cuda": True}, "Triton is missing", "-m pip install triton"),
+            ({"cpp": None}, "missing: a C++ compiler;", ["apt-get update", "apt-get install --yes g++"]),
+            (
+                {"headers": False, "system": "fedora"},
+                "missing: Python's headers;",
+                ["dnf install --assumeyes python3-devel"],
+            ),
+            (
+                {"cpp": None, "headers": False, "system": "suse", "is_root": False},
+                "missing: a C++ compiler, Python's headers;",
+                ["sudo zypper install --no-confirm gcc-c++ python3-devel"],
+            ),
+            ({"cpp": None, "system": "darwin"}, "missing: a C++ compiler;", ["xcode-select --install"]),
+            ({"cuda": True}, "missing: Triton;", [f"{interpreter()} -m pip install triton"]),
         ],
     )
-    def test_what_is_missing_comes_with_its_command(self, change, text, command):
+    def test_what_is_missing_comes_with_its_command(self, change, text, commands):
         found = replace(READY, **change)
         (finding,) = compiler_findings(found)
         assert finding.status is Status.ADVICE
         assert text in finding.text
-        assert command in finding.commands[0]
+        assert [*finding.commands] == commands
         assert not can_compile(found)
 
     def test_an_unknown_system_gets_no_command(self):

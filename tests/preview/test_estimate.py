@@ -67,7 +67,7 @@ class TestEstimate:
     COUNTS = Counts(batches=30, epochs=10, validations=2, grids=4, evaluations=0, saved=8, kept=3, most_kept=5)
 
     def estimate(self, folder: Path, changes: dict[str, Any] | None = None) -> Estimate:
-        return Estimate(tiny_config(folder, changes), self.COUNTS, TIMING, images=18)
+        return Estimate(tiny_config(folder, changes), self.COUNTS, TIMING, batch_images=6)
 
     def test_adds_up(self, tmp_path: Path) -> None:
         estimate = self.estimate(tmp_path)
@@ -99,7 +99,8 @@ class TestStopwatch:
         """Let a batch take some time, and return whether the stopwatch ends the training."""
         clock.now += seconds
         trainer: Any = SimpleNamespace(should_stop=False, is_last_batch=last)
-        stopwatch.on_train_batch_end(trainer, None, None, None, 0)  # type: ignore[arg-type]
+        batch: Any = SimpleNamespace(images=[0] * (2 if last else 6))
+        stopwatch.on_train_batch_end(trainer, None, None, batch, 0)  # type: ignore[arg-type]
         return bool(trainer.should_stop)
 
     def test_excludes_the_warm_up_and_counts_it_once(self, clock: SimpleNamespace) -> None:

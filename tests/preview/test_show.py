@@ -143,7 +143,7 @@ class TestTune:
             instead_of_training.run_instead_of_training(config)
 
 
-def test_command_trains_with_the_values(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_trains_with_the_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = (
         "experiment=emoji",
         "preview=true",
@@ -153,5 +153,13 @@ def test_command_trains_with_the_values(monkeypatch: pytest.MonkeyPatch) -> None
         "x",
     )
     monkeypatch.setattr(instead_of_training, "typed_command", lambda: ("train", typed))
-    command = instead_of_training.command_with({"data.loading.batch_size": 64})
+    config = tiny_config(tmp_path, {"preview": True})
+    command = instead_of_training.command_with(config, {"data.loading.batch_size": 64})
     assert command.endswith("train.py experiment=emoji --config-dir x data.loading.batch_size=64")
+
+
+def test_command_turns_off_what_a_file_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instead_of_training, "typed_command", lambda: ("run", ("mine.yaml",)))
+    asked = {"preview": False, "tune": {"learning_rate": True, "batch_size": False}}
+    command = instead_of_training.command_with(tiny_config(tmp_path, asked), {"training.optimizer.learning_rate": 0.1})
+    assert command.endswith("mine.yaml tune.learning_rate=false training.optimizer.learning_rate=0.1")

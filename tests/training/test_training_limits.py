@@ -228,8 +228,10 @@ def test_a_callback_that_stops_the_run_lets_it_finish_the_step(tmp_path: Path, b
 
 
 def test_the_time_left_follows_the_limits() -> None:
-    """One step, of two batches, takes two seconds here; one of 20 is done."""
-    trainer: Any = SimpleNamespace(num_training_batches=10, max_epochs=4, accumulate_grad_batches=2, global_step=1)
+    """A batch takes a second here; two of 36 are done, and nine batches of an epoch make five steps."""
+    batches = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=2)))
+    trainer: Any = SimpleNamespace(num_training_batches=9, max_epochs=4, accumulate_grad_batches=2, global_step=1)
+    trainer.current_epoch, trainer.fit_loop = 0, SimpleNamespace(epoch_loop=batches)
     limits = TrainingLimits(SimpleNamespace(), max_steps=8)  # type: ignore[arg-type]
     progress = TrainingProgress(Console(quiet=True), limits=limits)
     progress._first, progress._batches_done = (1, 100.0), 3
@@ -238,5 +240,7 @@ def test_the_time_left_follows_the_limits() -> None:
     limits.load_state_dict({"seconds": 60.0})
     assert math.isclose(limits.elapsed.total_seconds(), 60)
     assert (progress._steps(trainer), progress._seconds_left(trainer, now=102.0)) == (20, 30)
+    progress.steps = 17
+    assert progress._steps(trainer) == 17
     limits.max_time = None
-    assert progress._seconds_left(trainer, now=102.0) == 38
+    assert progress._seconds_left(trainer, now=102.0) == 34

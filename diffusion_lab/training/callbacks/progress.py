@@ -40,13 +40,19 @@ class TrainingProgress(Callback):
         console: Console to write to; standard error if None, so that standard output contains results only.
         metric: Name of the watched metric.
         limits: Limits of the run, for the time left; None if it makes all epochs.
+        steps: Optimizer steps of the complete run, which may have begun with another batch size; None to compute them.
     """
 
     def __init__(
-        self, console: Console | None = None, metric: str = VAL_LOSS, limits: TrainingLimits | None = None
+        self,
+        console: Console | None = None,
+        metric: str = VAL_LOSS,
+        limits: TrainingLimits | None = None,
+        steps: int | None = None,
     ) -> None:
         self.metric = metric
         self.limits = limits
+        self.steps = steps
         self.console = console or Console(stderr=True)
         self.images = 0
         self.seconds = 0.0
@@ -160,6 +166,8 @@ class TrainingProgress(Callback):
 
     def _steps(self, trainer: Trainer) -> int | None:
         """Return the optimizer steps of the complete run, as far as they are known before its end."""
+        if self.steps is not None:
+            return self.steps
         epochs = _epochs(trainer)
         if epochs is None or math.isinf(trainer.num_training_batches):
             return None
@@ -172,14 +180,25 @@ class TrainingProgress(Callback):
 
         The first batch is left out, since it may compile the network.
         """
-        steps = self._steps(trainer)
+        batches = self._batches_left(trainer)
         left = math.inf
-        if steps is not None and self._first is not None and self._batches_done > self._first[0]:
-            batches = (steps - trainer.global_step) * trainer.accumulate_grad_batches
+        if batches is not None and self._first is not None and self._batches_done > self._first[0]:
             left = batches * (now - self._first[1]) / (self._batches_done - self._first[0])
         if self.limits is not None and self.limits.max_time is not None:
             left = min(left, max((self.limits.max_time - self.limits.elapsed).total_seconds(), 0.0))
         return left if math.isfinite(left) else None
+
+    def _batches_left(self, trainer: Trainer) -> float | None:
+        """Return the batches until the last epoch or ``max_steps``; None if unknown."""
+        remaining = None if self.limits is None else self.limits.remaining_steps(trainer)
+        until_limit = math.inf if remaining is None else remaining * trainer.accumulate_grad_batches
+        epochs = _epochs(trainer)
+        until_end = math.inf
+        if epochs is not None:
+            done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            until_end = (epochs - trainer.current_epoch) * trainer.num_training_batches - done
+        left = min(until_limit, until_end)
+        return max(left, 0) if math.isfinite(left) else None
 
     def _stop(self) -> None:
         if self._live is not None:
