@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path, PurePath
+from pathlib import Path, PureWindowsPath
 
 from diffusion_lab.console.command_line import setting
 from diffusion_lab.console.redaction import without_folders
@@ -49,5 +49,5 @@ def _commands(run: RunRecord) -> Iterator[tuple[str, str]]:
 
 
 def _without_folders(job: Job) -> Job:
-    overrides = tuple(ABSOLUTE_PATH.sub(lambda path: PurePath(path[0]).name, each) for each in job.overrides)
+    overrides = tuple(ABSOLUTE_PATH.sub(lambda path: PureWindowsPath(path[0]).name, each) for each in job.overrides)
     return replace(job, overrides=overrides, why=None)

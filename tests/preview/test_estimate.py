@@ -10,11 +10,14 @@ import pytest
 import torch
 from rich.console import Console
 
+from diffusion_lab.preview import show
 from diffusion_lab.preview import stopwatch as stopwatch_module
 from diffusion_lab.preview.estimate import Counts, Estimate, count_parts
+from diffusion_lab.preview.first_steps import synchronize
 from diffusion_lab.preview.rehearsal import Timing
 from diffusion_lab.preview.stopwatch import Stopwatch
 from diffusion_lab.runs.folder import RunFolder
+from diffusion_lab.runtime.control_groups import Limits
 from diffusion_lab.training.prepare import PreparedRun, prepare_run
 from tests.training.tiny import tiny_config
 
@@ -134,3 +137,25 @@ class TestStopwatch:
         assert stopwatch.validation(3) == 4
         assert stopwatch.validation(13) == 14
         assert stopwatch.between_epochs == 0.5
+
+    def test_speed_counts_the_images_of_smaller_batches(self, clock: SimpleNamespace) -> None:
+        stopwatch = Stopwatch(torch.device("cpu"))
+        nothing: Any = None
+        stopwatch.on_train_epoch_start(nothing, nothing)
+        for last in (False, True, False, True):
+            self.batch(stopwatch, clock, 1, last)
+        assert stopwatch.images_per_second == 4  # of 6 and 2 images
+
+
+def test_apple_gpus_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[bool] = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append(True))
+    synchronize(torch.device("mps"))
+    assert waited == [True]
+
+
+def test_memory_is_that_of_the_control_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "read_limits", lambda: Limits(memory=1000))
+    assert show.memory_of(torch.device("cpu")) == 1000
+    monkeypatch.setattr(show, "read_limits", Limits)
+    assert show.memory_of(torch.device("cpu")) == show.host_memory()

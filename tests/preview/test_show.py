@@ -21,7 +21,9 @@ from diffusion_lab.preview.files import check_replaceable
 from diffusion_lab.preview.picture import noisy_images
 from diffusion_lab.preview.sheet import MARGIN, Sheet
 from diffusion_lab.reports.discovery import is_run
+from diffusion_lab.runs.folder import RunFolder
 from diffusion_lab.training.fit import train
+from diffusion_lab.training.prepare import prepare_run
 from tests.training.tiny import tiny_config, tiny_run
 
 QUIET = Console(quiet=True)
@@ -129,6 +131,18 @@ class TestTune:
         assert sorted(hashes(tmp_path)) == ["run/learning_rate.png"]
         assert "now 0.01" in text
         assert text.endswith("train ['training.optimizer.learning_rate']")
+
+    def test_losses_of_accumulated_batches_are_those_of_steps(self, tmp_path: Path) -> None:
+        """An epoch has three batches, of which two make a step; another time more would make one than there are."""
+        losses = {}
+        for batches in (1, 2, 8):
+            changes = {"training.accumulate_batches": batches, "training.optimizer.type": "adam"}
+            config = tiny_config(tmp_path / "run", changes)
+            run = prepare_run(config, RunFolder.from_settings(config.output), None, Console(quiet=True))
+            losses[batches] = learning_rate.measure_losses(run).losses
+        assert len(losses[2]) == len(losses[8]) == len(losses[1])
+        for accumulated in (losses[2], losses[8]):  # the first steps are too small to matter
+            assert np.mean(accumulated[:8]) == pytest.approx(np.mean(losses[1][:8]), rel=0.5)
 
     def test_suggests_a_batch_size(self, tmp_path: Path) -> None:
         config = tiny_config(tmp_path / "run", {"tune.batch_size": True})

@@ -11,6 +11,7 @@ import wandb
 
 from diffusion_lab.tracking.sweep_report import log_sweep_report
 from diffusion_lab.tracking.wandb_run import end_service
+from tests.reports.synthetic_runs import settings, write_run
 from tests.tracking.conftest import measure, sample
 from tests.training.fake_wandb import KEY, FakeWandb, fake_wandb
 from tests.training.tiny import tiny_run
@@ -46,6 +47,16 @@ def test_results_and_the_report_of_a_sweep_are_sent(server: FakeWandb, tmp_path:
     assert kinds == ["report", "run_table", "report"]
     assert not [request[:2000] for request in server.requests if str(tmp_path) in request]
     assert "WANDB_DATA_DIR" in os.environ  # as before
+
+
+def test_environment_keeps_the_report_of_a_sweep_offline(
+    server: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_run(tmp_path / "sweep" / "job", settings() | {"logger": {"backends": ["wandb"], "mode": "online"}})
+    (folder / "logs" / "wandb_id").write_text("abcd1234\n")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    log_sweep_report(tmp_path / "sweep")
+    assert not server.requests
 
 
 def test_unreachable_server_is_a_warning(
