@@ -116,6 +116,17 @@ def test_equal_images_are_stored_once(tmp_path):
     assert numbers == [[0, 1], [0, 1]]
 
 
+def test_evaluations_of_sweeps_belong_to_their_own_jobs(tmp_path):
+    for sweep, value in (("a", 1.5), ("b", 2.5), ("c", None)):
+        write_run(tmp_path / sweep / "job-1", pictures=0)
+        if value is not None:
+            write_evaluation(tmp_path / sweep, "job-1/step_00000080.ckpt", value)
+    named = [tmp_path / "a", tmp_path / "b" / "job-1", tmp_path / "c"]
+    for targets in ([tmp_path], named):
+        runs = content_of(report(*targets))["runs"]
+        assert [[row["value"][0] for row in run["quality"]] for run in runs] == [[1.5], [2.5], []]
+
+
 class TestImages:
     def test_large_images_are_shrunk(self, tmp_path):
         picture(1, (800, 400)).save(tmp_path / "large.png")
