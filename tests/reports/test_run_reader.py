@@ -12,7 +12,7 @@ import pytest
 from diffusion_lab.console.redaction import REDACTED
 from diffusion_lab.reports.comparison import null_values
 from diffusion_lab.reports.discovery import find_runs, names_of
-from diffusion_lab.reports.facts import best_value, device_of, environment_of, facts_of
+from diffusion_lab.reports.facts import best_value, device_of, environment_of, facts_of, steps_per_epoch
 from diffusion_lab.reports.images import ImageStore
 from diffusion_lab.reports.run_reader import read_results, read_run
 from tests.reports.synthetic_runs import STEPS_PER_EPOCH, settings, write_evaluation, write_run
@@ -24,7 +24,7 @@ def test_a_complete_run_is_read(tmp_path):
     assert run.notes == []
     assert run.state == "finished"
     assert run.settings["training.optimizer.learning_rate"] == 1e-3
-    assert run.epoch_ends == [STEPS_PER_EPOCH * epoch - 1 for epoch in (1, 2, 3)]
+    assert run.epoch_ends == {epoch: STEPS_PER_EPOCH * (epoch + 1) - 1 for epoch in range(3)}
     assert run.curves["val/kid_digits"].values == [0.5] * 3
     assert len(run.curves["train/loss"]) == 3 * STEPS_PER_EPOCH // 5
     assert [picture.epoch for picture in run.pictures] == [1, 2]
@@ -189,6 +189,20 @@ class TestFacts:
         assert best_value(run) == (0.001, 3)
         assert facts_of(run)["steps"] == 60
         assert facts_of(run)["parameters"] == 750_000
+
+    @pytest.mark.parametrize("epochs", [(2, 3, 4), (0, 1, 4), (0, 2, 4)], ids=["continued", "gap", "every other"])
+    def test_epochs_have_the_numbers_in_the_log(self, tmp_path, epochs):
+        folder = write_run(tmp_path / "run", settings(epochs=10), state="running", epochs=5, pictures=0)
+        log = folder / "logs" / "metrics.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        lines = [line | {"seconds": 0.5 * line["step"]} for line in lines if line["epoch"] in epochs]
+        seconds = lines[0]["seconds"]  # a run that is continued elsewhere starts its clock again
+        log.write_text("".join(json.dumps(line | {"seconds": line["seconds"] - seconds}) + "\n" for line in lines))
+        run = read_run(folder, "run")
+        known = facts_of(run)
+        assert (known["epochs"], steps_per_epoch(run)) == (5, STEPS_PER_EPOCH)
+        assert best_value(run) == (run.curves["val/loss"].values[-1], 5)
+        assert known["remaining"] == pytest.approx(5 * STEPS_PER_EPOCH * 0.5)
 
     @pytest.mark.parametrize("facts", [3, [], {"device": 3, "threads": "x", "evaluation": 4, "parameters": 10**400}])
     def test_damaged_ones_are_unknown(self, tmp_path, facts):
