@@ -14,9 +14,6 @@ from diffusion_lab.reports.records import Curve, count, number
 MAX_BYTES = 512 * 2**20
 """Largest ``metrics.jsonl`` that is read."""
 
-THROUGHPUT = "train/images_per_second"
-"""Name of the derived curve, unless the run logs one of this name itself."""
-
 NOT_METRICS = ("step", "seconds", "epoch")
 
 

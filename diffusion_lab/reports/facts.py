@@ -10,8 +10,8 @@ from typing import Any
 
 from diffusion_lab.console.command_line import COMMAND, COMMANDS, SCRIPTS, command, setting
 from diffusion_lab.files.run_files import CONFIG
-from diffusion_lab.metric_names import validation_direction
-from diffusion_lab.reports.curves import THROUGHPUT, best_of, throughput
+from diffusion_lab.metric_names import THROUGHPUT, validation_direction
+from diffusion_lab.reports.curves import best_of, throughput
 from diffusion_lab.reports.records import RunRecord, count, number
 
 
