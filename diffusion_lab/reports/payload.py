@@ -191,6 +191,7 @@ def _run(
         "pictures": pictures.shown(pictures.epochs[run.name]),
         "nearest": pictures.shown(run.nearest[:MAX_NEAREST]),
         "sampled": pictures.shown(run.sampled),
+        "sampled_from": run.sampled_from,
         "quality": [_quality(row) for row in run.quality],
         "environment": facts.environment_of(run),
         "commands": list(facts.commands_of(run)),

@@ -143,6 +143,7 @@ class RunRecord:
         pictures: Sample grids, ascending by epoch.
         nearest: Samples next to the nearest training images, by how they were sampled.
         sampled: Images that the report sampled from the checkpoint itself.
+        sampled_from: The checkpoint and the weights that these are of, in words; None if unknown.
         quality: Results of ``evaluate.py``.
         log: Last lines of ``run.log``.
         job: Its record, if it is a job of a sweep.
@@ -163,6 +164,7 @@ class RunRecord:
     pictures: list[Picture] = field(default_factory=list)
     nearest: list[Picture] = field(default_factory=list)
     sampled: list[Picture] = field(default_factory=list)
+    sampled_from: str | None = None
     quality: list[QualityRow] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     job: Job | None = None

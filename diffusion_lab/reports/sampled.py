@@ -73,7 +73,7 @@ def sample_for_report(run_folder: Path) -> bool:
             image.save(partial, "PNG")
     with atomic_write(folder / INDEX, durable=False) as partial:
         entries = [{"file": name, "caption": caption} for name, caption, _ in pictures]
-        partial.write_text(index_text(digest, entries))
+        partial.write_text(index_text(checkpoint, digest, denoiser.weights, entries))
     return True
 
 

@@ -210,6 +210,12 @@ class TestOneRun:
         images = ImagesSeen(epoch_images=1250, step_images=BATCH)
         assert seen == [images.after(step) for step in (18, 19, 20, 39)] == [1216, 1250, 1314, 2500]
 
+    def test_sampled_images_say_what_they_are_sampled_from(self, page, single):
+        page.open(single)
+        assert "Sampled from" not in page.evaluate("document.getElementById('sampling').textContent")
+        run = "{...Report.content.runs[0], sampled: Report.content.runs[0].nearest, sampled_from: 'Sampled from it.'}"
+        assert "Sampled from it." in page.evaluate(f"Report.run.sampled({run}).textContent")
+
     def test_settings_are_filtered(self, page, single):
         page.open(single)
         focus(page, "#settings input[type=search]")

@@ -15,7 +15,8 @@ from diffusion_lab.reports.discovery import find_runs, names_of
 from diffusion_lab.reports.facts import best_value, device_of, environment_of, facts_of, steps_per_epoch
 from diffusion_lab.reports.images import ImageStore
 from diffusion_lab.reports.run_reader import read_results, read_run
-from tests.reports.synthetic_runs import STEPS_PER_EPOCH, settings, write_evaluation, write_run
+from diffusion_lab.reports.sampled_files import index_text
+from tests.reports.synthetic_runs import STEPS_PER_EPOCH, picture, settings, write_evaluation, write_run
 
 
 def test_a_complete_run_is_read(tmp_path):
@@ -251,6 +252,25 @@ class TestEvaluation:
         run = read_run(folder, "run")
         assert run.quality == []
         assert len(run.notes) == ("[3" not in content)
+
+
+@pytest.mark.parametrize(("best", "shown"), [(20, True), (40, False), (None, False)])
+def test_sampled_images_are_those_of_the_best_checkpoint(tmp_path, best, shown):
+    folder = write_run(tmp_path / "run", pictures=0)
+    for part in ("checkpoints", "report"):
+        (folder / part).mkdir()
+    for step in (20, 40):
+        (folder / "checkpoints" / f"step_{step:08d}.ckpt").touch()
+        (folder / "checkpoints" / f"step_{step:08d}.manifest.json").write_text(json.dumps({"sha256": str(step)}))
+    if best is not None:
+        (folder / "checkpoints" / "best.ckpt").symlink_to(f"step_{best:08d}.ckpt")
+    picture(1).save(folder / "report" / "denoising.png")
+    entries = [{"file": "denoising.png", "caption": "from noise to image"}]
+    checkpoint = folder / "checkpoints" / "step_00000020.ckpt"
+    (folder / "report" / "sampled.json").write_text(index_text(checkpoint, "20", "raw", entries))
+    run = read_run(folder, "run")
+    text = "Sampled from the weights without averaging of step_00000020.ckpt."
+    assert (len(run.sampled), run.sampled_from) == ((1, text) if shown else (0, None))
 
 
 class TestDiscovery:
