@@ -15,6 +15,8 @@ RAW_LOSSES = tuple(loss.replace("loss", "loss_raw") for loss in LOSSES)
 VALIDATION_LOSSES = (*LOSSES, *RAW_LOSSES)
 GRADIENT_NORM = "train/gradient_norm"
 """Total norm of the gradients of a step, before clipping."""
+THROUGHPUT = "train/images_per_second"
+"""Images per second between logged steps: reports and dashboards derive it, unless the run logs it itself."""
 LOGGED_METRICS = (
     *(f"val/{loss}" for loss in VALIDATION_LOSSES),
     *(f"train/{loss}" for loss in LOSSES),

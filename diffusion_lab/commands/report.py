@@ -77,8 +77,8 @@ def _sample(targets: Sequence[Path]) -> None:
             made = sample_for_report(folder)
         except FileNotFoundError:
             print(printable(f"{folder}: no checkpoint to sample from"))
-        except ValueError as error:
-            print(f"Warning: {sentence(f'{folder} cannot be sampled from: {error}')}", file=sys.stderr)
+        except Exception as error:  # of any model, sampler or device: the report shows the rest
+            print(f"Warning: {sentence(f'{folder} cannot be sampled from: {explain(error)}')}", file=sys.stderr)
         else:
             print(printable(f"{folder}: {'sampled' if made else 'samples of an earlier report are up to date'}"))
 

@@ -62,11 +62,10 @@ class Report:
         folders = find_runs(self.targets)
         runs = [read_run(folder, name) for folder, name in zip(folders, names_of(folders), strict=True)]
         notes: list[str] = []
-        for target in self.targets:
-            if not any(target.resolve() == folder.resolve() for folder in folders):
-                results = read_results(target, notes)
-                if results is not None:
-                    _distribute(results, runs)
+        parents = [folder.resolve().parent for folder in folders]
+        for parent in dict.fromkeys(parents):
+            if (results := read_results(parent, notes)) is not None:
+                _distribute(results, [run for run, own in zip(runs, parents, strict=True) if own == parent])
         if self.published_as is not None:
             runs = [published(run, self.published_as) for run in runs]
         most = SINGLE_PIXELS if len(runs) == 1 else MANY_PIXELS

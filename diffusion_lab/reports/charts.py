@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from diffusion_lab.metric_names import GRADIENT_NORM, NOISE_BANDS, direction_of
-from diffusion_lab.reports.curves import THROUGHPUT
+from diffusion_lab.metric_names import GRADIENT_NORM, NOISE_BANDS, THROUGHPUT, direction_of
 
 GRADIENT_NORMS = (GRADIENT_NORM, "train/grad_norm", "grad_norm")
 QUALITY = re.compile(r"val/(fd|fid|kid|is|precision|recall|density|coverage|label_agreement|memorization)(_|$)")
@@ -55,10 +54,10 @@ def charts_for(names: Iterable[str]) -> list[Chart]:
 
     charts = [
         Chart("loss", "Loss", take(_losses()), "lower"),
-        Chart("bands", "Validation loss by noise level", take(_bands("val/loss", "")), "lower"),
-        Chart("bands", "Training loss by noise level", take(_bands("train/loss", "")), "lower"),
+        Chart("bands", "Validation loss by noise level", take(_bands("val/loss")), "lower"),
+        Chart("bands", "Training loss by noise level", take(_bands("train/loss")), "lower"),
     ]
-    take(_bands("val/loss_raw", ""))  # the weights without averaging: their total is in the first chart
+    take(_bands("val/loss_raw"))  # the weights without averaging: their total is in the first chart
     for name in [name for name in rest if QUALITY.match(name)]:
         title, features = quality_title(name)
         better = "higher" if direction_of(name) == "max" else "lower"
@@ -94,5 +93,5 @@ def _losses() -> dict[str, str]:
     }
 
 
-def _bands(name: str, suffix: str) -> dict[str, str]:
-    return {f"{name}_at_{band}_noise{suffix}": f"{band} noise" for band in NOISE_BANDS}
+def _bands(name: str) -> dict[str, str]:
+    return {f"{name}_at_{band}_noise": f"{band} noise" for band in NOISE_BANDS}

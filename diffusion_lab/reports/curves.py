@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,14 @@ from diffusion_lab.reports.records import Curve, count, number
 MAX_BYTES = 512 * 2**20
 """Largest ``metrics.jsonl`` that is read."""
 
-THROUGHPUT = "train/images_per_second"
-"""Name of the derived curve, unless the run logs one of this name itself."""
-
 NOT_METRICS = ("step", "seconds", "epoch")
 
 
-def read_curves(file: Path) -> tuple[dict[str, Curve], list[int], str | None]:
+def read_curves(file: Path) -> tuple[dict[str, Curve], dict[int, int], str | None]:
     """Read ``metrics.jsonl``, also while it is being written.
 
     Returns:
-        The curves by name, the last step of each finished epoch, and a note about lines that were skipped.
+        The curves by name, the last logged step of each epoch by its number, and a note about lines that were skipped.
 
     Raises:
         OSError: The file is missing, unreadable or too large.
@@ -54,7 +51,7 @@ def read_curves(file: Path) -> tuple[dict[str, Curve], list[int], str | None]:
             curve.seconds.append(seconds)
             curve.values.append(number(value))
     note = f"{skipped} lines of {file.name} are not valid and were skipped" if skipped else None
-    return curves, [epoch_ends[epoch] for epoch in sorted(epoch_ends)], note
+    return curves, dict(sorted(epoch_ends.items())), note
 
 
 def _line(text: bytes) -> dict[str, Any] | None:
@@ -67,7 +64,7 @@ def _line(text: bytes) -> dict[str, Any] | None:
     return line if count(line.get("step")) is not None and number(line.get("seconds")) is not None else None
 
 
-def throughput(curve: Curve, images_per_step: int, epoch_ends: Sequence[int]) -> Curve:
+def throughput(curve: Curve, images_per_step: int, epoch_ends: Iterable[int]) -> Curve:
     """Return images per second between logged steps, without the pauses for validation and sampling between epochs.
 
     Args:

@@ -10,8 +10,8 @@ from typing import Any
 
 from diffusion_lab.console.command_line import COMMAND, COMMANDS, SCRIPTS, command, setting
 from diffusion_lab.files.run_files import CONFIG
-from diffusion_lab.metric_names import validation_direction
-from diffusion_lab.reports.curves import THROUGHPUT, best_of, throughput
+from diffusion_lab.metric_names import THROUGHPUT, validation_direction
+from diffusion_lab.reports.curves import best_of, throughput
 from diffusion_lab.reports.records import RunRecord, count, number
 
 
@@ -19,7 +19,7 @@ def add_throughput(run: RunRecord) -> None:
     """Add the curve of images per second, unless the run logs it itself."""
     batch = images_per_step(run)
     if THROUGHPUT not in run.curves and "train/loss" in run.curves and batch is not None:
-        curve = throughput(run.curves["train/loss"], batch, run.epoch_ends)
+        curve = throughput(run.curves["train/loss"], batch, run.epoch_ends.values())
         if len(curve):
             run.curves[THROUGHPUT] = curve
 
@@ -55,7 +55,7 @@ def best_value(run: RunRecord) -> tuple[float, int | None] | None:
     if curve is None or best is None:
         return None
     step = curve.steps[curve.values.index(best)]
-    return best, next((epoch for epoch, end in enumerate(run.epoch_ends, 1) if step <= end), None)
+    return best, next((epoch + 1 for epoch, end in run.epoch_ends.items() if step <= end), None)
 
 
 def epochs_of(run: RunRecord) -> tuple[int, int | None]:
@@ -64,9 +64,31 @@ def epochs_of(run: RunRecord) -> tuple[int, int | None]:
     done = count(run.summary.get("epochs"))
     if done is not None:
         return done, total
-    ends, logged = run.epoch_ends, len(run.epoch_ends)
-    is_complete = run.state == "finished" or (logged > 1 and ends[-1] + 1 == logged * (ends[0] + 1))
-    return logged if is_complete else max(logged - 1, 0), total
+    if not run.epoch_ends:
+        return 0, total
+    last = max(run.epoch_ends)
+    return last + _is_complete(run, last), total
+
+
+def _is_complete(run: RunRecord, last: int) -> bool:
+    """Return whether the last epoch was logged to its end, as far as the epochs before it show."""
+    if run.state == "finished":
+        return True
+    return any(
+        (run.epoch_ends[last] + 1) * (epoch + 1) == (end + 1) * (last + 1)
+        for epoch, end in run.epoch_ends.items()
+        if epoch < last
+    )
+
+
+def steps_per_epoch(run: RunRecord) -> float | None:
+    """Return the steps of an epoch, by which steps are converted to epochs; None if no step was logged."""
+    if not run.epoch_ends:
+        return None
+    last = max(run.epoch_ends)
+    earlier = [epoch for epoch in run.epoch_ends if epoch < last]
+    epoch = last if _is_complete(run, last) or not earlier else max(earlier)
+    return (run.epoch_ends[epoch] + 1) / (epoch + 1)
 
 
 def seconds_of(run: RunRecord) -> float | None:
@@ -88,7 +110,12 @@ def remaining_seconds(run: RunRecord) -> float | None:
     seconds = seconds_of(run)
     if run.state != "running" or not done or not total or not seconds:
         return None
-    return seconds / done * max(total - done, 0)
+    points = [point for curve in run.curves.values() for point in zip(curve.steps, curve.seconds, strict=True)]
+    (first, start), (last, end) = min(points, default=(0, 0.0)), max(points, default=(0, 0.0))
+    steps = steps_per_epoch(run)
+    if steps is None or last == first or end <= start:
+        return seconds / done * max(total - done, 0)
+    return (end - start) / (last - first) * max(total * steps - last - 1, 0)
 
 
 def facts_of(run: RunRecord) -> dict[str, Any]:

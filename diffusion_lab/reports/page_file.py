@@ -22,6 +22,9 @@ CHARTS = "echarts.min.js"
 SCRIPTS = ("base.js", "images.js", "charts.js", "run.js", "table.js", "compare.js", "main.js")
 """Own scripts, in the order in which they use each other."""
 
+PICTURES = ("pictures", "nearest", "sampled")
+"""Keys of a run under which the content names images."""
+
 
 def write_page(file: Path, content: Mapping[str, Any], images: ImageStore) -> None:
     """Write the page, replacing an earlier one atomically.
@@ -29,7 +32,7 @@ def write_page(file: Path, content: Mapping[str, Any], images: ImageStore) -> No
     Args:
         file: The HTML file.
         content: What ``payload`` returned.
-        images: The images that it names.
+        images: The images that it names; others of an earlier version of the page are left out.
 
     Raises:
         OSError: It cannot be written.
@@ -51,9 +54,16 @@ def page_parts(content: Mapping[str, Any], images: ImageStore) -> Iterator[str]:
         charts=charts,
         script=script,
     )
-    for number, image in enumerate(images.images):
+    for number in _shown_images(content):
+        image = images.images[number]
         yield f'<script type="text/plain" id="image-{number}" data-mime="{image.mime}">{image.content}</script>\n'
     yield after
+
+
+def _shown_images(content: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of the images that any run shows, ascending."""
+    shown = (entry for run in content["runs"] for part in PICTURES for entry in run[part])
+    return sorted({entry["image"] for entry in shown})
 
 
 def _source(script: str) -> str:

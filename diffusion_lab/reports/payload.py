@@ -183,7 +183,7 @@ def _run(
         "numbers": {key: value for key, value in own.items() if number(value) is not None},
         "differs": differs_from_default(own, defaults),
         "batch": facts.images_per_step(run),
-        "steps_per_epoch": steps_per_epoch(run),
+        "steps_per_epoch": facts.steps_per_epoch(run),
         "time": _times(run),
         "curves": {name: _curve(run.curves[name], points) for name in drawn if name in run.curves},
         "nulls": {name: significant(value) for name, value in null_values(run).items()},
@@ -191,6 +191,7 @@ def _run(
         "pictures": pictures.shown(pictures.epochs[run.name]),
         "nearest": pictures.shown(run.nearest[:MAX_NEAREST]),
         "sampled": pictures.shown(run.sampled),
+        "sampled_from": run.sampled_from,
         "quality": [_quality(row) for row in run.quality],
         "environment": facts.environment_of(run),
         "commands": list(facts.commands_of(run)),
@@ -205,14 +206,6 @@ def _best(run: RunRecord) -> dict[str, Any] | None:
         return None
     name, mode = facts.metric_of(run)
     return {"metric": name, "mode": mode, "value": significant(best[0]), "epoch": best[1]}
-
-
-def steps_per_epoch(run: RunRecord) -> float | None:
-    """Return the steps of an epoch, by which the page converts steps to epochs; None if no step was logged."""
-    ends = run.epoch_ends
-    if not ends:
-        return None
-    return (ends[-2] + 1) / (len(ends) - 1) if len(ends) > 1 else float(ends[0] + 1)
 
 
 def _times(run: RunRecord) -> list[list[float]]:

@@ -139,10 +139,11 @@ class RunRecord:
         summary: Content of ``summary.json``.
         environment: Content of ``environment.json``.
         curves: Logged metrics by name.
-        epoch_ends: Last step of each epoch, as far as it was logged.
+        epoch_ends: Last logged step of each epoch, by its number counted from 0, ascending; epochs may be missing.
         pictures: Sample grids, ascending by epoch.
         nearest: Samples next to the nearest training images, by how they were sampled.
         sampled: Images that the report sampled from the checkpoint itself.
+        sampled_from: The checkpoint and the weights that these are of, in words; None if unknown.
         quality: Results of ``evaluate.py``.
         log: Last lines of ``run.log``.
         job: Its record, if it is a job of a sweep.
@@ -159,10 +160,11 @@ class RunRecord:
     summary: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
-    epoch_ends: list[int] = field(default_factory=list)
+    epoch_ends: dict[int, int] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
     nearest: list[Picture] = field(default_factory=list)
     sampled: list[Picture] = field(default_factory=list)
+    sampled_from: str | None = None
     quality: list[QualityRow] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     job: Job | None = None

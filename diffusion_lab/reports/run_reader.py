@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ LOG_LINES = 60
 LONGEST_LINE = 2000
 RESULTS = ("epochs", "steps", "best_value", "best_epoch", "train_seconds", "images_per_second", "peak_memory_mb")
 """Keys of ``summary.json`` that change when a run is resumed."""
+
+BEST = "best.ckpt"
+"""Link to the best checkpoint; ``diffusion_lab.checkpoint`` names it, too, but imports torch."""
 
 SUBFOLDERS = ("logs", "checkpoints", "samples")
 
@@ -57,7 +60,7 @@ def read_run(folder: Path, name: str) -> RunRecord:
     run.log = [without_values(line, secrets) for line in _log_lines(run, logs / LOG)]
     run.pictures = _epoch_pictures(samples)
     run.has_checkpoint = any(checkpoints.glob("step_*.ckpt")) if checkpoints.is_dir() else False
-    run.sampled = sampled_pictures(folder, _checkpoint_hashes(checkpoints))
+    run.sampled, run.sampled_from = sampled_pictures(folder, _best_checkpoint_hash(checkpoints))
     results = read_results(folder, run.notes)
     if results is not None:
         run.quality, run.nearest = results.rows, results.nearest
@@ -170,15 +173,19 @@ def _epoch_pictures(folder: Path) -> list[Picture]:
     return [Picture(file, f"samples after epoch {epoch}", epoch) for epoch, file in epochs]
 
 
-def _checkpoint_hashes(folder: Path) -> Iterator[str]:
-    """Yield the SHA-256 of each checkpoint, as its manifest records it."""
-    for file in sorted(folder.glob("step_*.manifest.json"), reverse=True):
+def _best_checkpoint_hash(folder: Path) -> str | None:
+    """Return the SHA-256 of the best checkpoint, else of the newest, as its manifest records it; None if unknown."""
+    best = folder / BEST
+    newest = sorted(folder.glob("step_*.manifest.json"), key=lambda file: (len(file.name), file.name), reverse=True)
+    for file in [best.resolve().with_suffix(".manifest.json")] if best.exists() else newest:
         try:
             manifest = read_json(file)
         except (OSError, ValueError):
             continue
-        if isinstance(manifest, dict) and isinstance(manifest.get("sha256"), str):
-            yield manifest["sha256"]
+        digest = manifest.get("sha256") if isinstance(manifest, dict) else None
+        if isinstance(digest, str):
+            return digest
+    return None
 
 
 def _hidden(tree: Any, secrets: Collection[str]) -> Any:

@@ -30,18 +30,20 @@ COLUMNS = 10
 """Images of a strip."""
 
 STRIP_STEPS = 50
+SAMPLER = "ddim"
+"""Sampling method of the grid of guidance × steps."""
+
 GRID_STEPS = (3, 5, 10, 20, 50)
 GRID_SCALES = (1.0, 2.0, 4.0, 7.0)
 CELL_IMAGES = 4
 CELL_GAP = 10
 
 
-def sample_for_report(run_folder: Path, sampler: str = "ddim") -> bool:
+def sample_for_report(run_folder: Path) -> bool:
     """Sample the images of a report into the run folder, unless those of its best checkpoint are there.
 
     Args:
         run_folder: Folder of a run with a checkpoint.
-        sampler: Sampling method of the grid of guidance × steps.
 
     Returns:
         Whether anything was sampled.
@@ -58,12 +60,12 @@ def sample_for_report(run_folder: Path, sampler: str = "ddim") -> bool:
     denoiser = load_denoiser(checkpoint, device="auto")
     model = DiffusionSampler(denoiser, device="auto")
     noisy, clean = draw_strips(model)
-    grid = draw_guidance_and_steps(model, sampler)
+    grid = draw_guidance_and_steps(model)
     scales = "guidance × steps" if denoiser.num_classes is not None else "numbers of steps"
     pictures = [
         ("denoising.png", "from noise (left) to image (right): what the sampler holds", noisy),
         ("estimates.png", "the same moments: what the network believes that the image will be", clean),
-        ("guidance_steps.png", f"{scales}, sampled by {sampler} from the same noise", grid),
+        ("guidance_steps.png", f"{scales}, sampled by {SAMPLER} from the same noise", grid),
     ]
     folder.mkdir(exist_ok=True)
     for name, _, image in pictures:
@@ -71,7 +73,7 @@ def sample_for_report(run_folder: Path, sampler: str = "ddim") -> bool:
             image.save(partial, "PNG")
     with atomic_write(folder / INDEX, durable=False) as partial:
         entries = [{"file": name, "caption": caption} for name, caption, _ in pictures]
-        partial.write_text(index_text(digest, entries))
+        partial.write_text(index_text(checkpoint, digest, denoiser.weights, entries))
     return True
 
 
@@ -117,19 +119,22 @@ def draw_strips(model: DiffusionSampler, steps: int = STRIP_STEPS) -> tuple[Imag
     return strips[0], strips[1]
 
 
-def draw_guidance_and_steps(model: DiffusionSampler, sampler: str) -> Image.Image:
-    """Return small grids of the same noise, one for each guidance scale (rows) and number of steps (columns)."""
+def draw_guidance_and_steps(model: DiffusionSampler) -> Image.Image:
+    """Return small grids of the same noise, one for each guidance scale (rows) and number of steps (columns).
+
+    The last column has all steps of a noise process that has fewer than the others.
+    """
     labels = spread_classes(model.model, CELL_IMAGES)
     count = CELL_IMAGES if labels is None else len(labels)
     scales = (1.0,) if labels is None else GRID_SCALES
     most = model.model.schedule.most_steps
-    columns = [steps for steps in GRID_STEPS if most is None or steps <= most]
+    columns = sorted({min(steps, most or steps) for steps in GRID_STEPS})
     cells = []
     for scale in scales:
         row = []
         for steps in columns:
             images = model.sample(
-                count, labels, scale, seed=SEED, sampler={"type": sampler, "steps": steps}, batch_size=count
+                count, labels, scale, seed=SEED, sampler={"type": SAMPLER, "steps": steps}, batch_size=count
             )
             row.append(image_grid(to_pixels(images)))
         cells.append(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,32 @@ INDEX = "sampled.json"
 """What the images show and from which checkpoint they are."""
 
 
-def sampled_pictures(run_folder: Path, checkpoints: Iterable[str]) -> list[Picture]:
-    """Return the images that an earlier report sampled; none if their index is missing or damaged.
+def sampled_pictures(run_folder: Path, checkpoint_sha256: str | None) -> tuple[list[Picture], str | None]:
+    """Return the images that an earlier report sampled, and of what; none if their index is missing or damaged.
 
     Args:
         run_folder: The run folder.
-        checkpoints: SHA-256 of each checkpoint in it; images of another one are of an earlier run in this folder.
+        checkpoint_sha256: SHA-256 of its best checkpoint, None if unknown; images of another one are out of date.
     """
     folder = run_folder / FOLDER
     index = read_index(folder)
-    if not index or index["checkpoint_sha256"] not in checkpoints:
-        return []
-    return [
+    if not index or index["checkpoint_sha256"] != checkpoint_sha256:
+        return [], None
+    pictures = [
         Picture(folder / entry["file"], entry["caption"])
         for entry in index["pictures"]
         if (folder / entry["file"]).is_file()
     ]
+    return pictures, _source(index)
+
+
+def _source(index: Mapping[str, Any]) -> str | None:
+    """Return what the images were sampled from, in words; None if an older version did not record it."""
+    checkpoint, weights = index.get("checkpoint"), index.get("weights")
+    if not isinstance(checkpoint, str):
+        return None
+    kind = {"ema": "averaged weights", "raw": "weights without averaging"}.get(str(weights), "weights")
+    return f"Sampled from the {kind} of {checkpoint}."
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -47,9 +57,17 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index if isinstance(pictures, list) and all(map(_is_entry, pictures)) else {}
 
 
-def index_text(checkpoint_sha256: str, pictures: list[dict[str, str]]) -> str:
-    """Return the content of the index."""
-    return json.dumps({"checkpoint_sha256": checkpoint_sha256, "pictures": pictures}, indent=2) + "\n"
+def index_text(checkpoint: Path, checkpoint_sha256: str, weights: str | None, pictures: list[dict[str, str]]) -> str:
+    """Return the content of the index.
+
+    Args:
+        checkpoint: The checkpoint.
+        checkpoint_sha256: Its SHA-256.
+        weights: Which of its weights were used: ``ema`` or ``raw``; None if unknown.
+        pictures: File name and caption of each image.
+    """
+    origin = {"checkpoint": checkpoint.resolve().name, "checkpoint_sha256": checkpoint_sha256, "weights": weights}
+    return json.dumps({**origin, "pictures": pictures}, indent=2) + "\n"
 
 
 def _is_entry(entry: Any) -> bool:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from diffusion_lab.metric_names import THROUGHPUT as THROUGHPUT
+
 STEP = "trainer/global_step"
 """Optimizer steps done before, as in ``metrics.jsonl``."""
 
 IMAGES = "trainer/images_seen"
 """Training images that the steps so far have used."""
-
-THROUGHPUT = "train/images_per_second"
 
 
 @dataclass(frozen=True)

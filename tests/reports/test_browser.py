@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from diffusion_lab.reports.build import Report
+from diffusion_lab.tracking.axes import ImagesSeen
 from tests.reports.chromium import Browser, Page, find_chromium, running_chromium
-from tests.reports.synthetic_runs import settings, write_evaluation, write_many, write_run
+from tests.reports.synthetic_runs import BATCH, settings, write_evaluation, write_many, write_run
 from tests.reports.test_page_file import HOSTILE
 
 CHROMIUM = find_chromium()
@@ -200,6 +201,20 @@ class TestOneRun:
         assert "Loss by images seen" in page.evaluate(label)
         page.evaluate("document.querySelector('.legend button').click()")
         assert "training" not in page.evaluate(label)
+
+    def test_the_last_step_of_an_epoch_may_have_fewer_images(self, page, single):
+        page.open(single)
+        run = "Object.assign(Report.content.runs[0], {facts: {train_images: 1250}})"
+        page.evaluate("Report.state.set('axis', 'images')")
+        seen = page.evaluate(f"[18, 19, 20, 39].map(step => Report.axis.convert({run}, step))")
+        images = ImagesSeen(epoch_images=1250, step_images=BATCH)
+        assert seen == [images.after(step) for step in (18, 19, 20, 39)] == [1216, 1250, 1314, 2500]
+
+    def test_sampled_images_say_what_they_are_sampled_from(self, page, single):
+        page.open(single)
+        assert "Sampled from" not in page.evaluate("document.getElementById('sampling').textContent")
+        run = "{...Report.content.runs[0], sampled: Report.content.runs[0].nearest, sampled_from: 'Sampled from it.'}"
+        assert "Sampled from it." in page.evaluate(f"Report.run.sampled({run}).textContent")
 
     def test_settings_are_filtered(self, page, single):
         page.open(single)

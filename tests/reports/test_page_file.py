@@ -104,16 +104,41 @@ def test_only_the_own_scripts_are_allowed(tmp_path):
     assert hashes == [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts]
 
 
+def stored_images(file: Path) -> list[str | None]:
+    ids = [attributes.get("id") for _, attributes in parsed(file).elements]
+    return [name for name in ids if name is not None and name.startswith("image")]
+
+
+def test_a_page_that_is_written_again_drops_images_no_longer_shown(tmp_path):
+    folder = write_run(tmp_path / "run", pictures=2)
+    page = Report([folder], tmp_path / "page.html")
+    page.write(watch=1)
+    assert stored_images(page.file) == ["image-0", "image-1"]
+    picture(3).save(folder / "samples" / "epoch_0001.png")
+    page.write(watch=1)
+    assert stored_images(page.file) == ["image-1", "image-2"]
+    (run,) = content_of(page.file)["runs"]
+    assert [shown["image"] for shown in run["pictures"]] == [2, 1]
+
+
 def test_equal_images_are_stored_once(tmp_path):
     first = write_run(tmp_path / "a", pictures=2)
     second = write_run(tmp_path / "b", pictures=2)
     file = report(first, second)
-    stored = [
-        attributes["id"] for _, attributes in parsed(file).elements if (attributes.get("id") or "").startswith("image")
-    ]
-    assert stored == ["image-0", "image-1"]
+    assert stored_images(file) == ["image-0", "image-1"]
     numbers = [[shown["image"] for shown in run["pictures"]] for run in content_of(file)["runs"]]
     assert numbers == [[0, 1], [0, 1]]
+
+
+def test_evaluations_of_sweeps_belong_to_their_own_jobs(tmp_path):
+    for sweep, value in (("a", 1.5), ("b", 2.5), ("c", None)):
+        write_run(tmp_path / sweep / "job-1", pictures=0)
+        if value is not None:
+            write_evaluation(tmp_path / sweep, "job-1/step_00000080.ckpt", value)
+    named = [tmp_path / "a", tmp_path / "b" / "job-1", tmp_path / "c"]
+    for targets in ([tmp_path], named):
+        runs = content_of(report(*targets))["runs"]
+        assert [[row["value"][0] for row in run["quality"]] for run in runs] == [[1.5], [2.5], []]
 
 
 class TestImages:

@@ -12,10 +12,11 @@ import pytest
 from diffusion_lab.console.redaction import REDACTED
 from diffusion_lab.reports.comparison import null_values
 from diffusion_lab.reports.discovery import find_runs, names_of
-from diffusion_lab.reports.facts import best_value, device_of, environment_of, facts_of
+from diffusion_lab.reports.facts import best_value, device_of, environment_of, facts_of, steps_per_epoch
 from diffusion_lab.reports.images import ImageStore
 from diffusion_lab.reports.run_reader import read_results, read_run
-from tests.reports.synthetic_runs import STEPS_PER_EPOCH, settings, write_evaluation, write_run
+from diffusion_lab.reports.sampled_files import index_text
+from tests.reports.synthetic_runs import STEPS_PER_EPOCH, picture, settings, write_evaluation, write_run
 
 
 def test_a_complete_run_is_read(tmp_path):
@@ -24,7 +25,7 @@ def test_a_complete_run_is_read(tmp_path):
     assert run.notes == []
     assert run.state == "finished"
     assert run.settings["training.optimizer.learning_rate"] == 1e-3
-    assert run.epoch_ends == [STEPS_PER_EPOCH * epoch - 1 for epoch in (1, 2, 3)]
+    assert run.epoch_ends == {epoch: STEPS_PER_EPOCH * (epoch + 1) - 1 for epoch in range(3)}
     assert run.curves["val/kid_digits"].values == [0.5] * 3
     assert len(run.curves["train/loss"]) == 3 * STEPS_PER_EPOCH // 5
     assert [picture.epoch for picture in run.pictures] == [1, 2]
@@ -190,6 +191,20 @@ class TestFacts:
         assert facts_of(run)["steps"] == 60
         assert facts_of(run)["parameters"] == 750_000
 
+    @pytest.mark.parametrize("epochs", [(2, 3, 4), (0, 1, 4), (0, 2, 4)], ids=["continued", "gap", "every other"])
+    def test_epochs_have_the_numbers_in_the_log(self, tmp_path, epochs):
+        folder = write_run(tmp_path / "run", settings(epochs=10), state="running", epochs=5, pictures=0)
+        log = folder / "logs" / "metrics.jsonl"
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        lines = [line | {"seconds": 0.5 * line["step"]} for line in lines if line["epoch"] in epochs]
+        seconds = lines[0]["seconds"]  # a run that is continued elsewhere starts its clock again
+        log.write_text("".join(json.dumps(line | {"seconds": line["seconds"] - seconds}) + "\n" for line in lines))
+        run = read_run(folder, "run")
+        known = facts_of(run)
+        assert (known["epochs"], steps_per_epoch(run)) == (5, STEPS_PER_EPOCH)
+        assert best_value(run) == (run.curves["val/loss"].values[-1], 5)
+        assert known["remaining"] == pytest.approx(5 * STEPS_PER_EPOCH * 0.5)
+
     @pytest.mark.parametrize("facts", [3, [], {"device": 3, "threads": "x", "evaluation": 4, "parameters": 10**400}])
     def test_damaged_ones_are_unknown(self, tmp_path, facts):
         folder = write_run(tmp_path / "run", state="running")
@@ -237,6 +252,25 @@ class TestEvaluation:
         run = read_run(folder, "run")
         assert run.quality == []
         assert len(run.notes) == ("[3" not in content)
+
+
+@pytest.mark.parametrize(("best", "shown"), [(20, True), (40, False), (None, False)])
+def test_sampled_images_are_those_of_the_best_checkpoint(tmp_path, best, shown):
+    folder = write_run(tmp_path / "run", pictures=0)
+    for part in ("checkpoints", "report"):
+        (folder / part).mkdir()
+    for step in (20, 40):
+        (folder / "checkpoints" / f"step_{step:08d}.ckpt").touch()
+        (folder / "checkpoints" / f"step_{step:08d}.manifest.json").write_text(json.dumps({"sha256": str(step)}))
+    if best is not None:
+        (folder / "checkpoints" / "best.ckpt").symlink_to(f"step_{best:08d}.ckpt")
+    picture(1).save(folder / "report" / "denoising.png")
+    entries = [{"file": "denoising.png", "caption": "from noise to image"}]
+    checkpoint = folder / "checkpoints" / "step_00000020.ckpt"
+    (folder / "report" / "sampled.json").write_text(index_text(checkpoint, "20", "raw", entries))
+    run = read_run(folder, "run")
+    text = "Sampled from the weights without averaging of step_00000020.ckpt."
+    assert (len(run.sampled), run.sampled_from) == ((1, text) if shown else (0, None))
 
 
 class TestDiscovery:

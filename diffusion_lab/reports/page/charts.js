@@ -36,10 +36,19 @@ Report.axis = (() => {
     if (high <= low || steps[high] === steps[low]) return times[low];
     return times[low] + ((times[high] - times[low]) * (step - steps[low])) / (steps[high] - steps[low]);
   };
+  /** Images up to a step; the last step of an epoch may have fewer than the others. */
+  const imagesSeen = (run, step) => {
+    const steps = step + 1;
+    const perEpoch = run.steps_per_epoch;
+    const images = run.facts.train_images;
+    if (!images || !perEpoch) return steps * run.batch;
+    const epoch = Math.min(images, perEpoch * run.batch);
+    return Math.floor(steps / perEpoch) * epoch + Math.min((steps % perEpoch) * run.batch, epoch);
+  };
   const convert = {
     step: (_, step) => step,
     epoch: (run, step) => (step + 1) / run.steps_per_epoch,
-    images: (run, step) => (step + 1) * run.batch,
+    images: imagesSeen,
     time: seconds,
   };
   const { number, compact, duration } = Report.format;

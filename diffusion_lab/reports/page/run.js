@@ -136,12 +136,7 @@ Report.run = (() => {
             : "Denoising strips and a grid of guidance × steps need a checkpoint, and the run has none.",
           command ? Report.command(command) : null,
         );
-    return Report.section(
-      "sampling",
-      "From noise to image",
-      run.sampled.length ? "Sampled from the averaged weights of the best checkpoint." : null,
-      body,
-    );
+    return Report.section("sampling", "From noise to image", run.sampled.length ? run.sampled_from : null, body);
   };
 
   const boundsOf = (intervals) => {
