@@ -17,14 +17,14 @@ from typing import Any, Literal
 
 from diffusion_lab.config.schema import LoggerSettings
 from diffusion_lab.console.messages import explain, sentence
-from diffusion_lab.metric_names import LOGGED_METRICS
+from diffusion_lab.metric_names import LOGGED_METRICS, THROUGHPUT
 from diffusion_lab.reports.charts import QUALITY_NAMES, charts_for
 from diffusion_lab.reports.discovery import find_runs
 from diffusion_lab.reports.records import RunRecord
 from diffusion_lab.reports.run_reader import read_run
 from diffusion_lab.reports.settings import short_names, varied_keys
 from diffusion_lab.runtime.exit_codes import EXIT_CODE
-from diffusion_lab.tracking.axes import IMAGES, STEP, THROUGHPUT
+from diffusion_lab.tracking.axes import IMAGES, STEP
 from diffusion_lab.tracking.evaluations import NEAREST, TABLE
 from diffusion_lab.tracking.generations import GENERATED
 from diffusion_lab.tracking.wandb_server import check_account

@@ -24,7 +24,7 @@ def run(composed: DictConfig) -> None:
 
 def start(config: TrainConfig) -> None:
     """Train, or do instead what ``preview`` and ``tune`` ask for."""
-    if config.preview or config.tune.learning_rate or config.tune.batch_size:
+    if not config.is_trained:
         from diffusion_lab.preview.instead_of_training import run_instead_of_training
 
         run_instead_of_training(config)

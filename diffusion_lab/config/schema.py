@@ -237,12 +237,8 @@ class LoggerSettings(Section):
 class TuneSettings(Section):
     """``tune``: measurements that suggest values instead of training; part of the command, not of the run."""
 
-    learning_rate: bool = Field(
-        default=False, description="Raise the learning rate step by step, and suggest the one that learns fastest."
-    )
-    batch_size: bool = Field(
-        default=False, description="Measure speed and memory with growing batches, and suggest a size."
-    )
+    learning_rate: bool = Field(default=False, description="Suggest a learning rate, by a range test.")
+    batch_size: bool = Field(default=False, description="Suggest a batch size, by speed and memory.")
 
 
 class RunConfig(Section):
@@ -285,6 +281,11 @@ class TrainConfig(RunConfig):
         default=False, exclude=True, description="Show images, noise levels and an estimate of the run; train nothing."
     )
     tune: TuneSettings = Field(default_factory=TuneSettings, exclude=True)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the settings are for a training run, not for a preview or for tuning."""
+        return not (self.preview or self.tune.learning_rate or self.tune.batch_size)
 
 
 class GenerateConfig(RunConfig):

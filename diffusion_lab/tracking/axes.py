@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffusion_lab.metric_names import THROUGHPUT as THROUGHPUT
+from diffusion_lab.metric_names import THROUGHPUT
 
 STEP = "trainer/global_step"
 """Optimizer steps done before, as in ``metrics.jsonl``."""

@@ -86,7 +86,7 @@ def train(config: TrainConfig, console: Console | None = None) -> TrainingSummar
         RunStopped: A signal stopped the run.
     """
     console = console or Console(stderr=True)
-    if config.preview or config.tune.learning_rate or config.tune.batch_size:
+    if not config.is_trained:
         raise ValueError("preview and tune must be false to train: diffusion_lab.preview does what they ask for")
     check_ready_to_start(config)
     folder = RunFolder.from_settings(config.output)

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import wandb
 
 from diffusion_lab.tracking.sweep_report import log_sweep_report
-from diffusion_lab.tracking.wandb_run import end_service
 from tests.reports.synthetic_runs import settings, write_run
 from tests.tracking.conftest import measure, sample
-from tests.training.fake_wandb import KEY, FakeWandb, fake_wandb
+from tests.training.fake_wandb import FakeWandb, logged_in
 from tests.training.tiny import tiny_run
 
 
@@ -22,12 +20,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeWand
     for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no_netrc"))
-    wandb.teardown()  # it keeps the address of an earlier test
-    with fake_wandb() as answering:
-        monkeypatch.setenv("WANDB_BASE_URL", answering.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with logged_in(monkeypatch) as answering:
         yield answering
-        end_service()
 
 
 def test_results_and_the_report_of_a_sweep_are_sent(server: FakeWandb, tmp_path: Path) -> None:

@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+import wandb
+
+from diffusion_lab.tracking.wandb_run import end_service
+
 KEY = "a" * 40
 
 
@@ -141,3 +146,14 @@ def fake_wandb() -> Iterator[FakeWandb]:
         server.shutdown()
         server.server_close()
         thread.join(10)
+
+
+@contextmanager
+def logged_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
+    """Serve until the end of the block, as the server at which W&B is logged in."""
+    wandb.teardown()  # it keeps the address of an earlier test
+    with fake_wandb() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        yield server
+        end_service()

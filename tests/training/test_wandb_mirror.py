@@ -26,7 +26,7 @@ from diffusion_lab.training.anomalies import NonFiniteError
 from diffusion_lab.training.loggers import Continuation, JsonlLogger, open_loggers, wandb_id
 from diffusion_lab.training.signals import StopRequest, handle_signals
 from diffusion_lab.training.wandb_mirror import WandbMirror
-from tests.training.fake_wandb import KEY, FakeWandb, fake_wandb
+from tests.training.fake_wandb import FakeWandb, logged_in
 from tests.training.tiny import TinySource, tiny_run
 
 ONLINE = {"backends": ["wandb"], "mode": "online"}
@@ -54,12 +54,8 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def server(plain_environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWandb]:
     """Local W&B server that knows our key."""
-    wandb.teardown()  # it keeps the address of an earlier test
-    with fake_wandb() as answering:
-        monkeypatch.setenv("WANDB_BASE_URL", answering.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with logged_in(monkeypatch) as answering:
         yield answering
-        end_service()
 
 
 class TestBeforeTheRun:
